@@ -1,0 +1,285 @@
+"""The commands: each parses, calls one function, prints, and sets the exit code. Nothing heavy at import."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from search.errors import Interrupted, SearchError, UsageError, exit_code_of
+from trainer.errors import TrainerError
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+    from search.paths import Runs
+    from studies import StudySpec
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Find the best image classifier that fits a size limit. Start with: search launch",
+    epilog="Exit codes: 0 done, 2 usage, 3 storage, 4 data, 5 nothing fits the limit, 6 nothing to export, "
+    "7 held by another launch, 8 study changed, 9 proof failed, 10 training failed, 11 disk full, "
+    "75 interrupted (run it again to go on), 130 second signal, 70 internal.",
+)
+
+StudyArgument = Annotated[str | None, typer.Argument(help="Name of a study. Default: the one last launched.")]
+RunsOption = Annotated[
+    Path, typer.Option("--runs", envvar="SEARCH_RUNS", help="Folder for everything a search writes.")
+]
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--storage", envvar="SEARCH_STORAGE", show_envvar=True, help="Database URL. Default: sqlite:///RUNS/search.db"
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
+DataOption = Annotated[Path | None, typer.Option("--data", help="Folder with the pictures; remembered in the study.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override the study file, e.g. train.epochs=5")
+]
+GpusOption = Annotated[
+    str | None, typer.Option("--gpus", help="0,1,2 | all | cpu | cpu:2 (two workers). Default: all GPUs, else cpu.")
+]
+DEFAULT_RUNS = Path("runs")
+
+
+@app.command()
+def launch(
+    study: Annotated[str, typer.Argument(help="Name of a study that comes with the product, or a .toml file.")] = "digits",
+    gpus: GpusOption = None,
+    data: DataOption = None,
+    trials: Annotated[int | None, typer.Option(help="Budget: finished trials in all.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Budget: hours of this launch.")] = None,
+    assignments: SetOption = None,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on although data, limit, recipe or space changed.")
+    ] = False,
+    storage: StorageOption = None,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Search, or go on with a study."""
+    from search.devices import parse_devices
+
+    devices = parse_devices(gpus)
+    budget = [f"search.trials={trials}"] if trials is not None else []
+    budget += [f"search.hours={hours}"] if hours is not None else []
+    spec = _load(study, [*(assignments or []), *budget], data)
+    folder, url = _places(storage, runs)
+
+    from search.launch import launch as run
+
+    snapshot = run(spec, url, folder, devices, accept_changes=accept_changes)
+    best = snapshot.best
+    typer.echo(
+        f"study {spec.name!r} has spent its budget of {snapshot.budget} trials ({snapshot.count('PRUNED')} pruned, "
+        f"{snapshot.count('FAIL')} failed); go on with: search launch {study} --trials {2 * snapshot.budget}"
+    )
+    if best is not None and best.value is not None:
+        typer.echo(f"best: trial {best.number}, {best.value:.2%} on validation; hand it over with: search export-best {spec.name}")
+
+
+@app.command()
+def check(
+    study: Annotated[str, typer.Argument(help="Name of a study that comes with the product, or a .toml file.")],
+    data: DataOption = None,
+    gpus: GpusOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Print what a study means, and all of its problems."""
+    from search.check import check_study, render
+    from search.devices import parse_devices
+    from search.paths import Runs
+
+    meaning = check_study(_load(study, assignments or [], data), Runs(runs), parse_devices(gpus))
+    _print(meaning, render, as_json=as_json)
+
+
+@app.command()
+def limit(
+    model: Annotated[str, typer.Argument(help="A timm model, for example rexnet_100.")],
+    classes: Annotated[int, typer.Option(min=1, help="Outputs of the classifier.")],
+    max_params: Annotated[int | None, typer.Option(min=1, help="Largest number of parameters.")] = None,
+    max_macs: Annotated[int | None, typer.Option(min=1, help="Largest number of multiply-adds.")] = None,
+    image_size: Annotated[int, typer.Option(min=8, max=1024, help="Pixels; multiply-adds depend on it.")] = 224,
+    width_mult: Annotated[float | None, typer.Option(help="Count this width instead of finding the widest.")] = None,
+    as_json: JsonOption = False,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """How wide a model can be under a limit, exactly."""
+    from search.budget import answer_limit, render
+    from search.paths import Runs
+
+    answer = answer_limit(
+        model,
+        classes,
+        image_size,
+        max_params=max_params,
+        max_macs=max_macs,
+        width_mult=width_mult,
+        memory=Runs(runs).widths,
+    )
+    _print(answer, render, as_json=as_json)
+
+
+@app.command()
+def status(
+    study: StudyArgument = None,
+    as_json: JsonOption = False,
+    storage: StorageOption = None,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Show a study, running or not."""
+    folder, url = _places(storage, runs)
+
+    from search.status import as_json as shape
+    from search.status import read_snapshot, render
+
+    snapshot, held_by = read_snapshot(_study_name(study, folder), url, folder)
+    if as_json:
+        typer.echo(json.dumps(shape(snapshot, held_by=held_by), indent=2))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(render(snapshot))
+    console.print(f"searched by {held_by}" if held_by else "nobody is searching it", style="dim")
+
+
+@app.command()
+def dashboard(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1.")] = 8080,
+    storage: StorageOption = None,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Serve optuna-dashboard on 127.0.0.1, read-only."""
+    _, url = _places(storage, runs)
+
+    from search.dashboard import serve_dashboard
+
+    serve_dashboard(url.render_as_string(hide_password=False), port=port, announce=lambda line: print(line, flush=True))
+
+
+@app.command("export-best")
+def export_best(
+    study: StudyArgument = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the export. Default: RUNS/exports/STUDY-TRIAL")] = None,
+    gpus: GpusOption = None,
+    trial: Annotated[int | None, typer.Option(help="Export this trial instead of the best.")] = None,
+    as_json: JsonOption = False,
+    storage: StorageOption = None,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Retrain the best trial, export it, and prove the export."""
+    from search.devices import parse_devices
+
+    devices = parse_devices(gpus)
+    folder, url = _places(storage, runs)
+
+    from search.export import export_best as run
+    from search.export import render
+
+    metrics = run(_study_name(study, folder), url, folder, devices[0], out=out, number=trial, quiet=as_json)
+    _print(metrics, render, as_json=as_json)
+
+
+@app.command()
+def predict(
+    export: Annotated[Path, typer.Argument(help="Folder that export-best wrote.")],
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    top: Annotated[int, typer.Option(min=1, help="Classes to print per picture.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the most likely classes of pictures."""
+    from search.predict import predict as run
+    from search.predict import render
+
+    _print(run(export, pictures, top), render, as_json=as_json)
+
+
+@app.command()
+def studies(
+    new: Annotated[Path | None, typer.Option("--new", help="Write a commented study file to start from.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the studies that come with the product, or start one of your own."""
+    import studies as shipped
+
+    if new is not None:
+        if new.exists():
+            raise UsageError(f"{new} exists already; choose another name")
+        if not new.parent.is_dir():
+            raise UsageError(f"there is no folder {new.parent}; create it first")
+        new.write_text(shipped.template(), encoding="utf-8")
+        typer.echo(f"wrote {new}; edit it, then: search check {new} --data DIR")
+        return
+    specs = [shipped.load(name) for name in shipped.names()]
+    rows = [{"name": spec.name, "data": spec.data.source, "model": spec.train.model, "trials": spec.search.trials} for spec in specs]
+    _print({"studies": rows}, lambda answer: "\n".join(_study_line(row) for row in answer["studies"]), as_json=as_json)
+
+
+def main() -> None:
+    """Entry point of ``search``: a user's mistake ends in one sentence and the documented exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupted)
+    try:
+        app(standalone_mode=True)
+    except (SearchError, TrainerError) as error:
+        print(f"search: {error}", file=sys.stderr)
+        sys.exit(exit_code_of(error))
+    except BrokenPipeError:  # | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _interrupted(_number: int, _frame: object) -> None:
+    raise Interrupted("interrupted; nothing is lost, the same command goes on from there")
+
+
+def _places(storage: str | None, runs: Path) -> tuple[Runs, URL]:
+    """The runs folder, and the storage URL with its default filled in."""
+    from search.paths import Runs
+    from search.storage import parse_url
+
+    folder = Runs(runs)
+    return folder, parse_url(storage or f"sqlite:///{folder.database}")
+
+
+def _load(study: str, assignments: list[str], data: Path | None) -> StudySpec:
+    import studies as shipped
+
+    if data is not None:
+        assignments = [*assignments, f"data.path={json.dumps(str(data.resolve()), ensure_ascii=False)}"]
+    return shipped.load(study, assignments)
+
+
+def _study_name(study: str | None, runs: Runs) -> str:
+    """The study asked for, by name or file, or the one last launched."""
+    if study is not None:
+        return study.removesuffix(".toml").rpartition("/")[2] if study.endswith(".toml") else study
+    if not runs.last_study.exists():
+        raise UsageError(f"no study was launched in {runs.root} yet; name one, or start: search launch")
+    return runs.last_study.read_text().strip()
+
+
+def _print(answer: Any, render: Any, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(render(answer), soft_wrap=True)
+
+
+def _study_line(row: dict[str, Any]) -> str:
+    return f"{row['name']:10}  {row['data']:8}  {row['model']:12}  {row['trials']} trials"

@@ -1,0 +1,295 @@
+"""`search dashboard`: optuna-dashboard in the browser, on this machine only, and unable to write.
+
+optuna-dashboard 0.21 has no login, no read-only mode and no Host check: one unauthenticated DELETE from a
+foreign page removes a study. So it is never served bare. It is mounted behind a front that lets only GET
+and HEAD through, and it is given a connection that cannot write even if the front had a hole.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import signal
+import socket
+import threading
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+import sqlalchemy
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from optuna_dashboard import wsgi
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from waitress import wasyncore
+from waitress.server import create_server
+
+from search.errors import UsageError
+
+LOOPBACK = "127.0.0.1"
+LOOPBACK_HOSTS = frozenset({LOOPBACK, "localhost", "[::1]"})
+
+RETRY_SECONDS = 3  # how often the waiting page asks again
+CONNECT_TIMEOUT_SECONDS = 5  # a page that hangs for longer looks broken
+
+# The dashboard frames its own artifact pages, hence SAMEORIGIN and not DENY.
+SECURITY_HEADERS = (
+    ("X-Frame-Options", "SAMEORIGIN"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+)
+
+WAITING_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="refresh" content="{seconds}">
+<title>Waiting for a search</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 1rem/1.6 system-ui, sans-serif; max-width: 40rem; margin: 15vh auto; padding: 0 1rem; }}
+</style>
+</head>
+<body>
+<h1>Waiting for a search</h1>
+<p>{reason}</p>
+<p>Start a search with <code>search launch</code>. This page asks again every {seconds} seconds.</p>
+</body>
+</html>
+"""
+
+
+def serve_dashboard(storage_url: str, *, port: int = 8080, announce: Callable[[str], None] = print) -> None:
+    """Serve the dashboard of a storage on 127.0.0.1 until Ctrl-C or SIGTERM; call it in the main thread.
+
+    `announce` is called once, when the port already answers, with the address. Port 0 takes a free one.
+    The database need not exist yet. Raises UsageError for a port that cannot be had and for a storage URL
+    that makes no sense.
+    """
+    app = build_app(storage_url)
+    if not 0 <= port <= 65535:
+        raise UsageError(f"port {port} does not exist; choose one from 1 to 65535 with --port")
+    # Bound here and not by waitress, which leaves its threads and the socket behind when the port is taken.
+    try:
+        listener = socket.create_server((LOOPBACK, port))
+    except PermissionError:
+        raise UsageError(
+            f"port {port} is reserved for the system; choose one above 1023 with --port"
+        ) from None
+    except OSError:
+        raise UsageError(f"port {port} is taken; choose another with --port") from None
+
+    def stop(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    # Nothing may be written, so no request has a body worth reading; waitress would spool a gigabyte to disk.
+    connections: dict[int, Any] = {}
+    server = create_server(
+        app, map=connections, sockets=[listener], threads=8, ident=None, max_request_body_size=1 << 16
+    )
+    try:
+        announce(f"http://{LOOPBACK}:{server.effective_port}/")
+        server.run()  # returns on KeyboardInterrupt
+    except KeyboardInterrupt:  # before the loop had begun
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        wasyncore.close_all(connections)  # the listener too; server.close() would leave browsers hanging
+
+
+def build_app(storage_url: str, *, allowed_hosts: Collection[str] = LOOPBACK_HOSTS) -> Front:
+    """The whole front as one WSGI application; nothing is connected to before the first request.
+
+    `allowed_hosts`: host names in lower case, without port, an IPv6 address in brackets. Raises UsageError
+    for a storage URL that makes no sense.
+    """
+    return Front(ReadOnlyDatabase(storage_url), allowed_hosts)
+
+
+class NotReadyError(Exception):
+    """The database cannot be shown now; the message is a sentence for the waiting page, without secrets."""
+
+
+class ReadOnlyDatabase:
+    """A storage URL turned into connections that can only read.
+
+    What it says about Postgres names neither host nor user: in a URL with an unescaped `@` or `/` in the
+    password, pieces of the password are parsed as host and database.
+    """
+
+    def __init__(self, storage_url: str) -> None:
+        try:
+            url = make_url(storage_url)
+        except (ArgumentError, ValueError):
+            raise UsageError(
+                "the storage URL cannot be read (and is not repeated here: it may hold a password); "
+                "write it as sqlite:///runs/search.db or postgresql://USER@HOST/NAME"
+            ) from None
+
+        self.path: Path | None = None
+        connect_args: dict[str, Any]
+        if url.get_backend_name() == "sqlite":
+            name = url.database or ":memory:"
+            if ":memory:" in name or url.query.get("mode") == "memory":
+                raise UsageError(
+                    "a database in memory cannot be watched from another process; use sqlite:///FILE"
+                )
+            self.path = Path(
+                unquote(name.removeprefix("file:")) if name.startswith("file:") else name
+            ).absolute()
+            self.name = str(self.path)
+            # Quoted once for SQLite's own URI, so that a ? or # in a folder's name stays a letter;
+            # URL quotes once more. mode=ro also keeps a reader from creating an empty database.
+            url = URL.create(
+                "sqlite", database=f"file:{quote(self.name)}", query={"mode": "ro", "uri": "true"}
+            )
+            connect_args = {"timeout": CONNECT_TIMEOUT_SECONDS}
+        elif url.get_backend_name() == "postgresql":
+            self.name = "The Postgres database"
+            # Last wins: a user's own options come first. Optuna compares times with the client's clock as UTC.
+            options = f"{url.query.get('options', '')} -c default_transaction_read_only=on -c timezone=UTC"
+            connect_args = {"options": options.strip(), "connect_timeout": CONNECT_TIMEOUT_SECONDS}
+        else:
+            raise UsageError(f"a {url.get_backend_name()} database is not supported; use SQLite or Postgres")
+
+        # Rendered again because RDBStorage takes text and fills it with str.format: a { in a password or in
+        # a path breaks there, its quoted form does not.
+        self.url = url.render_as_string(hide_password=False)
+        # No pool: a connection kept open would go on reading a file that was deleted, or stay dead after
+        # a restart of Postgres. A page needs a handful of connections every ten seconds.
+        self.engine_arguments = {"poolclass": sqlalchemy.NullPool, "connect_args": connect_args}
+        try:
+            self.engine = sqlalchemy.create_engine(self.url, **self.engine_arguments)
+        except ImportError:
+            raise UsageError(
+                'the driver for this database is not installed; run pip install "featherweight[postgres]"'
+            ) from None
+
+    def identity(self) -> tuple[int, int] | None:
+        """Which file it is, or None for Postgres; raises NotReadyError when there is no file."""
+        if self.path is None:
+            return None
+        try:
+            found = self.path.stat()
+        except OSError:
+            raise NotReadyError(f"There is no database at {self.path} yet.") from None
+        return found.st_dev, found.st_ino
+
+    def open(self) -> RDBStorage:
+        """The storage, once its tables are complete; raises NotReadyError until then."""
+        try:
+            # The last table that Optuna creates.
+            begun = sqlalchemy.inspect(self.engine).has_table("alembic_version")
+        except SQLAlchemyError as error:
+            raise self.unreadable(error) from None
+        if not begun:
+            raise NotReadyError(f"{self.name} has no study yet.")
+        try:
+            return RDBStorage(self.url, engine_kwargs=dict(self.engine_arguments), skip_table_creation=True)
+        except RuntimeError:
+            raise NotReadyError(
+                f"{self.name} was written by another version of Optuna; install the version that wrote it, "
+                "or run `optuna storage upgrade`."
+            ) from None
+        except (SQLAlchemyError, StorageInternalError):
+            # A writer is between creating that table and filling it. Optuna would fill it itself, and can't.
+            raise NotReadyError(f"{self.name} is being created.") from None
+
+    def unreadable(self, error: Exception) -> NotReadyError:
+        """The sentence for a database that is there and does not answer."""
+        if self.path is None:
+            return NotReadyError(f"{self.name} does not answer, or refuses this user.")
+        cause = error if isinstance(error, SQLAlchemyError) else error.__cause__
+        return NotReadyError(
+            f"{self.name} cannot be read ({getattr(cause, 'orig', None) or 'no reason given'})."
+        )
+
+
+class Front:
+    """Everything between a browser and the mounted dashboard; a WSGI application.
+
+    A request passes in this order: known Host, reading method, database there, dashboard.
+    """
+
+    def __init__(self, database: ReadOnlyDatabase, allowed_hosts: Collection[str]) -> None:
+        self._database = database
+        self._allowed_hosts = allowed_hosts
+        self._lock = threading.Lock()
+        self._mounted: WSGIApplication | None = None
+        self._mounted_for: tuple[int, int] | None = None
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+
+        def start(
+            status: str, headers: list[tuple[str, str]], exc_info: Any = None
+        ) -> Callable[[bytes], object]:
+            # Artifacts answer `Access-Control-Allow-Origin: *`: any page in the same browser could read them.
+            kept = [
+                (name, value) for name, value in headers if not name.lower().startswith("access-control-")
+            ]
+            return start_response(status, [*kept, *SECURITY_HEADERS], exc_info)
+
+        # A foreign page whose name resolves to 127.0.0.1 (DNS rebinding) still sends its own name as Host.
+        host = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:[0-9]*)?", environ.get("HTTP_HOST", "").lower())
+        if host is None or host[1] not in self._allowed_hosts:
+            names = ", ".join(sorted(self._allowed_hosts))
+            sentence = f"This dashboard answers only under these names: {names}."
+            return _answer(environ, start, "403 Forbidden", sentence)
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            sentence = "This dashboard is read-only: it shows studies and changes nothing."
+            return _answer(environ, start, "405 Method Not Allowed", sentence, ("Allow", "GET, HEAD"))
+        # optuna-dashboard reads this header without a default and answers 500 to a client that sends none.
+        environ.setdefault("HTTP_ACCEPT_ENCODING", "")
+        try:
+            return self.mounted()(environ, start)
+        except NotReadyError as error:
+            sentence = str(error)
+        except (SQLAlchemyError, StorageInternalError) as error:
+            sentence = str(self._database.unreadable(error))
+        retry = ("Retry-After", str(RETRY_SECONDS))
+        return _answer(environ, start, "503 Service Unavailable", sentence, retry)
+
+    def mounted(self) -> WSGIApplication:
+        """optuna-dashboard itself, without the front; raises NotReadyError until the database is there.
+
+        Built again when the file is another one: the dashboard caches trials under study ids, and SQLite
+        counts ids from 1 in every file.
+        """
+        with self._lock:
+            identity = self._database.identity()
+            if self._mounted is None or identity != self._mounted_for:
+                dashboard = wsgi(self._database.open())
+                # An error outside its JSON views shall arrive here, not become its own page and a traceback.
+                dashboard.catchall = False
+                self._mounted, self._mounted_for = dashboard, identity
+            return self._mounted
+
+
+def _answer(
+    environ: WSGIEnvironment, start: StartResponse, status: str, sentence: str, *headers: tuple[str, str]
+) -> list[bytes]:
+    """The front's own answers: for the API in the dashboard's own error shape, which its page shows."""
+    if environ.get("PATH_INFO", "").startswith("/api/"):
+        kind, text = "application/json", json.dumps({"reason": sentence})
+    elif status.startswith("503"):
+        kind, text = "text/html", WAITING_PAGE.format(reason=html.escape(sentence), seconds=RETRY_SECONDS)
+    else:
+        kind, text = "text/plain", sentence + "\n"
+    body = text.encode()
+    start(
+        status,
+        [
+            ("Content-Type", f"{kind}; charset=utf-8"),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+            *headers,
+        ],
+    )
+    return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]

@@ -1,0 +1,106 @@
+"""What a user can do wrong, and the exit code of each: the one table.
+
+    SearchError
+    ├── UsageError        2   unknown study, key or device; bounds that make no sense
+    ├── StorageError      3   the database cannot be reached, read or written
+    ├── NothingToExport   6   no trial has completed
+    ├── HeldError         7   another launch owns this study
+    ├── StudyChanged      8   the study file or the data differ from what the study was begun with
+    ├── ProofFailed       9   an export does not do what its card says
+    ├── TrainingFailed   10   every attempt at training ends in the same error
+    └── Interrupted      75   stopped politely; the same command goes on from there
+
+The trainer's own errors (trainer/errors.py) have their codes in TRAINER_EXIT_CODES.
+"""
+
+from __future__ import annotations
+
+from trainer.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DiskError,
+    DivergedError,
+    LimitError,
+    TrainerError,
+)
+
+OK = 0
+SECOND_SIGNAL = 130
+INTERNAL = 70
+
+
+class SearchError(Exception):
+    """Base of the service's errors; the message is one sentence for the user."""
+
+    exit_code = INTERNAL
+
+
+class UsageError(SearchError):
+    """The command asks for something that does not exist or makes no sense."""
+
+    exit_code = 2
+
+
+class StorageError(SearchError):
+    """The database cannot be reached, read or written."""
+
+    exit_code = 3
+
+
+class NothingToExport(SearchError):
+    """No trial has completed."""
+
+    exit_code = 6
+
+
+class HeldError(SearchError):
+    """Another process owns the study."""
+
+    exit_code = 7
+
+
+class StudyChanged(SearchError):
+    """The study file or the data differ from what the study was begun with."""
+
+    exit_code = 8
+
+
+class ProofFailed(SearchError):
+    """An export does not do what its card says."""
+
+    exit_code = 9
+
+
+class TrainingFailed(SearchError):
+    """Training cannot go on; every attempt ends in the same error."""
+
+    exit_code = 10
+
+
+class Interrupted(SearchError):
+    """Stopped by a signal; the same command goes on from there. A second signal stops at once, with code 130."""
+
+    exit_code = 75
+
+    def __init__(self, message: str, *, at_once: bool = False) -> None:
+        super().__init__(message)
+        if at_once:
+            self.exit_code = SECOND_SIGNAL
+
+
+TRAINER_EXIT_CODES: dict[type[TrainerError], int] = {
+    ConfigError: 2,
+    DataError: 4,
+    LimitError: 5,
+    DivergedError: 10,
+    CheckpointError: 10,
+    DiskError: 11,
+}
+
+
+def exit_code_of(error: Exception) -> int:
+    """The documented exit code of an error; INTERNAL for anything that is not in the tables."""
+    if isinstance(error, SearchError):
+        return error.exit_code
+    return next((code for kind, code in TRAINER_EXIT_CODES.items() if isinstance(error, kind)), INTERNAL)

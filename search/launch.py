@@ -1,0 +1,188 @@
+"""From a study to a running search: everything that can fail is checked before a worker exists."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from sqlalchemy import URL
+
+from search.budget import Width, check_fits, widest
+from search.coordinator import Coordinator
+from search.devices import WorkerDevice
+from search.errors import Interrupted
+from search.paths import Runs
+from search.pools.local import LocalPool
+from search.space import distributions
+from search.status import Display, Snapshot
+from search.storage import open_storage, storage_errors
+from search.study import SPEC, open_study, own_study
+from studies import StudySpec
+from trainer.data import Dataset, prepare_data
+from trainer.errors import DiskError
+
+STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+CHECKPOINT_BYTES_PER_PARAMETER = 12
+"""fp32 weights and AdamW's two moments."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study made concrete: its pictures, and its space with exact bounds."""
+
+    data: Dataset
+    width: Width | None
+    """The widest width that fits; None where the study does not sample it."""
+    space: dict[str, BaseDistribution]
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the classifier."""
+        return len(self.data.class_names)
+
+
+def prepare(spec: StudySpec, runs: Runs, console: Console) -> Prepared:
+    """Read the pictures and find the exact bounds of the space.
+
+    Raises:
+        DataError, DiskError: the pictures cannot be used.
+        LimitError: no candidate fits.
+        ConfigError: the model or a recipe cannot be.
+    """
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)
+
+        data = prepare_data(spec.data, runs.cache, progress=progress)
+    width = find_width(spec, len(data.class_names), runs)
+    return Prepared(data, width, distributions(spec, width))
+
+
+def find_width(spec: StudySpec, num_classes: int, runs: Runs) -> Width | None:
+    """The widest width that fits where the study samples it; else check that its one size fits.
+
+    Raises:
+        LimitError: nothing fits.
+        ConfigError: the model cannot be built, or has no width to sample.
+    """
+    axis = spec.space.get("width_mult")
+    if axis is None:
+        check_fits(spec.train, num_classes, spec.data.image_size, spec.limit)
+        return None
+    low: float = axis.low  # type: ignore[union-attr]  # StudySpec takes nothing but a range for it
+    return widest(spec.train, num_classes, spec.data.image_size, spec.limit, low=low, memory=runs.widths)
+
+
+def launch(
+    spec: StudySpec, url: URL, runs: Runs, devices: list[WorkerDevice], *, accept_changes: bool = False
+) -> Snapshot:
+    """Search, or go on with a study, until its budget is spent.
+
+    Args:
+        spec: the study.
+        url: the storage.
+        runs: the runs folder.
+        devices: one worker each.
+        accept_changes: go on although the fingerprint differs.
+
+    Returns:
+        The search at its end.
+
+    Raises:
+        Interrupted: told to stop; the next launch goes on.
+        HeldError, StudyChanged, StorageError, TrainingFailed: as their docstrings say.
+        TrainerError: the pictures, the model or the disk.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with own_study(spec.name, url, runs), storage_errors(url):
+        storage = open_storage(url, create=True)
+        spec = _with_remembered_data(spec, storage)
+        with Display() as display:
+            prepared = prepare(spec, runs, display.console)
+            study = open_study(spec, storage, prepared.data.content_hash, accept_changes=accept_changes)
+            _check_room(spec, prepared, runs, len(devices))
+            runs.last_study.write_text(spec.name)
+            display.note(opening_line(spec, prepared, devices))
+            coordinator = Coordinator(
+                study,
+                spec,
+                prepared.space,
+                LocalPool(devices, [runs.worker_log(spec.name, number) for number in range(len(devices))]),
+                runs,
+                str(prepared.data.cache_path),
+                watch=display.watch,
+                note=display.note,
+            )
+            with _signals_to(coordinator.stop):
+                finished = coordinator.run()
+    if not finished:
+        raise Interrupted(
+            f"study {spec.name!r} stopped after {len(coordinator.finished)} of {spec.search.trials} trials, nothing is "
+            f"lost; go on with: search launch {spec.name}",
+            at_once=coordinator.killed,
+        )
+    return coordinator.snapshot()
+
+
+def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice]) -> str:
+    """What is about to be searched, in one line."""
+    counts = ", ".join(f"{len(indices):,} {split}" for split, indices in prepared.data.splits.items() if len(indices))
+    width = f"; width_mult up to {prepared.width.width_mult:g}" if prepared.width else ""
+    where = ", ".join(device.label for device in devices)
+    return (
+        f"{spec.name}: {spec.search.trials} trials of {spec.train.model} on {where}; {prepared.num_classes} classes, "
+        f"pictures: {counts}{width}"
+    )
+
+
+def _with_remembered_data(spec: StudySpec, storage: optuna.storages.BaseStorage) -> StudySpec:
+    """``--data`` is needed once; later launches find it in the study."""
+    names = optuna.get_all_study_names(storage)
+    if spec.data.path is None and spec.name in names:
+        remembered = optuna.load_study(study_name=spec.name, storage=storage).user_attrs.get(SPEC, {})
+        path = remembered.get("data", {}).get("path")
+        return spec.model_copy(update={"data": spec.data.model_copy(update={"path": path})})
+    return spec
+
+
+def _check_room(spec: StudySpec, prepared: Prepared, runs: Runs, workers: int) -> None:
+    if prepared.width is None:
+        return
+    # Each running trial keeps its checkpoint and the one before, and writes the next beside them.
+    needed = 3 * workers * CHECKPOINT_BYTES_PER_PARAMETER * prepared.width.size.params
+    free = shutil.disk_usage(runs.root).free
+    if free < needed:
+        raise DiskError(f"checkpoints need {needed:,} bytes in {runs.root}, {free:,} are free; free some or use --runs")
+
+
+@contextlib.contextmanager
+def _signals_to(stop: Callable[[], None]) -> Iterator[None]:
+    """While active, Ctrl-C, SIGTERM and a closed terminal call ``stop`` instead of what they did before."""
+    # A signal that is ignored stays so: nohup has its reasons.
+    chosen = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda *_: stop()) for number in chosen}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,127 @@
+"""Workers as subprocesses of this machine, pinned to a device, speaking JSON lines over their pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from search.devices import WorkerDevice
+
+Message = dict[str, Any]
+
+LOG_TAIL_LINES = 15
+"""Lines of a dead worker's log that go into the reason."""
+
+
+@dataclass(frozen=True)
+class Exit:
+    """A worker process has ended."""
+
+    returncode: int
+    log_tail: str
+
+
+@dataclass
+class _Process:
+    device: WorkerDevice
+    process: subprocess.Popen[bytes]
+    log: Path
+    unread: bytes = field(default=b"")
+
+
+class LocalPool:
+    """One subprocess per device. Workers have a number, from 0, which stays when their process is replaced."""
+
+    def __init__(self, devices: list[WorkerDevice], logs: list[Path]) -> None:
+        self.devices = devices
+        self._logs = logs
+        self._processes: dict[int, _Process] = {}
+        self._selector = selectors.DefaultSelector()
+
+    def start(self, worker: int) -> None:
+        """Start a worker's process; its first message is {"type": "ready"}."""
+        device, log = self.devices[worker], self._logs[worker]
+        log.parent.mkdir(parents=True, exist_ok=True)
+        # CUDA reads its variable when torch is imported, so it is in the child's environment from the start.
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(device.num_threads),
+            "NO_ALBUMENTATIONS_UPDATE": "1",
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with it
+            "CUDA_VISIBLE_DEVICES": device.visible or "",
+        }
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                # -P: a folder named search or trainer where the user stands must not be imported instead.
+                [sys.executable, "-P", "-m", "search.worker", device.kind, str(device.num_threads)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                env=environment,
+                start_new_session=True,  # Ctrl-C and a closed terminal reach the coordinator alone
+            )
+        self._processes[worker] = _Process(device, process, log)
+        self._selector.register(_pipe(process.stdout), selectors.EVENT_READ, worker)
+
+    def send(self, worker: int, message: Message) -> None:
+        """Send a message; a worker that is gone is noticed by ``events``, not here."""
+        stdin = _pipe(self._processes[worker].process.stdin)
+        try:
+            stdin.write(json.dumps(message).encode() + b"\n")
+            stdin.flush()
+        except BrokenPipeError:
+            pass
+
+    def events(self, timeout: float) -> Iterator[tuple[int, Message | Exit]]:
+        """What workers said within ``timeout`` seconds, each message whole and in order; an Exit is a worker's last."""
+        for key, _ in self._selector.select(timeout):
+            worker: int = key.data
+            entry = self._processes[worker]
+            chunk = os.read(key.fd, 1 << 16)
+            *lines, entry.unread = (entry.unread + chunk).split(b"\n")
+            for line in lines:
+                yield worker, json.loads(line)
+            if not chunk:
+                self._selector.unregister(key.fileobj)
+                yield worker, Exit(self._reap(worker), self._tail(entry.log))
+
+    def kill(self, worker: int) -> None:
+        """End a worker's process at once; its Exit comes through ``events``."""
+        self._processes[worker].process.kill()
+
+    def close(self, patience_seconds: float = 5) -> None:
+        """End all processes: those that wait see the end of their input, those still busy then are killed."""
+        for entry in self._processes.values():
+            _pipe(entry.process.stdin).close()
+        for worker, entry in list(self._processes.items()):
+            try:
+                entry.process.wait(patience_seconds)
+            except subprocess.TimeoutExpired:
+                entry.process.kill()
+            self._reap(worker)
+        self._selector.close()
+
+    def _reap(self, worker: int) -> int:
+        entry = self._processes.pop(worker)
+        returncode = entry.process.wait()
+        for pipe in (entry.process.stdin, entry.process.stdout):
+            try:
+                _pipe(pipe).close()
+            except BrokenPipeError:  # the last message was never read
+                pass
+        return returncode
+
+    @staticmethod
+    def _tail(log: Path) -> str:
+        return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    assert pipe is not None
+    return pipe

@@ -1,0 +1,192 @@
+"""The only place that creates or opens an Optuna study: its sampler, pruner, fingerprint and lock."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import zlib
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from filelock import FileLock, Timeout
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.storages import RDBStorage
+from sqlalchemy import URL, create_engine, text
+
+from search.errors import HeldError, StudyChanged, UsageError
+from search.paths import Runs
+from search.storage import sqlite_file, storage_errors
+from studies import StudySpec
+from trainer.config import RECIPE_VERSION, nearest
+
+SPEC = "featherweight:study"
+FINGERPRINT = "featherweight:fingerprint"
+"""Names of the study attributes in which the coordinator keeps what a later launch and an export need."""
+
+
+def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
+    """The study's sampler, seeded for one trial: Optuna keeps no random state, so a restart would repeat itself."""
+    seed = seed_of(spec.seed, trial, purpose=1)
+    if spec.search.sampler == "random":
+        return RandomSampler(seed=seed)
+    if spec.search.sampler == "gp":
+        return GPSampler(seed=seed, n_startup_trials=spec.search.startup_trials)
+    return TPESampler(seed=seed, n_startup_trials=spec.search.startup_trials)
+
+
+def build_pruner(spec: StudySpec) -> BasePruner:
+    """The study's pruner."""
+    search = spec.search
+    if search.pruner == "successive_halving":
+        return SuccessiveHalvingPruner(min_resource=search.min_epochs, reduction_factor=search.reduction_factor)
+    if search.pruner == "hyperband":
+        return HyperbandPruner(
+            min_resource=search.min_epochs, max_resource=spec.train.epochs, reduction_factor=search.reduction_factor
+        )
+    if search.pruner == "median":
+        return MedianPruner(n_startup_trials=search.startup_trials, n_warmup_steps=search.min_epochs - 1)
+    return NopPruner()
+
+
+def seed_of(study_seed: int, trial: int, purpose: int = 0) -> int:
+    """A 32-bit seed from the study's seed and a trial's number; one stream per purpose (0: training, 1: sampler)."""
+    return int(np.random.SeedSequence((study_seed, trial, purpose)).generate_state(1)[0])
+
+
+def fingerprint(spec: StudySpec, content_hash: str) -> dict[str, Any]:
+    """Whatever changes a trial's value: equal fingerprints mean comparable trials.
+
+    Not in it: where the pictures lie, budget, sampler, pruner, known recipes.
+    """
+    return {
+        "seed": spec.seed,
+        "data": {"content": content_hash} | spec.data.model_dump(mode="json", exclude={"path", "source", "bad_files"}),
+        "limit": spec.limit.model_dump(mode="json"),
+        "train": spec.train.model_dump(mode="json"),
+        "space": {key: axis.model_dump(mode="json") if hasattr(axis, "model_dump") else list(axis) for key, axis in spec.space.items()},
+        "recipe_version": RECIPE_VERSION,
+    }
+
+
+def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    """One line for each value that differs: "train.epochs: 50 -> 60"."""
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {_show(old)} -> {_show(new)}")
+    return lines
+
+
+def open_study(
+    spec: StudySpec, storage: RDBStorage, content_hash: str, *, accept_changes: bool = False
+) -> optuna.Study:
+    """Create the study, or open it and compare its fingerprint with what is asked for now.
+
+    Raises:
+        StudyChanged: the fingerprint differs and ``accept_changes`` is off; each difference is a line.
+    """
+    study = optuna.create_study(
+        study_name=spec.name,
+        storage=storage,
+        direction="maximize",
+        sampler=build_sampler(spec, 0),
+        pruner=build_pruner(spec),
+        load_if_exists=True,
+    )
+    asked = json.loads(json.dumps(fingerprint(spec, content_hash)))
+    begun = study.user_attrs.get(FINGERPRINT)
+    if begun is None and study.get_trials(deepcopy=False):
+        raise UsageError(f"the database has a study {spec.name!r} made by another program; choose another name")
+    changes = differences(begun, asked) if begun is not None else []
+    if changes and not accept_changes:
+        listed = "\n".join(f"  {line}" for line in changes)
+        raise StudyChanged(
+            f"study {spec.name!r} was begun with other settings:\n{listed}\n"
+            "Undo the change, give the study another name (--set name=NEW), or go on all the same with --accept-changes."
+        )
+    if begun != asked:
+        study.set_user_attr(FINGERPRINT, asked)
+    values = spec.model_dump(mode="json")
+    if study.user_attrs.get(SPEC) != values:
+        study.set_user_attr(SPEC, values)
+    return study
+
+
+def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]:
+    """Open a study that exists, with the spec it was last launched with.
+
+    Raises:
+        UsageError: no study of that name, or not one of ours.
+    """
+    found = optuna.get_all_study_names(storage)
+    if name not in found:
+        raise UsageError(f"no study {name!r} in this database; {nearest(name, found) if found else 'it has none yet'}")
+    study = optuna.load_study(study_name=name, storage=storage)
+    if SPEC not in study.user_attrs:
+        raise UsageError(f"study {name!r} was not made by search launch")
+    spec = StudySpec.model_validate(study.user_attrs[SPEC])
+    study.sampler, study.pruner = build_sampler(spec, 0), build_pruner(spec)
+    return study, spec
+
+
+@contextlib.contextmanager
+def own_study(name: str, url: URL, runs: Runs) -> Iterator[None]:
+    """Hold the study alone: a file lock beside SQLite, an advisory lock in Postgres; both end with the process.
+
+    Raises:
+        HeldError: another process has it; the message says which and since when.
+    """
+    runs.study(name).mkdir(parents=True, exist_ok=True)
+    file = sqlite_file(url)
+    holder = runs.holder(name)
+    with _file_lock(name, file, holder) if file else _advisory_lock(name, url, holder):
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
+        try:
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _file_lock(name: str, database: Path, holder: Path) -> Iterator[None]:
+    lock = FileLock(f"{database}.{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise _held(name, holder) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _advisory_lock(name: str, url: URL, holder: Path) -> Iterator[None]:
+    with storage_errors(url):
+        connection = create_engine(url).connect()
+    with connection:
+        key = zlib.crc32(f"featherweight:{name}".encode())
+        if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
+            raise _held(name, holder)
+        connection.commit()  # the lock is the session's, not the transaction's
+        yield
+
+
+def _held(name: str, holder: Path) -> HeldError:
+    who = holder.read_text() if holder.exists() else "another process"
+    return HeldError(f"study {name!r} is being searched by {who}; stop that one first, or launch another study")
+
+
+def _show(value: object) -> str:
+    shown = json.dumps(value)
+    return shown if len(shown) <= 60 else f"{shown[:28]}...{shown[-28:]}"

@@ -1,0 +1,112 @@
+"""The child process: one device, one trial at a time, every epoch's result sent and answered.
+
+It knows nothing of Optuna or of the database. In come JSON lines on stdin, out go JSON lines on stdout:
+
+    -> {"type": "ready", "device"}
+    <- {"type": "assign", "trial", "config", "data", "cache", "checkpoint", "limit"}
+    -> {"type": "started", "trial", "num_params", "macs"}
+    -> {"type": "epoch", "trial", "result"}          durable in the checkpoint by then
+    <- {"type": "answer", "go_on": true | false}
+    -> {"type": "left", "trial"}                     after an answer that says no, or after the last epoch
+    -> {"type": "failed", "trial", "kind", "error"}  kind: diverged | disk | user | crash
+
+The end of stdin means that the coordinator is gone: the process exits at once. At most the epoch in progress is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+EXIT_COORDINATOR_GONE = 75
+
+
+def main() -> None:
+    """Serve assignments until stdin ends."""
+    kind, num_threads = sys.argv[1], int(sys.argv[2])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Libraries print to stdout; the real one is for messages alone.
+    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def send(message: dict[str, Any]) -> None:
+        try:
+            channel.write(json.dumps(message) + "\n")
+            channel.flush()
+        except BrokenPipeError:
+            os._exit(EXIT_COORDINATOR_GONE)
+
+    inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(inbox,), daemon=True).start()
+
+    from trainer.device import open_device  # torch and timm: 4 to 8 s, once per process
+
+    device = open_device(kind, num_threads)
+    send({"type": "ready", "device": device.name})
+    datasets: dict[tuple[str, str], Any] = {}
+    while True:
+        assignment = inbox.get()
+        try:
+            _train(assignment, device, datasets, inbox, send)
+        except Exception as error:
+            traceback.print_exc()
+            failure = {"kind": _kind_of(error), "error": f"{type(error).__name__}: {error}"}
+            send({"type": "failed", "trial": assignment["trial"], **failure})
+
+
+def _train(assignment: dict[str, Any], device: Any, datasets: dict[Any, Any], inbox: Any, send: Any) -> None:
+    import torch
+
+    from trainer.config import DataConfig, TrainConfig
+    from trainer.data import open_data
+    from trainer.errors import LimitError
+    from trainer.fit import fit
+    from trainer.models import count
+
+    trial, limit = assignment["trial"], assignment["limit"]
+    config = TrainConfig.model_validate(assignment["config"])
+    key = (assignment["cache"], json.dumps(assignment["data"]))
+    if key not in datasets:
+        datasets.clear()
+        datasets[key] = open_data(DataConfig.model_validate(assignment["data"]), Path(assignment["cache"]))
+    data = datasets[key]
+    torch.set_num_threads(device.num_threads)  # a resumed trial may have set its own
+
+    size = count(config, len(data.class_names), data.images.shape[1])
+    for name, bound in limit.items():
+        if bound is not None and getattr(size, name) > bound:
+            raise LimitError(f"the candidate has {getattr(size, name):,} {name}, over the limit of {bound:,}")
+    send({"type": "started", "trial": trial, "num_params": size.params, "macs": size.macs})
+    for result in fit(config, data, device, checkpoint=Path(assignment["checkpoint"])):
+        send({"type": "epoch", "trial": trial, "result": asdict(result)})
+        if not inbox.get()["go_on"]:
+            break
+    send({"type": "left", "trial": trial})
+
+
+def _kind_of(error: Exception) -> str:
+    from trainer.errors import DiskError, DivergedError, TrainerError
+
+    if isinstance(error, DivergedError):
+        return "diverged"
+    if isinstance(error, DiskError):
+        return "disk"
+    return "user" if isinstance(error, TrainerError) else "crash"
+
+
+def _receive(inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
+    for line in sys.stdin:
+        inbox.put(json.loads(line))
+    os._exit(EXIT_COORDINATOR_GONE)
+
+
+if __name__ == "__main__":
+    main()

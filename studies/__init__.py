@@ -1,0 +1,56 @@
+"""What to search: study files and the values they mean. Knows nothing of Optuna."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+
+from studies.spec import Limit, Range, Search, StudySpec
+from trainer.config import nearest, override, validate
+from trainer.errors import ConfigError
+
+__all__ = ["Limit", "Range", "Search", "StudySpec", "load", "names", "template"]
+
+_TEMPLATE = "template"
+
+
+def names() -> list[str]:
+    """Names of the studies that come with the product."""
+    found = (Path(file.name) for file in files(__name__).iterdir())
+    return sorted(file.stem for file in found if file.suffix == ".toml" and file.stem != _TEMPLATE)
+
+
+def load(study: str, assignments: Iterable[str] = ()) -> StudySpec:
+    """Read a study: one that comes with the product by name, or a TOML file by path.
+
+    Args:
+        study: "digits", or "path/to/mine.toml".
+        assignments: "key=value" overrides, keys dotted as in the file.
+
+    Raises:
+        ConfigError: no such study, not TOML, or any problem in it; all of them are named at once.
+    """
+    try:
+        values = tomllib.loads(_text(study))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"study {study} is not TOML: {error}") from error
+    return validate(StudySpec, override({"name": Path(study).stem} | values, assignments), f"study {study}")
+
+
+def template() -> str:
+    """The text of a commented study file to start from."""
+    return (files(__name__) / f"{_TEMPLATE}.toml").read_text(encoding="utf-8")
+
+
+def _text(study: str) -> str:
+    if study in names():
+        return (files(__name__) / f"{study}.toml").read_text(encoding="utf-8")
+    path = Path(study)
+    if path.suffix != ".toml" and not path.exists():
+        raise ConfigError(f"no study {study!r}; {nearest(study, names())}; or give the path of a .toml file")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read study {study}: {error}") from error

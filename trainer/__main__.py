@@ -1,0 +1,93 @@
+"""Train one candidate from a study file and print its epochs: ``python -m trainer STUDY.toml --set train.lr=0.01``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tomllib
+from dataclasses import asdict
+from pathlib import Path
+
+from trainer.config import DataConfig, EpochResult, TrainConfig, override, validate
+from trainer.errors import ConfigError, TrainerError
+
+EXIT_USER_ERROR = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, or 2 after one sentence on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
+    parser.add_argument(
+        "study", type=Path, metavar="STUDY.toml", help="its [data] and [train] tables are used"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="for example train.epochs=3"
+    )
+    parser.add_argument("--data", metavar="DIR", help="image folder; overrides data.path")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("runs/cache"), metavar="DIR", help="decoded pictures"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="resume from it if it exists; keep it up to date"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object per epoch")
+    options = parser.parse_args(arguments)
+    try:
+        train(options)
+    except TrainerError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USER_ERROR
+    return 0
+
+
+def train(options: argparse.Namespace) -> None:
+    """Prepare the pictures, train, print."""
+    data_config, config = read_study(options.study, options.set)
+    if options.data:
+        data_config = data_config.model_copy(update={"path": options.data})
+
+    import torch  # 3 s: only once the study file is known to be good
+
+    from trainer.data import prepare_data
+    from trainer.device import open_device
+    from trainer.fit import fit
+
+    data = prepare_data(data_config, options.cache)
+    device = open_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if not options.json:
+        counts = ", ".join(f"{len(indices):,} {split}" for split, indices in data.splits.items())
+        print(f"{config.model} on {device.name}; {len(data.class_names)} classes, pictures: {counts}")
+        print("epoch  train loss  val loss  val accuracy  seconds  images/s")
+    for result in fit(config, data, device, checkpoint=options.checkpoint):
+        print_epoch(result, as_json=options.json)
+
+
+def print_epoch(result: EpochResult, *, as_json: bool) -> None:
+    """One line for one epoch."""
+    if as_json:
+        import json
+
+        print(json.dumps(asdict(result)), flush=True)
+        return
+    print(
+        f"{result.epoch:5d}  {result.train_loss:10.4f}  {result.val_loss:8.4f}  {result.val_accuracy:12.2%}"
+        f"  {result.seconds:7.1f}  {result.images_per_second:8.0f}",
+        flush=True,
+    )
+
+
+def read_study(path: Path, assignments: list[str]) -> tuple[DataConfig, TrainConfig]:
+    """The [data] and [train] tables of a study file, with ``KEY=VALUE`` assignments applied."""
+    try:
+        values = override(tomllib.loads(path.read_text(encoding="utf-8")), assignments)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    data = validate(DataConfig, values.get("data", {}), f"{path} [data]")
+    return data, validate(TrainConfig, values.get("train", {}), f"{path} [train]")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

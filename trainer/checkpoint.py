@@ -1,0 +1,132 @@
+"""Checkpoints: written elsewhere, hashed, synced, moved; the one before is kept; a damaged one is refused.
+
+A file is a 32-byte SHA-256 of the rest, then what torch.save wrote. Nothing loaded can run code (weights_only).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.config import EpochResult, TrainConfig
+from trainer.errors import CheckpointError, DiskError
+
+_HASH_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a training needs to go on after an epoch as if it had never stopped.
+
+    Random states are not in it: every epoch seeds its own from (seed, epoch).
+    """
+
+    config: TrainConfig
+    data_hash: str
+    num_threads: int
+    history: tuple[EpochResult, ...]
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Make ``checkpoint`` durable at ``path``; after a crash at any instant the old or the new one is there.
+
+    Raises:
+        DiskError: no room; what was there before is untouched.
+    """
+    buffer = io.BytesIO()  # torch.save straight to a full disk raises without an errno
+    torch.save(
+        {
+            "config": checkpoint.config.model_dump_json(),
+            "data_hash": checkpoint.data_hash,
+            "num_threads": checkpoint.num_threads,
+            "history": [asdict(result) for result in checkpoint.history],
+            "model": checkpoint.model,
+            "optimizer": checkpoint.optimizer,
+        },
+        buffer,
+    )
+    payload = buffer.getbuffer()
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(hashlib.sha256(payload).digest())
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            path.replace(_previous(path))
+        partial.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        partial.unlink(missing_ok=True)
+        raise DiskError(
+            f"no room for a checkpoint of {len(payload):,} bytes in {path.parent}; free some"
+        ) from error
+
+
+def load_checkpoint(path: Path) -> Checkpoint | None:
+    """The newest whole checkpoint at ``path``: it, else the one before it, else None where there never was one.
+
+    A damaged file is set aside as ``*.damaged`` with a warning.
+    """
+    for candidate in (path, _previous(path)):
+        if candidate.exists():
+            try:
+                return _read(candidate)
+            except CheckpointError as error:
+                aside = candidate.with_suffix(".damaged")
+                candidate.replace(aside)
+                warnings.warn(f"{error}; set aside as {aside.name}, going on from an older one", stacklevel=2)
+    return None
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Delete a checkpoint and the one before it."""
+    path.unlink(missing_ok=True)
+    _previous(path).unlink(missing_ok=True)
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def _read(path: Path) -> Checkpoint:
+    content = path.read_bytes()
+    payload = memoryview(content)[_HASH_BYTES:]
+    if hashlib.sha256(payload).digest() != content[:_HASH_BYTES]:
+        raise CheckpointError(f"checkpoint {path} is damaged (its hash differs)")
+    try:
+        values = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        return Checkpoint(
+            config=TrainConfig.model_validate_json(values["config"]),
+            data_hash=values["data_hash"],
+            num_threads=values["num_threads"],
+            history=tuple(EpochResult(**result) for result in values["history"]),
+            model=values["model"],
+            optimizer=values["optimizer"],
+        )
+    except Exception as error:  # whatever a forged or foreign file makes the unpickler raise
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

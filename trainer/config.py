@@ -1,0 +1,225 @@
+"""The frozen values that say what to train on and how: DataConfig, TrainConfig, EpochResult, ModelSize. No torch here."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from trainer.errors import ConfigError
+
+RECIPE_VERSION = 1
+"""Raised by hand whenever the same configuration would train to another result (golden losses guard it)."""
+
+
+class FrozenModel(BaseModel):
+    """A validated, immutable value whose every field is documented and whose unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class DataConfig(FrozenModel):
+    """Which pictures, at which size, split how."""
+
+    source: Literal["folder", "digits", "cifar10", "cifar100"] = "folder"
+    """Where pictures come from: an image folder, scikit-learn's built-in digits, or a torchvision data set."""
+    path: str | None = None
+    """Folder with the pictures: CLASS/* to be split, or train/CLASS/* with val/ and test/ where they exist.
+    For cifar10 and cifar100 it may also be torchvision's own download folder. Usually given as --data."""
+    image_size: int = Field(224, ge=8, le=1024)
+    """Height and width, in pixels, of what the model sees."""
+    resize: Literal["crop", "squash"] = "crop"
+    """crop: shorter side to image_size, then the centre square. squash: both sides to image_size."""
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    """Filter of the resize; with Pillow, so with antialiasing."""
+    val_fraction: float = Field(0.1, gt=0, lt=0.9)
+    """Share of the training pictures held out for validation where there is no val/ folder; stratified."""
+    test_fraction: float = Field(0.0, ge=0, lt=0.9)
+    """Share of all pictures held out as test split where the source has none; stratified. 0: no test split."""
+    split_seed: int = Field(0, ge=0)
+    """Seed of those two splits."""
+    bad_files: Literal["fail", "skip"] = "fail"
+    """Files that cannot be read: list them all and stop, or list them all and go on without them."""
+
+
+class TrainConfig(FrozenModel):
+    """One candidate: a model and the recipe it is trained with. Everything but the pictures."""
+
+    model: str = "rexnet_100"
+    """Name of a timm model, trained from random weights."""
+    model_args: dict[str, bool | int | float | str | list[int]] = {}
+    """Further keyword arguments for timm.create_model, for example { act_layer = "relu" }."""
+    width_mult: float = Field(1.0, gt=0, le=10)
+    """Factor on the model's channels, for families that have one (rexnet_100, rexnetr_100, resnet*)."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Drop rate before the classifier (timm's drop_rate)."""
+
+    epochs: int = Field(50, ge=1)
+    """Passes over the training split."""
+    batch_size: int = Field(128, ge=2)
+    """Pictures per optimizer step."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """adamw, or sgd with Nesterov momentum."""
+    lr: float = Field(1e-3, gt=0)
+    """Peak learning rate."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of sgd; beta 1 of adamw."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled in adamw, added to the gradient in sgd. Never applied to biases and normalisation (timm)."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Probability mass spread evenly over all classes (Szegedy et al., 2016)."""
+
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    """Learning rate after the warm-up: kept, half a cosine down to lr_min_ratio, or multiplied by
+    step_gamma every step_epochs."""
+    warmup_epochs: float = Field(0.0, ge=0)
+    """Epochs of linear rise from 0 to lr, stepped per batch."""
+    lr_min_ratio: float = Field(0.0, ge=0, le=1)
+    """Where the cosine ends, as a share of lr."""
+    step_epochs: int = Field(10, ge=1)
+    """Epochs between two steps of the step schedule."""
+    step_gamma: float = Field(0.1, gt=0, le=1)
+    """Factor of one step of the step schedule."""
+
+    hflip: float = Field(0.0, ge=0, le=1)
+    """Probability of a left-right flip."""
+    vflip: float = Field(0.0, ge=0, le=1)
+    """Probability of a top-bottom flip."""
+    rotate: float = Field(0.0, ge=0, le=180)
+    """Largest rotation in degrees, either way, drawn uniformly; uncovered corners are black."""
+    crop_padding: int = Field(0, ge=0)
+    """Pixels of black border on each side from which a random crop of the picture's own size is cut."""
+    erase: float = Field(0.0, ge=0, le=1)
+    """Probability of erasing a rectangle of 2 to 33 % of the picture with the mean colour (Zhong et al., 2017)."""
+    albumentations: tuple[dict[str, Any], ...] = ()
+    """Albumentations transforms applied first, each a table with its name and arguments, for example
+    [{ name = "ColorJitter", brightness = 0.2, p = 0.5 }]."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast on CUDA GPUs that have it, fp32 elsewhere."""
+    seed: int = Field(0, ge=0)
+    """Seed of the initial weights, the order, the augmentation and the dropout."""
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> Self:
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs:g} must be less than epochs = {self.epochs}"
+            )
+        for transform in self.albumentations:
+            if not isinstance(transform.get("name"), str):
+                raise ValueError(
+                    f'albumentations: {transform} needs a name, as in {{ name = "ColorJitter" }}'
+                )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochResult:
+    """What one finished epoch of training gave."""
+
+    epoch: int
+    """Finished epochs, from 1."""
+    train_loss: float
+    """Mean loss over the epoch's batches, as trained (smoothed labels, augmented pictures)."""
+    val_loss: float
+    """Mean cross-entropy on the validation split, without label smoothing."""
+    val_accuracy: float
+    """Top-1 accuracy on the validation split, 0 to 1."""
+    seconds: float
+    """Wall time of the epoch, validation included."""
+    images_per_second: float
+    """Training pictures per second of training time, validation excluded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSize:
+    """Size of a model: exact counts, for one picture."""
+
+    params: int
+    """Trainable parameters; batch norm's running statistics are buffers and don't count."""
+    macs: int
+    """Multiply-adds of one forward pass in eval mode, as torch.utils.flop_counter counts them
+    (convolutions and matrix products; FLOPs / 2)."""
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """A clause naming the closest known word, or listing all of them where none is close.
+
+    >>> nearest("lable_smoothing", ["label_smoothing", "lr"])
+    'did you mean label_smoothing?'
+    """
+    known = sorted(words)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known[:40])}"
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def override(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """A copy of a study file's values with ``key=value`` assignments applied.
+
+    Keys are dotted as in the file ("train.lr=0.01"); values are TOML, and what is no TOML is a string.
+
+    Raises:
+        ConfigError: an assignment without "=" or through a key that is no table.
+    """
+    values = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"--set {assignment!r}: write key=value, for example --set train.lr=0.01")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        *tables, last = key.strip().split(".")
+        table = values
+        for name in tables:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"--set {assignment!r}: {name} is a value, not a table")
+        table[last] = value
+    return values
+
+
+def validate(kind: type[Model], values: object, where: str) -> Model:
+    """Build ``kind`` from plain values; every problem found is one line of the ConfigError."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problems = "\n".join(describe_problem(kind, problem) for problem in error.errors())
+        raise ConfigError(f"{where}:\n{problems}") from None
+
+
+def describe_problem(kind: type[BaseModel], problem: Any) -> str:
+    """One line for one pydantic problem: the key's path, what is wrong with its value, and the cure."""
+    path: Sequence[str | int] = problem["loc"]
+    name = ".".join(str(part) for part in path) or kind.__name__
+    if problem["type"] == "extra_forbidden":
+        return f"  {name}: unknown key; {nearest(str(path[-1]), _fields_at(kind, path[:-1]))}"
+    if problem["type"] == "missing":
+        return f"  {name}: is required"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"  {message}" if not path else f"  {name}: {message}"
+    return f"  {name} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _fields_at(kind: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    """Names of the fields of the model that ``path`` leads to."""
+    for part in path:
+        field = kind.model_fields.get(str(part))
+        if field is None:
+            continue
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        for candidate in candidates:
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                kind = candidate
+                break
+    return list(kind.model_fields)

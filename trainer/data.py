@@ -1,0 +1,360 @@
+"""Pictures to train on: a source becomes one memory-mapped array, labels, splits, and what is wrong with it.
+
+``prepare_data`` is called once, by whoever starts; ``open_data`` by each worker after it; ``read_picture`` is
+the only way in which a picture ever becomes numbers, so what is predicted is read as what was trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from trainer.cache import (
+    BadFile,
+    Cache,
+    Listing,
+    Picture,
+    Progress,
+    as_lines,
+    build_cache,
+    open_cache,
+    scan_folder,
+)
+from trainer.config import DataConfig
+from trainer.errors import DataError
+
+__all__ = ["BadFile", "Dataset", "Duplicate", "Progress", "open_data", "prepare_data", "read_picture"]
+
+EXPECTED_LAYOUT = "CLASS/* or train/CLASS/* (and, if you have them, val/CLASS/* and test/CLASS/*)"
+
+TORCHVISION_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what undoes it. ImageOps.exif_transpose would rewrite the EXIF too and trip on some."""
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Two files with the same bytes that should not be the same picture."""
+
+    first: str
+    second: str
+    kind: str
+    """across splits: what is tested was trained on. across classes: one of the two labels is wrong."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """All readable pictures of one source at one size, in the order of their names."""
+
+    images: NDArray[np.uint8]
+    """[N, S, S, 3], RGB, memory-mapped and read-only."""
+    labels: NDArray[np.int64]
+    """[N], an index into class_names."""
+    names: tuple[str, ...]
+    """[N], path relative to the data folder ("train/robin/1.jpg"), or "digits/17"."""
+    class_names: tuple[str, ...]
+    """Sorted by code point; those that have a training picture."""
+    splits: Mapping[str, NDArray[np.int64]]
+    """train, val and test, each the ascending indices of its pictures; only test may be empty."""
+    content_hash: str
+    """SHA-256 over the class names and each picture's name, label and bytes; the same wherever and whenever
+    they were written."""
+    bad_files: tuple[BadFile, ...]
+    """What was left out (none under bad_files = "fail")."""
+    duplicates: tuple[Duplicate, ...]
+    """Exact ones only, a pair each."""
+    cache_path: Path
+    """For ``open_data`` in another process."""
+
+
+def prepare_data(config: DataConfig, cache_dir: Path, *, progress: Progress | None = None) -> Dataset:
+    """Look at the source, decode its pictures where that was not done yet, split them and check them.
+
+    Raises DataError with every problem found, and DiskError where the cache finds no room.
+    """
+    folder = None if config.path is None else Path(config.path).expanduser().resolve()
+    # What the arrays hold never changes, so their name is stamp enough, and a cache spares reading them.
+    title: str = config.source
+    stamp: str = config.source
+    list_pictures: Callable[[], Listing]
+    if config.source == "digits":
+        list_pictures = _list_digits
+    elif config.source in TORCHVISION_FOLDERS and (folder is None or _is_torchvisions(folder)):
+        list_pictures = partial(_list_cifar, config.source, folder, cache_dir / "downloads")
+    elif folder is not None:
+        listing = scan_folder(folder)
+        title, stamp, list_pictures = folder.name, listing.stamp, lambda: listing
+    else:
+        raise DataError(
+            "this study reads an image folder and none was given; run"
+            f" `search launch STUDY --data DIR`, where DIR holds {EXPECTED_LAYOUT}"
+        )
+    cache = build_cache(
+        config,
+        cache_dir,
+        title=title,
+        stamp=stamp,
+        list_pictures=list_pictures,
+        read=partial(_read, config=config),
+        progress=progress,
+    )
+    return _dataset(config, cache)
+
+
+def open_data(config: DataConfig, cache_path: Path) -> Dataset:
+    """What ``prepare_data`` returned, from its ``cache_path`` alone: the source is not looked at.
+
+    Raises DataError where the cache is missing, damaged or made for another size.
+    """
+    return _dataset(config, open_cache(cache_path))
+
+
+def read_picture(source: bytes | Image.Image, config: DataConfig) -> NDArray[np.uint8]:
+    """One picture as [S, S, 3] RGB, upright, resized and cropped.
+
+    For a plain RGB picture these are, bit for bit, the pixels that timm's ``create_transform`` makes before
+    it normalises, with crop_pct 1.0 and crop_mode "center" (resize = "crop") or "squash"; only strips of more
+    than 64:1 are cropped before they are resized. Alpha is dropped, as timm's own loader does. Of an animation
+    it is the first frame. Gray of more than 8 bits is scaled, not clipped: integers from 0..65535, floats from
+    0..1, 0..255 or 0..65535, the first that holds the picture, and values outside of these from the picture's
+    own minimum and maximum.
+
+    From one thread at a time: it silences Pillow's warnings, whose filters belong to the whole process.
+
+    Raises DataError, a clause to follow the file's name, where the picture is damaged, in no known format, or
+    has so many pixels that Pillow suspects a decompression bomb.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _read(source, config)
+
+
+def _read(source: bytes | Image.Image, config: DataConfig) -> NDArray[np.uint8]:
+    try:
+        image = Image.open(BytesIO(source)) if isinstance(source, bytes) else source
+        pixels, most = image.width * image.height, Image.MAX_IMAGE_PIXELS
+        if most is not None and pixels > most:  # Pillow itself only warns, up to twice as many
+            raise Image.DecompressionBombError(
+                f"{image.width} x {image.height} = {pixels} pixels, {most} allowed"
+            )
+        image.load()  # here, so that a truncated file is an error before anything else looks at it
+        return np.asarray(_square(_upright_rgb(image), config))
+    except UnidentifiedImageError:
+        raise DataError("is not a picture in a format that Pillow knows") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(f"has too many pixels ({error})") from None
+    except DataError:
+        raise
+    except Exception as error:  # damaged files make Pillow's readers raise nearly anything
+        raise DataError(f"cannot be decoded ({error or type(error).__name__})") from None
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    try:
+        turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
+    except Exception:  # an EXIF block that cannot be parsed turns nothing; the picture itself is whole
+        turn = None
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image, dtype=np.float64)
+        low, high = float(values.min()), float(values.max())
+        if not np.isfinite(high - low):
+            raise DataError("holds values that are not finite")
+        for full_scale in (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,):
+            if low >= 0 and high <= full_scale:
+                low, high = 0.0, full_scale
+                break
+        values = (values - low) * (255 / ((high - low) or 1.0))
+        image = Image.fromarray(np.rint(values).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _square(image: Image.Image, config: DataConfig) -> Image.Image:
+    size, filter = config.image_size, Image.Resampling[config.interpolation.upper()]
+    if config.resize == "squash":
+        return image.resize((size, size), filter)
+    # torchvision's Resize(size), then CenterCrop(size): the longer side is cut, not rounded, to whole pixels.
+    width, height = image.size
+    long = int(size * max(width, height) / min(width, height))
+    offset = round((long - size) / 2)
+    if long <= 64 * size:
+        image = image.resize((size, long) if width <= height else (long, size), filter)
+        box = (0, offset, size, offset + size) if width <= height else (offset, 0, offset + size, size)
+        return image.crop(box)
+    # A strip of 1 x 2000 would become 1024 x 2,048,000 only to be cropped, so here the crop comes first. The
+    # filter still sees beyond the box, and the result is the same but for rounding and for where bicubic
+    # overshoots: Pillow takes rows or columns first, whichever is cheaper, and clips in between.
+    start, stop = (edge * max(width, height) / long for edge in (offset, offset + size))
+    return image.resize(
+        (size, size), filter, (0, start, width, stop) if width <= height else (start, 0, stop, height)
+    )
+
+
+def _dataset(config: DataConfig, cache: Cache) -> Dataset:
+    """Labels, splits and checks, from the index alone: another bad_files or split decodes nothing again."""
+    wanted = {key: getattr(config, key) for key in cache.made_for}
+    if cache.made_for != wanted:
+        raise DataError(f"the picture cache {cache.path} was made for {cache.made_for}, not for {wanted}")
+    in_train = Counter(
+        name for name, split in zip(cache.classes, cache.splits, strict=True) if split == "train"
+    )
+    class_names = tuple(sorted(in_train))
+    if problems := _find_problems(config, cache, in_train):
+        skippable = config.bad_files == "fail" and len(cache.bad) > 0
+        cure = '; bad_files = "skip" goes on without files that cannot be read' if skippable else ""
+        count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
+        raise DataError(f"{cache.root}: {count} with the pictures{cure}:{as_lines(problems)}")
+    label_of = {name: label for label, name in enumerate(class_names)}
+    labels = np.array([label_of[name] for name in cache.classes], dtype=np.int64)
+    split_of = np.array(_draw_splits(config, cache))
+    splits = {split: np.flatnonzero(split_of == split) for split in ("train", "val", "test")}
+    for array in (labels, *splits.values()):
+        array.flags.writeable = False
+    content = json.dumps([class_names, cache.names, labels.tolist(), cache.sha256])
+    return Dataset(
+        images=cache.images,
+        labels=labels,
+        names=tuple(cache.names),
+        class_names=class_names,
+        splits=splits,
+        content_hash=hashlib.sha256(content.encode()).hexdigest(),
+        bad_files=tuple(BadFile(name, reason) for name, reason in cache.bad),
+        duplicates=tuple(_find_duplicates(cache, split_of.tolist())),
+        cache_path=cache.path,
+    )
+
+
+def _find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int]) -> list[str]:
+    """Everything that keeps these pictures from being trained on, a line each."""
+    problems = []
+    if config.bad_files == "fail":
+        problems += [f"{name}: {reason}" for name, reason in cache.bad]
+    readable = Counter(zip(cache.splits, cache.classes, strict=True))
+    for folder, split, name in cache.class_folders:
+        if split == "train" and name not in in_train and config.bad_files == "fail":
+            problems.append(f"{folder}: this class folder holds no readable picture; fill it or remove it")
+        if split != "train" and name not in in_train and readable[split, name]:
+            problems.append(f"{folder}: this class has no training picture; add some or remove the folder")
+    for split in cache.own_splits:
+        if split not in cache.splits:
+            problems.append(f"the {split} folder holds no readable picture; fill it or remove it")
+    if len(in_train) < 2:
+        found = f"one class, {next(iter(in_train))}," if in_train else "no class"
+        problems.append(f"{found} to train on, and a classifier needs two; expected is {EXPECTED_LAYOUT}")
+    if "val" not in cache.own_splits:
+        problems += [
+            f"{name}: one training picture, so none is left for validation; add some or remove the class"
+            for name in sorted(in_train)
+            if in_train[name] == 1
+        ]
+    return problems
+
+
+def _draw_splits(config: DataConfig, cache: Cache) -> list[str]:
+    """The split of each picture: its folder's, or drawn from train, class by class.
+
+    Each class gives the rounded share, at least one picture to each split that is drawn, and keeps at least
+    one; of a class with two, val comes before test. Drawn by the hash of seed and content, not by a random
+    generator: that is the same in every version of numpy, a new file hardly moves the others, and files with
+    the same bytes fall on the same side wherever the share allows it.
+    """
+    splits = list(cache.splits)
+    draw_test = "test" not in cache.own_splits and config.test_fraction > 0
+    draw_val = "val" not in cache.own_splits
+    members: dict[str, list[int]] = {}
+    for index, (name, split) in enumerate(zip(cache.classes, cache.splits, strict=True)):
+        if split == "train" and (draw_test or draw_val):
+            members.setdefault(name, []).append(index)
+    for indices in members.values():
+        indices.sort(key=lambda i: hashlib.sha256(f"{config.split_seed} {cache.sha256[i]}".encode()).digest())
+        num_test = _share(config.test_fraction, len(indices), keep=1 + draw_val) if draw_test else 0
+        num_val = _share(config.val_fraction, len(indices) - num_test, keep=1) if draw_val else 0
+        for index in indices[:num_test]:
+            splits[index] = "test"
+        for index in indices[num_test : num_test + num_val]:
+            splits[index] = "val"
+    return splits
+
+
+def _share(fraction: float, count: int, keep: int) -> int:
+    return min(max(1, int(fraction * count + 0.5)), max(0, count - keep))
+
+
+def _find_duplicates(cache: Cache, splits: list[str]) -> list[Duplicate]:
+    """Pair each file with the first one of the same bytes in another split, and in another class."""
+    found = []
+    first: dict[str, dict[str, dict[str, str]]] = {}
+    for name, sha256, split, class_name in zip(cache.names, cache.sha256, splits, cache.classes, strict=True):
+        same_bytes = first.setdefault(sha256, {"across splits": {}, "across classes": {}})
+        for kind, place in (("across splits", split), ("across classes", class_name)):
+            seen = same_bytes[kind]
+            found += [Duplicate(other, name, kind) for where, other in seen.items() if where != place][:1]
+            seen.setdefault(place, name)
+    return found
+
+
+def _list_digits() -> Listing:
+    from sklearn.datasets import load_digits  # 1 s to import
+
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # [1797, 8, 8] of 0..16
+    pictures = [
+        Picture(f"digits/{i}", str(label), "train", partial(Image.fromarray, image))
+        for i, (image, label) in enumerate(zip(images, digits.target, strict=True))
+    ]
+    return Listing("scikit-learn's digits", pictures, (), ("train",))
+
+
+def _is_torchvisions(folder: Path) -> bool:
+    """Whether torchvision's files lie here, or may be put here: a folder without folders."""
+    known = set(TORCHVISION_FOLDERS.values())
+    if not folder.is_dir():
+        return False
+    folders = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    return folder.name in known or not folders or bool(folders & known)
+
+
+def _list_cifar(source: str, folder: Path | None, downloads: Path) -> Listing:
+    from torchvision import datasets  # and torch with it: 4 s to import
+
+    own_name = TORCHVISION_FOLDERS[source]
+    root = folder or downloads
+    if root.name == own_name:
+        root = root.parent
+    # What the user gave is read and never mended; what was downloaded here may be.
+    download = folder is None or not (root / own_name).is_dir()
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[source]
+    try:
+        parts = {split: kind(root, train=split == "train", download=download) for split in ("train", "test")}
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{source} could not be {'downloaded to' if download else 'read from'} {root} ({error}); give"
+            f" --data DIR, where DIR holds torchvision's {own_name}, or {EXPECTED_LAYOUT}"
+        ) from None
+    pictures = [
+        Picture(f"{source}/{split}/{i:05}", part.classes[label], split, partial(Image.fromarray, image))
+        for split, part in parts.items()
+        for i, (image, label) in enumerate(zip(part.data, part.targets, strict=True))
+    ]
+    return Listing(f"torchvision's {source}", pictures, (), ("train", "test"))

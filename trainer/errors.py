@@ -1,0 +1,40 @@
+"""What can go wrong in training that the user can mend; each message is one sentence with values and cure.
+
+TrainerError
+├── ConfigError      a setting that is unknown, out of range, or does not fit the others
+├── DataError        pictures that are missing, unreadable, or too few
+├── LimitError       no candidate fits the limit
+├── DiskError        no room for a cache or a checkpoint
+├── CheckpointError  a checkpoint that is damaged or belongs to another training
+└── DivergedError    the loss stopped being finite
+"""
+
+from __future__ import annotations
+
+
+class TrainerError(Exception):
+    """Base of every error whose message is written for the user."""
+
+
+class ConfigError(TrainerError):
+    """A setting is unknown, out of range, or does not fit the others."""
+
+
+class DataError(TrainerError):
+    """Pictures are missing, unreadable, or too few."""
+
+
+class LimitError(TrainerError):
+    """No candidate fits the limit."""
+
+
+class DiskError(TrainerError):
+    """There is no room for a cache or a checkpoint."""
+
+
+class CheckpointError(TrainerError):
+    """A checkpoint is damaged or belongs to another training."""
+
+
+class DivergedError(TrainerError):
+    """The loss is no longer finite; training on is pointless."""
