@@ -37,23 +37,32 @@ RunsOption = Annotated[
 StorageOption = Annotated[
     str | None,
     typer.Option(
-        "--storage", envvar="SEARCH_STORAGE", show_envvar=True, help="Database URL. Default: sqlite:///RUNS/search.db"
+        "--storage",
+        envvar="SEARCH_STORAGE",
+        show_envvar=True,
+        help="Database URL. Default: sqlite:///RUNS/search.db",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
-DataOption = Annotated[Path | None, typer.Option("--data", help="Folder with the pictures; remembered in the study.")]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Folder with the pictures; remembered in the study.")
+]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override the study file, e.g. train.epochs=5")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override the study file, e.g. train.epochs=5"),
 ]
 GpusOption = Annotated[
-    str | None, typer.Option("--gpus", help="0,1,2 | all | cpu | cpu:2 (two workers). Default: all GPUs, else cpu.")
+    str | None,
+    typer.Option("--gpus", help="0,1,2 | all | cpu | cpu:2 (two workers). Default: all GPUs, else cpu."),
 ]
 DEFAULT_RUNS = Path("runs")
 
 
 @app.command()
 def launch(
-    study: Annotated[str, typer.Argument(help="Name of a study that comes with the product, or a .toml file.")] = "digits",
+    study: Annotated[
+        str, typer.Argument(help="Name of a study that comes with the product, or a .toml file.")
+    ] = "digits",
     gpus: GpusOption = None,
     data: DataOption = None,
     trials: Annotated[int | None, typer.Option(help="Budget: finished trials in all.")] = None,
@@ -80,15 +89,19 @@ def launch(
     best = snapshot.best
     typer.echo(
         f"study {spec.name!r} has spent its budget of {snapshot.budget} trials ({snapshot.count('PRUNED')} pruned, "
-        f"{snapshot.count('FAIL')} failed); go on with: search launch {study} --trials {2 * snapshot.budget}"
+        f"{snapshot.count('FAIL')} failed); to go on, repeat the command with --trials {2 * snapshot.budget}"
     )
     if best is not None and best.value is not None:
-        typer.echo(f"best: trial {best.number}, {best.value:.2%} on validation; hand it over with: search export-best {spec.name}")
+        typer.echo(
+            f"best: trial {best.number}, {best.value:.2%} on validation; hand it over with: search export-best {spec.name}"
+        )
 
 
 @app.command()
 def check(
-    study: Annotated[str, typer.Argument(help="Name of a study that comes with the product, or a .toml file.")],
+    study: Annotated[
+        str, typer.Argument(help="Name of a study that comes with the product, or a .toml file.")
+    ],
     data: DataOption = None,
     gpus: GpusOption = None,
     assignments: SetOption = None,
@@ -110,8 +123,12 @@ def limit(
     classes: Annotated[int, typer.Option(min=1, help="Outputs of the classifier.")],
     max_params: Annotated[int | None, typer.Option(min=1, help="Largest number of parameters.")] = None,
     max_macs: Annotated[int | None, typer.Option(min=1, help="Largest number of multiply-adds.")] = None,
-    image_size: Annotated[int, typer.Option(min=8, max=1024, help="Pixels; multiply-adds depend on it.")] = 224,
-    width_mult: Annotated[float | None, typer.Option(help="Count this width instead of finding the widest.")] = None,
+    image_size: Annotated[
+        int, typer.Option(min=8, max=1024, help="Pixels; multiply-adds depend on it.")
+    ] = 224,
+    width_mult: Annotated[
+        float | None, typer.Option(help="Count this width instead of finding the widest.")
+    ] = None,
     as_json: JsonOption = False,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
@@ -166,13 +183,17 @@ def dashboard(
 
     from search.dashboard import serve_dashboard
 
-    serve_dashboard(url.render_as_string(hide_password=False), port=port, announce=lambda line: print(line, flush=True))
+    serve_dashboard(
+        url.render_as_string(hide_password=False), port=port, announce=lambda line: print(line, flush=True)
+    )
 
 
 @app.command("export-best")
 def export_best(
     study: StudyArgument = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the export. Default: RUNS/exports/STUDY-TRIAL")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the export. Default: RUNS/exports/STUDY-TRIAL")
+    ] = None,
     gpus: GpusOption = None,
     trial: Annotated[int | None, typer.Option(help="Export this trial instead of the best.")] = None,
     as_json: JsonOption = False,
@@ -208,7 +229,9 @@ def predict(
 
 @app.command()
 def studies(
-    new: Annotated[Path | None, typer.Option("--new", help="Write a commented study file to start from.")] = None,
+    new: Annotated[
+        Path | None, typer.Option("--new", help="Write a commented study file to start from.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the studies that come with the product, or start one of your own."""
@@ -223,8 +246,15 @@ def studies(
         typer.echo(f"wrote {new}; edit it, then: search check {new} --data DIR")
         return
     specs = [shipped.load(name) for name in shipped.names()]
-    rows = [{"name": spec.name, "data": spec.data.source, "model": spec.train.model, "trials": spec.search.trials} for spec in specs]
-    _print({"studies": rows}, lambda answer: "\n".join(_study_line(row) for row in answer["studies"]), as_json=as_json)
+    rows = [
+        {"name": spec.name, "data": spec.data.source, "model": spec.train.model, "trials": spec.search.trials}
+        for spec in specs
+    ]
+    _print(
+        {"studies": rows},
+        lambda answer: "\n".join(_study_line(row) for row in answer["studies"]),
+        as_json=as_json,
+    )
 
 
 def main() -> None:

@@ -115,16 +115,14 @@ class Coordinator:
         """
         self._adopt()
         self._enqueue_known()
-        for worker in range(len(self.workers)):
-            self.pool.start(worker)
         try:
-            while not self.killed:
+            for worker in range(min(len(self.workers), self._left_to_do())):
+                self.pool.start(worker)
+            while self._assign() and not self.killed:
+                self.watch(self.snapshot())
                 for worker, event in self.pool.events(POLL_SECONDS):
                     self._handle(worker, event)
-                busy = self._assign()
-                self.watch(self.snapshot())
-                if not busy:
-                    break
+            self.watch(self.snapshot())
         finally:
             self.pool.close(patience_seconds=0 if self.killed else 5)
         if self.fatal:
@@ -150,7 +148,9 @@ class Coordinator:
             budget=self.spec.search.trials,
             finished=tuple(self.finished.values()),
             workers=tuple(workers),
-            eta_seconds=eta_seconds(self.spec, tuple(self.finished.values()), workers, self._running_seconds()),
+            eta_seconds=eta_seconds(
+                self.spec, tuple(self.finished.values()), workers, self._running_seconds()
+            ),
             stopping=self.stopping,
         )
 
@@ -165,7 +165,9 @@ class Coordinator:
                 self.asked += 1
             if frozen.state == TrialState.RUNNING:
                 self.progress[frozen.number] = _Progress(reported=set(frozen.intermediate_values))
-                self.orphans.append(Trial(self.study, frozen._trial_id))  # no public way to take a trial up again
+                self.orphans.append(
+                    Trial(self.study, frozen._trial_id)
+                )  # no public way to take a trial up again
         if self.orphans:
             numbers = ", ".join(str(trial.number) for trial in self.orphans)
             self.note(f"going on with trial {numbers}, left unfinished by the last launch")
@@ -182,7 +184,9 @@ class Coordinator:
         number = waiting[0].number if waiting else len(self.study.get_trials(deepcopy=False))
         self.study.sampler = build_sampler(self.spec, number)
         trial = self.study.ask(fixed_distributions=self.space)
-        assert trial.number == number, f"asked for trial {number}, got {trial.number}: another process writes here"
+        assert trial.number == number, (
+            f"asked for trial {number}, got {trial.number}: another process writes here"
+        )
         self.asked += 1
         self.progress[number] = _Progress(reported=set())
         return trial
@@ -191,18 +195,15 @@ class Coordinator:
         """Give idle workers something to do; returns whether anyone has something to do."""
         for number, worker in enumerate(self.workers):
             if worker.ready and worker.trial is None and not self.stopping:
-                if self.orphans:
-                    worker.trial = self.orphans.popleft()
-                elif self._has_budget():
-                    worker.trial = self._ask()
-                else:
-                    continue
+                if not self._left_to_do():
+                    break
+                worker.trial = self.orphans.popleft() if self.orphans else self._ask()
                 worker.epoch = None
                 self.pool.send(number, self._assignment(worker.trial))
         if any(worker.trial for worker in self.workers):
             return True
         # Nobody trains: worth waiting only for workers that are still starting and will find something to do.
-        return not self.stopping and (self._has_budget() or bool(self.orphans))
+        return not self.stopping and self._left_to_do() > 0
 
     def _assignment(self, trial: Trial) -> Message:
         config = self.spec.config_for(trial.params, seed_of(self.spec.seed, trial.number))
@@ -216,12 +217,15 @@ class Coordinator:
             "limit": self.spec.limit.model_dump(mode="json"),
         }
 
-    def _has_budget(self) -> bool:
+    def _left_to_do(self) -> int:
+        """Trials that nobody trains and that the budget allows: orphans, and new ones."""
         hours = self.spec.search.hours
         in_time = hours is None or time.monotonic() - self.started < hours * 3600
-        return self.asked < self.spec.search.trials and in_time
+        return len(self.orphans) + (max(0, self.spec.search.trials - self.asked) if in_time else 0)
 
-    def _finish(self, worker: _Worker, state: TrialState, value: float | None = None, reason: str = "") -> None:
+    def _finish(
+        self, worker: _Worker, state: TrialState, value: float | None = None, reason: str = ""
+    ) -> None:
         """Tell Optuna how a trial ended; nothing can be added to it after that."""
         trial = worker.trial
         assert trial is not None
@@ -240,7 +244,9 @@ class Coordinator:
     def _outcome_line(self, view: TrialView) -> str:
         snapshot = self.snapshot()
         best = f"; best {snapshot.best.value:.2%} (trial {snapshot.best.number})" if snapshot.best else ""
-        return f"{view.sentence(self.spec.train.epochs)}; {len(self.finished)} of {snapshot.budget} done{best}"
+        return (
+            f"{view.sentence(self.spec.train.epochs)}; {len(self.finished)} of {snapshot.budget} done{best}"
+        )
 
     # -- what workers say
 
@@ -327,7 +333,9 @@ class Coordinator:
             if self._retries_spent(trial):
                 self._fail(worker, f"the worker ended with {how}: {event.log_tail}")
             else:
-                self.note(f"worker {worker.label} ended with {how}; trial {trial.number} goes on from its last epoch")
+                self.note(
+                    f"worker {worker.label} ended with {how}; trial {trial.number} goes on from its last epoch"
+                )
         self._release(worker)
         worker.ready, worker.device = False, "starting"
         if not self.stopping:
@@ -357,4 +365,8 @@ def best_of(trials: list[FrozenTrial]) -> FrozenTrial | None:
         for trial in trials
         if trial.state == TrialState.COMPLETE and all(excess <= 0 for excess in trial.constraints.values())
     ]
-    return min(feasible, key=lambda trial: (-trial.values[0], trial.user_attrs["num_params"], trial.number), default=None)
+    return min(
+        feasible,
+        key=lambda trial: (-trial.values[0], trial.user_attrs["num_params"], trial.number),
+        default=None,
+    )

@@ -59,6 +59,12 @@ class HeldError(SearchError):
 
     exit_code = 7
 
+    def __init__(self, study: str, owner: str) -> None:
+        super().__init__(
+            f"study {study!r} is in use by {owner}; stop that one first, or launch another study"
+        )
+        self.owner = owner
+
 
 class StudyChanged(SearchError):
     """The study file or the data differ from what the study was begun with."""

@@ -65,6 +65,7 @@ def prepare(spec: StudySpec, runs: Runs, console: Console) -> Prepared:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     ) as bar:
         tasks: dict[str, Any] = {}
 
@@ -117,11 +118,12 @@ def launch(
     with own_study(spec.name, url, runs), storage_errors(url):
         storage = open_storage(url, create=True)
         spec = _with_remembered_data(spec, storage)
-        with Display() as display:
-            prepared = prepare(spec, runs, display.console)
-            study = open_study(spec, storage, prepared.data.content_hash, accept_changes=accept_changes)
-            _check_room(spec, prepared, runs, len(devices))
-            runs.last_study.write_text(spec.name)
+        display = Display()
+        prepared = prepare(spec, runs, display.console)
+        study = open_study(spec, storage, prepared.data.content_hash, accept_changes=accept_changes)
+        _check_room(spec, prepared, runs, len(devices))
+        runs.last_study.write_text(spec.name)
+        with display:
             display.note(opening_line(spec, prepared, devices))
             coordinator = Coordinator(
                 study,
@@ -137,8 +139,8 @@ def launch(
                 finished = coordinator.run()
     if not finished:
         raise Interrupted(
-            f"study {spec.name!r} stopped after {len(coordinator.finished)} of {spec.search.trials} trials, nothing is "
-            f"lost; go on with: search launch {spec.name}",
+            f"study {spec.name!r} stopped with {len(coordinator.finished)} of {spec.search.trials} trials finished; "
+            "nothing is lost, the same command goes on from there",
             at_once=coordinator.killed,
         )
     return coordinator.snapshot()
@@ -146,7 +148,9 @@ def launch(
 
 def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice]) -> str:
     """What is about to be searched, in one line."""
-    counts = ", ".join(f"{len(indices):,} {split}" for split, indices in prepared.data.splits.items() if len(indices))
+    counts = ", ".join(
+        f"{len(indices):,} {split}" for split, indices in prepared.data.splits.items() if len(indices)
+    )
     width = f"; width_mult up to {prepared.width.width_mult:g}" if prepared.width else ""
     where = ", ".join(device.label for device in devices)
     return (
@@ -172,7 +176,9 @@ def _check_room(spec: StudySpec, prepared: Prepared, runs: Runs, workers: int) -
     needed = 3 * workers * CHECKPOINT_BYTES_PER_PARAMETER * prepared.width.size.params
     free = shutil.disk_usage(runs.root).free
     if free < needed:
-        raise DiskError(f"checkpoints need {needed:,} bytes in {runs.root}, {free:,} are free; free some or use --runs")
+        raise DiskError(
+            f"checkpoints need {needed:,} bytes in {runs.root}, {free:,} are free; free some or use --runs"
+        )
 
 
 @contextlib.contextmanager

@@ -48,9 +48,9 @@ class Runs:
         """State of a running trial after its last finished epoch."""
         return self.trial(study, trial) / "checkpoint"
 
-    def final_checkpoint(self, study: str, trial: int) -> Path:
-        """State of the retraining of a trial for its export."""
-        return self.study(study) / "final" / str(trial) / "checkpoint"
+    def final_checkpoint(self, study: str, recipe: str) -> Path:
+        """State of the retraining of a recipe for its export."""
+        return self.study(study) / "final" / recipe / "checkpoint"
 
     def worker_log(self, study: str, worker: int) -> Path:
         """What a worker process prints."""

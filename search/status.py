@@ -11,7 +11,11 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy import URL
 
+from search.paths import Runs
+from search.storage import open_storage, storage_errors
+from search.study import find_study, owner_of
 from studies import StudySpec
 
 STATUS_VERSION = 1
@@ -40,7 +44,9 @@ class TrialView:
         """One line for a log."""
         accuracy = "no epoch finished" if self.value is None else f"{self.value:.2%}"
         why = f" ({self.reason.splitlines()[0]})" if self.reason else ""
-        return f"trial {self.number} {self.state.lower()}, {accuracy} at epoch {self.epochs} of {of_epochs}{why}"
+        return (
+            f"trial {self.number} {self.state.lower()}, {accuracy} at epoch {self.epochs} of {of_epochs}{why}"
+        )
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,11 @@ class Snapshot:
     def best(self) -> TrialView | None:
         """The best completed trial; the smaller model, then the older trial on a tie."""
         complete = [trial for trial in self.finished if trial.state == "COMPLETE" and trial.value is not None]
-        return min(complete, key=lambda trial: (-(trial.value or 0), trial.num_params or 0, trial.number), default=None)
+        return min(
+            complete,
+            key=lambda trial: (-(trial.value or 0), trial.num_params or 0, trial.number),
+            default=None,
+        )
 
     def count(self, state: str) -> int:
         """Finished trials in one of Optuna's states."""
@@ -106,6 +116,18 @@ def eta_seconds(
     to_ask = max(0, spec.search.trials - len(finished) - len(running))
     left = to_ask * mean + sum(max(0.0, mean - seconds) for seconds in running.values())
     return left / len(workers)
+
+
+def read_snapshot(name: str, url: URL, runs: Runs) -> tuple[Snapshot, str | None]:
+    """A study as its database has it, and who is searching it.
+
+    Raises:
+        StorageError: no database, or it cannot be read.
+        UsageError: no such study.
+    """
+    with storage_errors(url):
+        study, spec = find_study(open_storage(url), name)
+        return snapshot_of(spec, study.get_trials(deepcopy=False)), owner_of(name, url, runs)
 
 
 def snapshot_of(spec: StudySpec, trials: list[FrozenTrial]) -> Snapshot:
@@ -162,7 +184,9 @@ def render(snapshot: Snapshot) -> Group:
         trials.add_column(column, justify="left" if column == "state" else "right")
     best = snapshot.best
     for trial in sorted(snapshot.finished, key=lambda trial: trial.number)[-RECENT_TRIALS:]:
-        style = "bold green" if best and trial.number == best.number else "red" if trial.state == "FAIL" else ""
+        style = (
+            "bold green" if best and trial.number == best.number else "red" if trial.state == "FAIL" else ""
+        )
         trials.add_row(
             str(trial.number),
             trial.state.lower(),

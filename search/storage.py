@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import URL, event, make_url
 from sqlalchemy.engine import Engine
@@ -31,11 +32,21 @@ def parse_url(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:
-        raise StorageError("--storage is not a URL; write sqlite:///FILE or postgresql+psycopg://USER@HOST/DB") from error
+        raise StorageError(
+            "--storage is not a URL; write sqlite:///FILE or postgresql+psycopg://USER@HOST/DB"
+        ) from error
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise StorageError(f"--storage {hidden(parsed)}: use sqlite:///FILE or postgresql+psycopg://USER@HOST/DB")
+        raise StorageError(
+            f"--storage {hidden(parsed)}: use sqlite:///FILE or postgresql+psycopg://USER@HOST/DB"
+        )
     if parsed.get_backend_name() == "sqlite" and not parsed.database:
         raise StorageError(f"--storage {hidden(parsed)}: name a file, for example sqlite:///runs/search.db")
+    try:
+        parsed.get_dialect().import_dbapi()
+    except ImportError:
+        raise StorageError(
+            f"--storage {hidden(parsed)}: pip install 'featherweight[postgres]' first"
+        ) from None
     return parsed
 
 
@@ -56,18 +67,25 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
         StorageError: it cannot be reached, or does not exist and ``create`` is off.
     """
     file = sqlite_file(url)
-    with storage_errors(url):
-        if file is None:
-            options = {"connect_timeout": CONNECT_SECONDS, "options": "-c timezone=UTC"}
+    if file is None:
+        options = {"connect_timeout": CONNECT_SECONDS, "options": "-c timezone=UTC"}
+        with storage_errors(url):
             return RDBStorage(_plain(url), engine_kwargs={"connect_args": options, "pool_pre_ping": True})
-        if not create and not file.exists():
-            raise StorageError(f"there is no database {file} yet; start a search first: search launch")
+    if not create and not file.exists():
+        raise StorageError(f"there is no database {file} yet; start a search first: search launch")
+    try:
         file.parent.mkdir(parents=True, exist_ok=True)
         # Processes that create the schema at the same time make one of them fail.
-        with FileLock(f"{file}.lock"):
-            storage = RDBStorage(_plain(url), engine_kwargs={"connect_args": {"timeout": SQLITE_BUSY_SECONDS}})
+        with FileLock(f"{file}.lock"), storage_errors(url):
+            storage = RDBStorage(
+                _plain(url), engine_kwargs={"connect_args": {"timeout": SQLITE_BUSY_SECONDS}}
+            )
             _use_write_ahead_log(storage.engine)
-        return storage
+            return storage
+    except OSError as error:
+        raise StorageError(
+            f"database {file}: {error.strerror}; check that you may write to its folder"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -75,24 +93,21 @@ def storage_errors(url: URL) -> Iterator[None]:
     """Turn what a database raises into one sentence, without its password.
 
     Raises:
-        StorageError: whatever SQLAlchemy or the operating system raised inside.
+        StorageError: whatever SQLAlchemy, or Optuna on its behalf, raised inside.
     """
     try:
         yield
-    except (SQLAlchemyError, OSError, ImportError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+        reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
         if url.password:
             reason = reason.replace(str(url.password), "***")
-        cure = _cure(url, error)
+        cure = (
+            "check that it is a database file, and that you may write to it and its folder"
+            if sqlite_file(url)
+            else "check host, port, user and password, and that the server runs"
+        )
         raise StorageError(f"database {hidden(url)}: {reason}; {cure}") from None
-
-
-def _cure(url: URL, error: Exception) -> str:
-    if isinstance(error, ImportError):
-        return "install the driver: pip install 'featherweight[postgres]'"
-    if url.get_backend_name() == "sqlite":
-        return "check that it is a database file, and that you may write to it and its folder"
-    return "check host, port, user and password, and that the server runs"
 
 
 def _plain(url: URL) -> str:

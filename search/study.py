@@ -22,13 +22,17 @@ from sqlalchemy import URL, create_engine, text
 
 from search.errors import HeldError, StudyChanged, UsageError
 from search.paths import Runs
-from search.storage import sqlite_file, storage_errors
+from search.storage import CONNECT_SECONDS, sqlite_file, storage_errors
 from studies import StudySpec
 from trainer.config import RECIPE_VERSION, nearest
 
 SPEC = "featherweight:study"
 FINGERPRINT = "featherweight:fingerprint"
 """Names of the study attributes in which the coordinator keeps what a later launch and an export need."""
+
+
+LOCK_PATIENCE_SECONDS = 1.0
+"""How long a launch waits for the lock: `search status` takes it for an instant to see whether it is free."""
 
 
 def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
@@ -45,10 +49,14 @@ def build_pruner(spec: StudySpec) -> BasePruner:
     """The study's pruner."""
     search = spec.search
     if search.pruner == "successive_halving":
-        return SuccessiveHalvingPruner(min_resource=search.min_epochs, reduction_factor=search.reduction_factor)
+        return SuccessiveHalvingPruner(
+            min_resource=search.min_epochs, reduction_factor=search.reduction_factor
+        )
     if search.pruner == "hyperband":
         return HyperbandPruner(
-            min_resource=search.min_epochs, max_resource=spec.train.epochs, reduction_factor=search.reduction_factor
+            min_resource=search.min_epochs,
+            max_resource=spec.train.epochs,
+            reduction_factor=search.reduction_factor,
         )
     if search.pruner == "median":
         return MedianPruner(n_startup_trials=search.startup_trials, n_warmup_steps=search.min_epochs - 1)
@@ -67,10 +75,14 @@ def fingerprint(spec: StudySpec, content_hash: str) -> dict[str, Any]:
     """
     return {
         "seed": spec.seed,
-        "data": {"content": content_hash} | spec.data.model_dump(mode="json", exclude={"path", "source", "bad_files"}),
+        "data": {"content": content_hash}
+        | spec.data.model_dump(mode="json", exclude={"path", "source", "bad_files"}),
         "limit": spec.limit.model_dump(mode="json"),
         "train": spec.train.model_dump(mode="json"),
-        "space": {key: axis.model_dump(mode="json") if hasattr(axis, "model_dump") else list(axis) for key, axis in spec.space.items()},
+        "space": {
+            key: axis.model_dump(mode="json") if hasattr(axis, "model_dump") else list(axis)
+            for key, axis in spec.space.items()
+        },
         "recipe_version": RECIPE_VERSION,
     }
 
@@ -106,7 +118,9 @@ def open_study(
     asked = json.loads(json.dumps(fingerprint(spec, content_hash)))
     begun = study.user_attrs.get(FINGERPRINT)
     if begun is None and study.get_trials(deepcopy=False):
-        raise UsageError(f"the database has a study {spec.name!r} made by another program; choose another name")
+        raise UsageError(
+            f"the database has a study {spec.name!r} made by another program; choose another name"
+        )
     changes = differences(begun, asked) if begun is not None else []
     if changes and not accept_changes:
         listed = "\n".join(f"  {line}" for line in changes)
@@ -130,7 +144,9 @@ def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]
     """
     found = optuna.get_all_study_names(storage)
     if name not in found:
-        raise UsageError(f"no study {name!r} in this database; {nearest(name, found) if found else 'it has none yet'}")
+        raise UsageError(
+            f"no study {name!r} in this database; {nearest(name, found) if found else 'it has none yet'}"
+        )
     study = optuna.load_study(study_name=name, storage=storage)
     if SPEC not in study.user_attrs:
         raise UsageError(f"study {name!r} was not made by search launch")
@@ -147,44 +163,49 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[None]:
         HeldError: another process has it; the message says which and since when.
     """
     runs.study(name).mkdir(parents=True, exist_ok=True)
-    file = sqlite_file(url)
     holder = runs.holder(name)
-    with _file_lock(name, file, holder) if file else _advisory_lock(name, url, holder):
-        holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
+    with _lock(name, url, holder, patience_seconds=LOCK_PATIENCE_SECONDS):
+        holder.write_text(
+            f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
+        )
         try:
             yield
         finally:
             holder.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _file_lock(name: str, database: Path, holder: Path) -> Iterator[None]:
-    lock = FileLock(f"{database}.{name}.lock")
+def owner_of(name: str, url: URL, runs: Runs) -> str | None:
+    """Who owns the study now, in words; None if nobody does."""
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise _held(name, holder) from None
-    try:
-        yield
-    finally:
-        lock.release()
+        with _lock(name, url, runs.holder(name), patience_seconds=0):
+            return None
+    except HeldError as held:
+        return held.owner
 
 
 @contextlib.contextmanager
-def _advisory_lock(name: str, url: URL, holder: Path) -> Iterator[None]:
+def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iterator[None]:
+    owner = holder.read_text() if holder.exists() else "another process"
+    file = sqlite_file(url)
+    if file is not None:
+        lock = FileLock(f"{file}.{name}.lock")
+        try:
+            lock.acquire(timeout=patience_seconds)
+        except Timeout:
+            raise HeldError(name, owner) from None
+        try:
+            yield
+        finally:
+            lock.release()
+        return
     with storage_errors(url):
-        connection = create_engine(url).connect()
+        connection = create_engine(url, connect_args={"connect_timeout": CONNECT_SECONDS}).connect()
     with connection:
         key = zlib.crc32(f"featherweight:{name}".encode())
         if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
-            raise _held(name, holder)
+            raise HeldError(name, owner)
         connection.commit()  # the lock is the session's, not the transaction's
         yield
-
-
-def _held(name: str, holder: Path) -> HeldError:
-    who = holder.read_text() if holder.exists() else "another process"
-    return HeldError(f"study {name!r} is being searched by {who}; stop that one first, or launch another study")
 
 
 def _show(value: object) -> str:

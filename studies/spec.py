@@ -121,7 +121,9 @@ class StudySpec(FrozenModel):
         if not problems:
             problems = [text for number in range(len(self.known)) for text in self._recipe_problems(number)]
         if self.search.min_epochs > self.train.epochs:
-            problems.append(f"search.min_epochs = {self.search.min_epochs} exceeds train.epochs = {self.train.epochs}")
+            problems.append(
+                f"search.min_epochs = {self.search.min_epochs} exceeds train.epochs = {self.train.epochs}"
+            )
         if problems:
             raise ValueError("\n  ".join(problems))
         return self
@@ -137,16 +139,23 @@ class StudySpec(FrozenModel):
             if TrainConfig.model_fields[key].annotation not in (int, float):
                 return [f'space.{key}: is no number; list its choices, for example {key} = ["...", "..."]']
             if axis.high is None and key != "width_mult":
-                return [f"space.{key}: high is missing (only width_mult has one by itself: the widest that fits)"]
+                return [
+                    f"space.{key}: high is missing (only width_mult has one by itself: the widest that fits)"
+                ]
             values: tuple[Value | None, ...] = (axis.low, axis.high)
         else:
             if len(axis) == 0 or len(set(axis)) < len(axis):
                 return [f"space.{key} = {list(axis)}: list at least one choice, each once"]
             if key == "width_mult":
-                return ["space.width_mult: give a range, { low = 0.5 }; its upper end is the widest that fits"]
+                return [
+                    "space.width_mult: give a range, { low = 0.5 }; its upper end is the widest that fits"
+                ]
             values = axis
         return [
-            f"space.{key}: {problem}" for value in values if value is not None for problem in self._refusals(key, value)
+            f"space.{key}: {problem}"
+            for value in values
+            if value is not None
+            for problem in self._refusals(key, value)
         ]
 
     def _recipe_problems(self, number: int) -> list[str]:
@@ -156,17 +165,27 @@ class StudySpec(FrozenModel):
             if axis is None:
                 problems.append(f"known[{number}].{key}: is not in the space; {nearest(key, self.space)}")
             elif isinstance(axis, Range):
-                outside = isinstance(value, str) or value < axis.low or (axis.high is not None and value > axis.high)
+                outside = (
+                    isinstance(value, str)
+                    or value < axis.low
+                    or (axis.high is not None and value > axis.high)
+                )
                 if outside:
                     high = "the widest that fits" if axis.high is None else f"{axis.high:g}"
-                    problems.append(f"known[{number}].{key} = {value} is outside the space, {axis.low:g} to {high}")
+                    problems.append(
+                        f"known[{number}].{key} = {value} is outside the space, {axis.low:g} to {high}"
+                    )
             elif value not in axis:
                 problems.append(f"known[{number}].{key} = {value!r} is not among the space's {list(axis)}")
         return problems
 
     def _refusals(self, key: str, value: Value) -> list[str]:
         """What TrainConfig has against ``key = value``, given the fixed recipe."""
-        integral = isinstance(value, float) and TrainConfig.model_fields[key].annotation is int and value == int(value)
+        integral = (
+            isinstance(value, float)
+            and TrainConfig.model_fields[key].annotation is int
+            and value == int(value)
+        )
         try:
             validate(TrainConfig, self.train.model_dump() | {key: int(value) if integral else value}, "")
         except ConfigError as error:

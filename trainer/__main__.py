@@ -43,6 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(options: argparse.Namespace) -> None:
     """Prepare the pictures, train, print."""
+    for assignment in options.set:
+        if not assignment.strip().startswith(("data.", "train.")):
+            raise ConfigError(
+                f"--set {assignment!r}: only data.* and train.* are used here, as in train.epochs=3"
+            )
     data_config, config = read_study(options.study, options.set)
     if options.data:
         data_config = data_config.model_copy(update={"path": options.data})
@@ -52,12 +57,15 @@ def train(options: argparse.Namespace) -> None:
     from trainer.data import prepare_data
     from trainer.device import open_device
     from trainer.fit import fit
+    from trainer.models import count
 
     data = prepare_data(data_config, options.cache)
     device = open_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    size = count(config, len(data.class_names), data_config.image_size)
     if not options.json:
         counts = ", ".join(f"{len(indices):,} {split}" for split, indices in data.splits.items())
-        print(f"{config.model} on {device.name}; {len(data.class_names)} classes, pictures: {counts}")
+        print(f"{config.model}, {size.params:,} parameters, {size.macs:,} multiply-adds, on {device.name}")
+        print(f"{len(data.class_names)} classes, pictures: {counts}")
         print("epoch  train loss  val loss  val accuracy  seconds  images/s")
     for result in fit(config, data, device, checkpoint=options.checkpoint):
         print_epoch(result, as_json=options.json)
@@ -83,7 +91,7 @@ def read_study(path: Path, assignments: list[str]) -> tuple[DataConfig, TrainCon
         values = override(tomllib.loads(path.read_text(encoding="utf-8")), assignments)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     data = validate(DataConfig, values.get("data", {}), f"{path} [data]")
     return data, validate(TrainConfig, values.get("train", {}), f"{path} [train]")

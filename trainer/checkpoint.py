@@ -5,6 +5,7 @@ A file is a 32-byte SHA-256 of the rest, then what torch.save wrote. Nothing loa
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -20,6 +21,8 @@ from trainer.config import EpochResult, TrainConfig
 from trainer.errors import CheckpointError, DiskError
 
 _HASH_BYTES = 32
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a full quota, a limit on a file's size
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Make ``checkpoint`` durable at ``path``; after a crash at any instant the old or the new one is there.
 
     Raises:
-        DiskError: no room; what was there before is untouched.
+        DiskError: no room, or the folder cannot be written to; what was there before is untouched.
     """
     buffer = io.BytesIO()  # torch.save straight to a full disk raises without an errno
     torch.save(
@@ -69,23 +72,29 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         partial.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        partial.unlink(missing_ok=True)
-        raise DiskError(
-            f"no room for a checkpoint of {len(payload):,} bytes in {path.parent}; free some"
-        ) from error
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if error.errno in _NO_ROOM:
+            raise DiskError(
+                f"no room for a checkpoint of {len(payload):,} bytes in {path.parent}; free some"
+            ) from error
+        raise DiskError(f"checkpoint {path} cannot be written: {error.strerror}") from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint | None:
     """The newest whole checkpoint at ``path``: it, else the one before it, else None where there never was one.
 
     A damaged file is set aside as ``*.damaged`` with a warning.
+
+    Raises:
+        CheckpointError: a file that the system does not let this process read; it may be whole, so it stays.
     """
     for candidate in (path, _previous(path)):
         if candidate.exists():
             try:
                 return _read(candidate)
+            except OSError as error:
+                raise CheckpointError(f"checkpoint {candidate} cannot be opened: {error.strerror}") from error
             except CheckpointError as error:
                 aside = candidate.with_suffix(".damaged")
                 candidate.replace(aside)

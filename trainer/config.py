@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -169,7 +170,7 @@ def override(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, An
     Raises:
         ConfigError: an assignment without "=" or through a key that is no table.
     """
-    values = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    values = copy.deepcopy(values)
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator or not key.strip():

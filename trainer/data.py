@@ -133,11 +133,10 @@ def read_picture(source: bytes | Image.Image, config: DataConfig) -> NDArray[np.
     """One picture as [S, S, 3] RGB, upright, resized and cropped.
 
     For a plain RGB picture these are, bit for bit, the pixels that timm's ``create_transform`` makes before
-    it normalises, with crop_pct 1.0 and crop_mode "center" (resize = "crop") or "squash"; only strips of more
-    than 64:1 are cropped before they are resized. Alpha is dropped, as timm's own loader does. Of an animation
-    it is the first frame. Gray of more than 8 bits is scaled, not clipped: integers from 0..65535, floats from
-    0..1, 0..255 or 0..65535, the first that holds the picture, and values outside of these from the picture's
-    own minimum and maximum.
+    it normalises, with crop_pct 1.0 and crop_mode "center" (resize = "crop") or "squash"; only strips of
+    more than 64:1 are cropped before they are resized. Alpha is dropped, as timm's own loader does. The first
+    frame stands for an animation. Gray of more than 8 bits is scaled, not clipped: from 0..1 (floats only),
+    0..255 or 0..65535, the first that holds the picture, and else from its own minimum and maximum.
 
     From one thread at a time: it silences Pillow's warnings, whose filters belong to the whole process.
 
@@ -181,7 +180,8 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
         low, high = float(values.min()), float(values.max())
         if not np.isfinite(high - low):
             raise DataError("holds values that are not finite")
-        for full_scale in (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,):
+        full_scales = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        for full_scale in full_scales:
             if low >= 0 and high <= full_scale:
                 low, high = 0.0, full_scale
                 break

@@ -60,7 +60,9 @@ def fit(
     history: list[EpochResult] = []
     resumed = load_checkpoint(checkpoint) if checkpoint else None
     if resumed is not None:
-        if resumed.config != config or resumed.data_hash != data.content_hash:
+        # Compared as JSON, which knows no tuples: what was saved is lists, in albumentations' arguments for one.
+        same_candidate = resumed.config.model_dump_json() == config.model_dump_json()
+        if not same_candidate or resumed.data_hash != data.content_hash:
             raise CheckpointError(
                 f"{checkpoint} belongs to another candidate or other pictures; remove it or rename it"
             )
@@ -82,7 +84,8 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step, steps_per_epoch)
             chosen = order[batch * batch_size : (batch + 1) * batch_size]
-            images = augment(data.images[chosen], config.seed, epoch, batch)
+            # From 1, as numpy pads seeds with zeros: (seed, epoch, 0) would draw what the order was drawn from.
+            images = augment(data.images[chosen], config.seed, epoch, batch + 1)
             labels = device.copy(data.labels[chosen])
             with device.autocast(config):
                 logits = model(images)
@@ -101,7 +104,8 @@ def fit(
         metrics = measure(logits, data.labels[data.splits["val"]])
         if not (math.isfinite(train_loss) and math.isfinite(metrics.loss)):
             raise DivergedError(
-                f"the loss of epoch {epoch} is {train_loss}; try a lower lr than {config.lr:g}"
+                f"epoch {epoch} has a training loss of {train_loss:g} and a validation loss of {metrics.loss:g};"
+                f" try a lower lr than {config.lr:g}"
             )
         history.append(
             EpochResult(

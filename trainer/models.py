@@ -14,6 +14,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainer.config import ModelSize, TrainConfig, nearest
 from trainer.errors import ConfigError
 
+RESERVED_ARGS = {
+    **dict.fromkeys(("num_classes", "in_chans"), "comes from the pictures"),
+    **dict.fromkeys(("pretrained", "checkpoint_path"), "is not allowed; training starts from random weights"),
+    **dict.fromkeys(("pretrained_cfg", "pretrained_cfg_overlay"), "is written by the export"),
+    **dict.fromkeys(("features_only",), "leaves no classifier"),
+    **dict.fromkeys(("width_mult", "channels"), "is set by width_mult beside model_args"),
+    **dict.fromkeys(("drop_rate",), "is set by dropout beside model_args"),
+}
+"""Arguments of ``timm.create_model`` that ``model_args`` may not hold: each would be ignored, or break the promise
+that a candidate is a classifier of these pictures, trained from random weights."""
+
 RESNET_CHANNELS = (64, 128, 256, 512)
 """Channels of a ResNet's four stages at width_mult 1 (He et al., 2015, table 1)."""
 
@@ -29,17 +40,15 @@ def timm_args(config: TrainConfig, image_size: int) -> dict[str, Any]:
     They are all that an export needs to come back through stock timm.
 
     Raises:
-        ConfigError: unknown model name, or a width for a family that has none.
+        ConfigError: unknown model name, a reserved argument, or a width for a family that has none.
     """
     if config.model not in timm.list_models():
         raise ConfigError(
             f"model = {config.model!r} is not a timm model; {nearest(config.model, timm.list_models())}"
         )
-    if reserved := config.model_args.keys() & {"num_classes", "pretrained", "width_mult", "drop_rate"}:
-        raise ConfigError(
-            f"model_args: leave out {', '.join(sorted(reserved))}; classes come from the data, nothing is pretrained, "
-            "and width_mult and dropout are settings of their own"
-        )
+    if reserved := sorted(config.model_args.keys() & RESERVED_ARGS.keys()):
+        reasons = ", ".join(f"{name} {RESERVED_ARGS[name]}" for name in reserved)
+        raise ConfigError(f"model_args: leave out {', '.join(reserved)}: {reasons}")
     args: dict[str, Any] = dict(config.model_args)
     if _is_rexnet(config.model):
         args["width_mult"] = config.width_mult
@@ -74,8 +83,9 @@ def build_model(
     try:
         with torch.device(device):
             return timm.create_model(config.model, pretrained=False, num_classes=num_classes, **args)  # type: ignore[no-any-return]
-    except (TypeError, ValueError, AssertionError) as error:
-        raise ConfigError(f"{config.model} cannot be built with {args}: {error}") from error
+    except (TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
+        reason = str(error) or type(error).__name__
+        raise ConfigError(f"{config.model} cannot be built with {args}: {reason}") from error
 
 
 def count(config: TrainConfig, num_classes: int, image_size: int) -> ModelSize:

@@ -338,7 +338,7 @@ def test_a_scan_opens_no_file_and_follows_links_but_not_in_circles(tmp_path: Pat
     }
 
 
-def test_a_worker_opens_sixty_thousand_pictures_in_two_seconds(tmp_path: Path) -> None:
+def test_a_worker_opens_sixty_thousand_pictures_in_seconds(tmp_path: Path) -> None:
     """The cache is made by hand, since decoding as many pictures takes a minute."""
     count = 60_000
     cache = tmp_path / "many-8px-0123456789ab"
@@ -359,5 +359,5 @@ def test_a_worker_opens_sixty_thousand_pictures_in_two_seconds(tmp_path: Path) -
     assert len(open_cache(cache).names) == count
     started = time.process_time()
     data = open_data(DataConfig(image_size=8), cache)
-    assert time.process_time() - started < 2  # 0.6 s where it was written; the rest is for slower machines
+    assert time.process_time() - started < 4  # 0.9 s where it was written; the rest is for slower machines
     assert len(data.splits["val"]) == count // 10

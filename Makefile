@@ -1,0 +1,31 @@
+# Two commands do all set-up on a fresh machine with Python 3.11 or newer, pip and make:
+#   make demo    a search on the built-in digits, on the CPU, to an export
+#   make test    the whole suite
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo check test format
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/search launch digits --gpus cpu:2 --runs runs/demo
+	$(BIN)/search export-best digits --gpus cpu --runs runs/demo
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup
+	$(BIN)/python -m pytest
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .

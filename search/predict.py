@@ -1,0 +1,94 @@
+"""Classify pictures with an export: ONNX Runtime and the preprocessing its config.json names. No torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from search.errors import UsageError
+from trainer.config import DataConfig
+from trainer.data import read_picture
+from trainer.errors import DataError
+
+
+def predict(export: Path, pictures: list[Path], top: int = 5) -> dict[str, Any]:
+    """The most likely classes of each picture.
+
+    Args:
+        export: folder that ``search export-best`` wrote.
+        pictures: files.
+        top: classes per picture.
+
+    Returns:
+        {"predictions": [{"picture", "classes": [{"name", "probability"}, ...]}, ...]}, likeliest first.
+
+    Raises:
+        UsageError: no export there.
+        DataError: pictures that cannot be read, all of them listed.
+    """
+    config = _read_config(export)
+    batch = _read_pictures(pictures, config["pretrained_cfg"])
+    session = onnxruntime.InferenceSession(export / "model.onnx", providers=["CPUExecutionProvider"])
+    logits = session.run(["logits"], {"pictures": batch})[0]
+    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    names = config["label_names"]
+    answers = []
+    for picture, row in zip(pictures, probabilities, strict=True):
+        likeliest = np.argsort(-row)[:top]
+        classes = [{"name": names[index], "probability": round(float(row[index]), 6)} for index in likeliest]
+        answers.append({"picture": str(picture), "classes": classes})
+    return {"predictions": answers}
+
+
+def render(answer: dict[str, Any]) -> Any:
+    """A table per picture."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("picture", "class", "probability"):
+        table.add_column(column, justify="right" if column == "probability" else "left", overflow="fold")
+    for prediction in answer["predictions"]:
+        for rank, found in enumerate(prediction["classes"]):
+            first = prediction["picture"] if rank == 0 else ""
+            table.add_row(first, found["name"], f"{found['probability']:.2%}", style="" if rank else "bold")
+    return table
+
+
+def _read_config(export: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((export / "config.json").read_text(encoding="utf-8"))
+        return {key: config[key] for key in ("pretrained_cfg", "label_names")}
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"{export} is no export (no usable config.json); give a folder that export-best wrote"
+        ) from error
+
+
+def _read_pictures(files: list[Path], preprocessing: dict[str, Any]) -> NDArray[np.float32]:
+    """[n, 3, size, size], normalised; through the very function that read the training pictures."""
+    config = DataConfig(
+        image_size=preprocessing["input_size"][-1],
+        resize="squash" if preprocessing["crop_mode"] == "squash" else "crop",
+        interpolation=preprocessing["interpolation"],
+    )
+    pictures, problems = [], []
+    for file in files:
+        try:
+            pictures.append(read_picture(file.read_bytes(), config))
+        except (OSError, DataError) as error:
+            problems.append(
+                f"  {file}: {error.strerror if isinstance(error, OSError) and error.strerror else error}"
+            )
+    if problems:
+        raise DataError("these pictures cannot be read:\n" + "\n".join(problems))
+    scaled = np.stack(pictures).astype(np.float32) / 255
+    normalised = (scaled - np.array(preprocessing["mean"], np.float32)) / np.array(
+        preprocessing["std"], np.float32
+    )
+    return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
