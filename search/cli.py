@@ -44,9 +44,7 @@ StorageOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
-DataOption = Annotated[
-    Path | None, typer.Option("--data", help="Folder with the pictures; remembered in the study.")
-]
+DataOption = Annotated[Path | None, typer.Option("--data", help="Folder with the pictures; remembered in the study.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override the study file, e.g. train.epochs=5"),
@@ -99,9 +97,7 @@ def launch(
 
 @app.command()
 def check(
-    study: Annotated[
-        str, typer.Argument(help="Name of a study that comes with the product, or a .toml file.")
-    ],
+    study: Annotated[str, typer.Argument(help="Name of a study that comes with the product, or a .toml file.")],
     data: DataOption = None,
     gpus: GpusOption = None,
     assignments: SetOption = None,
@@ -123,12 +119,8 @@ def limit(
     classes: Annotated[int, typer.Option(min=1, help="Outputs of the classifier.")],
     max_params: Annotated[int | None, typer.Option(min=1, help="Largest number of parameters.")] = None,
     max_macs: Annotated[int | None, typer.Option(min=1, help="Largest number of multiply-adds.")] = None,
-    image_size: Annotated[
-        int, typer.Option(min=8, max=1024, help="Pixels; multiply-adds depend on it.")
-    ] = 224,
-    width_mult: Annotated[
-        float | None, typer.Option(help="Count this width instead of finding the widest.")
-    ] = None,
+    image_size: Annotated[int, typer.Option(min=8, max=1024, help="Pixels; multiply-adds depend on it.")] = 224,
+    width_mult: Annotated[float | None, typer.Option(help="Count this width instead of finding the widest.")] = None,
     as_json: JsonOption = False,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
@@ -183,17 +175,13 @@ def dashboard(
 
     from search.dashboard import serve_dashboard
 
-    serve_dashboard(
-        url.render_as_string(hide_password=False), port=port, announce=lambda line: print(line, flush=True)
-    )
+    serve_dashboard(url.render_as_string(hide_password=False), port=port, announce=lambda line: print(line, flush=True))
 
 
 @app.command("export-best")
 def export_best(
     study: StudyArgument = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the export. Default: RUNS/exports/STUDY-TRIAL")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the export. Default: RUNS/exports/STUDY-TRIAL")] = None,
     gpus: GpusOption = None,
     trial: Annotated[int | None, typer.Option(help="Export this trial instead of the best.")] = None,
     as_json: JsonOption = False,
@@ -229,9 +217,7 @@ def predict(
 
 @app.command()
 def studies(
-    new: Annotated[
-        Path | None, typer.Option("--new", help="Write a commented study file to start from.")
-    ] = None,
+    new: Annotated[Path | None, typer.Option("--new", help="Write a commented study file to start from.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the studies that come with the product, or start one of your own."""

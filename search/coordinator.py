@@ -148,9 +148,7 @@ class Coordinator:
             budget=self.spec.search.trials,
             finished=tuple(self.finished.values()),
             workers=tuple(workers),
-            eta_seconds=eta_seconds(
-                self.spec, tuple(self.finished.values()), workers, self._running_seconds()
-            ),
+            eta_seconds=eta_seconds(self.spec, tuple(self.finished.values()), workers, self._running_seconds()),
             stopping=self.stopping,
         )
 
@@ -165,9 +163,7 @@ class Coordinator:
                 self.asked += 1
             if frozen.state == TrialState.RUNNING:
                 self.progress[frozen.number] = _Progress(reported=set(frozen.intermediate_values))
-                self.orphans.append(
-                    Trial(self.study, frozen._trial_id)
-                )  # no public way to take a trial up again
+                self.orphans.append(Trial(self.study, frozen._trial_id))  # no public way to take a trial up again
         if self.orphans:
             numbers = ", ".join(str(trial.number) for trial in self.orphans)
             self.note(f"going on with trial {numbers}, left unfinished by the last launch")
@@ -184,9 +180,7 @@ class Coordinator:
         number = waiting[0].number if waiting else len(self.study.get_trials(deepcopy=False))
         self.study.sampler = build_sampler(self.spec, number)
         trial = self.study.ask(fixed_distributions=self.space)
-        assert trial.number == number, (
-            f"asked for trial {number}, got {trial.number}: another process writes here"
-        )
+        assert trial.number == number, f"asked for trial {number}, got {trial.number}: another process writes here"
         self.asked += 1
         self.progress[number] = _Progress(reported=set())
         return trial
@@ -223,9 +217,7 @@ class Coordinator:
         in_time = hours is None or time.monotonic() - self.started < hours * 3600
         return len(self.orphans) + (max(0, self.spec.search.trials - self.asked) if in_time else 0)
 
-    def _finish(
-        self, worker: _Worker, state: TrialState, value: float | None = None, reason: str = ""
-    ) -> None:
+    def _finish(self, worker: _Worker, state: TrialState, value: float | None = None, reason: str = "") -> None:
         """Tell Optuna how a trial ended; nothing can be added to it after that."""
         trial = worker.trial
         assert trial is not None
@@ -244,9 +236,7 @@ class Coordinator:
     def _outcome_line(self, view: TrialView) -> str:
         snapshot = self.snapshot()
         best = f"; best {snapshot.best.value:.2%} (trial {snapshot.best.number})" if snapshot.best else ""
-        return (
-            f"{view.sentence(self.spec.train.epochs)}; {len(self.finished)} of {snapshot.budget} done{best}"
-        )
+        return f"{view.sentence(self.spec.train.epochs)}; {len(self.finished)} of {snapshot.budget} done{best}"
 
     # -- what workers say
 
@@ -333,9 +323,7 @@ class Coordinator:
             if self._retries_spent(trial):
                 self._fail(worker, f"the worker ended with {how}: {event.log_tail}")
             else:
-                self.note(
-                    f"worker {worker.label} ended with {how}; trial {trial.number} goes on from its last epoch"
-                )
+                self.note(f"worker {worker.label} ended with {how}; trial {trial.number} goes on from its last epoch")
         self._release(worker)
         worker.ready, worker.device = False, "starting"
         if not self.stopping:

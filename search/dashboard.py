@@ -78,9 +78,7 @@ def serve_dashboard(storage_url: str, *, port: int = 8080, announce: Callable[[s
     try:
         listener = socket.create_server((LOOPBACK, port))
     except PermissionError:
-        raise UsageError(
-            f"port {port} is reserved for the system; choose one above 1023 with --port"
-        ) from None
+        raise UsageError(f"port {port} is reserved for the system; choose one above 1023 with --port") from None
     except OSError:
         raise UsageError(f"port {port} is taken; choose another with --port") from None
 
@@ -137,18 +135,12 @@ class ReadOnlyDatabase:
         if url.get_backend_name() == "sqlite":
             name = url.database or ":memory:"
             if ":memory:" in name or url.query.get("mode") == "memory":
-                raise UsageError(
-                    "a database in memory cannot be watched from another process; use sqlite:///FILE"
-                )
-            self.path = Path(
-                unquote(name.removeprefix("file:")) if name.startswith("file:") else name
-            ).absolute()
+                raise UsageError("a database in memory cannot be watched from another process; use sqlite:///FILE")
+            self.path = Path(unquote(name.removeprefix("file:")) if name.startswith("file:") else name).absolute()
             self.name = str(self.path)
             # Quoted once for SQLite's own URI, so that a ? or # in a folder's name stays a letter;
             # URL quotes once more. mode=ro also keeps a reader from creating an empty database.
-            url = URL.create(
-                "sqlite", database=f"file:{quote(self.name)}", query={"mode": "ro", "uri": "true"}
-            )
+            url = URL.create("sqlite", database=f"file:{quote(self.name)}", query={"mode": "ro", "uri": "true"})
             connect_args = {"timeout": CONNECT_TIMEOUT_SECONDS}
         elif url.get_backend_name() == "postgresql":
             self.name = "The Postgres database"
@@ -206,9 +198,7 @@ class ReadOnlyDatabase:
         if self.path is None:
             return NotReadyError(f"{self.name} does not answer, or refuses this user.")
         cause = error if isinstance(error, SQLAlchemyError) else error.__cause__
-        return NotReadyError(
-            f"{self.name} cannot be read ({getattr(cause, 'orig', None) or 'no reason given'})."
-        )
+        return NotReadyError(f"{self.name} cannot be read ({getattr(cause, 'orig', None) or 'no reason given'}).")
 
 
 class Front:
@@ -227,13 +217,9 @@ class Front:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
 
-        def start(
-            status: str, headers: list[tuple[str, str]], exc_info: Any = None
-        ) -> Callable[[bytes], object]:
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
             # Artifacts answer `Access-Control-Allow-Origin: *`: any page in the same browser could read them.
-            kept = [
-                (name, value) for name, value in headers if not name.lower().startswith("access-control-")
-            ]
+            kept = [(name, value) for name, value in headers if not name.lower().startswith("access-control-")]
             return start_response(status, [*kept, *SECURITY_HEADERS], exc_info)
 
         # A foreign page whose name resolves to 127.0.0.1 (DNS rebinding) still sends its own name as Host.

@@ -40,9 +40,7 @@ def parse_devices(text: str | None) -> list[WorkerDevice]:
     kind, _, number = text.strip().partition(":")
     if kind == "cpu":
         if number and not (number.isdigit() and 1 <= int(number) <= cores):
-            raise UsageError(
-                f"--gpus {text}: write cpu:N with N from 1 to {cores}, the cores of this machine"
-            )
+            raise UsageError(f"--gpus {text}: write cpu:N with N from 1 to {cores}, the cores of this machine")
         return _cpus(int(number or 1), cores)
     there = visible_gpus()
     if not there:

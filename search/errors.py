@@ -60,9 +60,7 @@ class HeldError(SearchError):
     exit_code = 7
 
     def __init__(self, study: str, owner: str) -> None:
-        super().__init__(
-            f"study {study!r} is in use by {owner}; stop that one first, or launch another study"
-        )
+        super().__init__(f"study {study!r} is in use by {owner}; stop that one first, or launch another study")
         self.owner = owner
 
 

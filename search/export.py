@@ -147,14 +147,10 @@ def prove(folder: Path, spec: StudySpec, data: Dataset, console: Console) -> dic
         spec.data.model_dump_json(),
     ]
     with console.status("proving the export in a clean process"):
-        process = subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-        )
+        process = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
     if process.returncode != 0:
         reason = (process.stderr.strip() or f"it ended with code {process.returncode}").splitlines()[-1]
-        raise ProofFailed(
-            f"the export failed its proof: {reason}; it was not put in place, look at it in {folder}"
-        )
+        raise ProofFailed(f"the export failed its proof: {reason}; it was not put in place, look at it in {folder}")
     answer: dict[str, Any] = json.loads(process.stdout)
     return answer
 
@@ -172,17 +168,13 @@ def render(metrics: dict[str, Any]) -> str:
     )
 
 
-def _final_checkpoint(
-    runs: Runs, spec: StudySpec, trial: FrozenTrial, config: TrainConfig, data: Dataset
-) -> Path:
+def _final_checkpoint(runs: Runs, spec: StudySpec, trial: FrozenTrial, config: TrainConfig, data: Dataset) -> Path:
     """One per final recipe, so that a changed one starts anew and the same one is never trained twice."""
     identity = hashlib.sha256(f"{config.model_dump_json()}{data.fingerprint}".encode()).hexdigest()[:8]
     return runs.final_checkpoint(spec.name, f"{trial.number}-{identity}")
 
 
-def _retrain(
-    config: TrainConfig, data: Dataset, worker: WorkerDevice, checkpoint: Path, console: Console
-) -> None:
+def _retrain(config: TrainConfig, data: Dataset, worker: WorkerDevice, checkpoint: Path, console: Console) -> None:
     """Train from scratch at full length, or go on where an interrupted export stopped."""
     if worker.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = worker.visible  # before torch is imported
@@ -224,7 +216,7 @@ def _write(
     model.load_state_dict(trained.model)
     timm.models.save_for_hf(
         model,
-        folder,
+        str(folder),
         model_config={"label_names": list(data.class_names)},
         model_args=timm_args(config, spec.data.image_size),
         safe_serialization=True,
@@ -301,8 +293,7 @@ def _write(
             "pictures": {name: len(indices) for name, indices in data.splits.items()},
         },
         "versions": {
-            name: version(name)
-            for name in ("featherweight", "torch", "timm", "optuna", "onnx", "onnxruntime")
+            name: version(name) for name in ("featherweight", "torch", "timm", "optuna", "onnx", "onnxruntime")
         },
     }
     (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")  # the proof compares with it
@@ -350,11 +341,7 @@ def _record_opening(study: optuna.Study, trial: FrozenTrial, weights: str) -> in
 
 
 def _check_target(target: Path) -> None:
-    if (
-        target.exists()
-        and not (target / "metrics.json").exists()
-        and (not target.is_dir() or any(target.iterdir()))
-    ):
+    if target.exists() and not (target / "metrics.json").exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"--out {target} exists and is no export; choose another folder")
 
 

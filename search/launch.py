@@ -148,9 +148,7 @@ def launch(
 
 def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice]) -> str:
     """What is about to be searched, in one line."""
-    counts = ", ".join(
-        f"{len(indices):,} {split}" for split, indices in prepared.data.splits.items() if len(indices)
-    )
+    counts = ", ".join(f"{len(indices):,} {split}" for split, indices in prepared.data.splits.items() if len(indices))
     width = f"; width_mult up to {prepared.width.width_mult:g}" if prepared.width else ""
     where = ", ".join(device.label for device in devices)
     return (
@@ -176,9 +174,7 @@ def _check_room(spec: StudySpec, prepared: Prepared, runs: Runs, workers: int) -
     needed = 3 * workers * CHECKPOINT_BYTES_PER_PARAMETER * prepared.width.size.params
     free = shutil.disk_usage(runs.root).free
     if free < needed:
-        raise DiskError(
-            f"checkpoints need {needed:,} bytes in {runs.root}, {free:,} are free; free some or use --runs"
-        )
+        raise DiskError(f"checkpoints need {needed:,} bytes in {runs.root}, {free:,} are free; free some or use --runs")
 
 
 @contextlib.contextmanager

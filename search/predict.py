@@ -82,13 +82,9 @@ def _read_pictures(files: list[Path], preprocessing: dict[str, Any]) -> NDArray[
         try:
             pictures.append(read_picture(file.read_bytes(), config))
         except (OSError, DataError) as error:
-            problems.append(
-                f"  {file}: {error.strerror if isinstance(error, OSError) and error.strerror else error}"
-            )
+            problems.append(f"  {file}: {error.strerror if isinstance(error, OSError) and error.strerror else error}")
     if problems:
         raise DataError("these pictures cannot be read:\n" + "\n".join(problems))
     scaled = np.stack(pictures).astype(np.float32) / 255
-    normalised = (scaled - np.array(preprocessing["mean"], np.float32)) / np.array(
-        preprocessing["std"], np.float32
-    )
+    normalised = (scaled - np.array(preprocessing["mean"], np.float32)) / np.array(preprocessing["std"], np.float32)
     return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))

@@ -63,16 +63,14 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset) -> dict[str, Any
     """
     card = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     evaluation = card["evaluation"]
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     params = sum(parameter.numel() for parameter in model.parameters())
     _same("parameters", params, card["model"]["num_params"])
     if card["limit"]["params"] is not None and params > card["limit"]["params"]:
-        raise Difference(
-            f"the model has {params:,} parameters, over the limit of {card['limit']['params']:,}"
-        )
+        raise Difference(f"the model has {params:,} parameters, over the limit of {card['limit']['params']:,}")
     _same(
         "class names",
-        list(model.pretrained_cfg.get("label_names") or _label_names(folder)),
+        _label_names(folder),
         list(data.class_names),
     )
 
@@ -94,9 +92,7 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset) -> dict[str, Any
         difference = float(np.abs(logits - reference).max())
         worst = max(worst, difference)
         if not difference <= MAX_LOGIT_DIFFERENCE:
-            raise Difference(
-                f"{name}'s logits differ by {difference:.1e}, more than {MAX_LOGIT_DIFFERENCE:.0e}"
-            )
+            raise Difference(f"{name}'s logits differ by {difference:.1e}, more than {MAX_LOGIT_DIFFERENCE:.0e}")
         _same(f"accuracy through {name}", float((logits.argmax(1) == labels).mean()), evaluation["accuracy"])
     answer: dict[str, Any] = {"num_params": params, "max_logit_difference": worst, "stranger_accuracy": None}
 
@@ -104,9 +100,7 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset) -> dict[str, Any
         transform = timm.data.create_transform(**preprocessing)
 
         def raw(start: int) -> Pictures:
-            files = [
-                Path(data_config.path or "") / data.names[index] for index in indices[start : start + BATCH]
-            ]
+            files = [Path(data_config.path or "") / data.names[index] for index in indices[start : start + BATCH]]
             return torch.stack([transform(Image.open(file).convert("RGB")) for file in files]).numpy()
 
         forward = _torch_forward(model)

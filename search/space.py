@@ -36,9 +36,7 @@ def distributions(spec: StudySpec, width: Width | None) -> dict[str, BaseDistrib
         else:
             assert axis.high is not None  # StudySpec allows none for width_mult alone
             if TrainConfig.model_fields[key].annotation is int:
-                space[key] = IntDistribution(
-                    int(axis.low), int(axis.high), log=axis.log, step=int(axis.step or 1)
-                )
+                space[key] = IntDistribution(int(axis.low), int(axis.high), log=axis.log, step=int(axis.step or 1))
             else:
                 space[key] = FloatDistribution(axis.low, axis.high, log=axis.log, step=axis.step)
     _check_known(spec, width)

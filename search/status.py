@@ -44,9 +44,7 @@ class TrialView:
         """One line for a log."""
         accuracy = "no epoch finished" if self.value is None else f"{self.value:.2%}"
         why = f" ({self.reason.splitlines()[0]})" if self.reason else ""
-        return (
-            f"trial {self.number} {self.state.lower()}, {accuracy} at epoch {self.epochs} of {of_epochs}{why}"
-        )
+        return f"trial {self.number} {self.state.lower()}, {accuracy} at epoch {self.epochs} of {of_epochs}{why}"
 
 
 @dataclass(frozen=True)
@@ -184,9 +182,7 @@ def render(snapshot: Snapshot) -> Group:
         trials.add_column(column, justify="left" if column == "state" else "right")
     best = snapshot.best
     for trial in sorted(snapshot.finished, key=lambda trial: trial.number)[-RECENT_TRIALS:]:
-        style = (
-            "bold green" if best and trial.number == best.number else "red" if trial.state == "FAIL" else ""
-        )
+        style = "bold green" if best and trial.number == best.number else "red" if trial.state == "FAIL" else ""
         trials.add_row(
             str(trial.number),
             trial.state.lower(),

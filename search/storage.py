@@ -36,17 +36,13 @@ def parse_url(url: str) -> URL:
             "--storage is not a URL; write sqlite:///FILE or postgresql+psycopg://USER@HOST/DB"
         ) from error
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise StorageError(
-            f"--storage {hidden(parsed)}: use sqlite:///FILE or postgresql+psycopg://USER@HOST/DB"
-        )
+        raise StorageError(f"--storage {hidden(parsed)}: use sqlite:///FILE or postgresql+psycopg://USER@HOST/DB")
     if parsed.get_backend_name() == "sqlite" and not parsed.database:
         raise StorageError(f"--storage {hidden(parsed)}: name a file, for example sqlite:///runs/search.db")
     try:
         parsed.get_dialect().import_dbapi()
     except ImportError:
-        raise StorageError(
-            f"--storage {hidden(parsed)}: pip install 'featherweight[postgres]' first"
-        ) from None
+        raise StorageError(f"--storage {hidden(parsed)}: pip install 'featherweight[postgres]' first") from None
     return parsed
 
 
@@ -77,15 +73,11 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
         file.parent.mkdir(parents=True, exist_ok=True)
         # Processes that create the schema at the same time make one of them fail.
         with FileLock(f"{file}.lock"), storage_errors(url):
-            storage = RDBStorage(
-                _plain(url), engine_kwargs={"connect_args": {"timeout": SQLITE_BUSY_SECONDS}}
-            )
+            storage = RDBStorage(_plain(url), engine_kwargs={"connect_args": {"timeout": SQLITE_BUSY_SECONDS}})
             _use_write_ahead_log(storage.engine)
             return storage
     except OSError as error:
-        raise StorageError(
-            f"database {file}: {error.strerror}; check that you may write to its folder"
-        ) from error
+        raise StorageError(f"database {file}: {error.strerror}; check that you may write to its folder") from error
 
 
 @contextlib.contextmanager

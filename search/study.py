@@ -49,9 +49,7 @@ def build_pruner(spec: StudySpec) -> BasePruner:
     """The study's pruner."""
     search = spec.search
     if search.pruner == "successive_halving":
-        return SuccessiveHalvingPruner(
-            min_resource=search.min_epochs, reduction_factor=search.reduction_factor
-        )
+        return SuccessiveHalvingPruner(min_resource=search.min_epochs, reduction_factor=search.reduction_factor)
     if search.pruner == "hyperband":
         return HyperbandPruner(
             min_resource=search.min_epochs,
@@ -75,8 +73,7 @@ def fingerprint(spec: StudySpec, content_hash: str) -> dict[str, Any]:
     """
     return {
         "seed": spec.seed,
-        "data": {"content": content_hash}
-        | spec.data.model_dump(mode="json", exclude={"path", "source", "bad_files"}),
+        "data": {"content": content_hash} | spec.data.model_dump(mode="json", exclude={"path", "source", "bad_files"}),
         "limit": spec.limit.model_dump(mode="json"),
         "train": spec.train.model_dump(mode="json"),
         "space": {
@@ -118,15 +115,13 @@ def open_study(
     asked = json.loads(json.dumps(fingerprint(spec, content_hash)))
     begun = study.user_attrs.get(FINGERPRINT)
     if begun is None and study.get_trials(deepcopy=False):
-        raise UsageError(
-            f"the database has a study {spec.name!r} made by another program; choose another name"
-        )
+        raise UsageError(f"the database has a study {spec.name!r} made by another program; choose another name")
     changes = differences(begun, asked) if begun is not None else []
     if changes and not accept_changes:
         listed = "\n".join(f"  {line}" for line in changes)
         raise StudyChanged(
             f"study {spec.name!r} was begun with other settings:\n{listed}\n"
-            "Undo the change, give the study another name (--set name=NEW), or go on all the same with --accept-changes."
+            "Undo the change, give the study another name (--set name=NEW), or go on with --accept-changes."
         )
     if begun != asked:
         study.set_user_attr(FINGERPRINT, asked)
@@ -144,9 +139,7 @@ def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]
     """
     found = optuna.get_all_study_names(storage)
     if name not in found:
-        raise UsageError(
-            f"no study {name!r} in this database; {nearest(name, found) if found else 'it has none yet'}"
-        )
+        raise UsageError(f"no study {name!r} in this database; {nearest(name, found) if found else 'it has none yet'}")
     study = optuna.load_study(study_name=name, storage=storage)
     if SPEC not in study.user_attrs:
         raise UsageError(f"study {name!r} was not made by search launch")
@@ -165,9 +158,7 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[None]:
     runs.study(name).mkdir(parents=True, exist_ok=True)
     holder = runs.holder(name)
     with _lock(name, url, holder, patience_seconds=LOCK_PATIENCE_SECONDS):
-        holder.write_text(
-            f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
-        )
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
         try:
             yield
         finally:

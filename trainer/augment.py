@@ -9,6 +9,7 @@ host. Everything drawn depends on (seed, epoch, batch) alone: never on who draws
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -56,10 +57,10 @@ def draw(config: TrainConfig, batch: int, size: int, rng: np.random.Generator) -
         matrices = np.concatenate([linear, offset[:, None]], axis=1).transpose(2, 0, 1).astype(np.float32)
     if config.erase:
         area = rng.uniform(*ERASE_AREA, batch) * size * size
-        aspect = np.exp(rng.uniform(*np.log(ERASE_ASPECT), batch))
+        aspect = np.exp(rng.uniform(math.log(ERASE_ASPECT[0]), math.log(ERASE_ASPECT[1]), batch))
         erased = rng.random(batch) < config.erase
-        height = np.where(erased, np.clip(np.sqrt(area * aspect), 1, size), 0).astype(np.int64)
-        width = np.where(erased, np.clip(np.sqrt(area / aspect), 1, size), 0).astype(np.int64)
+        height = np.where(erased, np.clip(np.rint(np.sqrt(area * aspect)), 1, size), 0).astype(np.int64)
+        width = np.where(erased, np.clip(np.rint(np.sqrt(area / aspect)), 1, size), 0).astype(np.int64)
         boxes = np.stack(
             [rng.integers(0, size - height + 1), rng.integers(0, size - width + 1), height, width], axis=1
         )

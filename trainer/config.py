@@ -1,4 +1,4 @@
-"""The frozen values that say what to train on and how: DataConfig, TrainConfig, EpochResult, ModelSize. No torch here."""
+"""Frozen values that say what to train on and how, and what came of it. No torch here."""
 
 from __future__ import annotations
 
@@ -45,6 +45,12 @@ class DataConfig(FrozenModel):
     """Seed of those two splits."""
     bad_files: Literal["fail", "skip"] = "fail"
     """Files that cannot be read: list them all and stop, or list them all and go on without them."""
+
+    @model_validator(mode="after")
+    def _digits_need_no_folder(self) -> Self:
+        if self.source == "digits" and self.path is not None:
+            raise ValueError(f'path = {self.path!r}: the digits are built in; use source = "folder" for your pictures')
+        return self
 
 
 class TrainConfig(FrozenModel):
@@ -108,14 +114,10 @@ class TrainConfig(FrozenModel):
     @model_validator(mode="after")
     def _settings_fit_together(self) -> Self:
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
-            raise ValueError(
-                f"warmup_epochs = {self.warmup_epochs:g} must be less than epochs = {self.epochs}"
-            )
+            raise ValueError(f"warmup_epochs = {self.warmup_epochs:g} must be less than epochs = {self.epochs}")
         for transform in self.albumentations:
             if not isinstance(transform.get("name"), str):
-                raise ValueError(
-                    f'albumentations: {transform} needs a name, as in {{ name = "ColorJitter" }}'
-                )
+                raise ValueError(f'albumentations: {transform} needs a name, as in {{ name = "ColorJitter" }}')
         return self
 
 

@@ -12,7 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
 
@@ -86,6 +86,14 @@ class Dataset:
     cache_path: Path
     """For ``open_data`` in another process."""
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the contents, the size and the splits: equal means that equal candidates train alike."""
+        digest = hashlib.sha256(f"{self.content_hash} {self.images.shape}".encode())
+        for name, indices in self.splits.items():
+            digest.update(name.encode() + indices.tobytes())
+        return digest.hexdigest()
+
 
 def prepare_data(config: DataConfig, cache_dir: Path, *, progress: Progress | None = None) -> Dataset:
     """Look at the source, decode its pictures where that was not done yet, split them and check them.
@@ -153,9 +161,7 @@ def _read(source: bytes | Image.Image, config: DataConfig) -> NDArray[np.uint8]:
         image = Image.open(BytesIO(source)) if isinstance(source, bytes) else source
         pixels, most = image.width * image.height, Image.MAX_IMAGE_PIXELS
         if most is not None and pixels > most:  # Pillow itself only warns, up to twice as many
-            raise Image.DecompressionBombError(
-                f"{image.width} x {image.height} = {pixels} pixels, {most} allowed"
-            )
+            raise Image.DecompressionBombError(f"{image.width} x {image.height} = {pixels} pixels, {most} allowed")
         image.load()  # here, so that a truncated file is an error before anything else looks at it
         return np.asarray(_square(_upright_rgb(image), config))
     except UnidentifiedImageError:
@@ -206,9 +212,7 @@ def _square(image: Image.Image, config: DataConfig) -> Image.Image:
     # filter still sees beyond the box, and the result is the same but for rounding and for where bicubic
     # overshoots: Pillow takes rows or columns first, whichever is cheaper, and clips in between.
     start, stop = (edge * max(width, height) / long for edge in (offset, offset + size))
-    return image.resize(
-        (size, size), filter, (0, start, width, stop) if width <= height else (start, 0, stop, height)
-    )
+    return image.resize((size, size), filter, (0, start, width, stop) if width <= height else (start, 0, stop, height))
 
 
 def _dataset(config: DataConfig, cache: Cache) -> Dataset:
@@ -216,9 +220,7 @@ def _dataset(config: DataConfig, cache: Cache) -> Dataset:
     wanted = {key: getattr(config, key) for key in cache.made_for}
     if cache.made_for != wanted:
         raise DataError(f"the picture cache {cache.path} was made for {cache.made_for}, not for {wanted}")
-    in_train = Counter(
-        name for name, split in zip(cache.classes, cache.splits, strict=True) if split == "train"
-    )
+    in_train = Counter(name for name, split in zip(cache.classes, cache.splits, strict=True) if split == "train")
     class_names = tuple(sorted(in_train))
     if problems := _find_problems(config, cache, in_train):
         skippable = config.bad_files == "fail" and len(cache.bad) > 0

@@ -60,9 +60,9 @@ def fit(
     history: list[EpochResult] = []
     resumed = load_checkpoint(checkpoint) if checkpoint else None
     if resumed is not None:
-        # Compared as JSON, which knows no tuples: what was saved is lists, in albumentations' arguments for one.
+        # Compared as JSON, which knows no tuples: they were saved as lists, in albumentations' arguments.
         same_candidate = resumed.config.model_dump_json() == config.model_dump_json()
-        if not same_candidate or resumed.data_hash != data.content_hash:
+        if not same_candidate or resumed.data_hash != data.fingerprint:
             raise CheckpointError(
                 f"{checkpoint} belongs to another candidate or other pictures; remove it or rename it"
             )
@@ -84,14 +84,14 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step, steps_per_epoch)
             chosen = order[batch * batch_size : (batch + 1) * batch_size]
-            # From 1, as numpy pads seeds with zeros: (seed, epoch, 0) would draw what the order was drawn from.
+            # From 1: numpy pads seeds with zeros, so (seed, epoch, 0) is what the order was drawn from.
             images = augment(data.images[chosen], config.seed, epoch, batch + 1)
             labels = device.copy(data.labels[chosen])
             with device.autocast(config):
                 logits = model(images)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total_loss += loss.detach()
         train_loss = total_loss.item() / steps_per_epoch
@@ -104,8 +104,8 @@ def fit(
         metrics = measure(logits, data.labels[data.splits["val"]])
         if not (math.isfinite(train_loss) and math.isfinite(metrics.loss)):
             raise DivergedError(
-                f"epoch {epoch} has a training loss of {train_loss:g} and a validation loss of {metrics.loss:g};"
-                f" try a lower lr than {config.lr:g}"
+                f"epoch {epoch} has a training loss of {train_loss:g} and a validation loss of"
+                f" {metrics.loss:g}; try a lower lr than {config.lr:g}"
             )
         history.append(
             EpochResult(
@@ -122,7 +122,7 @@ def fit(
         if checkpoint:
             state = Checkpoint(
                 config=config,
-                data_hash=data.content_hash,
+                data_hash=data.fingerprint,
                 num_threads=torch.get_num_threads(),
                 history=tuple(history),
                 model=model.state_dict(),

@@ -22,8 +22,8 @@ RESERVED_ARGS = {
     **dict.fromkeys(("width_mult", "channels"), "is set by width_mult beside model_args"),
     **dict.fromkeys(("drop_rate",), "is set by dropout beside model_args"),
 }
-"""Arguments of ``timm.create_model`` that ``model_args`` may not hold: each would be ignored, or break the promise
-that a candidate is a classifier of these pictures, trained from random weights."""
+"""Arguments of ``timm.create_model`` that ``model_args`` may not hold: each would be ignored, or break the
+promise that a candidate is a classifier of these pictures, trained from random weights."""
 
 RESNET_CHANNELS = (64, 128, 256, 512)
 """Channels of a ResNet's four stages at width_mult 1 (He et al., 2015, table 1)."""
@@ -82,7 +82,7 @@ def build_model(
     args = timm_args(config, image_size)
     try:
         with torch.device(device):
-            return timm.create_model(config.model, pretrained=False, num_classes=num_classes, **args)  # type: ignore[no-any-return]
+            return timm.create_model(config.model, pretrained=False, num_classes=num_classes, **args)
     except (TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
         reason = str(error) or type(error).__name__
         raise ConfigError(f"{config.model} cannot be built with {args}: {reason}") from error

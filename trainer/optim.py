@@ -19,7 +19,7 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
     extra = (
         {"betas": (config.momentum, 0.999)} if config.optimizer == "adamw" else {"momentum": config.momentum}
     )
-    return create_optimizer_v2(  # type: ignore[no-any-return]
+    return create_optimizer_v2(
         model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, fused=True, **extra
     )
 
