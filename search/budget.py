@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -10,8 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from search.errors import UsageError
 from studies import Limit
-from trainer.config import ModelSize, TrainConfig
+from trainer.config import ModelSize, TrainConfig, validate
 from trainer.errors import LimitError
 
 WIDTH_STEP = 1e-5
@@ -19,6 +21,9 @@ WIDTH_STEP = 1e-5
 
 WIDEST = 10.0
 """TrainConfig takes no width beyond this one."""
+
+UNITS = {"params": "parameters", "macs": "multiply-adds"}
+"""What a Limit counts, in words."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def widest(
     low: float = WIDTH_STEP,
     memory: Path | None = None,
 ) -> Width:
-    """Find the widest width_mult of a family that fits: exact to WIDTH_STEP, about 20 counts.
+    """Find the widest width_mult up to which every width fits: exact to WIDTH_STEP, about 20 counts.
 
     Args:
         config: the family and what else changes its size; its own width_mult is ignored.
@@ -95,37 +100,144 @@ def widest(
     """
     question = [config.model, config.model_args, num_classes, image_size, limit.params, limit.macs, low]
     key = json.dumps([*question, version("timm"), version("torch")])
-    known: dict[str, Any] = json.loads(memory.read_text()) if memory and memory.exists() else {}
+    known = _recall(memory)
     if key in known:
-        answer = known[key]
-        return Width(*(ModelSize(**part) if isinstance(part, dict) else part for part in answer))
+        return Width(*(ModelSize(**part) if isinstance(part, dict) else part for part in known[key]))
 
-    from trainer.models import count
+    from trainer.models import count, count_params, dip
 
-    def at(width_mult: float) -> TrainConfig:
-        return config.model_copy(update={"width_mult": width_mult})
+    def at(steps: int) -> TrainConfig:
+        return config.model_copy(update={"width_mult": width_of(steps)})
 
     def width_of(steps: int) -> float:
         return max(low, round(steps * WIDTH_STEP, 5))
 
     def size_of(steps: int) -> ModelSize:
-        return count(at(width_of(steps)), num_classes, image_size)
+        return count(at(steps), num_classes, image_size)
 
-    check_fits(at(low), num_classes, image_size, limit)
-    fitting, failing = math.floor(low / WIDTH_STEP), round(WIDEST / WIDTH_STEP)
-    if fits(size_of(failing), limit):
-        found = Width(WIDEST, size_of(failing), None, None)
+    def is_over(steps: int) -> bool:
+        if limit.macs is None:  # 20 counts of rexnet_100 at 224 px: parameters alone take ...
+            return limit.params is not None and count_params(at(steps), num_classes, image_size) > limit.params
+        return not fits(size_of(steps), limit)
+
+    fitting, end = math.floor(low / WIDTH_STEP), round(WIDEST / WIDTH_STEP)
+    narrowest = size_of(fitting)
+    if not fits(narrowest, limit):
+        raise LimitError(
+            f"no width of {config.model} fits: at {low:g}, the narrowest, it has {narrowest.params:,} parameters and "
+            f"{narrowest.macs:,} multiply-adds with {num_classes} classes at {image_size} px; the limit is "
+            f"{describe(limit)}; raise it, or choose a smaller model or width"
+        )
+    # Sizes rise with the width but for one dip, so what fits at its brim and at the end fits all the way.
+    fall = dip(config)
+    brim = [] if fall is None else [math.ceil(fall / WIDTH_STEP) - 1]
+    over = [steps for steps in (*brim, end) if steps > fitting and is_over(steps)]
+    if not over:
+        found = Width(width_of(end), size_of(end), None, None)
     else:
+        failing = over[0]
         while failing - fitting > 1:
             middle = (fitting + failing) // 2
-            if fits(size_of(middle), limit):
-                fitting = middle
-            else:
+            if is_over(middle):
                 failing = middle
+            else:
+                fitting = middle
         found = Width(width_of(fitting), size_of(fitting), width_of(failing), size_of(failing))
     if memory:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        partial = memory.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(known | {key: list(asdict(found).values())}))
-        partial.replace(memory)
+        _remember(memory, known | {key: list(asdict(found).values())})
     return found
+
+
+def answer_limit(
+    model: str,
+    classes: int,
+    image_size: int,
+    *,
+    max_params: int | None = None,
+    max_macs: int | None = None,
+    width_mult: float | None = None,
+    memory: Path | None = None,
+) -> dict[str, Any]:
+    """What ``search limit`` says.
+
+    Args:
+        model: name of a timm model.
+        classes: outputs of the classifier.
+        image_size: pixels.
+        max_params: largest number of parameters.
+        max_macs: largest number of multiply-adds.
+        width_mult: count this width instead of finding the widest.
+        memory: file of answers already found.
+
+    Returns:
+        The question: ``model``, ``classes``, ``image_size``, ``limit`` {``params``, ``macs``; null where there is
+        none}. The answer: ``width_mult`` (null where the model has no width), ``params`` and ``macs`` at it,
+        ``fits`` (null without a limit), and ``next``, the proof: {``width_mult``, ``params``, ``macs``} one step wider, over the limit
+        (null where a width was given, or none can be wider).
+
+    Raises:
+        UsageError: there is nothing to answer: no limit and no width.
+        LimitError: nothing fits.
+        ConfigError: no such model or width.
+    """
+    limit = Limit(params=max_params, macs=max_macs)
+    if max_params is None and max_macs is None and width_mult is None:
+        raise UsageError(
+            "give --max-params, --max-macs or both, or a --width-mult to count; for example: "
+            f"search limit {model} --classes {classes} --max-params 5000000"
+        )
+    values = {"model": model} if width_mult is None else {"model": model, "width_mult": width_mult}
+    config = validate(TrainConfig, values, f"search limit {model}")
+
+    from trainer.models import count, has_width
+
+    answer: dict[str, Any] = {"model": model, "classes": classes, "image_size": image_size, "limit": limit.model_dump()}
+    if width_mult is not None:
+        size = count(config, classes, image_size)
+        verdict = fits(size, limit) if limit != Limit() else None
+        return answer | {"width_mult": width_mult, **asdict(size), "fits": verdict, "next": None}
+    if not has_width(model):
+        size = check_fits(config, classes, image_size, limit)
+        return answer | {"width_mult": None, **asdict(size), "fits": True, "next": None}
+    found = widest(config, classes, image_size, limit, memory=memory)
+    following = {"width_mult": found.next_width_mult, **asdict(found.next_size)} if found.next_size else None
+    return answer | {"width_mult": found.width_mult, **asdict(found.size), "fits": True, "next": following}
+
+
+def render(answer: dict[str, Any]) -> str:
+    """An answer of ``answer_limit`` for people: the question, the size, the proof."""
+    limit = Limit(**answer["limit"])
+    lines = [
+        f"{answer['model']}, {answer['classes']} classes, {answer['image_size']} px; limit: {describe(limit)}",
+        _size_line(answer, limit),
+    ]
+    if answer["next"]:
+        lines.append(_size_line(answer["next"], limit))
+    elif answer["fits"] and answer["width_mult"] == WIDEST:
+        lines.append(f"no width beyond {WIDEST:g} is tried")
+    return "\n".join(lines)
+
+
+def _size_line(answer: dict[str, Any], limit: Limit) -> str:
+    """One width, its counts, and whether they fit: "width_mult 1.12452   5,001,941 parameters   ..."."""
+    size = ModelSize(params=answer["params"], macs=answer["macs"])
+    over = [f"{excess:,} {UNITS[name]} over" for name, excess in excesses(size, limit).items() if excess > 0]
+    verdict = ", ".join(over) if over else "fits" if limit != Limit() else ""
+    width = "its one size" if answer["width_mult"] is None else f"width_mult {answer['width_mult']:g}"
+    return f"  {width:20}  {size.params:>12,} parameters  {size.macs:>16,} multiply-adds  {verdict}".rstrip()
+
+
+def _recall(memory: Path | None) -> dict[str, Any]:
+    try:
+        known: dict[str, Any] = json.loads(memory.read_text()) if memory else {}
+    except (OSError, ValueError):  # none yet, or damaged: it is only a memory
+        return {}
+    return known
+
+
+def _remember(memory: Path, answers: dict[str, Any]) -> None:
+    partial = memory.with_suffix(f".{os.getpid()}.partial")
+    with contextlib.suppress(OSError):  # a folder that nobody may write to costs the next call some seconds
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(answers))
+        partial.replace(memory)
