@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.errors import Interrupted, SearchError, UsageError, exit_code_of
+from search.errors import INTERNAL, SECOND_SIGNAL, Interrupted, SearchError, UsageError, exit_code_of
 from trainer.errors import TrainerError
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ GpusOption = Annotated[
     typer.Option("--gpus", help="0,1,2 | all | cpu | cpu:2 (two workers). Default: all GPUs, else cpu."),
 ]
 DEFAULT_RUNS = Path("runs")
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @app.command()
@@ -85,13 +88,21 @@ def launch(
 
     snapshot = run(spec, url, folder, devices, accept_changes=accept_changes)
     best = snapshot.best
-    typer.echo(
-        f"study {spec.name!r} has spent its budget of {snapshot.budget} trials ({snapshot.count('PRUNED')} pruned, "
-        f"{snapshot.count('FAIL')} failed); to go on, repeat the command with --trials {2 * snapshot.budget}"
-    )
+    counts = f"({snapshot.count('PRUNED')} pruned, {snapshot.count('FAIL')} failed)"
+    if len(snapshot.finished) < snapshot.budget:
+        typer.echo(
+            f"study {spec.name!r} has spent its {spec.search.hours:g} hours with {len(snapshot.finished)} of "
+            f"{snapshot.budget} trials finished {counts}; to go on, repeat the command"
+        )
+    else:
+        typer.echo(
+            f"study {spec.name!r} has spent its budget of {snapshot.budget} trials {counts}; to go on, repeat the "
+            f"command with --trials {2 * snapshot.budget}"
+        )
     if best is not None and best.value is not None:
         typer.echo(
-            f"best: trial {best.number}, {best.value:.2%} on validation; hand it over with: search export-best {spec.name}"
+            f"best: trial {best.number}, {best.value:.2%} on validation; "
+            f"hand it over with: search export-best {spec.name}"
         )
 
 
@@ -245,21 +256,44 @@ def studies(
 
 def main() -> None:
     """Entry point of ``search``: a user's mistake ends in one sentence and the documented exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupted)
     try:
         app(standalone_mode=True)
     except (SearchError, TrainerError) as error:
-        print(f"search: {error}", file=sys.stderr)
+        _say(error)
         sys.exit(exit_code_of(error))
+    except _Signalled:
+        stopped = Interrupted("interrupted; nothing is lost, the same command goes on from there")
+        _say(stopped)
+        sys.exit(stopped.exit_code)
     except BrokenPipeError:  # | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(INTERNAL)
+
+
+def _say(error: Exception) -> None:
+    with contextlib.suppress(OSError):  # the terminal may be gone; the exit code is not
+        print(f"search: {error}", file=sys.stderr, flush=True)
+
+
+class _Signalled(BaseException):
+    """Unlike Interrupted no Exception: torch's exporter tries something else after those."""
 
 
 def _interrupted(_number: int, _frame: object) -> None:
-    raise Interrupted("interrupted; nothing is lost, the same command goes on from there")
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is _interrupted:  # a closed terminal says so twice, see search/launch.py
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else _stop_at_once)
+    raise _Signalled
+
+
+def _stop_at_once(_number: int, _frame: object) -> None:
+    os._exit(SECOND_SIGNAL)
 
 
 def _places(storage: str | None, runs: Path) -> tuple[Runs, URL]:

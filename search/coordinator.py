@@ -118,7 +118,11 @@ class Coordinator:
         try:
             for worker in range(min(len(self.workers), self._left_to_do())):
                 self.pool.start(worker)
+            told = False
             while self._assign() and not self.killed:
+                if self.stopping and not told and not self.fatal:
+                    self.note("finishing the epoch; Ctrl-C again to stop now")
+                    told = True
                 self.watch(self.snapshot())
                 for worker, event in self.pool.events(POLL_SECONDS):
                     self._handle(worker, event)
@@ -163,10 +167,19 @@ class Coordinator:
                 self.asked += 1
             if frozen.state == TrialState.RUNNING:
                 self.progress[frozen.number] = _Progress(reported=set(frozen.intermediate_values))
-                self.orphans.append(Trial(self.study, frozen._trial_id))  # no public way to take a trial up again
+                self.orphans.append(self._take_up(frozen))
         if self.orphans:
             numbers = ", ".join(str(trial.number) for trial in self.orphans)
             self.note(f"going on with trial {numbers}, left unfinished by the last launch")
+
+    def _take_up(self, frozen: FrozenTrial) -> Trial:
+        """A RUNNING trial, to go on with; settings that a predecessor killed while asking never drew are drawn now."""
+        self.study.sampler = build_sampler(self.spec, frozen.number)
+        trial = Trial(self.study, frozen._trial_id)  # no public way to take a trial up again
+        for name, distribution in self.space.items():
+            if name not in frozen.params:
+                trial._suggest(name, distribution)  # as study.ask does, one setting and one transaction at a time
+        return trial
 
     def _enqueue_known(self) -> None:
         queued = {trial.user_attrs.get("known") for trial in self.study.get_trials(deepcopy=False)}
@@ -230,6 +243,8 @@ class Coordinator:
         frozen = self.study.tell(trial, value, state)
         view = view_of(frozen)
         self.finished[trial.number] = view
+        if state != TrialState.FAIL:
+            self.last_failure = None
         shutil.rmtree(self.runs.trial(self.spec.name, trial.number), ignore_errors=True)
         self.note(self._outcome_line(view))
 

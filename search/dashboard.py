@@ -14,21 +14,21 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Collection, Iterable
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna_dashboard import wsgi
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
 from waitress import wasyncore
 from waitress.server import create_server
 
 from search.errors import UsageError
+from search.storage import parse_url, sqlite_file
 
 LOOPBACK = "127.0.0.1"
 LOOPBACK_HOSTS = frozenset({LOOPBACK, "localhost", "[::1]"})
@@ -68,8 +68,11 @@ def serve_dashboard(storage_url: str, *, port: int = 8080, announce: Callable[[s
     """Serve the dashboard of a storage on 127.0.0.1 until Ctrl-C or SIGTERM; call it in the main thread.
 
     `announce` is called once, when the port already answers, with the address. Port 0 takes a free one.
-    The database need not exist yet. Raises UsageError for a port that cannot be had and for a storage URL
-    that makes no sense.
+    The database need not exist yet.
+
+    Raises:
+        UsageError: the port cannot be had.
+        StorageError: not a storage URL, or its driver is not installed.
     """
     app = build_app(storage_url)
     if not 0 <= port <= 65535:
@@ -86,8 +89,8 @@ def serve_dashboard(storage_url: str, *, port: int = 8080, announce: Callable[[s
         raise KeyboardInterrupt
 
     previous = signal.signal(signal.SIGTERM, stop)
-    # Nothing may be written, so no request has a body worth reading; waitress would spool a gigabyte to disk.
     connections: dict[int, Any] = {}
+    # A request that only reads has no body; by default waitress would spool a gigabyte of one to disk.
     server = create_server(
         app, map=connections, sockets=[listener], threads=8, ident=None, max_request_body_size=1 << 16
     )
@@ -104,8 +107,10 @@ def serve_dashboard(storage_url: str, *, port: int = 8080, announce: Callable[[s
 def build_app(storage_url: str, *, allowed_hosts: Collection[str] = LOOPBACK_HOSTS) -> Front:
     """The whole front as one WSGI application; nothing is connected to before the first request.
 
-    `allowed_hosts`: host names in lower case, without port, an IPv6 address in brackets. Raises UsageError
-    for a storage URL that makes no sense.
+    `allowed_hosts`: host names in lower case, without port, an IPv6 address in brackets.
+
+    Raises:
+        StorageError: not a storage URL, or its driver is not installed.
     """
     return Front(ReadOnlyDatabase(storage_url), allowed_hosts)
 
@@ -117,51 +122,31 @@ class NotReadyError(Exception):
 class ReadOnlyDatabase:
     """A storage URL turned into connections that can only read.
 
-    What it says about Postgres names neither host nor user: in a URL with an unescaped `@` or `/` in the
+    What it says about Postgres names neither host nor database: in a URL with an unescaped `@` or `/` in the
     password, pieces of the password are parsed as host and database.
     """
 
     def __init__(self, storage_url: str) -> None:
-        try:
-            url = make_url(storage_url)
-        except (ArgumentError, ValueError):
-            raise UsageError(
-                "the storage URL cannot be read (and is not repeated here: it may hold a password); "
-                "write it as sqlite:///runs/search.db or postgresql://USER@HOST/NAME"
-            ) from None
-
-        self.path: Path | None = None
+        url = parse_url(storage_url)
+        file = sqlite_file(url)
+        self.path = file and file.absolute()
         connect_args: dict[str, Any]
-        if url.get_backend_name() == "sqlite":
-            name = url.database or ":memory:"
-            if ":memory:" in name or url.query.get("mode") == "memory":
-                raise UsageError("a database in memory cannot be watched from another process; use sqlite:///FILE")
-            self.path = Path(unquote(name.removeprefix("file:")) if name.startswith("file:") else name).absolute()
+        if self.path is not None:
             self.name = str(self.path)
-            # Quoted once for SQLite's own URI, so that a ? or # in a folder's name stays a letter;
-            # URL quotes once more. mode=ro also keeps a reader from creating an empty database.
+            # Quoted for SQLite's own URI, so that a ? or # in a folder's name stays a letter.
             url = URL.create("sqlite", database=f"file:{quote(self.name)}", query={"mode": "ro", "uri": "true"})
             connect_args = {"timeout": CONNECT_TIMEOUT_SECONDS}
-        elif url.get_backend_name() == "postgresql":
+        else:
             self.name = "The Postgres database"
-            # Last wins: a user's own options come first. Optuna compares times with the client's clock as UTC.
+            # The last of two equal options wins, so the user's own come first.
             options = f"{url.query.get('options', '')} -c default_transaction_read_only=on -c timezone=UTC"
             connect_args = {"options": options.strip(), "connect_timeout": CONNECT_TIMEOUT_SECONDS}
-        else:
-            raise UsageError(f"a {url.get_backend_name()} database is not supported; use SQLite or Postgres")
-
-        # Rendered again because RDBStorage takes text and fills it with str.format: a { in a password or in
-        # a path breaks there, its quoted form does not.
+        # RDBStorage fills the text with str.format; rendering quotes the braces of a password or a path.
         self.url = url.render_as_string(hide_password=False)
         # No pool: a connection kept open would go on reading a file that was deleted, or stay dead after
         # a restart of Postgres. A page needs a handful of connections every ten seconds.
         self.engine_arguments = {"poolclass": sqlalchemy.NullPool, "connect_args": connect_args}
-        try:
-            self.engine = sqlalchemy.create_engine(self.url, **self.engine_arguments)
-        except ImportError:
-            raise UsageError(
-                'the driver for this database is not installed; run pip install "featherweight[postgres]"'
-            ) from None
+        self.engine = sqlalchemy.create_engine(self.url, **self.engine_arguments)
 
     def identity(self) -> tuple[int, int] | None:
         """Which file it is, or None for Postgres; raises NotReadyError when there is no file."""
@@ -236,6 +221,7 @@ class Front:
         try:
             return self.mounted()(environ, start)
         except NotReadyError as error:
+            self._mounted = None  # a deleted file's inode is often the next file's
             sentence = str(error)
         except (SQLAlchemyError, StorageInternalError) as error:
             sentence = str(self._database.unreadable(error))

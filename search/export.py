@@ -30,6 +30,7 @@ from search.devices import WorkerDevice
 from search.errors import NothingToExport, ProofFailed, UsageError
 from search.launch import prepare
 from search.paths import Runs
+from search.pools.local import without_secrets
 from search.storage import open_storage, storage_errors
 from search.study import find_study, own_study, seed_of
 from studies import StudySpec
@@ -77,8 +78,9 @@ def export_best(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = Console(quiet=quiet, highlight=False)
+    with storage_errors(url):
+        study, spec = find_study(open_storage(url), study_name)  # before own_study: until it is found it may be a path
     with own_study(study_name, url, runs), storage_errors(url):
-        study, spec = find_study(open_storage(url), study_name)
         trial = choose_trial(study, number)
         target = (out or runs.export(study_name, trial.number)).resolve()
         _check_target(target)
@@ -147,7 +149,9 @@ def prove(folder: Path, spec: StudySpec, data: Dataset, console: Console) -> dic
         spec.data.model_dump_json(),
     ]
     with console.status("proving the export in a clean process"):
-        process = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+        process = subprocess.run(
+            command, capture_output=True, text=True, env=without_secrets() | {"CUDA_VISIBLE_DEVICES": ""}
+        )
     if process.returncode != 0:
         reason = (process.stderr.strip() or f"it ended with code {process.returncode}").splitlines()[-1]
         raise ProofFailed(f"the export failed its proof: {reason}; it was not put in place, look at it in {folder}")
@@ -343,6 +347,10 @@ def _record_opening(study: optuna.Study, trial: FrozenTrial, weights: str) -> in
 def _check_target(target: Path) -> None:
     if target.exists() and not (target / "metrics.json").exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"--out {target} exists and is no export; choose another folder")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {target} cannot be made ({error.strerror}); choose another folder") from error
 
 
 def _move_into_place(partial: Path, target: Path) -> None:

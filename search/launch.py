@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,7 +135,7 @@ def launch(
                 watch=display.watch,
                 note=display.note,
             )
-            with _signals_to(coordinator.stop):
+            with _signals_to(coordinator):
                 finished = coordinator.run()
     if not finished:
         raise Interrupted(
@@ -178,11 +178,17 @@ def _check_room(spec: StudySpec, prepared: Prepared, runs: Runs, workers: int) -
 
 
 @contextlib.contextmanager
-def _signals_to(stop: Callable[[], None]) -> Iterator[None]:
-    """While active, Ctrl-C, SIGTERM and a closed terminal call ``stop`` instead of what they did before."""
+def _signals_to(coordinator: Coordinator) -> Iterator[None]:
+    """While active, Ctrl-C, SIGTERM and a closed terminal stop the search; the first two, when repeated, at once."""
+
+    def stop(number: int, _frame: object) -> None:
+        # A closed terminal says so twice, through the shell and through the kernel, and nobody meant it twice.
+        if not (number == signal.SIGHUP and coordinator.stopping):
+            coordinator.stop()
+
     # A signal that is ignored stays so: nohup has its reasons.
     chosen = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, lambda *_: stop()) for number in chosen}
+    before = {number: signal.signal(number, stop) for number in chosen}
     try:
         yield
     finally:

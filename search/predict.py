@@ -33,7 +33,7 @@ def predict(export: Path, pictures: list[Path], top: int = 5) -> dict[str, Any]:
     """
     config = _read_config(export)
     batch = _read_pictures(pictures, config["pretrained_cfg"])
-    session = onnxruntime.InferenceSession(export / "model.onnx", providers=["CPUExecutionProvider"])
+    session = _open_model(export / "model.onnx")
     logits = session.run(["logits"], {"pictures": batch})[0]
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
@@ -67,6 +67,15 @@ def _read_config(export: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(
             f"{export} is no export (no usable config.json); give a folder that export-best wrote"
+        ) from error
+
+
+def _open_model(file: Path) -> Any:
+    try:
+        return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises classes of its own, which share no other base
+        raise UsageError(
+            f"{file} is missing or no ONNX model ({str(error).splitlines()[0]}); give a folder that export-best wrote"
         ) from error
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import time
 import zlib
 from collections.abc import Iterator
 from datetime import datetime
@@ -18,9 +19,9 @@ from filelock import FileLock, Timeout
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
-from sqlalchemy import URL, create_engine, text
+from sqlalchemy import URL, NullPool, create_engine, text
 
-from search.errors import HeldError, StudyChanged, UsageError
+from search.errors import HeldError, StorageError, StudyChanged, UsageError
 from search.paths import Runs
 from search.storage import CONNECT_SECONDS, sqlite_file, storage_errors
 from studies import StudySpec
@@ -154,11 +155,20 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[None]:
 
     Raises:
         HeldError: another process has it; the message says which and since when.
+        StorageError: the runs folder or the database cannot be written.
     """
-    runs.study(name).mkdir(parents=True, exist_ok=True)
     holder = runs.holder(name)
-    with _lock(name, url, holder, patience_seconds=LOCK_PATIENCE_SECONDS):
-        holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
+    with contextlib.ExitStack() as stack:
+        try:
+            holder.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_lock(name, url, holder, patience_seconds=LOCK_PATIENCE_SECONDS))
+            since = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}")
+        except OSError as error:
+            raise StorageError(
+                f"{error.filename or runs.root} cannot be written: {error.strerror or error}; "
+                "choose another --runs folder"
+            ) from error
         try:
             yield
         finally:
@@ -172,31 +182,45 @@ def owner_of(name: str, url: URL, runs: Runs) -> str | None:
             return None
     except HeldError as held:
         return held.owner
+    except OSError:  # a database in a folder that may only be read: whoever searches it can write there
+        return _owner(runs.holder(name)) if runs.holder(name).exists() else None
 
 
 @contextlib.contextmanager
 def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iterator[None]:
-    owner = holder.read_text() if holder.exists() else "another process"
     file = sqlite_file(url)
     if file is not None:
         lock = FileLock(f"{file}.{name}.lock")
         try:
             lock.acquire(timeout=patience_seconds)
         except Timeout:
-            raise HeldError(name, owner) from None
+            raise HeldError(name, _owner(holder)) from None
         try:
             yield
         finally:
             lock.release()
         return
+    # Without a pool: a connection given back to one stays open, and the lock is the connection's.
+    engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": CONNECT_SECONDS})
     with storage_errors(url):
-        connection = create_engine(url, connect_args={"connect_timeout": CONNECT_SECONDS}).connect()
+        connection = engine.connect()
     with connection:
         key = zlib.crc32(f"featherweight:{name}".encode())
-        if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
-            raise HeldError(name, owner)
+        deadline = time.monotonic() + patience_seconds
+        while not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
+            if time.monotonic() >= deadline:
+                raise HeldError(name, _owner(holder))
+            time.sleep(0.1)
         connection.commit()  # the lock is the session's, not the transaction's
         yield
+
+
+def _owner(holder: Path) -> str:
+    """What the holder wrote about itself; on another machine, or in its first instant, nothing."""
+    try:
+        return holder.read_text() or "another process"
+    except OSError:
+        return "another process"
 
 
 def _show(value: object) -> str:

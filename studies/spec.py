@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, Self
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from trainer.config import DataConfig, FrozenModel, TrainConfig, nearest, validate
+from trainer.config import DataConfig, FrozenModel, TrainConfig, describe_problem, nearest, validate
 from trainer.errors import ConfigError
 
 SAMPLED = (
@@ -32,7 +35,20 @@ SAMPLED = (
 )
 """Settings of [train] that [space] may sample. Not the number of epochs: pruners compare trials of one length."""
 
-Value = bool | int | float | str
+
+def _read_recipes(known: object) -> object:
+    if isinstance(known, dict):
+        raise ValueError("is one table, and a list of them is wanted; write [[known]] above each recipe")
+    return known
+
+
+def _read_value(value: object) -> object:
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError(f"{value!r} is no value to sample; write a number, a string, true or false")
+    return value
+
+
+Value = Annotated[bool | int | float | str, BeforeValidator(_read_value)]
 
 
 class Limit(FrozenModel):
@@ -67,6 +83,25 @@ class Range(FrozenModel):
         return self
 
 
+def _read_axis(axis: object) -> object:
+    """A table is a range, a list is choices: said here, for a union would tell why it is neither of the two."""
+    if isinstance(axis, dict):
+        try:
+            return Range.model_validate(axis)
+        except ValidationError as error:
+            problems = [describe_problem(Range, problem).strip() for problem in error.errors()]
+            raise ValueError("\n    ".join(problems).removeprefix("Range: ")) from None
+    if isinstance(axis, list | tuple):
+        return tuple(_read_value(value) for value in axis)
+    if not isinstance(axis, Range):
+        raise ValueError(f"{axis!r} is no axis; write a range, {{ low = 0.1, high = 0.5 }}, or a list of choices")
+    return axis
+
+
+Axis = Annotated[Range | tuple[Value, ...], BeforeValidator(_read_axis)]
+"""One setting's part of the space."""
+
+
 class Search(FrozenModel):
     """How to search, and for how long. May change while a study goes on."""
 
@@ -99,9 +134,9 @@ class StudySpec(FrozenModel):
     """What no candidate may exceed."""
     train: TrainConfig = TrainConfig()
     """The fixed recipe: what every candidate shares."""
-    space: dict[str, Range | tuple[Value, ...]]
+    space: dict[str, Axis]
     """What is sampled: a setting of [train] -> { low, high, log, step }, or a list of choices."""
-    known: tuple[dict[str, Value], ...] = ()
+    known: Annotated[tuple[dict[str, Value], ...], BeforeValidator(_read_recipes)] = ()
     """Recipes to try first, each a table of settings from the space; settings left out are sampled."""
     search: Search = Search()
     """Sampler, pruner and budget."""
@@ -113,81 +148,104 @@ class StudySpec(FrozenModel):
             raise ValueError(f"{name!r} cannot name a study; use 1 to 64 letters, digits, '.', '_' or '-'")
         return name
 
-    @model_validator(mode="after")
-    def _space_and_recipes_fit(self) -> Self:
-        problems = [problem for key, axis in self.space.items() for problem in self._axis_problems(key, axis)]
-        if not self.space:
-            problems.append("space is empty; name at least one setting to sample, for example lr")
-        if not problems:
-            problems = [text for number in range(len(self.known)) for text in self._recipe_problems(number)]
-        if self.search.min_epochs > self.train.epochs:
-            problems.append(
-                f"search.min_epochs = {self.search.min_epochs} exceeds train.epochs = {self.train.epochs}"
-            )
-        if problems:
-            raise ValueError("\n  ".join(problems))
-        return self
+    # Checked field by field, each against those above it, so that one mistake does not hide the others.
+    @field_validator("space")
+    @classmethod
+    def _space_can_be_sampled(cls, space: dict[str, Axis], info: ValidationInfo) -> dict[str, Axis]:
+        if not space:
+            raise ValueError("is empty; name at least one setting to sample, for example lr")
+        found = [((key,), text) for key, axis in space.items() for text in _axis_problems(key, axis, info.data)]
+        if found:
+            raise _problems(found)
+        return space
+
+    @field_validator("known")
+    @classmethod
+    def _known_are_in_the_space(cls, known: tuple[dict[str, Value], ...], info: ValidationInfo) -> Any:
+        found = [
+            ((number, key), text)
+            for number, recipe in enumerate(known)
+            for key, value in recipe.items()
+            for text in _recipe_problems(key, value, info.data)
+        ]
+        if found:
+            raise _problems(found)
+        return known
+
+    @field_validator("search")
+    @classmethod
+    def _pruner_has_room(cls, search: Search, info: ValidationInfo) -> Search:
+        train = info.data.get("train")
+        if train is not None and search.min_epochs > train.epochs:
+            raise _problems([(("min_epochs",), f"{search.min_epochs} exceeds train.epochs = {train.epochs}")])
+        return search
 
     def config_for(self, sampled: dict[str, Any], seed: int) -> TrainConfig:
         """The candidate that a trial's sampled values and seed stand for."""
         return validate(TrainConfig, self.train.model_dump() | sampled | {"seed": seed}, "candidate")
 
-    def _axis_problems(self, key: str, axis: Range | tuple[Value, ...]) -> list[str]:
-        if key not in SAMPLED:
-            return [f"space.{key}: cannot be sampled; {nearest(key, SAMPLED)}"]
-        if isinstance(axis, Range):
-            if TrainConfig.model_fields[key].annotation not in (int, float):
-                return [f'space.{key}: is no number; list its choices, for example {key} = ["...", "..."]']
-            if axis.high is None and key != "width_mult":
-                return [
-                    f"space.{key}: high is missing (only width_mult has one by itself: the widest that fits)"
-                ]
-            values: tuple[Value | None, ...] = (axis.low, axis.high)
-        else:
-            if len(axis) == 0 or len(set(axis)) < len(axis):
-                return [f"space.{key} = {list(axis)}: list at least one choice, each once"]
-            if key == "width_mult":
-                return [
-                    "space.width_mult: give a range, { low = 0.5 }; its upper end is the widest that fits"
-                ]
-            values = axis
-        return [
-            f"space.{key}: {problem}"
-            for value in values
-            if value is not None
-            for problem in self._refusals(key, value)
-        ]
 
-    def _recipe_problems(self, number: int) -> list[str]:
-        problems = []
-        for key, value in self.known[number].items():
-            axis = self.space.get(key)
-            if axis is None:
-                problems.append(f"known[{number}].{key}: is not in the space; {nearest(key, self.space)}")
-            elif isinstance(axis, Range):
-                outside = (
-                    isinstance(value, str)
-                    or value < axis.low
-                    or (axis.high is not None and value > axis.high)
-                )
-                if outside:
-                    high = "the widest that fits" if axis.high is None else f"{axis.high:g}"
-                    problems.append(
-                        f"known[{number}].{key} = {value} is outside the space, {axis.low:g} to {high}"
-                    )
-            elif value not in axis:
-                problems.append(f"known[{number}].{key} = {value!r} is not among the space's {list(axis)}")
-        return problems
+def _problems(found: Sequence[tuple[tuple[int | str, ...], str]]) -> ValidationError:
+    """Several problems of one field, each with its place in it."""
+    lines = [InitErrorDetails(type=PydanticCustomError("value_error", text), loc=at, input=None) for at, text in found]
+    return ValidationError.from_exception_data("StudySpec", lines)
 
-    def _refusals(self, key: str, value: Value) -> list[str]:
-        """What TrainConfig has against ``key = value``, given the fixed recipe."""
-        integral = (
-            isinstance(value, float)
-            and TrainConfig.model_fields[key].annotation is int
-            and value == int(value)
-        )
-        try:
-            validate(TrainConfig, self.train.model_dump() | {key: int(value) if integral else value}, "")
-        except ConfigError as error:
-            return [line.strip() for line in str(error).splitlines()[1:]]
-        return []
+
+def _axis_problems(key: str, axis: Axis, above: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with sampling ``key`` from ``axis``, given the fields above it that are valid."""
+    train: TrainConfig | None = above.get("train")
+    if key not in SAMPLED:
+        yield f"cannot be sampled; {nearest(key, SAMPLED)}"
+        return
+    if isinstance(axis, Range):
+        kind = TrainConfig.model_fields[key].annotation
+        if kind not in (int, float):
+            yield f'is no number; list its choices, for example {key} = ["...", "..."]'
+            return
+        if kind is int and axis.step is not None and axis.step % 1:
+            yield f"step = {axis.step:g}: {key} is a whole number; use a whole step"
+        if axis.high is None and key != "width_mult":
+            yield "high is missing (only width_mult has one by itself: the widest that fits)"
+        elif axis.high is None and above.get("limit") == Limit():
+            yield "high is missing, and [limit] names nothing that the widest must fit; give one of the two"
+        values: list[Value] = [axis.low] if axis.high is None else [axis.low, axis.high]
+    else:
+        values = list(axis)
+        if len(values) == 0 or len(set(values)) < len(values):
+            yield f"{values}: list at least one choice, each once"
+        if key == "width_mult":
+            yield "give a range, { low = 0.5 }; its upper end is the widest that fits"
+            return
+    if train is not None:
+        for value in values:
+            yield from _refusals(train, key, value)
+
+
+def _recipe_problems(key: str, value: Value, above: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with ``key = value`` in a known recipe; nothing is where the space itself is wrong."""
+    space: dict[str, Axis] | None = above.get("space")
+    if space is None:
+        return
+    axis = space.get(key)
+    if axis is None:
+        yield f"is not in the space; {nearest(key, space)}"
+    elif not isinstance(axis, Range):
+        if value not in axis:
+            yield f"{value!r} is not among the space's {list(axis)}"
+    elif isinstance(value, str) or value < axis.low or (axis.high is not None and value > axis.high):
+        high = "the widest that fits" if axis.high is None else f"{axis.high:g}"
+        yield f"{value} is outside the space, {axis.low:g} to {high}"
+    elif axis.step is not None and (Decimal(str(value)) - Decimal(str(axis.low))) % Decimal(str(axis.step)):
+        yield f"{value} is not on the space's steps, {axis.low:g} + n x {axis.step:g}"
+    elif "train" in above:
+        yield from _refusals(above["train"], key, value)
+
+
+def _refusals(train: TrainConfig, key: str, value: Value) -> list[str]:
+    """What TrainConfig has against ``key = value``, given the fixed recipe."""
+    integral = isinstance(value, float) and TrainConfig.model_fields[key].annotation is int and value == int(value)
+    try:
+        validate(TrainConfig, train.model_dump() | {key: int(value) if integral else value}, "")
+    except ConfigError as error:
+        return [line.strip().removeprefix(f"{key} = ") for line in str(error).splitlines()[1:]]
+    return []

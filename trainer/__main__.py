@@ -17,17 +17,12 @@ EXIT_USER_ERROR = 2
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, or 2 after one sentence on stderr."""
     parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
-    parser.add_argument(
-        "study", type=Path, metavar="STUDY.toml", help="its [data] and [train] tables are used"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="for example train.epochs=3"
-    )
+    parser.add_argument("study", type=Path, metavar="STUDY.toml", help="its [data] and [train] tables are used")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for example train.epochs=3")
     parser.add_argument("--data", metavar="DIR", help="image folder; overrides data.path")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
-    parser.add_argument(
-        "--cache", type=Path, default=Path("runs/cache"), metavar="DIR", help="decoded pictures"
-    )
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: one per core")
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"), metavar="DIR", help="decoded pictures")
     parser.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="resume from it if it exists; keep it up to date"
     )
@@ -45,12 +40,10 @@ def train(options: argparse.Namespace) -> None:
     """Prepare the pictures, train, print."""
     for assignment in options.set:
         if not assignment.strip().startswith(("data.", "train.")):
-            raise ConfigError(
-                f"--set {assignment!r}: only data.* and train.* are used here, as in train.epochs=3"
-            )
+            raise ConfigError(f"--set {assignment!r}: only data.* and train.* are used here, as in train.epochs=3")
     data_config, config = read_study(options.study, options.set)
     if options.data:
-        data_config = data_config.model_copy(update={"path": options.data})
+        data_config = validate(DataConfig, data_config.model_dump() | {"path": options.data}, f"--data {options.data}")
 
     import torch  # 3 s: only once the study file is known to be good
 
@@ -60,7 +53,8 @@ def train(options: argparse.Namespace) -> None:
     from trainer.models import count
 
     data = prepare_data(data_config, options.cache)
-    device = open_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    kind = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = open_device(kind, options.threads)
     size = count(config, len(data.class_names), data_config.image_size)
     if not options.json:
         counts = ", ".join(f"{len(indices):,} {split}" for split, indices in data.splits.items())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,9 +62,7 @@ def draw(config: TrainConfig, batch: int, size: int, rng: np.random.Generator) -
         erased = rng.random(batch) < config.erase
         height = np.where(erased, np.clip(np.rint(np.sqrt(area * aspect)), 1, size), 0).astype(np.int64)
         width = np.where(erased, np.clip(np.rint(np.sqrt(area / aspect)), 1, size), 0).astype(np.int64)
-        boxes = np.stack(
-            [rng.integers(0, size - height + 1), rng.integers(0, size - width + 1), height, width], axis=1
-        )
+        boxes = np.stack([rng.integers(0, size - height + 1), rng.integers(0, size - width + 1), height, width], axis=1)
     return Draw(matrices, boxes)
 
 
@@ -88,10 +87,20 @@ class Augmentation:
 
         Returns:
             [batch, 3, size, size] float32 on the device, channels last, normalised.
+
+        Raises:
+            ConfigError: an albumentations transform changes the size or the type of a picture.
         """
         if self.compose is not None:
             self.compose.set_random_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-            pictures = np.stack([self.compose(image=picture)["image"] for picture in pictures])
+            changed = [self.compose(image=picture)["image"] for picture in pictures]
+            for picture in changed:
+                if picture.shape != pictures.shape[1:] or picture.dtype != np.uint8:
+                    raise ConfigError(
+                        f"albumentations: a picture of {pictures.shape[1:]} uint8 became {tuple(picture.shape)}"
+                        f" {picture.dtype}; use transforms that keep size and type, or crop_padding to crop"
+                    )
+            pictures = np.stack(changed)
         drawn = draw(self.config, len(pictures), pictures.shape[1], np.random.default_rng(seed))
         if self.device.kind == "cuda":
             return apply_on_device(pictures, drawn, self.device)
@@ -104,9 +113,7 @@ def apply_on_host(pictures: NDArray[np.uint8], drawn: Draw) -> NDArray[np.uint8]
     size = pictures.shape[1]
     if drawn.matrices is not None:
         for picture, matrix, out in zip(pictures, drawn.matrices, result, strict=True):
-            cv2.warpAffine(
-                picture, matrix, (size, size), dst=out, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-            )
+            cv2.warpAffine(picture, matrix, (size, size), dst=out, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     if drawn.boxes is not None:
         colour = np.rint(255 * np.array(MEAN)).astype(np.uint8)
         for out, (top, left, height, width) in zip(result, drawn.boxes, strict=True):
@@ -153,9 +160,7 @@ def build_albumentations(config: TrainConfig) -> Any:
     Raises:
         ConfigError: no such transform (the nearest is named), or it refuses its arguments.
     """
-    os.environ.setdefault(
-        "NO_ALBUMENTATIONS_UPDATE", "1"
-    )  # else its import asks the network for a newer release
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for a newer release
     import albumentations  # 3 s, and few studies need it
 
     transforms = []
@@ -168,7 +173,10 @@ def build_albumentations(config: TrainConfig) -> Any:
                 f"albumentations: no transform {name!r}" + (f"; did you mean {close[0]}?" if close else "")
             )
         try:
-            transforms.append(kind(**arguments))
+            with warnings.catch_warnings():
+                # Of an argument that it does not know it only warns, and goes on without.
+                warnings.simplefilter("error", UserWarning)
+                transforms.append(kind(**arguments))
         except (TypeError, ValueError, UserWarning) as error:
             raise ConfigError(f"albumentations: {name} refuses {arguments}: {error}") from error
     return albumentations.Compose(transforms)

@@ -128,9 +128,8 @@ def _read(path: Path) -> Checkpoint:
             optimizer=values["optimizer"],
         )
     except Exception as error:  # whatever a forged or foreign file makes the unpickler raise
-        raise CheckpointError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}: {error})"
-        ) from error
+        # Not its message: of ten lines, it advises to load without weights_only, which runs what is in the file.
+        raise CheckpointError(f"checkpoint {path} is none that this version writes ({type(error).__name__})") from error
 
 
 def _sync_folder(folder: Path) -> None:

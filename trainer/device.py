@@ -74,8 +74,10 @@ def open_device(kind: str = "cpu", num_threads: int | None = None) -> Device:
         num_threads: CPU threads for torch; by default one per core this process may use.
 
     Raises:
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or no thread.
     """
+    if num_threads is not None and num_threads < 1:
+        raise ConfigError(f"num_threads = {num_threads}: use 1 or more")
     if kind not in ("cpu", "cuda"):
         raise ConfigError(f"device = {kind!r}: use cpu or cuda")
     if kind == "cuda" and not torch.cuda.is_available():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -18,6 +19,10 @@ Message = dict[str, Any]
 
 LOG_TAIL_LINES = 15
 """Lines of a dead worker's log that go into the reason."""
+
+
+SECRETS = ("SEARCH_STORAGE", "PGPASSWORD")
+"""Environment variables that may hold the database's password: no worker's business."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class LocalPool:
         device, log = self.devices[worker], self._logs[worker]
         log.parent.mkdir(parents=True, exist_ok=True)
         # CUDA reads its variable when torch is imported, so it is in the child's environment from the start.
-        environment = os.environ | {
+        environment = without_secrets() | {
             "OMP_NUM_THREADS": str(device.num_threads),
             "NO_ALBUMENTATIONS_UPDATE": "1",
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with it
@@ -72,11 +77,9 @@ class LocalPool:
     def send(self, worker: int, message: Message) -> None:
         """Send a message; a worker that is gone is noticed by ``events``, not here."""
         stdin = _pipe(self._processes[worker].process.stdin)
-        try:
+        with contextlib.suppress(BrokenPipeError):
             stdin.write(json.dumps(message).encode() + b"\n")
             stdin.flush()
-        except BrokenPipeError:
-            pass
 
     def events(self, timeout: float) -> Iterator[tuple[int, Message | Exit]]:
         """What workers said within ``timeout`` seconds, each message whole and in order; an Exit is a worker's last."""
@@ -98,7 +101,7 @@ class LocalPool:
     def close(self, patience_seconds: float = 5) -> None:
         """End all processes: those that wait see the end of their input, those still busy then are killed."""
         for entry in self._processes.values():
-            _pipe(entry.process.stdin).close()
+            _hang_up(entry.process.stdin)
         for worker, entry in list(self._processes.items()):
             try:
                 entry.process.wait(patience_seconds)
@@ -110,16 +113,23 @@ class LocalPool:
     def _reap(self, worker: int) -> int:
         entry = self._processes.pop(worker)
         returncode = entry.process.wait()
-        for pipe in (entry.process.stdin, entry.process.stdout):
-            try:
-                _pipe(pipe).close()
-            except BrokenPipeError:  # the last message was never read
-                pass
+        _hang_up(entry.process.stdin)
+        _pipe(entry.process.stdout).close()
         return returncode
 
     @staticmethod
     def _tail(log: Path) -> str:
         return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
+
+
+def without_secrets() -> dict[str, str]:
+    """This process's environment as a child may have it."""
+    return {name: value for name, value in os.environ.items() if name not in SECRETS}
+
+
+def _hang_up(pipe: IO[bytes] | None) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the last message was never read
+        _pipe(pipe).close()
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:

@@ -1,0 +1,328 @@
+"""What a study means before it is launched: bounds, pictures, steps, time and disk, and all of its problems at once."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import statistics
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from search.budget import describe, size_line
+from search.devices import WorkerDevice
+from search.launch import CHECKPOINT_BYTES_PER_PARAMETER, Prepared, find_width, prepare
+from search.paths import Runs
+from search.space import distributions
+from search.status import duration
+from studies import Limit, StudySpec
+from trainer.cache import as_lines, scan_folder
+from trainer.config import TrainConfig
+from trainer.data import Dataset
+from trainer.errors import ConfigError, DataError, DiskError, LimitError
+
+CLASSES_SHOWN = 12
+"""With more classes than these the table shows the smallest, the median and the largest one."""
+
+MEASURED_STEPS = 3
+"""Training steps that the estimate of time is taken from, after one that warms up."""
+
+BUILT_IN_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a candidate trains on a device."""
+
+    device: str
+    """The device, as people call it."""
+    images_per_second: float
+    """Training pictures per second, validation excluded."""
+    seconds_per_epoch: float
+    """Of the whole training and validation splits."""
+
+
+def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dict[str, Any]:
+    """Find out what a study means; decodes its pictures and trains a few steps on the first device.
+
+    Args:
+        spec: the study.
+        runs: the runs folder; its cache is filled.
+        devices: those the search would have, one worker each.
+
+    Returns:
+        ``study``, ``model``, ``epochs``, ``trials``, ``limit`` {params, macs}.
+        ``pictures``: ``source``, ``path``, ``image_size``, ``splits`` {split: number}, ``classes``
+        {class: {split: number}}, ``bad_files`` [{name, reason}], ``duplicates`` [{first, second, kind}].
+        ``space``: {setting: {low, high, log, step} or {choices}}, with the exact upper end of width_mult.
+        ``largest``: the largest candidate, {width_mult, params, macs}; ``widest``: the widest width that fits the limit
+        and ``next``: the size one step wider, over it (both null where the width is not sampled).
+        ``fixed``: settings of [train] that are neither sampled nor their default. ``known``: recipes tried first.
+        ``steps_per_epoch``: {batch size: steps}. ``estimate``: ``device``, ``workers``, ``images_per_second``,
+        ``seconds_per_epoch``, ``seconds_per_trial`` and ``seconds_at_most`` of the costliest candidate and of a search
+        that prunes nothing; ``cache_bytes``, ``checkpoint_bytes``, ``free_bytes``.
+
+    Raises:
+        DataError, DiskError: the pictures cannot be used; problems of limit and recipes are in the message too.
+        LimitError: nothing fits the limit.
+        ConfigError: the model, a recipe or the device cannot be.
+    """
+    if devices[0].visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[0].visible  # read by torch when it first looks for GPUs
+    prepared = _prepare(spec, runs)
+
+    from trainer.models import count  # torch and timm: 5 s, after the study is known to be sound
+
+    data, space, widest = prepared.data, prepared.space, prepared.width
+    candidate = costliest(spec, space)
+    size = count(candidate, prepared.num_classes, spec.data.image_size)
+    # Each running trial keeps its checkpoint and the one before, and writes the next beside them.
+    checkpoint_bytes = 3 * len(devices) * CHECKPOINT_BYTES_PER_PARAMETER * size.params
+    free_bytes = shutil.disk_usage(runs.root).free
+    if checkpoint_bytes > free_bytes:
+        raise DiskError(
+            f"checkpoints need {checkpoint_bytes:,} bytes in {runs.root}, {free_bytes:,} are free; "
+            "free some or use --runs"
+        )
+    speed = measure_speed(candidate, data, devices[0])
+    seconds_per_trial = spec.train.epochs * speed.seconds_per_epoch
+    num_train = len(data.splits["train"])
+    return {
+        "study": spec.name,
+        "model": spec.train.model,
+        "epochs": spec.train.epochs,
+        "trials": spec.search.trials,
+        "limit": spec.limit.model_dump(),
+        "pictures": {
+            "source": spec.data.source,
+            "path": spec.data.path,
+            "image_size": spec.data.image_size,
+            "splits": {split: len(indices) for split, indices in data.splits.items()},
+            "classes": _pictures_per_class(data),
+            "bad_files": [asdict(file) for file in data.bad_files],
+            "duplicates": [asdict(duplicate) for duplicate in data.duplicates],
+        },
+        "space": {key: _axis_values(axis) for key, axis in space.items()},
+        "largest": {"width_mult": candidate.width_mult, **asdict(size)},
+        "widest": widest and {"width_mult": widest.width_mult, **asdict(widest.size)},
+        "next": widest and widest.next_size and {"width_mult": widest.next_width_mult, **asdict(widest.next_size)},
+        "fixed": {
+            key: value
+            for key, value in spec.train.model_dump(mode="json", exclude_defaults=True).items()
+            if key not in space and key not in ("model", "epochs", "seed")
+        },
+        "known": [dict(recipe) for recipe in spec.known],
+        "steps_per_epoch": {
+            str(batch_size): num_train // min(batch_size, num_train)
+            for batch_size in _batch_sizes(spec.train, space.get("batch_size"))
+        },
+        "estimate": {
+            "workers": len(devices),
+            **asdict(speed),
+            "seconds_per_trial": seconds_per_trial,
+            "seconds_at_most": math.ceil(spec.search.trials / len(devices)) * seconds_per_trial,
+            "cache_bytes": sum(file.stat().st_size for file in data.cache_path.iterdir()),
+            "checkpoint_bytes": checkpoint_bytes,
+            "free_bytes": free_bytes,
+        },
+    }
+
+
+def costliest(spec: StudySpec, space: Mapping[str, BaseDistribution]) -> TrainConfig:
+    """The candidate of the space that takes longest: the widest, with most augmentation, in the smallest batches."""
+    sampled: dict[str, Any] = {}
+    for key, axis in space.items():
+        if isinstance(axis, CategoricalDistribution):
+            numbers = all(isinstance(choice, int | float) for choice in axis.choices)
+            sampled[key] = max(axis.choices) if numbers else axis.choices[0]  # type: ignore[type-var]
+        elif isinstance(axis, FloatDistribution | IntDistribution):
+            sampled[key] = axis.high
+    if "batch_size" in space:
+        sampled["batch_size"] = min(_batch_sizes(spec.train, space["batch_size"]))
+    return spec.config_for(sampled, spec.seed)
+
+
+def measure_speed(candidate: TrainConfig, data: Dataset, where: WorkerDevice) -> Speed:
+    """Train ``candidate`` for a few real steps, validate one real batch, and scale both up to an epoch.
+
+    Raises:
+        ConfigError: the model, its augmentation or its precision cannot be on this device.
+    """
+    from trainer.device import open_device
+    from trainer.evaluate import EVALUATION_BATCH
+    from trainer.fit import fit
+
+    train, val = data.splits["train"], data.splits["val"]
+    batch_size = min(candidate.batch_size, len(train))
+    # A rate that cannot diverge in so few steps; it costs the same time.
+    quick = candidate.model_copy(update={"epochs": 1, "warmup_epochs": 0.0, "lr": 1e-6})
+    device = open_device(where.kind, where.num_threads)
+    for steps, val_pictures in ((1, 1), (MEASURED_STEPS, EVALUATION_BATCH)):  # the first one warms up
+        sample = {"train": train[: steps * batch_size], "val": val[:val_pictures], "test": val[:0]}
+        (result,) = fit(quick, replace(data, splits=sample), device)
+    trained = len(sample["train"]) // batch_size * batch_size
+    validation_seconds = result.seconds - trained / result.images_per_second
+    return Speed(
+        device=device.name,
+        images_per_second=result.images_per_second,
+        seconds_per_epoch=len(train) // batch_size * batch_size / result.images_per_second
+        + validation_seconds * len(val) / len(sample["val"]),
+    )
+
+
+def render(meaning: dict[str, Any]) -> Group:
+    """What ``check_study`` found, for people; fits 80 columns unless names are longer."""
+    pictures, limit = meaning["pictures"], Limit(**meaning["limit"])
+    place = f" in {pictures['path']}" if pictures["path"] else ""
+    parts: list[Any] = [
+        Text(f"{meaning['study']}: {meaning['trials']} trials of {meaning['model']}, {meaning['epochs']} epochs each"),
+        _heading(f"pictures: {pictures['source']}{place}, {pictures['image_size']} px"),
+        _pictures_table(pictures["classes"], pictures["splits"]),
+    ]
+    if bad := pictures["bad_files"]:
+        lines = as_lines([f"{file['name']}: {file['reason']}" for file in bad])
+        parts.append(Text(f"{len(bad)} files left out because they cannot be read:{lines}", style="yellow"))
+    if pairs := pictures["duplicates"]:
+        lines = as_lines([f"{pair['kind']}: {pair['first']} = {pair['second']}" for pair in pairs])
+        parts.append(Text(f"{len(pairs)} exact duplicates:{lines}", style="yellow"))
+    parts += [
+        _heading("no limit" if limit == Limit() else f"limit: {describe(limit)}"),
+        Text(size_line(meaning["largest"], limit)),
+    ]
+    if widest := meaning["widest"]:
+        if widest["width_mult"] > meaning["largest"]["width_mult"]:
+            parts.append(Text(f"the space ends below the widest that fits, {widest['width_mult']:g}"))
+        elif meaning["next"]:
+            parts.append(Text(size_line(meaning["next"], limit)))
+    parts += [_heading("space"), _space_table(meaning["space"])]
+    if meaning["fixed"]:
+        parts += [_heading("fixed, where it is not the default"), _pairs_table(meaning["fixed"])]
+    if meaning["known"]:
+        recipes = [", ".join(f"{key} {_show(value)}" for key, value in recipe.items()) for recipe in meaning["known"]]
+        parts += [_heading("known recipes, tried first"), *(Text(f"  {recipe}") for recipe in recipes)]
+    return Group(*parts, _heading("estimate"), _estimate_table(meaning))
+
+
+def _prepare(spec: StudySpec, runs: Runs) -> Prepared:
+    """As ``launch.prepare``, but pictures that cannot be used don't hide what is wrong with limit and recipes."""
+    try:
+        return prepare(spec, runs, Console(stderr=True))
+    except (DataError, DiskError) as error:
+        try:
+            distributions(spec, find_width(spec, _fewest_classes(spec), runs))
+        except (LimitError, ConfigError) as other:
+            raise type(error)(f"{error}\n{other}") from None
+        raise
+
+
+def _fewest_classes(spec: StudySpec) -> int:
+    """A number of classes the data will not go below, so that no problem is made up: 2 where nothing is known."""
+    if spec.data.source in BUILT_IN_CLASSES:
+        return BUILT_IN_CLASSES[spec.data.source]
+    if spec.data.path is None:
+        return 2
+    try:
+        listing = scan_folder(Path(spec.data.path).expanduser())
+    except DataError:
+        return 2
+    return max(2, len({picture.class_name for picture in listing.pictures if picture.split == "train"}))
+
+
+def _pictures_per_class(data: Dataset) -> dict[str, dict[str, int]]:
+    counts = {split: Counter(data.labels[indices].tolist()) for split, indices in data.splits.items()}
+    return {name: {split: counts[split][label] for split in data.splits} for label, name in enumerate(data.class_names)}
+
+
+def _batch_sizes(train: TrainConfig, axis: BaseDistribution | None) -> list[int]:
+    """Every batch size of the space, or both ends of its range."""
+    if isinstance(axis, CategoricalDistribution):
+        return [int(choice) for choice in axis.choices]  # type: ignore[arg-type]  # StudySpec lets only integers by
+    if isinstance(axis, IntDistribution):
+        return [axis.low, axis.high]
+    return [train.batch_size]
+
+
+def _axis_values(axis: BaseDistribution) -> dict[str, Any]:
+    if isinstance(axis, CategoricalDistribution):
+        return {"choices": list(axis.choices)}
+    assert isinstance(axis, FloatDistribution | IntDistribution)
+    return {"low": axis.low, "high": axis.high, "log": axis.log, "step": axis.step}
+
+
+def _pictures_table(classes: dict[str, dict[str, int]], splits: dict[str, int]) -> Table:
+    table = _table("class", *splits)
+    if len(classes) <= CLASSES_SHOWN:
+        for name, counts in classes.items():
+            table.add_row(_printable(name), *(f"{counts[split]:,}" for split in splits))
+    else:
+        for what, choose in (("smallest", min), ("median", statistics.median), ("largest", max)):
+            numbers = [choose([counts[split] for counts in classes.values()]) for split in splits]
+            table.add_row(what, *(f"{number:,g}" for number in numbers))
+    table.add_row(f"all {len(classes):,}", *(f"{number:,}" for number in splits.values()), style="bold")
+    return table
+
+
+def _space_table(space: dict[str, dict[str, Any]]) -> Table:
+    table = _table("", "", right=False)
+    for key, axis in space.items():
+        if "choices" in axis:
+            values = ", ".join(_show(choice) for choice in axis["choices"])
+        else:
+            steps = f", in steps of {axis['step']:g}" if axis["step"] not in (None, 1) else ""
+            values = f"{axis['low']:g} to {axis['high']:g}{', logarithmic' if axis['log'] else ''}{steps}"
+        table.add_row(f"  {key}", values)
+    return table
+
+
+def _estimate_table(meaning: dict[str, Any]) -> Table:
+    estimate, steps = meaning["estimate"], meaning["steps_per_epoch"]
+    workers = f"{estimate['workers']} worker{'s' if estimate['workers'] > 1 else ''}"
+    by_batch = ", ".join(f"{number:,} in batches of {size}" for size, number in steps.items())
+    rows = {
+        "steps per epoch": by_batch,
+        "device": f"{estimate['device']}, {estimate['images_per_second']:,.0f} images/s with the costliest candidate",
+        "epoch": f"about {duration(estimate['seconds_per_epoch'])}",
+        "trial": f"about {duration(estimate['seconds_per_trial'])}, {meaning['epochs']} epochs",
+        "search": f"at most about {duration(estimate['seconds_at_most'])} with {workers}; pruning makes it shorter",
+        "disk": f"{_bytes(estimate['cache_bytes'])} cache, {_bytes(estimate['checkpoint_bytes'])} checkpoints; "
+        f"{_bytes(estimate['free_bytes'])} free",
+    }
+    return _pairs_table(rows)
+
+
+def _pairs_table(pairs: dict[str, Any]) -> Table:
+    table = _table("", "", right=False)
+    for key, value in pairs.items():
+        table.add_row(f"  {key}", Text(_show(value)))
+    return table
+
+
+def _table(*columns: str, right: bool = True) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", show_header=any(columns))
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if right and number else "left", overflow="fold")
+    return table
+
+
+def _heading(text: str) -> Text:
+    return Text(f"\n{text}", style="bold")
+
+
+def _printable(name: str) -> Text:
+    return Text(name if name.isprintable() else ascii(name)[1:-1])
+
+
+def _bytes(number: float) -> str:
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
+
+
+def _show(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,45 @@
+"""What all tests share: a few hundred digits of 16 px, built once, and the devices to train on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from trainer.config import DataConfig
+
+if TYPE_CHECKING:  # torch takes seconds to import, and many tests need none
+    from trainer.data import Dataset
+    from trainer.device import Device
+
+
+@pytest.fixture(scope="session")
+def digits_config() -> DataConfig:
+    """430 pictures to train on and 108 to validate on; the others are the test split."""
+    return DataConfig(source="digits", image_size=16, val_fraction=0.2, test_fraction=0.7)
+
+
+@pytest.fixture(scope="session")
+def digits(digits_config: DataConfig, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    from trainer.data import prepare_data
+
+    return prepare_data(digits_config, tmp_path_factory.mktemp("caches"))
+
+
+@pytest.fixture
+def cpu() -> Device:
+    """Opened for each test: the thread count belongs to the process, and a test may have changed it."""
+    from trainer.device import open_device
+
+    return open_device("cpu", 1)
+
+
+@pytest.fixture
+def cuda() -> Device:
+    import torch
+
+    from trainer.device import open_device
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU, and torch sees none")
+    return open_device("cuda", 1)

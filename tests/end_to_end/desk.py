@@ -1,0 +1,230 @@
+"""A place to work at: a folder, and the installed command in it. Everything here is the real thing, as a user has it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
+
+COMMAND = Path(sys.executable).with_name("search")
+
+PATIENCE_SECONDS = 100
+"""After this long a command hangs; a whole tiny search takes a tenth of it on two quiet cores."""
+
+SLOW_START = 1.15
+"""Room for the start of the interpreter wherever a duration is asserted."""
+
+LIMIT = 60_000
+
+PICTURES = """
+[data]
+source = "digits"
+image_size = 16
+val_fraction = 0.4
+test_fraction = 0.3
+
+[limit]
+params = 60_000
+"""
+
+# Two recipes that learn, one that cannot, one that diverges at once: with the first two ahead of it in the rung,
+# successive halving prunes the third whatever the sampler does later.
+SMALL = f"""
+{PICTURES}
+[train]
+model = "resnet10t"
+epochs = 3
+batch_size = 64
+
+[space]
+lr = [0.01, 0.005, 1e-9, 1e30]
+dropout = {{ low = 0.0, high = 0.3 }}
+width_mult = {{ low = 0.05 }}
+
+[[known]]
+lr = 0.01
+dropout = 0.0
+width_mult = 0.07
+
+[[known]]
+lr = 0.005
+
+[[known]]
+lr = 1e-9
+
+[[known]]
+lr = 1e30
+
+[search]
+trials = 9
+startup_trials = 4
+"""
+
+# Nothing is pruned, so every trial runs all its epochs; the sampler models from trial 2 on, so that a value that
+# differs in its last bit changes what is asked next.
+STEADY = f"""
+{PICTURES}
+[train]
+model = "resnet10t"
+epochs = 4
+batch_size = 64
+optimizer = "sgd"
+warmup_epochs = 1
+rotate = 10
+
+[space]
+lr = {{ low = 0.01, high = 0.2, log = true }}
+dropout = {{ low = 0.0, high = 0.5 }}
+width_mult = {{ low = 0.05 }}
+
+[search]
+trials = 6
+startup_trials = 2
+pruner = "none"
+"""
+
+# Every training fails the same way: a crop that is larger than the pictures.
+BROKEN = f"""
+{PICTURES}
+[train]
+model = "resnet10t"
+epochs = 2
+batch_size = 64
+albumentations = [{{ name = "RandomCrop", height = 64, width = 64 }}]
+
+[space]
+lr = {{ low = 0.01, high = 0.2, log = true }}
+
+[search]
+trials = 6
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command gave."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class Running:
+    """A command that runs, in a session of its own as in a terminal."""
+
+    process: subprocess.Popen[bytes]
+    out: Path
+    err: Path
+    workers_seen: list[psutil.Process] = field(default_factory=list)
+
+    def workers(self) -> list[psutil.Process]:
+        """Its worker processes now."""
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            try:
+                if "search.worker" in child.cmdline():
+                    found.append(child)
+            except psutil.NoSuchProcess:
+                continue
+        self.workers_seen += [worker for worker in found if worker not in self.workers_seen]
+        return found
+
+    def send(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def until(self, what: Callable[[], object]) -> None:
+        """Wait for something while the command runs."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not what():
+            if self.process.poll() is not None:
+                answer = self.wait()
+                raise AssertionError(f"it ended with {answer.code} before that:\n{answer.out}\n{answer.err}")
+            assert time.monotonic() < deadline, f"waited in vain:\n{self.out.read_text()}\n{self.err.read_text()}"
+            time.sleep(0.01)
+
+    def wait(self, timeout: float = PATIENCE_SECONDS) -> Answer:
+        return Answer(self.process.wait(timeout), self.out.read_text(), self.err.read_text())
+
+
+class Desk:
+    """A folder with study files and a runs folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runs = folder / "runs"
+        self._commands: list[Running] = []
+
+    def write(self, name: str, text: str) -> str:
+        """A study file; returns its name for the command line."""
+        (self.folder / name).write_text(text)
+        return name
+
+    def start(self, *arguments: object, **environment: str) -> Running:
+        """Start the command here, with nobody's settings in its environment but those given."""
+        number = len(list(self.folder.glob(".out-*")))
+        out, err = self.folder / f".out-{number}", self.folder / f".err-{number}"
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SEARCH_")}
+        with out.open("wb") as out_file, err.open("wb") as err_file:
+            process = subprocess.Popen(
+                [COMMAND, *map(str, arguments)],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out_file,
+                stderr=err_file,
+                env=inherited | environment,
+                start_new_session=True,
+            )
+        running = Running(process, out, err)
+        self._commands.append(running)
+        return running
+
+    def search(self, *arguments: object, **environment: str) -> Answer:
+        """Run the command here to its end."""
+        return self.start(*arguments, **environment).wait()
+
+    def checkpoint(self, study: str, trial: int) -> Path:
+        return self.runs / "studies" / study / "trials" / str(trial) / "checkpoint"
+
+    def trials(self, study: str) -> list[FrozenTrial]:
+        """The trials in the database, as Optuna reads them."""
+        with open_database(f"sqlite:///{self.runs}/search.db") as storage:
+            return optuna.load_study(study_name=study, storage=storage).get_trials()
+
+    def copy(self, folder: Path) -> Desk:
+        """The same desk elsewhere, to be changed."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        return Desk(folder)
+
+    def clear(self) -> None:
+        """End whatever still runs; its workers follow it by themselves."""
+        for command in self._commands:
+            if command.process.poll() is None:
+                command.process.kill()
+                command.process.wait()
+
+
+@contextmanager
+def open_database(url: str) -> Iterator[RDBStorage]:
+    storage = RDBStorage(url)
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()

@@ -1,0 +1,237 @@
+"""A search from its launch to its end, as whoever launches it sees it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import Watched
+from desk import BROKEN, COMMAND, LIMIT, SMALL, STEADY, Desk, open_database
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState
+
+import studies
+from search.budget import WIDTH_STEP
+from search.study import seed_of
+from trainer.models import count
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+
+NUM_CLASSES, IMAGE_SIZE = 10, 16
+
+
+def test_the_search_ends_with_success_and_says_so_in_plain_lines(finished: Watched) -> None:
+    out = finished.answer.out
+    assert finished.answer.code == 0, finished.answer.err
+    assert finished.answer.err == ""
+    assert "\x1b" not in out
+    assert len([line for line in out.splitlines() if re.match(r"trial \d+ (complete|pruned), ", line)]) == 9
+    assert "study 'small' has spent its budget of 9 trials" in out
+    assert "search export-best small" in out
+
+
+def test_the_budget_is_spent_exactly_and_nothing_is_left_running(finished: Watched) -> None:
+    trials = finished.desk.trials("small")
+    assert [trial.number for trial in trials] == list(range(9))
+    assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+
+
+def test_every_worker_is_gone_afterwards(finished: Watched) -> None:
+    assert finished.num_workers == 2
+    assert finished.workers_alive == []
+
+
+def test_no_checkpoint_of_a_finished_trial_is_left(finished: Watched) -> None:
+    assert list((finished.desk.runs / "studies" / "small" / "trials").iterdir()) == []
+
+
+def test_the_known_recipes_are_the_first_trials(finished: Watched) -> None:
+    first = finished.desk.trials("small")[:4]
+    assert [trial.params["lr"] for trial in first] == [0.01, 0.005, 1e-9, 1e30]
+    assert first[0].params == {"lr": 0.01, "dropout": 0.0, "width_mult": 0.07}
+
+
+def test_every_trial_carries_its_true_size_and_its_constraint_within_the_limit(finished: Watched) -> None:
+    spec = studies.load(str(finished.desk.folder / "small.toml"))
+    for trial in finished.desk.trials("small"):
+        size = count(spec.config_for(trial.params, 0), NUM_CLASSES, IMAGE_SIZE)
+        assert trial.user_attrs["num_params"] == size.params <= LIMIT
+        assert trial.user_attrs["macs"] == size.macs
+        assert trial.constraints == {"params": size.params - LIMIT}
+
+
+def test_the_widest_width_of_the_space_fits_and_the_next_one_does_not(finished: Watched) -> None:
+    spec = studies.load(str(finished.desk.folder / "small.toml"))
+    axis = finished.desk.trials("small")[0].distributions["width_mult"]
+    assert isinstance(axis, FloatDistribution)
+
+    def params(width_mult: float) -> int:
+        return count(spec.config_for({"width_mult": width_mult}, 0), NUM_CLASSES, IMAGE_SIZE).params
+
+    assert params(axis.high) <= LIMIT < params(axis.high + WIDTH_STEP)
+    assert axis.low == 0.05
+
+
+def test_a_trial_that_cannot_learn_is_pruned_after_its_first_epoch(finished: Watched) -> None:
+    hopeless = finished.desk.trials("small")[2]
+    assert hopeless.state == TrialState.PRUNED
+    assert list(hopeless.intermediate_values) == [1]
+    assert hopeless.user_attrs["reason"] == "successive_halving after epoch 1"
+
+
+def test_a_trial_that_diverges_is_pruned_with_the_reason(finished: Watched) -> None:
+    diverged = finished.desk.trials("small")[3]
+    assert diverged.state == TrialState.PRUNED
+    assert "DivergedError: epoch 1" in diverged.user_attrs["reason"]
+    assert "try a lower lr" in diverged.user_attrs["reason"]
+    assert f"trial 3 pruned, no epoch finished at epoch 0 of 3 ({diverged.user_attrs['reason']})" in finished.answer.out
+
+
+def test_a_completed_trials_value_is_that_of_its_last_epoch(finished: Watched) -> None:
+    complete = [trial for trial in finished.desk.trials("small") if trial.state == TrialState.COMPLETE]
+    assert complete
+    for trial in complete:
+        assert trial.value == trial.intermediate_values[3]
+        assert list(trial.intermediate_values) == [1, 2, 3]
+
+
+def test_a_second_launch_of_a_running_study_is_refused_and_names_the_holder(finished: Watched) -> None:
+    assert finished.second.code == 7
+    assert re.search(r"study 'small' is in use by process \d+ on \S+ since \d{4}-\d\d-\d\d", finished.second.err)
+    assert finished.second.out == ""
+
+
+def test_status_shows_a_search_while_it_runs(finished: Watched) -> None:
+    status = finished.status.json()
+    assert finished.status.code == 0, finished.status.err
+    assert (status["version"], status["study"], status["budget"]) == (1, "small", 9)
+    assert status["held_by"].startswith("process ")
+    assert 1 <= len(status["running"]) <= 2
+    assert status["running"][0].keys() == {
+        *("label", "device", "trial", "epoch", "epochs", "val_accuracy", "images_per_second")
+    }
+
+
+def test_status_shows_a_search_that_has_ended(finished: Watched) -> None:
+    status = finished.desk.search("status", "small", "--json").json()
+    trials = finished.desk.trials("small")
+    assert status["held_by"] is None
+    assert status["running"] == []
+    assert sum(status["counts"].values()) == len(status["finished"]) == 9
+    assert status["counts"]["PRUNED"] >= 2
+    assert status["best"]["value"] == max(trial.value for trial in trials if trial.value is not None)
+    assert status["finished"][0].keys() == {
+        *("number", "state", "value", "epochs", "params", "num_params", "macs", "seconds", "reason")
+    }
+    assert status["finished"][0]["params"] == trials[0].params
+
+
+def test_status_is_readable_too(finished: Watched) -> None:
+    shown = finished.desk.search("status").out
+    assert "small: 9 of 9 trials" in shown
+    assert "nobody is searching it" in shown
+
+
+def test_a_finished_study_launched_again_says_so_and_goes_on_with_more_trials(used: Desk) -> None:
+    again = used.search("launch", "small.toml", "--gpus", "cpu:2")
+    assert again.code == 0
+    assert "has spent its budget of 9 trials" in again.out
+    assert "--trials 18" in again.out
+    before = used.trials("small")
+    assert len(before) == 9
+
+    more = used.search("launch", "small.toml", "--gpus", "cpu:2", "--trials", 11)
+    assert more.code == 0, more.err
+    after = used.trials("small")
+    assert [trial.number for trial in after] == list(range(11))
+    assert [trial.params for trial in after[:9]] == [trial.params for trial in before]
+    assert all(trial.state.is_finished() for trial in after)
+
+
+def test_two_workers_with_many_short_trials_spend_exactly_the_budget(desk: Desk) -> None:
+    study = desk.write("short.toml", STEADY)
+    short = ("--set", "train.epochs=1", "--set", "train.warmup_epochs=0", "--set", "data.val_fraction=0.8")
+    answer = desk.search("launch", study, "--gpus", "cpu:2", "--trials", 21, *short)
+    assert answer.code == 0, answer.err
+    trials = desk.trials("short")
+    assert [trial.number for trial in trials] == list(range(21))
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+    assert len({str(trial.params) for trial in trials}) == 21
+    assert {trial.user_attrs["device"] for trial in trials} == {"CPU, 1 thread"}
+
+
+def test_the_budget_in_hours_begins_no_further_trial(desk: Desk) -> None:
+    study = desk.write("short.toml", STEADY)
+    answer = desk.search("launch", study, "--gpus", "cpu", "--hours", "0.002")  # 7 s: about when a worker is ready
+    assert answer.code == 0, answer.err
+    assert "has spent its 0.002 hours with" in answer.out
+    trials = desk.trials("short")
+    assert len(trials) < 6
+    assert {trial.state for trial in trials} <= {TrialState.COMPLETE}
+
+
+def test_the_same_error_twice_in_a_row_ends_the_search(desk: Desk) -> None:
+    study = desk.write("broken.toml", BROKEN)
+    answer = desk.search("launch", study, "--gpus", "cpu")
+    assert answer.code == 10
+    assert "search: two trials in a row ended in the same error: " in answer.err
+    assert "Traceback" not in answer.err
+    trials = desk.trials("broken")
+    assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.FAIL]
+    assert "crop size" in trials[0].user_attrs["reason"].lower()
+    assert answer.out.count("trying again from its last epoch") == 4, "each is tried three times"
+    assert "crop size" in (desk.runs / "studies/broken/logs/worker-0.log").read_text().lower()
+
+
+def test_a_terminal_sees_a_live_table(used: Desk) -> None:
+    terminal, inside = pty.openpty()
+    process = subprocess.Popen(
+        [COMMAND, "launch", "small.toml", "--gpus", "cpu"], cwd=used.folder, stdout=inside, stderr=inside
+    )
+    os.close(inside)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(terminal, 4096)
+        except OSError:  # Linux's way to say that nobody holds the other end any more
+            break
+        shown += chunk
+    os.close(terminal)
+    assert process.wait() == 0
+    text = shown.decode()
+    assert "\x1b[" in text
+    assert re.search(r"worker\s+trial\s+epoch\s+accuracy", text)
+    assert "best: trial" in text
+
+
+def test_a_reader_that_stops_reading_does_not_stop_the_search(used: Desk) -> None:
+    process = subprocess.Popen(
+        [COMMAND, "launch", "small.toml", "--gpus", "cpu"],
+        cwd=used.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate()
+    assert process.returncode == 0
+    assert err == b""
+
+
+def test_data_is_remembered_and_the_same_pictures_elsewhere_are_the_same_study(
+    desk: Desk, folder_study: str, tmp_path: Path
+) -> None:
+    assert desk.search("launch", folder_study, "--gpus", "cpu", "--trials", 1).code == 0
+    again = desk.search("launch", folder_study, "--gpus", "cpu", "--trials", 1)
+    assert again.code == 0, again.err
+
+
+def test_each_trial_is_seeded_by_its_number(finished: Watched) -> None:
+    seeds = {seed_of(0, trial.number) for trial in finished.desk.trials("small")}
+    assert len(seeds) == 9
+    assert open_database
+    assert SMALL

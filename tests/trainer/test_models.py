@@ -1,0 +1,189 @@
+"""Models: exact counts, what a width does, and what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from trainer.config import TrainConfig
+from trainer.errors import ConfigError
+from trainer.models import RESNET_CHANNELS, build_model, count, has_width, timm_args
+
+
+def candidate(model: str, width_mult: float = 1.0, **settings: object) -> TrainConfig:
+    return TrainConfig.model_validate({"model": model, "width_mult": width_mult, **settings})
+
+
+@pytest.mark.parametrize(
+    ("width_mult", "num_classes", "params"),
+    [(1.0, 400, 4_028_273), (1.12, 400, 4_967_719), (1.13, 400, 5_045_116), (1.15, 10, 4_648_852)],
+)
+def test_rexnet_has_exactly_the_published_number_of_parameters(
+    width_mult: float, num_classes: int, params: int
+) -> None:
+    assert count(candidate("rexnet_100", width_mult), num_classes, 224).params == params
+
+
+FAMILIES = [
+    candidate("rexnet_100", 0.37),
+    candidate("rexnetr_100", 0.5),
+    candidate("resnet10t", 0.21),
+    candidate("resnet50s", 0.1),
+    candidate("mobilenetv3_small_050"),
+    candidate("efficientnet_lite0"),
+    candidate("convnext_atto"),
+    candidate("vit_tiny_patch16_224", model_args={"depth": 2}),
+]
+
+
+@pytest.mark.parametrize("config", FAMILIES, ids=lambda config: config.model)
+def test_the_count_is_that_of_the_model_that_is_built(config: TrainConfig) -> None:
+    model = build_model(config, 7, 64)
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert count(config, 7, 64).params == trainable
+    assert all(parameter.device.type == "cpu" for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("model", ["rexnet_100", "resnet10t", "resnet50s", "mobilenetv3_small_050"])
+def test_multiply_adds_are_those_that_the_layers_do(model: str) -> None:
+    """Counted again from the shapes that hooks see: each output of a convolution is a dot product of its window."""
+    config = candidate(model)
+    built = build_model(config, 7, 64).eval()
+    macs = 0
+
+    def add(layer: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        nonlocal macs
+        if isinstance(layer, nn.Conv2d):
+            macs += output.numel() * layer.in_channels // layer.groups * math.prod(layer.kernel_size)
+        elif isinstance(layer, nn.Linear):
+            macs += output.numel() * layer.in_features
+
+    for layer in built.modules():
+        layer.register_forward_hook(add)
+    with torch.no_grad():
+        built(torch.zeros(1, 3, 64, 64))
+    assert count(config, 7, 64).macs == macs
+
+
+def test_multiply_adds_of_a_vision_transformer_include_its_attention() -> None:
+    config = candidate("vit_tiny_patch16_224", model_args={"depth": 3})
+    tokens, width, hidden = 4 * 4 + 1, 192, 768
+    per_block = tokens * (3 * width * width + width * width + 2 * width * hidden) + 2 * tokens * tokens * width
+    patches = 16 * (16 * 16 * 3) * width
+    assert count(config, 10, 64).macs == patches + 3 * per_block + width * 10
+
+
+def test_twice_the_picture_is_four_times_the_work_and_no_parameter_more() -> None:
+    small, large = (count(candidate("resnet18"), 10, size) for size in (64, 128))
+    assert large.params == small.params
+    head = 512 * 10
+    assert large.macs - head == 4 * (small.macs - head)
+
+
+def test_the_families_with_a_width_are_the_plain_resnets_and_rexnets() -> None:
+    with_width = {model for model in timm.list_models() if has_width(model)}
+    assert {"rexnet_100", "rexnetr_100", "resnet10t", "resnet18", "resnet50", "resnet152d"} <= with_width
+    assert not {"rexnet_130", "resnet51q", "resnet32ts", "resnetv2_50", "resnet50_gn"} & with_width
+
+
+@pytest.mark.parametrize("model", ["rexnet_100", "rexnetr_100", "resnet10t", "resnet18d", "resnet26t", "resnet50s"])
+def test_a_width_scales_every_kind_that_has_one(model: str) -> None:
+    narrow, stock = (count(candidate(model, width), 10, 32) for width in (0.5, 1.0))
+    assert narrow.params < 0.45 * stock.params
+    assert narrow.macs < 0.55 * stock.macs
+    with torch.device("meta"):
+        same = timm.create_model(model, num_classes=10)
+    assert stock.params == sum(parameter.numel() for parameter in same.parameters())
+
+
+def test_a_width_multiplies_the_channels_of_a_resnet() -> None:
+    assert timm_args(candidate("resnet18", 1.0), 64)["channels"] == list(RESNET_CHANNELS)
+    assert timm_args(candidate("resnet18", 0.33), 64)["channels"] == [21, 42, 84, 169]
+    assert timm_args(candidate("resnet18", 0.001), 64)["channels"] == [1, 1, 1, 1]
+
+
+def test_stock_timm_builds_the_same_model_from_the_arguments() -> None:
+    config = candidate("rexnet_100", 0.6, dropout=0.3, model_args={"depth_mult": 0.8})
+    model = timm.create_model(config.model, num_classes=5, **timm_args(config, 32))
+    ours = build_model(config, 5, 32)
+    assert {name: value.shape for name, value in model.state_dict().items()} == {
+        name: value.shape for name, value in ours.state_dict().items()
+    }
+
+
+def test_dropout_is_the_drop_rate_before_the_classifier() -> None:
+    for model in ("rexnet_100", "resnet10t"):
+        built = build_model(candidate(model, 0.2, dropout=0.4), 5, 32)
+        rates = {layer.p for layer in built.modules() if isinstance(layer, nn.Dropout) and layer.p}
+        assert rates == {0.4} or getattr(built, "drop_rate", None) == 0.4
+
+
+def test_a_vision_transformer_is_built_for_the_pictures_it_gets() -> None:
+    config = candidate("vit_tiny_patch16_224", model_args={"depth": 1})
+    assert timm_args(config, 64)["img_size"] == 64
+    model = build_model(config, 5, 64)
+    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 5)
+
+
+def test_a_model_draws_its_weights_from_the_global_generator() -> None:
+    def first_weights(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return next(build_model(candidate("resnet10t", 0.1), 5, 32).parameters())
+
+    assert torch.equal(first_weights(1), first_weights(1))
+    assert not torch.equal(first_weights(1), first_weights(2))
+
+
+def refusal(config: TrainConfig, image_size: int = 64) -> str:
+    with pytest.raises(ConfigError) as error:
+        count(config, 10, image_size)
+    return str(error.value)
+
+
+def test_an_unknown_model_names_the_nearest_one() -> None:
+    assert refusal(candidate("rexnet100")) == "model = 'rexnet100' is not a timm model; did you mean rexnet_100?"
+
+
+@pytest.mark.parametrize("model", ["mobilenetv3_small_050", "rexnet_130", "vit_tiny_patch16_224"])
+def test_a_width_for_a_family_without_one_is_an_error(model: str) -> None:
+    assert refusal(candidate(model, 0.5)).startswith(f"width_mult = 0.5: {model} has no width; use rexnet_100")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_classes", 3),
+        ("in_chans", 1),
+        ("pretrained", True),
+        ("checkpoint_path", "/weights.pth"),
+        ("features_only", True),
+        ("width_mult", 0.5),
+        ("channels", [8, 8, 8, 8]),
+        ("drop_rate", 0.5),
+    ],
+)
+def test_arguments_that_are_settled_elsewhere_are_refused(name: str, value: object) -> None:
+    assert f"leave out {name}: {name} " in refusal(candidate("resnet10t", model_args={name: value}))
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        ({"no_such": 1}, "unexpected keyword argument 'no_such'"),
+        ({"act_layer": "relUU"}, "'reluu'"),
+        ({"global_pool": "xx"}, "Invalid pool type: xx"),
+        ({"output_stride": 7}, "AssertionError"),
+    ],
+)
+def test_arguments_that_the_model_refuses_are_a_sentence(args: dict[str, object], reason: str) -> None:
+    sentence = refusal(candidate("resnet10t", model_args=args))
+    assert sentence.startswith("resnet10t cannot be built with {")
+    assert sentence.endswith(reason)
+
+
+def test_pictures_too_small_for_the_net_are_a_sentence() -> None:
+    assert refusal(candidate("inception_v3"), 16).startswith("inception_v3 does not take pictures of 16 px: ")
