@@ -134,7 +134,7 @@ def main() -> None:
                 fetch(f"{address}api/studies")
                 waits["first page"].append(time.perf_counter() - began)
                 seconds, body = fetch(f"{address}api/studies/1")
-                waits[f"detail, first time ({len(body) / 1e6:.1f} MB)"].append(seconds)
+                waits["detail, first time"].append(seconds)
                 waits["detail, again"].append(fetch(f"{address}api/studies/1")[0])
                 new = f"api/studies/1?after={options.trials}"
                 waits["detail, what is new"].append(fetch(address + new)[0])
@@ -145,8 +145,8 @@ def main() -> None:
                     for what, seconds in search(study, trials=6):
                         costs["two clients without a pause", what].append(seconds)
         storage.engine.dispose()
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    print(f"\n{machine}, load {os.getloadavg()[1]:.1f}; {options.trials} trials of {EPOCHS} epochs")
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[1]:.1f}"
+    print(f"\n{machine}; {options.trials} trials of {EPOCHS} epochs: {len(body) / 1e6:.1f} MB")
     print("\n| | median s | maximum s | n |\n| --- | --- | --- | --- |")
     for name, times in waits.items():
         print(f"| {name} | {statistics.median(times):.2f} | {max(times):.2f} | {len(times)} |")

@@ -15,6 +15,7 @@ The end of stdin means that the coordinator is gone: the process exits at once. 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -57,7 +58,8 @@ def main() -> None:
         try:
             _train(assignment, device, datasets, inbox, send)
         except Exception as error:
-            traceback.print_exc()
+            with contextlib.suppress(OSError):  # the log lies on the disk that may just have filled up
+                traceback.print_exc()
             failure = {"kind": _kind_of(error), "error": f"{type(error).__name__}: {error}"}
             send({"type": "failed", "trial": assignment["trial"], **failure})
 

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -284,7 +285,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
     service = services()["postgres"]
     environment = place.environment(service)
-    with pgserver.get_server(folder / "postgres") as server:
+    # Not below pytest's folder: as root, Postgres runs as another user, and every pytest that starts shuts that one.
+    with tempfile.TemporaryDirectory() as data, pgserver.get_server(Path(data) / "postgres") as server:
         sockets = server.get_postmaster_info().socket_dir
         user, database = environment["POSTGRES_USER"], environment["POSTGRES_DB"]
         password = Path(environment["POSTGRES_PASSWORD_FILE"]).read_text().strip()

@@ -117,15 +117,15 @@ def test_an_unknown_study_names_those_that_there_are(empty: Desk) -> None:
         ("train.batch_size=1", "train.batch_size = 1: input should be greater than or equal to 2"),
         ("train.epochs=many", "train.epochs = 'many': input should be a valid integer"),
         ("search.trials=0", "search.trials = 0: input should be greater than or equal to 1"),
-        ("search.min_epochs=4", "search.min_epochs = 4 exceeds train.epochs = 3"),
+        ("search.min_epochs=4", "search.min_epochs: 4 exceeds train.epochs = 3"),
         ("search.sampler=grid", "search.sampler = 'grid': input should be 'tpe', 'random' or 'gp'"),
         ("space.dropout={low=0.3,high=0.1}", "low = 0.3 is above high = 0.1"),
-        ("space.dropout={low=0.0,high=1.5}", "space.dropout: dropout = 1.5: input should be less than 1"),
+        ("space.dropout={low=0.0,high=1.5}", "space.dropout: 1.5: input should be less than 1"),
         ("space.epochs={low=1,high=2}", "space.epochs: cannot be sampled"),
         ("space.weightdecay={low=0.0,high=0.1}", "space.weightdecay: cannot be sampled; did you mean weight_decay?"),
-        ("known=[{dropout=0.9}]", "known[0].dropout = 0.9 is outside the space, 0 to 0.3"),
-        ("known=[{lr=0.02}]", "known[0].lr = 0.02 is not among the space's"),
-        ("known=[{rotate=10}]", "known[0].rotate: is not in the space"),
+        ("known=[{dropout=0.9}]", "known.0.dropout: 0.9 is outside the space, 0 to 0.3"),
+        ("known=[{lr=0.02}]", "known.0.lr: 0.02 is not among the space's"),
+        ("known=[{rotate=10}]", "known.0.rotate: is not in the space"),
         ("name=../../elsewhere", "'../../elsewhere' cannot name a study; use 1 to 64 letters"),
         ("name=", "'' cannot name a study"),
         ("train.lr", "write key=value, for example --set train.lr=0.01"),
@@ -182,7 +182,7 @@ def test_a_range_of_widths_that_begins_over_the_limit(desk: Desk) -> None:
 def test_a_known_recipe_that_is_wider_than_the_limit(desk: Desk) -> None:
     study = desk.write("small.toml", SMALL)
     answer = desk.search("launch", study, "--gpus", "cpu", "--set", "known=[{width_mult=0.5}]")
-    refused(answer, 2, "known[0].width_mult = 0.5 is over the limit; the widest that fits is 0.0")
+    refused(answer, 2, "known.0.width_mult = 0.5 is over the limit; the widest that fits is 0.0")
 
 
 # -- devices

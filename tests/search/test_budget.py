@@ -126,7 +126,7 @@ def test_a_limit_that_no_width_fits_is_an_error_with_the_smallest_size() -> None
 
 def test_a_remembered_answer_equals_the_computed_one(tmp_path: Path) -> None:
     memory = tmp_path / "cache" / "widths.json"
-    limits = [Limit(params=300_000), Limit(params=300_000, macs=7_000_000), Limit(params=10**12)]
+    limits = [Limit(params=300_000), Limit(params=10**12)]
     computed = [find("resnet10t", limit, memory=memory) for limit in limits]
     assert computed == [find("resnet10t", limit) for limit in limits]
     assert [find("resnet10t", limit, memory=memory) for limit in limits] == computed
@@ -237,8 +237,8 @@ def test_a_question_without_a_limit_or_a_width_says_how_to_ask() -> None:
 
 def test_an_unknown_model_names_the_nearest() -> None:
     for question in ({"max_params": 1}, {"width_mult": 1.0}):
-        with pytest.raises(ConfigError, match="'rexnet_10' is not a timm model; did you mean rexnet_100"):
-            answer_limit("rexnet_10", 7, IMAGE_SIZE, **question)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="'rexnet_1000' is not a timm model; did you mean rexnet_100"):
+            answer_limit("rexnet_1000", 7, IMAGE_SIZE, **question)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("width_mult", [0.0, -1.0, 10.5, float("nan")])
@@ -255,7 +255,6 @@ def test_the_command_answers_and_exits_as_documented(tmp_path: Path) -> None:
     found = search(*asked, "--max-params", "300000", "--json")
     assert (found.returncode, found.stderr) == (0, "")
     assert json.loads(found.stdout) == answer_limit("resnet10t", 10, 32, max_params=300_000)
-    assert search(*asked, "--max-params", "300000", "--width-mult", "0.2").stdout.endswith("fits\n")
     nothing_fits = search(*asked, "--max-params", "100")
     assert (nothing_fits.returncode, nothing_fits.stdout) == (5, "")
     assert nothing_fits.stderr.startswith("search: no width of resnet10t fits")
