@@ -177,16 +177,36 @@ def status(
 
 @app.command()
 def dashboard(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen on; beyond this machine, a token is needed.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the token. Default: where one is needed, a new one, printed once.")
+    ] = None,
+    allow_hosts: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", metavar="NAME", help="Answer under this name too (tunnel, container)."),
+    ] = None,
+    allow_edits: Annotated[
+        bool, typer.Option("--allow-edits", help="Let browsers of this machine change studies; not during a search.")
+    ] = False,
     storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
     """Serve optuna-dashboard on 127.0.0.1, read-only."""
-    _, url = _places(storage, runs)
+    folder, url = _places(storage, runs)
 
     from search.dashboard import serve_dashboard
 
-    serve_dashboard(url.render_as_string(hide_password=False), port=port, announce=lambda line: print(line, flush=True))
+    serve_dashboard(
+        url.render_as_string(hide_password=False),
+        host=host,
+        port=port,
+        allow_hosts=allow_hosts or [],
+        token_file=token_file,
+        edits=allow_edits,
+        artifacts=folder.artifacts,
+        announce=lambda line: print(line, flush=True),
+    )
 
 
 @app.command("export-best")

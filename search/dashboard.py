@@ -1,267 +1,236 @@
-"""`search dashboard`: optuna-dashboard in the browser, on this machine only, and unable to write.
+"""`search dashboard`: optuna-dashboard in the browser. What it lets through is decided in search/front.py.
 
-optuna-dashboard 0.21 has no login, no read-only mode and no Host check: one unauthenticated DELETE from a
-foreign page removes a study. So it is never served bare. It is mounted behind a front that lets only GET
-and HEAD through, and it is given a connection that cannot write even if the front had a hole.
+Without options it is on this machine only and unable to write. Whoever reaches it from elsewhere needs a token;
+writing is for this machine alone.
 """
 
 from __future__ import annotations
 
-import html
+import contextlib
+import errno
+import ipaddress
 import json
+import os
 import re
+import secrets
 import signal
 import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Collection, Iterable
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-import sqlalchemy
-from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
-from optuna_dashboard import wsgi
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import SQLAlchemyError
 from waitress import wasyncore
 from waitress.server import create_server
 
 from search.errors import UsageError
-from search.storage import parse_url, sqlite_file
+from search.front import LOOPBACK_HOSTS, Front, build_app
+from search.paths import Runs
 
 LOOPBACK = "127.0.0.1"
-LOOPBACK_HOSTS = frozenset({LOOPBACK, "localhost", "[::1]"})
+DEFAULT_PORT = 8080
 
-RETRY_SECONDS = 3  # how often the waiting page asks again
-CONNECT_TIMEOUT_SECONDS = 5  # a page that hangs for longer looks broken
+MIN_TOKEN_CHARACTERS = 16
 
-# The dashboard frames its own artifact pages, hence SAMEORIGIN and not DENY.
-SECURITY_HEADERS = (
-    ("X-Frame-Options", "SAMEORIGIN"),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
-)
+MAX_BODY_BYTES = {False: 1 << 16, True: 1 << 27}
+"""Of a request, without and with edits. Reading has no body; by default waitress spools a gigabyte of one to disk."""
 
-WAITING_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="refresh" content="{seconds}">
-<title>Waiting for a search</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 1rem/1.6 system-ui, sans-serif; max-width: 40rem; margin: 15vh auto; padding: 0 1rem; }}
-</style>
-</head>
-<body>
-<h1>Waiting for a search</h1>
-<p>{reason}</p>
-<p>Start a search with <code>search launch</code>. This page asks again every {seconds} seconds.</p>
-</body>
-</html>
-"""
+NICENESS = 10
+"""Of a dashboard beside a search: drawing a page of 2,000 trials must not take turns with training."""
 
 
-def serve_dashboard(storage_url: str, *, port: int = 8080, announce: Callable[[str], None] = print) -> None:
-    """Serve the dashboard of a storage on 127.0.0.1 until Ctrl-C or SIGTERM; call it in the main thread.
+def serve_dashboard(
+    storage_url: str,
+    *,
+    host: str = LOOPBACK,
+    port: int = DEFAULT_PORT,
+    allow_hosts: Collection[str] = (),
+    token_file: Path | None = None,
+    edits: bool = False,
+    artifacts: Path | None = None,
+    announce: Callable[[str], None] = print,
+) -> None:
+    """Serve the dashboard of a storage until Ctrl-C or SIGTERM; call it in the main thread.
 
-    `announce` is called once, when the port already answers, with the address. Port 0 takes a free one.
-    The database need not exist yet.
+    Args:
+        storage_url: the database, which need not exist yet.
+        host: address to listen on.
+        port: 0 takes a free one.
+        allow_hosts: further names under which browsers reach it.
+        token_file: holds the token that browsers have to bring. Without it, one is made wherever one is needed:
+            as soon as ``host`` or ``allow_hosts`` go beyond this machine.
+        edits: let browsers of this machine change studies.
+        artifacts: folder of the studies' artifacts.
+        announce: called once, when the port already answers, with the address. A generated token is in it; one
+            from a file never is.
 
     Raises:
-        UsageError: the port cannot be had.
+        UsageError: the address cannot be had, the token is too weak, or edits are asked for beyond this machine.
         StorageError: not a storage URL, or its driver is not installed.
     """
-    app = build_app(storage_url)
+    named = [_host_name(name) for name in allow_hosts]
+    beyond = [name for name in (_host_name(host), *named) if not _is_loopback(name)]
+    if edits and beyond:
+        raise UsageError(f"--allow-edits is for this machine alone, not for {beyond[0]}; leave one of the two out")
+    token = read_token(token_file) if token_file else secrets.token_urlsafe(32) if beyond else None
+    names = LOOPBACK_HOSTS.union(named, [_reachable_name(host)])
+    app = build_app(storage_url, artifacts=artifacts, allowed_hosts=names, token=token, edits=edits)
+    listener = listen(host, port)
+    shown = named[0] if named else _reachable_name(host)
+    address = f"http://{shown}:{listener.getsockname()[1]}/"
+    if token_file:
+        address += f"?token=TOKEN, with the token in {token_file}"
+    elif token:
+        address += f"?token={token}"
+    _serve(app, listener, edits=edits, announce=lambda: announce(address))
+
+
+def read_token(file: Path) -> str:
+    """The token in a file.
+
+    Raises:
+        UsageError: there is none, or one that could be guessed or would not survive a URL and a cookie.
+    """
+    try:
+        token = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise UsageError(f"--token-file {file} cannot be read ({reason}); make one: openssl rand -hex 32") from None
+    if not re.fullmatch(rf"[A-Za-z0-9._~-]{{{MIN_TOKEN_CHARACTERS},}}", token):
+        raise UsageError(
+            f"--token-file {file} must hold at least {MIN_TOKEN_CHARACTERS} letters, digits and -._~ in one line; "
+            "make one: openssl rand -hex 32"
+        )
+    return token
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        UsageError: the port or the address cannot be had.
+    """
     if not 0 <= port <= 65535:
         raise UsageError(f"port {port} does not exist; choose one from 1 to 65535 with --port")
     # Bound here and not by waitress, which leaves its threads and the socket behind when the port is taken.
     try:
-        listener = socket.create_server((LOOPBACK, port))
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except PermissionError:
         raise UsageError(f"port {port} is reserved for the system; choose one above 1023 with --port") from None
-    except OSError:
-        raise UsageError(f"port {port} is taken; choose another with --port") from None
-
-    def stop(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    connections: dict[int, Any] = {}
-    # A request that only reads has no body; by default waitress would spool a gigabyte of one to disk.
-    server = create_server(
-        app, map=connections, sockets=[listener], threads=8, ident=None, max_request_body_size=1 << 16
-    )
-    try:
-        announce(f"http://{LOOPBACK}:{server.effective_port}/")
-        server.run()  # returns on KeyboardInterrupt
-    except KeyboardInterrupt:  # before the loop had begun
-        pass
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-        wasyncore.close_all(connections)  # the listener too; server.close() would leave browsers hanging
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UsageError(f"port {port} is taken; choose another with --port") from None
+        raise UsageError(f"--host {host} is no address of this machine; 0.0.0.0 stands for all of them") from None
 
 
-def build_app(storage_url: str, *, allowed_hosts: Collection[str] = LOOPBACK_HOSTS) -> Front:
-    """The whole front as one WSGI application; nothing is connected to before the first request.
+@contextlib.contextmanager
+def dashboard_beside(storage_url: str, runs: Runs, *, port: int = DEFAULT_PORT) -> Iterator[str]:
+    """Serve the dashboard in a process of its own while the block runs; gives its address on 127.0.0.1.
 
-    `allowed_hosts`: host names in lower case, without port, an IPv6 address in brackets.
+    Takes the next free port where ``port`` is taken. The process gives way to the search, ends with the block, and
+    follows a search that was killed. What goes wrong in it is in ``runs.dashboard_log``.
 
     Raises:
         StorageError: not a storage URL, or its driver is not installed.
     """
-    return Front(ReadOnlyDatabase(storage_url), allowed_hosts)
-
-
-class NotReadyError(Exception):
-    """The database cannot be shown now; the message is a sentence for the waiting page, without secrets."""
-
-
-class ReadOnlyDatabase:
-    """A storage URL turned into connections that can only read.
-
-    What it says about Postgres names neither host nor database: in a URL with an unescaped `@` or `/` in the
-    password, pieces of the password are parsed as host and database.
-    """
-
-    def __init__(self, storage_url: str) -> None:
-        url = parse_url(storage_url)
-        file = sqlite_file(url)
-        self.path = file and file.absolute()
-        connect_args: dict[str, Any]
-        if self.path is not None:
-            self.name = str(self.path)
-            # Quoted for SQLite's own URI, so that a ? or # in a folder's name stays a letter.
-            url = URL.create("sqlite", database=f"file:{quote(self.name)}", query={"mode": "ro", "uri": "true"})
-            connect_args = {"timeout": CONNECT_TIMEOUT_SECONDS}
-        else:
-            self.name = "The Postgres database"
-            # The last of two equal options wins, so the user's own come first.
-            options = f"{url.query.get('options', '')} -c default_transaction_read_only=on -c timezone=UTC"
-            connect_args = {"options": options.strip(), "connect_timeout": CONNECT_TIMEOUT_SECONDS}
-        # RDBStorage fills the text with str.format; rendering quotes the braces of a password or a path.
-        self.url = url.render_as_string(hide_password=False)
-        # No pool: a connection kept open would go on reading a file that was deleted, or stay dead after
-        # a restart of Postgres. A page needs a handful of connections every ten seconds.
-        self.engine_arguments = {"poolclass": sqlalchemy.NullPool, "connect_args": connect_args}
-        self.engine = sqlalchemy.create_engine(self.url, **self.engine_arguments)
-
-    def identity(self) -> tuple[int, int] | None:
-        """Which file it is, or None for Postgres; raises NotReadyError when there is no file."""
-        if self.path is None:
-            return None
+    build_app(storage_url)  # a wrong URL ends here, not in the log
+    runs.root.mkdir(parents=True, exist_ok=True)
+    with _next_free(port) as listener, runs.dashboard_log.open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "search.dashboard"],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            pass_fds=[listener.fileno()],
+            start_new_session=True,  # Ctrl-C is for the search, whose last epoch somebody may want to see
+        )
+        # The URL may hold a password, and a command line is for all to read.
+        order = {"storage": storage_url, "artifacts": str(runs.artifacts), "listener": listener.fileno()}
+        assert child.stdin is not None
+        with contextlib.suppress(BrokenPipeError), child.stdin as stdin:
+            stdin.write(json.dumps(order | {"parent": os.getpid()}).encode())
+        address = f"http://{LOOPBACK}:{listener.getsockname()[1]}/"
+        listener.close()  # or a browser would hang where nobody answers any more
         try:
-            found = self.path.stat()
-        except OSError:
-            raise NotReadyError(f"There is no database at {self.path} yet.") from None
-        return found.st_dev, found.st_ino
-
-    def open(self) -> RDBStorage:
-        """The storage, once its tables are complete; raises NotReadyError until then."""
-        try:
-            # The last table that Optuna creates.
-            begun = sqlalchemy.inspect(self.engine).has_table("alembic_version")
-        except SQLAlchemyError as error:
-            raise self.unreadable(error) from None
-        if not begun:
-            raise NotReadyError(f"{self.name} has no study yet.")
-        try:
-            return RDBStorage(self.url, engine_kwargs=dict(self.engine_arguments), skip_table_creation=True)
-        except RuntimeError:
-            raise NotReadyError(
-                f"{self.name} was written by another version of Optuna; install the version that wrote it, "
-                "or run `optuna storage upgrade`."
-            ) from None
-        except (SQLAlchemyError, StorageInternalError):
-            # A writer is between creating that table and filling it. Optuna would fill it itself, and can't.
-            raise NotReadyError(f"{self.name} is being created.") from None
-
-    def unreadable(self, error: Exception) -> NotReadyError:
-        """The sentence for a database that is there and does not answer."""
-        if self.path is None:
-            return NotReadyError(f"{self.name} does not answer, or refuses this user.")
-        cause = error if isinstance(error, SQLAlchemyError) else error.__cause__
-        return NotReadyError(f"{self.name} cannot be read ({getattr(cause, 'orig', None) or 'no reason given'}).")
+            yield address
+        finally:
+            child.terminate()
+            try:
+                child.wait(5)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
 
 
-class Front:
-    """Everything between a browser and the mounted dashboard; a WSGI application.
-
-    A request passes in this order: known Host, reading method, database there, dashboard.
-    """
-
-    def __init__(self, database: ReadOnlyDatabase, allowed_hosts: Collection[str]) -> None:
-        self._database = database
-        self._allowed_hosts = allowed_hosts
-        self._lock = threading.Lock()
-        self._mounted: WSGIApplication | None = None
-        self._mounted_for: tuple[int, int] | None = None
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer one request."""
-
-        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-            # Artifacts answer `Access-Control-Allow-Origin: *`: any page in the same browser could read them.
-            kept = [(name, value) for name, value in headers if not name.lower().startswith("access-control-")]
-            return start_response(status, [*kept, *SECURITY_HEADERS], exc_info)
-
-        # A foreign page whose name resolves to 127.0.0.1 (DNS rebinding) still sends its own name as Host.
-        host = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:[0-9]*)?", environ.get("HTTP_HOST", "").lower())
-        if host is None or host[1] not in self._allowed_hosts:
-            names = ", ".join(sorted(self._allowed_hosts))
-            sentence = f"This dashboard answers only under these names: {names}."
-            return _answer(environ, start, "403 Forbidden", sentence)
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            sentence = "This dashboard is read-only: it shows studies and changes nothing."
-            return _answer(environ, start, "405 Method Not Allowed", sentence, ("Allow", "GET, HEAD"))
-        # optuna-dashboard reads this header without a default and answers 500 to a client that sends none.
-        environ.setdefault("HTTP_ACCEPT_ENCODING", "")
-        try:
-            return self.mounted()(environ, start)
-        except NotReadyError as error:
-            self._mounted = None  # a deleted file's inode is often the next file's
-            sentence = str(error)
-        except (SQLAlchemyError, StorageInternalError) as error:
-            sentence = str(self._database.unreadable(error))
-        retry = ("Retry-After", str(RETRY_SECONDS))
-        return _answer(environ, start, "503 Service Unavailable", sentence, retry)
-
-    def mounted(self) -> WSGIApplication:
-        """optuna-dashboard itself, without the front; raises NotReadyError until the database is there.
-
-        Built again when the file is another one: the dashboard caches trials under study ids, and SQLite
-        counts ids from 1 in every file.
-        """
-        with self._lock:
-            identity = self._database.identity()
-            if self._mounted is None or identity != self._mounted_for:
-                dashboard = wsgi(self._database.open())
-                # An error outside its JSON views shall arrive here, not become its own page and a traceback.
-                dashboard.catchall = False
-                self._mounted, self._mounted_for = dashboard, identity
-            return self._mounted
+def main() -> None:
+    """The process that ``dashboard_beside`` starts: its orders are on standard input."""
+    order = json.load(sys.stdin)
+    os.nice(NICENESS)
+    threading.Thread(target=_end_with, args=(order["parent"],), daemon=True).start()
+    app = build_app(order["storage"], artifacts=Path(order["artifacts"]))
+    _serve(app, socket.socket(fileno=order["listener"]), edits=False, announce=lambda: None)
 
 
-def _answer(
-    environ: WSGIEnvironment, start: StartResponse, status: str, sentence: str, *headers: tuple[str, str]
-) -> list[bytes]:
-    """The front's own answers: for the API in the dashboard's own error shape, which its page shows."""
-    if environ.get("PATH_INFO", "").startswith("/api/"):
-        kind, text = "application/json", json.dumps({"reason": sentence})
-    elif status.startswith("503"):
-        kind, text = "text/html", WAITING_PAGE.format(reason=html.escape(sentence), seconds=RETRY_SECONDS)
-    else:
-        kind, text = "text/plain", sentence + "\n"
-    body = text.encode()
-    start(
-        status,
-        [
-            ("Content-Type", f"{kind}; charset=utf-8"),
-            ("Content-Length", str(len(body))),
-            ("Cache-Control", "no-store"),
-            *headers,
-        ],
+def _end_with(parent: int) -> None:
+    # The parent's death is not seen through its pipe: processes that it forks hold copies of the other end.
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(0)
+
+
+def _serve(app: Front, listener: socket.socket, *, edits: bool, announce: Callable[[], None]) -> None:
+    def stop(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    connections: dict[int, Any] = {}
+    server = create_server(
+        app, map=connections, sockets=[listener], threads=8, ident=None, max_request_body_size=MAX_BODY_BYTES[edits]
     )
-    return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
+    try:
+        announce()
+        server.run()  # returns on KeyboardInterrupt
+    except KeyboardInterrupt:  # before the loop had begun
+        pass
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        wasyncore.close_all(connections)  # the listener too; server.close() would leave browsers hanging
+
+
+def _next_free(port: int) -> socket.socket:
+    for candidate in range(port, port + 100):
+        with contextlib.suppress(OSError):
+            return socket.create_server((LOOPBACK, candidate))
+    return socket.create_server((LOOPBACK, 0))
+
+
+def _host_name(name: str) -> str:
+    """As a browser sends it: in lower case, IPv6 in brackets."""
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(name.strip("[]"))
+        return f"[{address}]" if address.version == 6 else str(address)
+    if not re.fullmatch(r"[a-z0-9._-]+", name.lower()):
+        raise UsageError(f"{name!r} is no name of a host; write one without scheme and port, such as box.example.org")
+    return name.lower()
+
+
+def _is_loopback(name: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    return name == "localhost"
+
+
+def _reachable_name(host: str) -> str:
+    """A name for the address; this machine's own where the address stands for all of them."""
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_unspecified:
+            return socket.gethostname().lower()
+    return _host_name(host)
+
+
+if __name__ == "__main__":
+    main()

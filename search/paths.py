@@ -28,6 +28,16 @@ class Runs:
         return self.root / "cache" / "widths.json"
 
     @property
+    def artifacts(self) -> Path:
+        """Files that belong to studies and show in the dashboard, named by Optuna."""
+        return self.root / "artifacts"
+
+    @property
+    def dashboard_log(self) -> Path:
+        """What a dashboard beside a search has to say."""
+        return self.root / "dashboard.log"
+
+    @property
     def last_study(self) -> Path:
         """Holds the name of the study last launched."""
         return self.root / "last-study"

@@ -1,4 +1,4 @@
-"""A place to work at: a folder, and the installed command in it. Everything here is the real thing, as a user has it."""
+"""A place to work at: a folder, and the installed command in it, as a user has them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,6 @@ COMMAND = Path(sys.executable).with_name("search")
 
 PATIENCE_SECONDS = 100
 """After this long a command hangs; a whole tiny search takes a tenth of it on two quiet cores."""
-
-SLOW_START = 1.15
-"""Room for the start of the interpreter wherever a duration is asserted."""
 
 LIMIT = 60_000
 
@@ -96,11 +93,35 @@ startup_trials = 2
 pruner = "none"
 """
 
+# Pictures in a folder, three classes of shapes; the width is fixed, so torch is not needed to find the widest.
+SHAPES = """
+[data]
+image_size = 24
+val_fraction = 0.25
+
+[train]
+model = "resnet10t"
+width_mult = 0.06
+epochs = 3
+batch_size = 16
+optimizer = "sgd"
+
+[limit]
+params = 60_000
+
+[space]
+lr = { low = 0.05, high = 0.2, log = true }
+
+[search]
+trials = 2
+"""
+
 # Every training fails the same way: a crop that is larger than the pictures.
 BROKEN = f"""
 {PICTURES}
 [train]
 model = "resnet10t"
+width_mult = 0.05
 epochs = 2
 batch_size = 64
 albumentations = [{{ name = "RandomCrop", height = 64, width = 64 }}]

@@ -6,17 +6,17 @@ import os
 import pty
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import Watched
-from desk import BROKEN, COMMAND, LIMIT, SMALL, STEADY, Desk, open_database
+from desk import BROKEN, COMMAND, LIMIT, SHAPES, STEADY, Desk
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 import studies
 from search.budget import WIDTH_STEP
-from search.study import seed_of
 from trainer.models import count
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
@@ -164,16 +164,6 @@ def test_two_workers_with_many_short_trials_spend_exactly_the_budget(desk: Desk)
     assert {trial.user_attrs["device"] for trial in trials} == {"CPU, 1 thread"}
 
 
-def test_the_budget_in_hours_begins_no_further_trial(desk: Desk) -> None:
-    study = desk.write("short.toml", STEADY)
-    answer = desk.search("launch", study, "--gpus", "cpu", "--hours", "0.002")  # 7 s: about when a worker is ready
-    assert answer.code == 0, answer.err
-    assert "has spent its 0.002 hours with" in answer.out
-    trials = desk.trials("short")
-    assert len(trials) < 6
-    assert {trial.state for trial in trials} <= {TrialState.COMPLETE}
-
-
 def test_the_same_error_twice_in_a_row_ends_the_search(desk: Desk) -> None:
     study = desk.write("broken.toml", BROKEN)
     answer = desk.search("launch", study, "--gpus", "cpu")
@@ -223,15 +213,59 @@ def test_a_reader_that_stops_reading_does_not_stop_the_search(used: Desk) -> Non
 
 
 def test_data_is_remembered_and_the_same_pictures_elsewhere_are_the_same_study(
-    desk: Desk, folder_study: str, tmp_path: Path
+    desk: Desk, pictures: Callable[[Path], Path]
 ) -> None:
-    assert desk.search("launch", folder_study, "--gpus", "cpu", "--trials", 1).code == 0
-    again = desk.search("launch", folder_study, "--gpus", "cpu", "--trials", 1)
-    assert again.code == 0, again.err
+    study = desk.write("shapes.toml", SHAPES)
+    here = pictures(desk.folder / "here")
+    first = desk.search("launch", study, "--gpus", "cpu", "--trials", 1, "--data", here)
+    assert first.code == 0, first.err
+    without = desk.search("launch", study, "--gpus", "cpu", "--trials", 1)
+    assert without.code == 0, without.err
+
+    here.rename(desk.folder / "there")
+    gone = desk.search("launch", study, "--gpus", "cpu", "--trials", 1)
+    assert gone.code == 4
+    assert f"{here} does not exist" in gone.err
+    moved = desk.search("launch", study, "--gpus", "cpu", "--trials", 1, "--data", "there")
+    assert moved.code == 0, moved.err
+    assert len(desk.trials("shapes")) == 1
+
+    (desk.folder / "there/train/bars/0.png").unlink()
+    fewer = desk.search("launch", study, "--gpus", "cpu", "--trials", 1)
+    assert fewer.code == 8
+    assert re.search(r'^  data\.content: ".+" -> ".+"$', fewer.err, re.MULTILINE)
 
 
-def test_each_trial_is_seeded_by_its_number(finished: Watched) -> None:
-    seeds = {seed_of(0, trial.number) for trial in finished.desk.trials("small")}
-    assert len(seeds) == 9
-    assert open_database
-    assert SMALL
+@pytest.mark.parametrize("change", ["search.sampler=random", "search.pruner=median", "search.trials=8"])
+def test_another_sampler_pruner_or_budget_is_no_other_study(used: Desk, change: str) -> None:
+    answer = used.search("launch", "small.toml", "--gpus", "cpu", "--set", change)
+    assert answer.code == 0, answer.err
+
+
+def test_a_changed_study_is_refused_with_every_difference_until_it_is_accepted(used: Desk) -> None:
+    before = used.trials("small")
+    changed = [
+        "space.dropout.high=0.4",
+        "limit.params=59_000",
+        "data.val_fraction=0.3",
+        "train.batch_size=128",
+        "seed=1",
+    ]
+    assignments = [part for change in changed for part in ("--set", change)]
+    refused = used.search("launch", "small.toml", "--gpus", "cpu", *assignments)
+    assert refused.code == 8
+    for line in (
+        "space.dropout.high: 0.3 -> 0.4",
+        "limit.params: 60000 -> 59000",
+        "data.val_fraction: 0.4 -> 0.3",
+        "train.batch_size: 64 -> 128",
+        "seed: 0 -> 1",
+    ):
+        assert f"\n  {line}\n" in refused.err
+    assert "data.content" not in refused.err
+    assert "--accept-changes" in refused.err
+    assert used.trials("small") == before
+
+    accepted = used.search("launch", "small.toml", "--gpus", "cpu", "--accept-changes", *assignments)
+    assert accepted.code == 0, accepted.err
+    assert used.search("launch", "small.toml", "--gpus", "cpu", *assignments).code == 0, "it is the study's own now"

@@ -25,16 +25,13 @@ def candidate(model: str, width_mult: float = 1.0, **settings: object) -> TrainC
 def test_rexnet_has_exactly_the_published_number_of_parameters(
     width_mult: float, num_classes: int, params: int
 ) -> None:
-    assert count(candidate("rexnet_100", width_mult), num_classes, 224).params == params
+    assert count(candidate("rexnet_100", width_mult), num_classes, 32).params == params
 
 
 FAMILIES = [
     candidate("rexnet_100", 0.37),
-    candidate("rexnetr_100", 0.5),
     candidate("resnet10t", 0.21),
-    candidate("resnet50s", 0.1),
     candidate("mobilenetv3_small_050"),
-    candidate("efficientnet_lite0"),
     candidate("convnext_atto"),
     candidate("vit_tiny_patch16_224", model_args={"depth": 2}),
 ]
@@ -48,7 +45,7 @@ def test_the_count_is_that_of_the_model_that_is_built(config: TrainConfig) -> No
     assert all(parameter.device.type == "cpu" for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("model", ["rexnet_100", "resnet10t", "resnet50s", "mobilenetv3_small_050"])
+@pytest.mark.parametrize("model", ["rexnet_100", "resnet26t"])
 def test_multiply_adds_are_those_that_the_layers_do(model: str) -> None:
     """Counted again from the shapes that hooks see: each output of a convolution is a dot product of its window."""
     config = candidate(model)
@@ -90,7 +87,7 @@ def test_the_families_with_a_width_are_the_plain_resnets_and_rexnets() -> None:
     assert not {"rexnet_130", "resnet51q", "resnet32ts", "resnetv2_50", "resnet50_gn"} & with_width
 
 
-@pytest.mark.parametrize("model", ["rexnet_100", "rexnetr_100", "resnet10t", "resnet18d", "resnet26t", "resnet50s"])
+@pytest.mark.parametrize("model", ["rexnetr_100", "resnet10t", "resnet18d", "resnet50s"])
 def test_a_width_scales_every_kind_that_has_one(model: str) -> None:
     narrow, stock = (count(candidate(model, width), 10, 32) for width in (0.5, 1.0))
     assert narrow.params < 0.45 * stock.params

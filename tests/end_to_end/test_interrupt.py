@@ -1,0 +1,250 @@
+"""A search that is stopped in every way there is goes on as if nobody had touched it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import signal
+import subprocess
+import termios
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+from desk import COMMAND, PATIENCE_SECONDS, STEADY, Answer, Desk, Running
+from optuna.trial import FrozenTrial, TrialState
+
+from trainer.checkpoint import load_checkpoint
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+EPOCHS = 4
+SOON_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Stop:
+    """One way to stop a search, and what it left."""
+
+    answer: Answer
+    trials: list[FrozenTrial]
+    workers_alive: list[psutil.Process]
+    checkpoints: dict[int, list[float]]
+    """Trial -> validation accuracies in the checkpoint that it left."""
+
+    @property
+    def running(self) -> list[FrozenTrial]:
+        return [trial for trial in self.trials if trial.state == TrialState.RUNNING]
+
+
+@dataclass
+class Interrupted:
+    """A search that was stopped five times, at its trials 0 to 4, and lost a worker in trial 5."""
+
+    desk: Desk
+    stops: dict[str, Stop] = field(default_factory=dict)
+    sessions: set[int] = field(default_factory=set)
+    held_after_kill: str | None = None
+    last: Answer | None = None
+
+    def stopped(self, how: str, running: Running, timeout: float = PATIENCE_SECONDS) -> None:
+        answer = running.wait(timeout)
+        _, alive = psutil.wait_procs(running.workers_seen, timeout=SOON_SECONDS)
+        trials = self.desk.trials("steady")
+        checkpoints = {}
+        for trial in trials:
+            saved = load_checkpoint(self.desk.checkpoint("steady", trial.number))
+            if saved is not None:
+                checkpoints[trial.number] = [result.val_accuracy for result in saved.history]
+        self.stops[how] = Stop(answer, trials, alive, checkpoints)
+
+    def launch_up_to(self, trial: int) -> Running:
+        """Launch, and return when the trial has its first checkpoint: in the middle of its second epoch."""
+        running = self.desk.start("launch", "steady.toml", "--gpus", "cpu")
+        running.until(self.desk.checkpoint("steady", trial).exists)
+        running.workers()
+        return running
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(fresh_desk: Callable[[str], Desk]) -> list[FrozenTrial]:
+    desk = fresh_desk("uninterrupted")
+    try:
+        answer = desk.search("launch", desk.write("steady.toml", STEADY), "--gpus", "cpu")
+        assert answer.code == 0, answer.err
+        return desk.trials("steady")
+    finally:
+        desk.clear()
+
+
+@pytest.fixture(scope="module")
+def interrupted(fresh_desk: Callable[[str], Desk]) -> Iterator[Interrupted]:
+    desk = fresh_desk("interrupted")
+    desk.write("steady.toml", STEADY)
+    search = Interrupted(desk)
+
+    running = search.launch_up_to(0)
+    search.sessions = {os.getsid(process.pid) for process in (running.process, *running.workers())}
+    os.killpg(running.process.pid, signal.SIGINT)  # as a terminal does
+    search.stopped("Ctrl-C", running)
+
+    running = search.launch_up_to(1)
+    running.send(signal.SIGTERM)
+    search.stopped("SIGTERM", running)
+
+    running = _in_a_terminal_that_closes(search, 2)
+    search.stopped("closed terminal", running)
+
+    running = search.launch_up_to(3)
+    (worker,) = running.workers()
+    worker.suspend()  # an epoch that takes for ever
+    running.send(signal.SIGINT)
+    running.until(lambda: "finishing the epoch; Ctrl-C again to stop now" in running.out.read_text())
+    running.send(signal.SIGINT)
+    search.stopped("Ctrl-C twice", running, SOON_SECONDS)
+
+    running = search.launch_up_to(4)
+    running.process.kill()
+    search.stopped("kill -9", running)
+    search.held_after_kill = desk.search("status", "--json").json()["held_by"]
+
+    running = search.launch_up_to(5)
+    (worker,) = running.workers()
+    worker.kill()
+    search.last = running.wait()
+    yield search
+    desk.clear()
+
+
+def _in_a_terminal_that_closes(search: Interrupted, trial: int) -> Running:
+    """The launch has a terminal, whose window is closed in the middle of the trial; the shell says so as well."""
+    terminal, inside = pty.openpty()
+    process = subprocess.Popen(
+        [COMMAND, "launch", "steady.toml", "--gpus", "cpu"],
+        cwd=search.desk.folder,
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(inside)
+    os.set_blocking(terminal, False)
+    shown = search.desk.folder / ".terminal"
+    running = Running(process, shown, shown)
+    with shown.open("wb") as log:
+
+        def checkpointed() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                log.write(os.read(terminal, 1 << 16))
+            return search.desk.checkpoint("steady", trial).exists()
+
+        running.until(checkpointed)
+    running.workers()
+    os.close(terminal)
+    process.send_signal(signal.SIGHUP)
+    return running
+
+
+POLITE = ["Ctrl-C", "SIGTERM", "closed terminal"]
+
+
+@pytest.mark.parametrize("how", POLITE)
+def test_a_polite_stop_is_resumable_and_says_so(interrupted: Interrupted, how: str) -> None:
+    answer = interrupted.stops[how].answer
+    assert answer.code == 75, answer
+    assert "Traceback" not in answer.err
+    if how != "closed terminal":  # nobody could read it there
+        assert "nothing is lost, the same command goes on from there" in answer.err
+        assert "finishing the epoch; Ctrl-C again to stop now" in answer.out
+
+
+@pytest.mark.parametrize(("trial", "how"), list(enumerate(POLITE)))
+def test_a_polite_stop_leaves_the_trial_running_after_a_whole_epoch(
+    interrupted: Interrupted, trial: int, how: str
+) -> None:
+    stop = interrupted.stops[how]
+    (running,) = stop.running
+    assert running.number == trial
+    assert 1 <= len(running.intermediate_values) < EPOCHS
+    assert stop.checkpoints == {trial: list(running.intermediate_values.values())}
+
+
+@pytest.mark.parametrize("how", [*POLITE, "Ctrl-C twice", "kill -9"])
+def test_no_worker_outlives_its_coordinator(interrupted: Interrupted, how: str) -> None:
+    assert interrupted.stops[how].workers_alive == []
+
+
+def test_a_terminals_signals_do_not_reach_the_workers(interrupted: Interrupted) -> None:
+    assert len(interrupted.sessions) == 2, "the worker has a session of its own"
+
+
+def test_a_second_signal_ends_the_search_at_once(interrupted: Interrupted) -> None:
+    stop = interrupted.stops["Ctrl-C twice"]
+    assert stop.answer.code == 130
+    assert [trial.number for trial in stop.running] == [3]
+
+
+def test_a_killed_coordinator_leaves_the_study_free(interrupted: Interrupted) -> None:
+    stop = interrupted.stops["kill -9"]
+    assert stop.answer.code == -signal.SIGKILL
+    assert [trial.number for trial in stop.running] == [4]
+    assert interrupted.held_after_kill is None
+
+
+def test_the_next_launch_says_which_trial_it_goes_on_with(interrupted: Interrupted) -> None:
+    assert "going on with trial 0, left unfinished" in interrupted.stops["SIGTERM"].answer.out
+    assert interrupted.last is not None
+    assert "going on with trial 4, left unfinished" in interrupted.last.out
+
+
+def test_a_killed_workers_trial_goes_on_under_its_own_number(interrupted: Interrupted) -> None:
+    assert interrupted.last is not None
+    assert interrupted.last.code == 0, interrupted.last.err
+    assert "worker cpu ended with signal 9; trial 5 goes on from its last epoch" in interrupted.last.out
+    assert [trial.number for trial in interrupted.desk.trials("steady")] == list(range(6))
+
+
+def test_after_all_that_every_trial_is_what_it_would_have_been_bit_for_bit(
+    interrupted: Interrupted, uninterrupted: list[FrozenTrial]
+) -> None:
+    found = interrupted.desk.trials("steady")
+    assert [trial.params for trial in found] == [trial.params for trial in uninterrupted]
+    assert [trial.intermediate_values for trial in found] == [trial.intermediate_values for trial in uninterrupted]
+    assert [trial.value for trial in found] == [trial.value for trial in uninterrupted]
+    assert {trial.state for trial in found} == {TrialState.COMPLETE}
+
+
+def test_the_same_seed_gives_the_same_search(uninterrupted: list[FrozenTrial], desk: Desk) -> None:
+    answer = desk.search("launch", desk.write("steady.toml", STEADY), "--gpus", "cpu", "--trials", 4)
+    assert answer.code == 0, answer.err
+    again = desk.trials("steady")
+    assert [trial.params for trial in again] == [trial.params for trial in uninterrupted[:4]]
+    assert [trial.intermediate_values for trial in again] == [trial.intermediate_values for trial in uninterrupted[:4]]
+    assert len({str(trial.params) for trial in again}) == 4
+
+
+def test_a_stop_before_the_first_trial_leaves_nothing_behind(desk: Desk) -> None:
+    running = desk.start("launch", desk.write("steady.toml", STEADY), "--gpus", "cpu")
+    running.until(running.workers)
+    running.send(signal.SIGINT)
+    answer = running.wait(SOON_SECONDS)
+    assert answer.code == 75
+    assert "0 of 6 trials finished" in answer.err
+    assert desk.trials("steady") == []
+    _, alive = psutil.wait_procs(running.workers_seen, timeout=SOON_SECONDS)
+    assert alive == []
+
+
+def test_a_stop_while_pictures_are_read_is_resumable_too(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    running = desk.start("launch", desk.write("steady.toml", STEADY), "--gpus", "cpu")
+    running.until((desk.runs / "search.db").exists)
+    running.send(signal.SIGTERM)
+    answer = running.wait(SOON_SECONDS)
+    assert answer.code == 75
+    assert answer.err == "search: interrupted; nothing is lost, the same command goes on from there\n"

@@ -1,0 +1,87 @@
+"""The command line's surface: help without the heavy libraries, and a sentence for every option."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import typer.main
+
+from search import errors
+from search.cli import app
+
+COMMAND = Path(sys.executable).with_name("search")
+
+HEAVY = ("torch", "optuna", "sqlalchemy", "pydantic", "timm", "numpy")
+
+GROUP = typer.main.get_command(app)
+assert isinstance(GROUP, click.Group) or hasattr(GROUP, "commands")
+COMMANDS: dict[str, click.Command] = GROUP.commands  # type: ignore[attr-defined]
+
+
+def test_help_starts_the_installed_command() -> None:
+    answer = subprocess.run([COMMAND, "--help"], capture_output=True, text=True, check=True)
+    assert answer.stderr == ""
+    for name in COMMANDS:
+        assert f" {name} " in answer.stdout
+    assert "75 interrupted" in answer.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], *([name] for name in sorted(COMMANDS))], ids=lambda words: " ".join(words))
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    look = (
+        "import sys; from search.cli import main\n"
+        f"sys.argv = ['search', *{arguments!r}, '--help']\n"
+        "try: main()\n"
+        "except SystemExit as end: code = end.code\n"
+        f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "print(repr((code, heavy)), file=sys.stderr)"
+    )
+    answer = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert answer.stderr.strip() == "(0, [])"
+    assert "Usage: search" in answer.stdout
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_and_every_option_says_what_it_does(name: str) -> None:
+    assert COMMANDS[name].help
+    for parameter in COMMANDS[name].params:
+        assert getattr(parameter, "help", None), f"{name} {parameter.name}"
+
+
+def test_the_commands_are_those_of_the_design() -> None:
+    assert set(COMMANDS) == {
+        *("launch", "check", "limit", "status", "dashboard", "export-best", "predict", "studies"),
+    }
+
+
+def test_every_exit_code_of_the_table_is_in_the_help() -> None:
+    kinds = (kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.SearchError))
+    codes = {kind.exit_code for kind in kinds} | set(errors.TRAINER_EXIT_CODES.values())
+    codes |= {errors.OK, errors.SECOND_SIGNAL, errors.INTERNAL}
+    epilog = str(app.info.epilog)
+    assert {code for code in codes if f" {code} " not in epilog} == set()
+
+
+def test_an_unknown_command_or_option_is_a_usage_error() -> None:
+    for arguments in (["lunch"], ["launch", "--gpu", "0"], ["launch", "--trials", "many"]):
+        answer = subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False)
+        assert answer.returncode == 2
+        assert "Traceback" not in answer.stderr
+
+
+def test_a_mistake_of_ours_is_a_traceback_and_the_code_for_it(tmp_path: Path) -> None:
+    fails = (
+        "import sys, search.cli\n"
+        "def broken(*_): raise RuntimeError('ours')\n"
+        "search.cli._load = broken\n"
+        "sys.argv = ['search', 'launch', '--gpus', 'cpu']\n"
+        "search.cli.main()"
+    )
+    command = [sys.executable, "-c", fails]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert answer.returncode == 70
+    assert "RuntimeError: ours" in answer.stderr

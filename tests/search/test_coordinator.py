@@ -1,0 +1,449 @@
+"""The coordinator's decisions, with workers that play a script: real Optuna, a real database, no training."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from search.coordinator import MAX_RETRIES, Coordinator, best_of
+from search.devices import WorkerDevice
+from search.errors import TrainingFailed
+from search.paths import Runs
+from search.pools.local import Exit, Message
+from search.space import distributions
+from search.storage import open_storage, parse_url
+from search.study import open_study
+from studies import StudySpec
+from trainer.config import EpochResult
+from trainer.errors import DiskError
+
+EPOCHS = 3
+
+Script = Callable[[Message, int], Iterator[Message | Exit]]
+"""(assignment, how many times this trial was assigned before) -> what the worker says."""
+
+
+def spec_of(**search: Any) -> StudySpec:
+    return StudySpec.model_validate(
+        {
+            "name": "scripted",
+            "data": {"source": "digits"},
+            "train": {"epochs": EPOCHS},
+            "space": {"lr": {"low": 1e-4, "high": 1e-1, "log": True}, "dropout": {"low": 0.0, "high": 0.5}},
+            "search": {"trials": 6, "startup_trials": 3, "pruner": "none"} | search,
+        }
+    )
+
+
+def epoch(trial: int, number: int, accuracy: float) -> Message:
+    result = EpochResult(
+        epoch=number, train_loss=1.0, val_loss=1.0, val_accuracy=accuracy, seconds=1.0, images_per_second=100.0
+    )
+    return {"type": "epoch", "trial": trial, "result": vars(result)}
+
+
+def started(trial: int) -> Message:
+    return {"type": "started", "trial": trial, "num_params": 900 + trial, "macs": 5000}
+
+
+def failed(trial: int, kind: str, error: str) -> Message:
+    return {"type": "failed", "trial": trial, "kind": kind, "error": error}
+
+
+def trains(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+    """A worker that trains to the end, better with a larger lr."""
+    trial = assignment["trial"]
+    yield started(trial)
+    for number in range(1, EPOCHS + 1):
+        yield epoch(trial, number, min(1.0, assignment["config"]["lr"] * number))
+
+
+@dataclass
+class ScriptedPool:
+    """Stands in for a LocalPool: each worker plays a script, one step a round, the last worker first."""
+
+    script: Script
+    num_workers: int = 1
+    starts_fail: bool = False
+    on_epoch: Callable[[Message], None] = lambda message: None
+    assigned: list[int] = field(default_factory=list)
+    started: list[int] = field(default_factory=list)
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        self.devices = [WorkerDevice(f"cpu:{number}", None, 1) for number in range(self.num_workers)]
+        self._inbox: dict[int, deque[Message]] = {}
+        self._plays: dict[int, Iterator[Message | Exit]] = {}
+
+    def start(self, worker: int) -> None:
+        self.started.append(worker)
+        self._inbox[worker] = deque()
+        self._plays[worker] = self._play(worker)
+
+    def send(self, worker: int, message: Message) -> None:
+        self._inbox[worker].append(message)
+
+    def events(self, _timeout: float) -> Iterator[tuple[int, Message | Exit]]:
+        for worker in sorted(self._plays, reverse=True):
+            event = next(self._plays[worker])
+            if event is None:
+                continue
+            if isinstance(event, Exit):
+                del self._plays[worker]
+            elif event["type"] == "epoch":
+                self.on_epoch(event)
+            yield worker, event
+
+    def close(self, patience_seconds: float = 5) -> None:
+        self.closed = True
+
+    def _play(self, worker: int) -> Iterator[Any]:
+        if self.starts_fail:
+            yield Exit(1, "ImportError: no module named torch")
+            return
+        inbox = self._inbox[worker]
+        yield {"type": "ready", "device": "a script"}
+        while True:
+            while not inbox:
+                yield None
+            assignment = inbox.popleft()
+            trial = assignment["trial"]
+            times = self.assigned.count(trial)
+            self.assigned.append(trial)
+            for event in self.script(assignment, times):
+                yield event
+                if isinstance(event, Exit):
+                    return
+                if event["type"] == "failed":
+                    break
+                if event["type"] == "epoch":
+                    while not inbox:
+                        yield None
+                    if not inbox.popleft()["go_on"]:
+                        yield {"type": "left", "trial": trial}
+                        break
+            else:
+                yield {"type": "left", "trial": trial}
+
+
+@dataclass
+class Bench:
+    """A study in a database of its own, and what its coordinator says."""
+
+    folder: Path
+    notes: list[str] = field(default_factory=list)
+
+    def coordinator(self, pool: ScriptedPool, spec: StudySpec | None = None) -> Coordinator:
+        spec = spec or spec_of()
+        runs = Runs(self.folder)
+        storage = open_storage(parse_url(f"sqlite:///{runs.database}"), create=True)
+        study = open_study(spec, storage, "content")
+        return Coordinator(
+            study,
+            spec,
+            distributions(spec, None),
+            pool,  # type: ignore[arg-type]  # all that the coordinator uses of one
+            runs,
+            "cache",
+            watch=lambda snapshot: None,
+            note=self.notes.append,
+        )
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def states(study: optuna.Study) -> list[str]:
+    return [trial.state.name for trial in study.get_trials()]
+
+
+@pytest.mark.parametrize("workers", [1, 3, 20])
+def test_any_number_of_workers_spends_exactly_the_budget(bench: Bench, workers: int) -> None:
+    pool = ScriptedPool(trains, workers)
+    coordinator = bench.coordinator(pool, spec_of(trials=9))
+    assert coordinator.run() is True
+    trials = coordinator.study.get_trials()
+    assert [trial.number for trial in trials] == list(range(9))
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+    assert sorted(pool.assigned) == list(range(9)), "each is trained once"
+    assert len(pool.started) == min(workers, 9), "no worker is started for nothing"
+    assert pool.closed
+
+
+def test_more_trials_later_are_only_the_difference(bench: Bench) -> None:
+    bench.coordinator(ScriptedPool(trains, 2), spec_of(trials=4)).run()
+    assert bench.coordinator(ScriptedPool(trains, 2), spec_of(trials=4)).run() is True
+    pool = ScriptedPool(trains, 2)
+    coordinator = bench.coordinator(pool, spec_of(trials=6))
+    coordinator.run()
+    assert sorted(pool.assigned) == [4, 5]
+    assert states(coordinator.study) == ["COMPLETE"] * 6
+
+
+def test_what_a_trial_is_given_depends_on_its_number_alone_not_on_who_launched_it(bench: Bench, tmp_path: Path) -> None:
+    once = bench.coordinator(ScriptedPool(trains), spec_of(trials=6))
+    once.run()
+    in_one_go = once.study.get_trials()
+
+    other = Bench(tmp_path / "other")
+    for trials in (1, 4, 5, 6):
+        coordinator = other.coordinator(ScriptedPool(trains), spec_of(trials=trials))
+        coordinator.run()
+    in_four = coordinator.study.get_trials()
+    assert [trial.params for trial in in_four] == [trial.params for trial in in_one_go]
+    assert len({str(trial.params) for trial in in_four}) == 6
+
+
+def test_a_trial_whose_asking_was_cut_short_gets_the_settings_it_would_have_had(bench: Bench, tmp_path: Path) -> None:
+    """Optuna stores a trial first and its settings after it, one by one: a kill can come between."""
+    whole = Bench(tmp_path / "whole").coordinator(ScriptedPool(trains))
+    whole.run()
+
+    cut = bench.coordinator(ScriptedPool(trains))
+    cut.study.ask()  # a trial without any settings
+    cut.run()
+    assert [trial.params for trial in cut.study.get_trials()] == [trial.params for trial in whole.study.get_trials()]
+    assert "going on with trial 0, left unfinished by the last launch" in bench.notes
+
+
+def test_known_recipes_come_first_and_are_enqueued_once(bench: Bench) -> None:
+    known = spec_of(trials=3).model_copy(update={"known": ({"lr": 0.01}, {"lr": 0.02, "dropout": 0.25})})
+    bench.coordinator(ScriptedPool(trains), known.model_copy(update={"search": spec_of(trials=1).search})).run()
+    coordinator = bench.coordinator(ScriptedPool(trains), known)
+    coordinator.run()
+    trials = coordinator.study.get_trials()
+    assert [trial.params["lr"] for trial in trials[:2]] == [0.01, 0.02]
+    assert trials[1].params == {"lr": 0.02, "dropout": 0.25}
+    assert trials[2].params["lr"] not in (0.01, 0.02)
+
+
+def test_a_dead_workers_trial_goes_on_under_its_own_number_with_no_epoch_reported_twice(bench: Bench) -> None:
+    def dies_in_trial_1(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        trial = assignment["trial"]
+        yield started(trial)
+        yield epoch(trial, 1, 0.1)
+        if trial == 1 and times == 0:
+            yield Exit(-9, "")
+        yield epoch(trial, 2, 0.2)
+        yield epoch(trial, 3, 0.3)
+
+    pool = ScriptedPool(dies_in_trial_1, 2)
+    coordinator = bench.coordinator(pool, spec_of(trials=4))
+    assert coordinator.run() is True  # Optuna warns of a step that is reported twice, and warnings are errors
+    assert pool.assigned.count(1) == 2
+    assert len(pool.started) == 3
+    trial = coordinator.study.get_trials()[1]
+    assert (trial.state, trial.intermediate_values) == (TrialState.COMPLETE, {1: 0.1, 2: 0.2, 3: 0.3})
+    assert any("ended with signal 9; trial 1 goes on from its last epoch" in note for note in bench.notes)
+
+
+def test_a_trial_that_always_kills_its_worker_fails_after_two_retries_with_the_log(bench: Bench) -> None:
+    def dies(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        if assignment["trial"] == 0:
+            yield Exit(1, "Segmentation fault")
+        yield from trains(assignment, times)
+
+    pool = ScriptedPool(dies)
+    coordinator = bench.coordinator(pool, spec_of(trials=2))
+    assert coordinator.run() is True
+    assert states(coordinator.study) == ["FAIL", "COMPLETE"]
+    assert pool.assigned == [0] * (1 + MAX_RETRIES) + [1]
+    assert "Segmentation fault" in coordinator.study.get_trials()[0].user_attrs["reason"]
+
+
+def test_a_new_epoch_gives_a_trial_its_retries_back(bench: Bench) -> None:
+    def dies_after_each_epoch(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        trial = assignment["trial"]
+        yield started(trial)
+        for number in range(1, times // 2 + 2):
+            yield epoch(trial, number, 0.1 * number)
+        if times < 4:
+            yield Exit(-9, "")
+
+    coordinator = bench.coordinator(ScriptedPool(dies_after_each_epoch), spec_of(trials=1))
+    assert coordinator.run() is True
+    assert states(coordinator.study) == ["COMPLETE"]
+
+
+def test_the_same_error_in_two_trials_in_a_row_ends_the_search(bench: Bench) -> None:
+    def fails(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+        yield failed(assignment["trial"], "crash", "ValueError: always")
+
+    pool = ScriptedPool(fails)
+    coordinator = bench.coordinator(pool)
+    with pytest.raises(TrainingFailed, match="two trials in a row ended in the same error: ValueError: always"):
+        coordinator.run()
+    assert pool.assigned == [0, 0, 0, 1, 1, 1]
+    assert states(coordinator.study) == ["FAIL", "FAIL"]
+    assert pool.closed
+
+
+def test_the_same_error_in_two_trials_with_a_good_one_between_ends_nothing(bench: Bench) -> None:
+    def every_other_fails(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        if assignment["trial"] % 2:
+            yield failed(assignment["trial"], "user", "LimitError: too large")
+        else:
+            yield from trains(assignment, times)
+
+    coordinator = bench.coordinator(ScriptedPool(every_other_fails))
+    assert coordinator.run() is True
+    assert states(coordinator.study) == ["COMPLETE", "FAIL"] * 3
+    assert coordinator.study.get_trials()[1].user_attrs["reason"] == "LimitError: too large"
+
+
+def test_a_mistake_of_the_users_is_not_tried_again(bench: Bench) -> None:
+    def fails_once(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        if assignment["trial"] == 0:
+            yield failed(0, "user", "ConfigError: no")
+        yield from trains(assignment, times)
+
+    pool = ScriptedPool(fails_once)
+    bench.coordinator(pool, spec_of(trials=2)).run()
+    assert pool.assigned == [0, 1]
+
+
+def test_a_diverged_trial_is_pruned_with_its_last_finite_value_and_the_reason(bench: Bench) -> None:
+    def diverges(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+        trial = assignment["trial"]
+        yield started(trial)
+        yield epoch(trial, 1, 0.4)
+        yield failed(trial, "diverged", "DivergedError: epoch 2 has a training loss of nan")
+
+    coordinator = bench.coordinator(ScriptedPool(diverges), spec_of(trials=3))
+    assert coordinator.run() is True
+    for trial in coordinator.study.get_trials():
+        assert (trial.state, trial.value) == (TrialState.PRUNED, 0.4)
+        assert trial.user_attrs["reason"] == "DivergedError: epoch 2 has a training loss of nan"
+
+
+def test_a_full_disk_stops_the_search_and_the_trial_goes_on_next_time(bench: Bench) -> None:
+    def full(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+        yield started(assignment["trial"])
+        yield epoch(assignment["trial"], 1, 0.1)
+        yield failed(assignment["trial"], "disk", "DiskError: no room for a checkpoint of 9 bytes in x; free some")
+
+    coordinator = bench.coordinator(ScriptedPool(full))
+    with pytest.raises(DiskError, match=r"^no room for a checkpoint of 9 bytes in x; free some$"):
+        coordinator.run()
+    assert states(coordinator.study) == ["RUNNING"]
+
+    pool = ScriptedPool(trains)
+    again = bench.coordinator(pool, spec_of(trials=2))
+    assert again.run() is True
+    assert pool.assigned == [0, 1]
+    assert states(again.study) == ["COMPLETE", "COMPLETE"]
+
+
+def test_workers_that_cannot_start_end_the_search_with_their_log(bench: Bench) -> None:
+    pool = ScriptedPool(trains, starts_fail=True)
+    coordinator = bench.coordinator(pool)
+    with pytest.raises(TrainingFailed, match=r"worker cpu:0 cannot start \(exit code 1\):\nImportError: no module"):
+        coordinator.run()
+    assert len(pool.started) == 1 + MAX_RETRIES
+    assert states(coordinator.study) == []
+
+
+def test_a_stop_lets_every_worker_finish_its_epoch_and_the_next_launch_takes_up_each_trial(bench: Bench) -> None:
+    pool = ScriptedPool(trains, 3)
+    coordinator = bench.coordinator(pool, spec_of(trials=5))
+    pool.on_epoch = lambda message: None if coordinator.stopping else coordinator.stop()
+    assert coordinator.run() is False
+    left = coordinator.study.get_trials()
+    assert [trial.state.name for trial in left] == ["RUNNING"] * 3
+    assert [list(trial.intermediate_values) for trial in left] == [[1]] * 3
+    assert "finishing the epoch; Ctrl-C again to stop now" in bench.notes
+
+    again = bench.coordinator(ScriptedPool(trains, 3), spec_of(trials=5))
+    assert again.run() is True
+    assert states(again.study) == ["COMPLETE"] * 5
+
+
+def test_a_second_stop_does_not_wait_for_the_epoch(bench: Bench) -> None:
+    pool = ScriptedPool(trains)
+    coordinator = bench.coordinator(pool)
+
+    def stop_twice(_message: Message) -> None:
+        coordinator.stop()
+        coordinator.stop()
+
+    pool.on_epoch = stop_twice
+    assert coordinator.run() is False
+    assert coordinator.killed
+    assert states(coordinator.study) == ["RUNNING"]
+
+
+def test_the_pruner_is_not_asked_after_the_last_epoch(bench: Bench) -> None:
+    """The last value is worth having, and Optuna would prune a trial that is as good as finished."""
+
+    def worse_at_the_end(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+        trial = assignment["trial"]
+        yield started(trial)
+        for number in range(1, EPOCHS + 1):
+            yield epoch(trial, number, 0.9 if number < EPOCHS else 0.5 - 0.01 * trial)
+
+    spec = spec_of(pruner="median", startup_trials=1, trials=4)
+    coordinator = bench.coordinator(ScriptedPool(worse_at_the_end), spec)
+    coordinator.run()
+    assert states(coordinator.study) == ["COMPLETE"] * 4
+
+
+def test_a_pruned_trial_is_decided_again_when_the_kill_came_before_the_decision(bench: Bench) -> None:
+    spec = spec_of(pruner="successive_halving", trials=2)
+    bench.coordinator(ScriptedPool(trains), spec_of(pruner="successive_halving", trials=1)).run()
+    asked = bench.coordinator(ScriptedPool(trains), spec)
+    trial = asked._ask()
+    trial.report(0.0, 1)  # reported, and then the coordinator was gone
+
+    def resumes(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+        yield started(assignment["trial"])
+        yield epoch(assignment["trial"], 1, 0.0)
+        yield epoch(assignment["trial"], 2, 0.0)
+
+    coordinator = bench.coordinator(ScriptedPool(resumes), spec)
+    coordinator.run()
+    decided = coordinator.study.get_trials()[1]
+    assert (decided.state, list(decided.intermediate_values)) == (TrialState.PRUNED, [1])
+
+
+def test_hours_that_are_over_begin_no_trial_but_finish_those_begun(bench: Bench) -> None:
+    bench.coordinator(ScriptedPool(trains)).study.ask()
+    pool = ScriptedPool(trains, 2)
+    coordinator = bench.coordinator(pool, spec_of(hours=1e-9))
+    assert coordinator.run() is True
+    assert pool.assigned == [0]
+    assert states(coordinator.study) == ["COMPLETE"]
+
+
+def test_what_a_trial_kept_is_removed_when_it_has_finished(bench: Bench) -> None:
+    def keeps(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        Path(assignment["checkpoint"]).parent.mkdir(parents=True)
+        Path(assignment["checkpoint"]).write_bytes(b"state")
+        yield from trains(assignment, times)
+
+    bench.coordinator(ScriptedPool(keeps), spec_of(trials=2)).run()
+    assert list((bench.folder / "studies/scripted/trials").iterdir()) == []
+
+
+def test_the_best_trial_is_feasible_then_accurate_then_small_then_old(bench: Bench) -> None:
+    study = optuna.create_study(direction="maximize")
+    for value, size, excess in ((0.9, 500, 100), (0.8, 300, -100), (0.8, 200, -200), (0.8, 200, -200), (0.7, 10, -390)):
+        trial = study.ask()
+        trial.set_user_attr("num_params", size)
+        trial.set_constraint("params", excess)
+        study.tell(trial, value)
+    pruned = study.ask()
+    pruned.report(0.99, 1)
+    study.tell(pruned, state=TrialState.PRUNED)
+    best = best_of(study.get_trials())
+    assert best is not None
+    assert best.number == 2
+    assert best_of([pruned for pruned in study.get_trials() if pruned.state != TrialState.COMPLETE]) is None

@@ -1,0 +1,141 @@
+"""Storage URLs and what databases raise: one sentence each, and no password in any."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import RDBStorage
+from sqlalchemy import URL
+
+from search.errors import StorageError
+from search.storage import hidden, open_storage, parse_url, storage_errors
+
+CANARY = "canary-4711"
+
+
+@contextmanager
+def opened(url: URL, *, create: bool = True) -> Iterator[RDBStorage]:
+    storage = open_storage(url, create=create)
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> URL:
+    return parse_url(f"sqlite:///{tmp_path}/new folder/search.db")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("search.db", "is not a URL"),
+        ("", "is not a URL"),
+        ("postgresql://host:port/db", "is not a URL"),
+        ("mysql://me@host/db", "use sqlite:///FILE or postgresql"),
+        ("sqlite://", "name a file"),
+        ("sqlite:///:memory:", "name a file"),
+        ("postgresql+nonsense://me@host/db", "use sqlite:///FILE or postgresql"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_an_error_with_the_cure(text: str, complaint: str) -> None:
+    with pytest.raises(StorageError, match=complaint):
+        parse_url(text)
+
+
+@pytest.mark.parametrize("scheme", ["mysql", "postgresql+nonsense", "redis"])
+def test_no_error_about_a_url_shows_its_password(scheme: str) -> None:
+    with pytest.raises(StorageError) as raised:
+        parse_url(f"{scheme}://me:{CANARY}@host/db")
+    assert CANARY not in str(raised.value)
+
+
+def test_a_url_is_shown_without_its_password() -> None:
+    assert hidden(parse_url(f"postgresql+psycopg://me:{CANARY}@host/db")) == "postgresql+psycopg://me:***@host/db"
+
+
+def test_a_plain_postgres_url_uses_the_driver_that_is_installed() -> None:
+    assert parse_url("postgresql://me@host/db").drivername == "postgresql+psycopg"
+
+
+def test_a_server_that_is_not_there_is_an_error_without_the_password() -> None:
+    url = parse_url(f"postgresql+psycopg://me:{CANARY}@127.0.0.1:1/db")
+    with pytest.raises(StorageError, match=r"refused.*; check host, port, user and password") as raised:
+        open_storage(url)
+    assert CANARY not in str(raised.value)
+
+
+def test_a_database_that_does_not_exist_is_created_only_when_asked_to(url: URL) -> None:
+    with pytest.raises(StorageError, match="there is no database .*search.db yet; start a search first"):
+        open_storage(url)
+    assert url.database is not None
+    assert not Path(url.database).exists()
+    with opened(url):
+        assert Path(url.database).exists()
+
+
+def test_readers_never_wait_for_the_writer(url: URL) -> None:
+    """Write-ahead logging, which the file remembers."""
+    with opened(url) as storage, storage.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
+    with opened(url) as storage, storage.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1, "and each connection is told anew"
+
+
+def test_many_at_once_may_create_the_same_database(url: URL) -> None:
+    def create(number: int) -> int:
+        with opened(url) as storage:
+            return optuna.create_study(storage=storage, study_name=f"study-{number}")._study_id
+
+    optuna.logging.set_verbosity(logging.WARNING)
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(create, range(8)))) == 8
+
+
+def test_a_file_that_is_no_database_is_an_error_and_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "search.db"
+    file.write_text("Dear diary, today I opened a text file as a database." * 100)
+    before = file.read_bytes()
+    with pytest.raises(StorageError, match="file is not a database; check that it is a database file"):
+        open_storage(parse_url(f"sqlite:///{file}"), create=True)
+    assert file.read_bytes() == before
+
+
+def test_a_folder_in_the_way_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "search.db").mkdir()
+    with pytest.raises(StorageError, match="unable to open database file"):
+        open_storage(parse_url(f"sqlite:///{tmp_path}/search.db"), create=True)
+
+
+def test_a_file_where_a_folder_should_be_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(StorageError, match="check that you may write to its folder"):
+        open_storage(parse_url(f"sqlite:///{tmp_path}/runs/search.db"), create=True)
+
+
+def test_what_the_database_raises_later_is_one_sentence_too(url: URL) -> None:
+    with opened(url) as storage:
+        with storage.engine.begin() as connection:
+            connection.exec_driver_sql("DROP TABLE studies")
+        with pytest.raises(StorageError, match="no such table: studies") as raised, storage_errors(url):
+            optuna.create_study(storage=storage, study_name="one")
+    assert "\n" not in str(raised.value)
+    assert "SELECT" not in str(raised.value)
+
+
+def test_a_password_that_the_server_repeats_is_hidden_too() -> None:
+    from sqlalchemy.exc import OperationalError
+
+    url = parse_url(f"postgresql+psycopg://me:{CANARY}@host/db")
+    with pytest.raises(StorageError) as raised, storage_errors(url):
+        raise OperationalError("connect", None, Exception(f'connection to "me:{CANARY}@host" failed'))
+    assert CANARY not in str(raised.value)

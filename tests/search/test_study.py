@@ -1,0 +1,233 @@
+"""The one place that opens studies: its seeds, its fingerprint, its lock."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import GPSampler, RandomSampler, TPESampler
+from optuna.storages import RDBStorage
+from sqlalchemy import URL
+
+from search.errors import HeldError, StorageError, StudyChanged, UsageError
+from search.paths import Runs
+from search.storage import open_storage, parse_url
+from search.study import (
+    build_pruner,
+    build_sampler,
+    differences,
+    find_study,
+    fingerprint,
+    open_study,
+    own_study,
+    owner_of,
+    seed_of,
+)
+from studies import StudySpec
+from trainer.config import override
+
+VALUES: dict[str, Any] = {
+    "name": "birds",
+    "data": {"path": "/pictures", "image_size": 64},
+    "limit": {"params": 5_000_000},
+    "train": {"model": "rexnet_100", "epochs": 9},
+    "space": {"lr": {"low": 1e-4, "high": 1e-1, "log": True}, "optimizer": ["adamw", "sgd"]},
+    "search": {"trials": 6},
+}
+
+
+def spec_of(*assignments: str) -> StudySpec:
+    return StudySpec.model_validate(override(VALUES, assignments))
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> URL:
+    return parse_url(f"sqlite:///{tmp_path}/search.db")
+
+
+@pytest.fixture
+def storage(url: URL) -> Iterator[RDBStorage]:
+    opened = open_storage(url, create=True)
+    yield opened
+    opened.remove_session()
+    opened.engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        "search.trials=99",
+        "search.hours=2",
+        "search.sampler=random",
+        "search.pruner=hyperband",
+        "search.min_epochs=2",
+        "data.path=/elsewhere",
+        "data.bad_files=skip",
+        "known=[{lr=0.01}]",
+    ],
+)
+def test_what_does_not_change_a_trials_value_may_change(storage: RDBStorage, harmless: str) -> None:
+    open_study(spec_of(), storage, "content")
+    open_study(spec_of(harmless), storage, "content")
+    _, remembered = find_study(storage, "birds")
+    assert remembered == spec_of(harmless)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("seed=1", "seed: 0 -> 1"),
+        ("data.image_size=96", "data.image_size: 64 -> 96"),
+        ("data.val_fraction=0.2", "data.val_fraction: 0.1 -> 0.2"),
+        ("data.split_seed=3", "data.split_seed: 0 -> 3"),
+        ("data.resize=squash", 'data.resize: "crop" -> "squash"'),
+        ("limit.params=4_000_000", "limit.params: 5000000 -> 4000000"),
+        ("limit.macs=1000", "limit.macs: null -> 1000"),
+        ("train.model=resnet18", 'train.model: "rexnet_100" -> "resnet18"'),
+        ("train.epochs=8", "train.epochs: 9 -> 8"),
+        ("train.hflip=0.5", "train.hflip: 0.0 -> 0.5"),
+        ("space.lr.high=0.2", "space.lr.high: 0.1 -> 0.2"),
+        ("space.lr.log=false", "space.lr.log: true -> false"),
+        ("space.dropout={low=0.0,high=0.5}", "space.dropout: null -> "),
+    ],
+)
+def test_what_changes_a_trials_value_is_refused_with_the_difference(
+    storage: RDBStorage, change: str, line: str
+) -> None:
+    open_study(spec_of(), storage, "content")
+    with pytest.raises(StudyChanged) as raised:
+        open_study(spec_of(change), storage, "content")
+    assert f"\n  {line}" in str(raised.value)
+    assert str(raised.value).count("\n  ") == 1, "that and nothing else"
+    _, remembered = find_study(storage, "birds")
+    assert remembered == spec_of(), "what was refused is not remembered"
+
+
+def test_other_pictures_are_another_study(storage: RDBStorage) -> None:
+    open_study(spec_of(), storage, "content")
+    with pytest.raises(StudyChanged, match='data.content: "content" -> "other"'):
+        open_study(spec_of(), storage, "other")
+
+
+def test_accepted_changes_are_the_studys_own_from_then_on(storage: RDBStorage) -> None:
+    open_study(spec_of(), storage, "content")
+    open_study(spec_of("seed=1"), storage, "content", accept_changes=True)
+    open_study(spec_of("seed=1"), storage, "content")
+    with pytest.raises(StudyChanged, match="seed: 1 -> 0"):
+        open_study(spec_of(), storage, "content")
+
+
+def test_every_difference_is_listed_at_once() -> None:
+    before, after = (
+        json.loads(json.dumps(fingerprint(spec_of(*changes), content)))
+        for changes, content in (((), "a"), (("seed=1", "train.epochs=3", "space.lr.low=1e-5"), "b"))
+    )
+    assert differences(before, after) == [
+        'data.content: "a" -> "b"',
+        "seed: 0 -> 1",
+        "space.lr.low: 0.0001 -> 1e-05",
+        "train.epochs: 9 -> 3",
+    ]
+    assert differences(before, before) == []
+
+
+def test_a_study_of_another_program_is_not_touched(storage: RDBStorage) -> None:
+    foreign = optuna.create_study(storage=storage, study_name="birds", direction="maximize")
+    foreign.tell(foreign.ask(), 0.5)
+    with pytest.raises(UsageError, match="made by another program; choose another name"):
+        open_study(spec_of(), storage, "content")
+    with pytest.raises(UsageError, match="was not made by search launch"):
+        find_study(storage, "birds")
+    assert foreign.user_attrs == {}
+
+
+def test_an_unknown_study_names_the_nearest_one(storage: RDBStorage) -> None:
+    with pytest.raises(UsageError, match="no study 'brids' in this database; it has none yet"):
+        find_study(storage, "brids")
+    open_study(spec_of(), storage, "content")
+    with pytest.raises(UsageError, match="did you mean birds?"):
+        find_study(storage, "brids")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("successive_halving", SuccessiveHalvingPruner),
+        ("hyperband", HyperbandPruner),
+        ("median", MedianPruner),
+        ("none", NopPruner),
+    ],
+)
+def test_a_reopened_study_has_its_own_pruner_not_optunas_default(
+    storage: RDBStorage, name: str, kind: type[Any]
+) -> None:
+    spec = spec_of(f"search.pruner={name}")
+    assert type(open_study(spec, storage, "content").pruner) is kind
+    assert type(find_study(storage, "birds")[0].pruner) is kind
+    assert type(build_pruner(spec)) is kind
+
+
+@pytest.mark.parametrize(("name", "kind"), [("tpe", TPESampler), ("random", RandomSampler), ("gp", GPSampler)])
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # GPSampler is one
+def test_a_reopened_study_has_its_own_sampler(storage: RDBStorage, name: str, kind: type[Any]) -> None:
+    spec = spec_of(f"search.sampler={name}")
+    assert type(open_study(spec, storage, "content").sampler) is kind
+    assert type(build_sampler(spec, 3)) is kind
+
+
+def test_seeds_differ_by_study_trial_and_purpose_and_are_the_same_everywhere() -> None:
+    seeds = {seed_of(study, trial, purpose) for study in range(5) for trial in range(50) for purpose in range(3)}
+    assert len(seeds) == 5 * 50 * 3
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert [seed_of(0, 0), seed_of(0, 1), seed_of(7, 3, 2)] == [2968811710, 3964924996, 0]
+
+
+def test_a_study_is_held_by_one_process_and_says_by_which(url: URL, tmp_path: Path) -> None:
+    runs = Runs(tmp_path)
+    assert owner_of("birds", url, runs) is None
+    hold = (
+        "import sys; from pathlib import Path; from search.study import own_study; from search.paths import Runs\n"
+        "from search.storage import parse_url\n"
+        "with own_study('birds', parse_url(sys.argv[1]), Runs(Path(sys.argv[2]))):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", hold, str(url), str(tmp_path)]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == "held\n"
+        assert f"process {holder.pid} on " in str(owner_of("birds", url, runs))
+        with pytest.raises(HeldError, match=f"in use by process {holder.pid} on "), own_study("birds", url, runs):
+            pass
+        with own_study("another", url, runs):
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert owner_of("birds", url, runs) is None, "the lock ends with its process, however that ended"
+    with own_study("birds", url, runs):
+        assert owner_of("birds", url, runs) is not None
+
+
+def test_looking_whether_a_study_is_held_does_not_refuse_a_launch(url: URL, tmp_path: Path) -> None:
+    """`search status` takes the lock for an instant; a launch in that instant waits."""
+    runs = Runs(tmp_path)
+    for _ in range(20):
+        assert owner_of("birds", url, runs) is None
+        with own_study("birds", url, runs):
+            pass
+
+
+def test_a_runs_folder_that_cannot_be_made_is_an_error(url: URL, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    held = own_study("birds", url, Runs(tmp_path / "file"))
+    with pytest.raises(StorageError, match="cannot be written: Not a directory; choose another --runs folder"), held:
+        pass
