@@ -177,7 +177,9 @@ def status(
 
 @app.command()
 def dashboard(
-    host: Annotated[str, typer.Option(help="Address to listen on; beyond this machine, a token is needed.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond this machine, a token is needed.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
     token_file: Annotated[
         Path | None, typer.Option(help="File with the token. Default: where one is needed, a new one, printed once.")

@@ -208,11 +208,10 @@ def _write(
     import timm
     import torch
 
-    from trainer.augment import MEAN, STD
     from trainer.checkpoint import load_checkpoint
     from trainer.device import Device
     from trainer.evaluate import Metrics, measure, predict_logits
-    from trainer.models import build_model, timm_args
+    from trainer.models import build_model, model_args
 
     trained = load_checkpoint(checkpoint)
     assert trained is not None
@@ -222,14 +221,14 @@ def _write(
         model,
         str(folder),
         model_config={"label_names": list(data.class_names)},
-        model_args=timm_args(config, spec.data.image_size),
+        model_args=model_args(config, spec.data.image_size),
         safe_serialization=True,
         data_config={
             "input_size": (3, spec.data.image_size, spec.data.image_size),
             "interpolation": spec.data.interpolation,
-            "mean": MEAN,
-            "std": STD,
-            "crop_pct": 1.0,
+            "mean": data.mean,
+            "std": data.std,
+            "crop_pct": spec.data.crop_pct,
             "crop_mode": "center" if spec.data.resize == "crop" else "squash",
         },
     )
@@ -260,7 +259,7 @@ def _write(
         "trial": trial.number,
         "model": {
             "architecture": config.model,
-            "model_args": timm_args(config, spec.data.image_size),
+            "model_args": model_args(config, spec.data.image_size),
             "num_params": size.params,
             "macs": size.macs,
         },

@@ -17,6 +17,10 @@ RECIPE_VERSION = 1
 """Raised by hand whenever the same configuration would train to another result (golden losses guard it)."""
 
 
+SIZE_SETTINGS = ("width_mult", "depth_mult", "initial_chs", "final_chs", "growth")
+"""Settings of TrainConfig that change a model's size, for the families that have them."""
+
+
 class FrozenModel(BaseModel):
     """A validated, immutable value whose every field is documented and whose unknown keys are errors."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,7 @@ from timm.models.rexnet import _block_cfg
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer.config import ModelSize, TrainConfig, nearest
+from trainer.config import SIZE_SETTINGS, ModelSize, TrainConfig, nearest
 from trainer.errors import ConfigError
 from trainer.wide_resnet import WideResNet
 
@@ -39,15 +40,12 @@ RESNET_STEM = 64
 WIDE_RESNET = re.compile(r"wrn-(\d+)-(\d+)")
 """Wide ResNets are ours (trainer/wide_resnet.py); timm has none for small pictures."""
 
-SCALED = {
+SCALED: dict[str, Callable[..., nn.Module]] = {
     "efficientnet_b0": _gen_efficientnet,
     "mobilenetv3_large_100": _gen_mobilenet_v3,
     "mobilenetv3_small_100": _gen_mobilenet_v3,
 }
 """timm's generators of families whose multipliers create_model refuses ("multiple values for keyword")."""
-
-SIZE_SETTINGS = ("width_mult", "depth_mult", "initial_chs", "final_chs", "growth")
-"""Settings of TrainConfig that change a model's size, for the families that have them."""
 
 
 def size_settings(model: str) -> tuple[str, ...]:

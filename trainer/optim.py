@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from timm.loss import AsymmetricLossSingleLabel
@@ -25,7 +26,7 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
     timm leaves one-dimensional parameters (biases, normalisation) out of weight decay.
     """
     adaptive = config.optimizer in ("adam", "adamw", "nadam")
-    extra: dict[str, object] = {"betas": (config.momentum, 0.999)} if adaptive else {"momentum": config.momentum}
+    extra: dict[str, Any] = {"betas": (config.momentum, 0.999)} if adaptive else {"momentum": config.momentum}
     if config.optimizer in FUSED:
         extra["fused"] = True
     return create_optimizer_v2(model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, **extra)
@@ -98,7 +99,7 @@ class Ascent:
     def __init__(self, config: TrainConfig, model: nn.Module) -> None:
         assert config.sam is not None
         self.rho, self.adaptive = config.sam.rho, config.sam.adaptive
-        self.params = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.params: list[torch.Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         self.momenta = [module.momentum for module in self.norms]
 
