@@ -72,6 +72,9 @@ def launch(
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Go on although data, limit, recipe or space changed.")
     ] = False,
+    with_dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Serve the dashboard meanwhile, read-only, on 127.0.0.1.")
+    ] = False,
     storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
@@ -86,21 +89,27 @@ def launch(
 
     from search.launch import launch as run
 
-    snapshot = run(spec, url, folder, devices, accept_changes=accept_changes)
+    with contextlib.ExitStack() as stack:
+        if with_dashboard:
+            from search.dashboard import dashboard_beside
+
+            beside = dashboard_beside(url.render_as_string(hide_password=False), folder)
+            print(f"dashboard: {stack.enter_context(beside)}", flush=True)
+        snapshot = run(spec, url, folder, devices, accept_changes=accept_changes)
     best = snapshot.best
     counts = f"({snapshot.count('PRUNED')} pruned, {snapshot.count('FAIL')} failed)"
     if len(snapshot.finished) < snapshot.budget:
-        typer.echo(
+        _tell(
             f"study {spec.name!r} has spent its {spec.search.hours:g} hours with {len(snapshot.finished)} of "
             f"{snapshot.budget} trials finished {counts}; to go on, repeat the command"
         )
     else:
-        typer.echo(
+        _tell(
             f"study {spec.name!r} has spent its budget of {snapshot.budget} trials {counts}; to go on, repeat the "
             f"command with --trials {2 * snapshot.budget}"
         )
     if best is not None and best.value is not None:
-        typer.echo(
+        _tell(
             f"best: trial {best.number}, {best.value:.2%} on validation; "
             f"hand it over with: search export-best {spec.name}"
         )
@@ -281,6 +290,7 @@ def main() -> None:
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupted)
+    _hide_password()
     try:
         app(standalone_mode=True)
     except (SearchError, TrainerError) as error:
@@ -296,6 +306,29 @@ def main() -> None:
     except Exception:
         traceback.print_exc()
         sys.exit(INTERNAL)
+
+
+def _hide_password() -> None:
+    """Start anew without a password on the command line, which everybody on the machine can read for as long as we run.
+
+    The URL moves to the environment, which only this user can read.
+    """
+    words = [sys.executable, *sys.orig_argv[1:]]
+    for index, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        joined = option == "--storage" and bool(equals)
+        url = value if joined else words[index + 1] if word == "--storage" and index + 1 < len(words) else ""
+        if url.startswith("postgres") and ("@" in url or "password" in url):
+            del words[index : index + (1 if joined else 2)]
+            os.execve(sys.executable, words, os.environ | {"SEARCH_STORAGE": url})
+
+
+def _tell(line: str) -> None:
+    """The last words of a search; if nobody reads them any more, its exit code still tells."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(error: Exception) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import ipaddress
 import json
+import logging
 import os
 import re
 import secrets
@@ -185,6 +186,8 @@ def _serve(app: Front, listener: socket.socket, *, edits: bool, announce: Callab
     def stop(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
 
+    # A burst of requests, such as any page's first, is a warning to waitress; nobody could act on it.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     connections: dict[int, Any] = {}
     server = create_server(

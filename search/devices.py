@@ -39,7 +39,7 @@ def parse_devices(text: str | None) -> list[WorkerDevice]:
         return _gpus(visible_gpus(), cores) or _cpus(1, cores)
     kind, _, number = text.strip().partition(":")
     if kind == "cpu":
-        if number and not (number.isdigit() and 1 <= int(number) <= cores):
+        if number and not (number.isdecimal() and 1 <= int(number) <= cores):
             raise UsageError(f"--gpus {text}: write cpu:N with N from 1 to {cores}, the cores of this machine")
         return _cpus(int(number or 1), cores)
     there = visible_gpus()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import optuna
 import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -75,7 +76,7 @@ def study_pictures(
     if complete:
         caption = (
             "Validation accuracy of the trials in the order in which they were begun. The line is the best so far; "
-            "crosses are trials that were pruned, at the accuracy they had then."
+            "crosses at the foot are pruned trials."
         )
         pictures.append(Picture("history", "How the search went", caption, optimization_history(trials)))
     if any(view.epochs for view in views):
@@ -141,14 +142,14 @@ def setting_importances(study: optuna.Study) -> dict[str, float]:
 def position(axis: BaseDistribution, value: Any) -> float:
     """Where a value lies between the ends of its range, 0 to 1, in the logarithm where it is sampled so."""
     if isinstance(axis, CategoricalDistribution):
-        return float(axis.choices.index(value)) / max(1, len(axis.choices) - 1)
+        return axis.choices.index(value) / max(1, len(axis.choices) - 1)
     assert isinstance(axis, FloatDistribution | IntDistribution)
-    low, high = float(axis.low), float(axis.high)
+    low, high, at = float(axis.low), float(axis.high), float(value)
     if low == high:
         return 0.5
     if axis.log:
-        return math.log(value / low) / math.log(high / low)
-    return (value - low) / (high - low)
+        return math.log(at / low) / math.log(high / low)
+    return (at - low) / (high - low)
 
 
 def sampled_axes(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[str, BaseDistribution]:
@@ -157,6 +158,14 @@ def sampled_axes(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[str, Ba
     if latest is None:
         return {}
     return {key: latest.distributions[key] for key in spec.space if key in latest.distributions}
+
+
+def accuracy_range(complete: Sequence[FrozenTrial]) -> tuple[float, float]:
+    """Lowest and highest accuracy to draw: a few hopeless trials far below the others must not press them flat."""
+    values = [trial.values[0] for trial in complete] or [0.0, 1.0]
+    lower, upper = (float(quartile) for quartile in np.quantile(values, (0.25, 0.75)))
+    low = min(value for value in values if value >= lower - 3 * (upper - lower))
+    return (low, max(values)) if low < max(values) else (low - 0.01, low + 0.01)
 
 
 def show(value: Any) -> str:
@@ -170,14 +179,15 @@ def show(value: Any) -> str:
 def optimization_history(trials: Sequence[FrozenTrial]) -> go.Figure:
     """Accuracy of each trial over their numbers, and the best so far."""
     complete = sorted(ranked(trials), key=lambda trial: trial.number)
-    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED and trial.intermediate_values]
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    low, high = accuracy_range(complete)
     best_so_far: list[float] = []
     for trial in complete:
         best_so_far.append(max(trial.values[0], *best_so_far[-1:]) if best_so_far else trial.values[0])
     figure = _figure(300)
-    figure.add_scatter(
-        **_points(pruned), mode="markers", name="pruned", marker={"symbol": "x-thin", "size": 6, "line": _line(PLAIN)}
-    )
+    cross = {"symbol": "x-thin", "size": 5, "line": _line(QUIET)}
+    # A pruned trial's accuracy is that of an early epoch: drawn to scale, it would press the others flat.
+    figure.add_scatter(**_points(pruned) | {"y": [low] * len(pruned)}, mode="markers", name="pruned", marker=cross)
     figure.add_scatter(**_points(complete), mode="markers", name="completed", marker={"color": GOOD, "size": 7})
     figure.add_scatter(
         x=[trial.number for trial in complete],
@@ -189,7 +199,7 @@ def optimization_history(trials: Sequence[FrozenTrial]) -> go.Figure:
     )
     figure.update_layout(showlegend=True)
     figure.update_xaxes(title="trial", showgrid=False)
-    return figure.update_yaxes(tickformat=ACCURACY)
+    return figure.update_yaxes(tickformat=ACCURACY, range=_with_margin(low, high))
 
 
 def learning_curves(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
@@ -237,8 +247,7 @@ def parallel_coordinates(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
     complete = [
         trial for trial in ranked(trials) if all(_fits(axis, trial.params.get(key)) for key, axis in axes.items())
     ]
-    values = [trial.values[0] for trial in complete]
-    low, high = min(values, default=0), max(values, default=0)
+    low, high = accuracy_range(complete)
     figure = _figure(340)
     groups = [("others", complete[5:], _line(PLAIN, 1)), ("next four", complete[1:5], _line(GOOD, 1.6))]
     for name, group, line in [*groups, ("best", complete[:1], _line(BEST, 3))]:
@@ -248,7 +257,7 @@ def parallel_coordinates(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
         for trial in group:
             x += [*range(len(axes) + 1), None]
             y += [position(axis, trial.params[key]) for key, axis in axes.items()]
-            y += [(trial.values[0] - low) / (high - low) if high > low else 0.5, None]
+            y += [max(0.0, trial.values[0] - low) / (high - low), None]
             words += [*(html.escape(f"trial {trial.number}, {key} {show(trial.params[key])}") for key in axes)]
             words += [f"trial {trial.number}, {trial.values[0]:.2%}", None]
         figure.add_scatter(x=x, y=y, text=words, mode="lines", line=line, name=name, hoverinfo="text")
@@ -272,6 +281,7 @@ def parallel_coordinates(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
 def slices(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
     """Accuracy of completed trials against each sampled setting, one small panel each."""
     axes, complete = sampled_axes(trials, spec), ranked(trials)
+    low, high = accuracy_range(complete)
     columns = min(SLICES_PER_ROW, max(1, len(axes)))
     rows = math.ceil(len(axes) / columns) or 1
     figure = make_subplots(
@@ -282,15 +292,18 @@ def slices(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
         place: dict[str, Any] = {"row": number // columns + 1, "col": number % columns + 1}
         having = [trial for trial in complete if key in trial.params]
         for group, color, size in ((having[1:], GOOD, 5), (having[:1], BEST, 9)):
-            words = [html.escape(f"trial {trial.number}, {key} {show(trial.params[key])}") for trial in group]
+            words = [
+                html.escape(f"trial {trial.number}, {key} {show(trial.params[key])}: {trial.values[0]:.2%}")
+                for trial in group
+            ]
             choice = isinstance(axis, CategoricalDistribution)
             figure.add_scatter(
                 x=[html.escape(str(trial.params[key])) if choice else trial.params[key] for trial in group],
-                y=[trial.values[0] for trial in group],
+                y=[max(low, trial.values[0]) for trial in group],
                 text=words,
                 mode="markers",
                 marker={"color": color, "size": size},
-                hovertemplate="%{text}: %{y:.2%}<extra></extra>",
+                hovertemplate="%{text}<extra></extra>",
                 **place,
             )
         figure.update_xaxes(title=html.escape(key), title_standoff=4, showgrid=False, nticks=5, **place)
@@ -300,7 +313,7 @@ def slices(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
             figure.update_xaxes(range=[-0.5, len(order) - 0.5], **place)
         elif getattr(axis, "log", False):
             figure.update_xaxes(type="log", dtick="D2" if _decades(axis) < 1.5 else 1, **place)
-    return figure.update_yaxes(tickformat=ACCURACY)
+    return figure.update_yaxes(tickformat=ACCURACY, range=_with_margin(low, high))
 
 
 def importance_bars(importances: Mapping[str, float]) -> go.Figure:
@@ -313,7 +326,7 @@ def importance_bars(importances: Mapping[str, float]) -> go.Figure:
         **_BARS,
         marker={"color": GOOD},
     )
-    figure.update_yaxes(autorange="reversed", showgrid=False, ticks="")
+    figure.update_yaxes(autorange="reversed", showgrid=False, automargin=True)
     return figure.update_xaxes(visible=False, range=[0, 1.12 * max(importances.values(), default=1)])
 
 
@@ -325,15 +338,16 @@ def accuracy_against_size(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.
     for trial in sorted(complete, key=lambda trial: (trial.user_attrs[key], -trial.values[0])):
         if not frontier or trial.values[0] > frontier[-1].values[0]:
             frontier.append(trial)
+    low, high = accuracy_range(complete)
     figure = _figure(340)
     words = {"num_params": "parameters", "macs": "multiply-adds"}[key]
     figure.add_scatter(
         x=[trial.user_attrs[key] for trial in complete],
-        y=[trial.values[0] for trial in complete],
-        text=[f"trial {trial.number}" for trial in complete],
+        y=[max(low, trial.values[0]) for trial in complete],
+        text=[f"trial {trial.number}: {trial.values[0]:.2%}" for trial in complete],
         mode="markers",
         marker={"color": PLAIN, "size": 7},
-        hovertemplate=f"%{{text}}: %{{y:.2%}}, %{{x:,}} {words}<extra></extra>",
+        hovertemplate=f"%{{text}}, %{{x:,}} {words}<extra></extra>",
     )
     limit = spec.limit.params if key == "num_params" else spec.limit.macs
     ends = [trial.user_attrs[key] for trial in frontier]
@@ -360,7 +374,7 @@ def accuracy_against_size(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.
             x=limit, y=0, yref="paper", yanchor="bottom", xanchor="right", text=f"limit {limit:,}", **_LABEL
         )
     figure.update_xaxes(title=words, showgrid=False, tickformat="~s")
-    return figure.update_yaxes(tickformat=ACCURACY)
+    return figure.update_yaxes(tickformat=ACCURACY, range=_with_margin(low, high))
 
 
 def time_by_outcome(trials: Sequence[FrozenTrial]) -> go.Figure:
@@ -377,7 +391,7 @@ def time_by_outcome(trials: Sequence[FrozenTrial]) -> go.Figure:
         longest = max(longest, sum(chosen))
         label = f"{duration(sum(chosen))}, {len(chosen)} trial{'' if len(chosen) == 1 else 's'}"
         figure.add_bar(y=[name], x=[sum(chosen) / 3600], text=[label], **_BARS, marker={"color": color})
-    figure.update_yaxes(autorange="reversed", showgrid=False, ticks="")
+    figure.update_yaxes(autorange="reversed", showgrid=False, automargin=True)
     return figure.update_xaxes(visible=False, range=[0, 1.4 * longest / 3600 or 1])
 
 
@@ -419,7 +433,7 @@ def timeline(trials: Sequence[FrozenTrial]) -> go.Figure:
     )
     order = [label(device, lane) for device in sorted(ends) for lane in range(len(ends[device]))]
     figure.update_layout(bargap=0.3, margin_l=8)
-    figure.update_yaxes(categoryorder="array", categoryarray=order[::-1], showgrid=False, automargin=True, ticks="")
+    figure.update_yaxes(categoryorder="array", categoryarray=order[::-1], showgrid=False, automargin=True)
     return figure.update_xaxes(type="date", showgrid=True)
 
 
@@ -480,6 +494,10 @@ def _fits(axis: BaseDistribution, value: Any) -> bool:
         return value in axis.choices
     assert isinstance(axis, FloatDistribution | IntDistribution)
     return isinstance(value, int | float) and axis.low <= value <= axis.high
+
+
+def _with_margin(low: float, high: float) -> list[float]:
+    return [low - 0.05 * (high - low), high + 0.08 * (high - low)]
 
 
 def _decades(axis: Any) -> float:

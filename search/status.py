@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -211,6 +212,12 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would exit, and take the search along."""
+        raise BrokenPipeError
+
+
 class Display:
     """Shows a running search: a live table in a terminal, plain lines elsewhere.
 
@@ -218,7 +225,7 @@ class Display:
     """
 
     def __init__(self) -> None:
-        self.console = Console(file=sys.stdout, highlight=False)
+        self.console = _Console(file=sys.stdout, highlight=False)
         self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
         self._gone = False
 
@@ -246,6 +253,8 @@ class Display:
                 show()
             except OSError:
                 self._gone = True
+                # What is still buffered must go somewhere: else the interpreter ends with code 120 for it.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _headline(snapshot: Snapshot) -> str:

@@ -12,7 +12,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import URL, event, make_url
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from search.errors import StorageError
 
@@ -37,10 +37,14 @@ def parse_url(url: str) -> URL:
         ) from error
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
         raise StorageError(f"--storage {hidden(parsed)}: use sqlite:///FILE or postgresql+psycopg://USER@HOST/DB")
-    if parsed.get_backend_name() == "sqlite" and not parsed.database:
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise StorageError(f"--storage {hidden(parsed)}: name a file, for example sqlite:///runs/search.db")
     try:
         parsed.get_dialect().import_dbapi()
+    except NoSuchModuleError:
+        raise StorageError(
+            f"--storage {hidden(parsed)}: use sqlite:///FILE or postgresql+psycopg://USER@HOST/DB"
+        ) from None
     except ImportError:
         raise StorageError(f"--storage {hidden(parsed)}: pip install 'featherweight[postgres]' first") from None
     return parsed
@@ -115,5 +119,4 @@ def _use_write_ahead_log(engine: Engine) -> None:
         connection.execute("PRAGMA synchronous=NORMAL")
 
     event.listen(engine, "connect", configure)
-    with engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+    engine.dispose()  # Optuna's own first connection was made without it

@@ -260,7 +260,7 @@ def _axis_problems(key: str, axis: Axis, above: dict[str, Any]) -> Iterator[str]
         if axis.high is None and key != "width_mult":
             yield "high is missing (only width_mult has one by itself: the widest that fits)"
         elif axis.high is None and above.get("limit") == Limit():
-            yield "high is missing, and [limit] names nothing that the widest must fit; give one of the two"
+            yield "high is missing, and [limit] names nothing for it to fit; give one of the two"
         values: list[Value] = [axis.low] if axis.high is None else [axis.low, axis.high]
     else:
         values = list(axis)

@@ -21,8 +21,8 @@ from optuna.trial import FrozenTrial
 
 COMMAND = Path(sys.executable).with_name("search")
 
-PATIENCE_SECONDS = 100
-"""After this long a command hangs; a whole tiny search takes a tenth of it on two quiet cores."""
+PATIENCE_SECONDS = 200
+"""After this long a command hangs; a whole tiny search takes a twentieth of it on two quiet cores."""
 
 LIMIT = 60_000
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from wsgiref.util import setup_testing_defaults
@@ -20,12 +23,15 @@ from wsgiref.validate import validator
 import optuna
 import psutil
 import pytest
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy.engine import URL
 
-from search.dashboard import Front, ReadOnlyDatabase, build_app, serve_dashboard
+from search.dashboard import dashboard_beside, serve_dashboard
 from search.errors import StorageError, UsageError
+from search.front import Database, Front, build_app
+from search.paths import Runs
 
 SECRET = "s3cr{e}t"
 
@@ -145,7 +151,7 @@ def test_a_page_is_served_and_the_search_goes_on_while_each_holds_the_database(s
     with search.storage.engine.connect() as writer:
         writer.exec_driver_sql("begin immediate")
         assert names(app) == ["birds400"]
-    with ReadOnlyDatabase(search.url).open().engine.connect() as reader:
+    with Database(search.url).open().engine.connect() as reader:
         reader.exec_driver_sql("begin")
         reader.exec_driver_sql("select count(*) from trials").one()
         add_trial(search.study)
@@ -184,7 +190,7 @@ def test_past_the_filter_a_write_still_fails(search: Search) -> None:
     )
     assert answer.status == 500
     with pytest.raises(StorageInternalError) as failure:
-        ReadOnlyDatabase(search.url).open().delete_study(1)
+        Database(search.url).open().delete_study(1)
     assert "readonly" in str(failure.value.__cause__)
     assert json.loads(ask(app, "/api/studies/1").body) == before
     assert search.study.trials[0].user_attrs == {"num_params": 4_967_719}
@@ -303,17 +309,128 @@ def test_every_answer_carries_the_security_headers_and_none_opens_it_to_other_or
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["Referrer-Policy"] == "no-referrer"
 
-    def artifact(environ: Any, start_response: Any) -> list[bytes]:
-        start_response("200 OK", [("Access-Control-Allow-Origin", "*"), ("Content-Type", "image/png")])
-        return [b"png"]
 
-    app._mounted = artifact  # studies have no artifacts yet; this is the header that theirs carry
-    assert set(ask(app, "/artifacts/1/0").headers) == {
-        "Content-Type",
-        "X-Frame-Options",
-        "X-Content-Type-Options",
-        "Referrer-Policy",
-    }
+def add_artifact(search: Search, folder: Path, name: str, text: str) -> str:
+    """A file that belongs to the study, as the coordinator adds one; returns its address."""
+    folder.mkdir(exist_ok=True)
+    file = folder.parent / name
+    file.write_text(text)
+    store = FileSystemArtifactStore(folder)
+    identity = upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=search.study)
+    return f"/artifacts/1/{identity}"
+
+
+def test_an_artifact_of_the_study_is_shown_in_a_sandbox_and_to_no_other_origin(search: Search, tmp_path: Path) -> None:
+    app = build_app(search.url, artifacts=tmp_path / "artifacts")
+    path = add_artifact(search, tmp_path / "artifacts", "curves.html", "<p>curves")
+    answer = ask(app, path)
+    assert (answer.status, answer.body) == (200, b"<p>curves")
+    assert answer.headers["Content-Type"] == "text/html"
+    assert answer.headers["Content-Security-Policy"] == "sandbox allow-scripts"
+    assert not [name for name in answer.headers if name.startswith("Access-Control")]
+    listed = json.loads(ask(app, "/api/studies/1").body)["artifacts"]
+    assert [artifact["filename"] for artifact in listed] == ["curves.html"]
+    assert ask(app, path, "DELETE").status == 405
+    assert ask(app, path.replace("/artifacts/", "/api/artifacts/"), "DELETE").status == 405
+    assert ask(app, "/api/artifacts/1", "POST").status == 405
+    assert ask(build_app(search.url, artifacts=tmp_path / "artifacts", token=TOKEN), path).status == 401
+    assert ask(app, path, HTTP_HOST="evil.example").status == 403
+
+
+def test_an_artifact_that_is_gone_or_no_artifact_is_not_found(search: Search, tmp_path: Path) -> None:
+    app = build_app(search.url, artifacts=tmp_path / "artifacts")
+    path = add_artifact(search, tmp_path / "artifacts", "curves.html", "<p>curves")
+    for file in (tmp_path / "artifacts").iterdir():
+        file.unlink()
+    assert b"its file is gone" in ask(app, path).body
+    for other in (path, "/artifacts/1/0", "/artifacts/1/..%2fsearch.db", "/artifacts/1/../search.db"):
+        assert ask(app, other).status == 404, other
+
+
+TOKEN = "d41d8cd98f00b204e9800998ecf8427e"
+
+
+def test_without_the_token_nothing_is_shown(search: Search) -> None:
+    app = build_app(search.url, token=TOKEN)
+    routes = {re.sub(r"<[^>]*>", "1", route.rule) for route in mounted(app).routes}
+    cookies = ("", "featherweight-80=", f"featherweight-80={TOKEN[:-1]}", f"other={TOKEN}", f"featherweight-81={TOKEN}")
+    for path in sorted(routes):
+        for cookie in cookies:
+            answer = ask(app, path, HTTP_COOKIE=cookie)
+            assert answer.status == 401, (path, cookie)
+            assert b"birds400" not in answer.body
+            assert TOKEN.encode() not in answer.body
+    for path, query in (
+        ("/", f"token={TOKEN[:-1]}"),
+        ("/", "token="),
+        ("/", "token=%ff"),
+        ("/dashboard", f"token={TOKEN}"),
+    ):
+        assert ask(app, path, QUERY_STRING=query).status == 401, (path, query)
+    assert ask(app, "/api/studies/1", "DELETE").status == 401
+
+
+def test_a_token_becomes_a_cookie_and_leaves_the_address(search: Search) -> None:
+    app = build_app(search.url, token=TOKEN)
+    answer = ask(app, "/", QUERY_STRING=f"token={TOKEN}")
+    assert answer.status == 303
+    assert answer.headers["Location"] == "/"
+    assert answer.headers["Set-Cookie"] == f"featherweight-80={TOKEN}; Path=/; HttpOnly; SameSite=Strict"
+    assert TOKEN.encode() not in answer.body
+    brought = {"HTTP_COOKIE": f"theme={{odd; featherweight-80={TOKEN}"}
+    assert ask(app, "/api/studies", **brought).status == 200
+    assert ask(app, "/api/studies/1", "DELETE", **brought).status == 405
+    assert ask(app, "/api/studies", HTTP_HOST="evil.example", **brought).status == 403
+
+
+def test_with_edits_the_pages_of_the_dashboard_write_and_foreign_pages_do_not(search: Search) -> None:
+    app = build_app(search.url, edits=True)
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:9", "https://127.0.0.1:8080"):
+        assert ask(app, "/api/studies/1", "DELETE", HTTP_ORIGIN=origin).status == 403, origin
+    assert ask(app, "/api/studies/1", "DELETE", HTTP_HOST="evil.example").status == 403
+    assert names(app) == ["birds400"]
+    assert ask(app, "/api/studies/1", "DELETE", HTTP_ORIGIN="http://127.0.0.1:8080").status == 204
+    assert names(app) == []
+
+
+def test_edits_do_not_create_a_database(tmp_path: Path) -> None:
+    app = build_app(f"sqlite:///{tmp_path / 'search.db'}", edits=True)
+    assert ask(app, "/api/studies").status == 503
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("beyond", "name"),
+    [({"host": "0.0.0.0"}, "0.0.0.0"), ({"host": "::"}, r"\[::\]"), ({"allow_hosts": ["Box.example"]}, "box.example")],
+)
+def test_edits_beyond_this_machine_are_refused(beyond: dict[str, Any], name: str) -> None:
+    with pytest.raises(UsageError, match=f"--allow-edits is for this machine alone, not for {name}"):
+        serve_dashboard("sqlite:///search.db", port=0, edits=True, **beyond)
+
+
+@pytest.mark.parametrize("name", ["http://box", "box:8080", "*", "", "a b"])
+def test_a_name_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="is no name of a host"):
+        serve_dashboard("sqlite:///search.db", port=0, allow_hosts=[name])
+
+
+@pytest.mark.parametrize("text", ["", "short", "with space in the middle", "two\nlines-of-characters", "ü" * 20])
+def test_a_token_that_is_weak_or_breaks_a_cookie_is_refused_and_not_shown(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(text)
+    with pytest.raises(UsageError, match="must hold at least 16 letters") as refusal:
+        serve_dashboard("sqlite:///search.db", port=0, token_file=file)
+    assert not text or text not in str(refusal.value)
+
+
+def test_a_token_file_that_is_missing_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"token cannot be read \(No such file or directory\); make one: openssl"):
+        serve_dashboard("sqlite:///search.db", port=0, token_file=tmp_path / "token")
+
+
+def test_an_address_of_another_machine_is_a_sentence() -> None:
+    with pytest.raises(UsageError, match=r"--host 192\.0\.2\.1 is no address of this machine"):
+        serve_dashboard("sqlite:///search.db", host="192.0.2.1", port=0)
 
 
 def test_a_storage_that_makes_no_sense_is_refused_without_its_password() -> None:
@@ -356,7 +473,7 @@ def test_postgres_is_shown_and_cannot_be_written(tmp_path: Path) -> None:
         assert names(app) == ["birds400"]
         assert len(json.loads(ask(app, "/api/studies/1").body)["trials"]) == 1
         assert ask(mounted(app), "/api/studies/1", "DELETE").status == 500
-        with ReadOnlyDatabase(url).open().engine.connect() as connection:
+        with Database(url).open().engine.connect() as connection:
             assert connection.exec_driver_sql("show timezone").scalar() == "UTC"
             with pytest.raises(Exception, match="read-only transaction"):
                 connection.exec_driver_sql("delete from studies")
@@ -412,3 +529,104 @@ def test_the_server_listens_on_loopback_only_and_ends_when_told(search: Search, 
         finally:
             server.kill()
     assert (server.returncode, rest, errors) == (0, "", "")
+
+
+COMMAND = Path(sys.executable).with_name("search")
+
+
+@contextmanager
+def served(*arguments: object, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`search dashboard` as a process, and the first line that it prints."""
+    with subprocess.Popen(
+        [COMMAND, "dashboard", "--port", "0", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    ) as server:
+        try:
+            assert server.stdout is not None
+            yield server, server.stdout.readline().strip()
+        finally:
+            server.kill()
+
+
+def status_of(address: str, **headers: str) -> int:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return int(refusal.code)
+
+
+def test_beyond_loopback_a_token_is_made_and_shown_once(search: Search) -> None:
+    with served("--host", "0.0.0.0", "--allow-host", "Box.example", "--storage", search.url) as (server, line):
+        found = re.fullmatch(r"(http://box\.example:(\d+)/)\?token=([\w-]{43})", line)
+        assert found, server.communicate()
+        local = f"http://127.0.0.1:{found[2]}/"
+        assert status_of(f"{local}api/studies") == 401
+        assert status_of(f"{local}api/studies", Host="box.example") == 401
+        assert status_of(f"{local}api/studies", Host="other.example") == 403
+        cookie = f"featherweight-{found[2]}={found[3]}"
+        assert status_of(f"{local}api/studies", Host="box.example", Cookie=cookie) == 200
+        assert status_of(f"{local}?token={found[3]}") == 401, "urllib follows the redirect and keeps no cookie"
+        server.send_signal(signal.SIGTERM)
+        assert server.communicate(timeout=20) == ("", "")
+
+
+def test_a_token_from_a_file_is_never_shown_and_a_password_is_in_no_process_list(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg", reason="the postgres extra is not installed")
+    file = tmp_path / "token"
+    file.write_text(TOKEN + "\n")
+    url = "postgresql+psycopg://me:ge-heim@127.0.0.1:1/db"
+    with served("--storage", url, "--token-file", file) as (server, line):
+        address = line.split("?")[0]
+        assert line == f"{address}?token=TOKEN, with the token in {file}", server.communicate()
+        assert status_of(f"{address}api/studies") == 401
+        port = address.rpartition(":")[2].rstrip("/")
+        request = urllib.request.Request(f"{address}api/studies", headers={"Cookie": f"featherweight-{port}={TOKEN}"})
+        with pytest.raises(urllib.error.HTTPError) as waiting:
+            urllib.request.urlopen(request, timeout=20)
+        with waiting.value as answer:
+            assert "does not answer" in json.load(answer)["reason"]
+        assert psutil.Process(server.pid).cmdline()[-4:] == ["--port", "0", "--token-file", str(file)]
+        server.send_signal(signal.SIGTERM)
+        assert server.communicate(timeout=20) == ("", "")
+
+
+def test_a_dashboard_beside_a_search_takes_the_next_free_port_gives_way_and_ends_with_it(
+    search: Search, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        with dashboard_beside(search.url, Runs(tmp_path / "runs"), port=taken) as address:
+            assert int(address.rpartition(":")[2].rstrip("/")) > taken
+            assert names_at(address) == ["birds400"]
+            assert status_of(f"{address}api/studies", Host="evil.example") == 403
+            (child,) = (p for p in psutil.Process().children() if "search.dashboard" in p.cmdline())
+            assert search.url not in " ".join(child.cmdline())
+            assert child.nice() > psutil.Process().nice()
+    assert not child.is_running()
+    assert (tmp_path / "runs" / "dashboard.log").read_bytes() == b""
+
+
+def names_at(address: str) -> list[str]:
+    with urllib.request.urlopen(f"{address}api/studies", timeout=30) as answer:
+        return [study["study_name"] for study in json.load(answer)["study_summaries"]]
+
+
+def test_a_dashboard_follows_a_search_that_is_killed(search: Search, tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from search.dashboard import dashboard_beside;"
+        "from search.paths import Runs; beside = dashboard_beside(sys.argv[1], Runs(Path(sys.argv[2])), port=0);"
+        "print(beside.__enter__(), flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, search.url, str(tmp_path / "runs")], stdout=subprocess.PIPE, text=True
+    ) as launcher:
+        assert launcher.stdout is not None
+        assert names_at(launcher.stdout.readline().strip()) == ["birds400"]
+        (child,) = psutil.Process(launcher.pid).children()
+        launcher.kill()
+    child.wait(10)

@@ -1,5 +1,4 @@
-"""What --gpus means. Machines without a GPU are the common case here, and the GPUs of others are read from a stub driver
-only where a test needs a certain number of them."""
+"""What --gpus means. Where a test needs a certain number of GPUs, the list of them is given, not asked of a driver."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def test_a_url_is_shown_without_its_password() -> None:
 
 
 def test_a_plain_postgres_url_uses_the_driver_that_is_installed() -> None:
-    assert parse_url("postgresql://me@host/db").drivername == "postgresql+psycopg"
+    assert parse_url("postgresql://me@host/db").get_driver_name() == "psycopg"
 
 
 def test_a_server_that_is_not_there_is_an_error_without_the_password() -> None:
@@ -74,7 +74,7 @@ def test_a_server_that_is_not_there_is_an_error_without_the_password() -> None:
 
 
 def test_a_database_that_does_not_exist_is_created_only_when_asked_to(url: URL) -> None:
-    with pytest.raises(StorageError, match="there is no database .*search.db yet; start a search first"):
+    with pytest.raises(StorageError, match=r"there is no database .*search\.db yet; start a search first"):
         open_storage(url)
     assert url.database is not None
     assert not Path(url.database).exists()

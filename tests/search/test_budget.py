@@ -1,0 +1,254 @@
+"""The limit, exactly: what ``widest`` answers against counting by hand, and what ``search limit`` says of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from search.budget import WIDEST, WIDTH_STEP, Width, answer_limit, render, widest
+from search.errors import UsageError
+from studies import Limit
+from trainer.config import ModelSize, TrainConfig
+from trainer.errors import ConfigError, LimitError
+from trainer.models import count, count_params
+
+COMMAND = Path(sys.executable).with_name("search")
+IMAGE_SIZE = 32
+NUM_CLASSES = 10
+
+
+def counted(model: str, width_mult: float, what: str) -> int:
+    """By hand: parameters from timm itself, multiply-adds from the counter that trials are recorded with."""
+    if what == "macs":
+        return count(TrainConfig(model=model, width_mult=width_mult), NUM_CLASSES, IMAGE_SIZE).macs
+    if model.startswith("resnet"):
+        width = {"channels": [max(1, round(channels * width_mult)) for channels in (64, 128, 256, 512)]}
+    else:
+        width = {"width_mult": width_mult}
+    with torch.device("meta"):
+        net = timm.create_model(model, num_classes=NUM_CLASSES, **width)
+    return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
+
+
+def find(model: str, limit: Limit, *, low: float = WIDTH_STEP, memory: Path | None = None) -> Width:
+    return widest(TrainConfig(model=model), NUM_CLASSES, IMAGE_SIZE, limit, low=low, memory=memory)
+
+
+@pytest.mark.parametrize(
+    ("model", "what", "bound"),
+    [
+        ("rexnet_100", "params", 2_000_000),
+        ("rexnetr_100", "params", 5_000_000),
+        ("resnet18", "params", 300_000),
+        ("resnet50", "params", 5_000_000),
+        ("rexnet_100", "macs", 5_000_000),
+        ("rexnetr_100", "macs", 12_000_000),
+        ("resnet18", "macs", 10_000_000),
+        ("resnet50", "macs", 200_000_000),
+    ],
+)
+def test_the_widest_width_is_that_of_a_brute_force_count(model: str, what: str, bound: int) -> None:
+    answer = find(model, Limit.model_validate({what: bound}))
+    assert answer.next_width_mult == pytest.approx(answer.width_mult + WIDTH_STEP, abs=1e-9)
+    assert answer.next_size is not None
+    assert getattr(answer.size, what) == counted(model, answer.width_mult, what) <= bound
+    assert getattr(answer.next_size, what) == counted(model, answer.next_width_mult, what) > bound
+
+    nearby = [answer.width_mult + steps * WIDTH_STEP for steps in (-20, -3, -2, -1, 0, 1, 2, 3, 20)]
+    widths = sorted([*nearby, *(answer.width_mult * factor for factor in (0.2, 0.5, 0.8, 0.95, 1.05, 1.5))])
+    sizes = [counted(model, width, what) for width in widths]
+    assert sizes == sorted(sizes), "a staircase that only rises"
+    for width, size in zip(widths, sizes, strict=True):
+        assert (size <= bound) == (width < answer.width_mult + WIDTH_STEP / 2), width
+
+
+def test_both_limits_hold_and_the_tighter_one_decides() -> None:
+    params, macs = find("resnet18", Limit(params=300_000)), find("resnet18", Limit(macs=10_000_000))
+    both = find("resnet18", Limit(params=300_000, macs=10_000_000))
+    assert both.width_mult == min(params.width_mult, macs.width_mult)
+    assert params.width_mult != macs.width_mult
+
+
+def test_the_contests_limit_has_the_contests_answer() -> None:
+    answer = widest(TrainConfig(model="rexnet_100"), 400, 224, Limit(params=5_000_000), low=0.8)
+    assert (answer.width_mult, answer.size.params) == (1.12451, 4_997_523)
+    assert answer.next_size is not None
+    assert (answer.next_width_mult, answer.next_size.params) == (1.12452, 5_001_941)
+
+
+def test_where_a_resnet_gets_smaller_as_it_widens_no_width_below_the_answer_is_over() -> None:
+    # Its first stage loses a projection at 16 channels: 1,405,081 parameters at 0.24218, 1,403,298 at 0.24219.
+    limit = Limit(params=1_404_000)
+    assert counted("resnet50", 0.24219, "params") < 1_404_000 < counted("resnet50", 0.24218, "params")
+    answer = find("resnet50", limit, low=0.24)
+    assert answer.width_mult == 0.24121
+    assert counted("resnet50", 0.24122, "params") > 1_404_000
+    beyond = find("resnet50", Limit(params=1_405_081), low=0.24)
+    assert beyond.width_mult > 0.24219, "the brim fits, so the search goes on behind it"
+    assert find("resnet50", limit, low=0.2422).width_mult > 0.2422, "a dip below the space is no concern of it"
+
+
+def test_an_answer_is_the_widest_even_at_the_smallest_width_asked_for() -> None:
+    answer = find("resnet10t", Limit(params=300_000))
+    for low in (answer.width_mult, answer.width_mult - WIDTH_STEP / 2, answer.width_mult + WIDTH_STEP / 2):
+        assert find("resnet10t", Limit(params=300_000), low=low).width_mult == max(low, answer.width_mult)
+    with pytest.raises(LimitError, match="no width of resnet10t fits"):
+        find("resnet10t", Limit(params=300_000), low=answer.width_mult + WIDTH_STEP)
+
+
+def test_without_a_limit_within_reach_the_widest_is_the_end_of_the_scale() -> None:
+    assert find("resnet10t", Limit(params=10**12)) == Width(
+        WIDEST, count(TrainConfig(model="resnet10t", width_mult=WIDEST), NUM_CLASSES, IMAGE_SIZE), None, None
+    )
+
+
+def test_a_limit_that_no_width_fits_is_an_error_with_the_smallest_size() -> None:
+    with pytest.raises(LimitError) as caught:
+        find("resnet10t", Limit(params=100))
+    smallest = counted("resnet10t", WIDTH_STEP, "params")
+    assert f"no width of resnet10t fits: at 1e-05, the narrowest, it has {smallest:,} parameters" in str(caught.value)
+    assert "the limit is 100 parameters; raise it, or choose a smaller width or model" in str(caught.value)
+
+
+def test_a_remembered_answer_equals_the_computed_one(tmp_path: Path) -> None:
+    memory = tmp_path / "cache" / "widths.json"
+    limits = [Limit(params=300_000), Limit(params=300_000, macs=7_000_000), Limit(params=10**12)]
+    computed = [find("resnet10t", limit, memory=memory) for limit in limits]
+    assert computed == [find("resnet10t", limit) for limit in limits]
+    assert [find("resnet10t", limit, memory=memory) for limit in limits] == computed
+    assert len(json.loads(memory.read_text())) == len(limits)
+    assert [path.name for path in memory.parent.iterdir()] == ["widths.json"]
+
+
+def test_the_memory_is_really_asked_and_only_for_the_same_question(tmp_path: Path) -> None:
+    memory = tmp_path / "widths.json"
+    right = find("resnet10t", Limit(params=300_000), memory=memory)
+    (key,) = json.loads(memory.read_text())
+    forged = [0.5, {"params": 1, "macs": 2}, None, None]
+    memory.write_text(json.dumps({key: forged}))
+    assert find("resnet10t", Limit(params=300_000), memory=memory) == Width(
+        0.5, ModelSize(params=1, macs=2), None, None
+    )
+    assert find("resnet10t", Limit(params=300_000), low=0.01, memory=memory) == right
+
+
+@pytest.mark.parametrize("content", ["", "{", "\0"])
+def test_a_damaged_memory_is_no_memory(tmp_path: Path, content: str) -> None:
+    memory = tmp_path / "widths.json"
+    memory.write_text(content)
+    assert find("resnet10t", Limit(params=300_000), memory=memory) == find(
+        "resnet10t", Limit(params=300_000), memory=memory
+    )
+    assert len(json.loads(memory.read_text())) == 1
+
+
+def test_a_memory_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert find("resnet10t", Limit(params=300_000), memory=tmp_path / "file" / "widths.json").width_mult > 0.1
+
+
+@pytest.mark.parametrize("model", ["rexnet_100", "resnet18", "efficientnet_b0"])
+def test_parameters_alone_are_those_of_the_full_count(model: str) -> None:
+    config = TrainConfig(model=model)
+    assert count_params(config, NUM_CLASSES, IMAGE_SIZE) == count(config, NUM_CLASSES, IMAGE_SIZE).params
+
+
+# -- search limit
+
+
+def test_an_answer_holds_the_question_the_size_and_the_proof() -> None:
+    answer = answer_limit("resnet10t", NUM_CLASSES, IMAGE_SIZE, max_params=300_000)
+    width = find("resnet10t", Limit(params=300_000))
+    assert width.next_size is not None
+    assert json.loads(json.dumps(answer)) == {
+        "model": "resnet10t",
+        "classes": NUM_CLASSES,
+        "image_size": IMAGE_SIZE,
+        "limit": {"params": 300_000, "macs": None},
+        "width_mult": width.width_mult,
+        "params": width.size.params,
+        "macs": width.size.macs,
+        "fits": True,
+        "next": {
+            "width_mult": width.next_width_mult,
+            "params": width.next_size.params,
+            "macs": width.next_size.macs,
+        },
+    }
+    question, size, proof = render(answer).splitlines()
+    assert question == "resnet10t, 10 classes, 32 px; 300,000 parameters at most"
+    assert f"{width.size.params:,} parameters" in size
+    assert size.endswith("fits")
+    assert proof.endswith(f"  {width.next_size.params - 300_000:,} parameters over")
+
+
+@pytest.mark.parametrize(
+    ("max_params", "fits", "verdict"),
+    [(5_000_000, True, "fits"), (4_967_719, True, "fits"), (4_967_718, False, "1 parameters over")],
+)
+def test_a_width_of_ones_own_is_counted_and_compared(max_params: int, fits: bool, verdict: str) -> None:
+    answer = answer_limit("rexnet_100", 400, 224, max_params=max_params, width_mult=1.12)
+    assert (answer["width_mult"], answer["params"], answer["fits"]) == (1.12, 4_967_719, fits)
+    assert answer["next"] is None
+    assert render(answer).endswith(verdict)
+
+
+def test_a_width_without_a_limit_is_only_counted() -> None:
+    answer = answer_limit("resnet10t", NUM_CLASSES, IMAGE_SIZE, width_mult=0.5)
+    assert answer["fits"] is None
+    assert render(answer).splitlines()[0] == "resnet10t, 10 classes, 32 px; no limit"
+    assert render(answer).endswith("multiply-adds")
+
+
+def test_a_model_without_a_width_has_its_one_size() -> None:
+    answer = answer_limit("efficientnet_b0", 400, IMAGE_SIZE, max_params=5_000_000)
+    assert (answer["width_mult"], answer["params"], answer["fits"]) == (None, 4_519_948, True)
+    assert "its one size" in render(answer)
+    with pytest.raises(
+        LimitError, match=r"efficientnet_b0 .* has 4,519,948 parameters .* the limit is 4,000,000 param"
+    ):
+        answer_limit("efficientnet_b0", 400, IMAGE_SIZE, max_params=4_000_000)
+    with pytest.raises(ConfigError, match="efficientnet_b0 has no width"):
+        answer_limit("efficientnet_b0", 400, IMAGE_SIZE, max_params=4_000_000, width_mult=0.5)
+
+
+def test_the_scales_end_is_said_to_be_one() -> None:
+    assert "no width beyond 10 is tried" in render(answer_limit("resnet10t", 10, IMAGE_SIZE, max_params=10**12))
+
+
+def test_a_question_without_a_limit_or_a_width_says_how_to_ask() -> None:
+    with pytest.raises(UsageError, match="for example: search limit resnet18 --classes 7 --max-params 5000000"):
+        answer_limit("resnet18", 7, IMAGE_SIZE)
+
+
+def test_an_unknown_model_names_the_nearest() -> None:
+    for question in ({"max_params": 1}, {"width_mult": 1.0}):
+        with pytest.raises(ConfigError, match="'rexnet_10' is not a timm model; did you mean rexnet_100"):
+            answer_limit("rexnet_10", 7, IMAGE_SIZE, **question)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("width_mult", [0.0, -1.0, 10.5, float("nan")])
+def test_a_width_that_is_none_is_refused(width_mult: float) -> None:
+    with pytest.raises(ConfigError, match=f"width_mult = {width_mult}: input should be"):
+        answer_limit("resnet18", 7, IMAGE_SIZE, width_mult=width_mult)
+
+
+def test_the_command_answers_and_exits_as_documented(tmp_path: Path) -> None:
+    def search(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([COMMAND, "limit", *words], capture_output=True, text=True, cwd=tmp_path, check=False)
+
+    asked = ("resnet10t", "--classes", "10", "--image-size", "32")
+    found = search(*asked, "--max-params", "300000", "--json")
+    assert (found.returncode, found.stderr) == (0, "")
+    assert json.loads(found.stdout) == answer_limit("resnet10t", 10, 32, max_params=300_000)
+    assert search(*asked, "--max-params", "300000", "--width-mult", "0.2").stdout.endswith("fits\n")
+    nothing_fits = search(*asked, "--max-params", "100")
+    assert (nothing_fits.returncode, nothing_fits.stdout) == (5, "")
+    assert nothing_fits.stderr.startswith("search: no width of resnet10t fits")
+    assert search(*asked).returncode == 2

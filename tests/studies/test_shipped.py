@@ -1,0 +1,89 @@
+"""The studies that come with the product load, and the template shows every field there is."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib.resources import files
+
+import pytest
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+import studies
+from studies import Limit, Range, Search, StudySpec
+from trainer.config import DataConfig, TrainConfig
+
+SECTIONS: dict[str, type[BaseModel]] = {"data": DataConfig, "limit": Limit, "train": TrainConfig, "search": Search}
+
+EXAMPLES = {("limit", "params")}
+"""Shown with a value that is no default: a limit is what a study is about."""
+
+
+def text_of(name: str) -> str:
+    return (files("studies") / f"{name}.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_a_shipped_study_loads_under_its_own_name(name: str) -> None:
+    spec = studies.load(name)
+    assert spec.name == name
+    assert spec.limit != Limit()
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_a_shipped_study_says_how_to_run_it_and_what_came_of_it(name: str) -> None:
+    header = text_of(name).partition("\n[")[0]
+    assert all(line.startswith("#") or not line for line in header.splitlines())
+    assert f"search launch {name}" in header
+    assert "Hardware, time and result" in header
+
+
+def test_the_shipped_studies_are_those_of_the_design() -> None:
+    assert studies.names() == ["birds400", "cifar10", "digits"]
+
+
+def test_birds400_tries_the_two_winning_recipes_first() -> None:
+    spec = studies.load("birds400")
+    adamw, sgd = spec.known
+    assert adamw == {
+        "optimizer": "adamw",
+        "lr": 5.77e-3,
+        "weight_decay": 0.015,
+        "label_smoothing": 0.06,
+        "dropout": 0.2,
+        "width_mult": 1.0,
+        "batch_size": 128,
+    }
+    stated = {"optimizer": "sgd", "lr": 0.002, "batch_size": 16, "dropout": 0.5, "width_mult": 1.12}
+    assert sgd.items() >= stated.items()
+    assert set(sgd) == set(adamw) == set(spec.space), "nothing of a known recipe is left to chance"
+    assert (spec.train.model, spec.train.epochs, spec.limit.params) == ("rexnet_100", 50, 5_000_000)
+
+
+def test_the_template_is_a_study(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("new") / "mine.toml"
+    path.write_text(studies.template(), encoding="utf-8")
+    assert studies.load(str(path)).name == "mine"
+
+
+def test_the_template_shows_every_field_of_every_section_with_its_default() -> None:
+    shown = tomllib.loads(studies.template())
+    # "# name = value": a field without a default that could be written down, with an example.
+    everything = tomllib.loads(re.sub(r"^# (\w+ = )", r"\1", studies.template(), flags=re.MULTILINE))
+    assert set(everything) == set(StudySpec.model_fields)
+    assert shown["seed"] == StudySpec.model_fields["seed"].default
+    for section, kind in SECTIONS.items():
+        assert set(everything[section]) == set(kind.model_fields), section
+        for key, field in kind.model_fields.items():
+            assert field.default is not PydanticUndefined
+            if key not in shown[section]:
+                assert field.default is None, f"{section}.{key} has a default to show"
+            elif (section, key) not in EXAMPLES:
+                value = getattr(kind.model_validate({key: shown[section][key]}), key)
+                assert value == field.default, f"{section}.{key}"
+
+
+def test_the_template_names_every_field_of_an_axis() -> None:
+    (line,) = (line for line in studies.template().splitlines() if line.startswith("[space]"))
+    assert re.findall(r"\w+", line.partition("{")[2].partition("}")[0]) == list(Range.model_fields)

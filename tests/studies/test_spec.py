@@ -1,0 +1,290 @@
+"""StudySpec: whatever is wrong in a study file has its sentence, at its key, and all of them come at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+import studies
+from studies import Limit, Range, Search, StudySpec
+from studies.spec import SAMPLED
+from trainer.config import DataConfig, TrainConfig, validate
+from trainer.errors import ConfigError
+
+LR = {"low": 1e-4, "high": 1e-2, "log": True}
+
+
+def study(**values: Any) -> StudySpec:
+    return validate(StudySpec, {"name": "mine", "space": {"lr": LR}} | values, "study mine")
+
+
+def problems(**values: Any) -> list[str]:
+    """The lines of the error, without the headline."""
+    with pytest.raises(ConfigError) as caught:
+        study(**values)
+    headline, *lines = str(caught.value).splitlines()
+    assert headline == "study mine:"
+    return [line.strip() for line in lines]
+
+
+def keys(lines: list[str]) -> list[str]:
+    return [line.partition(":")[0] for line in lines]
+
+
+def test_a_study_needs_a_name_and_a_space_and_nothing_else() -> None:
+    spec = study()
+    assert (spec.train, spec.data, spec.limit, spec.search) == (TrainConfig(), DataConfig(), Limit(), Search())
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"serch": {}}, "serch: unknown key; did you mean search?"),
+        ({"data": {"sorce": "digits"}}, "data.sorce: unknown key; did you mean source?"),
+        ({"limit": {"parms": 5}}, "limit.parms: unknown key; did you mean params?"),
+        ({"train": {"lable_smoothing": 0.1}}, "train.lable_smoothing: unknown key; did you mean label_smoothing?"),
+        ({"search": {"trails": 3}}, "search.trails: unknown key; did you mean trials?"),
+        ({"space": {"lrr": LR}}, "space.lrr: cannot be sampled; did you mean lr?"),
+        ({"space": {"lr": LR | {"stp": 1}}}, "space.lr: stp: unknown key; did you mean step?"),
+        ({"known": [{"lrr": 1e-3}]}, "known.0.lrr: is not in the space; did you mean lr?"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_at_every_level(values: dict[str, Any], line: str) -> None:
+    assert problems(**values) == [line]
+
+
+@pytest.mark.parametrize(
+    ("space", "line"),
+    [
+        ({}, "space: is empty; name at least one setting to sample, for example lr"),
+        ({"lr": {"low": 1, "high": 0.1}}, "space.lr: low = 1 is above high = 0.1; exchange them"),
+        (
+            {"dropout": {"low": 0, "high": 0.5, "log": True}},
+            "space.dropout: low = 0 has no logarithm; use a positive low or leave out log",
+        ),
+        ({"lr": LR | {"step": 1e-4}}, "space.lr: log and step exclude each other; leave one out"),
+        ({"lr": {"high": 0.1}}, "space.lr: low: is required"),
+        ({"lr": {"low": 1e-3}}, "space.lr: high is missing (only width_mult has one by itself: the widest that fits)"),
+        (
+            {"width_mult": {"low": 0.5}},
+            "space.width_mult: high is missing, and [limit] names nothing for it to fit; give one of the two",
+        ),
+        (
+            {"width_mult": [0.5, 1.0]},
+            "space.width_mult: give a range, { low = 0.5 }; its upper end is the widest that fits",
+        ),
+        ({"optimizer": ["sgd", "sgd"]}, "space.optimizer: ['sgd', 'sgd']: list at least one choice, each once"),
+        ({"optimizer": []}, "space.optimizer: []: list at least one choice, each once"),
+        ({"optimizer": ["sgd", "adam"]}, "space.optimizer: 'adam': input should be 'adamw' or 'sgd'"),
+        (
+            {"optimizer": {"low": 0, "high": 1}},
+            'space.optimizer: is no number; list its choices, for example optimizer = ["...", "..."]',
+        ),
+        ({"epochs": [10, 20]}, "space.epochs: cannot be sampled; did you mean step_epochs?"),
+        ({"dropout": {"low": 0.5, "high": 1.0}}, "space.dropout: 1.0: input should be less than 1"),
+        ({"lr": [0.1, -0.1]}, "space.lr: -0.1: input should be greater than 0"),
+        ({"warmup_epochs": {"low": 0, "high": 50}}, "space.warmup_epochs: 50 must be less than epochs = 50"),
+        (
+            {"batch_size": {"low": 8, "high": 64, "step": 0.5}},
+            "space.batch_size: step = 0.5: batch_size is a whole number; use a whole step",
+        ),
+        (
+            {"batch_size": [16, 24.5]},
+            "space.batch_size: 24.5: input should be a valid integer, got a number with a fractional part",
+        ),
+        (
+            {"lr": 0.1},
+            "space.lr: 0.1 is no axis; write a range, { low = 0.1, high = 0.5 }, or a list of choices",
+        ),
+        ({"lr": [[0.1]]}, "space.lr: [0.1] is no value to sample; write a number, a string, true or false"),
+        (
+            {"lr": {"low": "a", "high": 1}},
+            "space.lr: low = 'a': input should be a valid number, unable to parse string as a number",
+        ),
+        ({"lr": {"low": 0.1, "high": float("inf")}}, "space.lr: high = inf: input should be a finite number"),
+        ("lr", "space = 'lr': input should be a valid dictionary"),
+    ],
+)
+def test_an_axis_that_cannot_be_sampled_says_why(space: Any, line: str) -> None:
+    assert problems(space=space) == [line]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "line"),
+    [
+        ({"lr": 1.0}, "known.0.lr: 1.0 is outside the space, 0.0001 to 0.01"),
+        ({"lr": "fast"}, "known.0.lr: fast is outside the space, 0.0001 to 0.01"),
+        ({"width_mult": 0.1}, "known.0.width_mult: 0.1 is outside the space, 0.5 to the widest that fits"),
+        ({"optimizer": "lion"}, "known.0.optimizer: 'lion' is not among the space's ['adamw', 'sgd']"),
+        ({"batch_size": 20}, "known.0.batch_size: 20 is not on the space's steps, 16 + n x 8"),
+        ({"crop_padding": 1.5}, "known.0.crop_padding: 1.5: input should be a valid integer, got a number with a"),
+        ({"dropout": 0.2}, "known.0.dropout: is not in the space; known: batch_size, crop_padding, lr, optimizer,"),
+        ({"lr": [1e-3]}, "known.0.lr: [0.001] is no value to sample; write a number, a string, true or false"),
+    ],
+)
+def test_a_known_recipe_outside_the_space_is_refused(recipe: dict[str, Any], line: str) -> None:
+    space = {
+        "lr": LR,
+        "width_mult": {"low": 0.5},
+        "optimizer": ["adamw", "sgd"],
+        "batch_size": {"low": 16, "high": 64, "step": 8},
+        "crop_padding": {"low": 0, "high": 4},
+    }
+    (found,) = problems(space=space, limit={"params": 1000}, known=[recipe])
+    assert found.startswith(line)
+
+
+def test_one_known_table_is_told_how_to_become_a_list() -> None:
+    assert problems(known={"lr": 1e-3}) == [
+        "known: is one table, and a list of them is wanted; write [[known]] above each recipe"
+    ]
+
+
+def test_a_known_recipe_on_a_decimal_step_is_on_it() -> None:
+    space = {"dropout": {"low": 0.1, "high": 0.7, "step": 0.1}}
+    assert study(space=space, known=[{"dropout": 0.3}, {"dropout": 0.7}]).known[0] == {"dropout": 0.3}
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "/tmp/x", "two words", "x\n", "-x", "x" * 65])
+def test_a_name_that_could_be_a_path_is_refused(name: str) -> None:
+    (line,) = problems(name=name)
+    assert "cannot name a study; use 1 to 64 letters, digits, '.', '_' or '-'" in line
+
+
+@pytest.mark.parametrize("name", ["birds400", "a", "cub-64px_2.1", "x" * 64])
+def test_a_plain_name_is_taken(name: str) -> None:
+    assert study(name=name).name == name
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"seed": "a"}, "seed = 'a': input should be a valid integer, unable to parse string as an integer"),
+        ({"seed": -1}, "seed = -1: input should be greater than or equal to 0"),
+        ({"limit": {"params": 5.5}}, "limit.params = 5.5: input should be a valid integer, got a number with a"),
+        ({"limit": {"macs": 0}}, "limit.macs = 0: input should be greater than or equal to 1"),
+        ({"train": {"optimizer": "adam"}}, "train.optimizer = 'adam': input should be 'adamw' or 'sgd'"),
+        ({"train": {"lr": float("nan")}}, "train.lr = nan: input should be a finite number"),
+        ({"data": {"source": "web"}}, "data.source = 'web': input should be 'folder', 'digits', 'cifar10' or"),
+        ({"search": {"trials": 0}}, "search.trials = 0: input should be greater than or equal to 1"),
+        ({"search": {"pruner": "asha"}}, "search.pruner = 'asha': input should be 'successive_halving', 'hyperband',"),
+        ({"search": {"min_epochs": 60}}, "search.min_epochs: 60 exceeds train.epochs = 50"),
+        ({"train": {"epochs": 2, "warmup_epochs": 2}}, "train: warmup_epochs = 2 must be less than epochs = 2"),
+        ({"data": 3}, "data = 3: input should be a valid dictionary or instance of DataConfig"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_named_with_its_cure(values: dict[str, Any], line: str) -> None:
+    (found,) = problems(**values)
+    assert found.startswith(line)
+
+
+def test_all_problems_of_a_study_come_at_once() -> None:
+    found = problems(
+        name="../x",
+        serch={},
+        data={"sorce": "digits"},
+        train={"epochs": 5},
+        space={"lr": {"low": 1, "high": 0.1}, "epochs": [1, 2], "dropout": [2]},
+        search={"min_epochs": 9},
+    )
+    assert keys(found) == [
+        "name",
+        "data.sorce",
+        "space.lr",
+        "search.min_epochs",
+        "serch",
+    ]
+    found = problems(
+        space={"epochs": [1, 2], "dropout": [2], "optimizer": ["a", "b"]}, limit={"params": 0}, search={"trails": 1}
+    )
+    assert keys(found) == [
+        *("limit.params = 0", "space.epochs", "space.dropout", "space.optimizer", "space.optimizer", "search.trails"),
+    ]
+    found = problems(known=[{"lr": 1.0, "lrr": 1}, {"lr": 0.001}, {"lr": 2.0}], search={"min_epochs": 99})
+    assert keys(found) == [
+        *("known.0.lr", "known.0.lrr", "known.2.lr", "search.min_epochs"),
+    ]
+
+
+def test_everything_in_sampled_is_a_setting_of_the_recipe() -> None:
+    assert set(SAMPLED) <= set(TrainConfig.model_fields)
+    assert "epochs" not in SAMPLED  # pruners compare trials of one length
+
+
+def test_a_study_survives_json() -> None:
+    spec = studies.load("birds400")
+    assert StudySpec.model_validate(spec.model_dump(mode="json")) == spec
+
+
+def test_a_candidate_is_the_fixed_recipe_with_the_sampled_values_and_a_seed() -> None:
+    spec = study(train={"epochs": 7, "erase": 0.25}, space={"lr": LR})
+    assert spec.config_for({"lr": 0.005}, 11) == TrainConfig(epochs=7, erase=0.25, lr=0.005, seed=11)
+
+
+@pytest.mark.parametrize("kind", [StudySpec, Range, Limit, Search, TrainConfig, DataConfig])
+def test_every_field_says_what_it_means(kind: type[BaseModel]) -> None:
+    assert [name for name, field in kind.model_fields.items() if not field.description] == []
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text("[train]\nepochs = 7\n[space]\nlr = { low = 1e-4, high = 1e-2, log = true }\n")
+    return path
+
+
+def test_a_study_file_is_named_after_itself(file: Path) -> None:
+    assert studies.load(str(file)).name == "mine"
+
+
+def test_set_overrides_the_file_with_toml_values_and_bare_words(file: Path) -> None:
+    assignments = [
+        *("name=other", "train.epochs=9", "train.optimizer=sgd", "limit.params=1_000", "space.dropout=[0.1, 0.2]"),
+        *("space.lr.high=0.1", "search.hours=1.5", 'train.albumentations=[{name="Blur"}]'),
+    ]
+    spec = studies.load(str(file), assignments)
+    assert (spec.name, spec.train.epochs, spec.train.optimizer, spec.limit.params) == ("other", 9, "sgd", 1000)
+    assert spec.space == {"lr": Range(low=1e-4, high=0.1, log=True), "dropout": (0.1, 0.2)}
+    assert (spec.search.hours, spec.train.albumentations) == (1.5, ({"name": "Blur"},))
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("train.epochs", "--set 'train.epochs': write key=value, for example --set train.lr=0.01"),
+        ("=3", "--set '=3': write key=value, for example --set train.lr=0.01"),
+        ("train.epochs.x=1", "--set 'train.epochs.x=1': epochs is a value, not a table"),
+        ("train.epoch=3", "train.epoch: unknown key; did you mean epochs?"),
+        ("train.epochs=many", "train.epochs = 'many': input should be a valid integer"),
+    ],
+)
+def test_an_override_that_cannot_be_is_one_sentence(file: Path, assignment: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        studies.load(str(file), [assignment])
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("study_name", "sentence"),
+    [
+        ("brids400", "no study 'brids400'; did you mean birds400?; or give the path of a .toml file"),
+        ("nothing.toml", "cannot read study nothing.toml: [Errno 2] No such file or directory: 'nothing.toml'"),
+        (".", "cannot read study .: [Errno 21] Is a directory: '.'"),
+    ],
+)
+def test_a_study_that_is_not_there_is_one_sentence(study_name: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        studies.load(study_name)
+    assert str(caught.value) == sentence
+
+
+def test_a_file_that_is_no_toml_says_where(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text("lr = = 3")
+    with pytest.raises(ConfigError, match=r"is not TOML: .*line 1, column 6"):
+        studies.load(str(tmp_path / "x.toml"))
+    (tmp_path / "y.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"cannot read study .*y.toml"):
+        studies.load(str(tmp_path / "y.toml"))
