@@ -88,9 +88,10 @@ def export_best(
             f"{study_name}: exporting trial {trial.number}, {trial.values[0]:.2%} on validation in the search"
         )
         data = prepare(spec, runs, console).data
-        config = spec.config_for(trial.params, seed_of(spec.seed, trial.number, purpose=2))
+        sampled = trial.params | trial.user_attrs.get("sizes", {})  # a width_share stands for a width
+        config = spec.config_for(sampled, seed_of(spec.seed, trial.number, purpose=2))
         # The limit first: a study file may have changed since the trial was trained.
-        size = check_fits(config, len(data.class_names), spec.data.image_size, spec.limit)
+        size = check_fits(config, len(data.class_names), spec.data.image_size, spec.limit, spec.data.channels)
         checkpoint = _final_checkpoint(runs, spec, trial, config, data)
         _retrain(config, data, device, checkpoint, console)
 
@@ -205,35 +206,44 @@ def _write(
 ) -> dict[str, Any]:
     """Write weights, config.json and ONNX; evaluate once; return the metrics so far."""
     import numpy as np
+    import safetensors.torch
     import timm
     import torch
 
     from trainer.checkpoint import load_checkpoint
     from trainer.device import Device
     from trainer.evaluate import Metrics, measure, predict_logits
-    from trainer.models import build_model, model_args
+    from trainer.models import build_model, is_stock, model_args
 
     trained = load_checkpoint(checkpoint)
     assert trained is not None
-    model = build_model(config, len(data.class_names), spec.data.image_size).eval()
-    model.load_state_dict(trained.model)
-    timm.models.save_for_hf(
-        model,
-        str(folder),
-        model_config={"label_names": list(data.class_names)},
-        model_args=model_args(config, spec.data.image_size),
-        safe_serialization=True,
-        data_config={
-            "input_size": (3, spec.data.image_size, spec.data.image_size),
-            "interpolation": spec.data.interpolation,
-            "mean": data.mean,
-            "std": data.std,
-            "crop_pct": spec.data.crop_pct,
-            "crop_mode": "center" if spec.data.resize == "crop" else "squash",
-        },
-    )
+    model = build_model(config, len(data.class_names), spec.data.image_size, spec.data.channels).eval()
+    model.load_state_dict(trained.weights)
+    preprocessing = {
+        "input_size": (spec.data.channels, spec.data.image_size, spec.data.image_size),
+        "interpolation": spec.data.interpolation,
+        "mean": data.mean,
+        "std": data.std,
+        "crop_pct": spec.data.crop_pct,
+        "crop_mode": "center" if spec.data.resize == "crop" else "squash",
+    }
+    args = model_args(config, spec.data.image_size)
+    if is_stock(config):
+        timm.models.save_for_hf(
+            model,
+            str(folder),
+            model_config={"label_names": list(data.class_names)},
+            model_args=args,
+            safe_serialization=True,
+            data_config=preprocessing,
+        )
+    else:
+        safetensors.torch.save_model(model, str(folder / "model.safetensors"))
+        described = {"architecture": config.model, "num_classes": len(data.class_names), "model_args": args}
+        described |= {"label_names": list(data.class_names), "pretrained_cfg": preprocessing}
+        (folder / "config.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
     with console.status("writing model.onnx"):
-        _write_onnx(model, spec.data.image_size, folder / "model.onnx")
+        _write_onnx(model, preprocessing["input_size"], folder / "model.onnx")
 
     # fp32 on the CPU: what whoever gets the export can repeat to the last picture.
     cpu = Device(torch.device("cpu"), torch.get_num_threads())
@@ -259,7 +269,8 @@ def _write(
         "trial": trial.number,
         "model": {
             "architecture": config.model,
-            "model_args": model_args(config, spec.data.image_size),
+            "model_args": args,
+            "stock_timm": is_stock(config),
             "num_params": size.params,
             "macs": size.macs,
         },
@@ -303,13 +314,13 @@ def _write(
     return metrics
 
 
-def _write_onnx(model: Any, image_size: int, path: Path) -> None:
+def _write_onnx(model: Any, shape: Any, path: Path) -> None:
     import logging
 
     import torch
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    pictures = torch.zeros(2, 3, image_size, image_size)
+    pictures = torch.zeros(2, *shape)
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")  # of the exporter about its own internals
         torch.onnx.export(
