@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,7 +18,6 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import URL
 
 from search.budget import check_fits
@@ -28,7 +25,7 @@ from search.card import write_card
 from search.coordinator import best_of
 from search.devices import WorkerDevice
 from search.errors import NothingToExport, ProofFailed, UsageError
-from search.launch import prepare
+from search.launch import prepare, show_progress, use_gpu
 from search.paths import Runs
 from search.pools.local import without_secrets
 from search.storage import open_storage, storage_errors
@@ -181,16 +178,14 @@ def _final_checkpoint(runs: Runs, spec: StudySpec, trial: FrozenTrial, config: T
 
 def _retrain(config: TrainConfig, data: Dataset, worker: WorkerDevice, checkpoint: Path, console: Console) -> None:
     """Train from scratch at full length, or go on where an interrupted export stopped."""
-    if worker.visible is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = worker.visible  # before torch is imported
+    use_gpu(worker)
     from trainer.device import open_device
     from trainer.fit import fit
 
     device = open_device(worker.kind, worker.num_threads)
-    with _progress(console) as bar:
-        task = bar.add_task(f"retraining on {device.name}", total=config.epochs)
+    with show_progress(console) as progress:
         for result in fit(config, data, device, checkpoint=checkpoint):
-            bar.update(task, completed=result.epoch, description=f"retraining, {result.val_accuracy:.2%}")
+            progress(f"retraining on {device.name}", result.epoch, config.epochs)
 
 
 def _write(
@@ -303,6 +298,7 @@ def _write(
             "content_hash": data.content_hash,
             "image_size": spec.data.image_size,
             "resize": spec.data.resize,
+            "channels": spec.data.channels,
             "class_names": list(data.class_names),
             "pictures": {name: len(indices) for name, indices in data.splits.items()},
         },
@@ -376,10 +372,3 @@ def _move_into_place(partial: Path, target: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def _progress(console: Console) -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield bar

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,18 +36,24 @@ CHECKPOINT_BYTES_PER_PARAMETER = 12
 """fp32 weights and AdamW's two moments."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A study made concrete: its pictures, and its space with exact bounds."""
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """A study's space with exact bounds."""
 
-    data: Dataset
     width: Width | None
-    """The widest width that fits; None where the study does not sample it."""
+    """The widest width that fits; None where the study does not sample it, or where it depends on the trial."""
     space: dict[str, BaseDistribution]
     known: list[dict[str, Any]]
     """The known recipes in terms of what is sampled."""
     left_out: dict[str, str]
     """Models of the space that do not fit the limit, and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Bounds):
+    """A study made concrete: its pictures, and its space."""
+
+    data: Dataset
 
     @property
     def num_classes(self) -> int:
@@ -62,15 +69,16 @@ def prepare(spec: StudySpec, runs: Runs, console: Console) -> Prepared:
         LimitError: no candidate fits.
         ConfigError: the model or a recipe cannot be.
     """
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
+    with show_progress(console) as progress:
+        data = prepare_data(spec.data, runs.cache, progress=progress)
+    return Prepared(data=data, **vars(find_bounds(spec, len(data.class_names), runs)))
+
+
+@contextlib.contextmanager
+def show_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Bars with the time that is left, in a terminal: what is given is called with (stage, done, total)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks: dict[str, Any] = {}
 
         def progress(stage: str, done: int, total: int) -> None:
@@ -78,25 +86,33 @@ def prepare(spec: StudySpec, runs: Runs, console: Console) -> Prepared:
                 tasks[stage] = bar.add_task(stage, total=total)
             bar.update(tasks[stage], completed=done, total=total)
 
-        data = prepare_data(spec.data, runs.cache, progress=progress)
-    return make_concrete(spec, data, runs)
+        yield progress
 
 
-def make_concrete(spec: StudySpec, data: Dataset, runs: Runs) -> Prepared:
-    """Find the exact bounds of the space for these pictures.
+def use_gpu(device: WorkerDevice) -> None:
+    """Let this process train on a device: to be called before torch is imported."""
+    if device.visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device.visible
+
+
+def find_bounds(spec: StudySpec, num_classes: int, runs: Runs) -> Bounds:
+    """Find the exact bounds of the space for so many classes.
 
     Raises:
         LimitError: no candidate fits.
         ConfigError: the model or a recipe cannot be.
     """
-    num_classes = len(data.class_names)
     if spec.shares_width or "model" in spec.space:
         models, left_out = feasible_models(spec, num_classes)
-        space = distributions(spec, None, models if "model" in spec.space else None)
-        known = [as_sampled(spec, recipe, num_classes) for recipe in spec.known]
-        return Prepared(data, None, space, known, left_out)
+        return Bounds(
+            width=None,
+            space=distributions(spec, None, models if "model" in spec.space else None),
+            known=[as_sampled(spec, recipe, num_classes) for recipe in spec.known],
+            left_out=left_out,
+        )
     width = find_width(spec, num_classes, runs)
-    return Prepared(data, width, distributions(spec, width), [dict(recipe) for recipe in spec.known], {})
+    known = [dict(recipe) for recipe in spec.known]
+    return Bounds(width=width, space=distributions(spec, width), known=known, left_out={})
 
 
 def find_width(spec: StudySpec, num_classes: int, runs: Runs) -> Width | None:

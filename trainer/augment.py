@@ -35,7 +35,8 @@ ERASE_ASPECT = (0.3, 3.3)
 """Share of the picture and aspect ratio of an erased rectangle (Zhong et al., 2017, section 4)."""
 
 FROM_TORCHVISION = ("AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix")
-"""Policies that albumentations does not have; torchvision draws one set of parameters a call, so they go picture by picture."""
+"""Policies that albumentations does not have. torchvision draws one set of parameters a call, so they go picture by
+picture."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class Augmentation:
         """Finish a batch.
 
         Args:
-            pictures: [batch, size, size, channels] uint8, after ``on_host``; a tensor where they are on the device already.
+            pictures: [batch, size, size, channels] uint8, after ``on_host``; a tensor where they are on the device.
             labels: [batch] on the device.
             seed: what the draw depends on: (seed, epoch, batch number).
             plain: normalise only.
@@ -214,7 +215,7 @@ def warp_on_device(pictures: torch.Tensor, drawn: Draw, device: Device, mean: tu
 
 
 def change_colours(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-    """Brightness, then contrast round the picture's mean gray, then saturation round each pixel's gray (as torchvision).
+    """Brightness, contrast round the picture's mean gray, saturation round each pixel's gray (as torchvision).
 
     Args:
         images: [batch, channels, size, size] of 0 to 255.

@@ -52,7 +52,7 @@ class DataConfig(FrozenModel):
     test_fraction: float = Field(0.0, ge=0, lt=0.9)
     """Share of all pictures held out as test split where the source has none; stratified. 0: no test split."""
     stratified: bool = True
-    """Whether each class gives its share to the drawn splits; otherwise the share is drawn from all pictures at once."""
+    """Whether each class gives its share to the drawn splits; otherwise it is drawn from all pictures at once."""
     folds: int = Field(0, ge=0)
     """2 or more: cross-validation; a trial trains once for each fold of the training pictures, and its value is
     the mean accuracy. 0: one validation split."""
@@ -205,7 +205,7 @@ class TrainConfig(FrozenModel):
             raise ValueError(f"milestones = {list(self.milestones)}: write shares of the epochs, between 0 and 1")
         if self.schedule == "warm_restarts" and self.warmup_epochs >= self.step_epochs:
             raise ValueError(
-                f"warmup_epochs = {self.warmup_epochs:g} must be less than the first cycle, step_epochs = {self.step_epochs}"
+                f"warmup_epochs = {self.warmup_epochs:g} must be less than a cycle, step_epochs = {self.step_epochs}"
             )
         return self
 

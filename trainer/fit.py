@@ -184,6 +184,38 @@ def fit_folds(
         )
 
 
+def sweep_lr(
+    config: TrainConfig, data: Dataset, device: Device, low: float, high: float, steps: int
+) -> Iterator[tuple[float, float]]:
+    """Train ``steps`` steps while the learning rate rises from ``low`` to ``high``; yield each rate and its loss.
+
+    The learning-rate range test of Smith, 2015, with a rate that rises evenly in the logarithm.
+
+    Raises:
+        ConfigError: the model or the augmentation cannot be built.
+    """
+    image_size, channels = data.images.shape[2:]
+    torch.manual_seed(_derive(config.seed, 0))
+    model = device.place(build_model(config, len(data.class_names), image_size, channels)).train()
+    optimizer = build_optimizer(config, model)
+    loss_of, augment = build_loss(config), Augmentation(config, device, data.mean, data.std)
+    rng, train = np.random.default_rng(config.seed), data.splits["train"]
+    for step in range(steps):
+        lr = low * (high / low) ** (step / (steps - 1))
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        chosen = rng.choice(train, min(config.batch_size, len(train)), replace=False)
+        pictures = augment.on_host(data.images[chosen], config.seed, 1, step)
+        batch = augment(pictures, device.copy(data.labels[chosen]), config.seed, 1, step)
+        with device.autocast(config):
+            logits = model(batch.images)
+        loss = loss_of(logits.float(), batch.labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        yield lr, loss.item()
+
+
 def _out_of_patience(accuracies: list[float], patience: int | None) -> bool:
     """Whether the best accuracy is ``patience`` epochs old."""
     return patience is not None and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience

@@ -67,7 +67,7 @@ def has_width(model: str) -> bool:
 
 
 def is_stock(config: TrainConfig) -> bool:
-    """Whether stock timm's ``create_model(name, **args)`` builds this net, so that an export can come back through it."""
+    """Whether stock timm's ``create_model(name, **args)`` builds this net, so that an export comes back through it."""
     scaled = config.model in SCALED and (config.width_mult != 1.0 or config.depth_mult != 1.0)
     return not scaled and not WIDE_RESNET.fullmatch(config.model)
 

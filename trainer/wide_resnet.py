@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class WideResNet(nn.Module):
-    """A wide ResNet of ``depth`` layers: three stages of pre-activation blocks with 16, 32 and 64 times ``width`` channels.
+    """A wide ResNet of ``depth`` layers: three stages of pre-activation blocks, 16, 32 and 64 times ``width`` channels.
 
     Args:
         depth: 6 n + 4 layers, n blocks a stage.
