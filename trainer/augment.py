@@ -13,7 +13,8 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -256,16 +257,27 @@ class HostAugmentation:
         self.steps = [_build_step(entry) for entry in config.augment]
 
     def __call__(self, pictures: Pictures, *seed: int) -> Pictures:
-        """[batch, size, size, channels] uint8 in and out; the same for the same seed."""
+        """[batch, size, size, channels] uint8 in and out; the same for the same seed.
+
+        Raises:
+            ConfigError: a transform changes the size or the type of a picture.
+        """
         for number, step in enumerate(self.steps):
-            pictures = step(pictures, int(np.random.SeedSequence((*seed, number)).generate_state(1)[0]))
+            changed = step(pictures, int(np.random.SeedSequence((*seed, number)).generate_state(1)[0]))
+            for picture in changed:
+                if picture.shape != pictures.shape[1:] or picture.dtype != np.uint8:
+                    raise ConfigError(
+                        f"augment: a picture of {pictures.shape[1:]} uint8 became {tuple(picture.shape)} {picture.dtype};"
+                        " use transforms that keep size and type, or crop_padding to crop"
+                    )
+            pictures = np.stack(changed)
         return pictures
 
     def __reduce__(self) -> tuple[Any, ...]:
         return HostAugmentation, (self.config,)
 
 
-def _build_step(entry: str | dict[str, Any]) -> Callable[[Pictures, int], Pictures]:
+def _build_step(entry: str | dict[str, Any]) -> Callable[[Pictures, int], Sequence[Pictures]]:
     name = entry if isinstance(entry, str) else entry["name"]
     arguments = {} if isinstance(entry, str) else {key: value for key, value in entry.items() if key != "name"}
     if name in FROM_TORCHVISION:
@@ -278,18 +290,21 @@ def _build_step(entry: str | dict[str, Any]) -> Callable[[Pictures, int], Pictur
         close = difflib.get_close_matches(name, [*dir(albumentations), *FROM_TORCHVISION], n=1)
         raise ConfigError(f"augment: no transform {name!r}" + (f"; did you mean {close[0]}?" if close else ""))
     try:
-        compose = albumentations.Compose([kind(**arguments)])
+        with warnings.catch_warnings():
+            # Of an argument that it does not know it only warns, and goes on without.
+            warnings.simplefilter("error", UserWarning)
+            compose = albumentations.Compose([kind(**arguments)])
     except (TypeError, ValueError, UserWarning) as error:
         raise ConfigError(f"augment: {name} refuses {arguments}: {error}") from error
 
-    def apply(pictures: Pictures, seed: int) -> Pictures:
+    def apply(pictures: Pictures, seed: int) -> Sequence[Pictures]:
         compose.set_random_seed(seed)
-        return np.stack([compose(image=picture)["image"] for picture in pictures])
+        return [compose(image=picture)["image"] for picture in pictures]
 
     return apply
 
 
-def _torchvision_step(name: str, arguments: dict[str, Any]) -> Callable[[Pictures, int], Pictures]:
+def _torchvision_step(name: str, arguments: dict[str, Any]) -> Callable[[Pictures, int], Sequence[Pictures]]:
     from torchvision import transforms
 
     try:
@@ -297,11 +312,11 @@ def _torchvision_step(name: str, arguments: dict[str, Any]) -> Callable[[Picture
     except (TypeError, ValueError) as error:
         raise ConfigError(f"augment: {name} refuses {arguments}: {error}") from error
 
-    def apply(pictures: Pictures, seed: int) -> Pictures:
+    def apply(pictures: Pictures, seed: int) -> Sequence[Pictures]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-            return torch.stack([transform(image) for image in images]).permute(0, 2, 3, 1).contiguous().numpy()
+            return [transform(image).permute(1, 2, 0).numpy() for image in images]
 
     return apply
 
