@@ -98,8 +98,8 @@ def draw(config: TrainConfig, batch: int, size: int, rng: np.random.Generator) -
         area = rng.uniform(*ERASE_AREA, batch) * size * size
         aspect = np.exp(rng.uniform(math.log(ERASE_ASPECT[0]), math.log(ERASE_ASPECT[1]), batch))
         erased = rng.random(batch) < config.erase
-        height = np.where(erased, np.clip(np.sqrt(area * aspect), 1, size), 0).astype(np.int64)
-        width = np.where(erased, np.clip(np.sqrt(area / aspect), 1, size), 0).astype(np.int64)
+        height = np.where(erased, np.clip(np.rint(np.sqrt(area * aspect)), 1, size), 0).astype(np.int64)
+        width = np.where(erased, np.clip(np.rint(np.sqrt(area / aspect)), 1, size), 0).astype(np.int64)
         boxes = np.stack([rng.integers(0, size - height + 1), rng.integers(0, size - width + 1), height, width], axis=1)
     if config.brightness:
         colours = rng.uniform(1 - config.brightness, 1 + config.brightness, (batch, 3)).astype(np.float32)
