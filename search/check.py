@@ -184,8 +184,9 @@ def render(meaning: dict[str, Any]) -> Group:
     """What ``check_study`` found, for people; fits 80 columns unless names are longer."""
     pictures, limit = meaning["pictures"], Limit(**meaning["limit"])
     place = f" in {pictures['path']}" if pictures["path"] else ""
+    epochs = f"{meaning['epochs']} epoch{'s' if meaning['epochs'] > 1 else ''}"
     parts: list[Any] = [
-        Text(f"{meaning['study']}: {meaning['trials']} trials of {meaning['model']}, {meaning['epochs']} epochs each"),
+        Text(f"{meaning['study']}: {meaning['trials']} trials of {meaning['model']}, {epochs} each"),
         _heading(f"pictures: {pictures['source']}{place}, {pictures['image_size']} px"),
         _pictures_table(pictures["classes"], pictures["splits"]),
     ]
@@ -292,7 +293,7 @@ def _estimate_table(meaning: dict[str, Any]) -> Table:
         "steps per epoch": by_batch,
         "device": f"{estimate['device']}, {estimate['images_per_second']:,.0f} images/s with the costliest candidate",
         "epoch": f"about {duration(estimate['seconds_per_epoch'])}",
-        "trial": f"about {duration(estimate['seconds_per_trial'])}, {meaning['epochs']} epochs",
+        "trial": f"about {duration(estimate['seconds_per_trial'])} unless it is pruned",
         "search": f"at most about {duration(estimate['seconds_at_most'])} with {workers}; pruning makes it shorter",
         "disk": f"{_bytes(estimate['cache_bytes'])} cache, {_bytes(estimate['checkpoint_bytes'])} checkpoints; "
         f"{_bytes(estimate['free_bytes'])} free",

@@ -248,6 +248,22 @@ def dashboard(
     )
 
 
+@app.command()
+def report(
+    study: StudyArgument = None,
+    out: Annotated[Path | None, typer.Option(help="The page to write. Default: STUDY-report.html")] = None,
+    storage: StorageOption = None,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Write a study's story as one HTML page, which needs no network."""
+    folder, url = _places(storage, runs)
+
+    from search.report import write_report
+
+    page = write_report(_study_name(study, folder), url, out)
+    typer.echo(f"wrote {page}, {page.stat().st_size / 1e6:.1f} MB; open it in a browser")
+
+
 @app.command("export-best")
 def export_best(
     study: StudyArgument = None,

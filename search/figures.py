@@ -14,12 +14,12 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-import optuna
 import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 from plotly.subplots import make_subplots
 
+from search.findings import position, ranked, sampled_axes, show
 from search.status import duration, view_of
 from studies import StudySpec
 
@@ -38,9 +38,6 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-se
 
 TOP = 10
 """Trials whose learning curves are drawn."""
-
-FEW_TRIALS = 10
-"""Completed trials below which importance is not computed: it compares the best tenth with the rest."""
 
 SLICES_PER_ROW = 3
 
@@ -73,12 +70,14 @@ def study_pictures(
     complete = ranked(trials)
     views = [view_of(trial) for trial in trials if trial.state.is_finished()]
     pictures = []
+    floor, _ = accuracy_range(complete)
+    below = " Dots on the axis lie below it." if any(trial.values[0] < floor for trial in complete) else ""
     if complete:
         caption = (
             "Validation accuracy of the trials in the order in which they were begun. The line is the best so far; "
-            "crosses at the foot are pruned trials."
+            f"crosses on the axis are pruned trials.{below}"
         )
-        pictures.append(Picture("history", "How the search went", caption, optimization_history(trials)))
+        pictures.append(Picture("history", "How the search went", caption, optimization_history(trials, spec)))
     if any(view.epochs for view in views):
         caption = (
             f"Validation accuracy after each epoch: the best trial, the rest of the top {TOP} and, faint, the trials "
@@ -93,19 +92,19 @@ def study_pictures(
         pictures.append(Picture("parallel", "Recipes side by side", caption, parallel_coordinates(trials, spec)))
         caption = (
             "Accuracy of the completed trials against each setting; the best is dark. All settings vary at once, so "
-            "a cloud without a slope does not prove that a setting is idle."
+            f"a cloud without a slope does not prove that a setting is idle.{below}"
         )
         pictures.append(Picture("slices", "One setting at a time", caption, slices(trials, spec)))
     if importances:
         caption = (
-            "How much of what sets the best tenth of the trials apart from the others each setting accounts for "
-            f"(PED-ANOVA, {len(complete)} completed trials)."
+            "Share of each setting, by itself, in how much the accuracy of the completed trials varies over the space "
+            f"that was searched (fANOVA, {len(complete)} trials)."
         )
         pictures.append(Picture("importance", "Which settings mattered", caption, importance_bars(importances)))
     if len({trial.user_attrs.get(_size_key(spec)) for trial in complete} - {None}) > 1:
         caption = (
             "Completed trials. The line is the frontier, the best accuracy found with a model of at most that size; "
-            "its trials are numbered."
+            f"its trials are numbered.{below}"
         )
         pictures.append(Picture("size", "Accuracy against size", caption, accuracy_against_size(trials, spec)))
     if any(view.seconds for view in views):
@@ -119,87 +118,48 @@ def study_pictures(
     return pictures
 
 
-def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Feasible COMPLETE trials, best first; the smaller model, then the older trial on a tie."""
-    return sorted(
-        (
-            trial
-            for trial in trials
-            if trial.state == TrialState.COMPLETE and all(excess <= 0 for excess in trial.constraints.values())
-        ),
-        key=lambda trial: (-trial.values[0], trial.user_attrs.get("num_params", 0), trial.number),
-    )
-
-
-def setting_importances(study: optuna.Study) -> dict[str, float]:
-    """How much each sampled setting mattered, largest first, summing to 1; empty with too few completed trials."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(complete) < FEW_TRIALS or len({trial.value for trial in complete}) == 1:
-        return {}
-    return {key: float(value) for key, value in optuna.importance.get_param_importances(study).items()}
-
-
-def position(axis: BaseDistribution, value: Any) -> float:
-    """Where a value lies between the ends of its range, 0 to 1, in the logarithm where it is sampled so."""
-    if isinstance(axis, CategoricalDistribution):
-        return axis.choices.index(value) / max(1, len(axis.choices) - 1)
-    assert isinstance(axis, FloatDistribution | IntDistribution)
-    low, high, at = float(axis.low), float(axis.high), float(value)
-    if low == high:
-        return 0.5
-    if axis.log:
-        return math.log(at / low) / math.log(high / low)
-    return (at - low) / (high - low)
-
-
-def sampled_axes(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[str, BaseDistribution]:
-    """The space as the latest trial had it, in the study file's order; empty before the first trial."""
-    latest = max((trial for trial in trials if trial.distributions), key=lambda trial: trial.number, default=None)
-    if latest is None:
-        return {}
-    return {key: latest.distributions[key] for key in spec.space if key in latest.distributions}
-
-
 def accuracy_range(complete: Sequence[FrozenTrial]) -> tuple[float, float]:
-    """Lowest and highest accuracy to draw: a few hopeless trials far below the others must not press them flat."""
+    """Ends of an accuracy axis: a few hopeless trials, drawn on its foot, must not press all the others flat."""
     values = [trial.values[0] for trial in complete] or [0.0, 1.0]
     lower, upper = (float(quartile) for quartile in np.quantile(values, (0.25, 0.75)))
-    low = min(value for value in values if value >= lower - 3 * (upper - lower))
-    return (low, max(values)) if low < max(values) else (low - 0.01, low + 0.01)
-
-
-def show(value: Any) -> str:
-    """A setting's value, for people."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    low, high = min(value for value in values if value >= lower - 3 * (upper - lower)), max(values)
+    margin = 0.07 * (high - low) or 0.01
+    return low - margin, high + margin
 
 
 # -- the figures; each takes all trials of a study and picks its own
 
 
-def optimization_history(trials: Sequence[FrozenTrial]) -> go.Figure:
+def optimization_history(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
     """Accuracy of each trial over their numbers, and the best so far."""
     complete = sorted(ranked(trials), key=lambda trial: trial.number)
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
-    low, high = accuracy_range(complete)
+    floor, _ = accuracy_range(complete)
     best_so_far: list[float] = []
     for trial in complete:
-        best_so_far.append(max(trial.values[0], *best_so_far[-1:]) if best_so_far else trial.values[0])
+        best_so_far.append(max(floor, trial.values[0], *best_so_far[-1:]))
     figure = _figure(300)
     cross = {"symbol": "x-thin", "size": 5, "line": _line(QUIET)}
     # A pruned trial's accuracy is that of an early epoch: drawn to scale, it would press the others flat.
-    figure.add_scatter(**_points(pruned) | {"y": [low] * len(pruned)}, mode="markers", name="pruned", marker=cross)
-    figure.add_scatter(**_points(complete), mode="markers", name="completed", marker={"color": GOOD, "size": 7})
     figure.add_scatter(
-        x=[trial.number for trial in complete],
-        y=best_so_far,
+        **_points(pruned, spec.train.epochs) | {"y": [floor] * len(pruned)}, mode="markers", name="pruned", marker=cross
+    )
+    heights = [max(floor, trial.values[0]) for trial in complete]
+    dot = {"color": GOOD, "size": 7}
+    figure.add_scatter(
+        **_points(complete, spec.train.epochs) | {"y": heights}, mode="markers", name="completed", marker=dot
+    )
+    figure.add_scatter(
+        x=[*(trial.number for trial in complete), max((trial.number for trial in trials), default=0)],
+        y=[*best_so_far, *best_so_far[-1:]],
         mode="lines",
         name="best so far",
         line=_line(BEST, 2) | {"shape": "hv"},
         hoverinfo="skip",
     )
     figure.update_layout(showlegend=True)
-    figure.update_xaxes(title="trial", showgrid=False)
-    return figure.update_yaxes(tickformat=ACCURACY, range=_with_margin(low, high))
+    figure.update_xaxes(title_text="trial", showgrid=False, dtick=_whole_steps(len(trials)))
+    return figure.update_yaxes(tickformat=ACCURACY, range=accuracy_range(complete))
 
 
 def learning_curves(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
@@ -217,8 +177,8 @@ def learning_curves(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure
         x=gaps[0],
         y=gaps[1],
         mode="lines+markers",
-        line=_line(GRID, 1),
-        marker={"color": GRID, "size": 3},
+        line=_line(PLAIN, 0.8),
+        marker={"color": PLAIN, "size": 3},
         hoverinfo="skip",
         name="pruned",
     )
@@ -236,7 +196,8 @@ def learning_curves(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure
             legendrank=rank + 1,
         )
     figure.update_layout(showlegend=True)
-    figure.update_xaxes(title="epoch", range=[0.8, spec.train.epochs + 0.2], showgrid=False, tickformat="d")
+    figure.update_xaxes(title_text="epoch", range=[0.8, spec.train.epochs + 0.2], showgrid=False)
+    figure.update_xaxes(dtick=_whole_steps(spec.train.epochs))
     return figure.update_yaxes(tickformat=ACCURACY)
 
 
@@ -249,6 +210,8 @@ def parallel_coordinates(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
     ]
     low, high = accuracy_range(complete)
     figure = _figure(340)
+    # Seven names and more run into each other unless they climb.
+    slant = {"yanchor": "bottom"} | ({"textangle": -30, "xanchor": "left"} if len(axes) > 6 else {})
     groups = [("others", complete[5:], _line(PLAIN, 1)), ("next four", complete[1:5], _line(GOOD, 1.6))]
     for name, group, line in [*groups, ("best", complete[:1], _line(BEST, 3))]:
         x: list[float | None] = []
@@ -263,25 +226,30 @@ def parallel_coordinates(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
         figure.add_scatter(x=x, y=y, text=words, mode="lines", line=line, name=name, hoverinfo="text")
     for number, (key, axis) in enumerate([*axes.items(), ("accuracy", None)]):
         figure.add_shape(type="line", x0=number, x1=number, y0=0, y1=1, line=_line(QUIET, 1), layer="below")
-        figure.add_annotation(x=number, y=1.13, text=f"<b>{html.escape(key)}</b>", **_LABEL)
+        figure.add_annotation(x=number, y=1.1, text=f"<b>{html.escape(key)}</b>", **_LABEL | slant)
         if isinstance(axis, CategoricalDistribution):
             for choice in axis.choices:
                 figure.add_annotation(
-                    x=number, y=position(axis, choice), text=html.escape(show(choice)), xanchor="left", **_LABEL
+                    x=number,
+                    y=position(axis, choice),
+                    text=html.escape(show(choice)),
+                    xanchor="left",
+                    bgcolor="rgba(255,255,255,.75)",
+                    **_LABEL,
                 )
         else:
             ends = (f"{low:.1%}", f"{high:.1%}") if axis is None else (show(axis.low), show(axis.high))  # type: ignore[attr-defined]
             figure.add_annotation(x=number, y=1.06, text=ends[1], **_LABEL)
             figure.add_annotation(x=number, y=-0.06, text=ends[0], **_LABEL)
-    figure.update_layout(margin={"l": 40, "r": 40, "t": 10, "b": 10})
+    figure.update_layout(margin={"l": 40, "r": 56, "t": 10, "b": 10})
     figure.update_xaxes(visible=False, range=[-0.15, len(axes) + 0.15])
-    return figure.update_yaxes(visible=False, range=[-0.12, 1.2])
+    return figure.update_yaxes(visible=False, range=[-0.12, 1.35 if len(axes) > 6 else 1.2])
 
 
 def slices(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
     """Accuracy of completed trials against each sampled setting, one small panel each."""
     axes, complete = sampled_axes(trials, spec), ranked(trials)
-    low, high = accuracy_range(complete)
+    floor, _ = accuracy_range(complete)
     columns = min(SLICES_PER_ROW, max(1, len(axes)))
     rows = math.ceil(len(axes) / columns) or 1
     figure = make_subplots(
@@ -299,26 +267,33 @@ def slices(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
             choice = isinstance(axis, CategoricalDistribution)
             figure.add_scatter(
                 x=[html.escape(str(trial.params[key])) if choice else trial.params[key] for trial in group],
-                y=[max(low, trial.values[0]) for trial in group],
+                y=[max(floor, trial.values[0]) for trial in group],
+                cliponaxis=False,
                 text=words,
                 mode="markers",
                 marker={"color": color, "size": size},
                 hovertemplate="%{text}<extra></extra>",
                 **place,
             )
-        figure.update_xaxes(title=html.escape(key), title_standoff=4, showgrid=False, nticks=5, **place)
+        figure.update_xaxes(title_text=html.escape(key), title_standoff=4, showgrid=False, nticks=5, **place)
         if isinstance(axis, CategoricalDistribution):
             order = [html.escape(str(choice)) for choice in axis.choices]
             figure.update_xaxes(type="category", categoryorder="array", categoryarray=order, **place)
             figure.update_xaxes(range=[-0.5, len(order) - 0.5], **place)
-        elif getattr(axis, "log", False):
-            figure.update_xaxes(type="log", dtick="D2" if _decades(axis) < 1.5 else 1, **place)
-    return figure.update_yaxes(tickformat=ACCURACY, range=_with_margin(low, high))
+        else:
+            assert isinstance(axis, FloatDistribution | IntDistribution)
+            ends = [math.log10(axis.low), math.log10(axis.high)] if axis.log else [axis.low, axis.high]
+            margin = 0.05 * (ends[1] - ends[0]) or 1
+            # The whole range, used or not: how close to its ends the good trials lie is what one looks for.
+            figure.update_xaxes(range=[ends[0] - margin, ends[1] + margin], **place)
+            if axis.log:
+                figure.update_xaxes(type="log", dtick="D2" if ends[1] - ends[0] < 1.5 else 1, **place)
+    return figure.update_yaxes(tickformat=ACCURACY, range=accuracy_range(complete))
 
 
 def importance_bars(importances: Mapping[str, float]) -> go.Figure:
     """Shares of the settings, the largest on top."""
-    figure = _figure(50 + 26 * len(importances))
+    figure = _figure(20 + 26 * len(importances), foot=8)
     figure.add_bar(
         y=[html.escape(key) for key in importances],
         x=list(importances.values()),
@@ -334,16 +309,17 @@ def accuracy_against_size(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.
     """Completed trials over their parameters (multiply-adds where only those are limited), with the frontier."""
     key = _size_key(spec)
     complete = [trial for trial in ranked(trials) if key in trial.user_attrs]
+    floor, _ = accuracy_range(complete)
     frontier: list[FrozenTrial] = []
     for trial in sorted(complete, key=lambda trial: (trial.user_attrs[key], -trial.values[0])):
-        if not frontier or trial.values[0] > frontier[-1].values[0]:
+        if trial.values[0] > (frontier[-1].values[0] if frontier else floor):
             frontier.append(trial)
-    low, high = accuracy_range(complete)
     figure = _figure(340)
     words = {"num_params": "parameters", "macs": "multiply-adds"}[key]
     figure.add_scatter(
         x=[trial.user_attrs[key] for trial in complete],
-        y=[max(low, trial.values[0]) for trial in complete],
+        y=[max(floor, trial.values[0]) for trial in complete],
+        cliponaxis=False,
         text=[f"trial {trial.number}: {trial.values[0]:.2%}" for trial in complete],
         mode="markers",
         marker={"color": PLAIN, "size": 7},
@@ -373,8 +349,8 @@ def accuracy_against_size(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.
         figure.add_annotation(
             x=limit, y=0, yref="paper", yanchor="bottom", xanchor="right", text=f"limit {limit:,}", **_LABEL
         )
-    figure.update_xaxes(title=words, showgrid=False, tickformat="~s")
-    return figure.update_yaxes(tickformat=ACCURACY, range=_with_margin(low, high))
+    figure.update_xaxes(title_text=words, showgrid=False, tickformat="~s")
+    return figure.update_yaxes(tickformat=ACCURACY, range=accuracy_range(complete))
 
 
 def time_by_outcome(trials: Sequence[FrozenTrial]) -> go.Figure:
@@ -384,7 +360,7 @@ def time_by_outcome(trials: Sequence[FrozenTrial]) -> go.Figure:
         ("pruned", TrialState.PRUNED, PLAIN),
         ("failed", TrialState.FAIL, FAILED),
     ]
-    figure = _figure(140)
+    figure = _figure(104, foot=8)
     longest = 0.0
     for name, state, color in outcomes:
         chosen = [view_of(trial).seconds for trial in trials if trial.state == state]
@@ -450,15 +426,15 @@ _BARS: dict[str, Any] = {
 }
 
 
-def _figure(height: int) -> go.Figure:
-    return _style(go.Figure(), height)
+def _figure(height: int, foot: int = 44) -> go.Figure:
+    return _style(go.Figure(), height, foot)
 
 
-def _style(figure: go.Figure, height: int) -> go.Figure:
+def _style(figure: go.Figure, height: int, foot: int = 44) -> go.Figure:
     figure.update_layout(
         template=None,
         height=height,  # pixels; the width is the page's
-        margin={"l": 56, "r": 16, "t": 12, "b": 44},
+        margin={"l": 56, "r": 16, "t": 12, "b": foot},
         font={"family": FONT, "size": 12, "color": INK},
         paper_bgcolor="white",
         plot_bgcolor="white",
@@ -466,7 +442,14 @@ def _style(figure: go.Figure, height: int) -> go.Figure:
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"},
         hoverlabel={"bgcolor": "white", "font": {"family": FONT, "size": 12}},
     )
-    axis = {"linecolor": PLAIN, "gridcolor": GRID, "zeroline": False, "tickfont": {"color": QUIET}, "fixedrange": True}
+    axis = {
+        "linecolor": PLAIN,
+        "gridcolor": GRID,
+        "zeroline": False,
+        "tickfont": {"color": QUIET},
+        "title_font": {"size": 12, "color": QUIET},
+        "fixedrange": True,
+    }
     figure.update_xaxes(**axis, showline=True, ticks="outside", tickcolor=PLAIN)
     return figure.update_yaxes(**axis)
 
@@ -475,14 +458,19 @@ def _line(color: str, width: float = 1) -> dict[str, Any]:
     return {"color": color, "width": width}
 
 
-def _points(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+def _points(trials: Sequence[FrozenTrial], of_epochs: int) -> dict[str, Any]:
     views = [view_of(trial) for trial in trials]
     return {
         "x": [view.number for view in views],
-        "y": [view.value for view in views],
-        "text": [f"trial {view.number}, epoch {view.epochs}" for view in views],
-        "hovertemplate": "%{text}: %{y:.2%}<extra></extra>",
+        "text": [view.sentence(of_epochs) for view in views],
+        "hovertemplate": "%{text}<extra></extra>",
+        "cliponaxis": False,
     }
+
+
+def _whole_steps(count: int) -> int | None:
+    """Ticks at every trial or epoch where plotly would put some between them."""
+    return 1 if count <= 10 else None
 
 
 def _size_key(spec: StudySpec) -> str:
@@ -494,14 +482,6 @@ def _fits(axis: BaseDistribution, value: Any) -> bool:
         return value in axis.choices
     assert isinstance(axis, FloatDistribution | IntDistribution)
     return isinstance(value, int | float) and axis.low <= value <= axis.high
-
-
-def _with_margin(low: float, high: float) -> list[float]:
-    return [low - 0.05 * (high - low), high + 0.08 * (high - low)]
-
-
-def _decades(axis: Any) -> float:
-    return math.log10(axis.high / axis.low)
 
 
 def _beginning(trial: FrozenTrial) -> datetime:

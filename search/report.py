@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import html
-import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import plotly.io
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -19,22 +16,23 @@ from optuna.trial import FrozenTrial, TrialState
 from plotly.offline import get_plotlyjs
 from sqlalchemy import URL
 
-from search.budget import describe
 from search.errors import UsageError
-from search.figures import FONT, Picture, position, ranked, sampled_axes, setting_importances, show, study_pictures
+from search.figures import FONT, Picture, study_pictures
+from search.findings import (
+    RECIPES,
+    as_toml,
+    findings,
+    is_diverged,
+    ranked,
+    sampled_axes,
+    setting_importances,
+    show,
+    story,
+)
 from search.status import duration, view_of
 from search.storage import open_storage, storage_errors
 from search.study import find_study
-from studies import Limit, StudySpec
-
-RECIPES = 5
-"""Best trials in the table and in the TOML: as many columns as a printed page holds."""
-
-EDGE = 0.05
-"""Share of a range, in the logarithm where it is sampled so, that counts as its edge."""
-
-SURE_TRIALS = 30
-"""Completed trials below which the importance is called a guess."""
+from studies import StudySpec
 
 
 def write_report(study_name: str, url: URL, out: Path | None = None) -> Path:
@@ -55,7 +53,8 @@ def write_report(study_name: str, url: URL, out: Path | None = None) -> Path:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with storage_errors(url):
         study, spec = find_study(open_storage(url), study_name)
-        page = render(spec, study.get_trials(deepcopy=False), setting_importances(study), datetime.now())
+        trials = study.get_trials(deepcopy=False)
+    page = render(spec, trials, setting_importances(trials, spec), datetime.now())
     out = out or Path(f"{study_name}-report.html")
     partial = out.with_name(f".{out.name}.partial")
     try:
@@ -67,7 +66,7 @@ def write_report(study_name: str, url: URL, out: Path | None = None) -> Path:
     return out
 
 
-def render(spec: StudySpec, trials: Sequence[FrozenTrial], importances: dict[str, float], now: datetime) -> str:
+def render(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mapping[str, float], now: datetime) -> str:
     """The page: about 5 MB, nearly all of it plotly.js.
 
     Args:
@@ -106,156 +105,6 @@ def render(spec: StudySpec, trials: Sequence[FrozenTrial], importances: dict[str
 """
 
 
-def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
-    """The search in a few sentences: what was searched, when, what came out, what it cost."""
-    views = [view_of(trial) for trial in trials if trial.state.is_finished()]
-    by_state = {state: [view for view in views if view.state == state] for state in ("COMPLETE", "PRUNED", "FAIL")}
-    place = f" ({Path(spec.data.path).name})" if spec.data.path else ""
-    limit = "with no limit on the model" if spec.limit == Limit() else f"for models of at most {describe(spec.limit)}"
-    sentences = [
-        f"The search looked for the best recipe for {spec.train.model} on {spec.data.source}{place} at "
-        f"{spec.data.image_size} px, {limit}, with {_count(spec.train.epochs, 'epoch')} of training for each trial."
-    ]
-    if not views:
-        return f"{sentences[0]} No trial has finished yet."
-    begun = [trial.datetime_start for trial in trials if trial.datetime_start]
-    ended = [trial.datetime_complete for trial in trials if trial.datetime_complete]
-    when = f" between {min(begun):%-d %B %Y, %H:%M} and {max(ended):%-d %B %Y, %H:%M}" if begun and ended else ""
-    sentences.append(
-        f"{len(views)} of {_count(spec.search.trials, 'trial')} finished{when}: {len(by_state['COMPLETE'])} completed, "
-        f"{len(by_state['PRUNED'])} were pruned, {len(by_state['FAIL'])} failed."
-    )
-    if best := next(iter(ranked(trials)), None):
-        number = list(_known_numbers([best]))
-        known = ", one of the known recipes that were tried first" if number else ""
-        sentences.append(
-            f"The best, trial {best.number}{known}, reached {best.values[0]:.2%} on the validation split. That is one "
-            f"training, chosen as the best of {len(by_state['COMPLETE'])}, so partly luck; export-best trains it again."
-        )
-    spent = {state: sum(view.seconds for view in group) for state, group in by_state.items()}
-    if total := sum(spent.values()):
-        sentences.append(
-            f"Training took {duration(total)} in all, summed over the workers: {spent['COMPLETE'] / total:.0%} on "
-            f"trials that completed, {spent['PRUNED'] / total:.0%} on pruned and {spent['FAIL'] / total:.0%} on failed "
-            "ones."
-        )
-    # What a pruned trial would have cost is its own time per epoch, carried on to the last one.
-    saved = sum(
-        view.seconds / view.epochs * (spec.train.epochs - view.epochs) for view in by_state["PRUNED"] if view.epochs
-    )
-    if saved:
-        sentences.append(f"Pruning saved about {duration(saved)}.")
-    return " ".join(sentences)
-
-
-def findings(spec: StudySpec, trials: Sequence[FrozenTrial], importances: dict[str, float]) -> list[str]:
-    """What someone should know before trusting the result or launching the next search, one sentence or two each."""
-    complete = ranked(trials)
-    finished = [trial for trial in trials if trial.state.is_finished()]
-    unfinished = sum(trial.state == TrialState.RUNNING for trial in trials)
-    found = []
-    if finished and not complete:
-        found.append("No trial has completed, so there is no best recipe yet.")
-    if len(finished) < spec.search.trials:
-        running = f", {unfinished} more {'is' if unfinished == 1 else 'are'} under way" if unfinished else ""
-        found.append(
-            f"The budget is not spent: {len(finished)} of {_count(spec.search.trials, 'trial')} finished{running}. "
-            "The same launch command goes on."
-        )
-    if complete:
-        found += _edges(spec, trials, complete)
-    if complete and len(complete) < SURE_TRIALS:
-        guess = "the importance of the settings is a guess" if importances else "the importance of settings is left out"
-        found.append(f"Only {_count(len(complete), 'trial')} completed: {guess}.")
-    found += _first_rung(spec, trials, complete)
-    diverged = [trial for trial in trials if _is_diverged(trial)]
-    if diverged:
-        rates = sorted(trial.params["lr"] for trial in diverged if "lr" in trial.params)
-        where = f", at learning rates from {show(rates[0])} to {show(rates[-1])}" if rates else ""
-        found.append(f"{_count(len(diverged), 'trial')} diverged{where}.")
-    failed = sum(trial.state == TrialState.FAIL for trial in trials)
-    if failed:
-        found.append(f"{_count(failed, 'trial')} failed; the sampler learns nothing from those. Reasons are below.")
-    return found
-
-
-def as_toml(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
-    """Trials as the ``[[known]]`` tables of a study file, which make a search begin with them."""
-    return "\n\n".join(
-        "\n".join(
-            [
-                f"[[known]]    # trial {trial.number}, {trial.values[0]:.2%}",
-                *(f"{key} = {json.dumps(trial.params[key])}" for key in spec.space if key in trial.params),
-            ]
-        )
-        for trial in trials
-    )
-
-
-# -- findings
-
-
-def _edges(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[FrozenTrial]) -> Iterator[str]:
-    """Numeric settings of the best trial that lie at an end of their range."""
-    best = complete[0]
-    for key, axis in sampled_axes(trials, spec).items():
-        if key not in best.params or isinstance(axis, CategoricalDistribution):
-            continue
-        assert isinstance(axis, FloatDistribution | IntDistribution)
-        at = position(axis, best.params[key])
-        end = "lower" if at <= EDGE else "upper" if at >= 1 - EDGE else None
-        if end is None or axis.low == axis.high:
-            continue
-        top = [position(axis, trial.params[key]) for trial in complete[:RECIPES] if key in trial.params]
-        near = sum(value <= 0.2 if end == "lower" else value >= 0.8 for value in top)
-        sentence = (
-            f"The best {key}, {show(best.params[key])}, sits at the {end} edge of its range, {show(axis.low)} to "
-            f"{show(axis.high)}; {near} of the top {len(top)} lie in the outermost fifth on that side."
-        )
-        if key == "width_mult" and end == "upper":
-            limited = getattr(spec.space["width_mult"], "high", None) is None
-            cure = "The limit binds: a larger one may give better accuracy." if limited else "Raise its upper end."
-        elif end == "lower" and axis.low == 0:
-            cure = "Perhaps it is not needed at all."
-        else:
-            cure = f"{'Lower values' if end == 'lower' else 'Higher values'} may be better: widen the range."
-        yield f"{sentence} {cure}"
-
-
-def _first_rung(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[FrozenTrial]) -> Iterator[str]:
-    """How many trials the pruner ended at its first chance, and whether that early accuracy tells anything."""
-    rung = spec.search.min_epochs
-    pruned = [view_of(trial) for trial in trials if trial.state == TrialState.PRUNED and not _is_diverged(trial)]
-    first = sum(view.epochs <= rung for view in pruned)
-    if not first:
-        return
-    sentence = (
-        f"{first} of {_count(len(pruned), 'pruned trial')} {'was' if first == 1 else 'were'} pruned at the first rung, "
-        f"after {_count(rung, 'epoch')} of {spec.train.epochs}."
-    )
-    pairs = [
-        (trial.intermediate_values[rung], trial.values[0]) for trial in complete if rung in trial.intermediate_values
-    ]
-    if len(pairs) >= 8:  # fewer, and chance alone makes any correlation
-        early, final = (np.argsort(np.argsort([pair[side] for pair in pairs])) for side in (0, 1))
-        agreement = float(np.corrcoef(early, final)[0, 1])
-        sentence += f" Among the {len(pairs)} that completed, the rank after {_count(rung, 'epoch')} and the final rank"
-        sentence += f" correlate by {agreement:.2f}" + (
-            ": so early an accuracy says little here; raise search.min_epochs." if agreement < 0.5 else "."
-        )
-    yield sentence
-
-
-def _is_diverged(trial: FrozenTrial) -> bool:
-    """PRUNED, but by no pruner: the reason is then the trainer's own."""
-    reason = trial.user_attrs.get("reason", "")
-    return trial.state == TrialState.PRUNED and bool(reason) and not re.fullmatch(r"\w+ after epoch \d+", reason)
-
-
-def _known_numbers(trials: Sequence[FrozenTrial]) -> Iterator[int]:
-    return (trial.user_attrs["known"] for trial in trials if "known" in trial.user_attrs)
-
-
 # -- the page's parts, in its order; whatever comes from outside goes through _text
 
 
@@ -275,7 +124,7 @@ def _header(spec: StudySpec, trials: Sequence[FrozenTrial], now: datetime) -> st
     )
 
 
-def _findings(spec: StudySpec, trials: Sequence[FrozenTrial], importances: dict[str, float]) -> str:
+def _findings(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mapping[str, float]) -> str:
     lines = findings(spec, trials, importances)
     return f"<h2>Worth knowing</h2><ul>{''.join(f'<li>{_text(line)}</li>' for line in lines)}</ul>" if lines else ""
 
@@ -317,7 +166,7 @@ def _figure(picture: Picture) -> str:
 
 
 def _failures(trials: Sequence[FrozenTrial]) -> str:
-    bad = [view_of(trial) for trial in trials if trial.state == TrialState.FAIL or _is_diverged(trial)]
+    bad = [view_of(trial) for trial in trials if trial.state == TrialState.FAIL or is_diverged(trial)]
     if not bad:
         return ""
     rows = [
@@ -349,7 +198,7 @@ def _settings(spec: StudySpec) -> str:
     }
     limit = {f"limit.{key}": value for key, value in spec.limit.model_dump().items() if value is not None}
     rows = [[key, _number(value)] for key, value in (data | limit | fixed | searched | {"seed": spec.seed}).items()]
-    return f"<h2>What was fixed</h2>{_table(['setting', 'value'], rows, left=2)}"
+    return f"<h2>Settings of the search</h2>{_table(['setting', 'value'], rows, left=2)}"
 
 
 def _table(header: list[str], rows: list[list[str]], *, left: int) -> str:
@@ -368,10 +217,6 @@ def _range(axis: BaseDistribution) -> str:
         return ", ".join(show(choice) for choice in axis.choices)
     assert isinstance(axis, FloatDistribution | IntDistribution)
     return f"{show(axis.low)} to {show(axis.high)}{', log' if axis.log else ''}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _number(value: Any) -> str:
@@ -400,9 +245,11 @@ li {{ margin: .35rem 0; }}
 .wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }}
 th, td {{ text-align: left; vertical-align: top; padding: .28rem .8rem .28rem 0; border-bottom: 1px solid #e4e7eb;
-  overflow-wrap: anywhere; white-space: pre-line; }}
-th {{ color: #59636e; font-weight: 500; border-bottom-color: #9aa4af; overflow-wrap: normal; }}
-.number {{ text-align: right; padding: .28rem 0 .28rem .8rem; overflow-wrap: normal; }}
+  white-space: pre-line; }}
+td:first-child {{ white-space: nowrap; }}
+td:last-child {{ overflow-wrap: anywhere; }}
+th {{ color: #59636e; font-weight: 500; border-bottom-color: #9aa4af; }}
+td.number, th.number {{ text-align: right; padding: .28rem 0 .28rem .8rem; white-space: nowrap; }}
 pre, code {{ font: 12.5px/1.5 ui-monospace, 'SF Mono', Menlo, Consolas, 'Liberation Mono', monospace; }}
 pre {{ background: #f6f8fa; padding: .8rem 1rem; overflow-x: auto; }}
 figure {{ margin: 0; break-inside: avoid; }}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and many tests need none
 
 @pytest.fixture(scope="session")
 def digits_config() -> DataConfig:
-    """430 pictures to train on and 108 to validate on; the others are the test split."""
+    """430 pictures to train on and 109 to validate on; the others are the test split."""
     return DataConfig(source="digits", image_size=16, val_fraction=0.2, test_fraction=0.7)
 
 

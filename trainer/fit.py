@@ -69,7 +69,9 @@ def fit(config: TrainConfig, data: Dataset, device: Device, *, checkpoint: Path 
     history: list[EpochResult] = []
     resumed = load_checkpoint(checkpoint) if checkpoint else None
     if resumed is not None:
-        if resumed.config != config or resumed.data_hash != data.fingerprint:
+        # Compared as JSON, which knows no tuples: they were saved as lists, in the arguments of ``augment``.
+        same_candidate = resumed.config.model_dump_json() == config.model_dump_json()
+        if not same_candidate or resumed.data_hash != data.fingerprint:
             raise CheckpointError(
                 f"{checkpoint} belongs to another candidate or other pictures; remove it or rename it"
             )
@@ -97,7 +99,8 @@ def fit(config: TrainConfig, data: Dataset, device: Device, *, checkpoint: Path 
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step, steps_per_epoch, val_losses)
             labels = device.copy(data.labels[batches[number]])
-            batch = augment(pictures, labels, config.seed, epoch, number, plain=plain)
+            # From 1: numpy pads seeds with zeros, so (seed, epoch, 0) is what the order was drawn from.
+            batch = augment(pictures, labels, config.seed, epoch, number + 1, plain=plain)
             optimizer.zero_grad(set_to_none=True)
             loss = loss_on(batch)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -120,7 +123,10 @@ def fit(config: TrainConfig, data: Dataset, device: Device, *, checkpoint: Path 
             logits = predict_logits(evaluated, data, "val", device)
         metrics = measure(logits, data.labels[data.splits["val"]])
         if not (math.isfinite(train_loss) and math.isfinite(metrics.loss)):
-            raise DivergedError(f"the loss of epoch {epoch} is {train_loss}; try a lower lr than {config.lr:g}")
+            raise DivergedError(
+                f"epoch {epoch} has a training loss of {train_loss:g} and a validation loss of"
+                f" {metrics.loss:g}; try a lower lr than {config.lr:g}"
+            )
         accuracies = [*(result.val_accuracy for result in history), metrics.accuracy]
         history.append(
             EpochResult(

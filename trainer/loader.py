@@ -73,7 +73,7 @@ class _Batches(TorchDataset[torch.Tensor]):
         epoch, number, indices = item
         pictures = self.images[indices]
         if epoch:
-            pictures = self.augmentation(pictures, self.seed, epoch, number)
+            pictures = self.augmentation(pictures, self.seed, epoch, number + 1)
         return torch.from_numpy(pictures)
 
     def __reduce__(self) -> tuple[object, ...]:

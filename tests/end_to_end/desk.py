@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -187,10 +188,13 @@ class Running:
 class Desk:
     """A folder with study files and a runs folder."""
 
+    _turn = itertools.count()
+    """Commands that run at the same time get different cores."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.runs = folder / "runs"
-        self._commands: list[Running] = []
+        self.commands: list[Running] = []
 
     def write(self, name: str, text: str) -> str:
         """A study file; returns its name for the command line."""
@@ -198,7 +202,13 @@ class Desk:
         return name
 
     def start(self, *arguments: object, **environment: str) -> Running:
-        """Start the command here, with nobody's settings in its environment but those given."""
+        """Start the command here, with nobody's settings in its environment but those given.
+
+        With ``--gpus cpu`` it is given one core, so its one worker has one thread: two that wait for each other at
+        every step take many times as long wherever something else runs as well.
+        """
+        cores = sorted(os.sched_getaffinity(0))
+        core, one = cores[next(self._turn) % len(cores)], "cpu" in arguments
         number = len(list(self.folder.glob(".out-*")))
         out, err = self.folder / f".out-{number}", self.folder / f".err-{number}"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SEARCH_")}
@@ -211,9 +221,10 @@ class Desk:
                 stderr=err_file,
                 env=inherited | environment,
                 start_new_session=True,
+                preexec_fn=lambda: os.sched_setaffinity(0, [core] if one else cores),
             )
         running = Running(process, out, err)
-        self._commands.append(running)
+        self.commands.append(running)
         return running
 
     def search(self, *arguments: object, **environment: str) -> Answer:
@@ -235,7 +246,7 @@ class Desk:
 
     def clear(self) -> None:
         """End whatever still runs; its workers follow it by themselves."""
-        for command in self._commands:
+        for command in self.commands:
             if command.process.poll() is None:
                 command.process.kill()
                 command.process.wait()

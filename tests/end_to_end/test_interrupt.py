@@ -20,10 +20,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trainer.checkpoint import load_checkpoint
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 EPOCHS = 4
-SOON_SECONDS = 10
+SOON_SECONDS = 20
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,15 @@ def interrupted(fresh_desk: Callable[[str], Desk]) -> Iterator[Interrupted]:
     desk = fresh_desk("interrupted")
     desk.write("steady.toml", STEADY)
     search = Interrupted(desk)
+    try:
+        _interrupt(search)
+        yield search
+    finally:
+        desk.clear()
 
+
+def _interrupt(search: Interrupted) -> None:
+    """Each launch gets one trial further than the one before, and is stopped in the middle of it."""
     running = search.launch_up_to(0)
     search.sessions = {os.getsid(process.pid) for process in (running.process, *running.workers())}
     os.killpg(running.process.pid, signal.SIGINT)  # as a terminal does
@@ -110,19 +118,18 @@ def interrupted(fresh_desk: Callable[[str], Desk]) -> Iterator[Interrupted]:
     running = search.launch_up_to(4)
     running.process.kill()
     search.stopped("kill -9", running)
-    search.held_after_kill = desk.search("status", "--json").json()["held_by"]
+    search.held_after_kill = search.desk.search("status", "--json").json()["held_by"]
 
     running = search.launch_up_to(5)
     (worker,) = running.workers()
     worker.kill()
     search.last = running.wait()
-    yield search
-    desk.clear()
 
 
 def _in_a_terminal_that_closes(search: Interrupted, trial: int) -> Running:
     """The launch has a terminal, whose window is closed in the middle of the trial; the shell says so as well."""
     terminal, inside = pty.openpty()
+    core = min(os.sched_getaffinity(0))  # as Desk.start
     process = subprocess.Popen(
         [COMMAND, "launch", "steady.toml", "--gpus", "cpu"],
         cwd=search.desk.folder,
@@ -130,12 +137,13 @@ def _in_a_terminal_that_closes(search: Interrupted, trial: int) -> Running:
         stdout=inside,
         stderr=inside,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=lambda: (fcntl.ioctl(0, termios.TIOCSCTTY, 0), os.sched_setaffinity(0, {core})),
     )
     os.close(inside)
     os.set_blocking(terminal, False)
     shown = search.desk.folder / ".terminal"
     running = Running(process, shown, shown)
+    search.desk.commands.append(running)
     with shown.open("wb") as log:
 
         def checkpointed() -> bool:

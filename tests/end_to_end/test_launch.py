@@ -19,7 +19,7 @@ import studies
 from search.budget import WIDTH_STEP
 from trainer.models import count
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 NUM_CLASSES, IMAGE_SIZE = 10, 16
 

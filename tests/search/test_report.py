@@ -6,8 +6,8 @@ import html
 import math
 import random
 import re
+import shutil
 import subprocess
-import sys
 import tomllib
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,10 +19,20 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 from plotly.offline import get_plotlyjs
 from sqlalchemy import URL
+from typer.testing import CliRunner
 
+from search.cli import app
 from search.errors import StorageError, UsageError
-from search.figures import accuracy_against_size, ranked, study_pictures, timeline
-from search.report import as_toml, findings, render, story, write_report
+from search.figures import (
+    accuracy_against_size,
+    learning_curves,
+    optimization_history,
+    parallel_coordinates,
+    study_pictures,
+    timeline,
+)
+from search.findings import as_toml, findings, ranked, setting_importances, story
+from search.report import render, write_report
 from search.storage import open_storage, parse_url
 from search.study import open_study
 from studies import StudySpec
@@ -141,8 +151,248 @@ def url(tmp_path: Path) -> URL:
 
 
 @pytest.fixture
-def searched(spec: StudySpec, url: URL) -> optuna.Study:
+def study(spec: StudySpec, url: URL) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = open_study(spec, open_storage(url, create=True), "0" * 64)
-    study.add_trials(many_trials())
-    return study
+    return open_study(spec, open_storage(url, create=True), "0" * 64)
+
+
+class TestStory:
+    def test_tells_counts_best_and_what_pruning_saved(self, spec: StudySpec) -> None:
+        told = story(spec, [complete(0, 0.9), complete(1, 0.95), pruned(2, 0.3), trial(3, TrialState.FAIL, [0.2])])
+        assert "4 of 60 trials finished from 7 March 2026, 09:30 to 7 March 2026, 09:37" in told
+        assert "2 completed, 1 pruned, 1 failed" in told
+        assert "trial 1, reached 95.00% on the validation split" in told
+        # 18 + 1 + 1 epochs of 40 s; the pruned trial had 8 epochs to go.
+        assert "Training took 13 min" in told
+        assert "90% on trials that completed, 5% on trials that were pruned, 5% on trials that failed" in told
+        assert "Pruning saved about 5 min" in told
+
+    def test_says_when_the_best_was_a_known_recipe(self, spec: StudySpec) -> None:
+        best = complete(0, 0.9)
+        best.user_attrs["known"] = 0
+        assert "trial 0, one of the known recipes that were tried first, reached" in story(spec, [best])
+
+    def test_names_only_the_last_folder_of_the_data(self, spec: StudySpec) -> None:
+        data = spec.data.model_copy(update={"source": "folder", "path": "/home/ada/birds"})
+        page = page_of(spec.model_copy(update={"data": data}), [complete(0, 0.9)])
+        assert "folder (birds)" in page
+        assert "/home" not in page
+
+
+class TestFindings:
+    def test_the_edge_of_a_logarithmic_range_is_measured_in_the_logarithm(self, spec: StudySpec) -> None:
+        # 0.0018 lies in the lowest twentieth of 0.001 to 0.02, but a fifth up its logarithm.
+        inside = findings(spec, [complete(0, 0.9, params={"lr": 0.0018})], {})
+        at_edge = findings(spec, [complete(0, 0.9, params={"lr": 0.0011})], {})
+        assert not [line for line in inside if "edge" in line]
+        assert [line for line in at_edge if "edge" in line] == [
+            "The best lr, 0.0011, sits at the lower edge of its range, 0.001 to 0.02; 1 of the top 1 lie in the "
+            "outermost fifth on that side. Lower values may be better: widen the range."
+        ]
+
+    @pytest.mark.parametrize(
+        ("params", "cure"),
+        [
+            ({"lr": 0.0199}, "Higher values may be better: widen the range."),
+            ({"dropout": 0.01}, "Perhaps it is not needed at all."),
+            ({"width_mult": 0.232}, "The limit ends there; wider models may be better."),
+        ],
+    )
+    def test_what_to_do_about_an_edge_depends_on_the_edge(
+        self, spec: StudySpec, params: dict[str, float], cure: str
+    ) -> None:
+        (line,) = [line for line in findings(spec, [complete(0, 0.9, params=params)], {}) if "edge" in line]
+        assert line.endswith(cure)
+
+    def test_says_how_many_were_pruned_at_the_first_rung(self, spec: StudySpec) -> None:
+        trials = [complete(0, 0.9), pruned(1, 0.2), pruned(2, 0.2), pruned(3, 0.2, 0.3, 0.4)]
+        assert "2 of 3 pruned trials ended at the first rung, after 1 epoch of 9." in findings(spec, trials, {})
+
+    def test_says_when_the_first_rung_is_a_bad_judge(self, spec: StudySpec) -> None:
+        # The earlier the better, the worse at the end.
+        crossing = [trial(number, TrialState.COMPLETE, [0.5 + number / 50, 0.9 - number / 50]) for number in range(9)]
+        parallel = [trial(number, TrialState.COMPLETE, [0.5 + number / 50, 0.7 + number / 50]) for number in range(9)]
+        (bad,) = [line for line in findings(spec, [*crossing, pruned(9, 0.2)], {}) if "rung" in line]
+        (good,) = [line for line in findings(spec, [*parallel, pruned(9, 0.2)], {}) if "rung" in line]
+        assert "correlate by -1.00: so early an accuracy says little here; raise search.min_epochs." in bad
+        assert good.endswith("correlate by 1.00.")
+
+    def test_diverged_trials_are_not_the_pruners(self, spec: StudySpec) -> None:
+        diverged = pruned(1, 0.2, reason="epoch 2 has a training loss of nan; try a lower lr than 0.005")
+        lines = findings(spec, [complete(0, 0.9), diverged], {})
+        assert "1 trial diverged (lr 0.005)." in lines
+        assert not [line for line in lines if "rung" in line]
+
+    def test_few_completed_trials_make_the_importance_a_guess(self, spec: StudySpec) -> None:
+        few = [complete(number, 0.9) for number in range(12)]
+        many = [complete(number, 0.9) for number in range(30)]
+        assert "Only 12 trials completed: the importance of the settings is a guess." in findings(
+            spec, few, {"lr": 1.0}
+        )
+        assert not [line for line in findings(spec, many, {"lr": 1.0}) if "guess" in line]
+
+    def test_a_search_that_goes_on_says_so(self, spec: StudySpec) -> None:
+        lines = findings(spec, [complete(0, 0.9), trial(1, TrialState.RUNNING, [0.2])], {})
+        assert (
+            "The budget is not spent: 1 of 60 trials finished, 1 more begun. The same launch command goes on." in lines
+        )
+
+
+class TestNumbers:
+    def test_the_smaller_then_the_older_model_wins_a_tie(self) -> None:
+        trials = [complete(0, 0.9, size=200), complete(1, 0.9, size=100), complete(2, 0.9, size=100), pruned(3, 0.99)]
+        assert [trial.number for trial in ranked(trials)] == [1, 2, 0]
+
+    def test_a_trial_over_the_limit_is_never_the_best(self, study: optuna.Study) -> None:
+        for accuracy, excess in ((0.9, -1), (0.99, 1)):
+            asked = study.ask(SPACE)
+            asked.set_constraint("params", excess)
+            study.tell(asked, accuracy)
+        assert [trial.number for trial in ranked(study.get_trials())] == [0]
+
+    def test_importance_finds_the_settings_that_mattered(self, spec: StudySpec) -> None:
+        found = setting_importances(many_trials(), spec)
+        assert set(list(found)[:2]) == {"lr", "width_mult"}  # many_trials is made so
+        assert sum(found.values()) == pytest.approx(1)
+
+    def test_importance_needs_trials_that_differ(self, spec: StudySpec) -> None:
+        assert setting_importances([complete(number, 0.9) for number in range(9)], spec) == {}
+        assert setting_importances([complete(number, 0.9) for number in range(20)], spec) == {}
+
+    def test_the_toml_can_be_pasted_into_the_study_file(self, spec: StudySpec) -> None:
+        best = ranked(many_trials())[:2]
+        recipes = tomllib.loads(as_toml(spec, best))["known"]
+        assert recipes == [trial.params for trial in best]
+        assert StudySpec.model_validate(spec.model_dump() | {"known": recipes}).known == tuple(recipes)
+
+
+class TestFigures:
+    def test_every_figure_has_its_place_on_the_page(self, spec: StudySpec) -> None:
+        ids = [picture.id for picture in study_pictures(many_trials(), spec, {"lr": 1.0})]
+        assert ids == ["history", "curves", "parallel", "slices", "importance", "size", "time", "timeline"]
+
+    def test_no_figure_without_something_to_draw(self, spec: StudySpec) -> None:
+        assert study_pictures([], spec) == []
+        assert study_pictures([trial(0, TrialState.RUNNING, [0.2])], spec) == []
+        assert [picture.id for picture in study_pictures([pruned(0, 0.2)], spec)] == ["curves", "time", "timeline"]
+
+    def test_an_older_plotly_in_a_browser_can_read_them(self, spec: StudySpec) -> None:
+        # Encoded arrays ("bdata") came with plotly.js 2.35; the dashboard brings its own version.
+        assert not [p.id for p in study_pictures(many_trials(), spec) if "bdata" in p.figure.to_json()]
+
+    def test_the_frontier_is_the_best_of_each_size(self, spec: StudySpec) -> None:
+        trials = [complete(0, 0.90, size=100), complete(1, 0.89, size=200), complete(2, 0.92, size=300)]
+        *_, frontier = accuracy_against_size(trials, spec).data
+        assert (frontier.x, frontier.y) == ((100, 300), (0.90, 0.92))
+
+    def test_a_hopeless_trial_does_not_press_the_others_flat(self, spec: StudySpec) -> None:
+        good = [complete(number, 0.9 + number / 1000) for number in range(8)]
+        low, high = optimization_history([*good, complete(8, 0.1)], spec).layout.yaxis.range
+        assert (low, high) == pytest.approx((0.9, 0.907), abs=0.001)
+
+    def test_learning_curves_keep_what_was_pruned_in_one_trace(self, spec: StudySpec) -> None:
+        pruned_trials = [pruned(number, 0.2, 0.3) for number in range(1, 50)]
+        faint, best = learning_curves([complete(0, 0.9), *pruned_trials], spec).data
+        assert faint.x[:4] == (1, 2, None, 1)
+        assert best.name == "best: trial 0"
+
+    def test_trials_that_overlap_on_equal_gpus_get_a_row_each(self) -> None:
+        at = [BEGAN, BEGAN + timedelta(seconds=10), BEGAN + timedelta(hours=1)]
+        figure = timeline([complete(number, 0.9, begun=begun, device="L4") for number, begun in enumerate(at)])
+        assert figure.data[0].y == ("L4 1", "L4 2", "L4 1")
+
+    def test_trials_from_before_a_change_of_the_space_are_left_out(self, spec: StudySpec) -> None:
+        old = complete(0, 0.9)
+        del old.params["dropout"]
+        trials = [old, complete(1, 0.8, params={"dropout": 0.1}), complete(2, 0.7, params={"dropout": 0.3})]
+        _, _, best = parallel_coordinates(trials, spec).data
+        assert best.text[0] == "trial 1, lr 0.005"
+        assert study_pictures(trials, spec)
+
+
+class TestPage:
+    def test_asks_nobody_for_anything(self, spec: StudySpec) -> None:
+        page = page_of(spec, many_trials(), {"lr": 0.7, "dropout": 0.3})
+        assert not re.findall(r"https?:|src=|href=|@import|url\(", page)
+        assert "default-src 'none'" in page
+
+    def test_is_not_larger_than_it_says(self, spec: StudySpec) -> None:
+        assert len(render(spec, many_trials(), {}, BEGAN).encode()) < 5.2e6
+
+    def test_shows_outsiders_words_as_words(self, spec: StudySpec) -> None:
+        evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+        trials = [complete(0, 0.9, device=evil), trial(1, TrialState.FAIL, [0.2], reason=evil, device=evil)]
+        page = page_of(spec, trials)
+        assert "alert(1)" in page
+        assert "<script>alert" not in page
+        assert "<img" not in page
+
+    def test_lists_failed_and_diverged_trials_with_their_reasons(self, spec: StudySpec) -> None:
+        page = page_of(spec, many_trials())
+        assert page.count(html.escape("the worker ended with signal 9: <Killed> & gone\nlast words")) == 2
+        assert "epoch 4 has a training loss of nan" in page
+
+    def test_without_a_trial_says_what_will_be_searched(self, spec: StudySpec) -> None:
+        page = page_of(spec, [])
+        assert "No trial has finished yet" in page
+        assert "resnet10t on digits at 32 px" in page
+        assert "<figure>" not in page
+
+    def test_without_a_completed_trial_says_so_and_draws_the_rest(self, spec: StudySpec) -> None:
+        page = page_of(spec, [pruned(0, 0.2), trial(1, TrialState.FAIL, [], reason="out of memory")])
+        assert "No trial has completed, so there is no best recipe yet." in page
+        assert "[[known]]" not in page
+        assert "out of memory" in page
+        assert "Learning curves" in page
+
+
+class TestCommand:
+    def test_writes_the_page_and_says_where(self, study: optuna.Study, url: URL, tmp_path: Path) -> None:
+        study.add_trials(many_trials(14))
+        page = tmp_path / "story.html"
+        answer = CliRunner().invoke(app, ["report", "digits", "--storage", str(url), "--out", str(page)])
+        assert answer.exit_code == 0
+        assert answer.output == f"wrote {page}, 4.9 MB; open it in a browser\n"
+        text = page.read_text()
+        assert text.startswith("<!doctype html>")
+        assert "Which settings mattered" in text
+        assert not list(tmp_path.glob("*.partial"))
+
+    def test_takes_the_study_last_launched_and_names_the_page_after_it(
+        self, study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "last-study").write_text("digits")
+        monkeypatch.chdir(tmp_path)
+        CliRunner().invoke(app, ["report", "--runs", str(tmp_path)], catch_exceptions=False)
+        assert (tmp_path / "digits-report.html").exists()
+
+    def test_an_unknown_study_is_named_with_the_nearest(self, study: optuna.Study, url: URL) -> None:
+        with pytest.raises(UsageError, match=r"no study 'digit' in this database; .*digits"):
+            write_report("digit", url)
+
+    def test_without_a_database_says_how_to_begin(self, url: URL) -> None:
+        with pytest.raises(StorageError, match="start a search first: search launch"):
+            write_report("digits", url)
+
+    def test_a_page_that_cannot_be_written_is_one_sentence(self, study: optuna.Study, url: URL, tmp_path: Path) -> None:
+        page = tmp_path / "nowhere" / "story.html"
+        with pytest.raises(
+            UsageError, match=r"story.html cannot be written: No such file or directory; choose another"
+        ):
+            write_report("digits", url, page)
+
+
+@pytest.mark.slow
+def test_a_browser_draws_every_figure(spec: StudySpec, tmp_path: Path) -> None:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs chromium")
+    page = tmp_path / "story.html"
+    page.write_text(render(spec, many_trials(), {"lr": 0.7, "dropout": 0.3}, BEGAN))
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    quiet += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path}/profile"]
+    command = [chromium, *quiet, "--virtual-time-budget=10000", "--dump-dom", page.as_uri()]
+    drawn = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    figures = drawn.split("<figure>")[1:]
+    assert len(figures) == 8
+    assert all('class="main-svg"' in figure for figure in figures)

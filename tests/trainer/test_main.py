@@ -41,7 +41,7 @@ def sentence_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_it_prints_a_line_for_each_epoch(cache: list[str]) -> None:
     command = [sys.executable, "-W", "error", "-m", "trainer", str(DIGITS), *QUICK, *cache, "--device", "cpu"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stderr) == (0, "")
     model, data, header, epoch = done.stdout.splitlines()
     assert model == ("resnet10t, 108,562 parameters, 1,841,280 multiply-adds, on CPU, 1 thread")

@@ -1,0 +1,213 @@
+"""A real search, watched in a real browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+
+COMMAND = Path(sys.executable).with_name("search")
+PATIENCE_SECONDS = 150
+NAMES_OF_THE_BROWSER = ("chromium", "chromium-browser", "google-chrome")
+TOKEN = "d41d8cd98f00b204e9800998ecf8427e"
+
+# Far more trials than anybody watches, each of a second or two.
+STUDY = """
+name = "watched"
+
+[data]
+source = "digits"
+image_size = 16
+val_fraction = 0.4
+test_fraction = 0.5
+
+[train]
+model = "resnet10t"
+width_mult = 0.1
+epochs = 2
+batch_size = 64
+
+[space]
+lr = { low = 0.001, high = 0.02, log = true }
+
+[search]
+trials = 500
+pruner = "none"
+"""
+
+
+def missing(what: str) -> NoReturn:
+    """Where nobody looks at skipped tests, a missing browser is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what}, and CI requires it")
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing("playwright is not installed")
+    executable = next(filter(None, map(shutil.which, NAMES_OF_THE_BROWSER)), None)
+    if executable is None:
+        missing("no Chromium on the PATH (Debian's package is called chromium)")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=executable)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page with cookies of its own, which fails a test whose scripts fail."""
+    context = browser.new_context()
+    context.set_default_timeout(1000 * PATIENCE_SECONDS)
+    errors: list[Any] = []
+    opened = context.new_page()
+    opened.on("pageerror", lambda error: errors.append(error))  # playwright cannot hold a built-in method
+    yield opened
+    context.close()
+    assert errors == []
+
+
+class Watched(NamedTuple):
+    process: subprocess.Popen[str]
+    runs: Path
+    address: str
+
+    def detail(self) -> Any:
+        """What the page is drawn from."""
+        with urllib.request.urlopen(f"{self.address}api/studies/1", timeout=PATIENCE_SECONDS) as answer:
+            return json.load(answer)
+
+    def finished(self) -> int:
+        return sum(trial["state"] == "Complete" for trial in self.detail()["trials"])
+
+
+@pytest.fixture(scope="module")
+def watched(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """A search that runs, with the dashboard that it started; at the end both stop."""
+    folder = tmp_path_factory.mktemp("watched")
+    (folder / "watched.toml").write_text(STUDY)
+    with (folder / "err").open("w") as errors:
+        process = subprocess.Popen(
+            [COMMAND, "launch", "watched.toml", "--gpus", "cpu", "--dashboard"],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("dashboard: http://127.0.0.1:"), (folder / "err").read_text()
+        search = Watched(process, folder / "runs", line.split()[1])
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while (
+            not (folder / "runs/search.db").exists() or "trials" not in (found := _quiet(search)) or not found["trials"]
+        ):
+            assert process.poll() is None, (folder / "err").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield search
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE_SECONDS)
+        assert process.returncode == 75, (folder / "err").read_text()
+        with pytest.raises(OSError):  # noqa: PT011  # refused, whatever the sentence
+            urllib.request.urlopen(line.split()[1], timeout=5)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _quiet(search: Watched) -> Any:
+    try:
+        return search.detail()
+    except OSError:
+        return {}
+
+
+def test_a_running_search_is_seen_and_a_new_trial_appears(watched: Watched, page: Page) -> None:
+    page.goto(watched.address)
+    page.get_by_text("watched").first.click()
+    page.get_by_text("Best Trial (number=").wait_for()
+    shown = page.locator("body").inner_text()
+    assert "Intermediate values" in shown
+    assert "lr: 0.0" in shown, "the recipe of the best trial"
+
+    page.goto(f"{watched.address}dashboard/studies/1/trials")
+    counted = page.locator("body")
+    count = "() => parseInt((document.body.innerText.match(/(\\d+) Trials/) || [0, 0])[1])"
+    page.wait_for_function(f"({count})() > 0")
+    before = page.evaluate(count)
+    page.wait_for_function(f"({count})() > {before}")
+    assert "num_params" in counted.inner_text()
+    assert watched.process.poll() is None, "the search must still be running"
+
+
+def test_the_buttons_of_the_page_change_nothing(watched: Watched, page: Page) -> None:
+    page.goto(watched.address)
+    page.get_by_text("watched").first.wait_for()
+    page.get_by_role("button", name="delete study").click()
+    with page.expect_response(lambda response: response.request.method == "DELETE") as refused:
+        page.get_by_role("button", name="yes").click()
+    assert refused.value.status == 405
+    page.get_by_text("Failed to delete study").wait_for()
+
+    before = watched.finished()
+    for method, path in (
+        ("DELETE", "/api/studies/1"),
+        ("POST", "/api/studies"),
+        ("PUT", "/api/studies/1/note"),
+        ("POST", "/api/studies/1/rename"),
+        ("POST", "/api/trials/1/tell"),
+        ("POST", "/api/artifacts/1"),
+    ):
+        script = "([method, path]) => fetch(path, {method, body: '{}'}).then(answer => answer.status)"
+        assert page.evaluate(script, [method, path]) == 405, (method, path)
+    page.reload()
+    page.get_by_text("watched").first.wait_for()
+    assert watched.finished() >= before
+    assert watched.process.poll() is None
+
+
+def test_the_token_becomes_a_cookie_that_no_script_can_read(watched: Watched, page: Page, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    server = subprocess.Popen(
+        [COMMAND, "dashboard", "--port", "0", "--token-file", token, "--runs", watched.runs],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        address = server.stdout.readline().split("?")[0]
+        refused = page.goto(address)
+        assert refused is not None
+        assert refused.status == 401
+        page.get_by_text("A token is needed").wait_for()
+        page.goto(f"{address}?token={TOKEN}")
+        page.get_by_text("watched").first.wait_for()
+        assert TOKEN not in page.url
+        assert TOKEN not in page.evaluate("document.cookie + document.documentElement.outerHTML + document.referrer")
+        (cookie,) = page.context.cookies()
+        assert (cookie["value"], cookie["httpOnly"], cookie["sameSite"]) == (TOKEN, True, "Strict")
+    finally:
+        server.terminate()
+        server.communicate()

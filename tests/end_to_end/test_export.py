@@ -1,0 +1,365 @@
+"""An export is what its card says, to someone who has nothing but the folder and stock timm."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from conftest import Watched
+from desk import LIMIT, SHAPES, Answer, Desk
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from search.paths import Runs
+from search.storage import parse_url
+from search.study import own_study
+from studies import load
+from trainer.checkpoint import load_checkpoint
+from trainer.config import EpochResult
+from trainer.data import Dataset, prepare_data
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+MAX_LOGIT_DIFFERENCE = 1e-4
+
+STRANGER = """
+import json, sys
+from pathlib import Path
+import numpy, timm, torch
+from PIL import Image
+
+folder, pictures, out = map(Path, sys.argv[1:])
+model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+names = json.loads((folder / "config.json").read_text())["label_names"]
+files = sorted(pictures.glob("*/*"))
+batch = torch.stack([transform(Image.open(file).convert("RGB")) for file in files])
+with torch.inference_mode():
+    logits = model(batch)
+right = [names[index] == file.parent.name for index, file in zip(logits.argmax(1), files, strict=True)]
+numpy.savez(out, batch=batch.numpy(), logits=logits.numpy())
+print(json.dumps({
+    "files": [str(file) for file in files],
+    "accuracy": sum(right) / len(right),
+    "params": sum(parameter.numel() for parameter in model.parameters()),
+    "ours": sorted({name.partition(".")[0] for name in sys.modules} & {"search", "studies", "trainer"}),
+}))
+"""
+
+
+@dataclass(frozen=True)
+class Export:
+    """An export, and what a stranger found in it."""
+
+    folder: Path
+    answer: Answer
+    metrics: dict[str, Any]
+    test_pictures: list[Path]
+    accuracy: float
+    params: int
+    ours: list[str]
+    batch: NDArray[np.float32]
+    logits: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Exported:
+    desk: Desk
+    data: Dataset
+    interrupted: Answer
+    left: tuple[EpochResult, ...]
+    """What the interrupted retraining had finished."""
+    put_in_place_by_the_interrupted: list[Path]
+    checkpoint: Path
+    digits: Export
+    shapes: Export
+    shapes_desk: Desk
+
+
+@pytest.fixture(scope="module")
+def exported(
+    finished: Watched, pictures: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Exported]:
+    """The finished search's best, whose export was interrupted first, and the best of a search on an image folder."""
+    desk = finished.desk.copy(tmp_path_factory.mktemp("export") / "desk")
+    shapes_desk = Desk(tmp_path_factory.mktemp("shapes"))
+    try:
+        yield _export(desk, shapes_desk, pictures)
+    finally:
+        desk.clear()
+        shapes_desk.clear()
+
+
+def _export(desk: Desk, shapes_desk: Desk, pictures: Callable[[Path], Path]) -> Exported:
+    with ThreadPoolExecutor(1) as pool:
+        shapes = pool.submit(_shapes, shapes_desk, pictures)
+
+        running = desk.start("export-best", "--gpus", "cpu")
+        final = desk.runs / "studies/small/final"
+        running.until(lambda: list(final.glob("*/checkpoint")))
+        running.send(signal.SIGINT)
+        interrupted = running.wait()
+        (checkpoint,) = final.glob("*/checkpoint")
+        saved = load_checkpoint(checkpoint)
+        assert saved is not None
+        there = list((desk.runs / "exports").glob("*"))
+
+        answer = desk.search("export-best", "--gpus", "cpu")
+        data = prepare_data(load(str(desk.folder / "small.toml")).data, desk.runs / "cache")
+        test = _as_files(data, desk.folder / "test")
+        digits = _seen_by_a_stranger(next((desk.runs / "exports").glob("small-*")), answer, test)
+        return Exported(desk, data, interrupted, saved.history, there, checkpoint, digits, shapes.result(), shapes_desk)
+
+
+def _shapes(desk: Desk, pictures: Callable[[Path], Path]) -> Export:
+    folder = pictures(desk.folder / "shapes")
+    study = desk.write("shapes.toml", SHAPES)
+    launched = desk.search("launch", study, "--gpus", "cpu", "--data", folder)
+    assert launched.code == 0, launched.err
+    answer = desk.search("export-best", "--gpus", "cpu", "--out", "shapes-export")
+    return _seen_by_a_stranger(desk.folder / "shapes-export", answer, folder / "test")
+
+
+def _as_files(data: Dataset, folder: Path) -> Path:
+    """The test split as the pictures that they are: PNG files in class folders."""
+    for index in data.splits["test"]:
+        name = data.class_names[data.labels[index]]
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(data.images[index]).save(folder / name / f"{index}.png")
+    return folder
+
+
+def _seen_by_a_stranger(folder: Path, answer: Answer, pictures: Path) -> Export:
+    """Load the export in a process that has never heard of us."""
+    assert answer.code == 0, answer.err
+    found = folder.parent / f"{folder.name}-stranger.npz"
+    command = [sys.executable, "-c", STRANGER, folder, pictures, found]
+    process = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder.parent)
+    assert process.returncode == 0, process.stderr
+    facts = json.loads(process.stdout)
+    files = [Path(file) for file in facts.pop("files")]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    with np.load(found) as arrays:
+        return Export(folder, answer, metrics, files, **facts, batch=arrays["batch"], logits=arrays["logits"])
+
+
+@pytest.fixture(params=["digits", "shapes"])
+def export(exported: Exported, request: pytest.FixtureRequest) -> Export:
+    found = getattr(exported, request.param)
+    assert isinstance(found, Export)
+    return found
+
+
+def onnx_logits(folder: Path, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    logits: NDArray[np.float32] = session.run(["logits"], {"pictures": batch})[0]
+    return logits
+
+
+def test_a_stranger_with_stock_timm_gets_the_cards_accuracy_from_the_raw_files(export: Export) -> None:
+    assert export.ours == [], "nothing of ours was imported"
+    assert export.metrics["evaluation"]["split"] == "test"
+    assert export.metrics["evaluation"]["n"] == len(export.test_pictures)
+    assert export.accuracy == export.metrics["evaluation"]["accuracy"]
+    assert export.accuracy > 0.4, "a model that learned something, or the comparison would be worth nothing"
+
+
+def test_the_card_says_the_same(export: Export) -> None:
+    card = (export.folder / "README.md").read_text()
+    assert f"**{export.accuracy:.2%}** top-1 on the test split, n = {len(export.test_pictures):,}" in card
+    assert f"{export.params:,} of at most {LIMIT:,}" in card
+    assert 'timm.create_model("local-dir:' in card
+    assert f"{export.accuracy:.2%} on the test split" in export.answer.out
+    assert str(export.folder) in export.answer.out
+
+
+def test_parameters_are_recounted_and_within_the_limit(export: Export) -> None:
+    assert export.params == export.metrics["model"]["num_params"] == export.metrics["proof"]["num_params"] <= LIMIT
+    assert export.params == sum(
+        array.size
+        for name, array in load_file(export.folder / "model.safetensors").items()
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_onnx_runtime_agrees_at_any_batch_size(export: Export, batch: int) -> None:
+    found = onnx_logits(export.folder, export.batch[:batch])
+    assert found.shape == (batch, len(export.metrics["data"]["class_names"]))
+    assert np.abs(found - export.logits[:batch]).max() <= MAX_LOGIT_DIFFERENCE
+
+
+def test_the_strangers_accuracy_is_proven_where_the_pictures_are_files(exported: Exported) -> None:
+    assert exported.shapes.metrics["proof"]["stranger_accuracy"] == exported.shapes.accuracy
+    assert exported.digits.metrics["proof"]["stranger_accuracy"] is None
+    assert "read as a stranger" in (exported.shapes.folder / "README.md").read_text()
+
+
+def test_predict_finds_the_class_that_the_model_finds(exported: Exported, export: Export) -> None:
+    chosen = list(range(0, len(export.test_pictures), max(1, len(export.test_pictures) // 9)))
+    answer = exported.desk.search(
+        "predict", export.folder, *(export.test_pictures[index] for index in chosen), "--json"
+    )
+    assert answer.code == 0, answer.err
+    names = json.loads((export.folder / "config.json").read_text())["label_names"]
+    predictions = answer.json()["predictions"]
+    top = [prediction["classes"][0]["name"] for prediction in predictions]
+    assert top == [names[export.logits[index].argmax()] for index in chosen]
+    for prediction, index in zip(predictions, chosen, strict=True):
+        logits = export.logits[index]
+        likeliest = float(np.exp(logits.max()) / np.exp(logits).sum())
+        assert prediction["classes"][0]["probability"] == pytest.approx(likeliest, abs=1e-4)
+
+
+def test_predict_lists_every_picture_that_it_cannot_read(exported: Exported) -> None:
+    (exported.desk.folder / "note.txt").write_text("no picture")
+    good = exported.digits.test_pictures[0]
+    answer = exported.desk.search("predict", exported.digits.folder, "note.txt", good, "gone.png")
+    assert answer.code == 4
+    assert answer.out == ""
+    assert "note.txt: is not a picture in a format that Pillow knows" in answer.err
+    assert "gone.png: No such file or directory" in answer.err
+    assert str(good) not in answer.err
+
+
+def test_predict_with_an_export_that_lost_its_model(exported: Exported, tmp_path: Path) -> None:
+    half = shutil.copytree(exported.digits.folder, tmp_path / "half")
+    for damage in (lambda: (half / "model.onnx").write_bytes(b"no model"), (half / "model.onnx").unlink):
+        damage()
+        answer = exported.desk.search("predict", half, exported.digits.test_pictures[0])
+        assert answer.code == 2
+        assert "model.onnx is missing or no ONNX model" in answer.err
+        assert "Traceback" not in answer.err
+
+
+def test_an_interrupted_export_leaves_nothing_half_done_and_goes_on(exported: Exported) -> None:
+    assert exported.interrupted.code == 75
+    assert exported.interrupted.err == "search: interrupted; nothing is lost, the same command goes on from there\n"
+    assert exported.put_in_place_by_the_interrupted == []
+    assert 1 <= len(exported.left) < 3
+    history = exported.digits.metrics["history"]
+    assert len(history) == 3
+    assert history[: len(exported.left)] == [vars(result) for result in exported.left], "to the second: not retrained"
+
+
+def test_the_same_export_again_is_the_same_weights_without_another_training(exported: Exported) -> None:
+    trained = exported.checkpoint.stat().st_mtime_ns
+    again = exported.desk.search("export-best", "--gpus", "cpu", "--out", "again")
+    assert again.code == 0, again.err
+    assert exported.checkpoint.stat().st_mtime_ns == trained
+    first, second = exported.digits.folder, exported.desk.folder / "again"
+    assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+    metrics = json.loads((second / "metrics.json").read_text())
+    assert metrics["evaluation"] == exported.digits.metrics["evaluation"]
+    assert metrics["evaluation"]["test_openings"] == 1, "the same model sees the test split no second time"
+
+
+def test_the_best_trial_is_exported_with_its_own_settings(exported: Exported) -> None:
+    metrics = exported.digits.metrics
+    trials = exported.desk.trials("small")
+    best = max(trial.value for trial in trials if trial.value is not None)
+    chosen = trials[metrics["trial"]]
+    assert chosen.value == metrics["search"]["val_accuracy"] == best
+    assert metrics["sampled"] == chosen.params
+    assert metrics["config"]["seed"] != 0
+    assert {name: metrics["config"][name] for name in chosen.params} == chosen.params
+
+
+def test_the_export_holds_all_of_its_parts_and_nothing_temporary(export: Export) -> None:
+    names = {path.name for path in export.folder.iterdir()}
+    assert names >= {"README.md", "config.json", "metrics.json", "model.onnx", "model.safetensors"}
+    assert "reference-logits.npy" not in names
+    assert [path.name for path in export.folder.parent.iterdir() if path.name.endswith((".partial", ".old"))] == []
+
+
+def test_an_export_while_the_study_is_searched_is_refused(exported: Exported) -> None:
+    url = parse_url(f"sqlite:///{exported.desk.runs}/search.db")
+    with own_study("small", url, Runs(exported.desk.runs)):
+        answer = exported.desk.search("export-best", "--gpus", "cpu")
+    assert answer.code == 7
+    assert "study 'small' is in use by process " in answer.err
+
+
+# -- the proof can fail
+
+
+def _weights(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["fc.bias"] = tensors["fc.bias"] + np.float32(0.001)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def _mean(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"]["mean"] = [0.5, 0.5, 0.5]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _names(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["label_names"].reverse()
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _accuracy(folder: Path) -> None:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["evaluation"]["accuracy"] += 1 / metrics["evaluation"]["n"]
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+def _nothing(_folder: Path) -> None:
+    """The proof of an export that nobody touched."""
+
+
+TAMPERED: dict[str, tuple[Callable[[Path], None], int, str]] = {
+    "nothing": (_nothing, 0, ""),
+    "weights": (_weights, 9, "timm's logits differ by 1.0e-03, more than 1e-04"),
+    "mean": (_mean, 9, "timm's logits differ by "),
+    "names": (_names, 9, "class names: ['9', '8', "),
+    "accuracy": (_accuracy, 9, "accuracy through timm: 0."),
+}
+
+
+@pytest.fixture(scope="module")
+def proofs(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
+    """The proof of each copy of the export in which one thing was changed."""
+    root = tmp_path_factory.mktemp("tampered")
+    indices = exported.data.splits["test"]
+    config = json.loads((exported.digits.folder / "config.json").read_text())["pretrained_cfg"]
+    pixels = exported.data.images[indices].astype(np.float32) / 255
+    normalised = (pixels - np.array(config["mean"], np.float32)) / np.array(config["std"], np.float32)
+    batch = np.ascontiguousarray(normalised.transpose(0, 3, 1, 2), dtype=np.float32)
+    reference = onnx_logits(exported.digits.folder, batch)
+
+    def prove(name: str) -> Answer:
+        folder = shutil.copytree(exported.digits.folder, root / name)
+        np.save(folder / "reference-logits.npy", reference)
+        TAMPERED[name][0](folder)
+        data = load(str(exported.desk.folder / "small.toml")).data.model_dump_json()
+        command = [sys.executable, "-m", "search.proof", folder, exported.data.cache_path, data]
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        return Answer(process.returncode, process.stdout, process.stderr)
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(TAMPERED, pool.map(prove, TAMPERED), strict=True))
+
+
+@pytest.mark.parametrize("name", list(TAMPERED))
+def test_the_proof_finds_what_was_tampered_with(proofs: dict[str, Answer], name: str) -> None:
+    _, code, sentence = TAMPERED[name]
+    assert proofs[name].code == code, proofs[name]
+    assert sentence in proofs[name].err
+    assert "Traceback" not in proofs[name].err
+    assert len(proofs[name].err.splitlines()) == (1 if code else 0)

