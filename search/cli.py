@@ -427,7 +427,7 @@ def _print(answer: Any, render: Any, *, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    Console(highlight=False).print(render(answer), soft_wrap=True)
+    Console(highlight=False, markup=False).print(render(answer), soft_wrap=True)
 
 
 def _study_line(row: dict[str, Any]) -> str:
