@@ -13,7 +13,7 @@ from typing import Any
 
 from search.errors import UsageError
 from studies import Limit
-from trainer.config import ModelSize, TrainConfig, validate
+from trainer.config import SIZE_SETTINGS, ModelSize, TrainConfig, validate
 from trainer.errors import LimitError
 
 WIDTH_STEP = 1e-5
@@ -58,7 +58,7 @@ def describe(limit: Limit) -> str:
     return " and ".join(parts) or "no limit"
 
 
-def check_fits(config: TrainConfig, num_classes: int, image_size: int, limit: Limit) -> ModelSize:
+def check_fits(config: TrainConfig, num_classes: int, image_size: int, limit: Limit, channels: int = 3) -> ModelSize:
     """The size of a candidate as it is.
 
     Raises:
@@ -66,7 +66,7 @@ def check_fits(config: TrainConfig, num_classes: int, image_size: int, limit: Li
     """
     from trainer.models import count  # torch and timm: 5 s, and not at all where the answer is remembered
 
-    size = count(config, num_classes, image_size)
+    size = count(config, num_classes, image_size, channels)
     if not fits(size, limit):
         raise LimitError(
             f"{config.model} at width_mult {config.width_mult:g} has {size.params:,} parameters and {size.macs:,} "
@@ -83,6 +83,7 @@ def widest(
     limit: Limit,
     *,
     low: float = WIDTH_STEP,
+    channels: int = 3,
     memory: Path | None = None,
 ) -> Width:
     """Find the widest width_mult up to which every width fits: exact to WIDTH_STEP, about 20 counts.
@@ -93,13 +94,16 @@ def widest(
         image_size: pixels; multiply-adds depend on it.
         limit: what not to exceed.
         low: smallest width of interest.
+        channels: of the pictures.
         memory: file of answers already found.
 
     Raises:
         LimitError: not even ``low`` fits.
         ConfigError: no such model, or one without a width.
     """
-    question = [config.model, config.model_args, num_classes, image_size, limit.params, limit.macs, low]
+    others = [getattr(config, name) for name in SIZE_SETTINGS if name != "width_mult"]
+    pictures = [num_classes, image_size, channels]
+    question = [config.model, config.model_args, others, pictures, limit.params, limit.macs, low]
     key = json.dumps([*question, version("timm"), version("torch")])
     known = _recall(memory)
     if key in known:
@@ -115,11 +119,13 @@ def widest(
         return max(low, round(steps * WIDTH_STEP, 5))
 
     def size_of(steps: int) -> ModelSize:
-        return count(at(steps), num_classes, image_size)
+        return count(at(steps), num_classes, image_size, channels)
 
     def is_over(steps: int) -> bool:
         if limit.macs is None:  # 20 counts of rexnet_100 at 224 px: 5 s without the forward passes, 20 s with them
-            return limit.params is not None and count_params(at(steps), num_classes, image_size) > limit.params
+            return (
+                limit.params is not None and count_params(at(steps), num_classes, image_size, channels) > limit.params
+            )
         return not fits(size_of(steps), limit)
 
     fitting, end = math.floor(low / WIDTH_STEP), round(WIDEST / WIDTH_STEP)
@@ -148,6 +154,48 @@ def widest(
     if memory:
         _remember(memory, known | {key: list(asdict(found).values())})
     return found
+
+
+def resolve_sizes(
+    config: TrainConfig,
+    share: float,
+    low: float,
+    high: float | None,
+    num_classes: int,
+    image_size: int,
+    limit: Limit,
+    channels: int = 3,
+) -> TrainConfig:
+    """The candidate that a sampled share of the feasible widths stands for.
+
+    Size settings that its family does not have go back to their defaults: the space is flat, and a trial samples
+    them all.
+
+    Args:
+        config: the candidate but for its width.
+        share: 0 the narrowest, 1 the widest that fits.
+        low: the narrowest width.
+        high: the widest of interest; None for no other bound than the limit.
+        num_classes: outputs of the classifier.
+        image_size: pixels.
+        limit: what not to exceed.
+        channels: of the pictures.
+
+    Raises:
+        LimitError: not even ``low`` fits.
+    """
+    from trainer.models import size_settings
+
+    own = size_settings(config.model)
+    config = config.model_copy(
+        update={name: TrainConfig.model_fields[name].default for name in SIZE_SETTINGS if name not in own}
+    )
+    if "width_mult" not in own:
+        check_fits(config, num_classes, image_size, limit, channels)
+        return config
+    top = widest(config, num_classes, image_size, limit, low=low, channels=channels).width_mult
+    top = top if high is None else min(top, high)
+    return config.model_copy(update={"width_mult": low + share * (top - low)})
 
 
 def answer_limit(

@@ -5,6 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+TIMM = """```python
+import timm
+
+model = timm.create_model("local-dir:PATH/TO/THIS/FOLDER", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+```"""
+
+NOT_TIMM = """Stock timm cannot build this net by name, so `model.onnx` is the way to load it anywhere:
+
+```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("PATH/TO/THIS/FOLDER/model.onnx")
+logits = session.run(["logits"], {"pictures": pictures})[0]
+```
+
+`pretrained_cfg` in `config.json` has what `timm.data.create_transform` needs to read pictures."""
+
 
 def write_card(path: Path, metrics: dict[str, Any]) -> None:
     """Write the card; every number in it is in metrics.json."""
@@ -39,8 +57,9 @@ def card(metrics: dict[str, Any]) -> str:
         0: "There is no test split: the accuracy is on the split that chose the model, so it is optimistic.",
         1: "The test split was opened once, for this model, after everything was chosen.",
     }.get(seen, f"The test split was opened for {seen} final models of this study; this is the latest.")
+    load = TIMM if model["stock_timm"] else NOT_TIMM
     return f"""---
-library_name: timm
+library_name: {"timm" if model["stock_timm"] else "onnx"}
 pipeline_tag: image-classification
 ---
 
@@ -54,21 +73,16 @@ pipeline_tag: image-classification
 
 ## Load it
 
-```python
-import timm
+{load}
 
-model = timm.create_model("local-dir:PATH/TO/THIS/FOLDER", pretrained=True).eval()
-transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-```
-
-`model.onnx` takes `pictures`, [batch, 3, {data["image_size"]}, {data["image_size"]}] float32 through the same transform,
-and gives `logits`. Class names are `label_names` in `config.json`.
+`model.onnx` takes `pictures`, float32 [batch, {data["channels"]}, {data["image_size"]}, {data["image_size"]}], made by
+the same transform, and gives `logits`. Class names are `label_names` in `config.json`.
 
 ## How it was chosen
 
-Trial {metrics["trial"]} of {search["trials"]} ({states["COMPLETE"]} completed, {states["PRUNED"]} pruned, {states["FAIL"]} failed;
-{search["seconds"] / 3600:.2f} hours of training in all), with {search["val_accuracy"]:.2%} on validation in the search. It was then
-retrained from scratch with a fresh seed: weights, confusion matrix and learning curve are of that training.
+Trial {metrics["trial"]} of {search["trials"]} ({states["COMPLETE"]} completed, {states["PRUNED"]} pruned,
+{states["FAIL"]} failed; {search["seconds"] / 3600:.2f} hours of training in all), with {search["val_accuracy"]:.2%} on
+validation in the search. It was then retrained from scratch with a fresh seed: weights, confusion matrix and learning curve are of that training.
 
 ## Recipe
 
@@ -79,9 +93,10 @@ retrained from scratch with a fresh seed: weights, confusion matrix and learning
 ## Provenance
 
 Made {metrics["created"]} with {", ".join(f"{name} {number}" for name, number in metrics["versions"].items())}.
-Pictures: {", ".join(f"{count:,} {split}" for split, count in data["pictures"].items())}; content hash `{data["content_hash"]}`.
-Proof: loaded again by timm and by ONNX Runtime in a clean process, logits within {proof["max_logit_difference"]:.1e}, the same
-accuracy, {proof["num_params"]:,} parameters recounted.
+Pictures: {", ".join(f"{count:,} {split}" for split, count in data["pictures"].items())};
+content hash `{data["content_hash"]}`.
+Proof: loaded again by {"timm" if model["stock_timm"] else "the product"} and by ONNX Runtime in a clean process, logits
+within {proof["max_logit_difference"]:.1e}, the same accuracy, {proof["num_params"]:,} parameters recounted.
 """
 
 

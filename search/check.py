@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import statistics
 from collections import Counter
@@ -17,13 +16,12 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from search.budget import describe, size_line
+from search.budget import describe, resolve_sizes, size_line
 from search.devices import WorkerDevice
-from search.launch import CHECKPOINT_BYTES_PER_PARAMETER, Prepared, find_width, prepare
+from search.launch import CHECKPOINT_BYTES_PER_PARAMETER, Prepared, find_bounds, prepare, use_gpu
 from search.paths import Runs
-from search.space import distributions
 from search.status import duration
-from studies import Limit, StudySpec
+from studies import Limit, Range, StudySpec
 from trainer.cache import as_lines, scan_folder
 from trainer.config import TrainConfig
 from trainer.data import Dataset
@@ -75,15 +73,19 @@ def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dic
         LimitError: nothing fits the limit.
         ConfigError: the model, a recipe or the device cannot be.
     """
-    if devices[0].visible is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices[0].visible  # read by torch when it first looks for GPUs
+    use_gpu(devices[0])
     prepared = _prepare(spec, runs)
 
     from trainer.models import count  # torch and timm: 5 s, after the study is known to be sound
 
     data, space, widest = prepared.data, prepared.space, prepared.width
     candidate = costliest(spec, space)
-    size = count(candidate, prepared.num_classes, spec.data.image_size)
+    if spec.shares_width:
+        axis = spec.space["width_mult"]
+        assert isinstance(axis, Range)
+        pictures = (prepared.num_classes, spec.data.image_size, spec.limit, spec.data.channels)
+        candidate = resolve_sizes(candidate, 1.0, axis.low, axis.high, *pictures)
+    size = count(candidate, prepared.num_classes, spec.data.image_size, spec.data.channels)
     # Each running trial keeps its checkpoint and the one before, and writes the next beside them.
     checkpoint_bytes = 3 * len(devices) * CHECKPOINT_BYTES_PER_PARAMETER * size.params
     free_bytes = shutil.disk_usage(runs.root).free
@@ -93,7 +95,7 @@ def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dic
             "free some or use --runs"
         )
     speed = measure_speed(candidate, data, devices[0])
-    seconds_per_trial = spec.train.epochs * speed.seconds_per_epoch
+    seconds_per_trial = max(1, spec.data.folds) * spec.train.epochs * speed.seconds_per_epoch
     num_train = len(data.splits["train"])
     return {
         "study": spec.name,
@@ -218,7 +220,7 @@ def _prepare(spec: StudySpec, runs: Runs) -> Prepared:
         return prepare(spec, runs, Console(stderr=True))
     except (DataError, DiskError) as error:
         try:
-            distributions(spec, find_width(spec, _fewest_classes(spec), runs))
+            find_bounds(spec, _fewest_classes(spec), runs)
         except (LimitError, ConfigError) as other:
             raise type(error)(f"{error}\n{other}") from None
         raise

@@ -120,6 +120,9 @@ def check(
     study: Annotated[str, typer.Argument(help="Name of a study that comes with the product, or a .toml file.")],
     data: DataOption = None,
     gpus: GpusOption = None,
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", help="Draw augmented training pictures into this PNG.")
+    ] = None,
     assignments: SetOption = None,
     as_json: JsonOption = False,
     runs: RunsOption = DEFAULT_RUNS,
@@ -129,8 +132,33 @@ def check(
     from search.devices import parse_devices
     from search.paths import Runs
 
-    meaning = check_study(_load(study, assignments or [], data), Runs(runs), parse_devices(gpus))
+    spec = _load(study, assignments or [], data)
+    if pictures is not None:
+        from search.pictures import draw_pictures
+
+        typer.echo(draw_pictures(spec, Runs(runs), pictures), err=as_json)
+    meaning = check_study(spec, Runs(runs), parse_devices(gpus))
     _print(meaning, render, as_json=as_json)
+
+
+@app.command("lr-range")
+def lr_range(
+    study: Annotated[str, typer.Argument(help="Name of a study that comes with the product, or a .toml file.")],
+    data: DataOption = None,
+    gpus: GpusOption = None,
+    out: Annotated[Path | None, typer.Option(help="PNG of the curve. Default: STUDY-lr-range.png")] = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Find a range of learning rates to search, by training while the rate rises."""
+    from search.devices import parse_devices
+    from search.lr_range import find_lr_range, render
+    from search.paths import Runs
+
+    spec = _load(study, assignments or [], data)
+    picture = out or Path(f"{spec.name}-lr-range.png")
+    _print(find_lr_range(spec, Runs(runs), parse_devices(gpus)[0], picture), render, as_json=as_json)
 
 
 @app.command()
@@ -399,7 +427,7 @@ def _print(answer: Any, render: Any, *, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    Console(highlight=False).print(render(answer), soft_wrap=True)
+    Console(highlight=False, markup=False).print(render(answer), soft_wrap=True)
 
 
 def _study_line(row: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -26,7 +27,8 @@ from search.paths import Runs
 from search.pools.local import Exit, LocalPool, Message
 from search.status import Snapshot, TrialView, WorkerView, eta_seconds, view_of
 from search.study import build_sampler, seed_of
-from studies import StudySpec
+from studies import Range, StudySpec
+from studies.spec import WIDTH_SHARE
 from trainer.config import EpochResult
 from trainer.errors import DiskError
 
@@ -66,6 +68,7 @@ class Coordinator:
         study: opened by ``search.study.open_study``; nobody else may write to it.
         spec: what the study searches.
         space: Optuna distributions of the sampled settings.
+        known: recipes to try first, in terms of the space.
         pool: where workers run.
         runs: where checkpoints and logs go.
         cache: the decoded pictures, given to the workers.
@@ -78,6 +81,7 @@ class Coordinator:
         study: optuna.Study,
         spec: StudySpec,
         space: dict[str, BaseDistribution],
+        known: list[dict[str, Any]],
         pool: LocalPool,
         runs: Runs,
         cache: str,
@@ -85,7 +89,7 @@ class Coordinator:
         watch: Callable[[Snapshot], None],
         note: Callable[[str], None],
     ) -> None:
-        self.study, self.spec, self.space = study, spec, space
+        self.study, self.spec, self.space, self.known = study, spec, space, known
         self.pool, self.runs, self.cache = pool, runs, cache
         self.watch, self.note = watch, note
         self.stopping = False
@@ -141,7 +145,7 @@ class Coordinator:
                 device=worker.device,
                 trial=worker.trial.number if worker.trial else None,
                 epoch=worker.epoch.epoch if worker.epoch else 0,
-                epochs=self.spec.train.epochs,
+                epochs=self.spec.num_steps,
                 val_accuracy=worker.epoch.val_accuracy if worker.epoch else None,
                 images_per_second=worker.epoch.images_per_second if worker.epoch else None,
             )
@@ -183,7 +187,7 @@ class Coordinator:
 
     def _enqueue_known(self) -> None:
         queued = {trial.user_attrs.get("known") for trial in self.study.get_trials(deepcopy=False)}
-        for number, recipe in enumerate(self.spec.known):
+        for number, recipe in enumerate(self.known):
             if number not in queued:
                 self.study.enqueue_trial(recipe, user_attrs={"known": number})
 
@@ -218,11 +222,19 @@ class Coordinator:
             "type": "assign",
             "trial": trial.number,
             "config": config.model_dump(mode="json"),
+            "width": self._width_question(trial),
             "data": self.spec.data.model_dump(mode="json"),
             "cache": self.cache,
             "checkpoint": str(self.runs.checkpoint(self.spec.name, trial.number)),
             "limit": self.spec.limit.model_dump(mode="json"),
         }
+
+    def _width_question(self, trial: Trial) -> Message | None:
+        """What the worker needs to find the width that a sampled share stands for."""
+        axis = self.spec.space.get("width_mult")
+        if not self.spec.shares_width or not isinstance(axis, Range):
+            return None
+        return {"share": trial.params[WIDTH_SHARE], "low": axis.low, "high": axis.high}
 
     def _left_to_do(self) -> int:
         """Trials that nobody trains and that the budget allows: orphans, and new ones."""
@@ -251,7 +263,7 @@ class Coordinator:
     def _outcome_line(self, view: TrialView) -> str:
         snapshot = self.snapshot()
         best = f"; best {snapshot.best.value:.2%} (trial {snapshot.best.number})" if snapshot.best else ""
-        return f"{view.sentence(self.spec.train.epochs)}; {len(self.finished)} of {snapshot.budget} done{best}"
+        return f"{view.sentence(self.spec.num_steps)}; {len(self.finished)} of {snapshot.budget} done{best}"
 
     # -- what workers say
 
@@ -277,6 +289,8 @@ class Coordinator:
         if "num_params" not in trial.user_attrs:  # else it is resumed
             trial.set_user_attr("num_params", event["num_params"])
             trial.set_user_attr("macs", event["macs"])
+            if self.spec.shares_width:
+                trial.set_user_attr("sizes", event["sizes"])
             for name, bound in (("params", self.spec.limit.params), ("macs", self.spec.limit.macs)):
                 if bound is not None:
                     counted = event["num_params" if name == "params" else "macs"]
@@ -296,7 +310,7 @@ class Coordinator:
             progress.retries = 0
         elif result.epoch < max(progress.reported):
             return True  # reported and decided before the interruption
-        if result.epoch == self.spec.train.epochs:
+        if result.final:
             self._finish(worker, TrialState.COMPLETE, result.val_accuracy)
             return False
         if trial.should_prune():

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,7 +18,6 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import URL
 
 from search.budget import check_fits
@@ -28,7 +25,7 @@ from search.card import write_card
 from search.coordinator import best_of
 from search.devices import WorkerDevice
 from search.errors import NothingToExport, ProofFailed, UsageError
-from search.launch import prepare
+from search.launch import prepare, show_progress, use_gpu
 from search.paths import Runs
 from search.pools.local import without_secrets
 from search.storage import open_storage, storage_errors
@@ -88,9 +85,10 @@ def export_best(
             f"{study_name}: exporting trial {trial.number}, {trial.values[0]:.2%} on validation in the search"
         )
         data = prepare(spec, runs, console).data
-        config = spec.config_for(trial.params, seed_of(spec.seed, trial.number, purpose=2))
+        sampled = trial.params | trial.user_attrs.get("sizes", {})  # a width_share stands for a width
+        config = spec.config_for(sampled, seed_of(spec.seed, trial.number, purpose=2))
         # The limit first: a study file may have changed since the trial was trained.
-        size = check_fits(config, len(data.class_names), spec.data.image_size, spec.limit)
+        size = check_fits(config, len(data.class_names), spec.data.image_size, spec.limit, spec.data.channels)
         checkpoint = _final_checkpoint(runs, spec, trial, config, data)
         _retrain(config, data, device, checkpoint, console)
 
@@ -180,16 +178,14 @@ def _final_checkpoint(runs: Runs, spec: StudySpec, trial: FrozenTrial, config: T
 
 def _retrain(config: TrainConfig, data: Dataset, worker: WorkerDevice, checkpoint: Path, console: Console) -> None:
     """Train from scratch at full length, or go on where an interrupted export stopped."""
-    if worker.visible is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = worker.visible  # before torch is imported
+    use_gpu(worker)
     from trainer.device import open_device
     from trainer.fit import fit
 
     device = open_device(worker.kind, worker.num_threads)
-    with _progress(console) as bar:
-        task = bar.add_task(f"retraining on {device.name}", total=config.epochs)
+    with show_progress(console) as progress:
         for result in fit(config, data, device, checkpoint=checkpoint):
-            bar.update(task, completed=result.epoch, description=f"retraining, {result.val_accuracy:.2%}")
+            progress(f"retraining on {device.name}", result.epoch, config.epochs)
 
 
 def _write(
@@ -205,36 +201,44 @@ def _write(
 ) -> dict[str, Any]:
     """Write weights, config.json and ONNX; evaluate once; return the metrics so far."""
     import numpy as np
+    import safetensors.torch
     import timm
     import torch
 
-    from trainer.augment import MEAN, STD
     from trainer.checkpoint import load_checkpoint
     from trainer.device import Device
     from trainer.evaluate import Metrics, measure, predict_logits
-    from trainer.models import build_model, timm_args
+    from trainer.models import build_model, is_stock, model_args
 
     trained = load_checkpoint(checkpoint)
     assert trained is not None
-    model = build_model(config, len(data.class_names), spec.data.image_size).eval()
-    model.load_state_dict(trained.model)
-    timm.models.save_for_hf(
-        model,
-        str(folder),
-        model_config={"label_names": list(data.class_names)},
-        model_args=timm_args(config, spec.data.image_size),
-        safe_serialization=True,
-        data_config={
-            "input_size": (3, spec.data.image_size, spec.data.image_size),
-            "interpolation": spec.data.interpolation,
-            "mean": MEAN,
-            "std": STD,
-            "crop_pct": 1.0,
-            "crop_mode": "center" if spec.data.resize == "crop" else "squash",
-        },
-    )
+    model = build_model(config, len(data.class_names), spec.data.image_size, spec.data.channels).eval()
+    model.load_state_dict(trained.weights)
+    preprocessing = {
+        "input_size": (spec.data.channels, spec.data.image_size, spec.data.image_size),
+        "interpolation": spec.data.interpolation,
+        "mean": data.mean,
+        "std": data.std,
+        "crop_pct": spec.data.crop_pct,
+        "crop_mode": "center" if spec.data.resize == "crop" else "squash",
+    }
+    args = model_args(config, spec.data.image_size)
+    if is_stock(config):
+        timm.models.save_for_hf(
+            model,
+            str(folder),
+            model_config={"label_names": list(data.class_names)},
+            model_args=args,
+            safe_serialization=True,
+            data_config=preprocessing,
+        )
+    else:
+        safetensors.torch.save_model(model, str(folder / "model.safetensors"))
+        described = {"architecture": config.model, "num_classes": len(data.class_names), "model_args": args}
+        described |= {"label_names": list(data.class_names), "pretrained_cfg": preprocessing}
+        (folder / "config.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
     with console.status("writing model.onnx"):
-        _write_onnx(model, spec.data.image_size, folder / "model.onnx")
+        _write_onnx(model, preprocessing["input_size"], folder / "model.onnx")
 
     # fp32 on the CPU: what whoever gets the export can repeat to the last picture.
     cpu = Device(torch.device("cpu"), torch.get_num_threads())
@@ -260,7 +264,8 @@ def _write(
         "trial": trial.number,
         "model": {
             "architecture": config.model,
-            "model_args": timm_args(config, spec.data.image_size),
+            "model_args": args,
+            "stock_timm": is_stock(config),
             "num_params": size.params,
             "macs": size.macs,
         },
@@ -293,6 +298,7 @@ def _write(
             "content_hash": data.content_hash,
             "image_size": spec.data.image_size,
             "resize": spec.data.resize,
+            "channels": spec.data.channels,
             "class_names": list(data.class_names),
             "pictures": {name: len(indices) for name, indices in data.splits.items()},
         },
@@ -304,13 +310,13 @@ def _write(
     return metrics
 
 
-def _write_onnx(model: Any, image_size: int, path: Path) -> None:
+def _write_onnx(model: Any, shape: Any, path: Path) -> None:
     import logging
 
     import torch
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    pictures = torch.zeros(2, 3, image_size, image_size)
+    pictures = torch.zeros(2, *shape)
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")  # of the exporter about its own internals
         torch.onnx.export(
@@ -366,10 +372,3 @@ def _move_into_place(partial: Path, target: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def _progress(console: Console) -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield bar

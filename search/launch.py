@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from search.devices import WorkerDevice
 from search.errors import Interrupted
 from search.paths import Runs
 from search.pools.local import LocalPool
-from search.space import distributions
+from search.space import as_sampled, distributions, feasible_models
 from search.status import Display, Snapshot
 from search.storage import open_storage, storage_errors
 from search.study import SPEC, open_study, own_study
@@ -35,14 +36,24 @@ CHECKPOINT_BYTES_PER_PARAMETER = 12
 """fp32 weights and AdamW's two moments."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A study made concrete: its pictures, and its space with exact bounds."""
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """A study's space with exact bounds."""
+
+    width: Width | None
+    """The widest width that fits; None where the study does not sample it, or where it depends on the trial."""
+    space: dict[str, BaseDistribution]
+    known: list[dict[str, Any]]
+    """The known recipes in terms of what is sampled."""
+    left_out: dict[str, str]
+    """Models of the space that do not fit the limit, and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Bounds):
+    """A study made concrete: its pictures, and its space."""
 
     data: Dataset
-    width: Width | None
-    """The widest width that fits; None where the study does not sample it."""
-    space: dict[str, BaseDistribution]
 
     @property
     def num_classes(self) -> int:
@@ -58,15 +69,16 @@ def prepare(spec: StudySpec, runs: Runs, console: Console) -> Prepared:
         LimitError: no candidate fits.
         ConfigError: the model or a recipe cannot be.
     """
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
+    with show_progress(console) as progress:
+        data = prepare_data(spec.data, runs.cache, progress=progress)
+    return Prepared(data=data, **vars(find_bounds(spec, len(data.class_names), runs)))
+
+
+@contextlib.contextmanager
+def show_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Bars with the time that is left, in a terminal: what is given is called with (stage, done, total)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks: dict[str, Any] = {}
 
         def progress(stage: str, done: int, total: int) -> None:
@@ -74,9 +86,33 @@ def prepare(spec: StudySpec, runs: Runs, console: Console) -> Prepared:
                 tasks[stage] = bar.add_task(stage, total=total)
             bar.update(tasks[stage], completed=done, total=total)
 
-        data = prepare_data(spec.data, runs.cache, progress=progress)
-    width = find_width(spec, len(data.class_names), runs)
-    return Prepared(data, width, distributions(spec, width))
+        yield progress
+
+
+def use_gpu(device: WorkerDevice) -> None:
+    """Let this process train on a device: to be called before torch is imported."""
+    if device.visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device.visible
+
+
+def find_bounds(spec: StudySpec, num_classes: int, runs: Runs) -> Bounds:
+    """Find the exact bounds of the space for so many classes.
+
+    Raises:
+        LimitError: no candidate fits.
+        ConfigError: the model or a recipe cannot be.
+    """
+    if spec.shares_width or "model" in spec.space:
+        models, left_out = feasible_models(spec, num_classes)
+        return Bounds(
+            width=None,
+            space=distributions(spec, None, models if "model" in spec.space else None),
+            known=[as_sampled(spec, recipe, num_classes) for recipe in spec.known],
+            left_out=left_out,
+        )
+    width = find_width(spec, num_classes, runs)
+    known = [dict(recipe) for recipe in spec.known]
+    return Bounds(width=width, space=distributions(spec, width), known=known, left_out={})
 
 
 def find_width(spec: StudySpec, num_classes: int, runs: Runs) -> Width | None:
@@ -86,12 +122,13 @@ def find_width(spec: StudySpec, num_classes: int, runs: Runs) -> Width | None:
         LimitError: nothing fits.
         ConfigError: the model cannot be built, or has no width to sample.
     """
+    pictures = (num_classes, spec.data.image_size, spec.limit)
     axis = spec.space.get("width_mult")
     if axis is None:
-        check_fits(spec.train, num_classes, spec.data.image_size, spec.limit)
+        check_fits(spec.train, *pictures, spec.data.channels)
         return None
     low: float = axis.low  # type: ignore[union-attr]  # StudySpec takes nothing but a range for it
-    return widest(spec.train, num_classes, spec.data.image_size, spec.limit, low=low, memory=runs.widths)
+    return widest(spec.train, *pictures, low=low, channels=spec.data.channels, memory=runs.widths)
 
 
 def launch(
@@ -125,10 +162,13 @@ def launch(
         runs.last_study.write_text(spec.name)
         with display:
             display.note(opening_line(spec, prepared, devices))
+            for model, reason in prepared.left_out.items():
+                display.note(f"left out: {model}: {reason}")
             coordinator = Coordinator(
                 study,
                 spec,
                 prepared.space,
+                prepared.known,
                 LocalPool(devices, [runs.worker_log(spec.name, number) for number in range(len(devices))]),
                 runs,
                 str(prepared.data.cache_path),
@@ -150,9 +190,10 @@ def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice
     """What is about to be searched, in one line."""
     counts = ", ".join(f"{len(indices):,} {split}" for split, indices in prepared.data.splits.items() if len(indices))
     width = f"; width_mult up to {prepared.width.width_mult:g}" if prepared.width else ""
+    models = getattr(prepared.space.get("model"), "choices", [spec.train.model])
     where = ", ".join(device.label for device in devices)
     return (
-        f"{spec.name}: {spec.search.trials} trials of {spec.train.model} on {where}; {prepared.num_classes} classes, "
+        f"{spec.name}: {spec.search.trials} trials of {', '.join(models)} on {where}; {prepared.num_classes} classes, "
         f"pictures: {counts}{width}"
     )
 

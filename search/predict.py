@@ -85,6 +85,8 @@ def _read_pictures(files: list[Path], preprocessing: dict[str, Any]) -> NDArray[
         image_size=preprocessing["input_size"][-1],
         resize="squash" if preprocessing["crop_mode"] == "squash" else "crop",
         interpolation=preprocessing["interpolation"],
+        crop_pct=preprocessing["crop_pct"],
+        channels=preprocessing["input_size"][0],
     )
     pictures, problems = [], []
     for file in files:

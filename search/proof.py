@@ -16,13 +16,15 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import safetensors.torch
 import timm
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer.config import DataConfig
+from trainer.config import DataConfig, TrainConfig
 from trainer.data import Dataset, open_data
+from trainer.models import build_model
 
 MAX_LOGIT_DIFFERENCE = 1e-4
 """Largest absolute difference of a logit between the exporting process, timm and ONNX Runtime, all fp32."""
@@ -63,20 +65,23 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset) -> dict[str, Any
     """
     card = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     evaluation = card["evaluation"]
-    model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if card["model"]["stock_timm"]:
+        model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        preprocessing = timm.data.resolve_model_data_config(model)
+    else:  # nobody but the product builds this one
+        size, channels = data.images.shape[2:]
+        model = build_model(TrainConfig.model_validate(card["config"]), len(data.class_names), size, channels).eval()
+        safetensors.torch.load_model(model, str(folder / "model.safetensors"))
+        preprocessing = config["pretrained_cfg"]
     params = sum(parameter.numel() for parameter in model.parameters())
     _same("parameters", params, card["model"]["num_params"])
     if card["limit"]["params"] is not None and params > card["limit"]["params"]:
         raise Difference(f"the model has {params:,} parameters, over the limit of {card['limit']['params']:,}")
-    _same(
-        "class names",
-        _label_names(folder),
-        list(data.class_names),
-    )
+    _same("class names", config["label_names"], list(data.class_names))
 
     indices = data.splits[evaluation["split"]]
     labels = data.labels[indices]
-    preprocessing = timm.data.resolve_model_data_config(model)
     mean = np.array(preprocessing["mean"], np.float32) * 255
     std = np.array(preprocessing["std"], np.float32) * 255
 
@@ -98,10 +103,11 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset) -> dict[str, Any
 
     if data_config.path and (Path(data_config.path) / data.names[indices[0]]).exists():
         transform = timm.data.create_transform(**preprocessing)
+        mode = "RGB" if data_config.channels == 3 else "L"
 
         def raw(start: int) -> Pictures:
             files = [Path(data_config.path or "") / data.names[index] for index in indices[start : start + BATCH]]
-            return torch.stack([transform(Image.open(file).convert("RGB")) for file in files]).numpy()
+            return torch.stack([transform(Image.open(file).convert(mode)) for file in files]).numpy()
 
         forward = _torch_forward(model)
         logits = np.concatenate([forward(raw(start)) for start in range(0, len(indices), BATCH)])
@@ -128,11 +134,6 @@ def _onnx_forward(session: Any) -> Callable[[Pictures], Pictures]:
         return session.run(["logits"], {"pictures": pictures})[0]  # type: ignore[no-any-return]
 
     return forward
-
-
-def _label_names(folder: Path) -> list[str]:
-    names: list[str] = json.loads((folder / "config.json").read_text(encoding="utf-8"))["label_names"]
-    return names
 
 
 def _same(what: str, found: object, expected: object) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from typing import Any
 
 from optuna.distributions import (
     BaseDistribution,
@@ -11,18 +14,22 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from search.budget import Width
-from studies import Range, StudySpec
-from trainer.config import TrainConfig
+from search.budget import Width, resolve_sizes
+from studies import Limit, Range, StudySpec
+from studies.spec import WIDTH_SHARE, annotation_of
+from trainer.config import SIZE_SETTINGS
 from trainer.errors import ConfigError, LimitError
 
 
-def distributions(spec: StudySpec, width: Width | None) -> dict[str, BaseDistribution]:
+def distributions(
+    spec: StudySpec, width: Width | None, models: Sequence[str] | None = None
+) -> dict[str, BaseDistribution]:
     """The space of a study, in the file's order.
 
     Args:
         spec: the study.
         width: the widest width that fits, where the study samples it.
+        models: those of its models that fit the limit, where the study samples the model; default all.
 
     Raises:
         LimitError: no width of the space fits.
@@ -30,20 +37,116 @@ def distributions(spec: StudySpec, width: Width | None) -> dict[str, BaseDistrib
     """
     space: dict[str, BaseDistribution] = {}
     for key, axis in spec.space.items():
-        if not isinstance(axis, Range):
+        if key == "model" and models is not None:
+            space[key] = CategoricalDistribution(models)
+        elif not isinstance(axis, Range):
             space[key] = CategoricalDistribution(axis)
+        elif key == "width_mult" and spec.shares_width:
+            space[WIDTH_SHARE] = FloatDistribution(0.0, 1.0)
         elif key == "width_mult":
             assert width is not None
             space[key] = _width_axis(axis, width)
         else:
             assert axis.high is not None  # StudySpec allows none for width_mult alone
             high = _last_step(axis, axis.high)
-            if TrainConfig.model_fields[key].annotation is int:
+            if annotation_of(key) is int:
                 space[key] = IntDistribution(int(axis.low), int(high), log=axis.log, step=int(axis.step or 1))
             else:
                 space[key] = FloatDistribution(axis.low, high, log=axis.log, step=axis.step)
     _check_known(spec, width)
     return space
+
+
+def feasible_models(spec: StudySpec, num_classes: int) -> tuple[list[str], dict[str, str]]:
+    """Which of a study's models fit the limit at the narrowest width and the largest other sizes.
+
+    Returns:
+        Those that fit, and for each other one why not.
+
+    Raises:
+        LimitError: none fits; for a study of one model, the largest value of each size setting that would is named.
+    """
+    fitting: list[str] = []
+    left_out: dict[str, str] = {}
+    for model in map(str, _choices(spec, "model")):
+        try:
+            _check_corner(spec, model, num_classes, {})
+        except (LimitError, ConfigError) as error:
+            left_out[model] = str(error)
+        else:
+            fitting.append(model)
+    if not fitting:
+        cures = _largest_values(spec, num_classes) if len(left_out) == 1 else []
+        raise LimitError("\n".join(["no model of the space fits the limit:", *left_out.values(), *cures]))
+    return fitting, left_out
+
+
+def as_sampled(spec: StudySpec, recipe: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """A known recipe in terms of what is sampled: its width_mult as a share of the widths that fit.
+
+    Raises:
+        ConfigError: its width is out of range, or other settings that its size depends on are left out.
+    """
+    if not spec.shares_width or "width_mult" not in recipe:
+        return dict(recipe)
+    if missing := [key for key in ("model", *SIZE_SETTINGS) if key in spec.space and key not in recipe]:
+        names = ", ".join(missing)
+        raise ConfigError(f"known: a recipe with width_mult needs {names} too; the range of widths depends on it")
+    axis = spec.space["width_mult"]
+    assert isinstance(axis, Range)
+    others = {key: value for key, value in recipe.items() if key != "width_mult"}
+    top = resolve_sizes(spec.config_for(others, 0), 1.0, axis.low, axis.high, *_pictures(spec, num_classes)).width_mult
+    width = float(recipe["width_mult"])
+    if not axis.low <= width <= top:
+        raise ConfigError(f"known: width_mult = {width:g} does not fit with its recipe, {axis.low:g} to {top:g} do")
+    return others | {WIDTH_SHARE: (width - axis.low) / (top - axis.low) if top > axis.low else 0.0}
+
+
+def _check_corner(spec: StudySpec, model: str, num_classes: int, changed: dict[str, Any]) -> None:
+    """Check the narrowest width with every other size setting at its largest, but for what is ``changed``."""
+    sampled = {key: max(_choices(spec, key)) for key in _other_sizes(spec)}
+    axis = spec.space.get("width_mult")
+    narrowest = axis.low if isinstance(axis, Range) else spec.train.width_mult
+    config = spec.config_for(sampled | changed | {"model": model}, 0)
+    resolve_sizes(config, 0.0, narrowest, narrowest, *_pictures(spec, num_classes))
+
+
+def _largest_values(spec: StudySpec, num_classes: int) -> list[str]:
+    """For each size setting but the width, the largest value that fits with the others at their smallest."""
+    smallest = {key: min(_choices(spec, key)) for key in _other_sizes(spec)}
+    lines = []
+    for key in smallest:
+        axis, choices = spec.space[key], sorted(_choices(spec, key))
+        if isinstance(axis, Range):
+            choices = [choices[0] + (choices[-1] - choices[0]) * part / 100 for part in range(101)]
+        if annotation_of(key) is int:
+            choices = sorted({math.floor(value) for value in choices})
+        largest = None
+        for value in choices:
+            try:
+                _check_corner(spec, spec.train.model, num_classes, smallest | {key: value})
+            except LimitError:
+                break
+            largest = value
+        shown = "no value fits" if largest is None else f"at most {largest:g} fits"
+        lines.append(f"space.{key}: {shown} with the others at their smallest")
+    return lines
+
+
+def _other_sizes(spec: StudySpec) -> list[str]:
+    return [key for key in SIZE_SETTINGS if key in spec.space and key != "width_mult"]
+
+
+def _pictures(spec: StudySpec, num_classes: int) -> tuple[int, int, Limit, int]:
+    return num_classes, spec.data.image_size, spec.limit, spec.data.channels
+
+
+def _choices(spec: StudySpec, key: str) -> list[Any]:
+    """All choices of an axis, or both ends of a range; the fixed value where it is not sampled."""
+    axis = spec.space.get(key)
+    if axis is None:
+        return [getattr(spec.train, key)]
+    return [axis.low, axis.high] if isinstance(axis, Range) else list(axis)
 
 
 def _width_axis(axis: Range, width: Width) -> FloatDistribution:
@@ -66,7 +169,7 @@ def _last_step(axis: Range, high: float) -> float:
 
 
 def _check_known(spec: StudySpec, width: Width | None) -> None:
-    """Optuna would take a value out of range without a word."""
+    """Optuna would take a value out of range without a word; see ``as_sampled`` for a shared width."""
     recipes = [
         (number, float(recipe["width_mult"])) for number, recipe in enumerate(spec.known) if "width_mult" in recipe
     ]

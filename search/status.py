@@ -139,7 +139,7 @@ def snapshot_of(spec: StudySpec, trials: list[FrozenTrial]) -> Snapshot:
             device="",
             trial=trial.number,
             epoch=max(trial.intermediate_values, default=0),
-            epochs=spec.train.epochs,
+            epochs=spec.num_steps,
             val_accuracy=trial.intermediate_values.get(max(trial.intermediate_values, default=0)),
             images_per_second=None,
         )

@@ -54,7 +54,7 @@ def build_pruner(spec: StudySpec) -> BasePruner:
     if search.pruner == "hyperband":
         return HyperbandPruner(
             min_resource=search.min_epochs,
-            max_resource=spec.train.epochs,
+            max_resource=spec.num_steps,
             reduction_factor=search.reduction_factor,
         )
     if search.pruner == "median":

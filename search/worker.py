@@ -3,8 +3,8 @@
 It knows nothing of Optuna or of the database. In come JSON lines on stdin, out go JSON lines on stdout:
 
     -> {"type": "ready", "device"}
-    <- {"type": "assign", "trial", "config", "data", "cache", "checkpoint", "limit"}
-    -> {"type": "started", "trial", "num_params", "macs"}
+    <- {"type": "assign", "trial", "config", "width", "data", "cache", "checkpoint", "limit"}
+    -> {"type": "started", "trial", "num_params", "macs", "sizes"}
     -> {"type": "epoch", "trial", "result"}          durable in the checkpoint by then
     <- {"type": "answer", "go_on": true | false}
     -> {"type": "left", "trial"}                     after an answer that says no, or after the last epoch
@@ -67,10 +67,10 @@ def main() -> None:
 def _train(assignment: dict[str, Any], device: Any, datasets: dict[Any, Any], inbox: Any, send: Any) -> None:
     import torch
 
-    from trainer.config import DataConfig, TrainConfig
+    from trainer.config import SIZE_SETTINGS, DataConfig, TrainConfig
     from trainer.data import open_data
     from trainer.errors import LimitError
-    from trainer.fit import fit
+    from trainer.fit import fit, fit_folds
     from trainer.models import count
 
     trial, limit = assignment["trial"], assignment["limit"]
@@ -82,12 +82,32 @@ def _train(assignment: dict[str, Any], device: Any, datasets: dict[Any, Any], in
     data = datasets[key]
     torch.set_num_threads(device.num_threads)  # a resumed trial may have set its own
 
-    size = count(config, len(data.class_names), data.images.shape[1])
+    num_classes, image_size, channels = len(data.class_names), data.images.shape[1], data.images.shape[3]
+    if assignment["width"] is not None:
+        from search.budget import resolve_sizes
+        from studies import Limit
+
+        config = resolve_sizes(
+            config,
+            **assignment["width"],
+            num_classes=num_classes,
+            image_size=image_size,
+            limit=Limit.model_validate(limit),
+            channels=channels,
+        )
+    size = count(config, num_classes, image_size, channels)
     for name, bound in limit.items():
         if bound is not None and getattr(size, name) > bound:
             raise LimitError(f"the candidate has {getattr(size, name):,} {name}, over the limit of {bound:,}")
-    send({"type": "started", "trial": trial, "num_params": size.params, "macs": size.macs})
-    for result in fit(config, data, device, checkpoint=Path(assignment["checkpoint"])):
+    sizes = {name: getattr(config, name) for name in SIZE_SETTINGS}
+    send({"type": "started", "trial": trial, "num_params": size.params, "macs": size.macs, "sizes": sizes})
+    checkpoint, folds = Path(assignment["checkpoint"]), assignment["data"]["folds"]
+    if folds:
+        seed = assignment["data"]["split_seed"]
+        results = fit_folds(config, data, device, folds=folds, seed=seed, checkpoint=checkpoint)
+    else:
+        results = fit(config, data, device, checkpoint=checkpoint)
+    for result in results:
         send({"type": "epoch", "trial": trial, "result": asdict(result)})
         if not inbox.get()["go_on"]:
             break

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
-from importlib.resources import files
 from pathlib import Path
 
 from studies.spec import Limit, Range, Search, StudySpec
@@ -13,20 +12,21 @@ from trainer.errors import ConfigError
 
 __all__ = ["Limit", "Range", "Search", "StudySpec", "load", "names", "template"]
 
+_FOLDER = Path(__file__).parent
 _TEMPLATE = "template"
 
 
 def names() -> list[str]:
     """Names of the studies that come with the product."""
-    found = (Path(file.name) for file in files(__name__).iterdir())
-    return sorted(file.stem for file in found if file.suffix == ".toml" and file.stem != _TEMPLATE)
+    found = (file.relative_to(_FOLDER).with_suffix("").as_posix() for file in _FOLDER.rglob("*.toml"))
+    return sorted(name for name in found if name != _TEMPLATE)
 
 
 def load(study: str, assignments: Iterable[str] = ()) -> StudySpec:
     """Read a study: one that comes with the product by name, or a TOML file by path.
 
     Args:
-        study: "digits", or "path/to/mine.toml".
+        study: "digits", "contest/rexnet_sgd", or "path/to/mine.toml".
         assignments: "key=value" overrides, keys dotted as in the file.
 
     Raises:
@@ -41,12 +41,12 @@ def load(study: str, assignments: Iterable[str] = ()) -> StudySpec:
 
 def template() -> str:
     """The text of a commented study file to start from."""
-    return (files(__name__) / f"{_TEMPLATE}.toml").read_text(encoding="utf-8")
+    return (_FOLDER / f"{_TEMPLATE}.toml").read_text(encoding="utf-8")
 
 
 def _text(study: str) -> str:
     if study in names():
-        return (files(__name__) / f"{study}.toml").read_text(encoding="utf-8")
+        return (_FOLDER / f"{study}.toml").read_text(encoding="utf-8")
     path = Path(study)
     if path.suffix != ".toml" and not path.exists():
         raise ConfigError(f"no study {study!r}; {nearest(study, names())}; or give the path of a .toml file")

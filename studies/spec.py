@@ -10,30 +10,51 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from trainer.config import DataConfig, FrozenModel, TrainConfig, describe_problem, nearest, validate
+from trainer.config import SIZE_SETTINGS, DataConfig, FrozenModel, Sam, TrainConfig, describe_problem, nearest, validate
 from trainer.errors import ConfigError
 
 SAMPLED = (
-    "width_mult",
+    "model",
+    *SIZE_SETTINGS,
     "dropout",
+    "drop_path",
+    "batch_size",
+    "optimizer",
+    "sam.rho",
     "lr",
     "momentum",
     "weight_decay",
     "label_smoothing",
+    "loss",
+    "clip",
+    "agc",
+    "ema",
+    "schedule",
     "warmup_epochs",
     "lr_min_ratio",
     "step_epochs",
     "step_gamma",
+    "cycle_mult",
+    "plateau_patience",
     "hflip",
     "vflip",
     "rotate",
+    "rotations",
+    "shift",
+    "scale",
     "crop_padding",
     "erase",
-    "batch_size",
-    "optimizer",
-    "schedule",
+    "brightness",
+    "mixup",
+    "cutmix",
+    "mix_alpha",
+    "augment_from_epoch",
 )
 """Settings of [train] that [space] may sample. Not the number of epochs: pruners compare trials of one length."""
+
+WIDTH_SHARE = "width_share"
+"""What is sampled instead of width_mult where other sampled settings change the size too: the share of the range of
+widths that fits, given them. So the space stays a box, and all of it is feasible."""
 
 
 def _read_recipes(known: object) -> object:
@@ -176,13 +197,45 @@ class StudySpec(FrozenModel):
     @classmethod
     def _pruner_has_room(cls, search: Search, info: ValidationInfo) -> Search:
         train = info.data.get("train")
-        if train is not None and search.min_epochs > train.epochs:
-            raise _problems([(("min_epochs",), f"{search.min_epochs} exceeds train.epochs = {train.epochs}")])
+        data = info.data.get("data")
+        if train is not None and data is not None and search.min_epochs > (data.folds or train.epochs):
+            steps = f"data.folds = {data.folds}" if data.folds else f"train.epochs = {train.epochs}"
+            raise _problems([(("min_epochs",), f"{search.min_epochs} exceeds {steps}")])
         return search
 
+    @property
+    def num_steps(self) -> int:
+        """Results that a trial reports: epochs, or folds."""
+        return self.data.folds or self.train.epochs
+
+    @property
+    def shares_width(self) -> bool:
+        """Whether a trial samples a share of the feasible widths, because other settings of it change the size too."""
+        others = {"model", *SIZE_SETTINGS} - {"width_mult"}
+        return "width_mult" in self.space and bool(others & self.space.keys())
+
     def config_for(self, sampled: dict[str, Any], seed: int) -> TrainConfig:
-        """The candidate that a trial's sampled values and seed stand for."""
-        return validate(TrainConfig, self.train.model_dump() | sampled | {"seed": seed}, "candidate")
+        """The candidate that a trial's sampled values and seed stand for; a width_share is left to search.budget."""
+        values = self.train.model_dump() | {"seed": seed}
+        for key, value in sampled.items():
+            if key != WIDTH_SHARE:
+                _assign(values, key, value)
+        return validate(TrainConfig, values, "candidate")
+
+
+def annotation_of(key: str) -> Any:
+    """The type of a setting, dotted where it is one of a table."""
+    if key == "sam.rho":
+        return Sam.model_fields["rho"].annotation
+    return TrainConfig.model_fields[key].annotation
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    table, dot, name = key.partition(".")
+    if dot:
+        values[table] = (values[table] or {}) | {name: value}
+    else:
+        values[key] = value
 
 
 def _problems(found: Sequence[tuple[tuple[int | str, ...], str]]) -> ValidationError:
@@ -198,7 +251,7 @@ def _axis_problems(key: str, axis: Axis, above: dict[str, Any]) -> Iterator[str]
         yield f"cannot be sampled; {nearest(key, SAMPLED)}"
         return
     if isinstance(axis, Range):
-        kind = TrainConfig.model_fields[key].annotation
+        kind = annotation_of(key)
         if kind not in (int, float):
             yield f'is no number; list its choices, for example {key} = ["...", "..."]'
             return
@@ -243,9 +296,11 @@ def _recipe_problems(key: str, value: Value, above: dict[str, Any]) -> Iterator[
 
 def _refusals(train: TrainConfig, key: str, value: Value) -> list[str]:
     """What TrainConfig has against ``key = value``, given the fixed recipe."""
-    integral = isinstance(value, float) and TrainConfig.model_fields[key].annotation is int and value == int(value)
+    integral = isinstance(value, float) and annotation_of(key) is int and value == int(value)
+    values = train.model_dump()
+    _assign(values, key, int(value) if integral else value)
     try:
-        validate(TrainConfig, train.model_dump() | {key: int(value) if integral else value}, "")
+        validate(TrainConfig, values, "")
     except ConfigError as error:
         return [line.strip().removeprefix(f"{key} = ") for line in str(error).splitlines()[1:]]
     return []

@@ -1,9 +1,11 @@
 """Augmentation: one draw of the parameters, two executors that mean the same.
 
 On the CPU a picture is warped by OpenCV, one at a time (0.09 ms at 64 px, a tenth of what a transform pipeline
-takes); on a GPU the whole batch is warped at once by grid_sample. Flip, rotation and padded crop are composed
-into one affine map, so a picture is resampled once. Which albumentations transforms a study names come before, on the
-host. Everything drawn depends on (seed, epoch, batch) alone: never on who draws, or on what was drawn before.
+takes); on a GPU the whole batch is warped at once by grid_sample. Flip, rotations, shift, scale and padded crop are
+composed into one affine map, so a picture is resampled once. What a study names in ``augment`` comes before, on the
+host, in loader processes where there are any. The order is: augment, warp, erase, colour, normalise, mix.
+
+Everything drawn depends on (seed, epoch, batch) alone: never on who draws, or on what was drawn before.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import difflib
 import math
 import os
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,36 +28,71 @@ from trainer.config import TrainConfig
 from trainer.device import Device
 from trainer.errors import ConfigError
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-"""Channel statistics of ImageNet, timm's IMAGENET_DEFAULT_MEAN and _STD; pictures are normalised with them."""
+Pictures = NDArray[np.uint8]
+"""[batch, size, size, channels]."""
 
 ERASE_AREA = (0.02, 0.33)
 ERASE_ASPECT = (0.3, 3.3)
 """Share of the picture and aspect ratio of an erased rectangle (Zhong et al., 2017, section 4)."""
 
+FROM_TORCHVISION = ("AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix")
+"""Policies that albumentations does not have. torchvision draws one set of parameters a call, so they go picture by
+picture."""
+
 
 @dataclass(frozen=True)
 class Draw:
-    """What was drawn for one batch."""
+    """What was drawn for one batch; None where nothing is to be done."""
 
-    matrices: NDArray[np.float32] | None
-    """[batch, 2, 3]: for each pixel (x, y, 1) of the result, where in the picture it comes from. None: untouched."""
-    boxes: NDArray[np.int64] | None
-    """[batch, 4]: top, left, height and width of what is erased, 0 for nothing. None: nothing at all."""
+    matrices: NDArray[np.float32] | None = None
+    """[batch, 2, 3]: for each pixel (x, y, 1) of the result, where in the picture it comes from."""
+    boxes: NDArray[np.int64] | None = None
+    """[batch, 4]: top, left, height and width of what is erased, 0 for nothing."""
+    colours: NDArray[np.float32] | None = None
+    """[batch, 3]: factors of brightness, contrast and saturation."""
+    mix: Mix | None = None
+    """How the batch is mixed with itself."""
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A batch mixed with itself in another order."""
+
+    order: NDArray[np.int64]
+    """[batch]: which other picture each is mixed with."""
+    share: float
+    """Share of the label that stays a picture's own."""
+    box: tuple[int, int, int, int] | None
+    """cutmix: top, left, height and width of what the other picture gives. None: mixup."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the model is trained on in one step."""
+
+    images: torch.Tensor
+    """[batch, channels, size, size] float32, normalised, channels last."""
+    labels: torch.Tensor
+    """[batch]."""
+    other_labels: torch.Tensor | None
+    """[batch], of the pictures mixed in; None where nothing was."""
+    share: float
+    """Weight of ``labels``; the rest is that of ``other_labels``."""
 
 
 def draw(config: TrainConfig, batch: int, size: int, rng: np.random.Generator) -> Draw:
-    """Draw flips, rotations, crops and rectangles for ``batch`` pictures of ``size`` pixels."""
-    matrices = boxes = None
-    if config.hflip or config.vflip or config.rotate or config.crop_padding:
+    """Draw everything for ``batch`` pictures of ``size`` pixels."""
+    matrices = boxes = colours = None
+    if config.hflip or config.vflip or config.rotate or config.crop_padding or config.shift or config.scale:
         flip_x = np.where(rng.random(batch) < config.hflip, -1.0, 1.0)
         flip_y = np.where(rng.random(batch) < config.vflip, -1.0, 1.0)
-        angle = np.deg2rad(rng.uniform(-config.rotate, config.rotate, batch))
-        shift = rng.integers(-config.crop_padding, config.crop_padding, (2, batch), endpoint=True)
-        cos, sin, centre = np.cos(angle), np.sin(angle), (size - 1) / 2
+        angle = np.deg2rad(rng.uniform(-config.rotate, config.rotate, (config.rotations, batch)).sum(axis=0))
+        crop = rng.integers(-config.crop_padding, config.crop_padding, (2, batch), endpoint=True)
+        moved = crop + size * rng.uniform(-config.shift, config.shift, (2, batch)) if config.shift else crop
+        zoom = 1 / rng.uniform(1 - config.scale, 1 + config.scale, batch) if config.scale else 1.0
+        cos, sin, centre = np.cos(angle) * zoom, np.sin(angle) * zoom, (size - 1) / 2
         linear = np.stack([np.stack([cos * flip_x, -sin * flip_y]), np.stack([sin * flip_x, cos * flip_y])])
-        offset = centre + shift - centre * linear.sum(axis=1)
+        offset = centre + moved - centre * linear.sum(axis=1)
         matrices = np.concatenate([linear, offset[:, None]], axis=1).transpose(2, 0, 1).astype(np.float32)
     if config.erase:
         area = rng.uniform(*ERASE_AREA, batch) * size * size
@@ -63,68 +101,102 @@ def draw(config: TrainConfig, batch: int, size: int, rng: np.random.Generator) -
         height = np.where(erased, np.clip(np.rint(np.sqrt(area * aspect)), 1, size), 0).astype(np.int64)
         width = np.where(erased, np.clip(np.rint(np.sqrt(area / aspect)), 1, size), 0).astype(np.int64)
         boxes = np.stack([rng.integers(0, size - height + 1), rng.integers(0, size - width + 1), height, width], axis=1)
-    return Draw(matrices, boxes)
+    if config.brightness:
+        colours = rng.uniform(1 - config.brightness, 1 + config.brightness, (batch, 3)).astype(np.float32)
+    return Draw(matrices, boxes, colours, _draw_mix(config, batch, size, rng))
+
+
+def _draw_mix(config: TrainConfig, batch: int, size: int, rng: np.random.Generator) -> Mix | None:
+    if not config.mixup and not config.cutmix:
+        return None
+    which, share, order = rng.random(), rng.beta(config.mix_alpha, config.mix_alpha), rng.permutation(batch)
+    if which < config.mixup:
+        return Mix(order, share, None)
+    if which >= config.mixup + config.cutmix:
+        return None
+    side = int(size * math.sqrt(1 - share))  # Yun et al., 2019, equation 2; the box is cut at the picture's edge
+    top, left = rng.integers(0, size, 2) - side // 2
+    bottom, right = min(size, top + side), min(size, left + side)
+    top, left = max(0, int(top)), max(0, int(left))
+    height, width = max(0, int(bottom) - top), max(0, int(right) - left)
+    return Mix(order, 1 - height * width / size**2, (top, left, height, width))
 
 
 class Augmentation:
-    """Turns cached pictures into normalised training batches on a device.
+    """Turns cached pictures into training batches on a device.
+
+    Args:
+        config: what to do to them.
+        device: where the batches go; it decides the executor.
+        mean: of each channel, 0 to 1, for the normalisation and as the colour of what is erased.
+        std: standard deviation of each channel.
 
     Raises:
-        ConfigError: an albumentations transform that does not exist or refuses its arguments.
+        ConfigError: a transform in ``augment`` that does not exist or refuses its arguments.
     """
 
-    def __init__(self, config: TrainConfig, device: Device) -> None:
-        self.config = config
-        self.device = device
-        self.compose = build_albumentations(config) if config.albumentations else None
+    def __init__(self, config: TrainConfig, device: Device, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        self.config, self.device, self.mean, self.std = config, device, mean, std
+        self.on_host = HostAugmentation(config)
 
-    def __call__(self, pictures: NDArray[np.uint8], *seed: int) -> torch.Tensor:
-        """Augment a batch.
+    @property
+    def executor(self) -> str:
+        """Who augments, and why, in words."""
+        host = "on the host by name, then " if self.config.augment else ""
+        if self.device.kind == "cuda":
+            return f"{host}batched on the GPU: a batch is warped at once"
+        return f"{host}by OpenCV on the CPU: a picture at a time is fastest there"
+
+    def __call__(
+        self, pictures: Pictures | torch.Tensor, labels: torch.Tensor, *seed: int, plain: bool = False
+    ) -> Batch:
+        """Finish a batch.
 
         Args:
-            pictures: [batch, size, size, 3] uint8.
+            pictures: [batch, size, size, channels] uint8, after ``on_host``; a tensor where they are on the device.
+            labels: [batch] on the device.
             seed: what the draw depends on: (seed, epoch, batch number).
-
-        Returns:
-            [batch, 3, size, size] float32 on the device, channels last, normalised.
-
-        Raises:
-            ConfigError: an albumentations transform changes the size or the type of a picture.
+            plain: normalise only.
         """
-        if self.compose is not None:
-            self.compose.set_random_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-            changed = [self.compose(image=picture)["image"] for picture in pictures]
-            for picture in changed:
-                if picture.shape != pictures.shape[1:] or picture.dtype != np.uint8:
-                    raise ConfigError(
-                        f"albumentations: a picture of {pictures.shape[1:]} uint8 became {tuple(picture.shape)}"
-                        f" {picture.dtype}; use transforms that keep size and type, or crop_padding to crop"
-                    )
-            pictures = np.stack(changed)
-        drawn = draw(self.config, len(pictures), pictures.shape[1], np.random.default_rng(seed))
-        if self.device.kind == "cuda":
-            return apply_on_device(pictures, drawn, self.device)
-        return normalise(torch.from_numpy(apply_on_host(pictures, drawn)))
+        batch, size = pictures.shape[:2]
+        drawn = Draw() if plain else draw(self.config, batch, size, np.random.default_rng(seed))
+        if self.device.kind == "cpu" and not isinstance(pictures, torch.Tensor):
+            images = torch.from_numpy(warp_on_host(pictures, drawn, self.mean)).permute(0, 3, 1, 2).float()
+        else:
+            on_device = pictures if isinstance(pictures, torch.Tensor) else self.device.copy(pictures)
+            images = warp_on_device(on_device, drawn, self.device, self.mean)
+        if drawn.colours is not None:
+            images = change_colours(images, self.device.copy(drawn.colours))
+        images = normalise(images, self.mean, self.std)
+        if drawn.mix is None:
+            return Batch(images, labels, None, 1.0)
+        order = self.device.copy(drawn.mix.order)
+        return Batch(mix(images, images[order], drawn.mix), labels, labels[order], drawn.mix.share)
 
 
-def apply_on_host(pictures: NDArray[np.uint8], drawn: Draw) -> NDArray[np.uint8]:
+def warp_on_host(pictures: Pictures, drawn: Draw, mean: tuple[float, ...]) -> Pictures:
     """Warp and erase one picture after the other; uint8 in, uint8 out."""
+    if drawn.matrices is None and drawn.boxes is None:
+        return pictures
     result = np.empty_like(pictures) if drawn.matrices is not None else pictures.copy()
-    size = pictures.shape[1]
     if drawn.matrices is not None:
-        for picture, matrix, out in zip(pictures, drawn.matrices, result, strict=True):
-            cv2.warpAffine(picture, matrix, (size, size), dst=out, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        size, channels = pictures.shape[1], pictures.shape[3]
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        # OpenCV takes a picture of one channel as two-dimensional.
+        sources, targets = (pictures[..., 0], result[..., 0]) if channels == 1 else (pictures, result)
+        for source, matrix, target in zip(sources, drawn.matrices, targets, strict=True):
+            cv2.warpAffine(source, matrix, (size, size), dst=target, flags=flags)
     if drawn.boxes is not None:
-        colour = np.rint(255 * np.array(MEAN)).astype(np.uint8)
-        for out, (top, left, height, width) in zip(result, drawn.boxes, strict=True):
-            out[top : top + height, left : left + width] = colour
+        colour = np.rint(255 * np.array(mean)).astype(np.uint8)
+        for target, (top, left, height, width) in zip(result, drawn.boxes, strict=True):
+            target[top : top + height, left : left + width] = colour
     return result
 
 
-def apply_on_device(pictures: NDArray[np.uint8], drawn: Draw, device: Device) -> torch.Tensor:
-    """Warp, erase and normalise the whole batch at once; [batch, 3, size, size] float32."""
+def warp_on_device(pictures: torch.Tensor, drawn: Draw, device: Device, mean: tuple[float, ...]) -> torch.Tensor:
+    """Warp and erase the whole batch at once; [batch, size, size, channels] uint8 -> [batch, channels, size, size]."""
     batch, size = pictures.shape[:2]
-    images = device.copy(pictures).permute(0, 3, 1, 2).float()
+    images = pictures.permute(0, 3, 1, 2).float()
     if drawn.matrices is not None:
         pixels = torch.arange(size, device=images.device, dtype=torch.float32)
         y, x = torch.meshgrid(pixels, pixels, indexing="ij")
@@ -138,45 +210,119 @@ def apply_on_device(pictures: NDArray[np.uint8], drawn: Draw, device: Device) ->
         top, left, height, width = device.copy(drawn.boxes).T[:, :, None]
         rows = (pixels >= top) & (pixels < top + height)
         columns = (pixels >= left) & (pixels < left + width)
-        colour = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1) * 255
+        colour = torch.tensor(mean, device=images.device).view(1, -1, 1, 1) * 255
         images = torch.where(rows[:, None, :, None] & columns[:, None, None, :], colour, images)
-    return _scale(images)
+    return images
 
 
-def normalise(pictures: torch.Tensor) -> torch.Tensor:
-    """[batch, size, size, 3] uint8 -> [batch, 3, size, size] float32, channels last, ImageNet statistics."""
-    return _scale(pictures.permute(0, 3, 1, 2).float())
+def change_colours(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Brightness, contrast round the picture's mean gray, saturation round each pixel's gray (as torchvision).
+
+    Args:
+        images: [batch, channels, size, size] of 0 to 255.
+        factors: [batch, 3].
+    """
+    brightness, contrast, saturation = factors.T[:, :, None, None, None]
+    images = (images * brightness).clamp_(0, 255)
+    images = torch.lerp(_gray(images).mean(dim=(1, 2, 3), keepdim=True), images, contrast).clamp_(0, 255)
+    return torch.lerp(_gray(images), images, saturation).clamp_(0, 255)
 
 
-def _scale(images: torch.Tensor) -> torch.Tensor:
-    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1) * 255
-    return images.sub(mean).div_(std).contiguous(memory_format=torch.channels_last)
+def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+    """[batch, channels, size, size] of 0 to 255 -> zero mean and unit deviation, channels last."""
+    shift = torch.tensor(mean, device=images.device).view(1, -1, 1, 1) * 255
+    scale = torch.tensor(std, device=images.device).view(1, -1, 1, 1) * 255
+    return images.sub(shift).div_(scale).contiguous(memory_format=torch.channels_last)
 
 
-def build_albumentations(config: TrainConfig) -> Any:
-    """The albumentations pipeline a study names.
+def mix(images: torch.Tensor, others: torch.Tensor, how: Mix) -> torch.Tensor:
+    """Blend a batch with another, or paste the other's rectangle into it."""
+    if how.box is None:
+        return torch.lerp(others, images, how.share)
+    top, left, height, width = how.box
+    inside = (slice(None), slice(None), slice(top, top + height), slice(left, left + width))
+    images[inside] = others[inside]
+    return images
+
+
+class HostAugmentation:
+    """What a study names in ``augment``, in its order; picklable, for loader processes.
 
     Raises:
-        ConfigError: no such transform (the nearest is named), or it refuses its arguments.
+        ConfigError: a transform that does not exist (the nearest is named), or refuses its arguments.
     """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.steps = [_build_step(entry) for entry in config.augment]
+
+    def __call__(self, pictures: Pictures, *seed: int) -> Pictures:
+        """[batch, size, size, channels] uint8 in and out; the same for the same seed.
+
+        Raises:
+            ConfigError: a transform changes the size or the type of a picture.
+        """
+        for number, step in enumerate(self.steps):
+            changed = step(pictures, int(np.random.SeedSequence((*seed, number)).generate_state(1)[0]))
+            for picture in changed:
+                if picture.shape != pictures.shape[1:] or picture.dtype != np.uint8:
+                    raise ConfigError(
+                        f"augment: a picture of {pictures.shape[1:]} uint8 became {tuple(picture.shape)} {picture.dtype};"
+                        " use transforms that keep size and type, or crop_padding to crop"
+                    )
+            pictures = np.stack(changed)
+        return pictures
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HostAugmentation, (self.config,)
+
+
+def _build_step(entry: str | dict[str, Any]) -> Callable[[Pictures, int], Sequence[Pictures]]:
+    name = entry if isinstance(entry, str) else entry["name"]
+    arguments = {} if isinstance(entry, str) else {key: value for key, value in entry.items() if key != "name"}
+    if name in FROM_TORCHVISION:
+        return _torchvision_step(name, arguments)
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for a newer release
     import albumentations  # 3 s, and few studies need it
 
-    transforms = []
-    for entry in config.albumentations:
-        name, arguments = entry["name"], {key: value for key, value in entry.items() if key != "name"}
-        kind = getattr(albumentations, name, None)
-        if not (isinstance(kind, type) and issubclass(kind, albumentations.BasicTransform)):
-            close = difflib.get_close_matches(name, dir(albumentations), n=1)
-            raise ConfigError(
-                f"albumentations: no transform {name!r}" + (f"; did you mean {close[0]}?" if close else "")
-            )
-        try:
-            with warnings.catch_warnings():
-                # Of an argument that it does not know it only warns, and goes on without.
-                warnings.simplefilter("error", UserWarning)
-                transforms.append(kind(**arguments))
-        except (TypeError, ValueError, UserWarning) as error:
-            raise ConfigError(f"albumentations: {name} refuses {arguments}: {error}") from error
-    return albumentations.Compose(transforms)
+    kind = getattr(albumentations, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, albumentations.BasicTransform)):
+        close = difflib.get_close_matches(name, [*dir(albumentations), *FROM_TORCHVISION], n=1)
+        raise ConfigError(f"augment: no transform {name!r}" + (f"; did you mean {close[0]}?" if close else ""))
+    try:
+        with warnings.catch_warnings():
+            # Of an argument that it does not know it only warns, and goes on without.
+            warnings.simplefilter("error", UserWarning)
+            compose = albumentations.Compose([kind(**arguments)])
+    except (TypeError, ValueError, UserWarning) as error:
+        raise ConfigError(f"augment: {name} refuses {arguments}: {error}") from error
+
+    def apply(pictures: Pictures, seed: int) -> Sequence[Pictures]:
+        compose.set_random_seed(seed)
+        return [compose(image=picture)["image"] for picture in pictures]
+
+    return apply
+
+
+def _torchvision_step(name: str, arguments: dict[str, Any]) -> Callable[[Pictures, int], Sequence[Pictures]]:
+    from torchvision import transforms
+
+    try:
+        transform = getattr(transforms, name)(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"augment: {name} refuses {arguments}: {error}") from error
+
+    def apply(pictures: Pictures, seed: int) -> Sequence[Pictures]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+            return [transform(image).permute(1, 2, 0).numpy() for image in images]
+
+    return apply
+
+
+def _gray(images: torch.Tensor) -> torch.Tensor:
+    if images.shape[1] == 1:
+        return images
+    weights = torch.tensor([0.2989, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)  # ITU-R BT.601
+    return (images * weights).sum(dim=1, keepdim=True)

@@ -1,7 +1,7 @@
 """Pictures decoded once: what lies in a data folder, and the memory-mapped uint8 copy that all workers share.
 
     CACHE_DIR/birds-224px-1f2e3d4c5b6a/
-        pictures.npy    [N, S, S, 3] uint8, one row a readable picture, in the order of the names
+        pictures.npy    [N, S, S, C] uint8, one row a readable picture, in the order of the names
         index.json      their names, classes, splits and hashes; the bad files; what made this cache
 
 A cache is built in a ``.partial-`` folder beside it and moved in place when it is whole, and never changed
@@ -47,7 +47,7 @@ __all__ = [
     "scan_folder",
 ]
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Raised by hand whenever the same files would give other pixels or another index."""
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -101,7 +101,7 @@ class Cache:
 
     path: Path
     images: NDArray[np.uint8]
-    """[N, S, S, 3], read-only, on disk until touched."""
+    """[N, S, S, C], read-only, on disk until touched."""
     made_for: dict[str, Any]
     root: str
     names: list[str]
@@ -147,9 +147,7 @@ def scan_folder(root: Path) -> Listing:
                 # With the mode in the stamp, a file that could not be opened is tried again after chmod.
                 stamps.append(f"{name}\0{file and (file.st_size, file.st_mtime_ns, file.st_mode)}")
     if not class_folders:
-        raise DataError(
-            f"{root} holds no class folders; expected are CLASS/* or train/CLASS/*, pictures inside"
-        )
+        raise DataError(f"{root} holds no class folders; expected are CLASS/* or train/CLASS/*, pictures inside")
     pictures.sort(key=lambda picture: picture.name)
     stamp = json.dumps([str(root), sorted(class_folders), sorted(stamps)])
     return Listing(str(root), pictures, sorted(class_folders), sorted(set(parts.values())), stamp)
@@ -216,7 +214,7 @@ def build_cache(
     Raises DataError where no picture is readable and DiskError where there is no room.
     """
     size = config.image_size
-    made_for = config.model_dump(include={"image_size", "resize", "interpolation"})
+    made_for = config.model_dump(include={"image_size", "resize", "interpolation", "crop_pct", "channels"})
     key = hashlib.sha256(
         json.dumps([CACHE_VERSION, PIL.__version__, made_for, stamp], sort_keys=True).encode()
     ).hexdigest()
@@ -252,9 +250,7 @@ def build_cache(
         finally:
             lock.release()
     except OSError as error:
-        raise DiskError(
-            f"the picture cache cannot be written in {cache_dir}: {error.strerror or error}"
-        ) from None
+        raise DiskError(f"the picture cache cannot be written in {cache_dir}: {error.strerror or error}") from None
     return open_cache(final)
 
 
@@ -277,19 +273,17 @@ def _decode_all(
         Image.preinit()
         Image.init()
         listing = list_pictures()
-        total, side = len(listing.pictures), made_for["image_size"]
-        _check_room(folder, total * (side * side * 3 + 300))
+        total, side, channels = len(listing.pictures), made_for["image_size"], made_for["channels"]
+        _check_room(folder, total * (side * side * channels + 300))
 
         # Written one after the other, not into a memory map: a bad file leaves no hole, and a disk that is
         # full after all is an OSError, where storing into a mapped hole is a SIGBUS that nobody can catch.
-        _write_header(file, (total, side, side, 3))
+        _write_header(file, (total, side, side, channels))
         header_size = file.tell()
         good: list[tuple[Picture, str]] = []
         bad: list[BadFile] = []
         try:
-            for done, (picture, future) in enumerate(
-                _in_order(pool, listing.pictures, read, 8 * threads), start=1
-            ):
+            for done, (picture, future) in enumerate(_in_order(pool, listing.pictures, read, 8 * threads), start=1):
                 try:
                     sha256, pixels = future.result()
                 except DataError as error:
@@ -305,10 +299,8 @@ def _decode_all(
             problems = [f"{file.name}: {file.reason}" for file in bad] or ["its class folders are empty"]
             raise DataError(f"{listing.root} holds no readable picture:{as_lines(problems)}")
         file.seek(0)
-        _write_header(file, (len(good), side, side, 3))
-        assert file.tell() == header_size, (
-            "numpy pads the header so that the length of the first axis can change"
-        )
+        _write_header(file, (len(good), side, side, channels))
+        assert file.tell() == header_size, "numpy pads the header so that the length of the first axis can change"
         file.flush()
         os.fsync(file.fileno())
     index = {
@@ -381,8 +373,8 @@ def open_cache(path: Path) -> Cache:
             **json.loads((path / "index.json").read_text("ascii")),
         )
         columns = (cache.names, cache.classes, cache.splits, cache.sha256)
-        side = cache.made_for["image_size"]
-        if any(cache.images.shape != (len(column), side, side, 3) for column in columns):
+        side, channels = cache.made_for["image_size"], cache.made_for["channels"]
+        if any(cache.images.shape != (len(column), side, side, channels) for column in columns):
             raise ValueError("pictures.npy and index.json disagree")
     except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
         raise DataError(

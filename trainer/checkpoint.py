@@ -38,6 +38,13 @@ class Checkpoint:
     history: tuple[EpochResult, ...]
     model: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
+    ema: dict[str, torch.Tensor] | None = None
+    """The averaged weights, where the candidate has them."""
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """What is evaluated and exported."""
+        return self.model if self.ema is None else self.ema
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -55,6 +62,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             "history": [asdict(result) for result in checkpoint.history],
             "model": checkpoint.model,
             "optimizer": checkpoint.optimizer,
+            "ema": checkpoint.ema,
         },
         buffer,
     )
@@ -126,6 +134,7 @@ def _read(path: Path) -> Checkpoint:
             history=tuple(EpochResult(**result) for result in values["history"]),
             model=values["model"],
             optimizer=values["optimizer"],
+            ema=values["ema"],
         )
     except Exception as error:  # whatever a forged or foreign file makes the unpickler raise
         # Not its message: of ten lines, it advises to load without weights_only, which runs what is in the file.

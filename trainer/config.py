@@ -17,6 +17,10 @@ RECIPE_VERSION = 1
 """Raised by hand whenever the same configuration would train to another result (golden losses guard it)."""
 
 
+SIZE_SETTINGS = ("width_mult", "depth_mult", "initial_chs", "final_chs", "growth")
+"""Settings of TrainConfig that change a model's size, for the families that have them."""
+
+
 class FrozenModel(BaseModel):
     """A validated, immutable value whose every field is documented and whose unknown keys are errors."""
 
@@ -37,10 +41,21 @@ class DataConfig(FrozenModel):
     """crop: shorter side to image_size, then the centre square. squash: both sides to image_size."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     """Filter of the resize; with Pillow, so with antialiasing."""
+    crop_pct: float = Field(1.0, gt=0, le=1)
+    """Share of the resized picture's side that is kept: 0.875 resizes to 256 and crops 224 (timm's crop_pct)."""
+    channels: Literal[1, 3] = 3
+    """3: RGB. 1: gray, for models of one channel."""
+    normalize: Literal["imagenet", "dataset"] = "imagenet"
+    """Mean and standard deviation that pictures are normalised with: ImageNet's, or the training split's own."""
     val_fraction: float = Field(0.1, gt=0, lt=0.9)
     """Share of the training pictures held out for validation where there is no val/ folder; stratified."""
     test_fraction: float = Field(0.0, ge=0, lt=0.9)
     """Share of all pictures held out as test split where the source has none; stratified. 0: no test split."""
+    stratified: bool = True
+    """Whether each class gives its share to the drawn splits; otherwise it is drawn from all pictures at once."""
+    folds: int = Field(0, ge=0)
+    """2 or more: cross-validation; a trial trains once for each fold of the training pictures, and its value is
+    the mean accuracy. 0: one validation split."""
     split_seed: int = Field(0, ge=0)
     """Seed of those two splits."""
     bad_files: Literal["fail", "skip"] = "fail"
@@ -48,49 +63,94 @@ class DataConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _digits_need_no_folder(self) -> Self:
+        if self.folds == 1:
+            raise ValueError("folds = 1 leaves nothing to train on; use 0 for one validation split, or at least 2")
         if self.source == "digits" and self.path is not None:
             raise ValueError(f'path = {self.path!r}: the digits are built in; use source = "folder" for your pictures')
         return self
+
+
+class Sam(FrozenModel):
+    """Sharpness-aware minimization (Foret et al., 2021)."""
+
+    rho: float = Field(0.05, gt=0)
+    """Radius of the neighbourhood whose worst loss is descended."""
+    adaptive: bool = False
+    """ASAM: the radius in units of each weight's size (Kwon et al., 2021); rho is then about ten times larger."""
 
 
 class TrainConfig(FrozenModel):
     """One candidate: a model and the recipe it is trained with. Everything but the pictures."""
 
     model: str = "rexnet_100"
-    """Name of a timm model, trained from random weights."""
+    """Name of a timm model, trained from random weights; or wrn-D-K, a wide ResNet of depth D and width K."""
     model_args: dict[str, bool | int | float | str | list[int]] = {}
     """Further keyword arguments for timm.create_model, for example { act_layer = "relu" }."""
     width_mult: float = Field(1.0, gt=0, le=10)
-    """Factor on the model's channels, for families that have one (rexnet_100, rexnetr_100, resnet*)."""
+    """Factor on the model's channels, for families that have one: rexnet_100, rexnetr_100, resnet*,
+    efficientnet_b0, mobilenetv3_*_100, wrn-*."""
+    depth_mult: float = Field(1.0, gt=0, le=10)
+    """Factor on the layers of each stage: rexnet_100, rexnetr_100, efficientnet_b0. A staircase: treat as choices."""
+    initial_chs: int = Field(16, ge=1)
+    """Channels of ReXNet's first block, before width_mult: b of its plan c_i = a f(i) + b."""
+    final_chs: int = Field(180, ge=1)
+    """Channels that ReXNet's plan adds up to the last block, before width_mult: a of its plan."""
+    growth: float = Field(2.0, ge=1, le=4)
+    """Factor on the channels from one stage of a resnet to the next."""
+    require_timm: bool = False
+    """Refuse nets that stock timm's create_model cannot build again (scaled EfficientNets, wrn-*)."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Drop rate before the classifier (timm's drop_rate)."""
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    """Drop rate of whole residual branches, rising with depth (timm's drop_path_rate; drop connect)."""
 
     epochs: int = Field(50, ge=1)
     """Passes over the training split."""
     batch_size: int = Field(128, ge=2)
     """Pictures per optimizer step."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """adamw, or sgd with Nesterov momentum."""
+    optimizer: Literal["adam", "adamw", "nadam", "sgd", "rmsprop"] = "adamw"
+    """timm's names; sgd has Nesterov momentum."""
+    sam: Sam | None = None
+    """Sharpness-aware minimization round the optimizer, for example { rho = 0.05 }; two passes a step."""
     lr: float = Field(1e-3, gt=0)
     """Peak learning rate."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum of sgd; beta 1 of adamw."""
+    """Momentum of sgd and rmsprop; beta 1 of the Adams."""
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled in adamw, added to the gradient in sgd. Never applied to biases and normalisation (timm)."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Probability mass spread evenly over all classes (Szegedy et al., 2016)."""
+    loss: Literal["cross_entropy", "asymmetric"] = "cross_entropy"
+    """Cross-entropy, or the single-label asymmetric loss (Ridnik et al., 2021; timm's, gammas 1 and 4)."""
+    clip: float = Field(0.0, ge=0)
+    """Largest norm of the gradient of all parameters together; 0: no clipping."""
+    agc: float = Field(0.0, ge=0)
+    """Adaptive gradient clipping: largest ratio of a unit's gradient to its weight (Brock et al., 2021); 0: none."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay per step of an exponential moving average of the weights, which is then what is evaluated and kept;
+    in the first steps it is less, (1 + step) / (10 + step). 0: none."""
+    patience: int | None = Field(None, ge=1)
+    """Epochs without a better validation accuracy after which a training ends. Default: never early."""
 
-    schedule: Literal["constant", "cosine", "step"] = "cosine"
-    """Learning rate after the warm-up: kept, half a cosine down to lr_min_ratio, or multiplied by
-    step_gamma every step_epochs."""
+    schedule: Literal["constant", "cosine", "step", "milestones", "warm_restarts", "plateau"] = "cosine"
+    """Learning rate after the warm-up: kept; half a cosine down to lr_min_ratio; times step_gamma every
+    step_epochs, at the milestones, or after plateau_patience epochs without a lower validation loss; or cosine
+    cycles, each with its own warm-up, of step_epochs, then cycle_mult times as many, ... the peak times step_gamma
+    from one to the next."""
     warmup_epochs: float = Field(0.0, ge=0)
     """Epochs of linear rise from 0 to lr, stepped per batch."""
     lr_min_ratio: float = Field(0.0, ge=0, le=1)
-    """Where the cosine ends, as a share of lr."""
+    """Where a cosine ends, as a share of lr."""
     step_epochs: int = Field(10, ge=1)
-    """Epochs between two steps of the step schedule."""
+    """Epochs between two steps of the step schedule, or of the first cycle of warm_restarts."""
     step_gamma: float = Field(0.1, gt=0, le=1)
-    """Factor of one step of the step schedule."""
+    """Factor of one step, or from one cycle's peak to the next."""
+    milestones: tuple[float, ...] = ()
+    """When the milestones schedule steps, as shares of the epochs, for example [0.3, 0.5, 0.7, 0.9]."""
+    cycle_mult: int = Field(2, ge=1)
+    """Each cycle of warm_restarts is so many times as long as the one before."""
+    plateau_patience: int = Field(5, ge=1)
+    """Epochs without a lower validation loss before the plateau schedule steps."""
 
     hflip: float = Field(0.0, ge=0, le=1)
     """Probability of a left-right flip."""
@@ -98,13 +158,30 @@ class TrainConfig(FrozenModel):
     """Probability of a top-bottom flip."""
     rotate: float = Field(0.0, ge=0, le=180)
     """Largest rotation in degrees, either way, drawn uniformly; uncovered corners are black."""
+    rotations: int = Field(1, ge=1, le=4)
+    """How many such rotations are composed: two small ones lean towards upright."""
+    shift: float = Field(0.0, ge=0, lt=1)
+    """Largest shift along each axis, as a share of the picture; what is uncovered is black."""
+    scale: float = Field(0.0, ge=0, lt=1)
+    """Largest zoom, in or out, as a share: 0.1 draws a factor from 0.9 to 1.1."""
     crop_padding: int = Field(0, ge=0)
     """Pixels of black border on each side from which a random crop of the picture's own size is cut."""
     erase: float = Field(0.0, ge=0, le=1)
     """Probability of erasing a rectangle of 2 to 33 % of the picture with the mean colour (Zhong et al., 2017)."""
-    albumentations: tuple[dict[str, Any], ...] = ()
-    """Albumentations transforms applied first, each a table with its name and arguments, for example
-    [{ name = "ColorJitter", brightness = 0.2, p = 0.5 }]."""
+    brightness: float = Field(0.0, ge=0, lt=1)
+    """Largest change of brightness, contrast and saturation, as a share: 0.2 draws each factor from 0.8 to 1.2."""
+    augment: tuple[str | dict[str, Any], ...] = ()
+    """Further transforms, applied first, on the host: any of albumentations by its name, or torchvision's AutoAugment,
+    RandAugment, TrivialAugmentWide and AugMix; with arguments as a table, for example
+    ["AutoAugment", { name = "FancyPCA", alpha = 0.1, p = 0.5 }]."""
+    mixup: float = Field(0.0, ge=0, le=1)
+    """Share of the batches that are blended with themselves in another order (Zhang et al., 2017)."""
+    cutmix: float = Field(0.0, ge=0, le=1)
+    """Share of the batches that get a rectangle of themselves in another order (Yun et al., 2019)."""
+    mix_alpha: float = Field(1.0, gt=0)
+    """Both parameters of the Beta distribution from which mixup and cutmix draw their share."""
+    augment_from_epoch: int = Field(1, ge=1)
+    """First epoch with augmentation; the epochs before see the plain pictures."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on CUDA GPUs that have it, fp32 elsewhere."""
@@ -115,9 +192,21 @@ class TrainConfig(FrozenModel):
     def _settings_fit_together(self) -> Self:
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
             raise ValueError(f"warmup_epochs = {self.warmup_epochs:g} must be less than epochs = {self.epochs}")
-        for transform in self.albumentations:
-            if not isinstance(transform.get("name"), str):
-                raise ValueError(f'albumentations: {transform} needs a name, as in {{ name = "ColorJitter" }}')
+        for transform in self.augment:
+            if isinstance(transform, dict) and not isinstance(transform.get("name"), str):
+                raise ValueError(f'augment: {transform} needs a name, as in {{ name = "FancyPCA" }}')
+        if self.mixup + self.cutmix > 1:
+            raise ValueError(
+                f"mixup = {self.mixup:g} and cutmix = {self.cutmix:g} are shares of batches; at most 1 together"
+            )
+        if self.schedule == "milestones" and not self.milestones:
+            raise ValueError('schedule = "milestones" needs milestones, for example [0.3, 0.5, 0.7, 0.9]')
+        if any(not 0 < share < 1 for share in self.milestones):
+            raise ValueError(f"milestones = {list(self.milestones)}: write shares of the epochs, between 0 and 1")
+        if self.schedule == "warm_restarts" and self.warmup_epochs >= self.step_epochs:
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs:g} must be less than a cycle, step_epochs = {self.step_epochs}"
+            )
         return self
 
 
@@ -137,6 +226,8 @@ class EpochResult:
     """Wall time of the epoch, validation included."""
     images_per_second: float
     """Training pictures per second of training time, validation excluded."""
+    final: bool = False
+    """Whether no epoch follows: all are done, or patience is at its end."""
 
 
 @dataclass(frozen=True, kw_only=True)

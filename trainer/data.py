@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
@@ -52,6 +54,14 @@ UPRIGHT = {
 """EXIF orientation -> what undoes it. ImageOps.exif_transpose would rewrite the EXIF too and trip on some."""
 
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Channel statistics of ImageNet, timm's IMAGENET_DEFAULT_MEAN and _STD; a gray channel has their means."""
+
+STATISTICS_PICTURES = 10_000
+"""The training split's own statistics are of at most so many of its pictures, evenly spaced."""
+
+
 @dataclass(frozen=True)
 class Duplicate:
     """Two files with the same bytes that should not be the same picture."""
@@ -67,7 +77,7 @@ class Dataset:
     """All readable pictures of one source at one size, in the order of their names."""
 
     images: NDArray[np.uint8]
-    """[N, S, S, 3], RGB, memory-mapped and read-only."""
+    """[N, S, S, C], RGB or gray, memory-mapped and read-only."""
     labels: NDArray[np.int64]
     """[N], an index into class_names."""
     names: tuple[str, ...]
@@ -76,6 +86,9 @@ class Dataset:
     """Sorted by code point; those that have a training picture."""
     splits: Mapping[str, NDArray[np.int64]]
     """train, val and test, each the ascending indices of its pictures; only test may be empty."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Of each channel, 0 to 1: what pictures are normalised with."""
     content_hash: str
     """SHA-256 over the class names and each picture's name, label and bytes; the same wherever and whenever
     they were written."""
@@ -92,7 +105,25 @@ class Dataset:
         digest = hashlib.sha256(f"{self.content_hash} {self.images.shape}".encode())
         for name, indices in self.splits.items():
             digest.update(name.encode() + indices.tobytes())
+        digest.update(json.dumps([self.mean, self.std]).encode())
         return digest.hexdigest()
+
+    def fold(self, number: int, folds: int, seed: int) -> Dataset:
+        """The same pictures with another val split: one of ``folds`` stratified parts of train and val together.
+
+        Raises DataError where a class has fewer pictures than there are folds.
+        """
+        from sklearn.model_selection import StratifiedKFold  # 1 s to import
+
+        pool = np.sort(np.concatenate([self.splits["train"], self.splits["val"]]))
+        labels = self.labels[pool]
+        counts = np.bincount(labels, minlength=len(self.class_names))
+        if counts.min() < folds:
+            name = self.class_names[int(counts.argmin())]
+            raise DataError(f"folds = {folds}: class {name} has {counts.min()} pictures; each fold needs one of it")
+        parts = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(pool, labels))
+        train, val = parts[number]
+        return replace(self, splits={**self.splits, "train": pool[train], "val": pool[val]})
 
 
 def prepare_data(config: DataConfig, cache_dir: Path, *, progress: Progress | None = None) -> Dataset:
@@ -138,10 +169,10 @@ def open_data(config: DataConfig, cache_path: Path) -> Dataset:
 
 
 def read_picture(source: bytes | Image.Image, config: DataConfig) -> NDArray[np.uint8]:
-    """One picture as [S, S, 3] RGB, upright, resized and cropped.
+    """One picture as [S, S, 3] RGB or [S, S, 1] gray, upright, resized and cropped.
 
     For a plain RGB picture these are, bit for bit, the pixels that timm's ``create_transform`` makes before
-    it normalises, with crop_pct 1.0 and crop_mode "center" (resize = "crop") or "squash"; only strips of
+    it normalises, with the same crop_pct and crop_mode "center" (resize = "crop") or "squash"; only strips of
     more than 64:1 are cropped before they are resized. Alpha is dropped, as timm's own loader does. The first
     frame stands for an animation. Gray of more than 8 bits is scaled, not clipped: from 0..1 (floats only),
     0..255 or 0..65535, the first that holds the picture, and else from its own minimum and maximum.
@@ -163,7 +194,8 @@ def _read(source: bytes | Image.Image, config: DataConfig) -> NDArray[np.uint8]:
         if most is not None and pixels > most:  # Pillow itself only warns, up to twice as many
             raise Image.DecompressionBombError(f"{image.width} x {image.height} = {pixels} pixels, {most} allowed")
         image.load()  # here, so that a truncated file is an error before anything else looks at it
-        return np.asarray(_square(_upright_rgb(image), config))
+        square = _square(_upright(image).convert("RGB" if config.channels == 3 else "L"), config)
+        return np.asarray(square).reshape(config.image_size, config.image_size, config.channels)
     except UnidentifiedImageError:
         raise DataError("is not a picture in a format that Pillow knows") from None
     except Image.DecompressionBombError as error:
@@ -174,7 +206,7 @@ def _read(source: bytes | Image.Image, config: DataConfig) -> NDArray[np.uint8]:
         raise DataError(f"cannot be decoded ({error or type(error).__name__})") from None
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
     try:
         turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
     except Exception:  # an EXIF block that cannot be parsed turns nothing; the picture itself is whole
@@ -193,26 +225,26 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
                 break
         values = (values - low) * (255 / ((high - low) or 1.0))
         image = Image.fromarray(np.rint(values).astype(np.uint8))
-    return image.convert("RGB")
+    return image
 
 
 def _square(image: Image.Image, config: DataConfig) -> Image.Image:
     size, filter = config.image_size, Image.Resampling[config.interpolation.upper()]
+    scaled = math.floor(size / config.crop_pct)
     if config.resize == "squash":
-        return image.resize((size, size), filter)
-    # torchvision's Resize(size), then CenterCrop(size): the longer side is cut, not rounded, to whole pixels.
-    width, height = image.size
-    long = int(size * max(width, height) / min(width, height))
-    offset = round((long - size) / 2)
-    if long <= 64 * size:
-        image = image.resize((size, long) if width <= height else (long, size), filter)
-        box = (0, offset, size, offset + size) if width <= height else (offset, 0, offset + size, size)
-        return image.crop(box)
+        width = height = scaled
+    else:  # torchvision's Resize(scaled): the longer side is cut, not rounded, to whole pixels
+        long = int(scaled * max(image.size) / min(image.size))
+        width, height = (scaled, long) if image.width <= image.height else (long, scaled)
+    left, top = round((width - size) / 2), round((height - size) / 2)  # torchvision's CenterCrop(size)
+    if max(width, height) <= 64 * scaled:
+        return image.resize((width, height), filter).crop((left, top, left + size, top + size))
     # A strip of 1 x 2000 would become 1024 x 2,048,000 only to be cropped, so here the crop comes first. The
     # filter still sees beyond the box, and the result is the same but for rounding and for where bicubic
     # overshoots: Pillow takes rows or columns first, whichever is cheaper, and clips in between.
-    start, stop = (edge * max(width, height) / long for edge in (offset, offset + size))
-    return image.resize((size, size), filter, (0, start, width, stop) if width <= height else (start, 0, stop, height))
+    x, y = image.width / width, image.height / height
+    box = (left * x, top * y, (left + size) * x, (top + size) * y)
+    return image.resize((size, size), filter, box)
 
 
 def _dataset(config: DataConfig, cache: Cache) -> Dataset:
@@ -233,6 +265,7 @@ def _dataset(config: DataConfig, cache: Cache) -> Dataset:
     splits = {split: np.flatnonzero(split_of == split) for split in ("train", "val", "test")}
     for array in (labels, *splits.values()):
         array.flags.writeable = False
+    mean, std = _channel_statistics(config, cache, splits["train"])
     content = json.dumps([class_names, cache.names, labels.tolist(), cache.sha256])
     return Dataset(
         images=cache.images,
@@ -240,11 +273,36 @@ def _dataset(config: DataConfig, cache: Cache) -> Dataset:
         names=tuple(cache.names),
         class_names=class_names,
         splits=splits,
+        mean=mean,
+        std=std,
         content_hash=hashlib.sha256(content.encode()).hexdigest(),
         bad_files=tuple(BadFile(name, reason) for name, reason in cache.bad),
         duplicates=tuple(_find_duplicates(cache, split_of.tolist())),
         cache_path=cache.path,
     )
+
+
+def _channel_statistics(
+    config: DataConfig, cache: Cache, train: NDArray[np.int64]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel; of the training split they are kept beside its cache."""
+    if config.normalize == "imagenet":
+        if config.channels == 3:
+            return IMAGENET_MEAN, IMAGENET_STD
+        return (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
+    file = cache.path / f"statistics-{hashlib.sha256(train.tobytes()).hexdigest()[:12]}.json"
+    if not file.exists():
+        chosen = train[:: -(-len(train) // STATISTICS_PICTURES)]
+        sums = np.zeros((2, config.channels))
+        for index in chosen:
+            pixels = cache.images[index].reshape(-1, config.channels) / 255
+            sums += pixels.mean(axis=0), (pixels**2).mean(axis=0)
+        mean, squares = sums / len(chosen)
+        partial_file = file.with_suffix(f".{os.getpid()}")
+        partial_file.write_text(json.dumps([mean.tolist(), np.sqrt(squares - mean**2).tolist()]))
+        partial_file.replace(file)
+    mean, std = json.loads(file.read_text())
+    return tuple(mean), tuple(std)
 
 
 def _find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int]) -> list[str]:
@@ -274,7 +332,7 @@ def _find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int]
 
 
 def _draw_splits(config: DataConfig, cache: Cache) -> list[str]:
-    """The split of each picture: its folder's, or drawn from train, class by class.
+    """The split of each picture: its folder's, or drawn from train, class by class unless stratified is off.
 
     Each class gives the rounded share, at least one picture to each split that is drawn, and keeps at least
     one; of a class with two, val comes before test. Drawn by the hash of seed and content, not by a random
@@ -287,7 +345,7 @@ def _draw_splits(config: DataConfig, cache: Cache) -> list[str]:
     members: dict[str, list[int]] = {}
     for index, (name, split) in enumerate(zip(cache.classes, cache.splits, strict=True)):
         if split == "train" and (draw_test or draw_val):
-            members.setdefault(name, []).append(index)
+            members.setdefault(name if config.stratified else "", []).append(index)
     for indices in members.values():
         indices.sort(key=lambda i: hashlib.sha256(f"{config.split_seed} {cache.sha256[i]}".encode()).digest())
         num_test = _share(config.test_fraction, len(indices), keep=1 + draw_val) if draw_test else 0

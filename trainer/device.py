@@ -19,6 +19,9 @@ from trainer.errors import ConfigError
 _MMAP_THRESHOLD_BYTES = 32 * 1024 * 1024  # glibc's own upper bound for it
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
+RESIDENT_SHARE = 0.5
+"""Most of a GPU's free memory that the uint8 pictures may take; the rest is for the model and its activations."""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -27,6 +30,8 @@ class Device:
     torch_device: torch.device
     num_threads: int
     """CPU threads of torch in this process; part of what makes a result bit for bit the same."""
+    num_loaders: int = 0
+    """Processes that augment on the host where a candidate names transforms; 0: this one. No part of the result."""
 
     @property
     def kind(self) -> str:
@@ -51,6 +56,15 @@ class Device:
             return tensor.pin_memory().to(self.torch_device, non_blocking=True)
         return tensor
 
+    def hold(self, images: NDArray[np.uint8]) -> torch.Tensor | None:
+        """All pictures in the GPU's memory if they take at most RESIDENT_SHARE of what is free there; else None."""
+        if self.kind != "cuda" or images.nbytes > RESIDENT_SHARE * torch.cuda.mem_get_info(self.torch_device)[0]:
+            return None
+        held = torch.empty(images.shape, dtype=torch.uint8, device=self.torch_device)
+        for start in range(0, len(images), 4096):
+            held[start : start + 4096] = torch.from_numpy(images[start : start + 4096]).to(self.torch_device)
+        return held
+
     def autocast(self, config: TrainConfig) -> contextlib.AbstractContextManager[object]:
         """The precision of forward passes.
 
@@ -66,12 +80,13 @@ class Device:
         return torch.autocast("cuda", dtype=torch.bfloat16)
 
 
-def open_device(kind: str = "cpu", num_threads: int | None = None) -> Device:
+def open_device(kind: str = "cpu", num_threads: int | None = None, num_loaders: int = 0) -> Device:
     """Set this process up for training on its one device.
 
     Args:
         kind: "cpu", or "cuda" for the first GPU that CUDA_VISIBLE_DEVICES shows this process.
         num_threads: CPU threads for torch; by default one per core this process may use.
+        num_loaders: processes for augmentation on the host.
 
     Raises:
         ConfigError: there is no such device, or no thread.
@@ -93,4 +108,4 @@ def open_device(kind: str = "cpu", num_threads: int | None = None) -> Device:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
             libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    return Device(torch.device(kind, 0) if kind == "cuda" else torch.device("cpu"), threads)
+    return Device(torch.device(kind, 0) if kind == "cuda" else torch.device("cpu"), threads, num_loaders)

@@ -39,7 +39,8 @@ def predict_logits(
     with torch.inference_mode():
         for start in range(0, len(indices), EVALUATION_BATCH):
             pictures = data.images[indices[start : start + EVALUATION_BATCH]]
-            logits.append(forward(normalise(device.copy(pictures))).float())
+            images = device.copy(pictures).permute(0, 3, 1, 2).float()
+            logits.append(forward(normalise(images, data.mean, data.std)).float())
     return torch.cat(logits)
 
 

@@ -5,26 +5,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
-from trainer.augment import Augmentation
+from trainer.augment import Augmentation, Batch
 from trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from trainer.config import EpochResult, TrainConfig
 from trainer.data import Dataset
 from trainer.device import Device
 from trainer.errors import CheckpointError, DivergedError
 from trainer.evaluate import measure, predict_logits
+from trainer.loader import Loader
 from trainer.models import build_model
-from trainer.optim import build_optimizer, learning_rate
+from trainer.optim import Ascent, WeightAverage, build_loss, build_optimizer, learning_rate, limit_gradient
 
 
-def fit(
-    config: TrainConfig, data: Dataset, device: Device, *, checkpoint: Path | None = None
-) -> Iterator[EpochResult]:
+def fit(config: TrainConfig, data: Dataset, device: Device, *, checkpoint: Path | None = None) -> Iterator[EpochResult]:
     """Train a candidate; yield one result per epoch. The caller owns the loop and stops it by not asking on.
 
     With ``checkpoint``, the state after each epoch is durable there before its result is yielded. Where the file
@@ -43,24 +42,34 @@ def fit(
         CheckpointError: the checkpoint is of another candidate or other pictures.
         DiskError: no room for the checkpoint.
     """
-    # -- the candidate: model, optimizer, augmentation
-    image_size = data.images.shape[1]
+    # -- the candidate
+    image_size, channels = data.images.shape[2:]
     torch.manual_seed(_derive(config.seed, 0))
-    model = device.place(build_model(config, len(data.class_names), image_size))
+    model = device.place(build_model(config, len(data.class_names), image_size, channels))
     optimizer = build_optimizer(config, model)
-    augment = Augmentation(config, device)
+    average = WeightAverage(config, model) if config.ema else None
+    ascent = Ascent(config, model) if config.sam else None
+    loss_of = build_loss(config)
+    augment = Augmentation(config, device, data.mean, data.std)
+    loader = Loader(data, augment.on_host, device, config.seed)
 
     train = data.splits["train"]
     batch_size = min(config.batch_size, len(train))
-    steps_per_epoch = (
-        len(train) // batch_size
-    )  # the incomplete last batch is left out; another one each epoch
+    steps_per_epoch = len(train) // batch_size  # the incomplete last batch is left out; another one each epoch
+
+    def loss_on(batch: Batch) -> torch.Tensor:
+        with device.autocast(config):
+            logits = model(batch.images)
+        loss = loss_of(logits.float(), batch.labels)
+        if batch.other_labels is None:
+            return loss
+        return batch.share * loss + (1 - batch.share) * loss_of(logits.float(), batch.other_labels)
 
     # -- where it stopped, if it was here before
     history: list[EpochResult] = []
     resumed = load_checkpoint(checkpoint) if checkpoint else None
     if resumed is not None:
-        # Compared as JSON, which knows no tuples: they were saved as lists, in albumentations' arguments.
+        # Compared as JSON, which knows no tuples: they were saved as lists, in the arguments of ``augment``.
         same_candidate = resumed.config.model_dump_json() == config.model_dump_json()
         if not same_candidate or resumed.data_hash != data.fingerprint:
             raise CheckpointError(
@@ -68,45 +77,57 @@ def fit(
             )
         model.load_state_dict(resumed.model)
         optimizer.load_state_dict(resumed.optimizer)
+        if average is not None and resumed.ema is not None:
+            average.model.load_state_dict(resumed.ema)
         torch.set_num_threads(resumed.num_threads)
         history = list(resumed.history)
         yield from history
 
-    for epoch in range(len(history) + 1, config.epochs + 1):
+    while not (history and history[-1].final):
         # -- one epoch of training; nothing in it waits for the device
+        epoch = len(history) + 1
         started = time.perf_counter()
         torch.manual_seed(_derive(config.seed, epoch))  # dropout, drop path
         order = np.random.default_rng((config.seed, epoch)).permutation(train)
+        batches = [order[start : start + batch_size] for start in range(0, steps_per_epoch * batch_size, batch_size)]
+        plain = epoch < config.augment_from_epoch
+        val_losses = [result.val_loss for result in history]
         model.train()
         total_loss = torch.zeros((), device=device.torch_device)
-        for batch in range(steps_per_epoch):
-            step = (epoch - 1) * steps_per_epoch + batch
+        for number, pictures in enumerate(loader.epoch(epoch, batches, plain=plain)):
+            step = (epoch - 1) * steps_per_epoch + number
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, step, steps_per_epoch)
-            chosen = order[batch * batch_size : (batch + 1) * batch_size]
+                group["lr"] = learning_rate(config, step, steps_per_epoch, val_losses)
+            labels = device.copy(data.labels[batches[number]])
             # From 1: numpy pads seeds with zeros, so (seed, epoch, 0) is what the order was drawn from.
-            images = augment(data.images[chosen], config.seed, epoch, batch + 1)
-            labels = device.copy(data.labels[chosen])
-            with device.autocast(config):
-                logits = model(images)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+            batch = augment(pictures, labels, config.seed, epoch, number + 1, plain=plain)
             optimizer.zero_grad(set_to_none=True)
+            loss = loss_on(batch)
             loss.backward()  # type: ignore[no-untyped-call]
+            if ascent is not None:
+                ascent.climb()
+                optimizer.zero_grad(set_to_none=True)
+                loss_on(batch).backward()  # type: ignore[no-untyped-call]
+                ascent.descend()
+            limit_gradient(config, model)
             optimizer.step()
+            if average is not None:
+                average.update(step)
             total_loss += loss.detach()
         train_loss = total_loss.item() / steps_per_epoch
         train_seconds = time.perf_counter() - started
 
         # -- what it is worth
-        model.eval()
+        evaluated = (average.model if average is not None else model).eval()
         with device.autocast(config):
-            logits = predict_logits(model, data, "val", device)
+            logits = predict_logits(evaluated, data, "val", device)
         metrics = measure(logits, data.labels[data.splits["val"]])
         if not (math.isfinite(train_loss) and math.isfinite(metrics.loss)):
             raise DivergedError(
                 f"epoch {epoch} has a training loss of {train_loss:g} and a validation loss of"
                 f" {metrics.loss:g}; try a lower lr than {config.lr:g}"
             )
+        accuracies = [*(result.val_accuracy for result in history), metrics.accuracy]
         history.append(
             EpochResult(
                 epoch=epoch,
@@ -115,6 +136,7 @@ def fit(
                 val_accuracy=metrics.accuracy,
                 seconds=time.perf_counter() - started,
                 images_per_second=steps_per_epoch * batch_size / train_seconds,
+                final=epoch == config.epochs or _out_of_patience(accuracies, config.patience),
             )
         )
 
@@ -127,9 +149,82 @@ def fit(
                 history=tuple(history),
                 model=model.state_dict(),
                 optimizer=optimizer.state_dict(),
+                ema=average.model.state_dict() if average is not None else None,
             )
             save_checkpoint(checkpoint, state)
         yield history[-1]
+
+
+def fit_folds(
+    config: TrainConfig, data: Dataset, device: Device, *, folds: int, seed: int, checkpoint: Path
+) -> Iterator[EpochResult]:
+    """Train a candidate once per fold; yield one result per finished fold.
+
+    In a result, ``epoch`` counts finished folds, and losses and accuracy are means over them, each at its fold's last
+    epoch. Resumable like ``fit``: every fold has its own checkpoint beside ``checkpoint``.
+
+    Args:
+        config: the candidate.
+        data: pictures; its train and val splits together are dealt into folds.
+        device: where to train.
+        folds: how many.
+        seed: of the folds, the same for all candidates.
+        checkpoint: file name that the folds' checkpoints extend.
+
+    Raises:
+        DataError: a class has fewer pictures than there are folds; else as ``fit``.
+    """
+    ends: list[EpochResult] = []
+    for number in range(folds):
+        part = data.fold(number, folds, seed)
+        results = list(fit(config, part, device, checkpoint=checkpoint.with_name(f"{checkpoint.name}-fold{number}")))
+        seconds = sum(result.seconds for result in results)
+        ends.append(replace(results[-1], seconds=seconds))
+        yield replace(
+            ends[-1],
+            epoch=len(ends),
+            train_loss=sum(end.train_loss for end in ends) / len(ends),
+            val_loss=sum(end.val_loss for end in ends) / len(ends),
+            val_accuracy=sum(end.val_accuracy for end in ends) / len(ends),
+            final=len(ends) == folds,
+        )
+
+
+def sweep_lr(
+    config: TrainConfig, data: Dataset, device: Device, low: float, high: float, steps: int
+) -> Iterator[tuple[float, float]]:
+    """Train ``steps`` steps while the learning rate rises from ``low`` to ``high``; yield each rate and its loss.
+
+    The learning-rate range test of Smith, 2015, with a rate that rises evenly in the logarithm.
+
+    Raises:
+        ConfigError: the model or the augmentation cannot be built.
+    """
+    image_size, channels = data.images.shape[2:]
+    torch.manual_seed(_derive(config.seed, 0))
+    model = device.place(build_model(config, len(data.class_names), image_size, channels)).train()
+    optimizer = build_optimizer(config, model)
+    loss_of, augment = build_loss(config), Augmentation(config, device, data.mean, data.std)
+    rng, train = np.random.default_rng(config.seed), data.splits["train"]
+    for step in range(steps):
+        lr = low * (high / low) ** (step / (steps - 1))
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        chosen = rng.choice(train, min(config.batch_size, len(train)), replace=False)
+        pictures = augment.on_host(data.images[chosen], config.seed, 1, step)
+        batch = augment(pictures, device.copy(data.labels[chosen]), config.seed, 1, step)
+        with device.autocast(config):
+            logits = model(batch.images)
+        loss = loss_of(logits.float(), batch.labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        yield lr, loss.item()
+
+
+def _out_of_patience(accuracies: list[float], patience: int | None) -> bool:
+    """Whether the best accuracy is ``patience`` epochs old."""
+    return patience is not None and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience
 
 
 def _derive(seed: int, epoch: int) -> int:

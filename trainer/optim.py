@@ -1,44 +1,151 @@
-"""Optimizers and the learning rate of every step."""
+"""Every step's optimizer, learning rate, loss, gradient limits, sharpness-aware ascent and weight average."""
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from timm.loss import AsymmetricLossSingleLabel
+from timm.models import model_parameters
 from timm.optim import create_optimizer_v2
+from timm.utils import dispatch_clip_grad
 from torch import nn
 
 from trainer.config import TrainConfig
 
+FUSED = ("adam", "adamw", "sgd")
+"""Optimizers that torch has fused: 7.6 ms a step where a loop over 473 tensors takes 32.7 on a CPU."""
+
 
 def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer a candidate names, fused (7.6 ms a step where a loop over 473 tensors takes 32.7 on a CPU).
+    """The optimizer a candidate names.
 
     timm leaves one-dimensional parameters (biases, normalisation) out of weight decay.
     """
-    extra = (
-        {"betas": (config.momentum, 0.999)} if config.optimizer == "adamw" else {"momentum": config.momentum}
-    )
-    return create_optimizer_v2(
-        model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, fused=True, **extra
-    )
+    adaptive = config.optimizer in ("adam", "adamw", "nadam")
+    extra: dict[str, Any] = {"betas": (config.momentum, 0.999)} if adaptive else {"momentum": config.momentum}
+    if config.optimizer in FUSED:
+        extra["fused"] = True
+    return create_optimizer_v2(model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, **extra)
 
 
-def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, val_losses: Sequence[float] = ()) -> float:
     """Learning rate of one optimizer step: a pure function, so there is no schedule state to save.
 
     Args:
         config: the candidate.
         step: optimizer steps taken before this one, over all epochs.
         steps_per_epoch: optimizer steps in an epoch.
+        val_losses: validation loss of each finished epoch; the plateau schedule alone looks at them.
     """
+    start, length, peak = 0.0, float(config.epochs * steps_per_epoch), config.lr
+    if config.schedule == "warm_restarts":  # Loshchilov and Hutter, 2016; each cycle with its own peak and warm-up
+        length = float(config.step_epochs * steps_per_epoch)
+        while step >= start + length:
+            start, length, peak = start + length, length * config.cycle_mult, peak * config.step_gamma
     warmup_steps = config.warmup_epochs * steps_per_epoch
-    if step < warmup_steps:
-        return config.lr * (step + 1) / (warmup_steps + 1)
+    if step - start < warmup_steps:
+        return peak * (step - start + 1) / (warmup_steps + 1)
+    epoch = step // steps_per_epoch
     if config.schedule == "step":
-        return config.lr * config.step_gamma ** (step // steps_per_epoch // config.step_epochs)
-    if config.schedule == "cosine":  # Loshchilov and Hutter, 2016, equation 5, without restarts
-        done = (step - warmup_steps) / (config.epochs * steps_per_epoch - warmup_steps)
+        return peak * config.step_gamma ** (epoch // config.step_epochs)
+    if config.schedule == "milestones":
+        return peak * config.step_gamma ** sum(step >= share * length for share in config.milestones)
+    if config.schedule == "plateau":
+        return peak * config.step_gamma ** _plateaus(val_losses, config.plateau_patience)
+    if config.schedule in ("cosine", "warm_restarts"):  # ibid., equation 5
+        done = (step - start - warmup_steps) / (length - warmup_steps)
         floor = config.lr_min_ratio
-        return config.lr * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
-    return config.lr
+        return peak * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
+    return peak
+
+
+def _plateaus(val_losses: Sequence[float], patience: int) -> int:
+    """How often ``patience`` epochs in a row brought no lower validation loss."""
+    found, best, waited = 0, math.inf, 0
+    for loss in val_losses:
+        waited = 0 if loss < best else waited + 1
+        best = min(best, loss)
+        if waited == patience:
+            found, waited = found + 1, 0
+    return found
+
+
+def build_loss(config: TrainConfig) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Mean loss of logits [batch, classes] and labels [batch]."""
+    if config.loss == "asymmetric":
+        return AsymmetricLossSingleLabel(eps=config.label_smoothing)
+    return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+
+
+def limit_gradient(config: TrainConfig, model: nn.Module) -> None:
+    """Clip the gradient as the candidate says: adaptively per unit (the classifier left out), by its norm, or both."""
+    if config.agc:
+        dispatch_clip_grad(model_parameters(model, exclude_head=True), config.agc, mode="agc")
+    if config.clip:
+        dispatch_clip_grad(model.parameters(), config.clip, mode="norm")
+
+
+class Ascent:
+    """Sharpness-aware minimization: step uphill to the worst neighbour, take the gradient there, step back.
+
+    SAM is Foret et al., 2021, equation 2; ASAM, with weights measured in units of themselves, Kwon et al., 2021,
+    equation 6 (without bias terms' offset). Batch norm's running statistics see the first pass alone.
+    """
+
+    def __init__(self, config: TrainConfig, model: nn.Module) -> None:
+        assert config.sam is not None
+        self.rho, self.adaptive = config.sam.rho, config.sam.adaptive
+        self.params: list[torch.Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        self.momenta = [module.momentum for module in self.norms]
+
+    @torch.no_grad()
+    def climb(self) -> None:
+        """From the gradient at the weights, move them to the neighbour."""
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.params]
+        if self.adaptive:
+            sizes = torch._foreach_abs(self.params)
+            self.move = torch._foreach_mul(gradients, sizes)
+        else:
+            self.move = torch._foreach_mul(gradients, 1.0)
+        norm = torch.stack(torch._foreach_norm(self.move)).norm()
+        torch._foreach_mul_(self.move, self.rho / (norm + 1e-12))
+        if self.adaptive:
+            torch._foreach_mul_(self.move, sizes)
+        torch._foreach_add_(self.params, self.move)
+        for module in self.norms:
+            module.momentum = 0.0
+
+    @torch.no_grad()
+    def descend(self) -> None:
+        """Move the weights back; their gradient stays the neighbour's."""
+        torch._foreach_sub_(self.params, self.move)
+        for module, momentum in zip(self.norms, self.momenta, strict=True):
+            module.momentum = momentum
+
+
+class WeightAverage:
+    """Exponential moving average of a model's weights and running statistics, on cached lists of tensors.
+
+    ``torch._foreach_lerp_`` over the lists takes 3.9 ms for 473 tensors where walking the state takes 11.9.
+    """
+
+    def __init__(self, config: TrainConfig, model: nn.Module) -> None:
+        self.decay = config.ema
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+        self.averages = [average for average, _ in pairs if average.is_floating_point()]
+        self.current = [tensor for _, tensor in pairs if tensor.is_floating_point()]
+        self.counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after optimizer step ``step``, from 0."""
+        decay = min(self.decay, (1 + step) / (10 + step))  # else a short training's average is mostly its random start
+        torch._foreach_lerp_(self.averages, self.current, 1 - decay)
+        for average, current in self.counts:
+            average.copy_(current)

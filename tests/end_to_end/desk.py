@@ -125,7 +125,7 @@ model = "resnet10t"
 width_mult = 0.05
 epochs = 2
 batch_size = 64
-albumentations = [{{ name = "RandomCrop", height = 64, width = 64 }}]
+augment = [{{ name = "RandomCrop", height = 64, width = 64 }}]
 
 [space]
 lr = {{ low = 0.01, high = 0.2, log = true }}

@@ -243,12 +243,12 @@ def test_a_study_file_is_named_after_itself(file: Path) -> None:
 def test_set_overrides_the_file_with_toml_values_and_bare_words(file: Path) -> None:
     assignments = [
         *("name=other", "train.epochs=9", "train.optimizer=sgd", "limit.params=1_000", "space.dropout=[0.1, 0.2]"),
-        *("space.lr.high=0.1", "search.hours=1.5", 'train.albumentations=[{name="Blur"}]'),
+        *("space.lr.high=0.1", "search.hours=1.5", 'train.augment=[{name="Blur"}]'),
     ]
     spec = studies.load(str(file), assignments)
     assert (spec.name, spec.train.epochs, spec.train.optimizer, spec.limit.params) == ("other", 9, "sgd", 1000)
     assert spec.space == {"lr": Range(low=1e-4, high=0.1, log=True), "dropout": (0.1, 0.2)}
-    assert (spec.search.hours, spec.train.albumentations) == (1.5, ({"name": "Blur"},))
+    assert (spec.search.hours, spec.train.augment) == (1.5, ({"name": "Blur"},))
 
 
 @pytest.mark.parametrize(

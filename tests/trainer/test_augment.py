@@ -12,16 +12,18 @@ from numpy.typing import NDArray
 
 from trainer.augment import (
     ERASE_AREA,
-    MEAN,
-    STD,
     Augmentation,
     Draw,
-    apply_on_device,
-    apply_on_host,
+    HostAugmentation,
+    change_colours,
     draw,
     normalise,
+    warp_on_device,
+    warp_on_host,
 )
 from trainer.config import TrainConfig
+from trainer.data import IMAGENET_MEAN as MEAN
+from trainer.data import IMAGENET_STD as STD
 from trainer.data import Dataset
 from trainer.device import Device
 from trainer.errors import ConfigError
@@ -51,10 +53,26 @@ def config_of(**settings: object) -> TrainConfig:
     return TrainConfig.model_validate(settings)
 
 
-def grey_levels(images: torch.Tensor) -> NDArray[np.float32]:
-    """Undo the normalisation: [batch, 3, S, S] -> [batch, S, S, 3] on 0..255."""
-    levels = images.cpu().permute(0, 2, 3, 1).numpy() * (255 * np.array(STD)) + 255 * np.array(MEAN)
-    return np.asarray(levels, dtype=np.float32)
+def on_host(pictures: NDArray[np.uint8], drawn: Draw) -> NDArray[np.uint8]:
+    return warp_on_host(pictures, drawn, MEAN)
+
+
+def on_device(pictures: NDArray[np.uint8], drawn: Draw, device: Device) -> NDArray[np.float32]:
+    """[batch, S, S, 3] on 0..255."""
+    images = warp_on_device(device.copy(np.array(pictures)), drawn, device, MEAN)
+    return images.cpu().permute(0, 2, 3, 1).numpy()
+
+
+def normalised(pictures: NDArray[np.uint8]) -> torch.Tensor:
+    return normalise(torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float(), MEAN, STD)
+
+
+def augmented(
+    pictures: NDArray[np.uint8], device: Device, seed: tuple[int, ...] = (0, 1, 1), **settings: object
+) -> torch.Tensor:
+    """The images of one batch, through host and device as training does it."""
+    augment = Augmentation(config_of(**settings), device, MEAN, STD)
+    return augment(augment.on_host(pictures, *seed), torch.zeros(len(pictures)).long(), *seed).images
 
 
 def drawn(shift: int = 0, **settings: object) -> Draw:
@@ -89,10 +107,9 @@ EXACT: list[tuple[str, Draw, Any]] = [
 @pytest.mark.parametrize(("drawn", "expected"), [case[1:] for case in EXACT], ids=[case[0] for case in EXACT])
 def test_on_whole_pixels_both_executors_do_exactly_what_numpy_does(drawn: Draw, expected: Any, cpu: Device) -> None:
     pictures = noise()
-    assert np.array_equal(apply_on_host(pictures, drawn), expected(pictures))
+    assert np.array_equal(on_host(pictures, drawn), expected(pictures))
     # grid_sample weighs neighbours by coordinates that are off by some 1e-6 pixels.
-    on_device = grey_levels(apply_on_device(pictures, drawn, cpu))
-    assert np.abs(on_device - expected(pictures)).max() < 0.01
+    assert np.abs(on_device(pictures, drawn, cpu) - expected(pictures)).max() < 0.01
 
 
 def test_host_and_device_give_nearly_the_same_pictures(digits: Dataset, cpu: Device) -> None:
@@ -100,9 +117,9 @@ def test_host_and_device_give_nearly_the_same_pictures(digits: Dataset, cpu: Dev
     config = config_of(hflip=0.5, vflip=0.5, rotate=30, crop_padding=3, erase=0.5)
     pictures = digits.images[:256]
     both = draw(config, 256, SIZE, np.random.default_rng(3))
-    host = apply_on_host(pictures, both).astype(np.float32)
+    host = on_host(pictures, both).astype(np.float32)
     assert np.abs(host - pictures).mean() > 20
-    difference = np.abs(host - grey_levels(apply_on_device(np.array(pictures), both, cpu)))
+    difference = np.abs(host - on_device(pictures, both, cpu))
     assert difference.max() < 8.5
     assert difference.mean() < 1
 
@@ -112,7 +129,7 @@ def test_host_and_gpu_give_nearly_the_same_pictures(digits: Dataset, cuda: Devic
     config = config_of(hflip=0.5, vflip=0.5, rotate=30, crop_padding=3, erase=0.5)
     pictures = np.array(digits.images[:256])
     both = draw(config, 256, SIZE, np.random.default_rng(3))
-    difference = np.abs(apply_on_host(pictures, both) - grey_levels(apply_on_device(pictures, both, cuda)))
+    difference = np.abs(on_host(pictures, both) - on_device(pictures, both, cuda))
     assert difference.max() < 8.5
     assert difference.mean() < 1
 
@@ -120,22 +137,21 @@ def test_host_and_gpu_give_nearly_the_same_pictures(digits: Dataset, cuda: Devic
 def test_nothing_configured_leaves_pictures_as_they_are(cpu: Device) -> None:
     pictures = noise()
     nothing = draw(config_of(), 5, SIZE, np.random.default_rng(0))
-    assert nothing == Draw(None, None)
-    batch = Augmentation(config_of(), cpu)(pictures, 0, 1, 1)
-    assert torch.equal(batch, normalise(torch.from_numpy(pictures)))
-    assert torch.equal(batch, apply_on_device(pictures, nothing, cpu))
+    assert nothing == Draw()
+    assert torch.equal(augmented(pictures, cpu), normalised(pictures))
+    assert np.array_equal(on_device(pictures, nothing, cpu), pictures)
 
 
 def test_a_batch_is_normalised_channels_last_and_leaves_the_cache_alone(cpu: Device) -> None:
     pictures = noise()
     before = pictures.copy()
-    Augmentation(config_of(erase=1, hflip=1), cpu)(pictures, 0, 1, 1)
-    batch = Augmentation(config_of(erase=1), cpu)(pictures, 0, 1, 1)
+    augmented(pictures, cpu, erase=1, hflip=1)
+    batch = augmented(pictures, cpu, erase=1)
     assert batch.shape == (5, 3, SIZE, SIZE)
     assert batch.dtype == torch.float32
     assert batch.is_contiguous(memory_format=torch.channels_last)
     assert np.array_equal(pictures, before)
-    grey = normalise(torch.full((1, 2, 2, 3), 128, dtype=torch.uint8))[0, :, 0, 0]
+    grey = normalised(np.full((1, 2, 2, 3), 128, dtype=np.uint8))[0, :, 0, 0]
     assert grey.tolist() == pytest.approx([(128 / 255 - m) / s for m, s in zip(MEAN, STD, strict=True)], abs=1e-5)
 
 
@@ -187,12 +203,11 @@ def test_erased_rectangles_have_the_stated_share_and_lie_within_the_picture() ->
 def test_an_erased_rectangle_has_the_mean_colour_and_the_rest_is_untouched(cpu: Device) -> None:
     pictures = noise(1)
     box = Draw(None, np.array([[2, 5, 4, 7]]))
-    host = normalise(torch.from_numpy(apply_on_host(pictures, box)))
-    for batch in (host, apply_on_device(pictures, box, cpu)):
-        assert batch[0, :, 2:6, 5:12].abs().max() < 0.01  # the mean is zero once normalised
-        outside = torch.ones(SIZE, SIZE, dtype=torch.bool)
+    for batch in (on_host(pictures, box), on_device(pictures, box, cpu)):
+        assert np.abs(batch[0, 2:6, 5:12] - 255 * np.array(MEAN)).max() < 0.51
+        outside = np.ones((SIZE, SIZE), dtype=bool)
         outside[2:6, 5:12] = False
-        assert torch.equal(batch[0, :, outside], normalise(torch.from_numpy(pictures))[0, :, outside])
+        assert np.array_equal(batch[0, outside], pictures[0, outside])
 
 
 EVERYTHING: dict[str, object] = {
@@ -200,20 +215,29 @@ EVERYTHING: dict[str, object] = {
     "rotate": 20,
     "crop_padding": 2,
     "erase": 0.5,
-    "albumentations": [{"name": "ColorJitter", "p": 0.7}, {"name": "GaussNoise", "p": 0.7}],
+    "augment": ["TrivialAugmentWide", {"name": "ColorJitter", "p": 0.7}, {"name": "GaussNoise", "p": 0.7}],
 }
 
 
 def test_the_same_seed_epoch_and_batch_give_the_same_pictures_whatever_was_drawn_before(cpu: Device) -> None:
     pictures = noise(32)
-    expected = Augmentation(config_of(**EVERYTHING), cpu)(pictures, 5, 3, 2)
-    other = Augmentation(config_of(**EVERYTHING), cpu)
-    other(pictures[:7], 1, 1, 1)
-    other(pictures, 5, 3, 1)
+    expected = augmented(pictures, cpu, (5, 3, 2), **EVERYTHING)
+    host = HostAugmentation(config_of(**EVERYTHING))
+    first = host(pictures, 5, 3, 2)
+    host(pictures[:7], 1, 1, 1)
     torch.manual_seed(99)
-    assert torch.equal(other(pictures, 5, 3, 2), expected)
+    assert np.array_equal(host(pictures, 5, 3, 2), first)
+    assert torch.equal(augmented(pictures, cpu, (5, 3, 2), **EVERYTHING), expected)
     for seed in ((6, 3, 2), (5, 4, 2), (5, 3, 4)):
-        assert not torch.equal(other(pictures, *seed), expected)
+        assert not torch.equal(augmented(pictures, cpu, seed, **EVERYTHING), expected)
+
+
+def test_augmenting_on_the_host_leaves_the_random_state_of_training_alone() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    HostAugmentation(config_of(augment=["AutoAugment"]))(noise(), 1, 2, 3)
+    assert torch.equal(torch.rand(3), expected)
 
 
 # Albumentations by name
@@ -221,8 +245,8 @@ def test_the_same_seed_epoch_and_batch_give_the_same_pictures_whatever_was_drawn
 
 def test_an_albumentations_transform_is_applied_first(cpu: Device) -> None:
     pictures = noise()
-    batch = Augmentation(config_of(albumentations=[{"name": "InvertImg", "p": 1}], hflip=1), cpu)(pictures, 0, 1, 1)
-    assert torch.equal(batch, normalise(torch.from_numpy(255 - pictures[:, :, ::-1])))
+    batch = augmented(pictures, cpu, augment=[{"name": "InvertImg", "p": 1}], hflip=1)
+    assert torch.equal(batch, normalised(255 - pictures[:, :, ::-1]))
 
 
 @pytest.mark.parametrize(
@@ -240,8 +264,8 @@ def test_a_transform_that_cannot_be_built_is_a_sentence(transform: dict[str, Any
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(ConfigError) as error:
-            Augmentation(config_of(albumentations=[transform]), cpu)
-    assert str(error.value).startswith(f"albumentations: {sentence}")
+            Augmentation(config_of(augment=[transform]), cpu, MEAN, STD)
+    assert str(error.value).startswith(f"augment: {sentence}")
 
 
 @pytest.mark.parametrize(
@@ -256,4 +280,79 @@ def test_a_transform_that_changes_size_or_type_is_a_sentence(
     transform: dict[str, Any], became: str, cpu: Device
 ) -> None:
     with pytest.raises(ConfigError, match=rf"a picture of \(16, 16, 3\) uint8 became {became}; use transforms"):
-        Augmentation(config_of(albumentations=[transform]), cpu)(noise(), 0, 1, 1)
+        augmented(noise(), cpu, augment=[transform])
+
+
+# Scale, shift, colour, mixing
+
+
+def test_two_rotations_lean_towards_upright_and_reach_twice_as_far() -> None:
+    matrices = draw(config_of(rotate=10, rotations=2), 20_000, SIZE, np.random.default_rng(0)).matrices
+    assert matrices is not None
+    angles = np.rad2deg(np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0]))
+    assert 17 < np.abs(angles).max() <= 20
+    assert np.mean(np.abs(angles) < 10) == pytest.approx(0.75, abs=0.02)  # of a triangle
+
+
+def test_scale_zooms_evenly_round_the_centre_and_shift_moves_by_a_share() -> None:
+    matrices = draw(config_of(scale=0.2, shift=0.25), 20_000, SIZE, np.random.default_rng(0)).matrices
+    assert matrices is not None
+    zoom = 1 / matrices[:, 0, 0]
+    assert (zoom.min(), zoom.max()) == pytest.approx((0.8, 1.2), abs=0.01)
+    centre = np.array([(SIZE - 1) / 2, (SIZE - 1) / 2, 1])
+    moved_by = matrices @ centre - centre[:2]
+    assert np.abs(moved_by).max() == pytest.approx(0.25 * SIZE, abs=0.05)
+
+
+def test_colour_factors_do_what_torchvision_does() -> None:
+    from torchvision.transforms.v2 import functional
+
+    images = torch.rand(4, 3, 8, 8) * 255
+    for number, adjust in enumerate(
+        (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation)
+    ):
+        for factor in (0.6, 1.3):
+            factors = torch.ones(4, 3)
+            factors[:, number] = factor
+            expected = torch.stack([adjust(image / 255, factor) for image in images]) * 255
+            assert (change_colours(images, factors) - expected).abs().max() < 0.05
+
+
+def test_mixup_blends_pictures_and_tells_both_labels(cpu: Device) -> None:
+    pictures, labels = noise(6), torch.arange(6)
+    batch = Augmentation(config_of(mixup=1), cpu, MEAN, STD)(pictures, labels, 0, 1, 1)
+    assert batch.other_labels is not None
+    plain = normalised(pictures)
+    expected = batch.share * plain + (1 - batch.share) * plain[batch.other_labels]
+    assert (batch.images - expected).abs().max() < 1e-5
+    assert sorted(batch.other_labels.tolist()) == labels.tolist()
+
+
+def test_cutmix_pastes_a_rectangle_whose_area_is_the_other_labels_share(cpu: Device) -> None:
+    pictures, labels = noise(6), torch.arange(6)
+    plain, seen = normalised(pictures), set()
+    for number in range(20):
+        batch = Augmentation(config_of(cutmix=1), cpu, MEAN, STD)(pictures, labels, 0, 1, number)
+        assert batch.other_labels is not None
+        others = plain[batch.other_labels]
+        own = (batch.images == plain).all(dim=1)
+        assert torch.equal(torch.where(own[:, None], plain, others), batch.images)
+        moved = batch.other_labels != labels
+        assert own[moved].float().mean().item() == pytest.approx(batch.share, abs=1e-6)
+        seen.add(batch.share)
+    assert len(seen) > 10
+
+
+def test_mixing_takes_the_stated_share_of_batches(cpu: Device) -> None:
+    config, rng = config_of(mixup=0.25, cutmix=0.25), np.random.default_rng(0)
+    mixes = [draw(config, 4, SIZE, rng).mix for _ in range(4_000)]
+    assert np.mean([mix is not None and mix.box is None for mix in mixes]) == pytest.approx(0.25, abs=0.03)
+    assert np.mean([mix is not None and mix.box is not None for mix in mixes]) == pytest.approx(0.25, abs=0.03)
+
+
+def test_gray_pictures_go_through_everything(cpu: Device) -> None:
+    pictures = noise(8)[..., :1].copy()
+    augment = Augmentation(config_of(rotate=20, hflip=0.5, erase=0.5, brightness=0.2, mixup=0.5), cpu, (0.5,), (0.2,))
+    images = augment(pictures, torch.zeros(8).long(), 0, 1, 1).images
+    assert images.shape == (8, 1, SIZE, SIZE)
+    assert images.isfinite().all()

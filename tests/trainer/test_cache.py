@@ -37,9 +37,7 @@ def picture_folder(root: Path, per_class: int = 4, classes: tuple[str, ...] = ("
 
 
 def prepare(root: Path, cache_dir: Path, **settings: object) -> Dataset:
-    return prepare_data(
-        DataConfig.model_validate({"path": str(root), "image_size": 16, **settings}), cache_dir
-    )
+    return prepare_data(DataConfig.model_validate({"path": str(root), "image_size": 16, **settings}), cache_dir)
 
 
 def decoded_by(prepare: Callable[..., object]) -> int:
@@ -192,9 +190,7 @@ def test_bad_files_leave_no_hole_between_the_pictures(tmp_path: Path) -> None:
     with_bad = prepare(root, tmp_path / "caches", bad_files="skip")
     assert with_bad.names == whole.names
     np.testing.assert_array_equal(with_bad.images, whole.images)
-    assert (with_bad.cache_path / "pictures.npy").stat().st_size == (
-        whole.cache_path / "pictures.npy"
-    ).stat().st_size
+    assert (with_bad.cache_path / "pictures.npy").stat().st_size == (whole.cache_path / "pictures.npy").stat().st_size
 
 
 def test_an_interrupt_while_decoding_leaves_nothing_and_the_next_launch_builds_it(tmp_path: Path) -> None:
@@ -241,9 +237,7 @@ def test_two_processes_at_once_build_one_cache(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_process_ended_while_decoding_leaves_no_cache_and_blocks_nobody(
-    tmp_path: Path, number: int
-) -> None:
+def test_a_process_ended_while_decoding_leaves_no_cache_and_blocks_nobody(tmp_path: Path, number: int) -> None:
     root = picture_folder(tmp_path / "pets")
     process = prepare_in_a_process(root, tmp_path / "caches", 0.2)
     assert process.stdout is not None
@@ -259,15 +253,11 @@ def test_a_process_ended_while_decoding_leaves_no_cache_and_blocks_nobody(
     assert not list((tmp_path / "caches").glob(".partial-*"))
 
 
-def test_too_little_room_is_said_before_anything_is_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_room_is_said_before_anything_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = DataConfig(path=str(picture_folder(tmp_path / "pets")), image_size=1024)
     full = shutil.disk_usage(tmp_path)._replace(free=5_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
-    with pytest.raises(
-        DiskError, match=r"needs 0\.025 GB in .*caches and 0\.005 GB are free there; make room"
-    ):
+    with pytest.raises(DiskError, match=r"needs 0\.025 GB in .*caches and 0\.005 GB are free there; make room"):
         prepare_data(config, tmp_path / "caches")
     assert nothing_is_left_in(tmp_path / "caches")
 
@@ -275,9 +265,7 @@ def test_too_little_room_is_said_before_anything_is_decoded(
 def test_a_disk_that_fills_while_decoding_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     root = picture_folder(tmp_path / "pets", per_class=8)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(
-        resource.RLIMIT_FSIZE, (20_000, hard)
-    )  # the kernel refuses the write, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # the kernel refuses the write, as on a full disk
     try:
         with pytest.raises(DiskError, match=r"cannot be written in .*caches: File too large"):
             prepare(root, tmp_path / "caches", image_size=64)

@@ -40,7 +40,7 @@ def test_a_config_comes_back_from_json_as_it_was() -> None:
     config = TrainConfig(
         model_args={"act_layer": "relu", "depth_mult": 1.0, "se": True, "initial_chs": 16, "layers": [1, 2]},
         lr=0.1 + 0.2,
-        albumentations=({"name": "ColorJitter", "p": 0.5},),
+        augment=({"name": "ColorJitter", "p": 0.5},),
     )
     again = TrainConfig.model_validate_json(config.model_dump_json())
     assert again == config
@@ -53,7 +53,7 @@ def test_an_unknown_key_names_the_nearest_one() -> None:
 
 def test_a_key_like_no_other_lists_those_that_exist() -> None:
     problems = problems_of({"zzz": 1})
-    assert "zzz: unknown key; known: albumentations, batch_size" in problems
+    assert "zzz: unknown key; known: agc, augment, augment_from_epoch, batch_size" in problems
 
 
 def test_all_problems_are_told_at_once_each_on_its_line() -> None:
@@ -71,7 +71,7 @@ def test_all_problems_are_told_at_once_each_on_its_line() -> None:
     ("values", "sentence"),
     [
         ({"epochs": 5, "warmup_epochs": 5}, "warmup_epochs = 5 must be less than epochs = 5"),
-        ({"albumentations": [{"p": 0.5}]}, 'needs a name, as in { name = "ColorJitter" }'),
+        ({"augment": [{"p": 0.5}]}, 'needs a name, as in { name = "ColorJitter" }'),
         ({"lr": float("inf")}, "lr = inf: input should be a finite number"),
         ({"weight_decay": float("nan")}, "weight_decay = nan: input should be"),
         ({"batch_size": 1}, "batch_size = 1: input should be greater than or equal to 2"),

@@ -70,11 +70,7 @@ def names_in(data: Dataset, split: str) -> set[str]:
 
 
 def test_train_val_and_test_folders_are_taken_as_they_are(tmp_path: Path) -> None:
-    counts = {
-        f"{split}/{name}": n
-        for split, n in (("train", 3), ("val", 2), ("test", 1))
-        for name in ("cat", "dog")
-    }
+    counts = {f"{split}/{name}": n for split, n in (("train", 3), ("val", 2), ("test", 1)) for name in ("cat", "dog")}
     data = prepare(make_folder(tmp_path / "pets", counts), tmp_path, val_fraction=0.5, test_fraction=0.5)
     assert data.class_names == ("cat", "dog")
     assert {split: len(indices) for split, indices in data.splits.items()} == {
@@ -167,9 +163,7 @@ def test_splits_are_stratified_and_keep_a_picture_of_each_class_on_each_side(tmp
 
 def test_a_split_seed_gives_the_same_split_each_time_and_another_seed_another(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pets", {"cat": 30, "dog": 30})
-    splits = [
-        names_in(prepare(root, tmp_path, split_seed=seed, val_fraction=0.3), "val") for seed in (0, 0, 1)
-    ]
+    splits = [names_in(prepare(root, tmp_path, split_seed=seed, val_fraction=0.3), "val") for seed in (0, 0, 1)]
     assert splits[0] == splits[1]
     assert splits[0] != splits[2]
 
@@ -256,9 +250,7 @@ def test_no_folder_given_says_the_layout_and_the_command(tmp_path: Path) -> None
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    assert f"{tmp_path / 'nowhere'} does not exist; check --data" in problems_of(
-        tmp_path / "nowhere", tmp_path
-    )
+    assert f"{tmp_path / 'nowhere'} does not exist; check --data" in problems_of(tmp_path / "nowhere", tmp_path)
     (tmp_path / "file.zip").write_text("")
     assert "file.zip is not a folder" in problems_of(tmp_path / "file.zip", tmp_path)
 
@@ -266,9 +258,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_an_empty_folder_is_refused_with_the_layout(tmp_path: Path) -> None:
     (tmp_path / "pets" / ".git").mkdir(parents=True)
     (tmp_path / "pets" / "loose.png").write_bytes(b"")
-    assert "holds no class folders; expected are CLASS/* or train/CLASS/*" in problems_of(
-        tmp_path / "pets", tmp_path
-    )
+    assert "holds no class folders; expected are CLASS/* or train/CLASS/*" in problems_of(tmp_path / "pets", tmp_path)
     make_folder(tmp_path / "pets", {"train": 0, "test/cat": 1})
     assert problems_of(tmp_path / "pets", tmp_path)
 
@@ -302,9 +292,7 @@ def test_classes_with_one_picture_are_named_where_it_would_have_to_be_split(tmp_
     root = make_folder(tmp_path / "pets", {"train/cat": 1, "train/dog": 1, "train/emu": 2})
     message = problems_of(root, tmp_path)
     assert "2 problems" in message
-    assert (
-        "cat: one training picture, so none is left for validation; add some or remove the class" in message
-    )
+    assert "cat: one training picture, so none is left for validation; add some or remove the class" in message
     assert "dog: one training picture" in message
     assert "emu" not in message
     make_folder(root / "val", {"cat": 1})
@@ -312,12 +300,8 @@ def test_classes_with_one_picture_are_named_where_it_would_have_to_be_split(tmp_
 
 
 def test_a_class_that_only_val_or_test_has_is_refused(tmp_path: Path) -> None:
-    root = make_folder(
-        tmp_path / "pets", {"train/cat": 2, "train/dog": 2, "val/cat": 1, "test/emu": 1, "test/cat": 1}
-    )
-    assert "test/emu: this class has no training picture; add some or remove the folder" in problems_of(
-        root, tmp_path
-    )
+    root = make_folder(tmp_path / "pets", {"train/cat": 2, "train/dog": 2, "val/cat": 1, "test/emu": 1, "test/cat": 1})
+    assert "test/emu: this class has no training picture; add some or remove the folder" in problems_of(root, tmp_path)
 
 
 def test_an_empty_class_folder_fails_or_is_left_out(tmp_path: Path) -> None:
@@ -489,9 +473,7 @@ def test_a_turned_picture_is_cropped_after_turning() -> None:
     np.testing.assert_array_equal(turned, read_picture(image.transpose(Image.Transpose.ROTATE_270), SIZE))
 
 
-@pytest.mark.parametrize(
-    "exif", [b"Exif\0\0garbage", b"", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12", b"\xff" * 50]
-)
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12", b"\xff" * 50])
 def test_a_broken_exif_block_does_not_spoil_the_picture(exif: bytes) -> None:
     image = noise(16, 16)
     pixels = read_picture(saved(image, "JPEG", exif=exif), SIZE)
@@ -559,9 +541,7 @@ RESIZES = [(resize, filter) for resize in ("crop", "squash") for filter in ("bil
 def test_pictures_of_odd_sizes_are_read_as_timm_reads_them(resize: str, interpolation: str) -> None:
     sides = [1, 2, 3, 7, 31, 32, 33, 64, 65, 97, 333, 500]
     for size in (8, 33, 224):
-        config = DataConfig.model_validate(
-            {"image_size": size, "resize": resize, "interpolation": interpolation}
-        )
+        config = DataConfig.model_validate({"image_size": size, "resize": resize, "interpolation": interpolation})
         for width, height in zip(sides * 2, sides[::-1] + sides[3:] + sides[:3], strict=True):
             if max(width, height) > 64 * min(width, height):
                 continue
@@ -574,9 +554,7 @@ def test_pictures_of_odd_sizes_are_read_as_timm_reads_them(resize: str, interpol
 
 
 @pytest.mark.parametrize(("resize", "interpolation"), RESIZES)
-def test_photos_of_many_sizes_are_read_as_timm_reads_them(
-    resize: str, interpolation: str, tmp_path: Path
-) -> None:
+def test_photos_of_many_sizes_are_read_as_timm_reads_them(resize: str, interpolation: str, tmp_path: Path) -> None:
     files = sorted(unzipped("flowers5_varied_mini", tmp_path).glob("*/*/*.jpg"))[::4]
     config = DataConfig.model_validate({"image_size": 96, "resize": resize, "interpolation": interpolation})
     sizes = set()
@@ -622,14 +600,8 @@ def test_the_cache_holds_what_read_picture_gives(tmp_path: Path) -> None:
 def test_awkward_pictures_fail_with_all_bad_files_at_once_or_are_skipped(tmp_path: Path) -> None:
     root = unzipped("awkward", tmp_path)
     with (root / "manifest.csv").open(encoding="utf-8", newline="") as file:
-        rows = [
-            row for row in csv.DictReader(file) if Path(row["path"]).name not in (".DS_Store", "Thumbs.db")
-        ]
-    bad = {
-        row["path"]
-        for row in rows
-        if row["pillow_convert_rgb"].startswith("error") or "Bomb" in row["warnings"]
-    }
+        rows = [row for row in csv.DictReader(file) if Path(row["path"]).name not in (".DS_Store", "Thumbs.db")]
+    bad = {row["path"] for row in rows if row["pillow_convert_rgb"].startswith("error") or "Bomb" in row["warnings"]}
     assert len(bad) >= 8
 
     message = problems_of(root, tmp_path, image_size=32)
@@ -639,10 +611,7 @@ def test_awkward_pictures_fail_with_all_bad_files_at_once_or_are_skipped(tmp_pat
     assert {file.name for file in data.bad_files} == bad
     assert set(data.names) == {row["path"] for row in rows} - bad
     assert data.class_names == ("daisy", "rose", "tulip")
-    assert (
-        Duplicate("train/rose/x_crossclass.jpg", "train/tulip/x_dup_b.jpg", "across classes")
-        in data.duplicates
-    )
+    assert Duplicate("train/rose/x_crossclass.jpg", "train/tulip/x_dup_b.jpg", "across classes") in data.duplicates
     # Neither black nor white: 16-bit, float and CMYK pictures kept their content.
     for name in (
         "rose/x_16bit_gray.png",
@@ -713,9 +682,7 @@ def test_cifar_is_read_from_torchvisions_folder(tmp_path: Path, miniature_cifar:
     np.testing.assert_array_equal(data.images[data.names.index("cifar10/test/00013")], expected)
 
 
-def test_a_damaged_torchvision_folder_is_named_and_left_as_it_is(
-    tmp_path: Path, miniature_cifar: Path
-) -> None:
+def test_a_damaged_torchvision_folder_is_named_and_left_as_it_is(tmp_path: Path, miniature_cifar: Path) -> None:
     (miniature_cifar / "test_batch").write_bytes(b"damaged")
     config = DataConfig(source="cifar10", path=str(miniature_cifar.parent), image_size=32)
     with pytest.raises(DataError, match=r"cifar10 could not be read from .*downloads \(.*corrupted"):
@@ -727,9 +694,7 @@ def test_a_failed_download_says_what_to_do_instead(tmp_path: Path, monkeypatch: 
     from torchvision.datasets import CIFAR100
 
     monkeypatch.setattr(CIFAR100, "url", "http://127.0.0.1:9/nobody-listens-here.tar.gz")
-    with pytest.raises(
-        DataError, match=r"cifar100 could not be downloaded to .* --data DIR, where DIR holds"
-    ) as error:
+    with pytest.raises(DataError, match=r"cifar100 could not be downloaded to .* --data DIR, where DIR holds") as error:
         prepare_data(DataConfig(source="cifar100", image_size=32), tmp_path / "caches")
     assert "torchvision's cifar-100-python, or CLASS/*" in str(error.value)
 
@@ -751,7 +716,5 @@ from trainer.data import prepare_data
 prepare_data(DataConfig(path={str(root)!r}, image_size=16), Path({str(tmp_path / "caches")!r}))
 print(json.dumps([name for name in ("torch", "torchvision", "timm", "sklearn") if name in sys.modules]))
 """
-    output = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    output = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(output.stdout) == []

@@ -33,5 +33,6 @@ def test_logits_come_in_the_order_of_the_split_whatever_the_batches(digits: Data
     logits = predict_logits(model, digits, "test", cpu)
     assert logits.shape == (len(indices), 10)
     assert logits.dtype == torch.float32
-    at_once = model(normalise(torch.from_numpy(digits.images[indices])))
+    images = torch.from_numpy(digits.images[indices]).permute(0, 3, 1, 2).float()
+    at_once = model(normalise(images, digits.mean, digits.std))
     torch.testing.assert_close(logits, at_once.detach())

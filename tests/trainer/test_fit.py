@@ -45,7 +45,7 @@ FULL = PLAIN.model_copy(
         "rotate": 15.0,
         "crop_padding": 2,
         "erase": 0.3,
-        "albumentations": ({"name": "GaussNoise", "std_range": (0.01, 0.1), "p": 0.5},),  # a tuple: JSON has none
+        "augment": ({"name": "GaussNoise", "std_range": (0.01, 0.1), "p": 0.5},),  # a tuple: JSON has none
     }
 )
 OPTIMIZERS = {"adamw": FULL, "sgd": FULL.model_copy(update={"optimizer": "sgd", "lr": 0.05, "weight_decay": 5e-4})}
@@ -128,7 +128,7 @@ def test_the_same_seed_gives_the_same_result_and_another_seed_another(digits: Da
 
 
 def test_the_caller_may_draw_random_numbers_between_epochs(digits: Dataset, cpu: Device) -> None:
-    config = FULL.model_copy(update={"epochs": 2, "batch_size": 128, "albumentations": ()})
+    config = FULL.model_copy(update={"epochs": 2, "batch_size": 128, "augment": ()})
     expected = without_times(list(fit(config, digits, cpu)))
     results = []
     for result in fit(config, digits, cpu):
@@ -329,7 +329,7 @@ def test_a_full_disk_stops_the_training_and_room_lets_it_go_on_as_if_nothing_had
 # The recipe
 
 
-GOLDEN_CONFIG = FULL.model_copy(update={"epochs": 2, "seed": 7, "albumentations": ()})
+GOLDEN_CONFIG = FULL.model_copy(update={"epochs": 2, "seed": 7, "augment": ()})
 
 
 def train_losses(optimizer: str, data: Dataset) -> list[float]:

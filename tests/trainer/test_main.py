@@ -62,7 +62,15 @@ def test_json_is_one_object_for_each_epoch_also_of_those_resumed(
     assert main(command) == 0
     first = capsys.readouterr().out
     result = json.loads(first)
-    assert set(result) == {"epoch", "train_loss", "val_loss", "val_accuracy", "seconds", "images_per_second"}
+    assert set(result) == {
+        "epoch",
+        "train_loss",
+        "val_loss",
+        "val_accuracy",
+        "seconds",
+        "images_per_second",
+        "final",
+    }
     assert result["epoch"] == 1
     assert main(command) == 0
     assert capsys.readouterr().out == first

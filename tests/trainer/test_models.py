@@ -11,7 +11,7 @@ from torch import nn
 
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
-from trainer.models import RESNET_CHANNELS, build_model, count, has_width, timm_args
+from trainer.models import build_model, count, has_width, model_args
 
 
 def candidate(model: str, width_mult: float = 1.0, **settings: object) -> TrainConfig:
@@ -98,14 +98,14 @@ def test_a_width_scales_every_kind_that_has_one(model: str) -> None:
 
 
 def test_a_width_multiplies_the_channels_of_a_resnet() -> None:
-    assert timm_args(candidate("resnet18", 1.0), 64)["channels"] == list(RESNET_CHANNELS)
-    assert timm_args(candidate("resnet18", 0.33), 64)["channels"] == [21, 42, 84, 169]
-    assert timm_args(candidate("resnet18", 0.001), 64)["channels"] == [1, 1, 1, 1]
+    assert model_args(candidate("resnet18", 1.0), 64)["channels"] == [64, 128, 256, 512]
+    assert model_args(candidate("resnet18", 0.33), 64)["channels"] == [21, 42, 84, 169]
+    assert model_args(candidate("resnet18", 0.001), 64)["channels"] == [1, 1, 1, 1]
 
 
 def test_stock_timm_builds_the_same_model_from_the_arguments() -> None:
     config = candidate("rexnet_100", 0.6, dropout=0.3, model_args={"depth_mult": 0.8})
-    model = timm.create_model(config.model, num_classes=5, **timm_args(config, 32))
+    model = timm.create_model(config.model, num_classes=5, **model_args(config, 32))
     ours = build_model(config, 5, 32)
     assert {name: value.shape for name, value in model.state_dict().items()} == {
         name: value.shape for name, value in ours.state_dict().items()
@@ -121,7 +121,7 @@ def test_dropout_is_the_drop_rate_before_the_classifier() -> None:
 
 def test_a_vision_transformer_is_built_for_the_pictures_it_gets() -> None:
     config = candidate("vit_tiny_patch16_224", model_args={"depth": 1})
-    assert timm_args(config, 64)["img_size"] == 64
+    assert model_args(config, 64)["img_size"] == 64
     model = build_model(config, 5, 64)
     assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 5)
 

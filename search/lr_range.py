@@ -1,0 +1,126 @@
+"""The learning-rate range test: train while the rate rises, and see where the loss falls fastest (Smith, 2015)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from search.devices import WorkerDevice
+from search.launch import prepare, show_progress, use_gpu
+from search.paths import Runs
+from studies import StudySpec
+from trainer.errors import DivergedError
+
+LOWEST, HIGHEST = 1e-6, 1.0
+"""Range of learning rates that is tried, evenly in the logarithm."""
+
+STEPS = 120
+"""Optimizer steps of the test."""
+
+SMOOTHING = 0.95
+"""Decay of the running mean of the loss."""
+
+DIVERGED = 4.0
+"""The test ends where the smoothed loss is so many times its lowest."""
+
+
+def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) -> dict[str, Any]:
+    """Run the test for a study's fixed recipe and draw it.
+
+    Args:
+        spec: the study; sampled settings are at the values of its first known recipe, else of [train].
+        runs: the runs folder.
+        device: where to train.
+        out: PNG to write.
+
+    Returns:
+        ``low`` and ``high``: a range for the study's lr, from a tenth of the steepest rate to that of the lowest loss;
+        ``steepest``; ``lrs`` and ``losses`` (smoothed); ``toml``: the line to paste; ``picture``.
+
+    Raises:
+        DivergedError: the loss never fell.
+        TrainerError: pictures, model or device.
+    """
+    console = Console(stderr=True)
+    use_gpu(device)
+    prepared = prepare(spec, runs, console)
+
+    from trainer.device import open_device
+    from trainer.fit import sweep_lr
+
+    recipe = {key: value for key, value in (spec.known[0] if spec.known else {}).items() if key != "width_mult"}
+    config = spec.config_for(recipe, spec.seed)
+    lrs: list[float] = []
+    losses: list[float] = []
+    mean = 0.0
+    with show_progress(console) as progress:
+        sweep = sweep_lr(config, prepared.data, open_device(device.kind, device.num_threads), LOWEST, HIGHEST, STEPS)
+        for step, (lr, loss) in enumerate(sweep):
+            progress("learning-rate range test", step + 1, STEPS)
+            mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+            smoothed = mean / (1 - SMOOTHING ** (step + 1))
+            if not math.isfinite(smoothed) or (losses and smoothed > DIVERGED * min(losses)):
+                break
+            lrs.append(lr)
+            losses.append(smoothed)
+    steepest, best = suggest(lrs, losses)
+    low, high = _round(steepest / 10), _round(best)
+    _draw(lrs, losses, low, high, out, spec.name)
+    toml = f"lr = {{ low = {low:g}, high = {high:g}, log = true }}"
+    return {
+        "study": spec.name,
+        "optimizer": config.optimizer,
+        "low": low,
+        "high": high,
+        "steepest": steepest,
+        "lrs": lrs,
+        "losses": losses,
+        "toml": toml,
+        "picture": str(out),
+    }
+
+
+def suggest(lrs: list[float], losses: list[float]) -> tuple[float, float]:
+    """The rate at which the loss falls fastest, and the one at which it is lowest.
+
+    Raises:
+        DivergedError: the loss never fell.
+    """
+    lowest = losses.index(min(losses)) if losses else 0
+    if lowest < 3:
+        raise DivergedError("the loss rose from the start of the test; check the pictures and the batch size")
+    slopes = [(losses[i + 1] - losses[i - 1]) / (math.log(lrs[i + 1]) - math.log(lrs[i - 1])) for i in range(1, lowest)]
+    return lrs[1 + slopes.index(min(slopes))], lrs[lowest]
+
+
+def render(answer: dict[str, Any]) -> str:
+    """What ``search lr-range`` prints."""
+    return (
+        f"{answer['study']}, {answer['optimizer']}: the loss falls fastest at lr {answer['steepest']:.2g}; "
+        f"the curve is in {answer['picture']}\nfor [space]:  {answer['toml']}"
+    )
+
+
+def _round(value: float) -> float:
+    """To one digit: the test is no more exact than that."""
+    return float(f"{value:.0e}")
+
+
+def _draw(lrs: list[float], losses: list[float], low: float, high: float, out: Path, title: str) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), dpi=120)
+    axes.semilogx(lrs, losses, color="#1f5fa8")
+    axes.axvspan(low, high, color="#1f5fa8", alpha=0.12, label=f"suggested: {low:g} to {high:g}")
+    axes.set(xlabel="learning rate", ylabel="training loss, smoothed", title=f"{title}: learning-rate range test")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(out)
+    pyplot.close(figure)

@@ -1,0 +1,85 @@
+"""The batches of each epoch: gathered from the cache and augmented on the host, here or in loader processes.
+
+A batch is known by (epoch, number, which pictures), so it is the same whoever makes it. Loader processes are torch's
+own DataLoader, started once per training; they pay only where ``augment`` names transforms that cost more than the
+step itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from trainer.augment import HostAugmentation, Pictures
+from trainer.data import Dataset
+from trainer.device import Device
+
+Item = tuple[int, int, NDArray[np.int64]]
+"""Epoch, batch number, indices of its pictures; epoch 0 stands for "not augmented"."""
+
+
+class Loader:
+    """Yields the host's part of every batch of an epoch, in order.
+
+    Args:
+        data: the pictures.
+        augmentation: what ``augment`` names.
+        device: says how many loader processes there are, and keeps the pictures if they fit on it.
+        seed: of the augmentation.
+    """
+
+    def __init__(self, data: Dataset, augmentation: HostAugmentation, device: Device, seed: int) -> None:
+        self.batches = _Batches(data.images, augmentation, seed)
+        self.resident = None if augmentation.steps else device.hold(data.images)
+        self.items: list[Item] = []
+        self.loader = None
+        if device.num_loaders and augmentation.steps:
+            self.loader = DataLoader(
+                self.batches,
+                batch_size=None,  # an item is a batch already
+                sampler=self.items,
+                num_workers=device.num_loaders,
+                multiprocessing_context="spawn",  # never fork a process that has begun to use CUDA
+                persistent_workers=True,
+            )
+
+    def epoch(self, epoch: int, batches: list[NDArray[np.int64]], *, plain: bool) -> Iterator[Pictures | torch.Tensor]:
+        """[batch, size, size, channels] uint8 for each batch, on the device already where the pictures live there."""
+        self.items[:] = [(0 if plain else epoch, number, indices) for number, indices in enumerate(batches)]
+        if self.resident is not None:
+            for _, _, indices in self.items:
+                yield self.resident[torch.from_numpy(indices).to(self.resident.device, non_blocking=True)]
+        elif self.loader is not None:
+            for pictures in self.loader:
+                yield pictures.numpy()
+        else:
+            for item in self.items:
+                yield self.batches[item].numpy()
+
+
+class _Batches(TorchDataset[torch.Tensor]):
+    """Batches by item; in a loader process the pictures are mapped again, not copied."""
+
+    def __init__(self, images: Pictures, augmentation: HostAugmentation, seed: int) -> None:
+        self.images, self.augmentation, self.seed = images, augmentation, seed
+
+    def __getitem__(self, item: Item) -> torch.Tensor:
+        epoch, number, indices = item
+        pictures = self.images[indices]
+        if epoch:
+            pictures = self.augmentation(pictures, self.seed, epoch, number + 1)
+        return torch.from_numpy(pictures)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        assert isinstance(self.images, np.memmap)
+        return _open_batches, (Path(str(self.images.filename)), self.augmentation, self.seed)
+
+
+def _open_batches(path: Path, augmentation: HostAugmentation, seed: int) -> _Batches:
+    return _Batches(np.load(path, mmap_mode="r"), augmentation, seed)
