@@ -124,9 +124,7 @@ def test_each_optimizer_learns_a_batch(optimizer: str, step: tuple[nn.Module, to
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_sam_climbs_by_rho_and_comes_back(
-    adaptive: bool, step: tuple[nn.Module, torch.Tensor, torch.Tensor]
-) -> None:
+def test_sam_climbs_by_rho_and_comes_back(adaptive: bool, step: tuple[nn.Module, torch.Tensor, torch.Tensor]) -> None:
     model, images, labels = step
     ascent = Ascent(config_of(sam={"rho": 0.1, "adaptive": adaptive}), model)
     loss = F.cross_entropy(model(images), labels)
@@ -275,7 +273,14 @@ COVERING: list[dict[str, Any]] = [
     {"optimizer": "nadam", "schedule": "milestones", "milestones": [0.5], "ema": 0.9, "sam": {"rho": 0.05}},
     {"optimizer": "rmsprop", "lr": 1e-3, "schedule": "step", "step_epochs": 1, "mixup": 0.5, "cutmix": 0.5},
     {"optimizer": "sgd", "schedule": "cosine", "ema": 0.9, "sam": {"rho": 0.5, "adaptive": True}, "mixup": 0.5},
-    {"optimizer": "sgd", "schedule": "constant", "augment": ["AutoAugment"], "drop_path": 0.2, "clip": 1.0, "agc": 0.02},
+    {
+        "optimizer": "sgd",
+        "schedule": "constant",
+        "augment": ["AutoAugment"],
+        "drop_path": 0.2,
+        "clip": 1.0,
+        "agc": 0.02,
+    },
 ]
 
 
