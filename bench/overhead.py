@@ -1,8 +1,8 @@
 """What the coordinator costs a trial: ``python bench/overhead.py [--trials 20]``.
 
-Runs a real search on the digits (one worker, no pruning) and takes times where messages pass between coordinator and worker:
+Runs a real search on the digits (one worker, no pruning) and takes times where messages pass:
 
-    ask       a worker lets go of a trial -> it gets the next one (tell, ask, journal of the terminal)
+    ask       a worker lets go of a trial -> it gets the next one (ask)
     answer    an epoch's result arrives -> its answer is sent (report, prune decision), summed over the trial
     open      the worker gets a trial -> it has counted the candidate
     trial     the worker gets a trial -> it lets go of it
@@ -19,6 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import search.launch
 import studies
@@ -33,7 +34,7 @@ Times = defaultdict[str, list[float]]
 class TimedPool(LocalPool):
     """A pool that notes when messages pass."""
 
-    times: Times = defaultdict(list)
+    times: ClassVar[Times] = defaultdict(list)
 
     def send(self, worker: int, message: Message) -> None:
         super().send(worker, message)

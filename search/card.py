@@ -82,7 +82,8 @@ the same transform, and gives `logits`. Class names are `label_names` in `config
 
 Trial {metrics["trial"]} of {search["trials"]} ({states["COMPLETE"]} completed, {states["PRUNED"]} pruned,
 {states["FAIL"]} failed; {search["seconds"] / 3600:.2f} hours of training in all), with {search["val_accuracy"]:.2%} on
-validation in the search. It was then retrained from scratch with a fresh seed: weights, confusion matrix and learning curve are of that training.
+validation in the search. It was then retrained from scratch with a fresh seed: weights, confusion matrix and learning
+curve are of that training.
 
 ## Recipe
 

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from search.budget import describe, resolve_sizes, size_line
 from search.devices import WorkerDevice
-from search.launch import CHECKPOINT_BYTES_PER_PARAMETER, Prepared, find_bounds, prepare, use_gpu
+from search.launch import Prepared, checkpoint_bytes, find_bounds, prepare, use_gpu
 from search.paths import Runs
 from search.status import duration
 from studies import Limit, Range, StudySpec
@@ -86,12 +86,11 @@ def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dic
         pictures = (prepared.num_classes, spec.data.image_size, spec.limit, spec.data.channels)
         candidate = resolve_sizes(candidate, 1.0, axis.low, axis.high, *pictures)
     size = count(candidate, prepared.num_classes, spec.data.image_size, spec.data.channels)
-    # Each running trial keeps its checkpoint and the one before, and writes the next beside them.
-    checkpoint_bytes = 3 * len(devices) * CHECKPOINT_BYTES_PER_PARAMETER * size.params
+    for_checkpoints = checkpoint_bytes(size.params, len(devices))
     free_bytes = shutil.disk_usage(runs.root).free
-    if checkpoint_bytes > free_bytes:
+    if for_checkpoints > free_bytes:
         raise DiskError(
-            f"checkpoints need {checkpoint_bytes:,} bytes in {runs.root}, {free_bytes:,} are free; "
+            f"checkpoints need {for_checkpoints:,} bytes in {runs.root}, {free_bytes:,} are free; "
             "free some or use --runs"
         )
     speed = measure_speed(candidate, data, devices[0])
@@ -132,7 +131,7 @@ def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dic
             "seconds_per_trial": seconds_per_trial,
             "seconds_at_most": math.ceil(spec.search.trials / len(devices)) * seconds_per_trial,
             "cache_bytes": sum(file.stat().st_size for file in data.cache_path.iterdir()),
-            "checkpoint_bytes": checkpoint_bytes,
+            "checkpoint_bytes": for_checkpoints,
             "free_bytes": free_bytes,
         },
     }

@@ -230,11 +230,13 @@ class Coordinator:
         }
 
     def _width_question(self, trial: Trial) -> Message | None:
-        """What the worker needs to find the width that a sampled share stands for."""
-        axis = self.spec.space.get("width_mult")
-        if not self.spec.shares_width or not isinstance(axis, Range):
+        """What the worker needs to find the width of a trial whose other settings change its size too."""
+        if not self.spec.sizes_vary:
             return None
-        return {"share": trial.params[WIDTH_SHARE], "low": axis.low, "high": axis.high}
+        axis = self.spec.space.get("width_mult")
+        if isinstance(axis, Range):
+            return {"share": trial.params[WIDTH_SHARE], "low": axis.low, "high": axis.high}
+        return {"share": 0.0, "low": self.spec.train.width_mult, "high": self.spec.train.width_mult}
 
     def _left_to_do(self) -> int:
         """Trials that nobody trains and that the budget allows: orphans, and new ones."""
@@ -289,7 +291,7 @@ class Coordinator:
         if "num_params" not in trial.user_attrs:  # else it is resumed
             trial.set_user_attr("num_params", event["num_params"])
             trial.set_user_attr("macs", event["macs"])
-            if self.spec.shares_width:
+            if self.spec.sizes_vary:
                 trial.set_user_attr("sizes", event["sizes"])
             for name, bound in (("params", self.spec.limit.params), ("macs", self.spec.limit.macs)):
                 if bound is not None:

@@ -42,6 +42,8 @@ class Bounds:
 
     width: Width | None
     """The widest width that fits; None where the study does not sample it, or where it depends on the trial."""
+    most_params: int | None
+    """Parameters of the largest candidate; the limit where that depends on the trial."""
     space: dict[str, BaseDistribution]
     known: list[dict[str, Any]]
     """The known recipes in terms of what is sampled."""
@@ -102,33 +104,35 @@ def find_bounds(spec: StudySpec, num_classes: int, runs: Runs) -> Bounds:
         LimitError: no candidate fits.
         ConfigError: the model or a recipe cannot be.
     """
-    if spec.shares_width or "model" in spec.space:
+    known = [dict(recipe) for recipe in spec.known]
+    pictures = (num_classes, spec.data.image_size, spec.limit)
+    if spec.sizes_vary:
         models, left_out = feasible_models(spec, num_classes)
         return Bounds(
             width=None,
+            most_params=spec.limit.params,
             space=distributions(spec, None, models if "model" in spec.space else None),
-            known=[as_sampled(spec, recipe, num_classes) for recipe in spec.known],
+            known=[as_sampled(spec, recipe, num_classes) for recipe in known],
             left_out=left_out,
         )
-    width = find_width(spec, num_classes, runs)
-    known = [dict(recipe) for recipe in spec.known]
-    return Bounds(width=width, space=distributions(spec, width), known=known, left_out={})
-
-
-def find_width(spec: StudySpec, num_classes: int, runs: Runs) -> Width | None:
-    """The widest width that fits where the study samples it; else check that its one size fits.
-
-    Raises:
-        LimitError: nothing fits.
-        ConfigError: the model cannot be built, or has no width to sample.
-    """
-    pictures = (num_classes, spec.data.image_size, spec.limit)
     axis = spec.space.get("width_mult")
     if axis is None:
-        check_fits(spec.train, *pictures, spec.data.channels)
-        return None
+        params = check_fits(spec.train, *pictures, spec.data.channels).params
+        return Bounds(width=None, most_params=params, space=distributions(spec, None), known=known, left_out={})
     low: float = axis.low  # type: ignore[union-attr]  # StudySpec takes nothing but a range for it
-    return widest(spec.train, *pictures, low=low, channels=spec.data.channels, memory=runs.widths)
+    width = widest(spec.train, *pictures, low=low, channels=spec.data.channels, memory=runs.widths)
+    space = distributions(spec, width)
+    return Bounds(width=width, most_params=width.size.params, space=space, known=known, left_out={})
+
+
+def checkpoint_bytes(params: int, workers: int) -> int:
+    """Disk that checkpoints need: each running trial keeps two and writes the next beside them.
+
+    Args:
+        params: parameters of the largest candidate.
+        workers: trials that run at once.
+    """
+    return 3 * workers * CHECKPOINT_BYTES_PER_PARAMETER * params
 
 
 def launch(
@@ -158,7 +162,7 @@ def launch(
         display = Display()
         prepared = prepare(spec, runs, display.console)
         study = open_study(spec, storage, prepared.data.content_hash, accept_changes=accept_changes)
-        _check_room(spec, prepared, runs, len(devices))
+        _check_room(prepared, runs, len(devices))
         runs.last_study.write_text(spec.name)
         with display:
             display.note(opening_line(spec, prepared, devices))
@@ -208,11 +212,8 @@ def _with_remembered_data(spec: StudySpec, storage: optuna.storages.BaseStorage)
     return spec
 
 
-def _check_room(spec: StudySpec, prepared: Prepared, runs: Runs, workers: int) -> None:
-    if prepared.width is None:
-        return
-    # Each running trial keeps its checkpoint and the one before, and writes the next beside them.
-    needed = 3 * workers * CHECKPOINT_BYTES_PER_PARAMETER * prepared.width.size.params
+def _check_room(prepared: Prepared, runs: Runs, workers: int) -> None:
+    needed = checkpoint_bytes(prepared.most_params or 0, workers)
     free = shutil.disk_usage(runs.root).free
     if free < needed:
         raise DiskError(f"checkpoints need {needed:,} bytes in {runs.root}, {free:,} are free; free some or use --runs")

@@ -209,10 +209,14 @@ class StudySpec(FrozenModel):
         return self.data.folds or self.train.epochs
 
     @property
+    def sizes_vary(self) -> bool:
+        """Whether sampled settings other than the width change the size."""
+        return bool(({"model", *SIZE_SETTINGS} - {"width_mult"}) & self.space.keys())
+
+    @property
     def shares_width(self) -> bool:
-        """Whether a trial samples a share of the feasible widths, because other settings of it change the size too."""
-        others = {"model", *SIZE_SETTINGS} - {"width_mult"}
-        return "width_mult" in self.space and bool(others & self.space.keys())
+        """Whether a trial samples a share of the feasible widths, because its other settings change the size too."""
+        return self.sizes_vary and "width_mult" in self.space
 
     def config_for(self, sampled: dict[str, Any], seed: int) -> TrainConfig:
         """The candidate that a trial's sampled values and seed stand for; a width_share is left to search.budget."""

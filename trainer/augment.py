@@ -267,8 +267,8 @@ class HostAugmentation:
             for picture in changed:
                 if picture.shape != pictures.shape[1:] or picture.dtype != np.uint8:
                     raise ConfigError(
-                        f"augment: a picture of {pictures.shape[1:]} uint8 became {tuple(picture.shape)} {picture.dtype};"
-                        " use transforms that keep size and type, or crop_padding to crop"
+                        f"augment: a picture of {pictures.shape[1:]} uint8 became {tuple(picture.shape)}"
+                        f" {picture.dtype}; use transforms that keep size and type, or crop_padding to crop"
                     )
             pictures = np.stack(changed)
         return pictures

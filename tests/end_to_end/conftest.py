@@ -73,12 +73,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     launch = desk.start("launch", study, "--gpus", "cpu:2")
     try:
         launch.until(lambda: desk.checkpoint("small", 0).exists())
-        num_workers = len(launch.workers())
+        workers = launch.workers()
+        for worker in workers:
+            worker.suspend()  # so that the search has not ended when the others come
         status = desk.start("status", "--json")
         second = desk.search("launch", study, "--gpus", "cpu")
+        status_answer = status.wait()
+        for worker in workers:
+            worker.resume()
         answer = launch.wait()
         alive = [worker.pid for worker in launch.workers_seen if worker.is_running()]
-        return Watched(desk, answer, status.wait(), second, num_workers, alive)
+        return Watched(desk, answer, status_answer, second, len(workers), alive)
     finally:
         desk.clear()
 

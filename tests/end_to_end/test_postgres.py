@@ -76,10 +76,12 @@ def _search(desk: Desk, url: str) -> Searched:
     running = desk.start(*command, "--storage", url)
     running.until(desk.checkpoint("steady", 0).exists)
     coordinator, (worker,) = psutil.Process(running.process.pid), running.workers()
+    worker.suspend()  # so that the trial is still running whenever the others come
     seen = [*coordinator.cmdline(), *worker.cmdline(), *worker.environ().values()]
     second = desk.search(*command, SEARCH_STORAGE=url)
     status = desk.search("status", "--json", SEARCH_STORAGE=url)
     coordinator.kill()
+    worker.resume()
     running.wait()
     killed_at = _trials(url)
     last = desk.search(*command, SEARCH_STORAGE=url)

@@ -19,7 +19,7 @@ from rich.console import Console
 from search.budget import widest
 from search.check import check_study, costliest, measure_speed, render
 from search.devices import WorkerDevice
-from search.launch import CHECKPOINT_BYTES_PER_PARAMETER, prepare
+from search.launch import checkpoint_bytes, prepare
 from search.paths import Runs
 from search.space import distributions
 from studies import Limit, StudySpec
@@ -121,7 +121,7 @@ def test_time_and_disk_are_scaled_from_what_was_measured(meaning: dict[str, Any]
     assert estimate["seconds_at_most"] == math.ceil(7 / 2) * estimate["seconds_per_trial"]
     (pictures_file,) = runs.cache.glob("*/pictures.npy")
     assert estimate["cache_bytes"] > pictures_file.stat().st_size > 1797 * 16 * 16 * 3
-    assert estimate["checkpoint_bytes"] == 3 * 2 * CHECKPOINT_BYTES_PER_PARAMETER * meaning["largest"]["params"]
+    assert estimate["checkpoint_bytes"] == checkpoint_bytes(meaning["largest"]["params"], 2)
 
 
 def test_the_answer_is_json(meaning: dict[str, Any]) -> None:

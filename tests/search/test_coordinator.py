@@ -44,7 +44,13 @@ def spec_of(**search: Any) -> StudySpec:
 
 def epoch(trial: int, number: int, accuracy: float) -> Message:
     result = EpochResult(
-        epoch=number, train_loss=1.0, val_loss=1.0, val_accuracy=accuracy, seconds=1.0, images_per_second=100.0
+        epoch=number,
+        train_loss=1.0,
+        val_loss=1.0,
+        val_accuracy=accuracy,
+        seconds=1.0,
+        images_per_second=100.0,
+        final=number == EPOCHS,
     )
     return {"type": "epoch", "trial": trial, "result": vars(result)}
 
@@ -149,6 +155,7 @@ class Bench:
             study,
             spec,
             distributions(spec, None),
+            list(spec.known),
             pool,  # type: ignore[arg-type]  # all that the coordinator uses of one
             runs,
             "cache",
@@ -379,6 +386,19 @@ def test_a_second_stop_does_not_wait_for_the_epoch(bench: Bench) -> None:
     assert coordinator.run() is False
     assert coordinator.killed
     assert states(coordinator.study) == ["RUNNING"]
+
+
+def test_an_early_stop_completes_the_trial_with_its_last_epoch(bench: Bench) -> None:
+    def loses_patience(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+        trial = assignment["trial"]
+        yield started(trial)
+        yield epoch(trial, 1, 0.6)
+        last = epoch(trial, 2, 0.5)
+        yield last | {"result": last["result"] | {"final": True}}
+
+    coordinator = bench.coordinator(ScriptedPool(loses_patience), spec_of(trials=2))
+    coordinator.run()
+    assert [(trial.state.name, trial.value) for trial in coordinator.study.get_trials()] == [("COMPLETE", 0.5)] * 2
 
 
 def test_the_pruner_is_not_asked_after_the_last_epoch(bench: Bench) -> None:
