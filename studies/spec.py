@@ -198,8 +198,9 @@ class StudySpec(FrozenModel):
     def _pruner_has_room(cls, search: Search, info: ValidationInfo) -> Search:
         train = info.data.get("train")
         data = info.data.get("data")
-        if train is not None and data is not None and search.min_epochs > (data.folds or train.epochs):
-            steps = f"data.folds = {data.folds}" if data.folds else f"train.epochs = {train.epochs}"
+        folds = data.folds if data is not None else 0
+        if train is not None and search.min_epochs > (folds or train.epochs):
+            steps = f"data.folds = {folds}" if folds else f"train.epochs = {train.epochs}"
             raise _problems([(("min_epochs",), f"{search.min_epochs} exceeds {steps}")])
         return search
 
