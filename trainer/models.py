@@ -93,8 +93,10 @@ def model_args(config: TrainConfig, image_size: int) -> dict[str, Any]:
     for setting in SIZE_SETTINGS:
         value = getattr(config, setting)
         if value != TrainConfig.model_fields[setting].default and setting not in size_settings(config.model):
+            what = "width" if setting == "width_mult" else setting
             raise ConfigError(
-                f"{setting} = {value:g}: {config.model} does not have it; leave it out or choose another model"
+                f"{setting} = {value:g}: {config.model} has no {what}; use rexnet_100 or another family that has it, "
+                "or leave it out"
             )
     args: dict[str, Any] = dict(config.model_args)
     if _is_rexnet(config.model):

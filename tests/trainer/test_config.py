@@ -57,12 +57,12 @@ def test_a_key_like_no_other_lists_those_that_exist() -> None:
 
 
 def test_all_problems_are_told_at_once_each_on_its_line() -> None:
-    problems = problems_of({"lr": -1.0, "epochs": 0, "optimizer": "adam", "dropout": 1.0})
+    problems = problems_of({"lr": -1.0, "epochs": 0, "optimizer": "lion", "dropout": 1.0})
     assert problems.splitlines() == [
         "study.toml [train]:",
         "  dropout = 1.0: input should be less than 1",
         "  epochs = 0: input should be greater than or equal to 1",
-        "  optimizer = 'adam': input should be 'adamw' or 'sgd'",
+        "  optimizer = 'lion': input should be 'adam', 'adamw', 'nadam', 'sgd' or 'rmsprop'",
         "  lr = -1.0: input should be greater than 0",
     ]
 
@@ -71,7 +71,7 @@ def test_all_problems_are_told_at_once_each_on_its_line() -> None:
     ("values", "sentence"),
     [
         ({"epochs": 5, "warmup_epochs": 5}, "warmup_epochs = 5 must be less than epochs = 5"),
-        ({"augment": [{"p": 0.5}]}, 'needs a name, as in { name = "ColorJitter" }'),
+        ({"augment": [{"p": 0.5}]}, 'needs a name, as in { name = "FancyPCA" }'),
         ({"lr": float("inf")}, "lr = inf: input should be a finite number"),
         ({"weight_decay": float("nan")}, "weight_decay = nan: input should be"),
         ({"batch_size": 1}, "batch_size = 1: input should be greater than or equal to 2"),

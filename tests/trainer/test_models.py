@@ -104,7 +104,7 @@ def test_a_width_multiplies_the_channels_of_a_resnet() -> None:
 
 
 def test_stock_timm_builds_the_same_model_from_the_arguments() -> None:
-    config = candidate("rexnet_100", 0.6, dropout=0.3, model_args={"depth_mult": 0.8})
+    config = candidate("rexnet_100", 0.6, dropout=0.3, depth_mult=0.8)
     model = timm.create_model(config.model, num_classes=5, **model_args(config, 32))
     ours = build_model(config, 5, 32)
     assert {name: value.shape for name, value in model.state_dict().items()} == {
