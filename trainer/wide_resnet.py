@@ -6,6 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+STEM_CHANNELS = 16
+"""Channels of the first convolution, and of the first stage at width 1 (ibid., table 1)."""
+
 
 class WideResNet(nn.Module):
     """A wide ResNet of ``depth`` layers: three stages of pre-activation blocks, 16, 32 and 64 times ``width`` channels.
@@ -26,7 +29,7 @@ class WideResNet(nn.Module):
         blocks, rest = divmod(depth - 4, 6)
         if rest or blocks < 1:
             raise ValueError(f"a wide ResNet has 6 n + 4 layers, so 10, 16, 22, 28, 34, 40, ...; not {depth}")
-        channels = [16, *(max(1, round(base * width)) for base in (16, 32, 64))]
+        channels = [STEM_CHANNELS, *(max(1, round(STEM_CHANNELS * factor * width)) for factor in (1, 2, 4))]
         self.stem = nn.Conv2d(in_chans, channels[0], 3, padding=1, bias=False)
         self.stages = nn.Sequential(
             *(

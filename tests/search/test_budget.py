@@ -95,10 +95,18 @@ def test_where_a_resnet_gets_smaller_as_it_widens_no_width_below_the_answer_is_o
     [
         *(("rexnet_100", None), ("rexnetr_100", None), ("efficientnet_b0", None)),
         *(("resnet18", 63.5 / 64), ("resnet50", 15.5 / 64), ("resnet50s", 31.5 / 64)),
+        *(("wrn-10-1", 15.5 / 16), ("wrn-16-4", 15.5 / 64)),
     ],
 )
 def test_the_dip_of_a_family_is_where_its_first_stage_meets_its_stem(model: str, at: float | None) -> None:
     assert dip(TrainConfig(model=model)) == at
+
+
+def test_a_wide_resnet_dips_where_its_first_stage_meets_its_stem() -> None:
+    widths = (0.484, 0.485, 0.515, 0.516)
+    sizes = [count_params(TrainConfig(model="wrn-10-2", width_mult=width), 10, 32) for width in widths]
+    assert sizes[1] < sizes[0] < sizes[3]
+    assert sizes[1] == sizes[2]
 
 
 def test_an_answer_is_found_from_the_smallest_width_asked_for() -> None:
@@ -215,15 +223,15 @@ def test_a_width_without_a_limit_is_only_counted() -> None:
 
 
 def test_a_model_without_a_width_has_its_one_size() -> None:
-    answer = answer_limit("efficientnet_b0", 400, IMAGE_SIZE, max_params=5_000_000)
-    assert (answer["width_mult"], answer["params"], answer["fits"]) == (None, 4_519_948, True)
+    answer = answer_limit("mobilenetv2_100", 400, IMAGE_SIZE, max_params=5_000_000)
+    assert (answer["width_mult"], answer["params"], answer["fits"]) == (None, 2_736_272, True)
     assert "its one size" in render(answer)
     with pytest.raises(
-        LimitError, match=r"efficientnet_b0 .* has 4,519,948 parameters .* the limit is 4,000,000 param"
+        LimitError, match=r"mobilenetv2_100 .* has 2,736,272 parameters .* the limit is 2,000,000 param"
     ):
-        answer_limit("efficientnet_b0", 400, IMAGE_SIZE, max_params=4_000_000)
-    with pytest.raises(ConfigError, match="efficientnet_b0 has no width"):
-        answer_limit("efficientnet_b0", 400, IMAGE_SIZE, max_params=4_000_000, width_mult=0.5)
+        answer_limit("mobilenetv2_100", 400, IMAGE_SIZE, max_params=2_000_000)
+    with pytest.raises(ConfigError, match="mobilenetv2_100 has no width"):
+        answer_limit("mobilenetv2_100", 400, IMAGE_SIZE, max_params=2_000_000, width_mult=0.5)
 
 
 def test_the_scales_end_is_said_to_be_one() -> None:

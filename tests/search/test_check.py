@@ -259,7 +259,7 @@ def test_what_only_training_would_find_is_found(runs: Runs) -> None:
     with pytest.raises(ConfigError, match='precision = "bf16" needs a GPU'):
         check_study(study(train={"model": "resnet10t", "precision": "bf16"}), runs, TWO_WORKERS)
     with pytest.raises(ConfigError, match="no transform 'Bluur'; did you mean Blur"):
-        check_study(study(train={"model": "resnet10t", "albumentations": [{"name": "Bluur"}]}), runs, TWO_WORKERS)
+        check_study(study(train={"model": "resnet10t", "augment": [{"name": "Bluur"}]}), runs, TWO_WORKERS)
 
 
 def test_a_disk_without_room_for_checkpoints_is_found(runs: Runs) -> None:

@@ -333,7 +333,7 @@ def test_a_worker_opens_sixty_thousand_pictures_in_seconds(tmp_path: Path) -> No
     cache.mkdir()
     np.save(cache / "pictures.npy", np.zeros((count, 8, 8, 3), np.uint8))
     index = {
-        "made_for": {"image_size": 8, "resize": "crop", "interpolation": "bicubic"},
+        "made_for": {"image_size": 8, "resize": "crop", "interpolation": "bicubic", "crop_pct": 1.0, "channels": 3},
         "root": "/birds",
         "names": [f"train/class{i % 400:03}/{i:06}.jpg" for i in range(count)],
         "classes": [f"class{i % 400:03}" for i in range(count)],
