@@ -18,7 +18,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.config import SIZE_SETTINGS, ModelSize, TrainConfig, nearest
 from trainer.errors import ConfigError
-from trainer.wide_resnet import STEM_CHANNELS as WRN_STEM
 from trainer.wide_resnet import WideResNet
 
 RESERVED_ARGS = {
@@ -199,14 +198,11 @@ def _rexnet_params(config: TrainConfig, num_classes: int, channels: int) -> int:
 def dip(config: TrainConfig) -> float | None:
     """The width_mult at which the family's size falls instead of rising; None where it never does.
 
-    A ResNet's first stage, a wide one's too, needs no projection where it is as wide as its stem: at 16 of 64 channels
-    a resnet50 of ten classes has 1,783 parameters less than at 15, and a resnet10t at 64 has 1,165 less than at 63.
+    A ResNet's first stage needs no projection where it is as wide as its stem: at 16 of 64 channels a resnet50 of ten classes has 1,783 parameters less than at 15, and a resnet10t at 64 has 1,165 less than at 63.
 
     Raises:
         ConfigError: as ``build_model``.
     """
-    if wide := WIDE_RESNET.fullmatch(config.model):
-        return (WRN_STEM - 0.5) / WRN_STEM / int(wide[2])
     if not _is_resnet(config.model):
         return None
     block: Any = build_model(config, 2, 224, device="meta").layer1[0]  # type: ignore[index]  # a Sequential of blocks
