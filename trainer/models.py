@@ -198,7 +198,8 @@ def _rexnet_params(config: TrainConfig, num_classes: int, channels: int) -> int:
 def dip(config: TrainConfig) -> float | None:
     """The width_mult at which the family's size falls instead of rising; None where it never does.
 
-    A ResNet's first stage needs no projection where it is as wide as its stem: at 16 of 64 channels a resnet50 of ten classes has 1,783 parameters less than at 15, and a resnet10t at 64 has 1,165 less than at 63.
+    A ResNet's first stage needs no projection where it is as wide as its stem: at 16 of 64 channels a resnet50 of
+    ten classes has 1,783 parameters less than at 15, and a resnet10t at 64 has 1,165 less than at 63.
 
     Raises:
         ConfigError: as ``build_model``.
