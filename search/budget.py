@@ -122,7 +122,7 @@ def widest(
         return count(at(steps), num_classes, image_size, channels)
 
     def is_over(steps: int) -> bool:
-        if limit.macs is None:  # 20 counts of rexnet_100 at 224 px: 5 s without the forward passes, 20 s with them
+        if limit.macs is None:  # parameters alone need no forward pass
             return (
                 limit.params is not None and count_params(at(steps), num_classes, image_size, channels) > limit.params
             )
