@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.errors import INTERNAL, SECOND_SIGNAL, Interrupted, SearchError, UsageError, exit_code_of
+from search.errors import (
+    INTERNAL,
+    SECOND_SIGNAL,
+    Interrupted,
+    ReplayFailed,
+    SearchError,
+    UsageError,
+    exit_code_of,
+)
 from trainer.errors import TrainerError
 
 if TYPE_CHECKING:
@@ -210,6 +218,45 @@ def status(
     console = Console(highlight=False)
     console.print(render(snapshot))
     console.print(f"searched by {held_by}" if held_by else "nobody is searching it", style="dim")
+
+
+@app.command()
+def stop(
+    study: StudyArgument = None,
+    storage: StorageOption = None,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """End a search politely from another terminal: every worker finishes its epoch."""
+    folder, url = _places(storage, runs)
+
+    from search.launch import stop_search
+
+    name = _study_name(study, folder)
+    if stop_search(name, url, folder, tell=lambda line: print(line, flush=True)):
+        print(f"study {name!r} has stopped; nothing is lost, search launch goes on from there")
+    else:
+        print(f"nobody is searching study {name!r}")
+
+
+@app.command()
+def replay(
+    study: StudyArgument = None,
+    other: Annotated[
+        str | None,
+        typer.Option("--with", metavar="pruner=NAME", help="What another pruner would have done."),
+    ] = None,
+    as_json: JsonOption = False,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Ask a fresh sampler and pruner everything again, and prove that they repeat the search."""
+    from search.journal import render, replay_study
+    from search.paths import Runs
+
+    folder = Runs(runs)
+    answer = replay_study(_study_name(study, folder), folder, other)
+    _print(answer, render, as_json=as_json)
+    if other is None and not (answer["identical"] or answer["versions"]):
+        raise ReplayFailed("the search does not repeat itself under the versions it was made with")
 
 
 @app.command()

@@ -3,14 +3,18 @@
 The state of a trial is Optuna's; what is kept here besides is who trains it, and how often that went wrong:
 
     WAITING --ask--> RUNNING --last epoch--> COMPLETE
-                       |  ^ --pruner, or loss not finite--> PRUNED
+                       |  ^ --pruner, loss not finite, or too large for the memory--> PRUNED
         worker dies, or |  |
         search stops    v  | resumed under its own number, from its last epoch
                       nobody --no retry left--> FAIL
+
+Every step towards the database can be repeated: a step that it did not acknowledge is taken again when it is back,
+and finds out first what it had already done. Meanwhile workers train on, and what they say waits in order.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections import deque
@@ -22,43 +26,54 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from search.errors import TrainingFailed
+from search.crew import Crew, Worker
+from search.errors import StudyChanged, TrainingFailed
+from search.journal import Journal
 from search.paths import Runs
 from search.pools.local import Exit, LocalPool, Message
-from search.status import Snapshot, TrialView, WorkerView, eta_seconds, view_of
-from search.study import build_sampler, seed_of
+from search.status import Snapshot, TrialView, WorkerView, duration, eta_seconds, view_of
+from search.storage import STORAGE_FAILURES, is_away
+from search.study import UUID, new_trial, seed_of, take_up
 from studies import Range, StudySpec
 from studies.spec import WIDTH_SHARE
 from trainer.config import EpochResult
 from trainer.errors import DiskError
 
-MAX_RETRIES = 2
-"""Times a trial is taken up again without having finished another epoch, before it fails."""
-
 POLL_SECONDS = 0.5
 """Longest wait for a worker's message before signals and the display get their turn."""
 
+STORAGE_RETRY_SECONDS = 2.0
+"""Between two attempts to reach a database that has gone away."""
 
-@dataclass
-class _Worker:
-    """What the coordinator knows of a worker."""
+MOST_MICRO_BATCHES = 4
+"""Parts that a batch is divided into at most when memory runs out: first two, then four."""
 
-    label: str
-    device: str = "starting"
-    ready: bool = False
-    trial: Trial | None = None
-    epoch: EpochResult | None = None
-    failed_starts: int = 0
+REPEAT_TOLERANCE = 0.05
+"""Most that the accuracy of an epoch trained again may differ from what was reported: other hardware rounds otherwise,
+but a trial that has become another one must not go on under the old number."""
 
 
 @dataclass
 class _Progress:
     """What the coordinator keeps of a trial that is not in Optuna until the trial is finished."""
 
-    reported: set[int]
+    reported: dict[int, float]
+    decided: int = 0
+    """Steps up to which the pruner was asked."""
     seconds: dict[int, float] = field(default_factory=dict)
     images_per_second: float = 0.0
+    attempts: int = 0
     retries: int = 0
+    micro_batches: int = 1
+
+
+@dataclass
+class _Waiting:
+    """What a worker said, and the storage has not taken yet."""
+
+    worker: int
+    event: Message | Exit
+    answered: bool = False
 
 
 class Coordinator:
@@ -70,10 +85,12 @@ class Coordinator:
         space: Optuna distributions of the sampled settings.
         known: recipes to try first, in terms of the space.
         pool: where workers run.
-        runs: where checkpoints and logs go.
+        runs: where checkpoints, logs and the journal go.
         cache: the decoded pictures, given to the workers.
         watch: called with a Snapshot at least every POLL_SECONDS.
         note: called with one line for each thing worth telling.
+        still_owner: called before the database is written to; raises HeldError once the study is another's.
+        room_needed: bytes that must be free before a search that ran out of disk goes on.
     """
 
     def __init__(
@@ -88,54 +105,88 @@ class Coordinator:
         *,
         watch: Callable[[Snapshot], None],
         note: Callable[[str], None],
+        still_owner: Callable[[], None] = lambda: None,
+        room_needed: int = 0,
     ) -> None:
         self.study, self.spec, self.space, self.known = study, spec, space, known
         self.pool, self.runs, self.cache = pool, runs, cache
-        self.watch, self.note = watch, note
+        self.watch, self.note, self.still_owner, self.room_needed = watch, note, still_owner, room_needed
+        self.uuid = study.user_attrs.get(UUID)
+        self.crew = Crew(pool, spec.faults, note)
+        self.journal = Journal(runs.journal(spec.name))
         self.stopping = False
         self.killed = False
-        self.workers = [_Worker(device.label) for device in pool.devices]
+        self.deadline = math.inf
         self.orphans: deque[Trial] = deque()
         self.progress: dict[int, _Progress] = {}
         self.finished: dict[int, TrialView] = {}
-        self.asked = 0
+        self.waiting: deque[_Waiting] = deque()
+        self.away_since: float | None = None
+        self.storage_tried = 0.0
+        self.no_room: str | None = None
         self.last_failure: str | None = None
         self.fatal: Exception | None = None
+        self.told_to_stop = False
         self.started = time.monotonic()
 
     # -- from outside
 
-    def stop(self) -> None:
-        """Let every worker finish its epoch, then end; a second call ends at once. Safe in a signal handler."""
+    def stop(self, grace_seconds: float = math.inf) -> None:
+        """Let every worker finish its epoch, or give it up after a while; a second call ends at once.
+
+        Safe in a signal handler.
+        """
         self.killed = self.stopping
         self.stopping = True
+        self.deadline = min(self.deadline, time.monotonic() + grace_seconds)
 
     def run(self) -> bool:
         """Search. Returns whether the budget is spent; False means stopped, to be continued.
 
         Raises:
             TrainingFailed: workers cannot start, or the same error ended two trials in a row.
-            DiskError: no room for checkpoints; the trials concerned go on with the next launch.
+            DiskError: checkpoints cannot be written although there is room; the trials go on with the next launch.
+            HeldError, StudyChanged: the study was taken over, or deleted, by others.
+            StorageError: the database stayed away for longer than ``faults.storage_minutes``.
         """
-        self._adopt()
-        self._enqueue_known()
         try:
-            for worker in range(min(len(self.workers), self._left_to_do())):
-                self.pool.start(worker)
-            told = False
-            while self._assign() and not self.killed:
-                if self.stopping and not told and not self.fatal:
-                    self.note("finishing the epoch; Ctrl-C again to stop now")
-                    told = True
-                self.watch(self.snapshot())
-                for worker, event in self.pool.events(POLL_SECONDS):
-                    self._handle(worker, event)
+            self.begin()
+            while self.step():
+                pass
+            if not self.stopping:
+                self._fail_strays()
             self.watch(self.snapshot())
         finally:
-            self.pool.close(patience_seconds=0 if self.killed else 5)
+            late = self.killed or time.monotonic() >= self.deadline
+            self.pool.close(patience_seconds=0 if late else 5)
+            self.journal.append("stop", reason=str(self.fatal or ("told to" if self.stopping else "budget spent")))
         if self.fatal:
             raise self.fatal
         return not self.stopping
+
+    def begin(self) -> None:
+        """Take over what a predecessor left, queue the known recipes, start the workers."""
+        self.runs.stop_request(self.spec.name).unlink(missing_ok=True)  # meant for the predecessor
+        self._adopt()
+        self._enqueue_known()
+        self._keep_to_quota()
+        self.crew.start(self._left_to_do())
+
+    def step(self) -> bool:
+        """One turn: what waits for the database, idle workers, new messages. False once there is nothing to do."""
+        if self.runs.stop_request(self.spec.name).exists() and not self.stopping:
+            self.stop()
+        if not self._reach_storage(self._catch_up, self._assign):
+            self._go_on_without_storage()
+        if self.killed or time.monotonic() >= self.deadline or not self._worth_waiting():
+            return False
+        if self.stopping and not self.told_to_stop and not self.fatal:
+            self.note("finishing the epoch; Ctrl-C again to stop now")
+            self.told_to_stop = True
+        self.watch(self.snapshot())
+        for worker, event in self.crew.events(POLL_SECONDS, self._slowest_epoch):
+            self.waiting.append(_Waiting(worker, event))
+        return True
 
     def snapshot(self) -> Snapshot:
         """The search as it is now, for people."""
@@ -148,8 +199,10 @@ class Coordinator:
                 epochs=self.spec.num_steps,
                 val_accuracy=worker.epoch.val_accuracy if worker.epoch else None,
                 images_per_second=worker.epoch.images_per_second if worker.epoch else None,
+                attempt=self.progress[worker.trial.number].attempts if self._trains(worker) else 0,
+                seconds_since_progress=round(worker.silent_seconds, 1),
             )
-            for worker in self.workers
+            for worker in self.crew.workers
         ]
         return Snapshot(
             study=self.spec.name,
@@ -158,62 +211,136 @@ class Coordinator:
             workers=tuple(workers),
             eta_seconds=eta_seconds(self.spec, tuple(self.finished.values()), workers, self._running_seconds()),
             stopping=self.stopping,
+            problems=tuple(self._problems()),
         )
+
+    def _problems(self) -> list[str]:
+        """What keeps the search from going on as it should, each with what it waits for."""
+        problems = [f"{worker.label} put aside: {worker.aside}" for worker in self.crew.workers if worker.aside]
+        if self.away_since is not None:
+            away = duration(time.monotonic() - self.away_since)
+            problems.append(f"no database for {away}; training goes on, {len(self.waiting)} messages wait")
+        if self.no_room:
+            problems.append(f"paused: {self.no_room}")
+        return problems
+
+    # -- the database, which may be away
+
+    def _reach_storage(self, *steps: Callable[[], None]) -> bool:
+        """Take steps that write to the database; False if it cannot be reached now."""
+        now = time.monotonic()
+        if self.away_since is not None and now - self.storage_tried < STORAGE_RETRY_SECONDS:
+            return False
+        self.storage_tried = now
+        try:
+            self.still_owner()
+            self._check_identity()
+            for step in steps:
+                step()
+        except STORAGE_FAILURES as error:
+            if not is_away(error):
+                raise
+            if self.away_since is None:
+                self.away_since = now
+                self.note("the database cannot be reached; training goes on, and what workers report waits in order")
+            if now - self.away_since > 60 * self.spec.faults.storage_minutes:
+                raise
+            return False
+        if self.away_since is not None:
+            self.note(f"the database is back after {duration(now - self.away_since)}")
+            self.away_since = None
+        return True
+
+    def _check_identity(self) -> None:
+        """SQLite gives the number of a deleted study to the next one, so its name is not enough."""
+        try:
+            same = self.study.user_attrs.get(UUID) == self.uuid
+        except KeyError:
+            same = False
+        if not same:
+            raise StudyChanged(f"study {self.spec.name!r} was deleted or replaced while it was searched")
+
+    def _catch_up(self) -> None:
+        while self.waiting:
+            said = self.waiting[0]
+            self._handle(said)
+            self.waiting.popleft()
+
+    def _go_on_without_storage(self) -> None:
+        """Let workers train on; whether the pruner would have stopped them is decided when the database is back."""
+        for said in self.waiting:
+            if isinstance(said.event, Exit) or said.event["type"] != "epoch" or said.event["result"]["final"]:
+                continue
+            self._answer(said, go_on=not self.stopping)
+
+    def _answer(self, said: _Waiting, *, go_on: bool) -> None:
+        if not said.answered:
+            said.answered = True
+            self.crew.send(said.worker, {"type": "answer", "go_on": go_on})
 
     # -- trials
 
     def _adopt(self) -> None:
         """Take over what a predecessor left: finished trials count, RUNNING ones go on where they stopped."""
-        for frozen in self.study.get_trials(deepcopy=False):
+        trials = self.study.get_trials(deepcopy=False)
+        self.journal.begin(self.spec, self.space, trials)
+        for frozen in trials:
             if frozen.state.is_finished():
                 self.finished[frozen.number] = view_of(frozen)
-            if frozen.state != TrialState.WAITING:
-                self.asked += 1
+                self._forget(frozen.number)
+        for frozen in trials:
             if frozen.state == TrialState.RUNNING:
-                self.progress[frozen.number] = _Progress(reported=set(frozen.intermediate_values))
                 self.orphans.append(self._take_up(frozen))
         if self.orphans:
             numbers = ", ".join(str(trial.number) for trial in self.orphans)
             self.note(f"going on with trial {numbers}, left unfinished by the last launch")
 
-    def _take_up(self, frozen: FrozenTrial) -> Trial:
-        """A RUNNING trial, to go on with; settings that a predecessor killed while asking never drew are drawn now."""
-        self.study.sampler = build_sampler(self.spec, frozen.number)
-        trial = Trial(self.study, frozen._trial_id)  # no public way to take a trial up again
-        for name, distribution in self.space.items():
-            if name not in frozen.params:
-                trial._suggest(name, distribution)  # as study.ask does, one setting and one transaction at a time
-        return trial
-
     def _enqueue_known(self) -> None:
-        queued = {trial.user_attrs.get("known") for trial in self.study.get_trials(deepcopy=False)}
+        queued = [trial.system_attrs.get("fixed_params") for trial in self.study.get_trials(deepcopy=False)]
         for number, recipe in enumerate(self.known):
-            if number not in queued:
+            if recipe not in queued:
                 self.study.enqueue_trial(recipe, user_attrs={"known": number})
+                self.journal.append("enqueue", params=recipe)
 
     def _ask(self) -> Trial:
         """The next candidate, drawn by a sampler whose seed depends on the trial's number alone."""
-        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        number = waiting[0].number if waiting else len(self.study.get_trials(deepcopy=False))
-        self.study.sampler = build_sampler(self.spec, number)
-        trial = self.study.ask(fixed_distributions=self.space)
-        assert trial.number == number, f"asked for trial {number}, got {trial.number}: another process writes here"
-        self.asked += 1
-        self.progress[number] = _Progress(reported=set())
+        # A connection that broke while a trial was being asked for leaves it RUNNING, known to nobody.
+        known = self.progress.keys() | self.finished.keys()
+        begun = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        unknown = [frozen for frozen in begun if frozen.number not in known]
+        return self._take_up(unknown[0] if unknown else new_trial(self.study))
+
+    def _take_up(self, frozen: FrozenTrial) -> Trial:
+        trial = take_up(self.study, self.spec, frozen, self.space)
+        if frozen.params.keys() != self.space.keys():
+            self.journal.append("ask", trial=trial.number, params=trial.params)
+        self.progress[frozen.number] = _Progress(
+            reported=dict(frozen.intermediate_values), micro_batches=frozen.user_attrs.get("micro_batches", 1)
+        )
         return trial
 
-    def _assign(self) -> bool:
-        """Give idle workers something to do; returns whether anyone has something to do."""
-        for number, worker in enumerate(self.workers):
-            if worker.ready and worker.trial is None and not self.stopping:
-                if not self._left_to_do():
-                    break
-                worker.trial = self.orphans.popleft() if self.orphans else self._ask()
-                worker.epoch = None
-                self.pool.send(number, self._assignment(worker.trial))
-        if any(worker.trial for worker in self.workers):
+    def _assign(self) -> None:
+        """Give idle workers something to do."""
+        if self.no_room and shutil.disk_usage(self.runs.root).free >= self.room_needed:
+            self.note("there is room on the disk; going on")
+            self.no_room = None
+        for worker in self.crew.idle():
+            if self.stopping or self.no_room or not self._left_to_do():
+                break
+            trial = self.orphans.popleft() if self.orphans else self._ask()
+            worker.trial, worker.epoch = trial, None
+            progress = self.progress[trial.number]
+            progress.attempts += 1
+            progress.decided = 0
+            self.crew.send(worker.number, self._assignment(trial))
+            self.journal.append("assign", trial=trial.number, worker=worker.label, attempt=progress.attempts)
+
+    def _worth_waiting(self) -> bool:
+        """Whether anyone has something to do, or will have."""
+        if self.stopping and (self.away_since is not None or self.no_room):
+            return self.crew.busy()  # what they said is in their checkpoints: nothing to wait for but their epochs
+        if self.waiting or self.crew.training():
             return True
-        # Nobody trains: worth waiting only for workers that are still starting and will find something to do.
         return not self.stopping and self._left_to_do() > 0
 
     def _assignment(self, trial: Trial) -> Message:
@@ -227,6 +354,7 @@ class Coordinator:
             "cache": self.cache,
             "checkpoint": str(self.runs.checkpoint(self.spec.name, trial.number)),
             "limit": self.spec.limit.model_dump(mode="json"),
+            "micro_batches": self.progress[trial.number].micro_batches,
         }
 
     def _width_question(self, trial: Trial) -> Message | None:
@@ -242,25 +370,50 @@ class Coordinator:
         """Trials that nobody trains and that the budget allows: orphans, and new ones."""
         hours = self.spec.search.hours
         in_time = hours is None or time.monotonic() - self.started < hours * 3600
-        return len(self.orphans) + (max(0, self.spec.search.trials - self.asked) if in_time else 0)
+        begun = len(self.progress) + len(self.finished)
+        return len(self.orphans) + (max(0, self.spec.search.trials - begun) if in_time else 0)
 
-    def _finish(self, worker: _Worker, state: TrialState, value: float | None = None, reason: str = "") -> None:
+    def _fail_strays(self) -> None:
+        """End what a broken connection has created twice: trials beyond the budget, that nobody ever trained."""
+        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self.study.tell(frozen.number, state=TrialState.FAIL)
+            self.journal.append("tell", trial=frozen.number, state="FAIL", value=None, reason="created twice")
+
+    def _finish(self, worker: Worker, state: TrialState, value: float | None = None, reason: str = "") -> None:
         """Tell Optuna how a trial ended; nothing can be added to it after that."""
         trial = worker.trial
         assert trial is not None
-        progress = self.progress.pop(trial.number)
-        trial.set_user_attr("seconds", round(sum(progress.seconds.values()), 3))
-        trial.set_user_attr("images_per_second", round(progress.images_per_second, 1))
-        trial.set_user_attr("device", worker.device)
-        if reason:
-            trial.set_user_attr("reason", reason)
-        frozen = self.study.tell(trial, value, state)
+        progress = self.progress[trial.number]
+        frozen = self._frozen(trial)
+        if not frozen.state.is_finished():  # else the database took it, and its answer was lost
+            seconds = list(progress.seconds.values())
+            trial.set_user_attr("seconds", round(sum(seconds), 3))
+            trial.set_user_attr("images_per_second", round(progress.images_per_second, 1))
+            trial.set_user_attr("device", worker.device)
+            if reason:
+                trial.set_user_attr("reason", reason)
+            self.study.tell(trial, value, state)
+            frozen = self._frozen(trial)
+        self.journal.append("tell", trial=trial.number, state=state.name, value=frozen.value, reason=reason)
+        del self.progress[trial.number]
         view = view_of(frozen)
         self.finished[trial.number] = view
         if state != TrialState.FAIL:
             self.last_failure = None
-        shutil.rmtree(self.runs.trial(self.spec.name, trial.number), ignore_errors=True)
+        self._forget(trial.number)
+        self._keep_to_quota()
         self.note(self._outcome_line(view))
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[trial.number]
+
+    def _forget(self, number: int) -> None:
+        shutil.rmtree(self.runs.trial(self.spec.name, number), ignore_errors=True)
+
+    def _keep_to_quota(self) -> None:
+        removed = self.runs.keep_to_quota(self.spec.name, self.spec.faults.checkpoint_gb * 1e9)
+        if removed:
+            self.note(f"checkpoints beyond {self.spec.faults.checkpoint_gb:g} GB: removed {', '.join(removed)}")
 
     def _outcome_line(self, view: TrialView) -> str:
         snapshot = self.snapshot()
@@ -269,109 +422,179 @@ class Coordinator:
 
     # -- what workers say
 
-    def _handle(self, number: int, event: Message | Exit) -> None:
-        worker = self.workers[number]
+    def _trains(self, worker: Worker) -> bool:
+        """Whether a worker has a trial that is not finished."""
+        return worker.trial is not None and worker.trial.number in self.progress
+
+    def _handle(self, said: _Waiting) -> None:
+        """Deal with what a worker said; taken again from the start if the database is away in the middle."""
+        worker, event = self.crew.workers[said.worker], said.event
         if isinstance(event, Exit):
-            self._on_exit(number, worker, event)
-        elif event["type"] == "ready":
-            worker.ready, worker.device, worker.failed_starts = True, event["device"], 0
+            self._on_exit(worker, event)
         elif event["type"] == "started":
             self._on_started(worker, event)
         elif event["type"] == "epoch":
-            result = EpochResult(**event["result"])
-            self.pool.send(number, {"type": "answer", "go_on": self._on_epoch(worker, result)})
+            go_on = self._trains(worker) and self._on_epoch(worker, EpochResult(**event["result"]))
+            self._answer(said, go_on=go_on)
         elif event["type"] == "failed":
             self._on_failure(worker, event["kind"], event["error"])
         elif event["type"] == "left":
             self._release(worker)
 
-    def _on_started(self, worker: _Worker, event: Message) -> None:
+    def _on_started(self, worker: Worker, event: Message) -> None:
         trial = worker.trial
         assert trial is not None
-        if "num_params" not in trial.user_attrs:  # else it is resumed
-            trial.set_user_attr("num_params", event["num_params"])
-            trial.set_user_attr("macs", event["macs"])
-            if self.spec.sizes_vary:
-                trial.set_user_attr("sizes", event["sizes"])
-            for name, bound in (("params", self.spec.limit.params), ("macs", self.spec.limit.macs)):
-                if bound is not None:
-                    counted = event["num_params" if name == "params" else "macs"]
-                    trial.set_constraint(name, counted - bound)
+        if "num_params" in trial.user_attrs and "macs" in trial.user_attrs:
+            return  # it is resumed
+        constraints = {
+            name: event["num_params" if name == "params" else "macs"] - bound
+            for name, bound in (("params", self.spec.limit.params), ("macs", self.spec.limit.macs))
+            if bound is not None
+        }
+        for name, excess in constraints.items():
+            trial.set_constraint(name, excess)
+        if self.spec.sizes_vary:
+            trial.set_user_attr("sizes", event["sizes"])
+        trial.set_user_attr("num_params", event["num_params"])
+        trial.set_user_attr("macs", event["macs"])
+        self.journal.append("started", trial=trial.number, constraints=constraints)
 
-    def _on_epoch(self, worker: _Worker, result: EpochResult) -> bool:
+    def _on_epoch(self, worker: Worker, result: EpochResult) -> bool:
         """Report an epoch and decide; True means go on. A resumed trial brings its old epochs again."""
-        trial = worker.trial
+        trial, step, value = worker.trial, result.epoch, result.val_accuracy
         assert trial is not None
         progress = self.progress[trial.number]
-        progress.seconds[result.epoch] = result.seconds
+        progress.seconds[step] = result.seconds
         progress.images_per_second = result.images_per_second
         worker.epoch = result
-        if result.epoch not in progress.reported:
-            trial.report(result.val_accuracy, result.epoch)
-            progress.reported.add(result.epoch)
+        if step not in progress.reported:
+            trial.report(value, step)
+            progress.reported[step] = value
             progress.retries = 0
-        elif result.epoch < max(progress.reported):
-            return True  # reported and decided before the interruption
-        if result.final:
-            self._finish(worker, TrialState.COMPLETE, result.val_accuracy)
+        elif abs(value - progress.reported[step]) > REPEAT_TOLERANCE:
+            was = progress.reported[step]
+            reason = f"epoch {step} was {was:.2%} before an interruption and is {value:.2%} trained again"
+            self._finish(worker, TrialState.FAIL, reason=reason)
             return False
-        if trial.should_prune():
-            reason = f"{self.spec.search.pruner} after epoch {result.epoch}"
-            self._finish(worker, TrialState.PRUNED, reason=reason)
+        elif step < max(progress.reported):
+            return True  # reported and decided before the interruption
+        pruned = None if result.final else bool(trial.should_prune())  # a numpy bool, of the median pruner
+        if progress.decided < step:
+            self.journal.append("epoch", trial=trial.number, step=step, value=value, pruned=pruned)
+            progress.decided = step
+        if result.final:
+            self._finish(worker, TrialState.COMPLETE, value)
+            return False
+        if pruned:
+            self._finish(worker, TrialState.PRUNED, reason=f"{self.spec.search.pruner} after epoch {step}")
             return False
         return not self.stopping
 
-    def _release(self, worker: _Worker) -> None:
+    def _release(self, worker: Worker) -> None:
         """A worker has let go of its trial; one that is not finished waits for the next free worker or launch."""
-        if worker.trial is not None and worker.trial.number in self.progress:
+        if self._trains(worker):
+            assert worker.trial is not None
             self.orphans.appendleft(worker.trial)
         worker.trial = worker.epoch = None
 
-    def _on_failure(self, worker: _Worker, kind: str, error: str) -> None:
+    def _on_failure(self, worker: Worker, kind: str, error: str) -> None:
         trial = worker.trial
         assert trial is not None
-        if kind == "disk":
-            self.stopping, self.fatal = True, DiskError(error.partition(": ")[2])
+        if not self._trains(worker):
+            pass  # it was finished while the database was away
         elif kind == "diverged":
             # PRUNED keeps the last finite value, and teaches the sampler; FAIL would be invisible to it.
             self._finish(worker, TrialState.PRUNED, reason=error)
-        elif kind == "user" or self._retries_spent(trial):
+        elif kind == "user":
             self._fail(worker, error)
+        elif kind == "disk":
+            self._on_full_disk(trial, error.partition(": ")[2])
+        elif kind == "memory":
+            self._on_out_of_memory(worker, error)
         else:
-            self.note(f"trial {trial.number} failed ({error}); trying again from its last epoch")
+            self._retry(worker, error, f"trial {trial.number} failed ({error}); trying again from its last epoch")
+        if kind in ("memory", "device"):
+            self.crew.replace(worker, error if kind == "device" else None)  # a new process has a clean memory
         self._release(worker)
 
-    def _on_exit(self, number: int, worker: _Worker, event: Exit) -> None:
-        how = f"signal {-event.returncode}" if event.returncode < 0 else f"exit code {event.returncode}"
-        if not worker.ready:
-            worker.failed_starts += 1
-            if worker.failed_starts > MAX_RETRIES:
-                self.stopping = True
-                self.fatal = TrainingFailed(f"worker {worker.label} cannot start ({how}):\n{event.log_tail}")
-                return
-        trial = worker.trial
-        if trial is not None and trial.number in self.progress:
-            if self._retries_spent(trial):
-                self._fail(worker, f"the worker ended with {how}: {event.log_tail}")
+    def _on_exit(self, worker: Worker, event: Exit) -> None:
+        if event.out_of_memory:
+            how = "ran out of memory and was killed by the system"
+        elif worker.ended:
+            how = worker.ended
+        elif event.returncode < 0:
+            how = f"ended with signal {-event.returncode}"
+        else:
+            how = f"ended with exit code {event.returncode}"
+        if self._trains(worker):
+            assert worker.trial is not None
+            number = worker.trial.number
+            if event.out_of_memory:
+                self._on_out_of_memory(worker, f"worker {worker.label} {how}")
             else:
-                self.note(f"worker {worker.label} ended with {how}; trial {trial.number} goes on from its last epoch")
+                note = f"worker {worker.label} {how}; trial {number} goes on from its last epoch"
+                self._retry(worker, f"the worker {how}: {event.log_tail}", note, signature=how)
         self._release(worker)
-        worker.ready, worker.device = False, "starting"
-        if not self.stopping:
-            self.pool.start(number)
+        failed = self.crew.on_exit(worker, restart=not self.stopping)
+        if failed:
+            self._end_with(TrainingFailed(f"{failed} ({how}):\n{event.log_tail}"))
 
-    def _retries_spent(self, trial: Trial) -> bool:
+    def _retry(self, worker: Worker, error: str, note: str, signature: str | None = None) -> None:
+        """Let a trial go on from its last epoch, unless it has not got any further for too many times."""
+        trial = worker.trial
+        assert trial is not None
+        self.journal.append("crash", trial=trial.number, worker=worker.label, reason=error.splitlines()[0])
         progress = self.progress[trial.number]
         progress.retries += 1
-        return progress.retries > MAX_RETRIES
+        if progress.retries > self.spec.faults.retries:
+            self._fail(worker, error, signature)
+        else:
+            self.note(note)
 
-    def _fail(self, worker: _Worker, error: str) -> None:
+    def _fail(self, worker: Worker, error: str, signature: str | None = None) -> None:
         """End a trial as FAIL; the same error in two trials in a row would only burn the rest of the budget."""
         self._finish(worker, TrialState.FAIL, reason=error)
-        if error == self.last_failure:
-            self.stopping = True
-            self.fatal = TrainingFailed(f"two trials in a row ended in the same error: {error}")
-        self.last_failure = error
+        if (signature or error) == self.last_failure:
+            self._end_with(TrainingFailed(f"two trials in a row ended in the same error: {error}"))
+        self.last_failure = signature or error
+
+    def _on_out_of_memory(self, worker: Worker, error: str) -> None:
+        """Go on with the same batch in parts; a trial too large even so ends PRUNED, which the sampler learns from."""
+        trial = worker.trial
+        assert trial is not None
+        progress = self.progress[trial.number]
+        self.journal.append("crash", trial=trial.number, worker=worker.label, reason=error.splitlines()[0])
+        if progress.micro_batches >= MOST_MICRO_BATCHES:
+            self._finish(worker, TrialState.PRUNED, reason=f"out of memory with {progress.micro_batches} micro-batches")
+            return
+        trial.set_user_attr("micro_batches", 2 * progress.micro_batches)
+        progress.micro_batches *= 2
+        self.note(
+            f"trial {trial.number} ran out of memory; it goes on in a new process with {progress.micro_batches} "
+            "micro-batches a step, the effective batch unchanged"
+        )
+
+    def _on_full_disk(self, trial: Trial, error: str) -> None:
+        """Pause until there is room. Where there is, and writing fails all the same, waiting would not help."""
+        progress = self.progress[trial.number]
+        if shutil.disk_usage(self.runs.root).free >= self.room_needed:
+            progress.retries += 1
+        if progress.retries > self.spec.faults.retries:
+            self._end_with(DiskError(error))
+            return
+        if self.no_room is None:
+            self.note(f"paused: {error}; the search goes on by itself when there is room")
+        self.no_room = error
+
+    def _end_with(self, error: Exception) -> None:
+        self.stopping, self.fatal = True, self.fatal or error
+
+    def _slowest_epoch(self, worker: Worker) -> float | None:
+        """Seconds of the slowest epoch of a worker's trial, else of any trial; None where none was measured."""
+        own = self.progress[worker.trial.number].seconds.values() if self._trains(worker) and worker.trial else []
+        others = (seconds for progress in self.progress.values() for seconds in progress.seconds.values())
+        past = (view.seconds / view.epochs for view in self.finished.values() if view.epochs and view.seconds)
+        return max(own, default=None) or max((*others, *past), default=None)
 
     def _running_seconds(self) -> dict[int, float]:
         return {number: sum(progress.seconds.values()) for number, progress in self.progress.items()}

@@ -5,8 +5,10 @@
     ├── StorageError      3   the database cannot be reached, read or written
     ├── NothingToExport   6   no trial has completed
     ├── HeldError         7   another launch owns this study
-    ├── StudyChanged      8   the study file or the data differ from what the study was begun with
+    ├── DeviceHeld        7   another launch trains on this GPU
+    ├── StudyChanged      8   the study file or the data differ from what the study was begun with, or it was deleted
     ├── ProofFailed       9   an export does not do what its card says
+    ├── ReplayFailed      9   a sampler or pruner does not repeat what the journal says
     ├── TrainingFailed   10   every attempt at training ends in the same error
     └── Interrupted      75   stopped politely; the same command goes on from there
 
@@ -64,6 +66,12 @@ class HeldError(SearchError):
         self.owner = owner
 
 
+class DeviceHeld(SearchError):
+    """Another search trains on a GPU."""
+
+    exit_code = 7
+
+
 class StudyChanged(SearchError):
     """The study file or the data differ from what the study was begun with."""
 
@@ -72,6 +80,12 @@ class StudyChanged(SearchError):
 
 class ProofFailed(SearchError):
     """An export does not do what its card says."""
+
+    exit_code = 9
+
+
+class ReplayFailed(SearchError):
+    """A journal is damaged, or a fresh sampler or pruner does not repeat what it says."""
 
     exit_code = 9
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,18 +22,21 @@ from sqlalchemy import URL
 from search.budget import Width, check_fits, widest
 from search.coordinator import Coordinator
 from search.devices import WorkerDevice
-from search.errors import Interrupted
+from search.errors import DeviceHeld, Interrupted
 from search.paths import Runs
 from search.pools.local import LocalPool
 from search.space import as_sampled, distributions, feasible_models
 from search.status import Display, Snapshot
 from search.storage import open_storage, storage_errors
-from search.study import SPEC, open_study, own_study
+from search.study import SPEC, find_study, open_study, own_study, owner_of
 from studies import StudySpec
 from trainer.data import Dataset, prepare_data
 from trainer.errors import DiskError
 
 STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+STOP_POLL_SECONDS = 0.5
+"""Between two looks whether a search that was asked to stop has stopped."""
 
 CHECKPOINT_BYTES_PER_PARAMETER = 12
 """fp32 weights and AdamW's two moments."""
@@ -156,7 +162,7 @@ def launch(
         TrainerError: the pictures, the model or the disk.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with own_study(spec.name, url, runs), storage_errors(url):
+    with own_study(spec.name, url, runs) as still_owner, hold_devices(devices, runs), storage_errors(url):
         storage = open_storage(url, create=True)
         spec = _with_remembered_data(spec, storage)
         display = Display()
@@ -178,6 +184,8 @@ def launch(
                 str(prepared.data.cache_path),
                 watch=display.watch,
                 note=display.note,
+                still_owner=still_owner,
+                room_needed=checkpoint_bytes(prepared.most_params or 0, len(devices)),
             )
             with _signals_to(coordinator):
                 finished = coordinator.run()
@@ -190,6 +198,26 @@ def launch(
     return coordinator.snapshot()
 
 
+def stop_search(name: str, url: URL, runs: Runs, *, tell: Callable[[str], None]) -> bool:
+    """Ask whoever searches a study to stop, and wait until it has; False if nobody does.
+
+    The request is a file in the runs folder, so it reaches a search on any machine that shares it.
+
+    Raises:
+        StorageError, UsageError: no such database or study.
+    """
+    with storage_errors(url):
+        find_study(open_storage(url), name)  # until it is found the name may be a path
+        owner = owner_of(name, url, runs)
+        if owner is None:
+            return False
+        runs.stop_request(name).touch()
+        tell(f"asked {owner}, which searches {name!r}, to stop; every worker finishes its epoch")
+        while owner_of(name, url, runs) == owner:
+            time.sleep(STOP_POLL_SECONDS)
+    return True
+
+
 def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice]) -> str:
     """What is about to be searched, in one line."""
     counts = ", ".join(f"{len(indices):,} {split}" for split, indices in prepared.data.splits.items() if len(indices))
@@ -200,6 +228,26 @@ def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice
         f"{spec.name}: {spec.search.trials} trials of {', '.join(models)} on {where}; {prepared.num_classes} classes, "
         f"pictures: {counts}{width}"
     )
+
+
+@contextlib.contextmanager
+def hold_devices(devices: list[WorkerDevice], runs: Runs) -> Iterator[None]:
+    """Keep other searches in this runs folder off the GPUs; the CPU is for everybody.
+
+    Raises:
+        HeldError: another search trains on one of them.
+    """
+    with contextlib.ExitStack() as stack:
+        for name in sorted({device.visible for device in devices if device.visible is not None}):
+            lock = FileLock(runs.device(name))
+            try:
+                runs.device(name).parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(lock.acquire(timeout=0))
+            except Timeout:
+                raise DeviceHeld(
+                    f"gpu {name} is in use by another search in {runs.root}; name others in --gpus"
+                ) from None
+        yield
 
 
 def _with_remembered_data(spec: StudySpec, storage: optuna.storages.BaseStorage) -> StudySpec:
@@ -221,12 +269,15 @@ def _check_room(prepared: Prepared, runs: Runs, workers: int) -> None:
 
 @contextlib.contextmanager
 def _signals_to(coordinator: Coordinator) -> Iterator[None]:
-    """While active, Ctrl-C, SIGTERM and a closed terminal stop the search; the first two, when repeated, at once."""
+    """While active, Ctrl-C, SIGTERM and a closed terminal stop the search; the first two, when repeated, at once.
+
+    Whoever types Ctrl-C can wait for the epoch, or type it again; whoever sends the others kills soon after.
+    """
 
     def stop(number: int, _frame: object) -> None:
         # A closed terminal says so twice, through the shell and through the kernel, and nobody meant it twice.
         if not (number == signal.SIGHUP and coordinator.stopping):
-            coordinator.stop()
+            coordinator.stop(math.inf if number == signal.SIGINT else coordinator.spec.faults.grace_seconds)
 
     # A signal that is ignored stays so: nohup has its reasons.
     chosen = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,18 @@ class Runs:
         """Says who owns the study now."""
         return self.study(study) / "holder"
 
+    def journal(self, study: str) -> Path:
+        """What happened in a study's search, step by step; see search/journal.py."""
+        return self.study(study) / "journal.jsonl"
+
+    def stop_request(self, study: str) -> Path:
+        """While it is there, the study's search is asked to stop."""
+        return self.study(study) / "stop"
+
+    def device(self, name: str) -> Path:
+        """Locked by whoever trains on a GPU."""
+        return self.root / "devices" / f"{name}.lock"
+
     def trial(self, study: str, trial: int) -> Path:
         """What a running trial keeps; removed when it has finished."""
         return self.study(study) / "trials" / str(trial)
@@ -61,6 +74,26 @@ class Runs:
     def final_checkpoint(self, study: str, recipe: str) -> Path:
         """State of the retraining of a recipe for its export."""
         return self.study(study) / "final" / recipe / "checkpoint"
+
+    def checkpoints(self, study: str) -> dict[Path, int]:
+        """Folders with checkpoints of a study -> bytes, oldest first."""
+        found = {}
+        for stage in ("trials", "confirm", "final"):
+            for folder in self.study(study).glob(f"{stage}/*"):
+                files = [file.stat() for file in folder.rglob("*") if file.is_file()]
+                found[folder] = (max((stat.st_mtime for stat in files), default=0.0), sum(s.st_size for s in files))
+        return {folder: size for folder, (_, size) in sorted(found.items(), key=lambda item: item[1])}
+
+    def keep_to_quota(self, study: str, quota: float) -> list[str]:
+        """Delete the oldest checkpoints that nobody trains, until the rest takes ``quota`` bytes; their names."""
+        sizes, removed = self.checkpoints(study), []
+        for folder in [folder for folder in sizes if folder.parent.name != "trials"]:
+            if sum(sizes.values()) <= quota:
+                break
+            shutil.rmtree(folder, ignore_errors=True)
+            del sizes[folder]
+            removed.append(f"{folder.parent.name}/{folder.name}")
+        return removed
 
     def worker_log(self, study: str, worker: int) -> Path:
         """What a worker process prints."""

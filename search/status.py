@@ -59,6 +59,10 @@ class WorkerView:
     epochs: int
     val_accuracy: float | None
     images_per_second: float | None
+    attempt: int = 0
+    """Times the trial was given to a worker since the launch, this one included."""
+    seconds_since_progress: float = 0.0
+    """0 while it waits for work."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class Snapshot:
     workers: tuple[WorkerView, ...]
     eta_seconds: float | None
     stopping: bool = False
+    problems: tuple[str, ...] = ()
+    """What keeps the search from going on as it should, and what it waits for."""
 
     @property
     def best(self) -> TrialView | None:
@@ -199,6 +205,7 @@ def render(snapshot: Snapshot) -> Group:
     if best is not None:
         recipe = ", ".join(f"{key} {_short(value)}" for key, value in best.params.items())
         parts += [Text(f"\nbest: trial {best.number}, {best.value:.2%}: {recipe}", style="green")]
+    parts += [Text(problem, style="red") for problem in snapshot.problems]
     if snapshot.stopping:
         parts += [Text("finishing the epoch; Ctrl-C again to stop now", style="yellow")]
     return Group(*parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,14 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import URL, event, make_url
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
 
 from search.errors import StorageError
 
@@ -21,6 +29,20 @@ SQLITE_BUSY_SECONDS = 60
 
 CONNECT_SECONDS = 10
 """How long to wait for a database server to accept a connection."""
+
+POSTGRES = {
+    "connect_timeout": CONNECT_SECONDS,
+    "options": "-c timezone=UTC",
+    # A server that vanishes without a word is given up after these, instead of a quarter of an hour.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,  # milliseconds
+}
+"""What libpq is told for every connection."""
+
+STORAGE_FAILURES = (SQLAlchemyError, StorageInternalError)
+"""What SQLAlchemy, and Optuna on its behalf, raise."""
 
 
 def parse_url(url: str) -> URL:
@@ -68,9 +90,8 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
     """
     file = sqlite_file(url)
     if file is None:
-        options = {"connect_timeout": CONNECT_SECONDS, "options": "-c timezone=UTC"}
         with storage_errors(url):
-            return RDBStorage(_plain(url), engine_kwargs={"connect_args": options, "pool_pre_ping": True})
+            return RDBStorage(_plain(url), engine_kwargs={"connect_args": POSTGRES, "pool_pre_ping": True})
     if not create and not file.exists():
         raise StorageError(f"there is no database {file} yet; start a search first: search launch")
     try:
@@ -93,7 +114,7 @@ def storage_errors(url: URL) -> Iterator[None]:
     """
     try:
         yield
-    except (SQLAlchemyError, StorageInternalError) as error:
+    except STORAGE_FAILURES as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
         reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
         if url.password:
@@ -104,6 +125,16 @@ def storage_errors(url: URL) -> Iterator[None]:
             else "check host, port, user and password, and that the server runs"
         )
         raise StorageError(f"database {hidden(url)}: {reason}; {cure}") from None
+
+
+def is_away(error: Exception) -> bool:
+    """Whether a database may come back by itself: it is restarted, unreachable, busy, or out of room."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    if not isinstance(cause, DBAPIError):
+        return False
+    if isinstance(cause.orig, sqlite3.Error):
+        return any(words in str(cause.orig) for words in ("is full", "is locked", "disk I/O error"))
+    return cause.connection_invalidated or isinstance(cause, OperationalError | InterfaceError)
 
 
 def _plain(url: URL) -> str:

@@ -7,8 +7,9 @@ import json
 import os
 import socket
 import time
+import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,23 @@ from typing import Any
 import numpy as np
 import optuna
 from filelock import FileLock, Timeout
+from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, Trial
 from sqlalchemy import URL, NullPool, create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import HeldError, StorageError, StudyChanged, UsageError
 from search.paths import Runs
-from search.storage import CONNECT_SECONDS, sqlite_file, storage_errors
+from search.storage import POSTGRES, sqlite_file, storage_errors
 from studies import StudySpec
 from trainer.config import RECIPE_VERSION, nearest
 
 SPEC = "featherweight:study"
 FINGERPRINT = "featherweight:fingerprint"
+UUID = "featherweight:uuid"
 """Names of the study attributes in which the coordinator keeps what a later launch and an export need."""
 
 
@@ -124,6 +129,8 @@ def open_study(
             f"study {spec.name!r} was begun with other settings:\n{listed}\n"
             "Undo the change, give the study another name (--set name=NEW), or go on with --accept-changes."
         )
+    if UUID not in study.user_attrs:
+        study.set_user_attr(UUID, str(uuid.uuid4()))
     if begun != asked:
         study.set_user_attr(FINGERPRINT, asked)
     values = spec.model_dump(mode="json")
@@ -149,9 +156,36 @@ def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]
     return study, spec
 
 
+def new_trial(study: optuna.Study) -> FrozenTrial:
+    """The next trial: the first that waits, else a new one; RUNNING, without any sampled settings."""
+    study.sampler = RandomSampler()  # draws nothing for a trial that names no settings
+    number = study.ask().number
+    return study.get_trials(deepcopy=False)[number]
+
+
+def take_up(study: optuna.Study, spec: StudySpec, frozen: FrozenTrial, space: dict[str, BaseDistribution]) -> Trial:
+    """A RUNNING trial, to go on with; settings that it lacks are drawn as ``study.ask`` would have drawn them.
+
+    The sampler is seeded by the trial's number, and a setting that was stored before a kill is drawn once more and
+    thrown away, so that those after it get the same random numbers.
+    """
+    study.sampler = build_sampler(spec, frozen.number)
+    trial = Trial(study, frozen._trial_id)  # no public way to take a trial up again
+    stored = dict(frozen.params)
+    for name, distribution in space.items():
+        drawn = name in trial.relative_params or name in frozen.system_attrs.get("fixed_params", {})
+        if name in stored and not drawn and not distribution.single():
+            study.sampler.sample_independent(study, frozen, name, distribution)
+        trial._suggest(name, distribution)
+    return trial
+
+
 @contextlib.contextmanager
-def own_study(name: str, url: URL, runs: Runs) -> Iterator[None]:
+def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
     """Hold the study alone: a file lock beside SQLite, an advisory lock in Postgres; both end with the process.
+
+    What it gives is to be called before writing: a Postgres lock is lost when the server restarts, and then taken
+    again, which raises HeldError if another process has been faster.
 
     Raises:
         HeldError: another process has it; the message says which and since when.
@@ -161,7 +195,7 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             holder.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_lock(name, url, holder, patience_seconds=LOCK_PATIENCE_SECONDS))
+            still_owner = stack.enter_context(_lock(name, url, holder, patience_seconds=LOCK_PATIENCE_SECONDS))
             since = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
             holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}")
         except OSError as error:
@@ -170,7 +204,7 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[None]:
                 "choose another --runs folder"
             ) from error
         try:
-            yield
+            yield still_owner
         finally:
             holder.unlink(missing_ok=True)
 
@@ -187,7 +221,7 @@ def owner_of(name: str, url: URL, runs: Runs) -> str | None:
 
 
 @contextlib.contextmanager
-def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iterator[None]:
+def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iterator[Callable[[], None]]:
     file = sqlite_file(url)
     if file is not None:
         lock = FileLock(f"{file}.{name}.lock")
@@ -196,15 +230,16 @@ def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iter
         except Timeout:
             raise HeldError(name, _owner(holder)) from None
         try:
-            yield
+            yield lambda: None  # the file's lock ends with this process, not before
         finally:
             lock.release()
         return
     # Without a pool: a connection given back to one stays open, and the lock is the connection's.
-    engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": CONNECT_SECONDS})
+    engine = create_engine(url, poolclass=NullPool, connect_args=POSTGRES)
     with storage_errors(url):
         connection = engine.connect()
-    with connection:
+
+    def take() -> None:
         key = zlib.crc32(f"featherweight:{name}".encode())
         deadline = time.monotonic() + patience_seconds
         while not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
@@ -212,7 +247,25 @@ def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iter
                 raise HeldError(name, _owner(holder))
             time.sleep(0.1)
         connection.commit()  # the lock is the session's, not the transaction's
-        yield
+
+    def still_owner() -> None:
+        nonlocal connection
+        try:
+            connection.execute(text("SELECT 1"))
+            connection.commit()
+        except SQLAlchemyError:
+            with contextlib.suppress(SQLAlchemyError):
+                connection.close()
+            connection = engine.connect()  # raises while the server is away
+            take()
+
+    try:
+        with storage_errors(url):
+            take()
+        yield still_owner
+    finally:
+        with contextlib.suppress(SQLAlchemyError):
+            connection.close()
 
 
 def _owner(holder: Path) -> str:

@@ -3,19 +3,22 @@
 It knows nothing of Optuna or of the database. In come JSON lines on stdin, out go JSON lines on stdout:
 
     -> {"type": "ready", "device"}
-    <- {"type": "assign", "trial", "config", "width", "data", "cache", "checkpoint", "limit"}
+    <- {"type": "assign", "trial", "config", "width", "data", "cache", "checkpoint", "limit", "micro_batches"}
     -> {"type": "started", "trial", "num_params", "macs", "sizes"}
     -> {"type": "epoch", "trial", "result"}          durable in the checkpoint by then
     <- {"type": "answer", "go_on": true | false}
     -> {"type": "left", "trial"}                     after an answer that says no, or after the last epoch
-    -> {"type": "failed", "trial", "kind", "error"}  kind: diverged | disk | user | crash
+    -> {"type": "failed", "trial", "kind", "error"}  kind: diverged | disk | memory | device | user | crash
 
 The end of stdin means that the coordinator is gone: the process exits at once. At most the epoch in progress is lost.
+A process that is stopped or stuck cannot see it, so the system is asked to kill it when its parent ends. Signals that
+were meant for the whole session (Ctrl-C, Slurm's SIGTERM, a closed terminal) are the coordinator's to answer.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import queue
@@ -29,11 +32,15 @@ from typing import Any
 
 EXIT_COORDINATOR_GONE = 75
 
+_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+
 
 def main() -> None:
     """Serve assignments until stdin ends."""
     kind, num_threads = sys.argv[1], int(sys.argv[2])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    _die_with_parent()
     # Libraries print to stdout; the real one is for messages alone.
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -104,9 +111,10 @@ def _train(assignment: dict[str, Any], device: Any, datasets: dict[Any, Any], in
     checkpoint, folds = Path(assignment["checkpoint"]), assignment["data"]["folds"]
     if folds:
         seed = assignment["data"]["split_seed"]
-        results = fit_folds(config, data, device, folds=folds, seed=seed, checkpoint=checkpoint)
+        micro = assignment["micro_batches"]
+        results = fit_folds(config, data, device, folds=folds, seed=seed, checkpoint=checkpoint, micro_batches=micro)
     else:
-        results = fit(config, data, device, checkpoint=checkpoint)
+        results = fit(config, data, device, checkpoint=checkpoint, micro_batches=assignment["micro_batches"])
     for result in results:
         send({"type": "epoch", "trial": trial, "result": asdict(result)})
         if not inbox.get()["go_on"]:
@@ -115,13 +123,27 @@ def _train(assignment: dict[str, Any], device: Any, datasets: dict[Any, Any], in
 
 
 def _kind_of(error: Exception) -> str:
+    import torch
+
     from trainer.errors import DiskError, DivergedError, TrainerError
 
     if isinstance(error, DivergedError):
         return "diverged"
     if isinstance(error, DiskError):
         return "disk"
-    return "user" if isinstance(error, TrainerError) else "crash"
+    if isinstance(error, TrainerError):
+        return "user"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return "memory"  # the last is what torch's CPU allocator says, as a plain RuntimeError
+    return "device" if isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error) else "crash"
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it had ended before
+            os._exit(EXIT_COORDINATOR_GONE)
 
 
 def _receive(inbox: queue.SimpleQueue[dict[str, Any]]) -> None:

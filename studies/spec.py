@@ -57,6 +57,10 @@ WIDTH_SHARE = "width_share"
 widths that fits, given them. So the space stays a box, and all of it is feasible."""
 
 
+STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""Study names become folders, so they are no paths."""
+
+
 def _read_recipes(known: object) -> object:
     if isinstance(known, dict):
         raise ValueError("is one table, and a list of them is wanted; write [[known]] above each recipe")
@@ -142,6 +146,25 @@ class Search(FrozenModel):
     """Successive halving and hyperband keep one in so many at each rung."""
 
 
+class Faults(FrozenModel):
+    """What to do when machines misbehave. May change while a study goes on."""
+
+    retries: int = Field(2, ge=0)
+    """Times a trial is taken up again without having finished another epoch, before it fails."""
+    hang_factor: float = Field(10, gt=1)
+    """A worker that needs this many times the slowest epoch known is ended; its trial goes on in a new process."""
+    hang_seconds: float = Field(120, gt=0)
+    """The least time after which a worker counts as hanging, however short its epochs are."""
+    first_epoch_seconds: float = Field(3600, gt=0)
+    """The same while no epoch has been measured yet, and for a worker's start."""
+    grace_seconds: float = Field(20, ge=0)
+    """After SIGTERM, how long workers may go on with their epoch; then it is given up. Slurm kills after 30 s."""
+    storage_minutes: float = Field(60, ge=0)
+    """How long a search goes on without its database before it stops; the results wait in order."""
+    checkpoint_gb: float = Field(20, gt=0)
+    """Quota in GB (1e9 bytes) for a study's checkpoints: beyond it the oldest that nobody trains are deleted."""
+
+
 class StudySpec(FrozenModel):
     """A study: data, limit, fixed recipe, space, budget."""
 
@@ -161,11 +184,13 @@ class StudySpec(FrozenModel):
     """Recipes to try first, each a table of settings from the space; settings left out are sampled."""
     search: Search = Search()
     """Sampler, pruner and budget."""
+    faults: Faults = Faults()
+    """Retries, time-outs and quota."""
 
     @field_validator("name")
     @classmethod
     def _name_is_no_path(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        if not STUDY_NAME.fullmatch(name):
             raise ValueError(f"{name!r} cannot name a study; use 1 to 64 letters, digits, '.', '_' or '-'")
         return name
 

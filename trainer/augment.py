@@ -79,6 +79,22 @@ class Batch:
     share: float
     """Weight of ``labels``; the rest is that of ``other_labels``."""
 
+    def parts(self, number: int) -> list[Batch]:
+        """The batch in so many parts, which differ in length by one at most."""
+        if number == 1:
+            return [self]
+        others = self.other_labels
+        return [
+            Batch(images, labels, other, self.share)
+            for images, labels, other in zip(
+                self.images.tensor_split(number),
+                self.labels.tensor_split(number),
+                [None] * number if others is None else others.tensor_split(number),
+                strict=True,
+            )
+            if len(labels)
+        ]
+
 
 def draw(config: TrainConfig, batch: int, size: int, rng: np.random.Generator) -> Draw:
     """Draw everything for ``batch`` pictures of ``size`` pixels."""

@@ -23,7 +23,9 @@ from trainer.models import build_model
 from trainer.optim import Ascent, WeightAverage, build_loss, build_optimizer, learning_rate, limit_gradient
 
 
-def fit(config: TrainConfig, data: Dataset, device: Device, *, checkpoint: Path | None = None) -> Iterator[EpochResult]:
+def fit(
+    config: TrainConfig, data: Dataset, device: Device, *, checkpoint: Path | None = None, micro_batches: int = 1
+) -> Iterator[EpochResult]:
     """Train a candidate; yield one result per epoch. The caller owns the loop and stops it by not asking on.
 
     With ``checkpoint``, the state after each epoch is durable there before its result is yielded. Where the file
@@ -35,6 +37,8 @@ def fit(config: TrainConfig, data: Dataset, device: Device, *, checkpoint: Path 
         data: pictures with "train" and "val" splits.
         device: where to train, from ``open_device``.
         checkpoint: file to resume from and to write; None keeps nothing.
+        micro_batches: parts that a batch goes through the model in, its gradient accumulated, where memory is short.
+            Batch norm sees the parts, so the result is not bit for bit that of whole batches.
 
     Raises:
         ConfigError: the model or the augmentation cannot be built.
@@ -64,6 +68,15 @@ def fit(config: TrainConfig, data: Dataset, device: Device, *, checkpoint: Path 
         if batch.other_labels is None:
             return loss
         return batch.share * loss + (1 - batch.share) * loss_of(logits.float(), batch.other_labels)
+
+    def backward(batch: Batch) -> torch.Tensor:
+        """The batch's mean loss, detached; its gradient is added to the parameters'."""
+        total = torch.zeros((), device=device.torch_device)
+        for part in batch.parts(micro_batches):
+            loss = loss_on(part) * (len(part.labels) / len(batch.labels))
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
 
     # -- where it stopped, if it was here before
     history: list[EpochResult] = []
@@ -102,18 +115,16 @@ def fit(config: TrainConfig, data: Dataset, device: Device, *, checkpoint: Path 
             # From 1: numpy pads seeds with zeros, so (seed, epoch, 0) is what the order was drawn from.
             batch = augment(pictures, labels, config.seed, epoch, number + 1, plain=plain)
             optimizer.zero_grad(set_to_none=True)
-            loss = loss_on(batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            total_loss += backward(batch)
             if ascent is not None:
                 ascent.climb()
                 optimizer.zero_grad(set_to_none=True)
-                loss_on(batch).backward()  # type: ignore[no-untyped-call]
+                backward(batch)
                 ascent.descend()
             limit_gradient(config, model)
             optimizer.step()
             if average is not None:
                 average.update(step)
-            total_loss += loss.detach()
         train_loss = total_loss.item() / steps_per_epoch
         train_seconds = time.perf_counter() - started
 
@@ -156,7 +167,14 @@ def fit(config: TrainConfig, data: Dataset, device: Device, *, checkpoint: Path 
 
 
 def fit_folds(
-    config: TrainConfig, data: Dataset, device: Device, *, folds: int, seed: int, checkpoint: Path
+    config: TrainConfig,
+    data: Dataset,
+    device: Device,
+    *,
+    folds: int,
+    seed: int,
+    checkpoint: Path,
+    micro_batches: int = 1,
 ) -> Iterator[EpochResult]:
     """Train a candidate once per fold; yield one result per finished fold.
 
@@ -170,6 +188,7 @@ def fit_folds(
         folds: how many.
         seed: of the folds, the same for all candidates.
         checkpoint: file name that the folds' checkpoints extend.
+        micro_batches: as in ``fit``.
 
     Raises:
         DataError: a class has fewer pictures than there are folds; else as ``fit``.
@@ -177,7 +196,8 @@ def fit_folds(
     ends: list[EpochResult] = []
     for number in range(folds):
         part = data.fold(number, folds, seed)
-        results = list(fit(config, part, device, checkpoint=checkpoint.with_name(f"{checkpoint.name}-fold{number}")))
+        file = checkpoint.with_name(f"{checkpoint.name}-fold{number}")
+        results = list(fit(config, part, device, checkpoint=file, micro_batches=micro_batches))
         seconds = sum(result.seconds for result in results)
         ends.append(replace(results[-1], seconds=seconds))
         yield replace(

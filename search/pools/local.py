@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ class Exit:
 
     returncode: int
     log_tail: str
+    out_of_memory: bool = False
+    """Whether the system killed it for want of memory."""
 
 
 @dataclass
@@ -38,6 +41,8 @@ class _Process:
     device: WorkerDevice
     process: subprocess.Popen[bytes]
     log: Path
+    oom_kills: int
+    """What the system had killed for want of memory when the process was started."""
     unread: bytes = field(default=b"")
 
 
@@ -71,11 +76,13 @@ class LocalPool:
                 env=environment,
                 start_new_session=True,  # Ctrl-C and a closed terminal reach the coordinator alone
             )
-        self._processes[worker] = _Process(device, process, log)
+        self._processes[worker] = _Process(device, process, log, _oom_kills())
         self._selector.register(_pipe(process.stdout), selectors.EVENT_READ, worker)
 
     def send(self, worker: int, message: Message) -> None:
         """Send a message; a worker that is gone is noticed by ``events``, not here."""
+        if worker not in self._processes:
+            return
         stdin = _pipe(self._processes[worker].process.stdin)
         with contextlib.suppress(BrokenPipeError):
             stdin.write(json.dumps(message).encode() + b"\n")
@@ -92,11 +99,14 @@ class LocalPool:
                 yield worker, json.loads(line)
             if not chunk:
                 self._selector.unregister(key.fileobj)
-                yield worker, Exit(self._reap(worker), self._tail(entry.log))
+                code = self._reap(worker)
+                killed = code == -signal.SIGKILL and _oom_kills() > entry.oom_kills
+                yield worker, Exit(code, self._tail(entry.log), out_of_memory=killed)
 
     def kill(self, worker: int) -> None:
         """End a worker's process at once; its Exit comes through ``events``."""
-        self._processes[worker].process.kill()
+        if worker in self._processes:
+            self._processes[worker].process.kill()
 
     def close(self, patience_seconds: float = 5) -> None:
         """End all processes: those that wait see the end of their input, those still busy then are killed."""
@@ -125,6 +135,17 @@ class LocalPool:
 def without_secrets() -> dict[str, str]:
     """This process's environment as a child may have it."""
     return {name: value for name, value in os.environ.items() if name not in SECRETS}
+
+
+def _oom_kills() -> int:
+    """Processes that the system has killed for want of memory, in this container where it counts them apart."""
+    for file in (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat")):
+        with contextlib.suppress(OSError):
+            for line in file.read_text().splitlines():
+                name, _, count = line.partition(" ")
+                if name == "oom_kill":
+                    return int(count)
+    return 0
 
 
 def _hang_up(pipe: IO[bytes] | None) -> None:

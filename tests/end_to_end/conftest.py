@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from desk import SMALL, Answer, Desk
+from desk import SMALL, STEADY, Answer, Desk
+from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from search.launch import prepare
@@ -48,6 +49,18 @@ def desk(fresh_desk: Callable[[str], Desk]) -> Iterator[Desk]:
     place = fresh_desk("desk")
     yield place
     place.clear()
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(fresh_desk: Callable[[str], Desk]) -> list[FrozenTrial]:
+    """Six trials that nobody disturbed, to compare with."""
+    desk = fresh_desk("uninterrupted")
+    try:
+        answer = desk.search("launch", desk.write("steady.toml", STEADY), "--gpus", "cpu")
+        assert answer.code == 0, answer.err
+        return desk.trials("steady")
+    finally:
+        desk.clear()
 
 
 @dataclass(frozen=True)

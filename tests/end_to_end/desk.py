@@ -21,6 +21,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
 COMMAND = Path(sys.executable).with_name("search")
+KILLED = Path(__file__).with_name("killed.py")
 
 PATIENCE_SECONDS = 200
 """After this long a command hangs; a whole tiny search takes a twentieth of it on two quiet cores."""
@@ -201,8 +202,10 @@ class Desk:
         (self.folder / name).write_text(text)
         return name
 
-    def start(self, *arguments: object, **environment: str) -> Running:
+    def start(self, *arguments: object, killed_at: str | None = None, **environment: str) -> Running:
         """Start the command here, with nobody's settings in its environment but those given.
+
+        ``killed_at`` is a point at which a process ends by kill -9; see killed.py.
 
         With ``--gpus cpu`` it is given one core, so its one worker has one thread: two that wait for each other at
         every step take many times as long wherever something else runs as well.
@@ -214,7 +217,7 @@ class Desk:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SEARCH_")}
         with out.open("wb") as out_file, err.open("wb") as err_file:
             process = subprocess.Popen(
-                [COMMAND, *map(str, arguments)],
+                [*([COMMAND] if killed_at is None else [sys.executable, KILLED, killed_at]), *map(str, arguments)],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=out_file,

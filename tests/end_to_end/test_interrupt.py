@@ -71,17 +71,6 @@ class Interrupted:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(fresh_desk: Callable[[str], Desk]) -> list[FrozenTrial]:
-    desk = fresh_desk("uninterrupted")
-    try:
-        answer = desk.search("launch", desk.write("steady.toml", STEADY), "--gpus", "cpu")
-        assert answer.code == 0, answer.err
-        return desk.trials("steady")
-    finally:
-        desk.clear()
-
-
-@pytest.fixture(scope="module")
 def interrupted(fresh_desk: Callable[[str], Desk]) -> Iterator[Interrupted]:
     desk = fresh_desk("interrupted")
     desk.write("steady.toml", STEADY)

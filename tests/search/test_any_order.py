@@ -1,0 +1,178 @@
+"""Whatever happens in whatever order, each trial has one owner and the budget is spent exactly, nothing twice."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from scripted import EPOCHS, Bench, epoch, failed, spec_of, started
+
+from search.coordinator import Coordinator
+from search.devices import WorkerDevice
+from search.journal import read_journal, replay
+from search.pools.local import Exit, Message
+
+WORKERS = 3
+BUDGET = 6
+RETRIES = 1
+
+
+def accuracy(trial: int, number: int) -> float:
+    return (7 * trial % 5 + number) / 10
+
+
+class Puppets:
+    """A pool whose workers do nothing until they are told to; what they have saved outlives them."""
+
+    def __init__(self, saved: dict[int, int]) -> None:
+        self.devices = [WorkerDevice(f"cpu:{number}", None, 1) for number in range(WORKERS)]
+        self.saved = saved
+        self.trial: dict[int, int | None] = {}
+        self.waits: set[int] = set()
+        self.said: list[tuple[int, Message | Exit]] = []
+
+    def start(self, worker: int) -> None:
+        self.trial[worker] = None
+        self.said.append((worker, {"type": "ready", "device": "a puppet"}))
+
+    def send(self, worker: int, message: Message) -> None:
+        if worker not in self.trial:
+            return  # it is gone, and the Exit is on its way
+        if message["type"] == "assign":
+            trial: int = message["trial"]
+            assert trial not in self.trial.values(), f"trial {trial} has two owners"
+            self.trial[worker] = trial
+            self.said.append((worker, started(trial)))
+            for number in range(1, self.saved.get(trial, 0) + 1):
+                self.said.append((worker, epoch(trial, number, accuracy(trial, number))))
+        else:
+            self.waits.discard(worker)
+            if not message["go_on"]:
+                self.leave(worker)
+
+    def events(self, _timeout: float) -> Iterator[tuple[int, Message | Exit]]:
+        said, self.said = self.said, []
+        return iter(said)
+
+    def kill(self, worker: int) -> None:
+        self.die(worker)
+
+    def close(self, patience_seconds: float = 5) -> None:
+        self.trial.clear()
+
+    def leave(self, worker: int) -> None:
+        trial, self.trial[worker] = self.trial[worker], None
+        if trial is not None:
+            self.said.append((worker, {"type": "left", "trial": trial}))
+
+    # -- what may happen to them
+
+    def train(self, worker: int) -> None:
+        trial = self.trial[worker]
+        assert trial is not None
+        number = self.saved.get(trial, 0) + 1
+        if number <= EPOCHS:
+            self.saved[trial] = number
+            self.said.append((worker, epoch(trial, number, accuracy(trial, number))))
+
+    def die(self, worker: int) -> None:
+        if worker in self.trial:
+            del self.trial[worker]
+            self.said.append((worker, Exit(-9, "")))
+
+    def fail(self, worker: int, kind: str) -> None:
+        trial, self.trial[worker] = self.trial[worker], None
+        assert trial is not None
+        self.said.append((worker, failed(trial, kind, f"{kind} in trial {trial}")))
+
+
+class Search(RuleBasedStateMachine):
+    @initialize()
+    def launch(self) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        self.saved: dict[int, int] = {}
+        self.relaunch()
+
+    def relaunch(self) -> None:
+        spec = spec_of(trials=BUDGET, pruner="median", startup_trials=2, faults={"retries": RETRIES})
+        self.pool = Puppets(self.saved)
+        self.coordinator: Coordinator = Bench(self.folder).coordinator(self.pool, spec)  # type: ignore[arg-type]
+        self.coordinator.begin()
+        self.on = True
+
+    def turn(self) -> None:
+        self.on = self.coordinator.step()
+
+    def busy(self) -> list[int]:
+        return [worker for worker, trial in self.pool.trial.items() if trial is not None]
+
+    @rule()
+    def nothing_happens(self) -> None:
+        self.turn()
+
+    @precondition(lambda self: self.busy())
+    @rule(data=st.data(), turns=st.integers(0, 2))
+    def a_worker_trains(self, data: st.DataObject, turns: int) -> None:
+        self.pool.train(data.draw(st.sampled_from(self.busy())))
+        for _ in range(turns):
+            self.turn()
+
+    @precondition(lambda self: self.pool.trial)
+    @rule(data=st.data())
+    def a_worker_dies(self, data: st.DataObject) -> None:
+        self.pool.die(data.draw(st.sampled_from(sorted(self.pool.trial))))
+        self.turn()
+
+    @precondition(lambda self: self.busy())
+    @rule(data=st.data(), kind=st.sampled_from(["crash", "memory", "diverged", "disk", "user"]))
+    def a_training_fails(self, data: st.DataObject, kind: str) -> None:
+        self.pool.fail(data.draw(st.sampled_from(self.busy())), kind)
+        self.turn()
+
+    @rule()
+    def the_coordinator_dies_and_is_launched_again(self) -> None:
+        self.relaunch()
+
+    @invariant()
+    def nobody_trains_what_is_finished(self) -> None:
+        trials = self.coordinator.study.get_trials(deepcopy=False)
+        assert len(trials) <= BUDGET
+        for worker in self.coordinator.crew.workers:
+            if worker.trial is not None and worker.trial.number in self.coordinator.progress:
+                assert not trials[worker.trial.number].state.is_finished()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "coordinator"):
+            return
+        self.relaunch()
+        turns = 0
+        while self.on:
+            for worker in self.busy():
+                self.pool.train(worker)
+            self.turn()
+            turns += 1
+            assert turns < 500, "it never ends"
+        if self.coordinator.fatal is None:  # the same error twice in a row ends a search early
+            trials = self.coordinator.study.get_trials(deepcopy=False)
+            assert [trial.number for trial in trials] == list(range(BUDGET))
+            assert all(trial.state.is_finished() for trial in trials)
+        for trial in self.coordinator.study.get_trials(deepcopy=False):
+            for number, value in trial.intermediate_values.items():
+                assert value == accuracy(trial.number, number), "a result was overwritten"
+        assert replay(read_journal(self.coordinator.journal.path)).identical
+        shutil.rmtree(self.folder)
+
+
+Search.TestCase.settings = settings(
+    max_examples=8,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    print_blob=True,
+)
+TestSearch = Search.TestCase

@@ -1,0 +1,372 @@
+"""What the coordinator does when machines misbehave, with workers that play a script."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from scripted import Bench, ScriptedPool, epoch, failed, spec_of, started, states, trains
+
+import search.coordinator
+import search.storage
+from search.errors import HeldError, StorageError, StudyChanged, TrainingFailed
+from search.journal import read_journal, replay
+from search.pools.local import Exit, Message
+from search.status import Snapshot
+from search.storage import open_storage, parse_url, storage_errors
+from trainer.errors import DiskError
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+# -- workers that hang
+
+
+def test_a_worker_that_makes_no_progress_is_ended_and_its_trial_goes_on(bench: Bench) -> None:
+    def hangs_once(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if assignment["trial"] == 0 and times == 0:
+            yield started(0)
+            while True:
+                yield None
+        yield from trains(assignment, times)
+
+    pool = ScriptedPool(hangs_once)
+    coordinator = bench.coordinator(pool, spec_of(trials=2, faults={"first_epoch_seconds": 0.2, "hang_seconds": 0.2}))
+    assert coordinator.run() is True
+    assert states(coordinator.study) == ["COMPLETE", "COMPLETE"]
+    assert pool.assigned == [0, 0, 1]
+    assert any("made no progress for 0 s and was ended; trial 0 goes on" in note for note in bench.notes)
+
+
+def test_a_trial_that_always_hangs_fails(bench: Bench) -> None:
+    def hangs(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if assignment["trial"] == 0:
+            while True:
+                yield None
+        yield from trains(assignment, times)
+
+    coordinator = bench.coordinator(
+        ScriptedPool(hangs), spec_of(trials=2, faults={"first_epoch_seconds": 0.1, "hang_seconds": 0.1, "retries": 1})
+    )
+    assert coordinator.run() is True
+    assert states(coordinator.study) == ["FAIL", "COMPLETE"]
+
+
+def test_patience_is_a_multiple_of_the_slowest_epoch_known(bench: Bench) -> None:
+    """A second's epoch and a factor of ten: a worker that is silent for half a second is left alone."""
+
+    def slow(assignment: Message, _times: int) -> Iterator[Message | Exit | None]:
+        yield started(assignment["trial"])
+        yield epoch(assignment["trial"], 1, 0.1)
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            yield None
+        yield epoch(assignment["trial"], 2, 0.1)
+        yield epoch(assignment["trial"], 3, 0.1)
+
+    pool = ScriptedPool(slow)
+    bench.coordinator(pool, spec_of(trials=1, faults={"hang_seconds": 0.1})).run()
+    assert pool.assigned == [0]
+
+
+# -- memory and devices
+
+
+def test_out_of_memory_goes_on_in_a_new_process_with_smaller_parts_of_the_batch(bench: Bench) -> None:
+    parts = []
+
+    def too_large_in_one(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        parts.append(assignment["micro_batches"])
+        if assignment["trial"] == 0 and assignment["micro_batches"] < 4:
+            yield failed(0, "memory", "OutOfMemoryError: CUDA out of memory")
+        yield from trains(assignment, times)
+
+    pool = ScriptedPool(too_large_in_one)
+    coordinator = bench.coordinator(pool, spec_of(trials=2))
+    assert coordinator.run() is True
+    assert states(coordinator.study) == ["COMPLETE", "COMPLETE"]
+    assert parts == [1, 2, 4, 1]
+    assert len(pool.started) == 3, "each time in a new process"
+
+
+def test_a_trial_too_large_for_any_part_is_pruned_and_the_sampler_knows(bench: Bench) -> None:
+    def too_large(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if assignment["trial"] == 0:
+            yield failed(0, "memory", "MemoryError")
+        yield from trains(assignment, times)
+
+    coordinator = bench.coordinator(ScriptedPool(too_large), spec_of(trials=2))
+    assert coordinator.run() is True
+    trial = coordinator.study.get_trials()[0]
+    assert trial.state == TrialState.PRUNED
+    assert trial.user_attrs["reason"] == "out of memory with 4 micro-batches"
+
+
+def test_a_worker_that_the_system_killed_for_memory_counts_as_out_of_memory(bench: Bench) -> None:
+    def killed(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if times == 0:
+            yield Exit(-9, "", out_of_memory=True)
+        assert assignment["micro_batches"] == 2
+        yield from trains(assignment, times)
+
+    coordinator = bench.coordinator(ScriptedPool(killed), spec_of(trials=1))
+    assert coordinator.run() is True
+    assert states(coordinator.study) == ["COMPLETE"]
+
+
+def test_micro_batches_outlast_the_coordinator(bench: Bench) -> None:
+    def too_large(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if assignment["micro_batches"] == 1:
+            yield failed(assignment["trial"], "memory", "MemoryError")
+        coordinator.stop()
+        yield started(assignment["trial"])
+        yield epoch(assignment["trial"], 1, 0.1)
+
+    coordinator = bench.coordinator(ScriptedPool(too_large), spec_of(trials=1))
+    assert coordinator.run() is False
+    seen = []
+
+    def looks(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        seen.append(assignment["micro_batches"])
+        yield started(assignment["trial"])
+        for number in (1, 2, 3):
+            yield epoch(assignment["trial"], number, 0.1)
+
+    assert bench.coordinator(ScriptedPool(looks), spec_of(trials=1)).run() is True
+    assert seen == [2]
+
+
+def test_three_cuda_errors_put_a_device_aside_and_the_others_go_on(bench: Bench) -> None:
+    def breaks_on_one(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if len(broken) < 3:
+            broken.append(assignment["trial"])
+            yield failed(assignment["trial"], "device", "AcceleratorError: CUDA error: an illegal memory access")
+        yield from trains(assignment, times)
+
+    broken: list[int] = []
+    pool = ScriptedPool(breaks_on_one, 1)
+    coordinator = bench.coordinator(pool, spec_of(trials=2, faults={"retries": 5}))
+    with pytest.raises(TrainingFailed, match="no device is left"):
+        coordinator.run()
+    assert any(note.startswith("cpu:0 is put aside after 3 CUDA errors") for note in bench.notes)
+    assert states(coordinator.study) == ["RUNNING"], "it was not the trial's fault"
+
+    broken.clear()
+    only_first = ScriptedPool(lambda a, t: breaks_on_one(a, t) if a["trial"] == 0 else trains(a, t), 2)
+    coordinator = bench.coordinator(only_first, spec_of(trials=6, faults={"retries": 5}))
+    assert coordinator.run() is True
+    assert states(coordinator.study) == ["COMPLETE"] * 6
+
+
+# -- the disk
+
+
+def test_a_full_disk_pauses_the_search_until_there_is_room(bench: Bench) -> None:
+    def full_once(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if assignment["trial"] == 1 and times == 0:
+            yield failed(1, "disk", "DiskError: no room for a checkpoint of 9 bytes in x; free some")
+        yield from trains(assignment, times)
+
+    problems: list[str] = []
+
+    def frees_after_a_while(snapshot: Snapshot) -> None:
+        problems.extend(snapshot.problems)
+        if len(problems) > 3:
+            coordinator.room_needed = 0
+
+    pool = ScriptedPool(full_once)
+    coordinator = bench.coordinator(pool, spec_of(trials=3), watch=frees_after_a_while, room_needed=1 << 60)
+    assert coordinator.run() is True
+    assert states(coordinator.study) == ["COMPLETE"] * 3
+    assert problems[0] == "paused: no room for a checkpoint of 9 bytes in x; free some"
+    assert pool.assigned == [0, 1, 1, 2]
+    assert "there is room on the disk; going on" in bench.notes
+
+
+def test_a_disk_that_refuses_although_there_is_room_ends_the_search_and_loses_nothing(bench: Bench) -> None:
+    def full(assignment: Message, _times: int) -> Iterator[Message | Exit | None]:
+        yield failed(assignment["trial"], "disk", "DiskError: no room for a checkpoint of 9 bytes in x; free some")
+
+    coordinator = bench.coordinator(ScriptedPool(full))
+    with pytest.raises(DiskError, match=r"^no room for a checkpoint of 9 bytes in x; free some$"):
+        coordinator.run()
+    assert states(coordinator.study) == ["RUNNING"]
+    again = bench.coordinator(ScriptedPool(trains), spec_of(trials=2))
+    assert again.run() is True
+    assert states(again.study) == ["COMPLETE", "COMPLETE"]
+
+
+def test_the_oldest_checkpoints_that_nobody_trains_go_when_the_quota_is_spent(bench: Bench) -> None:
+    study = bench.folder / "studies/scripted"
+    for age, name in enumerate(("final/new", "confirm/old")):
+        (study / name).mkdir(parents=True)
+        (study / name / "checkpoint").write_bytes(b"0" * 700)
+        past = time.time() - 100 * (age + 1)
+        os.utime(study / name / "checkpoint", (past, past))
+    bench.coordinator(ScriptedPool(trains), spec_of(trials=1, faults={"checkpoint_gb": 1e-6})).run()
+    assert (study / "final/new").exists()
+    assert not (study / "confirm/old").exists()
+    assert "checkpoints beyond 1e-06 GB: removed confirm/old" in bench.notes
+
+
+# -- the database
+
+
+def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doubled(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else holds SQLite's write lock for a second."""
+    monkeypatch.setattr(search.storage, "SQLITE_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(search.coordinator, "STORAGE_RETRY_SECONDS", 0.1)
+    problems: set[str] = set()
+    epochs_meanwhile = 0
+    blocker = sqlite3.connect(bench.folder / "search.db", isolation_level=None, timeout=30)
+    blocked = released = 0.0
+
+    def at_epoch(message: Message) -> None:
+        nonlocal blocked, epochs_meanwhile
+        epochs_meanwhile += bool(blocked and not released)
+        if message["trial"] == 3 and not blocked:
+            blocker.execute("BEGIN IMMEDIATE")
+            blocked = time.monotonic()
+
+    def watch(snapshot: Snapshot) -> None:
+        nonlocal released
+        problems.update(problem.split(";")[1] for problem in snapshot.problems)
+        if blocked and not released and time.monotonic() > blocked + 1:
+            blocker.execute("ROLLBACK")
+            released = time.monotonic()
+
+    pool = ScriptedPool(trains, 2, on_epoch=at_epoch)
+    coordinator = bench.coordinator(pool, spec_of(trials=8, pruner="successive_halving"), watch=watch)
+    assert coordinator.run() is True
+    blocker.close()
+    assert released
+    assert any("training goes on" in problem for problem in problems)
+    assert epochs_meanwhile > 1, "workers trained on without the database"
+    here = coordinator.study.get_trials()
+    assert [trial.number for trial in here] == list(range(8))
+    assert all(trial.state.is_finished() for trial in here)
+    assert sorted(pool.assigned) == list(range(8)), "each is trained once"
+    assert replay(read_journal(coordinator.journal.path)).identical
+
+
+def test_a_database_that_stays_away_too_long_ends_the_search_and_the_next_launch_goes_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search.storage, "SQLITE_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(search.coordinator, "STORAGE_RETRY_SECONDS", 0.05)
+    blocker = sqlite3.connect(bench.folder / "search.db", isolation_level=None, timeout=30)
+    pool = ScriptedPool(trains, on_epoch=lambda _: blocker.in_transaction or blocker.execute("BEGIN IMMEDIATE"))
+    coordinator = bench.coordinator(pool, spec_of(trials=2, faults={"storage_minutes": 0.005}))
+    url = parse_url(f"sqlite:///{bench.folder}/search.db")
+    with pytest.raises(StorageError, match="database is locked"), storage_errors(url):
+        coordinator.run()
+    blocker.close()
+    again = bench.coordinator(ScriptedPool(trains), spec_of(trials=2))
+    assert again.run() is True
+    assert states(again.study) == ["COMPLETE", "COMPLETE"]
+
+
+def test_a_trial_that_a_broken_connection_left_behind_is_asked_for_again(bench: Bench) -> None:
+    coordinator = bench.coordinator(ScriptedPool(trains), spec_of(trials=3))
+    coordinator.begin()
+    coordinator.study.ask()  # created, and its answer lost
+    assert coordinator.run() is True
+    assert states(coordinator.study) == ["COMPLETE"] * 3
+
+
+def test_a_study_deleted_while_it_is_searched_is_noticed_although_its_name_is_there_again(bench: Bench) -> None:
+    url = parse_url(f"sqlite:///{bench.folder}/search.db")
+
+    def replaced(message: Message) -> None:
+        if message["trial"] == 1 and not gone:
+            storage = open_storage(url)
+            optuna.delete_study(study_name="scripted", storage=storage)
+            optuna.create_study(study_name="scripted", storage=storage, direction="maximize")
+            gone.append(True)
+
+    gone: list[bool] = []
+    coordinator = bench.coordinator(ScriptedPool(trains, on_epoch=replaced))
+    with pytest.raises(StudyChanged, match="study 'scripted' was deleted or replaced while it was searched"):
+        coordinator.run()
+
+
+def test_a_study_that_another_process_has_taken_over_is_written_to_no_more(bench: Bench) -> None:
+    def taken(message: Message) -> None:
+        if message["trial"] == 1:
+            taken_over.append(len(coordinator.study.get_trials()[1].intermediate_values))
+
+    def still_owner() -> None:
+        if taken_over:
+            raise HeldError("scripted", "process 7")
+
+    taken_over: list[int] = []
+    coordinator = bench.coordinator(ScriptedPool(trains, on_epoch=taken), still_owner=still_owner)
+    with pytest.raises(HeldError, match="in use by process 7"):
+        coordinator.run()
+    assert len(coordinator.study.get_trials()[1].intermediate_values) == taken_over[0]
+
+
+# -- stopping
+
+
+def test_a_stop_request_in_the_runs_folder_ends_the_search_after_its_epochs(bench: Bench) -> None:
+    request = bench.folder / "studies/scripted/stop"
+    pool = ScriptedPool(trains, on_epoch=lambda message: request.touch())
+    coordinator = bench.coordinator(pool, spec_of(trials=3))
+    assert coordinator.run() is False
+    assert states(coordinator.study) == ["RUNNING"]
+    again = bench.coordinator(ScriptedPool(trains), spec_of(trials=3))
+    assert again.run() is True, "an old request is nobody's"
+
+
+def test_an_epoch_that_takes_longer_than_the_grace_is_given_up(bench: Bench) -> None:
+    def endless(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        yield started(assignment["trial"])
+        yield epoch(assignment["trial"], 1, 0.1)
+        coordinator.stop(grace_seconds=0.3)
+        while True:
+            yield None
+
+    def steady(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        yield started(assignment["trial"])
+        coordinator.stop(grace_seconds=30)
+        yield epoch(assignment["trial"], 1, 0.1)
+
+    for script, limit in ((endless, 5.0), (steady, 5.0)):
+        coordinator = bench.coordinator(ScriptedPool(script), spec_of(trials=1))
+        begun = time.monotonic()
+        assert coordinator.run() is False
+        assert not coordinator.killed
+        assert time.monotonic() - begun < limit
+        assert states(coordinator.study) == ["RUNNING"]
+
+
+def test_an_epoch_trained_again_with_another_result_fails_its_trial(bench: Bench) -> None:
+    def stops_early(assignment: Message, _times: int) -> Iterator[Message | Exit | None]:
+        yield started(assignment["trial"])
+        coordinator.stop()
+        yield epoch(assignment["trial"], 1, 0.5)
+
+    coordinator = bench.coordinator(ScriptedPool(stops_early), spec_of(trials=1))
+    coordinator.run()
+
+    def elsewhere(assignment: Message, _times: int) -> Iterator[Message | Exit | None]:
+        yield started(assignment["trial"])
+        yield epoch(assignment["trial"], 1, 0.6)
+
+    again = bench.coordinator(ScriptedPool(elsewhere), spec_of(trials=1))
+    assert again.run() is True
+    (trial,) = again.study.get_trials()
+    assert trial.state == TrialState.FAIL
+    assert trial.user_attrs["reason"] == "epoch 1 was 50.00% before an interruption and is 60.00% trained again"
