@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo check test format
+.PHONY: setup demo check test soak format
 
 setup: .venv/installed
 
@@ -25,6 +25,9 @@ check: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+soak: setup
+	$(BIN)/python bench/soak.py
 
 format: setup
 	$(BIN)/ruff format .

@@ -164,6 +164,16 @@ def test_two_workers_with_many_short_trials_spend_exactly_the_budget(desk: Desk)
     assert {trial.user_attrs["device"] for trial in trials} == {"CPU, 1 thread"}
 
 
+def test_two_studies_launched_at_once_on_one_new_database_both_get_to_their_end(desk: Desk) -> None:
+    study = desk.write("steady.toml", STEADY)
+    command = ("launch", study, "--gpus", "cpu", "--trials", 1, "--set")
+    both = [desk.start(*command, f"name={name}") for name in ("one", "two")]
+    for running in both:
+        answer = running.wait()
+        assert answer.code == 0, answer.err
+    assert [len(desk.trials(name)) for name in ("one", "two")] == [1, 1]
+
+
 def test_the_same_error_twice_in_a_row_ends_the_search(desk: Desk) -> None:
     study = desk.write("broken.toml", BROKEN)
     answer = desk.search("launch", study, "--gpus", "cpu")
