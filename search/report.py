@@ -16,8 +16,9 @@ from optuna.trial import FrozenTrial, TrialState
 from plotly.offline import get_plotlyjs
 from sqlalchemy import URL
 
+from search.chart_style import FONT
 from search.errors import UsageError
-from search.figures import FONT, Picture, study_pictures
+from search.figures import Picture, study_pictures
 from search.findings import (
     RECIPES,
     as_toml,

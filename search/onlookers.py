@@ -1,0 +1,96 @@
+"""Whoever is told how a search goes: the terminal, ``search status``, the dashboard's study page, a webhook.
+
+The coordinator calls ``watch`` at least twice a second and knows none of them. None of them can disturb the search:
+one that fails is left alone for a minute, and its first failure is said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from search.status import STATE_SECONDS, Snapshot, write_state
+from search.terminal import Display
+
+PAUSE_SECONDS = 60.0
+"""Before an onlooker that failed is told of the search again: a full disk or a restarted database may be well again."""
+
+
+class Onlooker(Protocol):
+    """Someone beside the terminal who wants to know how a search goes; may raise whatever it likes."""
+
+    name: str
+    """With an article: "the study page"."""
+
+    def watch(self, snapshot: Snapshot) -> None:
+        """See the search as it is now; workers wait meanwhile, so milliseconds matter."""
+
+    def end(self, snapshot: Snapshot, reason: str | None) -> None:
+        """See it for the last time. ``reason`` is None when the budget is spent, else why the search stopped."""
+
+
+class Onlookers:
+    """The display and everyone else; a context manager, which tells them when and how the search ended."""
+
+    def __init__(self, display: Display, others: Sequence[Onlooker]) -> None:
+        self._display = display
+        self._others = dict.fromkeys(others, -math.inf)
+        """Whom to tell, and from when on."""
+        self._failed: set[str] = set()
+        self._last: Snapshot | None = None
+
+    def __enter__(self) -> Onlookers:
+        return self
+
+    def watch(self, snapshot: Snapshot) -> None:
+        """Show everyone the search as it is now."""
+        self._last = snapshot
+        self._display.watch(snapshot)
+        now = time.monotonic()
+        for other, since in self._others.items():
+            if now >= since:
+                with self._left_alone_if_it_fails(other):
+                    other.watch(snapshot)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._last is None:
+            return
+        reason = str(error) or type(error).__name__ if error else "" if self._last.stopping else None
+        for other in self._others:
+            with self._left_alone_if_it_fails(other):
+                other.end(self._last, reason)
+
+    @contextlib.contextmanager
+    def _left_alone_if_it_fails(self, other: Onlooker) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._others[other] = time.monotonic() + PAUSE_SECONDS
+            if other.name not in self._failed:
+                self._display.note(f"{other.name} is not up to date ({error}); the search goes on")
+            self._failed.add(other.name)
+
+
+class StateFile:
+    """What ``search status`` in another terminal shows of the workers."""
+
+    name = "search status"
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._written = 0.0
+
+    def watch(self, snapshot: Snapshot) -> None:
+        """Write it, at most every STATE_SECONDS."""
+        if time.monotonic() - self._written >= STATE_SECONDS:
+            write_state(self._file, snapshot)
+            self._written = time.monotonic()
+
+    def end(self, snapshot: Snapshot, reason: str | None) -> None:
+        """Nobody works any more."""
+        self._file.unlink(missing_ok=True)
