@@ -68,7 +68,7 @@ def headline(snapshot: Snapshot) -> str:
 
 
 def _workers(snapshot: Snapshot) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("worker", no_wrap=True, max_width=8)
     table.add_column("device", no_wrap=True, max_width=14, overflow="ellipsis")
     for column in ("trial", "epoch", "", "accuracy", "images/s", "memory"):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import pytest
+from tiny import tiny_study
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -26,29 +27,8 @@ PATIENCE_SECONDS = 150
 NAMES_OF_THE_BROWSER = ("chromium", "chromium-browser", "google-chrome")
 TOKEN = "d41d8cd98f00b204e9800998ecf8427e"
 
-# Far more trials than anybody watches, each of a second or two.
-STUDY = """
-name = "watched"
-
-[data]
-source = "digits"
-image_size = 16
-val_fraction = 0.4
-test_fraction = 0.5
-
-[train]
-model = "resnet10t"
-width_mult = 0.1
-epochs = 2
-batch_size = 64
-
-[space]
-lr = { low = 0.001, high = 0.02, log = true }
-
-[search]
-trials = 500
-pruner = "none"
-"""
+# Far more trials than anybody watches.
+STUDY = tiny_study("watched", trials=500, epochs=2)
 
 
 def missing(what: str) -> NoReturn:

@@ -108,11 +108,16 @@ def test_a_second_launch_of_a_running_study_is_refused_and_names_the_holder(fini
 def test_status_shows_a_search_while_it_runs(finished: Watched) -> None:
     status = finished.status.json()
     assert finished.status.code == 0, finished.status.err
-    assert (status["version"], status["study"], status["budget"]) == (1, "small", 9)
+    assert (status["version"], status["study"], status["budget"]) == (2, "small", 9)
     assert status["held_by"].startswith("process ")
-    assert 1 <= len(status["running"]) <= 2
-    assert status["running"][0].keys() == {
-        *("label", "device", "trial", "epoch", "epochs", "val_accuracy", "images_per_second")
+    assert [worker["label"] for worker in status["workers"]] == ["cpu:0", "cpu:1"]
+    busy = next(worker for worker in status["workers"] if worker["trial"] == 0)
+    assert (busy["device"], busy["attempt"], busy["epochs"]) == ("cpu", 1, 3)
+    assert busy["epoch"] >= 1
+    assert busy["memory_bytes"] > 1e8, "torch alone is as large"
+    assert busy.keys() == {
+        *("label", "device", "trial", "attempt", "epoch", "epochs", "val_accuracy", "images_per_second"),
+        *("epoch_seconds", "seconds_since_progress", "memory_bytes"),
     }
 
 
@@ -120,7 +125,7 @@ def test_status_shows_a_search_that_has_ended(finished: Watched) -> None:
     status = finished.desk.search("status", "small", "--json").json()
     trials = finished.desk.trials("small")
     assert status["held_by"] is None
-    assert status["running"] == []
+    assert status["workers"] == []
     assert sum(status["counts"].values()) == len(status["finished"]) == 9
     assert status["counts"]["PRUNED"] >= 2
     assert status["best"]["value"] == max(trial.value for trial in trials if trial.value is not None)

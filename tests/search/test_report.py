@@ -21,16 +21,16 @@ from plotly.offline import get_plotlyjs
 from sqlalchemy import URL
 from typer.testing import CliRunner
 
-from search.cli import app
-from search.errors import StorageError, UsageError
-from search.figures import (
+from search.charts import (
     accuracy_against_size,
     learning_curves,
     optimization_history,
     parallel_coordinates,
-    study_pictures,
     timeline,
 )
+from search.cli import app
+from search.errors import StorageError, UsageError
+from search.figures import study_pictures
 from search.findings import as_toml, findings, ranked, setting_importances, story
 from search.report import render, write_report
 from search.storage import open_storage, parse_url
