@@ -305,6 +305,7 @@ def dashboard(
 def report(
     study: StudyArgument = None,
     out: Annotated[Path | None, typer.Option(help="The page to write. Default: STUDY-report.html")] = None,
+    as_json: JsonOption = False,
     storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
@@ -313,8 +314,11 @@ def report(
 
     from search.report import write_report
 
-    page = write_report(_study_name(study, folder), url, out)
-    typer.echo(f"wrote {page}, {page.stat().st_size / 1e6:.1f} MB; open it in a browser")
+    _print(
+        write_report(_study_name(study, folder), url, out),
+        lambda answer: f"wrote {answer['page']}, {answer['bytes'] / 1e6:.1f} MB; open it in a browser",
+        as_json=as_json,
+    )
 
 
 @app.command("export-best")

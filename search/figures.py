@@ -136,6 +136,7 @@ def page_pictures(
         title = f"Which settings mattered (fANOVA, {len(complete)} trials)"
         pictures.append(Picture("importance", title, "", importance_bars(importances)))
     for picture in pictures:
-        picture.figure.update_layout(title={"text": picture.title, "font": {"size": 15}, "x": 0.02, "xanchor": "left"})
-        picture.figure.update_layout(margin_t=56, height=max(picture.figure.layout.height + 56, 240))
+        at = {"x": 0.02, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 16}}
+        picture.figure.update_layout(title={"text": picture.title, "font": {"size": 15}, **at}, margin_t=76)
+        picture.figure.update_layout(height=picture.figure.layout.height + 64)
     return pictures

@@ -179,7 +179,9 @@ def launch(
             display.note(opening_line(spec, prepared, devices))
             for model, reason in prepared.left_out.items():
                 display.note(f"left out: {model}: {reason}")
-            onlookers = Onlookers(display, _others(spec, prepared, storage, url, runs, display))
+            onlookers = Onlookers(
+                display, _others(spec, prepared, storage, url, runs, display), at_once=lambda: coordinator.killed
+            )
             coordinator = Coordinator(
                 study,
                 spec,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -21,6 +21,10 @@ PAUSE_SECONDS = 60.0
 """Before an onlooker that failed is told of the search again: a full disk or a restarted database may be well again."""
 
 
+FINISHED_SECONDS, STOPPED_SECONDS = 20.0, 4.0
+"""Longest that each onlooker may take at the end: when the budget is spent, and when the search was told to stop."""
+
+
 class Onlooker(Protocol):
     """Someone beside the terminal who wants to know how a search goes; may raise whatever it likes."""
 
@@ -30,15 +34,24 @@ class Onlooker(Protocol):
     def watch(self, snapshot: Snapshot) -> None:
         """See the search as it is now; workers wait meanwhile, so milliseconds matter."""
 
-    def end(self, snapshot: Snapshot, reason: str | None) -> None:
-        """See it for the last time. ``reason`` is None when the budget is spent, else why the search stopped."""
+    def end(self, snapshot: Snapshot, reason: str | None, seconds: float) -> None:
+        """See it for the last time, and take at most so long.
+
+        ``reason`` is None when the budget is spent, else why the search stopped: "" where it was told to.
+        """
 
 
 class Onlookers:
-    """The display and everyone else; a context manager, which tells them when and how the search ended."""
+    """The display and everyone else; a context manager, which tells them when and how the search ended.
 
-    def __init__(self, display: Display, others: Sequence[Onlooker]) -> None:
-        self._display = display
+    Args:
+        display: the terminal.
+        others: whoever else wants to know.
+        at_once: whether somebody is in a hurry when it ends.
+    """
+
+    def __init__(self, display: Display, others: Sequence[Onlooker], *, at_once: Callable[[], bool]) -> None:
+        self._display, self._at_once = display, at_once
         self._others = dict.fromkeys(others, -math.inf)
         """Whom to tell, and from when on."""
         self._failed: set[str] = set()
@@ -61,9 +74,10 @@ class Onlookers:
         if self._last is None:
             return
         reason = str(error) or type(error).__name__ if error else "" if self._last.stopping else None
+        seconds = 0.0 if self._at_once() else FINISHED_SECONDS if reason is None else STOPPED_SECONDS
         for other in self._others:
             with self._left_alone_if_it_fails(other):
-                other.end(self._last, reason)
+                other.end(self._last, reason, seconds)
 
     @contextlib.contextmanager
     def _left_alone_if_it_fails(self, other: Onlooker) -> Iterator[None]:
@@ -91,6 +105,6 @@ class StateFile:
             write_state(self._file, snapshot)
             self._written = time.monotonic()
 
-    def end(self, snapshot: Snapshot, reason: str | None) -> None:
+    def end(self, snapshot: Snapshot, reason: str | None, seconds: float) -> None:
         """Nobody works any more."""
         self._file.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,6 @@ UPDATE_SECONDS = 60.0
 
 NEW_BEST_SECONDS = 10.0
 """Between two updates for a new best each."""
-
-FINISHED_SECONDS, STOPPED_SECONDS = 20.0, 2.0
-"""Longest wait for the last update, when the budget is spent and when the search was stopped."""
 
 WRITES = 8
 """Attributes written at a time; one takes a millisecond or two."""
@@ -92,16 +89,18 @@ class StudyPage:
         if now - self._begun >= FIRST_SECONDS and now - self._ordered >= wait and not self._drawing:
             self._order(snapshot, "is being stopped" if snapshot.stopping else "is being searched")
 
-    def end(self, snapshot: Snapshot, reason: str | None) -> None:
+    def end(self, snapshot: Snapshot, reason: str | None, seconds: float) -> None:
         """The last update, if it comes soon, of a page that was begun."""
         if self._process is None:
             return
-        deadline = time.monotonic() + (FINISHED_SECONDS if reason is None else STOPPED_SECONDS)
+        deadline = time.monotonic() + seconds
         command = f"search launch {self._spec.name}"
         try:
             self._wait_for_drawing(deadline)
-            self._order(snapshot, "has spent its budget" if reason is None else f"was stopped; go on with `{command}`")
-            self._wait_for_drawing(deadline)
+            if not self._drawing and seconds:
+                state = "has spent its budget" if reason is None else f"was stopped; go on with `{command}`"
+                self._order(snapshot, state)
+                self._wait_for_drawing(deadline)
         finally:
             self._process.kill()
             self._process.communicate()
@@ -174,12 +173,13 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
     if (best := snapshot.best) is not None:
         size = f", {best.num_params:,} parameters" if best.num_params else ""
         size += f", {best.macs:,} multiply-adds" if best.macs else ""
-        lines += [f"#### Best so far: {best.value:.2%}", "", f"Trial {best.number}{size}; on the validation split.", ""]
+        lines += [f"#### Best so far: {best.value:.2%}", ""]
+        lines += [f"Trial {best.number}{size}; on the validation split, the smaller model where two are equal.", ""]
         lines += ["| setting | value |", "| --- | --- |"]
         lines += [f"| {key} | {_plain(value)} |" for key, value in best.params.items()]
         lines += ["", f"Train it again, measure it and hand it over: `search export-best {spec.name}`", ""]
     lines += ["#### How far it is", ""]
-    lines += [f"On {now:%-d %B %Y, %H:%M %Z} {headline(snapshot)}. The study {state}.", ""]
+    lines += [f"{headline(snapshot).partition(': ')[2]}, at {now:%H:%M %Z on %-d %B %Y}. The study {state}.", ""]
     lines += ["#### What is searched", ""]
     lines += [f"- **{name}**: {words}" for name, words in [*facts, ("limit", describe(spec.limit))]]
     lines += [f"- **space**: {', '.join(f'{key} {_axis(axis)}' for key, axis in spec.space.items())}"]
@@ -188,13 +188,13 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
     return "\n".join(lines)
 
 
-def show_export(study: optuna.Study, artifacts: Path, lines: Sequence[str], pictures: Sequence[Path]) -> None:
+def show_export(study: optuna.Study, artifacts: Path, words: str, pictures: Iterable[Path]) -> None:
     """Put what was handed over on the study's page: words into its note, pictures among its artifacts.
 
     Args:
         study: owned by this process.
         artifacts: the folder that the dashboard shows artifacts from.
-        lines: Markdown; those of an earlier export are replaced.
+        words: plain text in lines; those of an earlier export are replaced.
         pictures: shown under their file names; a picture of an earlier export with the same name is replaced.
     """
     from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
@@ -209,7 +209,7 @@ def show_export(study: optuna.Study, artifacts: Path, lines: Sequence[str], pict
                 store.write(known[picture.name], file)
         else:
             upload_artifact(artifact_store=store, file_path=str(picture), study_or_trial=study)
-    save_note(study, get_note(study).partition(HANDED_OVER)[0] + HANDED_OVER + "\n".join(lines))
+    save_note(study, get_note(study).partition(HANDED_OVER)[0] + f"{HANDED_OVER}```\n{words}\n```")
 
 
 def _axis(axis: Any) -> str:

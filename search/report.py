@@ -35,8 +35,11 @@ from search.storage import open_storage, storage_errors
 from search.study import find_study
 from studies import StudySpec
 
+REPORT_VERSION = 1
+"""Version of the JSON shape of ``search report --json``."""
 
-def write_report(study_name: str, url: URL, out: Path | None = None) -> Path:
+
+def write_report(study_name: str, url: URL, out: Path | None = None) -> dict[str, Any]:
     """Write the report of a study, running or not; an earlier one is replaced.
 
     Args:
@@ -45,7 +48,11 @@ def write_report(study_name: str, url: URL, out: Path | None = None) -> Path:
         out: the file; by default STUDY-report.html in the current folder.
 
     Returns:
-        The file.
+        ``version``; ``page``, the file, and its ``bytes``; ``study``; ``story``, in sentences; ``findings``, worth
+        knowing, a sentence or two each; ``counts`` of trials by their states; ``seconds`` of training by the trials'
+        states; ``best``, the best trials with ``trial``, ``value``, ``num_params``, ``macs``, ``seconds`` and
+        ``params``; ``toml``, these as the end of a study file; ``importances``, the share of each setting;
+        ``failures``, failed and diverged trials with their reasons.
 
     Raises:
         StorageError: no database, or it cannot be read.
@@ -55,7 +62,8 @@ def write_report(study_name: str, url: URL, out: Path | None = None) -> Path:
     with storage_errors(url):
         study, spec = find_study(open_storage(url), study_name)
         trials = study.get_trials(deepcopy=False)
-    page = render(spec, trials, setting_importances(trials, spec), datetime.now())
+    importances = setting_importances(trials, spec)
+    page = render(spec, trials, importances, datetime.now())
     out = out or Path(f"{study_name}-report.html")
     partial = out.with_name(f".{out.name}.partial")
     try:
@@ -64,7 +72,36 @@ def write_report(study_name: str, url: URL, out: Path | None = None) -> Path:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise UsageError(f"{out} cannot be written: {error.strerror or error}; choose another --out") from error
-    return out
+    best = ranked(trials)[:RECIPES]
+    return {
+        "version": REPORT_VERSION,
+        "page": str(out),
+        "bytes": out.stat().st_size,
+        "study": spec.name,
+        "story": story(spec, trials),
+        "findings": findings(spec, trials, importances),
+        "counts": {state.name: sum(trial.state == state for trial in trials) for state in TrialState},
+        "seconds": {
+            state.name: round(sum(view_of(trial).seconds for trial in trials if trial.state == state), 3)
+            for state in TrialState
+            if state.is_finished()
+        },
+        "best": [_facts(trial) for trial in best],
+        "toml": as_toml(spec, best),
+        "importances": importances,
+        "failures": [_facts(trial) | {"reason": view_of(trial).reason} for trial in _bad(trials)],
+    }
+
+
+def _facts(trial: FrozenTrial) -> dict[str, Any]:
+    view = view_of(trial)
+    kept = ("value", "num_params", "macs", "seconds", "params")
+    return {"trial": view.number, "state": view.state} | {name: getattr(view, name) for name in kept}
+
+
+def _bad(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Failed and diverged trials."""
+    return [trial for trial in trials if trial.state == TrialState.FAIL or is_diverged(trial)]
 
 
 def render(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mapping[str, float], now: datetime) -> str:
@@ -167,7 +204,7 @@ def _figure(picture: Picture) -> str:
 
 
 def _failures(trials: Sequence[FrozenTrial]) -> str:
-    bad = [view_of(trial) for trial in trials if trial.state == TrialState.FAIL or is_diverged(trial)]
+    bad = [view_of(trial) for trial in _bad(trials)]
     if not bad:
         return ""
     rows = [

@@ -88,6 +88,8 @@ class Snapshot:
     workers: tuple[WorkerView, ...]
     eta_seconds: float | None
     stopping: bool = False
+    problems: tuple[str, ...] = ()
+    """What keeps the search from going on as it should, and what it waits for."""
 
     @property
     def best(self) -> TrialView | None:
@@ -201,7 +203,7 @@ def problems(snapshot: Snapshot) -> list[str]:
                 f"worker {worker.label} has said nothing for {duration(silent)}, its last epoch took "
                 f"{duration(epoch)}; see its log in {Path('studies', snapshot.study, 'logs')}"
             )
-    return found
+    return [*found, *snapshot.problems]
 
 
 def _cure(reason: str, study: str) -> str:
@@ -220,6 +222,7 @@ def write_state(file: Path, snapshot: Snapshot) -> None:
         "at": time.time(),
         "eta_seconds": snapshot.eta_seconds,
         "stopping": snapshot.stopping,
+        "problems": snapshot.problems,
         "workers": [asdict(worker) for worker in snapshot.workers],
     }
     partial = file.with_name(f".{file.name}.{os.getpid()}")
@@ -259,7 +262,13 @@ def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], state: Path | None =
         workers = [WorkerView(**worker) for worker in told["workers"]]
         workers = [replace(w, seconds_since_progress=(w.seconds_since_progress or 0.0) + aged) for w in workers]
         return Snapshot(
-            spec.name, spec.search.trials, finished, tuple(workers), told["eta_seconds"], stopping=told["stopping"]
+            study=spec.name,
+            budget=spec.search.trials,
+            finished=finished,
+            workers=tuple(workers),
+            eta_seconds=told["eta_seconds"],
+            stopping=told["stopping"],
+            problems=tuple(told["problems"]),
         )
     workers = [
         WorkerView(

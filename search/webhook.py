@@ -54,7 +54,7 @@ class Webhook:
             self._best = best.number
         self._begun = True
 
-    def end(self, snapshot: Snapshot, reason: str | None) -> None:
+    def end(self, snapshot: Snapshot, reason: str | None, seconds: float) -> None:
         """Tell how it ended, and wait a moment for the message to be gone."""
         event = "finished" if reason is None else "stopped"
         text = f"{headline(snapshot)}; {event}"
@@ -63,9 +63,10 @@ class Webhook:
         with self._news:
             self._ended = True
             self._news.notify()
-        self._thread.join(END_SECONDS)
-        if self._thread.is_alive():
-            self._note(f"webhook: {self._host} has not taken the last message within {END_SECONDS} s")
+        patience = min(seconds, END_SECONDS)
+        self._thread.join(patience)
+        if self._thread.is_alive() and patience:
+            self._note(f"webhook: {self._host} has not taken the last message within {patience:g} s")
 
     def _tell(self, event: str, snapshot: Snapshot, text: str) -> None:
         best = asdict(snapshot.best) if snapshot.best else None

@@ -141,6 +141,30 @@ def test_a_running_search_is_seen_and_a_new_trial_appears(watched: Watched, page
     assert watched.process.poll() is None, "the search must still be running"
 
 
+def test_the_note_and_the_figures_are_there_while_it_is_searched(watched: Watched, page: Page) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while len(watched.detail()["plotly_graph_objects"]) < 3:  # half a minute after its launch, where nothing else runs
+        assert watched.process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    page.goto(f"{watched.address}dashboard/studies/1/note")
+    page.get_by_text("Best so far: ").wait_for()
+    note = page.locator("body").inner_text()
+    for words in (
+        "The study is being searched.",
+        "of 500 trials",
+        "search export-best watched",
+        "resnet10t",
+        "no limit",
+    ):
+        assert words in note, words
+
+    page.goto(f"{watched.address}dashboard/studies/1")
+    for title in ("Accuracy against size", "Learning curves of the top 10", "Training time of completed"):
+        page.get_by_text(title).first.wait_for()
+    assert watched.process.poll() is None, "the search must still be running"
+
+
 def test_the_buttons_of_the_page_change_nothing(watched: Watched, page: Page) -> None:
     page.goto(watched.address)
     page.get_by_text("watched").first.wait_for()

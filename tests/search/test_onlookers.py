@@ -18,15 +18,15 @@ class Someone:
         self.name = name
         self.fails = fails
         self.seen = 0
-        self.ends: list[str | None] = []
+        self.ends: list[tuple[str | None, float]] = []
 
     def watch(self, snapshot: Snapshot) -> None:
         self.seen += 1
         if self.fails:
             raise OSError("the disk is full")
 
-    def end(self, snapshot: Snapshot, reason: str | None) -> None:
-        self.ends.append(reason)
+    def end(self, snapshot: Snapshot, reason: str | None, seconds: float) -> None:
+        self.ends.append((reason, seconds))
         if self.fails:
             raise OSError("the disk is full")
 
@@ -39,7 +39,7 @@ def test_one_that_fails_is_left_alone_for_a_minute_and_named_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fails, works = Someone("the page", fails=True), Someone()
-    with Onlookers(Display(), [fails, works]) as onlookers:
+    with Onlookers(Display(), [fails, works], at_once=lambda: False) as onlookers:
         onlookers.watch(snapshot())
         onlookers.watch(snapshot())
         assert (fails.seen, works.seen) == (1, 2)
@@ -51,10 +51,10 @@ def test_one_that_fails_is_left_alone_for_a_minute_and_named_once(
 
 
 def test_they_hear_how_it_ended() -> None:
-    def heard(stopping: bool, error: Exception | None) -> list[str | None]:
+    def heard(stopping: bool, error: Exception | None, *, killed: bool = False) -> list[tuple[str | None, float]]:
         someone = Someone()
         try:
-            with Onlookers(Display(), [someone]) as onlookers:
+            with Onlookers(Display(), [someone], at_once=lambda: killed) as onlookers:
                 onlookers.watch(snapshot(stopping=stopping))
                 if error:
                     raise error
@@ -62,21 +62,22 @@ def test_they_hear_how_it_ended() -> None:
             pass
         return someone.ends
 
-    assert heard(False, None) == [None], "finished"
-    assert heard(True, None) == [""], "stopped, for nothing but a signal"
-    assert heard(True, RuntimeError("two trials failed")) == ["two trials failed"]
+    assert heard(False, None) == [(None, 20)], "finished"
+    assert heard(True, None) == [("", 4)], "stopped, by nothing but a signal"
+    assert heard(True, None, killed=True) == [("", 0)], "by a second one"
+    assert heard(True, RuntimeError("two trials failed")) == [("two trials failed", 4)]
 
 
 def test_nobody_is_told_of_a_search_that_never_began() -> None:
     someone = Someone()
-    with Onlookers(Display(), [someone]):
+    with Onlookers(Display(), [someone], at_once=lambda: False):
         pass
     assert someone.ends == []
 
 
 def test_the_state_file_says_what_workers_do_and_is_gone_at_the_end(tmp_path: Path) -> None:
     file = tmp_path / "state.json"
-    with Onlookers(Display(), [StateFile(file)]) as onlookers:
+    with Onlookers(Display(), [StateFile(file)], at_once=lambda: False) as onlookers:
         onlookers.watch(snapshot())
         assert json.loads(file.read_text())["workers"][0]["attempt"] == 2
         before = file.stat().st_mtime_ns

@@ -102,7 +102,7 @@ def seen(spec: StudySpec, study: optuna.Study) -> Snapshot:
 
 def test_the_note_says_what_is_searched_how_far_it_is_and_how_to_have_the_best(spec: StudySpec) -> None:
     study = optuna.create_study(direction="maximize")
-    study.add_trials(many(4))
+    study.add_trials([*many(4), create_trial(state=TrialState.RUNNING, params={}, distributions={})])
     now = datetime(2026, 3, 7, 9, 30, tzinfo=UTC)
     note = note_text(spec, FACTS, seen(spec, study), "is being searched", now)
     for words in (
@@ -110,8 +110,7 @@ def test_the_note_says_what_is_searched_how_far_it_is_and_how_to_have_the_best(s
         "Trial 3, 200,003 parameters, 9,000,000 multiply-adds",
         "| lr | 0.0013 |",
         "`search export-best birds`",
-        "On 7 March 2026, 09:30 UTC birds: 4 of 20 trials, 1 pruned",
-        "The study is being searched.",
+        "4 of 20 trials, 1 pruned, about 8 min left, at 09:30 UTC on 7 March 2026. The study is being searched.",
         "- **widest that fits**: width_mult 0.23242",
         "- **limit**: 300,000 parameters",
         "lr 0.001 to 0.02 (log), width_mult 0.1 to the widest that fits, dropout 0 | 0.2",
@@ -141,7 +140,7 @@ def test_a_running_searchs_page_is_drawn_and_goes_with_it(
     monkeypatch.setattr(module, "FIRST_SECONDS", 0)
     deadline = time.monotonic() + 60
     longest = 0.0
-    while "Best so far: 62.00%" not in get_note(study) or page._waiting:
+    while "Best so far: 63.00%" not in get_note(study) or page._waiting:
         assert time.monotonic() < deadline
         began = time.monotonic()
         page.watch(seen(spec, study))
@@ -157,7 +156,7 @@ def test_a_running_searchs_page_is_drawn_and_goes_with_it(
     process = page._process
     assert process is not None
     study.add_trial(trial(14, 0.99))
-    page.end(seen(spec, study), None)
+    page.end(seen(spec, study), None, 20)
     assert "Best so far: 99.00%" in get_note(study)
     assert "has spent its budget" in get_note(study)
     assert process.poll() is not None
@@ -168,7 +167,7 @@ def test_what_an_export_added_stays_when_the_search_goes_on(spec: StudySpec, stu
     picture = runs.root / "confusion-matrix.png"
     for text in (b"first", b"second"):
         picture.write_bytes(text)
-        show_export(study, runs.artifacts, ["Trial 3, 98.70% on the test split"], [picture])
+        show_export(study, runs.artifacts, "98.70% on the test split", [picture])
     (artifact,) = get_all_artifact_meta(study)
     assert (artifact.filename, artifact.mimetype) == ("confusion-matrix.png", "image/png")
     assert (runs.artifacts / artifact.artifact_id).read_bytes() == b"second"
@@ -177,7 +176,7 @@ def test_what_an_export_added_stays_when_the_search_goes_on(spec: StudySpec, stu
     drawn = page_attributes(storage.get_study_system_attrs(study._study_id), "new note", many(4), spec)
     for key, value in drawn.items():
         storage.set_study_system_attr(study._study_id, key, value)
-    assert get_note(study) == f"new note{HANDED_OVER}Trial 3, 98.70% on the test split"
+    assert get_note(study) == f"new note{HANDED_OVER}```\n98.70% on the test split\n```"
 
 
 def test_a_page_that_cannot_be_drawn_says_where_to_look(
@@ -190,5 +189,5 @@ def test_a_page_that_cannot_be_drawn_says_where_to_look(
     page._process.wait(60)
     with pytest.raises(RuntimeError, match=r"cannot be drawn; see .*page\.log"):
         page.watch(seen(spec, study))
-    assert "There is no database at" in runs.page_log("birds").read_text()
-    page.end(seen(spec, study), None)
+    assert "cannot be read" in runs.page_log("birds").read_text()
+    page.end(seen(spec, study), None, 20)

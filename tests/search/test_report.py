@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import math
 import random
 import re
@@ -357,6 +358,26 @@ class TestCommand:
         assert text.startswith("<!doctype html>")
         assert "Which settings mattered" in text
         assert not list(tmp_path.glob("*.partial"))
+
+    def test_says_the_same_as_json(self, study: optuna.Study, url: URL, tmp_path: Path) -> None:
+        trials = [*many_trials(14), trial(14, TrialState.FAIL, [0.2], reason="out of memory")]
+        study.add_trials(trials)
+        page = tmp_path / "story.html"
+        answer = CliRunner().invoke(app, ["report", "digits", "--storage", str(url), "--out", str(page), "--json"])
+        facts = json.loads(answer.output)
+        text = html.unescape(page.read_text())
+        assert (facts["version"], facts["page"], facts["bytes"]) == (1, str(page), page.stat().st_size)
+        assert facts["story"] in text
+        assert facts["findings"]
+        assert all(line in text for line in facts["findings"])
+        assert facts["best"][0]["trial"] == ranked(trials)[0].number
+        assert tomllib.loads(facts["toml"])["known"][0] == facts["best"][0]["params"]
+        assert sum(facts["counts"].values()) == 15
+        assert facts["failures"][-1] == {
+            **{"trial": 14, "state": "FAIL", "value": 0.2, "num_params": 200_000, "macs": 9_000_000, "seconds": 40.0},
+            "params": trials[14].params,
+            "reason": "out of memory",
+        }
 
     def test_takes_the_study_last_launched_and_names_the_page_after_it(
         self, study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -89,7 +89,7 @@ def test_a_new_best_and_the_end_are_told_and_nothing_else(listener: Listener) ->
     hook.watch(snapshot(0.5, 0.4))
     hook.watch(snapshot(0.5, 0.4, 0.6))
     wait_for(listener, 2)
-    hook.end(snapshot(0.5, 0.4, 0.6), None)
+    hook.end(snapshot(0.5, 0.4, 0.6), None, 20)
     assert [told["event"] for told in listener.told] == ["new_best", "new_best", "finished"]
     assert listener.told[1]["text"] == "birds: new best, trial 2, 60.00%"
     assert listener.told[1]["best"]["params"] == {"lr": 0.01}
@@ -104,7 +104,7 @@ def test_the_best_of_an_earlier_launch_is_not_new(listener: Listener) -> None:
     hook = Webhook(listener.url, print)
     hook.watch(snapshot(0.5))
     hook.watch(snapshot(0.5, 0.4))
-    hook.end(snapshot(0.5, 0.4), "no room on disk")
+    hook.end(snapshot(0.5, 0.4), "no room on disk", 20)
     (told,) = listener.told
     assert told["event"] == "stopped"
     assert told["text"].endswith("stopped, best 50.00% (trial 0): no room on disk")
@@ -121,7 +121,7 @@ def test_a_server_that_hangs_delays_neither_the_search_nor_for_long_its_end(
     for number in range(200):
         hook.watch(snapshot(*(value / 1000 for value in range(number))))
     assert time.monotonic() - began < 0.4, "the search waits for nothing"
-    hook.end(snapshot(0.5), None)
+    hook.end(snapshot(0.5), None, 20)
     assert time.monotonic() - began < 3
     assert notes == [
         "webhook: 127.0.0.1 cannot be told (no answer within 0.5 s); the search goes on",
@@ -141,7 +141,7 @@ def test_a_server_that_refuses_is_named_once_without_its_secret(listener: Listen
     hook = Webhook(address, notes.append)
     hook.watch(snapshot())
     hook.watch(snapshot(0.5))
-    hook.end(replace(snapshot(0.5), stopping=True), "")
+    hook.end(replace(snapshot(0.5), stopping=True), "", 20)
     (note,) = notes
     assert note.startswith("webhook: 127.0.0.1 cannot be told (")
     assert why in note
