@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 
 from search.status import view_of
 
-INK, QUIET, GRID, BEST, GOOD, PLAIN, FAILED = (
+INK, QUIET, GRID, BEST, GOOD, PLAIN, FAILED, CRASH = (
     "#1f2328",
     "#6e7781",
     "#e4e7eb",
@@ -19,8 +19,9 @@ INK, QUIET, GRID, BEST, GOOD, PLAIN, FAILED = (
     "#5b93cf",
     "#c3c9d1",
     "#b3261e",
+    "#f2b8b5",
 )
-"""Colours of text, axes, grid lines, the best trial, the other good ones, all others, and failures."""
+"""Colours of text, axes, grid lines, the best trial, the other good ones, all others, failures, and lost work."""
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
 

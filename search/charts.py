@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import plotly.graph_objects as go
@@ -21,8 +20,10 @@ from search.chart_style import (
     ACCURACY,
     BARS,
     BEST,
+    CRASH,
     FAILED,
     GOOD,
+    GRID,
     LABEL,
     PLAIN,
     QUIET,
@@ -35,6 +36,7 @@ from search.chart_style import (
 )
 from search.findings import position, ranked, sampled_axes, show
 from search.status import duration, view_of
+from search.stints import CRASHED, STOPPED, Stint
 from studies import StudySpec
 
 TOP = 10
@@ -284,46 +286,41 @@ def time_by_outcome(trials: Sequence[FrozenTrial]) -> go.Figure:
     return figure.update_xaxes(visible=False, range=[0, 1.4 * longest / 3600 or 1])
 
 
-def timeline(trials: Sequence[FrozenTrial]) -> go.Figure:
-    """Finished trials as bars over the hours, a row for each worker."""
-    colors = {TrialState.COMPLETE: GOOD, TrialState.PRUNED: PLAIN, TrialState.FAIL: FAILED}
-    begun = sorted(
-        (trial for trial in trials if trial.state in colors and trial.datetime_start and trial.datetime_complete),
-        key=_beginning,
-    )
-    # Equal GPUs share a name, and no attribute says which of them it was: trials that overlap were on different ones.
-    ends: dict[str, list[datetime]] = {}
-    rows: dict[int, tuple[str, int]] = {}
-    for trial in begun:
-        device = str(trial.user_attrs.get("device", "unknown device"))
-        lanes = ends.setdefault(device, [])
-        lane = next((lane for lane, end in enumerate(lanes) if end <= _beginning(trial)), len(lanes))
-        lanes[lane : lane + 1] = [_end(trial)]
-        rows[trial.number] = (device, lane)
-
-    def label(device: str, lane: int) -> str:
-        short = device if len(device) <= 24 else f"{device[:21]}..."
-        return html.escape(f"{short} {lane + 1}" if len(ends[device]) > 1 else short)
-
-    figure = new_figure(80 + 26 * sum(map(len, ends.values())))
-    lasted = [(_end(trial) - _beginning(trial)).total_seconds() for trial in begun]
+def timeline(stints: Sequence[Stint]) -> go.Figure:
+    """Stints as bars over the hours, a row for each worker; crosses where workers crashed."""
+    colors = {"complete": GOOD, "pruned": PLAIN, "fail": FAILED, CRASHED: CRASH, STOPPED: GRID}
+    workers = sorted({stint.worker for stint in stints})
+    figure = new_figure(80 + 26 * len(workers))
+    words = [
+        f"trial {stint.trial} {stint.outcome}, {duration(stint.seconds)}{f': {stint.reason}' if stint.reason else ''}"
+        for stint in stints
+    ]
     figure.add_bar(
-        y=[label(*rows[trial.number]) for trial in begun],
-        x=[seconds * 1000 for seconds in lasted],
-        base=[_beginning(trial).isoformat() for trial in begun],
-        text=[
-            f"trial {trial.number} {trial.state.name.lower()}, {duration(seconds)}"
-            for trial, seconds in zip(begun, lasted, strict=True)
-        ],
+        y=[_short_name(stint.worker) for stint in stints],
+        x=[stint.seconds * 1000 for stint in stints],
+        base=[stint.begun.isoformat() for stint in stints],
+        text=[html.escape(line) for line in words],
         orientation="h",
         textposition="none",
         hovertemplate="%{text}<extra></extra>",
-        marker={"color": [colors[trial.state] for trial in begun], "line": line_of("white", 1)},
+        marker={"color": [colors[stint.outcome] for stint in stints], "line": line_of("white", 1)},
     )
-    order = [label(device, lane) for device in sorted(ends) for lane in range(len(ends[device]))]
+    crashes = [stint for stint in stints if stint.outcome == CRASHED]
+    figure.add_scatter(
+        y=[_short_name(stint.worker) for stint in crashes],
+        x=[stint.ended.isoformat() for stint in crashes],
+        mode="markers",
+        marker={"symbol": "x-thin", "size": 9, "line": line_of(FAILED, 2)},
+        hoverinfo="skip",
+    )
     figure.update_layout(bargap=0.3, margin_l=8)
+    order = [_short_name(worker) for worker in workers]
     figure.update_yaxes(categoryorder="array", categoryarray=order[::-1], showgrid=False, automargin=True)
     return figure.update_xaxes(type="date", showgrid=True)
+
+
+def _short_name(worker: str) -> str:
+    return html.escape(worker if len(worker) <= 26 else f"{worker[:21]}...{worker[-2:]}")
 
 
 def frontier_of(complete: Sequence[FrozenTrial], key: str) -> list[FrozenTrial]:
@@ -345,13 +342,3 @@ def _fits(axis: BaseDistribution, value: Any) -> bool:
         return value in axis.choices
     assert isinstance(axis, FloatDistribution | IntDistribution)
     return isinstance(value, int | float) and axis.low <= value <= axis.high
-
-
-def _beginning(trial: FrozenTrial) -> datetime:
-    assert trial.datetime_start is not None
-    return trial.datetime_start
-
-
-def _end(trial: FrozenTrial) -> datetime:
-    assert trial.datetime_complete is not None
-    return trial.datetime_complete

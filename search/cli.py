@@ -315,7 +315,7 @@ def report(
     from search.report import write_report
 
     _print(
-        write_report(_study_name(study, folder), url, out),
+        write_report(_study_name(study, folder), url, folder, out),
         lambda answer: f"wrote {answer['page']}, {answer['bytes'] / 1e6:.1f} MB; open it in a browser",
         as_json=as_json,
     )

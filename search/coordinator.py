@@ -603,6 +603,7 @@ class Coordinator:
         past = (view.seconds / view.epochs for view in self.finished.values() if view.epochs and view.seconds)
         return max(own, default=None) or max((*others, *past), default=None)
 
+
 def best_of(trials: list[FrozenTrial]) -> FrozenTrial | None:
     """The best feasible COMPLETE trial; the smaller model, then the older trial on a tie."""
     feasible = [

@@ -24,6 +24,7 @@ from search.charts import (
 )
 from search.findings import ranked
 from search.status import view_of
+from search.stints import CRASHED, STOPPED, Stint, stints_of_trials
 from studies import StudySpec
 
 
@@ -40,7 +41,10 @@ class Picture:
 
 
 def study_pictures(
-    trials: Sequence[FrozenTrial], spec: StudySpec, importances: Mapping[str, float] | None = None
+    trials: Sequence[FrozenTrial],
+    spec: StudySpec,
+    importances: Mapping[str, float] | None = None,
+    stints: Sequence[Stint] = (),
 ) -> list[Picture]:
     """Every figure that these trials have enough data for.
 
@@ -48,7 +52,9 @@ def study_pictures(
         trials: all trials of the study, in any state.
         spec: what the study searches.
         importances: as ``setting_importances`` gives them.
+        stints: who trained what when; without any, the trials' own times are shown.
     """
+    stints = stints or stints_of_trials(trials)
     complete = ranked(trials)
     views = [view_of(trial) for trial in trials if trial.state.is_finished()]
     pictures = []
@@ -92,11 +98,11 @@ def study_pictures(
     if any(view.seconds for view in views):
         caption = "Training time of all finished trials by their outcome, summed over the workers."
         pictures.append(Picture("time", "Where the time went", caption, time_by_outcome(trials)))
-        caption = (
-            "Each bar is a trial from its beginning to its end; one that a stop interrupted spans the pause. Blue: "
-            "completed, grey: pruned, red: failed."
-        )
-        pictures.append(Picture("timeline", "When each device worked", caption, timeline(trials)))
+        caption = "Each bar is a trial with a worker. Blue: completed, grey: pruned, red: failed"
+        caption += ", light: the search was stopped" if any(stint.outcome == STOPPED for stint in stints) else ""
+        crashes = any(stint.outcome == CRASHED for stint in stints)
+        caption += "; a cross: the worker crashed, and its trial went on from its last epoch." if crashes else "."
+        pictures.append(Picture("timeline", "When each worker trained", caption, timeline(stints)))
     return pictures
 
 

@@ -30,7 +30,10 @@ from search.findings import (
     show,
     story,
 )
+from search.journal import read_journal
+from search.paths import Runs
 from search.status import duration, view_of
+from search.stints import CRASHED, Stint, stints_of_journal
 from search.storage import open_storage, storage_errors
 from search.study import find_study
 from studies import StudySpec
@@ -39,12 +42,13 @@ REPORT_VERSION = 1
 """Version of the JSON shape of ``search report --json``."""
 
 
-def write_report(study_name: str, url: URL, out: Path | None = None) -> dict[str, Any]:
+def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None) -> dict[str, Any]:
     """Write the report of a study, running or not; an earlier one is replaced.
 
     Args:
         study_name: the study.
         url: the storage.
+        runs: the runs folder, where the search's journal is; another machine's search has none here.
         out: the file; by default STUDY-report.html in the current folder.
 
     Returns:
@@ -52,9 +56,11 @@ def write_report(study_name: str, url: URL, out: Path | None = None) -> dict[str
         knowing, a sentence or two each; ``counts`` of trials by their states; ``seconds`` of training by the trials'
         states; ``best``, the best trials with ``trial``, ``value``, ``num_params``, ``macs``, ``seconds`` and
         ``params``; ``toml``, these as the end of a study file; ``importances``, the share of each setting;
-        ``failures``, failed and diverged trials with their reasons.
+        ``failures``, failed and diverged trials with their reasons; ``crashes`` of workers, each with its ``worker``,
+        ``trial``, time and ``reason``.
 
     Raises:
+        ReplayFailed: the journal was changed by something else.
         StorageError: no database, or it cannot be read.
         UsageError: no such study, or the file cannot be written.
     """
@@ -63,7 +69,8 @@ def write_report(study_name: str, url: URL, out: Path | None = None) -> dict[str
         study, spec = find_study(open_storage(url), study_name)
         trials = study.get_trials(deepcopy=False)
     importances = setting_importances(trials, spec)
-    page = render(spec, trials, importances, datetime.now())
+    stints = stints_of_journal(read_journal(runs.journal(study_name)))
+    page = render(spec, trials, importances, datetime.now(), stints)
     out = out or Path(f"{study_name}-report.html")
     partial = out.with_name(f".{out.name}.partial")
     try:
@@ -90,6 +97,11 @@ def write_report(study_name: str, url: URL, out: Path | None = None) -> dict[str
         "toml": as_toml(spec, best),
         "importances": importances,
         "failures": [_facts(trial) | {"reason": view_of(trial).reason} for trial in _bad(trials)],
+        "crashes": [
+            {"worker": one.worker, "trial": one.trial, "at": one.ended.isoformat(), "reason": one.reason}
+            for one in stints
+            if one.outcome == CRASHED
+        ],
     }
 
 
@@ -104,7 +116,13 @@ def _bad(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in trials if trial.state == TrialState.FAIL or is_diverged(trial)]
 
 
-def render(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mapping[str, float], now: datetime) -> str:
+def render(
+    spec: StudySpec,
+    trials: Sequence[FrozenTrial],
+    importances: Mapping[str, float],
+    now: datetime,
+    stints: Sequence[Stint] = (),
+) -> str:
     """The page: about 5 MB, nearly all of it plotly.js.
 
     Args:
@@ -112,13 +130,14 @@ def render(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mapping[
         trials: all of its trials, in any state.
         importances: share of each setting, or empty with too few trials.
         now: date on the page.
+        stints: who trained what when; without any, the trials' own times are shown.
     """
     best = ranked(trials)[:RECIPES]
     sections = [
         _header(spec, trials, now),
         _findings(spec, trials, importances),
         _recipes(spec, trials, best),
-        *(_figure(picture) for picture in study_pictures(trials, spec, importances)),
+        *(_figure(picture) for picture in study_pictures(trials, spec, importances, stints)),
         _failures(trials),
         _settings(spec),
     ]

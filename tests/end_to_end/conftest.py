@@ -123,7 +123,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     launch = desk.start("launch", study, "--gpus", "cpu:2", "--set", f"notify.webhook={listener.url}")
     try:
         state = desk.runs / "studies" / "small" / "state.json"
-        launch.until(lambda: state.exists() and '"val_accuracy": 0' in state.read_text())  # after somebody's first epoch
+        launch.until(
+            lambda: state.exists() and '"val_accuracy": 0' in state.read_text()
+        )  # after somebody's first epoch
         workers = launch.workers()
         for worker in workers:
             worker.suspend()  # so that the search has not ended when the others come
