@@ -103,6 +103,8 @@ class Watched:
     answer: Answer
     status: Answer
     """``search status --json`` in the middle of it, STUDY left out."""
+    watching: Answer
+    """``search status --watch`` from the middle of it to its end."""
     second: Answer
     """A second launch of the same study in the middle of it."""
     num_workers: int
@@ -132,12 +134,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Watched:
         status = desk.start("status", "--json")
         second = desk.search("launch", study, "--gpus", "cpu")
         status_answer = status.wait()
+        watching = desk.start("status", "--watch")
+        watching.until(lambda: watching.out.read_text())
         for worker in workers:
             worker.resume()
         answer = launch.wait()
+        watched = watching.wait()
         alive = [worker.pid for worker in launch.workers_seen if worker.is_running()]
         return Watched(
-            desk, answer, status_answer, second, len(workers), alive, webhook=listener.url, told=listener.told
+            desk, answer, status_answer, watched, second, len(workers), alive, webhook=listener.url, told=listener.told
         )
     finally:
         listener.shutdown()

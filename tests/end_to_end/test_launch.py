@@ -172,10 +172,15 @@ def test_every_finished_trial_says_what_it_was_and_what_it_cost(finished: Watche
             assert trial.user_attrs["reason"]
 
 
-def test_watching_a_search_that_has_ended_says_so_and_ends(finished: Watched) -> None:
-    told = finished.desk.search("status", "--watch").out.splitlines()
-    assert told[0].startswith("small: 9 of 9 trials")
-    assert "nobody is searching it" in told[-1]
+def test_watching_a_search_tells_of_each_trial_and_ends_with_it(finished: Watched) -> None:
+    first, *trials, last, advice = finished.watching.out.splitlines()
+    assert finished.watching.code == 0, finished.watching.err
+    assert re.match(r"small: \d of 9 trials", first)
+    begun = int(first.removeprefix("small: ")[0])
+    assert len(trials) == 9 - begun
+    assert all(line in finished.answer.out for line in trials)
+    assert last.startswith("small: 9 of 9 trials")
+    assert "nobody is searching it" in advice
     (line,) = finished.desk.search("status", "--watch", "--json").out.splitlines()
     assert json.loads(line)["counts"]["COMPLETE"] >= 1
 
@@ -238,8 +243,8 @@ def test_a_terminal_sees_a_live_table(used: Desk) -> None:
     assert process.wait() == 0
     assert b"\x1b[" in shown
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    assert re.search(r"worker\s+trial\s+epoch\s+accuracy", text)
-    assert "best: trial" in text
+    assert re.search(r"worker\s+device\s+trial\s+epoch\s+accuracy", text)
+    assert re.search(r"best\s+trial \d", text)
 
 
 def test_a_reader_that_stops_reading_does_not_stop_the_search(used: Desk) -> None:
