@@ -215,6 +215,7 @@ class Coordinator:
             workers=tuple(workers),
             eta_seconds=eta_seconds(self.spec, finished, workers, seconds_left),
             stopping=self.stopping,
+            epochs=self.spec.num_steps,
             problems=tuple(self._problems()),
         )
 

@@ -88,6 +88,8 @@ class Snapshot:
     workers: tuple[WorkerView, ...]
     eta_seconds: float | None
     stopping: bool = False
+    epochs: int = 0
+    """Of a trial that nothing ends before."""
     problems: tuple[str, ...] = ()
     """What keeps the search from going on as it should, and what it waits for."""
 
@@ -268,6 +270,7 @@ def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], state: Path | None =
             workers=tuple(workers),
             eta_seconds=told["eta_seconds"],
             stopping=told["stopping"],
+            epochs=spec.num_steps,
             problems=tuple(told["problems"]),
         )
     workers = [
@@ -280,7 +283,8 @@ def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], state: Path | None =
         for trial in trials
         if trial.state == TrialState.RUNNING
     ]
-    return Snapshot(spec.name, spec.search.trials, finished, tuple(workers), eta_seconds(spec, finished, workers))
+    eta = eta_seconds(spec, finished, workers)
+    return Snapshot(spec.name, spec.search.trials, finished, tuple(workers), eta, epochs=spec.num_steps)
 
 
 def _read_state(file: Path) -> dict[str, Any] | None:

@@ -217,7 +217,7 @@ def show_watched(moments: Iterable[tuple[Snapshot, str | None]]) -> None:
             if not display.console.is_terminal:
                 for trial in snapshot.finished if moment else ():
                     if trial.number not in told:
-                        display.note(trial.sentence(max([trial.epochs, *(w.epochs for w in snapshot.workers)])))
+                        display.note(trial.sentence(snapshot.epochs))
                 if moment == 0 or held_by is None:
                     display.note(log_line(snapshot))
                 told = {trial.number for trial in snapshot.finished}

@@ -193,7 +193,7 @@ class TestTerminal:
 
     def test_a_log_file_gets_a_line_for_each_trial_and_one_at_the_end(self, capsys: pytest.CaptureFixture[str]) -> None:
         def at(*finished: TrialView) -> Snapshot:
-            return Snapshot("birds", 3, finished, (training(2, 1),), 40.0)
+            return Snapshot("birds", 3, finished, (training(2, 1),), 40.0, epochs=3)
 
         moments = [(at(trial(0)), "process 7"), (at(trial(0), trial(1, 1, "PRUNED")), "process 7")]
         moments += [(at(trial(0), trial(1, 1, "PRUNED"), trial(2)), None)]
