@@ -199,6 +199,7 @@ def limit(
 @app.command()
 def status(
     study: StudyArgument = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow a running search until it ends.")] = False,
     as_json: JsonOption = False,
     storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS,
@@ -207,17 +208,22 @@ def status(
     folder, url = _places(storage, runs)
 
     from search.status import as_json as shape
-    from search.status import read_snapshot, render
+    from search.status import follow
+    from search.terminal import show_once, show_watched
 
-    snapshot, held_by = read_snapshot(_study_name(study, folder), url, folder)
-    if as_json:
+    moments = follow(_study_name(study, folder), url, folder)
+    if watch:
+        with contextlib.suppress(_Signalled):  # Ctrl-C ends the watching, not the search
+            if as_json:
+                for snapshot, held_by in moments:
+                    print(json.dumps(shape(snapshot, held_by=held_by)), flush=True)
+            else:
+                show_watched(moments)
+    elif as_json:
+        snapshot, held_by = next(moments)
         typer.echo(json.dumps(shape(snapshot, held_by=held_by), indent=2))
-        return
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    console.print(render(snapshot))
-    console.print(f"searched by {held_by}" if held_by else "nobody is searching it", style="dim")
+    else:
+        show_once(*next(moments))
 
 
 @app.command()
@@ -299,6 +305,7 @@ def dashboard(
 def report(
     study: StudyArgument = None,
     out: Annotated[Path | None, typer.Option(help="The page to write. Default: STUDY-report.html")] = None,
+    as_json: JsonOption = False,
     storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
@@ -307,8 +314,11 @@ def report(
 
     from search.report import write_report
 
-    page = write_report(_study_name(study, folder), url, out)
-    typer.echo(f"wrote {page}, {page.stat().st_size / 1e6:.1f} MB; open it in a browser")
+    _print(
+        write_report(_study_name(study, folder), url, folder, out),
+        lambda answer: f"wrote {answer['page']}, {answer['bytes'] / 1e6:.1f} MB; open it in a browser",
+        as_json=as_json,
+    )
 
 
 @app.command("export-best")

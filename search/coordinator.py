@@ -200,17 +200,22 @@ class Coordinator:
                 val_accuracy=worker.epoch.val_accuracy if worker.epoch else None,
                 images_per_second=worker.epoch.images_per_second if worker.epoch else None,
                 attempt=self.progress[worker.trial.number].attempts if self._trains(worker) else 0,
+                epoch_seconds=worker.epoch.seconds if worker.epoch else None,
                 seconds_since_progress=round(worker.silent_seconds, 1),
+                memory_bytes=worker.memory_bytes,
             )
             for worker in self.crew.workers
         ]
+        finished, hours = tuple(self.finished.values()), self.spec.search.hours
+        seconds_left = None if hours is None else max(0.0, self.started + hours * 3600 - time.monotonic())
         return Snapshot(
             study=self.spec.name,
             budget=self.spec.search.trials,
-            finished=tuple(self.finished.values()),
+            finished=finished,
             workers=tuple(workers),
-            eta_seconds=eta_seconds(self.spec, tuple(self.finished.values()), workers, self._running_seconds()),
+            eta_seconds=eta_seconds(self.spec, finished, workers, seconds_left),
             stopping=self.stopping,
+            epochs=self.spec.num_steps,
             problems=tuple(self._problems()),
         )
 
@@ -388,6 +393,8 @@ class Coordinator:
         if not frozen.state.is_finished():  # else the database took it, and its answer was lost
             seconds = list(progress.seconds.values())
             trial.set_user_attr("seconds", round(sum(seconds), 3))
+            if seconds:
+                trial.set_user_attr("seconds_per_epoch", round(sum(seconds) / len(seconds), 3))
             trial.set_user_attr("images_per_second", round(progress.images_per_second, 1))
             trial.set_user_attr("device", worker.device)
             if reason:
@@ -434,6 +441,7 @@ class Coordinator:
         elif event["type"] == "started":
             self._on_started(worker, event)
         elif event["type"] == "epoch":
+            worker.memory_bytes = event.get("memory_bytes")
             go_on = self._trains(worker) and self._on_epoch(worker, EpochResult(**event["result"]))
             self._answer(said, go_on=go_on)
         elif event["type"] == "failed":
@@ -595,9 +603,6 @@ class Coordinator:
         others = (seconds for progress in self.progress.values() for seconds in progress.seconds.values())
         past = (view.seconds / view.epochs for view in self.finished.values() if view.epochs and view.seconds)
         return max(own, default=None) or max((*others, *past), default=None)
-
-    def _running_seconds(self) -> dict[int, float]:
-        return {number: sum(progress.seconds.values()) for number, progress in self.progress.items()}
 
 
 def best_of(trials: list[FrozenTrial]) -> FrozenTrial | None:

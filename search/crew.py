@@ -32,6 +32,8 @@ class Worker:
     """When it was last heard of or spoken to, while it owes a message; None while it waits for one."""
     ended: str | None = None
     """Why its process was ended from here."""
+    memory_bytes: int | None = None
+    """Its peak, as it said with its last epoch."""
     failed_starts: int = 0
     device_errors: int = 0
     aside: str | None = None

@@ -26,6 +26,7 @@ from search.coordinator import best_of
 from search.devices import WorkerDevice
 from search.errors import NothingToExport, ProofFailed, UsageError
 from search.launch import prepare, show_progress, use_gpu
+from search.page import show_export
 from search.paths import Runs
 from search.pools.local import without_secrets
 from search.storage import open_storage, storage_errors
@@ -104,7 +105,9 @@ def export_best(
         write_card(partial / "README.md", metrics)
         (partial / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         _move_into_place(partial, target)
-    return metrics | {"path": str(target)}
+        metrics |= {"path": str(target)}
+        show_export(study, runs.artifacts, render(metrics), (target / "plots").glob("*.png"))
+    return metrics
 
 
 def choose_trial(study: optuna.Study, number: int | None) -> FrozenTrial:

@@ -76,7 +76,7 @@ class Journal:
         known = read_journal(self.path)
         self.append(
             "launch",
-            spec=spec.model_dump(mode="json"),
+            spec=spec.model_dump(mode="json", exclude={"notify"}),  # a webhook's address is a secret
             space={name: json.loads(distribution_to_json(axis)) for name, axis in space.items()},
             versions={name: version(name) for name in DECIDING},
         )

@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import URL
@@ -23,12 +24,16 @@ from search.budget import Width, check_fits, widest
 from search.coordinator import Coordinator
 from search.devices import WorkerDevice
 from search.errors import DeviceHeld, Interrupted
+from search.onlookers import Onlooker, Onlookers, StateFile
+from search.page import StudyPage
 from search.paths import Runs
 from search.pools.local import LocalPool
 from search.space import as_sampled, distributions, feasible_models
-from search.status import Display, Snapshot
+from search.status import Snapshot
 from search.storage import open_storage, storage_errors
 from search.study import SPEC, find_study, open_study, own_study, owner_of
+from search.terminal import Display
+from search.webhook import Webhook
 from studies import StudySpec
 from trainer.data import Dataset, prepare_data
 from trainer.errors import DiskError
@@ -174,6 +179,9 @@ def launch(
             display.note(opening_line(spec, prepared, devices))
             for model, reason in prepared.left_out.items():
                 display.note(f"left out: {model}: {reason}")
+            onlookers = Onlookers(
+                display, _others(spec, prepared, storage, url, runs, display), at_once=lambda: coordinator.killed
+            )
             coordinator = Coordinator(
                 study,
                 spec,
@@ -182,12 +190,12 @@ def launch(
                 LocalPool(devices, [runs.worker_log(spec.name, number) for number in range(len(devices))]),
                 runs,
                 str(prepared.data.cache_path),
-                watch=display.watch,
+                watch=onlookers.watch,
                 note=display.note,
                 still_owner=still_owner,
                 room_needed=checkpoint_bytes(prepared.most_params or 0, len(devices)),
             )
-            with _signals_to(coordinator):
+            with onlookers, _signals_to(coordinator):
                 finished = coordinator.run()
     if not finished:
         raise Interrupted(
@@ -218,15 +226,28 @@ def stop_search(name: str, url: URL, runs: Runs, *, tell: Callable[[str], None])
     return True
 
 
+def _others(
+    spec: StudySpec, prepared: Prepared, storage: BaseStorage, url: URL, runs: Runs, display: Display
+) -> list[Onlooker]:
+    """Whoever watches the search besides the terminal."""
+    facts = [("pictures", f"{pictures_of(prepared)}, {prepared.num_classes} classes, {spec.data.image_size} px")]
+    facts += [("model", ", ".join(models_of(spec, prepared)))]
+    if prepared.width is not None:
+        width = prepared.width
+        facts += [("widest that fits", f"width_mult {width.width_mult:g}, {width.size.params:,} parameters")]
+    others: list[Onlooker] = [StateFile(runs.state(spec.name)), StudyPage(spec, facts, storage, url, runs)]
+    if spec.notify.webhook is not None:
+        others.append(Webhook(spec.notify.webhook, display.note))
+    return others
+
+
 def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice]) -> str:
     """What is about to be searched, in one line."""
-    counts = ", ".join(f"{len(indices):,} {split}" for split, indices in prepared.data.splits.items() if len(indices))
     width = f"; width_mult up to {prepared.width.width_mult:g}" if prepared.width else ""
-    models = getattr(prepared.space.get("model"), "choices", [spec.train.model])
     where = ", ".join(device.label for device in devices)
     return (
-        f"{spec.name}: {spec.search.trials} trials of {', '.join(models)} on {where}; {prepared.num_classes} classes, "
-        f"pictures: {counts}{width}"
+        f"{spec.name}: {spec.search.trials} trials of {', '.join(models_of(spec, prepared))} on {where}; "
+        f"{prepared.num_classes} classes, pictures: {pictures_of(prepared)}{width}"
     )
 
 
@@ -248,6 +269,16 @@ def hold_devices(devices: list[WorkerDevice], runs: Runs) -> Iterator[None]:
                     f"gpu {name} is in use by another search in {runs.root}; name others in --gpus"
                 ) from None
         yield
+
+
+def pictures_of(prepared: Prepared) -> str:
+    """How many pictures each split has, in words."""
+    return ", ".join(f"{len(indices):,} {split}" for split, indices in prepared.data.splits.items() if len(indices))
+
+
+def models_of(spec: StudySpec, prepared: Prepared) -> list[str]:
+    """The models that are searched."""
+    return list(getattr(prepared.space.get("model"), "choices", [spec.train.model]))
 
 
 def _with_remembered_data(spec: StudySpec, storage: optuna.storages.BaseStorage) -> StudySpec:

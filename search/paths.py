@@ -63,6 +63,18 @@ class Runs:
         """Locked by whoever trains on a GPU."""
         return self.root / "devices" / f"{name}.lock"
 
+    def state(self, study: str) -> Path:
+        """What a search's workers do now, for ``search status``; true only while somebody owns the study."""
+        return self.study(study) / "state.json"
+
+    def page(self, study: str) -> Path:
+        """Drawn for the dashboard's study page, until the coordinator has put it there."""
+        return self.study(study) / "page.json"
+
+    def page_log(self, study: str) -> Path:
+        """What the process that draws the page has to say."""
+        return self.study(study) / "logs" / "page.log"
+
     def trial(self, study: str, trial: int) -> Path:
         """What a running trial keeps; removed when it has finished."""
         return self.study(study) / "trials" / str(trial)

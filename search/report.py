@@ -16,8 +16,9 @@ from optuna.trial import FrozenTrial, TrialState
 from plotly.offline import get_plotlyjs
 from sqlalchemy import URL
 
+from search.chart_style import FONT
 from search.errors import UsageError
-from search.figures import FONT, Picture, study_pictures
+from search.figures import Picture, study_pictures
 from search.findings import (
     RECIPES,
     as_toml,
@@ -29,24 +30,37 @@ from search.findings import (
     show,
     story,
 )
+from search.journal import read_journal
+from search.paths import Runs
 from search.status import duration, view_of
+from search.stints import CRASHED, Stint, stints_of_journal
 from search.storage import open_storage, storage_errors
 from search.study import find_study
 from studies import StudySpec
 
+REPORT_VERSION = 1
+"""Version of the JSON shape of ``search report --json``."""
 
-def write_report(study_name: str, url: URL, out: Path | None = None) -> Path:
+
+def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None) -> dict[str, Any]:
     """Write the report of a study, running or not; an earlier one is replaced.
 
     Args:
         study_name: the study.
         url: the storage.
+        runs: the runs folder, where the search's journal is; another machine's search has none here.
         out: the file; by default STUDY-report.html in the current folder.
 
     Returns:
-        The file.
+        ``version``; ``page``, the file, and its ``bytes``; ``study``; ``story``, in sentences; ``findings``, worth
+        knowing, a sentence or two each; ``counts`` of trials by their states; ``seconds`` of training by the trials'
+        states; ``best``, the best trials with ``trial``, ``value``, ``num_params``, ``macs``, ``seconds`` and
+        ``params``; ``toml``, these as the end of a study file; ``importances``, the share of each setting;
+        ``failures``, failed and diverged trials with their reasons; ``crashes`` of workers, each with its ``worker``,
+        ``trial``, time and ``reason``.
 
     Raises:
+        ReplayFailed: the journal was changed by something else.
         StorageError: no database, or it cannot be read.
         UsageError: no such study, or the file cannot be written.
     """
@@ -54,7 +68,9 @@ def write_report(study_name: str, url: URL, out: Path | None = None) -> Path:
     with storage_errors(url):
         study, spec = find_study(open_storage(url), study_name)
         trials = study.get_trials(deepcopy=False)
-    page = render(spec, trials, setting_importances(trials, spec), datetime.now())
+    importances = setting_importances(trials, spec)
+    stints = stints_of_journal(read_journal(runs.journal(study_name)))
+    page = render(spec, trials, importances, datetime.now(), stints)
     out = out or Path(f"{study_name}-report.html")
     partial = out.with_name(f".{out.name}.partial")
     try:
@@ -63,10 +79,50 @@ def write_report(study_name: str, url: URL, out: Path | None = None) -> Path:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise UsageError(f"{out} cannot be written: {error.strerror or error}; choose another --out") from error
-    return out
+    best = ranked(trials)[:RECIPES]
+    return {
+        "version": REPORT_VERSION,
+        "page": str(out),
+        "bytes": out.stat().st_size,
+        "study": spec.name,
+        "story": story(spec, trials),
+        "findings": findings(spec, trials, importances),
+        "counts": {state.name: sum(trial.state == state for trial in trials) for state in TrialState},
+        "seconds": {
+            state.name: round(sum(view_of(trial).seconds for trial in trials if trial.state == state), 3)
+            for state in TrialState
+            if state.is_finished()
+        },
+        "best": [_facts(trial) for trial in best],
+        "toml": as_toml(spec, best),
+        "importances": importances,
+        "failures": [_facts(trial) | {"reason": view_of(trial).reason} for trial in _bad(trials)],
+        "crashes": [
+            {"worker": one.worker, "trial": one.trial, "at": one.ended.isoformat(), "reason": one.reason}
+            for one in stints
+            if one.outcome == CRASHED
+        ],
+    }
 
 
-def render(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mapping[str, float], now: datetime) -> str:
+def _facts(trial: FrozenTrial) -> dict[str, Any]:
+    view = view_of(trial)
+    kept = ("value", "num_params", "macs", "seconds", "params")
+    return {"trial": view.number, "state": view.state} | {name: getattr(view, name) for name in kept}
+
+
+def _bad(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Failed and diverged trials."""
+    return [trial for trial in trials if trial.state == TrialState.FAIL or is_diverged(trial)]
+
+
+def render(
+    spec: StudySpec,
+    trials: Sequence[FrozenTrial],
+    importances: Mapping[str, float],
+    now: datetime,
+    stints: Sequence[Stint] = (),
+) -> str:
     """The page: about 5 MB, nearly all of it plotly.js.
 
     Args:
@@ -74,13 +130,14 @@ def render(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mapping[
         trials: all of its trials, in any state.
         importances: share of each setting, or empty with too few trials.
         now: date on the page.
+        stints: who trained what when; without any, the trials' own times are shown.
     """
     best = ranked(trials)[:RECIPES]
     sections = [
         _header(spec, trials, now),
         _findings(spec, trials, importances),
         _recipes(spec, trials, best),
-        *(_figure(picture) for picture in study_pictures(trials, spec, importances)),
+        *(_figure(picture) for picture in study_pictures(trials, spec, importances, stints)),
         _failures(trials),
         _settings(spec),
     ]
@@ -166,7 +223,7 @@ def _figure(picture: Picture) -> str:
 
 
 def _failures(trials: Sequence[FrozenTrial]) -> str:
-    bad = [view_of(trial) for trial in trials if trial.state == TrialState.FAIL or is_diverged(trial)]
+    bad = [view_of(trial) for trial in _bad(trials)]
     if not bad:
         return ""
     rows = [

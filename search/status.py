@@ -1,17 +1,19 @@
-"""A search as people see it: the live table, plain lines, and the JSON of ``search status``."""
+"""A search in numbers: what its coordinator, its database and its state file say, and the JSON of ``search status``.
+
+How it looks in a terminal is in search/terminal.py.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-import sys
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 from sqlalchemy import URL
 
 from search.paths import Runs
@@ -19,11 +21,14 @@ from search.storage import open_storage, storage_errors
 from search.study import find_study, owner_of
 from studies import StudySpec
 
-STATUS_VERSION = 1
+STATUS_VERSION = 2
 """Version of the JSON shape of ``search status --json``."""
 
-RECENT_TRIALS = 8
-"""Finished trials shown in the live table."""
+STATE_SECONDS = 1.0
+"""Between two writings of the state file, and between two looks of ``search status --watch``."""
+
+SILENT_EPOCHS, SILENT_SECONDS = 5, 120
+"""A worker that has said nothing for so many of its epochs, and for so long, is named as a problem."""
 
 
 @dataclass(frozen=True)
@@ -48,21 +53,29 @@ class TrialView:
         return f"trial {self.number} {self.state.lower()}, {accuracy} at epoch {self.epochs} of {of_epochs}{why}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkerView:
     """A worker and what it does."""
 
-    label: str
-    device: str
-    trial: int | None
-    epoch: int
-    epochs: int
-    val_accuracy: float | None
-    images_per_second: float | None
-    attempt: int = 0
-    """Times the trial was given to a worker since the launch, this one included."""
-    seconds_since_progress: float = 0.0
-    """0 while it waits for work."""
+    label: str = ""
+    """What it was started on, such as "cuda:1"; empty where only the database is known."""
+    device: str = ""
+    """What it found there; "starting" until it has."""
+    trial: int | None = None
+    attempt: int = 1
+    """How many times the trial has been taken up in this launch, this time included."""
+    epoch: int = 0
+    """Finished epochs."""
+    epochs: int = 0
+    """Of so many."""
+    val_accuracy: float | None = None
+    images_per_second: float | None = None
+    epoch_seconds: float | None = None
+    """What the last epoch took."""
+    seconds_since_progress: float | None = None
+    """Since it last said anything."""
+    memory_bytes: int | None = None
+    """Its peak: reserved on the GPU, or resident on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,8 @@ class Snapshot:
     workers: tuple[WorkerView, ...]
     eta_seconds: float | None
     stopping: bool = False
+    epochs: int = 0
+    """Of a trial that nothing ends before."""
     problems: tuple[str, ...] = ()
     """What keeps the search from going on as it should, and what it waits for."""
 
@@ -110,107 +125,6 @@ def view_of(trial: FrozenTrial) -> TrialView:
     )
 
 
-def eta_seconds(
-    spec: StudySpec, finished: tuple[TrialView, ...], workers: list[WorkerView], running: dict[int, float]
-) -> float | None:
-    """Seconds until the budget is spent, from measured trials, pruned ones included; None before there are any."""
-    measured = [trial.seconds for trial in finished if trial.seconds]
-    if not measured or not workers:
-        return None
-    mean = sum(measured) / len(measured)
-    to_ask = max(0, spec.search.trials - len(finished) - len(running))
-    left = to_ask * mean + sum(max(0.0, mean - seconds) for seconds in running.values())
-    return left / len(workers)
-
-
-def read_snapshot(name: str, url: URL, runs: Runs) -> tuple[Snapshot, str | None]:
-    """A study as its database has it, and who is searching it.
-
-    Raises:
-        StorageError: no database, or it cannot be read.
-        UsageError: no such study.
-    """
-    with storage_errors(url):
-        study, spec = find_study(open_storage(url), name)
-        return snapshot_of(spec, study.get_trials(deepcopy=False)), owner_of(name, url, runs)
-
-
-def snapshot_of(spec: StudySpec, trials: list[FrozenTrial]) -> Snapshot:
-    """A search seen from outside, through its database."""
-    finished = tuple(view_of(trial) for trial in trials if trial.state.is_finished())
-    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    workers = [
-        WorkerView(
-            label="",
-            device="",
-            trial=trial.number,
-            epoch=max(trial.intermediate_values, default=0),
-            epochs=spec.num_steps,
-            val_accuracy=trial.intermediate_values.get(max(trial.intermediate_values, default=0)),
-            images_per_second=None,
-        )
-        for trial in running
-    ]
-    eta = eta_seconds(spec, finished, workers, {trial.number: 0.0 for trial in running})
-    return Snapshot(spec.name, spec.search.trials, finished, tuple(workers), eta)
-
-
-def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Any]:
-    """The documented shape of ``search status --json``."""
-    return {
-        "version": STATUS_VERSION,
-        "study": snapshot.study,
-        "held_by": held_by,
-        "budget": snapshot.budget,
-        "counts": {state.name: snapshot.count(state.name) for state in TrialState if state.is_finished()},
-        "running": [asdict(worker) for worker in snapshot.workers],
-        "best": asdict(snapshot.best) if snapshot.best else None,
-        "eta_seconds": snapshot.eta_seconds,
-        "finished": [asdict(trial) for trial in snapshot.finished],
-    }
-
-
-def render(snapshot: Snapshot) -> Group:
-    """The table of ``search launch`` and ``search status``; fits 80 columns."""
-    workers = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("worker", "trial", "epoch", "accuracy", "images/s"):
-        workers.add_column(column, justify="left" if column == "worker" else "right")
-    for worker in snapshot.workers:
-        idle = worker.trial is None
-        workers.add_row(
-            worker.label or "running",
-            "-" if idle else str(worker.trial),
-            "-" if idle else f"{worker.epoch}/{worker.epochs}",
-            "-" if worker.val_accuracy is None else f"{worker.val_accuracy:.2%}",
-            "-" if worker.images_per_second is None else f"{worker.images_per_second:,.0f}",
-        )
-    trials = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("trial", "state", "epochs", "accuracy", "parameters", "seconds"):
-        trials.add_column(column, justify="left" if column == "state" else "right")
-    best = snapshot.best
-    for trial in sorted(snapshot.finished, key=lambda trial: trial.number)[-RECENT_TRIALS:]:
-        style = "bold green" if best and trial.number == best.number else "red" if trial.state == "FAIL" else ""
-        trials.add_row(
-            str(trial.number),
-            trial.state.lower(),
-            str(trial.epochs),
-            "-" if trial.value is None else f"{trial.value:.2%}",
-            "-" if trial.num_params is None else f"{trial.num_params:,}",
-            f"{trial.seconds:.0f}",
-            style=style,
-        )
-    parts: list[Any] = [Text(_headline(snapshot), style="bold"), workers]
-    if snapshot.finished:
-        parts += [Text(""), trials]
-    if best is not None:
-        recipe = ", ".join(f"{key} {_short(value)}" for key, value in best.params.items())
-        parts += [Text(f"\nbest: trial {best.number}, {best.value:.2%}: {recipe}", style="green")]
-    parts += [Text(problem, style="red") for problem in snapshot.problems]
-    if snapshot.stopping:
-        parts += [Text("finishing the epoch; Ctrl-C again to stop now", style="yellow")]
-    return Group(*parts)
-
-
 def duration(seconds: float) -> str:
     """Seconds as people say them: "40 s", "12 min", "3 h 20 min"."""
     if seconds < 90:
@@ -219,59 +133,181 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Rich would exit, and take the search along."""
-        raise BrokenPipeError
+def typical_epoch_seconds(finished: Sequence[TrialView], workers: Sequence[WorkerView]) -> float | None:
+    """What an epoch takes on average; None before one was measured."""
+    seconds = sum(trial.seconds for trial in finished)
+    epochs = sum(trial.epochs for trial in finished if trial.seconds)
+    if epochs:
+        return seconds / epochs
+    running = [worker.epoch_seconds for worker in workers if worker.epoch_seconds]
+    return sum(running) / len(running) if running else None
 
 
-class Display:
-    """Shows a running search: a live table in a terminal, plain lines elsewhere.
+def eta_seconds(
+    spec: StudySpec, finished: Sequence[TrialView], workers: Sequence[WorkerView], seconds_left: float | None = None
+) -> float | None:
+    """Seconds until the budget is spent, from measured epochs and from how far trials come before they are pruned.
 
-    A terminal that has gone away (a closed ssh session) must not end the search: writing to it stops quietly.
+    The share of trials that ends after each epoch is that of Kaplan and Meier, 1958: a trial that still runs tells
+    that it came so far. Taking finished trials alone would promise too much, because pruned ones are finished first.
+
+    Args:
+        spec: its budget and the length of a trial.
+        finished: measured trials.
+        workers: with what they do.
+        seconds_left: of a budget in hours, after which no trial begins.
+
+    Returns:
+        None before an epoch was measured, or without workers.
     """
+    epoch_seconds = typical_epoch_seconds(finished, workers)
+    if epoch_seconds is None or not workers:
+        return None
+    running = [worker for worker in workers if worker.trial is not None]
+    reached, ended = [0] * (spec.num_steps + 1), [0] * (spec.num_steps + 1)
+    for epochs, is_over in [*((t.epochs, True) for t in finished), *((w.epoch, False) for w in running)]:
+        last = min(epochs, spec.num_steps)
+        ended[last] += is_over
+        for epoch in range(last + 1):
+            reached[epoch] += 1
+    going_on = [1 - end / max(1, count) for end, count in zip(ended, reached, strict=True)]
 
-    def __init__(self) -> None:
-        self.console = _Console(file=sys.stdout, highlight=False)
-        self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
-        self._gone = False
+    def epochs_left(done: int) -> float:
+        """Of a trial that goes on after so many."""
+        expected, chance = 0.0, 1.0
+        for epoch in range(done, spec.num_steps):
+            chance *= going_on[epoch] if epoch > done else 1.0
+            expected += chance
+        return expected
 
-    def __enter__(self) -> Display:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._try(self._live.stop)
-
-    def watch(self, snapshot: Snapshot) -> None:
-        """Show the search as it is now."""
-        if live := self._live:
-            self._try(lambda: live.update(render(snapshot), refresh=True))
-
-    def note(self, line: str) -> None:
-        """Say one line, which stays."""
-        self._try(lambda: self.console.print(line, soft_wrap=True))
-
-    def _try(self, show: Any) -> None:
-        if not self._gone:
-            try:
-                show()
-            except OSError:
-                self._gone = True
-                # What is still buffered must go somewhere: else the interpreter ends with code 120 for it.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    of_a_trial = epochs_left(0) * epoch_seconds
+    left = [
+        max(0.0, epochs_left(worker.epoch) * seconds - min(worker.seconds_since_progress or 0.0, seconds))
+        for worker in running
+        for seconds in [worker.epoch_seconds or epoch_seconds]
+    ]
+    to_ask = max(0, spec.search.trials - len(finished) - len(running))
+    total = max([(sum(left) + to_ask * of_a_trial) / len(workers), *left])
+    return total if seconds_left is None else min(total, max([seconds_left + of_a_trial if to_ask else 0.0, *left]))
 
 
-def _headline(snapshot: Snapshot) -> str:
-    parts = [f"{len(snapshot.finished)} of {snapshot.budget} trials"]
-    parts += [f"{snapshot.count('PRUNED')} pruned"] if snapshot.count("PRUNED") else []
-    parts += [f"{snapshot.count('FAIL')} failed"] if snapshot.count("FAIL") else []
-    if snapshot.eta_seconds is not None and len(snapshot.finished) < snapshot.budget:
-        parts.append(f"about {duration(snapshot.eta_seconds)} left")
-    return f"{snapshot.study}: {', '.join(parts)}"
+def problems(snapshot: Snapshot) -> list[str]:
+    """What has gone wrong and what to do about it, the newest last, one sentence each."""
+    found = []
+    failed = [trial for trial in snapshot.finished if trial.state == "FAIL"]
+    for trial in sorted(failed, key=lambda trial: trial.number):
+        reason = trial.reason.splitlines()[0] if trial.reason else "for no known reason"
+        found.append(f"trial {trial.number} failed: {reason}; {_cure(reason, snapshot.study)}")
+    for worker in snapshot.workers:
+        silent, epoch = worker.seconds_since_progress or 0.0, worker.epoch_seconds
+        if epoch and silent > max(SILENT_SECONDS, SILENT_EPOCHS * epoch):
+            found.append(
+                f"worker {worker.label} has said nothing for {duration(silent)}, its last epoch took "
+                f"{duration(epoch)}; see its log in {Path('studies', snapshot.study, 'logs')}"
+            )
+    return [*found, *snapshot.problems]
 
 
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _cure(reason: str, study: str) -> str:
+    if "signal 9" in reason or "out of memory" in reason.lower():
+        return "if memory ran out: fewer workers, a smaller batch_size or image_size"
+    return f"its log, in full: search report {study}"
+
+
+# -- seen from outside
+
+
+def write_state(file: Path, snapshot: Snapshot) -> None:
+    """Leave what the database does not know for ``read_snapshot``; the file appears whole."""
+    state = {
+        "version": STATUS_VERSION,
+        "at": time.time(),
+        "eta_seconds": snapshot.eta_seconds,
+        "stopping": snapshot.stopping,
+        "problems": snapshot.problems,
+        "workers": [asdict(worker) for worker in snapshot.workers],
+    }
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_text(json.dumps(state), encoding="utf-8")
+    partial.replace(file)
+
+
+def read_snapshot(name: str, url: URL, runs: Runs) -> tuple[Snapshot, str | None]:
+    """A study as its database has it, with the workers of a search on this machine, and who is searching it.
+
+    Raises:
+        StorageError: no database, or it cannot be read.
+        UsageError: no such study.
+    """
+    return next(follow(name, url, runs))
+
+
+def follow(name: str, url: URL, runs: Runs) -> Iterator[tuple[Snapshot, str | None]]:
+    """``read_snapshot`` again and again, every STATE_SECONDS, until nobody searches the study any more."""
+    with storage_errors(url):
+        study, spec = find_study(open_storage(url), name)
+        while True:
+            held_by = owner_of(name, url, runs)  # first: whoever ends in between has told all by then
+            trials = study.get_trials(deepcopy=False)
+            yield snapshot_of(spec, trials, runs.state(name) if held_by else None), held_by
+            if held_by is None:
+                return
+            time.sleep(STATE_SECONDS)
+
+
+def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], state: Path | None = None) -> Snapshot:
+    """A search seen from outside, through its database, and through its state file where there is one."""
+    finished = tuple(view_of(trial) for trial in trials if trial.state.is_finished())
+    told = _read_state(state) if state else None
+    if told is not None:
+        aged = time.time() - told["at"]
+        workers = [WorkerView(**worker) for worker in told["workers"]]
+        workers = [replace(w, seconds_since_progress=(w.seconds_since_progress or 0.0) + aged) for w in workers]
+        return Snapshot(
+            study=spec.name,
+            budget=spec.search.trials,
+            finished=finished,
+            workers=tuple(workers),
+            eta_seconds=told["eta_seconds"],
+            stopping=told["stopping"],
+            epochs=spec.num_steps,
+            problems=tuple(told["problems"]),
+        )
+    workers = [
+        WorkerView(
+            trial=trial.number,
+            epoch=(epoch := max(trial.intermediate_values, default=0)),
+            epochs=spec.num_steps,
+            val_accuracy=trial.intermediate_values.get(epoch),
+        )
+        for trial in trials
+        if trial.state == TrialState.RUNNING
+    ]
+    eta = eta_seconds(spec, finished, workers)
+    return Snapshot(spec.name, spec.search.trials, finished, tuple(workers), eta, epochs=spec.num_steps)
+
+
+def _read_state(file: Path) -> dict[str, Any] | None:
+    """What the search on this machine wrote; None without one, or from another version."""
+    try:
+        state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return state if state.get("version") == STATUS_VERSION else None
+
+
+def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Any]:
+    """The documented shape of ``search status --json``."""
+    return {
+        "version": STATUS_VERSION,
+        "study": snapshot.study,
+        "held_by": held_by,
+        "stopping": snapshot.stopping,
+        "budget": snapshot.budget,
+        "counts": {state.name: snapshot.count(state.name) for state in TrialState if state.is_finished()},
+        "workers": [asdict(worker) for worker in snapshot.workers],
+        "best": asdict(snapshot.best) if snapshot.best else None,
+        "eta_seconds": snapshot.eta_seconds,
+        "problems": problems(snapshot),
+        "finished": [asdict(trial) for trial in snapshot.finished],
+    }

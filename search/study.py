@@ -133,7 +133,7 @@ def open_study(
         study.set_user_attr(UUID, str(uuid.uuid4()))
     if begun != asked:
         study.set_user_attr(FINGERPRINT, asked)
-    values = spec.model_dump(mode="json")
+    values = spec.model_dump(mode="json", exclude={"notify"})  # a webhook's address is a secret, and this is shown
     if study.user_attrs.get(SPEC) != values:
         study.set_user_attr(SPEC, values)
     return study

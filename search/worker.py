@@ -5,7 +5,7 @@ It knows nothing of Optuna or of the database. In come JSON lines on stdin, out 
     -> {"type": "ready", "device"}
     <- {"type": "assign", "trial", "config", "width", "data", "cache", "checkpoint", "limit", "micro_batches"}
     -> {"type": "started", "trial", "num_params", "macs", "sizes"}
-    -> {"type": "epoch", "trial", "result"}          durable in the checkpoint by then
+    -> {"type": "epoch", "trial", "result", "memory_bytes"}   durable in the checkpoint by then
     <- {"type": "answer", "go_on": true | false}
     -> {"type": "left", "trial"}                     after an answer that says no, or after the last epoch
     -> {"type": "failed", "trial", "kind", "error"}  kind: diverged | disk | memory | device | user | crash
@@ -22,6 +22,7 @@ import ctypes
 import json
 import os
 import queue
+import resource
 import signal
 import sys
 import threading
@@ -116,10 +117,19 @@ def _train(assignment: dict[str, Any], device: Any, datasets: dict[Any, Any], in
     else:
         results = fit(config, data, device, checkpoint=checkpoint, micro_batches=assignment["micro_batches"])
     for result in results:
-        send({"type": "epoch", "trial": trial, "result": asdict(result)})
+        send({"type": "epoch", "trial": trial, "result": asdict(result), "memory_bytes": _peak_memory_bytes()})
         if not inbox.get()["go_on"]:
             break
     send({"type": "left", "trial": trial})
+
+
+def _peak_memory_bytes() -> int:
+    """The most this process has had: reserved on its GPU, else resident; without its loader processes."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
 def _kind_of(error: Exception) -> str:

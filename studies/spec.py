@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -165,6 +166,22 @@ class Faults(FrozenModel):
     """Quota in GB (1e9 bytes) for a study's checkpoints: beyond it the oldest that nobody trains are deleted."""
 
 
+def _read_webhook(value: object) -> object:
+    """Checked here, and without showing it: an address that lets whoever has it post is a secret."""
+    if value is not None:
+        address = urlsplit(value) if isinstance(value, str) else None
+        if address is None or address.scheme not in ("http", "https") or not address.hostname:
+            raise ValueError("is no address to post to; write one that begins with https:// or http://")
+    return value
+
+
+class Notify(FrozenModel):
+    """Whom to tell how a search goes. May change while a study goes on; it is not kept in the database."""
+
+    webhook: Annotated[str | None, BeforeValidator(_read_webhook)] = Field(None, repr=False)
+    """Address that gets a JSON POST on a new best, when the search stops, and when it is finished. Default: nobody."""
+
+
 class StudySpec(FrozenModel):
     """A study: data, limit, fixed recipe, space, budget."""
 
@@ -186,6 +203,8 @@ class StudySpec(FrozenModel):
     """Sampler, pruner and budget."""
     faults: Faults = Faults()
     """Retries, time-outs and quota."""
+    notify: Notify = Notify()
+    """Whom to tell how it goes."""
 
     @field_validator("name")
     @classmethod

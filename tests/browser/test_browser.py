@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import pytest
+from tiny import tiny_study
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -26,29 +27,8 @@ PATIENCE_SECONDS = 150
 NAMES_OF_THE_BROWSER = ("chromium", "chromium-browser", "google-chrome")
 TOKEN = "d41d8cd98f00b204e9800998ecf8427e"
 
-# Far more trials than anybody watches, each of a second or two.
-STUDY = """
-name = "watched"
-
-[data]
-source = "digits"
-image_size = 16
-val_fraction = 0.4
-test_fraction = 0.5
-
-[train]
-model = "resnet10t"
-width_mult = 0.1
-epochs = 2
-batch_size = 64
-
-[space]
-lr = { low = 0.001, high = 0.02, log = true }
-
-[search]
-trials = 500
-pruner = "none"
-"""
+# Far more trials than anybody watches.
+STUDY = tiny_study("watched", trials=500, epochs=2)
 
 
 def missing(what: str) -> NoReturn:
@@ -158,6 +138,30 @@ def test_a_running_search_is_seen_and_a_new_trial_appears(watched: Watched, page
     before = page.evaluate(count)
     page.wait_for_function(f"({count})() > {before}")
     assert "num_params" in counted.inner_text()
+    assert watched.process.poll() is None, "the search must still be running"
+
+
+def test_the_note_and_the_figures_are_there_while_it_is_searched(watched: Watched, page: Page) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while len(watched.detail()["plotly_graph_objects"]) < 3:  # half a minute after its launch, where nothing else runs
+        assert watched.process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    page.goto(f"{watched.address}dashboard/studies/1/note")
+    page.get_by_text("Best so far: ").wait_for()
+    note = page.locator("body").inner_text()
+    for words in (
+        "The study is being searched.",
+        "of 500 trials",
+        "search export-best watched",
+        "resnet10t",
+        "no limit",
+    ):
+        assert words in note, words
+
+    page.goto(f"{watched.address}dashboard/studies/1")
+    for title in ("Accuracy against size", "Learning curves of the top 10", "Training time of completed"):
+        page.get_by_text(title).first.wait_for()
     assert watched.process.poll() is None, "the search must still be running"
 
 

@@ -29,6 +29,7 @@ import psutil
 import pytest
 import yaml
 from compose_spec.compose_spec import PyCompose
+from tiny import tiny_study
 
 ROOT = Path(__file__).parent.parent.parent
 DOCKER = ROOT / "docker"
@@ -37,29 +38,8 @@ PATIENCE_SECONDS = 300
 
 VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
 
-# Trials of a second, enough of a search for its tables and its artifacts.
-STUDY = """
-name = "tiny"
-
-[data]
-source = "digits"
-image_size = 16
-val_fraction = 0.4
-test_fraction = 0.5
-
-[train]
-model = "resnet10t"
-width_mult = 0.1
-epochs = 1
-batch_size = 64
-
-[space]
-lr = { low = 0.001, high = 0.02, log = true }
-
-[search]
-trials = 2
-pruner = "none"
-"""
+# Enough of a search for its tables and its artifacts.
+STUDY = tiny_study("tiny", trials=2)
 
 
 def compose_text(**settings: str) -> str:

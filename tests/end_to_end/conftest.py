@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 from desk import SMALL, STEADY, Answer, Desk
@@ -63,6 +68,33 @@ def uninterrupted(fresh_desk: Callable[[str], Desk]) -> list[FrozenTrial]:
         desk.clear()
 
 
+class Listener(ThreadingHTTPServer):
+    """A chat's server: keeps what is posted to an address that only we know."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.told: list[dict[str, Any]] = []
+        self.secret = secrets.token_hex(16)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/hooks/{self.secret}"
+
+
+class Answers(BaseHTTPRequestHandler):
+    server: Listener
+
+    def do_POST(self) -> None:  # as the standard library calls it
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == f"/hooks/{self.server.secret}":
+            self.server.told.append(json.loads(body))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @dataclass(frozen=True)
 class Watched:
     """A search that has ended, and what others saw of it while it ran."""
@@ -71,11 +103,16 @@ class Watched:
     answer: Answer
     status: Answer
     """``search status --json`` in the middle of it, STUDY left out."""
+    watching: Answer
+    """``search status --watch`` from the middle of it to its end."""
     second: Answer
     """A second launch of the same study in the middle of it."""
     num_workers: int
     workers_alive: list[int]
     """Process ids of workers that were still there when the command had ended."""
+    webhook: str
+    told: list[dict[str, Any]]
+    """The address that the search was to tell how it goes, and what it told."""
 
 
 @pytest.fixture(scope="session")
@@ -83,21 +120,33 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     """Nine trials on two workers, from nothing to the end. To change something in it, take ``used``."""
     desk = Desk(tmp_path_factory.mktemp("finished"))
     study = desk.write("small.toml", SMALL)
-    launch = desk.start("launch", study, "--gpus", "cpu:2")
+    listener = Listener()
+    Thread(target=listener.serve_forever, args=(0.1,), daemon=True).start()
+    launch = desk.start("launch", study, "--gpus", "cpu:2", "--set", f"notify.webhook={listener.url}")
     try:
-        launch.until(lambda: desk.checkpoint("small", 0).exists())
+        state = desk.runs / "studies" / "small" / "state.json"
+        launch.until(
+            lambda: state.exists() and '"val_accuracy": 0' in state.read_text()
+        )  # after somebody's first epoch
         workers = launch.workers()
         for worker in workers:
             worker.suspend()  # so that the search has not ended when the others come
         status = desk.start("status", "--json")
         second = desk.search("launch", study, "--gpus", "cpu")
         status_answer = status.wait()
+        watching = desk.start("status", "--watch")
+        watching.until(lambda: watching.out.read_text())
         for worker in workers:
             worker.resume()
         answer = launch.wait()
+        watched = watching.wait()
         alive = [worker.pid for worker in launch.workers_seen if worker.is_running()]
-        return Watched(desk, answer, status_answer, second, len(workers), alive)
+        return Watched(
+            desk, answer, status_answer, watched, second, len(workers), alive, webhook=listener.url, told=listener.told
+        )
     finally:
+        listener.shutdown()
+        listener.server_close()
         desk.clear()
 
 

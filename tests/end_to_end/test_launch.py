@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -108,11 +109,15 @@ def test_a_second_launch_of_a_running_study_is_refused_and_names_the_holder(fini
 def test_status_shows_a_search_while_it_runs(finished: Watched) -> None:
     status = finished.status.json()
     assert finished.status.code == 0, finished.status.err
-    assert (status["version"], status["study"], status["budget"]) == (1, "small", 9)
+    assert (status["version"], status["study"], status["budget"]) == (2, "small", 9)
     assert status["held_by"].startswith("process ")
-    assert 1 <= len(status["running"]) <= 2
-    assert status["running"][0].keys() == {
-        *("label", "device", "trial", "epoch", "epochs", "val_accuracy", "images_per_second")
+    assert [worker["label"] for worker in status["workers"]] == ["cpu:0", "cpu:1"]
+    busy = next(worker for worker in status["workers"] if worker["memory_bytes"])
+    assert (busy["device"], busy["attempt"], busy["epochs"]) == ("CPU, 1 thread", 1, 3)
+    assert busy["memory_bytes"] > 1e8, "torch alone is as large"
+    assert busy.keys() == {
+        *("label", "device", "trial", "attempt", "epoch", "epochs", "val_accuracy", "images_per_second"),
+        *("epoch_seconds", "seconds_since_progress", "memory_bytes"),
     }
 
 
@@ -120,7 +125,7 @@ def test_status_shows_a_search_that_has_ended(finished: Watched) -> None:
     status = finished.desk.search("status", "small", "--json").json()
     trials = finished.desk.trials("small")
     assert status["held_by"] is None
-    assert status["running"] == []
+    assert status["workers"] == []
     assert sum(status["counts"].values()) == len(status["finished"]) == 9
     assert status["counts"]["PRUNED"] >= 2
     assert status["best"]["value"] == max(trial.value for trial in trials if trial.value is not None)
@@ -134,6 +139,50 @@ def test_status_is_readable_too(finished: Watched) -> None:
     shown = finished.desk.search("status").out
     assert "small: 9 of 9 trials" in shown
     assert "nobody is searching it" in shown
+
+
+def test_whoever_asked_is_told_of_each_new_best_and_of_the_end(finished: Watched) -> None:
+    *bests, end = finished.told
+    assert bests
+    assert {told["event"] for told in bests} == {"new_best"}
+    assert [told["best"]["value"] for told in bests] == sorted(told["best"]["value"] for told in bests)
+    assert (end["event"], end["finished"], end["budget"]) == ("finished", 9, 9)
+    assert end["best"] == finished.desk.search("status", "--json").json()["best"]
+
+
+def test_the_address_that_is_told_is_kept_nowhere(finished: Watched) -> None:
+    secret = finished.webhook.rpartition("/")[2].encode()
+    for file in finished.desk.folder.rglob("*"):
+        if file.is_file():
+            assert secret not in file.read_bytes(), file
+    assert secret.decode() not in finished.answer.out + finished.answer.err
+
+
+def test_every_finished_trial_says_what_it_was_and_what_it_cost(finished: Watched) -> None:
+    for trial in finished.desk.trials("small"):
+        assert trial.user_attrs["device"] == "CPU, 1 thread"
+        assert trial.user_attrs["num_params"] <= LIMIT
+        assert trial.user_attrs["macs"] > 0
+        if trial.intermediate_values:
+            assert trial.user_attrs["seconds_per_epoch"] == pytest.approx(
+                trial.user_attrs["seconds"] / len(trial.intermediate_values), abs=0.001
+            )
+            assert trial.user_attrs["images_per_second"] > 0
+        if trial.state != TrialState.COMPLETE:
+            assert trial.user_attrs["reason"]
+
+
+def test_watching_a_search_tells_of_each_trial_and_ends_with_it(finished: Watched) -> None:
+    first, *trials, last, advice = finished.watching.out.splitlines()
+    assert finished.watching.code == 0, finished.watching.err
+    assert re.match(r"small: \d of 9 trials", first)
+    begun = int(first.removeprefix("small: ")[0])
+    assert len(trials) == 9 - begun
+    assert all(line in finished.answer.out for line in trials)
+    assert last.startswith("small: 9 of 9 trials")
+    assert "nobody is searching it" in advice
+    (line,) = finished.desk.search("status", "--watch", "--json").out.splitlines()
+    assert json.loads(line)["counts"]["COMPLETE"] >= 1
 
 
 def test_a_finished_study_launched_again_says_so_and_goes_on_with_more_trials(used: Desk) -> None:
@@ -204,8 +253,8 @@ def test_a_terminal_sees_a_live_table(used: Desk) -> None:
     assert process.wait() == 0
     assert b"\x1b[" in shown
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    assert re.search(r"worker\s+trial\s+epoch\s+accuracy", text)
-    assert "best: trial" in text
+    assert re.search(r"worker\s+device\s+trial\s+epoch\s+accuracy", text)
+    assert re.search(r"best\s+trial \d", text)
 
 
 def test_a_reader_that_stops_reading_does_not_stop_the_search(used: Desk) -> None:

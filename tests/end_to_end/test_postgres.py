@@ -135,7 +135,7 @@ def test_a_second_launch_is_refused_and_names_the_holder(searched: Searched) -> 
 def test_status_shows_who_searches(searched: Searched) -> None:
     status = searched.status.json()
     assert status["held_by"].startswith("process ")
-    assert status["running"][0]["trial"] == 0
+    assert status["workers"][0]["trial"] == 0
 
 
 def test_a_killed_coordinators_lock_is_free_and_its_trial_goes_on(searched: Searched) -> None:

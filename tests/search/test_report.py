@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import math
 import random
 import re
@@ -21,18 +22,21 @@ from plotly.offline import get_plotlyjs
 from sqlalchemy import URL
 from typer.testing import CliRunner
 
-from search.cli import app
-from search.errors import StorageError, UsageError
-from search.figures import (
+from search.charts import (
     accuracy_against_size,
     learning_curves,
     optimization_history,
     parallel_coordinates,
-    study_pictures,
     timeline,
 )
+from search.cli import app
+from search.errors import StorageError, UsageError
+from search.figures import study_pictures
 from search.findings import as_toml, findings, ranked, setting_importances, story
+from search.journal import Journal
+from search.paths import Runs
 from search.report import render, write_report
+from search.stints import stints_of_journal, stints_of_trials
 from search.storage import open_storage, parse_url
 from search.study import open_study
 from studies import StudySpec
@@ -298,8 +302,39 @@ class TestFigures:
 
     def test_trials_that_overlap_on_equal_gpus_get_a_row_each(self) -> None:
         at = [BEGAN, BEGAN + timedelta(seconds=10), BEGAN + timedelta(hours=1)]
-        figure = timeline([complete(number, 0.9, begun=begun, device="L4") for number, begun in enumerate(at)])
+        trials = [complete(number, 0.9, begun=begun, device="L4") for number, begun in enumerate(at)]
+        figure = timeline(stints_of_trials(trials))
         assert figure.data[0].y == ("L4 1", "L4 2", "L4 1")
+        assert timeline(stints_of_trials(trials[:1])).data[0].y == ("L4",)
+
+    def test_the_timeline_of_a_journal_shows_stops_and_crashes(self) -> None:
+        def event(at: float, kind: str, **values: Any) -> dict[str, Any]:
+            return {"at": BEGAN.timestamp() + at, "event": kind} | values
+
+        stints = stints_of_journal(
+            [
+                event(0, "launch"),
+                event(1, "assign", trial=0, worker="gpu 0", attempt=1),
+                event(2, "assign", trial=1, worker="gpu 1", attempt=1),
+                event(11, "crash", trial=0, worker="gpu 0", reason="signal 9 <b>"),
+                event(12, "assign", trial=0, worker="gpu 0", attempt=2),
+                event(22, "tell", trial=1, state="PRUNED"),
+                event(30, "epoch", trial=0, step=1, value=0.1, pruned=False),  # the last before kill -9
+                event(90, "launch"),
+                event(91, "assign", trial=0, worker="gpu 1", attempt=1),
+                event(99, "tell", trial=0, state="COMPLETE"),
+                event(100, "assign", trial=2, worker="gpu 1", attempt=1),
+            ]
+        )
+        assert [(stint.worker, stint.trial, stint.seconds, stint.outcome) for stint in stints] == [
+            ("gpu 0", 0, 10, "crashed"),
+            ("gpu 1", 1, 20, "pruned"),
+            ("gpu 0", 0, 18, "stopped"),
+            ("gpu 1", 0, 8, "complete"),
+        ]
+        bars, crosses = timeline(stints).data
+        assert bars.text[0] == "trial 0 crashed, 10 s: signal 9 &lt;b&gt;"
+        assert (crosses.y, crosses.x) == (("gpu 0",), ((BEGAN + timedelta(seconds=11)).isoformat(),))
 
     def test_trials_from_before_a_change_of_the_space_are_left_out(self, spec: StudySpec) -> None:
         old = complete(0, 0.9)
@@ -358,6 +393,34 @@ class TestCommand:
         assert "Which settings mattered" in text
         assert not list(tmp_path.glob("*.partial"))
 
+    def test_says_the_same_as_json(self, study: optuna.Study, url: URL, tmp_path: Path) -> None:
+        trials = [*many_trials(14), trial(14, TrialState.FAIL, [0.2], reason="out of memory")]
+        study.add_trials(trials)
+        journal = Journal(Runs(tmp_path).journal("digits"))
+        journal.append("assign", trial=3, worker="cpu:1", attempt=1)
+        journal.append("crash", trial=3, worker="cpu:1", reason="the worker ended with signal 9")
+        page = tmp_path / "story.html"
+        places = ["--storage", str(url), "--runs", str(tmp_path), "--out", str(page)]
+        answer = CliRunner().invoke(app, ["report", "digits", *places, "--json"])
+        facts = json.loads(answer.output)
+        text = html.unescape(page.read_text())
+        assert (facts["version"], facts["page"], facts["bytes"]) == (1, str(page), page.stat().st_size)
+        assert facts["story"] in text
+        assert facts["findings"]
+        assert all(line in text for line in facts["findings"])
+        assert facts["best"][0]["trial"] == ranked(trials)[0].number
+        assert tomllib.loads(facts["toml"])["known"][0] == facts["best"][0]["params"]
+        assert sum(facts["counts"].values()) == 15
+        assert [(one["worker"], one["trial"], one["reason"]) for one in facts["crashes"]] == [
+            ("cpu:1", 3, "the worker ended with signal 9")
+        ]
+        assert "a cross: the worker crashed" in text
+        assert facts["failures"][-1] == {
+            **{"trial": 14, "state": "FAIL", "value": 0.2, "num_params": 200_000, "macs": 9_000_000, "seconds": 40.0},
+            "params": trials[14].params,
+            "reason": "out of memory",
+        }
+
     def test_takes_the_study_last_launched_and_names_the_page_after_it(
         self, study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -366,20 +429,20 @@ class TestCommand:
         CliRunner().invoke(app, ["report", "--runs", str(tmp_path)], catch_exceptions=False)
         assert (tmp_path / "digits-report.html").exists()
 
-    def test_an_unknown_study_is_named_with_the_nearest(self, study: optuna.Study, url: URL) -> None:
+    def test_an_unknown_study_is_named_with_the_nearest(self, study: optuna.Study, url: URL, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"no study 'digit' in this database; .*digits"):
-            write_report("digit", url)
+            write_report("digit", url, Runs(tmp_path))
 
-    def test_without_a_database_says_how_to_begin(self, url: URL) -> None:
+    def test_without_a_database_says_how_to_begin(self, url: URL, tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="start a search first: search launch"):
-            write_report("digits", url)
+            write_report("digits", url, Runs(tmp_path))
 
     def test_a_page_that_cannot_be_written_is_one_sentence(self, study: optuna.Study, url: URL, tmp_path: Path) -> None:
         page = tmp_path / "nowhere" / "story.html"
         with pytest.raises(
             UsageError, match=r"story.html cannot be written: No such file or directory; choose another"
         ):
-            write_report("digits", url, page)
+            write_report("digits", url, Runs(tmp_path), page)
 
 
 @pytest.mark.slow

@@ -1,0 +1,277 @@
+"""What the dashboard shows of a study, kept up to date while it is searched: a note, figures, and an export's pictures.
+
+Drawing takes seconds, and merely importing optuna-dashboard takes two. So another process does both, from a connection
+that can only read, and leaves the study attributes that the dashboard's own functions would have written:
+
+    -> {"storage", "study", "attributes"}   once: where to read, and the file to leave the attributes in
+    -> {"note"}                             the note's text: draw; done when the file is there
+
+The coordinator, the study's only writer, writes them, a few at a time between the answers to its workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.trial import FrozenTrial
+from sqlalchemy import URL
+
+from search.budget import describe
+from search.paths import Runs
+from search.status import Snapshot
+from search.terminal import headline
+from studies import Range, StudySpec
+
+FIRST_SECONDS = 30.0
+"""A search that is over sooner has no page: the process that draws takes some seconds of a CPU to start."""
+
+UPDATE_SECONDS = 60.0
+"""Between two updates, unless there is a new best."""
+
+NEW_BEST_SECONDS = 10.0
+"""Between two updates for a new best each."""
+
+WRITES = 8
+"""Attributes written at a time; one takes a millisecond or two."""
+
+NICENESS = 10
+"""Of the process that draws: it must not take turns with training."""
+
+HANDED_OVER = "\n\n#### Handed over\n\n"
+"""What follows in the note was written by an export, and stays when the search goes on."""
+
+
+class StudyPage:
+    """Keeps a study's page up to date: an onlooker of its search.
+
+    Args:
+        spec: what is searched.
+        facts: what else to say about it, name and words each.
+        storage: of the study, written to by nobody but this process.
+        url: of that storage, for the process that draws.
+        runs: where that process leaves its attributes and its log.
+    """
+
+    name = "the study's page in the dashboard"
+
+    def __init__(
+        self, spec: StudySpec, facts: Sequence[tuple[str, str]], storage: BaseStorage, url: URL, runs: Runs
+    ) -> None:
+        self._spec, self._facts, self._storage, self._url = spec, facts, storage, url
+        self._study_id = storage.get_study_id_from_name(spec.name)
+        self._file, self._log = runs.page(spec.name), runs.page_log(spec.name)
+        self._begun = time.monotonic()
+        self._ordered = -float("inf")
+        self._best: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._drawing = False
+        self._waiting: list[tuple[str, Any]] = []
+
+    def watch(self, snapshot: Snapshot) -> None:
+        """Write a few attributes of the last update, or order the next one when it is due."""
+        self._take_drawing()
+        if self._waiting:
+            self._write()
+            return
+        now, best = time.monotonic(), snapshot.best.number if snapshot.best else None
+        wait = UPDATE_SECONDS if best == self._best else NEW_BEST_SECONDS
+        if now - self._begun >= FIRST_SECONDS and now - self._ordered >= wait and not self._drawing:
+            self._order(snapshot, "is being stopped" if snapshot.stopping else "is being searched")
+
+    def end(self, snapshot: Snapshot, reason: str | None, seconds: float) -> None:
+        """The last update, if it comes soon, of a page that was begun."""
+        if self._process is None:
+            return
+        deadline = time.monotonic() + seconds
+        command = f"search launch {self._spec.name}"
+        try:
+            self._wait_for_drawing(deadline)
+            if not self._drawing and seconds:
+                state = "has spent its budget" if reason is None else f"was stopped; go on with `{command}`"
+                self._order(snapshot, state)
+                self._wait_for_drawing(deadline)
+        finally:
+            self._process.kill()
+            self._process.communicate()
+            self._file.unlink(missing_ok=True)
+
+    def _order(self, snapshot: Snapshot, state: str) -> None:
+        if self._process is None:
+            self._process = self._start()
+        note = note_text(self._spec, self._facts, snapshot, state, datetime.now().astimezone())
+        self._say(self._process, {"note": note})
+        self._best = snapshot.best.number if snapshot.best else None
+        self._drawing, self._ordered = True, time.monotonic()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._file.unlink(missing_ok=True)
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "search.page"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the search
+            )
+        # The URL may hold a password, and a command line is for all to read.
+        address = self._url.render_as_string(hide_password=False)
+        self._say(process, {"storage": address, "study": self._spec.name, "attributes": str(self._file)})
+        return process
+
+    @staticmethod
+    def _say(process: subprocess.Popen[bytes], order: dict[str, Any]) -> None:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(order).encode() + b"\n")
+        process.stdin.flush()
+
+    def _take_drawing(self) -> None:
+        if self._drawing and self._file.exists():
+            self._waiting = [*json.loads(self._file.read_text(encoding="utf-8")).items()]
+            self._file.unlink()
+            self._drawing = False
+        elif self._process is not None and self._process.poll() is not None:
+            self._process.communicate()
+            self._process, self._drawing = None, False
+            raise RuntimeError(f"it cannot be drawn; see {self._log}")
+
+    def _write(self) -> None:
+        now, self._waiting = self._waiting[:WRITES], self._waiting[WRITES:]
+        for key, value in now:
+            self._storage.set_study_system_attr(self._study_id, key, value)
+
+    def _wait_for_drawing(self, deadline: float) -> None:
+        while self._drawing and time.monotonic() < deadline:
+            time.sleep(0.02)
+            self._take_drawing()
+        while self._waiting:
+            self._write()
+
+
+def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snapshot, state: str, now: datetime) -> str:
+    """The study's note, in Markdown.
+
+    Args:
+        spec: what is searched.
+        facts: further lines, name and words each.
+        snapshot: how far it is.
+        state: what becomes of the search: "is being searched".
+        now: the note's time.
+    """
+    lines = []
+    if (best := snapshot.best) is not None:
+        size = f", {best.num_params:,} parameters" if best.num_params else ""
+        size += f", {best.macs:,} multiply-adds" if best.macs else ""
+        lines += [f"#### Best so far: {best.value:.2%}", ""]
+        lines += [f"Trial {best.number}{size}; on the validation split, the smaller model where two are equal.", ""]
+        lines += ["| setting | value |", "| --- | --- |"]
+        lines += [f"| {key} | {_plain(value)} |" for key, value in best.params.items()]
+        lines += ["", f"Train it again, measure it and hand it over: `search export-best {spec.name}`", ""]
+    lines += ["#### How far it is", ""]
+    lines += [f"{headline(snapshot).partition(': ')[2]}, at {now:%H:%M %Z on %-d %B %Y}. The study {state}.", ""]
+    lines += ["#### What is searched", ""]
+    lines += [f"- **{name}**: {words}" for name, words in [*facts, ("limit", describe(spec.limit))]]
+    lines += [f"- **space**: {', '.join(f'{key} {_axis(axis)}' for key, axis in spec.space.items())}"]
+    search = spec.search
+    lines += [f"- **how**: {search.sampler}, {search.pruner.replace('_', ' ')}, {spec.num_steps} epochs a trial"]
+    return "\n".join(lines)
+
+
+def show_export(study: optuna.Study, artifacts: Path, words: str, pictures: Iterable[Path]) -> None:
+    """Put what was handed over on the study's page: words into its note, pictures among its artifacts.
+
+    Args:
+        study: owned by this process.
+        artifacts: the folder that the dashboard shows artifacts from.
+        words: plain text in lines; those of an earlier export are replaced.
+        pictures: shown under their file names; a picture of an earlier export with the same name is replaced.
+    """
+    from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+    from optuna_dashboard import get_note, save_note
+
+    artifacts.mkdir(parents=True, exist_ok=True)
+    store = FileSystemArtifactStore(artifacts)
+    known = {meta.filename: meta.artifact_id for meta in get_all_artifact_meta(study)}
+    for picture in pictures:
+        if picture.name in known:
+            with picture.open("rb") as file:
+                store.write(known[picture.name], file)
+        else:
+            upload_artifact(artifact_store=store, file_path=str(picture), study_or_trial=study)
+    save_note(study, get_note(study).partition(HANDED_OVER)[0] + f"{HANDED_OVER}```\n{words}\n```")
+
+
+def _axis(axis: Any) -> str:
+    if isinstance(axis, Range):
+        high = "the widest that fits" if axis.high is None else f"{axis.high:g}"
+        return f"{axis.low:g} to {high}{' (log)' if axis.log else ''}"
+    return " | ".join(_plain(choice) for choice in axis)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """The process that draws; it ends with the end of its input, so with the coordinator."""
+    os.nice(NICENESS)
+    order = json.loads(sys.stdin.readline())
+
+    from search.front import Database
+    from search.study import find_study
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = Database(order["storage"]).open()
+    study, spec = find_study(storage, order["study"])
+    study_id = storage.get_study_id_from_name(order["study"])
+    file = Path(order["attributes"])
+    for line in sys.stdin:
+        shown = storage.get_study_system_attrs(study_id)
+        drawn = page_attributes(shown, json.loads(line)["note"], study.get_trials(deepcopy=False), spec)
+        partial = file.with_name(f".{file.name}.partial")
+        partial.write_text(json.dumps({key: drawn[key] for key in drawn if drawn[key] != shown.get(key)}))
+        partial.replace(file)
+
+
+def page_attributes(
+    shown: Mapping[str, Any], note: str, trials: Sequence[FrozenTrial], spec: StudySpec
+) -> dict[str, Any]:
+    """What the dashboard's own functions make of a study's attributes when they save a note and the figures.
+
+    Args:
+        shown: the study's system attributes as they are; what an export added to the note stays in it.
+        note: in Markdown.
+        trials: all trials of the study, in any state.
+        spec: what it searches.
+    """
+    from optuna_dashboard import get_note, save_note, save_plotly_graph_object
+
+    from search.figures import page_pictures
+    from search.findings import setting_importances
+
+    storage = InMemoryStorage()
+    sketch = optuna.create_study(storage=storage)
+    study_id = storage.get_study_id_from_name(sketch.study_name)
+    for key, value in shown.items():
+        storage.set_study_system_attr(study_id, key, value)
+    handed_over = get_note(sketch).partition(HANDED_OVER)[2]
+    save_note(sketch, note + (HANDED_OVER + handed_over if handed_over else ""))
+    for picture in page_pictures(trials, spec, setting_importances(trials, spec)):
+        save_plotly_graph_object(sketch, picture.figure, graph_object_id=picture.id)
+    return storage.get_study_system_attrs(study_id)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main()

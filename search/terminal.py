@@ -1,0 +1,234 @@
+"""How a search looks in a terminal of 80 columns: the live view, and plain lines for a log file."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from search.status import Snapshot, TrialView, WorkerView, duration, problems, typical_epoch_seconds
+
+COLUMNS = 80
+"""What everything fits; wider terminals get no wider bars."""
+
+RECENT_TRIALS = 8
+"""Finished trials shown, fewer where the terminal is low."""
+
+SHOWN_PROBLEMS = 3
+
+LOG_SECONDS = 600
+"""After so long without a line, a log file is told how it goes."""
+
+
+def render(snapshot: Snapshot, *, rows: int = 40) -> Group:
+    """A search at one moment: budget, problems, best, workers, last trials.
+
+    Args:
+        snapshot: what to show.
+        rows: height of the terminal; trials are left out first.
+    """
+    parts: list[RenderableType] = [Text(headline(snapshot), style="bold")]
+    parts.append(_bar(len(snapshot.finished), snapshot.budget, COLUMNS))
+    trouble = problems(snapshot)
+    for problem in trouble[-SHOWN_PROBLEMS:]:
+        parts.append(_entry("problem", problem, "red"))
+    if len(trouble) > SHOWN_PROBLEMS:
+        parts.append(_entry("", f"and {len(trouble) - SHOWN_PROBLEMS} more: search report {snapshot.study}", "red"))
+    if snapshot.stopping:
+        parts.append(_entry("", "finishing the epoch; Ctrl-C again to stop now", "yellow"))
+    if best := snapshot.best:
+        size = f", {best.num_params:,} parameters" if best.num_params else ""
+        parts.append(_entry("best", f"trial {best.number}, {best.value:.2%}{size}", "bold green"))
+        parts.append(_entry("", ", ".join(f"{key} {_short(value)}" for key, value in best.params.items()), "green"))
+    if snapshot.workers:
+        parts += [Text(""), _workers(snapshot)]
+    room = rows - len(parts) - len(snapshot.workers) - 6  # blank lines, headers, and lines that were folded
+    if snapshot.finished and room > 0:
+        parts += [Text(""), _trials(snapshot, min(RECENT_TRIALS, room))]
+    return Group(*parts)
+
+
+def headline(snapshot: Snapshot) -> str:
+    """The budget in one line."""
+    parts = [f"{len(snapshot.finished):,} of {snapshot.budget:,} trials"]
+    parts += [f"{snapshot.count('PRUNED'):,} pruned"] if snapshot.count("PRUNED") else []
+    parts += [f"{snapshot.count('FAIL'):,} failed"] if snapshot.count("FAIL") else []
+    if snapshot.eta_seconds is not None and len(snapshot.finished) < snapshot.budget:
+        parts.append(f"about {duration(snapshot.eta_seconds)} left")
+    return f"{snapshot.study}: {', '.join(parts)}"
+
+
+def _workers(snapshot: Snapshot) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("worker", no_wrap=True, max_width=8)
+    table.add_column("device", no_wrap=True, max_width=14, overflow="ellipsis")
+    for column in ("trial", "epoch", "", "accuracy", "images/s", "memory"):
+        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
+    typical = typical_epoch_seconds(snapshot.finished, snapshot.workers)
+    for worker in snapshot.workers:
+        idle = worker.trial is None
+        attempt = f" ({worker.attempt})" if worker.attempt > 1 else ""
+        table.add_row(
+            worker.label or "-",
+            worker.device or "-",
+            "-" if idle else f"{worker.trial}{attempt}",
+            "-" if idle else f"{worker.epoch}/{worker.epochs}",
+            "" if idle else _bar(epochs_done(worker, typical), worker.epochs, 10),
+            "-" if worker.val_accuracy is None else f"{worker.val_accuracy:.2%}",
+            "-" if worker.images_per_second is None else f"{worker.images_per_second:,.0f}",
+            "-" if worker.memory_bytes is None else _size(worker.memory_bytes),
+        )
+    return table
+
+
+def epochs_done(worker: WorkerView, typical_seconds: float | None) -> float:
+    """Finished epochs and the share of the one in progress that its time suggests, never all of it."""
+    seconds = worker.epoch_seconds or typical_seconds
+    if not seconds or worker.seconds_since_progress is None or worker.epoch >= worker.epochs:
+        return worker.epoch
+    return worker.epoch + min(0.95, worker.seconds_since_progress / seconds)
+
+
+def _trials(snapshot: Snapshot, rows: int) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("trial", "state", "epochs", "accuracy", "parameters", "time"):
+        table.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
+    best = snapshot.best
+    for trial in sorted(snapshot.finished, key=lambda trial: trial.number)[-rows:]:
+        table.add_row(
+            str(trial.number),
+            trial.state.lower(),
+            str(trial.epochs),
+            "-" if trial.value is None else f"{trial.value:.2%}",
+            "-" if trial.num_params is None else f"{trial.num_params:,}",
+            duration(trial.seconds),
+            style=_style(trial, best),
+        )
+    return table
+
+
+def _style(trial: TrialView, best: TrialView | None) -> str:
+    if best and trial.number == best.number:
+        return "bold green"
+    return {"FAIL": "red", "PRUNED": "dim"}.get(trial.state, "")
+
+
+def _entry(name: str, words: str, style: str) -> RenderableType:
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(width=7)
+    table.add_column(width=COLUMNS - 8, overflow="fold")
+    table.add_row(name, words, style=style)
+    return table
+
+
+def _bar(done: float, total: float, width: int) -> RenderableType:
+    return Padding(ProgressBar(total=max(total, 1), completed=done, width=width), (0, 0))
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would exit, and take the search along."""
+        raise BrokenPipeError
+
+
+class Display:
+    """Shows a running search: a live view in a terminal, plain lines elsewhere.
+
+    A terminal that has gone away (a closed ssh session) must not end the search: writing to it stops quietly.
+    """
+
+    def __init__(self) -> None:
+        self.console = _Console(file=sys.stdout, highlight=False)
+        self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
+        self._gone = False
+        self._said = time.monotonic()
+
+    def __enter__(self) -> Display:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._try(self._live.stop)
+
+    def watch(self, snapshot: Snapshot) -> None:
+        """Show the search as it is now."""
+        if live := self._live:
+            self._try(lambda: live.update(render(snapshot, rows=self.console.height), refresh=True))
+        elif time.monotonic() - self._said > LOG_SECONDS:
+            self.note(log_line(snapshot))
+
+    def note(self, line: str) -> None:
+        """Say one line, which stays."""
+        self._said = time.monotonic()
+        self._try(lambda: self.console.print(line, soft_wrap=True, markup=False))
+
+    def _try(self, show: Any) -> None:
+        if not self._gone:
+            try:
+                show()
+            except OSError:
+                self._gone = True
+                # What is still buffered must go somewhere: else the interpreter ends with code 120 for it.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def log_line(snapshot: Snapshot) -> str:
+    """A search at one moment in a line of a log file."""
+    running = [
+        f"trial {worker.trial} at epoch {worker.epoch} of {worker.epochs}"
+        for worker in snapshot.workers
+        if worker.trial is not None
+    ]
+    return "; ".join([headline(snapshot), *running])
+
+
+def show_once(snapshot: Snapshot, held_by: str | None) -> None:
+    """``search status``."""
+    console = Console(highlight=False)
+    console.print(render(snapshot))
+    console.print(ending(snapshot, held_by), style="dim", markup=False)
+
+
+def show_watched(moments: Iterable[tuple[Snapshot, str | None]]) -> None:
+    """``search status --watch``: follow a search until it ends; in a log file, a line for each trial that finishes."""
+    with Display() as display:
+        told: set[int] = set()
+        for moment, (snapshot, held_by) in enumerate(moments):
+            display.watch(snapshot)
+            if not display.console.is_terminal:
+                for trial in snapshot.finished if moment else ():
+                    if trial.number not in told:
+                        display.note(trial.sentence(snapshot.epochs))
+                if moment == 0 or held_by is None:
+                    display.note(log_line(snapshot))
+                told = {trial.number for trial in snapshot.finished}
+        display.note(ending(snapshot, held_by))
+
+
+def ending(snapshot: Snapshot, held_by: str | None) -> str:
+    """Who is searching, or what to do now that nobody is."""
+    if held_by:
+        return f"searched by {held_by}"
+    if len(snapshot.finished) >= snapshot.budget:
+        return f"nobody is searching it, the budget is spent; hand over the best: search export-best {snapshot.study}"
+    unfinished = f", {len(snapshot.workers)} unfinished" if snapshot.workers else ""
+    return f"nobody is searching it{unfinished}; go on with: search launch {snapshot.study}"

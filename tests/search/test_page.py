@@ -1,0 +1,193 @@
+"""The dashboard's page of a study: drawn elsewhere, written by the search, read by the dashboard itself."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.artifacts import get_all_artifact_meta
+from optuna.distributions import FloatDistribution
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna_dashboard import get_note
+
+from search import page as module
+from search.front import build_app
+from search.page import HANDED_OVER, StudyPage, note_text, page_attributes, show_export
+from search.paths import Runs
+from search.status import Snapshot, snapshot_of
+from search.storage import open_storage, parse_url
+from search.study import open_study
+from studies import StudySpec
+
+FACTS = [("pictures", "1,222 train, 216 val"), ("widest that fits", "width_mult 0.23242")]
+SPACE = {"lr": FloatDistribution(1e-3, 2e-2, log=True)}
+
+
+@pytest.fixture
+def spec() -> StudySpec:
+    return StudySpec.model_validate(
+        {
+            "name": "birds",
+            "limit": {"params": 300_000},
+            "train": {"epochs": 3},
+            "space": {
+                "lr": {"low": 1e-3, "high": 2e-2, "log": True},
+                "width_mult": {"low": 0.1},
+                "dropout": [0.0, 0.2],
+            },
+            "search": {"trials": 20},
+        }
+    )
+
+
+def trial(number: int, accuracy: float, state: TrialState = TrialState.COMPLETE) -> FrozenTrial:
+    curve = {epoch: accuracy * epoch / 3 for epoch in range(1, 4 if state == TrialState.COMPLETE else 2)}
+    return create_trial(
+        state=state,
+        value=curve[max(curve)],
+        params={"lr": 1e-3 * (1 + number % 15 / 10)},
+        distributions=dict(SPACE),
+        intermediate_values=curve,
+        user_attrs={"num_params": 200_000 + number, "macs": 9_000_000, "seconds": 30.0},
+    )
+
+
+def many(count: int) -> list[FrozenTrial]:
+    return [
+        trial(number, 0.5 + number % 40 / 100, TrialState.PRUNED if number % 3 == 2 else TrialState.COMPLETE)
+        for number in range(count)
+    ]
+
+
+class Dashboard:
+    """What a browser would be given, by the mounted dashboard itself."""
+
+    def __init__(self, url: str) -> None:
+        self._app = build_app(url)
+
+    def study(self) -> Any:
+        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/studies/1", "HTTP_HOST": "127.0.0.1", "QUERY_STRING": ""}
+        return json.loads(b"".join(self._app(environ, lambda *_: lambda _: None)))
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    return Runs(tmp_path)
+
+
+@pytest.fixture
+def storage(runs: Runs) -> RDBStorage:
+    return open_storage(parse_url(f"sqlite:///{runs.database}"), create=True)
+
+
+@pytest.fixture
+def study(spec: StudySpec, storage: RDBStorage) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return open_study(spec, storage, "0" * 64)
+
+
+def page_of(spec: StudySpec, storage: RDBStorage, runs: Runs) -> StudyPage:
+    return StudyPage(spec, FACTS, storage, parse_url(f"sqlite:///{runs.database}"), runs)
+
+
+def seen(spec: StudySpec, study: optuna.Study) -> Snapshot:
+    return snapshot_of(spec, study.get_trials(deepcopy=False))
+
+
+def test_the_note_says_what_is_searched_how_far_it_is_and_how_to_have_the_best(spec: StudySpec) -> None:
+    study = optuna.create_study(direction="maximize")
+    study.add_trials([*many(4), create_trial(state=TrialState.RUNNING, params={}, distributions={})])
+    now = datetime(2026, 3, 7, 9, 30, tzinfo=UTC)
+    note = note_text(spec, FACTS, seen(spec, study), "is being searched", now)
+    for words in (
+        "#### Best so far: 53.00%",
+        "Trial 3, 200,003 parameters, 9,000,000 multiply-adds",
+        "| lr | 0.0013 |",
+        "`search export-best birds`",
+        "4 of 20 trials, 1 pruned, about 8 min left, at 09:30 UTC on 7 March 2026. The study is being searched.",
+        "- **widest that fits**: width_mult 0.23242",
+        "- **limit**: 300,000 parameters",
+        "lr 0.001 to 0.02 (log), width_mult 0.1 to the widest that fits, dropout 0 | 0.2",
+    ):
+        assert words in note, words
+    empty = note_text(spec, FACTS, Snapshot("birds", 20, (), (), None), "is being searched", now)
+    assert "Best" not in empty
+    assert "export-best" not in empty
+
+
+def test_a_search_of_a_thousand_trials_sends_the_browser_little_more_than_one_of_fifty(spec: StudySpec) -> None:
+    few, lots = (
+        sum(len(str(value)) for value in page_attributes({}, "", many(count), spec).values()) for count in (50, 1000)
+    )
+    assert lots < 80_000
+    assert lots < 3 * few
+
+
+def test_a_running_searchs_page_is_drawn_and_goes_with_it(
+    spec: StudySpec, study: optuna.Study, storage: RDBStorage, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.add_trials(many(14))
+    page = page_of(spec, storage, runs)
+    page.watch(seen(spec, study))
+    assert page._process is None, "a search of seconds has no page"
+
+    monkeypatch.setattr(module, "FIRST_SECONDS", 0)
+    deadline = time.monotonic() + 60
+    longest = 0.0
+    while "Best so far: 63.00%" not in get_note(study) or page._waiting:
+        assert time.monotonic() < deadline
+        began = time.monotonic()
+        page.watch(seen(spec, study))
+        longest = max(longest, time.monotonic() - began)
+        time.sleep(0.01)
+    assert longest < 0.5, "workers wait for their answers meanwhile"
+    shown = Dashboard(f"sqlite:///{runs.database}").study()
+    assert "300,000 parameters" in shown["note"]["body"]
+    drawn = {figure["id"]: json.loads(figure["graph_object"]) for figure in shown["plotly_graph_objects"]}
+    assert drawn.keys() == {"size", "curves", "time", "importance"} - ({"importance"} if len(drawn) == 3 else set())
+    assert drawn["size"]["layout"]["title"]["text"] == "Accuracy against size, with the frontier"
+
+    process = page._process
+    assert process is not None
+    study.add_trial(trial(14, 0.99))
+    page.end(seen(spec, study), None, 20)
+    assert "Best so far: 99.00%" in get_note(study)
+    assert "has spent its budget" in get_note(study)
+    assert process.poll() is not None
+    assert not runs.page("birds").exists()
+
+
+def test_what_an_export_added_stays_when_the_search_goes_on(spec: StudySpec, study: optuna.Study, runs: Runs) -> None:
+    picture = runs.root / "confusion-matrix.png"
+    for text in (b"first", b"second"):
+        picture.write_bytes(text)
+        show_export(study, runs.artifacts, "98.70% on the test split", [picture])
+    (artifact,) = get_all_artifact_meta(study)
+    assert (artifact.filename, artifact.mimetype) == ("confusion-matrix.png", "image/png")
+    assert (runs.artifacts / artifact.artifact_id).read_bytes() == b"second"
+
+    storage = study._storage
+    drawn = page_attributes(storage.get_study_system_attrs(study._study_id), "new note", many(4), spec)
+    for key, value in drawn.items():
+        storage.set_study_system_attr(study._study_id, key, value)
+    assert get_note(study) == f"new note{HANDED_OVER}```\n98.70% on the test split\n```"
+
+
+def test_a_page_that_cannot_be_drawn_says_where_to_look(
+    spec: StudySpec, study: optuna.Study, storage: RDBStorage, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FIRST_SECONDS", 0)
+    page = StudyPage(spec, FACTS, storage, parse_url(f"sqlite:///{runs.root}/gone.db"), runs)
+    page.watch(seen(spec, study))
+    assert page._process is not None
+    page._process.wait(60)
+    with pytest.raises(RuntimeError, match=r"cannot be drawn; see .*page\.log"):
+        page.watch(seen(spec, study))
+    assert "cannot be read" in runs.page_log("birds").read_text()
+    page.end(seen(spec, study), None, 20)
