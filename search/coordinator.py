@@ -8,8 +8,7 @@ The state of a trial is Optuna's; what is kept here besides is who trains it, an
         search stops    v  | resumed under its own number, from its last epoch
                       nobody --no retry left--> FAIL
 
-Every step towards the database can be repeated: a step that it did not acknowledge is taken again when it is back,
-and finds out first what it had already done. Meanwhile workers train on, and what they say waits in order.
+While the database is away workers train on, and what they say waits in order.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
 from search.crew import Crew, Worker
-from search.errors import StudyChanged, TrainingFailed
-from search.journal import Journal
+from search.errors import TrainingFailed
 from search.paths import Runs
 from search.pools.local import Exit, LocalPool, Message
-from search.status import Snapshot, TrialView, WorkerView, duration, eta_seconds, view_of
+from search.status import Snapshot, TrialView, WorkerView, duration, eta_seconds
 from search.storage import STORAGE_FAILURES, is_away
-from search.study import UUID, new_trial, seed_of, take_up
+from search.study import seed_of
+from search.trials import Changed, Trials
 from studies import Range, StudySpec
 from studies.spec import WIDTH_SHARE
 from trainer.config import EpochResult
@@ -47,24 +46,6 @@ STORAGE_RETRY_SECONDS = 2.0
 
 MOST_MICRO_BATCHES = 4
 """Parts that a batch is divided into at most when memory runs out: first two, then four."""
-
-REPEAT_TOLERANCE = 0.05
-"""Most that the accuracy of an epoch trained again may differ from what was reported: other hardware rounds otherwise,
-but a trial that has become another one must not go on under the old number."""
-
-
-@dataclass
-class _Progress:
-    """What the coordinator keeps of a trial that is not in Optuna until the trial is finished."""
-
-    reported: dict[int, float]
-    decided: int = 0
-    """Steps up to which the pruner was asked."""
-    seconds: dict[int, float] = field(default_factory=dict)
-    images_per_second: float = 0.0
-    attempts: int = 0
-    retries: int = 0
-    micro_batches: int = 1
 
 
 @dataclass
@@ -108,18 +89,14 @@ class Coordinator:
         still_owner: Callable[[], None] = lambda: None,
         room_needed: int = 0,
     ) -> None:
-        self.study, self.spec, self.space, self.known = study, spec, space, known
-        self.pool, self.runs, self.cache = pool, runs, cache
+        self.spec, self.known, self.pool, self.runs, self.cache = spec, known, pool, runs, cache
         self.watch, self.note, self.still_owner, self.room_needed = watch, note, still_owner, room_needed
-        self.uuid = study.user_attrs.get(UUID)
         self.crew = Crew(pool, spec.faults, note)
-        self.journal = Journal(runs.journal(spec.name))
+        self.trials = Trials(study, spec, space, runs)
+        self.journal = self.trials.journal
         self.stopping = False
         self.killed = False
         self.deadline = math.inf
-        self.orphans: deque[Trial] = deque()
-        self.progress: dict[int, _Progress] = {}
-        self.finished: dict[int, TrialView] = {}
         self.waiting: deque[_Waiting] = deque()
         self.away_since: float | None = None
         self.storage_tried = 0.0
@@ -154,7 +131,7 @@ class Coordinator:
             while self.step():
                 pass
             if not self.stopping:
-                self._fail_strays()
+                self.trials.fail_unknown()
             self.watch(self.snapshot())
         finally:
             late = self.killed or time.monotonic() >= self.deadline
@@ -167,8 +144,11 @@ class Coordinator:
     def begin(self) -> None:
         """Take over what a predecessor left, queue the known recipes, start the workers."""
         self.runs.stop_request(self.spec.name).unlink(missing_ok=True)  # meant for the predecessor
-        self._adopt()
-        self._enqueue_known()
+        self.trials.adopt()
+        if self.trials.orphans:
+            numbers = ", ".join(str(trial.number) for trial in self.trials.orphans)
+            self.note(f"going on with trial {numbers}, left unfinished by the last launch")
+        self.trials.enqueue(self.known)
         self._keep_to_quota()
         self.crew.start(self._left_to_do())
 
@@ -199,14 +179,14 @@ class Coordinator:
                 epochs=self.spec.num_steps,
                 val_accuracy=worker.epoch.val_accuracy if worker.epoch else None,
                 images_per_second=worker.epoch.images_per_second if worker.epoch else None,
-                attempt=self.progress[worker.trial.number].attempts if self._trains(worker) else 0,
+                attempt=self.trials.progress[worker.trial.number].attempts if self._trains(worker) else 0,
                 epoch_seconds=worker.epoch.seconds if worker.epoch else None,
                 seconds_since_progress=round(worker.silent_seconds, 1),
                 memory_bytes=worker.memory_bytes,
             )
             for worker in self.crew.workers
         ]
-        finished, hours = tuple(self.finished.values()), self.spec.search.hours
+        finished, hours = tuple(self.trials.finished.values()), self.spec.search.hours
         seconds_left = None if hours is None else max(0.0, self.started + hours * 3600 - time.monotonic())
         return Snapshot(
             study=self.spec.name,
@@ -239,7 +219,7 @@ class Coordinator:
         self.storage_tried = now
         try:
             self.still_owner()
-            self._check_identity()
+            self.trials.check_identity()
             for step in steps:
                 step()
         except STORAGE_FAILURES as error:
@@ -255,15 +235,6 @@ class Coordinator:
             self.note(f"the database is back after {duration(now - self.away_since)}")
             self.away_since = None
         return True
-
-    def _check_identity(self) -> None:
-        """SQLite gives the number of a deleted study to the next one, so its name is not enough."""
-        try:
-            same = self.study.user_attrs.get(UUID) == self.uuid
-        except KeyError:
-            same = False
-        if not same:
-            raise StudyChanged(f"study {self.spec.name!r} was deleted or replaced while it was searched")
 
     def _catch_up(self) -> None:
         while self.waiting:
@@ -285,45 +256,6 @@ class Coordinator:
 
     # -- trials
 
-    def _adopt(self) -> None:
-        """Take over what a predecessor left: finished trials count, RUNNING ones go on where they stopped."""
-        trials = self.study.get_trials(deepcopy=False)
-        self.journal.begin(self.spec, self.space, trials)
-        for frozen in trials:
-            if frozen.state.is_finished():
-                self.finished[frozen.number] = view_of(frozen)
-                self._forget(frozen.number)
-        for frozen in trials:
-            if frozen.state == TrialState.RUNNING:
-                self.orphans.append(self._take_up(frozen))
-        if self.orphans:
-            numbers = ", ".join(str(trial.number) for trial in self.orphans)
-            self.note(f"going on with trial {numbers}, left unfinished by the last launch")
-
-    def _enqueue_known(self) -> None:
-        queued = [trial.system_attrs.get("fixed_params") for trial in self.study.get_trials(deepcopy=False)]
-        for number, recipe in enumerate(self.known):
-            if recipe not in queued:
-                self.study.enqueue_trial(recipe, user_attrs={"known": number})
-                self.journal.append("enqueue", params=recipe)
-
-    def _ask(self) -> Trial:
-        """The next candidate, drawn by a sampler whose seed depends on the trial's number alone."""
-        # A connection that broke while a trial was being asked for leaves it RUNNING, known to nobody.
-        known = self.progress.keys() | self.finished.keys()
-        begun = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        unknown = [frozen for frozen in begun if frozen.number not in known]
-        return self._take_up(unknown[0] if unknown else new_trial(self.study))
-
-    def _take_up(self, frozen: FrozenTrial) -> Trial:
-        trial = take_up(self.study, self.spec, frozen, self.space)
-        if frozen.params.keys() != self.space.keys():
-            self.journal.append("ask", trial=trial.number, params=trial.params)
-        self.progress[frozen.number] = _Progress(
-            reported=dict(frozen.intermediate_values), micro_batches=frozen.user_attrs.get("micro_batches", 1)
-        )
-        return trial
-
     def _assign(self) -> None:
         """Give idle workers something to do."""
         if self.no_room and shutil.disk_usage(self.runs.root).free >= self.room_needed:
@@ -332,9 +264,9 @@ class Coordinator:
         for worker in self.crew.idle():
             if self.stopping or self.no_room or not self._left_to_do():
                 break
-            trial = self.orphans.popleft() if self.orphans else self._ask()
+            trial = self.trials.next()
             worker.trial, worker.epoch = trial, None
-            progress = self.progress[trial.number]
+            progress = self.trials.progress[trial.number]
             progress.attempts += 1
             progress.decided = 0
             self.crew.send(worker.number, self._assignment(trial))
@@ -359,7 +291,7 @@ class Coordinator:
             "cache": self.cache,
             "checkpoint": str(self.runs.checkpoint(self.spec.name, trial.number)),
             "limit": self.spec.limit.model_dump(mode="json"),
-            "micro_batches": self.progress[trial.number].micro_batches,
+            "micro_batches": self.trials.progress[trial.number].micro_batches,
         }
 
     def _width_question(self, trial: Trial) -> Message | None:
@@ -375,47 +307,15 @@ class Coordinator:
         """Trials that nobody trains and that the budget allows: orphans, and new ones."""
         hours = self.spec.search.hours
         in_time = hours is None or time.monotonic() - self.started < hours * 3600
-        begun = len(self.progress) + len(self.finished)
-        return len(self.orphans) + (max(0, self.spec.search.trials - begun) if in_time else 0)
-
-    def _fail_strays(self) -> None:
-        """End what a broken connection has created twice: trials beyond the budget, that nobody ever trained."""
-        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self.study.tell(frozen.number, state=TrialState.FAIL)
-            self.journal.append("tell", trial=frozen.number, state="FAIL", value=None, reason="created twice")
+        return len(self.trials.orphans) + (self.trials.left if in_time else 0)
 
     def _finish(self, worker: Worker, state: TrialState, value: float | None = None, reason: str = "") -> None:
-        """Tell Optuna how a trial ended; nothing can be added to it after that."""
-        trial = worker.trial
-        assert trial is not None
-        progress = self.progress[trial.number]
-        frozen = self._frozen(trial)
-        if not frozen.state.is_finished():  # else the database took it, and its answer was lost
-            seconds = list(progress.seconds.values())
-            trial.set_user_attr("seconds", round(sum(seconds), 3))
-            if seconds:
-                trial.set_user_attr("seconds_per_epoch", round(sum(seconds) / len(seconds), 3))
-            trial.set_user_attr("images_per_second", round(progress.images_per_second, 1))
-            trial.set_user_attr("device", worker.device)
-            if reason:
-                trial.set_user_attr("reason", reason)
-            self.study.tell(trial, value, state)
-            frozen = self._frozen(trial)
-        self.journal.append("tell", trial=trial.number, state=state.name, value=frozen.value, reason=reason)
-        del self.progress[trial.number]
-        view = view_of(frozen)
-        self.finished[trial.number] = view
+        assert worker.trial is not None
+        view = self.trials.finish(worker.trial, worker.device, state, value, reason)
         if state != TrialState.FAIL:
             self.last_failure = None
-        self._forget(trial.number)
         self._keep_to_quota()
         self.note(self._outcome_line(view))
-
-    def _frozen(self, trial: Trial) -> FrozenTrial:
-        return self.study.get_trials(deepcopy=False)[trial.number]
-
-    def _forget(self, number: int) -> None:
-        shutil.rmtree(self.runs.trial(self.spec.name, number), ignore_errors=True)
 
     def _keep_to_quota(self) -> None:
         removed = self.runs.keep_to_quota(self.spec.name, self.spec.faults.checkpoint_gb * 1e9)
@@ -425,13 +325,13 @@ class Coordinator:
     def _outcome_line(self, view: TrialView) -> str:
         snapshot = self.snapshot()
         best = f"; best {snapshot.best.value:.2%} (trial {snapshot.best.number})" if snapshot.best else ""
-        return f"{view.sentence(self.spec.num_steps)}; {len(self.finished)} of {snapshot.budget} done{best}"
+        return f"{view.sentence(self.spec.num_steps)}; {len(self.trials.finished)} of {snapshot.budget} done{best}"
 
     # -- what workers say
 
     def _trains(self, worker: Worker) -> bool:
         """Whether a worker has a trial that is not finished."""
-        return worker.trial is not None and worker.trial.number in self.progress
+        return worker.trial is not None and worker.trial.number in self.trials.progress
 
     def _handle(self, said: _Waiting) -> None:
         """Deal with what a worker said; taken again from the start if the database is away in the middle."""
@@ -439,7 +339,8 @@ class Coordinator:
         if isinstance(event, Exit):
             self._on_exit(worker, event)
         elif event["type"] == "started":
-            self._on_started(worker, event)
+            assert worker.trial is not None
+            self.trials.counted(worker.trial, event.get("sizes", {}), event["num_params"], event["macs"])
         elif event["type"] == "epoch":
             worker.memory_bytes = event.get("memory_bytes")
             go_on = self._trains(worker) and self._on_epoch(worker, EpochResult(**event["result"]))
@@ -449,60 +350,26 @@ class Coordinator:
         elif event["type"] == "left":
             self._release(worker)
 
-    def _on_started(self, worker: Worker, event: Message) -> None:
-        trial = worker.trial
-        assert trial is not None
-        if "num_params" in trial.user_attrs and "macs" in trial.user_attrs:
-            return  # it is resumed
-        constraints = {
-            name: event["num_params" if name == "params" else "macs"] - bound
-            for name, bound in (("params", self.spec.limit.params), ("macs", self.spec.limit.macs))
-            if bound is not None
-        }
-        for name, excess in constraints.items():
-            trial.set_constraint(name, excess)
-        if self.spec.sizes_vary:
-            trial.set_user_attr("sizes", event["sizes"])
-        trial.set_user_attr("num_params", event["num_params"])
-        trial.set_user_attr("macs", event["macs"])
-        self.journal.append("started", trial=trial.number, constraints=constraints)
-
     def _on_epoch(self, worker: Worker, result: EpochResult) -> bool:
-        """Report an epoch and decide; True means go on. A resumed trial brings its old epochs again."""
-        trial, step, value = worker.trial, result.epoch, result.val_accuracy
-        assert trial is not None
-        progress = self.progress[trial.number]
-        progress.seconds[step] = result.seconds
-        progress.images_per_second = result.images_per_second
+        """Report an epoch and decide; True means go on."""
+        assert worker.trial is not None
         worker.epoch = result
-        if step not in progress.reported:
-            trial.report(value, step)
-            progress.reported[step] = value
-            progress.retries = 0
-        elif abs(value - progress.reported[step]) > REPEAT_TOLERANCE:
-            was = progress.reported[step]
-            reason = f"epoch {step} was {was:.2%} before an interruption and is {value:.2%} trained again"
-            self._finish(worker, TrialState.FAIL, reason=reason)
+        try:
+            pruned = self.trials.report(worker.trial, result)
+        except Changed as change:
+            self._finish(worker, TrialState.FAIL, reason=str(change))
             return False
-        elif step < max(progress.reported):
-            return True  # reported and decided before the interruption
-        pruned = None if result.final else bool(trial.should_prune())  # a numpy bool, of the median pruner
-        if progress.decided < step:
-            self.journal.append("epoch", trial=trial.number, step=step, value=value, pruned=pruned)
-            progress.decided = step
         if result.final:
-            self._finish(worker, TrialState.COMPLETE, value)
-            return False
-        if pruned:
-            self._finish(worker, TrialState.PRUNED, reason=f"{self.spec.search.pruner} after epoch {step}")
-            return False
-        return not self.stopping
+            self._finish(worker, TrialState.COMPLETE, result.val_accuracy)
+        elif pruned:
+            self._finish(worker, TrialState.PRUNED, reason=f"{self.spec.search.pruner} after epoch {result.epoch}")
+        return not (result.final or pruned or self.stopping)
 
     def _release(self, worker: Worker) -> None:
         """A worker has let go of its trial; one that is not finished waits for the next free worker or launch."""
         if self._trains(worker):
             assert worker.trial is not None
-            self.orphans.appendleft(worker.trial)
+            self.trials.orphans.appendleft(worker.trial)
         worker.trial = worker.epoch = None
 
     def _on_failure(self, worker: Worker, kind: str, error: str) -> None:
@@ -552,7 +419,7 @@ class Coordinator:
         trial = worker.trial
         assert trial is not None
         self.journal.append("crash", trial=trial.number, worker=worker.label, reason=error.splitlines()[0])
-        progress = self.progress[trial.number]
+        progress = self.trials.progress[trial.number]
         progress.retries += 1
         if progress.retries > self.spec.faults.retries:
             self._fail(worker, error, signature)
@@ -570,21 +437,19 @@ class Coordinator:
         """Go on with the same batch in parts; a trial too large even so ends PRUNED, which the sampler learns from."""
         trial = worker.trial
         assert trial is not None
-        progress = self.progress[trial.number]
+        progress = self.trials.progress[trial.number]
         self.journal.append("crash", trial=trial.number, worker=worker.label, reason=error.splitlines()[0])
         if progress.micro_batches >= MOST_MICRO_BATCHES:
             self._finish(worker, TrialState.PRUNED, reason=f"out of memory with {progress.micro_batches} micro-batches")
             return
-        trial.set_user_attr("micro_batches", 2 * progress.micro_batches)
-        progress.micro_batches *= 2
         self.note(
-            f"trial {trial.number} ran out of memory; it goes on in a new process with {progress.micro_batches} "
-            "micro-batches a step, the effective batch unchanged"
+            f"trial {trial.number} ran out of memory; it goes on in a new process with "
+            f"{self.trials.split_batches(trial)} micro-batches a step, the effective batch unchanged"
         )
 
     def _on_full_disk(self, trial: Trial, error: str) -> None:
         """Pause until there is room. Where there is, and writing fails all the same, waiting would not help."""
-        progress = self.progress[trial.number]
+        progress = self.trials.progress[trial.number]
         if shutil.disk_usage(self.runs.root).free >= self.room_needed:
             progress.retries += 1
         if progress.retries > self.spec.faults.retries:
@@ -599,21 +464,9 @@ class Coordinator:
 
     def _slowest_epoch(self, worker: Worker) -> float | None:
         """Seconds of the slowest epoch of a worker's trial, else of any trial; None where none was measured."""
-        own = self.progress[worker.trial.number].seconds.values() if self._trains(worker) and worker.trial else []
-        others = (seconds for progress in self.progress.values() for seconds in progress.seconds.values())
-        past = (view.seconds / view.epochs for view in self.finished.values() if view.epochs and view.seconds)
+        own = (
+            self.trials.progress[worker.trial.number].seconds.values() if self._trains(worker) and worker.trial else []
+        )
+        others = (seconds for progress in self.trials.progress.values() for seconds in progress.seconds.values())
+        past = (view.seconds / view.epochs for view in self.trials.finished.values() if view.epochs and view.seconds)
         return max(own, default=None) or max((*others, *past), default=None)
-
-
-def best_of(trials: list[FrozenTrial]) -> FrozenTrial | None:
-    """The best feasible COMPLETE trial; the smaller model, then the older trial on a tie."""
-    feasible = [
-        trial
-        for trial in trials
-        if trial.state == TrialState.COMPLETE and all(excess <= 0 for excess in trial.constraints.values())
-    ]
-    return min(
-        feasible,
-        key=lambda trial: (-trial.values[0], trial.user_attrs["num_params"], trial.number),
-        default=None,
-    )

@@ -22,9 +22,9 @@ from sqlalchemy import URL
 
 from search.budget import check_fits
 from search.card import write_card
-from search.coordinator import best_of
 from search.devices import WorkerDevice
 from search.errors import NothingToExport, ProofFailed, UsageError
+from search.findings import ranked
 from search.launch import prepare, show_progress, use_gpu
 from search.page import show_export
 from search.paths import Runs
@@ -118,14 +118,14 @@ def choose_trial(study: optuna.Study, number: int | None) -> FrozenTrial:
     """
     trials = study.get_trials(deepcopy=False)
     if number is not None:
-        found = best_of([trial for trial in trials if trial.number == number])
+        found = next((trial for trial in ranked(trials) if trial.number == number), None)
         if found is None:
             states = {trial.number: trial.state.name.lower() for trial in trials}
             raise NothingToExport(
                 f"trial {number} of {study.study_name!r} is {states.get(number, 'not there')}, not complete"
             )
         return found
-    best = best_of(trials)
+    best = next(iter(ranked(trials)), None)
     if best is None:
         raise NothingToExport(
             f"study {study.study_name!r} has no completed trial yet ({len(trials)} begun); go on with: "

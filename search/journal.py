@@ -58,11 +58,15 @@ class Journal:
         self.path = path
         self._end = path.read_bytes().rfind(b"\n") + 1  # where the next line belongs
         self._late: list[bytes] = []
+        self.asked: set[int] = set()
+        """Trials whose asking is in it."""
 
     def append(self, event: str, **values: Any) -> None:
         """Add one line, durable when this returns unless the disk is full."""
         line = json.dumps({"at": round(time.time(), 3), "event": event} | values)
         self._late.append(line.encode() + b"\n")
+        if event == "ask":
+            self.asked.add(values["trial"])
         with contextlib.suppress(OSError), self.path.open("ab") as file:
             file.truncate(self._end)  # half a line, from a write that found no room
             file.write(b"".join(self._late))
@@ -81,7 +85,7 @@ class Journal:
             versions={name: version(name) for name in DECIDING},
         )
         enqueued = [event["params"] for event in known if event["event"] == "enqueue"]
-        asked, told = ({e["trial"] for e in known if e["event"] == kind} for kind in ("ask", "tell"))
+        self.asked, told = ({e["trial"] for e in known if e["event"] == kind} for kind in ("ask", "tell"))
         constrained = {event["trial"] for event in known if event["event"] == "started"}
         reported = {(event["trial"], event["step"]) for event in known if event["event"] == "epoch"}
         for trial in trials:
@@ -90,7 +94,7 @@ class Journal:
                 self.append("enqueue", params=recipe)
             if trial.state == TrialState.WAITING:
                 continue
-            if number not in asked and trial.params.keys() == space.keys():
+            if number not in self.asked and trial.params.keys() == space.keys():
                 self.append("ask", trial=number, params=trial.params)
             if number not in constrained and trial.constraints:
                 self.append("started", trial=number, constraints=trial.constraints)

@@ -198,8 +198,9 @@ def launch(
             with onlookers, _signals_to(coordinator):
                 finished = coordinator.run()
     if not finished:
+        done = len(coordinator.trials.finished)
         raise Interrupted(
-            f"study {spec.name!r} stopped with {len(coordinator.finished)} of {spec.search.trials} trials finished; "
+            f"study {spec.name!r} stopped with {done} of {spec.search.trials} trials finished; "
             "nothing is lost, the same command goes on from there",
             at_once=coordinator.killed,
         )

@@ -140,10 +140,10 @@ class Search(RuleBasedStateMachine):
 
     @invariant()
     def nobody_trains_what_is_finished(self) -> None:
-        trials = self.coordinator.study.get_trials(deepcopy=False)
+        trials = self.coordinator.trials.study.get_trials(deepcopy=False)
         assert len(trials) <= BUDGET
         for worker in self.coordinator.crew.workers:
-            if worker.trial is not None and worker.trial.number in self.coordinator.progress:
+            if worker.trial is not None and worker.trial.number in self.coordinator.trials.progress:
                 assert not trials[worker.trial.number].state.is_finished()
 
     def teardown(self) -> None:
@@ -158,10 +158,10 @@ class Search(RuleBasedStateMachine):
             turns += 1
             assert turns < 500, "it never ends"
         if self.coordinator.fatal is None:  # the same error twice in a row ends a search early
-            trials = self.coordinator.study.get_trials(deepcopy=False)
+            trials = self.coordinator.trials.study.get_trials(deepcopy=False)
             assert [trial.number for trial in trials] == list(range(BUDGET))
             assert all(trial.state.is_finished() for trial in trials)
-        for trial in self.coordinator.study.get_trials(deepcopy=False):
+        for trial in self.coordinator.trials.study.get_trials(deepcopy=False):
             for number, value in trial.intermediate_values.items():
                 assert value == accuracy(trial.number, number), "a result was overwritten"
         assert replay(read_journal(self.coordinator.journal.path)).identical

@@ -10,8 +10,8 @@ import pytest
 from optuna.trial import TrialState
 from scripted import EPOCHS, Bench, ScriptedPool, epoch, failed, spec_of, started, states, trains
 
-from search.coordinator import best_of
 from search.errors import TrainingFailed
+from search.findings import ranked
 from search.pools.local import Exit, Message
 
 RETRIES = 2
@@ -27,7 +27,7 @@ def test_any_number_of_workers_spends_exactly_the_budget(bench: Bench, workers: 
     pool = ScriptedPool(trains, workers)
     coordinator = bench.coordinator(pool, spec_of(trials=9))
     assert coordinator.run() is True
-    trials = coordinator.study.get_trials()
+    trials = coordinator.trials.study.get_trials()
     assert [trial.number for trial in trials] == list(range(9))
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
     assert sorted(pool.assigned) == list(range(9)), "each is trained once"
@@ -42,19 +42,19 @@ def test_more_trials_later_are_only_the_difference(bench: Bench) -> None:
     coordinator = bench.coordinator(pool, spec_of(trials=6))
     coordinator.run()
     assert sorted(pool.assigned) == [4, 5]
-    assert states(coordinator.study) == ["COMPLETE"] * 6
+    assert states(coordinator.trials.study) == ["COMPLETE"] * 6
 
 
 def test_what_a_trial_is_given_depends_on_its_number_alone_not_on_who_launched_it(bench: Bench, tmp_path: Path) -> None:
     once = bench.coordinator(ScriptedPool(trains), spec_of(trials=6))
     once.run()
-    in_one_go = once.study.get_trials()
+    in_one_go = once.trials.study.get_trials()
 
     other = Bench(tmp_path / "other")
     for trials in (1, 4, 5, 6):
         coordinator = other.coordinator(ScriptedPool(trains), spec_of(trials=trials))
         coordinator.run()
-    in_four = coordinator.study.get_trials()
+    in_four = coordinator.trials.study.get_trials()
     assert [trial.params for trial in in_four] == [trial.params for trial in in_one_go]
     assert len({str(trial.params) for trial in in_four}) == 6
 
@@ -65,9 +65,11 @@ def test_a_trial_whose_asking_was_cut_short_gets_the_settings_it_would_have_had(
     whole.run()
 
     cut = bench.coordinator(ScriptedPool(trains))
-    cut.study.ask()  # a trial without any settings
+    cut.trials.study.ask()  # a trial without any settings
     cut.run()
-    assert [trial.params for trial in cut.study.get_trials()] == [trial.params for trial in whole.study.get_trials()]
+    assert [trial.params for trial in cut.trials.study.get_trials()] == [
+        trial.params for trial in whole.trials.study.get_trials()
+    ]
     assert "going on with trial 0, left unfinished by the last launch" in bench.notes
 
 
@@ -76,7 +78,7 @@ def test_known_recipes_come_first_and_are_enqueued_once(bench: Bench) -> None:
     bench.coordinator(ScriptedPool(trains), known.model_copy(update={"search": spec_of(trials=1).search})).run()
     coordinator = bench.coordinator(ScriptedPool(trains), known)
     coordinator.run()
-    trials = coordinator.study.get_trials()
+    trials = coordinator.trials.study.get_trials()
     assert [trial.params["lr"] for trial in trials[:2]] == [0.01, 0.02]
     assert trials[1].params == {"lr": 0.02, "dropout": 0.25}
     assert trials[2].params["lr"] not in (0.01, 0.02)
@@ -97,7 +99,7 @@ def test_a_dead_workers_trial_goes_on_under_its_own_number_with_no_epoch_reporte
     assert coordinator.run() is True  # Optuna warns of a step that is reported twice, and warnings are errors
     assert pool.assigned.count(1) == 2
     assert len(pool.started) == 3
-    trial = coordinator.study.get_trials()[1]
+    trial = coordinator.trials.study.get_trials()[1]
     assert (trial.state, trial.intermediate_values) == (TrialState.COMPLETE, {1: 0.1, 2: 0.2, 3: 0.3})
     assert any("ended with signal 9; trial 1 goes on from its last epoch" in note for note in bench.notes)
 
@@ -111,9 +113,9 @@ def test_a_trial_that_always_kills_its_worker_fails_after_two_retries_with_the_l
     pool = ScriptedPool(dies)
     coordinator = bench.coordinator(pool, spec_of(trials=2))
     assert coordinator.run() is True
-    assert states(coordinator.study) == ["FAIL", "COMPLETE"]
+    assert states(coordinator.trials.study) == ["FAIL", "COMPLETE"]
     assert pool.assigned == [0] * (1 + RETRIES) + [1]
-    assert "Segmentation fault" in coordinator.study.get_trials()[0].user_attrs["reason"]
+    assert "Segmentation fault" in coordinator.trials.study.get_trials()[0].user_attrs["reason"]
 
 
 def test_a_new_epoch_gives_a_trial_its_retries_back(bench: Bench) -> None:
@@ -127,7 +129,7 @@ def test_a_new_epoch_gives_a_trial_its_retries_back(bench: Bench) -> None:
 
     coordinator = bench.coordinator(ScriptedPool(dies_after_each_epoch), spec_of(trials=1))
     assert coordinator.run() is True
-    assert states(coordinator.study) == ["COMPLETE"]
+    assert states(coordinator.trials.study) == ["COMPLETE"]
 
 
 def test_the_same_error_in_two_trials_in_a_row_ends_the_search(bench: Bench) -> None:
@@ -139,7 +141,7 @@ def test_the_same_error_in_two_trials_in_a_row_ends_the_search(bench: Bench) -> 
     with pytest.raises(TrainingFailed, match="two trials in a row ended in the same error: ValueError: always"):
         coordinator.run()
     assert pool.assigned == [0, 0, 0, 1, 1, 1]
-    assert states(coordinator.study) == ["FAIL", "FAIL"]
+    assert states(coordinator.trials.study) == ["FAIL", "FAIL"]
     assert pool.closed
 
 
@@ -152,8 +154,8 @@ def test_the_same_error_in_two_trials_with_a_good_one_between_ends_nothing(bench
 
     coordinator = bench.coordinator(ScriptedPool(every_other_fails))
     assert coordinator.run() is True
-    assert states(coordinator.study) == ["COMPLETE", "FAIL"] * 3
-    assert coordinator.study.get_trials()[1].user_attrs["reason"] == "LimitError: too large"
+    assert states(coordinator.trials.study) == ["COMPLETE", "FAIL"] * 3
+    assert coordinator.trials.study.get_trials()[1].user_attrs["reason"] == "LimitError: too large"
 
 
 def test_a_mistake_of_the_users_is_not_tried_again(bench: Bench) -> None:
@@ -176,7 +178,7 @@ def test_a_diverged_trial_is_pruned_with_its_last_finite_value_and_the_reason(be
 
     coordinator = bench.coordinator(ScriptedPool(diverges), spec_of(trials=3))
     assert coordinator.run() is True
-    for trial in coordinator.study.get_trials():
+    for trial in coordinator.trials.study.get_trials():
         assert (trial.state, trial.value) == (TrialState.PRUNED, 0.4)
         assert trial.user_attrs["reason"] == "DivergedError: epoch 2 has a training loss of nan"
 
@@ -189,7 +191,7 @@ def test_workers_that_cannot_start_end_the_search_with_their_log(bench: Bench) -
     ):
         coordinator.run()
     assert len(pool.started) == 1 + RETRIES
-    assert states(coordinator.study) == []
+    assert states(coordinator.trials.study) == []
 
 
 def test_a_stop_lets_every_worker_finish_its_epoch_and_the_next_launch_takes_up_each_trial(bench: Bench) -> None:
@@ -197,14 +199,14 @@ def test_a_stop_lets_every_worker_finish_its_epoch_and_the_next_launch_takes_up_
     coordinator = bench.coordinator(pool, spec_of(trials=5))
     pool.on_epoch = lambda message: None if coordinator.stopping else coordinator.stop()
     assert coordinator.run() is False
-    left = coordinator.study.get_trials()
+    left = coordinator.trials.study.get_trials()
     assert [trial.state.name for trial in left] == ["RUNNING"] * 3
     assert [list(trial.intermediate_values) for trial in left] == [[1]] * 3
     assert "finishing the epoch; Ctrl-C again to stop now" in bench.notes
 
     again = bench.coordinator(ScriptedPool(trains, 3), spec_of(trials=5))
     assert again.run() is True
-    assert states(again.study) == ["COMPLETE"] * 5
+    assert states(again.trials.study) == ["COMPLETE"] * 5
 
 
 def test_a_second_stop_does_not_wait_for_the_epoch(bench: Bench) -> None:
@@ -218,7 +220,7 @@ def test_a_second_stop_does_not_wait_for_the_epoch(bench: Bench) -> None:
     pool.on_epoch = stop_twice
     assert coordinator.run() is False
     assert coordinator.killed
-    assert states(coordinator.study) == ["RUNNING"]
+    assert states(coordinator.trials.study) == ["RUNNING"]
 
 
 def test_an_early_stop_completes_the_trial_with_its_last_epoch(bench: Bench) -> None:
@@ -231,7 +233,9 @@ def test_an_early_stop_completes_the_trial_with_its_last_epoch(bench: Bench) -> 
 
     coordinator = bench.coordinator(ScriptedPool(loses_patience), spec_of(trials=2))
     coordinator.run()
-    assert [(trial.state.name, trial.value) for trial in coordinator.study.get_trials()] == [("COMPLETE", 0.5)] * 2
+    assert [(trial.state.name, trial.value) for trial in coordinator.trials.study.get_trials()] == [
+        ("COMPLETE", 0.5)
+    ] * 2
 
 
 def test_the_pruner_is_not_asked_after_the_last_epoch(bench: Bench) -> None:
@@ -246,14 +250,14 @@ def test_the_pruner_is_not_asked_after_the_last_epoch(bench: Bench) -> None:
     spec = spec_of(pruner="median", startup_trials=1, trials=4)
     coordinator = bench.coordinator(ScriptedPool(worse_at_the_end), spec)
     coordinator.run()
-    assert states(coordinator.study) == ["COMPLETE"] * 4
+    assert states(coordinator.trials.study) == ["COMPLETE"] * 4
 
 
 def test_a_pruned_trial_is_decided_again_when_the_kill_came_before_the_decision(bench: Bench) -> None:
     spec = spec_of(pruner="successive_halving", trials=2)
     bench.coordinator(ScriptedPool(trains), spec_of(pruner="successive_halving", trials=1)).run()
     asked = bench.coordinator(ScriptedPool(trains), spec)
-    trial = asked._ask()
+    trial = asked.trials.next()
     trial.report(0.0, 1)  # reported, and then the coordinator was gone
 
     def resumes(assignment: Message, _times: int) -> Iterator[Message | Exit]:
@@ -263,17 +267,17 @@ def test_a_pruned_trial_is_decided_again_when_the_kill_came_before_the_decision(
 
     coordinator = bench.coordinator(ScriptedPool(resumes), spec)
     coordinator.run()
-    decided = coordinator.study.get_trials()[1]
+    decided = coordinator.trials.study.get_trials()[1]
     assert (decided.state, list(decided.intermediate_values)) == (TrialState.PRUNED, [1])
 
 
 def test_hours_that_are_over_begin_no_trial_but_finish_those_begun(bench: Bench) -> None:
-    bench.coordinator(ScriptedPool(trains)).study.ask()
+    bench.coordinator(ScriptedPool(trains)).trials.study.ask()
     pool = ScriptedPool(trains, 2)
     coordinator = bench.coordinator(pool, spec_of(hours=1e-9))
     assert coordinator.run() is True
     assert pool.assigned == [0]
-    assert states(coordinator.study) == ["COMPLETE"]
+    assert states(coordinator.trials.study) == ["COMPLETE"]
 
 
 def test_what_a_trial_kept_is_removed_when_it_has_finished(bench: Bench) -> None:
@@ -296,7 +300,4 @@ def test_the_best_trial_is_feasible_then_accurate_then_small_then_old(bench: Ben
     pruned = study.ask()
     pruned.report(0.99, 1)
     study.tell(pruned, state=TrialState.PRUNED)
-    best = best_of(study.get_trials())
-    assert best is not None
-    assert best.number == 2
-    assert best_of([pruned for pruned in study.get_trials() if pruned.state != TrialState.COMPLETE]) is None
+    assert [trial.number for trial in ranked(study.get_trials())] == [2, 3, 1, 4]

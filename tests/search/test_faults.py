@@ -42,7 +42,7 @@ def test_a_worker_that_makes_no_progress_is_ended_and_its_trial_goes_on(bench: B
     pool = ScriptedPool(hangs_once)
     coordinator = bench.coordinator(pool, spec_of(trials=2, faults={"first_epoch_seconds": 0.2, "hang_seconds": 0.2}))
     assert coordinator.run() is True
-    assert states(coordinator.study) == ["COMPLETE", "COMPLETE"]
+    assert states(coordinator.trials.study) == ["COMPLETE", "COMPLETE"]
     assert pool.assigned == [0, 0, 1]
     assert any("made no progress for 0 s and was ended; trial 0 goes on" in note for note in bench.notes)
 
@@ -58,7 +58,7 @@ def test_a_trial_that_always_hangs_fails(bench: Bench) -> None:
         ScriptedPool(hangs), spec_of(trials=2, faults={"first_epoch_seconds": 0.1, "hang_seconds": 0.1, "retries": 1})
     )
     assert coordinator.run() is True
-    assert states(coordinator.study) == ["FAIL", "COMPLETE"]
+    assert states(coordinator.trials.study) == ["FAIL", "COMPLETE"]
 
 
 def test_patience_is_a_multiple_of_the_slowest_epoch_known(bench: Bench) -> None:
@@ -93,7 +93,7 @@ def test_out_of_memory_goes_on_in_a_new_process_with_smaller_parts_of_the_batch(
     pool = ScriptedPool(too_large_in_one)
     coordinator = bench.coordinator(pool, spec_of(trials=2))
     assert coordinator.run() is True
-    assert states(coordinator.study) == ["COMPLETE", "COMPLETE"]
+    assert states(coordinator.trials.study) == ["COMPLETE", "COMPLETE"]
     assert parts == [1, 2, 4, 1]
     assert len(pool.started) == 3, "each time in a new process"
 
@@ -106,7 +106,7 @@ def test_a_trial_too_large_for_any_part_is_pruned_and_the_sampler_knows(bench: B
 
     coordinator = bench.coordinator(ScriptedPool(too_large), spec_of(trials=2))
     assert coordinator.run() is True
-    trial = coordinator.study.get_trials()[0]
+    trial = coordinator.trials.study.get_trials()[0]
     assert trial.state == TrialState.PRUNED
     assert trial.user_attrs["reason"] == "out of memory with 4 micro-batches"
 
@@ -120,7 +120,7 @@ def test_a_worker_that_the_system_killed_for_memory_counts_as_out_of_memory(benc
 
     coordinator = bench.coordinator(ScriptedPool(killed), spec_of(trials=1))
     assert coordinator.run() is True
-    assert states(coordinator.study) == ["COMPLETE"]
+    assert states(coordinator.trials.study) == ["COMPLETE"]
 
 
 def test_micro_batches_outlast_the_coordinator(bench: Bench) -> None:
@@ -158,13 +158,13 @@ def test_three_cuda_errors_put_a_device_aside_and_the_others_go_on(bench: Bench)
     with pytest.raises(TrainingFailed, match="no device is left"):
         coordinator.run()
     assert any(note.startswith("cpu:0 is put aside after 3 CUDA errors") for note in bench.notes)
-    assert states(coordinator.study) == ["RUNNING"], "it was not the trial's fault"
+    assert states(coordinator.trials.study) == ["RUNNING"], "it was not the trial's fault"
 
     broken.clear()
     only_first = ScriptedPool(lambda a, t: breaks_on_one(a, t) if a["trial"] == 0 else trains(a, t), 2)
     coordinator = bench.coordinator(only_first, spec_of(trials=6, faults={"retries": 5}))
     assert coordinator.run() is True
-    assert states(coordinator.study) == ["COMPLETE"] * 6
+    assert states(coordinator.trials.study) == ["COMPLETE"] * 6
 
 
 # -- the disk
@@ -186,7 +186,7 @@ def test_a_full_disk_pauses_the_search_until_there_is_room(bench: Bench) -> None
     pool = ScriptedPool(full_once)
     coordinator = bench.coordinator(pool, spec_of(trials=3), watch=frees_after_a_while, room_needed=1 << 60)
     assert coordinator.run() is True
-    assert states(coordinator.study) == ["COMPLETE"] * 3
+    assert states(coordinator.trials.study) == ["COMPLETE"] * 3
     assert problems[0] == "paused: no room for a checkpoint of 9 bytes in x; free some"
     assert pool.assigned == [0, 1, 1, 2]
     assert "there is room on the disk; going on" in bench.notes
@@ -199,10 +199,10 @@ def test_a_disk_that_refuses_although_there_is_room_ends_the_search_and_loses_no
     coordinator = bench.coordinator(ScriptedPool(full))
     with pytest.raises(DiskError, match=r"^no room for a checkpoint of 9 bytes in x; free some$"):
         coordinator.run()
-    assert states(coordinator.study) == ["RUNNING"]
+    assert states(coordinator.trials.study) == ["RUNNING"]
     again = bench.coordinator(ScriptedPool(trains), spec_of(trials=2))
     assert again.run() is True
-    assert states(again.study) == ["COMPLETE", "COMPLETE"]
+    assert states(again.trials.study) == ["COMPLETE", "COMPLETE"]
 
 
 def test_the_oldest_checkpoints_that_nobody_trains_go_when_the_quota_is_spent(bench: Bench) -> None:
@@ -253,7 +253,7 @@ def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doub
     assert released
     assert any("training goes on" in problem for problem in problems)
     assert epochs_meanwhile > 1, "workers trained on without the database"
-    here = coordinator.study.get_trials()
+    here = coordinator.trials.study.get_trials()
     assert [trial.number for trial in here] == list(range(8))
     assert all(trial.state.is_finished() for trial in here)
     assert sorted(pool.assigned) == list(range(8)), "each is trained once"
@@ -274,15 +274,15 @@ def test_a_database_that_stays_away_too_long_ends_the_search_and_the_next_launch
     blocker.close()
     again = bench.coordinator(ScriptedPool(trains), spec_of(trials=2))
     assert again.run() is True
-    assert states(again.study) == ["COMPLETE", "COMPLETE"]
+    assert states(again.trials.study) == ["COMPLETE", "COMPLETE"]
 
 
 def test_a_trial_that_a_broken_connection_left_behind_is_asked_for_again(bench: Bench) -> None:
     coordinator = bench.coordinator(ScriptedPool(trains), spec_of(trials=3))
     coordinator.begin()
-    coordinator.study.ask()  # created, and its answer lost
+    coordinator.trials.study.ask()  # created, and its answer lost
     assert coordinator.run() is True
-    assert states(coordinator.study) == ["COMPLETE"] * 3
+    assert states(coordinator.trials.study) == ["COMPLETE"] * 3
 
 
 def test_a_study_deleted_while_it_is_searched_is_noticed_although_its_name_is_there_again(bench: Bench) -> None:
@@ -304,7 +304,7 @@ def test_a_study_deleted_while_it_is_searched_is_noticed_although_its_name_is_th
 def test_a_study_that_another_process_has_taken_over_is_written_to_no_more(bench: Bench) -> None:
     def taken(message: Message) -> None:
         if message["trial"] == 1:
-            taken_over.append(len(coordinator.study.get_trials()[1].intermediate_values))
+            taken_over.append(len(coordinator.trials.study.get_trials()[1].intermediate_values))
 
     def still_owner() -> None:
         if taken_over:
@@ -314,7 +314,7 @@ def test_a_study_that_another_process_has_taken_over_is_written_to_no_more(bench
     coordinator = bench.coordinator(ScriptedPool(trains, on_epoch=taken), still_owner=still_owner)
     with pytest.raises(HeldError, match="in use by process 7"):
         coordinator.run()
-    assert len(coordinator.study.get_trials()[1].intermediate_values) == taken_over[0]
+    assert len(coordinator.trials.study.get_trials()[1].intermediate_values) == taken_over[0]
 
 
 # -- stopping
@@ -325,7 +325,7 @@ def test_a_stop_request_in_the_runs_folder_ends_the_search_after_its_epochs(benc
     pool = ScriptedPool(trains, on_epoch=lambda message: request.touch())
     coordinator = bench.coordinator(pool, spec_of(trials=3))
     assert coordinator.run() is False
-    assert states(coordinator.study) == ["RUNNING"]
+    assert states(coordinator.trials.study) == ["RUNNING"]
     again = bench.coordinator(ScriptedPool(trains), spec_of(trials=3))
     assert again.run() is True, "an old request is nobody's"
 
@@ -349,7 +349,7 @@ def test_an_epoch_that_takes_longer_than_the_grace_is_given_up(bench: Bench) -> 
         assert coordinator.run() is False
         assert not coordinator.killed
         assert time.monotonic() - begun < limit
-        assert states(coordinator.study) == ["RUNNING"]
+        assert states(coordinator.trials.study) == ["RUNNING"]
 
 
 def test_an_epoch_trained_again_with_another_result_fails_its_trial(bench: Bench) -> None:
@@ -367,6 +367,6 @@ def test_an_epoch_trained_again_with_another_result_fails_its_trial(bench: Bench
 
     again = bench.coordinator(ScriptedPool(elsewhere), spec_of(trials=1))
     assert again.run() is True
-    (trial,) = again.study.get_trials()
+    (trial,) = again.trials.study.get_trials()
     assert trial.state == TrialState.FAIL
     assert trial.user_attrs["reason"] == "epoch 1 was 50.00% before an interruption and is 60.00% trained again"

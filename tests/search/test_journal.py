@@ -26,7 +26,10 @@ def searched(folder: Path, **search: Any) -> tuple[StudySpec, list[Event]]:
         spec = spec_of(**settings | {"trials": trials}).model_copy(update={"known": KNOWN})
         coordinator = bench.coordinator(ScriptedPool(trains, 2), spec)
         coordinator.run()
-    assert any(trial.state.name == "PRUNED" for trial in coordinator.study.get_trials()) or settings["pruner"] == "none"
+    assert (
+        any(trial.state.name == "PRUNED" for trial in coordinator.trials.study.get_trials())
+        or settings["pruner"] == "none"
+    )
     return spec, read_journal(coordinator.journal.path)
 
 

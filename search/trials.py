@@ -1,0 +1,204 @@
+"""The trials of a study that is searched: asked for, taken up, reported, told. Its only writer to Optuna.
+
+Every step can be repeated: one that the database did not acknowledge is taken again, and finds out first what it had
+already done. The journal gets a line after each acknowledgement.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from search.errors import StudyChanged
+from search.journal import Journal
+from search.paths import Runs
+from search.status import TrialView, view_of
+from search.study import UUID, new_trial, take_up
+from studies import StudySpec
+from trainer.config import EpochResult
+
+REPEAT_TOLERANCE = 0.05
+"""Most that the accuracy of an epoch trained again may differ from what was reported: other hardware rounds otherwise,
+but a trial that has become another one must not go on under the old number."""
+
+
+@dataclass
+class Progress:
+    """What is kept of a trial that is not in Optuna until the trial is finished."""
+
+    reported: dict[int, float]
+    decided: int = 0
+    """Steps up to which the pruner was asked since the trial was taken up."""
+    seconds: dict[int, float] = field(default_factory=dict)
+    images_per_second: float = 0.0
+    attempts: int = 0
+    retries: int = 0
+    """Times it was taken up again since its last new epoch."""
+    micro_batches: int = 1
+
+
+class Changed(Exception):
+    """An epoch that was trained again gave another result; the message says which."""
+
+
+class Trials:
+    """The trials of one study.
+
+    Args:
+        study: opened by ``search.study.open_study``; nobody else may write to it.
+        spec: what the study searches.
+        space: Optuna distributions of the sampled settings.
+        runs: where checkpoints and the journal are.
+    """
+
+    def __init__(self, study: optuna.Study, spec: StudySpec, space: dict[str, BaseDistribution], runs: Runs) -> None:
+        self.study, self.spec, self.space, self.runs = study, spec, space, runs
+        self.uuid = study.user_attrs.get(UUID)
+        self.journal = Journal(runs.journal(spec.name))
+        self.orphans: deque[Trial] = deque()
+        """Begun, and nobody trains them."""
+        self.progress: dict[int, Progress] = {}
+        self.finished: dict[int, TrialView] = {}
+
+    @property
+    def left(self) -> int:
+        """Trials that the budget still allows to be begun."""
+        return max(0, self.spec.search.trials - len(self.progress) - len(self.finished))
+
+    def check_identity(self) -> None:
+        """See whether the study is still there: SQLite gives the number of a deleted one to the next.
+
+        Raises:
+            StudyChanged: it is not.
+        """
+        try:
+            same = self.study.user_attrs.get(UUID) == self.uuid
+        except KeyError:
+            same = False
+        if not same:
+            raise StudyChanged(f"study {self.spec.name!r} was deleted or replaced while it was searched")
+
+    def adopt(self) -> None:
+        """Take over what a predecessor left: finished trials count, RUNNING ones are orphans."""
+        trials = self.study.get_trials(deepcopy=False)
+        self.journal.begin(self.spec, self.space, trials)
+        for frozen in trials:
+            if frozen.state.is_finished():
+                self.finished[frozen.number] = view_of(frozen)
+                self._forget(frozen.number)
+        for frozen in trials:
+            if frozen.state == TrialState.RUNNING:
+                self.orphans.append(self._take_up(frozen))
+
+    def enqueue(self, recipes: list[dict[str, Any]]) -> None:
+        """Queue known recipes, in terms of the space, unless they were queued before."""
+        queued = [trial.system_attrs.get("fixed_params") for trial in self.study.get_trials(deepcopy=False)]
+        for number, recipe in enumerate(recipes):
+            if recipe not in queued:
+                self.study.enqueue_trial(recipe, user_attrs={"known": number})
+                self.journal.append("enqueue", params=recipe)
+
+    def next(self) -> Trial:
+        """An orphan, else a new candidate, drawn by a sampler whose seed depends on the trial's number alone."""
+        if self.orphans:
+            return self.orphans.popleft()
+        # A connection that broke while a trial was being asked for leaves it RUNNING, known to nobody.
+        unknown = self._unknown()
+        return self._take_up(unknown[0] if unknown else new_trial(self.study))
+
+    def counted(self, trial: Trial, sizes: dict[str, Any], num_params: int, macs: int) -> None:
+        """Store a trial's size and by how much it stays under the limit."""
+        if "num_params" in trial.user_attrs and "macs" in trial.user_attrs:
+            return  # it is resumed
+        bounds = (("params", num_params, self.spec.limit.params), ("macs", macs, self.spec.limit.macs))
+        constraints = {name: count - bound for name, count, bound in bounds if bound is not None}
+        for name, excess in constraints.items():
+            trial.set_constraint(name, excess)
+        if self.spec.sizes_vary:
+            trial.set_user_attr("sizes", sizes)
+        trial.set_user_attr("num_params", num_params)
+        trial.set_user_attr("macs", macs)
+        self.journal.append("started", trial=trial.number, constraints=constraints)
+
+    def report(self, trial: Trial, result: EpochResult) -> bool:
+        """Report an epoch; whether the pruner ends the trial. A resumed trial brings its old epochs again.
+
+        Raises:
+            Changed: it differs from what was reported before.
+        """
+        progress, step, value = self.progress[trial.number], result.epoch, result.val_accuracy
+        progress.seconds[step] = result.seconds
+        progress.images_per_second = result.images_per_second
+        if step not in progress.reported:
+            trial.report(value, step)
+            progress.reported[step] = value
+            progress.retries = 0
+        elif abs(value - progress.reported[step]) > REPEAT_TOLERANCE:
+            was = progress.reported[step]
+            raise Changed(f"epoch {step} was {was:.2%} before an interruption and is {value:.2%} trained again")
+        elif step < max(progress.reported):
+            return False  # reported and decided before the interruption
+        pruned = None if result.final else bool(trial.should_prune())  # a numpy bool, of the median pruner
+        if progress.decided < step:
+            self.journal.append("epoch", trial=trial.number, step=step, value=value, pruned=pruned)
+            progress.decided = step
+        return bool(pruned)
+
+    def finish(self, trial: Trial, device: str, state: TrialState, value: float | None, reason: str) -> TrialView:
+        """Tell Optuna how a trial ended; nothing can be added to it after that."""
+        progress, frozen = self.progress[trial.number], self._frozen(trial)
+        if not frozen.state.is_finished():  # else the database took it, and its answer was lost
+            seconds = list(progress.seconds.values())
+            trial.set_user_attr("seconds", round(sum(seconds), 3))
+            if seconds:
+                trial.set_user_attr("seconds_per_epoch", round(sum(seconds) / len(seconds), 3))
+            trial.set_user_attr("images_per_second", round(progress.images_per_second, 1))
+            trial.set_user_attr("device", device)
+            if reason:
+                trial.set_user_attr("reason", reason)
+            self.study.tell(trial, value, state)
+            frozen = self._frozen(trial)
+        self.journal.append("tell", trial=trial.number, state=state.name, value=frozen.value, reason=reason)
+        del self.progress[trial.number]
+        self.finished[trial.number] = view_of(frozen)
+        self._forget(trial.number)
+        return self.finished[trial.number]
+
+    def fail_unknown(self) -> None:
+        """End what a broken connection has created twice: trials beyond the budget, that nobody ever trained."""
+        for frozen in self._unknown():
+            self.study.tell(frozen.number, state=TrialState.FAIL)
+            self.journal.append("tell", trial=frozen.number, state="FAIL", value=None, reason="created twice")
+
+    def split_batches(self, trial: Trial) -> int:
+        """Let a trial that ran out of memory go on with its batches in twice as many parts; how many."""
+        progress = self.progress[trial.number]
+        trial.set_user_attr("micro_batches", 2 * progress.micro_batches)  # for the next coordinator too
+        progress.micro_batches *= 2
+        return progress.micro_batches
+
+    def _unknown(self) -> list[FrozenTrial]:
+        known = self.progress.keys() | self.finished.keys()
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return [frozen for frozen in running if frozen.number not in known]
+
+    def _take_up(self, frozen: FrozenTrial) -> Trial:
+        trial = take_up(self.study, self.spec, frozen, self.space)
+        if trial.number not in self.journal.asked:
+            self.journal.append("ask", trial=trial.number, params=trial.params)
+        self.progress[frozen.number] = Progress(
+            reported=dict(frozen.intermediate_values), micro_batches=frozen.user_attrs.get("micro_batches", 1)
+        )
+        return trial
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[trial.number]
+
+    def _forget(self, number: int) -> None:
+        shutil.rmtree(self.runs.trial(self.spec.name, number), ignore_errors=True)
