@@ -109,7 +109,7 @@ class Soak:
                 continue
             if code == 0:
                 return
-            if code != -9:
+            if code not in (-9, 3):  # 3: the server was away when the search was launched
                 raise SystemExit(f"the search ended with {code}; see {self.folder}/launch.log")
             search = self.launch()
 
