@@ -633,6 +633,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="keep resized pictures and caches here between runs")
     asked = vars(parser.parse_args())
     chosen, work = asked.pop("only"), asked.pop("work")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # no racer outlives its race
     with work_folder(work) as folder:
         for name in chosen:
             SECTIONS[name](Bench(folder=folder, **asked))
