@@ -64,9 +64,10 @@ def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dic
         ``largest``: the largest candidate, {width_mult, params, macs}; ``widest``: the widest width that fits the limit
         and ``next``: the size one step wider, over it (both null where the width is not sampled).
         ``fixed``: settings of [train] that are neither sampled nor their default. ``known``: recipes tried first.
-        ``steps_per_epoch``: {batch size: steps}. ``estimate``: ``device``, ``workers``, ``images_per_second``,
-        ``seconds_per_epoch``, ``seconds_per_trial`` and ``seconds_at_most`` of the costliest candidate and of a search
-        that prunes nothing; ``cache_bytes``, ``checkpoint_bytes``, ``free_bytes``.
+        ``steps_per_epoch``: {batch size: steps}.
+        ``estimate``: ``device``, ``workers``, ``workers_per_gpu``, ``images_per_second``, ``seconds_per_epoch``,
+        ``seconds_per_trial`` and ``seconds_at_most`` of the costliest candidate and of a search that prunes nothing;
+        ``cache_bytes``, ``checkpoint_bytes``, ``free_bytes``.
 
     Raises:
         DataError, DiskError: the pictures cannot be used; problems of limit and recipes are in the message too.
@@ -96,6 +97,7 @@ def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dic
     speed = measure_speed(candidate, data, devices[0])
     seconds_per_trial = max(1, spec.data.folds) * spec.train.epochs * speed.seconds_per_epoch
     num_train = len(data.splits["train"])
+    alone = len({device.visible or device.label for device in devices})  # those of one GPU share its speed
     return {
         "study": spec.name,
         "model": spec.train.model,
@@ -127,9 +129,10 @@ def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dic
         },
         "estimate": {
             "workers": len(devices),
+            "workers_per_gpu": len(devices) // alone,
             **asdict(speed),
             "seconds_per_trial": seconds_per_trial,
-            "seconds_at_most": math.ceil(spec.search.trials / len(devices)) * seconds_per_trial,
+            "seconds_at_most": math.ceil(spec.search.trials / alone) * seconds_per_trial,
             "cache_bytes": sum(file.stat().st_size for file in data.cache_path.iterdir()),
             "checkpoint_bytes": for_checkpoints,
             "free_bytes": free_bytes,
@@ -287,6 +290,8 @@ def _space_table(space: dict[str, dict[str, Any]]) -> Table:
 def _estimate_table(meaning: dict[str, Any]) -> Table:
     estimate, steps = meaning["estimate"], meaning["steps_per_epoch"]
     workers = f"{estimate['workers']} worker{'s' if estimate['workers'] > 1 else ''}"
+    if estimate["workers_per_gpu"] > 1:
+        workers += f", {estimate['workers_per_gpu']} on each GPU"
     by_batch = ", ".join(f"{number:,} in batches of {size}" for size, number in steps.items())
     rows = {
         "steps per epoch": by_batch,

@@ -87,7 +87,7 @@ def launch(
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
     """Search, or go on with a study."""
-    from search.devices import parse_devices
+    from search.devices import parse_devices, share_gpus
 
     devices = parse_devices(gpus)
     budget = [f"search.trials={trials}"] if trials is not None else []
@@ -103,7 +103,8 @@ def launch(
 
             beside = dashboard_beside(url.render_as_string(hide_password=False), folder)
             print(f"dashboard: {stack.enter_context(beside)}", flush=True)
-        snapshot = run(spec, url, folder, devices, accept_changes=accept_changes)
+        workers = share_gpus(devices, spec.search.workers_per_gpu)
+        snapshot = run(spec, url, folder, workers, accept_changes=accept_changes)
     best = snapshot.best
     counts = f"({snapshot.count('PRUNED')} pruned, {snapshot.count('FAIL')} failed)"
     if len(snapshot.finished) < snapshot.budget:
@@ -137,7 +138,7 @@ def check(
 ) -> None:
     """Print what a study means, and all of its problems."""
     from search.check import check_study, render
-    from search.devices import parse_devices
+    from search.devices import parse_devices, share_gpus
     from search.paths import Runs
 
     spec = _load(study, assignments or [], data)
@@ -145,7 +146,7 @@ def check(
         from search.pictures import draw_pictures
 
         typer.echo(draw_pictures(spec, Runs(runs), pictures), err=as_json)
-    meaning = check_study(spec, Runs(runs), parse_devices(gpus))
+    meaning = check_study(spec, Runs(runs), share_gpus(parse_devices(gpus), spec.search.workers_per_gpu))
     _print(meaning, render, as_json=as_json)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from search.errors import UsageError
 
@@ -13,7 +13,7 @@ class WorkerDevice:
     """What one worker process trains on."""
 
     label: str
-    """As shown: "cpu", "cpu:1", "gpu 0"."""
+    """As shown: "cpu", "cpu:1", "gpu 0", or "gpu 0:1" where workers share a GPU."""
     visible: str | None
     """CUDA_VISIBLE_DEVICES of the process; None for the CPU."""
     num_threads: int
@@ -55,6 +55,22 @@ def parse_devices(text: str | None) -> list[WorkerDevice]:
     if len(set(chosen)) < len(chosen):
         raise UsageError(f"--gpus {text}: a GPU is named twice; each gets one worker")
     return _gpus([there[int(part)] if part in indices else part for part in chosen], cores)
+
+
+def share_gpus(devices: list[WorkerDevice], workers_per_gpu: int) -> list[WorkerDevice]:
+    """One device per worker where each GPU has several; workers on the CPU are as many as ``--gpus cpu:N`` says.
+
+    The first worker of every GPU comes before the second of any, so that few trials spread over all GPUs.
+    """
+    if workers_per_gpu == 1:
+        return devices
+    shared = [
+        replace(device, label=f"{device.label}:{number}", num_threads=max(1, device.num_threads // workers_per_gpu))
+        for number in range(workers_per_gpu)
+        for device in devices
+        if device.visible is not None
+    ]
+    return shared or devices
 
 
 def visible_gpus() -> list[str]:

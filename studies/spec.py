@@ -145,6 +145,9 @@ class Search(FrozenModel):
     """Epochs before a trial can be pruned (min_resource; the median's warm-up steps)."""
     reduction_factor: int = Field(3, ge=2)
     """Successive halving and hyperband keep one in so many at each rung."""
+    workers_per_gpu: int = Field(1, ge=1, le=16)
+    """Workers that share each GPU, each with its own trial: for models and pictures so small that one leaves the GPU
+    idle. Nothing on the CPU, where ``--gpus cpu:2`` asks for two workers."""
 
 
 class Faults(FrozenModel):

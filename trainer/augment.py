@@ -16,6 +16,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import cv2
@@ -226,7 +227,7 @@ def warp_on_device(pictures: torch.Tensor, drawn: Draw, device: Device, mean: tu
         top, left, height, width = device.copy(drawn.boxes).T[:, :, None]
         rows = (pixels >= top) & (pixels < top + height)
         columns = (pixels >= left) & (pixels < left + width)
-        colour = torch.tensor(mean, device=images.device).view(1, -1, 1, 1) * 255
+        colour = per_channel(mean, images.device) * 255
         images = torch.where(rows[:, None, :, None] & columns[:, None, None, :], colour, images)
     return images
 
@@ -245,10 +246,16 @@ def change_colours(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
 
 
 def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """[batch, channels, size, size] of 0 to 255 -> zero mean and unit deviation, channels last."""
-    shift = torch.tensor(mean, device=images.device).view(1, -1, 1, 1) * 255
-    scale = torch.tensor(std, device=images.device).view(1, -1, 1, 1) * 255
-    return images.sub(shift).div_(scale).contiguous(memory_format=torch.channels_last)
+    """[batch, channels, size, size] of 0 to 255, which is overwritten -> zero mean, unit deviation, channels last."""
+    shift, scale = per_channel(mean, images.device) * 255, per_channel(std, images.device) * 255
+    return images.sub_(shift).div_(scale).contiguous(memory_format=torch.channels_last)
+
+
+@cache
+def per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """[1, channels, 1, 1] on the device; made once, because a GPU waits for the copy of values from the host."""
+    with torch.inference_mode(False):  # else the first caller decides whether training may use it
+        return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 def mix(images: torch.Tensor, others: torch.Tensor, how: Mix) -> torch.Tensor:
@@ -340,5 +347,5 @@ def _torchvision_step(name: str, arguments: dict[str, Any]) -> Callable[[Picture
 def _gray(images: torch.Tensor) -> torch.Tensor:
     if images.shape[1] == 1:
         return images
-    weights = torch.tensor([0.2989, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)  # ITU-R BT.601
+    weights = per_channel((0.2989, 0.587, 0.114), images.device)  # ITU-R BT.601
     return (images * weights).sum(dim=1, keepdim=True)

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,14 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     partial = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(hashlib.sha256(payload).digest())
+        with partial.open("wb") as file, ThreadPoolExecutor(1, "hash") as thread:
+            digest = thread.submit(hashlib.sha256, payload)  # while the disk writes
+            file.write(bytes(_HASH_BYTES))
             file.write(payload)
+            file.flush()
+            os.fdatasync(file.fileno())
+            file.seek(0)
+            file.write(digest.result().digest())
             file.flush()
             os.fsync(file.fileno())
         if path.exists():

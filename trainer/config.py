@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from trainer.errors import ConfigError
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raised by hand whenever the same configuration would train to another result (golden losses guard it)."""
 
 

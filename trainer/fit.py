@@ -21,6 +21,7 @@ from trainer.evaluate import measure, predict_logits
 from trainer.loader import Loader
 from trainer.models import build_model
 from trainer.optim import Ascent, WeightAverage, build_loss, build_optimizer, learning_rate, limit_gradient
+from trainer.padding import Padding
 
 
 def fit(
@@ -49,7 +50,9 @@ def fit(
     # -- the candidate
     image_size, channels = data.images.shape[2:]
     torch.manual_seed(_derive(config.seed, 0))
-    model = device.place(build_model(config, len(data.class_names), image_size, channels))
+    model = build_model(config, len(data.class_names), image_size, channels)
+    padding = Padding(model)
+    model = device.place(model)
     optimizer = build_optimizer(config, model)
     average = WeightAverage(config, model) if config.ema else None
     ascent = Ascent(config, model) if config.sam else None
@@ -88,10 +91,10 @@ def fit(
             raise CheckpointError(
                 f"{checkpoint} belongs to another candidate or other pictures; remove it or rename it"
             )
-        model.load_state_dict(resumed.model)
-        optimizer.load_state_dict(resumed.optimizer)
+        model.load_state_dict(padding.padded(resumed.model))
+        optimizer.load_state_dict(padding.padded_optimizer(optimizer, resumed.optimizer))
         if average is not None and resumed.ema is not None:
-            average.model.load_state_dict(resumed.ema)
+            average.model.load_state_dict(padding.padded(resumed.ema))
         torch.set_num_threads(resumed.num_threads)
         history = list(resumed.history)
         yield from history
@@ -158,9 +161,9 @@ def fit(
                 data_hash=data.fingerprint,
                 num_threads=torch.get_num_threads(),
                 history=tuple(history),
-                model=model.state_dict(),
-                optimizer=optimizer.state_dict(),
-                ema=average.model.state_dict() if average is not None else None,
+                model=padding.real(model.state_dict()),
+                optimizer=padding.real_optimizer(optimizer),
+                ema=padding.real(average.model.state_dict()) if average is not None else None,
             )
             save_checkpoint(checkpoint, state)
         yield history[-1]
@@ -222,7 +225,9 @@ def sweep_lr(
     """
     image_size, channels = data.images.shape[2:]
     torch.manual_seed(_derive(config.seed, 0))
-    model = device.place(build_model(config, len(data.class_names), image_size, channels)).train()
+    model = build_model(config, len(data.class_names), image_size, channels).train()
+    Padding(model)
+    model = device.place(model)
     optimizer = build_optimizer(config, model)
     loss_of, augment = build_loss(config), Augmentation(config, device, data.mean, data.std)
     rng, train = np.random.default_rng(config.seed), data.splits["train"]

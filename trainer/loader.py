@@ -35,6 +35,7 @@ class Loader:
     """
 
     def __init__(self, data: Dataset, augmentation: HostAugmentation, device: Device, seed: int) -> None:
+        self.device = device
         self.batches = _Batches(data.images, augmentation, seed)
         self.resident = None if augmentation.steps else device.hold(data.images)
         self.items: list[Item] = []
@@ -54,7 +55,7 @@ class Loader:
         self.items[:] = [(0 if plain else epoch, number, indices) for number, indices in enumerate(batches)]
         if self.resident is not None:
             for _, _, indices in self.items:
-                yield self.resident[torch.from_numpy(indices).to(self.resident.device, non_blocking=True)]
+                yield self.resident[self.device.copy(indices)]
         elif self.loader is not None:
             for pictures in self.loader:
                 yield pictures.numpy()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from search import devices
-from search.devices import WorkerDevice, parse_devices
+from search.devices import WorkerDevice, parse_devices, share_gpus
 from search.errors import DeviceHeld, UsageError
 from search.launch import hold_devices
 from search.paths import Runs
@@ -112,3 +112,17 @@ def test_a_gpu_that_another_search_trains_on_is_refused(tmp_path: Path) -> None:
             pass
     with hold_devices(both, runs):
         pass
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_several_workers_share_a_gpu_and_few_trials_spread_over_all_gpus() -> None:
+    two = parse_devices("1,3")
+    assert share_gpus(two, 1) == two
+    shared = share_gpus(two, 3)
+    assert [device.visible for device in shared] == ["1", "3", "1", "3", "1", "3"]
+    assert [device.label for device in shared[:3]] == ["gpu 1:0", "gpu 3:0", "gpu 1:1"]
+    assert sum(device.num_threads for device in shared) <= max(6, CORES)
+
+
+def test_workers_per_gpu_changes_nothing_on_the_cpu() -> None:
+    assert share_gpus(parse_devices("cpu"), 4) == parse_devices("cpu")

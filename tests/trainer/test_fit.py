@@ -21,9 +21,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, log_loss
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.checkpoint import Checkpoint, load_checkpoint
-from trainer.config import RECIPE_VERSION, DataConfig, EpochResult, TrainConfig
+from trainer.config import RECIPE_VERSION, DataConfig, EpochResult, Sam, TrainConfig
 from trainer.data import Dataset, prepare_data
 from trainer.device import Device, open_device
 from trainer.errors import CheckpointError, ConfigError, DiskError, DivergedError
@@ -326,24 +328,87 @@ def test_a_full_disk_stops_the_training_and_room_lets_it_go_on_as_if_nothing_had
     assert_same_training(at(path), straight["adamw"])
 
 
+# The loop does not wait
+
+
+BUSY: dict[str, Any] = {"optimizer": "sgd", "ema": 0.9, "sam": Sam(), "mixup": 0.5, "cutmix": 0.5, "brightness": 0.1}
+
+
+class CountsReads(TorchDispatchMode):
+    """Counts how often a value is read back from the device: each would make a GPU's queue run dry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.reads += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_epoch_reads_nothing_back_from_the_device_until_its_end(digits: Dataset, cpu: Device) -> None:
+    reads = []
+    for batch_size in (215, 43):  # 2 steps, 10 steps
+        config = FULL.model_copy(update={**BUSY, "epochs": 1, "batch_size": batch_size, "clip": 1.0, "agc": 0.1})
+        with CountsReads() as counting:
+            next(fit(config, digits, cpu))
+        reads.append(counting.reads)
+    assert reads[0] == reads[1] > 0  # the epoch's mean loss, and what its validation is worth
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("resident", [True, False])
+def test_on_a_gpu_no_step_waits_for_the_device(
+    resident: bool, digits: Dataset, cuda: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the second step on; the first one makes what stays on the device."""
+    if not resident:
+        monkeypatch.setattr("trainer.device.RESIDENT_SHARE", 0.0)
+    steps = 0
+
+    def watch(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+        torch.cuda.set_sync_debug_mode("error" if steps < 10 else "default")
+
+    hook = register_optimizer_step_post_hook(watch)
+    try:
+        config = FULL.model_copy(update={**BUSY, "epochs": 1, "batch_size": 43, "augment": ()})
+        next(fit(config, digits, cuda))
+    finally:
+        hook.remove()
+        torch.cuda.set_sync_debug_mode("default")
+    assert steps == 10
+
+
 # The recipe
 
 
 GOLDEN_CONFIG = FULL.model_copy(update={"epochs": 2, "seed": 7, "augment": ()})
 
 
-def train_losses(optimizer: str, data: Dataset) -> list[float]:
-    changes = {"optimizer": optimizer} | ({"lr": 0.05} if optimizer == "sgd" else {})
-    results = fit(GOLDEN_CONFIG.model_copy(update=changes), data, open_device("cpu", 1))
+GOLDEN_RECIPES: dict[str, dict[str, Any]] = {
+    "adamw": {},
+    "sgd": {"optimizer": "sgd", "lr": 0.05},
+    "adam": {"optimizer": "adam"},
+    "nadam": {"optimizer": "nadam"},
+    "rmsprop": {"optimizer": "rmsprop", "lr": 1e-3},
+    "rexnet": {"model": "rexnet_100", "width_mult": 0.37, "depth_mult": 0.5, "epochs": 1},
+    "sgd with sam": {"optimizer": "sgd", "lr": 0.05, "sam": Sam(rho=0.05)},
+}
+
+
+def train_losses(recipe: str, data: Dataset) -> list[float]:
+    results = fit(GOLDEN_CONFIG.model_copy(update=GOLDEN_RECIPES[recipe]), data, open_device("cpu", 1))
     return [result.train_loss for result in results]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_the_losses_are_those_of_the_recipe(optimizer: str, digits: Dataset) -> None:
+@pytest.mark.parametrize("recipe", GOLDEN_RECIPES)
+def test_the_losses_are_those_of_the_recipe(recipe: str, digits: Dataset) -> None:
     golden = json.loads(GOLDEN.read_text())
     assert golden["recipe_version"] == RECIPE_VERSION, "renew the golden losses: python tests/trainer/test_fit.py"
     # Other CPUs round otherwise: 5e-6 between AVX2 and no vector instructions at all.
-    assert train_losses(optimizer, digits) == pytest.approx(golden["train_loss"][optimizer], rel=1e-4), (
+    assert train_losses(recipe, digits) == pytest.approx(golden["train_loss"][recipe], rel=1e-4), (
         "the same configuration trains to another result; if that is meant, raise RECIPE_VERSION and renew:"
         " python tests/trainer/test_fit.py"
     )
@@ -354,7 +419,7 @@ def renew_golden_losses() -> None:
         data = prepare_data(
             DataConfig(source="digits", image_size=16, val_fraction=0.2, test_fraction=0.7), Path(folder)
         )
-        losses = {name: train_losses(name, data) for name in OPTIMIZERS}
+        losses = {name: train_losses(name, data) for name in GOLDEN_RECIPES}
     GOLDEN.parent.mkdir(exist_ok=True)
     GOLDEN.write_text(json.dumps({"recipe_version": RECIPE_VERSION, "train_loss": losses}, indent=2) + "\n")
 
