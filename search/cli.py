@@ -209,22 +209,24 @@ def status(
     folder, url = _places(storage, runs)
 
     from search.status import as_json as shape
-    from search.status import follow
+    from search.status import follow, read_snapshot
     from search.terminal import show_once, show_watched
 
-    moments = follow(_study_name(study, folder), url, folder)
+    name = _study_name(study, folder)
     if watch:
-        with contextlib.suppress(_Signalled):  # Ctrl-C ends the watching, not the search
+        # Ctrl-C ends the watching, not the search.
+        with contextlib.suppress(_Signalled), contextlib.closing(follow(name, url, folder)) as moments:
             if as_json:
                 for snapshot, held_by in moments:
                     print(json.dumps(shape(snapshot, held_by=held_by)), flush=True)
             else:
                 show_watched(moments)
-    elif as_json:
-        snapshot, held_by = next(moments)
+        return
+    snapshot, held_by = read_snapshot(name, url, folder)
+    if as_json:
         typer.echo(json.dumps(shape(snapshot, held_by=held_by), indent=2))
     else:
-        show_once(*next(moments))
+        show_once(snapshot, held_by)
 
 
 @app.command()

@@ -86,7 +86,8 @@ class Onlookers:
         except Exception as error:
             self._others[other] = time.monotonic() + PAUSE_SECONDS
             if other.name not in self._failed:
-                self._display.note(f"{other.name} is not up to date ({error}); the search goes on")
+                why = str(error).partition("\n")[0]
+                self._display.note(f"{other.name} is not up to date ({why}); the search goes on")
             self._failed.add(other.name)
 
 

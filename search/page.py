@@ -147,9 +147,9 @@ class StudyPage:
             raise RuntimeError(f"it cannot be drawn; see {self._log}")
 
     def _write(self) -> None:
-        now, self._waiting = self._waiting[:WRITES], self._waiting[WRITES:]
-        for key, value in now:
+        for key, value in self._waiting[:WRITES]:
             self._storage.set_study_system_attr(self._study_id, key, value)
+        del self._waiting[:WRITES]  # after it: what a database that is away did not take is written when it is back
 
     def _wait_for_drawing(self, deadline: float) -> None:
         while self._drawing and time.monotonic() < deadline:

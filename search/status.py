@@ -5,10 +5,11 @@ How it looks in a terminal is in search/terminal.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -239,10 +240,11 @@ def read_snapshot(name: str, url: URL, runs: Runs) -> tuple[Snapshot, str | None
         StorageError: no database, or it cannot be read.
         UsageError: no such study.
     """
-    return next(follow(name, url, runs))
+    with contextlib.closing(follow(name, url, runs)) as moments:
+        return next(moments)
 
 
-def follow(name: str, url: URL, runs: Runs) -> Iterator[tuple[Snapshot, str | None]]:
+def follow(name: str, url: URL, runs: Runs) -> Generator[tuple[Snapshot, str | None], None, None]:
     """``read_snapshot`` again and again, every STATE_SECONDS, until nobody searches the study any more."""
     with storage_errors(url):
         study, spec = find_study(open_storage(url), name)

@@ -205,7 +205,7 @@ def show_once(snapshot: Snapshot, held_by: str | None) -> None:
     """``search status``."""
     console = Console(highlight=False)
     console.print(render(snapshot))
-    console.print(ending(snapshot, held_by), style="dim", markup=False)
+    console.print(ending(snapshot, held_by), style="dim", markup=False, soft_wrap=True)
 
 
 def show_watched(moments: Iterable[tuple[Snapshot, str | None]]) -> None:

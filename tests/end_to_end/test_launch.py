@@ -136,7 +136,9 @@ def test_status_shows_a_search_that_has_ended(finished: Watched) -> None:
 
 
 def test_status_is_readable_too(finished: Watched) -> None:
-    shown = finished.desk.search("status").out
+    answer = finished.desk.search("status")
+    shown = answer.out
+    assert answer.err == ""
     assert "small: 9 of 9 trials" in shown
     assert "nobody is searching it" in shown
 

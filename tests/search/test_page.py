@@ -163,6 +163,31 @@ def test_a_running_searchs_page_is_drawn_and_goes_with_it(
     assert not runs.page("birds").exists()
 
 
+def test_what_a_database_that_was_away_did_not_take_is_written_later(
+    spec: StudySpec, study: optuna.Study, storage: RDBStorage, runs: Runs
+) -> None:
+    class Away(RDBStorage):
+        def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+            if key == "third" and not returned:
+                raise OSError("away")
+            super().set_study_system_attr(study_id, key, value)
+
+    returned: list[bool] = []
+    page = StudyPage(spec, FACTS, Away(str(storage.url)), parse_url(f"sqlite:///{runs.database}"), runs)
+    page._waiting = [(key, key) for key in ("first", "second", "third", "fourth")]
+    with pytest.raises(OSError, match="away"):
+        page.watch(seen(spec, study))
+    returned.append(True)
+    page.watch(seen(spec, study))
+    written = storage.get_study_system_attrs(study._study_id)
+    assert [written.get(key) for key in ("first", "second", "third", "fourth")] == [
+        "first",
+        "second",
+        "third",
+        "fourth",
+    ]
+
+
 def test_what_an_export_added_stays_when_the_search_goes_on(spec: StudySpec, study: optuna.Study, runs: Runs) -> None:
     picture = runs.root / "confusion-matrix.png"
     for text in (b"first", b"second"):
