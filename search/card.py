@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from search.status import duration
+from trainer.config import TrainConfig
 
 LOAD = {
     "timm": """With timm, nothing of the program that made it:
@@ -64,7 +65,7 @@ def card(metrics: dict[str, Any]) -> str:
         "## How it was trained",
         _training(metrics),
         "![Learning curves](plots/curves.png)",
-        _table({name: _show(value) for name, value in metrics["config"].items()}, ("setting", "value")),
+        _recipe(metrics),
         "## How fast it is",
         _latency(metrics),
         "## Provenance",
@@ -98,7 +99,9 @@ def _facts(metrics: dict[str, Any]) -> dict[str, str]:
         )
     if (best := _confirmed(metrics)) is not None and best["mean"] is not None:
         error = f" +- {best['standard_error']:.2%} (standard error)" if best["standard_error"] is not None else ""
-        rows["over seeds"] = f"{best['mean']:.2%}{error} on validation, {len(best['accuracies'])} seeds of this recipe"
+        rows["over seeds"] = (
+            f"{best['mean']:.2%}{error} on validation, {len(best['accuracies'])} seeds of the recipe as searched"
+        )
     seen = ", which it was trained on" if metrics["sees_validation"] else ""
     rows["validation"] = f"{metrics['validation']['accuracy']:.2%}, n = {metrics['validation']['n']:,}{seen}"
     limit, members = metrics["limit"], model["members"]
@@ -243,6 +246,18 @@ def _training(metrics: dict[str, Any]) -> str:
     if metrics["teacher"]:
         parts.append(f"It learned from a teacher too, `{metrics['config']['distill']['teacher']}`.")
     return " ".join(parts)
+
+
+def _recipe(metrics: dict[str, Any]) -> str:
+    """What was sampled, what says what was trained, and whatever is not the default."""
+    defaults = TrainConfig().model_dump(mode="json")
+    told = {"model", "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", *metrics["sampled"]}
+    rows = {
+        name: _show(value)
+        for name, value in metrics["config"].items()
+        if (name in told or value != defaults.get(name)) and name != "seed"
+    }
+    return f"{_table(rows, ('setting', 'value'))}\n\nAll other settings have their defaults; metrics.json lists them."
 
 
 def _latency(metrics: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -106,16 +107,16 @@ def render(answer: dict[str, Any]) -> Any:
     table.add_column("")
     for one in (first, second):
         table.add_column(f"{one['study']}-{one['trial']}", justify="right", overflow="fold")
-    rows = {
+    rows: dict[str, Callable[[dict[str, Any]], str]] = {
         "accuracy": lambda one: f"{one['accuracy']:.2%}",
         "parameters": lambda one: f"{one['num_params']:,}",
         "multiply-adds": lambda one: f"{one['macs']:,}",
         "model.onnx": lambda one: f"{one['bytes'] / 1e6:.2f} MB",
     }
-    for batch in LATENCY_BATCHES:
-        rows[f"batch of {batch}"] = lambda one, batch=batch: f"{one['latency_ms'][str(batch)]:,.1f} ms"
     for name, show in rows.items():
         table.add_row(name, show(first), show(second))
+    for batch in LATENCY_BATCHES:
+        table.add_row(f"batch of {batch}", *(f"{one['latency_ms'][str(batch)]:,.1f} ms" for one in (first, second)))
     test = answer["mcnemar"]
     verdict = "a difference that chance alone seldom makes" if test["p"] < 0.05 else "chance alone may well make it"
     lines = (

@@ -116,6 +116,7 @@ def export_best(
         proven = proof.pop("sha256")
         metrics["measured_on_this_machine"] |= {name: proof.pop(name) for name in ("hardware", "latency_ms")}
         metrics["proof"] = proof
+        (partial / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
         _draw(partial / "plots", metrics)
         _write_metrics(partial, metrics)
         write_card(partial / "README.md", metrics)
@@ -206,7 +207,7 @@ def _write(
     from search.formats import build_nets, write_graphs, write_weights
     from trainer.checkpoint import load_checkpoint
     from trainer.device import Device
-    from trainer.evaluate import Metrics, measure, predict_logits
+    from trainer.evaluate import Ensemble, Metrics, measure, predict_logits
 
     spec, data, config = retraining.spec, retraining.data, stages[0][0].config
     weights = []
@@ -231,7 +232,7 @@ def _write(
     with console.status(f"evaluating on the {split} split"):
         result, logits = evaluate(whole, split)
         alone, plain_logits = (result, logits) if plain is whole else evaluate(plain, split)
-        members = whole.members if len(weights) > 1 else []
+        members = list(whole.members) if isinstance(whole, Ensemble) and len(weights) > 1 else []
         member_accuracies = [evaluate(member, split)[0].accuracy for member in members]
         validation, _ = evaluate(whole, "val")
     np.savez(folder / REFERENCE_LOGITS, whole=logits.numpy(), plain=plain_logits.numpy())

@@ -80,9 +80,8 @@ def check_sums(export: Path, names: Sequence[str] | None = None) -> None:
         ProofFailed: a file differs, is gone, or is not listed.
     """
     try:
-        listed = dict(
-            reversed(line.split("  ", 1)) for line in (export / SUMS).read_text(encoding="utf-8").splitlines()
-        )
+        lines = (export / SUMS).read_text(encoding="utf-8").splitlines()
+        listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
     except (OSError, ValueError) as error:
         raise UsageError(f"{export} has no usable {SUMS}; give a folder that export-best wrote") from error
     for name in listed if names is None else names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class Retraining:
         found = confirmed(self.study, self.spec) if self.spec.confirm.top else None
         if number is not None or found is None:
             return choose_trial(self.study, number), found
-        self.console.print(found["sentence"])
+        self._note(found["sentence"])
         if found["winner"] is None:
             raise NothingToExport(
                 f"each of the best {len(found['candidates'])} trials of {self.study.study_name!r} diverged when it was "
@@ -87,7 +87,7 @@ class Retraining:
         done = len(self.confirming) - len(todo)
         already = f", {done} of them already" if done else ""
         best = f"the best {len(self.confirming) // seeds} trials, {seeds} fresh seed{'s' if seeds > 1 else ''} each"
-        self.console.print(f"confirming {best}: {len(self.confirming)} trainings{already}")
+        self._note(f"confirming {best}: {len(self.confirming)} trainings{already}")
         with closing(self._outcomes("confirming", [self._confirming(*one) for one in todo])) as outcomes:
             for outcome in outcomes:
                 trial, number = trainings[outcome.training.label]
@@ -133,7 +133,7 @@ class Retraining:
                     raise DivergedError(f"{outcome.training.label}: {outcome.diverged}")
         return ended
 
-    def _outcomes(self, stage: str, trainings: list[Training]) -> Iterator[Outcome]:
+    def _outcomes(self, stage: str, trainings: list[Training]) -> Generator[Outcome]:
         """How each training ended; workers are started only for those that are not whole on disk."""
         from trainer.checkpoint import load_checkpoint
 
@@ -153,10 +153,13 @@ class Retraining:
                     self.spec.data,
                     self.data.cache_path,
                     self.spec.faults,
-                    note=self.console.print,
+                    note=self._note,
                     progress=progress,
                 )
                 yield from trainer.train(stage, left)
+
+    def _note(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True)
 
     def _training(
         self,
@@ -238,4 +241,5 @@ def teacher_hash(config: TrainConfig) -> str | None:
 
 
 def _sampled(trial: FrozenTrial) -> dict[str, Any]:
-    return trial.params | trial.user_attrs.get("sizes", {})  # a width_share stands for a width
+    sizes: dict[str, Any] = trial.user_attrs.get("sizes", {})  # where a width_share stands for a width
+    return trial.params | sizes
