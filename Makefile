@@ -15,7 +15,7 @@ setup: .venv/installed
 
 demo: setup
 	$(BIN)/search launch digits --gpus cpu:2 --runs runs/demo
-	$(BIN)/search export-best digits --gpus cpu --runs runs/demo
+	$(BIN)/search export-best digits --gpus cpu:2 --runs runs/demo
 
 check: setup
 	$(BIN)/ruff format --check .

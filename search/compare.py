@@ -124,6 +124,8 @@ def render(answer: dict[str, Any]) -> Any:
         f"{test['only_first']}, only the second on {test['only_second']}\n"
         f"McNemar's test, exact: p = {test['p']:.3g}, {verdict}"
     )
+    if answer["pictures"]["from"].startswith("the test split"):
+        lines += "\nA further look at a test split: what is chosen by it is not tested by it any more"
     classes = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("class", "pictures", "first", "second", "difference"):
         classes.add_column(column, justify="left" if column == "class" else "right", overflow="fold")

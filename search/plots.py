@@ -43,7 +43,7 @@ def draw_curves(histories: Sequence[Sequence[dict[str, Any]]], path: Path, *, ti
     first = sum(epoch["stage"] == "training" for epoch in histories[0])
     for axes, what in ((losses, "loss"), (accuracy, "accuracy, %")):
         if first < len(histories[0]):
-            axes.axvline(first + 0.5, color=GRAY, linestyle="--", linewidth=1)
+            axes.axvline(first + 0.5, color=GRAY, linestyle="--", linewidth=1, label="last stage begins")
         axes.set(xlabel="epoch", ylabel=what)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
