@@ -11,7 +11,8 @@ import pytest
 from search.devices import WorkerDevice
 from search.errors import TrainingFailed
 from search.pools.local import Exit, Message
-from search.trainings import MAX_RETRIES, Outcome, Trainer, Training
+from search.trainings import Outcome, Trainer, Training
+from studies import Faults
 from trainer.config import DataConfig, EpochResult, TrainConfig
 from trainer.errors import DiskError
 
@@ -72,6 +73,9 @@ class ScriptedPool:
                     del self.plays[worker]
                 yield worker, event
 
+    def kill(self, worker: int) -> None:
+        self.plays[worker] = iter([Exit(-9, "")])
+
     def close(self, patience_seconds: float = 5) -> None:
         self.closed = True
 
@@ -94,6 +98,7 @@ def run(script: Script, wanted: list[Training], workers: int = 1) -> tuple[list[
         pool,  # type: ignore[arg-type]
         DataConfig(source="digits", folds=5),
         Path("cache"),
+        Faults(),
         note=notes.append,
         progress=lambda stage, done, total: None,
     )
@@ -136,14 +141,14 @@ def test_a_dead_workers_training_goes_on_with_another_process() -> None:
     outcomes, pool, notes = run(dies_once, trainings(1))
     assert len(outcomes[0].results) == EPOCHS
     assert pool.starts == [0, 0]
-    assert notes[0] == "a worker ended with signal 9; member 0 goes on from its last epoch"
+    assert notes[0] == "worker cpu:0 ended with signal 9; member 0 goes on from its last epoch"
 
 
 def test_a_training_that_never_gets_further_is_given_up() -> None:
     def dies(_assignment: Message, _times: int) -> Iterator[Message | Exit]:
         yield Exit(3, "ImportError: no module named torch")
 
-    with pytest.raises(TrainingFailed, match=r"member 0: the worker ended with exit code 3: ImportError"):
+    with pytest.raises(TrainingFailed, match=r"member 0 cannot be trained: the worker ended with exit code 3: Imp"):
         run(dies, trainings(1))
 
 
@@ -152,7 +157,7 @@ def test_a_training_that_gets_further_each_time_is_never_given_up() -> None:
         yield epoch(assignment, times + 1)
         yield {"type": "left", "trial": assignment["trial"]} if times + 1 == EPOCHS else Exit(-9, "")
 
-    assert EPOCHS > MAX_RETRIES
+    assert Faults().retries < EPOCHS
     outcomes, _, _ = run(one_epoch_a_life, trainings(1))
     assert [result.epoch for result in outcomes[0].results] == [1, 2, 3]
 
@@ -203,9 +208,24 @@ def test_a_worker_that_cannot_start_ends_it() -> None:
         pool,  # type: ignore[arg-type]
         DataConfig(),
         Path("cache"),
+        Faults(),
         note=lambda line: None,
         progress=lambda stage, done, total: None,
     )
-    with pytest.raises(TrainingFailed, match=r"worker cpu:0 cannot start \(exit code 1\):\nImportError: torch"):
+    with pytest.raises(TrainingFailed, match=r"worker cpu:0 cannot start \(ended with exit code 1\):\nImportError"):
         list(trainer.train("retraining", trainings(1)))
     assert pool.closed
+
+
+def test_a_training_without_memory_goes_on_in_parts() -> None:
+    def needs_two_parts(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        if assignment["micro_batches"] < 2:
+            yield {"type": "failed", "trial": assignment["trial"], "kind": "memory", "error": "MemoryError: 1 GB"}
+        else:
+            yield from trains(assignment, times)
+
+    outcomes, pool, notes = run(needs_two_parts, trainings(1))
+    assert len(outcomes[0].results) == EPOCHS
+    assert [assignment["micro_batches"] for assignment in pool.assigned] == [1, 2]
+    assert pool.starts == [0, 0], "a new process has a clean memory"
+    assert "member 0 ran out of memory; it goes on in a new process with 2 micro-batches a step" in notes[0]
