@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 
 import studies
 from studies import Confirm, Faults, Final, Limit, Range, Search, StudySpec
+from studies.spec import Notify
 from trainer.config import DataConfig, TrainConfig
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -20,6 +21,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "train": TrainConfig,
     "search": Search,
     "faults": Faults,
+    "notify": Notify,
     "confirm": Confirm,
     "final": Final,
 }
