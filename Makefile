@@ -15,7 +15,7 @@ setup: .venv/installed
 
 demo: setup
 	$(BIN)/search launch digits --gpus cpu:2 --runs runs/demo
-	$(BIN)/search export-best digits --gpus cpu --runs runs/demo
+	$(BIN)/search export-best digits --gpus cpu:2 --runs runs/demo
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -24,7 +24,7 @@ check: setup
 	$(BIN)/lint-imports
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 soak: setup
 	$(BIN)/python bench/soak.py

@@ -326,7 +326,10 @@ def report(
 
 @app.command("export-best")
 def export_best(
-    study: StudyArgument = None,
+    study: Annotated[
+        str | None,
+        typer.Argument(help="Name of a study, or its file: [confirm] and [final] as they are in it now."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the export. Default: RUNS/exports/STUDY-TRIAL")] = None,
     gpus: GpusOption = None,
     trial: Annotated[int | None, typer.Option(help="Export this trial instead of the best.")] = None,
@@ -334,7 +337,7 @@ def export_best(
     storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
-    """Retrain the best trial, export it, and prove the export."""
+    """Confirm the best trials, retrain the one that wins, export it, and prove the export."""
     from search.devices import parse_devices
 
     devices = parse_devices(gpus)
@@ -343,7 +346,9 @@ def export_best(
     from search.export import export_best as run
     from search.export import render
 
-    metrics = run(_study_name(study, folder), url, folder, devices[0], out=out, number=trial, quiet=as_json)
+    asked = _load(study, [], None) if study is not None and study.endswith(".toml") else None
+    name = asked.name if asked is not None else _study_name(study, folder)
+    metrics = run(name, url, folder, devices, asked=asked, out=out, number=trial, quiet=as_json)
     _print(metrics, render, as_json=as_json)
 
 
@@ -359,6 +364,24 @@ def predict(
     from search.predict import render
 
     _print(run(export, pictures, top), render, as_json=as_json)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder that export-best wrote.")],
+    second: Annotated[Path, typer.Argument(help="Another one, of the same classes.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of pictures to compare on: test/CLASS/* or CLASS/*.")
+    ] = None,
+    as_json: JsonOption = False,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Compare two exports on the same pictures."""
+    from search.compare import compare as run
+    from search.compare import render
+    from search.paths import Runs
+
+    _print(run(first, second, data=data, cache=Runs(runs).cache), render, as_json=as_json)
 
 
 @app.command()

@@ -1,14 +1,13 @@
-"""Retrain the best trial, write the export folder, prove it in a clean process, and only then move it into place."""
+"""Write the export folder of a study's best, prove it in a clean process, and only then move it into place."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import shutil
 import subprocess
 import sys
-import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,25 +19,28 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from sqlalchemy import URL
 
-from search.budget import check_fits
+from search.best import confirmed
 from search.card import write_card
 from search.devices import WorkerDevice
-from search.errors import NothingToExport, ProofFailed, UsageError
-from search.findings import ranked
-from search.launch import prepare, show_progress, use_gpu
+from search.errors import ProofFailed, SearchError, UsageError
+from search.launch import prepare
 from search.page import show_export
 from search.paths import Runs
+from search.plots import confused_pairs, draw_confusion, draw_curves
 from search.pools.local import without_secrets
+from search.predict import check_sums, sha256
+from search.retrain import Retraining, Stages, check_limit, choose_trial, teacher_hash
 from search.storage import open_storage, storage_errors
-from search.study import find_study, own_study, seed_of
+from search.study import find_study, own_study
+from search.trainings import Outcome
 from studies import StudySpec
-from trainer.config import ModelSize, TrainConfig
+from trainer.config import ModelSize
 from trainer.data import Dataset
 
-METRICS_VERSION = 1
+METRICS_VERSION = 2
 """Version of the shape of metrics.json."""
 
-REFERENCE_LOGITS = "reference-logits.npy"
+REFERENCE_LOGITS = "reference-logits.npz"
 """What the exporting process computed, for the proof to compare with; not part of an export."""
 
 TEST_OPENINGS = "featherweight:test_openings"
@@ -49,8 +51,9 @@ def export_best(
     study_name: str,
     url: URL,
     runs: Runs,
-    device: WorkerDevice,
+    devices: list[WorkerDevice],
     *,
+    asked: StudySpec | None = None,
     out: Path | None = None,
     number: int | None = None,
     quiet: bool = False,
@@ -61,77 +64,216 @@ def export_best(
         study_name: the study.
         url: the storage.
         runs: the runs folder.
-        device: where to retrain.
+        devices: where to train, a worker each.
+        asked: the study file as it is now; its [confirm] and [final] are taken. Default: as it was last launched.
         out: folder of the export; by default under the runs folder.
-        number: the trial to export instead of the best.
+        number: the trial to export instead of the best; nothing is confirmed then.
         quiet: show no progress.
 
     Returns:
         What metrics.json holds, and "path".
 
     Raises:
-        NothingToExport: no trial is COMPLETE and feasible.
+        NothingToExport: no trial is COMPLETE and feasible, or each diverged when it was trained again.
         HeldError: the study is being searched.
+        LimitError: the members of an ensemble exceed the limit together.
+        TrainingFailed: a training fails again and again.
         ProofFailed: the export differs from its card; it is kept aside for a look.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = Console(quiet=quiet, highlight=False)
     with storage_errors(url):
         study, spec = find_study(open_storage(url), study_name)  # before own_study: until it is found it may be a path
+    if asked is not None:
+        spec = spec.model_copy(update={"confirm": asked.confirm, "final": asked.final})
     with own_study(study_name, url, runs), storage_errors(url):
-        trial = choose_trial(study, number)
+        choose_trial(study, number)  # there is one, or the pictures need not be read
+        if out is not None:
+            _check_target(out.resolve())
+        data = prepare(spec, runs, console).data
+        retraining = Retraining(study, spec, runs, data, devices, console)
+        trial, confirmation = retraining.choose(number)
         target = (out or runs.export(study_name, trial.number)).resolve()
         _check_target(target)
+        stages = retraining.plan(trial)
+        size = check_limit(stages[0][0].config, spec, data)
+        described = _describe(retraining, trial, stages, size, confirmation)
+        if (found := _unchanged(target, described["identity"])) is not None:
+            console.print(f"{study_name}: trial {trial.number} was exported before, and nothing has changed")
+            return found | {"path": str(target)}
         console.print(
             f"{study_name}: exporting trial {trial.number}, {trial.values[0]:.2%} on validation in the search"
         )
-        data = prepare(spec, runs, console).data
-        sampled = trial.params | trial.user_attrs.get("sizes", {})  # a width_share stands for a width
-        config = spec.config_for(sampled, seed_of(spec.seed, trial.number, purpose=2))
-        # The limit first: a study file may have changed since the trial was trained.
-        size = check_fits(config, len(data.class_names), spec.data.image_size, spec.limit, spec.data.channels)
-        checkpoint = _final_checkpoint(runs, spec, trial, config, data)
-        _retrain(config, data, device, checkpoint, console)
+        outcomes = retraining.train(stages)
 
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        metrics = _write(partial, study, spec, trial, config, size, data, checkpoint, console)
-        metrics["proof"] = prove(partial, spec, data, console)
+        metrics = described | _write(partial, retraining, trial, stages, outcomes, console)
+        _write_metrics(partial, metrics)  # the proof compares with it
+        proof = prove(partial, spec, data, console)
         (partial / REFERENCE_LOGITS).unlink()
-        metrics["files"] = {
-            name: _sha256(partial / name) for name in ("config.json", "model.safetensors", "model.onnx")
-        }
+        proven = proof.pop("sha256")
+        metrics["measured_on_this_machine"] |= {name: proof.pop(name) for name in ("hardware", "latency_ms")}
+        metrics["proof"] = proof
+        (partial / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
+        _draw(partial / "plots", metrics)
+        _write_metrics(partial, metrics)
         write_card(partial / "README.md", metrics)
-        (partial / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        if any(sha256(partial / name) != digest for name, digest in proven.items()):
+            raise ProofFailed(f"a file in {partial} has changed since it was proven; nothing was put in place")
+        from search.formats import write_sums
+
+        write_sums(partial)
         _move_into_place(partial, target)
+        retraining.tidy(trial)
         metrics |= {"path": str(target)}
         show_export(study, runs.artifacts, render(metrics), (target / "plots").glob("*.png"))
     return metrics
 
 
-def choose_trial(study: optuna.Study, number: int | None) -> FrozenTrial:
-    """The trial to export.
+def _describe(
+    retraining: Retraining, trial: FrozenTrial, stages: Stages, size: ModelSize, confirmation: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The part of metrics.json that is known before anything is trained, and its hash, "identity"."""
+    from trainer.models import is_stock, model_args
 
-    Raises:
-        NothingToExport: none is COMPLETE and feasible, or not the one asked for.
-    """
-    trials = study.get_trials(deepcopy=False)
-    if number is not None:
-        found = next((trial for trial in ranked(trials) if trial.number == number), None)
-        if found is None:
-            states = {trial.number: trial.state.name.lower() for trial in trials}
-            raise NothingToExport(
-                f"trial {number} of {study.study_name!r} is {states.get(number, 'not there')}, not complete"
-            )
-        return found
-    best = next(iter(ranked(trials)), None)
-    if best is None:
-        raise NothingToExport(
-            f"study {study.study_name!r} has no completed trial yet ({len(trials)} begun); go on with: "
-            f"search launch {study.study_name}"
-        )
-    return best
+    spec, data, config = retraining.spec, retraining.data, stages[0][0].config
+    trials = retraining.study.get_trials(deepcopy=False)
+    final = spec.final
+    found = {name: value for name, value in (confirmation or {}).items() if name not in ("seconds", "eta_seconds")}
+    described: dict[str, Any] = {
+        "version": METRICS_VERSION,
+        "study": spec.name,
+        "trial": trial.number,
+        "model": {
+            "architecture": config.model,
+            "model_args": model_args(config, spec.data.image_size),
+            "stock_timm": final.ensemble == 1 and is_stock(config),
+            "members": final.ensemble,
+            "views": list(final.tta),
+            "num_params": size.params,
+            "macs": size.macs,
+        },
+        "limit": spec.limit.model_dump() | {"each": final.limit_each},
+        "formats": list(final.formats),
+        "search": {
+            "val_accuracy": trial.values[0],
+            "trials": len(trials),
+            "states": {state.name: sum(other.state == state for other in trials) for state in TrialState},
+            "seconds": round(sum(other.user_attrs.get("seconds", 0.0) for other in trials), 3),
+        },
+        "confirmation": found or None,
+        "fit_on": final.fit_on,
+        "sees_validation": final.sees_validation,
+        "config": config.model_dump(mode="json"),
+        "finetune": final.finetune and final.finetune.model_dump(mode="json"),
+        "teacher": teacher_hash(config),
+        "seeds": [training.config.seed for training in stages[0]],
+        "sampled": trial.params,
+        "data": {
+            "source": spec.data.source,
+            "config": spec.data.model_dump(mode="json", exclude={"path"}),
+            "content_hash": data.content_hash,
+            "fingerprint": data.fingerprint,
+            "image_size": spec.data.image_size,
+            "resize": spec.data.resize,
+            "channels": spec.data.channels,
+            "class_names": list(data.class_names),
+            "pictures": {name: len(indices) for name, indices in data.splits.items()},
+        },
+        "versions": {
+            name: version(name) for name in ("featherweight", "torch", "timm", "optuna", "onnx", "onnxruntime")
+        },
+        "commit": _commit(),
+    }
+    described = json.loads(json.dumps(described))
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    return described | {"identity": digest}
+
+
+def _write(
+    folder: Path,
+    retraining: Retraining,
+    trial: FrozenTrial,
+    stages: Stages,
+    outcomes: list[list[Outcome]],
+    console: Console,
+) -> dict[str, Any]:
+    """Write the model files, evaluate once; the part of metrics.json that is known then."""
+    import numpy as np
+    import torch
+
+    from search.formats import build_nets, write_graphs, write_weights
+    from trainer.checkpoint import load_checkpoint
+    from trainer.device import Device
+    from trainer.evaluate import Ensemble, Metrics, measure, predict_logits
+
+    spec, data, config = retraining.spec, retraining.data, stages[0][0].config
+    weights = []
+    for training in stages[-1]:
+        trained = load_checkpoint(training.checkpoint)
+        assert trained is not None
+        weights.append(trained.weights)
+    whole, plain = build_nets(config, weights, spec, len(data.class_names))
+    write_weights(folder, plain, config, spec, data)
+    with console.status(f"writing {' and '.join(f'model.{name}' for name in spec.final.formats)}"):
+        write_graphs(folder, whole, (spec.data.channels, *data.images.shape[1:3]), spec.final.formats)
+
+    # fp32 on the CPU: what whoever gets the export can repeat to the last picture.
+    cpu = Device(torch.device("cpu"), torch.get_num_threads())
+
+    def evaluate(model: Any, split: str) -> tuple[Metrics, torch.Tensor]:
+        logits = predict_logits(model, data, split, cpu)
+        return measure(logits, data.labels[data.splits[split]]), logits
+
+    split = "test" if len(data.splits["test"]) else "val"
+    openings = _record_opening(retraining.study, trial, sha256(folder / "model.safetensors")) if split == "test" else 0
+    with console.status(f"evaluating on the {split} split"):
+        result, logits = evaluate(whole, split)
+        alone, plain_logits = (result, logits) if plain is whole else evaluate(plain, split)
+        members = list(whole.members) if isinstance(whole, Ensemble) and len(weights) > 1 else []
+        member_accuracies = [evaluate(member, split)[0].accuracy for member in members]
+        validation, _ = evaluate(whole, "val")
+    np.savez(folder / REFERENCE_LOGITS, whole=logits.numpy(), plain=plain_logits.numpy())
+    n = len(data.splits[split])
+    histories = []
+    for number in range(len(weights)):
+        history = []
+        for name, ended in zip(("training", "finetuning"), outcomes, strict=False):
+            for epoch in ended[number].results:
+                values = asdict(epoch)
+                kept = {key: values[key] for key in ("epoch", "train_loss", "val_loss", "val_accuracy")}
+                history.append({"stage": name} | kept)
+        histories.append(history)
+    found = confirmed(retraining.study, spec)
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "evaluation": {
+            "split": split,
+            "n": n,
+            "accuracy": result.accuracy,
+            "interval": wilson_interval(result.accuracy, n),
+            "loss": result.loss,
+            "plain_accuracy": alone.accuracy,
+            "member_accuracies": member_accuracies,
+            "confusion": result.confusion.tolist(),
+            "confused": confused_pairs(result.confusion, data.class_names),
+            "test_openings": openings,
+        },
+        "validation": {
+            "n": len(data.splits["val"]),
+            "accuracy": validation.accuracy,
+            "loss": validation.loss,
+        },
+        "histories": histories,
+        "measured_on_this_machine": {
+            "confirming_seconds": found and round(found["seconds"], 3),
+            "training_seconds": [
+                round(sum(ended[number].seconds for ended in outcomes), 3) for number in range(len(weights))
+            ],
+        },
+    }
 
 
 def prove(folder: Path, spec: StudySpec, data: Dataset, console: Console) -> dict[str, Any]:
@@ -162,177 +304,30 @@ def prove(folder: Path, spec: StudySpec, data: Dataset, console: Console) -> dic
 
 def render(metrics: dict[str, Any]) -> str:
     """What ``search export-best`` prints at its end."""
-    result = metrics["evaluation"]
-    return (
-        f"exported to {metrics['path']}\n"
-        f"  accuracy    {result['accuracy']:.2%} on the {result['split']} split, n = {result['n']:,} "
-        f"(95 % interval {result['interval'][0]:.2%} to {result['interval'][1]:.2%})\n"
-        f"  parameters  {metrics['model']['num_params']:,}, multiply-adds {metrics['model']['macs']:,}\n"
-        f"  proof       timm and ONNX Runtime agree to {metrics['proof']['max_logit_difference']:.1e}\n"
-        f'  load it     timm.create_model("local-dir:{metrics["path"]}", pretrained=True)'
+    result, proof = metrics["evaluation"], metrics["proof"]
+    libraries = [one["library"] for one in proof["formats"].values()]
+    load = (
+        f'timm.create_model("local-dir:{metrics["path"]}", pretrained=True)'
+        if metrics["model"]["stock_timm"]
+        else f"see {metrics['path']}/README.md"
     )
-
-
-def _final_checkpoint(runs: Runs, spec: StudySpec, trial: FrozenTrial, config: TrainConfig, data: Dataset) -> Path:
-    """One per final recipe, so that a changed one starts anew and the same one is never trained twice."""
-    identity = hashlib.sha256(f"{config.model_dump_json()}{data.fingerprint}".encode()).hexdigest()[:8]
-    return runs.final_checkpoint(spec.name, f"{trial.number}-{identity}")
-
-
-def _retrain(config: TrainConfig, data: Dataset, worker: WorkerDevice, checkpoint: Path, console: Console) -> None:
-    """Train from scratch at full length, or go on where an interrupted export stopped."""
-    use_gpu(worker)
-    from trainer.device import open_device
-    from trainer.fit import fit
-
-    device = open_device(worker.kind, worker.num_threads)
-    with show_progress(console) as progress:
-        for result in fit(config, data, device, checkpoint=checkpoint):
-            progress(f"retraining on {device.name}", result.epoch, config.epochs)
-
-
-def _write(
-    folder: Path,
-    study: optuna.Study,
-    spec: StudySpec,
-    trial: FrozenTrial,
-    config: TrainConfig,
-    size: ModelSize,
-    data: Dataset,
-    checkpoint: Path,
-    console: Console,
-) -> dict[str, Any]:
-    """Write weights, config.json and ONNX; evaluate once; return the metrics so far."""
-    import numpy as np
-    import safetensors.torch
-    import timm
-    import torch
-
-    from trainer.checkpoint import load_checkpoint
-    from trainer.device import Device
-    from trainer.evaluate import Metrics, measure, predict_logits
-    from trainer.models import build_model, is_stock, model_args
-
-    trained = load_checkpoint(checkpoint)
-    assert trained is not None
-    model = build_model(config, len(data.class_names), spec.data.image_size, spec.data.channels).eval()
-    model.load_state_dict(trained.weights)
-    preprocessing = {
-        "input_size": (spec.data.channels, spec.data.image_size, spec.data.image_size),
-        "interpolation": spec.data.interpolation,
-        "mean": data.mean,
-        "std": data.std,
-        "crop_pct": spec.data.crop_pct,
-        "crop_mode": "center" if spec.data.resize == "crop" else "squash",
-    }
-    args = model_args(config, spec.data.image_size)
-    if is_stock(config):
-        timm.models.save_for_hf(
-            model,
-            str(folder),
-            model_config={"label_names": list(data.class_names)},
-            model_args=args,
-            safe_serialization=True,
-            data_config=preprocessing,
-        )
-    else:
-        safetensors.torch.save_model(model, str(folder / "model.safetensors"))
-        described = {"architecture": config.model, "num_classes": len(data.class_names), "model_args": args}
-        described |= {"label_names": list(data.class_names), "pretrained_cfg": preprocessing}
-        (folder / "config.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
-    with console.status("writing model.onnx"):
-        _write_onnx(model, preprocessing["input_size"], folder / "model.onnx")
-
-    # fp32 on the CPU: what whoever gets the export can repeat to the last picture.
-    cpu = Device(torch.device("cpu"), torch.get_num_threads())
-
-    def evaluate(split: str) -> tuple[Metrics, torch.Tensor]:
-        logits = predict_logits(model, data, split, cpu)
-        return measure(logits, data.labels[data.splits[split]]), logits
-
-    split = "test" if len(data.splits["test"]) else "val"
-    weights = _sha256(folder / "model.safetensors")
-    openings = _record_opening(study, trial, weights) if split == "test" else 0
-    with console.status(f"evaluating on the {split} split"):
-        result, logits = evaluate(split)
-        validation, _ = evaluate("val")
-    np.save(folder / REFERENCE_LOGITS, logits.numpy())
-
-    n = len(data.splits[split])
-    trials = study.get_trials(deepcopy=False)
-    metrics = {
-        "version": METRICS_VERSION,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "study": spec.name,
-        "trial": trial.number,
-        "model": {
-            "architecture": config.model,
-            "model_args": args,
-            "stock_timm": is_stock(config),
-            "num_params": size.params,
-            "macs": size.macs,
-        },
-        "limit": spec.limit.model_dump(),
-        "evaluation": {
-            "split": split,
-            "n": n,
-            "accuracy": result.accuracy,
-            "interval": wilson_interval(result.accuracy, n),
-            "loss": result.loss,
-            "confusion": result.confusion.tolist(),
-            "test_openings": openings,
-        },
-        "validation": {
-            "n": len(data.splits["val"]),
-            "accuracy": validation.accuracy,
-            "loss": validation.loss,
-        },
-        "search": {
-            "val_accuracy": trial.values[0],
-            "trials": len(trials),
-            "states": {state.name: sum(other.state == state for other in trials) for state in TrialState},
-            "seconds": sum(other.user_attrs.get("seconds", 0.0) for other in trials),
-        },
-        "config": config.model_dump(mode="json"),
-        "sampled": trial.params,
-        "history": [asdict(epoch) for epoch in trained.history],
-        "data": {
-            "source": spec.data.source,
-            "content_hash": data.content_hash,
-            "image_size": spec.data.image_size,
-            "resize": spec.data.resize,
-            "channels": spec.data.channels,
-            "class_names": list(data.class_names),
-            "pictures": {name: len(indices) for name, indices in data.splits.items()},
-        },
-        "versions": {
-            name: version(name) for name in ("featherweight", "torch", "timm", "optuna", "onnx", "onnxruntime")
-        },
-    }
-    (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")  # the proof compares with it
-    return metrics
-
-
-def _write_onnx(model: Any, shape: Any, path: Path) -> None:
-    import logging
-
-    import torch
-
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    pictures = torch.zeros(2, *shape)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
-        warnings.simplefilter("ignore")  # of the exporter about its own internals
-        torch.onnx.export(
-            model,
-            (pictures,),
-            path,
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            input_names=["pictures"],
-            output_names=["logits"],
-            external_data=False,
-            verbose=False,
-        )
+    found = metrics["confirmation"]
+    best = next((one for one in (found or {"candidates": []})["candidates"] if one["trial"] == metrics["trial"]), None)
+    lines = [f"exported to {metrics['path']}"]
+    if best is not None and best["mean"] is not None:
+        error = f" +- {best['standard_error']:.2%}" if best["standard_error"] is not None else ""
+        seeds = len(best["accuracies"])
+        lines.append(f"  confirmed   {best['mean']:.2%}{error} on validation, {seeds} fresh seed{'s' * (seeds > 1)}")
+    return "\n".join(
+        [
+            *lines,
+            f"  accuracy    {result['accuracy']:.2%} on the {result['split']} split, n = {result['n']:,} "
+            f"(95 % interval {result['interval'][0]:.2%} to {result['interval'][1]:.2%})",
+            f"  parameters  {metrics['model']['num_params']:,}, multiply-adds {metrics['model']['macs']:,}",
+            f"  proof       {', '.join(libraries)} agree to {proof['max_logit_difference']:.1e}",
+            f"  load it     {load}",
+        ]
+    )
 
 
 def wilson_interval(accuracy: float, n: int) -> tuple[float, float]:
@@ -353,6 +348,43 @@ def _record_opening(study: optuna.Study, trial: FrozenTrial, weights: str) -> in
     return len(openings)
 
 
+def _draw(folder: Path, metrics: dict[str, Any]) -> None:
+    folder.mkdir()
+    result = metrics["evaluation"]
+    title = f"{metrics['study']}, trial {metrics['trial']}"
+    draw_curves(metrics["histories"], folder / "curves.png", title=title, seen=metrics["sees_validation"])
+    names: Sequence[str] = metrics["data"]["class_names"]
+    title = f"{result['accuracy']:.2%} of {result['n']:,} {result['split']} pictures"
+    draw_confusion(result["confusion"], names, folder / "confusion.png", title=title)
+
+
+def _write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+
+
+def _unchanged(target: Path, identity: str) -> dict[str, Any] | None:
+    """The metrics of a whole export of the same thing that is there already."""
+    try:
+        metrics: dict[str, Any] = json.loads((target / "metrics.json").read_text(encoding="utf-8"))
+        check_sums(target)
+    except (OSError, ValueError, SearchError):
+        return None
+    return metrics if metrics.get("identity") == identity else None
+
+
+def _commit() -> str | None:
+    """The commit of this program, where it runs from its repository."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+        process = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    except OSError:  # no git here
+        return None
+    return process.stdout.strip() or None
+
+
 def _check_target(target: Path) -> None:
     if target.exists() and not (target / "metrics.json").exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"--out {target} exists and is no export; choose another folder")
@@ -370,8 +402,3 @@ def _move_into_place(partial: Path, target: Path) -> None:
         target.rename(old)
     partial.rename(target)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from search.errors import UsageError
+from search.errors import ProofFailed, UsageError
 from trainer.config import DataConfig
 from trainer.data import read_picture
 from trainer.errors import DataError
+
+SUMS = "SHA256SUMS"
+"""Lists the SHA-256 of every other file of an export, as ``sha256sum --check`` reads it."""
 
 
 def predict(export: Path, pictures: list[Path], top: int = 5) -> dict[str, Any]:
@@ -28,12 +33,13 @@ def predict(export: Path, pictures: list[Path], top: int = 5) -> dict[str, Any]:
         {"predictions": [{"picture", "classes": [{"name", "probability"}, ...]}, ...]}, likeliest first.
 
     Raises:
-        UsageError: no export there.
+        UsageError: no export there, or one without ONNX.
+        ProofFailed: a file of the export is not what was proven.
         DataError: pictures that cannot be read, all of them listed.
     """
-    config = _read_config(export)
-    batch = _read_pictures(pictures, config["pretrained_cfg"])
-    session = _open_model(export / "model.onnx")
+    config = read_config(export)
+    batch = read_pictures(pictures, config["pretrained_cfg"])
+    session = open_model(export)
     logits = session.run(["logits"], {"pictures": batch})[0]
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
@@ -60,27 +66,75 @@ def render(answer: dict[str, Any]) -> Any:
     return table
 
 
-def _read_config(export: Path) -> dict[str, Any]:
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sums(export: Path, names: Sequence[str] | None = None) -> None:
+    """Compare files of an export with its SHA256SUMS; all that are listed, or ``names``.
+
+    Raises:
+        UsageError: there is no such list.
+        ProofFailed: a file differs, is gone, or is not listed.
+    """
+    try:
+        lines = (export / SUMS).read_text(encoding="utf-8").splitlines()
+        listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{export} has no usable {SUMS}; give a folder that export-best wrote") from error
+    for name in listed if names is None else names:
+        file = export / name
+        if name not in listed or not file.is_file() or sha256(file) != listed[name]:
+            raise ProofFailed(
+                f"{file} is not the file that was proven (its SHA-256 is not that in {SUMS}); export again"
+            )
+
+
+def read_config(export: Path) -> dict[str, Any]:
+    """What an export's config.json says of its classes and its preprocessing.
+
+    Raises:
+        UsageError: no export there.
+        ProofFailed: config.json is not the one that was proven.
+    """
     try:
         config: dict[str, Any] = json.loads((export / "config.json").read_text(encoding="utf-8"))
-        return {key: config[key] for key in ("pretrained_cfg", "label_names")}
+        chosen = {key: config[key] for key in ("pretrained_cfg", "label_names")}
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(
             f"{export} is no export (no usable config.json); give a folder that export-best wrote"
         ) from error
+    check_sums(export, ["config.json"])
+    return chosen
 
 
-def _open_model(file: Path) -> Any:
+def open_model(export: Path) -> Any:
+    """An ONNX Runtime session of an export's model, on the CPU.
+
+    Raises:
+        UsageError: it was exported without ONNX, or the file is none.
+        ProofFailed: model.onnx is not the one that was proven.
+    """
+    file = export / "model.onnx"
+    if not file.exists():
+        raise UsageError(f'{file} is missing; export with final.formats = ["onnx"] for this')
+    check_sums(export, ["model.onnx"])
     try:
         return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises classes of its own, which share no other base
         raise UsageError(
-            f"{file} is missing or no ONNX model ({str(error).splitlines()[0]}); give a folder that export-best wrote"
+            f"{file} is no ONNX model ({str(error).splitlines()[0]}); give a folder that export-best wrote"
         ) from error
 
 
-def _read_pictures(files: list[Path], preprocessing: dict[str, Any]) -> NDArray[np.float32]:
-    """[n, 3, size, size], normalised; through the very function that read the training pictures."""
+def read_pictures(files: Sequence[Path], preprocessing: dict[str, Any]) -> NDArray[np.float32]:
+    """[n, 3, size, size], normalised; through the very function that read the training pictures.
+
+    Raises:
+        DataError: pictures that cannot be read, all of them listed.
+    """
     config = DataConfig(
         image_size=preprocessing["input_size"][-1],
         resize="squash" if preprocessing["crop_mode"] == "squash" else "crop",

@@ -1,17 +1,24 @@
 """Proves an export, in a process of its own: ``python -m search.proof FOLDER CACHE DATA_CONFIG_JSON``.
 
-Nothing of the product is used but to read the pictures. The weights come back through stock timm and through ONNX
-Runtime; parameters are recounted against the limit; both give the card's accuracy on the same split; and, where
-the pictures are files, so does a stranger's preprocessing, timm's own for the export's config.json, within
-STRANGER_TOLERANCE. The answer is JSON on stdout; a difference is one sentence on stderr and exit code 9.
+Nothing of the product is used but to read the pictures. Every format comes back through its own stock library: the
+weights through timm, model.onnx through ONNX Runtime, model.pt2 through torch.export. Parameters and multiply-adds are
+recounted against the limit; each format gives the card's accuracy on the same split, and the exporting process's
+logits; ``search predict`` reads a picture as the cache did; and, where the pictures are files, so does a stranger's
+preprocessing, timm's own for the export's config.json, within STRANGER_TOLERANCE. The answer is JSON on stdout; a
+difference is one sentence on stderr and exit code 9.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 import sys
+import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -21,22 +28,33 @@ import timm
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
+from search.predict import read_pictures, sha256
 from trainer.config import DataConfig, TrainConfig
 from trainer.data import Dataset, open_data
+from trainer.evaluate import Ensemble
 from trainer.models import build_model
 
 MAX_LOGIT_DIFFERENCE = 1e-4
-"""Largest absolute difference of a logit between the exporting process, timm and ONNX Runtime, all fp32."""
+"""Largest absolute difference of a logit between the exporting process and each format, all fp32."""
 
 STRANGER_TOLERANCE = 0.005
 """How far a stranger's accuracy on the raw files may lie from the card's. Plain RGB files give exactly the same
 pictures; only files whose meaning a plain convert("RGB") loses (16-bit, EXIF-rotated) can differ."""
 
+PREDICTED_PICTURES = 32
+"""Pictures that are read as ``search predict`` reads them, to compare with the cache."""
+
+LATENCY_BATCHES = (1, 64)
+LATENCY_SECONDS = 2.0
+"""Time given to each measurement of a latency; at least three repetitions."""
+
 BATCH = 64
 EXIT_PROOF_FAILED = 9
 
 Pictures = NDArray[np.float32]
+Forward = Callable[[Pictures], Pictures]
 
 
 class Difference(Exception):
@@ -60,24 +78,21 @@ def main() -> None:
 def prove(folder: Path, data_config: DataConfig, data: Dataset) -> dict[str, Any]:
     """Compare an export with its metrics.json.
 
+    Returns:
+        "num_params" and "macs", recounted; "formats", for each its "accuracy" and "max_logit_difference";
+        "max_logit_difference", the largest of them; "stranger_accuracy", None where the pictures are no files;
+        "sha256" of the files that were looked at; "hardware" and "latency_ms", of this machine.
+
     Raises:
         Difference: the first thing that differs, with both values.
     """
     card = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    evaluation = card["evaluation"]
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    evaluation, preprocessing = card["evaluation"], config["pretrained_cfg"]
+    net, is_whole, forwards = _open_formats(folder, card, data)
     if card["model"]["stock_timm"]:
-        model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-        preprocessing = timm.data.resolve_model_data_config(model)
-    else:  # nobody but the product builds this one
-        size, channels = data.images.shape[2:]
-        model = build_model(TrainConfig.model_validate(card["config"]), len(data.class_names), size, channels).eval()
-        safetensors.torch.load_model(model, str(folder / "model.safetensors"))
-        preprocessing = config["pretrained_cfg"]
-    params = sum(parameter.numel() for parameter in model.parameters())
-    _same("parameters", params, card["model"]["num_params"])
-    if card["limit"]["params"] is not None and params > card["limit"]["params"]:
-        raise Difference(f"the model has {params:,} parameters, over the limit of {card['limit']['params']:,}")
+        preprocessing = timm.data.resolve_model_data_config(net)
+    params, macs = _recount(card, net, preprocessing["input_size"], is_whole=is_whole)
     _same("class names", config["label_names"], list(data.class_names))
 
     indices = data.splits[evaluation["split"]]
@@ -89,39 +104,101 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset) -> dict[str, Any
         pictures = data.images[indices[start : start + BATCH]].astype(np.float32)
         return np.ascontiguousarray(((pictures - mean) / std).transpose(0, 3, 1, 2))
 
-    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-    reference = np.load(folder / "reference-logits.npy")
-    worst = 0.0
-    for name, forward in (("timm", _torch_forward(model)), ("ONNX Runtime", _onnx_forward(session))):
-        logits = np.concatenate([forward(cached(start)) for start in range(0, len(indices), BATCH)])
-        difference = float(np.abs(logits - reference).max())
-        worst = max(worst, difference)
+    def through(forward: Forward, read: Callable[[int], Pictures]) -> Pictures:
+        return np.concatenate([forward(read(start)) for start in range(0, len(indices), BATCH)])
+
+    answer: dict[str, Any] = {"num_params": params, "macs": macs, "formats": {}, "stranger_accuracy": None}
+    reference = np.load(folder / "reference-logits.npz")
+    for name, (file, forward) in forwards.items():
+        plain = file == "model.safetensors"
+        logits = through(forward, cached)
+        difference = float(np.abs(logits - reference["plain" if plain else "whole"]).max())
         if not difference <= MAX_LOGIT_DIFFERENCE:
             raise Difference(f"{name}'s logits differ by {difference:.1e}, more than {MAX_LOGIT_DIFFERENCE:.0e}")
-        _same(f"accuracy through {name}", float((logits.argmax(1) == labels).mean()), evaluation["accuracy"])
-    answer: dict[str, Any] = {"num_params": params, "max_logit_difference": worst, "stranger_accuracy": None}
+        accuracy = float((logits.argmax(1) == labels).mean())
+        _same(f"accuracy through {name}", accuracy, evaluation["plain_accuracy" if plain else "accuracy"])
+        answer["formats"][file] = {"library": name, "accuracy": accuracy, "max_logit_difference": difference}
+    answer["max_logit_difference"] = max(one["max_logit_difference"] for one in answer["formats"].values())
 
-    if data_config.path and (Path(data_config.path) / data.names[indices[0]]).exists():
+    files = [Path(data_config.path or "") / data.names[index] for index in indices]
+    if data_config.path and files[0].exists():
+        read = read_pictures(files[:PREDICTED_PICTURES], preprocessing)
+        if not np.allclose(read, cached(0)[: len(read)], atol=1e-5):
+            raise Difference("`search predict` reads pictures differently from how they were read for the training")
         transform = timm.data.create_transform(**preprocessing)
         mode = "RGB" if data_config.channels == 3 else "L"
 
         def raw(start: int) -> Pictures:
-            files = [Path(data_config.path or "") / data.names[index] for index in indices[start : start + BATCH]]
-            return torch.stack([transform(Image.open(file).convert(mode)) for file in files]).numpy()
+            chosen = files[start : start + BATCH]
+            return torch.stack([transform(Image.open(file).convert(mode)) for file in chosen]).numpy()
 
-        forward = _torch_forward(model)
-        logits = np.concatenate([forward(raw(start)) for start in range(0, len(indices), BATCH)])
-        accuracy = float((logits.argmax(1) == labels).mean())
-        if abs(accuracy - evaluation["accuracy"]) > STRANGER_TOLERANCE:
+        file, forward = next(iter(forwards.values()))
+        accuracy = float((through(forward, raw).argmax(1) == labels).mean())
+        expected = answer["formats"][file]["accuracy"]
+        if abs(accuracy - expected) > STRANGER_TOLERANCE:
             raise Difference(
                 f"the raw files, read as timm's own transform reads them, give {accuracy:.2%}, the card says "
-                f"{evaluation['accuracy']:.2%}"
+                f"{expected:.2%}"
             )
         answer |= {"stranger_accuracy": accuracy, "stranger_tolerance": STRANGER_TOLERANCE}
+
+    answer["sha256"] = {name: sha256(folder / name) for name in ("config.json", "model.safetensors")}
+    answer["sha256"] |= {file: sha256(folder / file) for file, _ in forwards.values()}
+    answer |= {"hardware": _hardware(), "latency_ms": _latencies(forwards, cached(0))}
     return answer
 
 
-def _torch_forward(model: Any) -> Callable[[Pictures], Pictures]:
+def _open_formats(
+    folder: Path, card: dict[str, Any], data: Dataset
+) -> tuple[Any, bool, dict[str, tuple[str, Forward]]]:
+    """The net with its parameters, whether the views are in it, and each library's file and how it answers."""
+    forwards: dict[str, tuple[str, Forward]] = {}
+    program: Any = None
+    if (folder / "model.pt2").exists():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the loader about its own internals
+            program = torch.export.load(folder / "model.pt2").module()
+    net: Any
+    is_whole = card["model"]["members"] > 1
+    if card["model"]["stock_timm"]:
+        net = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        forwards["timm"] = "model.safetensors", _torch_forward(net)
+    elif program is not None:
+        net, is_whole = program, True
+    else:  # nobody but the product builds this one
+        size, channels = data.images.shape[2:]
+        config, members = TrainConfig.model_validate(card["config"]), card["model"]["members"]
+        nets = [build_model(config, len(data.class_names), size, channels) for _ in range(members)]
+        net = (nets[0] if members == 1 else Ensemble(nets, card["model"]["views"])).eval()
+        safetensors.torch.load_model(net, str(folder / "model.safetensors"))
+        forwards["the product"] = "model.safetensors", _torch_forward(net)
+    if (folder / "model.onnx").exists():
+        session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+        forwards["ONNX Runtime"] = "model.onnx", _onnx_forward(session)
+    if program is not None:
+        forwards["torch.export"] = "model.pt2", _torch_forward(program)
+    return net, is_whole, forwards
+
+
+def _recount(card: dict[str, Any], net: Any, shape: list[int], *, is_whole: bool) -> tuple[int, int]:
+    """Parameters and multiply-adds of the net as it was loaded, against the card and the limit."""
+    params = sum(parameter.numel() for parameter in net.parameters())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.zeros(1, *shape))
+    macs = counter.get_total_flops() // 2
+    model, limit = card["model"], card["limit"]
+    if not is_whole:
+        macs *= 1 + len(model["views"])  # model.safetensors is of the net alone; the other formats look at each view
+    _same("parameters", params, model["num_params"])
+    _same("multiply-adds", macs, model["macs"])
+    parts = model["members"] if limit["each"] else 1
+    for what, counted, most in (("parameters", params, limit["params"]), ("multiply-adds", macs, limit["macs"])):
+        if most is not None and counted // parts > most:
+            raise Difference(f"the model has {counted // parts:,} {what}, over the limit of {most:,}")
+    return params, macs
+
+
+def _torch_forward(model: Any) -> Forward:
     def forward(pictures: Pictures) -> Pictures:
         with torch.inference_mode():
             return model(torch.from_numpy(pictures)).numpy()  # type: ignore[no-any-return]
@@ -129,11 +206,38 @@ def _torch_forward(model: Any) -> Callable[[Pictures], Pictures]:
     return forward
 
 
-def _onnx_forward(session: Any) -> Callable[[Pictures], Pictures]:
+def _onnx_forward(session: Any) -> Forward:
     def forward(pictures: Pictures) -> Pictures:
         return session.run(["logits"], {"pictures": pictures})[0]  # type: ignore[no-any-return]
 
     return forward
+
+
+def _latencies(forwards: dict[str, tuple[str, Forward]], pictures: Pictures) -> dict[str, dict[str, float]]:
+    """Median milliseconds of a forward pass, for each library and batch size."""
+    found: dict[str, dict[str, float]] = {}
+    for batch in LATENCY_BATCHES:
+        asked = np.ascontiguousarray(np.resize(pictures, (batch, *pictures.shape[1:])))
+        for name, (_, forward) in forwards.items():
+            forward(asked)  # the first one warms up
+            times: list[float] = []
+            while len(times) < 3 or (sum(times) < LATENCY_SECONDS and len(times) < 50):
+                started = time.perf_counter()
+                forward(asked)
+                times.append(time.perf_counter() - started)
+            found.setdefault(name, {})[str(batch)] = round(1000 * median(times), 3)
+    return found
+
+
+def _hardware() -> str:
+    """The processor and how many of its cores are used."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
+        name = models[0].partition(":")[2].strip() if models else name
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"{name}, {cores} core{'s' if cores > 1 else ''}"
 
 
 def _same(what: str, found: object, expected: object) -> None:

@@ -93,6 +93,8 @@ class Snapshot:
     """Of a trial that nothing ends before."""
     problems: tuple[str, ...] = ()
     """What keeps the search from going on as it should, and what it waits for."""
+    confirmation: dict[str, Any] | None = None
+    """What the confirmation of the best has found so far, see ``search.best.confirmed``."""
 
     @property
     def best(self) -> TrialView | None:
@@ -247,11 +249,14 @@ def read_snapshot(name: str, url: URL, runs: Runs) -> tuple[Snapshot, str | None
 def follow(name: str, url: URL, runs: Runs) -> Generator[tuple[Snapshot, str | None], None, None]:
     """``read_snapshot`` again and again, every STATE_SECONDS, until nobody searches the study any more."""
     with storage_errors(url):
+        from search.best import confirmed  # which words its findings with ``duration`` from here
+
         study, spec = find_study(open_storage(url), name)
         while True:
             held_by = owner_of(name, url, runs)  # first: whoever ends in between has told all by then
             trials = study.get_trials(deepcopy=False)
-            yield snapshot_of(spec, trials, runs.state(name) if held_by else None), held_by
+            snapshot = snapshot_of(spec, trials, runs.state(name) if held_by else None)
+            yield replace(snapshot, confirmation=confirmed(study, spec)), held_by
             if held_by is None:
                 return
             time.sleep(STATE_SECONDS)
@@ -310,6 +315,7 @@ def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Any]:
         "workers": [asdict(worker) for worker in snapshot.workers],
         "best": asdict(snapshot.best) if snapshot.best else None,
         "eta_seconds": snapshot.eta_seconds,
+        "confirmation": snapshot.confirmation,
         "problems": problems(snapshot),
         "finished": [asdict(trial) for trial in snapshot.finished],
     }

@@ -49,6 +49,8 @@ def render(snapshot: Snapshot, *, rows: int = 40) -> Group:
         size = f", {best.num_params:,} parameters" if best.num_params else ""
         parts.append(_entry("best", f"trial {best.number}, {best.value:.2%}{size}", "bold green"))
         parts.append(_entry("", ", ".join(f"{key} {_short(value)}" for key, value in best.params.items()), "green"))
+    if snapshot.confirmation:
+        parts.append(_entry("", snapshot.confirmation["sentence"], "green"))
     if snapshot.workers:
         parts += [Text(""), _workers(snapshot)]
     room = rows - len(parts) - len(snapshot.workers) - 6  # blank lines, headers, and lines that were folded

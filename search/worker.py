@@ -4,6 +4,7 @@ It knows nothing of Optuna or of the database. In come JSON lines on stdin, out 
 
     -> {"type": "ready", "device"}
     <- {"type": "assign", "trial", "config", "width", "data", "cache", "checkpoint", "limit", "micro_batches"}
+                          of a training for an export also "fit_on", "start"
     -> {"type": "started", "trial", "num_params", "macs", "sizes"}
     -> {"type": "epoch", "trial", "result", "memory_bytes"}   durable in the checkpoint by then
     <- {"type": "answer", "go_on": true | false}
@@ -75,6 +76,7 @@ def main() -> None:
 def _train(assignment: dict[str, Any], device: Any, datasets: dict[Any, Any], inbox: Any, send: Any) -> None:
     import torch
 
+    from trainer.checkpoint import load_checkpoint
     from trainer.config import SIZE_SETTINGS, DataConfig, TrainConfig
     from trainer.data import open_data
     from trainer.errors import LimitError
@@ -88,6 +90,13 @@ def _train(assignment: dict[str, Any], device: Any, datasets: dict[Any, Any], in
         datasets.clear()
         datasets[key] = open_data(DataConfig.model_validate(assignment["data"]), Path(assignment["cache"]))
     data = datasets[key]
+    start = None
+    if "fit_on" in assignment:  # a training for an export
+        data = data.trained_on(assignment["fit_on"])
+        if assignment["start"]:
+            before = load_checkpoint(Path(assignment["start"]))
+            assert before is not None, "a last stage begins with what the stage before left"
+            start = before.weights
     torch.set_num_threads(device.num_threads)  # a resumed trial may have set its own
 
     num_classes, image_size, channels = len(data.class_names), data.images.shape[1], data.images.shape[3]
@@ -110,12 +119,12 @@ def _train(assignment: dict[str, Any], device: Any, datasets: dict[Any, Any], in
     sizes = {name: getattr(config, name) for name in SIZE_SETTINGS}
     send({"type": "started", "trial": trial, "num_params": size.params, "macs": size.macs, "sizes": sizes})
     checkpoint, folds = Path(assignment["checkpoint"]), assignment["data"]["folds"]
+    micro = assignment["micro_batches"]
     if folds:
         seed = assignment["data"]["split_seed"]
-        micro = assignment["micro_batches"]
         results = fit_folds(config, data, device, folds=folds, seed=seed, checkpoint=checkpoint, micro_batches=micro)
     else:
-        results = fit(config, data, device, checkpoint=checkpoint, micro_batches=assignment["micro_batches"])
+        results = fit(config, data, device, checkpoint=checkpoint, micro_batches=micro, start=start)
     for result in results:
         send({"type": "epoch", "trial": trial, "result": asdict(result), "memory_bytes": _peak_memory_bytes()})
         if not inbox.get()["go_on"]:

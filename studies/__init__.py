@@ -6,11 +6,23 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
-from studies.spec import Faults, Limit, Range, Search, StudySpec
+from studies.spec import Confirm, Faults, Final, Finetune, Limit, Range, Search, StudySpec
 from trainer.config import nearest, override, validate
 from trainer.errors import ConfigError
 
-__all__ = ["Faults", "Limit", "Range", "Search", "StudySpec", "load", "names", "template"]
+__all__ = [
+    "Confirm",
+    "Faults",
+    "Final",
+    "Finetune",
+    "Limit",
+    "Range",
+    "Search",
+    "StudySpec",
+    "load",
+    "names",
+    "template",
+]
 
 _FOLDER = Path(__file__).parent
 _TEMPLATE = "template"

@@ -11,7 +11,17 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from trainer.config import SIZE_SETTINGS, DataConfig, FrozenModel, Sam, TrainConfig, describe_problem, nearest, validate
+from trainer.config import (
+    SIZE_SETTINGS,
+    DataConfig,
+    Distill,
+    FrozenModel,
+    Sam,
+    TrainConfig,
+    describe_problem,
+    nearest,
+    validate,
+)
 from trainer.errors import ConfigError
 
 SAMPLED = (
@@ -185,8 +195,78 @@ class Notify(FrozenModel):
     """Address that gets a JSON POST on a new best, when the search stops, and when it is finished. Default: nobody."""
 
 
+class Confirm(FrozenModel):
+    """The best trials are trained again before one of them is exported. May change while a study goes on."""
+
+    top: int = Field(5, ge=0)
+    """How many of the best trials; 0: none, the best trial of the search is taken at its word."""
+    seeds: int = Field(3, ge=1)
+    """Fresh seeds that each is trained with. Two or more give a standard error, and ties."""
+
+
+class Finetune(FrozenModel):
+    """A last stage on the validation split alone, from the retrained weights; the latest weights are kept.
+
+    Batch size, weight decay, momentum and loss stay the candidate's; its schedule, and all of its augmentation but
+    flips, end here. The defaults are those of the contest's winning team.
+    """
+
+    optimizer: Literal["adam", "adamw", "nadam", "sgd", "rmsprop"] = "adam"
+    """As in [train]."""
+    lr: float = Field(1e-3, gt=0)
+    """Learning rate, constant."""
+    epochs: int = Field(4, ge=1)
+    """Passes over the validation split."""
+    dropout: float = Field(0.16, ge=0, lt=1)
+    """Drop rate before the classifier."""
+    hflip: float = Field(0.5, ge=0, le=1)
+    """Probability of a left-right flip."""
+
+
+class Final(FrozenModel):
+    """How the chosen candidate is trained for its export, and what the export holds. May change at any time."""
+
+    fit_on: Literal["train", "train+val"] = "train"
+    """Splits to train on. With train+val nothing is left to select by; the search's patience does not apply then."""
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the pictures. Default: as many as in the search."""
+    ema: float | None = Field(None, ge=0, lt=1)
+    """Decay per step of an average of the weights, 0: none. Default: as in the search."""
+    ensemble: int = Field(1, ge=1)
+    """Members, each trained with a seed of its own, whose probabilities are averaged. The limit counts all of them."""
+    limit_each: bool = False
+    """Whether the limit holds for each member of an ensemble alone."""
+    tta: tuple[Literal["flip", "vflip"], ...] = ()
+    """Views that are averaged with the picture itself: flip (left-right), vflip (top-bottom). Each costs the model's
+    multiply-adds once more, and the limit counts them."""
+    formats: tuple[Literal["onnx", "pt2"], ...] = ("onnx", "pt2")
+    """Files beside config.json and model.safetensors: model.onnx, model.pt2 (torch.export)."""
+    finetune: Finetune | None = None
+    """A last stage on the validation split. Default: none."""
+    distill: Distill | None = None
+    """A teacher for the export's training. Default: as in [train]."""
+
+    @field_validator("tta", "formats")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"{list(names)} names one twice; name each once")
+        return names
+
+    @model_validator(mode="after")
+    def _something_holds_all_of_it(self) -> Self:
+        if not self.formats and (self.ensemble > 1 or self.tta):
+            raise ValueError('formats = []: no file would hold an ensemble or its views; name "onnx", "pt2" or both')
+        return self
+
+    @property
+    def sees_validation(self) -> bool:
+        """Whether the exported weights were trained on the validation split, which then says nothing about them."""
+        return self.fit_on == "train+val" or self.finetune is not None
+
+
 class StudySpec(FrozenModel):
-    """A study: data, limit, fixed recipe, space, budget."""
+    """A study: data, limit, fixed recipe, space, budget, and what becomes of the best."""
 
     name: str
     """Name of the study in the database and of its folder. Default: the study file's name."""
@@ -208,6 +288,10 @@ class StudySpec(FrozenModel):
     """Retries, time-outs and quota."""
     notify: Notify = Notify()
     """Whom to tell how it goes."""
+    confirm: Confirm = Confirm()
+    """How the best trials are confirmed before an export."""
+    final: Final = Final()
+    """How the confirmed best is retrained and exported."""
 
     @field_validator("name")
     @classmethod
@@ -251,6 +335,20 @@ class StudySpec(FrozenModel):
             raise _problems([(("min_epochs",), f"{search.min_epochs} exceeds {steps}")])
         return search
 
+    @field_validator("final")
+    @classmethod
+    def _final_can_be_trained(cls, final: Final, info: ValidationInfo) -> Final:
+        train: TrainConfig | None = info.data.get("train")
+        if train is None:
+            return final
+        if final.epochs is not None and 0 < final.epochs <= train.warmup_epochs:
+            text = f"{final.epochs} must be more than train.warmup_epochs = {train.warmup_epochs:g}"
+            raise _problems([(("epochs",), text)])
+        if final.fit_on == "train+val" and "plateau" in _values_of("schedule", train, info.data.get("space")):
+            text = "train+val leaves no validation loss for train.schedule = plateau; use train, or another schedule"
+            raise _problems([(("fit_on",), text)])
+        return final
+
     @property
     def num_steps(self) -> int:
         """Results that a trial reports: epochs, or folds."""
@@ -273,6 +371,30 @@ class StudySpec(FrozenModel):
             if key != WIDTH_SHARE:
                 _assign(values, key, value)
         return validate(TrainConfig, values, "candidate")
+
+    def final_config_for(self, sampled: dict[str, Any], seed: int) -> TrainConfig:
+        """The same candidate as it is trained for an export."""
+        final, config = self.final, self.config_for(sampled, seed)
+        changes = {name: getattr(final, name) for name in ("epochs", "ema", "distill")}
+        chosen = {name: value for name, value in changes.items() if value is not None}
+        if final.fit_on == "train+val":
+            chosen["patience"] = None
+        return validate(TrainConfig, config.model_dump() | chosen, "final")
+
+    def finetune_config(self, config: TrainConfig) -> TrainConfig:
+        """The last stage of a candidate that ``final_config_for`` gave, on the validation split."""
+        assert self.final.finetune is not None
+        kept = {"batch_size", "weight_decay", "momentum", "label_smoothing", "loss", "clip", "agc", "precision", "seed"}
+        model = {"model", "model_args", *SIZE_SETTINGS, "require_timm", "drop_path"}
+        values = {name: getattr(config, name) for name in kept | model}
+        values |= {"schedule": "constant"} | self.final.finetune.model_dump()
+        return TrainConfig.model_validate(values)
+
+
+def _values_of(key: str, train: TrainConfig, space: dict[str, Axis] | None) -> tuple[object, ...]:
+    """What a setting can be in a study: its choices, or the fixed value."""
+    axis = (space or {}).get(key)
+    return axis if isinstance(axis, tuple) else (getattr(train, key),)
 
 
 def annotation_of(key: str) -> Any:

@@ -79,6 +79,17 @@ class Sam(FrozenModel):
     """ASAM: the radius in units of each weight's size (Kwon et al., 2021); rho is then about ten times larger."""
 
 
+class Distill(FrozenModel):
+    """A teacher whose probabilities are learned beside the labels (Hinton et al., 2015); it sees the same views."""
+
+    teacher: str
+    """Folder of an export of the same classes, or a timm model with its weights, for example "hf-hub:me/birds"."""
+    temperature: float = Field(4.0, gt=0)
+    """What both models' logits are divided by: above 1, the teacher's doubts count for more."""
+    weight: float = Field(0.5, ge=0, le=1)
+    """Share of the teacher in the loss; the labels have the rest."""
+
+
 class TrainConfig(FrozenModel):
     """One candidate: a model and the recipe it is trained with. Everything but the pictures."""
 
@@ -122,6 +133,8 @@ class TrainConfig(FrozenModel):
     """Probability mass spread evenly over all classes (Szegedy et al., 2016)."""
     loss: Literal["cross_entropy", "asymmetric"] = "cross_entropy"
     """Cross-entropy, or the single-label asymmetric loss (Ridnik et al., 2021; timm's, gammas 1 and 4)."""
+    distill: Distill | None = None
+    """A teacher, for example { teacher = "runs/exports/big-7", temperature = 4.0, weight = 0.5 }."""
     clip: float = Field(0.0, ge=0)
     """Largest norm of the gradient of all parameters together; 0: no clipping."""
     agc: float = Field(0.0, ge=0)

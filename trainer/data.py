@@ -108,6 +108,13 @@ class Dataset:
         digest.update(json.dumps([self.mean, self.std]).encode())
         return digest.hexdigest()
 
+    def trained_on(self, splits: str) -> Dataset:
+        """The same pictures with another train split: "train", "val", or "train+val". Val itself stays as it is, and
+        says nothing of a model that was trained on it.
+        """
+        chosen = np.sort(np.concatenate([self.splits[name] for name in splits.split("+")]))
+        return replace(self, splits={**self.splits, "train": chosen})
+
     def fold(self, number: int, folds: int, seed: int) -> Dataset:
         """The same pictures with another val split: one of ``folds`` stratified parts of train and val together.
 

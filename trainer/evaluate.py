@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional as F
 
 from trainer.augment import normalise
@@ -28,6 +30,36 @@ class Metrics:
     """Top-1, 0 to 1."""
     confusion: NDArray[np.int64]
     """[c, c]: rows are true classes, columns predicted ones."""
+
+
+VIEWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "flip": lambda pictures: pictures.flip(3),
+    "vflip": lambda pictures: pictures.flip(2),
+}
+"""Views of pictures [n, channels, height, width] that an evaluation can average with the pictures themselves."""
+
+
+class Ensemble(nn.Module):
+    """Soft voting: the mean of the probabilities over members and views.
+
+    It gives the logarithm of that mean, so that whoever takes its argmax or its softmax, as of any model's logits, gets
+    the voters' class and exactly their mean probabilities.
+
+    Args:
+        members: models of the same classes.
+        views: names in VIEWS, beside the picture itself.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], views: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.views = tuple(views)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """[n, channels, size, size] -> [n, classes]."""
+        seen = [pictures, *(VIEWS[name](pictures) for name in self.views)]
+        votes = [F.log_softmax(member(view), dim=1) for member in self.members for view in seen]
+        return torch.logsumexp(torch.stack(votes), dim=0) - math.log(len(votes))
 
 
 def predict_logits(

@@ -16,6 +16,7 @@ from trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from trainer.config import EpochResult, TrainConfig
 from trainer.data import Dataset
 from trainer.device import Device
+from trainer.distill import open_teacher
 from trainer.errors import CheckpointError, DivergedError
 from trainer.evaluate import measure, predict_logits
 from trainer.loader import Loader
@@ -25,7 +26,13 @@ from trainer.padding import Padding
 
 
 def fit(
-    config: TrainConfig, data: Dataset, device: Device, *, checkpoint: Path | None = None, micro_batches: int = 1
+    config: TrainConfig,
+    data: Dataset,
+    device: Device,
+    *,
+    checkpoint: Path | None = None,
+    micro_batches: int = 1,
+    start: dict[str, torch.Tensor] | None = None,
 ) -> Iterator[EpochResult]:
     """Train a candidate; yield one result per epoch. The caller owns the loop and stops it by not asking on.
 
@@ -40,9 +47,10 @@ def fit(
         checkpoint: file to resume from and to write; None keeps nothing.
         micro_batches: parts that a batch goes through the model in, its gradient accumulated, where memory is short.
             Batch norm sees the parts, so the result is not bit for bit that of whole batches.
+        start: weights to begin with; by default random ones.
 
     Raises:
-        ConfigError: the model or the augmentation cannot be built.
+        ConfigError: the model, its teacher or the augmentation cannot be built.
         DivergedError: the loss is not finite.
         CheckpointError: the checkpoint is of another candidate or other pictures.
         DiskError: no room for the checkpoint.
@@ -51,12 +59,15 @@ def fit(
     image_size, channels = data.images.shape[2:]
     torch.manual_seed(_derive(config.seed, 0))
     model = build_model(config, len(data.class_names), image_size, channels)
+    if start is not None:
+        model.load_state_dict(start)
     padding = Padding(model)
     model = device.place(model)
     optimizer = build_optimizer(config, model)
     average = WeightAverage(config, model) if config.ema else None
     ascent = Ascent(config, model) if config.sam else None
     loss_of = build_loss(config)
+    teacher = open_teacher(config.distill, data, device) if config.distill else None
     augment = Augmentation(config, device, data.mean, data.std)
     loader = Loader(data, augment.on_host, device, config.seed)
 
@@ -68,9 +79,9 @@ def fit(
         with device.autocast(config):
             logits = model(batch.images)
         loss = loss_of(logits.float(), batch.labels)
-        if batch.other_labels is None:
-            return loss
-        return batch.share * loss + (1 - batch.share) * loss_of(logits.float(), batch.other_labels)
+        if batch.other_labels is not None:
+            loss = batch.share * loss + (1 - batch.share) * loss_of(logits.float(), batch.other_labels)
+        return loss if teacher is None else teacher.blend(loss, logits.float(), batch.images)
 
     def backward(batch: Batch) -> torch.Tensor:
         """The batch's mean loss, detached; its gradient is added to the parameters'."""

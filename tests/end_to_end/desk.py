@@ -70,6 +70,10 @@ lr = 1e30
 [search]
 trials = 9
 startup_trials = 4
+
+[confirm]
+top = 2
+seeds = 2
 """
 
 # Nothing is pruned, so every trial runs all its epochs; the sampler models from trial 2 on, so that a value that
@@ -104,8 +108,8 @@ val_fraction = 0.25
 [train]
 model = "resnet10t"
 width_mult = 0.06
-epochs = 3
-batch_size = 16
+epochs = 15
+batch_size = 8
 optimizer = "sgd"
 
 [limit]
@@ -116,6 +120,9 @@ lr = { low = 0.05, high = 0.2, log = true }
 
 [search]
 trials = 2
+
+[confirm]
+top = 0
 """
 
 # Every training fails the same way: a crop that is larger than the pictures.

@@ -11,10 +11,20 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import studies
-from studies import Limit, Range, Search, StudySpec
+from studies import Confirm, Faults, Final, Limit, Range, Search, StudySpec
+from studies.spec import Notify
 from trainer.config import DataConfig, TrainConfig
 
-SECTIONS: dict[str, type[BaseModel]] = {"data": DataConfig, "limit": Limit, "train": TrainConfig, "search": Search}
+SECTIONS: dict[str, type[BaseModel]] = {
+    "data": DataConfig,
+    "limit": Limit,
+    "train": TrainConfig,
+    "search": Search,
+    "faults": Faults,
+    "notify": Notify,
+    "confirm": Confirm,
+    "final": Final,
+}
 
 EXAMPLES = {("limit", "params")}
 """Shown with a value that is no default: a limit is what a study is about."""

@@ -9,9 +9,9 @@ import pytest
 from pydantic import BaseModel
 
 import studies
-from studies import Limit, Range, Search, StudySpec
+from studies import Confirm, Final, Finetune, Limit, Range, Search, StudySpec
 from studies.spec import SAMPLED, annotation_of
-from trainer.config import DataConfig, TrainConfig, validate
+from trainer.config import DataConfig, Distill, TrainConfig, validate
 from trainer.errors import ConfigError
 
 LR = {"low": 1e-4, "high": 1e-2, "log": True}
@@ -179,6 +179,21 @@ def test_a_plain_name_is_taken(name: str) -> None:
         ({"search": {"pruner": "asha"}}, "search.pruner = 'asha': input should be 'successive_halving', 'hyperband',"),
         ({"search": {"min_epochs": 60}}, "search.min_epochs: 60 exceeds train.epochs = 50"),
         ({"train": {"epochs": 2, "warmup_epochs": 2}}, "train: warmup_epochs = 2 must be less than epochs = 2"),
+        ({"confirm": {"top": -1}}, "confirm.top = -1: input should be greater than or equal to 0"),
+        ({"confirm": {"seed": 3}}, "confirm.seed: unknown key; did you mean seeds?"),
+        ({"final": {"fit_on": "test"}}, "final.fit_on = 'test': input should be 'train' or 'train+val'"),
+        ({"final": {"tta": ["flip", "flip"]}}, "final.tta: ['flip', 'flip'] names one twice; name each once"),
+        ({"final": {"formats": ["tflite"]}}, "final.formats.0 = 'tflite': input should be 'onnx' or 'pt2'"),
+        ({"final": {"finetune": {"epoch": 4}}}, "final.finetune.epoch: unknown key; did you mean epochs?"),
+        ({"final": {"distill": {"weight": 2, "teacher": "x"}}}, "final.distill.weight = 2: input should be less than"),
+        (
+            {"train": {"warmup_epochs": 3}, "final": {"epochs": 3}},
+            "final.epochs: 3 must be more than train.warmup_epochs = 3",
+        ),
+        (
+            {"train": {"schedule": "plateau"}, "final": {"fit_on": "train+val"}},
+            "final.fit_on: train+val leaves no validation loss for train.schedule = plateau; use train, or",
+        ),
         ({"data": 3}, "data = 3: input should be a valid dictionary or instance of DataConfig"),
     ],
 )
@@ -231,7 +246,26 @@ def test_a_candidate_is_the_fixed_recipe_with_the_sampled_values_and_a_seed() ->
     assert spec.config_for({"lr": 0.005}, 11) == TrainConfig(epochs=7, erase=0.25, lr=0.005, seed=11)
 
 
-@pytest.mark.parametrize("kind", [StudySpec, Range, Limit, Search, TrainConfig, DataConfig])
+def test_the_final_training_changes_what_final_names_and_nothing_else() -> None:
+    recipe = {"epochs": 7, "patience": 2, "ema": 0.9, "erase": 0.25}
+    spec = study(train=recipe, final={"epochs": 20, "ema": 0.0, "fit_on": "train+val"})
+    expected = TrainConfig(epochs=20, erase=0.25, lr=0.005, seed=11, patience=None)
+    assert spec.final_config_for({"lr": 0.005}, 11) == expected
+    assert study(train=recipe).final_config_for({"lr": 0.005}, 11) == TrainConfig(**recipe, lr=0.005, seed=11)
+
+
+def test_finetuning_keeps_the_net_and_ends_schedule_and_augmentation() -> None:
+    spec = study(train={"width_mult": 1.1, "batch_size": 16, "ema": 0.9, "rotate": 9}, final={"finetune": {}})
+    config = spec.finetune_config(spec.final_config_for({"lr": 0.005}, 11))
+    winners = {"optimizer": "adam", "lr": 1e-3, "epochs": 4, "dropout": 0.16, "hflip": 0.5, "schedule": "constant"}
+    assert config == TrainConfig(width_mult=1.1, batch_size=16, seed=11, **winners)
+    assert spec.final.sees_validation
+    assert not study().final.sees_validation
+
+
+@pytest.mark.parametrize(
+    "kind", [StudySpec, Range, Limit, Search, Confirm, Final, Finetune, Distill, TrainConfig, DataConfig]
+)
 def test_every_field_says_what_it_means(kind: type[BaseModel]) -> None:
     assert [name for name, field in kind.model_fields.items() if not field.description] == []
 

@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 from trainer.augment import normalise
 from trainer.data import Dataset
 from trainer.device import Device
-from trainer.evaluate import EVALUATION_BATCH, measure, predict_logits
+from trainer.evaluate import EVALUATION_BATCH, Ensemble, measure, predict_logits
 
 
 def test_loss_accuracy_and_confusion_are_those_of_scikit_learn() -> None:
@@ -36,3 +36,24 @@ def test_logits_come_in_the_order_of_the_split_whatever_the_batches(digits: Data
     images = torch.from_numpy(digits.images[indices]).permute(0, 3, 1, 2).float()
     at_once = model(normalise(images, digits.mean, digits.std))
     torch.testing.assert_close(logits, at_once.detach())
+
+
+def test_an_ensemble_votes_with_the_mean_of_probabilities_over_members_and_views() -> None:
+    torch.manual_seed(0)
+    members = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5)) for _ in range(3)]
+    pictures = 3 * torch.randn(7, 3, 8, 8)
+    with torch.inference_mode():
+        found = Ensemble(members, ("flip", "vflip"))(pictures)
+        views = [pictures.numpy(), pictures.numpy()[..., ::-1], pictures.numpy()[..., ::-1, :]]
+        votes = [member(torch.from_numpy(view.copy())).softmax(1) for member in members for view in views]
+    mean = torch.stack(votes).mean(0)
+    torch.testing.assert_close(found.exp(), mean)
+    torch.testing.assert_close(found.softmax(1), mean)
+    assert torch.equal(found.argmax(1), mean.argmax(1))
+
+
+def test_an_ensemble_is_sure_where_a_member_is_certain() -> None:
+    """The logarithm of a probability that has underflowed to zero must not become infinite."""
+    member = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 2, bias=False))
+    member[1].weight.data = torch.tensor([[500.0, 0, 0], [-500.0, 0, 0]])
+    assert torch.isfinite(Ensemble([member, member])(torch.ones(1, 3, 1, 1))).all()

@@ -1,0 +1,108 @@
+"""An export's pictures: learning curves and confusion matrix, as PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+BLUE, GRAY = "#1f5fa8", "#6e7781"
+
+NAMED_CLASSES = 40
+"""Classes up to which the matrix names them; more would not be readable."""
+
+COUNTED_CLASSES = 20
+"""Classes up to which each cell holds its number."""
+
+
+def draw_curves(histories: Sequence[Sequence[dict[str, Any]]], path: Path, *, title: str, seen: bool) -> None:
+    """Draw losses and accuracy over the epochs, a line for each member; a last stage goes on after a dashed line.
+
+    Args:
+        histories: of each member, epochs with "stage", "epoch", "train_loss", "val_loss", "val_accuracy".
+        path: PNG to write.
+        title: over the picture.
+        seen: the validation pictures were trained on, so their curve is no validation.
+    """
+    pyplot = _pyplot()
+    figure, (losses, accuracy) = pyplot.subplots(1, 2, figsize=(9, 3.4), dpi=120)
+    faint = 1.0 if len(histories) == 1 else 0.55
+    name = "validation pictures, trained on" if seen else "validation"
+    for number, history in enumerate(histories):
+        epochs = np.arange(1, len(history) + 1)
+        labels = ("training", name) if number == 0 else (None, None)
+        marker = "o" if len(history) == 1 else None
+        for key, colour, label in (("train_loss", GRAY, labels[0]), ("val_loss", BLUE, labels[1])):
+            values = [epoch[key] for epoch in history]
+            losses.plot(epochs, values, color=colour, label=label, alpha=faint, marker=marker)
+        values = [100 * epoch["val_accuracy"] for epoch in history]
+        accuracy.plot(epochs, values, color=BLUE, label=labels[1], alpha=faint, marker=marker)
+    first = sum(epoch["stage"] == "training" for epoch in histories[0])
+    for axes, what in ((losses, "loss"), (accuracy, "accuracy, %")):
+        if first < len(histories[0]):
+            axes.axvline(first + 0.5, color=GRAY, linestyle="--", linewidth=1, label="last stage begins")
+        axes.set(xlabel="epoch", ylabel=what)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e4e7eb")
+        axes.legend(frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def draw_confusion(confusion: ArrayLike, names: Sequence[str], path: Path, *, title: str) -> None:
+    """Draw a confusion matrix [c, c], rows true classes, as shares of each row.
+
+    Args:
+        confusion: counts.
+        names: of the classes.
+        path: PNG to write.
+        title: over the picture.
+    """
+    pyplot = _pyplot()
+    counts = np.asarray(confusion)
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    side = 4.2 if len(names) <= 12 else min(9.0, 3.0 + 0.18 * len(names))
+    figure, axes = pyplot.subplots(figsize=(side + 1.2, side), dpi=120)
+    drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    if len(names) <= NAMED_CLASSES:
+        short = [name if len(name) <= 20 else f"{name[:19]}…" for name in names]
+        axes.set_xticks(range(len(names)), short, rotation=90 if max(map(len, short)) > 2 else 0, fontsize=7)
+        axes.set_yticks(range(len(names)), short, fontsize=7)
+    if len(names) <= COUNTED_CLASSES:
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=7)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(title, fontsize=10)
+    bar = figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.03)
+    bar.set_label("share of the true class", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def confused_pairs(confusion: ArrayLike, names: Sequence[str], top: int = 10) -> list[dict[str, Any]]:
+    """The mistakes made most often: {"true", "predicted", "count", "of"}, at most ``top``; "of" is the class's size."""
+    counts = np.array(confusion)
+    sizes = counts.sum(axis=1)
+    np.fill_diagonal(counts, 0)
+    order = sorted(zip(*np.nonzero(counts), strict=True), key=lambda at: (-counts[at], -counts[at] / sizes[at[0]], at))
+    return [
+        {"true": names[row], "predicted": names[column], "count": int(counts[row, column]), "of": int(sizes[row])}
+        for row, column in order[:top]
+    ]
+
+
+def _pyplot() -> Any:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot

@@ -1,0 +1,154 @@
+"""Two exports on the same pictures; here models of a few numbers that look at a picture's mean colour."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from rich.console import Console
+from scipy.stats import binomtest
+
+from search.compare import compare, mcnemar, render
+from search.errors import ProofFailed, UsageError
+from search.formats import write_sums
+from trainer.errors import DataError
+
+NAMES = ["blue", "green", "red"]
+COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
+
+
+def write_export(folder: Path, *, names: list[str], weights: Any, source: str = "folder") -> Path:
+    """An export as far as a comparison reads it: logits are ``weights`` times the mean of each channel."""
+    folder.mkdir()
+    preprocessing = {"input_size": [3, 8, 8], "interpolation": "bicubic", "mean": [0.0] * 3, "std": [1.0] * 3}
+    preprocessing |= {"crop_pct": 1.0, "crop_mode": "center"}
+    (folder / "config.json").write_text(json.dumps({"label_names": names, "pretrained_cfg": preprocessing}))
+    config = {"source": source, "image_size": 8}
+    metrics = {"study": "colours", "trial": 1, "model": {"num_params": 9, "macs": 9}}
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"data": {"source": source, "config": config}}))
+    matrix = numpy_helper.from_array(np.array(weights, np.float32), "weights")
+    axes = numpy_helper.from_array(np.array([2, 3]), "axes")
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["pictures", "axes"], ["means"], keepdims=0),
+            helper.make_node("MatMul", ["means", "weights"], ["logits"]),
+        ],
+        "colours",
+        [helper.make_tensor_value_info("pictures", TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(names)])],
+        [matrix, axes],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, folder / "model.onnx")
+    write_sums(folder)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Ten pictures of each colour, two of the red ones painted green."""
+    for name, colour in COLOURS.items():
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for index in range(10):
+            shown = COLOURS["green"] if name == "red" and index < 2 else colour
+            Image.new("RGB", (12, 9 + index), shown).save(tmp_path / "data" / name / f"{index}.png")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def exports(tmp_path: Path) -> tuple[Path, Path]:
+    """One that knows all colours; one, with its classes in another order, that takes green for red."""
+    first = write_export(tmp_path / "first", names=NAMES, weights=[[0, 0, 1], [0, 1, 0], [1, 0, 0]])
+    second = write_export(
+        tmp_path / "second", names=["red", "green", "blue"], weights=[[1, 0, 0], [1, 0, 0], [0, 0, 1]]
+    )
+    return first, second
+
+
+def test_both_are_asked_about_the_same_pictures_whatever_their_order_of_classes(
+    exports: tuple[Path, Path], data: Path, tmp_path: Path
+) -> None:
+    answer = compare(*exports, data=data, cache=tmp_path / "cache")
+    first, second = answer["exports"]
+    assert (first["accuracy"], second["accuracy"]) == (28 / 30, 20 / 30)
+    # Green pictures are right with the first alone, the two that are called red with the second alone.
+    assert answer["mcnemar"] == {
+        "only_first": 10,
+        "only_second": 2,
+        "p": pytest.approx(binomtest(2, 12, 0.5).pvalue),
+    }
+    assert answer["pictures"] == {"from": str(data), "n": 30}
+    assert [(one["name"], one["n"], one["first"], one["second"]) for one in answer["classes"]] == [
+        ("green", 10, 1.0, 0.0),
+        ("red", 10, 0.8, 1.0),
+        ("blue", 10, 1.0, 1.0),
+    ]
+    assert answer["classes"][0]["difference"] == -1.0
+    assert set(first["latency_ms"]) == {"1", "64"}
+    json.dumps(answer)
+
+
+def test_the_tables_fit_eighty_columns(exports: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
+    console = Console(width=80, record=True, quiet=True, file=None)
+    with console.capture():
+        console.print(render(compare(*exports, data=data, cache=tmp_path / "cache")))
+    console.quiet = False
+    with console.capture() as capture:
+        console.print(render(compare(*exports, data=data, cache=tmp_path / "cache")))
+    text = capture.get()
+    assert "McNemar's test, exact: p = 0.0386, a difference that chance alone seldom makes" in text
+    assert "green" in text
+    assert "-100.0%" in text
+    assert "blue" not in text, "classes without a difference are left out"
+
+
+def test_a_test_folder_is_preferred(exports: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "split"
+    root.mkdir()
+    data.rename(root / "test")
+    (root / "train/red").mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(root / "train/red/0.png")
+    answer = compare(*exports, data=root, cache=tmp_path / "cache")
+    assert answer["pictures"] == {"from": f"the test split of {root}", "n": 30}
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (1, 0), (5, 5), (9, 1), (40, 20), (0, 300)])
+def test_mcnemar_is_the_exact_binomial_test(counts: tuple[int, int]) -> None:
+    expected = binomtest(counts[0], sum(counts), 0.5).pvalue if sum(counts) else 1.0
+    assert mcnemar(*counts) == pytest.approx(expected, abs=1e-12)
+
+
+def test_what_cannot_be_compared_is_refused_in_a_sentence(
+    exports: tuple[Path, Path], data: Path, tmp_path: Path
+) -> None:
+    first, second = exports
+    other = write_export(tmp_path / "other", names=["a", "b", "c"], weights=np.eye(3))
+    with pytest.raises(UsageError, match="know different classes"):
+        compare(first, other, data=data, cache=tmp_path)
+    with pytest.raises(UsageError, match="say which to compare on with --data DIR"):
+        compare(first, second, data=None, cache=tmp_path)
+    (data / "yellow").mkdir()
+    Image.new("RGB", (9, 9)).save(data / "yellow" / "0.png")
+    with pytest.raises(DataError, match="do not know 1 of its classes"):
+        compare(first, second, data=data, cache=tmp_path)
+    (second / "model.onnx").write_bytes((first / "model.onnx").read_bytes())
+    with pytest.raises(ProofFailed, match="is not the file that was proven"):
+        compare(first, second, data=data, cache=tmp_path)
+
+
+def test_built_in_pictures_need_no_folder(tmp_path: Path) -> None:
+    names = [str(digit) for digit in range(10)]
+    rng = np.random.default_rng(0)
+    one, two = (
+        write_export(tmp_path / name, names=names, weights=rng.normal(size=(3, 10)), source="digits")
+        for name in ("one", "two")
+    )
+    answer = compare(one, two, data=None, cache=tmp_path / "cache")
+    assert answer["pictures"]["from"] == "the val split of digits", "this study has no test split"
+    assert answer["pictures"]["n"] == sum(row["n"] for row in answer["classes"])

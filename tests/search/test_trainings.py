@@ -1,0 +1,231 @@
+"""Trainings for an export go to their end whatever happens to a worker; workers here play a script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.devices import WorkerDevice
+from search.errors import TrainingFailed
+from search.pools.local import Exit, Message
+from search.trainings import Outcome, Trainer, Training
+from studies import Faults
+from trainer.config import DataConfig, EpochResult, TrainConfig
+from trainer.errors import DiskError
+
+EPOCHS = 3
+
+Script = Callable[[Message, int], Iterator[Message | Exit]]
+"""(assignment, how many times it was assigned before) -> what the worker says."""
+
+
+def epoch(assignment: Message, number: int, *, seconds: float = 1.0) -> Message:
+    result = EpochResult(
+        epoch=number,
+        train_loss=1.0,
+        val_loss=1.0,
+        val_accuracy=assignment["config"]["lr"] + number / 10,
+        seconds=seconds,
+        images_per_second=100.0,
+        final=number == EPOCHS,
+    )
+    return {"type": "epoch", "trial": assignment["trial"], "result": vars(result)}
+
+
+def trains(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+    for number in range(1, EPOCHS + 1):
+        yield epoch(assignment, number)
+    yield {"type": "left", "trial": assignment["trial"]}
+
+
+class ScriptedPool:
+    """Stands in for a LocalPool; each worker plays one message a round."""
+
+    def __init__(self, script: Script, workers: int = 1) -> None:
+        self.script = script
+        self.devices = [WorkerDevice(f"cpu:{number}", None, 1) for number in range(workers)]
+        self.assigned: list[Message] = []
+        self.answers: list[bool] = []
+        self.starts: list[int] = []
+        self.plays: dict[int, Iterator[Message | Exit]] = {}
+        self.closed = False
+
+    def start(self, worker: int) -> None:
+        self.starts.append(worker)
+        self.plays[worker] = iter([{"type": "ready", "device": "a script"}])
+
+    def send(self, worker: int, message: Message) -> None:
+        if message["type"] == "answer":
+            self.answers.append(message["go_on"])
+        else:
+            times = sum(message["trial"] == before["trial"] for before in self.assigned)
+            self.assigned.append(message)
+            self.plays[worker] = self.script(message, times)
+
+    def events(self, _timeout: float) -> Iterator[tuple[int, Message | Exit]]:
+        for worker, play in list(self.plays.items()):
+            event = next(play, None)
+            if event is not None:
+                if isinstance(event, Exit):
+                    del self.plays[worker]
+                yield worker, event
+
+    def kill(self, worker: int) -> None:
+        self.plays[worker] = iter([Exit(-9, "")])
+
+    def close(self, patience_seconds: float = 5) -> None:
+        self.closed = True
+
+
+def trainings(number: int, **values: Any) -> list[Training]:
+    return [
+        Training(
+            label=f"member {index}",
+            config=TrainConfig(epochs=EPOCHS, lr=(index + 1) / 100),
+            checkpoint=Path(f"{index}/checkpoint"),
+            **values,
+        )
+        for index in range(number)
+    ]
+
+
+def run(script: Script, wanted: list[Training], workers: int = 1) -> tuple[list[Outcome], ScriptedPool, list[str]]:
+    pool, notes = ScriptedPool(script, workers), list[str]()
+    trainer = Trainer(
+        pool,  # type: ignore[arg-type]
+        DataConfig(source="digits", folds=5),
+        Path("cache"),
+        Faults(),
+        note=notes.append,
+        progress=lambda stage, done, total: None,
+    )
+    return list(trainer.train("retraining", wanted)), pool, notes
+
+
+def test_every_training_ends_with_all_of_its_epochs() -> None:
+    outcomes, pool, notes = run(trains, trainings(5), workers=2)
+    assert sorted(outcome.training.label for outcome in outcomes) == [f"member {index}" for index in range(5)]
+    assert all(len(outcome.results) == EPOCHS for outcome in outcomes)
+    assert set(pool.starts) == {0, 1}
+    assert pool.closed
+    assert len(notes) == 5
+    assert "4 of 5 trainings done, about 3 s left" in notes[3]
+    assert "5 of 5 trainings done" in notes[4]
+
+
+def test_no_more_workers_are_started_than_there_are_trainings() -> None:
+    _, pool, _ = run(trains, trainings(1), workers=4)
+    assert pool.starts == [0]
+
+
+def test_a_worker_hears_what_the_training_is() -> None:
+    (wanted,) = trainings(1, fit_on="val", start=Path("before/checkpoint"))
+    _, pool, _ = run(trains, [wanted])
+    (assignment,) = pool.assigned
+    assert assignment["config"] == wanted.config.model_dump(mode="json")
+    assert (assignment["fit_on"], assignment["start"]) == ("val", "before/checkpoint")
+    assert assignment["data"]["folds"] == 0, "a final model is one model, though the study has folds"
+    assert pool.answers == [True, True, False]
+
+
+def test_a_dead_workers_training_goes_on_with_another_process() -> None:
+    def dies_once(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        if times == 0:
+            yield epoch(assignment, 1)
+            yield Exit(-9, "")
+        yield from trains(assignment, times)
+
+    outcomes, pool, notes = run(dies_once, trainings(1))
+    assert len(outcomes[0].results) == EPOCHS
+    assert pool.starts == [0, 0]
+    assert notes[0] == "worker cpu:0 ended with signal 9; member 0 goes on from its last epoch"
+
+
+def test_a_training_that_never_gets_further_is_given_up() -> None:
+    def dies(_assignment: Message, _times: int) -> Iterator[Message | Exit]:
+        yield Exit(3, "ImportError: no module named torch")
+
+    with pytest.raises(TrainingFailed, match=r"member 0 cannot be trained: the worker ended with exit code 3: Imp"):
+        run(dies, trainings(1))
+
+
+def test_a_training_that_gets_further_each_time_is_never_given_up() -> None:
+    def one_epoch_a_life(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        yield epoch(assignment, times + 1)
+        yield {"type": "left", "trial": assignment["trial"]} if times + 1 == EPOCHS else Exit(-9, "")
+
+    assert Faults().retries < EPOCHS
+    outcomes, _, _ = run(one_epoch_a_life, trainings(1))
+    assert [result.epoch for result in outcomes[0].results] == [1, 2, 3]
+
+
+def test_a_training_that_diverges_says_so_and_the_others_go_on() -> None:
+    def first_diverges(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        if assignment["trial"] == 0:
+            error = "DivergedError: epoch 1 has a training loss of nan"
+            yield {"type": "failed", "trial": 0, "kind": "diverged", "error": error}
+        yield from trains(assignment, times)
+
+    outcomes, _, notes = run(first_diverges, trainings(2))
+    assert [outcome.diverged for outcome in outcomes] == ["epoch 1 has a training loss of nan", ""]
+    assert "member 0: diverged (epoch 1 has a training loss of nan); 1 of 2" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "raised", "sentence"),
+    [
+        ("disk", "DiskError: no room for a checkpoint", DiskError, "^no room for a checkpoint$"),
+        ("user", "ConfigError: no such model", TrainingFailed, "member 0 cannot be trained: ConfigError: no such"),
+    ],
+)
+def test_what_no_other_attempt_can_cure_ends_it(kind: str, error: str, raised: type[Exception], sentence: str) -> None:
+    def fails(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+        yield {"type": "failed", "trial": assignment["trial"], "kind": kind, "error": error}
+
+    with pytest.raises(raised, match=sentence):
+        run(fails, trainings(1))
+
+
+def test_a_crash_is_tried_again_and_then_given_up() -> None:
+    def crashes(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+        yield {"type": "failed", "trial": assignment["trial"], "kind": "crash", "error": "RuntimeError: CUDA error"}
+
+    with pytest.raises(TrainingFailed, match="member 0 cannot be trained: RuntimeError: CUDA error"):
+        run(crashes, trainings(1))
+
+
+def test_a_worker_that_cannot_start_ends_it() -> None:
+    class NeverReady(ScriptedPool):
+        def start(self, worker: int) -> None:
+            self.starts.append(worker)
+            self.plays[worker] = iter([Exit(1, "ImportError: torch")])
+
+    pool = NeverReady(trains)
+    trainer = Trainer(
+        pool,  # type: ignore[arg-type]
+        DataConfig(),
+        Path("cache"),
+        Faults(),
+        note=lambda line: None,
+        progress=lambda stage, done, total: None,
+    )
+    with pytest.raises(TrainingFailed, match=r"worker cpu:0 cannot start \(ended with exit code 1\):\nImportError"):
+        list(trainer.train("retraining", trainings(1)))
+    assert pool.closed
+
+
+def test_a_training_without_memory_goes_on_in_parts() -> None:
+    def needs_two_parts(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        if assignment["micro_batches"] < 2:
+            yield {"type": "failed", "trial": assignment["trial"], "kind": "memory", "error": "MemoryError: 1 GB"}
+        else:
+            yield from trains(assignment, times)
+
+    outcomes, pool, notes = run(needs_two_parts, trainings(1))
+    assert len(outcomes[0].results) == EPOCHS
+    assert [assignment["micro_batches"] for assignment in pool.assigned] == [1, 2]
+    assert pool.starts == [0, 0], "a new process has a clean memory"
+    assert "member 0 ran out of memory; it goes on in a new process with 2 micro-batches a step" in notes[0]

@@ -1,0 +1,108 @@
+"""A teacher that a candidate learns from: loaded, checked, and its part of the loss."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from trainer.config import Distill, TrainConfig, nearest
+from trainer.data import Dataset
+from trainer.device import Device
+from trainer.errors import ConfigError
+from trainer.evaluate import Ensemble
+from trainer.models import build_model
+
+
+class Teacher:
+    """A model that is not trained, asked about the very views that the student sees."""
+
+    def __init__(self, settings: Distill, model: nn.Module, rescale: tuple[torch.Tensor, torch.Tensor] | None) -> None:
+        self.settings, self.model, self.rescale = settings, model.eval().requires_grad_(False), rescale
+
+    def blend(self, loss: torch.Tensor, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """The loss with the teacher's share in it.
+
+        Hinton et al., 2015, section 2: the divergence of softened probabilities, times the squared temperature so that
+        its gradient keeps its size.
+
+        Args:
+            loss: of the labels, a scalar.
+            logits: the student's, [batch, classes] float32.
+            images: what the student saw, normalised, [batch, channels, size, size].
+        """
+        temperature, weight = self.settings.temperature, self.settings.weight
+        with torch.no_grad():
+            views = images if self.rescale is None else images * self.rescale[0] + self.rescale[1]
+            softened = F.log_softmax(self.model(views).float() / temperature, dim=1)
+        student = F.log_softmax(logits / temperature, dim=1)
+        divergence = F.kl_div(student, softened, reduction="batchmean", log_target=True)
+        return (1 - weight) * loss + weight * temperature**2 * divergence
+
+
+def open_teacher(settings: Distill, data: Dataset, device: Device) -> Teacher:
+    """Load a teacher of these pictures.
+
+    Raises:
+        ConfigError: it cannot be loaded, or its classes are not those of the pictures, in their order.
+    """
+    folder = Path(settings.teacher).expanduser()
+    if (folder / "config.json").exists():
+        model, names, preprocessing = _load_export(folder, data)
+        if names != list(data.class_names):
+            raise ConfigError(f"distill.teacher {settings.teacher} knows other classes than these pictures have")
+    else:
+        model, preprocessing = _load_timm(settings.teacher, len(data.class_names))
+    mean, std = (torch.tensor(preprocessing[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
+    own_mean, own_std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
+    if mean.shape != own_mean.shape:
+        raise ConfigError(f"distill.teacher {settings.teacher} takes pictures of {mean.shape[1]} channels")
+    rescale = None
+    if not (torch.equal(mean, own_mean) and torch.equal(std, own_std)):  # (x * own_std + own_mean - mean) / std
+        rescale = ((own_std / std).to(device.torch_device), ((own_mean - mean) / std).to(device.torch_device))
+    teacher = Teacher(settings, device.place(model), rescale)
+    try:
+        size, channels = data.images.shape[2:]
+        with torch.no_grad():
+            teacher.model(torch.zeros(1, channels, size, size, device=device.torch_device))
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"distill.teacher {settings.teacher} takes no pictures of {size} px: {error}") from error
+    return teacher
+
+
+def _load_export(folder: Path, data: Dataset) -> tuple[nn.Module, list[str], dict[str, Any]]:
+    """The net, the class names and the preprocessing of a folder that an export wrote."""
+    size, channels = data.images.shape[2:]
+    try:
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        config = TrainConfig.model_validate(metrics["config"])
+        names = list(described["label_names"])
+        members = [build_model(config, len(names), size, channels) for _ in metrics["seeds"]]
+        model = members[0] if len(members) == 1 else Ensemble(members)
+        safetensors.torch.load_model(model, str(folder / "model.safetensors"))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ConfigError(f"distill.teacher {folder} is no export that can be loaded: {error}") from error
+    return model, names, described["pretrained_cfg"]
+
+
+def _load_timm(name: str, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:
+    """A timm model with its own weights; it must have these classes already."""
+    bare = name.partition(".")[0]
+    if ":" not in name and bare not in timm.list_models():
+        raise ConfigError(
+            f"distill.teacher = {name!r} is neither an export nor a timm model; {nearest(bare, timm.list_models())}"
+        )
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=True)
+    except Exception as error:  # whatever the network or the hub's library raises
+        raise ConfigError(f"distill.teacher {name} cannot be loaded: {error}") from error
+    if (found := getattr(model, "num_classes", None)) != num_classes:
+        raise ConfigError(f"distill.teacher {name} knows {found} classes, these pictures have {num_classes}")
+    return model, timm.data.resolve_model_data_config(model)
