@@ -25,7 +25,7 @@ class Worker:
     device: str = "starting"
     ready: bool = False
     trial: Any = None
-    """The Optuna trial it trains."""
+    """What it trains: an Optuna trial, or a training of an export."""
     epoch: EpochResult | None = None
     """The last one it finished of that trial."""
     busy_since: float | None = None

@@ -48,6 +48,7 @@ class Loader:
                 num_workers=device.num_loaders,
                 multiprocessing_context="spawn",  # never fork a process that has begun to use CUDA
                 persistent_workers=True,
+                generator=torch.Generator(),  # else it draws from the one that dropout depends on
             )
 
     def epoch(self, epoch: int, batches: list[NDArray[np.int64]], *, plain: bool) -> Iterator[Pictures | torch.Tensor]:

@@ -313,7 +313,8 @@ def test_a_disk_that_fills_up_pauses_the_search_until_there_is_room(
 
         def paused() -> bool:
             with contextlib.suppress(OSError):
-                file.write(bytes(4096))  # also what a deleted checkpoint gives back
+                while True:  # also what a deleted checkpoint gives back
+                    file.write(bytes(4096))
             return "paused: no room for a checkpoint of " in running.out.read_text()
 
         running.until(paused)

@@ -169,7 +169,7 @@ class Search(RuleBasedStateMachine):
 
 
 Search.TestCase.settings = settings(
-    max_examples=8,
+    max_examples=5,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
