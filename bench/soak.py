@@ -64,8 +64,7 @@ class Soak:
         self.url = self.server.get_uri(database="soak").replace("postgresql://", "postgresql+psycopg://")
         self.command = [str(Path(sys.executable).with_name("search")), "launch", "soak.toml", "--gpus", gpus]
         self.kills: Counter[str] = Counter()
-        self.memory: dict[int, list[float]] = {}
-        """Process id of a coordinator -> its resident memory in MB."""
+        self.memory: list[float] = []
 
     def launch(self) -> subprocess.Popen[bytes]:
         with (self.folder / "launch.log").open("ab") as log:
@@ -104,7 +103,7 @@ class Soak:
             try:
                 code = search.wait(pause)
             except subprocess.TimeoutExpired:
-                self.memory.setdefault(search.pid, []).append(psutil.Process(search.pid).memory_info().rss / 1e6)
+                self.memory.append(psutil.Process(search.pid).memory_info().rss / 1e6)
                 if time.monotonic() < end:
                     self.disturb(search)
                 continue
@@ -113,11 +112,6 @@ class Soak:
             if code not in (-9, 3):  # 3: the server was away when the search was launched
                 raise SystemExit(f"the search ended with {code}; see {self.folder}/launch.log")
             search = self.launch()
-
-    def growth(self) -> str:
-        """Of the coordinator that lived longest, once it had begun."""
-        longest = max(self.memory.values(), key=len)[1:] or [0.0]
-        return f"{longest[0]:.0f} MB, {longest[-1]:.0f} MB after {len(longest) - 1} more readings"
 
     def report(self) -> bool:
         """Print what came of it; whether all is well."""
@@ -147,7 +141,7 @@ class Soak:
             "epochs decided more than once": sum(number > 1 for number in steps.values()),
             "left RUNNING": states["RUNNING"],
             "replayed": f"{answer['same_asks']} of {answer['asks']} suggestions",
-            "coordinator's memory": self.growth(),
+            "coordinator's memory, MB": f"{self.memory[0]:.0f} at first, {max(self.memory):.0f} at most",
         }
         width = max(map(len, rows))
         for name, value in rows.items():

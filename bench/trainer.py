@@ -52,7 +52,7 @@ RECIPE: dict[str, Any] = {
 TINY = RECIPE | {"model": "resnet10t", "width_mult": 0.25, "batch_size": 128}
 """A net for CIFAR's pictures of 32 px, small enough that the pictures cost more than the net."""
 
-START_SECONDS = 120
+START_SECONDS = 240
 """Longest that a racer may take to its first step."""
 
 

@@ -393,7 +393,14 @@ class Coordinator:
         self._release(worker)
 
     def _on_exit(self, worker: Worker, event: Exit) -> None:
-        how = worker.how_it_ended(event)
+        if event.out_of_memory:
+            how = "ran out of memory and was killed by the system"
+        elif worker.ended:
+            how = worker.ended
+        elif event.returncode < 0:
+            how = f"ended with signal {-event.returncode}"
+        else:
+            how = f"ended with exit code {event.returncode}"
         if self._trains(worker):
             assert worker.trial is not None
             number = worker.trial.number

@@ -44,16 +44,6 @@ class Worker:
         """Seconds since its last progress; 0 while it waits for work."""
         return 0.0 if self.busy_since is None else time.monotonic() - self.busy_since
 
-    def how_it_ended(self, event: Exit) -> str:
-        """What its process came to, in words that follow its name."""
-        if event.out_of_memory:
-            return "ran out of memory and was killed by the system"
-        if self.ended:
-            return self.ended
-        if event.returncode < 0:
-            return f"ended with signal {-event.returncode}"
-        return f"ended with exit code {event.returncode}"
-
 
 class Crew:
     """The workers of a pool, and the care that their processes need."""

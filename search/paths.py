@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,15 +90,10 @@ class Runs:
     def checkpoints(self, study: str) -> dict[Path, int]:
         """Folders with checkpoints of a study -> bytes, oldest first."""
         found = {}
-        for stage in ("trials", "final"):
+        for stage in ("trials", "confirm", "final"):
             for folder in self.study(study).glob(f"{stage}/*"):
-                newest, size = 0.0, 0
-                for path, _, names in os.walk(folder):
-                    for name in names:
-                        with contextlib.suppress(FileNotFoundError):  # a worker has just moved it into place
-                            stat = Path(path, name).stat()
-                            newest, size = max(newest, stat.st_mtime), size + stat.st_size
-                found[folder] = (newest, size)
+                files = [file.stat() for file in folder.rglob("*") if file.is_file()]
+                found[folder] = (max((stat.st_mtime for stat in files), default=0.0), sum(s.st_size for s in files))
         return {folder: size for folder, (_, size) in sorted(found.items(), key=lambda item: item[1])}
 
     def keep_to_quota(self, study: str, quota: float) -> list[str]:

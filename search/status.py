@@ -93,9 +93,6 @@ class Snapshot:
     """Of a trial that nothing ends before."""
     problems: tuple[str, ...] = ()
     """What keeps the search from going on as it should, and what it waits for."""
-    checkpoint_bytes: int = 0
-    """What checkpoints take on this machine, and what they may."""
-    checkpoint_quota: float = 0.0
     confirmation: dict[str, Any] | None = None
     """What the confirmation of the best has found so far, see ``search.best.confirmed``."""
 
@@ -259,10 +256,7 @@ def follow(name: str, url: URL, runs: Runs) -> Generator[tuple[Snapshot, str | N
             held_by = owner_of(name, url, runs)  # first: whoever ends in between has told all by then
             trials = study.get_trials(deepcopy=False)
             snapshot = snapshot_of(spec, trials, runs.state(name) if held_by else None)
-            taken = sum(runs.checkpoints(name).values())
-            quota = spec.faults.checkpoint_gb * 1e9
-            found = confirmed(study, spec)
-            yield replace(snapshot, checkpoint_bytes=taken, checkpoint_quota=quota, confirmation=found), held_by
+            yield replace(snapshot, confirmation=confirmed(study, spec)), held_by
             if held_by is None:
                 return
             time.sleep(STATE_SECONDS)
@@ -322,7 +316,6 @@ def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Any]:
         "best": asdict(snapshot.best) if snapshot.best else None,
         "eta_seconds": snapshot.eta_seconds,
         "confirmation": snapshot.confirmation,
-        "checkpoints": {"bytes": snapshot.checkpoint_bytes, "quota_bytes": snapshot.checkpoint_quota},
         "problems": problems(snapshot),
         "finished": [asdict(trial) for trial in snapshot.finished],
     }

@@ -207,8 +207,6 @@ def show_once(snapshot: Snapshot, held_by: str | None) -> None:
     """``search status``."""
     console = Console(highlight=False)
     console.print(render(snapshot))
-    taken, quota = snapshot.checkpoint_bytes / 1e9, snapshot.checkpoint_quota / 1e9
-    console.print(f"checkpoints: {taken:.2f} of {quota:g} GB", style="dim")
     console.print(ending(snapshot, held_by), style="dim", markup=False, soft_wrap=True)
 
 

@@ -190,7 +190,14 @@ class Trainer:
         return None
 
     def _on_exit(self, worker: Worker, event: Exit) -> None:
-        how = worker.how_it_ended(event)
+        if event.out_of_memory:
+            how = "ran out of memory and was killed by the system"
+        elif worker.ended:
+            how = worker.ended
+        elif event.returncode < 0:
+            how = f"ended with signal {-event.returncode}"
+        else:
+            how = f"ended with exit code {event.returncode}"
         state, worker.trial = worker.trial, None
         if state is not None and event.out_of_memory:
             self._split(state, f"worker {worker.label} {how}")

@@ -126,7 +126,6 @@ def test_status_shows_a_search_that_has_ended(finished: Watched) -> None:
     trials = finished.desk.trials("small")
     assert status["held_by"] is None
     assert status["workers"] == []
-    assert status["checkpoints"] == {"bytes": 0, "quota_bytes": 20e9}
     assert sum(status["counts"].values()) == len(status["finished"]) == 9
     assert status["counts"]["PRUNED"] >= 2
     assert status["best"]["value"] == max(trial.value for trial in trials if trial.value is not None)
@@ -141,7 +140,6 @@ def test_status_is_readable_too(finished: Watched) -> None:
     shown = answer.out
     assert answer.err == ""
     assert "small: 9 of 9 trials" in shown
-    assert "checkpoints: 0.00 of 20 GB" in shown
     assert "nobody is searching it" in shown
 
 

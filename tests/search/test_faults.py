@@ -207,15 +207,15 @@ def test_a_disk_that_refuses_although_there_is_room_ends_the_search_and_loses_no
 
 def test_the_oldest_checkpoints_that_nobody_trains_go_when_the_quota_is_spent(bench: Bench) -> None:
     study = bench.folder / "studies/scripted"
-    for age, name in enumerate(("final/new", "final/old")):
+    for age, name in enumerate(("final/new", "confirm/old")):
         (study / name).mkdir(parents=True)
         (study / name / "checkpoint").write_bytes(b"0" * 700)
         past = time.time() - 100 * (age + 1)
         os.utime(study / name / "checkpoint", (past, past))
     bench.coordinator(ScriptedPool(trains), spec_of(trials=1, faults={"checkpoint_gb": 1e-6})).run()
     assert (study / "final/new").exists()
-    assert not (study / "final/old").exists()
-    assert "checkpoints beyond 1e-06 GB: removed final/old" in bench.notes
+    assert not (study / "confirm/old").exists()
+    assert "checkpoints beyond 1e-06 GB: removed confirm/old" in bench.notes
 
 
 # -- the database
