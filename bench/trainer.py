@@ -477,7 +477,7 @@ def memory(bench: Bench) -> None:
     workers = [our_racer("fit", setup) for _ in range(4)]
     try:
         for worker in workers:
-            worker.turn(60, first=True)
+            worker.turn(30, first=True)
         cache = sum(file.stat().st_size for file in Path(setup.cache).rglob("pictures.npy") if f"-{64}px" in str(file))
         rows = []
         for number, worker in enumerate(workers):
