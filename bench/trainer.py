@@ -52,7 +52,7 @@ RECIPE: dict[str, Any] = {
 TINY = RECIPE | {"model": "resnet10t", "width_mult": 0.25, "batch_size": 128}
 """A net for CIFAR's pictures of 32 px, small enough that the pictures cost more than the net."""
 
-START_SECONDS = 120
+START_SECONDS = 240
 """Longest that a racer may take to its first step."""
 
 
@@ -477,7 +477,7 @@ def memory(bench: Bench) -> None:
     workers = [our_racer("fit", setup) for _ in range(4)]
     try:
         for worker in workers:
-            worker.turn(60, first=True)
+            worker.turn(30, first=True)
         cache = sum(file.stat().st_size for file in Path(setup.cache).rglob("pictures.npy") if f"-{64}px" in str(file))
         rows = []
         for number, worker in enumerate(workers):

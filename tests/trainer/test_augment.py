@@ -18,6 +18,7 @@ from trainer.augment import (
     change_colours,
     draw,
     normalise,
+    normalise_on_host,
     warp_on_device,
     warp_on_host,
 )
@@ -356,3 +357,13 @@ def test_gray_pictures_go_through_everything(cpu: Device) -> None:
     images = augment(pictures, torch.zeros(8).long(), 0, 1, 1).images
     assert images.shape == (8, 1, SIZE, SIZE)
     assert images.isfinite().all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_values_that_are_looked_up_are_those_that_are_computed(channels: int) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 16, 16, channels), dtype=np.uint8)
+    mean, std = MEAN[:channels], STD[:channels]
+    computed = normalise(torch.from_numpy(pictures).permute(0, 3, 1, 2).float(), mean, std)
+    looked_up = normalise_on_host(pictures, mean, std)
+    assert torch.equal(looked_up, computed)
+    assert looked_up.stride() == computed.stride()
