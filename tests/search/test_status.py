@@ -187,6 +187,13 @@ class TestTerminal:
             assert words in text, words
         assert "and 2 more: search report a-study-with-a-long-name" in text
 
+    def test_what_nobody_knows_of_the_workers_has_no_column(self) -> None:
+        seen = WorkerView(trial=1, epoch=1, epochs=3, val_accuracy=0.4)
+        lines = shown(render(Snapshot("birds", 3, (), (seen,), None))).splitlines()
+        assert lines[-2].split() == ["trial", "epoch", "accuracy"]
+        assert lines[-1].split()[:2] == ["1", "1/3"]
+        assert "-" not in lines[-1]
+
     def test_a_low_terminal_keeps_the_best_and_the_workers(self) -> None:
         snapshot = replace(crowded(), finished=crowded().finished[:90])
         low = shown(render(snapshot, rows=16))
