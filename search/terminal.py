@@ -146,7 +146,9 @@ def _entry(name: str, words: str, style: str) -> RenderableType:
 
 
 def _bar(done: float, total: float, width: int) -> RenderableType:
-    return Padding(ProgressBar(total=max(total, 1), completed=done, width=width), (0, 0))
+    # Not rich's own pink: red is for problems.
+    bar = ProgressBar(total=max(total, 1), completed=done, width=width, complete_style="cyan", finished_style="green")
+    return Padding(bar, 0)
 
 
 def _size(num_bytes: int) -> str:
