@@ -84,8 +84,8 @@ def _workers(snapshot: Snapshot) -> Table:
         "images/s": [_or_none(worker.images_per_second, "{:,.0f}") for worker in snapshot.workers],
         "memory": [_size(worker.memory_bytes) if worker.memory_bytes else None for worker in snapshot.workers],
     }
-    # Of a search on another machine, the database knows half of it: no columns of dashes.
-    columns = {name: cells for name, cells in columns.items() if name == "trial" or any(cells)}
+    if not any(columns["worker"]):  # seen through the database, which knows no more
+        columns = {name: columns[name] for name in ("trial", "epoch", "", "accuracy")}
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     for name in columns:
         left, width = name in ("", "worker", "device"), {"worker": 8, "device": 14}.get(name)
