@@ -19,7 +19,7 @@ from sqlalchemy import URL
 
 from search.paths import Runs
 from search.storage import open_storage, storage_errors
-from search.study import find_study, owner_of
+from search.study import find_study, owner_name, owner_of
 from studies import StudySpec
 
 STATUS_VERSION = 2
@@ -227,6 +227,7 @@ def write_state(file: Path, snapshot: Snapshot) -> None:
     """Leave what the database does not know for ``read_snapshot``; the file appears whole."""
     state = {
         "version": STATUS_VERSION,
+        "owner": owner_name(),
         "at": time.time(),
         "eta_seconds": snapshot.eta_seconds,
         "stopping": snapshot.stopping,
@@ -258,7 +259,7 @@ def follow(name: str, url: URL, runs: Runs) -> Generator[tuple[Snapshot, str | N
         while True:
             held_by = owner_of(name, url, runs)  # first: whoever ends in between has told all by then
             trials = study.get_trials(deepcopy=False)
-            snapshot = snapshot_of(spec, trials, runs.state(name) if held_by else None)
+            snapshot = snapshot_of(spec, trials, read_state(runs.state(name), held_by))
             taken = sum(runs.checkpoints(name).values())
             quota = spec.faults.checkpoint_gb * 1e9
             found = confirmed(study, spec)
@@ -268,10 +269,9 @@ def follow(name: str, url: URL, runs: Runs) -> Generator[tuple[Snapshot, str | N
             time.sleep(STATE_SECONDS)
 
 
-def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], state: Path | None = None) -> Snapshot:
-    """A search seen from outside, through its database, and through its state file where there is one."""
+def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: dict[str, Any] | None = None) -> Snapshot:
+    """A search seen from outside, through its database, and through its state file where ``read_state`` gives it."""
     finished = tuple(view_of(trial) for trial in trials if trial.state.is_finished())
-    told = _read_state(state) if state else None
     if told is not None:
         aged = time.time() - told["at"]
         workers = [WorkerView(**worker) for worker in told["workers"]]
@@ -300,13 +300,14 @@ def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], state: Path | None =
     return Snapshot(spec.name, spec.search.trials, finished, tuple(workers), eta, epochs=spec.num_steps)
 
 
-def _read_state(file: Path) -> dict[str, Any] | None:
-    """What the search on this machine wrote; None without one, or from another version."""
+def read_state(file: Path, held_by: str | None) -> dict[str, Any] | None:
+    """What the study's owner wrote; None on another machine, from another version, or from a killed predecessor."""
     try:
         state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return state if state.get("version") == STATUS_VERSION else None
+    written_by = state.get("owner") if state.get("version") == STATUS_VERSION else None
+    return state if written_by and held_by and held_by.startswith(f"{written_by} since ") else None
 
 
 def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Any]:

@@ -197,7 +197,7 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
             holder.parent.mkdir(parents=True, exist_ok=True)
             still_owner = stack.enter_context(_lock(name, url, holder, patience_seconds=LOCK_PATIENCE_SECONDS))
             since = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
-            holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}")
+            holder.write_text(f"{owner_name()} since {since}")
         except OSError as error:
             raise StorageError(
                 f"{error.filename or runs.root} cannot be written: {error.strerror or error}; "
@@ -207,6 +207,11 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
             yield still_owner
         finally:
             holder.unlink(missing_ok=True)
+
+
+def owner_name() -> str:
+    """What this process is called where it owns a study."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def owner_of(name: str, url: URL, runs: Runs) -> str | None:

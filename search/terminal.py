@@ -70,26 +70,39 @@ def headline(snapshot: Snapshot) -> str:
 
 
 def _workers(snapshot: Snapshot) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-    table.add_column("worker", no_wrap=True, max_width=8)
-    table.add_column("device", no_wrap=True, max_width=14, overflow="ellipsis")
-    for column in ("trial", "epoch", "", "accuracy", "images/s", "memory"):
-        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
     typical = typical_epoch_seconds(snapshot.finished, snapshot.workers)
-    for worker in snapshot.workers:
-        idle = worker.trial is None
-        attempt = f" ({worker.attempt})" if worker.attempt > 1 else ""
-        table.add_row(
-            worker.label or "-",
-            worker.device or "-",
-            "-" if idle else f"{worker.trial}{attempt}",
-            "-" if idle else f"{worker.epoch}/{worker.epochs}",
-            "" if idle else _bar(epochs_done(worker, typical), worker.epochs, 10),
-            "-" if worker.val_accuracy is None else f"{worker.val_accuracy:.2%}",
-            "-" if worker.images_per_second is None else f"{worker.images_per_second:,.0f}",
-            "-" if worker.memory_bytes is None else _size(worker.memory_bytes),
-        )
+    columns: dict[str, list[RenderableType | None]] = {
+        "worker": [worker.label or None for worker in snapshot.workers],
+        "device": [worker.device or None for worker in snapshot.workers],
+        "trial": [_trial_of(worker) for worker in snapshot.workers],
+        "epoch": [None if worker.trial is None else f"{worker.epoch}/{worker.epochs}" for worker in snapshot.workers],
+        "": [
+            "" if worker.trial is None else _bar(epochs_done(worker, typical), worker.epochs, 10)
+            for worker in snapshot.workers
+        ],
+        "accuracy": [_or_none(worker.val_accuracy, "{:.2%}") for worker in snapshot.workers],
+        "images/s": [_or_none(worker.images_per_second, "{:,.0f}") for worker in snapshot.workers],
+        "memory": [_size(worker.memory_bytes) if worker.memory_bytes else None for worker in snapshot.workers],
+    }
+    if not any(columns["worker"]):  # seen through the database, which knows no more
+        columns = {name: columns[name] for name in ("trial", "epoch", "", "accuracy")}
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    for name in columns:
+        left, width = name in ("", "worker", "device"), {"worker": 8, "device": 14}.get(name)
+        table.add_column(name, justify="left" if left else "right", no_wrap=True, max_width=width, overflow="ellipsis")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*("-" if cell is None else cell for cell in row))
     return table
+
+
+def _trial_of(worker: WorkerView) -> str | None:
+    if worker.trial is None:
+        return None
+    return f"{worker.trial} ({worker.attempt})" if worker.attempt > 1 else str(worker.trial)
+
+
+def _or_none(value: float | None, form: str) -> str | None:
+    return None if value is None else form.format(value)
 
 
 def epochs_done(worker: WorkerView, typical_seconds: float | None) -> float:
@@ -133,7 +146,9 @@ def _entry(name: str, words: str, style: str) -> RenderableType:
 
 
 def _bar(done: float, total: float, width: int) -> RenderableType:
-    return Padding(ProgressBar(total=max(total, 1), completed=done, width=width), (0, 0))
+    # Not rich's own pink: red is for problems.
+    bar = ProgressBar(total=max(total, 1), completed=done, width=width, complete_style="cyan", finished_style="green")
+    return Padding(bar, 0)
 
 
 def _size(num_bytes: int) -> str:

@@ -15,7 +15,18 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from search import terminal
-from search.status import Snapshot, TrialView, WorkerView, as_json, eta_seconds, problems, snapshot_of, write_state
+from search.status import (
+    Snapshot,
+    TrialView,
+    WorkerView,
+    as_json,
+    eta_seconds,
+    problems,
+    read_state,
+    snapshot_of,
+    write_state,
+)
+from search.study import owner_name
 from search.terminal import Display, ending, epochs_done, log_line, render, show_watched
 from studies import StudySpec
 
@@ -105,7 +116,7 @@ class TestSeenFromOutside:
         file = tmp_path / "state.json"
         write_state(file, Snapshot("birds", 6, (), (busy, IDLE), 77.0, stopping=True))
         file.write_text(json.dumps(json.loads(file.read_text()) | {"at": time.time() - 60}))
-        seen = snapshot_of(spec_of(), study.get_trials(), file)
+        seen = snapshot_of(spec_of(), study.get_trials(), read_state(file, f"{owner_name()} since today"))
         assert [replace(worker, seconds_since_progress=None) for worker in seen.workers] == [
             replace(busy, seconds_since_progress=None),
             IDLE,
@@ -118,9 +129,16 @@ class TestSeenFromOutside:
         self, study: optuna.Study, tmp_path: Path, text: str
     ) -> None:
         (tmp_path / "state.json").write_text(text)
-        for file in (tmp_path / "state.json", tmp_path / "nothing.json", None):
-            (worker,) = snapshot_of(spec_of(), study.get_trials(), file).workers
+        for file in (tmp_path / "state.json", tmp_path / "nothing.json"):
+            (worker,) = snapshot_of(spec_of(), study.get_trials(), read_state(file, owner_name())).workers
             assert (worker.trial, worker.epoch, worker.val_accuracy) == (1, 1, 0.4)
+
+    def test_what_a_killed_search_left_is_not_taken_for_that_of_the_owner_now(self, tmp_path: Path) -> None:
+        file = tmp_path / "state.json"
+        write_state(file, Snapshot("birds", 6, (), (training(1, 1),), 77.0))
+        assert read_state(file, f"{owner_name()} since today") is not None
+        for owner in (None, "another process", owner_name()[:7] + "1 on elsewhere since today"):
+            assert read_state(file, owner) is None
 
     def test_its_json_can_be_written(self) -> None:
         shape = as_json(Snapshot("birds", 6, (trial(0),), (training(1, 1),), None), held_by=None)
@@ -168,6 +186,13 @@ class TestTerminal:
         for words in ("1999 (2)", "100/300", "100.00%", "123,456", "142.3 GB", "about 100 h 0 min left", "4,997,523"):
             assert words in text, words
         assert "and 2 more: search report a-study-with-a-long-name" in text
+
+    def test_what_nobody_knows_of_the_workers_has_no_column(self) -> None:
+        seen = WorkerView(trial=1, epoch=1, epochs=3, val_accuracy=0.4)
+        lines = shown(render(Snapshot("birds", 3, (), (seen,), None))).splitlines()
+        assert lines[-2].split() == ["trial", "epoch", "accuracy"]
+        assert lines[-1].split()[:2] == ["1", "1/3"]
+        assert "-" not in lines[-1]
 
     def test_a_low_terminal_keeps_the_best_and_the_workers(self) -> None:
         snapshot = replace(crowded(), finished=crowded().finished[:90])
