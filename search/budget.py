@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from search.errors import UsageError
-from studies import Limit
+from studies import Final, Limit
 from trainer.config import SIZE_SETTINGS, ModelSize, TrainConfig, validate
 from trainer.errors import LimitError
 
@@ -49,6 +49,18 @@ def excesses(size: ModelSize, limit: Limit) -> dict[str, int]:
     """By how much each limit is exceeded; zero or less is feasible (Optuna's convention for constraints)."""
     limits = {"params": limit.params, "macs": limit.macs}
     return {name: getattr(size, name) - bound for name, bound in limits.items() if bound is not None}
+
+
+def exported_size(one: ModelSize, final: Final) -> tuple[ModelSize, ModelSize]:
+    """The size of all that an export holds, and of what the limit counts of it.
+
+    Args:
+        one: a member's size, for one look at a picture.
+        final: how many members and views there are, and whether the limit counts each member alone.
+    """
+    each = ModelSize(params=one.params, macs=one.macs * (1 + len(final.tta)))
+    whole = ModelSize(params=each.params * final.ensemble, macs=each.macs * final.ensemble)
+    return whole, each if final.limit_each else whole
 
 
 def describe(limit: Limit) -> str:

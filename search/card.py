@@ -237,9 +237,7 @@ def _training(metrics: dict[str, Any]) -> str:
     seeds = metrics["seeds"]
     which = "seeds" if len(seeds) > 1 else "seed"
     pictures = "the training split" if metrics["fit_on"] == "train" else "the training and the validation split"
-    parts = [
-        f"From random weights, on {pictures}, with {which} {', '.join(map(str, seeds))} that the search did not use."
-    ]
+    parts = [f"From random weights, on {pictures}, with {which} {', '.join(map(str, seeds))}, not used in the search."]
     if metrics["finetune"]:
         settings = ", ".join(f"{name} {_show(value)}" for name, value in metrics["finetune"].items())
         parts.append(f"Then a last stage on the validation split alone ({settings}), its latest weights kept.")

@@ -16,14 +16,14 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from search.budget import describe, resolve_sizes, size_line
+from search.budget import describe, exported_size, fits, resolve_sizes, size_line
 from search.devices import WorkerDevice
 from search.launch import Prepared, checkpoint_bytes, find_bounds, prepare, use_gpu
 from search.paths import Runs
 from search.status import duration
 from studies import Limit, Range, StudySpec
 from trainer.cache import as_lines, scan_folder
-from trainer.config import TrainConfig
+from trainer.config import ModelSize, TrainConfig
 from trainer.data import Dataset
 from trainer.errors import ConfigError, DataError, DiskError, LimitError
 
@@ -63,6 +63,7 @@ def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dic
         ``space``: {setting: {low, high, log, step} or {choices}}, with the exact upper end of width_mult.
         ``largest``: the largest candidate, {width_mult, params, macs}; ``widest``: the widest width that fits the limit
         and ``next``: the size one step wider, over it (both null where the width is not sampled).
+        ``exported``: what the limit counts of its export, members and views included, {params, macs}.
         ``fixed``: settings of [train] that are neither sampled nor their default. ``known``: recipes tried first.
         ``steps_per_epoch``: {batch size: steps}.
         ``estimate``: ``device``, ``workers``, ``workers_per_gpu``, ``images_per_second``, ``seconds_per_epoch``,
@@ -117,6 +118,7 @@ def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dic
         "largest": {"width_mult": candidate.width_mult, **asdict(size)},
         "widest": widest and {"width_mult": widest.width_mult, **asdict(widest.size)},
         "next": widest and widest.next_size and {"width_mult": widest.next_width_mult, **asdict(widest.next_size)},
+        "exported": asdict(exported_size(size, spec.final)[1]),
         "fixed": {
             key: value
             for key, value in spec.train.model_dump(mode="json", exclude_defaults=True).items()
@@ -207,6 +209,15 @@ def render(meaning: dict[str, Any]) -> Group:
             parts.append(Text(f"the space ends below the widest that fits, {widest['width_mult']:g}"))
         elif meaning["next"]:
             parts.append(Text(size_line(meaning["next"], limit)))
+    exported = ModelSize(**meaning["exported"])
+    if not fits(exported, limit):
+        parts.append(
+            Text(
+                f"as [final] has it, that is {exported.params:,} parameters and {exported.macs:,} multiply-adds to "
+                "export, over the limit: fewer members or views, limit_each = true, or a lower limit to search under",
+                style="yellow",
+            )
+        )
     parts += [_heading("space"), _space_table(meaning["space"])]
     if meaning["fixed"]:
         parts += [_heading("fixed, where it is not the default"), _pairs_table(meaning["fixed"])]

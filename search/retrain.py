@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from search.best import candidates, confirmed, final_seed, missing, record
-from search.budget import check_fits, describe, fits
+from search.budget import check_fits, describe, exported_size, fits
 from search.devices import WorkerDevice
 from search.errors import NothingToExport
 from search.findings import ranked
@@ -217,9 +217,8 @@ def check_limit(config: TrainConfig, spec: StudySpec, data: Dataset) -> ModelSiz
     """
     final = spec.final
     one = check_fits(config, len(data.class_names), spec.data.image_size, spec.limit, spec.data.channels)
-    each = ModelSize(params=one.params, macs=one.macs * (1 + len(final.tta)))
-    whole = ModelSize(params=each.params * final.ensemble, macs=each.macs * final.ensemble)
-    if not fits(each if final.limit_each else whole, spec.limit):
+    whole, counted = exported_size(one, final)
+    if not fits(counted, spec.limit):
         members = f"{final.ensemble} members" if final.ensemble > 1 else "the model"
         views = f" with {1 + len(final.tta)} views of a picture" if final.tta else ""
         cure = (

@@ -179,6 +179,18 @@ def test_a_space_that_ends_below_the_limit_says_so(runs: Runs) -> None:
     assert f"the space ends below the widest that fits, {meaning['widest']['width_mult']:g}" in shown(meaning)
 
 
+def test_an_ensemble_that_would_not_fit_is_told_before_the_search(runs: Runs) -> None:
+    one = check_study(study(), runs, TWO_WORKERS)
+    assert one["exported"] == {name: one["largest"][name] for name in ("params", "macs")}
+    three = check_study(study(final={"ensemble": 3, "tta": ["flip"]}), runs, TWO_WORKERS)
+    expected = {"params": 3 * one["largest"]["params"], "macs": 6 * one["largest"]["macs"]}
+    assert three["exported"] == expected
+    assert f"that is {expected['params']:,} parameters" in shown(three)
+    assert "to export, over the limit" not in shown(one)
+    each = check_study(study(final={"ensemble": 3, "limit_each": True}), runs, TWO_WORKERS)
+    assert each["exported"] == one["exported"]
+
+
 def test_a_stepped_width_ends_on_a_step_without_a_warning(runs: Runs) -> None:
     dropout = {"low": 0, "high": 0.5, "step": 0.2}
     spec = study(space={"width_mult": {"low": 0.02, "step": 0.02}, "dropout": dropout}, known=[])
