@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -193,6 +194,14 @@ class Running:
         return Answer(self.process.wait(timeout), self.out.read_text(), self.err.read_text())
 
 
+def as_in_a_terminal(cores: list[int]) -> None:
+    """For a child before it runs: on these cores, and with signals as a shell leaves them, even where tests run under
+    nohup, whose ignored signals the command would respect."""
+    os.sched_setaffinity(0, cores)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Desk:
     """A folder with study files and a runs folder."""
 
@@ -231,7 +240,7 @@ class Desk:
                 stderr=err_file,
                 env=inherited | environment,
                 start_new_session=True,
-                preexec_fn=lambda: os.sched_setaffinity(0, [core] if one else cores),
+                preexec_fn=lambda: as_in_a_terminal([core] if one else cores),
             )
         running = Running(process, out, err)
         self.commands.append(running)

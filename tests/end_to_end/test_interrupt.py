@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from desk import COMMAND, PATIENCE_SECONDS, STEADY, Answer, Desk, Running
+from desk import COMMAND, PATIENCE_SECONDS, STEADY, Answer, Desk, Running, as_in_a_terminal
 from optuna.trial import FrozenTrial, TrialState
 
 from trainer.checkpoint import load_checkpoint
@@ -126,7 +126,7 @@ def _in_a_terminal_that_closes(search: Interrupted, trial: int) -> Running:
         stdout=inside,
         stderr=inside,
         start_new_session=True,
-        preexec_fn=lambda: (fcntl.ioctl(0, termios.TIOCSCTTY, 0), os.sched_setaffinity(0, {core})),
+        preexec_fn=lambda: (fcntl.ioctl(0, termios.TIOCSCTTY, 0), as_in_a_terminal([core])),
     )
     os.close(inside)
     os.set_blocking(terminal, False)
