@@ -1,4 +1,4 @@
-"""What a dashboard costs a search: ``python bench/dashboard.py [--trials 2000] [--rounds 5]``.
+"""What a dashboard costs a search: ``python -P bench/dashboard.py [--trials 2000] [--rounds 5]``.
 
 Fills a study with trials of 10 epochs, then measures, with `search launch --dashboard`'s own process and its niceness:
 

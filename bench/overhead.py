@@ -1,4 +1,4 @@
-"""What the coordinator costs a trial: ``python bench/overhead.py [--trials 20]``.
+"""What the coordinator costs a trial: ``python -P bench/overhead.py [--trials 20]``.
 
 Runs a real search on the digits (one worker, no pruning) and takes times where messages pass:
 

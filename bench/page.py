@@ -1,4 +1,4 @@
-"""What keeping the dashboard's study page up to date costs a search: ``python bench/page.py [--trials 100 1000]``.
+"""What keeping the dashboard's study page up to date costs a search: ``python -P bench/page.py [--trials 100 1000]``.
 
 Fills a study with trials of 10 epochs, then lets the page follow it as `search launch` does, while trials go on:
 

@@ -1,4 +1,4 @@
-"""CPU seconds of ``search --help`` beside the interpreter alone: ``python bench/startup.py [--n 15]``."""
+"""CPU seconds of ``search --help`` beside the interpreter alone: ``python -P bench/startup.py [--n 15]``."""
 
 from __future__ import annotations
 
