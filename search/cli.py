@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
-import sys
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.errors import (
-    INTERNAL,
-    SECOND_SIGNAL,
-    Interrupted,
-    ReplayFailed,
-    SearchError,
-    UsageError,
-    exit_code_of,
-)
-from trainer.errors import TrainerError
+from search.errors import ReplayFailed, UsageError
+from search.process import Signalled, run_command, tell
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -64,7 +52,6 @@ GpusOption = Annotated[
     typer.Option("--gpus", help="0,1,2 | all | cpu | cpu:2 (two workers). Default: all GPUs, else cpu."),
 ]
 DEFAULT_RUNS = Path("runs")
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @app.command()
@@ -108,17 +95,17 @@ def launch(
     best = snapshot.best
     counts = f"({snapshot.count('PRUNED')} pruned, {snapshot.count('FAIL')} failed)"
     if len(snapshot.finished) < snapshot.budget:
-        _tell(
+        tell(
             f"study {spec.name!r} has spent its {spec.search.hours:g} hours with {len(snapshot.finished)} of "
             f"{snapshot.budget} trials finished {counts}; to go on, repeat the command"
         )
     else:
-        _tell(
+        tell(
             f"study {spec.name!r} has spent its budget of {snapshot.budget} trials {counts}; to go on, repeat the "
             f"command with --trials {2 * snapshot.budget}"
         )
     if best is not None and best.value is not None:
-        _tell(
+        tell(
             f"best: trial {best.number}, {best.value:.2%} on validation; "
             f"hand it over with: search export-best {spec.name}"
         )
@@ -215,7 +202,7 @@ def status(
     name = _study_name(study, folder)
     if watch:
         # Ctrl-C ends the watching, not the search.
-        with contextlib.suppress(_Signalled), contextlib.closing(follow(name, url, folder)) as moments:
+        with contextlib.suppress(Signalled), contextlib.closing(follow(name, url, folder)) as moments:
             if as_json:
                 for snapshot, held_by in moments:
                     print(json.dumps(shape(snapshot, held_by=held_by)), flush=True)
@@ -413,69 +400,8 @@ def studies(
 
 
 def main() -> None:
-    """Entry point of ``search``: a user's mistake ends in one sentence and the documented exit code."""
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupted)
-    _hide_password()
-    try:
-        app(standalone_mode=True)
-    except (SearchError, TrainerError) as error:
-        _say(error)
-        sys.exit(exit_code_of(error))
-    except _Signalled:
-        stopped = Interrupted("interrupted; nothing is lost, the same command goes on from there")
-        _say(stopped)
-        sys.exit(stopped.exit_code)
-    except BrokenPipeError:  # | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except Exception:
-        traceback.print_exc()
-        sys.exit(INTERNAL)
-
-
-def _hide_password() -> None:
-    """Start anew without a password on the command line, which everybody on the machine can read for as long as we run.
-
-    The URL moves to the environment, which only this user can read.
-    """
-    words = [sys.executable, *sys.orig_argv[1:]]
-    for index, word in enumerate(words):
-        option, equals, value = word.partition("=")
-        joined = option == "--storage" and bool(equals)
-        url = value if joined else words[index + 1] if word == "--storage" and index + 1 < len(words) else ""
-        if url.startswith("postgres") and ("@" in url or "password" in url):
-            del words[index : index + (1 if joined else 2)]
-            os.execve(sys.executable, words, os.environ | {"SEARCH_STORAGE": url})
-
-
-def _tell(line: str) -> None:
-    """The last words of a search; if nobody reads them any more, its exit code still tells."""
-    try:
-        print(line, flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _say(error: Exception) -> None:
-    with contextlib.suppress(OSError):  # the terminal may be gone; the exit code is not
-        print(f"search: {error}", file=sys.stderr, flush=True)
-
-
-class _Signalled(BaseException):
-    """Unlike Interrupted no Exception: torch's exporter tries something else after those."""
-
-
-def _interrupted(_number: int, _frame: object) -> None:
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) is _interrupted:  # a closed terminal says so twice, see search/launch.py
-            signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else _stop_at_once)
-    raise _Signalled
-
-
-def _stop_at_once(_number: int, _frame: object) -> None:
-    os._exit(SECOND_SIGNAL)
+    """Entry point of ``search``."""
+    run_command(app)
 
 
 def _places(storage: str | None, runs: Path) -> tuple[Runs, URL]:

@@ -25,16 +25,14 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import Trial, TrialState
 
-from search.crew import Crew, Worker
+from search.crew import Crew, Worker, patience
 from search.errors import TrainingFailed
 from search.paths import Runs
 from search.pools.local import Exit, LocalPool, Message
 from search.status import Snapshot, TrialView, WorkerView, duration, eta_seconds
 from search.storage import STORAGE_FAILURES, is_away
-from search.study import seed_of
 from search.trials import Changed, Trials
-from studies import Range, StudySpec
-from studies.spec import WIDTH_SHARE
+from studies import StudySpec
 from trainer.config import EpochResult
 from trainer.errors import DiskError
 
@@ -143,7 +141,6 @@ class Coordinator:
 
     def begin(self) -> None:
         """Take over what a predecessor left, queue the known recipes, start the workers."""
-        self.runs.stop_request(self.spec.name).unlink(missing_ok=True)  # meant for the predecessor
         self.trials.adopt()
         if self.trials.orphans:
             numbers = ", ".join(str(trial.number) for trial in self.trials.orphans)
@@ -164,7 +161,7 @@ class Coordinator:
             self.note("finishing the epoch; Ctrl-C again to stop now")
             self.told_to_stop = True
         self.watch(self.snapshot())
-        for worker, event in self.crew.events(POLL_SECONDS, self._slowest_epoch):
+        for worker, event in self.crew.events(POLL_SECONDS, self._patience):
             self.waiting.append(_Waiting(worker, event))
         return True
 
@@ -269,7 +266,7 @@ class Coordinator:
             progress = self.trials.progress[trial.number]
             progress.attempts += 1
             progress.decided = 0
-            self.crew.send(worker.number, self._assignment(trial))
+            self.crew.send(worker.number, self.trials.assignment(trial) | {"cache": self.cache})
             self.journal.append("assign", trial=trial.number, worker=worker.label, attempt=progress.attempts)
 
     def _worth_waiting(self) -> bool:
@@ -279,29 +276,6 @@ class Coordinator:
         if self.waiting or self.crew.training():
             return True
         return not self.stopping and self._left_to_do() > 0
-
-    def _assignment(self, trial: Trial) -> Message:
-        config = self.spec.config_for(trial.params, seed_of(self.spec.seed, trial.number))
-        return {
-            "type": "assign",
-            "trial": trial.number,
-            "config": config.model_dump(mode="json"),
-            "width": self._width_question(trial),
-            "data": self.spec.data.model_dump(mode="json"),
-            "cache": self.cache,
-            "checkpoint": str(self.runs.checkpoint(self.spec.name, trial.number)),
-            "limit": self.spec.limit.model_dump(mode="json"),
-            "micro_batches": self.trials.progress[trial.number].micro_batches,
-        }
-
-    def _width_question(self, trial: Trial) -> Message | None:
-        """What the worker needs to find the width of a trial whose other settings change its size too."""
-        if not self.spec.sizes_vary:
-            return None
-        axis = self.spec.space.get("width_mult")
-        if isinstance(axis, Range):
-            return {"share": trial.params[WIDTH_SHARE], "low": axis.low, "high": axis.high}
-        return {"share": 0.0, "low": self.spec.train.width_mult, "high": self.spec.train.width_mult}
 
     def _left_to_do(self) -> int:
         """Trials that nobody trains and that the budget allows: orphans, and new ones."""
@@ -455,11 +429,10 @@ class Coordinator:
     def _end_with(self, error: Exception) -> None:
         self.stopping, self.fatal = True, self.fatal or error
 
-    def _slowest_epoch(self, worker: Worker) -> float | None:
-        """Seconds of the slowest epoch of a worker's trial, else of any trial; None where none was measured."""
-        own = (
-            self.trials.progress[worker.trial.number].seconds.values() if self._trains(worker) and worker.trial else []
-        )
-        others = (seconds for progress in self.trials.progress.values() for seconds in progress.seconds.values())
-        past = (view.seconds / view.epochs for view in self.trials.finished.values() if view.epochs and view.seconds)
-        return max(own, default=None) or max((*others, *past), default=None)
+    def _patience(self, worker: Worker) -> float:
+        progress = self.trials.progress
+        own = progress[worker.trial.number].seconds.values() if self._trains(worker) and worker.trial else []
+        others = (seconds for trial in progress.values() for seconds in trial.seconds.values())
+        past = (view.seconds / view.epochs for view in self.trials.finished.values() if view.epochs)
+        epochs = self.spec.train.epochs if self.spec.data.folds else 1
+        return patience(self.spec.faults, max(own, default=None), max((*others, *past), default=None), epochs)

@@ -84,14 +84,12 @@ class Crew:
         self.workers[number].busy_since = time.monotonic()
         self.pool.send(number, message)
 
-    def events(
-        self, timeout: float, slowest_epoch: Callable[[Worker], float | None]
-    ) -> Iterator[tuple[int, Message | Exit]]:
+    def events(self, timeout: float, patience: Callable[[Worker], float]) -> Iterator[tuple[int, Message | Exit]]:
         """What workers say that concerns their trials; ends those that have hung, whose Exit comes after it.
 
         Args:
             timeout: seconds to wait at most.
-            slowest_epoch: of a worker's trial in seconds, None where none was measured yet.
+            patience: seconds after which a worker that trains counts as hanging.
         """
         for number, event in self.pool.events(timeout):
             worker = self.workers[number]
@@ -107,7 +105,7 @@ class Crew:
             yield number, event
         for worker in self.workers:
             silent = worker.silent_seconds
-            if silent > self._patience(worker, slowest_epoch):
+            if silent > (patience(worker) if worker.ready else self.faults.first_epoch_seconds):
                 worker.failed_starts += not worker.ready
                 self._end(worker, f"made no progress for {duration(silent)} and was ended")
 
@@ -141,8 +139,16 @@ class Crew:
         worker.busy_since = time.monotonic()
         self.pool.start(worker.number)
 
-    def _patience(self, worker: Worker, slowest_epoch: Callable[[Worker], float | None]) -> float:
-        slowest = slowest_epoch(worker) if worker.ready else None
-        if slowest is None:
-            return self.faults.first_epoch_seconds
-        return max(self.faults.hang_seconds, self.faults.hang_factor * slowest)
+
+def patience(faults: Faults, own: float | None, others: float | None, epochs: int = 1) -> float:
+    """Seconds without a result after which a worker counts as hanging.
+
+    Args:
+        faults: the study's numbers.
+        own: the slowest result of what it trains; None before the first.
+        others: the slowest of the others, which say little: a candidate may be many times as large as theirs.
+        epochs: that a result stands for; a fold's are all of them.
+    """
+    if own is not None:
+        return max(faults.hang_seconds, faults.hang_factor * own)
+    return max(faults.first_epoch_seconds * epochs, faults.hang_factor * (others or 0.0))

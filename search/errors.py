@@ -67,7 +67,7 @@ class HeldError(SearchError):
 
 
 class DeviceHeld(SearchError):
-    """Another search trains on a GPU."""
+    """Another search or export trains on a GPU."""
 
     exit_code = 7
 

@@ -23,7 +23,7 @@ from search.best import confirmed
 from search.card import write_card
 from search.devices import WorkerDevice
 from search.errors import ProofFailed, SearchError, UsageError
-from search.launch import prepare
+from search.launch import hold_devices, prepare
 from search.page import show_export
 from search.paths import Runs
 from search.plots import confused_pairs, draw_confusion, draw_curves
@@ -86,7 +86,7 @@ def export_best(
         study, spec = find_study(open_storage(url), study_name)  # before own_study: until it is found it may be a path
     if asked is not None:
         spec = spec.model_copy(update={"confirm": asked.confirm, "final": asked.final})
-    with own_study(study_name, url, runs), storage_errors(url):
+    with own_study(study_name, url, runs), hold_devices(devices, runs), storage_errors(url):
         choose_trial(study, number)  # there is one, or the pictures need not be read
         if out is not None:
             _check_target(out.resolve())

@@ -23,11 +23,12 @@ from sqlalchemy import URL
 from search.budget import Width, check_fits, widest
 from search.coordinator import Coordinator
 from search.devices import WorkerDevice
-from search.errors import DeviceHeld, Interrupted
+from search.errors import DeviceHeld, Interrupted, UsageError
 from search.onlookers import Onlooker, Onlookers, StateFile
 from search.page import StudyPage
 from search.paths import Runs
 from search.pools.local import LocalPool
+from search.process import STOP_SIGNALS
 from search.space import as_sampled, distributions, feasible_models
 from search.status import Snapshot
 from search.storage import open_storage, storage_errors
@@ -37,8 +38,6 @@ from search.webhook import Webhook
 from studies import StudySpec
 from trainer.data import Dataset, prepare_data
 from trainer.errors import DiskError
-
-STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 STOP_POLL_SECONDS = 0.5
 """Between two looks whether a search that was asked to stop has stopped."""
@@ -210,18 +209,20 @@ def launch(
 def stop_search(name: str, url: URL, runs: Runs, *, tell: Callable[[str], None]) -> bool:
     """Ask whoever searches a study to stop, and wait until it has; False if nobody does.
 
-    The request is a file in the runs folder, so it reaches a search on any machine that shares it.
+    The request is a file in the runs folder, so it reaches a search or an export on any machine that shares it.
 
     Raises:
-        StorageError, UsageError: no such database or study.
+        StorageError, UsageError: no such database or study, or it is searched in another runs folder.
     """
     with storage_errors(url):
         find_study(open_storage(url), name)  # until it is found the name may be a path
         owner = owner_of(name, url, runs)
         if owner is None:
             return False
+        if not runs.holder(name).exists():
+            raise UsageError(f"study {name!r} is in use from another runs folder than {runs.root}; name that in --runs")
         runs.stop_request(name).touch()
-        tell(f"asked {owner}, which searches {name!r}, to stop; every worker finishes its epoch")
+        tell(f"asked {owner}, which holds {name!r}, to stop")
         while owner_of(name, url, runs) == owner:
             time.sleep(STOP_POLL_SECONDS)
     return True
@@ -257,7 +258,7 @@ def hold_devices(devices: list[WorkerDevice], runs: Runs) -> Iterator[None]:
     """Keep other searches in this runs folder off the GPUs; the CPU is for everybody.
 
     Raises:
-        HeldError: another search trains on one of them.
+        DeviceHeld: another search trains on one of them.
     """
     with contextlib.ExitStack() as stack:
         for name in sorted({device.visible for device in devices if device.visible is not None}):

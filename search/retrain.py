@@ -155,6 +155,7 @@ class Retraining:
                     self.spec.faults,
                     note=self._note,
                     progress=progress,
+                    stop_request=self.runs.stop_request(self.spec.name),
                 )
                 yield from trainer.train(stage, left)
 

@@ -196,6 +196,7 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
         try:
             holder.parent.mkdir(parents=True, exist_ok=True)
             still_owner = stack.enter_context(_lock(name, url, holder, patience_seconds=LOCK_PATIENCE_SECONDS))
+            runs.stop_request(name).unlink(missing_ok=True)  # meant for a predecessor
             since = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
             holder.write_text(f"{owner_name()} since {since}")
         except OSError as error:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from search.coordinator import MOST_MICRO_BATCHES
-from search.crew import Crew, Worker
-from search.errors import TrainingFailed
+from search.crew import Crew, Worker, patience
+from search.errors import Interrupted, TrainingFailed
 from search.pools.local import Exit, LocalPool, Message
 from search.status import duration
 from studies import Faults
@@ -88,6 +88,7 @@ class Trainer:
         faults: how often to try again, and when a worker counts as hanging.
         note: called with one line for each thing worth telling.
         progress: called with (stage, epochs done, epochs in all).
+        stop_request: the file with which ``search stop`` asks for an end.
     """
 
     def __init__(
@@ -99,8 +100,10 @@ class Trainer:
         *,
         note: Callable[[str], None],
         progress: Callable[[str, int, int], None],
+        stop_request: Path,
     ) -> None:
         self.data, self.cache, self.faults, self.note, self.progress = data, cache, faults, note, progress
+        self.stop_request = stop_request
         self.crew = Crew(pool, faults, note)
         self.waiting: deque[_State] = deque()
 
@@ -110,6 +113,7 @@ class Trainer:
         Raises:
             TrainingFailed: a worker cannot start, or a training fails again and again.
             DiskError: no room for a checkpoint.
+            Interrupted: asked to stop; every training goes on from its last epoch.
         """
         crew, pool, ended = self.crew, self.crew.pool, 0
         states = [_State(training) for training in trainings]
@@ -118,11 +122,13 @@ class Trainer:
         try:
             crew.start(len(trainings))
             while ended < len(trainings):
+                if self.stop_request.exists():
+                    raise Interrupted(f"{stage} stopped; nothing is lost, the same command goes on from there")
                 for worker in crew.idle():
                     if self.waiting:
                         worker.trial = self.waiting.popleft()
                         crew.send(worker.number, self._assignment(worker.trial, states.index(worker.trial)))
-                for number, event in crew.events(POLL_SECONDS, _slowest_epoch):
+                for number, event in crew.events(POLL_SECONDS, self._patience):
                     outcome = self._handle(crew.workers[number], event)
                     results = [result for state in states for result in state.results.values()]
                     self.progress(stage, len(results), total)
@@ -201,6 +207,12 @@ class Trainer:
         if failed:
             raise TrainingFailed(f"{failed} ({how}):\n{event.log_tail}")
 
+    def _patience(self, worker: Worker) -> float:
+        state: _State | None = worker.trial
+        own = max((result.seconds for result in state.results.values()), default=None) if state else None
+        epochs = state.training.config.epochs if state and state.training.folds else 1
+        return patience(self.faults, own, None, epochs)
+
     def _retry(self, state: _State, error: str, note: str) -> None:
         """Let a training go on from its last epoch, unless it has not got any further for too many times."""
         state.retries += 1
@@ -219,11 +231,6 @@ class Trainer:
             "micro-batches a step, the effective batch unchanged"
         )
         self.waiting.appendleft(state)
-
-
-def _slowest_epoch(worker: Worker) -> float | None:
-    results = worker.trial.results.values() if worker.trial is not None else ()
-    return max((result.seconds for result in results), default=None)
 
 
 def _line(stage: str, outcome: Outcome, ended: int, number: int, left: str) -> str:

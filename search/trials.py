@@ -19,8 +19,9 @@ from search.errors import StudyChanged
 from search.journal import Journal
 from search.paths import Runs
 from search.status import TrialView, view_of
-from search.study import UUID, new_trial, take_up
-from studies import StudySpec
+from search.study import UUID, new_trial, seed_of, take_up
+from studies import Range, StudySpec
+from studies.spec import WIDTH_SHARE
 from trainer.config import EpochResult
 
 REPEAT_TOLERANCE = 0.05
@@ -111,6 +112,29 @@ class Trials:
         # A connection that broke while a trial was being asked for leaves it RUNNING, known to nobody.
         unknown = self._unknown()
         return self._take_up(unknown[0] if unknown else new_trial(self.study))
+
+    def assignment(self, trial: Trial) -> dict[str, Any]:
+        """What a worker is told to train, but for where the pictures are decoded; see search/worker.py."""
+        config = self.spec.config_for(trial.params, seed_of(self.spec.seed, trial.number))
+        return {
+            "type": "assign",
+            "trial": trial.number,
+            "config": config.model_dump(mode="json"),
+            "width": self._width_question(trial),
+            "data": self.spec.data.model_dump(mode="json"),
+            "checkpoint": str(self.runs.checkpoint(self.spec.name, trial.number)),
+            "limit": self.spec.limit.model_dump(mode="json"),
+            "micro_batches": self.progress[trial.number].micro_batches,
+        }
+
+    def _width_question(self, trial: Trial) -> dict[str, Any] | None:
+        """What the worker needs to find the width of a trial whose other settings change its size too."""
+        if not self.spec.sizes_vary:
+            return None
+        axis = self.spec.space.get("width_mult")
+        if isinstance(axis, Range):
+            return {"share": trial.params[WIDTH_SHARE], "low": axis.low, "high": axis.high}
+        return {"share": 0.0, "low": self.spec.train.width_mult, "high": self.spec.train.width_mult}
 
     def counted(self, trial: Trial, sizes: dict[str, Any], num_params: int, macs: int) -> None:
         """Store a trial's size and by how much it stays under the limit."""

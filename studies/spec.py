@@ -166,11 +166,11 @@ class Faults(FrozenModel):
     retries: int = Field(2, ge=0)
     """Times a trial is taken up again without having finished another epoch, before it fails."""
     hang_factor: float = Field(10, gt=1)
-    """A worker that needs this many times the slowest epoch known is ended; its trial goes on in a new process."""
+    """A worker that needs so many times its trial's slowest epoch is ended; the trial goes on in a new process."""
     hang_seconds: float = Field(120, gt=0)
     """The least time after which a worker counts as hanging, however short its epochs are."""
     first_epoch_seconds: float = Field(3600, gt=0)
-    """The same while no epoch has been measured yet, and for a worker's start."""
+    """The same before a trial's first epoch, and for a worker's start; with folds it is this many for each epoch."""
     grace_seconds: float = Field(20, ge=0)
     """After SIGTERM, how long workers may go on with their epoch; then it is given up. Slurm kills after 30 s."""
     storage_minutes: float = Field(60, ge=0)

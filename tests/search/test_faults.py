@@ -15,11 +15,15 @@ from scripted import Bench, ScriptedPool, epoch, failed, spec_of, started, state
 
 import search.coordinator
 import search.storage
+from search.crew import patience
 from search.errors import HeldError, StorageError, StudyChanged, TrainingFailed
 from search.journal import read_journal, replay
+from search.paths import Runs
 from search.pools.local import Exit, Message
 from search.status import Snapshot
 from search.storage import open_storage, parse_url, storage_errors
+from search.study import own_study
+from studies import Faults
 from trainer.errors import DiskError
 
 
@@ -76,6 +80,16 @@ def test_patience_is_a_multiple_of_the_slowest_epoch_known(bench: Bench) -> None
     pool = ScriptedPool(slow)
     bench.coordinator(pool, spec_of(trials=1, faults={"hang_seconds": 0.1})).run()
     assert pool.assigned == [0]
+
+
+def test_before_the_first_epoch_of_a_candidate_only_the_long_limit_counts() -> None:
+    """The next candidate may be many times as large as those measured, and a fold is silent for all of its epochs."""
+    faults = Faults(hang_factor=10, hang_seconds=120, first_epoch_seconds=3600)
+    assert patience(faults, own=60.0, others=5.0) == 600
+    assert patience(faults, own=1.0, others=None) == 120
+    assert patience(faults, own=None, others=5.0) == 3600
+    assert patience(faults, own=None, others=1000.0) == 10_000
+    assert patience(faults, own=None, others=None, epochs=50) == 50 * 3600
 
 
 # -- memory and devices
@@ -326,8 +340,19 @@ def test_a_stop_request_in_the_runs_folder_ends_the_search_after_its_epochs(benc
     coordinator = bench.coordinator(pool, spec_of(trials=3))
     assert coordinator.run() is False
     assert states(coordinator.trials.study) == ["RUNNING"]
-    again = bench.coordinator(ScriptedPool(trains), spec_of(trials=3))
-    assert again.run() is True, "an old request is nobody's"
+    url = parse_url(f"sqlite:///{bench.folder}/search.db")
+    with own_study("scripted", url, Runs(bench.folder)):
+        again = bench.coordinator(ScriptedPool(trains), spec_of(trials=3))
+        assert again.run() is True, "an old request is nobody's"
+
+
+def test_a_stop_request_that_comes_while_pictures_are_read_is_heard(bench: Bench) -> None:
+    url = parse_url(f"sqlite:///{bench.folder}/search.db")
+    with own_study("scripted", url, Runs(bench.folder)):
+        (bench.folder / "studies/scripted/stop").touch()
+        coordinator = bench.coordinator(ScriptedPool(trains), spec_of(trials=3))
+        assert coordinator.run() is False
+    assert states(coordinator.trials.study) == []
 
 
 def test_an_epoch_that_takes_longer_than_the_grace_is_given_up(bench: Bench) -> None:

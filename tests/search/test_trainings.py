@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from search.devices import WorkerDevice
-from search.errors import TrainingFailed
+from search.errors import Interrupted, TrainingFailed
 from search.pools.local import Exit, Message
 from search.trainings import Outcome, Trainer, Training
 from studies import Faults
@@ -92,7 +92,9 @@ def trainings(number: int, **values: Any) -> list[Training]:
     ]
 
 
-def run(script: Script, wanted: list[Training], workers: int = 1) -> tuple[list[Outcome], ScriptedPool, list[str]]:
+def run(
+    script: Script, wanted: list[Training], workers: int = 1, stop_request: Path = Path("no/such/request")
+) -> tuple[list[Outcome], ScriptedPool, list[str]]:
     pool, notes = ScriptedPool(script, workers), list[str]()
     trainer = Trainer(
         pool,  # type: ignore[arg-type]
@@ -101,6 +103,7 @@ def run(script: Script, wanted: list[Training], workers: int = 1) -> tuple[list[
         Faults(),
         note=notes.append,
         progress=lambda stage, done, total: None,
+        stop_request=stop_request,
     )
     return list(trainer.train("retraining", wanted)), pool, notes
 
@@ -211,6 +214,7 @@ def test_a_worker_that_cannot_start_ends_it() -> None:
         Faults(),
         note=lambda line: None,
         progress=lambda stage, done, total: None,
+        stop_request=Path("no/such/request"),
     )
     with pytest.raises(TrainingFailed, match=r"worker cpu:0 cannot start \(ended with exit code 1\):\nImportError"):
         list(trainer.train("retraining", trainings(1)))
@@ -229,3 +233,14 @@ def test_a_training_without_memory_goes_on_in_parts() -> None:
     assert [assignment["micro_batches"] for assignment in pool.assigned] == [1, 2]
     assert pool.starts == [0, 0], "a new process has a clean memory"
     assert "member 0 ran out of memory; it goes on in a new process with 2 micro-batches a step" in notes[0]
+
+
+def test_a_stop_request_ends_it_with_what_is_done_kept(tmp_path: Path) -> None:
+    request = tmp_path / "stop"
+
+    def asked_meanwhile(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        request.touch()
+        yield from trains(assignment, times)
+
+    with pytest.raises(Interrupted, match="retraining stopped; nothing is lost, the same command goes on"):
+        run(asked_meanwhile, trainings(3), stop_request=request)
