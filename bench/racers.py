@@ -145,16 +145,17 @@ def batches_of(kind: str, setup: Setup, data: Any, device: Any) -> Iterable[Any]
         yield from loader
 
 
-def torchvision_transform(train: dict[str, Any]) -> Callable[..., Any]:
-    """The race's augmentation in torchvision's words: flip, rotations, normalise, erase."""
+def torchvision_transform(train: dict[str, Any], interpolation: Any = None) -> Callable[..., Any]:
+    """The race's augmentation in torchvision's words: flip, rotations (nearest by default), normalise, erase."""
     from torchvision import transforms
 
     from trainer.data import IMAGENET_MEAN, IMAGENET_STD
 
+    chosen = interpolation or transforms.InterpolationMode.NEAREST
     return transforms.Compose(
         [
             transforms.RandomHorizontalFlip(train["hflip"]),
-            *(transforms.RandomRotation(train["rotate"]) for _ in range(train["rotations"])),
+            *(transforms.RandomRotation(train["rotate"], chosen) for _ in range(train["rotations"])),
             transforms.ToTensor(),
             transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
             transforms.RandomErasing(train["erase"]),

@@ -271,6 +271,7 @@ def pictures(bench: Bench) -> None:
     import cv2
     import torch
     from torchvision.datasets import ImageFolder
+    from torchvision.transforms import InterpolationMode
 
     from trainer.augment import Augmentation
     from trainer.config import TrainConfig
@@ -278,7 +279,9 @@ def pictures(bench: Bench) -> None:
     cv2.setNumThreads(1)
     for size in (64, 224):
         data, device = opened(bench, size)
-        folder = ImageFolder(resized(bench.images, bench.folder, size) / "train", torchvision_transform(RECIPE))
+        resized_pictures = resized(bench.images, bench.folder, size) / "train"
+        folder = ImageFolder(resized_pictures, torchvision_transform(RECIPE))
+        smooth = ImageFolder(resized_pictures, torchvision_transform(RECIPE, InterpolationMode.BILINEAR))
         augment = Augmentation(TrainConfig.model_validate(RECIPE), device, data.mean, data.std)
         compose = albumentations.Compose(
             [
@@ -296,16 +299,27 @@ def pictures(bench: Bench) -> None:
         def torchvision(chosen: Any, folder: Any = folder) -> object:
             return torch.stack([folder[int(index) % len(folder)][0] for index in chosen])
 
+        def torchvision_bilinear(chosen: Any, folder: Any = smooth) -> object:
+            return torchvision(chosen, folder)
+
         def albumented(chosen: Any, folder: Any = folder, compose: Any = compose) -> object:
             paths = [folder.samples[int(index) % len(folder)][0] for index in chosen]
             read = [cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB) for path in paths]
             return np.stack([compose(image=picture)["image"] for picture in read])
 
         chosen = [rng.integers(0, len(data.images), 32) for _ in range(5)]
-        ways = {"ours": ours, "torchvision": torchvision, "albumentations": albumented}
-        turns = in_turns(
-            {name: lambda way=way, chosen=chosen: [way(batch) for batch in chosen] for name, way in ways.items()}, bench
-        )
+        ways = {
+            "ours": ours,
+            "torchvision, its rotations bilinear as ours": torchvision_bilinear,
+            "torchvision as it comes (nearest)": torchvision,
+            "albumentations": albumented,
+        }
+
+        def one_after_the_other(way: Callable[[Any], object], chosen: Any = chosen) -> None:
+            for batch in chosen:  # as in training, where no batch outlives its step
+                way(batch)
+
+        turns = in_turns({name: lambda way=way: one_after_the_other(way) for name, way in ways.items()}, bench)
         print_ratios(f"{size} px, CPU ms a picture, one thread", turns, 1000 / (32 * len(chosen)), bench.rounds)
 
 
