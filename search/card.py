@@ -140,7 +140,7 @@ def _honesty(metrics: dict[str, Any]) -> str:
     elif seen == 1:
         lines.append("The test split was opened once, for this model, after everything was chosen.")
     else:
-        lines.append(f"The test split was opened for {seen} final models of this study; this is the latest.")
+        lines.append(f"The test split was looked at {seen} times, by final models or to compare; this is the latest.")
     if metrics["fit_on"] == "train+val":
         lines.append("It was trained on the training and the validation pictures: no selection is left in its epochs.")
     return " ".join(lines)
@@ -283,8 +283,12 @@ def _provenance(metrics: dict[str, Any]) -> str:
     commit = f" at commit `{metrics['commit']}`" if metrics["commit"] else ""
     pictures = ", ".join(f"{count:,} {split}" for split, count in data["pictures"].items())
     libraries = ", ".join(one["library"] for one in proof["formats"].values())
+    log = metrics["event_log"]
     return (
         f"Made {metrics['created']} with {versions}{commit}.\n"
+        f"Search: study `{metrics['study']}`"
+        + (f", event log `{log}` (SHA-256; `search replay` checks it).\n" if log else ".\n")
+        + f"Seeds: {', '.join(map(str, metrics['seeds']))}.\n"
         f"Pictures: {pictures}; content `{data['content_hash']}`, with its splits `{data['fingerprint']}`.\n"
         f"Proof: loaded again in a clean process by {libraries}: the same accuracy, logits within "
         f"{proof['max_logit_difference']:.1e}, {proof['num_params']:,} parameters and {proof['macs']:,} multiply-adds "

@@ -361,14 +361,15 @@ def compare(
         Path | None, typer.Option("--data", help="Folder of pictures to compare on: test/CLASS/* or CLASS/*.")
     ] = None,
     as_json: JsonOption = False,
+    storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
     """Compare two exports on the same pictures."""
     from search.compare import compare as run
     from search.compare import render
-    from search.paths import Runs
 
-    _print(run(first, second, data=data, cache=Runs(runs).cache), render, as_json=as_json)
+    folder, url = _places(storage, runs)
+    _print(run(first, second, data=data, cache=folder.cache, url=url), render, as_json=as_json)
 
 
 @app.command()

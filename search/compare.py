@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -12,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr
+from sqlalchemy import URL
 
-from search.errors import UsageError
+from search.errors import StorageError, UsageError
 from search.predict import check_sums, open_model, read_config, read_pictures
 from trainer.cache import as_lines, scan_folder
 from trainer.config import DataConfig
@@ -27,8 +30,10 @@ LATENCY_ROUNDS = 11
 
 CLASSES_SHOWN = 10
 
+TEST = "the test split"
 
-def compare(first: Path, second: Path, *, data: Path | None, cache: Path) -> dict[str, Any]:
+
+def compare(first: Path, second: Path, *, data: Path | None, cache: Path, url: URL | None = None) -> dict[str, Any]:
     """What two exports do on the same pictures.
 
     Args:
@@ -36,12 +41,14 @@ def compare(first: Path, second: Path, *, data: Path | None, cache: Path) -> dic
         second: another one, of the same classes.
         data: folder of pictures, test/CLASS/* or CLASS/*; by default the test split of built-in pictures.
         cache: where decoded pictures are kept.
+        url: the storage of the exports' studies, which count each look at their test split.
 
     Returns:
         ``exports``, each {``path``, ``study``, ``trial``, ``accuracy``, ``num_params``, ``macs``, ``bytes`` of
         model.onnx, ``latency_ms`` {batch: median}}; ``pictures`` {``from``, ``n``}; ``mcnemar`` {``only_first`` and
         ``only_second``, pictures that only one of them got right, ``p``, exact and two-sided}; ``classes``, each
-        {``name``, ``n``, ``first``, ``second``, ``difference``}, the largest difference first.
+        {``name``, ``n``, ``first``, ``second``, ``difference``}, the largest difference first; ``counted_in``, the
+        studies in which this was counted as a further look at the test split.
 
     Raises:
         UsageError: no export, other classes, or no pictures to compare on.
@@ -60,6 +67,7 @@ def compare(first: Path, second: Path, *, data: Path | None, cache: Path) -> dic
         source, labels, batches = _from_folder(data, names, configs)
     else:
         source, labels, batches = _built_in(metrics, configs, cache)
+    counted_in = _count_look(metrics, data, url) if url is not None and source.startswith(TEST) else []
     right = []
     for session, config, read in zip(sessions, configs, batches, strict=True):
         found = np.concatenate([_ask(session, read(start)).argmax(1) for start in range(0, len(labels), BATCH)])
@@ -83,6 +91,7 @@ def compare(first: Path, second: Path, *, data: Path | None, cache: Path) -> dic
         "pictures": {"from": source, "n": len(labels)},
         "mcnemar": {"only_first": only_first, "only_second": only_second, "p": mcnemar(only_first, only_second)},
         "classes": _classes(names, labels, right),
+        "counted_in": counted_in,
     }
 
 
@@ -124,8 +133,10 @@ def render(answer: dict[str, Any]) -> Any:
         f"{test['only_first']}, only the second on {test['only_second']}\n"
         f"McNemar's test, exact: p = {test['p']:.3g}, {verdict}"
     )
-    if answer["pictures"]["from"].startswith("the test split"):
-        lines += "\nA further look at a test split: what is chosen by it is not tested by it any more"
+    if answer["pictures"]["from"].startswith(TEST):
+        where = ", ".join(map(repr, answer["counted_in"]))
+        counted = f" (counted in {where})" if where else ""
+        lines += f"\nA further look at a test split{counted}: what is chosen by it is not tested by it any more"
     classes = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("class", "pictures", "first", "second", "difference"):
         classes.add_column(column, justify="left" if column == "class" else "right", overflow="fold")
@@ -180,6 +191,22 @@ def _built_in(metrics: list[dict[str, Any]], configs: list[dict[str, Any]], cach
     if named[0] != named[1]:
         raise UsageError("these exports were tested on different pictures; say which to compare on with --data DIR")
     return f"the {split} split of {metrics[0]['data']['source']}", np.array([name for _, name in named[0]]), readers
+
+
+def _count_look(metrics: list[dict[str, Any]], data: Path | None, url: URL) -> list[str]:
+    """Note in each export's study that its test split is looked at; the names of those studies."""
+    from search.storage import open_storage, storage_errors
+    from search.study import find_study, open_test_split
+
+    who = hashlib.sha256(json.dumps(sorted(card["identity"] for card in metrics)).encode()).hexdigest()
+    found = []
+    for name in sorted({card["study"] for card in metrics}):
+        with contextlib.suppress(StorageError, UsageError), storage_errors(url):  # it is somebody else's export
+            study, spec = find_study(open_storage(url), name)
+            if data is None or (spec.data.path is not None and Path(spec.data.path).resolve() == data.resolve()):
+                open_test_split(study, who, compared=[card["trial"] for card in metrics])
+                found.append(name)
+    return found
 
 
 def _ask(session: Any, pictures: NDArray[np.float32]) -> NDArray[np.float32]:

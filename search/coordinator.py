@@ -176,7 +176,7 @@ class Coordinator:
                 epochs=self.spec.num_steps,
                 val_accuracy=worker.epoch.val_accuracy if worker.epoch else None,
                 images_per_second=worker.epoch.images_per_second if worker.epoch else None,
-                attempt=self.trials.progress[worker.trial.number].attempts if self._trains(worker) else 0,
+                attempt=worker.attempt if worker.trial else 0,
                 epoch_seconds=worker.epoch.seconds if worker.epoch else None,
                 seconds_since_progress=round(worker.silent_seconds, 1),
                 memory_bytes=worker.memory_bytes,
@@ -262,10 +262,10 @@ class Coordinator:
             if self.stopping or self.no_room or not self._left_to_do():
                 break
             trial = self.trials.next()
-            worker.trial, worker.epoch = trial, None
             progress = self.trials.progress[trial.number]
             progress.attempts += 1
             progress.decided = 0
+            worker.trial, worker.attempt, worker.epoch = trial, progress.attempts, None
             self.crew.send(worker.number, self.trials.assignment(trial) | {"cache": self.cache})
             self.journal.append("assign", trial=trial.number, worker=worker.label, attempt=progress.attempts)
 

@@ -26,6 +26,8 @@ class Worker:
     ready: bool = False
     trial: Any = None
     """What it trains: an Optuna trial, or a training of an export."""
+    attempt: int = 0
+    """How often that was begun, this time included."""
     epoch: EpochResult | None = None
     """The last one it finished of that trial."""
     busy_since: float | None = None

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -23,7 +24,8 @@ from search.best import confirmed
 from search.card import write_card
 from search.devices import WorkerDevice
 from search.errors import ProofFailed, SearchError, UsageError
-from search.launch import hold_devices, prepare
+from search.journal import digest
+from search.launch import hold_devices, prepare, show_progress
 from search.page import show_export
 from search.paths import Runs
 from search.plots import confused_pairs, draw_confusion, draw_curves
@@ -31,7 +33,7 @@ from search.pools.local import without_secrets
 from search.predict import check_sums, sha256
 from search.retrain import Retraining, Stages, check_limit, choose_trial, teacher_hash
 from search.storage import open_storage, storage_errors
-from search.study import find_study, own_study
+from search.study import find_study, open_test_split, own_study
 from search.trainings import Outcome
 from studies import StudySpec
 from trainer.config import ModelSize
@@ -42,9 +44,6 @@ METRICS_VERSION = 2
 
 REFERENCE_LOGITS = "reference-logits.npz"
 """What the exporting process computed, for the proof to compare with; not part of an export."""
-
-TEST_OPENINGS = "featherweight:test_openings"
-"""Study attribute: which final models have seen the test split."""
 
 
 def export_best(
@@ -188,8 +187,9 @@ def _describe(
         "commit": _commit(),
     }
     described = json.loads(json.dumps(described))
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-    return described | {"identity": digest}
+    identity = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    # Beside it, because a search that goes on and finds nothing better changes its log and not the export.
+    return described | {"identity": identity, "event_log": digest(retraining.runs.journal(spec.name))}
 
 
 def _write(
@@ -224,15 +224,26 @@ def _write(
     cpu = Device(torch.device("cpu"), torch.get_num_threads())
 
     def evaluate(model: Any, split: str) -> tuple[Metrics, torch.Tensor]:
-        logits = predict_logits(model, data, split, cpu)
+        def counted(pictures: torch.Tensor) -> torch.Tensor:
+            nonlocal seen
+            seen += len(pictures)
+            progress("evaluating", seen, total)
+            answer: torch.Tensor = model(pictures)
+            return answer
+
+        logits = predict_logits(counted, data, split, cpu)
         return measure(logits, data.labels[data.splits[split]]), logits
 
     split = "test" if len(data.splits["test"]) else "val"
-    openings = _record_opening(retraining.study, trial, sha256(folder / "model.safetensors")) if split == "test" else 0
-    with console.status(f"evaluating on the {split} split"):
+    openings = 0
+    if split == "test":
+        openings = open_test_split(retraining.study, sha256(folder / "model.safetensors"), trial=trial.number)
+    members = list(whole.members) if isinstance(whole, Ensemble) and len(weights) > 1 else []
+    seen = 0
+    total = len(data.splits[split]) * (1 + (plain is not whole) + len(members)) + len(data.splits["val"])
+    with show_progress(console) as progress:
         result, logits = evaluate(whole, split)
         alone, plain_logits = (result, logits) if plain is whole else evaluate(plain, split)
-        members = list(whole.members) if isinstance(whole, Ensemble) and len(weights) > 1 else []
         member_accuracies = [evaluate(member, split)[0].accuracy for member in members]
         validation, _ = evaluate(whole, "val")
     np.savez(folder / REFERENCE_LOGITS, whole=logits.numpy(), plain=plain_logits.numpy())
@@ -291,14 +302,27 @@ def prove(folder: Path, spec: StudySpec, data: Dataset, console: Console) -> dic
         str(data.cache_path),
         spec.data.model_dump_json(),
     ]
-    with console.status("proving the export in a clean process"):
-        process = subprocess.run(
-            command, capture_output=True, text=True, env=without_secrets() | {"CUDA_VISIBLE_DEVICES": ""}
-        )
-    if process.returncode != 0:
-        reason = (process.stderr.strip() or f"it ended with code {process.returncode}").splitlines()[-1]
-        raise ProofFailed(f"the export failed its proof: {reason}; it was not put in place, look at it in {folder}")
-    answer: dict[str, Any] = json.loads(process.stdout)
+    environment = without_secrets() | {"CUDA_VISIBLE_DEVICES": ""}
+    said: Any = None
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        show_progress(console) as progress,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                said = json.loads(line)
+                if isinstance(said, list):
+                    progress(*said)
+        except BaseException:  # Ctrl-C, for one
+            process.kill()
+            raise
+        if process.wait() != 0:
+            errors.seek(0)
+            reason = (errors.read().strip() or f"it ended with code {process.returncode}").splitlines()[-1]
+            raise ProofFailed(f"the export failed its proof: {reason}; it was not put in place, look at it in {folder}")
+    answer: dict[str, Any] = said
     return answer
 
 
@@ -336,16 +360,6 @@ def wilson_interval(accuracy: float, n: int) -> tuple[float, float]:
     centre = (accuracy + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (accuracy * (1 - accuracy) / n + z * z / (4 * n * n)) ** 0.5
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def _record_opening(study: optuna.Study, trial: FrozenTrial, weights: str) -> int:
-    """Note, before it is read, that a final model sees the test split; returns how many have by now."""
-    openings = study.user_attrs.get(TEST_OPENINGS, [])
-    if weights not in [opening["weights"] for opening in openings]:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        openings = [*openings, {"trial": trial.number, "weights": weights, "at": now}]
-        study.set_user_attr(TEST_OPENINGS, openings)
-    return len(openings)
 
 
 def _draw(folder: Path, metrics: dict[str, Any]) -> None:

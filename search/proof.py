@@ -4,8 +4,8 @@ Nothing of the product is used but to read the pictures. Every format comes back
 weights through timm, model.onnx through ONNX Runtime, model.pt2 through torch.export. Parameters and multiply-adds are
 recounted against the limit; each format gives the card's accuracy on the same split, and the exporting process's
 logits; ``search predict`` reads a picture as the cache did; and, where the pictures are files, so does a stranger's
-preprocessing, timm's own for the export's config.json, within STRANGER_TOLERANCE. The answer is JSON on stdout; a
-difference is one sentence on stderr and exit code 9.
+preprocessing, timm's own for the export's config.json, within STRANGER_TOLERANCE. On stdout are lines of JSON: how
+far it is, [stage, done, total], and at last the answer; a difference is one sentence on stderr and exit code 9.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ EXIT_PROOF_FAILED = 9
 
 Pictures = NDArray[np.float32]
 Forward = Callable[[Pictures], Pictures]
+Tell = Callable[[str, int, int], None]
 
 
 class Difference(Exception):
@@ -69,14 +70,24 @@ def main() -> None:
         DataConfig.model_validate_json(sys.argv[3]),
     )
     try:
-        print(json.dumps(prove(folder, data_config, open_data(data_config, cache))))
+        print(json.dumps(prove(folder, data_config, open_data(data_config, cache), tell=_tell)))
     except Difference as difference:
         print(difference, file=sys.stderr)
         sys.exit(EXIT_PROOF_FAILED)
 
 
-def prove(folder: Path, data_config: DataConfig, data: Dataset) -> dict[str, Any]:
+def _tell(stage: str, done: int, total: int) -> None:
+    print(json.dumps([stage, done, total]), flush=True)
+
+
+def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = lambda *_: None) -> dict[str, Any]:
     """Compare an export with its metrics.json.
+
+    Args:
+        folder: the export.
+        data_config: where its pictures are, and how they were read.
+        data: the pictures.
+        tell: called with (stage, done, total).
 
     Returns:
         "num_params" and "macs", recounted; "formats", for each its "accuracy" and "max_logit_difference";
@@ -104,8 +115,18 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset) -> dict[str, Any
         pictures = data.images[indices[start : start + BATCH]].astype(np.float32)
         return np.ascontiguousarray(((pictures - mean) / std).transpose(0, 3, 1, 2))
 
+    files = [Path(data_config.path or "") / data.names[index] for index in indices]
+    are_files = data_config.path is not None and files[0].exists()
+    seen, total = 0, len(indices) * (len(forwards) + are_files)
+
     def through(forward: Forward, read: Callable[[int], Pictures]) -> Pictures:
-        return np.concatenate([forward(read(start)) for start in range(0, len(indices), BATCH)])
+        nonlocal seen
+        answers = []
+        for start in range(0, len(indices), BATCH):
+            answers.append(forward(read(start)))
+            seen += len(answers[-1])
+            tell("proving", seen, total)
+        return np.concatenate(answers)
 
     answer: dict[str, Any] = {"num_params": params, "macs": macs, "formats": {}, "stranger_accuracy": None}
     reference = np.load(folder / "reference-logits.npz")
@@ -120,8 +141,7 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset) -> dict[str, Any
         answer["formats"][file] = {"library": name, "accuracy": accuracy, "max_logit_difference": difference}
     answer["max_logit_difference"] = max(one["max_logit_difference"] for one in answer["formats"].values())
 
-    files = [Path(data_config.path or "") / data.names[index] for index in indices]
-    if data_config.path and files[0].exists():
+    if are_files:
         read = read_pictures(files[:PREDICTED_PICTURES], preprocessing)
         if not np.allclose(read, cached(0)[: len(read)], atol=1e-5):
             raise Difference("`search predict` reads pictures differently from how they were read for the training")
@@ -144,7 +164,7 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset) -> dict[str, Any
 
     answer["sha256"] = {name: sha256(folder / name) for name in ("config.json", "model.safetensors")}
     answer["sha256"] |= {file: sha256(folder / file) for file, _ in forwards.values()}
-    answer |= {"hardware": _hardware(), "latency_ms": _latencies(forwards, cached(0))}
+    answer |= {"hardware": _hardware(), "latency_ms": _latencies(forwards, cached(0), tell)}
     return answer
 
 
@@ -213,9 +233,10 @@ def _onnx_forward(session: Any) -> Forward:
     return forward
 
 
-def _latencies(forwards: dict[str, tuple[str, Forward]], pictures: Pictures) -> dict[str, dict[str, float]]:
+def _latencies(forwards: dict[str, tuple[str, Forward]], pictures: Pictures, tell: Tell) -> dict[str, dict[str, float]]:
     """Median milliseconds of a forward pass, for each library and batch size."""
     found: dict[str, dict[str, float]] = {}
+    done, total = 0, len(LATENCY_BATCHES) * len(forwards)
     for batch in LATENCY_BATCHES:
         asked = np.ascontiguousarray(np.resize(pictures, (batch, *pictures.shape[1:])))
         for name, (_, forward) in forwards.items():
@@ -226,6 +247,8 @@ def _latencies(forwards: dict[str, tuple[str, Forward]], pictures: Pictures) -> 
                 forward(asked)
                 times.append(time.perf_counter() - started)
             found.setdefault(name, {})[str(batch)] = round(1000 * median(times), 3)
+            done += 1
+            tell("measuring latencies", done, total)
     return found
 
 

@@ -10,7 +10,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ FINGERPRINT = "featherweight:fingerprint"
 UUID = "featherweight:uuid"
 """Names of the study attributes in which the coordinator keeps what a later launch and an export need."""
 
+TEST_OPENING = "featherweight:test_opening:"
+"""Study attributes: each look at the test split, named after the hash of what looked."""
 
 LOCK_PATIENCE_SECONDS = 1.0
 """How long a launch waits for the lock: `search status` takes it for an instant to see whether it is free."""
@@ -154,6 +156,24 @@ def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]
     spec = StudySpec.model_validate(study.user_attrs[SPEC])
     study.sampler, study.pruner = build_sampler(spec, 0), build_pruner(spec)
     return study, spec
+
+
+def open_test_split(study: optuna.Study, who: str, **facts: Any) -> int:
+    """Note, before it is read, that the test split is looked at.
+
+    Args:
+        study: whose pictures they are.
+        who: the hash of what looks; the same again is the same look.
+        facts: kept with it.
+
+    Returns:
+        How many looks there are by now.
+    """
+    name = f"{TEST_OPENING}{who[:16]}"
+    looks = {key for key in study.user_attrs if key.startswith(TEST_OPENING)}
+    if name not in looks:
+        study.set_user_attr(name, facts | {"at": datetime.now(UTC).isoformat(timespec="seconds")})
+    return len(looks | {name})
 
 
 def new_trial(study: optuna.Study) -> FrozenTrial:

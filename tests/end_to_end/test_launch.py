@@ -112,7 +112,7 @@ def test_status_shows_a_search_while_it_runs(finished: Watched) -> None:
     assert (status["version"], status["study"], status["budget"]) == (2, "small", 9)
     assert status["held_by"].startswith("process ")
     assert [worker["label"] for worker in status["workers"]] == ["cpu:0", "cpu:1"]
-    busy = next(worker for worker in status["workers"] if worker["memory_bytes"])
+    busy = next(worker for worker in status["workers"] if worker["trial"] is not None and worker["memory_bytes"])
     assert (busy["device"], busy["attempt"], busy["epochs"]) == ("CPU, 1 thread", 1, 3)
     assert busy["memory_bytes"] > 1e8, "torch alone is as large"
     assert busy.keys() == {

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import optuna
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -17,6 +18,9 @@ from scipy.stats import binomtest
 from search.compare import compare, mcnemar, render
 from search.errors import ProofFailed, UsageError
 from search.formats import write_sums
+from search.storage import open_storage, parse_url
+from search.study import SPEC, open_test_split
+from studies import StudySpec
 from trainer.errors import DataError
 
 NAMES = ["blue", "green", "red"]
@@ -30,7 +34,7 @@ def write_export(folder: Path, *, names: list[str], weights: Any, source: str = 
     preprocessing |= {"crop_pct": 1.0, "crop_mode": "center"}
     (folder / "config.json").write_text(json.dumps({"label_names": names, "pretrained_cfg": preprocessing}))
     config = {"source": source, "image_size": 8}
-    metrics = {"study": "colours", "trial": 1, "model": {"num_params": 9, "macs": 9}}
+    metrics = {"study": "colours", "trial": 1, "identity": folder.name, "model": {"num_params": 9, "macs": 9}}
     (folder / "metrics.json").write_text(json.dumps(metrics | {"data": {"source": source, "config": config}}))
     matrix = numpy_helper.from_array(np.array(weights, np.float32), "weights")
     axes = numpy_helper.from_array(np.array([2, 3]), "axes")
@@ -140,6 +144,29 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(
     (second / "model.onnx").write_bytes((first / "model.onnx").read_bytes())
     with pytest.raises(ProofFailed, match="is not the file that was proven"):
         compare(first, second, data=data, cache=tmp_path)
+
+
+def test_a_look_at_a_studys_test_split_is_counted_in_the_study_once(
+    exports: tuple[Path, Path], data: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "split"
+    root.mkdir()
+    data.rename(root / "test")
+    url = parse_url(f"sqlite:///{tmp_path}/search.db")
+    storage = open_storage(url, create=True)
+    study = optuna.create_study(study_name="colours", storage=storage)
+    values = {"name": "colours", "data": {"path": str(root)}, "space": {"lr": {"low": 0.1, "high": 1.0}}}
+    spec = StudySpec.model_validate(values)
+    study.set_user_attr(SPEC, spec.model_dump(mode="json"))
+    answers = [compare(*exports, data=root, cache=tmp_path / "cache", url=url) for _ in range(2)]
+    assert [answer["counted_in"] for answer in answers] == [["colours"]] * 2
+    assert open_test_split(study, "a final model", trial=1) == 2, "the two comparisons were one look"
+    elsewhere = compare(*exports, data=root / "test", cache=tmp_path / "cache", url=url)
+    assert elsewhere["counted_in"] == [], "other pictures, as far as anybody can tell"
+    nowhere = parse_url(f"sqlite:///{tmp_path}/no.db")
+    assert compare(*exports, data=root, cache=tmp_path / "cache", url=nowhere)["counted_in"] == []
+    storage.remove_session()
+    storage.engine.dispose()
 
 
 def test_built_in_pictures_need_no_folder(tmp_path: Path) -> None:
