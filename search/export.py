@@ -223,6 +223,11 @@ def _write(
     # fp32 on the CPU: what whoever gets the export can repeat to the last picture.
     cpu = Device(torch.device("cpu"), torch.get_num_threads())
 
+    split = "test" if len(data.splits["test"]) else "val"
+    members = list(whole.members) if isinstance(whole, Ensemble) and len(weights) > 1 else []
+    seen = 0
+    total = len(data.splits[split]) * (1 + (plain is not whole) + len(members)) + len(data.splits["val"])
+
     def evaluate(model: Any, split: str) -> tuple[Metrics, torch.Tensor]:
         def counted(pictures: torch.Tensor) -> torch.Tensor:
             nonlocal seen
@@ -234,13 +239,9 @@ def _write(
         logits = predict_logits(counted, data, split, cpu)
         return measure(logits, data.labels[data.splits[split]]), logits
 
-    split = "test" if len(data.splits["test"]) else "val"
     openings = 0
     if split == "test":
         openings = open_test_split(retraining.study, sha256(folder / "model.safetensors"), trial=trial.number)
-    members = list(whole.members) if isinstance(whole, Ensemble) and len(weights) > 1 else []
-    seen = 0
-    total = len(data.splits[split]) * (1 + (plain is not whole) + len(members)) + len(data.splits["val"])
     with show_progress(console) as progress:
         result, logits = evaluate(whole, split)
         alone, plain_logits = (result, logits) if plain is whole else evaluate(plain, split)

@@ -152,6 +152,8 @@ def test_a_look_at_a_studys_test_split_is_counted_in_the_study_once(
     root = tmp_path / "split"
     root.mkdir()
     data.rename(root / "test")
+    (root / "train/red").mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(root / "train/red/0.png")
     url = parse_url(f"sqlite:///{tmp_path}/search.db")
     storage = open_storage(url, create=True)
     study = optuna.create_study(study_name="colours", storage=storage)
