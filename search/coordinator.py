@@ -198,7 +198,11 @@ class Coordinator:
 
     def _problems(self) -> list[str]:
         """What keeps the search from going on as it should, each with what it waits for."""
-        problems = [f"{worker.label} put aside: {worker.aside}" for worker in self.crew.workers if worker.aside]
+        problems = [
+            f"{worker.label} put aside: {worker.aside}; leave it out of --gpus, or reset it and launch again"
+            for worker in self.crew.workers
+            if worker.aside
+        ]
         if self.away_since is not None:
             away = duration(time.monotonic() - self.away_since)
             problems.append(f"no database for {away}; training goes on, {len(self.waiting)} messages wait")

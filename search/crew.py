@@ -46,6 +46,11 @@ class Worker:
         """Seconds since its last progress; 0 while it waits for work."""
         return 0.0 if self.busy_since is None else time.monotonic() - self.busy_since
 
+    @property
+    def unused(self) -> bool:
+        """Whether its device is sound and nobody has started it: there was less to do than there are devices."""
+        return not self.ready and self.busy_since is None and self.aside is None
+
     def how_it_ended(self, event: Exit) -> str:
         """What its process came to, in words that follow its name."""
         if event.out_of_memory:
@@ -128,6 +133,9 @@ class Crew:
             return f"worker {worker.label} cannot start"
         if worker.aside:
             worker.device = "put aside"
+            spare = next((other for other in self.workers if other.unused), None)
+            if restart and spare is not None:
+                self._start(spare)
             return "no device is left" if all(other.aside for other in self.workers) else None
         if restart:
             self._start(worker)

@@ -111,6 +111,7 @@ def test_a_search_has_room_to_share_pictures_and_time_to_finish_its_epoch() -> N
         assert service["profiles"] == [profile]
         assert service["shm_size"] == "8gb"
         assert seconds(service["stop_grace_period"]) >= 600
+        assert service["stop_signal"] == "SIGINT", "SIGTERM waits for no more than faults.grace_seconds"
         assert service["init"] is True
     (device,) = services()["search"]["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}

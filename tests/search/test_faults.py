@@ -181,6 +181,18 @@ def test_three_cuda_errors_put_a_device_aside_and_the_others_go_on(bench: Bench)
     assert states(coordinator.trials.study) == ["COMPLETE"] * 6
 
 
+def test_a_device_that_was_not_needed_takes_over_from_one_put_aside(bench: Bench) -> None:
+    def breaks_three_times(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if times < 3:
+            yield failed(assignment["trial"], "device", "AcceleratorError: CUDA error: an illegal memory access")
+        yield from trains(assignment, times)
+
+    pool = ScriptedPool(breaks_three_times, 2)
+    coordinator = bench.coordinator(pool, spec_of(trials=1, faults={"retries": 5}))
+    assert coordinator.run() is True
+    assert pool.started == [0, 0, 0, 1]
+
+
 # -- the disk
 
 
