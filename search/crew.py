@@ -70,9 +70,10 @@ class Crew:
         self.workers = [Worker(number, device.label) for number, device in enumerate(pool.devices)]
 
     def start(self, number: int) -> None:
-        """Start so many workers at most."""
-        for worker in self.workers[:number]:
-            self._start(worker)
+        """See to it that so many workers run, if there are so many."""
+        for worker in [worker for worker in self.workers if not worker.aside][:number]:
+            if worker.unused:
+                self._start(worker)
 
     def idle(self) -> Iterator[Worker]:
         """Workers that are ready and have no trial."""

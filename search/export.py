@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -85,12 +86,12 @@ def export_best(
         study, spec = find_study(open_storage(url), study_name)  # before own_study: until it is found it may be a path
     if asked is not None:
         spec = spec.model_copy(update={"confirm": asked.confirm, "final": asked.final})
-    with own_study(study_name, url, runs), hold_devices(devices, runs), storage_errors(url):
+    with own_study(study_name, url, runs), hold_devices(devices, runs), storage_errors(url), ExitStack() as stack:
         choose_trial(study, number)  # there is one, or the pictures need not be read
         if out is not None:
             _check_target(out.resolve())
         data = prepare(spec, runs, console).data
-        retraining = Retraining(study, spec, runs, data, devices, console)
+        retraining = stack.enter_context(Retraining(study, spec, runs, data, devices, console))
         trial, confirmation = retraining.choose(number)
         target = (out or runs.export(study_name, trial.number)).resolve()
         _check_target(target)

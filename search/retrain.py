@@ -57,6 +57,13 @@ class Retraining:
         self.study, self.spec, self.runs, self.data = study, spec, runs, data
         self.devices, self.console = devices, console
         self.confirming: list[Training] = []
+        self.trainer: Trainer | None = None
+
+    def __enter__(self) -> Retraining:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_workers()
 
     # -- which trial
 
@@ -131,6 +138,7 @@ class Retraining:
             for outcome in ended[-1]:
                 if outcome.diverged:
                     raise DivergedError(f"{outcome.training.label}: {outcome.diverged}")
+        self._end_workers()  # their memory is for whatever comes next
         return ended
 
     def _outcomes(self, stage: str, trainings: list[Training]) -> Generator[Outcome]:
@@ -145,19 +153,27 @@ class Retraining:
             else:
                 left.append(training)
         if left:
-            logs = [self.runs.worker_log(self.spec.name, number) for number in range(len(self.devices))]
-            pool = LocalPool(self.devices, logs)
             with show_progress(self.console) as progress:
-                trainer = Trainer(
-                    pool,
-                    self.spec.data,
-                    self.data.cache_path,
-                    self.spec.faults,
-                    note=self._note,
-                    progress=progress,
-                    stop_request=self.runs.stop_request(self.spec.name),
-                )
-                yield from trainer.train(stage, left)
+                yield from self._trainer().train(stage, left, progress)
+
+    def _trainer(self) -> Trainer:
+        """The one trainer of this export: what starts a worker takes seconds, so workers stay from stage to stage."""
+        if self.trainer is None:
+            logs = [self.runs.worker_log(self.spec.name, number) for number in range(len(self.devices))]
+            self.trainer = Trainer(
+                LocalPool(self.devices, logs),
+                self.spec.data,
+                self.data.cache_path,
+                self.spec.faults,
+                note=self._note,
+                stop_request=self.runs.stop_request(self.spec.name),
+            )
+        return self.trainer
+
+    def _end_workers(self) -> None:
+        if self.trainer is not None:
+            self.trainer.crew.pool.close(patience_seconds=1)
+            self.trainer = None
 
     def _note(self, line: str) -> None:
         self.console.print(line, soft_wrap=True)

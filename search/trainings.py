@@ -79,15 +79,14 @@ class _State:
 
 
 class Trainer:
-    """Runs trainings on a pool.
+    """Runs trainings on a pool, whose workers stay for the next ones.
 
     Args:
-        pool: where workers run; it is closed at the end.
+        pool: where workers run; whoever opened it closes it.
         data: how the pictures are read.
         cache: the decoded pictures.
         faults: how often to try again, and when a worker counts as hanging.
         note: called with one line for each thing worth telling.
-        progress: called with (stage, epochs done, epochs in all).
         stop_request: the file with which ``search stop`` asks for an end.
     """
 
@@ -99,50 +98,53 @@ class Trainer:
         faults: Faults,
         *,
         note: Callable[[str], None],
-        progress: Callable[[str, int, int], None],
         stop_request: Path,
     ) -> None:
-        self.data, self.cache, self.faults, self.note, self.progress = data, cache, faults, note, progress
+        self.data, self.cache, self.faults, self.note = data, cache, faults, note
         self.stop_request = stop_request
         self.crew = Crew(pool, faults, note)
         self.waiting: deque[_State] = deque()
 
-    def train(self, stage: str, trainings: Sequence[Training]) -> Iterator[Outcome]:
+    def train(
+        self, stage: str, trainings: Sequence[Training], progress: Callable[[str, int, int], None]
+    ) -> Iterator[Outcome]:
         """Do all trainings; yield each as soon as it has ended.
+
+        Args:
+            stage: what they are called together.
+            trainings: what to do.
+            progress: called with (stage, epochs done, epochs in all).
 
         Raises:
             TrainingFailed: a worker cannot start, or a training fails again and again.
             DiskError: no room for a checkpoint.
             Interrupted: asked to stop; every training goes on from its last epoch.
         """
-        crew, pool, ended = self.crew, self.crew.pool, 0
+        crew, ended = self.crew, 0
         states = [_State(training) for training in trainings]
         self.waiting.extend(states)
         total = sum(training.steps for training in trainings)
-        try:
-            crew.start(len(trainings))
-            while ended < len(trainings):
-                if self.stop_request.exists():
-                    raise Interrupted(f"{stage} stopped; nothing is lost, the same command goes on from there")
-                for worker in crew.idle():
-                    if self.waiting:
-                        worker.trial = self.waiting.popleft()
-                        crew.send(worker.number, self._assignment(worker.trial, states.index(worker.trial)))
-                for number, event in crew.events(POLL_SECONDS, self._patience):
-                    outcome = self._handle(crew.workers[number], event)
-                    results = [result for state in states for result in state.results.values()]
-                    self.progress(stage, len(results), total)
-                    if outcome is None:
-                        continue
-                    ended += 1
-                    yield outcome
-                    mean = sum(result.seconds for result in results) / max(1, len(results))
-                    at_once = max(1, min(len(pool.devices), len(trainings) - ended))
-                    left = (total - len(results)) * mean / at_once
-                    about = f", about {duration(left)} left" if ended < len(trainings) else ""
-                    self.note(_line(stage, outcome, ended, len(trainings), about))  # what is told is kept by now
-        finally:
-            pool.close(patience_seconds=1)
+        crew.start(len(trainings))
+        while ended < len(trainings):
+            if self.stop_request.exists():
+                raise Interrupted(f"{stage} stopped; nothing is lost, the same command goes on from there")
+            for worker in crew.idle():
+                if self.waiting:
+                    worker.trial = self.waiting.popleft()
+                    crew.send(worker.number, self._assignment(worker.trial, states.index(worker.trial)))
+            for number, event in crew.events(POLL_SECONDS, self._patience):
+                outcome = self._handle(crew.workers[number], event)
+                results = [result for state in states for result in state.results.values()]
+                progress(stage, len(results), total)
+                if outcome is None:
+                    continue
+                ended += 1
+                yield outcome
+                mean = sum(result.seconds for result in results) / max(1, len(results))
+                at_once = max(1, min(len(crew.workers), len(trainings) - ended))
+                left = (total - len(results)) * mean / at_once
+                about = f", about {duration(left)} left" if ended < len(trainings) else ""
+                self.note(_line(stage, outcome, ended, len(trainings), about))  # what is told is kept by now
 
     def _assignment(self, state: _State, index: int) -> Message:
         training = state.training

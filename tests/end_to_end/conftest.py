@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 from desk import SMALL, STEADY, Answer, Desk
+from filelock import FileLock
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
@@ -21,19 +24,38 @@ from search.launch import prepare
 from search.paths import Runs
 from studies import load
 
+Once = Callable[[str, Callable[[Path], Any]], Any]
+
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Makes something in a folder once for all of pytest-xdist's processes, by the recipe of its documentation."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, make: Callable[[Path], Any]) -> Any:
+        folder, made_already = root / name, root / f"{name}.pickle"
+        with FileLock(f"{folder}.lock"):
+            if not made_already.exists():
+                folder.mkdir(exist_ok=True)
+                made_already.write_bytes(pickle.dumps(make(folder)))
+            return pickle.loads(made_already.read_bytes())
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def cache(once: Once) -> Path:
     """The decoded digits and the widest width, as any earlier search leaves them: 8 s less for each launch."""
-    runs = Runs(tmp_path_factory.mktemp("earlier"))
-    prepare(load(str(_study_file(tmp_path_factory.mktemp("study")))), runs, Console(quiet=True))
-    return runs.cache
 
+    def make(folder: Path) -> Path:
+        (folder / "small.toml").write_text(SMALL)
+        runs = Runs(folder)
+        prepare(load(str(folder / "small.toml")), runs, Console(quiet=True))
+        return runs.cache
 
-def _study_file(folder: Path) -> Path:
-    file = folder / "small.toml"
-    file.write_text(SMALL)
-    return file
+    made: Path = once("earlier", make)
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -57,15 +79,21 @@ def desk(fresh_desk: Callable[[str], Desk]) -> Iterator[Desk]:
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(fresh_desk: Callable[[str], Desk]) -> list[FrozenTrial]:
+def uninterrupted(once: Once, cache: Path) -> list[FrozenTrial]:
     """Six trials that nobody disturbed, to compare with."""
-    desk = fresh_desk("uninterrupted")
-    try:
-        answer = desk.search("launch", desk.write("steady.toml", STEADY), "--gpus", "cpu")
-        assert answer.code == 0, answer.err
-        return desk.trials("steady")
-    finally:
-        desk.clear()
+
+    def make(folder: Path) -> list[FrozenTrial]:
+        desk = Desk(folder)
+        shutil.copytree(cache, desk.runs / "cache")
+        try:
+            answer = desk.search("launch", desk.write("steady.toml", STEADY), "--gpus", "cpu")
+            assert answer.code == 0, answer.err
+            return desk.trials("steady")
+        finally:
+            desk.clear()
+
+    made: list[FrozenTrial] = once("uninterrupted", make)
+    return made
 
 
 class Listener(ThreadingHTTPServer):
@@ -116,9 +144,14 @@ class Watched:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Watched:
+def finished(once: Once) -> Watched:
     """Nine trials on two workers, from nothing to the end. To change something in it, take ``used``."""
-    desk = Desk(tmp_path_factory.mktemp("finished"))
+    made: Watched = once("finished", _finished)
+    return made
+
+
+def _finished(folder: Path) -> Watched:
+    desk = Desk(folder)
     study = desk.write("small.toml", SMALL)
     listener = Listener()
     Thread(target=listener.serve_forever, args=(0.1,), daemon=True).start()

@@ -213,6 +213,9 @@ class Desk:
         self.runs = folder / "runs"
         self.commands: list[Running] = []
 
+    def __reduce__(self) -> Any:  # commands are their process's own
+        return Desk, (self.folder,)
+
     def write(self, name: str, text: str) -> str:
         """A study file; returns its name for the command line."""
         (self.folder / name).write_text(text)

