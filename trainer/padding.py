@@ -1,10 +1,9 @@
 """ReXNets with their channels zero-padded to multiples of 8, as vector units and tensor cores want them; exactly the
 same function.
 
-A ReXNet's channels are odd numbers, which convolutions are slow at: a step of the padded rexnet_100 is 1.25, 1.19 and
-1.09 times faster at 32, 64 and 128 px (one thread of a Xeon with AVX-512, 2026-11-22; bench/LOG.md), and on a GPU
-channels-last gains only with multiples of 8 (timm's tables on an RTX 3090: rexnet_130 0.75, rexnetr_100, which has
-them, 1.31). Padded weights are 0 and stay 0: a padded channel holds 0, so the gradient of each weight that reads it
+A ReXNet's channels are odd numbers, with which a GPU's channels-last layout gains nothing (timm's tables on an RTX
+3090: rexnet_130 0.75, rexnetr_100, whose channels are multiples of 8, 1.31). On a CPU it is as fast either way
+(bench/LOG.md); there it is done as well, so that both train by the same path. Padded weights are 0 and stay 0: a padded channel holds 0, so the gradient of each weight that reads it
 vanishes; and no gradient reaches it, since those weights are 0. Checkpoints hold the real tensors, so an export takes
 them as they are.
 """
