@@ -39,6 +39,16 @@ def test_readme_shows_every_command() -> None:
     assert not missing
 
 
+def test_the_tests_that_the_promises_name_exist() -> None:
+    table = README.partition("## Nothing is lost")[2].partition("\n## ")[0]
+    folder, named = "", []
+    for name in re.findall(r"`((?:\w+/)?test_\w+\.py)`", table):
+        folder = name.partition("/")[0] if "/" in name else folder
+        named.append(ROOT / "tests" / folder / Path(name).name)
+    assert len(named) > 20
+    assert [path for path in named if not path.exists()] == []
+
+
 def test_readme_names_every_option_of_every_command() -> None:
     missing = [
         f"{name} {option}"
