@@ -413,6 +413,22 @@ def test_the_learning_rate_rises_evenly_in_the_logarithm(digits: Dataset, cpu: D
     assert losses[-1] > min(losses) or not math.isfinite(losses[-1])
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"mixup": 0.5, "cutmix": 0.5, "sam": {"rho": 0.5, "adaptive": True}, "dropout": 0.2},
+        {"clip": 0.5, "agc": 0.02, "augment": ["RandAugment"], "rotate": 20, "augment_from_epoch": 2},
+    ],
+)
+def test_a_range_test_at_one_rate_is_a_training_step_by_step(
+    recipe: dict[str, Any], digits: Dataset, cpu: Device
+) -> None:
+    config = config_of(**recipe, optimizer="sgd", lr=0.05, schedule="constant")
+    results = list(fit(config, digits, cpu))
+    losses = [loss for _, loss in sweep_lr(config, digits, cpu, 0.05, 0.05, 12)]
+    assert [np.mean(losses[:6]), np.mean(losses[6:])] == pytest.approx([r.train_loss for r in results], rel=1e-6)
+
+
 # The shipped recipes
 
 
