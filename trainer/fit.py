@@ -274,7 +274,10 @@ class Training:
         loss = self.loss_of(logits.float(), batch.labels)
         if batch.other_labels is not None:
             loss = batch.share * loss + (1 - batch.share) * self.loss_of(logits.float(), batch.other_labels)
-        return loss if self.teacher is None else self.teacher.blend(loss, logits.float(), batch.images)
+        if self.teacher is None:
+            return loss
+        with self.device.autocast(self.config):
+            return self.teacher.blend(loss, logits.float(), batch.images)
 
 
 def _out_of_patience(accuracies: list[float], patience: int | None) -> bool:
