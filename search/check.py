@@ -67,8 +67,8 @@ def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dic
         ``fixed``: settings of [train] that are neither sampled nor their default. ``known``: recipes tried first.
         ``steps_per_epoch``: {batch size: steps}.
         ``estimate``: ``model``, ``device``, ``workers``, ``workers_per_gpu``, ``images_per_second``,
-        ``seconds_per_epoch``, ``seconds_per_trial`` and ``seconds_at_most`` of the largest candidate and of a search that prunes nothing;
-        ``cache_bytes``, ``checkpoint_bytes``, ``free_bytes``.
+        ``seconds_per_epoch``, ``seconds_per_trial`` and ``seconds_at_most`` of the largest candidate and of a search
+        that prunes nothing; ``cache_bytes``, ``checkpoint_bytes``, ``free_bytes``.
 
     Raises:
         DataError, DiskError: the pictures cannot be used; problems of limit and recipes are in the message too.

@@ -101,7 +101,7 @@ def test_a_wide_resnet_of_another_depth_is_a_sentence() -> None:
 
 
 def test_a_size_setting_that_the_family_does_not_have_is_a_sentence() -> None:
-    with pytest.raises(ConfigError, match=r"growth = 1.5: vgg11 has no growth"):
+    with pytest.raises(ConfigError, match=r"growth = 1.5: vgg11 has no growth; use resnet18 or another"):
         model_args(TrainConfig(model="vgg11", growth=1.5), 64)
 
 
