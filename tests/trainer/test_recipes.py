@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import typing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from trainer.data import Dataset, prepare_data
 from trainer.device import Device
 from trainer.errors import ConfigError, DataError
 from trainer.fit import fit, fit_folds, sweep_lr
-from trainer.models import build_model, count, count_params, is_stock, model_args
+from trainer.models import build_model, count, count_params, has_width, is_stock, model_args
 from trainer.optim import Ascent, WeightAverage, build_loss, build_optimizer, learning_rate, limit_gradient
 
 SMALL: dict[str, Any] = {"model": "resnet10t", "width_mult": 0.125, "epochs": 2, "batch_size": 64, "lr": 5e-3}
@@ -367,6 +368,12 @@ def test_gray_and_colour_with_the_data_sets_own_statistics(channels: int, tmp_pa
     assert math.isfinite(result.train_loss)
 
 
+@pytest.fixture(scope="module")
+def gray_digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    config = DataConfig(source="digits", image_size=16, channels=1, val_fraction=0.1, test_fraction=0.8)
+    return prepare_data(config, tmp_path_factory.mktemp("gray"))
+
+
 def test_crop_pct_resizes_and_then_crops_as_timm_does(tmp_path: Path) -> None:
     from PIL import Image
 
@@ -432,20 +439,48 @@ def test_a_range_test_at_one_rate_is_a_training_step_by_step(
 # The shipped recipes
 
 
-@pytest.mark.parametrize("name", [name for name in studies.names() if name.startswith("contest/")])
-def test_a_contest_recipe_trains_a_step_at_its_own_settings(name: str, digits: Dataset, cpu: Device) -> None:
+KNOWN = [(name, number) for name in studies.names() for number in range(len(studies.load(name).known) or 1)]
+
+
+@pytest.mark.parametrize(("name", "number"), KNOWN)
+def test_a_shipped_recipe_trains_a_step_at_its_own_settings(
+    name: str, number: int, digits: Dataset, gray_digits: Dataset, cpu: Device
+) -> None:
     """The real recipe with its known values, on a narrow net and few pictures, for one epoch."""
     spec = studies.load(name)
-    recipe = dict(spec.known[0]) if spec.known else {}
-    config = spec.config_for(recipe | {"width_mult": 0.3}, 0)
-    last = config.schedule in ("milestones", "cosine")
-    short = config.model_copy(
-        update={"epochs": 1, "warmup_epochs": 0.0, "batch_size": 32, "augment_from_epoch": 1, "lr": 1e-3}
-    )
-    few = replace(digits, splits={**digits.splits, "train": digits.splits["train"][:64]})
-    (result,) = fit(short, few, cpu)
+    recipe = dict(spec.known[number]) if spec.known else {}
+    config = spec.config_for(recipe, 0)
+    narrow = {"width_mult": 0.1 if config.model == "resnet18" else 0.3} if has_width(config.model) else {}
+    short: dict[str, Any] = {"epochs": 1, "warmup_epochs": 0.0, "batch_size": 32, "augment_from_epoch": 1}
+    data = gray_digits if spec.data.channels == 1 else digits
+    few = replace(data, splits={**data.splits, "train": data.splits["train"][:64]})
+    (result,) = fit(config.model_copy(update=short | narrow), few, cpu)
     assert math.isfinite(result.train_loss)
-    assert last or config.schedule in ("warm_restarts", "step")
+
+
+def test_each_thing_the_teams_did_is_in_a_shipped_recipe() -> None:
+    """By what a study fixes, samples or knows."""
+    specs = {name: studies.load(name) for name in studies.names()}
+    configs = [spec.config_for(recipe, 0) for spec in specs.values() for recipe in (spec.known or ({},))]
+    for setting in ("optimizer", "schedule", "loss"):
+        offered = set(typing.get_args(TrainConfig.model_fields[setting].annotation))
+        assert {getattr(config, setting) for config in configs} == offered, setting
+    names = {config.model for config in configs}
+    assert {"rexnet_100", "resnet18", "efficientnet_b0", "wrn-40-2", "nf_regnet_b1"} <= names
+    assert {config.sam.adaptive for config in configs if config.sam} == {False, True}
+    default = TrainConfig()
+    used = {
+        key for config in configs for key in TrainConfig.model_fields if getattr(config, key) != getattr(default, key)
+    }
+    used |= {key for spec in specs.values() for key in spec.space}
+    assert used >= {"depth_mult", "initial_chs", "final_chs", "growth", "dropout", "drop_path", "agc", "clip", "ema"}
+    assert used >= {"mixup", "cutmix", "augment", "augment_from_epoch", "patience", "rotations", "milestones"}
+    (restarts,) = (config for config in configs if config.schedule == "warm_restarts" and config.lr == 0.01)
+    assert (restarts.step_epochs, restarts.cycle_mult, restarts.warmup_epochs, restarts.step_gamma) == (9, 2, 2, 0.4)
+    (wide,) = (config for config in configs if config.model == "wrn-40-2")
+    assert (wide.milestones, wide.step_gamma) == ((0.3, 0.5, 0.7, 0.9), 0.2)
+    assert any(spec.limit.macs for spec in specs.values())
+    assert any(spec.data.folds and spec.data.channels == 1 for spec in specs.values())
 
 
 def test_birds_are_never_flipped_upside_down() -> None:
