@@ -25,7 +25,7 @@ from trainer.config import DataConfig, ModelSize, TrainConfig
 from trainer.data import Dataset, prepare_data
 from trainer.device import Device
 from trainer.errors import ConfigError, DataError
-from trainer.fit import fit, fit_folds, sweep_lr
+from trainer.fit import Training, fit, fit_folds, sweep_lr
 from trainer.models import build_model, count, count_params, has_width, is_stock, model_args
 from trainer.optim import Ascent, WeightAverage, build_loss, build_optimizer, learning_rate, limit_gradient
 
@@ -110,6 +110,27 @@ def test_drop_path_reaches_the_blocks() -> None:
     model = build_model(TrainConfig(model="efficientnet_b0", drop_path=0.4), 10, 32, device="meta")
     rates = [module.drop_prob for module in model.modules() if type(module).__name__ == "DropPath"]
     assert max(rates) == pytest.approx(0.4, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("wrn-16-4", {}),
+        ("wrn-28-3", {}),
+        ("wrn-10-5", {}),
+        ("mobilevit_xxs", {}),
+        ("resnet18", {"growth": 1.5, "width_mult": 0.25}),
+        ("efficientnet_b0", {"drop_path": 0.4, "width_mult": 0.3}),
+        ("nf_regnet_b0", {"agc": 0.05}),
+        ("nf_regnet_b1", {"agc": 0.05}),
+    ],
+)
+def test_each_family_learns_a_batch(model: str, settings: dict[str, Any], digits: Dataset, cpu: Device) -> None:
+    few = replace(digits, splits={"train": digits.splits["train"][:8], "val": digits.splits["val"]})
+    training = Training(TrainConfig.model_validate({"model": model, "optimizer": "adam"} | settings), few, cpu)
+    training.model.train()
+    losses = [training.step(batch, 1e-3).item() for epoch in range(1, 5) for batch in training.batches(epoch)]
+    assert losses[-1] < losses[0]
 
 
 # Optimizers, SAM, clipping, averages, losses
@@ -263,6 +284,11 @@ def test_the_first_epochs_can_be_plain(digits: Dataset, cpu: Device) -> None:
     assert late[1].train_loss > plain[1].train_loss
 
 
+ON_ONE_CORE = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+"""torch warns of more loader processes than cores, which is no matter where they are to change nothing."""
+
+
+@ON_ONE_CORE
 @pytest.mark.slow
 def test_loader_processes_change_nothing(digits: Dataset, cpu: Device, tmp_path: Path) -> None:
     config = config_of(augment=["AutoAugment", {"name": "GaussNoise", "p": 0.5}], rotate=10)
@@ -287,24 +313,24 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "plateau": {"plateau_patience": 1},  # looks back at the losses
     "warm_restarts": {"step_epochs": 1},
 }
-COVERING: list[tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
-    ("adam", "cosine", EMA, ASAM, NONE),
-    ("adam", "plateau", NONE, NONE, MIXUP),
-    ("adam", "warm_restarts", EMA, SAM, CUTMIX),
-    ("adamw", "cosine", EMA, NONE, CUTMIX),
-    ("adamw", "plateau", NONE, SAM, NONE),
-    ("adamw", "warm_restarts", NONE, ASAM, MIXUP),
-    ("nadam", "cosine", EMA, SAM, MIXUP),
-    ("nadam", "plateau", EMA, ASAM, NONE),
-    ("nadam", "warm_restarts", NONE, NONE, CUTMIX),
-    ("sgd", "cosine", NONE, ASAM, MIXUP),
-    ("sgd", "plateau", EMA, NONE, CUTMIX),
-    ("sgd", "warm_restarts", NONE, SAM, NONE),
-    ("rmsprop", "cosine", EMA, ASAM, CUTMIX),
-    ("rmsprop", "plateau", NONE, SAM, MIXUP),
-    ("rmsprop", "warm_restarts", EMA, NONE, NONE),
+COVERING: list[tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any], int]] = [
+    ("adam", "cosine", EMA, ASAM, NONE, 0),
+    ("adam", "plateau", NONE, NONE, MIXUP, 0),
+    ("adam", "warm_restarts", EMA, SAM, CUTMIX, 1),
+    ("adamw", "cosine", EMA, NONE, CUTMIX, 0),
+    ("adamw", "plateau", NONE, SAM, NONE, 1),
+    ("adamw", "warm_restarts", NONE, ASAM, MIXUP, 0),
+    ("nadam", "cosine", EMA, SAM, MIXUP, 0),
+    ("nadam", "plateau", EMA, ASAM, NONE, 0),
+    ("nadam", "warm_restarts", NONE, NONE, CUTMIX, 1),
+    ("sgd", "cosine", NONE, ASAM, MIXUP, 1),
+    ("sgd", "plateau", EMA, NONE, CUTMIX, 0),
+    ("sgd", "warm_restarts", NONE, SAM, NONE, 0),
+    ("rmsprop", "cosine", EMA, ASAM, CUTMIX, 0),
+    ("rmsprop", "plateau", NONE, SAM, MIXUP, 0),
+    ("rmsprop", "warm_restarts", EMA, NONE, NONE, 1),
 ]
-"""Each pair of settings from two columns is in some row."""
+"""Each pair of settings from two columns is in some row; the last one is the loader processes after it is resumed."""
 
 
 def test_the_rows_cover_every_pair() -> None:
@@ -313,23 +339,27 @@ def test_the_rows_cover_every_pair() -> None:
         assert len(pairs) == len({str(a) for a in one}) * len({str(b) for b in other})
 
 
-@pytest.mark.parametrize(("optimizer", "schedule", "ema", "sam", "mixing"), COVERING)
+@pytest.mark.parametrize(("optimizer", "schedule", "ema", "sam", "mixing", "num_loaders"), COVERING)
 def test_an_interruption_changes_no_bit_of_any_recipe(
     optimizer: str,
     schedule: str,
     ema: dict[str, Any],
     sam: dict[str, Any],
     mixing: dict[str, Any],
+    num_loaders: int,
     digits: Dataset,
     cpu: Device,
     tmp_path: Path,
 ) -> None:
     settings = {"optimizer": optimizer, "schedule": schedule, **SCHEDULES[schedule], **ema, **sam, **mixing}
+    if num_loaders:
+        settings["augment"] = ["AutoAugment"]
     config = config_of(**settings, lr=1e-3, epochs=3, dropout=0.2, rotate=10, hflip=0.5, batch_size=43)
     few = replace(digits, splits={"train": digits.splits["train"][:86], "val": digits.splits["val"][:40]})
-    assert_resumes_bit_for_bit(config, few, cpu, cpu, tmp_path)
+    assert_resumes_bit_for_bit(config, few, cpu, replace(cpu, num_loaders=num_loaders), tmp_path)
 
 
+@ON_ONE_CORE
 @pytest.mark.slow
 def test_an_interruption_changes_no_bit_with_another_number_of_loaders_and_every_clipping(
     digits: Dataset, cpu: Device, tmp_path: Path
@@ -342,14 +372,28 @@ def test_an_interruption_changes_no_bit_with_another_number_of_loaders_and_every
 
 def assert_resumes_bit_for_bit(config: TrainConfig, data: Dataset, device: Device, other: Device, folder: Path) -> None:
     """Uninterrupted on one device, and cut after the first epoch and resumed on the other."""
-    straight = list(fit(config, data, device))
+    straight = list(fit(config, data, device, checkpoint=folder / "straight"))
     first = fit(config, data, device, checkpoint=folder / "cut")
     next(first)
     first.close()  # type: ignore[attr-defined]
     torch.manual_seed(12345)
     resumed = list(fit(config, data, other, checkpoint=folder / "cut"))
     assert [r.train_loss for r in resumed] == [r.train_loss for r in straight]
-    assert [r.val_loss for r in resumed] == [r.val_loss for r in straight]  # no weight differs
+    assert [r.val_loss for r in resumed] == [r.val_loss for r in straight]
+    one, two = tensors(folder / "straight"), tensors(folder / "cut")
+    assert one.keys() == two.keys()
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    """All weights, averages and moments of a checkpoint."""
+    checkpoint = load_checkpoint(path)
+    assert checkpoint is not None
+    found = {f"model {name}": tensor for name, tensor in checkpoint.model.items()}
+    found |= {f"ema {name}": tensor for name, tensor in (checkpoint.ema or {}).items()}
+    for number, entry in checkpoint.optimizer["state"].items():
+        found |= {f"optimizer {number} {name}": torch.as_tensor(value) for name, value in entry.items()}
+    return found
 
 
 # Pictures
