@@ -187,6 +187,10 @@ class Bench:
     lines: int
     gigabytes: float
 
+    @property
+    def clock(self) -> str:
+        return "wall" if self.device == "cuda" else "CPU"
+
     def setup(self, size: int, threads: int, train: dict[str, Any], **changes: Any) -> Setup:
         every = 10 if self.device == "cuda" else max(1, 64 // size) * max(1, train["batch_size"] // 32)
         return Setup(
@@ -266,7 +270,7 @@ def at_once(turns: Sequence[Callable[[int], tuple[float, float]]], lines: int) -
 
 
 def pictures(bench: Bench) -> None:
-    """CPU milliseconds a picture to be read, augmented and normalised, on one core."""
+    """Milliseconds a picture to be read, augmented and normalised, on one core."""
     import albumentations
     import cv2
     import torch
@@ -276,7 +280,6 @@ def pictures(bench: Bench) -> None:
     from trainer.augment import Augmentation
     from trainer.config import TrainConfig
 
-    cv2.setNumThreads(1)
     for size in (64, 224):
         data, device = opened(bench, size)
         resized_pictures = resized(bench.images, bench.folder, size) / "train"
@@ -320,7 +323,9 @@ def pictures(bench: Bench) -> None:
                 way(batch)
 
         turns = in_turns({name: lambda way=way: one_after_the_other(way) for name, way in ways.items()}, bench)
-        print_ratios(f"{size} px, CPU ms a picture, one thread", turns, 1000 / (32 * len(chosen)), bench.rounds)
+        print_ratios(
+            f"{size} px, {bench.clock} ms a picture, one thread", turns, 1000 / (32 * len(chosen)), bench.rounds
+        )
 
 
 def count(bench: Bench) -> None:
@@ -433,8 +438,8 @@ def ema(bench: Bench) -> None:
     model = device.place(build_model(config, len(data.class_names), 64)).train()
     optimizer, loss_of = build_optimizer(config, model), build_loss(config)
     average, theirs = WeightAverage(config, model), ModelEmaV3(model)
-    images = torch.randn(32, 3, 64, 64).to(memory_format=torch.channels_last)
-    labels = torch.randint(len(data.class_names), (32,))
+    images = torch.randn(32, 3, 64, 64).to(device.torch_device, memory_format=torch.channels_last)
+    labels = torch.randint(len(data.class_names), (32,)).to(device.torch_device)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -443,7 +448,7 @@ def ema(bench: Bench) -> None:
 
     ways = {"ours": lambda: average.update(10_000), "timm ModelEmaV3": lambda: theirs.update(model), "step": step}
     turns = in_turns({name: lambda way=way: [way() for _ in range(4)] for name, way in ways.items()}, bench)
-    print_ratios("rexnet_100, 64 px, batch 32, one thread: CPU ms", turns, 1000 / 4, bench.rounds)
+    print_ratios(f"rexnet_100, 64 px, batch 32, one thread: {bench.clock} ms", turns, 1000 / 4, bench.rounds)
 
 
 def start(bench: Bench) -> None:
@@ -569,13 +574,20 @@ def opened(bench: Bench, size: int) -> tuple[Any, Any]:
 
 
 def in_turns(ways: dict[str, Callable[[], object]], bench: Bench, *, wall: bool = False) -> dict[str, list[float]]:
-    """CPU (or wall) seconds of each way, one after the other, ``rounds`` times, after one that warms up."""
-    clock = time.perf_counter if wall else time.process_time
+    """CPU (or wall) seconds of each way, one after the other, ``rounds`` times, after one that warms up.
+
+    On a GPU they are wall seconds until it has done what it was given: the CPU only hands out the work.
+    """
+    import torch
+
+    clock = time.perf_counter if wall or bench.device == "cuda" else time.process_time
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(bench.rounds + 1):
         for name, way in ways.items():
             begun = clock()
             way()
+            if bench.device == "cuda":
+                torch.cuda.synchronize()
             if number:
                 seconds[name].append(clock() - begun)
     return seconds

@@ -66,9 +66,9 @@ def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dic
         ``exported``: what the limit counts of its export, members and views included, {params, macs}.
         ``fixed``: settings of [train] that are neither sampled nor their default. ``known``: recipes tried first.
         ``steps_per_epoch``: {batch size: steps}.
-        ``estimate``: ``device``, ``workers``, ``workers_per_gpu``, ``images_per_second``, ``seconds_per_epoch``,
-        ``seconds_per_trial`` and ``seconds_at_most`` of the costliest candidate and of a search that prunes nothing;
-        ``cache_bytes``, ``checkpoint_bytes``, ``free_bytes``.
+        ``estimate``: ``model``, ``device``, ``workers``, ``workers_per_gpu``, ``images_per_second``,
+        ``seconds_per_epoch``, ``seconds_per_trial`` and ``seconds_at_most`` of the largest candidate and of a search
+        that prunes nothing; ``cache_bytes``, ``checkpoint_bytes``, ``free_bytes``.
 
     Raises:
         DataError, DiskError: the pictures cannot be used; problems of limit and recipes are in the message too.
@@ -81,7 +81,7 @@ def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dic
     from trainer.models import count  # torch and timm: 5 s, after the study is known to be sound
 
     data, space, widest = prepared.data, prepared.space, prepared.width
-    candidate = costliest(spec, space)
+    candidate = largest_candidate(spec, space)
     if spec.shares_width:
         axis = spec.space["width_mult"]
         assert isinstance(axis, Range)
@@ -132,6 +132,7 @@ def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dic
         "estimate": {
             "workers": len(devices),
             "workers_per_gpu": len(devices) // alone,
+            "model": candidate.model,
             **asdict(speed),
             "seconds_per_trial": seconds_per_trial,
             "seconds_at_most": math.ceil(spec.search.trials / alone) * seconds_per_trial,
@@ -142,8 +143,11 @@ def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dic
     }
 
 
-def costliest(spec: StudySpec, space: Mapping[str, BaseDistribution]) -> TrainConfig:
-    """The candidate of the space that takes longest: the widest, with most augmentation, in the smallest batches."""
+def largest_candidate(spec: StudySpec, space: Mapping[str, BaseDistribution]) -> TrainConfig:
+    """The widest candidate of the space, with most augmentation, in the smallest batches.
+
+    Of words it has the first choice. So where a study samples the model, it is of the first one: others may be larger.
+    """
     sampled: dict[str, Any] = {}
     for key, axis in space.items():
         if isinstance(axis, CategoricalDistribution):
@@ -169,7 +173,7 @@ def measure_speed(candidate: TrainConfig, data: Dataset, where: WorkerDevice) ->
     train, val = data.splits["train"], data.splits["val"]
     batch_size = min(candidate.batch_size, len(train))
     # A rate that cannot diverge in so few steps; it costs the same time.
-    quick = candidate.model_copy(update={"epochs": 1, "warmup_epochs": 0.0, "lr": 1e-6})
+    quick = candidate.model_copy(update={"epochs": 1, "warmup_epochs": 0.0, "augment_from_epoch": 1, "lr": 1e-6})
     device = open_device(where.kind, where.num_threads)
     for steps, val_pictures in ((1, 1), (MEASURED_STEPS, EVALUATION_BATCH)):  # the first one warms up
         sample = {"train": train[: steps * batch_size], "val": val[:val_pictures], "test": val[:0]}
@@ -189,8 +193,10 @@ def render(meaning: dict[str, Any]) -> Group:
     pictures, limit = meaning["pictures"], Limit(**meaning["limit"])
     place = f" in {pictures['path']}" if pictures["path"] else ""
     epochs = f"{meaning['epochs']} epoch{'s' if meaning['epochs'] > 1 else ''}"
+    models = meaning["space"].get("model")
+    model = f"{len(models['choices'])} models" if models else meaning["model"]
     parts: list[Any] = [
-        Text(f"{meaning['study']}: {meaning['trials']} trials of {meaning['model']}, {epochs} each"),
+        Text(f"{meaning['study']}: {meaning['trials']} trials of {model}, {epochs} each"),
         _heading(f"pictures: {pictures['source']}{place}, {pictures['image_size']} px"),
         _pictures_table(pictures["classes"], pictures["splits"]),
     ]
@@ -306,7 +312,8 @@ def _estimate_table(meaning: dict[str, Any]) -> Table:
     by_batch = ", ".join(f"{number:,} in batches of {size}" for size, number in steps.items())
     rows = {
         "steps per epoch": by_batch,
-        "device": f"{estimate['device']}, {estimate['images_per_second']:,.0f} images/s with the costliest candidate",
+        "device": f"{estimate['device']}, {estimate['images_per_second']:,.0f} images/s with the largest "
+        f"{estimate['model']}",
         "epoch": f"about {duration(estimate['seconds_per_epoch'])}",
         "trial": f"about {duration(estimate['seconds_per_trial'])} unless it is pruned",
         "search": f"at most about {duration(estimate['seconds_at_most'])} with {workers}; pruning makes it shorter",

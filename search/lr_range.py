@@ -51,8 +51,7 @@ def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) 
     from trainer.device import open_device
     from trainer.fit import sweep_lr
 
-    recipe = {key: value for key, value in (spec.known[0] if spec.known else {}).items() if key != "width_mult"}
-    config = spec.config_for(recipe, spec.seed)
+    config = spec.config_for(spec.known[0] if spec.known else {}, spec.seed)
     lrs: list[float] = []
     losses: list[float] = []
     mean = 0.0

@@ -53,4 +53,4 @@ def draw_pictures(spec: StudySpec, runs: Runs, out: Path) -> str:
             filter = Image.Resampling.NEAREST if small else Image.Resampling.BICUBIC
             sheet.paste(cell.resize((CELL_PIXELS, CELL_PIXELS), filter), (column * step, row * step))
     sheet.save(out)
-    return f"wrote {out}: plain pictures on the left, then {augment.executor}"
+    return f"wrote {out}: plain pictures on the left, then {device.executor(spec.train)}"

@@ -86,7 +86,8 @@ def _train(assignment: dict[str, Any], device: Any, datasets: dict[Any, Any], in
     trial, limit = assignment["trial"], assignment["limit"]
     config = TrainConfig.model_validate(assignment["config"])
     key = (assignment["cache"], json.dumps(assignment["data"]))
-    if key not in datasets:
+    first_on_these = key not in datasets
+    if first_on_these:
         datasets.clear()
         datasets[key] = open_data(DataConfig.model_validate(assignment["data"]), Path(assignment["cache"]))
     data = datasets[key]
@@ -116,6 +117,8 @@ def _train(assignment: dict[str, Any], device: Any, datasets: dict[Any, Any], in
     for name, bound in limit.items():
         if bound is not None and getattr(size, name) > bound:
             raise LimitError(f"the candidate has {getattr(size, name):,} {name}, over the limit of {bound:,}")
+    if first_on_these:
+        print("\n".join(device.choices(config, data.images)), flush=True)  # to the log
     sizes = {name: getattr(config, name) for name in SIZE_SETTINGS}
     send({"type": "started", "trial": trial, "num_params": size.params, "macs": size.macs, "sizes": sizes})
     checkpoint, folds = Path(assignment["checkpoint"]), assignment["data"]["folds"]

@@ -44,6 +44,11 @@ def train(options: argparse.Namespace) -> None:
     data_config, config = read_study(options.study, options.set)
     if options.data:
         data_config = validate(DataConfig, data_config.model_dump() | {"path": options.data}, f"--data {options.data}")
+    if data_config.folds:
+        raise ConfigError(
+            f"data.folds = {data_config.folds}: python -m trainer trains once, on one validation split; use"
+            " --set data.folds=0, or search"
+        )
 
     import torch  # 3 s: only once the study file is known to be good
 
@@ -55,11 +60,12 @@ def train(options: argparse.Namespace) -> None:
     data = prepare_data(data_config, options.cache)
     kind = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     device = open_device(kind, options.threads)
-    size = count(config, len(data.class_names), data_config.image_size)
+    size = count(config, len(data.class_names), data_config.image_size, data_config.channels)
     if not options.json:
         counts = ", ".join(f"{len(indices):,} {split}" for split, indices in data.splits.items())
         print(f"{config.model}, {size.params:,} parameters, {size.macs:,} multiply-adds, on {device.name}")
         print(f"{len(data.class_names)} classes, pictures: {counts}")
+        print("\n".join(device.choices(config, data.images)))
         print("epoch  train loss  val loss  val accuracy  seconds  images/s")
     for result in fit(config, data, device, checkpoint=options.checkpoint):
         print_epoch(result, as_json=options.json)

@@ -156,14 +156,6 @@ class Augmentation:
         self.config, self.device, self.mean, self.std = config, device, mean, std
         self.on_host = HostAugmentation(config)
 
-    @property
-    def executor(self) -> str:
-        """Who augments, and why, in words."""
-        host = "on the host by name, then " if self.config.augment else ""
-        if self.device.kind == "cuda":
-            return f"{host}batched on the GPU: a batch is warped at once"
-        return f"{host}by OpenCV on the CPU: a picture at a time is fastest there"
-
     def __call__(
         self, pictures: Pictures | torch.Tensor, labels: torch.Tensor, *seed: int, plain: bool = False
     ) -> Batch:

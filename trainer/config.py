@@ -48,9 +48,9 @@ class DataConfig(FrozenModel):
     normalize: Literal["imagenet", "dataset"] = "imagenet"
     """Mean and standard deviation that pictures are normalised with: ImageNet's, or the training split's own."""
     val_fraction: float = Field(0.1, gt=0, lt=0.9)
-    """Share of the training pictures held out for validation where there is no val/ folder; stratified."""
+    """Share of the training pictures held out for validation where there is no val/ folder."""
     test_fraction: float = Field(0.0, ge=0, lt=0.9)
-    """Share of all pictures held out as test split where the source has none; stratified. 0: no test split."""
+    """Share of all pictures held out as test split where the source has none. 0: no test split."""
     stratified: bool = True
     """Whether each class gives its share to the drawn splits; otherwise it is drawn from all pictures at once."""
     folds: int = Field(0, ge=0)

@@ -66,12 +66,13 @@ def predict_logits(
     forward: Callable[[torch.Tensor], torch.Tensor], data: Dataset, split: str, device: Device
 ) -> torch.Tensor:
     """Logits [n, classes], float32 on the device, of a split in its own order."""
-    indices = data.splits[split]
+    indices, resident = data.splits[split], device.resident(data.images)
     logits = []
     with torch.inference_mode():
         for start in range(0, len(indices), EVALUATION_BATCH):
-            pictures = data.images[indices[start : start + EVALUATION_BATCH]]
-            images = device.copy(pictures).permute(0, 3, 1, 2).float()
+            chosen = indices[start : start + EVALUATION_BATCH]
+            pictures = device.copy(data.images[chosen]) if resident is None else resident[device.copy(chosen)]
+            images = pictures.permute(0, 3, 1, 2).float()
             logits.append(forward(normalise(images, data.mean, data.std)).float())
     return torch.cat(logits)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -55,42 +56,10 @@ def fit(
         CheckpointError: the checkpoint is of another candidate or other pictures.
         DiskError: no room for the checkpoint.
     """
-    # -- the candidate
-    image_size, channels = data.images.shape[2:]
-    torch.manual_seed(_derive(config.seed, 0))
-    model = build_model(config, len(data.class_names), image_size, channels)
-    if start is not None:
-        model.load_state_dict(start)
-    padding = Padding(model)
-    model = device.place(model)
-    optimizer = build_optimizer(config, model)
+    training = Training(config, data, device, micro_batches, start)
+    model, optimizer, padding = training.model, training.optimizer, training.padding
     average = WeightAverage(config, model) if config.ema else None
-    ascent = Ascent(config, model) if config.sam else None
-    loss_of = build_loss(config)
-    teacher = open_teacher(config.distill, data, device) if config.distill else None
-    augment = Augmentation(config, device, data.mean, data.std)
-    loader = Loader(data, augment.on_host, device, config.seed)
-
-    train = data.splits["train"]
-    batch_size = min(config.batch_size, len(train))
-    steps_per_epoch = len(train) // batch_size  # the incomplete last batch is left out; another one each epoch
-
-    def loss_on(batch: Batch) -> torch.Tensor:
-        with device.autocast(config):
-            logits = model(batch.images)
-        loss = loss_of(logits.float(), batch.labels)
-        if batch.other_labels is not None:
-            loss = batch.share * loss + (1 - batch.share) * loss_of(logits.float(), batch.other_labels)
-        return loss if teacher is None else teacher.blend(loss, logits.float(), batch.images)
-
-    def backward(batch: Batch) -> torch.Tensor:
-        """The batch's mean loss, detached; its gradient is added to the parameters'."""
-        total = torch.zeros((), device=device.torch_device)
-        for part in batch.parts(micro_batches):
-            loss = loss_on(part) * (len(part.labels) / len(batch.labels))
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        return total
+    steps_per_epoch = training.steps_per_epoch
 
     # -- where it stopped, if it was here before
     history: list[EpochResult] = []
@@ -114,29 +83,12 @@ def fit(
         # -- one epoch of training; nothing in it waits for the device
         epoch = len(history) + 1
         started = time.perf_counter()
-        torch.manual_seed(_derive(config.seed, epoch))  # dropout, drop path
-        order = np.random.default_rng((config.seed, epoch)).permutation(train)
-        batches = [order[start : start + batch_size] for start in range(0, steps_per_epoch * batch_size, batch_size)]
-        plain = epoch < config.augment_from_epoch
         val_losses = [result.val_loss for result in history]
         model.train()
         total_loss = torch.zeros((), device=device.torch_device)
-        for number, pictures in enumerate(loader.epoch(epoch, batches, plain=plain)):
+        for number, batch in enumerate(training.batches(epoch)):
             step = (epoch - 1) * steps_per_epoch + number
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, step, steps_per_epoch, val_losses)
-            labels = device.copy(data.labels[batches[number]])
-            # From 1: numpy pads seeds with zeros, so (seed, epoch, 0) is what the order was drawn from.
-            batch = augment(pictures, labels, config.seed, epoch, number + 1, plain=plain)
-            optimizer.zero_grad(set_to_none=True)
-            total_loss += backward(batch)
-            if ascent is not None:
-                ascent.climb()
-                optimizer.zero_grad(set_to_none=True)
-                backward(batch)
-                ascent.descend()
-            limit_gradient(config, model)
-            optimizer.step()
+            total_loss += training.step(batch, learning_rate(config, step, steps_per_epoch, val_losses))
             if average is not None:
                 average.update(step)
         train_loss = total_loss.item() / steps_per_epoch
@@ -160,7 +112,7 @@ def fit(
                 val_loss=metrics.loss,
                 val_accuracy=metrics.accuracy,
                 seconds=time.perf_counter() - started,
-                images_per_second=steps_per_epoch * batch_size / train_seconds,
+                images_per_second=steps_per_epoch * training.batch_size / train_seconds,
                 final=epoch == config.epochs or _out_of_patience(accuracies, config.patience),
             )
         )
@@ -229,33 +181,103 @@ def sweep_lr(
 ) -> Iterator[tuple[float, float]]:
     """Train ``steps`` steps while the learning rate rises from ``low`` to ``high``; yield each rate and its loss.
 
-    The learning-rate range test of Smith, 2015, with a rate that rises evenly in the logarithm.
+    The learning-rate range test of Smith, 2015, with a rate that rises evenly in the logarithm. Batches and steps are
+    those of ``fit``, epoch after epoch; only the rate is another.
 
     Raises:
-        ConfigError: the model or the augmentation cannot be built.
+        ConfigError: the model, its teacher or the augmentation cannot be built.
     """
-    image_size, channels = data.images.shape[2:]
-    torch.manual_seed(_derive(config.seed, 0))
-    model = build_model(config, len(data.class_names), image_size, channels).train()
-    Padding(model)
-    model = device.place(model)
-    optimizer = build_optimizer(config, model)
-    loss_of, augment = build_loss(config), Augmentation(config, device, data.mean, data.std)
-    rng, train = np.random.default_rng(config.seed), data.splits["train"]
-    for step in range(steps):
-        lr = low * (high / low) ** (step / (steps - 1))
-        for group in optimizer.param_groups:
+    training = Training(config, data, device)
+    training.model.train()
+    batches = itertools.chain.from_iterable(training.batches(epoch) for epoch in itertools.count(1))
+    for number, batch in enumerate(itertools.islice(batches, steps)):
+        lr = low * (high / low) ** (number / (steps - 1))
+        yield lr, training.step(batch, lr).item()
+
+
+class Training:
+    """A candidate as it is trained: its net, its batches, and what one optimizer step is.
+
+    Args:
+        config, data, device, micro_batches, start: as ``fit``.
+
+    Raises:
+        ConfigError: the model, its teacher or the augmentation cannot be built.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: Dataset,
+        device: Device,
+        micro_batches: int = 1,
+        start: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        self.config, self.data, self.device, self.micro_batches = config, data, device, micro_batches
+        image_size, channels = data.images.shape[2:]
+        torch.manual_seed(_derive(config.seed, 0))
+        model = build_model(config, len(data.class_names), image_size, channels)
+        if start is not None:
+            model.load_state_dict(start)
+        self.padding = Padding(model)
+        self.model = device.place(model)
+        self.optimizer = build_optimizer(config, self.model)
+        self.ascent = Ascent(config, self.model) if config.sam else None
+        self.loss_of = build_loss(config)
+        self.teacher = open_teacher(config.distill, data, device) if config.distill else None
+        self.augment = Augmentation(config, device, data.mean, data.std)
+        self.loader = Loader(data, self.augment.on_host, device, config.seed)
+        num_train = len(data.splits["train"])
+        self.batch_size = min(config.batch_size, num_train)
+        # The incomplete last batch is left out; another one each epoch.
+        self.steps_per_epoch = num_train // self.batch_size
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch, from 1; with them begins the randomness of its dropout and drop path."""
+        seed, size = self.config.seed, self.batch_size
+        torch.manual_seed(_derive(seed, epoch))
+        order = np.random.default_rng((seed, epoch)).permutation(self.data.splits["train"])
+        chosen = [order[start : start + size] for start in range(0, self.steps_per_epoch * size, size)]
+        plain = epoch < self.config.augment_from_epoch
+        for number, pictures in enumerate(self.loader.epoch(epoch, chosen, plain=plain)):
+            labels = self.device.copy(self.data.labels[chosen[number]])
+            # From 1: numpy pads seeds with zeros, so (seed, epoch, 0) is what the order was drawn from.
+            yield self.augment(pictures, labels, seed, epoch, number + 1, plain=plain)
+
+    def step(self, batch: Batch, lr: float) -> torch.Tensor:
+        """Take one optimizer step; returns the batch's mean loss before it, a scalar on the device, detached."""
+        for group in self.optimizer.param_groups:
             group["lr"] = lr
-        chosen = rng.choice(train, min(config.batch_size, len(train)), replace=False)
-        pictures = augment.on_host(data.images[chosen], config.seed, 1, step)
-        batch = augment(pictures, device.copy(data.labels[chosen]), config.seed, 1, step)
-        with device.autocast(config):
-            logits = model(batch.images)
-        loss = loss_of(logits.float(), batch.labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        yield lr, loss.item()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._backward(batch)
+        if self.ascent is not None:
+            self.ascent.climb()
+            self.optimizer.zero_grad(set_to_none=True)
+            self._backward(batch)
+            self.ascent.descend()
+        limit_gradient(self.config, self.model)
+        self.optimizer.step()
+        return loss
+
+    def _backward(self, batch: Batch) -> torch.Tensor:
+        """The batch's mean loss, detached; its gradient is added to the parameters'."""
+        total = torch.zeros((), device=self.device.torch_device)
+        for part in batch.parts(self.micro_batches):
+            loss = self._loss(part) * (len(part.labels) / len(batch.labels))
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        with self.device.autocast(self.config):
+            logits = self.model(batch.images)
+        loss = self.loss_of(logits.float(), batch.labels)
+        if batch.other_labels is not None:
+            loss = batch.share * loss + (1 - batch.share) * self.loss_of(logits.float(), batch.other_labels)
+        if self.teacher is None:
+            return loss
+        with self.device.autocast(self.config):
+            return self.teacher.blend(loss, logits.float(), batch.images)
 
 
 def _out_of_patience(accuracies: list[float], patience: int | None) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ class Loader:
     def __init__(self, data: Dataset, augmentation: HostAugmentation, device: Device, seed: int) -> None:
         self.device = device
         self.batches = _Batches(data.images, augmentation, seed)
-        self.resident = None if augmentation.steps else device.hold(data.images)
+        self.resident = device.hold(data.images, augmentation.config)
         self.items: list[Item] = []
         self.loader = None
         if device.num_loaders and augmentation.steps:
@@ -52,17 +53,14 @@ class Loader:
             )
 
     def epoch(self, epoch: int, batches: list[NDArray[np.int64]], *, plain: bool) -> Iterator[Pictures | torch.Tensor]:
-        """[batch, size, size, channels] uint8 for each batch, on the device already where the pictures live there."""
+        """[batch, size, size, channels] uint8 for each batch; on a GPU already there."""
         self.items[:] = [(0 if plain else epoch, number, indices) for number, indices in enumerate(batches)]
         if self.resident is not None:
             for _, _, indices in self.items:
                 yield self.resident[self.device.copy(indices)]
-        elif self.loader is not None:
-            for pictures in self.loader:
-                yield pictures.numpy()
         else:
-            for item in self.items:
-                yield self.batches[item].numpy()
+            made = self.loader if self.loader is not None else (self.batches[item] for item in self.items)
+            yield from self.device.ahead(pictures.numpy() for pictures in made)
 
 
 class _Batches(TorchDataset[torch.Tensor]):
@@ -84,4 +82,5 @@ class _Batches(TorchDataset[torch.Tensor]):
 
 
 def _open_batches(path: Path, augmentation: HostAugmentation, seed: int) -> _Batches:
+    cv2.setNumThreads(1)  # a loader process is one of several
     return _Batches(np.load(path, mmap_mode="r"), augmentation, seed)

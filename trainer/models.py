@@ -94,8 +94,9 @@ def model_args(config: TrainConfig, image_size: int) -> dict[str, Any]:
         value = getattr(config, setting)
         if value != TrainConfig.model_fields[setting].default and setting not in size_settings(config.model):
             what = "width" if setting == "width_mult" else setting
+            having = "resnet18" if setting == "growth" else "rexnet_100"
             raise ConfigError(
-                f"{setting} = {value:g}: {config.model} has no {what}; use rexnet_100 or another family that has it, "
+                f"{setting} = {value:g}: {config.model} has no {what}; use {having} or another family that has it, "
                 "or leave it out"
             )
     args: dict[str, Any] = dict(config.model_args)

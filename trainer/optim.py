@@ -15,9 +15,7 @@ from timm.utils import dispatch_clip_grad
 from torch import nn
 
 from trainer.config import TrainConfig
-
-FUSED = ("adam", "adamw", "sgd")
-"""Optimizers that torch has fused: 7.6 ms a step where a loop over 473 tensors takes 32.7 on a CPU."""
+from trainer.device import FUSED
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from search.budget import widest
-from search.check import check_study, costliest, measure_speed, render
+from search.check import check_study, largest_candidate, measure_speed, render
 from search.devices import WorkerDevice
 from search.launch import checkpoint_bytes, prepare
 from search.paths import Runs
@@ -141,7 +141,7 @@ def test_people_are_shown_all_of_it_in_80_columns(meaning: dict[str, Any]) -> No
         assert any(line.split() == [name, *map(str, counts.values())] for line in text.splitlines())
 
 
-def test_the_time_is_that_of_the_costliest_candidate(runs: Runs) -> None:
+def test_the_time_is_that_of_the_widest_candidate_with_most_augmentation_in_the_smallest_batches(runs: Runs) -> None:
     spec = study(
         space={
             "width_mult": {"low": 0.02},
@@ -153,9 +153,23 @@ def test_the_time_is_that_of_the_costliest_candidate(runs: Runs) -> None:
         known=[],
     )
     space = prepare(spec, runs, Console(stderr=True)).space
-    candidate = costliest(spec, space)
+    candidate = largest_candidate(spec, space)
     assert (candidate.batch_size, candidate.rotate, candidate.crop_padding, candidate.optimizer) == (8, 20, 2, "sgd")
     assert candidate.width_mult == space["width_mult"].high  # type: ignore[attr-defined]
+
+
+def test_the_time_is_that_of_augmented_pictures_also_where_the_first_epochs_are_plain(runs: Runs) -> None:
+    resize = {"name": "Resize", "height": 8, "width": 8}  # refused once it is applied
+    spec = study(train={"model": "resnet10t", "width_mult": 0.05, "augment": [resize], "augment_from_epoch": 11})
+    with pytest.raises(ConfigError, match=r"a picture of \(16, 16, 3\) uint8 became \(8, 8, 3\)"):
+        measure_speed(spec.train, prepare_data(spec.data, runs.cache), TWO_WORKERS[0])
+
+
+def test_of_several_families_the_time_says_which_one_it_is_of(runs: Runs) -> None:
+    space = {"model": ["resnet10t", "rexnet_100"], "width_mult": {"low": 0.05, "high": 0.2}}
+    meaning = check_study(study(limit={"params": 200_000}, space=space, known=[]), runs, TWO_WORKERS[:1])
+    assert "small: 7 trials of 2 models, 3 epochs each" in shown(meaning)
+    assert "images/s with the largest resnet10t" in shown(meaning)
 
 
 def test_a_batch_larger_than_the_training_split_is_measured_as_it_trains(runs: Runs, tmp_path: Path) -> None:

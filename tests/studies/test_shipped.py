@@ -50,8 +50,9 @@ def test_a_shipped_study_says_how_to_run_it_and_what_came_of_it(name: str) -> No
 
 
 def test_the_shipped_studies_are_those_of_the_design() -> None:
-    contest = ["efficientnet", "resnet_sam", "rexnet_adamw", "rexnet_sgd"]
-    assert studies.names() == ["birds400", "cifar10", *(f"contest/{name}" for name in contest), "digits", "survey"]
+    contest = ["efficientnet", "nf_regnet", "resnet_sam", "rexnet_adamw", "rexnet_plan", "rexnet_sgd", "wide_resnet"]
+    others = ["digits", "few_gray", "recipes", "survey"]
+    assert studies.names() == ["birds400", "cifar10", *(f"contest/{name}" for name in contest), *others]
 
 
 def test_birds400_tries_the_two_winning_recipes_first() -> None:

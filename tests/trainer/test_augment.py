@@ -125,6 +125,37 @@ def test_host_and_device_give_nearly_the_same_pictures(digits: Dataset, cpu: Dev
     assert difference.mean() < 1
 
 
+@pytest.mark.parametrize(
+    ("settings", "most", "mean"),
+    [
+        ({"shift": 0.2}, 8.5, 1),  # in grey levels; OpenCV's coordinates again
+        ({"scale": 0.3}, 8.5, 1),
+        ({"brightness": 0.3}, 0.01, 0.001),
+        ({"mixup": 1}, 0.01, 0.001),
+        ({"cutmix": 1}, 0.01, 0.001),
+        (
+            {"rotate": 15, "shift": 0.1, "scale": 0.1, "brightness": 0.2, "erase": 0.5, "mixup": 0.5, "cutmix": 0.5},
+            15,
+            1,
+        ),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
+)
+def test_a_batch_is_nearly_the_same_whichever_executor_makes_it(
+    settings: dict[str, object], most: float, mean: float, digits: Dataset, cpu: Device
+) -> None:
+    pictures, labels = np.array(digits.images[:64]), torch.tensor(digits.labels[:64])
+    augment = Augmentation(config_of(**settings), cpu, MEAN, STD)
+    host, device = augment(pictures, labels, 3, 1, 1), augment(torch.from_numpy(pictures), labels, 3, 1, 1)
+    assert (host.images - normalised(pictures)).abs().mean() > 0.01
+    difference = (host.images - device.images).abs() * torch.tensor(STD).view(1, 3, 1, 1) * 255
+    assert difference.max() < most
+    assert difference.mean() < mean
+    assert host.share == device.share
+    for ours, theirs in ((host.labels, device.labels), (host.other_labels, device.other_labels)):
+        assert (ours is None and theirs is None) or torch.equal(ours, theirs)  # type: ignore[arg-type]
+
+
 @pytest.mark.cuda
 def test_host_and_gpu_give_nearly_the_same_pictures(digits: Dataset, cuda: Device) -> None:
     config = config_of(hflip=0.5, vflip=0.5, rotate=30, crop_padding=3, erase=0.5)

@@ -161,6 +161,16 @@ def test_splits_are_stratified_and_keep_a_picture_of_each_class_on_each_side(tmp
     assert sorted(together) == list(range(115))
 
 
+def test_a_split_that_is_not_stratified_is_drawn_from_all_pictures_at_once(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "birds", {"a": 5, "b": 3, "c": 10, "d": 100})
+    data = prepare(root, tmp_path, val_fraction=0.1, test_fraction=0.1, stratified=False)
+    # Of 118: 12, of the other 106: 11; by class it would be 1 + 1 + 1 + 10 and 1 + 1 + 1 + 9.
+    assert {split: len(indices) for split, indices in data.splits.items()} == {"train": 95, "val": 11, "test": 12}
+    assert sorted(np.concatenate(list(data.splits.values()))) == list(range(118))
+    again = prepare(root, tmp_path, val_fraction=0.1, test_fraction=0.1, stratified=False)
+    assert all(np.array_equal(indices, again.splits[split]) for split, indices in data.splits.items())
+
+
 def test_a_split_seed_gives_the_same_split_each_time_and_another_seed_another(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pets", {"cat": 30, "dog": 30})
     splits = [names_in(prepare(root, tmp_path, split_seed=seed, val_fraction=0.3), "val") for seed in (0, 0, 1)]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from trainer.config import TrainConfig
-from trainer.device import Device, open_device
+from trainer.device import Device, choose_num_loaders, open_device
 from trainer.errors import ConfigError
 
 
@@ -32,9 +37,53 @@ def test_a_device_without_threads_is_refused(num_threads: int) -> None:
 
 def test_opening_a_device_sets_the_threads_of_the_process() -> None:
     assert open_device("cpu", 2).name == "CPU, 2 threads"
-    assert torch.get_num_threads() == 2
+    assert (torch.get_num_threads(), cv2.getNumThreads()) == (2, 2)
     assert open_device("cpu", 1).name == "CPU, 1 thread"
-    assert torch.get_num_threads() == 1
+    assert (torch.get_num_threads(), cv2.getNumThreads()) == (1, 1)
+
+
+def test_a_gpus_loaders_are_its_share_of_the_cores_less_one_and_a_cpu_has_none() -> None:
+    assert [choose_num_loaders("cuda", cores) for cores in (1, 2, 5, 9, 64)] == [0, 1, 4, 8, 8]
+    assert choose_num_loaders("cpu", 64) == 0
+
+
+def lines(device: Device, **settings: Any) -> dict[str, str]:
+    """What is chosen for a candidate and a set of 6 MB, and why."""
+    images = np.zeros((500, 64, 64, 3), dtype=np.uint8)
+    chosen = device.choices(TrainConfig.model_validate({"model": "resnet10t"} | settings), images)
+    return dict(line.split(": ", 1) for line in chosen)
+
+
+def test_every_choice_comes_with_its_reason(cpu: Device) -> None:
+    assert lines(cpu) == {
+        "picture set": "mapped from the cache, which all workers share",
+        "precision": "fp32: CPUs run bf16 at a tenth of the speed",
+        "memory layout": "channels last: 1.2 to 1.3 times faster on CPUs with AVX2, and what tensor cores want",
+        "optimizer": "adamw, fused",
+        "augmentation": "by OpenCV on the CPU: a picture at a time is fastest there",
+        "loader processes": "none: `augment` names nothing that runs on the host",
+    }
+    other = lines(cpu, model="rexnet_100", optimizer="nadam", precision="fp32", augment=["AutoAugment"])
+    assert other["memory layout"].endswith("; ReXNet's channels zero-padded to multiples of 8, for the same units")
+    assert other["optimizer"] == "nadam, not fused: torch has no such kernel"
+    assert other["precision"] == "fp32, as the study says"
+    assert other["augmentation"].startswith("on the host by name, then by OpenCV")
+    assert other["loader processes"] == "none: the cores are for the step"
+
+
+def test_on_the_cpu_batches_pass_as_they_are_one_at_a_time(cpu: Device) -> None:
+    made: list[int] = []
+
+    def batches() -> Iterator[NDArray[np.uint8]]:
+        for number in range(3):
+            made.append(number)
+            yield np.full((2, 4, 4, 3), number, dtype=np.uint8)
+
+    for number, batch in enumerate(cpu.ahead(batches())):
+        assert made == list(range(number + 1))
+        assert isinstance(batch, np.ndarray)
+        assert (batch == number).all()
+    assert cpu.hold(np.zeros((2, 4, 4, 3), dtype=np.uint8), TrainConfig()) is None
 
 
 def test_bf16_on_the_cpu_is_refused_with_a_sentence(cpu: Device) -> None:
@@ -77,3 +126,42 @@ def test_a_gpu_computes_in_bf16_unless_told_otherwise(cuda: Device) -> None:
 def test_a_copy_to_a_gpu_holds_the_same_numbers(cuda: Device) -> None:
     array = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), dtype=np.uint8)
     assert np.array_equal(cuda.copy(array).cpu().numpy(), array)
+
+
+@pytest.mark.cuda
+def test_a_gpu_keeps_the_pictures_it_was_given_until_it_gets_others(cuda: Device) -> None:
+    random = np.random.default_rng(0)
+    one, other = (random.integers(0, 256, (5000, 8, 8, 3), dtype=np.uint8) for _ in range(2))
+    one.flags.writeable = False  # as the cache is mapped
+    config = TrainConfig()
+    held = cuda.hold(one, config)
+    assert held is not None
+    assert np.array_equal(held.cpu().numpy(), one)
+    assert cuda.hold(one, config) is held is cuda.resident(one)
+    assert cuda.resident(other) is None
+    assert cuda.hold(one, TrainConfig(augment=("AutoAugment",))) is None
+    assert cuda.hold(other, config) is not None
+    assert cuda.resident(one) is None
+
+
+@pytest.mark.cuda
+def test_what_torch_keeps_for_reuse_counts_as_free(cuda: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    free, _ = torch.cuda.mem_get_info(cuda.torch_device)
+    kept = torch.empty(free // 2, dtype=torch.uint8, device=cuda.torch_device)
+    del kept  # torch keeps the memory, and the driver says that a half is free
+    images = np.zeros((1, 1024, 1024, 3), dtype=np.uint8)
+    monkeypatch.setattr("trainer.device.RESIDENT_SHARE", images.nbytes / (0.9 * free))
+    assert cuda.hold(images, TrainConfig()) is not None
+
+
+@pytest.mark.cuda
+def test_streamed_batches_arrive_on_the_gpu_whole_and_in_order(cuda: Device) -> None:
+    random = np.random.default_rng(0)
+    batches = [random.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8) for _ in range(20)]
+    for expected, batch in zip(batches, cuda.ahead(batches), strict=True):
+        assert isinstance(batch, torch.Tensor)
+        assert batch.device.type == "cuda"
+        busy = torch.randn(512, 512, device=cuda.torch_device)
+        for _ in range(20):
+            busy = busy @ busy
+        assert np.array_equal(batch.cpu().numpy(), expected)

@@ -20,7 +20,7 @@ from trainer.device import Device
 from trainer.distill import open_teacher
 from trainer.errors import ConfigError
 from trainer.evaluate import Ensemble, measure, predict_logits
-from trainer.fit import fit
+from trainer.fit import Training, fit
 from trainer.models import build_model
 
 BIG = TrainConfig(model="resnet10t", width_mult=0.2, epochs=4, batch_size=32, lr=1e-2)
@@ -62,6 +62,25 @@ def test_the_blend_is_hintons(digits: Dataset, cpu: Device, teacher: Path) -> No
     entropy = -(softened * softened.log()).sum(1).mean()
     expected = 0.6 * 2.0 + 0.4 * 9 * (cross_entropy - entropy)
     torch.testing.assert_close(loaded.blend(torch.tensor(2.0), logits, images), expected)
+
+
+class Halved(Device):
+    """A CPU with the precision of a GPU."""
+
+    def autocast(self, config: TrainConfig) -> torch.autocast:
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def test_the_teacher_has_the_precision_of_the_training(digits: Dataset, teacher: Path) -> None:
+    config = BIG.model_copy(update={"batch_size": 8, "distill": Distill(teacher=str(teacher))})
+    training = Training(config, digits, Halved(torch.device("cpu"), 1))
+    assert training.teacher is not None
+    seen: list[torch.Tensor] = []
+    training.teacher.model.register_forward_hook(lambda *hooked: seen.append(hooked[-1]))
+    loss = training.step(next(training.batches(1)), 1e-3)
+    assert [(logits.dtype, logits.requires_grad) for logits in seen] == [(torch.bfloat16, False)]
+    assert loss.dtype == torch.float32
+    assert loss.isfinite()
 
 
 def test_a_student_learns_from_its_teacher_alone(digits: Dataset, cpu: Device, teacher: Path) -> None:

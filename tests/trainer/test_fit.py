@@ -357,6 +357,7 @@ def test_an_epoch_reads_nothing_back_from_the_device_until_its_end(digits: Datas
 
 
 @pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")  # what else would tell?
 @pytest.mark.parametrize("resident", [True, False])
 def test_on_a_gpu_no_step_waits_for_the_device(
     resident: bool, digits: Dataset, cuda: Device, monkeypatch: pytest.MonkeyPatch
@@ -373,6 +374,7 @@ def test_on_a_gpu_no_step_waits_for_the_device(
 
     hook = register_optimizer_step_post_hook(watch)
     try:
+        assert (cuda.hold(digits.images, TrainConfig()) is not None) == resident
         config = FULL.model_copy(update={**BUSY, "epochs": 1, "batch_size": 43, "augment": ()})
         next(fit(config, digits, cuda))
     finally:

@@ -43,9 +43,17 @@ def test_it_prints_a_line_for_each_epoch(cache: list[str]) -> None:
     command = [sys.executable, "-W", "error", "-m", "trainer", str(DIGITS), *QUICK, *cache, "--device", "cpu"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stderr) == (0, "")
-    model, data, header, epoch = done.stdout.splitlines()
+    model, data, *choices, header, epoch = done.stdout.splitlines()
     assert model == ("resnet10t, 108,562 parameters, 1,841,280 multiply-adds, on CPU, 1 thread")
     assert data == "10 classes, pictures: 1,222 train, 216 val, 359 test"
+    assert [line.partition(":")[0] for line in choices] == [
+        "picture set",
+        "precision",
+        "memory layout",
+        "optimizer",
+        "augmentation",
+        "loader processes",
+    ]
     assert header == "epoch  train loss  val loss  val accuracy  seconds  images/s"
     number, *losses, accuracy, seconds, speed = epoch.split()
     assert number == "1"
@@ -88,6 +96,18 @@ def test_a_setting_that_would_not_be_used_is_refused(assignment: str, capsys: py
     assert sentence_of(capsys, str(DIGITS), "--set", assignment) == (
         f"--set {assignment!r}: only data.* and train.* are used here, as in train.epochs=3"
     )
+
+
+def test_folds_are_refused_instead_of_ignored(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sentence_of(capsys, str(DIGITS), "--set", "data.folds=5") == (
+        "data.folds = 5: python -m trainer trains once, on one validation split; use --set data.folds=0, or search"
+    )
+
+
+def test_a_gray_net_is_counted_with_its_one_channel(cache: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(DIGITS), *QUICK, *cache, "--set", "data.channels=1", "--device", "cpu"]) == 0
+    fewer = 2 * 9 * 24  # the two other channels of the first convolution, which has 24 filters
+    assert capsys.readouterr().out.startswith(f"resnet10t, {108_562 - fewer:,} parameters, ")
 
 
 def test_a_study_that_is_not_there_is_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

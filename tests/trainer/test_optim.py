@@ -69,7 +69,7 @@ def test_weight_decay_spares_biases_and_normalisation(name: str) -> None:
         assert decay_of[id(parameter)] == (0.3 if parameter.ndim > 1 else 0.0)
 
 
-def test_both_optimizers_are_fused_and_take_their_settings() -> None:
+def test_adamw_and_sgd_are_fused_and_take_their_settings() -> None:
     model = torch.nn.Linear(3, 2)
     adamw = build_optimizer(TrainConfig(optimizer="adamw", lr=0.2, momentum=0.8), model)
     assert isinstance(adamw, torch.optim.AdamW)

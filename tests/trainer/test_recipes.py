@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import typing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ from trainer.config import DataConfig, ModelSize, TrainConfig
 from trainer.data import Dataset, prepare_data
 from trainer.device import Device
 from trainer.errors import ConfigError, DataError
-from trainer.fit import fit, fit_folds, sweep_lr
-from trainer.models import build_model, count, count_params, is_stock, model_args
+from trainer.fit import Training, fit, fit_folds, sweep_lr
+from trainer.models import build_model, count, count_params, has_width, is_stock, model_args
 from trainer.optim import Ascent, WeightAverage, build_loss, build_optimizer, learning_rate, limit_gradient
 
 SMALL: dict[str, Any] = {"model": "resnet10t", "width_mult": 0.125, "epochs": 2, "batch_size": 64, "lr": 5e-3}
@@ -101,7 +102,7 @@ def test_a_wide_resnet_of_another_depth_is_a_sentence() -> None:
 
 
 def test_a_size_setting_that_the_family_does_not_have_is_a_sentence() -> None:
-    with pytest.raises(ConfigError, match=r"growth = 1.5: vgg11 has no growth"):
+    with pytest.raises(ConfigError, match=r"growth = 1.5: vgg11 has no growth; use resnet18 or another"):
         model_args(TrainConfig(model="vgg11", growth=1.5), 64)
 
 
@@ -109,6 +110,27 @@ def test_drop_path_reaches_the_blocks() -> None:
     model = build_model(TrainConfig(model="efficientnet_b0", drop_path=0.4), 10, 32, device="meta")
     rates = [module.drop_prob for module in model.modules() if type(module).__name__ == "DropPath"]
     assert max(rates) == pytest.approx(0.4, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("wrn-16-4", {}),
+        ("wrn-28-3", {}),
+        ("wrn-10-5", {}),
+        ("mobilevit_xxs", {}),
+        ("resnet18", {"growth": 1.5, "width_mult": 0.25}),
+        ("efficientnet_b0", {"drop_path": 0.4, "width_mult": 0.3}),
+        ("nf_regnet_b0", {"agc": 0.05}),
+        ("nf_regnet_b1", {"agc": 0.05}),
+    ],
+)
+def test_each_family_learns_a_batch(model: str, settings: dict[str, Any], digits: Dataset, cpu: Device) -> None:
+    few = replace(digits, splits={"train": digits.splits["train"][:8], "val": digits.splits["val"]})
+    training = Training(TrainConfig.model_validate({"model": model, "optimizer": "adam"} | settings), few, cpu)
+    training.model.train()
+    losses = [training.step(batch, 1e-3).item() for epoch in range(1, 5) for batch in training.batches(epoch)]
+    assert losses[-1] < losses[0]
 
 
 # Optimizers, SAM, clipping, averages, losses
@@ -262,6 +284,11 @@ def test_the_first_epochs_can_be_plain(digits: Dataset, cpu: Device) -> None:
     assert late[1].train_loss > plain[1].train_loss
 
 
+ON_ONE_CORE = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+"""torch warns of more loader processes than cores, which is no matter where they are to change nothing."""
+
+
+@ON_ONE_CORE
 @pytest.mark.slow
 def test_loader_processes_change_nothing(digits: Dataset, cpu: Device, tmp_path: Path) -> None:
     config = config_of(augment=["AutoAugment", {"name": "GaussNoise", "p": 0.5}], rotate=10)
@@ -286,24 +313,24 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "plateau": {"plateau_patience": 1},  # looks back at the losses
     "warm_restarts": {"step_epochs": 1},
 }
-COVERING: list[tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
-    ("adam", "cosine", EMA, ASAM, NONE),
-    ("adam", "plateau", NONE, NONE, MIXUP),
-    ("adam", "warm_restarts", EMA, SAM, CUTMIX),
-    ("adamw", "cosine", EMA, NONE, CUTMIX),
-    ("adamw", "plateau", NONE, SAM, NONE),
-    ("adamw", "warm_restarts", NONE, ASAM, MIXUP),
-    ("nadam", "cosine", EMA, SAM, MIXUP),
-    ("nadam", "plateau", EMA, ASAM, NONE),
-    ("nadam", "warm_restarts", NONE, NONE, CUTMIX),
-    ("sgd", "cosine", NONE, ASAM, MIXUP),
-    ("sgd", "plateau", EMA, NONE, CUTMIX),
-    ("sgd", "warm_restarts", NONE, SAM, NONE),
-    ("rmsprop", "cosine", EMA, ASAM, CUTMIX),
-    ("rmsprop", "plateau", NONE, SAM, MIXUP),
-    ("rmsprop", "warm_restarts", EMA, NONE, NONE),
+COVERING: list[tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any], int]] = [
+    ("adam", "cosine", EMA, ASAM, NONE, 0),
+    ("adam", "plateau", NONE, NONE, MIXUP, 0),
+    ("adam", "warm_restarts", EMA, SAM, CUTMIX, 1),
+    ("adamw", "cosine", EMA, NONE, CUTMIX, 0),
+    ("adamw", "plateau", NONE, SAM, NONE, 1),
+    ("adamw", "warm_restarts", NONE, ASAM, MIXUP, 0),
+    ("nadam", "cosine", EMA, SAM, MIXUP, 0),
+    ("nadam", "plateau", EMA, ASAM, NONE, 0),
+    ("nadam", "warm_restarts", NONE, NONE, CUTMIX, 1),
+    ("sgd", "cosine", NONE, ASAM, MIXUP, 1),
+    ("sgd", "plateau", EMA, NONE, CUTMIX, 0),
+    ("sgd", "warm_restarts", NONE, SAM, NONE, 0),
+    ("rmsprop", "cosine", EMA, ASAM, CUTMIX, 0),
+    ("rmsprop", "plateau", NONE, SAM, MIXUP, 0),
+    ("rmsprop", "warm_restarts", EMA, NONE, NONE, 1),
 ]
-"""Each pair of settings from two columns is in some row."""
+"""Each pair of settings from two columns is in some row; the last one is the loader processes after it is resumed."""
 
 
 def test_the_rows_cover_every_pair() -> None:
@@ -312,23 +339,27 @@ def test_the_rows_cover_every_pair() -> None:
         assert len(pairs) == len({str(a) for a in one}) * len({str(b) for b in other})
 
 
-@pytest.mark.parametrize(("optimizer", "schedule", "ema", "sam", "mixing"), COVERING)
+@pytest.mark.parametrize(("optimizer", "schedule", "ema", "sam", "mixing", "num_loaders"), COVERING)
 def test_an_interruption_changes_no_bit_of_any_recipe(
     optimizer: str,
     schedule: str,
     ema: dict[str, Any],
     sam: dict[str, Any],
     mixing: dict[str, Any],
+    num_loaders: int,
     digits: Dataset,
     cpu: Device,
     tmp_path: Path,
 ) -> None:
     settings = {"optimizer": optimizer, "schedule": schedule, **SCHEDULES[schedule], **ema, **sam, **mixing}
+    if num_loaders:
+        settings["augment"] = ["AutoAugment"]
     config = config_of(**settings, lr=1e-3, epochs=3, dropout=0.2, rotate=10, hflip=0.5, batch_size=43)
     few = replace(digits, splits={"train": digits.splits["train"][:86], "val": digits.splits["val"][:40]})
-    assert_resumes_bit_for_bit(config, few, cpu, cpu, tmp_path)
+    assert_resumes_bit_for_bit(config, few, cpu, replace(cpu, num_loaders=num_loaders), tmp_path)
 
 
+@ON_ONE_CORE
 @pytest.mark.slow
 def test_an_interruption_changes_no_bit_with_another_number_of_loaders_and_every_clipping(
     digits: Dataset, cpu: Device, tmp_path: Path
@@ -341,14 +372,28 @@ def test_an_interruption_changes_no_bit_with_another_number_of_loaders_and_every
 
 def assert_resumes_bit_for_bit(config: TrainConfig, data: Dataset, device: Device, other: Device, folder: Path) -> None:
     """Uninterrupted on one device, and cut after the first epoch and resumed on the other."""
-    straight = list(fit(config, data, device))
+    straight = list(fit(config, data, device, checkpoint=folder / "straight"))
     first = fit(config, data, device, checkpoint=folder / "cut")
     next(first)
     first.close()  # type: ignore[attr-defined]
     torch.manual_seed(12345)
     resumed = list(fit(config, data, other, checkpoint=folder / "cut"))
     assert [r.train_loss for r in resumed] == [r.train_loss for r in straight]
-    assert [r.val_loss for r in resumed] == [r.val_loss for r in straight]  # no weight differs
+    assert [r.val_loss for r in resumed] == [r.val_loss for r in straight]
+    one, two = tensors(folder / "straight"), tensors(folder / "cut")
+    assert one.keys() == two.keys()
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    """All weights, averages and moments of a checkpoint."""
+    checkpoint = load_checkpoint(path)
+    assert checkpoint is not None
+    found = {f"model {name}": tensor for name, tensor in checkpoint.model.items()}
+    found |= {f"ema {name}": tensor for name, tensor in (checkpoint.ema or {}).items()}
+    for number, entry in checkpoint.optimizer["state"].items():
+        found |= {f"optimizer {number} {name}": torch.as_tensor(value) for name, value in entry.items()}
+    return found
 
 
 # Pictures
@@ -365,6 +410,12 @@ def test_gray_and_colour_with_the_data_sets_own_statistics(channels: int, tmp_pa
     assert data.std == pytest.approx(pixels.std(axis=0))
     (result,) = fit(config_of(epochs=1), data, cpu)
     assert math.isfinite(result.train_loss)
+
+
+@pytest.fixture(scope="module")
+def gray_digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    config = DataConfig(source="digits", image_size=16, channels=1, val_fraction=0.1, test_fraction=0.8)
+    return prepare_data(config, tmp_path_factory.mktemp("gray"))
 
 
 def test_crop_pct_resizes_and_then_crops_as_timm_does(tmp_path: Path) -> None:
@@ -413,23 +464,67 @@ def test_the_learning_rate_rises_evenly_in_the_logarithm(digits: Dataset, cpu: D
     assert losses[-1] > min(losses) or not math.isfinite(losses[-1])
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"mixup": 0.5, "cutmix": 0.5, "sam": {"rho": 0.5, "adaptive": True}, "dropout": 0.2},
+        {"clip": 0.5, "agc": 0.02, "augment": ["RandAugment"], "rotate": 20, "augment_from_epoch": 2},
+    ],
+)
+def test_a_range_test_at_one_rate_is_a_training_step_by_step(
+    recipe: dict[str, Any], digits: Dataset, cpu: Device
+) -> None:
+    config = config_of(**recipe, optimizer="sgd", lr=0.05, schedule="constant")
+    results = list(fit(config, digits, cpu))
+    losses = [loss for _, loss in sweep_lr(config, digits, cpu, 0.05, 0.05, 12)]
+    assert [np.mean(losses[:6]), np.mean(losses[6:])] == pytest.approx([r.train_loss for r in results], rel=1e-6)
+
+
 # The shipped recipes
 
 
-@pytest.mark.parametrize("name", [name for name in studies.names() if name.startswith("contest/")])
-def test_a_contest_recipe_trains_a_step_at_its_own_settings(name: str, digits: Dataset, cpu: Device) -> None:
+KNOWN = [(name, number) for name in studies.names() for number in range(len(studies.load(name).known) or 1)]
+
+
+@pytest.mark.parametrize(("name", "number"), KNOWN)
+def test_a_shipped_recipe_trains_a_step_at_its_own_settings(
+    name: str, number: int, digits: Dataset, gray_digits: Dataset, cpu: Device
+) -> None:
     """The real recipe with its known values, on a narrow net and few pictures, for one epoch."""
     spec = studies.load(name)
-    recipe = dict(spec.known[0]) if spec.known else {}
-    config = spec.config_for(recipe | {"width_mult": 0.3}, 0)
-    last = config.schedule in ("milestones", "cosine")
-    short = config.model_copy(
-        update={"epochs": 1, "warmup_epochs": 0.0, "batch_size": 32, "augment_from_epoch": 1, "lr": 1e-3}
-    )
-    few = replace(digits, splits={**digits.splits, "train": digits.splits["train"][:64]})
-    (result,) = fit(short, few, cpu)
+    recipe = dict(spec.known[number]) if spec.known else {}
+    config = spec.config_for(recipe, 0)
+    narrow = {"width_mult": 0.1 if config.model == "resnet18" else 0.3} if has_width(config.model) else {}
+    short: dict[str, Any] = {"epochs": 1, "warmup_epochs": 0.0, "batch_size": 32, "augment_from_epoch": 1}
+    data = gray_digits if spec.data.channels == 1 else digits
+    few = replace(data, splits={**data.splits, "train": data.splits["train"][:64]})
+    (result,) = fit(config.model_copy(update=short | narrow), few, cpu)
     assert math.isfinite(result.train_loss)
-    assert last or config.schedule in ("warm_restarts", "step")
+
+
+def test_each_thing_the_teams_did_is_in_a_shipped_recipe() -> None:
+    """By what a study fixes, samples or knows."""
+    specs = {name: studies.load(name) for name in studies.names()}
+    configs = [spec.config_for(recipe, 0) for spec in specs.values() for recipe in (spec.known or ({},))]
+    for setting in ("optimizer", "schedule", "loss"):
+        offered = set(typing.get_args(TrainConfig.model_fields[setting].annotation))
+        assert {getattr(config, setting) for config in configs} == offered, setting
+    names = {config.model for config in configs}
+    assert {"rexnet_100", "resnet18", "efficientnet_b0", "wrn-40-2", "nf_regnet_b1"} <= names
+    assert {config.sam.adaptive for config in configs if config.sam} == {False, True}
+    default = TrainConfig()
+    used = {
+        key for config in configs for key in TrainConfig.model_fields if getattr(config, key) != getattr(default, key)
+    }
+    used |= {key for spec in specs.values() for key in spec.space}
+    assert used >= {"depth_mult", "initial_chs", "final_chs", "growth", "dropout", "drop_path", "agc", "clip", "ema"}
+    assert used >= {"mixup", "cutmix", "augment", "augment_from_epoch", "patience", "rotations", "milestones"}
+    (restarts,) = (config for config in configs if config.schedule == "warm_restarts" and config.lr == 0.01)
+    assert (restarts.step_epochs, restarts.cycle_mult, restarts.warmup_epochs, restarts.step_gamma) == (9, 2, 2, 0.4)
+    (wide,) = (config for config in configs if config.model == "wrn-40-2")
+    assert (wide.milestones, wide.step_gamma) == ((0.3, 0.5, 0.7, 0.9), 0.2)
+    assert any(spec.limit.macs for spec in specs.values())
+    assert any(spec.data.folds and spec.data.channels == 1 for spec in specs.values())
 
 
 def test_birds_are_never_flipped_upside_down() -> None:

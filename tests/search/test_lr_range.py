@@ -1,0 +1,78 @@
+"""``search lr-range``: which candidate it trains, what it suggests, and its command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import tiny_study
+
+from search.devices import WorkerDevice
+from search.lr_range import find_lr_range, suggest
+from search.paths import Runs
+from studies import StudySpec
+from trainer import fit
+from trainer.config import TrainConfig, validate
+from trainer.errors import DivergedError
+
+COMMAND = Path(sys.executable).with_name("search")
+
+
+def test_sampled_settings_are_at_the_values_of_the_first_known_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values: dict[str, Any] = {
+        "name": "small",
+        "data": {"source": "digits", "image_size": 16, "test_fraction": 0.8},
+        "limit": {"params": 60_000},
+        "train": {"model": "resnet10t", "batch_size": 16},
+        "space": {"width_mult": {"low": 0.02}, "dropout": {"low": 0, "high": 0.5}},
+        "known": [{"width_mult": 0.05, "dropout": 0.25}, {"width_mult": 0.06}],
+    }
+    seen: list[TrainConfig] = []
+    sweep = fit.sweep_lr
+
+    def watched(config: TrainConfig, *rest: Any) -> Any:
+        seen.append(config)
+        return sweep(config, *rest)
+
+    monkeypatch.setattr("trainer.fit.sweep_lr", watched)
+    spec = validate(StudySpec, values, "study")
+    answer = find_lr_range(spec, Runs(tmp_path), WorkerDevice("cpu", None, 1), tmp_path / "curve.png")
+    assert [(config.width_mult, config.dropout) for config in seen] == [(0.05, 0.25)]
+    assert answer["low"] <= answer["steepest"] <= answer["high"]
+
+
+def test_the_suggestion_is_where_the_loss_falls_fastest_and_where_it_is_lowest() -> None:
+    lrs = [10.0**number for number in range(-6, 2)]
+    assert suggest(lrs, [5.0, 4.9, 4.5, 3.0, 2.0, 1.9, 2.5, 9.0]) == (1e-3, 1e-1)
+    with pytest.raises(DivergedError, match="the loss rose from the start"):
+        suggest(lrs, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
+
+
+@pytest.mark.slow
+def test_the_command_draws_the_curve_and_gives_a_line_to_paste(tmp_path: Path) -> None:
+    study = tmp_path / "mine.toml"
+    study.write_text(tiny_study("mine", trials=1))
+    command = [COMMAND, "lr-range", "mine.toml", "--gpus", "cpu:1", "--set", "train.batch_size=16"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "mine, adamw: the loss falls fastest at lr " in done.stdout
+    assert (tmp_path / "mine-lr-range.png").read_bytes().startswith(b"\x89PNG")
+    line = done.stdout.rpartition("for [space]:  ")[2].strip()
+    study.write_text(tiny_study("mine", trials=1).replace("lr = { low = 0.001, high = 0.02, log = true }", line))
+    checked = subprocess.run(
+        [COMMAND, "check", "mine.toml", "--gpus", "cpu:1", "--json", "--pictures", "grid.png"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert "lr" in json.loads(checked.stdout)["space"]
+    assert "wrote grid.png: plain pictures on the left" in checked.stderr
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
