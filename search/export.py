@@ -241,7 +241,8 @@ def _write(
 
     openings = 0
     if split == "test":
-        openings = open_test_split(retraining.study, sha256(folder / "model.safetensors"), trial=trial.number)
+        who = final_model(folder / "model.safetensors", spec.final.tta)
+        openings = open_test_split(retraining.study, who, trial=trial.number)
     with show_progress(console) as progress:
         result, logits = evaluate(whole, split)
         alone, plain_logits = (result, logits) if plain is whole else evaluate(plain, split)
@@ -353,6 +354,11 @@ def render(metrics: dict[str, Any]) -> str:
             f"  load it     {load}",
         ]
     )
+
+
+def final_model(weights: Path, views: Sequence[str]) -> str:
+    """What tells one final model from another: the hash of its weights and of the views that it averages."""
+    return hashlib.sha256(json.dumps([sha256(weights), *views]).encode()).hexdigest()
 
 
 def wilson_interval(accuracy: float, n: int) -> tuple[float, float]:
