@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial
 from sqlalchemy import URL
 
 from search.budget import describe
+from search.findings import count, step_of
 from search.paths import Runs
 from search.status import Snapshot
 from search.terminal import headline
@@ -183,8 +184,8 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
     lines += ["#### What is searched", ""]
     lines += [f"- **{name}**: {words}" for name, words in [*facts, ("limit", describe(spec.limit))]]
     lines += [f"- **space**: {', '.join(f'{key} {_axis(axis)}' for key, axis in spec.space.items())}"]
-    search = spec.search
-    lines += [f"- **how**: {search.sampler}, {search.pruner.replace('_', ' ')}, {spec.num_steps} epochs a trial"]
+    search, steps = spec.search, count(spec.num_steps, step_of(spec))
+    lines += [f"- **how**: {search.sampler}, {search.pruner.replace('_', ' ')}, {steps} a trial"]
     return "\n".join(lines)
 
 
