@@ -286,7 +286,7 @@ def dashboard(
         allow_hosts=allow_hosts or [],
         token_file=token_file,
         edits=allow_edits,
-        artifacts=folder.artifacts,
+        runs=folder,
         announce=lambda line: print(line, flush=True),
     )
 
