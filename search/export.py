@@ -111,7 +111,7 @@ def export_best(
         # For an export of before too: it may have been killed between its last move and these.
         retraining.tidy(trial)
         still_owner()
-        show_export(study, runs.artifacts, render(metrics), (target / "plots").glob("*.png"))
+        show_export(study, spec, runs.artifacts, render(metrics), (target / "plots").glob("*.png"))
     return metrics
 
 

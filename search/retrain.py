@@ -20,6 +20,7 @@ from search.devices import WorkerDevice
 from search.errors import NothingToExport
 from search.findings import ranked
 from search.launch import show_progress
+from search.page import show_confirmation
 from search.paths import Runs
 from search.pools.local import LocalPool
 from search.study import teacher_hash
@@ -98,6 +99,7 @@ class Retraining:
                 accuracy = None if outcome.diverged else outcome.results[-1].val_accuracy
                 self.still_owner()
                 record(self.study, trial.number, number, accuracy, outcome.seconds)
+                show_confirmation(self.study, spec)
 
     def _confirming(self, trial: FrozenTrial, number: int) -> Training:
         config = self.spec.config_for(_sampled(trial), final_seed(self.spec, trial.number, number))

@@ -60,7 +60,8 @@ def test_an_export_whose_study_was_taken_over_writes_no_more_to_it(
 
     monkeypatch.setattr(Retraining, "_outcomes", trained)
     data: Any = SimpleNamespace(fingerprint="pictures")
-    retraining = Retraining(study, spec, Runs(tmp_path), data, [], Console(quiet=True), still_owner)
+    devices: Any = ["one"]
+    retraining = Retraining(study, spec, Runs(tmp_path), data, devices, Console(quiet=True), still_owner)
     with pytest.raises(HeldError, match="in use by a launch that was faster"):
         retraining.choose(None)
     assert [number for _, number in missing(study, spec)] == [1, 2], "what was recorded before it was lost"
