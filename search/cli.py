@@ -53,6 +53,9 @@ GpusOption = Annotated[
 ]
 DEFAULT_RUNS = Path("runs")
 
+JSON_VERSION = 1
+"""Version of the JSON shapes that have none of their own."""
+
 
 @app.command()
 def launch(
@@ -433,7 +436,7 @@ def _study_name(study: str | None, runs: Runs) -> str:
 
 def _print(answer: Any, render: Any, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(answer, indent=2))
+        typer.echo(json.dumps({"version": JSON_VERSION} | answer, indent=2))
         return
     from rich.console import Console
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 from search import errors
 from search.cli import app
@@ -57,6 +59,11 @@ def test_every_exit_code_of_the_table_is_in_the_help() -> None:
     codes |= {errors.OK, errors.SECOND_SIGNAL, errors.INTERNAL}
     epilog = str(app.info.epilog)
     assert {code for code in codes if f" {code} " not in epilog} == set()
+
+
+def test_every_answer_in_json_says_its_version() -> None:
+    answer = CliRunner().invoke(app, ["studies", "--json"])
+    assert json.loads(answer.stdout)["version"] == 1
 
 
 def test_an_unknown_command_or_option_is_a_usage_error() -> None:
