@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +43,9 @@ StorageOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
+EndJsonOption = Annotated[
+    bool, typer.Option("--json", help="End with one JSON object on stdout; what is said before goes to stderr.")
+]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder with the pictures; remembered in the study.")]
 SetOption = Annotated[
     list[str] | None,
@@ -73,6 +77,7 @@ def launch(
     with_dashboard: Annotated[
         bool, typer.Option("--dashboard", help="Serve the dashboard meanwhile, read-only, on 127.0.0.1.")
     ] = False,
+    as_json: EndJsonOption = False,
     storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
@@ -88,6 +93,8 @@ def launch(
     from search.launch import launch as run
 
     with contextlib.ExitStack() as stack:
+        if as_json:
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         if with_dashboard:
             from search.dashboard import dashboard_beside
 
@@ -95,6 +102,11 @@ def launch(
             print(f"dashboard: {stack.enter_context(beside)}", flush=True)
         workers = share_gpus(devices, spec.search.workers_per_gpu)
         snapshot = run(spec, url, folder, workers, accept_changes=accept_changes)
+    if as_json:
+        from search.status import as_json as shape
+
+        typer.echo(json.dumps(shape(snapshot, held_by=None), indent=2))
+        return
     best = snapshot.best
     counts = f"({snapshot.count('PRUNED')} pruned, {snapshot.count('FAIL')} failed)"
     if len(snapshot.finished) < snapshot.budget:
@@ -222,6 +234,7 @@ def status(
 @app.command()
 def stop(
     study: StudyArgument = None,
+    as_json: EndJsonOption = False,
     storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
@@ -231,10 +244,17 @@ def stop(
     from search.launch import stop_search
 
     name = _study_name(study, folder)
-    if stop_search(name, url, folder, tell=lambda line: print(line, flush=True)):
-        print(f"study {name!r} has stopped; nothing is lost, search launch goes on from there")
-    else:
-        print(f"nobody is searching study {name!r}")
+    said = sys.stderr if as_json else sys.stdout
+    stopped = stop_search(name, url, folder, tell=lambda line: print(line, file=said, flush=True))
+    _print(
+        {"study": name, "stopped": stopped},
+        lambda _: (
+            f"study {name!r} has stopped; nothing is lost, search launch goes on from there"
+            if stopped
+            else f"nobody is searching study {name!r}"
+        ),
+        as_json=as_json,
+    )
 
 
 @app.command()
