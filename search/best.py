@@ -22,7 +22,7 @@ from scipy.special import stdtrit
 from search.findings import ranked
 from search.status import duration
 from search.study import FINGERPRINT, seed_of
-from studies import StudySpec
+from studies import Confirm, StudySpec
 
 CONFIRM = "featherweight:confirm"
 """Study attribute: what the confirmation has found."""
@@ -81,9 +81,21 @@ def missing(study: optuna.Study, spec: StudySpec) -> list[tuple[FrozenTrial, int
     ]
 
 
-def record(
-    study: optuna.Study, trial: int, number: int, accuracy: float | None, seconds: float, workers: int = 1
-) -> None:
+def begin(study: optuna.Study, spec: StudySpec, workers: int = 1) -> None:
+    """Keep what is to be confirmed, which a study file may have changed since the launch; before any ``record``.
+
+    Args:
+        study: the study, owned.
+        spec: its ``confirm``.
+        workers: how many train at once, for the time that is left.
+    """
+    asked = {"of": _identity(study), "workers": workers, "confirm": spec.confirm.model_dump()}
+    kept = asked | {"results": _results(study)}
+    if study.user_attrs.get(CONFIRM) != kept:
+        study.set_user_attr(CONFIRM, kept)
+
+
+def record(study: optuna.Study, trial: int, number: int, accuracy: float | None, seconds: float) -> None:
     """Keep the result of one confirming training.
 
     Args:
@@ -92,15 +104,17 @@ def record(
         number: which seed, from 0.
         accuracy: on validation; None where it diverged.
         seconds: that it took.
-        workers: how many train at once, for the time that is left.
     """
     result = {"trial": trial, "seed": number, "accuracy": accuracy, "seconds": round(seconds, 3)}
-    kept = {"of": _identity(study), "workers": workers, "results": [*_results(study), result]}
-    study.set_user_attr(CONFIRM, kept)
+    study.set_user_attr(CONFIRM, study.user_attrs[CONFIRM] | {"results": [*_results(study), result]})
 
 
 def confirmed(study: optuna.Study, spec: StudySpec) -> dict[str, Any] | None:
     """What the confirmation of a study has found so far, in plain values; None where it is off or not begun.
+
+    Args:
+        study: the study.
+        spec: what it searches; how many candidates and seeds there are was kept when the confirmation began.
 
     Returns:
         ``trainings`` and ``done``, their numbers; ``sentence``, all this in one line; ``seconds``, what the done ones
@@ -109,6 +123,9 @@ def confirmed(study: optuna.Study, spec: StudySpec) -> dict[str, Any] | None:
         ``tied``: not to be told apart from the best mean}; and, once all is done, ``winner``, a trial's number,
         ``estimate``, its mean; ``raw_best``, what the search's best trial claimed; ``test``, what tied means.
     """
+    if not _results(study):
+        return None
+    spec = spec.model_copy(update={"confirm": Confirm.model_validate(study.user_attrs[CONFIRM]["confirm"])})
     results = [result for result in _results(study) if result["seed"] < spec.confirm.seeds]
     chosen = candidates(study, spec)
     numbers = {trial.number for trial in chosen}

@@ -9,6 +9,18 @@ from typing import Any
 from search.status import duration
 from trainer.config import TrainConfig
 
+READ = """A picture as every format takes it:
+
+```python
+import json
+import timm
+from PIL import Image
+
+settings = json.load(open("PATH/TO/THIS/FOLDER/config.json"))["pretrained_cfg"]
+transform = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=settings))
+pictures = transform(Image.open("PICTURE.png").convert("MODE")).unsqueeze(0)
+```"""
+
 LOAD = {
     "timm": """With timm, nothing of the program that made it:
 
@@ -16,7 +28,7 @@ LOAD = {
 import timm
 
 model = timm.create_model("local-dir:PATH/TO/THIS/FOLDER", pretrained=True).eval()
-transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+logits = model(pictures)
 ```""",
     "onnx": """With ONNX Runtime:
 
@@ -24,7 +36,7 @@ transform = timm.data.create_transform(**timm.data.resolve_model_data_config(mod
 import onnxruntime
 
 session = onnxruntime.InferenceSession("PATH/TO/THIS/FOLDER/model.onnx")
-logits = session.run(["logits"], {"pictures": pictures})[0]
+logits = session.run(["logits"], {"pictures": pictures.numpy()})[0]
 ```""",
     "pt2": """With torch alone:
 
@@ -149,16 +161,16 @@ def _honesty(metrics: dict[str, Any]) -> str:
 def _loading(metrics: dict[str, Any]) -> list[str]:
     model, data = metrics["model"], metrics["data"]
     stock = ["timm"] if model["stock_timm"] else []
-    parts = [LOAD[name] for name in (*stock, *metrics["formats"])]
+    read = READ.replace("MODE", "RGB" if data["channels"] == 3 else "L")
+    parts = [read, *(LOAD[name] for name in (*stock, *metrics["formats"]))]
     if not model["stock_timm"]:
         what = "an ensemble" if model["members"] > 1 else "this net"
         holds = "; members.0..., members.1... in it are its members" if model["members"] > 1 else ""
         parts.insert(0, f"Stock timm cannot build {what} by name. model.safetensors holds the plain weights{holds}.")
     size = data["image_size"]
     inputs = (
-        f"`pictures` are float32 [batch, {data['channels']}, {size}, {size}], any batch size, made by timm's transform"
-        f"{'' if stock else ' of `pretrained_cfg` in `config.json`'}. Class names, in the order of the logits, are "
-        "`label_names` in `config.json`."
+        f"`pictures` are float32 [batch, {data['channels']}, {size}, {size}], any batch size. "
+        "Class names, in the order of the logits, are `label_names` in `config.json`."
     )
     if model["members"] > 1 or model["views"]:
         voters = " and ".join([*(["members"] if model["members"] > 1 else []), *(["views"] if model["views"] else [])])

@@ -34,8 +34,8 @@ from search.chart_style import (
     points_of,
     whole_steps,
 )
-from search.findings import position, ranked, sampled_axes, show
-from search.status import duration, view_of
+from search.findings import position, ranked, sampled_axes, show, step_of
+from search.status import duration, recipe_of, view_of
 from search.stints import CRASHED, STOPPED, Stint
 from studies import StudySpec
 
@@ -57,7 +57,7 @@ def optimization_history(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
     cross = {"symbol": "x-thin", "size": 5, "line": line_of(QUIET)}
     # A pruned trial's accuracy is that of an early epoch: drawn to scale, it would press the others flat.
     figure.add_scatter(
-        **points_of(pruned, spec.train.epochs) | {"y": [floor] * len(pruned)},
+        **points_of(pruned, spec.num_steps) | {"y": [floor] * len(pruned)},
         mode="markers",
         name="pruned",
         marker=cross,
@@ -65,7 +65,7 @@ def optimization_history(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
     heights = [max(floor, trial.values[0]) for trial in complete]
     dot = {"color": GOOD, "size": 7}
     figure.add_scatter(
-        **points_of(complete, spec.train.epochs) | {"y": heights}, mode="markers", name="completed", marker=dot
+        **points_of(complete, spec.num_steps) | {"y": heights}, mode="markers", name="completed", marker=dot
     )
     figure.add_scatter(
         x=[*(trial.number for trial in complete), max((trial.number for trial in trials), default=0)],
@@ -107,15 +107,15 @@ def learning_curves(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure
             y=[trial.intermediate_values[epoch] for epoch in epochs],
             mode="lines+markers" if len(epochs) == 1 else "lines",
             line=line_of(GOOD, 1.2) if rank else line_of(BEST, 2.5),
-            hovertemplate=f"trial {trial.number}, epoch %{{x}}: %{{y:.2%}}<extra></extra>",
+            hovertemplate=f"trial {trial.number}, {step_of(spec)} %{{x}}: %{{y:.2%}}<extra></extra>",
             name=f"best: trial {trial.number}" if rank == 0 else f"the next {len(top) - 1}",
             legendgroup="best" if rank == 0 else "top",
             showlegend=rank < 2,
             legendrank=rank + 1,
         )
     figure.update_layout(showlegend=True)
-    figure.update_xaxes(title_text="epoch", range=[0.8, spec.train.epochs + 0.2], showgrid=False)
-    figure.update_xaxes(dtick=whole_steps(spec.train.epochs))
+    figure.update_xaxes(title_text=step_of(spec), range=[0.8, spec.num_steps + 0.2], showgrid=False)
+    figure.update_xaxes(dtick=whole_steps(spec.num_steps))
     return figure.update_yaxes(tickformat=ACCURACY)
 
 
@@ -124,7 +124,7 @@ def parallel_coordinates(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
     axes = sampled_axes(trials, spec)
     # After --accept-changes older trials may lack a setting, or have values outside the space of today.
     complete = [
-        trial for trial in ranked(trials) if all(_fits(axis, trial.params.get(key)) for key, axis in axes.items())
+        trial for trial in ranked(trials) if all(_fits(axis, recipe_of(trial).get(key)) for key, axis in axes.items())
     ]
     low, high = accuracy_range(complete)
     figure = new_figure(340)
@@ -136,10 +136,11 @@ def parallel_coordinates(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
         y: list[float | None] = []
         words: list[str | None] = []
         for trial in group:
+            recipe = recipe_of(trial)
             x += [*range(len(axes) + 1), None]
-            y += [position(axis, trial.params[key]) for key, axis in axes.items()]
+            y += [position(axis, recipe[key]) for key, axis in axes.items()]
             y += [max(0.0, trial.values[0] - low) / (high - low), None]
-            words += [*(html.escape(f"trial {trial.number}, {key} {show(trial.params[key])}") for key in axes)]
+            words += [*(html.escape(f"trial {trial.number}, {key} {show(recipe[key])}") for key in axes)]
             words += [f"trial {trial.number}, {trial.values[0]:.2%}", None]
         figure.add_scatter(x=x, y=y, text=words, mode="lines", line=line, name=name, hoverinfo="text")
     for number, (key, axis) in enumerate([*axes.items(), ("accuracy", None)]):
@@ -176,16 +177,16 @@ def slices(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
     apply_style(figure, 60 + 190 * rows)
     for number, (key, axis) in enumerate(axes.items()):
         place: dict[str, Any] = {"row": number // columns + 1, "col": number % columns + 1}
-        having = [trial for trial in complete if key in trial.params]
+        having = [(trial, recipe_of(trial)[key]) for trial in complete if key in recipe_of(trial)]
         for group, color, size in ((having[1:], GOOD, 5), (having[:1], BEST, 9)):
             words = [
-                html.escape(f"trial {trial.number}, {key} {show(trial.params[key])}: {trial.values[0]:.2%}")
-                for trial in group
+                html.escape(f"trial {trial.number}, {key} {show(value)}: {trial.values[0]:.2%}")
+                for trial, value in group
             ]
             choice = isinstance(axis, CategoricalDistribution)
             figure.add_scatter(
-                x=[html.escape(str(trial.params[key])) if choice else trial.params[key] for trial in group],
-                y=[max(floor, trial.values[0]) for trial in group],
+                x=[html.escape(str(value)) if choice else value for _, value in group],
+                y=[max(floor, trial.values[0]) for trial, _ in group],
                 cliponaxis=False,
                 text=words,
                 mode="markers",

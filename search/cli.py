@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +43,9 @@ StorageOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
+EndJsonOption = Annotated[
+    bool, typer.Option("--json", help="End with one JSON object on stdout; what is said before goes to stderr.")
+]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder with the pictures; remembered in the study.")]
 SetOption = Annotated[
     list[str] | None,
@@ -52,6 +56,9 @@ GpusOption = Annotated[
     typer.Option("--gpus", help="0,1,2 | all | cpu | cpu:2 (two workers). Default: all GPUs, else cpu."),
 ]
 DEFAULT_RUNS = Path("runs")
+
+JSON_VERSION = 1
+"""Version of the JSON shapes that have none of their own."""
 
 
 @app.command()
@@ -70,6 +77,7 @@ def launch(
     with_dashboard: Annotated[
         bool, typer.Option("--dashboard", help="Serve the dashboard meanwhile, read-only, on 127.0.0.1.")
     ] = False,
+    as_json: EndJsonOption = False,
     storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
@@ -85,6 +93,8 @@ def launch(
     from search.launch import launch as run
 
     with contextlib.ExitStack() as stack:
+        if as_json:
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         if with_dashboard:
             from search.dashboard import dashboard_beside
 
@@ -92,6 +102,11 @@ def launch(
             print(f"dashboard: {stack.enter_context(beside)}", flush=True)
         workers = share_gpus(devices, spec.search.workers_per_gpu)
         snapshot = run(spec, url, folder, workers, accept_changes=accept_changes)
+    if as_json:
+        from search.status import as_json as shape
+
+        typer.echo(json.dumps(shape(snapshot, held_by=None), indent=2))
+        return
     best = snapshot.best
     counts = f"({snapshot.count('PRUNED')} pruned, {snapshot.count('FAIL')} failed)"
     if len(snapshot.finished) < snapshot.budget:
@@ -219,6 +234,7 @@ def status(
 @app.command()
 def stop(
     study: StudyArgument = None,
+    as_json: EndJsonOption = False,
     storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
@@ -228,10 +244,17 @@ def stop(
     from search.launch import stop_search
 
     name = _study_name(study, folder)
-    if stop_search(name, url, folder, tell=lambda line: print(line, flush=True)):
-        print(f"study {name!r} has stopped; nothing is lost, search launch goes on from there")
-    else:
-        print(f"nobody is searching study {name!r}")
+    said = sys.stderr if as_json else sys.stdout
+    stopped = stop_search(name, url, folder, tell=lambda line: print(line, file=said, flush=True))
+    _print(
+        {"study": name, "stopped": stopped},
+        lambda _: (
+            f"study {name!r} has stopped; nothing is lost, search launch goes on from there"
+            if stopped
+            else f"nobody is searching study {name!r}"
+        ),
+        as_json=as_json,
+    )
 
 
 @app.command()
@@ -286,7 +309,7 @@ def dashboard(
         allow_hosts=allow_hosts or [],
         token_file=token_file,
         edits=allow_edits,
-        artifacts=folder.artifacts,
+        runs=folder,
         announce=lambda line: print(line, flush=True),
     )
 
@@ -433,7 +456,7 @@ def _study_name(study: str | None, runs: Runs) -> str:
 
 def _print(answer: Any, render: Any, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(answer, indent=2))
+        typer.echo(json.dumps({"version": JSON_VERSION} | answer, indent=2))
         return
     from rich.console import Console
 

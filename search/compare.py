@@ -39,7 +39,8 @@ def compare(first: Path, second: Path, *, data: Path | None, cache: Path, url: U
     Args:
         first: folder that ``search export-best`` wrote.
         second: another one, of the same classes.
-        data: folder of pictures, test/CLASS/* or CLASS/*; by default the test split of built-in pictures.
+        data: folder of pictures, test/CLASS/* or CLASS/*: of one that they were trained on, what they were tested on.
+            By default the test split of built-in pictures.
         cache: where decoded pictures are kept.
         url: the storage of the exports' studies, which count each look at their test split.
 
@@ -64,7 +65,7 @@ def compare(first: Path, second: Path, *, data: Path | None, cache: Path, url: U
         raise UsageError(f"{first} and {second} know different classes; compare exports of the same pictures")
     sessions = [open_model(export) for export in (first, second)]
     if data is not None:
-        source, labels, batches = _from_folder(data, names, configs)
+        source, labels, batches = _from_folder(data, metrics, configs, cache)
     else:
         source, labels, batches = _built_in(metrics, configs, cache)
     counted_in = _count_look(metrics, data, url) if url is not None and source.startswith(TEST) else []
@@ -150,23 +151,46 @@ def render(answer: dict[str, Any]) -> Any:
     return Group(*parts)
 
 
-def _from_folder(data: Path, names: list[str], configs: list[dict[str, Any]]) -> Any:
-    """The pictures of a folder: its test split where it has one, else its val split, else all of it."""
+def _from_folder(data: Path, metrics: list[dict[str, Any]], configs: list[dict[str, Any]], cache: Path) -> Any:
+    """The pictures of a folder that neither export was trained on, as far as that is known: its test folder, else what
+    was drawn from it to test the exports, else its val folder, else all of it.
+    """
     pictures = scan_folder(data).pictures
-    split = next((name for name in ("test", "val") if any(one.split == name for one in pictures)), "train")
-    chosen = [one for one in pictures if one.split == split]
-    if unknown := sorted({one.class_name for one in chosen} - set(names)):
+    splits = {one.split for one in pictures}
+    drawn = [] if "test" in splits else [one for card in metrics if (one := _held_out(data, card, cache)) is not None]
+    if drawn:
+        split = "test" if any(name == "test" for name, _ in drawn) else "val"
+        chosen = [one for one in pictures if all(one.name in names for _, names in drawn)]
+    else:
+        split = next((name for name in ("test", "val") if name in splits), "")
+        chosen = [one for one in pictures if one.split == split or not split]
+    if unknown := sorted({one.class_name for one in chosen} - set(configs[0]["label_names"])):
         raise DataError(f"{data}: the exports do not know {len(unknown)} of its classes:{as_lines(unknown)}")
     if not chosen:
-        raise DataError(f"{data} holds no picture")
+        raise DataError(f"{data} holds no picture that both exports were tested on")
     files = [data / one.name for one in chosen]
 
     def reader(preprocessing: dict[str, Any]) -> Any:
         return lambda start: read_pictures(files[start : start + BATCH], preprocessing)
 
-    where = str(data) if split == "train" else f"the {split} split of {data}"
+    where = f"the {split} split of {data}" if split else f"{data} (all of it: some may have been trained on)"
     labels = np.array([one.class_name for one in chosen])
     return where, labels, [reader(config["pretrained_cfg"]) for config in configs]
+
+
+def _held_out(data: Path, card: dict[str, Any], cache: Path) -> tuple[str, set[str]] | None:
+    """The split that an export was tested on and its pictures, where the folder is what it was trained on."""
+    if card["data"]["source"] == "digits":
+        return None
+    config = DataConfig.model_validate(card["data"]["config"] | {"path": str(data.resolve())})
+    try:
+        found = prepare_data(config, cache)
+    except DataError:  # such as one class: nobody was trained on that
+        return None
+    if found.content_hash != card["data"]["content_hash"]:
+        return None
+    split = "test" if len(found.splits["test"]) else "val"
+    return split, {found.names[index] for index in found.splits[split]}
 
 
 def _built_in(metrics: list[dict[str, Any]], configs: list[dict[str, Any]], cache: Path) -> Any:

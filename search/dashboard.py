@@ -51,7 +51,7 @@ def serve_dashboard(
     allow_hosts: Collection[str] = (),
     token_file: Path | None = None,
     edits: bool = False,
-    artifacts: Path | None = None,
+    runs: Runs | None = None,
     announce: Callable[[str], None] = print,
 ) -> None:
     """Serve the dashboard of a storage until Ctrl-C or SIGTERM; call it in the main thread.
@@ -63,8 +63,8 @@ def serve_dashboard(
         allow_hosts: further names under which browsers reach it.
         token_file: holds the token that browsers have to bring. Without it, one is made wherever one is needed:
             as soon as ``host`` or ``allow_hosts`` go beyond this machine.
-        edits: let browsers of this machine change studies.
-        artifacts: folder of the studies' artifacts.
+        edits: let browsers of this machine change studies while none is searched.
+        runs: the runs folder, with the studies' artifacts.
         announce: called once, when the port already answers, with the address. A generated token is in it; one
             from a file never is.
 
@@ -78,7 +78,7 @@ def serve_dashboard(
         raise UsageError(f"--allow-edits is for this machine alone, not for {beyond[0]}; leave one of the two out")
     token = read_token(token_file) if token_file else secrets.token_urlsafe(32) if beyond else None
     names = LOOPBACK_HOSTS.union(named, [_reachable_name(host)])
-    app = build_app(storage_url, artifacts=artifacts, allowed_hosts=names, token=token, edits=edits)
+    app = build_app(storage_url, runs=runs, allowed_hosts=names, token=token, edits=edits)
     listener = listen(host, port)
     shown = named[0] if named else _reachable_name(host)
     address = f"http://{shown}:{listener.getsockname()[1]}/"
@@ -149,7 +149,7 @@ def dashboard_beside(storage_url: str, runs: Runs, *, port: int = DEFAULT_PORT) 
             start_new_session=True,  # Ctrl-C is for the search, whose last epoch somebody may want to see
         )
         # The URL may hold a password, and a command line is for all to read.
-        order = {"storage": storage_url, "artifacts": str(runs.artifacts), "listener": listener.fileno()}
+        order = {"storage": storage_url, "runs": str(runs.root), "listener": listener.fileno()}
         assert child.stdin is not None
         with contextlib.suppress(BrokenPipeError), child.stdin as stdin:
             stdin.write(json.dumps(order | {"parent": os.getpid()}).encode())
@@ -171,7 +171,7 @@ def main() -> None:
     order = json.load(sys.stdin)
     os.nice(NICENESS)
     threading.Thread(target=_end_with, args=(order["parent"],), daemon=True).start()
-    app = build_app(order["storage"], artifacts=Path(order["artifacts"]))
+    app = build_app(order["storage"], runs=Runs(Path(order["runs"])))
     _serve(app, socket.socket(fileno=order["listener"]), edits=False, announce=lambda: None)
 
 

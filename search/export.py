@@ -32,9 +32,10 @@ from search.paths import Runs
 from search.plots import confused_pairs, draw_confusion, draw_curves
 from search.pools.local import without_secrets
 from search.predict import check_sums, sha256
-from search.retrain import Retraining, Stages, check_limit, choose_trial, teacher_hash
+from search.retrain import Retraining, Stages, check_limit, choose_trial
+from search.status import recipe_of
 from search.storage import open_storage, storage_errors
-from search.study import find_study, open_test_split, own_study
+from search.study import find_study, open_test_split, own_study, teacher_hash
 from search.trainings import Outcome
 from studies import StudySpec
 from trainer.config import ModelSize
@@ -86,49 +87,64 @@ def export_best(
         study, spec = find_study(open_storage(url), study_name)  # before own_study: until it is found it may be a path
     if asked is not None:
         spec = spec.model_copy(update={"confirm": asked.confirm, "final": asked.final})
-    with own_study(study_name, url, runs), hold_devices(devices, runs), storage_errors(url), ExitStack() as stack:
+    with (
+        own_study(study_name, url, runs) as still_owner,
+        hold_devices(devices, runs),
+        storage_errors(url),
+        ExitStack() as stack,
+    ):
         choose_trial(study, number)  # there is one, or the pictures need not be read
         if out is not None:
             _check_target(out.resolve())
         data = prepare(spec, runs, console).data
-        retraining = stack.enter_context(Retraining(study, spec, runs, data, devices, console))
+        retraining = stack.enter_context(Retraining(study, spec, runs, data, devices, console, still_owner))
         trial, confirmation = retraining.choose(number)
         target = (out or runs.export(study_name, trial.number)).resolve()
         _check_target(target)
         stages = retraining.plan(trial)
         size = check_limit(stages[0][0].config, spec, data)
         described = _describe(retraining, trial, stages, size, confirmation)
-        if (found := _unchanged(target, described["identity"])) is not None:
+        metrics = _unchanged(target, described["identity"])
+        if metrics is not None:
             console.print(f"{study_name}: trial {trial.number} was exported before, and nothing has changed")
-            return found | {"path": str(target)}
-        console.print(
-            f"{study_name}: exporting trial {trial.number}, {trial.values[0]:.2%} on validation in the search"
-        )
-        outcomes = retraining.train(stages)
-
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        metrics = described | _write(partial, retraining, trial, stages, outcomes, console)
-        _write_metrics(partial, metrics)  # the proof compares with it
-        proof = prove(partial, spec, data, console)
-        (partial / REFERENCE_LOGITS).unlink()
-        proven = proof.pop("sha256")
-        metrics["measured_on_this_machine"] |= {name: proof.pop(name) for name in ("hardware", "latency_ms")}
-        metrics["proof"] = proof
-        (partial / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
-        _draw(partial / "plots", metrics)
-        _write_metrics(partial, metrics)
-        write_card(partial / "README.md", metrics)
-        if any(sha256(partial / name) != digest for name, digest in proven.items()):
-            raise ProofFailed(f"a file in {partial} has changed since it was proven; nothing was put in place")
-        from search.formats import write_sums
-
-        write_sums(partial)
-        _move_into_place(partial, target)
-        retraining.tidy(trial)
+        else:
+            metrics = _export(target, described, retraining, trial, stages)
         metrics |= {"path": str(target)}
-        show_export(study, runs.artifacts, render(metrics), (target / "plots").glob("*.png"))
+        # For an export of before too: it may have been killed between its last move and these.
+        retraining.tidy(trial)
+        still_owner()
+        show_export(study, spec, runs.artifacts, render(metrics), (target / "plots").glob("*.png"))
+    return metrics
+
+
+def _export(
+    target: Path, described: dict[str, Any], retraining: Retraining, trial: FrozenTrial, stages: Stages
+) -> dict[str, Any]:
+    """Train what is not trained yet, write the export aside, prove it, move it into place; what metrics.json holds."""
+    spec, data, console = retraining.spec, retraining.data, retraining.console
+    console.print(f"{spec.name}: exporting trial {trial.number}, {trial.values[0]:.2%} on validation in the search")
+    outcomes = retraining.train(stages)
+
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    metrics = described | _write(partial, retraining, trial, stages, outcomes, console)
+    _write_metrics(partial, metrics)  # the proof compares with it
+    proof = prove(partial, spec, data, console)
+    (partial / REFERENCE_LOGITS).unlink()
+    proven = proof.pop("sha256")
+    metrics["measured_on_this_machine"] |= {name: proof.pop(name) for name in ("hardware", "latency_ms")}
+    metrics["proof"] = proof
+    (partial / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
+    _draw(partial / "plots", metrics)
+    _write_metrics(partial, metrics)
+    write_card(partial / "README.md", metrics)
+    if any(sha256(partial / name) != digest for name, digest in proven.items()):
+        raise ProofFailed(f"a file in {partial} has changed since it was proven; nothing was put in place")
+    from search.formats import write_sums
+
+    write_sums(partial)
+    _move_into_place(partial, target)
     return metrics
 
 
@@ -170,7 +186,7 @@ def _describe(
         "finetune": final.finetune and final.finetune.model_dump(mode="json"),
         "teacher": teacher_hash(config),
         "seeds": [training.config.seed for training in stages[0]],
-        "sampled": trial.params,
+        "sampled": recipe_of(trial),
         "data": {
             "source": spec.data.source,
             "config": spec.data.model_dump(mode="json", exclude={"path"}),
@@ -242,7 +258,9 @@ def _write(
 
     openings = 0
     if split == "test":
-        openings = open_test_split(retraining.study, sha256(folder / "model.safetensors"), trial=trial.number)
+        retraining.still_owner()
+        who = final_model(folder / "model.safetensors", spec.final.tta)
+        openings = open_test_split(retraining.study, who, trial=trial.number)
     with show_progress(console) as progress:
         result, logits = evaluate(whole, split)
         alone, plain_logits = (result, logits) if plain is whole else evaluate(plain, split)
@@ -259,7 +277,7 @@ def _write(
                 kept = {key: values[key] for key in ("epoch", "train_loss", "val_loss", "val_accuracy")}
                 history.append({"stage": name} | kept)
         histories.append(history)
-    found = confirmed(retraining.study, spec)
+    found = confirmed(retraining.study, spec) if spec.confirm.top else None
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "evaluation": {
@@ -354,6 +372,11 @@ def render(metrics: dict[str, Any]) -> str:
             f"  load it     {load}",
         ]
     )
+
+
+def final_model(weights: Path, views: Sequence[str]) -> str:
+    """What tells one final model from another: the hash of its weights and of the views that it averages."""
+    return hashlib.sha256(json.dumps([sha256(weights), *views]).encode()).hexdigest()
 
 
 def wilson_interval(accuracy: float, n: int) -> tuple[float, float]:

@@ -22,7 +22,7 @@ from search.charts import (
     time_by_outcome,
     timeline,
 )
-from search.findings import ranked
+from search.findings import ranked, step_of
 from search.status import view_of
 from search.stints import CRASHED, STOPPED, Stint, stints_of_trials
 from studies import StudySpec
@@ -68,8 +68,8 @@ def study_pictures(
         pictures.append(Picture("history", "How the search went", caption, optimization_history(trials, spec)))
     if any(view.epochs for view in views):
         caption = (
-            f"Validation accuracy after each epoch: the best trial, the rest of the top {TOP} and, faint, the trials "
-            "that were pruned."
+            f"Validation accuracy after each {step_of(spec)}: the best trial, the rest of the top {TOP} and, faint, "
+            "the trials that were pruned."
         )
         pictures.append(Picture("curves", "Learning curves", caption, learning_curves(trials, spec)))
     if len(complete) > 1:

@@ -16,8 +16,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from search.budget import describe
-from search.status import duration, view_of
+from search.status import duration, recipe_of, view_of
 from studies import Limit, StudySpec
+from studies.spec import WIDTH_SHARE
 
 RECIPES = 5
 """Best trials that are shown, and that an edge of the space is judged by."""
@@ -48,11 +49,21 @@ def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def sampled_axes(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[str, BaseDistribution]:
-    """The space as the latest trial had it, in the study file's order; empty before the first trial."""
+    """The space as the latest trial had it, in the study file's order; empty before the first trial.
+
+    Where trials sample a share of the widths that fit, the axis of the width spans those that they came to.
+    """
+    axes = _latest_axes(trials)
+    widths = [recipe["width_mult"] for recipe in map(recipe_of, trials) if "width_mult" in recipe]
+    if WIDTH_SHARE in axes and widths:
+        axes["width_mult"] = FloatDistribution(min(widths), max(widths))
+    return {key: axes[key] for key in spec.space if key in axes}
+
+
+def _latest_axes(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
+    """What the latest trial sampled from."""
     latest = max((trial for trial in trials if trial.distributions), key=lambda trial: trial.number, default=None)
-    if latest is None:
-        return {}
-    return {key: latest.distributions[key] for key in spec.space if key in latest.distributions}
+    return {} if latest is None else dict(latest.distributions)
 
 
 def position(axis: BaseDistribution, value: Any) -> float:
@@ -72,7 +83,7 @@ def setting_importances(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[
     """Share of each sampled setting in the variance of the accuracy, largest first; empty with too few trials."""
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances  # scikit-learn: seconds
 
-    axes = sampled_axes(trials, spec)
+    axes = _latest_axes(trials)
     complete = [trial for trial in ranked(trials) if trial.distributions == axes]
     if len(complete) < FEW_TRIALS or complete[0].value == complete[-1].value:
         return {}
@@ -82,7 +93,7 @@ def setting_importances(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[
     sample = optuna.create_study(direction="maximize")
     sample.add_trials(complete[:: math.ceil(len(complete) / IMPORTANCE_TRIALS)])
     found = get_param_importances(sample, evaluator=evaluator)
-    return {key: float(value) for key, value in found.items()}
+    return {"width_mult" if key == WIDTH_SHARE else key: float(value) for key, value in found.items()}
 
 
 def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
@@ -91,9 +102,13 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
     by_state = {state: [view for view in views if view.state == state] for state in ("COMPLETE", "PRUNED", "FAIL")}
     place = f" ({Path(spec.data.path).name})" if spec.data.path else ""
     limit = "with no limit on the model" if spec.limit == Limit() else f"for models of at most {describe(spec.limit)}"
+    choices = spec.space.get("model")
+    model = f"one of {len(choices)} models" if isinstance(choices, tuple) else spec.train.model
+    length = count(spec.train.epochs, "epoch")
+    length = f"{count(spec.data.folds, 'fold')} of {length}" if spec.data.folds else f"{length} of training"
     sentences = [
-        f"The search looked for the best recipe for {spec.train.model} on {spec.data.source}{place} at "
-        f"{spec.data.image_size} px, {limit}, with {count(spec.train.epochs, 'epoch')} of training for each trial."
+        f"The search looked for the best recipe for {model} on {spec.data.source}{place} at "
+        f"{spec.data.image_size} px, {limit}, with {length} for each trial."
     ]
     if not views:
         return f"{sentences[0]} No trial has finished yet."
@@ -115,9 +130,9 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
         words = {"COMPLETE": "completed", "PRUNED": "were pruned", "FAIL": "failed"}
         shares = [f"{seconds / total:.0%} on trials that {words[state]}" for state, seconds in spent.items() if seconds]
         sentences.append(f"Training took {duration(total)}, summed over the workers: {', '.join(shares)}.")
-    # What a pruned trial would have cost is its own time per epoch, carried on to the last one.
+    # What a pruned trial would have cost is its own time per epoch, or fold, carried on to the last one.
     saved = sum(
-        view.seconds / view.epochs * (spec.train.epochs - view.epochs) for view in by_state["PRUNED"] if view.epochs
+        view.seconds / view.epochs * (spec.num_steps - view.epochs) for view in by_state["PRUNED"] if view.epochs
     )
     if saved:
         sentences.append(f"Pruning saved about {duration(saved)}.")
@@ -157,15 +172,20 @@ def findings(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mappin
 
 def as_toml(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
     """Trials as the ``[[known]]`` tables of a study file, which make a search begin with them."""
-    return "\n\n".join(
-        "\n".join(
-            [
-                f"[[known]]    # trial {trial.number}, {trial.values[0]:.2%}",
-                *(f"{key} = {json.dumps(trial.params[key])}" for key in spec.space if key in trial.params),
-            ]
-        )
-        for trial in trials
-    )
+
+    def lines(trial: FrozenTrial) -> Iterator[str]:
+        recipe = recipe_of(trial)
+        yield f"[[known]]    # trial {trial.number}, {trial.values[0]:.2%}"
+        for key in spec.space:
+            if key in recipe:  # a dotted key without quotes would be a table
+                yield f"{json.dumps(key) if '.' in key else key} = {json.dumps(recipe[key])}"
+
+    return "\n\n".join("\n".join(lines(trial)) for trial in trials)
+
+
+def step_of(spec: StudySpec) -> str:
+    """What a trial reports after: an epoch, or a fold."""
+    return "fold" if spec.data.folds else "epoch"
 
 
 def show(value: Any) -> str:
@@ -181,7 +201,7 @@ def _edges(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[Frozen
     best = complete[0]
     for key, axis in sampled_axes(trials, spec).items():
         if key not in best.params or isinstance(axis, CategoricalDistribution):
-            continue
+            continue  # a shared width too: what fits is another range for each trial
         assert isinstance(axis, FloatDistribution | IntDistribution)
         at = position(axis, best.params[key])
         end = "lower" if at <= EDGE else "upper" if at >= 1 - EDGE else None
@@ -212,14 +232,15 @@ def _first_rung(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[F
     if not first:
         return
     which = f"{first} of {len(pruned)} pruned trials" if len(pruned) > 1 else "The only pruned trial"
-    sentence = f"{which} ended at the first rung, after {count(rung, 'epoch')} of {spec.train.epochs}."
+    early_steps = count(rung, step_of(spec))
+    sentence = f"{which} ended at the first rung, after {early_steps} of {spec.num_steps}."
     pairs = [
         (trial.intermediate_values[rung], trial.values[0]) for trial in complete if rung in trial.intermediate_values
     ]
     if len(pairs) >= 8:  # with fewer, chance alone makes any correlation
         early, final = (np.unique([pair[side] for pair in pairs], return_inverse=True)[1] for side in (0, 1))
         agreement = float(np.corrcoef(early, final)[0, 1]) if early.any() and final.any() else 0.0
-        sentence += f" Among the {len(pairs)} that completed, the rank after {count(rung, 'epoch')} and the final rank"
+        sentence += f" Among the {len(pairs)} that completed, the rank after {early_steps} and the final rank"
         sentence += f" correlate by {agreement:.2f}" + (
             ": so early an accuracy says little here; raise search.min_epochs." if agreement < 0.5 else "."
         )

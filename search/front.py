@@ -13,11 +13,11 @@ import json
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+import optuna
 import sqlalchemy
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
@@ -27,7 +27,9 @@ from optuna_dashboard import wsgi
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
+from search.paths import Runs
 from search.storage import parse_url, sqlite_file
+from search.study import owner_of
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
@@ -74,7 +76,7 @@ every {RETRY_SECONDS} seconds."""
 def build_app(
     storage_url: str,
     *,
-    artifacts: Path | None = None,
+    runs: Runs | None = None,
     allowed_hosts: Collection[str] = LOOPBACK_HOSTS,
     token: str | None = None,
     edits: bool = False,
@@ -83,15 +85,15 @@ def build_app(
 
     Args:
         storage_url: the database.
-        artifacts: folder of the studies' artifacts.
+        runs: the runs folder, with the studies' artifacts, and with the name of whoever searches them.
         allowed_hosts: host names in lower case, without port, an IPv6 address in brackets.
         token: what a browser has to bring; None lets everybody in who reaches the port.
-        edits: let it write as well.
+        edits: let it write as well, while no study is searched.
 
     Raises:
         StorageError: not a storage URL, or its driver is not installed.
     """
-    return Front(Database(storage_url, writable=edits), allowed_hosts, artifacts=artifacts, token=token)
+    return Front(Database(storage_url, writable=edits), allowed_hosts, runs=runs, token=token)
 
 
 class NotReadyError(Exception):
@@ -107,7 +109,7 @@ class Database:
 
     def __init__(self, storage_url: str, *, writable: bool = False) -> None:
         self.writable = writable
-        url = parse_url(storage_url)
+        url = self.asked = parse_url(storage_url)
         file = sqlite_file(url)
         self.path = file and file.absolute()
         connect_args: dict[str, Any]
@@ -171,15 +173,17 @@ class Database:
 class Front:
     """Everything between a browser and the mounted dashboard; a WSGI application.
 
-    A request passes in this order: known Host, token, reading method (or own Origin), database there, dashboard.
+    A request passes in this order: known Host, token, reading method (or own Origin), database there, nobody
+    searching (where it writes), dashboard.
     """
 
     def __init__(
-        self, database: Database, allowed_hosts: Collection[str], *, artifacts: Path | None, token: str | None
+        self, database: Database, allowed_hosts: Collection[str], *, runs: Runs | None, token: str | None
     ) -> None:
         self._database = database
         self._allowed_hosts = allowed_hosts
-        self._artifacts = artifacts and FileSystemArtifactStore(artifacts)
+        self._runs = runs
+        self._artifacts = runs and FileSystemArtifactStore(runs.artifacts)
         self._token = token
         self._lock = threading.Lock()
         self._mounted: WSGIApplication | None = None
@@ -222,6 +226,9 @@ class Front:
         # optuna-dashboard reads this header without a default and answers 500 to a client that sends none.
         environ.setdefault("HTTP_ACCEPT_ENCODING", "")
         try:
+            if environ["REQUEST_METHOD"] not in ("GET", "HEAD") and (owned := self._owned()) is not None:
+                sentence = f"{owned}, its only writer; change studies when it has stopped (search stop)."
+                return _answer(environ, start, "409 Conflict", sentence)
             return self.mounted()(environ, start)
         except ArtifactNotFound:
             return _answer(environ, start, "404 Not Found", "The study names this artifact, but its file is gone.")
@@ -232,6 +239,16 @@ class Front:
             sentence = str(self._database.unreadable(error))
         retry = ("Retry-After", str(RETRY_SECONDS))
         return _answer(environ, start, "503 Service Unavailable", sentence, retry)
+
+    def _owned(self) -> str | None:
+        """A study that is searched or exported now, and by whom, in words."""
+        if self._runs is None:
+            return None
+        for name in optuna.get_all_study_names(self._database.open()):
+            owner = owner_of(name, self._database.asked, self._runs)
+            if owner is not None:
+                return f"Study {name!r} is in use by {owner}"
+        return None
 
     def _is_token(self, given: str) -> bool:
         assert self._token is not None

@@ -27,7 +27,9 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial
 from sqlalchemy import URL
 
+from search.best import confirmed
 from search.budget import describe
+from search.findings import count, step_of
 from search.paths import Runs
 from search.status import Snapshot
 from search.terminal import headline
@@ -48,8 +50,9 @@ WRITES = 8
 NICENESS = 10
 """Of the process that draws: it must not take turns with training."""
 
+CONFIRMED = "\n\n#### Confirmed with fresh seeds\n\n"
 HANDED_OVER = "\n\n#### Handed over\n\n"
-"""What follows in the note was written by an export, and stays when the search goes on."""
+"""Parts of the note below the search's own; the last was written by an export, and stays when the search goes on."""
 
 
 class StudyPage:
@@ -183,16 +186,50 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
     lines += ["#### What is searched", ""]
     lines += [f"- **{name}**: {words}" for name, words in [*facts, ("limit", describe(spec.limit))]]
     lines += [f"- **space**: {', '.join(f'{key} {_axis(axis)}' for key, axis in spec.space.items())}"]
-    search = spec.search
-    lines += [f"- **how**: {search.sampler}, {search.pruner.replace('_', ' ')}, {spec.num_steps} epochs a trial"]
+    search, steps = spec.search, count(spec.num_steps, step_of(spec))
+    lines += [f"- **how**: {search.sampler}, {search.pruner.replace('_', ' ')}, {steps} a trial"]
     return "\n".join(lines)
 
 
-def show_export(study: optuna.Study, artifacts: Path, words: str, pictures: Iterable[Path]) -> None:
+def confirmed_text(found: dict[str, Any]) -> str:
+    """What a confirmation has found, in Markdown; see ``search.best.confirmed``."""
+    sentence, head = found["sentence"], "| trial | parameters | in the search | confirmed | |"
+    rows = []
+    for one in found["candidates"]:
+        mean = "-" if one["mean"] is None else f"{one['mean']:.2%}"
+        error = "" if one["standard_error"] is None or one["mean"] is None else f" +- {one['standard_error']:.2%}"
+        verdict = "chosen" if one["trial"] == found["winner"] else "tied" if one["tied"] else ""
+        verdict = "diverged" if one["diverged"] else verdict
+        size = f"{one['num_params']:,}"
+        rows.append(f"| {one['trial']} | {size} | {one['search_accuracy']:.2%} | {mean}{error} | {verdict} |")
+    return "\n".join([f"{sentence[0].upper()}{sentence[1:]}.", "", head, "| --- | --- | --- | --- | --- |", *rows])
+
+
+def show_confirmation(study: optuna.Study, spec: StudySpec) -> None:
+    """Put what the confirmation has found so far into the note of a study that this process owns."""
+    from optuna_dashboard import get_note, save_note
+
+    own, handed_over = _parts(get_note(study))
+    save_note(study, _whole(own, confirmed(study, spec), handed_over))
+
+
+def _parts(note: str) -> tuple[str, str]:
+    """What the search wrote into a note, and what an export did."""
+    head, _, handed_over = note.partition(HANDED_OVER)
+    return head.partition(CONFIRMED)[0], handed_over
+
+
+def _whole(own: str, found: dict[str, Any] | None, handed_over: str) -> str:
+    confirmation = CONFIRMED + confirmed_text(found) if found else ""
+    return own + confirmation + (HANDED_OVER + handed_over if handed_over else "")
+
+
+def show_export(study: optuna.Study, spec: StudySpec, artifacts: Path, words: str, pictures: Iterable[Path]) -> None:
     """Put what was handed over on the study's page: words into its note, pictures among its artifacts.
 
     Args:
         study: owned by this process.
+        spec: what it searches.
         artifacts: the folder that the dashboard shows artifacts from.
         words: plain text in lines; those of an earlier export are replaced.
         pictures: shown under their file names; a picture of an earlier export with the same name is replaced.
@@ -209,7 +246,8 @@ def show_export(study: optuna.Study, artifacts: Path, words: str, pictures: Iter
                 store.write(known[picture.name], file)
         else:
             upload_artifact(artifact_store=store, file_path=str(picture), study_or_trial=study)
-    save_note(study, get_note(study).partition(HANDED_OVER)[0] + f"{HANDED_OVER}```\n{words}\n```")
+    own, _ = _parts(get_note(study))
+    save_note(study, _whole(own, confirmed(study, spec), f"```\n{words}\n```"))
 
 
 def _axis(axis: Any) -> str:
@@ -238,20 +276,26 @@ def main() -> None:
     file = Path(order["attributes"])
     for line in sys.stdin:
         shown = storage.get_study_system_attrs(study_id)
-        drawn = page_attributes(shown, json.loads(line)["note"], study.get_trials(deepcopy=False), spec)
+        found = confirmed(study, spec)
+        drawn = page_attributes(shown, json.loads(line)["note"], found, study.get_trials(deepcopy=False), spec)
         partial = file.with_name(f".{file.name}.partial")
         partial.write_text(json.dumps({key: drawn[key] for key in drawn if drawn[key] != shown.get(key)}))
         partial.replace(file)
 
 
 def page_attributes(
-    shown: Mapping[str, Any], note: str, trials: Sequence[FrozenTrial], spec: StudySpec
+    shown: Mapping[str, Any],
+    note: str,
+    found: dict[str, Any] | None,
+    trials: Sequence[FrozenTrial],
+    spec: StudySpec,
 ) -> dict[str, Any]:
     """What the dashboard's own functions make of a study's attributes when they save a note and the figures.
 
     Args:
         shown: the study's system attributes as they are; what an export added to the note stays in it.
         note: in Markdown.
+        found: what the confirmation has found, if it was begun.
         trials: all trials of the study, in any state.
         spec: what it searches.
     """
@@ -265,8 +309,7 @@ def page_attributes(
     study_id = storage.get_study_id_from_name(sketch.study_name)
     for key, value in shown.items():
         storage.set_study_system_attr(study_id, key, value)
-    handed_over = get_note(sketch).partition(HANDED_OVER)[2]
-    save_note(sketch, note + (HANDED_OVER + handed_over if handed_over else ""))
+    save_note(sketch, _whole(note, found, _parts(get_note(sketch))[1]))
     for picture in page_pictures(trials, spec, setting_importances(trials, spec)):
         save_plotly_graph_object(sketch, picture.figure, graph_object_id=picture.id)
     return storage.get_study_system_attrs(study_id)

@@ -1,7 +1,8 @@
 """Proves an export, in a process of its own: ``python -m search.proof FOLDER CACHE DATA_CONFIG_JSON``.
 
-Nothing of the product is used but to read the pictures. Every format comes back through its own stock library: the
-weights through timm, model.onnx through ONNX Runtime, model.pt2 through torch.export. Parameters and multiply-adds are
+Nothing of the product is used but to read the pictures, and to load weights that no stock library has a net for (an
+ensemble's, an unusual family's). Every format comes back through its own stock library: the weights through timm,
+model.onnx through ONNX Runtime, model.pt2 through torch.export. Parameters and multiply-adds are
 recounted against the limit; each format gives the card's accuracy on the same split, and the exporting process's
 logits; ``search predict`` reads a picture as the cache did; and, where the pictures are files, so does a stranger's
 preprocessing, timm's own for the export's config.json, within STRANGER_TOLERANCE. On stdout are lines of JSON: how
@@ -31,10 +32,8 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from search.predict import read_pictures, sha256
-from trainer.config import DataConfig, TrainConfig
+from trainer.config import DataConfig
 from trainer.data import Dataset, open_data
-from trainer.evaluate import Ensemble
-from trainer.models import build_model
 
 MAX_LOGIT_DIFFERENCE = 1e-4
 """Largest absolute difference of a logit between the exporting process and each format, all fp32."""
@@ -116,7 +115,9 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
         return np.ascontiguousarray(((pictures - mean) / std).transpose(0, 3, 1, 2))
 
     files = [Path(data_config.path or "") / data.names[index] for index in indices]
-    are_files = data_config.path is not None and files[0].exists()
+    are_files = data_config.source == "folder" or (data_config.path is not None and files[0].exists())
+    if are_files and (gone := next((file for file in files if not file.exists()), None)):
+        raise Difference(f"{gone}, which the card's accuracy is of, is gone")
     seen, total = 0, len(indices) * (len(forwards) + are_files)
 
     def through(forward: Forward, read: Callable[[int], Pictures]) -> Pictures:
@@ -179,25 +180,35 @@ def _open_formats(
             warnings.simplefilter("ignore")  # of the loader about its own internals
             program = torch.export.load(folder / "model.pt2").module()
     net: Any
-    is_whole = card["model"]["members"] > 1
     if card["model"]["stock_timm"]:
         net = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         forwards["timm"] = "model.safetensors", _torch_forward(net)
-    elif program is not None:
-        net, is_whole = program, True
-    else:  # nobody but the product builds this one
-        size, channels = data.images.shape[2:]
-        config, members = TrainConfig.model_validate(card["config"]), card["model"]["members"]
-        nets = [build_model(config, len(data.class_names), size, channels) for _ in range(members)]
-        net = (nets[0] if members == 1 else Ensemble(nets, card["model"]["views"])).eval()
-        safetensors.torch.load_model(net, str(folder / "model.safetensors"))
-        forwards["the product"] = "model.safetensors", _torch_forward(net)
+    else:
+        net = _built_by_the_product(folder, card, data)
     if (folder / "model.onnx").exists():
         session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
         forwards["ONNX Runtime"] = "model.onnx", _onnx_forward(session)
     if program is not None:
         forwards["torch.export"] = "model.pt2", _torch_forward(program)
-    return net, is_whole, forwards
+    if not card["model"]["stock_timm"]:  # the last: a stranger has the others
+        forwards["the product"] = "model.safetensors", _torch_forward(net)
+        if program is not None:
+            return program, True, forwards
+    return net, card["model"]["members"] > 1, forwards
+
+
+def _built_by_the_product(folder: Path, card: dict[str, Any], data: Dataset) -> Any:
+    """The net of model.safetensors where no stock library builds it."""
+    from trainer.config import TrainConfig
+    from trainer.evaluate import Ensemble
+    from trainer.models import build_model
+
+    size, channels = data.images.shape[2:]
+    config, members = TrainConfig.model_validate(card["config"]), card["model"]["members"]
+    nets = [build_model(config, len(data.class_names), size, channels) for _ in range(members)]
+    net = (nets[0] if members == 1 else Ensemble(nets, card["model"]["views"])).eval()
+    safetensors.torch.load_model(net, str(folder / "model.safetensors"))
+    return net
 
 
 def _recount(card: dict[str, Any], net: Any, shape: list[int], *, is_whole: bool) -> tuple[int, int]:

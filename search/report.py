@@ -32,7 +32,7 @@ from search.findings import (
 )
 from search.journal import read_journal
 from search.paths import Runs
-from search.status import duration, view_of
+from search.status import duration, recipe_of, view_of
 from search.stints import CRASHED, Stint, stints_of_journal
 from search.storage import open_storage, storage_errors
 from search.study import find_study
@@ -197,7 +197,7 @@ def _recipes(spec: StudySpec, trials: Sequence[FrozenTrial], best: list[FrozenTr
         ["training time", "", *(duration(view_of(trial).seconds) for trial in best)],
     ]
     rows += [
-        [key, _range(axis), *(show(trial.params.get(key, "-")) for trial in best)]
+        [key, _range(axis), *(show(recipe_of(trial).get(key, "-")) for trial in best)]
         for key, axis in sampled_axes(trials, spec).items()
     ]
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,16 @@ import optuna
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from search.best import candidates, confirmed, final_seed, missing, record
+from search.best import begin, candidates, confirmed, final_seed, missing, record
 from search.budget import check_fits, describe, exported_size, fits
 from search.devices import WorkerDevice
 from search.errors import NothingToExport
 from search.findings import ranked
 from search.launch import show_progress
+from search.page import show_confirmation
 from search.paths import Runs
 from search.pools.local import LocalPool
-from search.predict import sha256
+from search.study import teacher_hash
 from search.trainings import Outcome, Trainer, Training
 from studies import StudySpec
 from trainer.config import ModelSize, TrainConfig
@@ -43,6 +44,7 @@ class Retraining:
         data: its pictures.
         devices: where to train, a worker each.
         console: shows progress.
+        still_owner: called before the study is written to; raises HeldError once it is another's.
     """
 
     def __init__(
@@ -53,9 +55,10 @@ class Retraining:
         data: Dataset,
         devices: list[WorkerDevice],
         console: Console,
+        still_owner: Callable[[], None],
     ) -> None:
         self.study, self.spec, self.runs, self.data = study, spec, runs, data
-        self.devices, self.console = devices, console
+        self.devices, self.console, self.still_owner = devices, console, still_owner
         self.confirming: list[Training] = []
         self.trainer: Trainer | None = None
 
@@ -84,6 +87,8 @@ class Retraining:
 
     def _confirm(self) -> None:
         spec, seeds = self.spec, self.spec.confirm.seeds
+        self.still_owner()
+        begin(self.study, spec, len(self.devices))
         todo = missing(self.study, spec)
         trainings = {self._confirming(trial, number).label: (trial, number) for trial, number in todo}
         self.confirming = [
@@ -99,7 +104,9 @@ class Retraining:
             for outcome in outcomes:
                 trial, number = trainings[outcome.training.label]
                 accuracy = None if outcome.diverged else outcome.results[-1].val_accuracy
-                record(self.study, trial.number, number, accuracy, outcome.seconds, len(self.devices))
+                self.still_owner()
+                record(self.study, trial.number, number, accuracy, outcome.seconds)
+                show_confirmation(self.study, spec)
 
     def _confirming(self, trial: FrozenTrial, number: int) -> Training:
         config = self.spec.config_for(_sampled(trial), final_seed(self.spec, trial.number, number))
@@ -246,14 +253,6 @@ def check_limit(config: TrainConfig, spec: StudySpec, data: Dataset) -> ModelSiz
             f"is {describe(spec.limit)}; {cure}fewer members or views fit"
         )
     return whole
-
-
-def teacher_hash(config: TrainConfig) -> str | None:
-    """What tells one teacher from another: the SHA-256 of an export's weights, a timm model's name."""
-    if config.distill is None:
-        return None
-    weights = Path(config.distill.teacher).expanduser() / "model.safetensors"
-    return sha256(weights) if weights.exists() else config.distill.teacher
 
 
 def _sampled(trial: FrozenTrial) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from search.paths import Runs
 from search.storage import open_storage, storage_errors
 from search.study import find_study, owner_name, owner_of
 from studies import StudySpec
+from studies.spec import WIDTH_SHARE
 
 STATUS_VERSION = 2
 """Version of the JSON shape of ``search status --json``."""
@@ -114,6 +115,14 @@ class Snapshot:
         return sum(trial.state == state for trial in self.finished)
 
 
+def recipe_of(trial: FrozenTrial) -> dict[str, Any]:
+    """A trial's sampled settings as a study file names them: its width where it sampled a share of those that fit."""
+    recipe = dict(trial.params)
+    if recipe.pop(WIDTH_SHARE, None) is not None and "sizes" in trial.user_attrs:
+        recipe["width_mult"] = trial.user_attrs["sizes"]["width_mult"]
+    return recipe
+
+
 def view_of(trial: FrozenTrial) -> TrialView:
     """What people want to know of a finished trial."""
     values = trial.intermediate_values
@@ -123,7 +132,7 @@ def view_of(trial: FrozenTrial) -> TrialView:
         state=trial.state.name,
         value=trial.values[0] if trial.values else values[max(values)] if values else None,
         epochs=max(values, default=0),
-        params=dict(trial.params),
+        params=recipe_of(trial),
         num_params=attributes.get("num_params"),
         macs=attributes.get("macs"),
         seconds=attributes.get("seconds", 0.0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import socket
@@ -29,7 +30,7 @@ from search.errors import HeldError, StorageError, StudyChanged, UsageError
 from search.paths import Runs
 from search.storage import POSTGRES, sqlite_file, storage_errors
 from studies import StudySpec
-from trainer.config import RECIPE_VERSION, nearest
+from trainer.config import RECIPE_VERSION, TrainConfig, nearest
 
 SPEC = "featherweight:study"
 FINGERPRINT = "featherweight:fingerprint"
@@ -77,19 +78,33 @@ def seed_of(study_seed: int, trial: int, purpose: int = 0) -> int:
 def fingerprint(spec: StudySpec, content_hash: str) -> dict[str, Any]:
     """Whatever changes a trial's value: equal fingerprints mean comparable trials.
 
-    Not in it: where the pictures lie, budget, sampler, pruner, known recipes.
+    Not in it: where the pictures and a teacher lie, budget, sampler, pruner, known recipes.
     """
+    train = spec.train.model_dump(mode="json")
+    if train["distill"] is not None:
+        train["distill"]["teacher"] = teacher_hash(spec.train)
     return {
         "seed": spec.seed,
         "data": {"content": content_hash} | spec.data.model_dump(mode="json", exclude={"path", "source", "bad_files"}),
         "limit": spec.limit.model_dump(mode="json"),
-        "train": spec.train.model_dump(mode="json"),
+        "train": train,
         "space": {
             key: axis.model_dump(mode="json") if hasattr(axis, "model_dump") else list(axis)
             for key, axis in spec.space.items()
         },
         "recipe_version": RECIPE_VERSION,
     }
+
+
+def teacher_hash(config: TrainConfig) -> str | None:
+    """What tells one teacher from another: the SHA-256 of an export's weights, a timm model's name."""
+    if config.distill is None:
+        return None
+    try:
+        with (Path(config.distill.teacher).expanduser() / "model.safetensors").open("rb") as weights:
+            return hashlib.file_digest(weights, "sha256").hexdigest()
+    except OSError:
+        return config.distill.teacher
 
 
 def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:

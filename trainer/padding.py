@@ -3,9 +3,9 @@ same function.
 
 A ReXNet's channels are odd numbers, with which a GPU's channels-last layout gains nothing (timm's tables on an RTX
 3090: rexnet_130 0.75, rexnetr_100, whose channels are multiples of 8, 1.31). On a CPU it is as fast either way
-(bench/LOG.md); there it is done as well, so that both train by the same path. Padded weights are 0 and stay 0: a padded channel holds 0, so the gradient of each weight that reads it
-vanishes; and no gradient reaches it, since those weights are 0. Checkpoints hold the real tensors, so an export takes
-them as they are.
+(bench/LOG.md); there it is done as well, so that both train by the same path. Padded weights are 0 and stay 0: a
+padded channel holds 0, so the gradient of each weight that reads it vanishes; and no gradient reaches it, since those
+weights are 0. Checkpoints hold the real tensors, so an export takes them as they are.
 """
 
 from __future__ import annotations

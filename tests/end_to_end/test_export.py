@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,20 +16,28 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import optuna
 import pytest
+import timm
 import torch
 from conftest import Watched
-from desk import LIMIT, SHAPES, Answer, Desk
+from desk import LIMIT, SHAPES, Answer, Desk, open_database
 from numpy.typing import NDArray
+from optuna_dashboard import get_note, save_note
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+import search.export
 import search.proof
+from search.devices import parse_devices
+from search.errors import ProofFailed, exit_code_of
+from search.page import HANDED_OVER
 from search.paths import Runs
 from search.proof import Difference
 from search.storage import parse_url
 from search.study import own_study
 from studies import load
+from trainer.config import ModelSize
 from trainer.data import Dataset, prepare_data
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -258,11 +267,55 @@ def test_predict_with_an_export_that_lost_its_model(exported: Exported, tmp_path
 
 def test_the_same_export_again_trains_and_writes_nothing(exported: Exported) -> None:
     folder = exported.digits.folder
+    with open_database(f"sqlite:///{exported.desk.runs}/search.db") as storage:
+        study = optuna.load_study(study_name="small", storage=storage)
+        shown = get_note(study)
+        assert str(folder) in shown
+        save_note(study, "as a kill before it was written would have left it")
     before = {path: path.stat().st_mtime_ns for path in (*folder.rglob("*"), *exported.desk.runs.rglob("checkpoint"))}
     again = exported.desk.search("export-best", "--gpus", "cpu", "--json")
     assert again.code == 0, again.err
     assert again.json() == exported.digits.metrics | {"path": str(folder)}
     assert {path: path.stat().st_mtime_ns for path in before} == before
+    with open_database(f"sqlite:///{exported.desk.runs}/search.db") as storage:
+        handed_over = get_note(optuna.load_study(study_name="small", storage=storage)).partition(HANDED_OVER)[2]
+    assert handed_over == shown.partition(HANDED_OVER)[2]
+
+
+def test_an_export_that_differs_from_its_card_is_not_put_in_place(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card of this one claims the size of another model."""
+    runs, number = Runs(exported.desk.runs), exported.digits.metrics["trial"]
+    spec = load(str(exported.desk.folder / "small.toml"), ["final.formats=[]"])
+    url = parse_url(f"sqlite:///{exported.desk.runs}/search.db")
+    monkeypatch.setattr(search.export, "check_limit", lambda *_: ModelSize(params=1, macs=1))
+    with pytest.raises(ProofFailed) as failure:
+        search.export.export_best(
+            "small", url, runs, parse_devices("cpu"), asked=spec, out=tmp_path / "wrong", number=number, quiet=True
+        )
+    assert exit_code_of(failure.value) == 9
+    params = exported.digits.metrics["model"]["num_params"]
+    kept = tmp_path / ".wrong.partial"
+    assert str(failure.value) == (
+        f"the export failed its proof: parameters: {params} in the export, 1 in its card; it was not put in place, "
+        f"look at it in {kept}"
+    )
+    assert not (tmp_path / "wrong").exists()
+    assert (kept / "model.safetensors").exists()
+
+
+def test_the_cards_own_lines_load_and_ask_each_format(export: Export) -> None:
+    card = (export.folder / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(blocks) == 4
+    names: dict[str, Any] = {}
+    for block in blocks:
+        code = block.replace("PATH/TO/THIS/FOLDER", str(export.folder))
+        exec(code.replace("PICTURE.png", str(export.test_pictures[0])), names)
+        if "logits" in code:
+            assert len(code.splitlines()) <= 4
+            assert np.abs(np.asarray(names.pop("logits").tolist()) - export.logits[:1]).max() <= MAX_LOGIT_DIFFERENCE
 
 
 def test_the_confirmed_trial_is_exported_with_its_own_settings(exported: Exported) -> None:
@@ -389,6 +442,28 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], int, str]] = {
     "multiply-adds": (_macs, 9, "multiply-adds: "),
     "onnx": (_other_onnx, 9, "ONNX Runtime's logits differ by 1.0e-02, more than 1e-04"),
 }
+
+
+def test_the_proof_finds_files_that_are_not_read_as_in_the_training(exported: Exported, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported.shapes.folder, tmp_path / "export")
+    for file in ("model.onnx", "model.pt2"):
+        (folder / file).unlink()
+    np.savez(folder / "reference-logits.npz", whole=exported.shapes.logits, plain=exported.shapes.logits)
+    pictures = exported.shapes.test_pictures[0].parents[2]
+    config = load(str(pictures.parent / "shapes.toml"), [f"data.path={pictures}"]).data
+    data = prepare_data(config, tmp_path / "cache")
+    black = torch.zeros(3, 24, 24)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search.proof, "read_pictures", lambda files, _: black.expand(len(files), 3, 24, 24).numpy())
+        with pytest.raises(Difference, match="reads pictures differently"):
+            search.proof.prove(folder, config, data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timm.data, "create_transform", lambda **_: lambda _: black)
+        with pytest.raises(Difference, match="raw files, read as timm's own"):
+            search.proof.prove(folder, config, data)
+    moved = config.model_copy(update={"path": str(tmp_path)})
+    with pytest.raises(Difference, match=r"\.png, which the card's accuracy is of, is gone"):
+        search.proof.prove(folder, moved, data)
 
 
 @pytest.fixture(scope="module")

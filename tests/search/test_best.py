@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import create_trial
 from scipy.stats import ttest_ind
 
-from search.best import Candidate, choose, confirmed, final_seed, missing, pooled_deviation, record, ties
+from search.best import Candidate, begin, choose, confirmed, final_seed, missing, pooled_deviation, record, ties
 from search.storage import open_storage, parse_url
 from search.study import open_study, seed_of
 from studies import StudySpec
@@ -61,6 +61,8 @@ def test_seeds_are_those_of_no_training_of_the_search() -> None:
 def test_a_confirmation_goes_on_where_it_stopped(study: optuna.Study) -> None:
     spec = spec_of(top=2, seeds=2)
     assert confirmed(study, spec) is None
+    begin(study, spec)
+    assert confirmed(study, spec) is None
     record(study, 4, 0, 0.51, 7.0)
     again = optuna.load_study(study_name=study.study_name, storage=study._storage)
     assert [(trial.number, seed) for trial, seed in missing(again, spec)] == [(3, 0), (4, 1), (3, 1)]
@@ -73,6 +75,7 @@ def test_a_confirmation_goes_on_where_it_stopped(study: optuna.Study) -> None:
 
 def test_other_pictures_or_another_recipe_void_the_results(study: optuna.Study) -> None:
     spec = spec_of(top=2, seeds=2)
+    begin(study, spec)
     record(study, 4, 0, 0.51, 7.0)
     changed = spec.model_copy(update={"train": spec.train.model_copy(update={"epochs": 3})})
     reopened = open_study(changed, study._storage, "pictures", accept_changes=True)  # type: ignore[arg-type]
@@ -81,18 +84,22 @@ def test_other_pictures_or_another_recipe_void_the_results(study: optuna.Study) 
 
 
 def test_fewer_seeds_or_other_candidates_take_what_is_there(study: optuna.Study) -> None:
+    begin(study, spec_of(top=2, seeds=3))
     for trial in (4, 3):
         for seed in range(3):
             record(study, trial, seed, 0.5 + trial / 100, 1.0)
     assert missing(study, spec_of(top=2, seeds=2)) == []
-    found = confirmed(study, spec_of(top=2, seeds=2))
+    begin(study, spec_of(top=2, seeds=2))
+    found = confirmed(study, spec_of(top=5, seeds=3))
     assert found is not None
+    assert (found["done"], found["trainings"]) == (4, 4), "as it was begun, whatever the study was launched with"
     assert [len(one["accuracies"]) for one in found["candidates"]] == [2, 2]
     assert [(trial.number, seed) for trial, seed in missing(study, spec_of(top=3, seeds=1))] == [(2, 0)]
 
 
 def test_the_mean_over_seeds_wins_not_the_best_of_the_search(study: optuna.Study) -> None:
     spec = spec_of(top=2, seeds=3)
+    begin(study, spec)
     for seed, (first, second) in enumerate([(0.50, 0.60), (0.51, 0.61), (0.52, 0.62)]):
         record(study, 4, seed, first, 1.0)
         record(study, 3, seed, second, 1.0)
@@ -137,6 +144,7 @@ def test_one_seed_each_ties_only_equals() -> None:
 
 def test_a_candidate_that_diverged_once_is_not_chosen(study: optuna.Study) -> None:
     spec = spec_of(top=2, seeds=2)
+    begin(study, spec)
     for trial, seed, accuracy in ((4, 0, 0.9), (4, 1, None), (3, 0, 0.5), (3, 1, 0.51)):
         record(study, trial, seed, accuracy, 1.0)
     found = confirmed(study, spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 from search import errors
 from search.cli import app
+from search.status import Snapshot
 
 COMMAND = Path(sys.executable).with_name("search")
 
@@ -57,6 +60,31 @@ def test_every_exit_code_of_the_table_is_in_the_help() -> None:
     codes |= {errors.OK, errors.SECOND_SIGNAL, errors.INTERNAL}
     epilog = str(app.info.epilog)
     assert {code for code in codes if f" {code} " not in epilog} == set()
+
+
+def test_every_answer_in_json_says_its_version() -> None:
+    answer = CliRunner().invoke(app, ["studies", "--json"])
+    assert json.loads(answer.stdout)["version"] == 1
+
+
+def test_a_launch_and_a_stop_end_with_one_json_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def launched(*_: object, **__: object) -> Snapshot:
+        print("what a launch says meanwhile")
+        return Snapshot("digits", 30, (), (), None)
+
+    def stopped(*_: object, tell: Any) -> bool:
+        tell("what a stop says meanwhile")
+        return True
+
+    monkeypatch.setattr("search.launch.launch", launched)
+    monkeypatch.setattr("search.launch.stop_search", stopped)
+    runs = ["--json", "--runs", str(tmp_path)]
+    launch = CliRunner().invoke(app, ["launch", "--gpus", "cpu", *runs])
+    assert json.loads(launch.stdout).items() >= {"version": 2, "study": "digits", "budget": 30}.items()
+    assert "what a launch says meanwhile" in launch.stderr
+    stop = CliRunner().invoke(app, ["stop", "digits", *runs])
+    assert json.loads(stop.stdout) == {"version": 1, "study": "digits", "stopped": True}
+    assert "what a stop says meanwhile" in stop.stderr
 
 
 def test_an_unknown_command_or_option_is_a_usage_error() -> None:

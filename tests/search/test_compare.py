@@ -21,21 +21,28 @@ from search.formats import write_sums
 from search.storage import open_storage, parse_url
 from search.study import SPEC, open_test_split
 from studies import StudySpec
+from trainer.config import DataConfig
+from trainer.data import prepare_data
 from trainer.errors import DataError
 
 NAMES = ["blue", "green", "red"]
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 
 
-def write_export(folder: Path, *, names: list[str], weights: Any, source: str = "folder") -> Path:
-    """An export as far as a comparison reads it: logits are ``weights`` times the mean of each channel."""
+def write_export(folder: Path, *, names: list[str], weights: Any, source: str = "folder", **data: Any) -> Path:
+    """An export as far as a comparison reads it: logits are ``weights`` times the mean of each channel.
+
+    ``data``: further settings of its pictures, and the hash of their contents.
+    """
     folder.mkdir()
     preprocessing = {"input_size": [3, 8, 8], "interpolation": "bicubic", "mean": [0.0] * 3, "std": [1.0] * 3}
     preprocessing |= {"crop_pct": 1.0, "crop_mode": "center"}
     (folder / "config.json").write_text(json.dumps({"label_names": names, "pretrained_cfg": preprocessing}))
-    config = {"source": source, "image_size": 8}
+    content_hash = data.pop("content_hash", "of pictures elsewhere")
+    config = {"source": source, "image_size": 8} | data
     metrics = {"study": "colours", "trial": 1, "identity": folder.name, "model": {"num_params": 9, "macs": 9}}
-    (folder / "metrics.json").write_text(json.dumps(metrics | {"data": {"source": source, "config": config}}))
+    metrics["data"] = {"source": source, "config": config, "content_hash": content_hash}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
     matrix = numpy_helper.from_array(np.array(weights, np.float32), "weights")
     axes = numpy_helper.from_array(np.array([2, 3]), "axes")
     graph = helper.make_graph(
@@ -87,7 +94,7 @@ def test_both_are_asked_about_the_same_pictures_whatever_their_order_of_classes(
         "only_second": 2,
         "p": pytest.approx(binomtest(2, 12, 0.5).pvalue),
     }
-    assert answer["pictures"] == {"from": str(data), "n": 30}
+    assert answer["pictures"] == {"from": f"{data} (all of it: some may have been trained on)", "n": 30}
     assert [(one["name"], one["n"], one["first"], one["second"]) for one in answer["classes"]] == [
         ("green", 10, 1.0, 0.0),
         ("red", 10, 0.8, 1.0),
@@ -120,6 +127,28 @@ def test_a_test_folder_is_preferred(exports: tuple[Path, Path], data: Path, tmp_
     Image.new("RGB", (9, 9)).save(root / "train/red/0.png")
     answer = compare(*exports, data=root, cache=tmp_path / "cache")
     assert answer["pictures"] == {"from": f"the test split of {root}", "n": 30}
+
+
+def test_of_a_folder_that_the_exports_were_trained_on_only_what_tested_them_is_taken(
+    data: Path, tmp_path: Path
+) -> None:
+    for index, file in enumerate(sorted(data.glob("*/*.png"))):  # contents that differ, or all are one picture
+        with Image.open(file) as image:
+            image.putpixel((0, 0), (index, 0, 0))
+            image.save(file)
+    trained = prepare_data(DataConfig(path=str(data), image_size=8, test_fraction=0.3), tmp_path / "cache")
+    settings = {"names": NAMES, "weights": np.eye(3), "content_hash": trained.content_hash, "test_fraction": 0.3}
+    own, other = (write_export(tmp_path / name, **settings) for name in ("own", "other"))
+    again = write_export(tmp_path / "again", **settings, split_seed=1)
+    elsewhere = write_export(tmp_path / "elsewhere", names=NAMES, weights=np.eye(3))
+    cache = tmp_path / "cache"
+    for second in (other, elsewhere):
+        assert compare(own, second, data=data, cache=cache)["pictures"] == {"from": f"the test split of {data}", "n": 9}
+    both = compare(own, again, data=data, cache=cache)["pictures"]
+    assert both["n"] < 9, "what the one was tested on, the other was in part trained on"
+    without = settings | {"test_fraction": 0.0}
+    first, second = (write_export(tmp_path / name, **without) for name in ("first", "second"))
+    assert compare(first, second, data=data, cache=cache)["pictures"]["from"] == f"the val split of {data}"
 
 
 @pytest.mark.parametrize("counts", [(0, 0), (1, 0), (5, 5), (9, 1), (40, 20), (0, 300)])

@@ -26,12 +26,13 @@ import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
 
 from search.dashboard import dashboard_beside, serve_dashboard
 from search.errors import StorageError, UsageError
 from search.front import Database, Front, build_app
 from search.paths import Runs
+from search.study import own_study
 
 SECRET = "s3cr{e}t"
 
@@ -159,17 +160,20 @@ def test_a_page_is_served_and_the_search_goes_on_while_each_holds_the_database(s
 
 def test_every_route_refuses_every_writing_method(search: Search) -> None:
     app = build_app(search.url)
-    rules = [(route.method, route.rule) for route in mounted(app).routes]
-    assert {method for method, _ in rules} >= {"GET", "POST", "PUT", "DELETE"}, "the routes were not found"
-    paths = {re.sub(r"<[^>]*:int>", "1", rule) for _, rule in rules}
-    paths = {re.sub(r"<[^>]*>", "x", path) for path in paths}
-    for path in sorted(paths):
+    for path in routes(app):
         for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "get", "BREW"):
             answer = ask(app, path, method)
             assert answer.status == 405, (method, path)
             assert answer.headers["Allow"] == "GET, HEAD"
     assert names(app) == ["birds400"]
     assert "read-only" in json.loads(ask(app, "/api/studies/1", "DELETE").body)["reason"]
+
+
+def routes(app: Front) -> list[str]:
+    """A path for each route of optuna-dashboard."""
+    rules = [(route.method, route.rule) for route in mounted(app).routes]
+    assert {method for method, _ in rules} >= {"GET", "POST", "PUT", "DELETE"}, "the routes were not found"
+    return sorted({re.sub(r"<[^>]*>", "x", re.sub(r"<[^>]*:int>", "1", rule)) for _, rule in rules})
 
 
 def mounted(app: Front) -> Any:
@@ -278,7 +282,7 @@ FOREIGN_HOSTS = [
 def test_a_foreign_host_is_refused(search: Search) -> None:
     app = build_app(search.url)
     for host in FOREIGN_HOSTS:
-        for path in ("/", "/dashboard", "/api/studies", "/static/bundle.js"):
+        for path in routes(app):
             answer = ask(app, path, HTTP_HOST=host)
             assert answer.status == 403, (host, path)
             assert b"only under these names" in answer.body
@@ -321,7 +325,7 @@ def add_artifact(search: Search, folder: Path, name: str, text: str) -> str:
 
 
 def test_an_artifact_of_the_study_is_shown_in_a_sandbox_and_to_no_other_origin(search: Search, tmp_path: Path) -> None:
-    app = build_app(search.url, artifacts=tmp_path / "artifacts")
+    app = build_app(search.url, runs=Runs(tmp_path))
     path = add_artifact(search, tmp_path / "artifacts", "curves.html", "<p>curves")
     answer = ask(app, path)
     assert (answer.status, answer.body) == (200, b"<p>curves")
@@ -333,12 +337,12 @@ def test_an_artifact_of_the_study_is_shown_in_a_sandbox_and_to_no_other_origin(s
     assert ask(app, path, "DELETE").status == 405
     assert ask(app, path.replace("/artifacts/", "/api/artifacts/"), "DELETE").status == 405
     assert ask(app, "/api/artifacts/1", "POST").status == 405
-    assert ask(build_app(search.url, artifacts=tmp_path / "artifacts", token=TOKEN), path).status == 401
+    assert ask(build_app(search.url, runs=Runs(tmp_path), token=TOKEN), path).status == 401
     assert ask(app, path, HTTP_HOST="evil.example").status == 403
 
 
 def test_an_artifact_that_is_gone_or_no_artifact_is_not_found(search: Search, tmp_path: Path) -> None:
-    app = build_app(search.url, artifacts=tmp_path / "artifacts")
+    app = build_app(search.url, runs=Runs(tmp_path))
     path = add_artifact(search, tmp_path / "artifacts", "curves.html", "<p>curves")
     for file in (tmp_path / "artifacts").iterdir():
         file.unlink()
@@ -352,9 +356,8 @@ TOKEN = "d41d8cd98f00b204e9800998ecf8427e"
 
 def test_without_the_token_nothing_is_shown(search: Search) -> None:
     app = build_app(search.url, token=TOKEN)
-    routes = {re.sub(r"<[^>]*>", "1", route.rule) for route in mounted(app).routes}
     cookies = ("", "featherweight-80=", f"featherweight-80={TOKEN[:-1]}", f"other={TOKEN}", f"featherweight-81={TOKEN}")
-    for path in sorted(routes):
+    for path in routes(app):
         for cookie in cookies:
             answer = ask(app, path, HTTP_COOKIE=cookie)
             assert answer.status == 401, (path, cookie)
@@ -391,6 +394,17 @@ def test_with_edits_the_pages_of_the_dashboard_write_and_foreign_pages_do_not(se
     assert names(app) == ["birds400"]
     assert ask(app, "/api/studies/1", "DELETE", HTTP_ORIGIN="http://127.0.0.1:8080").status == 204
     assert names(app) == []
+
+
+def test_nothing_can_be_edited_while_a_study_is_searched(search: Search, tmp_path: Path) -> None:
+    app = build_app(search.url, runs=Runs(tmp_path), edits=True)
+    with own_study("birds400", make_url(search.url), Runs(tmp_path)):
+        for path in routes(app):
+            answer = ask(app, path, "DELETE")
+            assert answer.status == 409, path
+            assert b"Study 'birds400' is in use by process " in answer.body
+        assert names(app) == ["birds400"], "reading goes on"
+    assert ask(app, "/api/studies/1", "DELETE").status == 204
 
 
 def test_edits_do_not_create_a_database(tmp_path: Path) -> None:

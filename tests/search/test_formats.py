@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -11,9 +13,13 @@ import torch
 from torch import nn
 
 from search.errors import ProofFailed, UsageError
-from search.formats import write_graphs, write_sums
+from search.formats import build_nets, write_graphs, write_sums, write_weights
 from search.predict import check_sums
+from search.proof import _open_formats
+from studies import StudySpec
+from trainer.data import Dataset
 from trainer.evaluate import Ensemble
+from trainer.models import build_model
 
 
 def tiny() -> nn.Module:
@@ -46,6 +52,22 @@ def test_onnx_and_torch_vote_as_the_ensemble_does(exported: tuple[Ensemble, Path
     assert sum(parameter.numel() for parameter in program.parameters()) == sum(
         parameter.numel() for parameter in whole.parameters()
     )
+
+
+def test_an_ensembles_weights_are_proven_too_although_no_stock_library_has_its_net(
+    exported: tuple[Ensemble, Path], digits: Dataset, tmp_path: Path
+) -> None:
+    values: dict[str, Any] = {"name": "two", "space": {"lr": [0.1]}, "final": {"ensemble": 2}}
+    spec = StudySpec.model_validate(values | {"train": {"model": "resnet10t", "width_mult": 0.1}})
+    whole, plain = build_nets(spec.train, [build_model(spec.train, 10, 16).state_dict() for _ in range(2)], spec, 10)
+    write_weights(tmp_path, plain, spec.train, spec, digits)
+    shutil.copy(exported[1] / "model.pt2", tmp_path)
+    model = {"stock_timm": False, "members": 2, "views": []}
+    _, _, forwards = _open_formats(tmp_path, {"model": model, "config": spec.train.model_dump(mode="json")}, digits)
+    assert [file for file, _ in forwards.values()] == ["model.pt2", "model.safetensors"]
+    pictures = torch.randn(3, 3, 16, 16)
+    with torch.inference_mode():
+        assert np.array_equal(forwards["the product"][1](pictures.numpy()), whole(pictures).numpy())
 
 
 def test_only_the_formats_asked_for_are_written(tmp_path: Path) -> None:

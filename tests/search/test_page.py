@@ -6,6 +6,7 @@ import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -14,16 +15,25 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from optuna_dashboard import get_note
+from optuna_dashboard import get_note, save_note
 
 from search import page as module
+from search.best import begin, confirmed, record
 from search.front import build_app
-from search.page import HANDED_OVER, StudyPage, note_text, page_attributes, show_export
+from search.page import (
+    CONFIRMED,
+    HANDED_OVER,
+    StudyPage,
+    note_text,
+    page_attributes,
+    show_confirmation,
+    show_export,
+)
 from search.paths import Runs
 from search.status import Snapshot, snapshot_of
 from search.storage import open_storage, parse_url
 from search.study import open_study
-from studies import StudySpec
+from studies import Confirm, StudySpec
 
 FACTS = [("pictures", "1,222 train, 216 val"), ("widest that fits", "width_mult 0.23242")]
 SPACE = {"lr": FloatDistribution(1e-3, 2e-2, log=True)}
@@ -123,7 +133,8 @@ def test_the_note_says_what_is_searched_how_far_it_is_and_how_to_have_the_best(s
 
 def test_a_search_of_a_thousand_trials_sends_the_browser_little_more_than_one_of_fifty(spec: StudySpec) -> None:
     few, lots = (
-        sum(len(str(value)) for value in page_attributes({}, "", many(count), spec).values()) for count in (50, 1000)
+        sum(len(str(value)) for value in page_attributes({}, "", None, many(count), spec).values())
+        for count in (50, 1000)
     )
     assert lots < 80_000
     assert lots < 3 * few
@@ -192,16 +203,64 @@ def test_what_an_export_added_stays_when_the_search_goes_on(spec: StudySpec, stu
     picture = runs.root / "confusion-matrix.png"
     for text in (b"first", b"second"):
         picture.write_bytes(text)
-        show_export(study, runs.artifacts, "98.70% on the test split", [picture])
+        show_export(study, spec, runs.artifacts, "98.70% on the test split", [picture])
     (artifact,) = get_all_artifact_meta(study)
     assert (artifact.filename, artifact.mimetype) == ("confusion-matrix.png", "image/png")
     assert (runs.artifacts / artifact.artifact_id).read_bytes() == b"second"
 
     storage = study._storage
-    drawn = page_attributes(storage.get_study_system_attrs(study._study_id), "new note", many(4), spec)
+    drawn = page_attributes(storage.get_study_system_attrs(study._study_id), "new note", None, many(4), spec)
     for key, value in drawn.items():
         storage.set_study_system_attr(study._study_id, key, value)
     assert get_note(study) == f"new note{HANDED_OVER}```\n98.70% on the test split\n```"
+
+
+def test_what_was_confirmed_is_in_the_note_from_its_first_result_on(
+    spec: StudySpec, study: optuna.Study, runs: Runs
+) -> None:
+    spec = spec.model_copy(update={"confirm": Confirm(top=2, seeds=2)})
+    study.add_trials([trial(0, 0.9), trial(1, 0.91), trial(2, 0.8)])
+    save_note(study, "what the search wrote")
+    begin(study, spec)
+    for number, seed, accuracy in ((1, 0, 0.88), (0, 0, 0.89), (1, 1, 0.90), (0, 1, 0.90)):
+        record(study, number, seed, accuracy, 1.0)
+        show_confirmation(study, spec)
+        if number == 1 and seed == 0:
+            assert "Confirming the best: 1 of 4 trainings done, about 3 s left." in get_note(study)
+    note = get_note(study)
+    assert note.startswith(f"what the search wrote{CONFIRMED}Confirmed: trial 0, 89.50% +- 0.79% over 2 fresh seeds")
+    assert "the search's best had claimed 91.00%." in note
+    assert (
+        "| 0 | 200,000 | 90.00% | 89.50% +- 0.79% | chosen |\n| 1 | 200,001 | 91.00% | 89.00% +- 0.79% | tied |" in note
+    )
+
+    shown = study._storage.get_study_system_attrs(study._study_id)
+    drawn = page_attributes(shown, "new note", confirmed(study, spec), study.get_trials(), spec)
+    for key, value in drawn.items():
+        study._storage.set_study_system_attr(study._study_id, key, value)
+    assert get_note(study) == note.replace("what the search wrote", "new note"), "it stays when the search goes on"
+    show_export(study, spec, runs.artifacts, "98.70% on the test split", [])
+    assert get_note(study).index(CONFIRMED) < get_note(study).index(HANDED_OVER)
+
+
+def test_the_page_is_drawn_once_a_minute_and_soon_after_a_new_best(
+    spec: StudySpec, storage: RDBStorage, study: optuna.Study, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(StudyPage, "_start", lambda _: SimpleNamespace(poll=lambda: None))
+    drawn: list[float] = []
+    monkeypatch.setattr(StudyPage, "_say", lambda *_: drawn.append(clock[0]))
+    study.add_trials([trial(0, 0.5)])
+    first = seen(spec, study)
+    study.add_trials([trial(1, 0.6)])
+    second = seen(spec, study)
+    page = page_of(spec, storage, runs)
+    for second_of in range(200):
+        clock[0] = float(second_of)
+        page.watch(first if second_of < 95 else second)
+        page._drawing = False
+    assert drawn == [30, 90, 100, 160], "the new best of 95 s waits for the ten seconds since the last update"
 
 
 def test_a_page_that_cannot_be_drawn_says_where_to_look(

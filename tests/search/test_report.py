@@ -36,10 +36,11 @@ from search.findings import as_toml, findings, ranked, setting_importances, stor
 from search.journal import Journal
 from search.paths import Runs
 from search.report import render, write_report
+from search.status import view_of
 from search.stints import stints_of_journal, stints_of_trials
 from search.storage import open_storage, parse_url
 from search.study import open_study
-from studies import StudySpec
+from studies import StudySpec, load
 
 BEGAN = datetime(2026, 3, 7, 9, 30)
 
@@ -241,6 +242,16 @@ class TestFindings:
             "The budget is not spent: 1 of 60 trials finished, 1 more begun. The same launch command goes on." in lines
         )
 
+    def test_folds_are_counted_as_folds(self, spec: StudySpec) -> None:
+        folded = StudySpec.model_validate(spec.model_dump() | {"data": {"source": "digits", "folds": 3}})
+        done = trial(0, TrialState.COMPLETE, [0.9, 0.9, 0.9])
+        told = story(folded, [done, pruned(1, 0.3)])
+        assert "with 3 folds of 9 epochs for each trial" in told
+        assert "Pruning saved about 80 s." in told, "two folds of 40 s"
+        lines = findings(folded, [done, pruned(1, 0.3)], {})
+        assert "The only pruned trial ended at the first rung, after 1 fold of 3." in lines
+        assert learning_curves([done], folded).layout.xaxis.title.text == "fold"
+
 
 class TestNumbers:
     def test_the_smaller_then_the_older_model_wins_a_tie(self) -> None:
@@ -268,6 +279,62 @@ class TestNumbers:
         recipes = tomllib.loads(as_toml(spec, best))["known"]
         assert recipes == [trial.params for trial in best]
         assert StudySpec.model_validate(spec.model_dump() | {"known": recipes}).known == tuple(recipes)
+
+    def test_a_setting_of_a_table_can_be_pasted_too(self) -> None:
+        spec = load("contest/resnet_sam")
+        best = complete(0, 0.9, params={"sam.rho": 0.1, "width_mult": 0.9, "weight_decay": 1e-4})
+        recipes = tomllib.loads(as_toml(spec, [best]))["known"]
+        assert recipes[0].keys() == {"lr", "weight_decay", "label_smoothing", "sam.rho", "width_mult"}
+        assert StudySpec.model_validate(spec.model_dump() | {"known": recipes}).known == tuple(recipes)
+
+
+class TestSharedWidth:
+    """Where other sampled settings change the size, trials sample a share of the widths; people see widths."""
+
+    @pytest.fixture
+    def survey(self, spec: StudySpec) -> StudySpec:
+        space = {"model": ["resnet10t", "resnet18"], "width_mult": {"low": 0.1}, "lr": spec.space["lr"]}
+        return StudySpec.model_validate(spec.model_dump() | {"space": space})
+
+    @staticmethod
+    def trials(survey: StudySpec) -> list[FrozenTrial]:
+        assert survey.shares_width
+        axes = {"model": CategoricalDistribution(["resnet10t", "resnet18"]), "width_share": FloatDistribution(0, 1)}
+        found = []
+        for made in many_trials(24):
+            share = (made.params["width_mult"] - 0.1) / 0.132
+            model = ("resnet10t", "resnet18")[made.number % 2]
+            made.params = {"model": model, "width_share": share, "lr": made.params["lr"]}
+            made.distributions = axes | {"lr": SPACE["lr"]}
+            made.user_attrs["sizes"] = {"width_mult": 0.1 + share * (0.2 if model == "resnet10t" else 0.1)}
+            found.append(made)
+        return found
+
+    def test_a_pasted_recipe_is_the_same_model(self, survey: StudySpec) -> None:
+        best = ranked(self.trials(survey))[0]
+        (recipe,) = tomllib.loads(as_toml(survey, [best]))["known"]
+        width = best.user_attrs["sizes"]["width_mult"]
+        assert recipe == {"model": best.params["model"], "width_mult": width, "lr": best.params["lr"]}
+        assert StudySpec.model_validate(survey.model_dump() | {"known": [recipe]}).known == (recipe,)
+
+    def test_importance_is_found(self, survey: StudySpec) -> None:
+        assert setting_importances(self.trials(survey), survey).keys() == {"model", "width_mult", "lr"}
+
+    def test_no_page_and_no_figure_tells_of_shares(self, survey: StudySpec) -> None:
+        page = page_of(survey, self.trials(survey), {"width_mult": 0.5, "lr": 0.5})
+        assert "width_share" not in page
+        assert "for one of 2 models on digits" in page
+        axes = [
+            picture for picture in study_pictures(self.trials(survey), survey) if picture.id in ("parallel", "slices")
+        ]
+        assert all("width_mult" in picture.figure.to_json() for picture in axes)
+
+    def test_the_terminal_and_the_webhook_see_widths(self, survey: StudySpec) -> None:
+        view = view_of(self.trials(survey)[0])
+        assert list(view.params) == ["model", "lr", "width_mult"]
+        never_counted = trial(0, TrialState.FAIL, [], params={"width_share": 0.5})
+        del never_counted.params["width_mult"]
+        assert "width_share" not in view_of(never_counted).params
 
 
 class TestFigures:

@@ -138,6 +138,19 @@ def test_every_difference_is_listed_at_once() -> None:
     assert differences(before, before) == []
 
 
+def test_a_replaced_teacher_is_another_study_and_a_moved_one_is_not(tmp_path: Path) -> None:
+    for name, weights in (("export", b"weights"), ("moved", b"weights"), ("trained-again", b"others")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+    first, moved, again, timm = (
+        fingerprint(spec_of(f"train.distill.teacher={json.dumps(teacher)}"), "content")
+        for teacher in (*(str(tmp_path / name) for name in ("export", "moved", "trained-again")), "resnet18.a1_in1k")
+    )
+    assert first == moved
+    assert [line.partition(":")[0] for line in differences(first, again)] == ["train.distill.teacher"]
+    assert timm["train"]["distill"]["teacher"] == "resnet18.a1_in1k"
+
+
 def test_a_study_of_another_program_is_not_touched(storage: RDBStorage) -> None:
     foreign = optuna.create_study(storage=storage, study_name="birds", direction="maximize")
     foreign.tell(foreign.ask(), 0.5)
