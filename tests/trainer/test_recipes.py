@@ -55,7 +55,7 @@ def step() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("model", ["rexnet_100", "rexnetr_100"])
 @pytest.mark.parametrize("settings", [{}, {"depth_mult": 1.3}, {"initial_chs": 24, "final_chs": 140}])
 def test_rexnets_closed_form_counts_what_timm_builds(model: str, settings: dict[str, Any]) -> None:
-    for width, size in zip(np.linspace(0.2, 1.6, 6), (64, 32, 50, 33, 7, 224), strict=True):
+    for width, size in zip((0.2, 0.93, 1.6), (64, 33, 7), strict=True):
         config = TrainConfig.model_validate({"model": model, "width_mult": width, **settings})
         built = build_model(config, 37, size, 1, device="meta").eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
