@@ -3,8 +3,8 @@
 Drawing takes seconds, and merely importing optuna-dashboard takes two. So another process does both, from a connection
 that can only read, and leaves the study attributes that the dashboard's own functions would have written:
 
-    -> {"storage", "study", "attributes"}   once: where to read, and the file to leave the attributes in
-    -> {"note"}                             the note's text: draw; done when the file is there
+    -> {"storage", "study", "runs"}   once: where to read, and the folder to leave a file with the attributes in
+    -> {"note"}                       the note's text: draw; done when the file is there
 
 The coordinator, the study's only writer, writes them, a few at a time between the answers to its workers.
 """
@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -29,7 +30,7 @@ from sqlalchemy import URL
 
 from search.best import confirmed
 from search.budget import describe
-from search.findings import count, step_of
+from search.findings import count, ranked, step_of
 from search.paths import Runs
 from search.status import Snapshot
 from search.terminal import headline
@@ -73,7 +74,7 @@ class StudyPage:
     ) -> None:
         self._spec, self._facts, self._storage, self._url = spec, facts, storage, url
         self._study_id = storage.get_study_id_from_name(spec.name)
-        self._file, self._log = runs.page(spec.name), runs.page_log(spec.name)
+        self._runs, self._file, self._log = runs, runs.page(spec.name), runs.page_log(spec.name)
         self._begun = time.monotonic()
         self._ordered = -float("inf")
         self._best: int | None = None
@@ -130,7 +131,7 @@ class StudyPage:
             )
         # The URL may hold a password, and a command line is for all to read.
         address = self._url.render_as_string(hide_password=False)
-        self._say(process, {"storage": address, "study": self._spec.name, "attributes": str(self._file)})
+        self._say(process, {"storage": address, "study": self._spec.name, "runs": str(self._runs.root)})
         return process
 
     @staticmethod
@@ -234,8 +235,15 @@ def show_export(study: optuna.Study, spec: StudySpec, artifacts: Path, words: st
         words: plain text in lines; those of an earlier export are replaced.
         pictures: shown under their file names; a picture of an earlier export with the same name is replaced.
     """
-    from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
     from optuna_dashboard import get_note, save_note
+
+    _show_pictures(study, artifacts, pictures)
+    own, _ = _parts(get_note(study))
+    save_note(study, _whole(own, confirmed(study, spec), f"```\n{words}\n```"))
+
+
+def _show_pictures(study: optuna.Study, artifacts: Path, pictures: Iterable[Path]) -> None:
+    from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 
     artifacts.mkdir(parents=True, exist_ok=True)
     store = FileSystemArtifactStore(artifacts)
@@ -246,8 +254,6 @@ def show_export(study: optuna.Study, spec: StudySpec, artifacts: Path, words: st
                 store.write(known[picture.name], file)
         else:
             upload_artifact(artifact_store=store, file_path=str(picture), study_or_trial=study)
-    own, _ = _parts(get_note(study))
-    save_note(study, _whole(own, confirmed(study, spec), f"```\n{words}\n```"))
 
 
 def _axis(axis: Any) -> str:
@@ -273,11 +279,12 @@ def main() -> None:
     storage = Database(order["storage"]).open()
     study, spec = find_study(storage, order["study"])
     study_id = storage.get_study_id_from_name(order["study"])
-    file = Path(order["attributes"])
+    runs = Runs(Path(order["runs"]))
+    file = runs.page(spec.name)
     for line in sys.stdin:
         shown = storage.get_study_system_attrs(study_id)
         found = confirmed(study, spec)
-        drawn = page_attributes(shown, json.loads(line)["note"], found, study.get_trials(deepcopy=False), spec)
+        drawn = page_attributes(shown, json.loads(line)["note"], found, study.get_trials(deepcopy=False), spec, runs)
         partial = file.with_name(f".{file.name}.partial")
         partial.write_text(json.dumps({key: drawn[key] for key in drawn if drawn[key] != shown.get(key)}))
         partial.replace(file)
@@ -289,8 +296,9 @@ def page_attributes(
     found: dict[str, Any] | None,
     trials: Sequence[FrozenTrial],
     spec: StudySpec,
+    runs: Runs,
 ) -> dict[str, Any]:
-    """What the dashboard's own functions make of a study's attributes when they save a note and the figures.
+    """What the dashboard's own functions make of a study's attributes when they save a note, figures and artifacts.
 
     Args:
         shown: the study's system attributes as they are; what an export added to the note stays in it.
@@ -298,6 +306,7 @@ def page_attributes(
         found: what the confirmation has found, if it was begun.
         trials: all trials of the study, in any state.
         spec: what it searches.
+        runs: where the artifacts are.
     """
     from optuna_dashboard import get_note, save_note, save_plotly_graph_object
 
@@ -312,7 +321,32 @@ def page_attributes(
     save_note(sketch, _whole(note, found, _parts(get_note(sketch))[1]))
     for picture in page_pictures(trials, spec, setting_importances(trials, spec)):
         save_plotly_graph_object(sketch, picture.figure, graph_object_id=picture.id)
+    with tempfile.TemporaryDirectory() as folder:
+        _show_pictures(sketch, runs.artifacts, draw_best(trials, spec, runs, Path(folder)))
     return storage.get_study_system_attrs(study_id)
+
+
+def draw_best(trials: Sequence[FrozenTrial], spec: StudySpec, runs: Runs, folder: Path) -> list[Path]:
+    """Draw the learning curve of the best trial, and what it mistakes for what where that is known, as PNG."""
+    import numpy as np
+
+    from search.plots import draw_accuracies, draw_confusion
+
+    best = next(iter(ranked(trials)), None)
+    if best is None:
+        return []
+    title = f"{spec.name}, trial {best.number}: {best.values[0]:.2%}"
+    curve, confusion = folder / "best-curve.png", folder / "best-confusion.png"
+    values = [best.intermediate_values[step] for step in sorted(best.intermediate_values)]
+    draw_accuracies(values, curve, title=title, step=step_of(spec))
+    try:
+        with np.load(runs.confusion(spec.name)) as known:
+            if int(known["trial"]) != best.number:
+                return [curve]
+            draw_confusion(known["confusion"], known["names"].tolist(), confusion, title=f"{title} on validation")
+    except OSError:  # the best was trained elsewhere, or before there was a file for it
+        return [curve]
+    return [curve, confusion]
 
 
 if __name__ == "__main__":

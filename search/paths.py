@@ -77,6 +77,10 @@ class Runs:
         """What the process that draws the page has to say."""
         return self.study(study) / "logs" / "page.log"
 
+    def confusion(self, study: str) -> Path:
+        """What the best trial so far mistook for what: "trial", "confusion" [c, c] and the "names" of its classes."""
+        return self.study(study) / "confusion.npz"
+
     def trial(self, study: str, trial: int) -> Path:
         """What a running trial keeps; removed when it has finished."""
         return self.study(study) / "trials" / str(trial)
@@ -84,6 +88,10 @@ class Runs:
     def checkpoint(self, study: str, trial: int) -> Path:
         """State of a running trial after its last finished epoch."""
         return self.trial(study, trial) / "checkpoint"
+
+    def trial_confusion(self, study: str, trial: int) -> Path:
+        """The same of a trial that has just finished its last epoch."""
+        return self.trial(study, trial) / "confusion.npz"
 
     def final_checkpoint(self, study: str, recipe: str) -> Path:
         """State of the retraining of a recipe for its export."""

@@ -1,4 +1,4 @@
-"""An export's pictures: learning curves and confusion matrix, as PNG."""
+"""Pictures of an export, and of the best trial of a search: learning curves and confusion matrix, as PNG."""
 
 from __future__ import annotations
 
@@ -50,6 +50,29 @@ def draw_curves(histories: Sequence[Sequence[dict[str, Any]]], path: Path, *, ti
         axes.grid(axis="y", color="#e4e7eb")
         axes.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def draw_accuracies(accuracies: Sequence[float], path: Path, *, title: str, step: str) -> None:
+    """Draw the validation accuracy of a trial after each step.
+
+    Args:
+        accuracies: 0 to 1, from the first step on.
+        path: PNG to write.
+        title: over the picture.
+        step: "epoch" or "fold".
+    """
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(4.8, 3.4), dpi=120)
+    values = [100 * accuracy for accuracy in accuracies]
+    axes.plot(range(1, len(values) + 1), values, color=BLUE, marker="o" if len(values) == 1 else None)
+    axes.set(xlabel=step, ylabel="validation accuracy, %")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e7eb")
+    axes.set_title(title, fontsize=10)
     figure.tight_layout()
     figure.savefig(path, metadata={"Software": None})
     pyplot.close(figure)

@@ -6,6 +6,7 @@ already done. The journal gets a line after each acknowledgement.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections import deque
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.errors import StudyChanged
+from search.findings import ranked
 from search.journal import Journal
 from search.paths import Runs
 from search.status import TrialView, view_of
@@ -191,6 +193,7 @@ class Trials:
         self.journal.append("tell", trial=trial.number, state=state.name, value=frozen.value, reason=reason)
         del self.progress[trial.number]
         self.finished[trial.number] = view_of(frozen)
+        self._keep_confusion(frozen)
         self._forget(trial.number)
         return self.finished[trial.number]
 
@@ -223,6 +226,14 @@ class Trials:
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[trial.number]
+
+    def _keep_confusion(self, trial: FrozenTrial) -> None:
+        """Of a new best, for whoever draws it; a picture is not worth an error."""
+        best = next(iter(ranked(self.study.get_trials(deepcopy=False))), None)
+        if best is not None and best.number == trial.number:
+            with contextlib.suppress(OSError):
+                made = self.runs.trial_confusion(self.spec.name, trial.number)
+                made.replace(self.runs.confusion(self.spec.name))
 
     def _forget(self, number: int) -> None:
         shutil.rmtree(self.runs.trial(self.spec.name, number), ignore_errors=True)

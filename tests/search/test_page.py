@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.artifacts import get_all_artifact_meta
@@ -16,6 +17,8 @@ from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from optuna_dashboard import get_note, save_note
+from PIL import Image
+from scripted import Bench, ScriptedPool, trains
 
 from search import page as module
 from search.best import begin, confirmed, record
@@ -131,9 +134,11 @@ def test_the_note_says_what_is_searched_how_far_it_is_and_how_to_have_the_best(s
     assert "export-best" not in empty
 
 
-def test_a_search_of_a_thousand_trials_sends_the_browser_little_more_than_one_of_fifty(spec: StudySpec) -> None:
+def test_a_search_of_a_thousand_trials_sends_the_browser_little_more_than_one_of_fifty(
+    spec: StudySpec, runs: Runs
+) -> None:
     few, lots = (
-        sum(len(str(value)) for value in page_attributes({}, "", None, many(count), spec).values())
+        sum(len(str(value)) for value in page_attributes({}, "", None, many(count), spec, runs).values())
         for count in (50, 1000)
     )
     assert lots < 80_000
@@ -209,10 +214,42 @@ def test_what_an_export_added_stays_when_the_search_goes_on(spec: StudySpec, stu
     assert (runs.artifacts / artifact.artifact_id).read_bytes() == b"second"
 
     storage = study._storage
-    drawn = page_attributes(storage.get_study_system_attrs(study._study_id), "new note", None, many(4), spec)
+    drawn = page_attributes(storage.get_study_system_attrs(study._study_id), "new note", None, many(4), spec, runs)
     for key, value in drawn.items():
         storage.set_study_system_attr(study._study_id, key, value)
     assert get_note(study) == f"new note{HANDED_OVER}```\n98.70% on the test split\n```"
+
+
+def test_the_best_so_far_has_its_pictures_among_the_artifacts(spec: StudySpec, study: optuna.Study, runs: Runs) -> None:
+    runs.study("birds").mkdir(parents=True)
+    storage = study._storage
+    for number in range(2):
+        study.add_trial(trial(number, 0.8 + number / 10))
+        np.savez(runs.confusion("birds"), trial=number, confusion=[[5, 1], [0, 6]], names=["owl", "wren"])
+        shown = storage.get_study_system_attrs(study._study_id)
+        drawn = page_attributes(shown, "", None, study.get_trials(), spec, runs)
+        for key, value in drawn.items():
+            storage.set_study_system_attr(study._study_id, key, value)
+    pictures = {meta.filename: runs.artifacts / meta.artifact_id for meta in get_all_artifact_meta(study)}
+    assert pictures.keys() == {"best-curve.png", "best-confusion.png"}, "replaced, not added"
+    for file in pictures.values():
+        with Image.open(file) as picture:
+            assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 20
+
+
+def test_what_the_best_trial_mistook_is_kept_when_its_folder_goes(tmp_path: Path, runs: Runs) -> None:
+    def leave(message: dict[str, Any]) -> None:
+        """As a worker does after the last epoch."""
+        file = runs.trial_confusion("scripted", message["trial"])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, trial=message["trial"], confusion=np.eye(2), names=["owl", "wren"])
+
+    coordinator = Bench(tmp_path).coordinator(ScriptedPool(trains, on_epoch=leave))
+    coordinator.run()
+    best = coordinator.snapshot().best
+    assert best is not None
+    with np.load(runs.confusion("scripted")) as known:
+        assert known["trial"] == best.number
 
 
 def test_what_was_confirmed_is_in_the_note_from_its_first_result_on(
@@ -235,7 +272,7 @@ def test_what_was_confirmed_is_in_the_note_from_its_first_result_on(
     )
 
     shown = study._storage.get_study_system_attrs(study._study_id)
-    drawn = page_attributes(shown, "new note", confirmed(study, spec), study.get_trials(), spec)
+    drawn = page_attributes(shown, "new note", confirmed(study, spec), study.get_trials(), spec, runs)
     for key, value in drawn.items():
         study._storage.set_study_system_attr(study._study_id, key, value)
     assert get_note(study) == note.replace("what the search wrote", "new note"), "it stays when the search goes on"
