@@ -268,7 +268,6 @@ class Coordinator:
             trial = self.trials.next()
             progress = self.trials.progress[trial.number]
             progress.attempts += 1
-            progress.decided = 0
             worker.trial, worker.attempt, worker.epoch = trial, progress.attempts, None
             self.crew.send(worker.number, self.trials.assignment(trial) | {"cache": self.cache})
             self.journal.append("assign", trial=trial.number, worker=worker.label, attempt=progress.attempts)

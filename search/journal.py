@@ -60,6 +60,8 @@ class Journal:
         self._late: list[bytes] = []
         self.asked: set[int] = set()
         """Trials whose asking is in it."""
+        self.decided: dict[tuple[int, int], bool] = {}
+        """(trial, step) -> whether the pruner ended the trial there, as an earlier launch noted."""
 
     def append(self, event: str, **values: Any) -> None:
         """Add one line, durable when this returns unless the disk is full."""
@@ -87,7 +89,8 @@ class Journal:
         enqueued = [event["params"] for event in known if event["event"] == "enqueue"]
         self.asked, told = ({e["trial"] for e in known if e["event"] == kind} for kind in ("ask", "tell"))
         constrained = {event["trial"] for event in known if event["event"] == "started"}
-        reported = {(event["trial"], event["step"]) for event in known if event["event"] == "epoch"}
+        epochs = {(event["trial"], event["step"]): event["pruned"] for event in known if event["event"] == "epoch"}
+        self.decided = {step: pruned for step, pruned in epochs.items() if pruned is not None}
         for trial in trials:
             number, recipe = trial.number, trial.system_attrs.get("fixed_params")
             if recipe is not None and recipe not in enqueued:
@@ -99,7 +102,7 @@ class Journal:
             if number not in constrained and trial.constraints:
                 self.append("started", trial=number, constraints=trial.constraints)
             for step, value in sorted(trial.intermediate_values.items()):
-                if (number, step) not in reported:
+                if (number, step) not in epochs:
                     self.append("epoch", trial=number, step=step, value=value, pruned=None)
             if trial.state.is_finished() and number not in told:
                 reason = trial.user_attrs.get("reason", "")

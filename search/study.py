@@ -21,8 +21,9 @@ from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, Trial
-from sqlalchemy import URL, NullPool, create_engine, text
+from sqlalchemy import URL, NullPool, create_engine, delete, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import HeldError, StorageError, StudyChanged, UsageError
@@ -198,6 +199,32 @@ def take_up(study: optuna.Study, spec: StudySpec, frozen: FrozenTrial, space: di
             study.sampler.sample_independent(study, frozen, name, distribution)
         trial._suggest(name, distribution)
     return trial
+
+
+def take_back(study: optuna.Study, frozen: FrozenTrial) -> None:
+    """Make the pruner as if it had not been asked at a trial's last step.
+
+    Successive halving notes the rung on the trial before it answers; asked again, it would begin at the next rung, and
+    keep a trial that it had ended.
+    """
+    pruner = study.pruner
+    if frozen.last_step is None:
+        return
+    if isinstance(pruner, HyperbandPruner):
+        if not pruner._pruners:
+            pruner._try_initialization(study)
+        pruner = pruner._pruners[pruner._get_bracket_id(study, frozen)]
+    if not isinstance(pruner, SuccessiveHalvingPruner):
+        return
+    assert pruner._min_resource is not None
+    rung, first = 0, pruner._min_resource * pruner._reduction_factor**pruner._min_early_stopping_rate
+    while first * pruner._reduction_factor**rung < frozen.last_step:
+        rung += 1
+    noted = f"completed_rung_{rung}"
+    if noted in frozen.system_attrs:  # no public way to remove it
+        model = models.TrialSystemAttributeModel
+        with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]
+            connection.execute(delete(model).where(model.trial_id == frozen._trial_id, model.key == noted))
 
 
 @contextlib.contextmanager
