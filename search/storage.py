@@ -167,11 +167,11 @@ def _plain(url: URL) -> str:
 
 
 def _use_write_ahead_log(engine: Engine) -> None:
-    """Readers never block the writer; checkpointed pages are synced by the writer at its own pace."""
+    """Readers never block the writer; a commit is on the disk before the journal and the worker hear of it."""
 
     def configure(connection: Any, _record: object) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA synchronous=FULL")
 
     event.listen(engine, "connect", configure)
     engine.dispose()  # Optuna's own first connection was made without it
