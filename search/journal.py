@@ -3,6 +3,7 @@
 One JSON object a line, each with "at" (seconds since 1970) and "event":
 
     launch    spec, space, versions        a coordinator begins, or goes on
+    accept    differences                  what changed since the study was begun, and was accepted
     enqueue   params                       a known recipe waits to be asked for
     ask       trial, params                a candidate has all its settings
     assign    trial, worker, attempt       a worker has it; attempts from 1

@@ -24,6 +24,7 @@ from search.budget import Width, check_fits, widest
 from search.coordinator import Coordinator
 from search.devices import WorkerDevice
 from search.errors import DeviceHeld, Interrupted, UsageError
+from search.journal import Journal
 from search.onlookers import Onlooker, Onlookers, StateFile
 from search.page import StudyPage
 from search.paths import Runs
@@ -32,7 +33,7 @@ from search.process import STOP_SIGNALS
 from search.space import as_sampled, distributions, feasible_models
 from search.status import Snapshot
 from search.storage import open_storage, storage_errors
-from search.study import SPEC, find_study, open_study, own_study, owner_of
+from search.study import SPEC, check_trials, find_study, open_study, own_study, owner_of
 from search.terminal import Display
 from search.webhook import Webhook
 from studies import StudySpec
@@ -171,7 +172,13 @@ def launch(
         spec = _with_remembered_data(spec, storage)
         display = Display()
         prepared = prepare(spec, runs, display.console)
-        study = open_study(spec, storage, prepared.data.content_hash, accept_changes=accept_changes)
+
+        def accepted(changes: list[str]) -> None:
+            check_trials(spec, storage, prepared.space)
+            Journal(runs.journal(spec.name)).append("accept", differences=changes)
+
+        content = prepared.data.content_hash
+        study = open_study(spec, storage, content, accept_changes=accept_changes, accepted=accepted)
         _check_room(prepared, runs, len(devices))
         runs.last_study.write_text(spec.name)
         with display:

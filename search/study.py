@@ -17,7 +17,13 @@ from typing import Any
 import numpy as np
 import optuna
 from filelock import FileLock, Timeout
-from optuna.distributions import BaseDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+)
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
@@ -105,10 +111,47 @@ def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "")
     return lines
 
 
+def check_trials(spec: StudySpec, storage: RDBStorage, space: dict[str, BaseDistribution]) -> None:
+    """See whether a study that has changed can go on beside its trials; not every change can be accepted.
+
+    Raises:
+        StudyChanged: a setting is sampled in a way that Optuna cannot mix with the trials'.
+    """
+    for trial in optuna.load_study(study_name=spec.name, storage=storage).get_trials(deepcopy=False):
+        for name in space.keys() & trial.distributions.keys():
+            try:
+                check_distribution_compatibility(trial.distributions[name], space[name])
+            except ValueError:
+                raise StudyChanged(
+                    f"study {spec.name!r} has trials with {name} from {_axis(trial.distributions[name])}, and it is "
+                    f"{_axis(space[name])} now; a range may get other ends, all else needs a new study: give it another name (--set name=NEW)"
+                ) from None
+
+
+def _axis(axis: BaseDistribution) -> str:
+    if isinstance(axis, CategoricalDistribution):
+        return f"the choices {_show(list(axis.choices))}"
+    assert isinstance(axis, FloatDistribution | IntDistribution)
+    kind = "whole numbers" if isinstance(axis, IntDistribution) else "numbers"
+    return f"{kind} {axis.low:g} to {axis.high:g}{', log' if axis.log else ''}"
+
+
 def open_study(
-    spec: StudySpec, storage: RDBStorage, content_hash: str, *, accept_changes: bool = False
+    spec: StudySpec,
+    storage: RDBStorage,
+    content_hash: str,
+    *,
+    accept_changes: bool = False,
+    accepted: Callable[[list[str]], None] = lambda changes: None,
 ) -> optuna.Study:
     """Create the study, or open it and compare its fingerprint with what is asked for now.
+
+    Args:
+        spec: the study.
+        storage: where it is, or will be.
+        content_hash: of its pictures.
+        accept_changes: go on although the fingerprint differs.
+        accepted: told the differences before they are the study's own.
 
     Raises:
         StudyChanged: the fingerprint differs and ``accept_changes`` is off; each difference is a line.
@@ -132,6 +175,8 @@ def open_study(
             f"study {spec.name!r} was begun with other settings:\n{listed}\n"
             "Undo the change, give the study another name (--set name=NEW), or go on with --accept-changes."
         )
+    if changes:
+        accepted(changes)
     if UUID not in study.user_attrs:
         study.set_user_attr(UUID, str(uuid.uuid4()))
     if begun != asked:

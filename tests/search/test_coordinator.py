@@ -17,6 +17,7 @@ from search.errors import TrainingFailed
 from search.findings import ranked
 from search.journal import read_journal, replay
 from search.pools.local import Exit, Message
+from studies import Limit
 
 RETRIES = 2
 
@@ -368,3 +369,5 @@ def test_the_best_trial_is_feasible_then_accurate_then_small_then_old(bench: Ben
     pruned.report(0.99, 1)
     study.tell(pruned, state=TrialState.PRUNED)
     assert [trial.number for trial in ranked(study.get_trials())] == [2, 3, 1, 4]
+    lowered = Limit(params=299)
+    assert [trial.number for trial in ranked(study.get_trials(), lowered)] == [2, 3, 4]
