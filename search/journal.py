@@ -45,6 +45,14 @@ Event = dict[str, Any]
 DECIDING = ("optuna", "numpy", "scipy")
 """Packages whose versions decide what a sampler suggests."""
 
+PACKAGES = (*DECIDING, "torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "pillow")
+"""Those, and the ones whose versions decide what a training comes to."""
+
+
+def installed() -> dict[str, str]:
+    """The versions that a search runs with."""
+    return {name: version(name) for name in PACKAGES}
+
 
 class Journal:
     """Appends to a study's journal. A full disk delays its lines, and never the search.
@@ -85,7 +93,7 @@ class Journal:
             "launch",
             spec=spec.model_dump(mode="json", exclude={"notify"}),  # a webhook's address is a secret
             space={name: json.loads(distribution_to_json(axis)) for name, axis in space.items()},
-            versions={name: version(name) for name in DECIDING},
+            versions=installed(),
         )
         enqueued = [event["params"] for event in known if event["event"] == "enqueue"]
         self.asked, told = ({e["trial"] for e in known if e["event"] == kind} for kind in ("ask", "tell"))
@@ -149,7 +157,7 @@ class Replay:
     same_decisions: int = 0
     first_difference: str | None = None
     versions: dict[str, list[str]] = field(default_factory=dict)
-    """Package -> [recorded, installed], where they differ."""
+    """Package -> [those that launches recorded, ..., the installed one], where any differs."""
 
     @property
     def identical(self) -> bool:
@@ -200,7 +208,8 @@ def render(answer: dict[str, Any]) -> str:
         f"{answer['same_decisions']} of {answer['decisions']} pruning decisions are identical"
     ]
     lines += [f"  first difference: {answer['first_difference']}"] if answer["first_difference"] else []
-    lines += [f"  made with {name} {old}, replayed with {new}" for name, (old, new) in answer["versions"].items()]
+    for name, (*recorded, here) in answer["versions"].items():
+        lines.append(f"  warning: made with {name} {' and '.join(recorded)}, replayed with {here}")
     return "\n".join(lines)
 
 
@@ -223,8 +232,8 @@ def replay(events: list[Event]) -> Replay:
     found = Replay()
     for event, answer in _play(events):
         if event["event"] == "launch":
-            recorded = event["versions"]
-            found.versions = {n: [recorded[n], version(n)] for n in DECIDING if recorded[n] != version(n)}
+            for name in DECIDING:
+                _note_version(found.versions, name, event["versions"][name])
         elif event["event"] == "ask":
             found.asks += 1
             found.same_asks += answer == event["params"]
@@ -240,6 +249,12 @@ def replay(events: list[Event]) -> Replay:
                     f"and is {said[answer]} now"
                 )
     return found
+
+
+def _note_version(versions: dict[str, list[str]], name: str, recorded: str) -> None:
+    *others, here = versions.get(name, [version(name)])
+    if recorded not in (*others, here):
+        versions[name] = [*others, recorded, here]
 
 
 def replay_with(events: list[Event], pruner: str) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from trainer.config import RECIPE_VERSION, nearest
 SPEC = "featherweight:study"
 FINGERPRINT = "featherweight:fingerprint"
 UUID = "featherweight:uuid"
+VERSIONS = "featherweight:versions"
 """Names of the study attributes in which the coordinator keeps what a later launch and an export need."""
 
 TEST_OPENING = "featherweight:test_opening:"
@@ -124,7 +125,8 @@ def check_trials(spec: StudySpec, storage: RDBStorage, space: dict[str, BaseDist
             except ValueError:
                 raise StudyChanged(
                     f"study {spec.name!r} has trials with {name} from {_axis(trial.distributions[name])}, and it is "
-                    f"{_axis(space[name])} now; a range may get other ends, all else needs a new study: give it another name (--set name=NEW)"
+                    f"{_axis(space[name])} now; a range may get other ends, all else needs a new study: "
+                    "give it another name (--set name=NEW)"
                 ) from None
 
 

@@ -16,10 +16,10 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.errors import StudyChanged
-from search.journal import Journal
+from search.journal import Journal, installed
 from search.paths import Runs
 from search.status import TrialView, view_of
-from search.study import UUID, new_trial, seed_of, take_back, take_up
+from search.study import UUID, VERSIONS, new_trial, seed_of, take_back, take_up
 from studies import Range, StudySpec
 from studies.spec import WIDTH_SHARE
 from trainer.config import EpochResult
@@ -87,8 +87,12 @@ class Trials:
         if not same:
             raise StudyChanged(f"study {self.spec.name!r} was deleted or replaced while it was searched")
 
-    def adopt(self) -> None:
-        """Take over what a predecessor left: finished trials count, RUNNING ones are orphans."""
+    def adopt(self) -> str:
+        """Take over what a predecessor left: finished trials count, RUNNING ones are orphans.
+
+        Returns:
+            Which packages have other versions now; "" if none. Trials that were begun with them keep it as a warning.
+        """
         trials = self.study.get_trials(deepcopy=False)
         self.journal.begin(self.spec, self.space, trials)
         for frozen in trials:
@@ -98,6 +102,14 @@ class Trials:
         for frozen in trials:
             if frozen.state == TrialState.RUNNING:
                 self.orphans.append(self._take_up(frozen))
+        now = installed()
+        before = self.study.user_attrs.get(VERSIONS, {})
+        others = ", ".join(f"{name} {was} -> {now[name]}" for name, was in before.items() if now.get(name, was) != was)
+        for trial in self.orphans if others else ():
+            trial.set_user_attr("warning", f"begun with other versions: {others}")
+        if before != now:
+            self.study.set_user_attr(VERSIONS, now)
+        return others
 
     def enqueue(self, recipes: list[dict[str, Any]]) -> None:
         """Queue known recipes, in terms of the space, unless they were queued before."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from scripted import EPOCHS, Bench, ScriptedPool, epoch, failed, spec_of, starte
 from sqlalchemy.exc import OperationalError
 
 import search.coordinator
+import search.journal
+import search.trials
 from search.errors import TrainingFailed
 from search.findings import ranked
 from search.journal import read_journal, replay
@@ -226,6 +229,25 @@ def test_a_second_stop_does_not_wait_for_the_epoch(bench: Bench) -> None:
     assert coordinator.run() is False
     assert coordinator.killed
     assert states(coordinator.trials.study) == ["RUNNING"]
+
+
+def test_other_package_versions_are_told_once_and_kept_with_the_trials_begun_before(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ScriptedPool(trains)
+    first = bench.coordinator(pool, spec_of(trials=2))
+    pool.on_epoch = lambda message: first.stop()
+    first.run()
+    monkeypatch.setattr(search.trials, "installed", lambda: search.journal.installed() | {"timm": "9.0"})
+    for _ in range(2):
+        again = bench.coordinator(ScriptedPool(trains), spec_of(trials=2))
+        again.run()
+    change = f"timm {version('timm')} -> 9.0"
+    assert [change in note for note in bench.notes].count(True) == 1
+    assert [trial.user_attrs.get("warning") for trial in again.trials.study.get_trials()] == [
+        f"begun with other versions: {change}",
+        None,
+    ]
 
 
 def test_an_early_stop_completes_the_trial_with_its_last_epoch(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,18 @@ def test_what_a_kill_kept_out_of_the_journal_is_added_by_the_next_launch(tmp_pat
     events = read_journal(path)
     assert sorted(event["trial"] for event in events if event["event"] == "tell") == list(range(6))
     assert replay(events).identical
+
+
+def test_versions_that_any_launch_differed_in_are_reported(journal: list[Event]) -> None:
+    changed = json.loads(json.dumps(journal))
+    launches = [event for event in changed if event["event"] == "launch"]
+    launches[0]["versions"] |= {"numpy": "1.0", "torch": "1.0"}
+    launches[1]["versions"] |= {"numpy": "1.1", "optuna": "3.0"}
+    found = replay(changed)
+    assert found.versions == {"numpy": ["1.0", "1.1", version("numpy")], "optuna": ["3.0", version("optuna")]}
+    lines = render(vars(found) | {"study": "scripted"}).splitlines()
+    assert lines[1] == f"  warning: made with numpy 1.0 and 1.1, replayed with {version('numpy')}"
+    assert replay(journal).versions == {}
 
 
 def test_another_pruner_is_judged_only_by_what_was_seen(journal: list[Event], tmp_path: Path) -> None:
