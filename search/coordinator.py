@@ -143,9 +143,7 @@ class Coordinator:
         """Take over what a predecessor left, queue the known recipes, start the workers."""
         others = self.trials.adopt()
         if others:
-            self.note(
-                f"other versions than at the last launch: {others}; that may change results"
-            )
+            self.note(f"other versions than at the last launch: {others}; that may change results")
         if self.trials.orphans:
             numbers = ", ".join(str(trial.number) for trial in self.trials.orphans)
             self.note(f"going on with trial {numbers}, left unfinished by the last launch")
