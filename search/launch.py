@@ -215,6 +215,8 @@ def launch(
             display.note(opening_line(spec, prepared, devices))
             for model, reason in prepared.left_out.items():
                 display.note(f"left out: {model}: {reason}")
+            for line in doubts(prepared.data):
+                display.note(line)
             onlookers = Onlookers(
                 display, _others(spec, prepared, storage, url, runs, display), at_once=lambda: coordinator.killed
             )
@@ -288,6 +290,17 @@ def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice
         f"{spec.name}: {spec.search.trials} trials of {', '.join(models_of(spec, prepared))} on {where}; "
         f"{prepared.num_classes} classes, pictures: {pictures_of(prepared)}{width}"
     )
+
+
+def doubts(data: Dataset) -> Iterator[str]:
+    """What is wrong with the pictures and stops no search, a line each; ``search check`` lists all of it."""
+    if data.bad_files:
+        name, reason = data.bad_files[0].name, data.bad_files[0].reason
+        yield f"files left out: {len(data.bad_files)}, the first: {name}: {reason}; search check lists them"
+    for kind in sorted({pair.kind for pair in data.duplicates}):
+        pairs = [pair for pair in data.duplicates if pair.kind == kind]
+        first, second = pairs[0].first, pairs[0].second
+        yield f"exact duplicates {kind}: {len(pairs)}, the first: {first} = {second}; search check lists them"
 
 
 @contextlib.contextmanager

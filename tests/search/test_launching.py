@@ -13,11 +13,13 @@ import pytest
 from scripted import spec_of
 
 from search.coordinator import Coordinator
-from search.launch import _signals_to, checkpoint_bytes, find_bounds, room_needed
+from search.launch import _signals_to, checkpoint_bytes, doubts, find_bounds, room_needed
 from search.paths import Runs
 from search.process import STOP_SIGNALS
 from studies import StudySpec
+from trainer.cache import BadFile
 from trainer.config import TrainConfig
+from trainer.data import Dataset, Duplicate
 from trainer.models import count_params
 
 
@@ -58,3 +60,13 @@ def test_ctrl_c_waits_for_the_epoch_and_the_other_signals_for_the_grace(number: 
     once = math.inf if number == signal.SIGINT else 7
     assert stops == ([once] if number == signal.SIGHUP else [once, once]), "a closed terminal says so twice"
     assert signal.getsignal(number) == before
+
+
+def test_pictures_in_two_splits_and_files_left_out_are_a_line_each_at_launch() -> None:
+    pairs = [Duplicate("a.png", "b.png", "across splits"), Duplicate("c.png", "d.png", "across splits")]
+    data: Any = SimpleNamespace(bad_files=(BadFile("x.png", "is empty"),), duplicates=tuple(pairs))
+    assert list(doubts(cast(Dataset, data))) == [
+        "files left out: 1, the first: x.png: is empty; search check lists them",
+        "exact duplicates across splits: 2, the first: a.png = b.png; search check lists them",
+    ]
+    assert list(doubts(cast(Dataset, SimpleNamespace(bad_files=(), duplicates=())))) == []
