@@ -335,6 +335,8 @@ def _play(events: list[Event], pruner: str | None = None) -> Iterable[tuple[Even
                     study.tell(trial, state=TrialState.PRUNED)
         elif kind == "tell" and event["trial"] not in closed:
             value = event["value"] if event["state"] == "COMPLETE" else None
+            if event["trial"] not in trials:  # a broken connection created it, and nobody ever asked for its settings
+                trials[event["trial"]] = Trial(study, new_trial(study)._trial_id)
             study.tell(trials[event["trial"]], value, TrialState[event["state"]])
         yield event, answer
 
