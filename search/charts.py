@@ -47,7 +47,7 @@ SLICES_PER_ROW = 3
 
 def optimization_history(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
     """Accuracy of each trial over their numbers, and the best so far."""
-    complete = sorted(ranked(trials), key=lambda trial: trial.number)
+    complete = sorted(ranked(trials, spec.limit), key=lambda trial: trial.number)
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
     floor, _ = accuracy_range(complete)
     best_so_far: list[float] = []
@@ -82,7 +82,7 @@ def optimization_history(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
 
 def learning_curves(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
     """Accuracy after each epoch: the best trial, the top ten, and the pruned ones."""
-    top = [trial for trial in ranked(trials)[:TOP] if trial.intermediate_values]
+    top = [trial for trial in ranked(trials, spec.limit)[:TOP] if trial.intermediate_values]
     figure = new_figure(340)
     # One trace with gaps for all of them: thousands of traces would take the page seconds to draw.
     gaps: tuple[list[int | None], list[float | None]] = ([], [])
@@ -124,7 +124,9 @@ def parallel_coordinates(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
     axes = sampled_axes(trials, spec)
     # After --accept-changes older trials may lack a setting, or have values outside the space of today.
     complete = [
-        trial for trial in ranked(trials) if all(_fits(axis, recipe_of(trial).get(key)) for key, axis in axes.items())
+        trial
+        for trial in ranked(trials, spec.limit)
+        if all(_fits(axis, recipe_of(trial).get(key)) for key, axis in axes.items())
     ]
     low, high = accuracy_range(complete)
     figure = new_figure(340)
@@ -167,7 +169,7 @@ def parallel_coordinates(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
 
 def slices(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
     """Accuracy of completed trials against each sampled setting, one small panel each."""
-    axes, complete = sampled_axes(trials, spec), ranked(trials)
+    axes, complete = sampled_axes(trials, spec), ranked(trials, spec.limit)
     floor, _ = accuracy_range(complete)
     columns = min(SLICES_PER_ROW, max(1, len(axes)))
     rows = math.ceil(len(axes) / columns) or 1
@@ -227,7 +229,7 @@ def importance_bars(importances: Mapping[str, float]) -> go.Figure:
 def accuracy_against_size(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
     """Completed trials over their parameters (multiply-adds where only those are limited), with the frontier."""
     key = size_key(spec)
-    complete = [trial for trial in ranked(trials) if key in trial.user_attrs]
+    complete = [trial for trial in ranked(trials, spec.limit) if key in trial.user_attrs]
     floor, _ = accuracy_range(complete)
     frontier = [trial for trial in frontier_of(complete, key) if trial.values[0] > floor]
     figure = new_figure(340)

@@ -141,7 +141,9 @@ class Coordinator:
 
     def begin(self) -> None:
         """Take over what a predecessor left, queue the known recipes, start the workers."""
-        self.trials.adopt()
+        others = self.trials.adopt()
+        if others:
+            self.note(f"other versions than at the last launch: {others}; that may change results")
         if self.trials.orphans:
             numbers = ", ".join(str(trial.number) for trial in self.trials.orphans)
             self.note(f"going on with trial {numbers}, left unfinished by the last launch")
@@ -268,7 +270,6 @@ class Coordinator:
             trial = self.trials.next()
             progress = self.trials.progress[trial.number]
             progress.attempts += 1
-            progress.decided = 0
             worker.trial, worker.attempt, worker.epoch = trial, progress.attempts, None
             self.crew.send(worker.number, self.trials.assignment(trial) | {"cache": self.cache})
             self.journal.append("assign", trial=trial.number, worker=worker.label, attempt=progress.attempts)

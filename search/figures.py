@@ -55,7 +55,7 @@ def study_pictures(
         stints: who trained what when; without any, the trials' own times are shown.
     """
     stints = stints or stints_of_trials(trials)
-    complete = ranked(trials)
+    complete = ranked(trials, spec.limit)
     views = [view_of(trial) for trial in trials if trial.state.is_finished()]
     pictures = []
     floor, _ = accuracy_range(complete)
@@ -123,7 +123,7 @@ def page_pictures(
         spec: what the study searches.
         importances: as ``setting_importances`` gives them.
     """
-    complete, key = ranked(trials), size_key(spec)
+    complete, key = ranked(trials, spec.limit), size_key(spec)
     sized = [trial for trial in complete if key in trial.user_attrs]
     points = {trial.number: trial for trial in [*sized[:PAGE_TRIALS], *frontier_of(sized, key)]}
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED][-PAGE_PRUNED:]

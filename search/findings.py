@@ -36,14 +36,22 @@ SURE_TRIALS = 30
 """Completed trials below which the importance is called a guess."""
 
 
-def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Feasible COMPLETE trials, best first; the smaller model, then the older trial on a tie."""
+def ranked(trials: Sequence[FrozenTrial], limit: Limit | None = None) -> list[FrozenTrial]:
+    """Feasible COMPLETE trials, best first; the smaller model, then the older trial on a tie.
+
+    Args:
+        trials: of one study.
+        limit: the study's, if it may have been lowered since they were trained.
+    """
+
+    def feasible(trial: FrozenTrial) -> bool:
+        now = ((limit.params, "num_params"), (limit.macs, "macs")) if limit else ()
+        return all(excess <= 0 for excess in trial.constraints.values()) and all(
+            bound is None or trial.user_attrs.get(count, 0) <= bound for bound, count in now
+        )
+
     return sorted(
-        (
-            trial
-            for trial in trials
-            if trial.state == TrialState.COMPLETE and all(excess <= 0 for excess in trial.constraints.values())
-        ),
+        (trial for trial in trials if trial.state == TrialState.COMPLETE and feasible(trial)),
         key=lambda trial: (-trial.values[0], trial.user_attrs.get("num_params", 0), trial.number),
     )
 

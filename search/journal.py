@@ -3,6 +3,7 @@
 One JSON object a line, each with "at" (seconds since 1970) and "event":
 
     launch    spec, space, versions        a coordinator begins, or goes on
+    accept    differences                  what changed since the study was begun, and was accepted
     enqueue   params                       a known recipe waits to be asked for
     ask       trial, params                a candidate has all its settings
     assign    trial, worker, attempt       a worker has it; attempts from 1
@@ -44,6 +45,14 @@ Event = dict[str, Any]
 DECIDING = ("optuna", "numpy", "scipy")
 """Packages whose versions decide what a sampler suggests."""
 
+PACKAGES = (*DECIDING, "torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "pillow")
+"""Those, and the ones whose versions decide what a training comes to."""
+
+
+def installed() -> dict[str, str]:
+    """The versions that a search runs with."""
+    return {name: version(name) for name in PACKAGES}
+
 
 class Journal:
     """Appends to a study's journal. A full disk delays its lines, and never the search.
@@ -60,6 +69,8 @@ class Journal:
         self._late: list[bytes] = []
         self.asked: set[int] = set()
         """Trials whose asking is in it."""
+        self.decided: dict[tuple[int, int], bool] = {}
+        """(trial, step) -> whether the pruner ended the trial there, as an earlier launch noted."""
 
     def append(self, event: str, **values: Any) -> None:
         """Add one line, durable when this returns unless the disk is full."""
@@ -82,12 +93,13 @@ class Journal:
             "launch",
             spec=spec.model_dump(mode="json", exclude={"notify"}),  # a webhook's address is a secret
             space={name: json.loads(distribution_to_json(axis)) for name, axis in space.items()},
-            versions={name: version(name) for name in DECIDING},
+            versions=installed(),
         )
         enqueued = [event["params"] for event in known if event["event"] == "enqueue"]
         self.asked, told = ({e["trial"] for e in known if e["event"] == kind} for kind in ("ask", "tell"))
         constrained = {event["trial"] for event in known if event["event"] == "started"}
-        reported = {(event["trial"], event["step"]) for event in known if event["event"] == "epoch"}
+        epochs = {(event["trial"], event["step"]): event["pruned"] for event in known if event["event"] == "epoch"}
+        self.decided = {step: pruned for step, pruned in epochs.items() if pruned is not None}
         for trial in trials:
             number, recipe = trial.number, trial.system_attrs.get("fixed_params")
             if recipe is not None and recipe not in enqueued:
@@ -99,7 +111,7 @@ class Journal:
             if number not in constrained and trial.constraints:
                 self.append("started", trial=number, constraints=trial.constraints)
             for step, value in sorted(trial.intermediate_values.items()):
-                if (number, step) not in reported:
+                if (number, step) not in epochs:
                     self.append("epoch", trial=number, step=step, value=value, pruned=None)
             if trial.state.is_finished() and number not in told:
                 reason = trial.user_attrs.get("reason", "")
@@ -145,7 +157,7 @@ class Replay:
     same_decisions: int = 0
     first_difference: str | None = None
     versions: dict[str, list[str]] = field(default_factory=dict)
-    """Package -> [recorded, installed], where they differ."""
+    """Package -> [those that launches recorded, ..., the installed one], where any differs."""
 
     @property
     def identical(self) -> bool:
@@ -196,7 +208,8 @@ def render(answer: dict[str, Any]) -> str:
         f"{answer['same_decisions']} of {answer['decisions']} pruning decisions are identical"
     ]
     lines += [f"  first difference: {answer['first_difference']}"] if answer["first_difference"] else []
-    lines += [f"  made with {name} {old}, replayed with {new}" for name, (old, new) in answer["versions"].items()]
+    for name, (*recorded, here) in answer["versions"].items():
+        lines.append(f"  warning: made with {name} {' and '.join(recorded)}, replayed with {here}")
     return "\n".join(lines)
 
 
@@ -219,8 +232,8 @@ def replay(events: list[Event]) -> Replay:
     found = Replay()
     for event, answer in _play(events):
         if event["event"] == "launch":
-            recorded = event["versions"]
-            found.versions = {n: [recorded[n], version(n)] for n in DECIDING if recorded[n] != version(n)}
+            for name in DECIDING:
+                _note_version(found.versions, name, event["versions"][name])
         elif event["event"] == "ask":
             found.asks += 1
             found.same_asks += answer == event["params"]
@@ -236,6 +249,12 @@ def replay(events: list[Event]) -> Replay:
                     f"and is {said[answer]} now"
                 )
     return found
+
+
+def _note_version(versions: dict[str, list[str]], name: str, recorded: str) -> None:
+    *others, here = versions.get(name, [version(name)])
+    if recorded not in (*others, here):
+        versions[name] = [*others, recorded, here]
 
 
 def replay_with(events: list[Event], pruner: str) -> dict[str, Any]:
@@ -316,6 +335,8 @@ def _play(events: list[Event], pruner: str | None = None) -> Iterable[tuple[Even
                     study.tell(trial, state=TrialState.PRUNED)
         elif kind == "tell" and event["trial"] not in closed:
             value = event["value"] if event["state"] == "COMPLETE" else None
+            if event["trial"] not in trials:  # a broken connection created it, and nobody ever asked for its settings
+                trials[event["trial"]] = Trial(study, new_trial(study)._trial_id)
             study.tell(trials[event["trial"]], value, TrialState[event["state"]])
         yield event, answer
 

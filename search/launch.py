@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import URL
 
-from search.budget import Width, check_fits, widest
+from search.budget import Width, check_fits, resolve_sizes, widest
 from search.coordinator import Coordinator
 from search.devices import WorkerDevice
 from search.errors import DeviceHeld, Interrupted, UsageError
+from search.journal import Journal
 from search.onlookers import Onlooker, Onlookers, StateFile
 from search.page import StudyPage
 from search.paths import Runs
@@ -32,10 +33,11 @@ from search.process import STOP_SIGNALS
 from search.space import as_sampled, distributions, feasible_models
 from search.status import Snapshot
 from search.storage import open_storage, storage_errors
-from search.study import SPEC, find_study, open_study, own_study, owner_of
+from search.study import SPEC, check_trials, find_study, open_study, own_study, owner_of
 from search.terminal import Display
 from search.webhook import Webhook
-from studies import StudySpec
+from studies import Range, StudySpec
+from trainer.config import SIZE_SETTINGS
 from trainer.data import Dataset, prepare_data
 from trainer.errors import DiskError
 
@@ -43,7 +45,7 @@ STOP_POLL_SECONDS = 0.5
 """Between two looks whether a search that was asked to stop has stopped."""
 
 CHECKPOINT_BYTES_PER_PARAMETER = 12
-"""fp32 weights and AdamW's two moments."""
+"""fp32 weights and AdamW's two moments; an average of the weights comes on top."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +54,8 @@ class Bounds:
 
     width: Width | None
     """The widest width that fits; None where the study does not sample it, or where it depends on the trial."""
-    most_params: int | None
-    """Parameters of the largest candidate; the limit where that depends on the trial."""
+    most_params: int
+    """Parameters of the largest candidate; where that depends on the trial, the limit, or about as many."""
     space: dict[str, BaseDistribution]
     known: list[dict[str, Any]]
     """The known recipes in terms of what is sampled."""
@@ -120,7 +122,7 @@ def find_bounds(spec: StudySpec, num_classes: int, runs: Runs) -> Bounds:
         models, left_out = feasible_models(spec, num_classes)
         return Bounds(
             width=None,
-            most_params=spec.limit.params,
+            most_params=spec.limit.params or _most_params(spec, models, num_classes),
             space=distributions(spec, None, models if "model" in spec.space else None),
             known=[as_sampled(spec, recipe, num_classes) for recipe in known],
             left_out=left_out,
@@ -135,14 +137,42 @@ def find_bounds(spec: StudySpec, num_classes: int, runs: Runs) -> Bounds:
     return Bounds(width=width, most_params=width.size.params, space=space, known=known, left_out={})
 
 
-def checkpoint_bytes(params: int, workers: int) -> int:
-    """Disk that checkpoints need: each running trial keeps two and writes the next beside them.
+def _most_params(spec: StudySpec, models: list[str], num_classes: int) -> int:
+    """Parameters of about the largest candidate: the largest of each other setting, and the widest that fits."""
+    from trainer.models import count_params  # torch and timm: 5 s, and rarely needed
+
+    pictures = (num_classes, spec.data.image_size)
+    widths, width = spec.space.get("width_mult"), spec.train.width_mult
+    low, high = (widths.low, widths.high) if isinstance(widths, Range) else (width, width)
+    others = {
+        key: axis.high if isinstance(axis, Range) else max(axis)
+        for key, axis in spec.space.items()
+        if key in SIZE_SETTINGS and key != "width_mult"
+    }
+    most = 0
+    for model in models:
+        config = spec.config_for(others | {"model": model}, 0)
+        largest = resolve_sizes(config, 1.0, low, high, *pictures, spec.limit, spec.data.channels)
+        most = max(most, count_params(largest, *pictures, spec.data.channels))
+    return most
+
+
+def checkpoint_bytes(params: int, workers: int, *, averaged: bool = False, folds: int = 0) -> int:
+    """Disk that checkpoints need: each running trial keeps two of every fold, and writes the next beside them.
 
     Args:
         params: parameters of the largest candidate.
         workers: trials that run at once.
+        averaged: whether candidates keep an average of their weights.
+        folds: of the data; 0 for one validation split.
     """
-    return 3 * workers * CHECKPOINT_BYTES_PER_PARAMETER * params
+    return (2 * max(1, folds) + 1) * workers * (CHECKPOINT_BYTES_PER_PARAMETER + 4 * averaged) * params
+
+
+def room_needed(spec: StudySpec, bounds: Bounds, workers: int) -> int:
+    """Bytes that must be free for so many workers."""
+    averaged = spec.train.ema > 0 or "ema" in spec.space
+    return checkpoint_bytes(bounds.most_params, workers, averaged=averaged, folds=spec.data.folds)
 
 
 def launch(
@@ -171,13 +201,22 @@ def launch(
         spec = _with_remembered_data(spec, storage)
         display = Display()
         prepared = prepare(spec, runs, display.console)
-        study = open_study(spec, storage, prepared.data.content_hash, accept_changes=accept_changes)
-        _check_room(prepared, runs, len(devices))
+
+        def accepted(changes: list[str]) -> None:
+            check_trials(spec, storage, prepared.space)
+            Journal(runs.journal(spec.name)).append("accept", differences=changes)
+
+        content = prepared.data.content_hash
+        study = open_study(spec, storage, content, accept_changes=accept_changes, accepted=accepted)
+        room = room_needed(spec, prepared, len(devices))
+        _check_room(room, runs)
         runs.last_study.write_text(spec.name)
         with display:
             display.note(opening_line(spec, prepared, devices))
             for model, reason in prepared.left_out.items():
                 display.note(f"left out: {model}: {reason}")
+            for line in doubts(prepared.data):
+                display.note(line)
             onlookers = Onlookers(
                 display, _others(spec, prepared, storage, url, runs, display), at_once=lambda: coordinator.killed
             )
@@ -192,7 +231,7 @@ def launch(
                 watch=onlookers.watch,
                 note=display.note,
                 still_owner=still_owner,
-                room_needed=checkpoint_bytes(prepared.most_params or 0, len(devices)),
+                room_needed=room,
             )
             with onlookers, _signals_to(coordinator):
                 finished = coordinator.run()
@@ -253,6 +292,17 @@ def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice
     )
 
 
+def doubts(data: Dataset) -> Iterator[str]:
+    """What is wrong with the pictures and stops no search, a line each; ``search check`` lists all of it."""
+    if data.bad_files:
+        name, reason = data.bad_files[0].name, data.bad_files[0].reason
+        yield f"files left out: {len(data.bad_files)}, the first: {name}: {reason}; search check lists them"
+    for kind in sorted({pair.kind for pair in data.duplicates}):
+        pairs = [pair for pair in data.duplicates if pair.kind == kind]
+        first, second = pairs[0].first, pairs[0].second
+        yield f"exact duplicates {kind}: {len(pairs)}, the first: {first} = {second}; search check lists them"
+
+
 @contextlib.contextmanager
 def hold_devices(devices: list[WorkerDevice], runs: Runs) -> Iterator[None]:
     """Keep other searches in this runs folder off the GPUs; the CPU is for everybody.
@@ -293,8 +343,7 @@ def _with_remembered_data(spec: StudySpec, storage: optuna.storages.BaseStorage)
     return spec
 
 
-def _check_room(prepared: Prepared, runs: Runs, workers: int) -> None:
-    needed = checkpoint_bytes(prepared.most_params or 0, workers)
+def _check_room(needed: int, runs: Runs) -> None:
     free = shutil.disk_usage(runs.root).free
     if free < needed:
         raise DiskError(f"checkpoints need {needed:,} bytes in {runs.root}, {free:,} are free; free some or use --runs")

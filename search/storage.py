@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 
 from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import URL, event, make_url
+from sqlalchemy import URL, NullPool, create_engine, event, make_url, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import (
     ArgumentError,
@@ -57,6 +59,11 @@ def parse_url(url: str) -> URL:
         raise StorageError(
             "--storage is not a URL; write sqlite:///FILE or postgresql+psycopg://USER@HOST/DB"
         ) from error
+    # An @ or / that is not escaped puts a part of the password where host and database belong, and those are shown.
+    if parsed.get_backend_name() != "sqlite" and (url.count("@") > 1 or "@" in (parsed.database or "")):
+        raise StorageError(
+            "--storage has an @ too many; in a name or a password write %40 for @, %2F for / and %3F for ?"
+        )
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
         raise StorageError(f"--storage {hidden(parsed)}: use sqlite:///FILE or postgresql+psycopg://USER@HOST/DB")
     if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
@@ -73,8 +80,14 @@ def parse_url(url: str) -> URL:
 
 
 def hidden(url: URL) -> str:
-    """The URL as it may be shown: with *** for its password."""
-    return url.render_as_string(hide_password=True)
+    """The URL as it may be shown: with *** for its passwords."""
+    masked = url.update_query_dict({key: "***" for key in url.query if _secret(key)})
+    return masked.render_as_string(hide_password=True).replace(quote_plus("***"), "***")
+
+
+def _secret(key: str) -> bool:
+    """Whether libpq reads a password from a part of the query."""
+    return "password" in key
 
 
 def sqlite_file(url: URL) -> Path | None:
@@ -89,20 +102,30 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
         StorageError: it cannot be reached, or does not exist and ``create`` is off.
     """
     file = sqlite_file(url)
+    # Processes that create the schema at the same time make one of them fail.
     if file is None:
-        with storage_errors(url):
+        with storage_errors(url), _alone(url):
             return RDBStorage(_plain(url), engine_kwargs={"connect_args": POSTGRES, "pool_pre_ping": True})
     if not create and not file.exists():
         raise StorageError(f"there is no database {file} yet; start a search first: search launch")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Processes that create the schema at the same time make one of them fail.
         with FileLock(f"{file}.lock"), storage_errors(url):
             storage = RDBStorage(_plain(url), engine_kwargs={"connect_args": {"timeout": SQLITE_BUSY_SECONDS}})
             _use_write_ahead_log(storage.engine)
             return storage
     except OSError as error:
         raise StorageError(f"database {file}: {error.strerror}; check that you may write to its folder") from error
+
+
+@contextlib.contextmanager
+def _alone(url: URL) -> Iterator[None]:
+    """Keep other processes that open this Postgres database waiting."""
+    engine = create_engine(url, poolclass=NullPool, connect_args=POSTGRES)
+    with engine.connect() as connection:  # the lock is the connection's, and ends with it
+        key = zlib.crc32(b"featherweight opens its storage")
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
+        yield
 
 
 @contextlib.contextmanager
@@ -117,8 +140,9 @@ def storage_errors(url: URL) -> Iterator[None]:
     except STORAGE_FAILURES as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
         reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
-        if url.password:
-            reason = reason.replace(str(url.password), "***")
+        for secret in (url.password, *(value for key, value in url.query.items() if _secret(key))):
+            if secret:
+                reason = reason.replace(str(secret), "***")
         cure = (
             "check that it is a database file, and that you may write to it and its folder"
             if sqlite_file(url)
@@ -143,11 +167,11 @@ def _plain(url: URL) -> str:
 
 
 def _use_write_ahead_log(engine: Engine) -> None:
-    """Readers never block the writer; checkpointed pages are synced by the writer at its own pace."""
+    """Readers never block the writer; a commit is on the disk before the journal and the worker hear of it."""
 
     def configure(connection: Any, _record: object) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA synchronous=FULL")
 
     event.listen(engine, "connect", configure)
     engine.dispose()  # Optuna's own first connection was made without it

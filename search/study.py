@@ -18,12 +18,19 @@ from typing import Any
 import numpy as np
 import optuna
 from filelock import FileLock, Timeout
-from optuna.distributions import BaseDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+)
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, Trial
-from sqlalchemy import URL, NullPool, create_engine, text
+from sqlalchemy import URL, NullPool, create_engine, delete, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import HeldError, StorageError, StudyChanged, UsageError
@@ -35,6 +42,7 @@ from trainer.config import RECIPE_VERSION, TrainConfig, nearest
 SPEC = "featherweight:study"
 FINGERPRINT = "featherweight:fingerprint"
 UUID = "featherweight:uuid"
+VERSIONS = "featherweight:versions"
 """Names of the study attributes in which the coordinator keeps what a later launch and an export need."""
 
 TEST_OPENING = "featherweight:test_opening:"
@@ -119,10 +127,48 @@ def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "")
     return lines
 
 
+def check_trials(spec: StudySpec, storage: RDBStorage, space: dict[str, BaseDistribution]) -> None:
+    """See whether a study that has changed can go on beside its trials; not every change can be accepted.
+
+    Raises:
+        StudyChanged: a setting is sampled in a way that Optuna cannot mix with the trials'.
+    """
+    for trial in optuna.load_study(study_name=spec.name, storage=storage).get_trials(deepcopy=False):
+        for name in space.keys() & trial.distributions.keys():
+            try:
+                check_distribution_compatibility(trial.distributions[name], space[name])
+            except ValueError:
+                raise StudyChanged(
+                    f"study {spec.name!r} has trials with {name} from {_axis(trial.distributions[name])}, and it is "
+                    f"{_axis(space[name])} now; a range may get other ends, all else needs a new study: "
+                    "give it another name (--set name=NEW)"
+                ) from None
+
+
+def _axis(axis: BaseDistribution) -> str:
+    if isinstance(axis, CategoricalDistribution):
+        return f"the choices {_show(list(axis.choices))}"
+    assert isinstance(axis, FloatDistribution | IntDistribution)
+    kind = "whole numbers" if isinstance(axis, IntDistribution) else "numbers"
+    return f"{kind} {axis.low:g} to {axis.high:g}{', log' if axis.log else ''}"
+
+
 def open_study(
-    spec: StudySpec, storage: RDBStorage, content_hash: str, *, accept_changes: bool = False
+    spec: StudySpec,
+    storage: RDBStorage,
+    content_hash: str,
+    *,
+    accept_changes: bool = False,
+    accepted: Callable[[list[str]], None] = lambda changes: None,
 ) -> optuna.Study:
     """Create the study, or open it and compare its fingerprint with what is asked for now.
+
+    Args:
+        spec: the study.
+        storage: where it is, or will be.
+        content_hash: of its pictures.
+        accept_changes: go on although the fingerprint differs.
+        accepted: told the differences before they are the study's own.
 
     Raises:
         StudyChanged: the fingerprint differs and ``accept_changes`` is off; each difference is a line.
@@ -146,6 +192,8 @@ def open_study(
             f"study {spec.name!r} was begun with other settings:\n{listed}\n"
             "Undo the change, give the study another name (--set name=NEW), or go on with --accept-changes."
         )
+    if changes:
+        accepted(changes)
     if UUID not in study.user_attrs:
         study.set_user_attr(UUID, str(uuid.uuid4()))
     if begun != asked:
@@ -213,6 +261,32 @@ def take_up(study: optuna.Study, spec: StudySpec, frozen: FrozenTrial, space: di
             study.sampler.sample_independent(study, frozen, name, distribution)
         trial._suggest(name, distribution)
     return trial
+
+
+def take_back(study: optuna.Study, frozen: FrozenTrial) -> None:
+    """Make the pruner as if it had not been asked at a trial's last step.
+
+    Successive halving notes the rung on the trial before it answers; asked again, it would begin at the next rung, and
+    keep a trial that it had ended.
+    """
+    pruner = study.pruner
+    if frozen.last_step is None:
+        return
+    if isinstance(pruner, HyperbandPruner):
+        if not pruner._pruners:
+            pruner._try_initialization(study)
+        pruner = pruner._pruners[pruner._get_bracket_id(study, frozen)]
+    if not isinstance(pruner, SuccessiveHalvingPruner):
+        return
+    assert pruner._min_resource is not None
+    rung, first = 0, pruner._min_resource * pruner._reduction_factor**pruner._min_early_stopping_rate
+    while first * pruner._reduction_factor**rung < frozen.last_step:
+        rung += 1
+    noted = f"completed_rung_{rung}"
+    if noted in frozen.system_attrs:  # no public way to remove it
+        model = models.TrialSystemAttributeModel
+        with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]
+            connection.execute(delete(model).where(model.trial_id == frozen._trial_id, model.key == noted))
 
 
 @contextlib.contextmanager

@@ -18,10 +18,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.errors import StudyChanged
 from search.findings import ranked
-from search.journal import Journal
+from search.journal import Journal, installed
 from search.paths import Runs
 from search.status import TrialView, view_of
-from search.study import UUID, new_trial, seed_of, take_up
+from search.study import UUID, VERSIONS, new_trial, seed_of, take_back, take_up
 from studies import Range, StudySpec
 from studies.spec import WIDTH_SHARE
 from trainer.config import EpochResult
@@ -36,8 +36,10 @@ class Progress:
     """What is kept of a trial that is not in Optuna until the trial is finished."""
 
     reported: dict[int, float]
-    decided: int = 0
-    """Steps up to which the pruner was asked since the trial was taken up."""
+    asked: int = 0
+    """The last step at which the pruner was asked, answered or not."""
+    decided: dict[int, bool] = field(default_factory=dict)
+    """Whether the pruner ends the trial, by the last step that it was asked at: it is asked once."""
     seconds: dict[int, float] = field(default_factory=dict)
     images_per_second: float = 0.0
     attempts: int = 0
@@ -87,8 +89,12 @@ class Trials:
         if not same:
             raise StudyChanged(f"study {self.spec.name!r} was deleted or replaced while it was searched")
 
-    def adopt(self) -> None:
-        """Take over what a predecessor left: finished trials count, RUNNING ones are orphans."""
+    def adopt(self) -> str:
+        """Take over what a predecessor left: finished trials count, RUNNING ones are orphans.
+
+        Returns:
+            Which packages have other versions now; "" if none. Trials that were begun with them keep it as a warning.
+        """
         trials = self.study.get_trials(deepcopy=False)
         self.journal.begin(self.spec, self.space, trials)
         for frozen in trials:
@@ -98,6 +104,14 @@ class Trials:
         for frozen in trials:
             if frozen.state == TrialState.RUNNING:
                 self.orphans.append(self._take_up(frozen))
+        now = installed()
+        before = self.study.user_attrs.get(VERSIONS, {})
+        others = ", ".join(f"{name} {was} -> {now[name]}" for name, was in before.items() if now.get(name, was) != was)
+        for trial in self.orphans if others else ():
+            trial.set_user_attr("warning", f"begun with other versions: {others}")
+        if before != now:
+            self.study.set_user_attr(VERSIONS, now)
+        return others
 
     def enqueue(self, recipes: list[dict[str, Any]]) -> None:
         """Queue known recipes, in terms of the space, unless they were queued before."""
@@ -170,11 +184,14 @@ class Trials:
             raise Changed(f"epoch {step} was {was:.2%} before an interruption and is {value:.2%} trained again")
         elif step < max(progress.reported):
             return False  # reported and decided before the interruption
-        pruned = None if result.final else bool(trial.should_prune())  # a numpy bool, of the median pruner
-        if progress.decided < step:
+        if step not in progress.decided:
+            if progress.asked == step:
+                take_back(self.study, self._frozen(trial))
+            progress.asked = step
+            pruned = None if result.final else bool(trial.should_prune())  # a numpy bool, of the median pruner
             self.journal.append("epoch", trial=trial.number, step=step, value=value, pruned=pruned)
-            progress.decided = step
-        return bool(pruned)
+            progress.decided = {step: bool(pruned)}
+        return progress.decided[step]
 
     def finish(self, trial: Trial, device: str, state: TrialState, value: float | None, reason: str) -> TrialView:
         """Tell Optuna how a trial ended; nothing can be added to it after that."""
@@ -219,8 +236,14 @@ class Trials:
         trial = take_up(self.study, self.spec, frozen, self.space)
         if trial.number not in self.journal.asked:
             self.journal.append("ask", trial=trial.number, params=trial.params)
+        step = frozen.last_step or 0
+        pruned = self.journal.decided.get((frozen.number, step))
+        if pruned is None:
+            take_back(self.study, frozen)
         self.progress[frozen.number] = Progress(
-            reported=dict(frozen.intermediate_values), micro_batches=frozen.user_attrs.get("micro_batches", 1)
+            reported=dict(frozen.intermediate_values),
+            decided={} if pruned is None else {step: pruned},
+            micro_batches=frozen.user_attrs.get("micro_batches", 1),
         )
         return trial
 

@@ -43,6 +43,8 @@ class _Process:
     log: Path
     oom_kills: int
     """What the system had killed for want of memory when the process was started."""
+    killed: bool = False
+    """Whether it was ended from here."""
     unread: bytes = field(default=b"")
 
 
@@ -54,6 +56,8 @@ class LocalPool:
         self._logs = logs
         self._processes: dict[int, _Process] = {}
         self._selector = selectors.DefaultSelector()
+        self._oom_explained = 0
+        """Kills for want of memory, as counted by the system, that are known to have been a worker's or before it."""
 
     def start(self, worker: int) -> None:
         """Start a worker's process; its first message is {"type": "ready"}."""
@@ -100,12 +104,13 @@ class LocalPool:
             if not chunk:
                 self._selector.unregister(key.fileobj)
                 code = self._reap(worker)
-                killed = code == -signal.SIGKILL and _oom_kills() > entry.oom_kills
-                yield worker, Exit(code, self._tail(entry.log), out_of_memory=killed)
+                starved = code == -signal.SIGKILL and not entry.killed and self._explain(entry)
+                yield worker, Exit(code, self._tail(entry.log), out_of_memory=starved)
 
     def kill(self, worker: int) -> None:
         """End a worker's process at once; its Exit comes through ``events``."""
         if worker in self._processes:
+            self._processes[worker].killed = True
             self._processes[worker].process.kill()
 
     def close(self, patience_seconds: float = 5) -> None:
@@ -127,6 +132,14 @@ class LocalPool:
         _pipe(entry.process.stdout).close()
         return returncode
 
+    def _explain(self, entry: _Process) -> bool:
+        """Whether the system has killed something for want of memory, since this began, that was no other worker."""
+        before = max(entry.oom_kills, self._oom_explained)
+        if _oom_kills() <= before:
+            return False
+        self._oom_explained = before + 1
+        return True
+
     @staticmethod
     def _tail(log: Path) -> str:
         return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
@@ -137,9 +150,22 @@ def without_secrets() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in SECRETS}
 
 
+def _oom_counters() -> Iterator[Path]:
+    """Where the system counts such kills: in this process's own group; the whole machine only where there is none."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if not controllers:
+                yield Path(f"/sys/fs/cgroup{group}/memory.events")
+            elif "memory" in controllers.split(","):
+                yield Path(f"/sys/fs/cgroup/memory{group}/memory.oom_control")
+    yield Path("/sys/fs/cgroup/memory.events")  # a container that sees its own group as the root
+    yield Path("/proc/vmstat")
+
+
 def _oom_kills() -> int:
-    """Processes that the system has killed for want of memory, in this container where it counts them apart."""
-    for file in (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat")):
+    """Processes that the system has killed for want of memory."""
+    for file in _oom_counters():
         with contextlib.suppress(OSError):
             for line in file.read_text().splitlines():
                 name, _, count = line.partition(" ")

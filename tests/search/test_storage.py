@@ -10,6 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from needed import postgres
 from optuna.storages import RDBStorage
 from sqlalchemy import URL
 
@@ -62,6 +63,31 @@ def test_a_url_is_shown_without_its_password() -> None:
     assert hidden(parse_url(f"postgresql+psycopg://me:{CANARY}@host/db")) == "postgresql+psycopg://me:***@host/db"
 
 
+def test_a_password_in_the_query_is_hidden_wherever_the_url_is_named() -> None:
+    url = parse_url(f"postgresql+psycopg://127.0.0.1:1/db?user=me&password={CANARY}&sslpassword={CANARY}")
+    assert hidden(url) == "postgresql+psycopg://127.0.0.1:1/db?password=***&sslpassword=***&user=me"
+    with pytest.raises(StorageError, match="refused") as raised:
+        open_storage(url)
+    assert CANARY not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"postgresql://me:a@{CANARY}@host/db",
+        f"postgresql://me:a/b@c/{CANARY}@host/db",
+        f"postgresql://me:a@c?{CANARY}@host/db",
+        f"postgresql:///me:{CANARY}@host/db",
+        f"mysql://me:a@{CANARY}@host/db",
+    ],
+)
+def test_a_url_that_may_have_a_part_of_the_password_where_others_see_it_is_refused(text: str) -> None:
+    with pytest.raises(StorageError, match="write %40 for @") as raised:
+        parse_url(text)
+    assert CANARY not in str(raised.value)
+    assert parse_url("postgresql://me:a%40b%2Fc@host/db").password == "a@b/c"
+
+
 def test_a_plain_postgres_url_uses_the_driver_that_is_installed() -> None:
     assert parse_url("postgresql://me@host/db").get_driver_name() == "psycopg"
 
@@ -82,13 +108,13 @@ def test_a_database_that_does_not_exist_is_created_only_when_asked_to(url: URL) 
         assert Path(url.database).exists()
 
 
-def test_readers_never_wait_for_the_writer(url: URL) -> None:
-    """Write-ahead logging, which the file remembers."""
+def test_readers_never_wait_for_the_writer_and_a_power_cut_takes_nothing_that_was_committed(url: URL) -> None:
+    """Write-ahead logging, which the file remembers, synced at each commit (2 is FULL), which it does not."""
     with opened(url) as storage, storage.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
     with opened(url) as storage, storage.engine.connect() as connection:
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1, "and each connection is told anew"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2, "and each connection is told anew"
 
 
 def test_many_at_once_may_create_the_same_database(url: URL) -> None:
@@ -99,6 +125,19 @@ def test_many_at_once_may_create_the_same_database(url: URL) -> None:
     optuna.logging.set_verbosity(logging.WARNING)
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(create, range(8)))) == 8
+
+
+@pytest.mark.postgres
+def test_many_at_once_may_open_a_new_postgres_database() -> None:
+    with postgres() as server:
+        url = parse_url(server.get_uri())
+
+        def create(_number: int) -> int:
+            with opened(url) as storage:
+                return len(optuna.get_all_study_names(storage))
+
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(create, range(4))) == [0] * 4
 
 
 def test_a_file_that_is_no_database_is_an_error_and_left_as_it_is(tmp_path: Path) -> None:

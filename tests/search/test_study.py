@@ -18,10 +18,12 @@ from sqlalchemy import URL
 
 from search.errors import HeldError, StorageError, StudyChanged, UsageError
 from search.paths import Runs
+from search.space import distributions
 from search.storage import open_storage, parse_url
 from search.study import (
     build_pruner,
     build_sampler,
+    check_trials,
     differences,
     find_study,
     fingerprint,
@@ -118,10 +120,33 @@ def test_other_pictures_are_another_study(storage: RDBStorage) -> None:
 
 def test_accepted_changes_are_the_studys_own_from_then_on(storage: RDBStorage) -> None:
     open_study(spec_of(), storage, "content")
-    open_study(spec_of("seed=1"), storage, "content", accept_changes=True)
+    noted: list[str] = []
+    open_study(spec_of("seed=1"), storage, "content", accept_changes=True, accepted=noted.extend)
+    assert noted == ["seed: 0 -> 1"]
     open_study(spec_of("seed=1"), storage, "content")
     with pytest.raises(StudyChanged, match="seed: 1 -> 0"):
         open_study(spec_of(), storage, "content")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("space.lr.log=false", "with lr from numbers 0.0001 to 0.1, log, and it is numbers 0.0001 to 0.1 now"),
+        ('space.optimizer=["adamw","rmsprop"]', r'with optimizer from the choices \["adamw", "sgd"\], and'),
+        ("space.lr=[0.1,0.2]", r"0.1, log, and it is the choices \[0.1, 0.2\] now"),
+    ],
+)
+def test_a_change_that_the_trials_there_cannot_live_with_is_a_sentence_with_the_cure(
+    storage: RDBStorage, change: str, complaint: str
+) -> None:
+    study = open_study(spec_of(), storage, "content")
+    space = distributions(spec_of(), None)
+    study.tell(study.ask(space), 0.5)
+    wider = spec_of("space.lr.high=0.2", "space.dropout={low=0.0,high=0.5}")
+    check_trials(wider, storage, distributions(wider, None))
+    with pytest.raises(StudyChanged, match=complaint) as refused:
+        check_trials(spec_of(change), storage, distributions(spec_of(change), None))
+    assert "another name (--set name=NEW)" in str(refused.value)
 
 
 def test_every_difference_is_listed_at_once() -> None:
