@@ -66,7 +66,7 @@ class Candidate:
 
 def candidates(study: optuna.Study, spec: StudySpec) -> list[FrozenTrial]:
     """The trials to confirm, best first."""
-    return ranked(study.get_trials(deepcopy=False))[: spec.confirm.top]
+    return ranked(study.get_trials(deepcopy=False), spec.limit)[: spec.confirm.top]
 
 
 def missing(study: optuna.Study, spec: StudySpec) -> list[tuple[FrozenTrial, int]]:

@@ -93,7 +93,7 @@ def export_best(
         storage_errors(url),
         ExitStack() as stack,
     ):
-        choose_trial(study, number)  # there is one, or the pictures need not be read
+        choose_trial(study, number, spec.limit)  # there is one, or the pictures need not be read
         if out is not None:
             _check_target(out.resolve())
         data = prepare(spec, runs, console).data

@@ -92,7 +92,7 @@ def setting_importances(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances  # scikit-learn: seconds
 
     axes = _latest_axes(trials)
-    complete = [trial for trial in ranked(trials) if trial.distributions == axes]
+    complete = [trial for trial in ranked(trials, spec.limit) if trial.distributions == axes]
     if len(complete) < FEW_TRIALS or complete[0].value == complete[-1].value:
         return {}
     # Optuna's default, PED-ANOVA, asks what sets the best tenth apart: of 20 trials those are two, and it found the two
@@ -127,7 +127,7 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
         f"{len(views)} of {count(spec.search.trials, 'trial')} finished{when}: {len(by_state['COMPLETE'])} completed, "
         f"{len(by_state['PRUNED'])} pruned, {len(by_state['FAIL'])} failed."
     )
-    if best := next(iter(ranked(trials)), None):
+    if best := next(iter(ranked(trials, spec.limit)), None):
         known = ", one of the known recipes that were tried first" if "known" in best.user_attrs else ""
         sentences.append(
             f"The best, trial {best.number}{known}, reached {best.values[0]:.2%} on the validation split. That is one "
@@ -149,7 +149,7 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
 
 def findings(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mapping[str, float]) -> list[str]:
     """What someone should know before trusting the result or launching the next search, one sentence or two each."""
-    complete = ranked(trials)
+    complete = ranked(trials, spec.limit)
     finished = [trial for trial in trials if trial.state.is_finished()]
     unfinished = sum(trial.state == TrialState.RUNNING for trial in trials)
     found = []

@@ -332,7 +332,7 @@ def draw_best(trials: Sequence[FrozenTrial], spec: StudySpec, runs: Runs, folder
 
     from search.plots import draw_accuracies, draw_confusion
 
-    best = next(iter(ranked(trials)), None)
+    best = next(iter(ranked(trials, spec.limit)), None)
     if best is None:
         return []
     title = f"{spec.name}, trial {best.number}: {best.values[0]:.2%}"

@@ -79,7 +79,7 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise UsageError(f"{out} cannot be written: {error.strerror or error}; choose another --out") from error
-    best = ranked(trials)[:RECIPES]
+    best = ranked(trials, spec.limit)[:RECIPES]
     return {
         "version": REPORT_VERSION,
         "page": str(out),
@@ -132,7 +132,7 @@ def render(
         now: date on the page.
         stints: who trained what when; without any, the trials' own times are shown.
     """
-    best = ranked(trials)[:RECIPES]
+    best = ranked(trials, spec.limit)[:RECIPES]
     sections = [
         _header(spec, trials, now),
         _findings(spec, trials, importances),
@@ -166,7 +166,7 @@ def render(
 
 
 def _header(spec: StudySpec, trials: Sequence[FrozenTrial], now: datetime) -> str:
-    best = next(iter(ranked(trials)), None)
+    best = next(iter(ranked(trials, spec.limit)), None)
     finished = sum(trial.state.is_finished() for trial in trials)
     facts = {
         "best accuracy": f"{best.values[0]:.2%}" if best else "none yet",

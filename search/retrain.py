@@ -25,7 +25,7 @@ from search.paths import Runs
 from search.pools.local import LocalPool
 from search.study import teacher_hash
 from search.trainings import Outcome, Trainer, Training
-from studies import StudySpec
+from studies import Limit, StudySpec
 from trainer.config import ModelSize, TrainConfig
 from trainer.data import Dataset
 from trainer.errors import DivergedError, LimitError
@@ -76,14 +76,14 @@ class Retraining:
             self._confirm()
         found = confirmed(self.study, self.spec) if self.spec.confirm.top else None
         if number is not None or found is None:
-            return choose_trial(self.study, number), found
+            return choose_trial(self.study, number, self.spec.limit), found
         self._note(found["sentence"])
         if found["winner"] is None:
             raise NothingToExport(
                 f"each of the best {len(found['candidates'])} trials of {self.study.study_name!r} diverged when it was "
                 "trained with fresh seeds; choose one with --trial, or lower the learning rates of the space"
             )
-        return choose_trial(self.study, found["winner"]), found
+        return choose_trial(self.study, found["winner"], self.spec.limit), found
 
     def _confirm(self) -> None:
         spec, seeds = self.spec, self.spec.confirm.seeds
@@ -209,7 +209,7 @@ class Retraining:
                 shutil.rmtree(training.checkpoint.parent, ignore_errors=True)
 
 
-def choose_trial(study: optuna.Study, number: int | None) -> FrozenTrial:
+def choose_trial(study: optuna.Study, number: int | None, limit: Limit) -> FrozenTrial:
     """The trial to export: ``number``, or the best of the search.
 
     Raises:
@@ -217,14 +217,14 @@ def choose_trial(study: optuna.Study, number: int | None) -> FrozenTrial:
     """
     trials = study.get_trials(deepcopy=False)
     if number is not None:
-        found = ranked([trial for trial in trials if trial.number == number])
+        found = ranked([trial for trial in trials if trial.number == number], limit)
         if not found:
-            states = {trial.number: trial.state.name.lower() for trial in trials}
-            raise NothingToExport(
-                f"trial {number} of {study.study_name!r} is {states.get(number, 'not there')}, not complete"
-            )
+            states = {trial.number: trial.state for trial in trials}
+            state = states[number].name.lower() if number in states else "not there"
+            why = "over the limit" if state == "complete" else f"{state}, not complete"
+            raise NothingToExport(f"trial {number} of {study.study_name!r} is {why}")
         return found[0]
-    best = ranked(trials)
+    best = ranked(trials, limit)
     if not best:
         raise NothingToExport(
             f"study {study.study_name!r} has no completed trial yet ({len(trials)} begun); go on with: "

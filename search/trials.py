@@ -252,7 +252,7 @@ class Trials:
 
     def _keep_confusion(self, trial: FrozenTrial) -> None:
         """Of a new best, for whoever draws it; a picture is not worth an error."""
-        best = next(iter(ranked(self.study.get_trials(deepcopy=False))), None)
+        best = next(iter(ranked(self.study.get_trials(deepcopy=False), self.spec.limit)), None)
         if best is not None and best.number == trial.number:
             with contextlib.suppress(OSError):
                 made = self.runs.trial_confusion(self.spec.name, trial.number)
