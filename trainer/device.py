@@ -29,7 +29,8 @@ RESIDENT_SHARE = 0.5
 that share a GPU know nothing of each other: each judges by what those before it left."""
 
 MOST_LOADERS = 8
-"""Loader processes of one worker: more do not feed a GPU faster, and each takes 0.5 GB and seconds to start."""
+"""Loader processes of one worker at most: each has torch and the transforms in memory, and takes seconds to start. Not
+measured beside a GPU."""
 
 
 @dataclass(frozen=True)
