@@ -7,11 +7,13 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 from scripted import Bench, ScriptedPool, epoch, failed, spec_of, started, states, trains
+from sqlalchemy.exc import OperationalError
 
 import search.coordinator
 import search.storage
@@ -284,6 +286,30 @@ def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doub
     assert all(trial.state.is_finished() for trial in here)
     assert sorted(pool.assigned) == list(range(8)), "each is trained once"
     assert replay(read_journal(coordinator.journal.path)).identical
+
+
+@pytest.mark.parametrize(
+    ("kind", "last", "state"), [("memory", "split_batches", "COMPLETE"), ("crash", "finish", "FAIL")]
+)
+def test_a_crash_is_in_the_journal_once_although_the_database_goes_away_while_it_is_dealt_with(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str, last: str, state: str
+) -> None:
+    def fails_once(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if times == 0:
+            yield failed(assignment["trial"], kind, "MemoryError")
+        yield from trains(assignment, times)
+
+    def away_once(*arguments: Any) -> Any:
+        monkeypatch.setattr(coordinator.trials, last, there)
+        raise OperationalError("", None, Exception("the server is gone"))
+
+    monkeypatch.setattr(search.coordinator, "STORAGE_RETRY_SECONDS", 0)
+    coordinator = bench.coordinator(ScriptedPool(fails_once), spec_of(trials=1, faults={"retries": 0}))
+    there = getattr(coordinator.trials, last)
+    monkeypatch.setattr(coordinator.trials, last, away_once)
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == [state]
+    assert [event["event"] for event in read_journal(coordinator.journal.path)].count("crash") == 1
 
 
 def test_a_database_that_stays_away_too_long_ends_the_search_and_the_next_launch_goes_on(
