@@ -18,6 +18,7 @@ from sqlalchemy.exc import OperationalError
 import search.coordinator
 import search.storage
 from search.crew import patience
+from search.devices import WorkerDevice
 from search.errors import HeldError, StorageError, StudyChanged, TrainingFailed
 from search.journal import read_journal, replay
 from search.paths import Runs
@@ -181,6 +182,21 @@ def test_three_cuda_errors_put_a_device_aside_and_the_others_go_on(bench: Bench)
     coordinator = bench.coordinator(only_first, spec_of(trials=6, faults={"retries": 5}))
     assert coordinator.run() is True
     assert states(coordinator.trials.study) == ["COMPLETE"] * 6
+
+
+def test_errors_of_all_workers_of_a_gpu_count_together_and_put_it_aside_for_all_of_them(bench: Bench) -> None:
+    def breaks(assignment: Message, _times: int) -> Iterator[Message | Exit | None]:
+        yield failed(assignment["trial"], "device", "AcceleratorError: CUDA error: an illegal memory access")
+
+    pool = ScriptedPool(breaks, 2)
+    pool.devices = [WorkerDevice(f"gpu 0:{number}", "GPU-a", 1) for number in range(2)]
+    coordinator = bench.coordinator(pool, spec_of(trials=2, faults={"retries": 5}))
+    with pytest.raises(TrainingFailed, match="no device is left"):
+        coordinator.run()
+    assert [note for note in bench.notes if "put aside" in note] == [
+        "gpu 0 is put aside after 3 CUDA errors, the last: AcceleratorError: CUDA error: an illegal memory access"
+    ]
+    assert len(pool.assigned) <= 4, "three errors, and what was assigned already"
 
 
 def test_a_device_that_was_not_needed_takes_over_from_one_put_aside(bench: Bench) -> None:
