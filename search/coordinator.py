@@ -366,7 +366,9 @@ class Coordinator:
         elif kind == "memory":
             self._on_out_of_memory(worker, error)
         else:
-            self._retry(worker, error, f"trial {trial.number} failed ({error}); trying again from its last epoch")
+            note = f"trial {trial.number} failed ({error}); trying again from its last epoch"
+            tail = self.pool.log_tail(worker.number)
+            self._retry(worker, f"{error}\n{tail}" if tail else error, note, signature=error)
         if kind in ("memory", "device"):
             self.crew.replace(worker, error if kind == "device" else None)  # a new process has a clean memory
         self._release(worker)
@@ -386,17 +388,33 @@ class Coordinator:
         if failed:
             self._end_with(TrainingFailed(f"{failed} ({how}):\n{event.log_tail}"))
 
-    def _retry(self, worker: Worker, error: str, note: str, signature: str | None = None) -> None:
-        """Let a trial go on from its last epoch, unless it has not got any further for too many times."""
+    def _retry(self, worker: Worker, error: str, note: str, signature: str) -> None:
+        """Let a trial go on from its last epoch, unless it has not got any further for too many times.
+
+        Args:
+            worker: what trained it.
+            error: the reason, if this ends the trial: its first line says what happened, the log follows.
+            note: for people, if it goes on.
+            signature: by which the same error is known in another trial.
+        """
         trial = worker.trial
         assert trial is not None
-        self.journal.append("crash", trial=trial.number, worker=worker.label, reason=error.splitlines()[0])
         progress = self.trials.progress[trial.number]
-        progress.retries += 1
+        progress.retries += self._note_crash(worker, error)
         if progress.retries > self.spec.faults.retries:
             self._fail(worker, error, signature)
         else:
             self.note(note)
+
+    def _note_crash(self, worker: Worker, error: str) -> bool:
+        """Journal a crash; False where it was, and the database went away before the rest was done."""
+        assert worker.trial is not None
+        progress = self.trials.progress[worker.trial.number]
+        if progress.crashed == progress.attempts:
+            return False
+        progress.crashed = progress.attempts
+        self.journal.append("crash", trial=worker.trial.number, worker=worker.label, reason=error.splitlines()[0])
+        return True
 
     def _fail(self, worker: Worker, error: str, signature: str | None = None) -> None:
         """End a trial as FAIL; the same error in two trials in a row would only burn the rest of the budget."""
@@ -410,7 +428,7 @@ class Coordinator:
         trial = worker.trial
         assert trial is not None
         progress = self.trials.progress[trial.number]
-        self.journal.append("crash", trial=trial.number, worker=worker.label, reason=error.splitlines()[0])
+        self._note_crash(worker, error)
         if progress.micro_batches >= MOST_MICRO_BATCHES:
             self._finish(worker, TrialState.PRUNED, reason=f"out of memory with {progress.micro_batches} micro-batches")
             return

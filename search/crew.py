@@ -13,7 +13,7 @@ from studies.spec import Faults
 from trainer.config import EpochResult
 
 MOST_DEVICE_ERRORS = 3
-"""CUDA errors after which a device is put aside."""
+"""CUDA errors on one device, whichever of its workers met them, after which it is put aside."""
 
 
 @dataclass
@@ -121,9 +121,13 @@ class Crew:
         """Give a worker a new process; after too many errors of its device, put that aside instead."""
         if device_error is not None:
             worker.device_errors += 1
-        if worker.device_errors >= MOST_DEVICE_ERRORS:
-            worker.aside = f"{MOST_DEVICE_ERRORS} CUDA errors, the last: {device_error}"
-            self.note(f"{worker.label} is put aside after {worker.aside}")
+        sharing = self._sharing(worker)
+        if sum(other.device_errors for other in sharing) >= MOST_DEVICE_ERRORS and worker.aside is None:
+            why = f"{MOST_DEVICE_ERRORS} CUDA errors, the last: {device_error}"
+            for other in sharing:  # one that trains may still finish its trial
+                other.aside = why
+            name = worker.label if len(sharing) == 1 else worker.label.rpartition(":")[0]
+            self.note(f"{name} is put aside after {why}")
         self._end(worker, "was replaced")
 
     def on_exit(self, worker: Worker, *, restart: bool) -> str | None:
@@ -141,6 +145,15 @@ class Crew:
         if restart:
             self._start(worker)
         return None
+
+    def _sharing(self, worker: Worker) -> list[Worker]:
+        """The workers of the same GPU, this one among them."""
+        gpu = self.pool.devices[worker.number].visible
+        return [
+            other
+            for other in self.workers
+            if other is worker or (gpu is not None and self.pool.devices[other.number].visible == gpu)
+        ]
 
     def _end(self, worker: Worker, why: str) -> None:
         worker.ready, worker.busy_since, worker.ended = False, None, why

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from search.errors import UsageError
+
+UUIDS = ("GPU-", "MIG-")
+"""How the UUIDs of GPUs and of their parts begin."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +20,7 @@ class WorkerDevice:
     label: str
     """As shown: "cpu", "cpu:1", "gpu 0", or "gpu 0:1" where workers share a GPU."""
     visible: str | None
-    """CUDA_VISIBLE_DEVICES of the process; None for the CPU."""
+    """CUDA_VISIBLE_DEVICES of the process, a UUID: one GPU has one name for locks and counts; None for the CPU."""
     num_threads: int
     """CPU threads of torch in the process."""
 
@@ -23,6 +28,16 @@ class WorkerDevice:
     def kind(self) -> str:
         """Cpu or cuda, as torch says it."""
         return "cpu" if self.visible is None else "cuda"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that the driver shows, or a part of one (MIG)."""
+
+    name: str
+    """As nvidia-smi numbers it, "0"; the UUID of a part."""
+    uuid: str
+    parts: tuple[Gpu, ...] = ()
 
 
 def parse_devices(text: str | None) -> list[WorkerDevice]:
@@ -48,13 +63,18 @@ def parse_devices(text: str | None) -> list[WorkerDevice]:
     if kind == "all":
         return _gpus(there, cores)
     chosen = [part.strip() for part in text.split(",")]
-    indices = [str(index) for index in range(len(there))]
+    gpus = []
     for part in chosen:
-        if part not in indices and not part.startswith(("GPU-", "MIG-")):
-            raise UsageError(f"--gpus {text}: there is no GPU {part!r}; those here are {', '.join(indices)}")
-    if len(set(chosen)) < len(chosen):
+        by_index = part.isdecimal() and part.isascii() and int(part) < len(there)
+        gpu = there[int(part)] if by_index else _by_uuid(part, there)
+        if gpu is None:
+            named = part.startswith(UUIDS)
+            here = [one.uuid for one in _with_parts(there)] if named else map(str, range(len(there)))
+            raise UsageError(f"--gpus {text}: there is no GPU {part!r}; those here are {', '.join(here)}")
+        gpus.append(gpu)
+    if len(set(gpus)) < len(gpus):
         raise UsageError(f"--gpus {text}: a GPU is named twice; each gets one worker")
-    return _gpus([there[int(part)] if part in indices else part for part in chosen], cores)
+    return _gpus(gpus, cores)
 
 
 def share_gpus(devices: list[WorkerDevice], workers_per_gpu: int) -> list[WorkerDevice]:
@@ -73,25 +93,57 @@ def share_gpus(devices: list[WorkerDevice], workers_per_gpu: int) -> list[Worker
     return shared or devices
 
 
-def visible_gpus() -> list[str]:
-    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them; an outer setting (Slurm) is kept to."""
+def visible_gpus() -> list[Gpu]:
+    """The GPUs this process may use; an outer CUDA_VISIBLE_DEVICES (Slurm) is kept to."""
+    there, outer = _installed_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if outer is None:
+        return there
+    found = []
+    for part in map(str.strip, outer.split(",")):
+        gpu = next((gpu for gpu in there if gpu.name == part), None) or _by_uuid(part, there)
+        if gpu is None:
+            break  # CUDA too goes by nothing that follows
+        found.append(gpu)
+    return found
+
+
+def _installed_gpus() -> list[Gpu]:
     import pynvml  # nvidia-ml-py
+
+    def parts_of(handle: object) -> Iterator[Gpu]:
+        with contextlib.suppress(pynvml.NVMLError):  # it cannot be divided
+            for number in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+                with contextlib.suppress(pynvml.NVMLError):  # no such part
+                    uuid = pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number))
+                    yield Gpu(uuid, uuid)
 
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:  # no driver, or no GPU
         return []
     try:
-        everything = [str(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        return [
+            Gpu(str(index), pynvml.nvmlDeviceGetUUID(handle), tuple(parts_of(handle)))
+            for index, handle in enumerate(handles)
+        ]
     finally:
         pynvml.nvmlShutdown()
-    outer = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return everything if outer is None else [part.strip() for part in outer.split(",") if part.strip()]
 
 
-def _gpus(names: list[str], cores: int) -> list[WorkerDevice]:
-    threads = max(1, cores // max(1, len(names)))
-    return [WorkerDevice(f"gpu {name}", name, threads) for name in names]
+def _by_uuid(text: str, gpus: list[Gpu]) -> Gpu | None:
+    """The one GPU or part whose UUID is ``text``, or begins so and is the only one."""
+    found = [gpu for gpu in _with_parts(gpus) if text.startswith(UUIDS) and gpu.uuid.startswith(text)]
+    return found[0] if len(found) == 1 else None
+
+
+def _with_parts(gpus: list[Gpu]) -> list[Gpu]:
+    return [one for gpu in gpus for one in (gpu, *gpu.parts)]
+
+
+def _gpus(gpus: list[Gpu], cores: int) -> list[WorkerDevice]:
+    threads = max(1, cores // max(1, len(gpus)))
+    return [WorkerDevice(f"gpu {gpu.name}", gpu.uuid, threads) for gpu in gpus]
 
 
 def _cpus(number: int, cores: int) -> list[WorkerDevice]:

@@ -311,14 +311,15 @@ def hold_devices(devices: list[WorkerDevice], runs: Runs) -> Iterator[None]:
         DeviceHeld: another search trains on one of them.
     """
     with contextlib.ExitStack() as stack:
-        for name in sorted({device.visible for device in devices if device.visible is not None}):
-            lock = FileLock(runs.device(name))
+        gpus = {device.visible: device.label for device in reversed(devices) if device.visible is not None}
+        for uuid, label in sorted(gpus.items()):
+            lock = FileLock(runs.device(uuid))
             try:
-                runs.device(name).parent.mkdir(parents=True, exist_ok=True)
+                runs.device(uuid).parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(lock.acquire(timeout=0))
             except Timeout:
                 raise DeviceHeld(
-                    f"gpu {name} is in use by another search in {runs.root}; name others in --gpus"
+                    f"{label.partition(':')[0]} is in use by another search in {runs.root}; name others in --gpus"
                 ) from None
         yield
 

@@ -43,6 +43,8 @@ class Progress:
     seconds: dict[int, float] = field(default_factory=dict)
     images_per_second: float = 0.0
     attempts: int = 0
+    crashed: int = 0
+    """The last attempt that ended in a crash."""
     retries: int = 0
     """Times it was taken up again since its last new epoch."""
     micro_batches: int = 1

@@ -136,7 +136,7 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
             except OSError as error:
                 raise CheckpointError(f"checkpoint {candidate} cannot be opened: {error.strerror}") from error
             except CheckpointError as error:
-                aside = candidate.with_suffix(".damaged")
+                aside = candidate.with_name(f"{candidate.name}.damaged")
                 candidate.replace(aside)
                 warnings.warn(f"{error}; set aside as {aside.name}, going on from an older one", stacklevel=2)
     return None

@@ -40,7 +40,6 @@ class Exit:
 class _Process:
     device: WorkerDevice
     process: subprocess.Popen[bytes]
-    log: Path
     oom_kills: int
     """What the system had killed for want of memory when the process was started."""
     killed: bool = False
@@ -80,7 +79,7 @@ class LocalPool:
                 env=environment,
                 start_new_session=True,  # Ctrl-C and a closed terminal reach the coordinator alone
             )
-        self._processes[worker] = _Process(device, process, log, _oom_kills())
+        self._processes[worker] = _Process(device, process, _oom_kills())
         self._selector.register(_pipe(process.stdout), selectors.EVENT_READ, worker)
 
     def send(self, worker: int, message: Message) -> None:
@@ -105,7 +104,11 @@ class LocalPool:
                 self._selector.unregister(key.fileobj)
                 code = self._reap(worker)
                 starved = code == -signal.SIGKILL and not entry.killed and self._explain(entry)
-                yield worker, Exit(code, self._tail(entry.log), out_of_memory=starved)
+                yield worker, Exit(code, self.log_tail(worker), out_of_memory=starved)
+
+    def log_tail(self, worker: int) -> str:
+        """The last lines that a worker printed: its traceback, where it failed."""
+        return "\n".join(self._logs[worker].read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
 
     def kill(self, worker: int) -> None:
         """End a worker's process at once; its Exit comes through ``events``."""
@@ -139,10 +142,6 @@ class LocalPool:
             return False
         self._oom_explained = before + 1
         return True
-
-    @staticmethod
-    def _tail(log: Path) -> str:
-        return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
 
 
 def without_secrets() -> dict[str, str]:

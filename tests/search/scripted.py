@@ -76,6 +76,7 @@ class ScriptedPool:
     num_workers: int = 1
     starts_fail: bool = False
     on_epoch: Callable[[Message], None] = lambda message: None
+    log: str = ""
     assigned: list[int] = field(default_factory=list)
     started: list[int] = field(default_factory=list)
     closed: bool = False
@@ -103,6 +104,9 @@ class ScriptedPool:
             elif event["type"] == "epoch":
                 self.on_epoch(event)
             yield worker, event
+
+    def log_tail(self, _worker: int) -> str:
+        return self.log
 
     def kill(self, worker: int) -> None:
         """As the system does it: the process ends, and its Exit comes next."""

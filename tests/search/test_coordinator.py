@@ -126,6 +126,17 @@ def test_a_trial_that_always_kills_its_worker_fails_after_two_retries_with_the_l
     assert "Segmentation fault" in coordinator.trials.study.get_trials()[0].user_attrs["reason"]
 
 
+def test_a_trial_that_always_fails_keeps_the_reason_and_the_log(bench: Bench) -> None:
+    def fails(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        if assignment["trial"] == 0:
+            yield failed(0, "crash", "KeyError: 'lr'")
+        yield from trains(assignment, times)
+
+    coordinator = bench.coordinator(ScriptedPool(fails, log="Traceback\n  in fit"), spec_of(trials=2))
+    assert coordinator.run() is True
+    assert coordinator.trials.study.get_trials()[0].user_attrs["reason"] == "KeyError: 'lr'\nTraceback\n  in fit"
+
+
 def test_a_new_epoch_gives_a_trial_its_retries_back(bench: Bench) -> None:
     def dies_after_each_epoch(assignment: Message, times: int) -> Iterator[Message | Exit]:
         trial = assignment["trial"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from search import devices
-from search.devices import WorkerDevice, parse_devices, share_gpus
+from search.devices import Gpu, WorkerDevice, parse_devices, share_gpus
 from search.errors import DeviceHeld, UsageError
 from search.launch import hold_devices
 from search.paths import Runs
@@ -18,7 +18,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 @pytest.fixture
 def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "visible_gpus", lambda: ["0", "1", "2", "3"])
+    monkeypatch.setattr(devices, "visible_gpus", lambda: [Gpu(str(n), f"GPU-{n}a") for n in range(4)])
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_without_a_gpu_the_default_is_the_cpu() -> None:
 
 @pytest.mark.usefixtures("four_gpus")
 def test_with_gpus_the_default_is_all_of_them() -> None:
-    assert [device.visible for device in parse_devices(None)] == ["0", "1", "2", "3"]
+    assert [device.visible for device in parse_devices(None)] == ["GPU-0a", "GPU-1a", "GPU-2a", "GPU-3a"]
     assert parse_devices("all") == parse_devices(None)
     assert {device.kind for device in parse_devices(None)} == {"cuda"}
 
@@ -53,17 +53,54 @@ def test_with_gpus_the_default_is_all_of_them() -> None:
 @pytest.mark.usefixtures("four_gpus")
 def test_gpus_are_chosen_by_index_in_the_order_given() -> None:
     chosen = parse_devices("2, 0")
-    assert [(device.label, device.visible) for device in chosen] == [("gpu 2", "2"), ("gpu 0", "0")]
+    assert [(device.label, device.visible) for device in chosen] == [("gpu 2", "GPU-2a"), ("gpu 0", "GPU-0a")]
 
 
-def test_indices_count_into_what_the_scheduler_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "visible_gpus", lambda: ["5", "7"])
-    assert [device.visible for device in parse_devices("1")] == ["7"]
+@pytest.fixture
+def divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four GPUs, the last of them in two parts."""
+    parts = (Gpu("MIG-x1", "MIG-x1"), Gpu("MIG-y2", "MIG-y2"))
+    gpus = [Gpu(str(n), f"GPU-{n}a", parts if n == 3 else ()) for n in range(4)]
+    monkeypatch.setattr(devices, "_installed_gpus", lambda: gpus)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-@pytest.mark.usefixtures("four_gpus")
-def test_a_gpu_may_be_named_by_its_uuid() -> None:
-    assert parse_devices("GPU-8a56a4bc,MIG-1")[1].visible == "MIG-1"
+@pytest.mark.usefixtures("divided")
+@pytest.mark.parametrize(
+    ("outer", "labels"),
+    [
+        ("3, 1", ["gpu 3", "gpu 1"]),
+        ("GPU-2,MIG-y", ["gpu 2", "gpu MIG-y2"]),
+        ("1,-1,2", ["gpu 1"]),
+        ("7", ["cpu"]),
+        ("", ["cpu"]),
+    ],
+)
+def test_what_the_scheduler_shows_is_kept_to_as_cuda_does(
+    monkeypatch: pytest.MonkeyPatch, outer: str, labels: list[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", outer)
+    assert [device.label for device in parse_devices(None)] == labels
+    if outer == "3, 1":
+        assert [device.visible for device in parse_devices("1")] == ["GPU-1a"], "indices count into it"
+
+
+@pytest.mark.usefixtures("divided")
+def test_a_gpu_or_a_part_of_one_may_be_named_by_its_uuid_and_is_the_same_as_by_its_index() -> None:
+    assert parse_devices("GPU-2,MIG-x1,0") == [
+        *parse_devices("2,1,0")[:1],
+        WorkerDevice("gpu MIG-x1", "MIG-x1", max(1, CORES // 3)),
+        *parse_devices("2,1,0")[2:],
+    ]
+    with pytest.raises(UsageError, match="a GPU is named twice"):
+        parse_devices("2,GPU-2a")
+
+
+@pytest.mark.usefixtures("divided")
+@pytest.mark.parametrize("text", ["GPU-9", "MIG-z", "GPU-", "1,GPU-8a56a4bc"])
+def test_a_uuid_that_no_gpu_has_is_an_error_that_lists_those_that_do(text: str) -> None:
+    with pytest.raises(UsageError, match="those here are GPU-0a, GPU-1a, GPU-2a, GPU-3a, MIG-x1, MIG-y2"):
+        parse_devices(text)
 
 
 @pytest.mark.usefixtures("four_gpus")
@@ -92,19 +129,14 @@ def test_an_impossible_number_of_cpu_workers_is_an_error_with_the_range(text: st
         parse_devices(text)
 
 
-def test_looking_for_gpus_imports_no_torch_and_finds_what_the_driver_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    found = devices.visible_gpus()
-    assert found == [str(index) for index in range(len(found))]
-    if found:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7, 5")
-        assert devices.visible_gpus() == ["7", "5"]
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-        assert devices.visible_gpus() == []
+def test_looking_for_gpus_finds_what_the_driver_shows() -> None:
+    found = devices._installed_gpus()
+    assert [gpu.name for gpu in found] == [str(index) for index in range(len(found))]
+    assert all(gpu.uuid.startswith("GPU-") for gpu in found)
 
 
 def test_a_gpu_that_another_search_trains_on_is_refused(tmp_path: Path) -> None:
-    runs, both = Runs(tmp_path), [WorkerDevice("gpu 0", "0", 1), WorkerDevice("gpu 1", "1", 1)]
+    runs, both = Runs(tmp_path), [WorkerDevice("gpu 0", "GPU-a", 1), WorkerDevice("gpu 1:0", "GPU-b", 1)]
     with hold_devices(both[:1], runs):
         with pytest.raises(DeviceHeld, match=r"gpu 0 is in use by another search in .*; name others in --gpus"):
             hold_devices(both, runs).__enter__()
@@ -119,7 +151,7 @@ def test_several_workers_share_a_gpu_and_few_trials_spread_over_all_gpus() -> No
     two = parse_devices("1,3")
     assert share_gpus(two, 1) == two
     shared = share_gpus(two, 3)
-    assert [device.visible for device in shared] == ["1", "3", "1", "3", "1", "3"]
+    assert [device.visible for device in shared] == ["GPU-1a", "GPU-3a"] * 3
     assert [device.label for device in shared[:3]] == ["gpu 1:0", "gpu 3:0", "gpu 1:1"]
     assert sum(device.num_threads for device in shared) <= max(6, CORES)
 

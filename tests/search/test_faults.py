@@ -7,15 +7,18 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 from scripted import Bench, ScriptedPool, epoch, failed, spec_of, started, states, trains
+from sqlalchemy.exc import OperationalError
 
 import search.coordinator
 import search.storage
 from search.crew import patience
+from search.devices import WorkerDevice
 from search.errors import HeldError, StorageError, StudyChanged, TrainingFailed
 from search.journal import read_journal, replay
 from search.paths import Runs
@@ -181,6 +184,21 @@ def test_three_cuda_errors_put_a_device_aside_and_the_others_go_on(bench: Bench)
     assert states(coordinator.trials.study) == ["COMPLETE"] * 6
 
 
+def test_errors_of_all_workers_of_a_gpu_count_together_and_put_it_aside_for_all_of_them(bench: Bench) -> None:
+    def breaks(assignment: Message, _times: int) -> Iterator[Message | Exit | None]:
+        yield failed(assignment["trial"], "device", "AcceleratorError: CUDA error: an illegal memory access")
+
+    pool = ScriptedPool(breaks, 2)
+    pool.devices = [WorkerDevice(f"gpu 0:{number}", "GPU-a", 1) for number in range(2)]
+    coordinator = bench.coordinator(pool, spec_of(trials=2, faults={"retries": 5}))
+    with pytest.raises(TrainingFailed, match="no device is left"):
+        coordinator.run()
+    assert [note for note in bench.notes if "put aside" in note] == [
+        "gpu 0 is put aside after 3 CUDA errors, the last: AcceleratorError: CUDA error: an illegal memory access"
+    ]
+    assert len(pool.assigned) <= 4, "three errors, and what was assigned already"
+
+
 def test_a_device_that_was_not_needed_takes_over_from_one_put_aside(bench: Bench) -> None:
     def breaks_three_times(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
         if times < 3:
@@ -284,6 +302,30 @@ def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doub
     assert all(trial.state.is_finished() for trial in here)
     assert sorted(pool.assigned) == list(range(8)), "each is trained once"
     assert replay(read_journal(coordinator.journal.path)).identical
+
+
+@pytest.mark.parametrize(
+    ("kind", "last", "state"), [("memory", "split_batches", "COMPLETE"), ("crash", "finish", "FAIL")]
+)
+def test_a_crash_is_in_the_journal_once_although_the_database_goes_away_while_it_is_dealt_with(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str, last: str, state: str
+) -> None:
+    def fails_once(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if times == 0:
+            yield failed(assignment["trial"], kind, "MemoryError")
+        yield from trains(assignment, times)
+
+    def away_once(*arguments: Any) -> Any:
+        monkeypatch.setattr(coordinator.trials, last, there)
+        raise OperationalError("", None, Exception("the server is gone"))
+
+    monkeypatch.setattr(search.coordinator, "STORAGE_RETRY_SECONDS", 0)
+    coordinator = bench.coordinator(ScriptedPool(fails_once), spec_of(trials=1, faults={"retries": 0}))
+    there = getattr(coordinator.trials, last)
+    monkeypatch.setattr(coordinator.trials, last, away_once)
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == [state]
+    assert [event["event"] for event in read_journal(coordinator.journal.path)].count("crash") == 1
 
 
 def test_a_database_that_stays_away_too_long_ends_the_search_and_the_next_launch_goes_on(

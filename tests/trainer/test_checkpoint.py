@@ -28,7 +28,7 @@ CONFIG = TrainConfig(model="resnet10t", width_mult=0.1, epochs=2, batch_size=200
 def trained(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the checkpoint of epoch 2 and the one before it."""
     folder = tmp_path_factory.mktemp("trained")
-    list(fit(CONFIG, digits, open_device("cpu", 1), checkpoint=folder / "trial.ckpt"))
+    list(fit(CONFIG, digits, open_device("cpu", 1), checkpoint=folder / "checkpoint"))
     return folder
 
 
@@ -36,7 +36,7 @@ def trained(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def path(trained: Path, tmp_path: Path) -> Path:
     """A copy of it to damage."""
     shutil.copytree(trained, tmp_path / "copy")
-    return tmp_path / "copy" / "trial.ckpt"
+    return tmp_path / "copy" / "checkpoint"
 
 
 def names(path: Path) -> set[str]:
@@ -69,8 +69,8 @@ def test_what_was_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
         model={"weight": channels_last, "count": torch.tensor(2**60)},
         optimizer={"state": {0: {"step": torch.tensor(7.0)}}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999)}]},
     )
-    save_checkpoint(tmp_path / "new folder" / "trial.ckpt", saved)
-    loaded = load_checkpoint(tmp_path / "new folder" / "trial.ckpt")
+    save_checkpoint(tmp_path / "new folder" / "checkpoint", saved)
+    loaded = load_checkpoint(tmp_path / "new folder" / "checkpoint")
     assert loaded is not None
     assert (loaded.config, loaded.data_hash, loaded.num_threads, loaded.history) == (CONFIG, "abc", 3, (result,))
     assert torch.equal(loaded.model["weight"], channels_last)
@@ -80,13 +80,13 @@ def test_what_was_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_where_there_never_was_one_there_is_none(tmp_path: Path) -> None:
-    assert load_checkpoint(tmp_path / "trial.ckpt") is None
+    assert load_checkpoint(tmp_path / "checkpoint") is None
 
 
 def test_the_one_before_is_kept_and_nothing_else(path: Path) -> None:
-    assert names(path) == {"trial.ckpt", "trial.previous.ckpt"}
+    assert names(path) == {"checkpoint", "checkpoint.previous"}
     assert epochs_at(path) == 2
-    assert epochs_at(path.with_name("trial.previous.ckpt")) == 1
+    assert epochs_at(path.with_name("checkpoint.previous")) == 1
 
 
 def test_removing_removes_both(path: Path) -> None:
@@ -157,20 +157,20 @@ def test_a_damaged_one_is_set_aside_and_the_one_before_is_used(damage: object, p
     assert callable(damage)
     damage(path)
     damaged = path.read_bytes()
-    with pytest.warns(UserWarning, match=r"trial\.ckpt .*set aside as trial\.damaged, going on from an older one"):
+    with pytest.warns(UserWarning, match=r"checkpoint .*set aside as checkpoint\.damaged, going on from an older one"):
         loaded = load_checkpoint(path)
     assert loaded is not None
     assert len(loaded.history) == 1
-    assert path.with_name("trial.damaged").read_bytes() == damaged
+    assert path.with_name("checkpoint.damaged").read_bytes() == damaged
     assert not path.exists()
 
 
 @pytest.mark.filterwarnings("ignore:checkpoint .* is damaged:UserWarning")  # both are
 def test_where_both_are_damaged_there_is_none_and_both_are_kept_aside(path: Path) -> None:
     flip_one_bit(path)
-    truncate(path.with_name("trial.previous.ckpt"))
+    truncate(path.with_name("checkpoint.previous"))
     assert load_checkpoint(path) is None
-    assert names(path) == {"trial.damaged", "trial.previous.damaged"}
+    assert names(path) == {"checkpoint.damaged", "checkpoint.previous.damaged"}
 
 
 class Malice:
@@ -208,11 +208,11 @@ def test_a_crash_while_writing_leaves_the_old_one(path: Path) -> None:
     assert epochs_at(path) == 2
     save_checkpoint(path, fat(1))
     assert epochs_at(path) == 0
-    assert names(path) == {"trial.ckpt", "trial.previous.ckpt"}
+    assert names(path) == {"checkpoint", "checkpoint.previous"}
 
 
 def test_a_crash_between_the_two_renames_leaves_the_old_one(path: Path) -> None:
-    path.replace(path.with_name("trial.previous.ckpt"))
+    path.replace(path.with_name("checkpoint.previous"))
     assert epochs_at(path) == 2
 
 
@@ -227,8 +227,8 @@ def test_on_a_full_disk_the_old_one_stays_whole(path: Path) -> None:
     assert isinstance(error.value.__cause__, OSError)
     assert error.value.__cause__.errno == errno.ENOSPC
     assert path.read_bytes() == before
-    assert names(path) == {"trial.ckpt", "trial.previous.ckpt"}
-    assert epochs_at(path.with_name("trial.previous.ckpt")) == 1
+    assert names(path) == {"checkpoint", "checkpoint.previous"}
+    assert epochs_at(path.with_name("checkpoint.previous")) == 1
 
 
 def test_a_file_cut_off_half_way_leaves_the_old_one_whole(path: Path) -> None:
@@ -241,15 +241,15 @@ def test_a_file_cut_off_half_way_leaves_the_old_one_whole(path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before
-    assert names(path) == {"trial.ckpt", "trial.previous.ckpt"}
+    assert names(path) == {"checkpoint", "checkpoint.previous"}
     save_checkpoint(path, fat(1))  # once there is room again
     assert epochs_at(path) == 0
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DiskError, match=r"checkpoint .*file/trial\.ckpt cannot be written: "):
-        save_checkpoint(tmp_path / "file" / "trial.ckpt", fat(1))
+    with pytest.raises(DiskError, match=r"checkpoint .*file/checkpoint cannot be written: "):
+        save_checkpoint(tmp_path / "file" / "checkpoint", fat(1))
 
 
 def test_a_path_that_cannot_be_opened_is_a_sentence_and_is_left_where_it_is(tmp_path: Path) -> None:

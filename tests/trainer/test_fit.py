@@ -276,7 +276,7 @@ def test_a_flipped_bit_costs_one_epoch_and_changes_nothing_else(
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 1
     path.write_bytes(content)
-    with pytest.warns(UserWarning, match="is damaged .*set aside as trial.damaged"):
+    with pytest.warns(UserWarning, match="is damaged .*set aside as trial.ckpt.damaged"):
         results = list(fit(FULL, digits, cpu, checkpoint=path))
     assert results[0] == first[0]
     assert without_times(results[1:2]) == without_times(first[1:])
