@@ -14,9 +14,10 @@ READ = """A picture as every format takes it:
 ```python
 import json
 import timm
+from pathlib import Path
 from PIL import Image
 
-settings = json.load(open("PATH/TO/THIS/FOLDER/config.json"))["pretrained_cfg"]
+settings = json.loads(Path("PATH/TO/THIS/FOLDER/config.json").read_text())["pretrained_cfg"]
 transform = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=settings))
 pictures = transform(Image.open("PICTURE.png").convert("MODE")).unsqueeze(0)
 ```"""

@@ -262,7 +262,7 @@ def test_the_command_answers_and_exits_as_documented(tmp_path: Path) -> None:
     asked = ("resnet10t", "--classes", "10", "--image-size", "32")
     found = search(*asked, "--max-params", "300000", "--json")
     assert (found.returncode, found.stderr) == (0, "")
-    assert json.loads(found.stdout) == answer_limit("resnet10t", 10, 32, max_params=300_000)
+    assert json.loads(found.stdout) == {"version": 1} | answer_limit("resnet10t", 10, 32, max_params=300_000)
     nothing_fits = search(*asked, "--max-params", "100")
     assert (nothing_fits.returncode, nothing_fits.stdout) == (5, "")
     assert nothing_fits.stderr.startswith("search: no width of resnet10t fits")
