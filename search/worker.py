@@ -129,10 +129,31 @@ def _train(assignment: dict[str, Any], device: Any, datasets: dict[Any, Any], in
     else:
         results = fit(config, data, device, checkpoint=checkpoint, micro_batches=micro, start=start)
     for result in results:
+        if result.final and not folds and "fit_on" not in assignment:
+            _leave_confusion(trial, checkpoint, config, data, device)
         send({"type": "epoch", "trial": trial, "result": asdict(result), "memory_bytes": _peak_memory_bytes()})
         if not inbox.get()["go_on"]:
             break
     send({"type": "left", "trial": trial})
+
+
+def _leave_confusion(trial: int, checkpoint: Path, config: Any, data: Any, device: Any) -> None:
+    """Leave what a finished candidate mistakes for what, on validation, beside its checkpoint: for the study's page."""
+    import numpy as np
+
+    from trainer.checkpoint import load_checkpoint
+    from trainer.evaluate import measure, predict_logits
+    from trainer.models import build_model
+
+    saved = load_checkpoint(checkpoint)
+    if saved is None:
+        return
+    net = build_model(config, len(data.class_names), *data.images.shape[2:])
+    net.load_state_dict(saved.weights)
+    logits = predict_logits(device.place(net).eval(), data, "val", device)
+    confusion = measure(logits, data.labels[data.splits["val"]]).confusion
+    with contextlib.suppress(OSError):  # a picture is not worth a trial
+        np.savez(checkpoint.with_name("confusion.npz"), trial=trial, confusion=confusion, names=data.class_names)
 
 
 def _peak_memory_bytes() -> int:

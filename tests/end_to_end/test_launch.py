@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import Watched
 from desk import BROKEN, COMMAND, LIMIT, SHAPES, STEADY, Desk
@@ -98,6 +99,15 @@ def test_a_completed_trials_value_is_that_of_its_last_epoch(finished: Watched) -
     for trial in complete:
         assert trial.value == trial.intermediate_values[3]
         assert list(trial.intermediate_values) == [1, 2, 3]
+
+
+def test_what_the_best_mistakes_for_what_is_kept_for_the_studys_page(finished: Watched) -> None:
+    complete = [trial for trial in finished.desk.trials("small") if trial.state == TrialState.COMPLETE]
+    best = max(complete, key=lambda trial: trial.value or 0)
+    with np.load(finished.desk.runs / "studies/small/confusion.npz") as kept:
+        assert next(trial for trial in complete if trial.number == int(kept["trial"])).value == best.value
+        assert np.trace(kept["confusion"]) / kept["confusion"].sum() == pytest.approx(best.value)
+        assert kept["names"].tolist() == [str(digit) for digit in range(10)]
 
 
 def test_a_second_launch_of_a_running_study_is_refused_and_names_the_holder(finished: Watched) -> None:
