@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from scripted import EPOCHS, Bench, epoch, failed, spec_of, started
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
+import search.coordinator
 from search.coordinator import Coordinator
 from search.devices import WorkerDevice
 from search.journal import read_journal, replay
@@ -94,19 +100,34 @@ class Puppets:
         self.said.append((worker, failed(trial, kind, f"{kind} in trial {trial}")))
 
 
+class Killed(BaseException):
+    """Nothing of the coordinator survives it but the database and the journal."""
+
+
 class Search(RuleBasedStateMachine):
-    @initialize()
-    def launch(self) -> None:
+    @initialize(pruner=st.sampled_from(["median", "successive_halving"]))
+    def launch(self, pruner: str) -> None:
         self.folder = Path(tempfile.mkdtemp())
         self.saved: dict[int, int] = {}
+        self.spec = spec_of(trials=BUDGET, pruner=pruner, startup_trials=2, faults={"retries": RETRIES})
+        self.at_once = patch.object(search.coordinator, "STORAGE_RETRY_SECONDS", 0)
+        self.at_once.start()
         self.relaunch()
 
     def relaunch(self) -> None:
-        spec = spec_of(trials=BUDGET, pruner="median", startup_trials=2, faults={"retries": RETRIES})
+        self.statements_left: float = math.inf
+        self.failure: BaseException = Killed()
         self.pool = Puppets(self.saved)
-        self.coordinator: Coordinator = Bench(self.folder).coordinator(self.pool, spec)  # type: ignore[arg-type]
+        self.coordinator: Coordinator = Bench(self.folder).coordinator(self.pool, self.spec)  # type: ignore[arg-type]
         self.coordinator.begin()
+        engine = self.coordinator.trials.study._storage._backend.engine  # type: ignore[attr-defined]
+        event.listen(engine, "before_cursor_execute", self.count)
         self.on = True
+
+    def count(self, *_: object) -> None:
+        self.statements_left -= 1
+        if self.statements_left < 0:
+            raise self.failure
 
     def turn(self) -> None:
         self.on = self.coordinator.step()
@@ -136,6 +157,20 @@ class Search(RuleBasedStateMachine):
     def a_training_fails(self, data: st.DataObject, kind: str) -> None:
         self.pool.fail(data.draw(st.sampled_from(self.busy())), kind)
         self.turn()
+
+    @rule(statements=st.integers(0, 30))
+    def the_database_goes_away_in_the_middle_of_a_turn(self, statements: int) -> None:
+        self.failure, self.statements_left = OperationalError("", None, Exception("it is gone")), statements
+        self.turn()
+        self.turn()
+        self.statements_left = math.inf
+
+    @rule(statements=st.integers(0, 30))
+    def the_coordinator_dies_in_the_middle_of_a_turn(self, statements: int) -> None:
+        self.failure, self.statements_left = Killed(), statements
+        with contextlib.suppress(Killed):
+            self.turn()
+        self.relaunch()
 
     @rule()
     def the_coordinator_dies_and_is_launched_again(self) -> None:
@@ -168,6 +203,7 @@ class Search(RuleBasedStateMachine):
             for number, value in trial.intermediate_values.items():
                 assert value == accuracy(trial.number, number), "a result was overwritten"
         assert replay(read_journal(self.coordinator.journal.path)).identical
+        self.at_once.stop()
         shutil.rmtree(self.folder)
 
 
