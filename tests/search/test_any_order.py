@@ -13,6 +13,7 @@ from unittest.mock import patch
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from optuna.trial import TrialState
 from scripted import EPOCHS, Bench, epoch, failed, spec_of, started
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
@@ -159,21 +160,17 @@ class Search(RuleBasedStateMachine):
         self.turn()
 
     @rule(statements=st.integers(0, 30))
-    def the_database_goes_away_in_the_middle_of_a_turn(self, statements: int) -> None:
+    def the_database_goes_away_in_a_turn_and_comes_back(self, statements: int) -> None:
         self.failure, self.statements_left = OperationalError("", None, Exception("it is gone")), statements
         self.turn()
         self.turn()
         self.statements_left = math.inf
 
     @rule(statements=st.integers(0, 30))
-    def the_coordinator_dies_in_the_middle_of_a_turn(self, statements: int) -> None:
+    def the_coordinator_dies_in_a_turn_and_is_launched_again(self, statements: int) -> None:
         self.failure, self.statements_left = Killed(), statements
         with contextlib.suppress(Killed):
             self.turn()
-        self.relaunch()
-
-    @rule()
-    def the_coordinator_dies_and_is_launched_again(self) -> None:
         self.relaunch()
 
     @invariant()
@@ -202,14 +199,18 @@ class Search(RuleBasedStateMachine):
         for trial in self.coordinator.trials.study.get_trials(deepcopy=False):
             for number, value in trial.intermediate_values.items():
                 assert value == accuracy(trial.number, number), "a result was overwritten"
-        assert replay(read_journal(self.coordinator.journal.path)).identical
+        events = read_journal(self.coordinator.journal.path)
+        for number in {event["trial"] for event in events if event.get("pruned")}:
+            state = self.coordinator.trials.study.get_trials(deepcopy=False)[number].state
+            assert state != TrialState.COMPLETE, "a decision to prune was lost"
+        assert replay(events).identical
         self.at_once.stop()
         shutil.rmtree(self.folder)
 
 
 Search.TestCase.settings = settings(
     max_examples=5,
-    stateful_step_count=25,
+    stateful_step_count=18,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     print_blob=True,
