@@ -56,7 +56,7 @@ class LocalPool:
         self._processes: dict[int, _Process] = {}
         self._selector = selectors.DefaultSelector()
         self._oom_explained = 0
-        """Kills for want of memory, as counted by the system, that are known to have been a worker's or before it."""
+        """The system's count of kills for want of memory, up to which they explain no further worker's end."""
 
     def start(self, worker: int) -> None:
         """Start a worker's process; its first message is {"type": "ready"}."""

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from optuna.trial import TrialState
 from scripted import EPOCHS, Bench, epoch, failed, spec_of, started
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
+import search.coordinator
 from search.coordinator import Coordinator
 from search.devices import WorkerDevice
 from search.journal import read_journal, replay
@@ -94,19 +101,34 @@ class Puppets:
         self.said.append((worker, failed(trial, kind, f"{kind} in trial {trial}")))
 
 
+class Killed(BaseException):
+    """Nothing of the coordinator survives it but the database and the journal."""
+
+
 class Search(RuleBasedStateMachine):
-    @initialize()
-    def launch(self) -> None:
+    @initialize(pruner=st.sampled_from(["median", "successive_halving"]))
+    def launch(self, pruner: str) -> None:
         self.folder = Path(tempfile.mkdtemp())
         self.saved: dict[int, int] = {}
+        self.spec = spec_of(trials=BUDGET, pruner=pruner, startup_trials=2, faults={"retries": RETRIES})
+        self.at_once = patch.object(search.coordinator, "STORAGE_RETRY_SECONDS", 0)
+        self.at_once.start()
         self.relaunch()
 
     def relaunch(self) -> None:
-        spec = spec_of(trials=BUDGET, pruner="median", startup_trials=2, faults={"retries": RETRIES})
+        self.statements_left: float = math.inf
+        self.failure: BaseException = Killed()
         self.pool = Puppets(self.saved)
-        self.coordinator: Coordinator = Bench(self.folder).coordinator(self.pool, spec)  # type: ignore[arg-type]
+        self.coordinator: Coordinator = Bench(self.folder).coordinator(self.pool, self.spec)  # type: ignore[arg-type]
         self.coordinator.begin()
+        engine = self.coordinator.trials.study._storage._backend.engine  # type: ignore[attr-defined]
+        event.listen(engine, "before_cursor_execute", self.count)
         self.on = True
+
+    def count(self, *_: object) -> None:
+        self.statements_left -= 1
+        if self.statements_left < 0:
+            raise self.failure
 
     def turn(self) -> None:
         self.on = self.coordinator.step()
@@ -137,8 +159,18 @@ class Search(RuleBasedStateMachine):
         self.pool.fail(data.draw(st.sampled_from(self.busy())), kind)
         self.turn()
 
-    @rule()
-    def the_coordinator_dies_and_is_launched_again(self) -> None:
+    @rule(statements=st.integers(0, 30))
+    def the_database_goes_away_in_a_turn_and_comes_back(self, statements: int) -> None:
+        self.failure, self.statements_left = OperationalError("", None, Exception("it is gone")), statements
+        self.turn()
+        self.turn()
+        self.statements_left = math.inf
+
+    @rule(statements=st.integers(0, 30))
+    def the_coordinator_dies_in_a_turn_and_is_launched_again(self, statements: int) -> None:
+        self.failure, self.statements_left = Killed(), statements
+        with contextlib.suppress(Killed):
+            self.turn()
         self.relaunch()
 
     @invariant()
@@ -167,13 +199,18 @@ class Search(RuleBasedStateMachine):
         for trial in self.coordinator.trials.study.get_trials(deepcopy=False):
             for number, value in trial.intermediate_values.items():
                 assert value == accuracy(trial.number, number), "a result was overwritten"
-        assert replay(read_journal(self.coordinator.journal.path)).identical
+        events = read_journal(self.coordinator.journal.path)
+        for number in {event["trial"] for event in events if event.get("pruned")}:
+            state = self.coordinator.trials.study.get_trials(deepcopy=False)[number].state
+            assert state != TrialState.COMPLETE, "a decision to prune was lost"
+        assert replay(events).identical
+        self.at_once.stop()
         shutil.rmtree(self.folder)
 
 
 Search.TestCase.settings = settings(
     max_examples=5,
-    stateful_step_count=25,
+    stateful_step_count=18,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     print_blob=True,
