@@ -88,7 +88,12 @@ def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dic
         pictures = (prepared.num_classes, spec.data.image_size, spec.limit, spec.data.channels)
         candidate = resolve_sizes(candidate, 1.0, axis.low, axis.high, *pictures)
     size = count(candidate, prepared.num_classes, spec.data.image_size, spec.data.channels)
-    for_checkpoints = checkpoint_bytes(size.params, len(devices))
+    for_checkpoints = checkpoint_bytes(
+        size.params,
+        len(devices),
+        averaged=spec.train.ema > 0 or "ema" in spec.space,
+        folds=spec.data.folds,
+    )
     free_bytes = shutil.disk_usage(runs.root).free
     if for_checkpoints > free_bytes:
         raise DiskError(

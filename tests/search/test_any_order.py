@@ -200,7 +200,7 @@ class Search(RuleBasedStateMachine):
             for number, value in trial.intermediate_values.items():
                 assert value == accuracy(trial.number, number), "a result was overwritten"
         events = read_journal(self.coordinator.journal.path)
-        for number in {event["trial"] for event in events if event.get("pruned")}:
+        for number in {step["trial"] for step in events if step.get("pruned")}:
             state = self.coordinator.trials.study.get_trials(deepcopy=False)[number].state
             assert state != TrialState.COMPLETE, "a decision to prune was lost"
         assert replay(events).identical
