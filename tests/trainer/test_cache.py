@@ -223,7 +223,10 @@ print("hash", data.content_hash)
 
 def prepare_in_a_process(root: Path, caches: Path, seconds_a_picture: float) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", PREPARE_IN_A_PROCESS, str(root), str(caches), str(seconds_a_picture)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  # even if this runner ignores it
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    )
 
 
 def test_two_processes_at_once_build_one_cache(tmp_path: Path) -> None:
