@@ -58,7 +58,7 @@ def test_the_suggestion_is_where_the_loss_falls_fastest_and_where_it_is_lowest()
 def test_the_command_draws_the_curve_and_gives_a_line_to_paste(tmp_path: Path) -> None:
     study = tmp_path / "mine.toml"
     study.write_text(tiny_study("mine", trials=1))
-    command = [COMMAND, "lr-range", "mine.toml", "--gpus", "cpu:1", "--set", "train.batch_size=16"]
+    command = [COMMAND, "lr-range", "mine.toml", "--gpus", "cpu:2", "--set", "train.batch_size=16"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert "mine, adamw: the loss falls fastest at lr " in done.stdout
@@ -66,7 +66,7 @@ def test_the_command_draws_the_curve_and_gives_a_line_to_paste(tmp_path: Path) -
     line = done.stdout.rpartition("for [space]:  ")[2].strip()
     study.write_text(tiny_study("mine", trials=1).replace("lr = { low = 0.001, high = 0.02, log = true }", line))
     checked = subprocess.run(
-        [COMMAND, "check", "mine.toml", "--gpus", "cpu:1", "--json", "--pictures", "grid.png"],
+        [COMMAND, "check", "mine.toml", "--gpus", "cpu:2", "--json", "--pictures", "grid.png"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
