@@ -165,7 +165,9 @@ def confirmed(study: optuna.Study, spec: StudySpec) -> dict[str, Any] | None:
                 "search_accuracy": one.search_accuracy,
                 "accuracies": list(one.accuracies),
                 "mean": one.mean,
-                "standard_error": spread / math.sqrt(len(one.accuracies)) if spread is not None else None,
+                "standard_error": spread / math.sqrt(len(one.accuracies))
+                if spread is not None and one.accuracies
+                else None,
                 "diverged": one.diverged,
                 "tied": one.trial in tied,
             }

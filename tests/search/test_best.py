@@ -73,6 +73,22 @@ def test_a_confirmation_goes_on_where_it_stopped(study: optuna.Study) -> None:
     assert found["sentence"] == "confirming the best: 1 of 4 trainings done, about 21 s left"
 
 
+def test_a_candidate_without_a_result_has_no_error_while_others_have_one(study: optuna.Study) -> None:
+    spec = spec_of(top=2, seeds=2)
+    begin(study, spec)
+    record(study, 4, 0, 0.51, 7.0)
+    record(study, 4, 1, 0.53, 7.0)  # another worker still trains trial 3 with its first seed
+    found = confirmed(study, spec)
+    assert found is not None
+    errors = {one["trial"]: one["standard_error"] for one in found["candidates"]}
+    assert errors == {4: pytest.approx(0.01), 3: None}
+    record(study, 3, 0, None, 7.0)
+    record(study, 3, 1, None, 7.0)
+    ended = confirmed(study, spec)
+    assert ended is not None
+    assert ended["winner"] == 4
+
+
 def test_other_pictures_or_another_recipe_void_the_results(study: optuna.Study) -> None:
     spec = spec_of(top=2, seeds=2)
     begin(study, spec)
