@@ -16,43 +16,23 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import Trial, TrialState
 
-from search.crew import Crew, Worker, patience
+from search.backlog import Backlog, Said
+from search.crew import MOST_MICRO_BATCHES, POLL_SECONDS, Crew, Worker, patience
 from search.errors import TrainingFailed
 from search.paths import Runs
-from search.pools.local import Exit, LocalPool, Message
-from search.status import Snapshot, TrialView, WorkerView, duration, eta_seconds
-from search.storage import STORAGE_FAILURES, is_away
+from search.pools.local import Exit, LocalPool
+from search.status import Snapshot, TrialView, duration, eta_seconds
 from search.trials import Changed, Trials
 from studies import StudySpec
 from trainer.config import EpochResult
 from trainer.errors import DiskError
-
-POLL_SECONDS = 0.5
-"""Longest wait for a worker's message before signals and the display get their turn."""
-
-STORAGE_RETRY_SECONDS = 2.0
-"""Between two attempts to reach a database that has gone away."""
-
-MOST_MICRO_BATCHES = 4
-"""Parts that a batch is divided into at most when memory runs out: first two, then four."""
-
-
-@dataclass
-class _Waiting:
-    """What a worker said, and the storage has not taken yet."""
-
-    worker: int
-    event: Message | Exit
-    answered: bool = False
 
 
 class Coordinator:
@@ -95,9 +75,7 @@ class Coordinator:
         self.stopping = False
         self.killed = False
         self.deadline = math.inf
-        self.waiting: deque[_Waiting] = deque()
-        self.away_since: float | None = None
-        self.storage_tried = 0.0
+        self.backlog = Backlog(spec.faults.storage_minutes, note)
         self.no_room: str | None = None
         self.last_failure: str | None = None
         self.fatal: Exception | None = None
@@ -155,7 +133,7 @@ class Coordinator:
         """One turn: what waits for the database, idle workers, new messages. False once there is nothing to do."""
         if self.runs.stop_request(self.spec.name).exists() and not self.stopping:
             self.stop()
-        if not self._reach_storage(self._catch_up, self._assign):
+        if not self.backlog.reach(self.still_owner, self.trials.check_identity, self._catch_up, self._assign):
             self._go_on_without_storage()
         if self.killed or time.monotonic() >= self.deadline or not self._worth_waiting():
             return False
@@ -164,27 +142,12 @@ class Coordinator:
             self.told_to_stop = True
         self.watch(self.snapshot())
         for worker, event in self.crew.events(POLL_SECONDS, self._patience):
-            self.waiting.append(_Waiting(worker, event))
+            self.backlog.add(worker, event)
         return True
 
     def snapshot(self) -> Snapshot:
         """The search as it is now, for people."""
-        workers = [
-            WorkerView(
-                label=worker.label,
-                device=worker.device,
-                trial=worker.trial.number if worker.trial else None,
-                epoch=worker.epoch.epoch if worker.epoch else 0,
-                epochs=self.spec.num_steps,
-                val_accuracy=worker.epoch.val_accuracy if worker.epoch else None,
-                images_per_second=worker.epoch.images_per_second if worker.epoch else None,
-                attempt=worker.attempt if worker.trial else 0,
-                epoch_seconds=worker.epoch.seconds if worker.epoch else None,
-                seconds_since_progress=round(worker.silent_seconds, 1),
-                memory_bytes=worker.memory_bytes,
-            )
-            for worker in self.crew.workers
-        ]
+        workers = [worker.view(self.spec.num_steps) for worker in self.crew.workers]
         finished, hours = tuple(self.trials.finished.values()), self.spec.search.hours
         seconds_left = None if hours is None else max(0.0, self.started + hours * 3600 - time.monotonic())
         return Snapshot(
@@ -205,54 +168,25 @@ class Coordinator:
             for worker in self.crew.workers
             if worker.aside
         ]
-        if self.away_since is not None:
-            away = duration(time.monotonic() - self.away_since)
-            problems.append(f"no database for {away}; training goes on, {len(self.waiting)} messages wait")
+        if self.backlog.is_away:
+            away = duration(self.backlog.away_seconds)
+            problems.append(f"no database for {away}; training goes on, {len(self.backlog)} messages wait")
         if self.no_room:
             problems.append(f"paused: {self.no_room}")
         return problems
 
     # -- the database, which may be away
 
-    def _reach_storage(self, *steps: Callable[[], None]) -> bool:
-        """Take steps that write to the database; False if it cannot be reached now."""
-        now = time.monotonic()
-        if self.away_since is not None and now - self.storage_tried < STORAGE_RETRY_SECONDS:
-            return False
-        self.storage_tried = now
-        try:
-            self.still_owner()
-            self.trials.check_identity()
-            for step in steps:
-                step()
-        except STORAGE_FAILURES as error:
-            if not is_away(error):
-                raise
-            if self.away_since is None:
-                self.away_since = now
-                self.note("the database cannot be reached; training goes on, and what workers report waits in order")
-            if now - self.away_since > 60 * self.spec.faults.storage_minutes:
-                raise
-            return False
-        if self.away_since is not None:
-            self.note(f"the database is back after {duration(now - self.away_since)}")
-            self.away_since = None
-        return True
-
     def _catch_up(self) -> None:
-        while self.waiting:
-            said = self.waiting[0]
-            self._handle(said)
-            self.waiting.popleft()
+        self.backlog.work_off(self._handle)
 
     def _go_on_without_storage(self) -> None:
         """Let workers train on; whether the pruner would have stopped them is decided when the database is back."""
-        for said in self.waiting:
-            if isinstance(said.event, Exit) or said.event["type"] != "epoch" or said.event["result"]["final"]:
-                continue
-            self._answer(said, go_on=not self.stopping)
+        for said in self.backlog:
+            if said.can_go_on:
+                self._answer(said, go_on=not self.stopping)
 
-    def _answer(self, said: _Waiting, *, go_on: bool) -> None:
+    def _answer(self, said: Said, *, go_on: bool) -> None:
         if not said.answered:
             said.answered = True
             self.crew.send(said.worker, {"type": "answer", "go_on": go_on})
@@ -276,9 +210,9 @@ class Coordinator:
 
     def _worth_waiting(self) -> bool:
         """Whether anyone has something to do, or will have."""
-        if self.stopping and (self.away_since is not None or self.no_room):
+        if self.stopping and (self.backlog.is_away or self.no_room):
             return self.crew.busy()  # what they said is in their checkpoints: nothing to wait for but their epochs
-        if self.waiting or self.crew.training():
+        if self.backlog or self.crew.training():
             return True
         return not self.stopping and self._left_to_do() > 0
 
@@ -312,7 +246,7 @@ class Coordinator:
         """Whether a worker has a trial that is not finished."""
         return worker.trial is not None and worker.trial.number in self.trials.progress
 
-    def _handle(self, said: _Waiting) -> None:
+    def _handle(self, said: Said) -> None:
         """Deal with what a worker said; taken again from the start if the database is away in the middle."""
         worker, event = self.crew.workers[said.worker], said.event
         if isinstance(event, Exit):

@@ -8,9 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.pools.local import Exit, LocalPool, Message
-from search.status import duration
+from search.status import WorkerView, duration
 from studies.spec import Faults
 from trainer.config import EpochResult
+
+POLL_SECONDS = 0.5
+"""Longest wait for a worker's message before signals and the display get their turn."""
+
+MOST_MICRO_BATCHES = 4
+"""Parts that a batch is divided into at most when memory runs out: first two, then four."""
 
 MOST_DEVICE_ERRORS = 3
 """CUDA errors on one device, whichever of its workers met them, after which it is put aside."""
@@ -50,6 +56,23 @@ class Worker:
     def unused(self) -> bool:
         """Whether its device is sound and nobody has started it: there was less to do than there are devices."""
         return not self.ready and self.busy_since is None and self.aside is None
+
+    def view(self, epochs: int) -> WorkerView:
+        """Its state for people; ``epochs`` is how many its trial has."""
+        epoch = self.epoch
+        return WorkerView(
+            label=self.label,
+            device=self.device,
+            trial=self.trial.number if self.trial else None,
+            epoch=epoch.epoch if epoch else 0,
+            epochs=epochs,
+            val_accuracy=epoch.val_accuracy if epoch else None,
+            images_per_second=epoch.images_per_second if epoch else None,
+            attempt=self.attempt if self.trial else 0,
+            epoch_seconds=epoch.seconds if epoch else None,
+            seconds_since_progress=round(self.silent_seconds, 1),
+            memory_bytes=self.memory_bytes,
+        )
 
     def how_it_ended(self, event: Exit) -> str:
         """What its process came to, in words that follow its name."""

@@ -12,16 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from search.coordinator import MOST_MICRO_BATCHES
-from search.crew import Crew, Worker, patience
+from search.crew import MOST_MICRO_BATCHES, POLL_SECONDS, Crew, Worker, patience
 from search.errors import Interrupted, TrainingFailed
 from search.pools.local import Exit, LocalPool, Message
 from search.status import duration
 from studies import Faults
 from trainer.config import DataConfig, EpochResult, TrainConfig
 from trainer.errors import DiskError
-
-POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)

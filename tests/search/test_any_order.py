@@ -18,7 +18,7 @@ from scripted import EPOCHS, Bench, epoch, failed, spec_of, started
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-import search.coordinator
+import search.backlog
 from search.coordinator import Coordinator
 from search.devices import WorkerDevice
 from search.journal import read_journal, replay
@@ -111,7 +111,7 @@ class Search(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.saved: dict[int, int] = {}
         self.spec = spec_of(trials=BUDGET, pruner=pruner, startup_trials=2, faults={"retries": RETRIES})
-        self.at_once = patch.object(search.coordinator, "STORAGE_RETRY_SECONDS", 0)
+        self.at_once = patch.object(search.backlog, "RETRY_SECONDS", 0)
         self.at_once.start()
         self.relaunch()
 

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scripted import EPOCHS, Bench, ScriptedPool, epoch, failed, spec_of, started, states, trains
 from sqlalchemy.exc import OperationalError
 
-import search.coordinator
+import search.backlog
 import search.journal
 import search.trials
 from search.errors import TrainingFailed
@@ -334,7 +334,7 @@ def test_a_decision_to_prune_outlives_a_database_that_goes_away_and_a_kill(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, pruner: str, kill: str
 ) -> None:
     """Successive halving notes the rung before it answers; asked again it would keep the trial."""
-    monkeypatch.setattr(search.coordinator, "STORAGE_RETRY_SECONDS", 0)
+    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
     spec = spec_of(pruner=pruner, trials=2)
     coordinator = bench.coordinator(ScriptedPool(worse), spec)
     study, prune, failures = coordinator.trials.study, coordinator.trials.study.pruner.prune, []

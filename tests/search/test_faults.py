@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from scripted import Bench, ScriptedPool, epoch, failed, spec_of, started, states, trains
 from sqlalchemy.exc import OperationalError
 
-import search.coordinator
+import search.backlog
 import search.storage
 from search.crew import patience
 from search.devices import WorkerDevice
@@ -270,7 +270,7 @@ def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doub
 ) -> None:
     """Somebody else holds SQLite's write lock for a second."""
     monkeypatch.setattr(search.storage, "SQLITE_BUSY_SECONDS", 0.05)
-    monkeypatch.setattr(search.coordinator, "STORAGE_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0.1)
     problems: set[str] = set()
     epochs_meanwhile = 0
     blocker = sqlite3.connect(bench.folder / "search.db", isolation_level=None, timeout=30)
@@ -319,7 +319,7 @@ def test_a_crash_is_in_the_journal_once_although_the_database_goes_away_while_it
         monkeypatch.setattr(coordinator.trials, last, there)
         raise OperationalError("", None, Exception("the server is gone"))
 
-    monkeypatch.setattr(search.coordinator, "STORAGE_RETRY_SECONDS", 0)
+    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
     coordinator = bench.coordinator(ScriptedPool(fails_once), spec_of(trials=1, faults={"retries": 0}))
     there = getattr(coordinator.trials, last)
     monkeypatch.setattr(coordinator.trials, last, away_once)
@@ -332,7 +332,7 @@ def test_a_database_that_stays_away_too_long_ends_the_search_and_the_next_launch
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search.storage, "SQLITE_BUSY_SECONDS", 0.05)
-    monkeypatch.setattr(search.coordinator, "STORAGE_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0.05)
     blocker = sqlite3.connect(bench.folder / "search.db", isolation_level=None, timeout=30)
     pool = ScriptedPool(trains, on_epoch=lambda _: blocker.in_transaction or blocker.execute("BEGIN IMMEDIATE"))
     coordinator = bench.coordinator(pool, spec_of(trials=2, faults={"storage_minutes": 0.005}))
