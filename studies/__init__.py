@@ -6,7 +6,8 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
-from studies.spec import Confirm, Faults, Final, Finetune, Limit, Range, Search, StudySpec
+from studies.axes import Range
+from studies.spec import Confirm, Faults, Final, Finetune, Limit, Search, StudySpec
 from trainer.config import nearest, override, validate
 from trainer.errors import ConfigError
 
