@@ -354,7 +354,7 @@ def export_best(
     folder, url = _places(storage, runs)
 
     from search.export import export_best as run
-    from search.export import render
+    from search.metrics import render
 
     asked = _load(study, [], None) if study is not None and study.endswith(".toml") else None
     name = asked.name if asked is not None else _study_name(study, folder)
