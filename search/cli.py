@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.errors import ReplayFailed, UsageError
-from search.process import Signalled, run_command, tell
+from search.errors import ReplayFailed
+from search.process import run_command, tell
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -91,6 +91,8 @@ def launch(
     folder, url = _places(storage, runs)
 
     from search.launch import launch as run
+    from search.status import as_json as shape
+    from search.terminal import last_words
 
     with contextlib.ExitStack() as stack:
         if as_json:
@@ -103,27 +105,9 @@ def launch(
         workers = share_gpus(devices, spec.search.workers_per_gpu)
         snapshot = run(spec, url, folder, workers, accept_changes=accept_changes)
     if as_json:
-        from search.status import as_json as shape
-
         typer.echo(json.dumps(shape(snapshot, held_by=None), indent=2))
-        return
-    best = snapshot.best
-    counts = f"({snapshot.count('PRUNED')} pruned, {snapshot.count('FAIL')} failed)"
-    if len(snapshot.finished) < snapshot.budget:
-        tell(
-            f"study {spec.name!r} has spent its {spec.search.hours:g} hours with {len(snapshot.finished)} of "
-            f"{snapshot.budget} trials finished {counts}; to go on, repeat the command"
-        )
     else:
-        tell(
-            f"study {spec.name!r} has spent its budget of {snapshot.budget} trials {counts}; to go on, repeat the "
-            f"command with --trials {2 * snapshot.budget}"
-        )
-    if best is not None and best.value is not None:
-        tell(
-            f"best: trial {best.number}, {best.value:.2%} on validation; "
-            f"hand it over with: search export-best {spec.name}"
-        )
+        tell(last_words(spec, snapshot))
 
 
 @app.command()
@@ -210,25 +194,9 @@ def status(
     """Show a study, running or not."""
     folder, url = _places(storage, runs)
 
-    from search.status import as_json as shape
-    from search.status import follow, read_snapshot
-    from search.terminal import show_once, show_watched
+    from search.terminal import show_status
 
-    name = _study_name(study, folder)
-    if watch:
-        # Ctrl-C ends the watching, not the search.
-        with contextlib.suppress(Signalled), contextlib.closing(follow(name, url, folder)) as moments:
-            if as_json:
-                for snapshot, held_by in moments:
-                    print(json.dumps(shape(snapshot, held_by=held_by)), flush=True)
-            else:
-                show_watched(moments)
-        return
-    snapshot, held_by = read_snapshot(name, url, folder)
-    if as_json:
-        typer.echo(json.dumps(shape(snapshot, held_by=held_by), indent=2))
-    else:
-        show_once(snapshot, held_by)
+    show_status(folder.study_named(study), url, folder, watch=watch, as_json=as_json)
 
 
 @app.command()
@@ -241,20 +209,12 @@ def stop(
     """End a search politely from another terminal: every worker finishes its epoch."""
     folder, url = _places(storage, runs)
 
-    from search.launch import stop_search
+    from search.launch import render_stop, stop_search
 
-    name = _study_name(study, folder)
+    name = folder.study_named(study)
     said = sys.stderr if as_json else sys.stdout
     stopped = stop_search(name, url, folder, tell=lambda line: print(line, file=said, flush=True))
-    _print(
-        {"study": name, "stopped": stopped},
-        lambda _: (
-            f"study {name!r} has stopped; nothing is lost, search launch goes on from there"
-            if stopped
-            else f"nobody is searching study {name!r}"
-        ),
-        as_json=as_json,
-    )
+    _print({"study": name, "stopped": stopped}, render_stop, as_json=as_json)
 
 
 @app.command()
@@ -272,7 +232,7 @@ def replay(
     from search.paths import Runs
 
     folder = Runs(runs)
-    answer = replay_study(_study_name(study, folder), folder, other)
+    answer = replay_study(folder.study_named(study), folder, other)
     _print(answer, render, as_json=as_json)
     if other is None and not (answer["identical"] or answer["versions"]):
         raise ReplayFailed("the search does not repeat itself under the versions it was made with")
@@ -325,13 +285,9 @@ def report(
     """Write a study's story as one HTML page, which needs no network."""
     folder, url = _places(storage, runs)
 
-    from search.report import write_report
+    from search.report import render_written, write_report
 
-    _print(
-        write_report(_study_name(study, folder), url, folder, out),
-        lambda answer: f"wrote {answer['page']}, {answer['bytes'] / 1e6:.1f} MB; open it in a browser",
-        as_json=as_json,
-    )
+    _print(write_report(folder.study_named(study), url, folder, out), render_written, as_json=as_json)
 
 
 @app.command("export-best")
@@ -354,10 +310,10 @@ def export_best(
     folder, url = _places(storage, runs)
 
     from search.export import export_best as run
-    from search.export import render
+    from search.metrics import render
 
     asked = _load(study, [], None) if study is not None and study.endswith(".toml") else None
-    name = asked.name if asked is not None else _study_name(study, folder)
+    name = asked.name if asked is not None else folder.study_named(study)
     metrics = run(name, url, folder, devices, asked=asked, out=out, number=trial, quiet=as_json)
     _print(metrics, render, as_json=as_json)
 
@@ -404,23 +360,10 @@ def studies(
     import studies as shipped
 
     if new is not None:
-        if new.exists():
-            raise UsageError(f"{new} exists already; choose another name")
-        if not new.parent.is_dir():
-            raise UsageError(f"there is no folder {new.parent}; create it first")
-        new.write_text(shipped.template(), encoding="utf-8")
+        shipped.begin(new)
         typer.echo(f"wrote {new}; edit it, then: search check {new} --data DIR")
         return
-    specs = [shipped.load(name) for name in shipped.names()]
-    rows = [
-        {"name": spec.name, "data": spec.data.source, "model": spec.train.model, "trials": spec.search.trials}
-        for spec in specs
-    ]
-    _print(
-        {"studies": rows},
-        lambda answer: "\n".join(_study_line(row) for row in answer["studies"]),
-        as_json=as_json,
-    )
+    _print({"studies": shipped.table()}, shipped.render, as_json=as_json)
 
 
 def main() -> None:
@@ -445,15 +388,6 @@ def _load(study: str, assignments: list[str], data: Path | None) -> StudySpec:
     return shipped.load(study, assignments)
 
 
-def _study_name(study: str | None, runs: Runs) -> str:
-    """The study asked for, by name or file, or the one last launched."""
-    if study is not None:
-        return study.removesuffix(".toml").rpartition("/")[2] if study.endswith(".toml") else study
-    if not runs.last_study.exists():
-        raise UsageError(f"no study was launched in {runs.root} yet; name one, or start: search launch")
-    return runs.last_study.read_text().strip()
-
-
 def _print(answer: Any, render: Any, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"version": JSON_VERSION} | answer, indent=2))
@@ -461,7 +395,3 @@ def _print(answer: Any, render: Any, *, as_json: bool) -> None:
     from rich.console import Console
 
     Console(highlight=False, markup=False).print(render(answer), soft_wrap=True)
-
-
-def _study_line(row: dict[str, Any]) -> str:
-    return f"{row['name']:10}  {row['data']:8}  {row['model']:12}  {row['trials']} trials"

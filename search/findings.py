@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.budget import describe
 from search.status import duration, recipe_of, view_of
 from studies import Limit, StudySpec
-from studies.spec import WIDTH_SHARE
+from studies.axes import WIDTH_SHARE
 
 RECIPES = 5
 """Best trials that are shown, and that an edge of the space is judged by."""

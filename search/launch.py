@@ -267,6 +267,13 @@ def stop_search(name: str, url: URL, runs: Runs, *, tell: Callable[[str], None])
     return True
 
 
+def render_stop(answer: dict[str, Any]) -> str:
+    """What ``search stop`` prints."""
+    if answer["stopped"]:
+        return f"study {answer['study']!r} has stopped; nothing is lost, search launch goes on from there"
+    return f"nobody is searching study {answer['study']!r}"
+
+
 def _others(
     spec: StudySpec, prepared: Prepared, storage: BaseStorage, url: URL, runs: Runs, display: Display
 ) -> list[Onlooker]:

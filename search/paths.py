@@ -8,6 +8,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from search.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Runs:
@@ -44,6 +46,14 @@ class Runs:
     def last_study(self) -> Path:
         """Holds the name of the study last launched."""
         return self.root / "last-study"
+
+    def study_named(self, study: str | None) -> str:
+        """The study asked for, by name or file, or the one last launched."""
+        if study is not None:
+            return study.removesuffix(".toml").rpartition("/")[2] if study.endswith(".toml") else study
+        if not self.last_study.exists():
+            raise UsageError(f"no study was launched in {self.root} yet; name one, or start: search launch")
+        return self.last_study.read_text().strip()
 
     def study(self, study: str) -> Path:
         """A study's folder; study names are checked to be no paths before they come here."""

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from search.errors import ProofFailed, UsageError
 from trainer.config import DataConfig
-from trainer.data import read_picture
 from trainer.errors import DataError
+from trainer.pictures import read_picture
 
 SUMS = "SHA256SUMS"
 """Lists the SHA-256 of every other file of an export, as ``sha256sum --check`` reads it."""

@@ -105,6 +105,11 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
     }
 
 
+def render_written(answer: dict[str, Any]) -> str:
+    """What ``search report`` prints."""
+    return f"wrote {answer['page']}, {answer['bytes'] / 1e6:.1f} MB; open it in a browser"
+
+
 def _facts(trial: FrozenTrial) -> dict[str, Any]:
     view = view_of(trial)
     kept = ("value", "num_params", "macs", "seconds", "params")

@@ -16,7 +16,7 @@ from optuna.distributions import (
 
 from search.budget import Width, resolve_sizes
 from studies import Limit, Range, StudySpec
-from studies.spec import WIDTH_SHARE, annotation_of
+from studies.axes import WIDTH_SHARE, annotation_of
 from trainer.config import SIZE_SETTINGS
 from trainer.errors import ConfigError, LimitError
 

@@ -21,7 +21,7 @@ from search.paths import Runs
 from search.storage import open_storage, storage_errors
 from search.study import find_study, owner_name, owner_of
 from studies import StudySpec
-from studies.spec import WIDTH_SHARE
+from studies.axes import WIDTH_SHARE
 
 STATUS_VERSION = 2
 """Version of the JSON shape of ``search status --json``."""

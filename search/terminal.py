@@ -1,7 +1,9 @@
-"""How a search looks in a terminal of 80 columns: the live view, and plain lines for a log file."""
+"""How a search looks in a terminal of 80 columns: live view, plain lines for a log file, ``search status``."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import sys
 import time
@@ -14,8 +16,22 @@ from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy import URL
 
-from search.status import Snapshot, TrialView, WorkerView, duration, problems, typical_epoch_seconds
+from search.paths import Runs
+from search.process import Signalled
+from search.status import (
+    Snapshot,
+    TrialView,
+    WorkerView,
+    duration,
+    follow,
+    problems,
+    read_snapshot,
+    typical_epoch_seconds,
+)
+from search.status import as_json as shape
+from studies import StudySpec
 
 COLUMNS = 80
 """What everything fits; wider terminals get no wider bars."""
@@ -216,6 +232,46 @@ def log_line(snapshot: Snapshot) -> str:
         if worker.trial is not None
     ]
     return "; ".join([headline(snapshot), *running])
+
+
+def last_words(spec: StudySpec, snapshot: Snapshot) -> str:
+    """What ``search launch`` says when a budget is spent: how to go on, and how to hand over the best."""
+    best = snapshot.best
+    counts = f"({snapshot.count('PRUNED')} pruned, {snapshot.count('FAIL')} failed)"
+    if len(snapshot.finished) < snapshot.budget:
+        words = (
+            f"study {spec.name!r} has spent its {spec.search.hours:g} hours with {len(snapshot.finished)} of "
+            f"{snapshot.budget} trials finished {counts}; to go on, repeat the command"
+        )
+    else:
+        words = (
+            f"study {spec.name!r} has spent its budget of {snapshot.budget} trials {counts}; to go on, repeat the "
+            f"command with --trials {2 * snapshot.budget}"
+        )
+    if best is not None and best.value is not None:
+        words += (
+            f"\nbest: trial {best.number}, {best.value:.2%} on validation; "
+            f"hand it over with: search export-best {spec.name}"
+        )
+    return words
+
+
+def show_status(name: str, url: URL, runs: Runs, *, watch: bool, as_json: bool) -> None:
+    """``search status``, with ``--watch`` and ``--json``."""
+    if watch:
+        # Ctrl-C ends the watching, not the search.
+        with contextlib.suppress(Signalled), contextlib.closing(follow(name, url, runs)) as moments:
+            if as_json:
+                for snapshot, held_by in moments:
+                    print(json.dumps(shape(snapshot, held_by=held_by)), flush=True)
+            else:
+                show_watched(moments)
+        return
+    snapshot, held_by = read_snapshot(name, url, runs)
+    if as_json:
+        print(json.dumps(shape(snapshot, held_by=held_by), indent=2), flush=True)
+    else:
+        show_once(snapshot, held_by)
 
 
 def show_once(snapshot: Snapshot, held_by: str | None) -> None:

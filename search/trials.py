@@ -23,7 +23,7 @@ from search.paths import Runs
 from search.status import TrialView, view_of
 from search.study import UUID, VERSIONS, new_trial, seed_of, take_back, take_up
 from studies import Range, StudySpec
-from studies.spec import WIDTH_SHARE
+from studies.axes import WIDTH_SHARE
 from trainer.config import EpochResult
 
 REPEAT_TOLERANCE = 0.05

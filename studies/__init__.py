@@ -5,8 +5,10 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from studies.spec import Confirm, Faults, Final, Finetune, Limit, Range, Search, StudySpec
+from studies.axes import Range
+from studies.spec import Confirm, Faults, Final, Finetune, Limit, Search, StudySpec
 from trainer.config import nearest, override, validate
 from trainer.errors import ConfigError
 
@@ -19,8 +21,11 @@ __all__ = [
     "Range",
     "Search",
     "StudySpec",
+    "begin",
     "load",
     "names",
+    "render",
+    "table",
     "template",
 ]
 
@@ -54,6 +59,35 @@ def load(study: str, assignments: Iterable[str] = ()) -> StudySpec:
 def template() -> str:
     """The text of a commented study file to start from."""
     return (_FOLDER / f"{_TEMPLATE}.toml").read_text(encoding="utf-8")
+
+
+def begin(file: Path) -> None:
+    """Write the template as a new study file.
+
+    Raises:
+        ConfigError: the file is there already, or its folder is not.
+    """
+    if file.exists():
+        raise ConfigError(f"{file} exists already; choose another name")
+    if not file.parent.is_dir():
+        raise ConfigError(f"there is no folder {file.parent}; create it first")
+    file.write_text(template(), encoding="utf-8")
+
+
+def table() -> list[dict[str, Any]]:
+    """The studies that come with the product, each with its ``name``, ``data``, ``model`` and ``trials``."""
+    specs = [load(name) for name in names()]
+    return [
+        {"name": spec.name, "data": spec.data.source, "model": spec.train.model, "trials": spec.search.trials}
+        for spec in specs
+    ]
+
+
+def render(answer: dict[str, Any]) -> str:
+    """What ``search studies`` prints."""
+    return "\n".join(
+        f"{row['name']:10}  {row['data']:8}  {row['model']:12}  {row['trials']} trials" for row in answer["studies"]
+    )
 
 
 def _text(study: str) -> str:

@@ -1,72 +1,20 @@
-"""StudySpec: what to search, validated. Every field of a study file is documented here, with unit and default."""
+"""StudySpec: what to search, validated.
+
+Every field of a study file is documented here, those of an axis in studies/axes.py, with unit and default.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from decimal import Decimal
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from trainer.config import (
-    SIZE_SETTINGS,
-    DataConfig,
-    Distill,
-    FrozenModel,
-    Sam,
-    TrainConfig,
-    describe_problem,
-    nearest,
-    validate,
-)
-from trainer.errors import ConfigError
-
-SAMPLED = (
-    "model",
-    *SIZE_SETTINGS,
-    "dropout",
-    "drop_path",
-    "batch_size",
-    "optimizer",
-    "sam.rho",
-    "lr",
-    "momentum",
-    "weight_decay",
-    "label_smoothing",
-    "loss",
-    "clip",
-    "agc",
-    "ema",
-    "schedule",
-    "warmup_epochs",
-    "lr_min_ratio",
-    "step_epochs",
-    "step_gamma",
-    "cycle_mult",
-    "plateau_patience",
-    "hflip",
-    "vflip",
-    "rotate",
-    "rotations",
-    "shift",
-    "scale",
-    "crop_padding",
-    "erase",
-    "brightness",
-    "mixup",
-    "cutmix",
-    "mix_alpha",
-    "augment_from_epoch",
-)
-"""Settings of [train] that [space] may sample. Not the number of epochs: pruners compare trials of one length."""
-
-WIDTH_SHARE = "width_share"
-"""What is sampled instead of width_mult where other sampled settings change the size too: the share of the range of
-widths that fits, given them. So the space stays a box, and all of it is feasible."""
-
+from studies.axes import WIDTH_SHARE, Axis, Value, assign, axis_problems, recipe_problems, values_of
+from trainer.config import SIZE_SETTINGS, DataConfig, Distill, FrozenModel, TrainConfig, validate
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Study names become folders, so they are no paths."""
@@ -78,15 +26,6 @@ def _read_recipes(known: object) -> object:
     return known
 
 
-def _read_value(value: object) -> object:
-    if not isinstance(value, bool | int | float | str):
-        raise ValueError(f"{value!r} is no value to sample; write a number, a string, true or false")
-    return value
-
-
-Value = Annotated[bool | int | float | str, BeforeValidator(_read_value)]
-
-
 class Limit(FrozenModel):
     """What the model must stay under."""
 
@@ -94,48 +33,6 @@ class Limit(FrozenModel):
     """Largest number of trainable parameters. Default: no limit."""
     macs: int | None = Field(None, ge=1)
     """Largest number of multiply-adds for one picture of the study's size. Default: no limit."""
-
-
-class Range(FrozenModel):
-    """A numeric axis of the space."""
-
-    low: float
-    """Smallest value, itself included."""
-    high: float | None = None
-    """Largest value, itself included. May be left out for width_mult alone: then it is the widest that fits."""
-    log: bool = False
-    """Sample uniformly in the logarithm."""
-    step: float | None = Field(None, gt=0)
-    """Only low, low + step, low + 2 step, ... Default: continuous, or every integer."""
-
-    @model_validator(mode="after")
-    def _bounds_in_order(self) -> Self:
-        if self.high is not None and self.low > self.high:
-            raise ValueError(f"low = {self.low:g} is above high = {self.high:g}; exchange them")
-        if self.log and self.low <= 0:
-            raise ValueError(f"low = {self.low:g} has no logarithm; use a positive low or leave out log")
-        if self.log and self.step is not None:
-            raise ValueError("log and step exclude each other; leave one out")
-        return self
-
-
-def _read_axis(axis: object) -> object:
-    """A table is a range, a list is choices: said here, for a union would tell why it is neither of the two."""
-    if isinstance(axis, dict):
-        try:
-            return Range.model_validate(axis)
-        except ValidationError as error:
-            problems = [describe_problem(Range, problem).strip() for problem in error.errors()]
-            raise ValueError("\n    ".join(problems).removeprefix("Range: ")) from None
-    if isinstance(axis, list | tuple):
-        return tuple(_read_value(value) for value in axis)
-    if not isinstance(axis, Range):
-        raise ValueError(f"{axis!r} is no axis; write a range, {{ low = 0.1, high = 0.5 }}, or a list of choices")
-    return axis
-
-
-Axis = Annotated[Range | tuple[Value, ...], BeforeValidator(_read_axis)]
-"""One setting's part of the space."""
 
 
 class Search(FrozenModel):
@@ -306,7 +203,10 @@ class StudySpec(FrozenModel):
     def _space_can_be_sampled(cls, space: dict[str, Axis], info: ValidationInfo) -> dict[str, Axis]:
         if not space:
             raise ValueError("is empty; name at least one setting to sample, for example lr")
-        found = [((key,), text) for key, axis in space.items() for text in _axis_problems(key, axis, info.data)]
+        train, limited = info.data.get("train"), info.data.get("limit") != Limit()
+        found = [
+            ((key,), text) for key, axis in space.items() for text in axis_problems(key, axis, train, limited=limited)
+        ]
         if found:
             raise _problems(found)
         return space
@@ -318,7 +218,7 @@ class StudySpec(FrozenModel):
             ((number, key), text)
             for number, recipe in enumerate(known)
             for key, value in recipe.items()
-            for text in _recipe_problems(key, value, info.data)
+            for text in recipe_problems(key, value, info.data)
         ]
         if found:
             raise _problems(found)
@@ -344,7 +244,7 @@ class StudySpec(FrozenModel):
         if final.epochs is not None and 0 < final.epochs <= train.warmup_epochs:
             text = f"{final.epochs} must be more than train.warmup_epochs = {train.warmup_epochs:g}"
             raise _problems([(("epochs",), text)])
-        if final.fit_on == "train+val" and "plateau" in _values_of("schedule", train, info.data.get("space")):
+        if final.fit_on == "train+val" and "plateau" in values_of("schedule", train, info.data.get("space")):
             text = "train+val leaves no validation loss for train.schedule = plateau; use train, or another schedule"
             raise _problems([(("fit_on",), text)])
         return final
@@ -369,7 +269,7 @@ class StudySpec(FrozenModel):
         values = self.train.model_dump() | {"seed": seed}
         for key, value in sampled.items():
             if key != WIDTH_SHARE:
-                _assign(values, key, value)
+                assign(values, key, value)
         return validate(TrainConfig, values, "candidate")
 
     def final_config_for(self, sampled: dict[str, Any], seed: int) -> TrainConfig:
@@ -391,90 +291,7 @@ class StudySpec(FrozenModel):
         return TrainConfig.model_validate(values)
 
 
-def _values_of(key: str, train: TrainConfig, space: dict[str, Axis] | None) -> tuple[object, ...]:
-    """What a setting can be in a study: its choices, or the fixed value."""
-    axis = (space or {}).get(key)
-    return axis if isinstance(axis, tuple) else (getattr(train, key),)
-
-
-def annotation_of(key: str) -> Any:
-    """The type of a setting, dotted where it is one of a table."""
-    if key == "sam.rho":
-        return Sam.model_fields["rho"].annotation
-    return TrainConfig.model_fields[key].annotation
-
-
-def _assign(values: dict[str, Any], key: str, value: Any) -> None:
-    table, dot, name = key.partition(".")
-    if dot:
-        values[table] = (values[table] or {}) | {name: value}
-    else:
-        values[key] = value
-
-
 def _problems(found: Sequence[tuple[tuple[int | str, ...], str]]) -> ValidationError:
     """Several problems of one field, each with its place in it."""
     lines = [InitErrorDetails(type=PydanticCustomError("value_error", text), loc=at, input=None) for at, text in found]
     return ValidationError.from_exception_data("StudySpec", lines)
-
-
-def _axis_problems(key: str, axis: Axis, above: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with sampling ``key`` from ``axis``, given the fields above it that are valid."""
-    train: TrainConfig | None = above.get("train")
-    if key not in SAMPLED:
-        yield f"cannot be sampled; {nearest(key, SAMPLED)}"
-        return
-    if isinstance(axis, Range):
-        kind = annotation_of(key)
-        if kind not in (int, float):
-            yield f'is no number; list its choices, for example {key} = ["...", "..."]'
-            return
-        if kind is int and axis.step is not None and axis.step % 1:
-            yield f"step = {axis.step:g}: {key} is a whole number; use a whole step"
-        if axis.high is None and key != "width_mult":
-            yield "high is missing (only width_mult has one by itself: the widest that fits)"
-        elif axis.high is None and above.get("limit") == Limit():
-            yield "high is missing, and [limit] names nothing for it to fit; give one of the two"
-        values: list[Value] = [axis.low] if axis.high is None else [axis.low, axis.high]
-    else:
-        values = list(axis)
-        if len(values) == 0 or len(set(values)) < len(values):
-            yield f"{values}: list at least one choice, each once"
-        if key == "width_mult":
-            yield "give a range, { low = 0.5 }; its upper end is the widest that fits"
-            return
-    if train is not None:
-        for value in values:
-            yield from _refusals(train, key, value)
-
-
-def _recipe_problems(key: str, value: Value, above: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with ``key = value`` in a known recipe; nothing is where the space itself is wrong."""
-    space: dict[str, Axis] | None = above.get("space")
-    if space is None:
-        return
-    axis = space.get(key)
-    if axis is None:
-        yield f"is not in the space; {nearest(key, space)}"
-    elif not isinstance(axis, Range):
-        if value not in axis:
-            yield f"{value!r} is not among the space's {list(axis)}"
-    elif isinstance(value, str) or value < axis.low or (axis.high is not None and value > axis.high):
-        high = "the widest that fits" if axis.high is None else f"{axis.high:g}"
-        yield f"{value} is outside the space, {axis.low:g} to {high}"
-    elif axis.step is not None and (Decimal(str(value)) - Decimal(str(axis.low))) % Decimal(str(axis.step)):
-        yield f"{value} is not on the space's steps, {axis.low:g} + n x {axis.step:g}"
-    elif "train" in above:
-        yield from _refusals(above["train"], key, value)
-
-
-def _refusals(train: TrainConfig, key: str, value: Value) -> list[str]:
-    """What TrainConfig has against ``key = value``, given the fixed recipe."""
-    integral = isinstance(value, float) and annotation_of(key) is int and value == int(value)
-    values = train.model_dump()
-    _assign(values, key, int(value) if integral else value)
-    try:
-        validate(TrainConfig, values, "")
-    except ConfigError as error:
-        return [line.strip().removeprefix(f"{key} = ") for line in str(error).splitlines()[1:]]
-    return []

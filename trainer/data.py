@@ -1,26 +1,22 @@
 """Pictures to train on: a source becomes one memory-mapped array, labels, splits, and what is wrong with it.
 
-``prepare_data`` is called once, by whoever starts; ``open_data`` by each worker after it; ``read_picture`` is
-the only way in which a picture ever becomes numbers, so what is predicted is read as what was trained on.
+``prepare_data`` is called once, by whoever starts; ``open_data`` by each worker after it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from trainer.cache import (
     BadFile,
@@ -35,24 +31,13 @@ from trainer.cache import (
 )
 from trainer.config import DataConfig
 from trainer.errors import DataError
+from trainer.pictures import read
 
-__all__ = ["BadFile", "Dataset", "Duplicate", "Progress", "open_data", "prepare_data", "read_picture"]
+__all__ = ["BadFile", "Dataset", "Duplicate", "Progress", "open_data", "prepare_data"]
 
 EXPECTED_LAYOUT = "CLASS/* or train/CLASS/* (and, if you have them, val/CLASS/* and test/CLASS/*)"
 
 TORCHVISION_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
-
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation -> what undoes it. ImageOps.exif_transpose would rewrite the EXIF too and trip on some."""
-
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -161,7 +146,7 @@ def prepare_data(config: DataConfig, cache_dir: Path, *, progress: Progress | No
         title=title,
         stamp=stamp,
         list_pictures=list_pictures,
-        read=partial(_read, config=config),
+        read=partial(read, config=config),
         progress=progress,
     )
     return _dataset(config, cache)
@@ -173,85 +158,6 @@ def open_data(config: DataConfig, cache_path: Path) -> Dataset:
     Raises DataError where the cache is missing, damaged or made for another size.
     """
     return _dataset(config, open_cache(cache_path))
-
-
-def read_picture(source: bytes | Image.Image, config: DataConfig) -> NDArray[np.uint8]:
-    """One picture as [S, S, 3] RGB or [S, S, 1] gray, upright, resized and cropped.
-
-    For a plain RGB picture these are, bit for bit, the pixels that timm's ``create_transform`` makes before
-    it normalises, with the same crop_pct and crop_mode "center" (resize = "crop") or "squash"; only strips of
-    more than 64:1 are cropped before they are resized. Alpha is dropped, as timm's own loader does. The first
-    frame stands for an animation. Gray of more than 8 bits is scaled, not clipped: from 0..1 (floats only),
-    0..255 or 0..65535, the first that holds the picture, and else from its own minimum and maximum.
-
-    From one thread at a time: it silences Pillow's warnings, whose filters belong to the whole process.
-
-    Raises DataError, a clause to follow the file's name, where the picture is damaged, in no known format, or
-    has so many pixels that Pillow suspects a decompression bomb.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return _read(source, config)
-
-
-def _read(source: bytes | Image.Image, config: DataConfig) -> NDArray[np.uint8]:
-    try:
-        image = Image.open(BytesIO(source)) if isinstance(source, bytes) else source
-        pixels, most = image.width * image.height, Image.MAX_IMAGE_PIXELS
-        if most is not None and pixels > most:  # Pillow itself only warns, up to twice as many
-            raise Image.DecompressionBombError(f"{image.width} x {image.height} = {pixels} pixels, {most} allowed")
-        image.load()  # here, so that a truncated file is an error before anything else looks at it
-        square = _square(_upright(image).convert("RGB" if config.channels == 3 else "L"), config)
-        return np.asarray(square).reshape(config.image_size, config.image_size, config.channels)
-    except UnidentifiedImageError:
-        raise DataError("is not a picture in a format that Pillow knows") from None
-    except Image.DecompressionBombError as error:
-        raise DataError(f"has too many pixels ({error})") from None
-    except DataError:
-        raise
-    except Exception as error:  # damaged files make Pillow's readers raise nearly anything
-        raise DataError(f"cannot be decoded ({error or type(error).__name__})") from None
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
-    except Exception:  # an EXIF block that cannot be parsed turns nothing; the picture itself is whole
-        turn = None
-    if turn is not None:
-        image = image.transpose(turn)
-    if image.mode == "F" or image.mode.startswith("I"):
-        values = np.asarray(image, dtype=np.float64)
-        low, high = float(values.min()), float(values.max())
-        if not np.isfinite(high - low):
-            raise DataError("holds values that are not finite")
-        full_scales = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-        for full_scale in full_scales:
-            if low >= 0 and high <= full_scale:
-                low, high = 0.0, full_scale
-                break
-        values = (values - low) * (255 / ((high - low) or 1.0))
-        image = Image.fromarray(np.rint(values).astype(np.uint8))
-    return image
-
-
-def _square(image: Image.Image, config: DataConfig) -> Image.Image:
-    size, filter = config.image_size, Image.Resampling[config.interpolation.upper()]
-    scaled = math.floor(size / config.crop_pct)
-    if config.resize == "squash":
-        width = height = scaled
-    else:  # torchvision's Resize(scaled): the longer side is cut, not rounded, to whole pixels
-        long = int(scaled * max(image.size) / min(image.size))
-        width, height = (scaled, long) if image.width <= image.height else (long, scaled)
-    left, top = round((width - size) / 2), round((height - size) / 2)  # torchvision's CenterCrop(size)
-    if max(width, height) <= 64 * scaled:
-        return image.resize((width, height), filter).crop((left, top, left + size, top + size))
-    # A strip of 1 x 2000 would become 1024 x 2,048,000 only to be cropped, so here the crop comes first. The
-    # filter still sees beyond the box, and the result is the same but for rounding and for where bicubic
-    # overshoots: Pillow takes rows or columns first, whichever is cheaper, and clips in between.
-    x, y = image.width / width, image.height / height
-    box = (left * x, top * y, (left + size) * x, (top + size) * y)
-    return image.resize((size, size), filter, box)
 
 
 def _dataset(config: DataConfig, cache: Cache) -> Dataset:

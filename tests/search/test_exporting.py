@@ -15,7 +15,7 @@ from rich.console import Console
 
 from search.best import missing
 from search.errors import HeldError
-from search.export import final_model
+from search.metrics import final_model
 from search.paths import Runs
 from search.retrain import Retraining
 from search.study import open_test_split

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 import studies
 from studies import Confirm, Final, Finetune, Limit, Range, Search, StudySpec
-from studies.spec import SAMPLED, annotation_of
+from studies.axes import SAMPLED, annotation_of
 from trainer.config import DataConfig, Distill, TrainConfig, validate
 from trainer.errors import ConfigError
 

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trainer.config import DataConfig
-from trainer.data import BadFile, Dataset, Duplicate, prepare_data, read_picture
+from trainer.data import BadFile, Dataset, Duplicate, prepare_data
 from trainer.errors import DataError
+from trainer.pictures import read_picture
 
 ROOT = Path(__file__).parents[2]
 

@@ -409,7 +409,7 @@ def gray_digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def test_crop_pct_resizes_and_then_crops_as_timm_does(tmp_path: Path) -> None:
     from PIL import Image
 
-    from trainer.data import read_picture
+    from trainer.pictures import read_picture
 
     rng = np.random.default_rng(0)
     for width, height in ((90, 60), (61, 97), (40, 40), (200, 31)):

@@ -1,0 +1,192 @@
+"""What [space] may sample, and how an axis or a known recipe's value is read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from trainer.config import SIZE_SETTINGS, FrozenModel, Sam, TrainConfig, describe_problem, nearest, validate
+from trainer.errors import ConfigError
+
+SAMPLED = (
+    "model",
+    *SIZE_SETTINGS,
+    "dropout",
+    "drop_path",
+    "batch_size",
+    "optimizer",
+    "sam.rho",
+    "lr",
+    "momentum",
+    "weight_decay",
+    "label_smoothing",
+    "loss",
+    "clip",
+    "agc",
+    "ema",
+    "schedule",
+    "warmup_epochs",
+    "lr_min_ratio",
+    "step_epochs",
+    "step_gamma",
+    "cycle_mult",
+    "plateau_patience",
+    "hflip",
+    "vflip",
+    "rotate",
+    "rotations",
+    "shift",
+    "scale",
+    "crop_padding",
+    "erase",
+    "brightness",
+    "mixup",
+    "cutmix",
+    "mix_alpha",
+    "augment_from_epoch",
+)
+"""Settings of [train] that [space] may sample. Not the number of epochs: pruners compare trials of one length."""
+
+WIDTH_SHARE = "width_share"
+"""What is sampled instead of width_mult where other sampled settings change the size too: the share of the range of
+widths that fits, given them. So the space stays a box, and all of it is feasible."""
+
+
+def _read_value(value: object) -> object:
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError(f"{value!r} is no value to sample; write a number, a string, true or false")
+    return value
+
+
+Value = Annotated[bool | int | float | str, BeforeValidator(_read_value)]
+
+
+class Range(FrozenModel):
+    """A numeric axis of the space."""
+
+    low: float
+    """Smallest value, itself included."""
+    high: float | None = None
+    """Largest value, itself included. May be left out for width_mult alone: then it is the widest that fits."""
+    log: bool = False
+    """Sample uniformly in the logarithm."""
+    step: float | None = Field(None, gt=0)
+    """Only low, low + step, low + 2 step, ... Default: continuous, or every integer."""
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.high is not None and self.low > self.high:
+            raise ValueError(f"low = {self.low:g} is above high = {self.high:g}; exchange them")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low = {self.low:g} has no logarithm; use a positive low or leave out log")
+        if self.log and self.step is not None:
+            raise ValueError("log and step exclude each other; leave one out")
+        return self
+
+
+def _read_axis(axis: object) -> object:
+    """A table is a range, a list is choices: said here, for a union would tell why it is neither of the two."""
+    if isinstance(axis, dict):
+        try:
+            return Range.model_validate(axis)
+        except ValidationError as error:
+            problems = [describe_problem(Range, problem).strip() for problem in error.errors()]
+            raise ValueError("\n    ".join(problems).removeprefix("Range: ")) from None
+    if isinstance(axis, list | tuple):
+        return tuple(_read_value(value) for value in axis)
+    if not isinstance(axis, Range):
+        raise ValueError(f"{axis!r} is no axis; write a range, {{ low = 0.1, high = 0.5 }}, or a list of choices")
+    return axis
+
+
+Axis = Annotated[Range | tuple[Value, ...], BeforeValidator(_read_axis)]
+"""One setting's part of the space."""
+
+
+def axis_problems(key: str, axis: Axis, train: TrainConfig | None, *, limited: bool) -> Iterator[str]:
+    """What is wrong with sampling ``key`` from ``axis``, given the fixed recipe, where that is valid.
+
+    ``limited``: whether [limit] names something for a width without an upper end to fit.
+    """
+    if key not in SAMPLED:
+        yield f"cannot be sampled; {nearest(key, SAMPLED)}"
+        return
+    if isinstance(axis, Range):
+        kind = annotation_of(key)
+        if kind not in (int, float):
+            yield f'is no number; list its choices, for example {key} = ["...", "..."]'
+            return
+        if kind is int and axis.step is not None and axis.step % 1:
+            yield f"step = {axis.step:g}: {key} is a whole number; use a whole step"
+        if axis.high is None and key != "width_mult":
+            yield "high is missing (only width_mult has one by itself: the widest that fits)"
+        elif axis.high is None and not limited:
+            yield "high is missing, and [limit] names nothing for it to fit; give one of the two"
+        values: list[Value] = [axis.low] if axis.high is None else [axis.low, axis.high]
+    else:
+        values = list(axis)
+        if len(values) == 0 or len(set(values)) < len(values):
+            yield f"{values}: list at least one choice, each once"
+        if key == "width_mult":
+            yield "give a range, { low = 0.5 }; its upper end is the widest that fits"
+            return
+    if train is not None:
+        for value in values:
+            yield from _refusals(train, key, value)
+
+
+def recipe_problems(key: str, value: Value, above: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with ``key = value`` in a known recipe; nothing is where the space itself is wrong."""
+    space: dict[str, Axis] | None = above.get("space")
+    if space is None:
+        return
+    axis = space.get(key)
+    if axis is None:
+        yield f"is not in the space; {nearest(key, space)}"
+    elif not isinstance(axis, Range):
+        if value not in axis:
+            yield f"{value!r} is not among the space's {list(axis)}"
+    elif isinstance(value, str) or value < axis.low or (axis.high is not None and value > axis.high):
+        high = "the widest that fits" if axis.high is None else f"{axis.high:g}"
+        yield f"{value} is outside the space, {axis.low:g} to {high}"
+    elif axis.step is not None and (Decimal(str(value)) - Decimal(str(axis.low))) % Decimal(str(axis.step)):
+        yield f"{value} is not on the space's steps, {axis.low:g} + n x {axis.step:g}"
+    elif "train" in above:
+        yield from _refusals(above["train"], key, value)
+
+
+def _refusals(train: TrainConfig, key: str, value: Value) -> list[str]:
+    """What TrainConfig has against ``key = value``, given the fixed recipe."""
+    integral = isinstance(value, float) and annotation_of(key) is int and value == int(value)
+    values = train.model_dump()
+    assign(values, key, int(value) if integral else value)
+    try:
+        validate(TrainConfig, values, "")
+    except ConfigError as error:
+        return [line.strip().removeprefix(f"{key} = ") for line in str(error).splitlines()[1:]]
+    return []
+
+
+def values_of(key: str, train: TrainConfig, space: dict[str, Axis] | None) -> tuple[object, ...]:
+    """What a setting can be in a study: its choices, or the fixed value."""
+    axis = (space or {}).get(key)
+    return axis if isinstance(axis, tuple) else (getattr(train, key),)
+
+
+def annotation_of(key: str) -> Any:
+    """The type of a setting, dotted where it is one of a table."""
+    if key == "sam.rho":
+        return Sam.model_fields["rho"].annotation
+    return TrainConfig.model_fields[key].annotation
+
+
+def assign(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a setting, dotted where it is one of a table, among those of [train]."""
+    table, dot, name = key.partition(".")
+    if dot:
+        values[table] = (values[table] or {}) | {name: value}
+    else:
+        values[key] = value
