@@ -143,11 +143,12 @@ def storage_errors(url: URL) -> Iterator[None]:
         for secret in (url.password, *(value for key, value in url.query.items() if _secret(key))):
             if secret:
                 reason = reason.replace(str(secret), "***")
-        cure = (
-            "check that it is a database file, and that you may write to it and its folder"
-            if sqlite_file(url)
-            else "check host, port, user and password, and that the server runs"
-        )
+        if sqlite_file(url) is None:
+            cure = "check host, port, user and password, and that the server runs"
+        elif "is locked" in reason:
+            cure = f"another program has held it for {SQLITE_BUSY_SECONDS} s; close that, then go on"
+        else:
+            cure = "check that it is a database file, and that you may write to it and its folder"
         raise StorageError(f"database {hidden(url)}: {reason}; {cure}") from None
 
 

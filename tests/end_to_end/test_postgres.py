@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import tempfile
+import time
+import urllib.parse
+import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,12 +20,15 @@ from typing import Any
 import optuna
 import psutil
 import pytest
-from desk import STEADY, Answer, Desk, open_database
+import sqlalchemy
+from desk import STEADY, Answer, Desk, Running, open_database
 from optuna.trial import FrozenTrial, TrialState
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow, pytest.mark.timeout(500)]
 
 CANARY = "canary-4711"
+
+AWAY_SECONDS = 61
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,11 @@ class Server:
 
     def end_connections(self) -> None:
         self.server.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'bob';")
+
+    def kill_a_backend(self) -> None:
+        """kill -9 of one process of the server, upon which it ends the others and recovers by itself."""
+        answer = self.server.psql("SELECT pid FROM pg_stat_activity WHERE usename = 'bob' LIMIT 1;")
+        os.kill(int(next(word for word in answer.split() if word.isdigit())), signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +98,10 @@ class Searched:
     last: Answer
     trials: list[FrozenTrial]
     seen_by_others: str
-    """Command lines of the coordinator and its worker, and the worker's environment."""
+    """Command lines of the coordinator and all its processes, the worker's environment, the dashboard's answers."""
+    processes: list[str]
+    stored: str
+    """All that the database holds."""
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +116,12 @@ def searched(url: str, fresh_desk: Callable[[str], Desk]) -> Iterator[Searched]:
 def _search(desk: Desk, url: str) -> Searched:
     desk.write("steady.toml", STEADY)
     command = ("launch", "steady.toml", "--gpus", "cpu", "--trials", 2)
-    running = desk.start(*command, "--storage", url)
+    running = desk.start(*command, "--storage", url, "--dashboard")
     running.until(desk.checkpoint("steady", 0).exists)
     coordinator, (worker,) = psutil.Process(running.process.pid), running.workers()
     worker.suspend()  # so that the trial is still running whenever the others come
-    seen = [*coordinator.cmdline(), *worker.cmdline(), *worker.environ().values()]
+    processes = [" ".join(process.cmdline()) for process in (coordinator, *coordinator.children(recursive=True))]
+    seen = [*processes, *worker.environ().values(), *_dashboard(running)]
     second = desk.search(*command, SEARCH_STORAGE=url)
     status = desk.search("status", "--json", SEARCH_STORAGE=url)
     coordinator.kill()
@@ -112,7 +129,24 @@ def _search(desk: Desk, url: str) -> Searched:
     running.wait()
     killed_at = _trials(url)
     last = desk.search(*command, SEARCH_STORAGE=url)
-    return Searched(desk, killed_at, second, status, last, _trials(url), "\n".join(seen))
+    return Searched(
+        desk, killed_at, second, status, last, _trials(url), "\n".join(seen), processes, "\n".join(_rows(url))
+    )
+
+
+def _dashboard(running: Running) -> Iterator[str]:
+    """What a browser is given of the study, once the dashboard has started."""
+    address = running.out.read_text().partition("dashboard: ")[2].split()[0]
+    for path in ("api/studies", "api/studies/1", "dashboard"):
+        with urllib.request.urlopen(urllib.parse.urljoin(address, path), timeout=60) as answer:
+            yield answer.read().decode()
+
+
+def _rows(url: str) -> Iterator[str]:
+    """Every row of every table, as text."""
+    with open_database(url) as storage, storage.engine.connect() as connection:
+        for table in sqlalchemy.inspect(storage.engine).get_table_names():
+            yield from connection.execute(sqlalchemy.text(f'SELECT t::text FROM "{table}" t')).scalars()
 
 
 def _trials(url: str, study: str = "steady") -> list[FrozenTrial]:
@@ -146,10 +180,14 @@ def test_a_killed_coordinators_lock_is_free_and_its_trial_goes_on(searched: Sear
     assert before.intermediate_values.items() <= searched.trials[0].intermediate_values.items()
 
 
-def test_the_password_is_in_no_output_no_process_list_and_no_file(searched: Searched) -> None:
+def test_the_password_is_in_no_output_process_list_page_database_or_file(searched: Searched) -> None:
     for answer in (searched.second, searched.status, searched.last):
         assert CANARY not in answer.out + answer.err
+    assert [part for part in ("search.worker", "search.dashboard") if part not in "".join(searched.processes)] == []
+    assert '"study_name": "steady"' in searched.seen_by_others
     assert CANARY not in searched.seen_by_others
+    assert "resnet10t" in searched.stored
+    assert CANARY not in searched.stored
     files = [path for path in searched.desk.folder.rglob("*") if path.is_file()]
     assert [path.name for path in files if CANARY.encode() in path.read_bytes()] == []
 
@@ -174,7 +212,10 @@ def test_a_database_that_the_server_does_not_have(searched: Searched, url: str) 
 
 @dataclass(frozen=True)
 class Disturbed:
-    """Six trials, while connections are ended, the server is restarted twice, and is away for a while."""
+    """Six trials, while the server ends connections, is restarted, crashes twice, and is away for over a minute.
+
+    In the last three trials the coordinator and a worker are killed as well.
+    """
 
     first: Answer
     last: Answer
@@ -200,12 +241,12 @@ def _disturb(desk: Desk, server: Server) -> Disturbed:
     running = desk.start(*command, **storage)
 
     @contextmanager
-    def held_in(trial: int) -> Iterator[None]:
+    def held_in(trial: int) -> Iterator[psutil.Process]:
         """The worker stands still after the trial's first epoch, so that it does not run away meanwhile."""
         running.until(desk.checkpoint("disturbed", trial).exists)
         (worker,) = running.workers()
         worker.suspend()
-        yield
+        yield worker
         worker.resume()
 
     with held_in(0):
@@ -219,13 +260,18 @@ def _disturb(desk: Desk, server: Server) -> Disturbed:
         server.start()
     with held_in(3):
         server.stop("fast")
-        before = desk.checkpoint("disturbed", 3).stat().st_mtime
+        away, before = time.monotonic(), desk.checkpoint("disturbed", 3).stat().st_mtime
     running.until(lambda: desk.checkpoint("disturbed", 3).stat().st_mtime > before)
+    running.until(lambda: time.monotonic() - away > AWAY_SECONDS)
     server.start()
     with held_in(4):
         running.process.kill()
     first = running.wait()
-    last = desk.search(*command, **storage)
+    running = desk.start(*command, **storage)
+    with held_in(5) as worker:
+        server.kill_a_backend()
+        worker.kill()
+    last = running.wait()
     trials = _trials(server.url, "disturbed")
     replay = desk.search("replay", "disturbed", "--json")
     return Disturbed(first, last, second_launch, trials, replay)
@@ -234,7 +280,10 @@ def _disturb(desk: Desk, server: Server) -> Disturbed:
 def test_a_server_that_comes_and_goes_costs_nothing(disturbed: Disturbed, uninterrupted: list[FrozenTrial]) -> None:
     assert disturbed.last.code == 0, disturbed.first.err + disturbed.last.err
     assert "the database cannot be reached; training goes on" in disturbed.first.out
-    assert "the database is back after" in disturbed.first.out
+    away = re.findall(r"the database is back after (.*)", disturbed.first.out)
+    assert any(re.match(r"[6-9]\d s|\d+ min", words) for words in away), away
+    assert "the database is back after" in disturbed.last.out, "a killed backend takes the others along"
+    assert "worker cpu ended with signal 9; trial 5 goes on from its last epoch" in disturbed.last.out
     assert [trial.number for trial in disturbed.trials] == list(range(6))
     assert {trial.state for trial in disturbed.trials} == {TrialState.COMPLETE}
     assert [trial.params for trial in disturbed.trials] == [trial.params for trial in uninterrupted]

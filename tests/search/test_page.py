@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+import psutil
 import pytest
 from optuna.artifacts import get_all_artifact_meta
 from optuna.distributions import FloatDistribution
@@ -38,6 +39,7 @@ from search.storage import open_storage, parse_url
 from search.study import open_study
 from studies import Confirm, StudySpec
 
+CANARY = "canary-4711"
 FACTS = [("pictures", "1,222 train, 216 val"), ("widest that fits", "width_mult 0.23242")]
 SPACE = {"lr": FloatDistribution(1e-3, 2e-2, log=True)}
 
@@ -103,6 +105,24 @@ def storage(runs: Runs) -> RDBStorage:
 def study(spec: StudySpec, storage: RDBStorage) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return open_study(spec, storage, "0" * 64)
+
+
+def test_the_process_that_draws_is_told_the_password_where_nobody_sees_it(
+    spec: StudySpec, study: optuna.Study, storage: RDBStorage, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FIRST_SECONDS", 0)
+    url = parse_url(f"postgresql+psycopg://me:{CANARY}@127.0.0.1:1/db")
+    page, snapshot = StudyPage(spec, FACTS, storage, url, runs), seen(spec, study)
+    page.watch(snapshot)
+    (process,) = psutil.Process().children()
+    assert "search.page" in process.cmdline()
+    assert CANARY not in " ".join(process.cmdline())
+    process.wait(60)  # until it has found that no server is there
+    with pytest.raises(RuntimeError, match="cannot be drawn; see") as raised:
+        page.watch(snapshot)
+    log = runs.page_log(spec.name).read_text()
+    assert "refused" in log
+    assert CANARY not in log + str(raised.value)
 
 
 def page_of(spec: StudySpec, storage: RDBStorage, runs: Runs) -> StudyPage:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import sqlite3
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import optuna
@@ -14,6 +17,7 @@ from needed import postgres
 from optuna.storages import RDBStorage
 from sqlalchemy import URL
 
+import search.storage
 from search.errors import StorageError
 from search.storage import hidden, open_storage, parse_url, storage_errors
 
@@ -159,6 +163,54 @@ def test_a_file_where_a_folder_should_be_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     with pytest.raises(StorageError, match="check that you may write to its folder"):
         open_storage(parse_url(f"sqlite:///{tmp_path}/runs/search.db"), create=True)
+
+
+def test_a_file_that_another_program_holds_is_an_error_that_says_so(url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search.storage, "SQLITE_BUSY_SECONDS", 0.1)
+    with opened(url):
+        pass
+    with closing(sqlite3.connect(str(url.database), isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StorageError, match=r"database is locked; another program has held it for 0\.1 s; close"):
+            open_storage(url)
+        other.execute("COMMIT")
+    with opened(url) as storage:
+        assert storage.get_all_studies() == []
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder that others may enter; pytest's may only its owner."""
+    with tempfile.TemporaryDirectory(prefix="featherweight-") as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """As a user to whom nothing belongs, where tests run as root, who may write to anything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize(
+    ("what", "mode"), [("search.db", 0o444), (".", 0o555)], ids=["the file", "the folder with all in it"]
+)
+def test_a_file_that_may_only_be_read_is_an_error_that_says_so(shared_folder: Path, what: str, mode: int) -> None:
+    url = parse_url(f"sqlite:///{shared_folder}/search.db")
+    with without_rights(), opened(url) as storage:
+        optuna.create_study(storage=storage, study_name="one")
+    (shared_folder / what).chmod(mode)
+    before = (shared_folder / "search.db").read_bytes()
+    with without_rights(), pytest.raises(StorageError, match=r"(readonly|denied).*; check .* that you may write to"):
+        open_storage(url)
+    assert (shared_folder / "search.db").read_bytes() == before
 
 
 def test_what_the_database_raises_later_is_one_sentence_too(url: URL) -> None:
