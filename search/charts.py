@@ -44,6 +44,9 @@ TOP = 10
 
 SLICES_PER_ROW = 3
 
+SIZES = {"num_params": "parameters", "macs": "multiply-adds"}
+"""The attributes that hold a model's size, in words."""
+
 
 def optimization_history(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
     """Accuracy of each trial over their numbers, and the best so far."""
@@ -226,14 +229,13 @@ def importance_bars(importances: Mapping[str, float]) -> go.Figure:
     return figure.update_xaxes(visible=False, range=[0, 1.12 * max(importances.values(), default=1)])
 
 
-def accuracy_against_size(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
-    """Completed trials over their parameters (multiply-adds where only those are limited), with the frontier."""
-    key = size_key(spec)
+def accuracy_against_size(trials: Sequence[FrozenTrial], spec: StudySpec, key: str = "num_params") -> go.Figure:
+    """Completed trials over their size, with the frontier; ``key`` is the attribute with the size."""
     complete = [trial for trial in ranked(trials, spec.limit) if key in trial.user_attrs]
     floor, _ = accuracy_range(complete)
     frontier = [trial for trial in frontier_of(complete, key) if trial.values[0] > floor]
     figure = new_figure(340)
-    words = {"num_params": "parameters", "macs": "multiply-adds"}[key]
+    words = SIZES[key]
     figure.add_scatter(
         x=[trial.user_attrs[key] for trial in complete],
         y=[max(floor, trial.values[0]) for trial in complete],
@@ -335,9 +337,12 @@ def frontier_of(complete: Sequence[FrozenTrial], key: str) -> list[FrozenTrial]:
     return frontier
 
 
-def size_key(spec: StudySpec) -> str:
-    """The attribute with the size that the study limits: parameters, or multiply-adds where only those are limited."""
-    return "macs" if spec.limit.macs is not None and spec.limit.params is None else "num_params"
+def size_keys(spec: StudySpec) -> list[str]:
+    """The attributes with the sizes that matter: what the study limits, the parameters first; where it compares models,
+    both.
+    """
+    limited = {"num_params": spec.limit.params, "macs": spec.limit.macs}
+    return [key for key, limit in limited.items() if limit is not None or "model" in spec.space] or ["num_params"]
 
 
 def _fits(axis: BaseDistribution, value: Any) -> bool:

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.chart_style import accuracy_range
 from search.charts import (
+    SIZES,
     TOP,
     accuracy_against_size,
     frontier_of,
@@ -17,7 +18,7 @@ from search.charts import (
     learning_curves,
     optimization_history,
     parallel_coordinates,
-    size_key,
+    size_keys,
     slices,
     time_by_outcome,
     timeline,
@@ -89,12 +90,15 @@ def study_pictures(
             f"that was searched (fANOVA, {len(complete)} trials)."
         )
         pictures.append(Picture("importance", "Which settings mattered", caption, importance_bars(importances)))
-    if len({trial.user_attrs.get(size_key(spec)) for trial in complete} - {None}) > 1:
-        caption = (
-            "Completed trials. The line is the frontier, the best accuracy found with a model of at most that size; "
-            f"its trials are numbered.{below}"
-        )
-        pictures.append(Picture("size", "Accuracy against size", caption, accuracy_against_size(trials, spec)))
+    for number, key in enumerate(size_keys(spec)):
+        if len({trial.user_attrs.get(key) for trial in complete} - {None}) > 1:
+            caption = (
+                "Completed trials. The line is the frontier, the best accuracy found with a model of at most that "
+                f"size; its trials are numbered.{below}"
+            )
+            title = f"Accuracy against {SIZES[key]}"
+            name = "size" if number == 0 else f"size-{key}"
+            pictures.append(Picture(name, title, caption, accuracy_against_size(trials, spec, key)))
     if any(view.seconds for view in views):
         caption = "Training time of all finished trials by their outcome, summed over the workers."
         pictures.append(Picture("time", "Where the time went", caption, time_by_outcome(trials)))
@@ -123,13 +127,13 @@ def page_pictures(
         spec: what the study searches.
         importances: as ``setting_importances`` gives them.
     """
-    complete, key = ranked(trials, spec.limit), size_key(spec)
+    complete, key = ranked(trials, spec.limit), size_keys(spec)[0]
     sized = [trial for trial in complete if key in trial.user_attrs]
     points = {trial.number: trial for trial in [*sized[:PAGE_TRIALS], *frontier_of(sized, key)]}
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED][-PAGE_PRUNED:]
     pictures = []
     if points:
-        figure = accuracy_against_size(list(points.values()), spec)
+        figure = accuracy_against_size(list(points.values()), spec, key)
         pictures.append(Picture("size", "Accuracy against size, with the frontier", "", figure))
     if complete or pruned:
         figure = learning_curves([*complete[:TOP], *pruned], spec)

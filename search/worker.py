@@ -150,7 +150,8 @@ def _leave_confusion(trial: int, checkpoint: Path, config: Any, data: Any, devic
         return
     net = build_model(config, len(data.class_names), *data.images.shape[2:])
     net.load_state_dict(saved.weights)
-    logits = predict_logits(device.place(net).eval(), data, "val", device)
+    with device.autocast(config):  # as the trial's own value was found
+        logits = predict_logits(device.place(net).eval(), data, "val", device)
     confusion = measure(logits, data.labels[data.splits["val"]]).confusion
     with contextlib.suppress(OSError):  # a picture is not worth a trial
         np.savez(checkpoint.with_name("confusion.npz"), trial=trial, confusion=confusion, names=data.class_names)

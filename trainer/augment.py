@@ -81,7 +81,11 @@ class Batch:
     """Weight of ``labels``; the rest is that of ``other_labels``."""
 
     def parts(self, number: int) -> list[Batch]:
-        """The batch in so many parts, which differ in length by one at most."""
+        """The batch in so many parts, which differ in length by one at most.
+
+        Fewer where a part would hold a single picture, of which batch norm after a pooling to 1x1 knows no variance.
+        """
+        number = max(1, min(number, len(self.labels) // 2))
         if number == 1:
             return [self]
         others = self.other_labels
@@ -93,7 +97,6 @@ class Batch:
                 [None] * number if others is None else others.tensor_split(number),
                 strict=True,
             )
-            if len(labels)
         ]
 
 
@@ -337,7 +340,10 @@ def _build_step(entry: str | dict[str, Any]) -> Callable[[Pictures, int], Sequen
 
     def apply(pictures: Pictures, seed: int) -> Sequence[Pictures]:
         compose.set_random_seed(seed)
-        return [compose(image=picture)["image"] for picture in pictures]
+        try:
+            return [compose(image=picture)["image"] for picture in pictures]
+        except (TypeError, ValueError) as error:  # one that wants colours, of gray pictures
+            raise ConfigError(f"augment: {name} refuses these pictures: {error}") from error
 
     return apply
 
@@ -351,10 +357,13 @@ def _torchvision_step(name: str, arguments: dict[str, Any]) -> Callable[[Picture
         raise ConfigError(f"augment: {name} refuses {arguments}: {error}") from error
 
     def apply(pictures: Pictures, seed: int) -> Sequence[Pictures]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        torch.default_generator.manual_seed(seed)  # of the CPU alone: dropout on a GPU goes on undisturbed
+        try:
             images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
             return [transform(image).permute(1, 2, 0).numpy() for image in images]
+        finally:
+            torch.set_rng_state(before)
 
     return apply
 

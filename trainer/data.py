@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -176,6 +177,11 @@ def _dataset(config: DataConfig, cache: Cache) -> Dataset:
     labels = np.array([label_of[name] for name in cache.classes], dtype=np.int64)
     split_of = np.array(_draw_splits(config, cache))
     splits = {split: np.flatnonzero(split_of == split) for split in ("train", "val", "test")}
+    if lost := sorted(set(range(len(class_names))) - set(labels[splits["train"]].tolist())):
+        raise DataError(
+            f"{cache.root}: with stratified = false no training picture is left of {class_names[lost[0]]}"
+            f"{f' and {len(lost) - 1} more' if lost[1:] else ''}; use stratified = true, or another split_seed"
+        )
     for array in (labels, *splits.values()):
         array.flags.writeable = False
     mean, std = _channel_statistics(config, cache, splits["train"])
@@ -204,17 +210,21 @@ def _channel_statistics(
             return IMAGENET_MEAN, IMAGENET_STD
         return (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
     file = cache.path / f"statistics-{hashlib.sha256(train.tobytes()).hexdigest()[:12]}.json"
-    if not file.exists():
+    if file.exists():
+        mean, std = json.loads(file.read_text())
+    else:
         chosen = train[:: -(-len(train) // STATISTICS_PICTURES)]
         sums = np.zeros((2, config.channels))
         for index in chosen:
             pixels = cache.images[index].reshape(-1, config.channels) / 255
             sums += pixels.mean(axis=0), (pixels**2).mean(axis=0)
-        mean, squares = sums / len(chosen)
+        mean, squares = (sums / len(chosen)).tolist()
+        # At least one of 255 levels: a channel that never changes must not be divided by nothing.
+        std = [max(1 / 255, max(0.0, square - m * m) ** 0.5) for m, square in zip(mean, squares, strict=True)]
         partial_file = file.with_suffix(f".{os.getpid()}")
-        partial_file.write_text(json.dumps([mean.tolist(), np.sqrt(squares - mean**2).tolist()]))
-        partial_file.replace(file)
-    mean, std = json.loads(file.read_text())
+        with contextlib.suppress(OSError):  # a finished cache may lie where nobody may write
+            partial_file.write_text(json.dumps([mean, std]))
+            partial_file.replace(file)
     return tuple(mean), tuple(std)
 
 
@@ -235,7 +245,7 @@ def _find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int]
     if len(in_train) < 2:
         found = f"one class, {next(iter(in_train))}," if in_train else "no class"
         problems.append(f"{found} to train on, and a classifier needs two; expected is {EXPECTED_LAYOUT}")
-    if "val" not in cache.own_splits:
+    if "val" not in cache.own_splits and config.stratified:
         problems += [
             f"{name}: one training picture, so none is left for validation; add some or remove the class"
             for name in sorted(in_train)

@@ -138,7 +138,7 @@ class Device:
                 f"fp32: {'this GPU has no bf16' if self.kind == 'cuda' else 'CPUs run bf16 at a tenth of the speed'}"
             )
         layout = "channels last: 1.2 to 1.3 times faster on CPUs with AVX2, and what tensor cores want"
-        if config.model.startswith("rexnet"):
+        if config.model.startswith("rexnet_"):
             layout += "; ReXNet's channels zero-padded to multiples of 8, for the same units"
         fused = config.optimizer in FUSED
         optimizer = f"{config.optimizer}, {'fused' if fused else 'not fused: torch has no such kernel'}"
@@ -210,6 +210,12 @@ def open_device(kind: str = "cpu", num_threads: int | None = None) -> Device:
     cv2.setNumThreads(threads)  # else each worker takes a thread per core of the machine
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
+    if kind == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # "fp32" is fp32; bf16 autocast is not touched by it
+        # The backward passes of the others differ in their last bits from run to run; plain attention's does not.
+        torch.backends.cuda.enable_flash_sdp(False)
+        torch.backends.cuda.enable_mem_efficient_sdp(False)
+        torch.backends.cuda.enable_cudnn_sdp(False)
     if sys.platform == "linux":
         # Activations of a few MB would otherwise be mapped and unmapped at every step: 11,000 to 48,000 page
         # faults, 10 to 20 % of a step at 64 and 128 px.

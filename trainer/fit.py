@@ -22,7 +22,15 @@ from trainer.errors import CheckpointError, DivergedError
 from trainer.evaluate import measure, predict_logits
 from trainer.loader import Loader
 from trainer.models import build_model
-from trainer.optim import Ascent, WeightAverage, build_loss, build_optimizer, learning_rate, limit_gradient
+from trainer.optim import (
+    Ascent,
+    WeightAverage,
+    build_loss,
+    build_optimizer,
+    learning_rate,
+    limit_gradient,
+    load_state,
+)
 from trainer.padding import Padding
 
 
@@ -72,7 +80,7 @@ def fit(
                 f"{checkpoint} belongs to another candidate or other pictures; remove it or rename it"
             )
         model.load_state_dict(padding.padded(resumed.model))
-        optimizer.load_state_dict(padding.padded_optimizer(optimizer, resumed.optimizer))
+        load_state(optimizer, padding.padded_optimizer(optimizer, resumed.optimizer))
         if average is not None and resumed.ema is not None:
             average.model.load_state_dict(padding.padded(resumed.ema))
         torch.set_num_threads(resumed.num_threads)

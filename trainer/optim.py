@@ -25,9 +25,23 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
     """
     adaptive = config.optimizer in ("adam", "adamw", "nadam")
     extra: dict[str, Any] = {"betas": (config.momentum, 0.999)} if adaptive else {"momentum": config.momentum}
+    if config.optimizer == "sgd":
+        extra["nesterov"] = config.momentum > 0  # timm's choice, which torch refuses without momentum
     if config.optimizer in FUSED:
         extra["fused"] = True
     return create_optimizer_v2(model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, **extra)
+
+
+def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimizer's state, each tensor where the optimizer had put it.
+
+    Torch moves all of it but ``step`` to the parameters' device; NAdam's ``mu_product`` belongs on the host, where each
+    step reads it twice for every parameter: from a GPU that would be hundreds of waits.
+    """
+    optimizer.load_state_dict(state)
+    for entry in optimizer.state.values():
+        if "mu_product" in entry:
+            entry["mu_product"] = entry["mu_product"].cpu()
 
 
 def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, val_losses: Sequence[float] = ()) -> float:
@@ -138,12 +152,13 @@ class WeightAverage:
         pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
         self.averages = [average for average, _ in pairs if average.is_floating_point()]
         self.current = [tensor for _, tensor in pairs if tensor.is_floating_point()]
-        self.counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+        counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self.counts, self.current_counts = [pair[0] for pair in counts], [pair[1] for pair in counts]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after optimizer step ``step``, from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))  # else a short training's average is mostly its random start
         torch._foreach_lerp_(self.averages, self.current, 1 - decay)
-        for average, current in self.counts:
-            average.copy_(current)
+        if self.counts:
+            torch._foreach_copy_(self.counts, self.current_counts)
