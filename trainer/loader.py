@@ -7,8 +7,10 @@ step itself.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,6 +25,10 @@ from trainer.device import Device
 
 Item = tuple[int, int, NDArray[np.int64]]
 """Epoch, batch number, indices of its pictures; epoch 0 stands for "not augmented"."""
+
+
+READ_AHEAD = 2
+"""Batches that are asked for before they are due: a disk that is asked for one picture at a time is mostly idle."""
 
 
 class Loader:
@@ -59,8 +65,15 @@ class Loader:
             for _, _, indices in self.items:
                 yield self.resident[self.device.copy(indices)]
         else:
-            made = self.loader if self.loader is not None else (self.batches[item] for item in self.items)
-            yield from self.device.ahead(pictures.numpy() for pictures in made)
+            yield from self.device.ahead(pictures.numpy() for pictures in self._made())
+
+    def _made(self) -> Iterator[torch.Tensor]:
+        made = iter(self.loader if self.loader is not None else (self.batches[item] for item in self.items))
+        for number in range(-READ_AHEAD, len(self.items)):
+            if number + READ_AHEAD < len(self.items):
+                self.batches.will_need(self.items[number + READ_AHEAD])
+            if number >= 0:
+                yield next(made)
 
 
 class _Batches(TorchDataset[torch.Tensor]):
@@ -75,6 +88,17 @@ class _Batches(TorchDataset[torch.Tensor]):
         if epoch:
             pictures = self.augmentation(pictures, self.seed, epoch, number + 1)
         return torch.from_numpy(pictures)
+
+    def will_need(self, item: Item) -> None:
+        """Let the system read what a batch lacks in memory, all of it at once, while others are trained on."""
+        if not isinstance(self.images, np.memmap):
+            return
+        mapped: Any = self.images.base
+        size = self.images.strides[0]
+        first = self.images.offset % mmap.ALLOCATIONGRANULARITY  # of the pictures, in what is mapped
+        for start in (first + item[2] * size).tolist():
+            page = start - start % mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_WILLNEED, page, start + size - page)
 
     def __reduce__(self) -> tuple[object, ...]:
         assert isinstance(self.images, np.memmap)
