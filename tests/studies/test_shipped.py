@@ -99,3 +99,19 @@ def test_the_template_shows_every_field_of_every_section_with_its_default() -> N
 def test_the_template_names_every_field_of_an_axis() -> None:
     (line,) = (line for line in studies.template().splitlines() if line.startswith("[space]"))
     assert re.findall(r"\w+", line.partition("{")[2].partition("}")[0]) == list(Range.model_fields)
+
+
+def test_no_contest_study_inherits_a_weight_decay_that_its_team_never_named() -> None:
+    """The default is AdamW's; coupled with SGD or RMSprop, or a hundred times as strong, it is another recipe."""
+    for name in (name for name in studies.names() if name.startswith("contest/")):
+        spec = studies.load(name)
+        assert "weight_decay" in spec.train.model_fields_set | set(spec.space), name
+
+
+def test_pictures_are_resized_and_cropped_and_split_in_every_way_in_some_shipped_study() -> None:
+    data = [studies.load(name).data for name in studies.names()]
+    assert any(one.crop_pct < 1 for one in data)
+    assert {one.stratified for one in data} == {False, True}
+    assert {one.normalize for one in data} == {"dataset", "imagenet"}
+    assert {one.channels for one in data} == {1, 3}
+    assert 64 in {one.image_size for one in data}

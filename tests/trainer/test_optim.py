@@ -84,6 +84,16 @@ def test_adamw_and_sgd_are_fused_and_take_their_settings() -> None:
     assert sgd.defaults["nesterov"] is True
 
 
+def test_sgd_without_momentum_is_plain_sgd() -> None:
+    model = torch.nn.Linear(3, 2)
+    optimizer = build_optimizer(TrainConfig(optimizer="sgd", lr=0.5, weight_decay=0.0, momentum=0.0), model)
+    before = model.weight.detach().clone()
+    for _ in range(2):
+        model.weight.grad = torch.ones_like(model.weight)
+        optimizer.step()
+    assert torch.allclose(model.weight, before - 2 * 0.5)
+
+
 def test_decay_of_adamw_is_decoupled_and_that_of_sgd_is_part_of_the_gradient() -> None:
     """Without a gradient AdamW still shrinks a weight by lr * decay, and Nesterov SGD by that (1 + momentum) times."""
     for name, shrunk in (("adamw", 1 - 0.1 * 0.5), ("sgd", 1 - 0.1 * 0.5 * 1.9)):
