@@ -5,29 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import optuna
 import pytest
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from scripted import EPOCHS, Bench, ScriptedPool, epoch, failed, spec_of, started, states, trains
-from sqlalchemy.exc import OperationalError
 
-import search.backlog
 import search.journal
 import search.trials
 from search.errors import TrainingFailed
-from search.findings import ranked
-from search.journal import read_journal, replay
 from search.pools.local import Exit, Message
-from studies import Limit
 
 RETRIES = 2
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
 
 
 @pytest.mark.parametrize("workers", [1, 3, 20])
@@ -309,69 +297,6 @@ def test_a_pruned_trial_is_decided_again_when_the_kill_came_before_the_decision(
     assert (decided.state, list(decided.intermediate_values)) == (TrialState.PRUNED, [1])
 
 
-def worse(assignment: Message, _times: int) -> Iterator[Message | Exit]:
-    """Trial 0 is good, the others are not, and train on unless they are stopped."""
-    trial = assignment["trial"]
-    yield started(trial)
-    for number in range(1, EPOCHS + 1):
-        yield epoch(trial, number, 0.9 - 0.2 * trial)
-
-
-class Killed(BaseException):
-    """Nothing of the coordinator survives it but the database and the journal."""
-
-
-@pytest.mark.parametrize(
-    ("pruner", "kill"),
-    [
-        ("successive_halving", "no"),
-        ("successive_halving", "before the journal"),
-        ("successive_halving", "after the journal"),
-        ("hyperband", "before the journal"),
-    ],
-)
-def test_a_decision_to_prune_outlives_a_database_that_goes_away_and_a_kill(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, pruner: str, kill: str
-) -> None:
-    """Successive halving notes the rung before it answers; asked again it would keep the trial."""
-    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
-    spec = spec_of(pruner=pruner, trials=2)
-    coordinator = bench.coordinator(ScriptedPool(worse), spec)
-    study, prune, failures = coordinator.trials.study, coordinator.trials.study.pruner.prune, []
-
-    def fails_once(what: str, *decision: bool) -> None:
-        if (what, *decision) in failures or (decision and not decision[0]):
-            return
-        failures.append((what, *decision))
-        raise Killed if kill != "no" else OperationalError("", None, Exception("the server is gone"))
-
-    def asked(*arguments: Any) -> bool:
-        decision = prune(*arguments)
-        if kill != "after the journal":
-            fails_once("prune", decision)
-        return decision
-
-    def told(*arguments: Any) -> FrozenTrial:
-        if arguments[2] == TrialState.PRUNED:
-            fails_once("tell")
-        return tell(*arguments)
-
-    tell = study.tell
-    monkeypatch.setattr(study.pruner, "prune", asked)
-    monkeypatch.setattr(study, "tell", told)
-    if kill == "no":
-        assert coordinator.run() is True
-        assert len(failures) == 2
-    else:
-        with pytest.raises(Killed):
-            coordinator.run()
-        coordinator = bench.coordinator(ScriptedPool(worse), spec)
-        assert coordinator.run() is True
-    trials = coordinator.trials.study.get_trials()
-    assert [(trial.state.name, trial.last_step) for trial in trials] == [("COMPLETE", 3), ("PRUNED", 1)]
-    assert replay(read_journal(coordinator.journal.path)).identical
-
-
 def test_hours_that_are_over_begin_no_trial_but_finish_those_begun(bench: Bench) -> None:
     bench.coordinator(ScriptedPool(trains)).trials.study.ask()
     pool = ScriptedPool(trains, 2)
@@ -389,18 +314,3 @@ def test_what_a_trial_kept_is_removed_when_it_has_finished(bench: Bench) -> None
 
     bench.coordinator(ScriptedPool(keeps), spec_of(trials=2)).run()
     assert list((bench.folder / "studies/scripted/trials").iterdir()) == []
-
-
-def test_the_best_trial_is_feasible_then_accurate_then_small_then_old(bench: Bench) -> None:
-    study = optuna.create_study(direction="maximize")
-    for value, size, excess in ((0.9, 500, 100), (0.8, 300, -100), (0.8, 200, -200), (0.8, 200, -200), (0.7, 10, -390)):
-        trial = study.ask()
-        trial.set_user_attr("num_params", size)
-        trial.set_constraint("params", excess)
-        study.tell(trial, value)
-    pruned = study.ask()
-    pruned.report(0.99, 1)
-    study.tell(pruned, state=TrialState.PRUNED)
-    assert [trial.number for trial in ranked(study.get_trials())] == [2, 3, 1, 4]
-    lowered = Limit(params=299)
-    assert [trial.number for trial in ranked(study.get_trials(), lowered)] == [2, 3, 4]

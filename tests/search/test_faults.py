@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-import optuna
 import pytest
 from optuna.trial import TrialState
 from scripted import Bench, ScriptedPool, epoch, failed, spec_of, started, states, trains
-from sqlalchemy.exc import OperationalError
 
-import search.backlog
-import search.storage
 from search.crew import patience
 from search.devices import WorkerDevice
-from search.errors import HeldError, StorageError, StudyChanged, TrainingFailed
-from search.journal import read_journal, replay
+from search.errors import TrainingFailed
 from search.paths import Runs
 from search.pools.local import Exit, Message
 from search.status import Snapshot
-from search.storage import open_storage, parse_url, storage_errors
+from search.storage import parse_url
 from search.study import own_study
 from studies import Faults
 from trainer.errors import DiskError
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
-
 
 # -- workers that hang
 
@@ -260,129 +246,6 @@ def test_the_oldest_checkpoints_that_nobody_trains_go_when_the_quota_is_spent(be
     assert (study / "final/new").exists()
     assert not (study / "final/old").exists()
     assert "checkpoints beyond 1e-06 GB: removed final/old" in bench.notes
-
-
-# -- the database
-
-
-def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doubled(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Somebody else holds SQLite's write lock for a second."""
-    monkeypatch.setattr(search.storage, "SQLITE_BUSY_SECONDS", 0.05)
-    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0.1)
-    problems: set[str] = set()
-    epochs_meanwhile = 0
-    blocker = sqlite3.connect(bench.folder / "search.db", isolation_level=None, timeout=30)
-    blocked = released = 0.0
-
-    def at_epoch(message: Message) -> None:
-        nonlocal blocked, epochs_meanwhile
-        epochs_meanwhile += bool(blocked and not released)
-        if message["trial"] == 3 and not blocked:
-            blocker.execute("BEGIN IMMEDIATE")
-            blocked = time.monotonic()
-
-    def watch(snapshot: Snapshot) -> None:
-        nonlocal released
-        problems.update(problem.split(";")[1] for problem in snapshot.problems)
-        if blocked and not released and time.monotonic() > blocked + 1:
-            blocker.execute("ROLLBACK")
-            released = time.monotonic()
-
-    pool = ScriptedPool(trains, 2, on_epoch=at_epoch)
-    coordinator = bench.coordinator(pool, spec_of(trials=8, pruner="successive_halving"), watch=watch)
-    assert coordinator.run() is True
-    blocker.close()
-    assert released
-    assert any("training goes on" in problem for problem in problems)
-    assert epochs_meanwhile > 1, "workers trained on without the database"
-    here = coordinator.trials.study.get_trials()
-    assert [trial.number for trial in here] == list(range(8))
-    assert all(trial.state.is_finished() for trial in here)
-    assert sorted(pool.assigned) == list(range(8)), "each is trained once"
-    assert replay(read_journal(coordinator.journal.path)).identical
-
-
-@pytest.mark.parametrize(
-    ("kind", "last", "state"), [("memory", "split_batches", "COMPLETE"), ("crash", "finish", "FAIL")]
-)
-def test_a_crash_is_in_the_journal_once_although_the_database_goes_away_while_it_is_dealt_with(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str, last: str, state: str
-) -> None:
-    def fails_once(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
-        if times == 0:
-            yield failed(assignment["trial"], kind, "MemoryError")
-        yield from trains(assignment, times)
-
-    def away_once(*arguments: Any) -> Any:
-        monkeypatch.setattr(coordinator.trials, last, there)
-        raise OperationalError("", None, Exception("the server is gone"))
-
-    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
-    coordinator = bench.coordinator(ScriptedPool(fails_once), spec_of(trials=1, faults={"retries": 0}))
-    there = getattr(coordinator.trials, last)
-    monkeypatch.setattr(coordinator.trials, last, away_once)
-    assert coordinator.run() is True
-    assert states(coordinator.trials.study) == [state]
-    assert [event["event"] for event in read_journal(coordinator.journal.path)].count("crash") == 1
-
-
-def test_a_database_that_stays_away_too_long_ends_the_search_and_the_next_launch_goes_on(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(search.storage, "SQLITE_BUSY_SECONDS", 0.05)
-    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0.05)
-    blocker = sqlite3.connect(bench.folder / "search.db", isolation_level=None, timeout=30)
-    pool = ScriptedPool(trains, on_epoch=lambda _: blocker.in_transaction or blocker.execute("BEGIN IMMEDIATE"))
-    coordinator = bench.coordinator(pool, spec_of(trials=2, faults={"storage_minutes": 0.005}))
-    url = parse_url(f"sqlite:///{bench.folder}/search.db")
-    with pytest.raises(StorageError, match="database is locked"), storage_errors(url):
-        coordinator.run()
-    blocker.close()
-    again = bench.coordinator(ScriptedPool(trains), spec_of(trials=2))
-    assert again.run() is True
-    assert states(again.trials.study) == ["COMPLETE", "COMPLETE"]
-
-
-def test_a_trial_that_a_broken_connection_left_behind_is_asked_for_again(bench: Bench) -> None:
-    coordinator = bench.coordinator(ScriptedPool(trains), spec_of(trials=3))
-    coordinator.begin()
-    coordinator.trials.study.ask()  # created, and its answer lost
-    assert coordinator.run() is True
-    assert states(coordinator.trials.study) == ["COMPLETE"] * 3
-
-
-def test_a_study_deleted_while_it_is_searched_is_noticed_although_its_name_is_there_again(bench: Bench) -> None:
-    url = parse_url(f"sqlite:///{bench.folder}/search.db")
-
-    def replaced(message: Message) -> None:
-        if message["trial"] == 1 and not gone:
-            storage = open_storage(url)
-            optuna.delete_study(study_name="scripted", storage=storage)
-            optuna.create_study(study_name="scripted", storage=storage, direction="maximize")
-            gone.append(True)
-
-    gone: list[bool] = []
-    coordinator = bench.coordinator(ScriptedPool(trains, on_epoch=replaced))
-    with pytest.raises(StudyChanged, match="study 'scripted' was deleted or replaced while it was searched"):
-        coordinator.run()
-
-
-def test_a_study_that_another_process_has_taken_over_is_written_to_no_more(bench: Bench) -> None:
-    def taken(message: Message) -> None:
-        if message["trial"] == 1:
-            taken_over.append(len(coordinator.trials.study.get_trials()[1].intermediate_values))
-
-    def still_owner() -> None:
-        if taken_over:
-            raise HeldError("scripted", "process 7")
-
-    taken_over: list[int] = []
-    coordinator = bench.coordinator(ScriptedPool(trains, on_epoch=taken), still_owner=still_owner)
-    with pytest.raises(HeldError, match="in use by process 7"):
-        coordinator.run()
-    assert len(coordinator.trials.study.get_trials()[1].intermediate_values) == taken_over[0]
 
 
 # -- stopping

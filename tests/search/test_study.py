@@ -19,7 +19,7 @@ from sqlalchemy import URL
 from search.errors import HeldError, StorageError, StudyChanged, UsageError
 from search.paths import Runs
 from search.space import distributions
-from search.storage import open_storage, parse_url
+from search.storage import open_storage
 from search.study import (
     build_pruner,
     build_sampler,
@@ -47,11 +47,6 @@ VALUES: dict[str, Any] = {
 
 def spec_of(*assignments: str) -> StudySpec:
     return StudySpec.model_validate(override(VALUES, assignments))
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> URL:
-    return parse_url(f"sqlite:///{tmp_path}/search.db")
 
 
 @pytest.fixture

@@ -1,17 +1,19 @@
-"""Models: exact counts, what a width does, and what is refused."""
+"""Models: exact counts, what a width, a depth and a growth do, and what is refused."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import timm
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from trainer.config import TrainConfig
+from trainer.config import ModelSize, TrainConfig
 from trainer.errors import ConfigError
-from trainer.models import build_model, count, has_width, model_args
+from trainer.models import build_model, count, count_params, has_width, is_stock, model_args
 
 
 def candidate(model: str, width_mult: float = 1.0, **settings: object) -> TrainConfig:
@@ -43,6 +45,19 @@ def test_the_count_is_that_of_the_model_that_is_built(config: TrainConfig) -> No
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert count(config, 7, 64).params == trainable
     assert all(parameter.device.type == "cpu" for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("model", ["rexnet_100", "rexnetr_100"])
+@pytest.mark.parametrize("settings", [{}, {"depth_mult": 1.3}, {"initial_chs": 24, "final_chs": 140}])
+def test_rexnets_closed_form_counts_what_timm_builds(model: str, settings: dict[str, Any]) -> None:
+    for width, size in zip((0.2, 0.93, 1.6), (64, 33, 7), strict=True):
+        config = TrainConfig.model_validate({"model": model, "width_mult": width, **settings})
+        built = build_model(config, 37, size, 1, device="meta").eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            built(torch.empty(1, 1, size, size, device="meta"))
+        params = sum(parameter.numel() for parameter in built.parameters())
+        assert count(config, 37, size, 1) == ModelSize(params=params, macs=counter.get_total_flops() // 2)
+        assert count_params(config, 37, size, 1) == params
 
 
 @pytest.mark.parametrize("model", ["rexnet_100", "resnet26t"])
@@ -103,6 +118,37 @@ def test_a_width_multiplies_the_channels_of_a_resnet() -> None:
     assert model_args(candidate("resnet18", 0.001), 64)["channels"] == [1, 1, 1, 1]
 
 
+def test_a_resnets_filters_grow_by_the_stated_factor() -> None:
+    config = TrainConfig(model="resnet18", growth=1.5)
+    assert model_args(config, 64)["channels"] == [64, 96, 144, 216]
+    assert is_stock(config)
+
+
+def test_an_efficientnet_of_scale_one_is_timms_and_a_wider_one_is_not() -> None:
+    stock, wide = TrainConfig(model="efficientnet_b0"), TrainConfig(model="efficientnet_b0", width_mult=1.05)
+    expected = sum(p.numel() for p in timm.create_model("efficientnet_b0", num_classes=100).parameters())
+    assert count(stock, 100, 64).params == expected
+    assert is_stock(stock)
+    assert not is_stock(wide)
+    assert count(wide, 100, 64).params > expected
+    with pytest.raises(ConfigError, match="stock timm cannot build efficientnet_b0"):
+        model_args(wide.model_copy(update={"require_timm": True}), 64)
+
+
+def test_depth_makes_an_efficientnet_deeper_in_whole_layers() -> None:
+    sizes = [count(TrainConfig(model="efficientnet_b0", depth_mult=d), 10, 64).params for d in (1.01, 1.25, 1.4)]
+    assert sizes[0] == sizes[1] < sizes[2]
+
+
+@pytest.mark.parametrize(
+    ("model", "params"),
+    [("wrn-40-2", 2_243_546), ("wrn-16-4", 2_748_890)],
+)
+def test_wide_resnets_have_the_papers_size(model: str, params: int) -> None:
+    """The paper's table 5 says 2.2M for 40-2 and 2.8M for 16-4, with 10 classes."""
+    assert count(TrainConfig(model=model), 10, 32).params == params
+
+
 def test_stock_timm_builds_the_same_model_from_the_arguments() -> None:
     config = candidate("rexnet_100", 0.6, dropout=0.3, depth_mult=0.8)
     model = timm.create_model(config.model, num_classes=5, **model_args(config, 32))
@@ -117,6 +163,12 @@ def test_dropout_is_the_drop_rate_before_the_classifier() -> None:
         built = build_model(candidate(model, 0.2, dropout=0.4), 5, 32)
         rates = {layer.p for layer in built.modules() if isinstance(layer, nn.Dropout) and layer.p}
         assert rates == {0.4} or getattr(built, "drop_rate", None) == 0.4
+
+
+def test_drop_path_reaches_the_blocks() -> None:
+    model = build_model(TrainConfig(model="efficientnet_b0", drop_path=0.4), 10, 32, device="meta")
+    rates = [module.drop_prob for module in model.modules() if type(module).__name__ == "DropPath"]
+    assert max(rates) == pytest.approx(0.4, abs=0.05)
 
 
 def test_a_vision_transformer_is_built_for_the_pictures_it_gets() -> None:
@@ -148,6 +200,16 @@ def test_an_unknown_model_names_the_nearest_one() -> None:
 @pytest.mark.parametrize("model", ["mobilenetv3_small_050", "rexnet_130", "vit_tiny_patch16_224"])
 def test_a_width_for_a_family_without_one_is_an_error(model: str) -> None:
     assert refusal(candidate(model, 0.5)).startswith(f"width_mult = 0.5: {model} has no width; use rexnet_100")
+
+
+def test_a_wide_resnet_of_another_depth_is_a_sentence() -> None:
+    with pytest.raises(ConfigError, match=r"6 n \+ 4 layers.*not 41"):
+        count(TrainConfig(model="wrn-41-2"), 10, 32)
+
+
+def test_a_size_setting_that_the_family_does_not_have_is_a_sentence() -> None:
+    with pytest.raises(ConfigError, match=r"growth = 1.5: vgg11 has no growth; use resnet18 or another"):
+        model_args(TrainConfig(model="vgg11", growth=1.5), 64)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,23 @@
-"""Optimizers: what is decayed, that they are fused; the learning rate at named steps against closed forms."""
+"""The learning rate at named steps against closed forms; optimizers, SAM, clipping, averages and losses by one step."""
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import Any
 
 import pytest
 import torch
+from short import config_of
+from timm.loss import AsymmetricLossSingleLabel
+from torch import nn
+from torch.nn import functional as F
 
 from trainer.config import TrainConfig
 from trainer.models import build_model
-from trainer.optim import build_optimizer, learning_rate
+from trainer.optim import Ascent, WeightAverage, build_loss, build_optimizer, learning_rate, limit_gradient
+
+# The learning rate at named steps
 
 STEPS = 10  # per epoch
 
@@ -52,6 +60,51 @@ def test_cosine_after_a_warm_up_falls_over_the_rest() -> None:
     assert rate(10, schedule="cosine", warmup_epochs=1) == 0.8
     assert rate(25, schedule="cosine", warmup_epochs=1) == pytest.approx(0.4)  # half of what is left
     assert rate(40, schedule="cosine", warmup_epochs=1) == pytest.approx(0.0, abs=1e-12)
+
+
+def rates(**settings: Any) -> list[float]:
+    config = config_of(**{"lr": 1.0, "epochs": 30, **settings})
+    return [learning_rate(config, step, 4) for step in range(config.epochs * 4)]
+
+
+def test_milestones_multiply_at_their_shares_of_the_epochs() -> None:
+    got = rates(schedule="milestones", milestones=[0.3, 0.5, 0.7, 0.9], step_gamma=0.2)
+    for epoch, expected in ((0, 1), (8, 1), (9, 0.2), (14, 0.2), (15, 0.04), (21, 0.008), (27, 0.0016)):
+        assert got[4 * epoch] == pytest.approx(expected)
+
+
+def test_step_lr_with_gamma_095_falls_every_epoch() -> None:
+    got = rates(schedule="step", step_epochs=1, step_gamma=0.95)
+    assert got[::4] == pytest.approx([0.95**epoch for epoch in range(30)])
+
+
+def test_warm_restarts_have_cycles_of_9_and_18_epochs_with_warm_ups_and_falling_peaks() -> None:
+    got = rates(schedule="warm_restarts", step_epochs=9, cycle_mult=2, step_gamma=0.4, warmup_epochs=2)
+    assert got[8] == pytest.approx(1.0)  # the first peak, after two epochs of warm-up
+    assert got[35] < 0.02
+    assert got[36] == pytest.approx(0.4 / 9)  # the second cycle's warm-up begins
+    assert got[44] == pytest.approx(0.4)
+    assert got[4 * 27 - 1] < 0.01
+    assert max(got[4 * 27 :]) == pytest.approx(0.16)
+    middle = 0.5 * (1 + math.cos(math.pi * 14 / 28))
+    assert got[8 + 14] == pytest.approx(middle)
+
+
+def test_plateau_steps_after_patience_epochs_without_a_lower_loss() -> None:
+    config = config_of(schedule="plateau", plateau_patience=2, step_gamma=0.5, lr=1.0)
+    losses = [1.0, 0.9, 0.95, 0.91, 0.92, 0.93, 0.5]
+    got = [learning_rate(config, 0, 4, losses[:known]) for known in range(len(losses) + 1)]
+    assert got == [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25]
+
+
+# Optimizers, SAM, clipping, averages, losses
+
+
+@pytest.fixture
+def step() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """A small net with batch norm, pictures and labels."""
+    torch.manual_seed(0)
+    return build_model(config_of(), 4, 16), torch.randn(8, 3, 16, 16), torch.arange(8) % 4
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
@@ -105,3 +158,86 @@ def test_decay_of_adamw_is_decoupled_and_that_of_sgd_is_part_of_the_gradient() -
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
         assert model.weight.item() == pytest.approx(shrunk)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "nadam", "sgd", "rmsprop"])
+def test_each_optimizer_learns_a_batch(optimizer: str, step: tuple[nn.Module, torch.Tensor, torch.Tensor]) -> None:
+    model, images, labels = step
+    config = config_of(optimizer=optimizer, lr=0.05 if optimizer == "sgd" else 3e-3, weight_decay=0.0)
+    built = build_optimizer(config, model)
+    losses = []
+    for _ in range(12):
+        loss = F.cross_entropy(model(images), labels)
+        built.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        built.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_sam_climbs_by_rho_and_comes_back(adaptive: bool, step: tuple[nn.Module, torch.Tensor, torch.Tensor]) -> None:
+    model, images, labels = step
+    ascent = Ascent(config_of(sam={"rho": 0.1, "adaptive": adaptive}), model)
+    loss = F.cross_entropy(model(images), labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    before = copy.deepcopy(model.state_dict())
+    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    ascent.climb()
+    moves = [after - before[name] for name, after in model.named_parameters()]
+    if adaptive:  # Kwon et al., 2021: the move in units of the weights has norm rho
+        sizes = [before[name].abs() for name, _ in model.named_parameters()]
+        direction = [size**2 * gradient for size, gradient in zip(sizes, gradients, strict=True)]
+        norm = torch.cat([(s * g).flatten() for s, g in zip(sizes, gradients, strict=True)]).norm()
+    else:
+        direction, norm = gradients, torch.cat([g.flatten() for g in gradients]).norm()
+    for move, towards in zip(moves, direction, strict=True):
+        assert torch.allclose(move, 0.1 * towards / norm, atol=1e-6)
+    with torch.no_grad():
+        assert F.cross_entropy(model(images), labels) > loss
+    ascent.descend()
+    for name, value in model.state_dict().items():  # batch norm's statistics too: the second pass does not count
+        if "num_batches" not in name:
+            assert torch.allclose(value, before[name], atol=1e-6), name
+
+
+def test_the_gradients_norm_is_clipped(step: tuple[nn.Module, torch.Tensor, torch.Tensor]) -> None:
+    model, images, labels = step
+    (100 * F.cross_entropy(model(images), labels)).backward()  # type: ignore[no-untyped-call]
+    limit_gradient(config_of(clip=0.5), model)
+    norm = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm()
+    assert norm.item() == pytest.approx(0.5, rel=1e-3)
+
+
+def test_adaptive_clipping_bounds_each_units_gradient_by_its_weight_but_the_classifiers(
+    step: tuple[nn.Module, torch.Tensor, torch.Tensor],
+) -> None:
+    model, images, labels = step
+    (1000 * F.cross_entropy(model(images), labels)).backward()  # type: ignore[no-untyped-call]
+    head = [p.grad.clone() for p in model.get_classifier().parameters()]  # type: ignore[operator]
+    limit_gradient(config_of(agc=0.01), model)
+    weight = model.layer1[0].conv1.weight  # type: ignore[index, union-attr]
+    ratios = weight.grad.flatten(1).norm(dim=1) / weight.flatten(1).norm(dim=1)  # type: ignore[union-attr]
+    assert ratios.max() <= 0.0101
+    after = [p.grad for p in model.get_classifier().parameters()]  # type: ignore[operator]
+    assert all(torch.equal(*pair) for pair in zip(head, after, strict=True))
+
+
+def test_the_average_of_the_weights_follows_its_formula(step: tuple[nn.Module, torch.Tensor, torch.Tensor]) -> None:
+    model, *_ = step
+    average = WeightAverage(config_of(ema=0.9), model)
+    expected = model.state_dict()["conv1.0.weight"].clone()
+    for number in range(30):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        average.update(number)
+        decay = min(0.9, (1 + number) / (10 + number))
+        expected = decay * expected + (1 - decay) * model.state_dict()["conv1.0.weight"]
+    assert torch.allclose(average.model.state_dict()["conv1.0.weight"], expected, atol=1e-5)
+
+
+def test_the_asymmetric_loss_is_timms_with_our_smoothing() -> None:
+    logits, labels = torch.randn(5, 7), torch.arange(5)
+    loss = build_loss(config_of(loss="asymmetric", label_smoothing=0.05))(logits, labels)
+    assert torch.equal(loss, AsymmetricLossSingleLabel(eps=0.05)(logits, labels))

@@ -1,0 +1,62 @@
+"""What tests of the service share: a coordinator's bench, an invented study, and one for the dashboard to show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from scripted import Bench
+from shown import Search, begin_search
+from sqlalchemy import URL
+
+from search.storage import open_storage, parse_url
+from search.study import open_study
+from studies import StudySpec
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Iterator[Search]:
+    """For the dashboard to show."""
+    begun = begin_search(tmp_path / "search.db")
+    yield begun
+    begun.storage.engine.dispose()
+
+
+@pytest.fixture
+def spec() -> StudySpec:
+    """What invented trials are trials of."""
+    return StudySpec.model_validate(
+        {
+            "name": "digits",
+            "data": {"source": "digits", "image_size": 32},
+            "limit": {"params": 300_000},
+            "train": {"model": "resnet10t", "epochs": 9},
+            "space": {
+                "lr": {"low": 1e-3, "high": 2e-2, "log": True},
+                "weight_decay": {"low": 1e-3, "high": 0.3, "log": True},
+                "label_smoothing": {"low": 0.0, "high": 0.1},
+                "dropout": {"low": 0.0, "high": 0.5},
+                "batch_size": [32, 64, 128],
+                "width_mult": {"low": 0.1},
+            },
+            "search": {"trials": 60, "min_epochs": 1},
+        }
+    )
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> URL:
+    return parse_url(f"sqlite:///{tmp_path}/search.db")
+
+
+@pytest.fixture
+def study(spec: StudySpec, url: URL) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return open_study(spec, open_storage(url, create=True), "0" * 64)

@@ -1,0 +1,157 @@
+"""Every mistake that a folder of pictures can have is told with all the others, each with its cure."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from folders import make_folder, prepare, problems_of, unzipped
+
+from trainer.config import DataConfig
+from trainer.data import BadFile, Duplicate, prepare_data
+from trainer.errors import DataError
+
+
+def test_no_folder_given_says_the_layout_and_the_command(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        prepare_data(DataConfig(), tmp_path / "caches")
+    assert "search launch STUDY --data DIR" in str(error.value)
+    assert "CLASS/* or train/CLASS/*" in str(error.value)
+    assert not (tmp_path / "caches").exists()
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    assert f"{tmp_path / 'nowhere'} does not exist; check --data" in problems_of(tmp_path / "nowhere", tmp_path)
+    (tmp_path / "file.zip").write_text("")
+    assert "file.zip is not a folder" in problems_of(tmp_path / "file.zip", tmp_path)
+
+
+def test_an_empty_folder_is_refused_with_the_layout(tmp_path: Path) -> None:
+    (tmp_path / "pets" / ".git").mkdir(parents=True)
+    (tmp_path / "pets" / "loose.png").write_bytes(b"")
+    assert "holds no class folders; expected are CLASS/* or train/CLASS/*" in problems_of(tmp_path / "pets", tmp_path)
+    make_folder(tmp_path / "pets", {"train": 0, "test/cat": 1})
+    assert problems_of(tmp_path / "pets", tmp_path)
+
+
+def test_class_folders_without_a_readable_picture_are_refused(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"cat": 0, "dog": 0})
+    assert problems_of(root, tmp_path).endswith("holds no readable picture:\n  its class folders are empty")
+    (root / "cat" / "a.png").write_text("text")
+    for policy in ("fail", "skip"):
+        message = problems_of(root, tmp_path, bad_files=policy)
+        assert message.endswith(
+            "holds no readable picture:\n  cat/a.png: is not a picture in a format that Pillow knows"
+        )
+    assert not [path for path in (tmp_path / "caches").iterdir() if not path.name.endswith(".lock")]
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "flowers" / "flowers", {"rose": 2, "tulip": 2})
+    message = problems_of(root.parent, tmp_path)
+    assert "one class, flowers, to train on, and a classifier needs two; expected is CLASS/*" in message
+
+
+def test_an_empty_val_or_test_folder_is_refused(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"train/cat": 2, "train/dog": 2, "val/cat": 0, "test": 0})
+    message = problems_of(root, tmp_path)
+    assert "the val folder holds no readable picture; fill it or remove it" in message
+    assert "the test folder holds no readable picture; fill it or remove it" in message
+
+
+def test_classes_with_one_picture_are_named_where_it_would_have_to_be_split(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"train/cat": 1, "train/dog": 1, "train/emu": 2})
+    message = problems_of(root, tmp_path)
+    assert "2 problems" in message
+    assert "cat: one training picture, so none is left for validation; add some or remove the class" in message
+    assert "dog: one training picture" in message
+    assert "emu" not in message
+    make_folder(root / "val", {"cat": 1})
+    assert len(prepare(root, tmp_path).splits["train"]) == 4
+
+
+def test_a_class_that_only_val_or_test_has_is_refused(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"train/cat": 2, "train/dog": 2, "val/cat": 1, "test/emu": 1, "test/cat": 1})
+    assert "test/emu: this class has no training picture; add some or remove the folder" in problems_of(root, tmp_path)
+
+
+def test_an_empty_class_folder_fails_or_is_left_out(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"train/cat": 2, "train/dog": 2, "train/emu": 0})
+    assert "train/emu: this class folder holds no readable picture" in problems_of(root, tmp_path)
+    assert prepare(root, tmp_path, bad_files="skip").class_names == ("cat", "dog")
+
+
+def test_bad_files_are_listed_all_at_once_with_everything_else(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"train/cat": 2, "train/dog": 1, "train/emu": 0, "test/fox": 1})
+    whole = (root / "train/cat/000.png").read_bytes()
+    (root / "train/cat/truncated.png").write_bytes(whole[: len(whole) // 2])
+    (root / "train/cat/zero.png").write_bytes(b"")
+    (root / "train/dog/line\nbreak.png").write_text("x")
+    message = problems_of(root, tmp_path)
+    first, *lines = message.splitlines()
+    assert first == (
+        f'{root}: 6 problems with the pictures; bad_files = "skip" goes on without files that cannot be read:'
+    )
+    assert lines[0].startswith("  train/cat/truncated.png: cannot be decoded (")
+    assert lines[1:] == [
+        "  train/cat/zero.png: is empty (0 bytes)",
+        r"  train/dog/line\nbreak.png: is not a picture in a format that Pillow knows",
+        "  test/fox: this class has no training picture; add some or remove the folder",
+        "  train/emu: this class folder holds no readable picture; fill it or remove it",
+        "  dog: one training picture, so none is left for validation; add some or remove the class",
+    ]
+
+
+def test_of_many_bad_files_fifty_are_shown(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"cat": 2, "dog": 2})
+    for i in range(60):
+        (root / "cat" / f"bad{i:02}").write_text("x")
+    lines = problems_of(root, tmp_path).splitlines()
+    assert len(lines) == 52
+    assert lines[0].startswith(f"{root}: 60 problems")
+    assert lines[-1] == "  ... and 10 more"
+
+
+def test_a_change_of_bad_files_decodes_nothing_again(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"cat": 2, "dog": 2})
+    (root / "cat" / "bad.jpg").write_text("x")
+    problems_of(root, tmp_path)
+    stages: list[str] = []
+    config = DataConfig(path=str(root), image_size=16, bad_files="skip")
+    data = prepare_data(config, tmp_path / "caches", progress=lambda stage, done, total: stages.append(stage))
+    assert stages == []
+    assert data.bad_files == (BadFile("cat/bad.jpg", "is not a picture in a format that Pillow knows"),)
+
+
+def test_a_file_name_that_is_not_utf8_is_a_picture_like_any_other(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"cat": 2, "dog": 2})
+    (root / "cat" / "000.png").rename(root / "cat" / "caf\udce9.png")
+    assert "cat/caf\udce9.png" in prepare(root, tmp_path).names
+    (root / "cat" / "caf\udce9.png").write_text("x")
+    assert r"cat/caf\udce9.png: is not a picture" in problems_of(root, tmp_path)
+
+
+def test_awkward_pictures_fail_with_all_bad_files_at_once_or_are_skipped(tmp_path: Path) -> None:
+    root = unzipped("awkward", tmp_path)
+    with (root / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if Path(row["path"]).name not in (".DS_Store", "Thumbs.db")]
+    bad = {row["path"] for row in rows if row["pillow_convert_rgb"].startswith("error") or "Bomb" in row["warnings"]}
+    assert len(bad) >= 8
+
+    message = problems_of(root, tmp_path, image_size=32)
+    assert {line.strip().split(": ")[0] for line in message.splitlines()[1:]} == bad
+
+    data = prepare(root, tmp_path, image_size=32, bad_files="skip")
+    assert {file.name for file in data.bad_files} == bad
+    assert set(data.names) == {row["path"] for row in rows} - bad
+    assert data.class_names == ("daisy", "rose", "tulip")
+    assert Duplicate("train/rose/x_crossclass.jpg", "train/tulip/x_dup_b.jpg", "across classes") in data.duplicates
+    # Neither black nor white: 16-bit, float and CMYK pictures kept their content.
+    for name in (
+        "rose/x_16bit_gray.png",
+        "rose/x_float.tif",
+        "tulip/p_pil_sample_cmyk.jpg",
+        "tulip/p_i_trns.png",
+    ):
+        assert data.images[data.names.index(f"train/{name}")].std() > 10, name
