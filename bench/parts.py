@@ -226,7 +226,9 @@ def ema(bench: Bench) -> None:
 
     def step() -> None:
         optimizer.zero_grad()
-        loss_of(model(images), labels).backward()
+        with device.autocast(config):
+            logits = model(images)
+        loss_of(logits.float(), labels).backward()
         optimizer.step()
 
     ways = {"ours": lambda: average.update(10_000), "timm ModelEmaV3": lambda: theirs.update(model), "step": step}

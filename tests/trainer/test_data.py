@@ -126,6 +126,23 @@ def test_a_split_that_is_not_stratified_is_drawn_from_all_pictures_at_once(tmp_p
     assert all(np.array_equal(indices, again.splits[split]) for split, indices in data.splits.items())
 
 
+def test_a_split_that_leaves_a_class_without_a_training_picture_is_refused(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "birds", {"a": 2, "b": 20, "c": 20})
+    settings = {"val_fraction": 0.5, "stratified": False}
+    data = prepare(root, tmp_path, split_seed=0, **settings)
+    assert set(data.labels[data.splits["train"]].tolist()) == {0, 1, 2}
+    problems = problems_of(root, tmp_path, split_seed=11, **settings)
+    assert "no training picture is left of a; use stratified = true, or another split_seed" in problems
+
+
+def test_a_class_of_one_picture_can_be_trained_on_where_the_split_is_not_stratified(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "birds", {"a": 1, "b": 30, "c": 30})
+    data = prepare(root, tmp_path, val_fraction=0.05, stratified=False)
+    assert 0 in data.labels[data.splits["train"]]
+    with pytest.raises(DataError, match="a: one training picture, so none is left for validation"):
+        prepare(root, tmp_path, val_fraction=0.05)
+
+
 def test_a_split_seed_gives_the_same_split_each_time_and_another_seed_another(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pets", {"cat": 30, "dog": 30})
     splits = [names_in(prepare(root, tmp_path, split_seed=seed, val_fraction=0.3), "val") for seed in (0, 0, 1)]

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from short import at, config_of
 
 import studies
 from trainer.config import DataConfig, TrainConfig
-from trainer.data import Dataset, prepare_data
+from trainer.data import Dataset, open_data, prepare_data
 from trainer.device import Device
 from trainer.errors import DataError
 from trainer.fit import Training, fit, fit_folds, sweep_lr
@@ -233,6 +234,36 @@ def test_folds_give_each_picture_one_turn_in_validation_and_the_mean(
 
 
 # The shipped recipes
+
+
+def test_a_channel_that_never_changes_is_divided_by_a_level_and_not_by_nothing(tmp_path: Path, cpu: Device) -> None:
+    root, rng = tmp_path / "pictures", np.random.default_rng(0)
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+        for number in range(6):
+            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            pixels[..., 2] = 0
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    config = DataConfig(path=str(root), image_size=16, normalize="dataset", val_fraction=0.3)
+    data = prepare_data(config, tmp_path / "cache")
+    assert (data.mean[2], data.std[2]) == (0, 1 / 255)
+    (result,) = fit(config_of(epochs=1), data, cpu)
+    assert math.isfinite(result.train_loss)
+
+
+def test_statistics_are_found_where_nobody_may_write_them_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DataConfig(source="digits", image_size=16, normalize="dataset", val_fraction=0.1, test_fraction=0.8)
+    expected = prepare_data(config, tmp_path)
+    (written,) = expected.cache_path.glob("statistics-*.json")
+    written.unlink()
+
+    def refused(*_: object, **__: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "write_text", refused)  # root may write anywhere
+    found = open_data(config, expected.cache_path)
+    assert (found.mean, found.std) == (expected.mean, expected.std)
+    assert not written.exists()
 
 
 @pytest.fixture(scope="module")
