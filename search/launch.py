@@ -283,7 +283,8 @@ def _others(
     if prepared.width is not None:
         width = prepared.width
         facts += [("widest that fits", f"width_mult {width.width_mult:g}, {width.size.params:,} parameters")]
-    others: list[Onlooker] = [StateFile(runs.state(spec.name)), StudyPage(spec, facts, storage, url, runs)]
+    state = StateFile(runs.state(spec.name), runs.holder(spec.name).read_text())
+    others: list[Onlooker] = [state, StudyPage(spec, facts, storage, url, runs)]
     if spec.notify.webhook is not None:
         others.append(Webhook(spec.notify.webhook, display.note))
     return others
