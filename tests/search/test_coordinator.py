@@ -18,8 +18,9 @@ import search.journal
 import search.trials
 from search.errors import TrainingFailed
 from search.findings import ranked
-from search.journal import read_journal, replay
+from search.journal import read_journal
 from search.pools.local import Exit, Message
+from search.replay import replay
 from studies import Limit
 
 RETRIES = 2
