@@ -228,8 +228,8 @@ def replay(
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
     """Ask a fresh sampler and pruner everything again, and prove that they repeat the search."""
-    from search.journal import render, replay_study
     from search.paths import Runs
+    from search.replay import render, replay_study
 
     folder = Runs(runs)
     answer = replay_study(folder.study_named(study), folder, other)

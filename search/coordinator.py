@@ -25,7 +25,7 @@ from optuna.trial import Trial, TrialState
 
 from search.backlog import Backlog, Said
 from search.crew import MOST_MICRO_BATCHES, POLL_SECONDS, Crew, Worker, patience
-from search.errors import TrainingFailed
+from search.errors import HeldError, StudyChanged, TrainingFailed
 from search.paths import Runs
 from search.pools.local import Exit, LocalPool
 from search.status import Snapshot, TrialView, duration, eta_seconds
@@ -109,6 +109,9 @@ class Coordinator:
             if not self.stopping:
                 self.trials.fail_unknown()
             self.watch(self.snapshot())
+        except (HeldError, StudyChanged):
+            self.journal.lost = True
+            raise
         finally:
             late = self.killed or time.monotonic() >= self.deadline
             self.pool.close(patience_seconds=0 if late else 5)

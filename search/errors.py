@@ -6,7 +6,8 @@
     ├── NothingToExport   6   no trial has completed
     ├── HeldError         7   another launch owns this study
     ├── DeviceHeld        7   another launch trains on this GPU
-    ├── StudyChanged      8   the study file or the data differ from what the study was begun with, or it was deleted
+    ├── StudyChanged      8   the study file, the data or this program differ from what a study was begun with, or it
+    │                         was deleted
     ├── ProofFailed       9   an export does not do what its card says
     ├── ReplayFailed      9   a sampler or pruner does not repeat what the journal says
     ├── TrainingFailed   10   every attempt at training ends in the same error
@@ -73,7 +74,7 @@ class DeviceHeld(SearchError):
 
 
 class StudyChanged(SearchError):
-    """The study file or the data differ from what the study was begun with."""
+    """The study file, the data or this program differ from what the study was begun with, or it was deleted."""
 
     exit_code = 8
 

@@ -24,6 +24,7 @@ from search.budget import Width, check_fits, resolve_sizes, widest
 from search.coordinator import Coordinator
 from search.devices import WorkerDevice
 from search.errors import DeviceHeld, Interrupted, UsageError
+from search.folder import take_folder
 from search.journal import Journal
 from search.onlookers import Onlooker, Onlookers, StateFile
 from search.page import StudyPage
@@ -33,7 +34,7 @@ from search.process import STOP_SIGNALS
 from search.space import as_sampled, distributions, feasible_models
 from search.status import Snapshot
 from search.storage import open_storage, storage_errors
-from search.study import SPEC, check_trials, find_study, open_study, own_study, owner_of
+from search.study import SPEC, check_trials, find_study, open_study, own_study, owner_of, uuid_of
 from search.terminal import Display
 from search.webhook import Webhook
 from studies import Range, StudySpec
@@ -201,6 +202,7 @@ def launch(
         spec = _with_remembered_data(spec, storage)
         display = Display()
         prepared = prepare(spec, runs, display.console)
+        moved = take_folder(runs, spec.name, uuid_of(spec.name, storage))
 
         def accepted(changes: list[str]) -> None:
             check_trials(spec, storage, prepared.space)
@@ -215,7 +217,7 @@ def launch(
             display.note(opening_line(spec, prepared, devices))
             for model, reason in prepared.left_out.items():
                 display.note(f"left out: {model}: {reason}")
-            for line in doubts(prepared.data):
+            for line in [*doubts(prepared.data), *moved]:
                 display.note(line)
             onlookers = Onlookers(
                 display, _others(spec, prepared, storage, url, runs, display), at_once=lambda: coordinator.killed
@@ -283,7 +285,8 @@ def _others(
     if prepared.width is not None:
         width = prepared.width
         facts += [("widest that fits", f"width_mult {width.width_mult:g}, {width.size.params:,} parameters")]
-    others: list[Onlooker] = [StateFile(runs.state(spec.name)), StudyPage(spec, facts, storage, url, runs)]
+    state = StateFile(runs.state(spec.name), runs.holder(spec.name).read_text())
+    others: list[Onlooker] = [state, StudyPage(spec, facts, storage, url, runs)]
     if spec.notify.webhook is not None:
         others.append(Webhook(spec.notify.webhook, display.note))
     return others

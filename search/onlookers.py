@@ -96,14 +96,14 @@ class StateFile:
 
     name = "search status"
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, file: Path, owner: str) -> None:
+        self._file, self._owner = file, owner
         self._written = 0.0
 
     def watch(self, snapshot: Snapshot) -> None:
         """Write it, at most every STATE_SECONDS."""
         if time.monotonic() - self._written >= STATE_SECONDS:
-            write_state(self._file, snapshot)
+            write_state(self._file, snapshot, self._owner)
             self._written = time.monotonic()
 
     def end(self, snapshot: Snapshot, reason: str | None, seconds: float) -> None:

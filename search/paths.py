@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from search.errors import UsageError
@@ -63,9 +64,17 @@ class Runs:
         """Says who owns the study now."""
         return self.study(study) / "holder"
 
+    def lock(self, study: str) -> Path:
+        """Locked by whoever owns the study: nobody else changes what is in its folder."""
+        return self.study(study) / "lock"
+
     def journal(self, study: str) -> Path:
         """What happened in a study's search, step by step; see search/journal.py."""
         return self.study(study) / "journal.jsonl"
+
+    def damaged_journal(self, study: str, at: datetime) -> Path:
+        """Where one goes that cannot be read."""
+        return self.study(study) / f"journal.damaged-{at:%Y%m%d-%H%M%S}.jsonl"
 
     def stop_request(self, study: str) -> Path:
         """While it is there, the study's search is asked to stop."""
@@ -91,9 +100,13 @@ class Runs:
         """What the best trial so far mistook for what: "trial", "confusion" [c, c] and the "names" of its classes."""
         return self.study(study) / "confusion.npz"
 
+    def trials(self, study: str) -> Path:
+        """A folder for each running trial."""
+        return self.study(study) / "trials"
+
     def trial(self, study: str, trial: int) -> Path:
         """What a running trial keeps; removed when it has finished."""
-        return self.study(study) / "trials" / str(trial)
+        return self.trials(study) / str(trial)
 
     def checkpoint(self, study: str, trial: int) -> Path:
         """State of a running trial after its last finished epoch."""
@@ -107,10 +120,22 @@ class Runs:
         """State of the retraining of a recipe for its export."""
         return self.study(study) / "final" / recipe / "checkpoint"
 
+    def earlier(self, study: str, uuid: str) -> Path:
+        """What another study of the same name left: it was deleted since, or is in another database."""
+        return self.study(study) / "earlier" / uuid
+
+    def put_aside(self, study: str, uuid: str) -> None:
+        """Move to ``earlier`` what belongs to one study and to no other of its name."""
+        _move(self.study(study), self.earlier(study, uuid))
+
+    def bring_back(self, study: str, uuid: str) -> bool:
+        """Move it back; whether there was anything."""
+        return _move(self.earlier(study, uuid), self.study(study))
+
     def checkpoints(self, study: str) -> dict[Path, int]:
         """Folders with checkpoints of a study -> bytes, oldest first."""
         found = {}
-        for stage in ("trials", "final"):
+        for stage in ("trials", "final", "earlier/*/trials"):
             for folder in self.study(study).glob(f"{stage}/*"):
                 newest, size = 0.0, 0
                 for path, _, names in os.walk(folder):
@@ -124,12 +149,12 @@ class Runs:
     def keep_to_quota(self, study: str, quota: float) -> list[str]:
         """Delete the oldest checkpoints that nobody trains, until the rest takes ``quota`` bytes; their names."""
         sizes, removed = self.checkpoints(study), []
-        for folder in [folder for folder in sizes if folder.parent.name != "trials"]:
+        for folder in [folder for folder in sizes if folder.parent != self.trials(study)]:
             if sum(sizes.values()) <= quota:
                 break
             shutil.rmtree(folder, ignore_errors=True)
             del sizes[folder]
-            removed.append(f"{folder.parent.name}/{folder.name}")
+            removed.append(str(folder.relative_to(self.study(study))))
         return removed
 
     def worker_log(self, study: str, worker: int) -> Path:
@@ -139,3 +164,13 @@ class Runs:
     def export(self, study: str, trial: int) -> Path:
         """Where an export goes unless ``--out`` says otherwise."""
         return self.root / "exports" / f"{study}-{trial}"
+
+
+def _move(source: Path, target: Path) -> bool:
+    # The journal last: it says whose the others are.
+    found = [name for name in ("trials", "confusion.npz", "journal.jsonl") if (source / name).exists()]
+    for name in found:
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target / name, ignore_errors=True)
+        (source / name).replace(target / name)
+    return bool(found)

@@ -19,7 +19,7 @@ from sqlalchemy import URL
 
 from search.paths import Runs
 from search.storage import open_storage, storage_errors
-from search.study import find_study, owner_name, owner_of
+from search.study import find_study, owner_of
 from studies import StudySpec
 from studies.axes import WIDTH_SHARE
 
@@ -232,11 +232,17 @@ def _cure(reason: str, study: str) -> str:
 # -- seen from outside
 
 
-def write_state(file: Path, snapshot: Snapshot) -> None:
-    """Leave what the database does not know for ``read_snapshot``; the file appears whole."""
+def write_state(file: Path, snapshot: Snapshot, owner: str) -> None:
+    """Leave what the database does not know for ``read_snapshot``; the file appears whole.
+
+    Args:
+        file: the state file.
+        snapshot: the search as it is.
+        owner: what ``owner_of`` says meanwhile.
+    """
     state = {
         "version": STATUS_VERSION,
-        "owner": owner_name(),
+        "owner": owner,
         "at": time.time(),
         "eta_seconds": snapshot.eta_seconds,
         "stopping": snapshot.stopping,
@@ -315,8 +321,8 @@ def read_state(file: Path, held_by: str | None) -> dict[str, Any] | None:
         state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    written_by = state.get("owner") if state.get("version") == STATUS_VERSION else None
-    return state if written_by and held_by and held_by.startswith(f"{written_by} since ") else None
+    # With its time: a restarted container often has the process number and the host's name of the one before.
+    return state if state.get("version") == STATUS_VERSION and held_by and state.get("owner") == held_by else None
 
 
 def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Any]:

@@ -28,16 +28,15 @@ from optuna.distributions import (
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
-from optuna.storages._rdb import models
-from optuna.trial import FrozenTrial, Trial
-from sqlalchemy import URL, NullPool, create_engine, delete, text
+from sqlalchemy import URL, NullPool, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import HeldError, StorageError, StudyChanged, UsageError
 from search.paths import Runs
 from search.storage import POSTGRES, sqlite_file, storage_errors
 from studies import StudySpec
-from trainer.config import RECIPE_VERSION, TrainConfig, nearest
+from trainer.config import RECIPE_VERSION, TrainConfig, nearest, validate
+from trainer.errors import ConfigError
 
 SPEC = "featherweight:study"
 FINGERPRINT = "featherweight:fingerprint"
@@ -209,6 +208,7 @@ def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]
 
     Raises:
         UsageError: no study of that name, or not one of ours.
+        StudyChanged: another version of this program launched it last.
     """
     found = optuna.get_all_study_names(storage)
     if name not in found:
@@ -216,9 +216,35 @@ def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]
     study = optuna.load_study(study_name=name, storage=storage)
     if SPEC not in study.user_attrs:
         raise UsageError(f"study {name!r} was not made by search launch")
-    spec = StudySpec.model_validate(study.user_attrs[SPEC])
+    cure = "launch it again with this version, or use that one"
+    spec = stored_spec(study.user_attrs[SPEC], f"study {name!r} was last launched", cure)
     study.sampler, study.pruner = build_sampler(spec, 0), build_pruner(spec)
     return study, spec
+
+
+def stored_spec(values: Any, what: str, cure: str) -> StudySpec:
+    """The spec that a launch left in the database or the journal.
+
+    Args:
+        values: as they were stored.
+        what: "study 'birds' was last launched", for the sentence.
+        cure: what to do if they are not to be understood.
+
+    Raises:
+        StudyChanged: another version of this program stored them.
+    """
+    try:
+        return validate(StudySpec, values, f"{what} by another version of this program, and this one cannot read it")
+    except ConfigError as error:
+        raise StudyChanged(f"{error}\n{cure}") from None
+
+
+def uuid_of(name: str, storage: RDBStorage) -> str | None:
+    """What tells a study from others of its name; None where there is no such study yet."""
+    if name not in optuna.get_all_study_names(storage):
+        return None
+    found: str | None = optuna.load_study(study_name=name, storage=storage).user_attrs.get(UUID)
+    return found
 
 
 def open_test_split(study: optuna.Study, who: str, **facts: Any) -> int:
@@ -239,59 +265,11 @@ def open_test_split(study: optuna.Study, who: str, **facts: Any) -> int:
     return len(looks | {name})
 
 
-def new_trial(study: optuna.Study) -> FrozenTrial:
-    """The next trial: the first that waits, else a new one; RUNNING, without any sampled settings."""
-    study.sampler = RandomSampler()  # draws nothing for a trial that names no settings
-    number = study.ask().number
-    return study.get_trials(deepcopy=False)[number]
-
-
-def take_up(study: optuna.Study, spec: StudySpec, frozen: FrozenTrial, space: dict[str, BaseDistribution]) -> Trial:
-    """A RUNNING trial, to go on with; settings that it lacks are drawn as ``study.ask`` would have drawn them.
-
-    The sampler is seeded by the trial's number, and a setting that was stored before a kill is drawn once more and
-    thrown away, so that those after it get the same random numbers.
-    """
-    study.sampler = build_sampler(spec, frozen.number)
-    trial = Trial(study, frozen._trial_id)  # no public way to take a trial up again
-    stored = dict(frozen.params)
-    for name, distribution in space.items():
-        drawn = name in trial.relative_params or name in frozen.system_attrs.get("fixed_params", {})
-        if name in stored and not drawn and not distribution.single():
-            study.sampler.sample_independent(study, frozen, name, distribution)
-        trial._suggest(name, distribution)
-    return trial
-
-
-def take_back(study: optuna.Study, frozen: FrozenTrial) -> None:
-    """Make the pruner as if it had not been asked at a trial's last step.
-
-    Successive halving notes the rung on the trial before it answers; asked again, it would begin at the next rung, and
-    keep a trial that it had ended.
-    """
-    pruner = study.pruner
-    if frozen.last_step is None:
-        return
-    if isinstance(pruner, HyperbandPruner):
-        if not pruner._pruners:
-            pruner._try_initialization(study)
-        pruner = pruner._pruners[pruner._get_bracket_id(study, frozen)]
-    if not isinstance(pruner, SuccessiveHalvingPruner):
-        return
-    assert pruner._min_resource is not None
-    rung, first = 0, pruner._min_resource * pruner._reduction_factor**pruner._min_early_stopping_rate
-    while first * pruner._reduction_factor**rung < frozen.last_step:
-        rung += 1
-    noted = f"completed_rung_{rung}"
-    if noted in frozen.system_attrs:  # no public way to remove it
-        model = models.TrialSystemAttributeModel
-        with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]
-            connection.execute(delete(model).where(model.trial_id == frozen._trial_id, model.key == noted))
-
-
 @contextlib.contextmanager
 def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
     """Hold the study alone: a file lock beside SQLite, an advisory lock in Postgres; both end with the process.
+
+    Its folder has a lock too, for studies of one name in two databases, and for whoever takes a lost Postgres lock.
 
     What it gives is to be called before writing: a Postgres lock is lost when the server restarts, and then taken
     again, which raises HeldError if another process has been faster.
@@ -304,10 +282,11 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
     with contextlib.ExitStack() as stack:
         try:
             holder.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_file_lock(runs.lock(name), name, holder, LOCK_PATIENCE_SECONDS))
             still_owner = stack.enter_context(_lock(name, url, holder, patience_seconds=LOCK_PATIENCE_SECONDS))
             runs.stop_request(name).unlink(missing_ok=True)  # meant for a predecessor
-            since = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
-            holder.write_text(f"{owner_name()} since {since}")
+            owner = f"{owner_name()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
+            holder.write_text(owner)
         except OSError as error:
             raise StorageError(
                 f"{error.filename or runs.root} cannot be written: {error.strerror or error}; "
@@ -316,7 +295,8 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
         try:
             yield still_owner
         finally:
-            holder.unlink(missing_ok=True)
+            if _owner(holder) == owner:  # else another process has it by now
+                holder.unlink(missing_ok=True)
 
 
 def owner_name() -> str:
@@ -336,30 +316,37 @@ def owner_of(name: str, url: URL, runs: Runs) -> str | None:
 
 
 @contextlib.contextmanager
+def _file_lock(file: Path, name: str, holder: Path, patience_seconds: float) -> Iterator[None]:
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=patience_seconds)
+    except Timeout:
+        raise HeldError(name, _owner(holder)) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
 def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iterator[Callable[[], None]]:
     file = sqlite_file(url)
     if file is not None:
-        lock = FileLock(f"{file}.{name}.lock")
-        try:
-            lock.acquire(timeout=patience_seconds)
-        except Timeout:
-            raise HeldError(name, _owner(holder)) from None
-        try:
+        with _file_lock(Path(f"{file}.{name}.lock"), name, holder, patience_seconds):
             yield lambda: None  # the file's lock ends with this process, not before
-        finally:
-            lock.release()
         return
     # Without a pool: a connection given back to one stays open, and the lock is the connection's.
     engine = create_engine(url, poolclass=NullPool, connect_args=POSTGRES)
     with storage_errors(url):
         connection = engine.connect()
 
-    def take() -> None:
+    def take(owner: str | None = None) -> None:
         key = zlib.crc32(f"featherweight:{name}".encode())
         deadline = time.monotonic() + patience_seconds
         while not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
             if time.monotonic() >= deadline:
-                raise HeldError(name, _owner(holder))
+                connection.close()  # without the lock; the next look must not find it well
+                raise HeldError(name, owner or _owner(holder))
             time.sleep(0.1)
         connection.commit()  # the lock is the session's, not the transaction's
 
@@ -372,7 +359,7 @@ def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iter
             with contextlib.suppress(SQLAlchemyError):
                 connection.close()
             connection = engine.connect()  # raises while the server is away
-            take()
+            take("a launch from another runs folder, which was faster")  # this folder is locked
 
     try:
         with storage_errors(url):

@@ -20,8 +20,9 @@ from search.errors import StudyChanged
 from search.findings import ranked
 from search.journal import Journal, installed
 from search.paths import Runs
+from search.resume import new_trial, take_back, take_up
 from search.status import TrialView, view_of
-from search.study import UUID, VERSIONS, new_trial, seed_of, take_back, take_up
+from search.study import UUID, VERSIONS, seed_of
 from studies import Range, StudySpec
 from studies.axes import WIDTH_SHARE
 from trainer.config import EpochResult
@@ -97,12 +98,18 @@ class Trials:
         Returns:
             Which packages have other versions now; "" if none. Trials that were begun with them keep it as a warning.
         """
+        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if (frozen.number, frozen.last_step) not in self.journal.decided:
+                take_back(self.study, frozen)
         trials = self.study.get_trials(deepcopy=False)
-        self.journal.begin(self.spec, self.space, trials)
+        self.journal.begin(self.spec, self.space, trials, self.uuid)
+        running = {str(frozen.number) for frozen in trials if frozen.state == TrialState.RUNNING}
+        for folder in self.runs.trials(self.spec.name).glob("*"):
+            if folder.name not in running:
+                shutil.rmtree(folder, ignore_errors=True)
         for frozen in trials:
             if frozen.state.is_finished():
                 self.finished[frozen.number] = view_of(frozen)
-                self._forget(frozen.number)
         for frozen in trials:
             if frozen.state == TrialState.RUNNING:
                 self.orphans.append(self._take_up(frozen))
@@ -236,12 +243,10 @@ class Trials:
 
     def _take_up(self, frozen: FrozenTrial) -> Trial:
         trial = take_up(self.study, self.spec, frozen, self.space)
-        if trial.number not in self.journal.asked:
+        if self.journal.asked.get(trial.number) != trial.params:
             self.journal.append("ask", trial=trial.number, params=trial.params)
         step = frozen.last_step or 0
         pruned = self.journal.decided.get((frozen.number, step))
-        if pruned is None:
-            take_back(self.study, frozen)
         self.progress[frozen.number] = Progress(
             reported=dict(frozen.intermediate_values),
             decided={} if pruned is None else {step: pruned},

@@ -339,4 +339,7 @@ def test_a_changed_study_is_refused_with_every_difference_until_it_is_accepted(u
 
     accepted = used.search("launch", "small.toml", "--gpus", "cpu", "--accept-changes", *assignments)
     assert accepted.code == 0, accepted.err
+    journal = [json.loads(line) for line in (used.runs / "studies/small/journal.jsonl").read_text().splitlines()]
+    (noted,) = [event["differences"] for event in journal if event["event"] == "accept"]
+    assert noted == re.findall(r"^  (\S+: .+)$", refused.err, re.MULTILINE)
     assert used.search("launch", "small.toml", "--gpus", "cpu", *assignments).code == 0, "it is the study's own now"

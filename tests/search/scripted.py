@@ -12,11 +12,12 @@ import optuna
 
 from search.coordinator import Coordinator
 from search.devices import WorkerDevice
+from search.folder import take_folder
 from search.paths import Runs
 from search.pools.local import Exit, Message
 from search.space import distributions
 from search.storage import open_storage, parse_url
-from search.study import open_study
+from search.study import open_study, uuid_of
 from studies import StudySpec
 from trainer.config import EpochResult
 
@@ -152,12 +153,14 @@ class Bench:
 
     folder: Path
     notes: list[str] = field(default_factory=list)
+    accept_changes: bool = False
 
     def coordinator(self, pool: ScriptedPool, spec: StudySpec | None = None, **options: Any) -> Coordinator:
         spec = spec or spec_of()
         runs = Runs(self.folder)
         storage = open_storage(parse_url(f"sqlite:///{runs.database}"), create=True)
-        study = open_study(spec, storage, "content")
+        self.notes += take_folder(runs, spec.name, uuid_of(spec.name, storage))
+        study = open_study(spec, storage, "content", accept_changes=self.accept_changes)
         return Coordinator(
             study,
             spec,

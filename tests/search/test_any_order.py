@@ -21,8 +21,9 @@ from sqlalchemy.exc import OperationalError
 import search.backlog
 from search.coordinator import Coordinator
 from search.devices import WorkerDevice
-from search.journal import read_journal, replay
+from search.journal import read_journal
 from search.pools.local import Exit, Message
+from search.replay import replay
 
 WORKERS = 3
 BUDGET = 6

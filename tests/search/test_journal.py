@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
 from scripted import Bench, ScriptedPool, spec_of, states, trains
+from typer.testing import CliRunner
 
-from search.errors import ReplayFailed, UsageError
-from search.journal import Event, Journal, digest, read_journal, render, replay, replay_study, replay_with
+from search.cli import app
+from search.errors import ReplayFailed, StudyChanged, UsageError, exit_code_of
+from search.journal import Event, Journal, digest, read_journal
 from search.paths import Runs
+from search.replay import render, replay, replay_study, replay_with
 from studies import StudySpec
 from trainer.errors import ConfigError
 
@@ -85,8 +91,38 @@ def test_a_torn_last_line_is_no_event_and_the_next_launch_cuts_it_off(tmp_path: 
 def test_a_damaged_line_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text('{"event": "launch"}\nnonsense\n{"event": "stop"}\n')
-    with pytest.raises(ReplayFailed, match=r"line 2 of .* is no event"):
+    with pytest.raises(ReplayFailed, match=r"line 2 of .* is no event, .*; take that line out, or let the next search"):
         read_journal(path)
+
+
+def test_nobody_cuts_what_others_have_appended(tmp_path: Path) -> None:
+    """Two that both take themselves for the owner, for an instant."""
+    loser = Journal(tmp_path / "journal.jsonl")
+    loser.append("launch")
+    winner = Journal(loser.path)
+    for journal in (winner, loser, winner, winner):
+        journal.append("epoch", trial=0, step=1, pruned=None)
+    assert [event["event"] for event in read_journal(loser.path)] == ["launch"] + ["epoch"] * 4
+    loser.lost = True
+    loser.append("stop")
+    assert len(read_journal(loser.path)) == 5
+
+
+def test_half_a_line_for_which_there_was_no_room_is_taken_back_and_comes_with_the_next(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("ask", trial=0, params={})
+    before = journal.path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
+        journal.append("assign", trial=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert journal.path.read_bytes() == before
+    journal.append("tell", trial=0)
+    assert [event["event"] for event in read_journal(journal.path)] == ["ask", "assign", "tell"]
 
 
 def test_what_a_kill_kept_out_of_the_journal_is_added_by_the_next_launch(tmp_path: Path) -> None:
@@ -126,6 +162,40 @@ def test_versions_that_any_launch_differed_in_are_reported(journal: list[Event])
     lines = render(vars(found) | {"study": "scripted"}).splitlines()
     assert lines[1] == f"  warning: made with numpy 1.0 and 1.1, replayed with {version('numpy')}"
     assert replay(journal).versions == {}
+
+
+def test_a_search_that_does_not_repeat_itself_ends_its_replay_with_9_and_under_other_versions_with_a_warning(
+    journal: list[Event], tmp_path: Path
+) -> None:
+    def answer(events: list[Event]) -> Result:
+        path = Runs(tmp_path).journal("copy")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{json.dumps(event)}\n" for event in events))
+        return CliRunner().invoke(app, ["replay", "copy", "--runs", str(tmp_path)])
+
+    assert answer(journal).exit_code == 0
+    changed = json.loads(json.dumps(journal))
+    next(event for event in changed if event["event"] == "ask" and event["trial"] == 5)["params"]["lr"] *= 1.01
+    differs = answer(changed)
+    assert isinstance(differs.exception, ReplayFailed)
+    assert exit_code_of(differs.exception) == 9
+    assert "11 of 12 suggestions" in differs.output
+    assert "first difference: trial 5 was {" in differs.output
+    for event in changed:
+        if event["event"] == "launch":
+            event["versions"]["scipy"] = "1.0"
+    warned = answer(changed)
+    assert (warned.exit_code, warned.exception) == (0, None)
+    assert "11 of 12 suggestions" in warned.output
+    assert f"warning: made with scipy 1.0, replayed with {version('scipy')}" in warned.output
+
+
+def test_a_journal_of_another_version_is_a_sentence_with_the_cure(journal: list[Event]) -> None:
+    changed = json.loads(json.dumps(journal))
+    changed[0]["spec"]["moon"] = True
+    with pytest.raises(StudyChanged, match="study 'scripted' was searched by another version") as refused:
+        replay(changed)
+    assert str(refused.value).endswith("\nreplay it with the version that searched it")
 
 
 def test_another_pruner_is_judged_only_by_what_was_seen(journal: list[Event], tmp_path: Path) -> None:
@@ -171,7 +241,7 @@ def test_a_full_disk_delays_lines_and_loses_none(tmp_path: Path, monkeypatch: py
     """The file cannot be opened while its folder is away; the line comes with the next one."""
     folder = tmp_path / "study"
     journal = Journal(folder / "journal.jsonl")
-    journal.append("ask", trial=0)
+    journal.append("ask", trial=0, params={})
     folder.rename(tmp_path / "away")
     journal.append("assign", trial=0)
     (tmp_path / "away").rename(folder)

@@ -77,7 +77,7 @@ def test_nobody_is_told_of_a_search_that_never_began() -> None:
 
 def test_the_state_file_says_what_workers_do_and_is_gone_at_the_end(tmp_path: Path) -> None:
     file = tmp_path / "state.json"
-    with Onlookers(Display(), [StateFile(file)], at_once=lambda: False) as onlookers:
+    with Onlookers(Display(), [StateFile(file, "process 7")], at_once=lambda: False) as onlookers:
         onlookers.watch(snapshot())
         assert json.loads(file.read_text())["workers"][0]["attempt"] == 2
         before = file.stat().st_mtime_ns

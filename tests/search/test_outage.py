@@ -16,8 +16,9 @@ from sqlalchemy.exc import OperationalError
 import search.backlog
 import search.storage
 from search.errors import HeldError, StorageError, StudyChanged
-from search.journal import read_journal, replay
+from search.journal import Journal, read_journal
 from search.pools.local import Exit, Message
+from search.replay import replay
 from search.status import Snapshot
 from search.storage import open_storage, parse_url, storage_errors
 
@@ -130,6 +131,7 @@ def test_a_study_that_another_process_has_taken_over_is_written_to_no_more(bench
     def taken(message: Message) -> None:
         if message["trial"] == 1:
             taken_over.append(len(coordinator.trials.study.get_trials()[1].intermediate_values))
+            winner.append("launch", uuid="another")
 
     def still_owner() -> None:
         if taken_over:
@@ -137,9 +139,13 @@ def test_a_study_that_another_process_has_taken_over_is_written_to_no_more(bench
 
     taken_over: list[int] = []
     coordinator = bench.coordinator(ScriptedPool(trains, on_epoch=taken), still_owner=still_owner)
+    winner = Journal(coordinator.journal.path)
     with pytest.raises(HeldError, match="in use by process 7"):
         coordinator.run()
     assert len(coordinator.trials.study.get_trials()[1].intermediate_values) == taken_over[0]
+    winner.append("stop", reason="the winner's")
+    *_, launch, last = read_journal(winner.path)
+    assert (launch["uuid"], last["reason"]) == ("another", "the winner's"), "nor to its journal"
 
 
 def worse(assignment: Message, _times: int) -> Iterator[Message | Exit]:

@@ -26,7 +26,6 @@ from search.status import (
     snapshot_of,
     write_state,
 )
-from search.study import owner_name
 from search.terminal import Display, ending, epochs_done, log_line, render, show_watched
 from studies import StudySpec
 
@@ -102,6 +101,9 @@ class TestProblems:
         assert problems(Snapshot("birds", 6, (trial(0, 1, "PRUNED"),), (slow,), None)) == []
 
 
+OWNER = "process 7 on here since today"
+
+
 class TestSeenFromOutside:
     @pytest.fixture
     def study(self) -> optuna.Study:
@@ -114,9 +116,9 @@ class TestSeenFromOutside:
     def test_the_state_file_knows_what_the_database_does_not(self, study: optuna.Study, tmp_path: Path) -> None:
         busy = training(1, 1, attempt=2, memory_bytes=10, seconds_since_progress=5.0)
         file = tmp_path / "state.json"
-        write_state(file, Snapshot("birds", 6, (), (busy, IDLE), 77.0, stopping=True))
+        write_state(file, Snapshot("birds", 6, (), (busy, IDLE), 77.0, stopping=True), OWNER)
         file.write_text(json.dumps(json.loads(file.read_text()) | {"at": time.time() - 60}))
-        seen = snapshot_of(spec_of(), study.get_trials(), read_state(file, f"{owner_name()} since today"))
+        seen = snapshot_of(spec_of(), study.get_trials(), read_state(file, OWNER))
         assert [replace(worker, seconds_since_progress=None) for worker in seen.workers] == [
             replace(busy, seconds_since_progress=None),
             IDLE,
@@ -130,15 +132,15 @@ class TestSeenFromOutside:
     ) -> None:
         (tmp_path / "state.json").write_text(text)
         for file in (tmp_path / "state.json", tmp_path / "nothing.json"):
-            (worker,) = snapshot_of(spec_of(), study.get_trials(), read_state(file, owner_name())).workers
+            (worker,) = snapshot_of(spec_of(), study.get_trials(), read_state(file, OWNER)).workers
             assert (worker.trial, worker.epoch, worker.val_accuracy) == (1, 1, 0.4)
 
     def test_what_a_killed_search_left_is_not_taken_for_that_of_the_owner_now(self, tmp_path: Path) -> None:
         file = tmp_path / "state.json"
-        write_state(file, Snapshot("birds", 6, (), (training(1, 1),), 77.0))
-        assert read_state(file, f"{owner_name()} since today") is not None
-        for owner in (None, "another process", owner_name()[:7] + "1 on elsewhere since today"):
-            assert read_state(file, owner) is None
+        write_state(file, Snapshot("birds", 6, (), (training(1, 1),), 77.0), OWNER)
+        assert read_state(file, OWNER) is not None
+        for owner in (None, "another process", OWNER.replace("7", "8"), OWNER.replace("today", "yesterday")):
+            assert read_state(file, owner) is None, "a restarted container may have the same process number and name"
 
     def test_its_json_can_be_written(self) -> None:
         shape = as_json(Snapshot("birds", 6, (trial(0),), (training(1, 1),), None), held_by=None)

@@ -5,22 +5,28 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from filelock import FileLock
+from needed import postgres
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import GPSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 from sqlalchemy import URL
 
+import search.study
 from search.errors import HeldError, StorageError, StudyChanged, UsageError
 from search.paths import Runs
 from search.space import distributions
 from search.storage import open_storage
 from search.study import (
+    SPEC,
     build_pruner,
     build_sampler,
     check_trials,
@@ -252,11 +258,77 @@ def test_a_study_is_held_by_one_process_and_says_by_which(url: URL, tmp_path: Pa
 
 def test_looking_whether_a_study_is_held_does_not_refuse_a_launch(url: URL, tmp_path: Path) -> None:
     """`search status` takes the lock for an instant; a launch in that instant waits."""
-    runs = Runs(tmp_path)
-    for _ in range(20):
-        assert owner_of("birds", url, runs) is None
-        with own_study("birds", url, runs):
+    held = threading.Event()
+
+    def look() -> None:
+        with FileLock(f"{url.database}.birds.lock"):
+            held.set()
+            time.sleep(0.3)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    held.wait()
+    with own_study("birds", url, Runs(tmp_path)):
+        assert not looking.is_alive()
+    looking.join()
+
+
+def test_studies_of_one_name_in_two_databases_do_not_share_a_folder_at_once(
+    url: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search.study, "LOCK_PATIENCE_SECONDS", 0)
+    runs, other = Runs(tmp_path), parse_url(f"sqlite:///{tmp_path}/other.db")
+    with own_study("birds", url, runs):
+        with pytest.raises(HeldError, match="'birds' is in use by process "), own_study("birds", other, runs):
             pass
+        with own_study("birds", other, Runs(tmp_path / "elsewhere")):
+            pass
+    with own_study("birds", other, runs):
+        pass
+
+
+def test_who_has_lost_a_study_leaves_the_name_of_its_next_owner_there(url: URL, tmp_path: Path) -> None:
+    """Where locks of files do not reach: another machine took the lock of a Postgres server that was restarted."""
+    runs = Runs(tmp_path)
+    with own_study("birds", url, runs):
+        runs.holder("birds").write_text("process 7 on elsewhere since today")
+    assert runs.holder("birds").read_text() == "process 7 on elsewhere since today"
+    with own_study("birds", url, runs):
+        pass
+    assert not runs.holder("birds").exists()
+
+
+@pytest.mark.postgres
+def test_a_postgres_lock_that_is_lost_may_be_taken_from_another_runs_folder_only(tmp_path: Path) -> None:
+    here, there = Runs(tmp_path / "here"), Runs(tmp_path / "there")
+    with postgres() as server:
+        url = parse_url(server.get_uri())
+        with own_study("birds", url, here) as still_owner:
+            others = "pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            server.psql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others};")
+            assert owner_of("birds", url, here) is None, "it is lost"
+            with pytest.raises(HeldError, match="in use by process "), own_study("birds", url, here):
+                pass
+            with own_study("birds", url, there):
+                with pytest.raises(HeldError, match="in use by a launch from another runs folder, which was faster"):
+                    still_owner()
+                assert there.holder("birds").exists()
+            still_owner()
+            assert owner_of("birds", url, there) is not None, "it is taken again"
+
+
+def test_a_study_of_another_version_is_a_sentence_with_the_cure(storage: RDBStorage) -> None:
+    study = open_study(spec_of(), storage, "content")
+    stored = study.user_attrs[SPEC]
+    study.set_user_attr(SPEC, stored | {"train": stored["train"] | {"warp": 9}, "moon": True})
+    with pytest.raises(StudyChanged) as refused:
+        find_study(storage, "birds")
+    first, *problems, cure = str(refused.value).splitlines()
+    assert first.startswith("study 'birds' was last launched by another version of this program")
+    assert [line.split(":")[0] for line in problems] == ["  train.warp", "  moon"]
+    assert cure.startswith("launch it again with this version")
+    open_study(spec_of(), storage, "content")
+    assert find_study(storage, "birds")[1] == spec_of(), "and it does cure it"
 
 
 def test_a_runs_folder_that_cannot_be_made_is_an_error(url: URL, tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""Whose a study's folder is: it is known by the study's name, and a study by its UUID."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from search.errors import ReplayFailed
+from search.journal import read_journal, searched_by
+from search.paths import Runs
+
+
+def take_folder(runs: Runs, study: str, uuid: str | None) -> list[str]:
+    """Make a study's folder its own; for the study's owner, before anything else is written there.
+
+    Another study of its name may have left its own things: one that was deleted since, or that is in another database.
+    They are put aside, and come back with their study. So is a journal that is damaged: it is evidence, and a new one
+    begins with what the database has.
+
+    Args:
+        runs: the runs folder.
+        study: the study's name.
+        uuid: what tells it from others of that name; None before it is created.
+
+    Returns:
+        What was moved, a line each.
+    """
+    notes = []
+    try:
+        before = searched_by(read_journal(runs.journal(study)))
+    except (ReplayFailed, ValueError):
+        before, aside = None, runs.damaged_journal(study, datetime.now())
+        runs.journal(study).replace(aside)
+        notes.append(f"the journal is damaged: set aside as {aside}, a new one begins with what the database has")
+    if before is not None and before != uuid:
+        runs.put_aside(study, before)
+        notes.append(
+            f"another study {study!r}, deleted or in another database, was searched here; its journal and checkpoints "
+            f"are in {runs.earlier(study, before)}"
+        )
+    if uuid is not None and runs.bring_back(study, uuid):
+        notes.append(f"the journal and checkpoints of study {study!r} are back from {runs.earlier(study, uuid).parent}")
+    return notes
