@@ -112,6 +112,25 @@ def test_a_dead_workers_trial_goes_on_under_its_own_number_with_no_epoch_reporte
     assert any("ended with signal 9; trial 1 goes on from its last epoch" in note for note in bench.notes)
 
 
+def test_a_dead_workers_trial_goes_on_at_once_on_another_that_is_free(bench: Bench) -> None:
+    def dies_when_the_other_is_free(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if assignment["trial"] == 0 and times == 0:
+            while 1 not in coordinator.trials.finished:
+                yield None
+            yield Exit(-9, "")
+        yield from trains(assignment, times)
+
+    pool = ScriptedPool(dies_when_the_other_is_free, 2)
+    coordinator = bench.coordinator(pool, spec_of(trials=2))
+    assert coordinator.run() is True
+    assigned = [event for event in read_journal(coordinator.journal.path) if event["event"] == "assign"]
+    assert [(event["trial"], event["worker"], event["attempt"]) for event in assigned] == [
+        (0, "cpu:0", 1),
+        (1, "cpu:1", 1),
+        (0, "cpu:1", 2),
+    ]
+
+
 def test_a_trial_that_always_kills_its_worker_fails_after_two_retries_with_the_log(bench: Bench) -> None:
     def dies(assignment: Message, times: int) -> Iterator[Message | Exit]:
         if assignment["trial"] == 0:
@@ -315,6 +334,15 @@ def worse(assignment: Message, _times: int) -> Iterator[Message | Exit]:
     yield started(trial)
     for number in range(1, EPOCHS + 1):
         yield epoch(trial, number, 0.9 - 0.2 * trial)
+
+
+def test_a_pruned_trial_says_after_which_epoch_or_fold(bench: Bench) -> None:
+    spec = spec_of(pruner="median", startup_trials=1, trials=2)
+    folded = spec.model_copy(update={"name": "folded", "data": spec.data.model_copy(update={"folds": EPOCHS})})
+    for searched, step in ((spec, "epoch"), (folded, "fold")):
+        coordinator = bench.coordinator(ScriptedPool(worse), searched)
+        coordinator.run()
+        assert coordinator.trials.study.get_trials()[1].user_attrs["reason"] == f"median after {step} 1"
 
 
 class Killed(BaseException):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from scripted import Bench, ScriptedPool, epoch, failed, spec_of, started, state
 from sqlalchemy.exc import OperationalError
 
 import search.backlog
+import search.crew
 import search.storage
 from search.crew import patience
 from search.devices import WorkerDevice
@@ -24,7 +27,7 @@ from search.journal import read_journal, replay
 from search.paths import Runs
 from search.pools.local import Exit, Message
 from search.status import Snapshot
-from search.storage import open_storage, parse_url, storage_errors
+from search.storage import SQLITE_TURN_SECONDS, open_storage, parse_url, storage_errors
 from search.study import own_study
 from studies import Faults
 from trainer.errors import DiskError
@@ -66,6 +69,47 @@ def test_a_trial_that_always_hangs_fails(bench: Bench) -> None:
     )
     assert coordinator.run() is True
     assert states(coordinator.trials.study) == ["FAIL", "COMPLETE"]
+
+
+def test_a_process_that_no_signal_ends_is_left_alone_and_its_trial_goes_on_elsewhere(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that waits for a driver or for a disk that is gone."""
+
+    def hangs_on_the_first(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if pool.worker == 0:
+            while True:
+                yield None
+        yield from trains(assignment, times)
+
+    monkeypatch.setattr(search.crew, "STUCK_SECONDS", 0.1)
+    faults = {"first_epoch_seconds": 0.4, "hang_seconds": 0.4}
+    pool = ScriptedPool(hangs_on_the_first, 2, unkillable=frozenset({0}))
+    coordinator = bench.coordinator(pool, spec_of(trials=3, faults=faults))
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["COMPLETE"] * 3
+    assert pool.started == [0, 1]
+    assert "cpu:0 is put aside: process 4242 was killed and does not end" in bench.notes
+    assert coordinator.snapshot().problems[0].startswith("cpu:0 put aside: process 4242 was killed and does not end;")
+
+    alone = ScriptedPool(lambda _assignment, _times: itertools.repeat(None), unkillable=frozenset({0}))
+    coordinator = Bench(bench.folder / "alone", bench.notes).coordinator(alone, spec_of(trials=1, faults=faults))
+    with pytest.raises(TrainingFailed, match="no device is left"):
+        coordinator.run()
+    assert states(coordinator.trials.study) == ["RUNNING"]
+
+
+def test_a_process_that_does_not_end_when_the_search_is_stopped_is_named(bench: Bench) -> None:
+    def stuck(assignment: Message, _times: int) -> Iterator[Message | Exit | None]:
+        yield started(assignment["trial"])
+        coordinator.stop()
+        coordinator.stop()
+        while True:
+            yield None
+
+    coordinator = bench.coordinator(ScriptedPool(stuck, unkillable=frozenset({0})), spec_of(trials=1))
+    assert coordinator.run() is False
+    assert bench.notes[-1] == "process 4242 was killed and does not end; its device may need a reset"
 
 
 def test_patience_is_a_multiple_of_the_slowest_epoch_known(bench: Bench) -> None:
@@ -171,17 +215,57 @@ def test_three_cuda_errors_put_a_device_aside_and_the_others_go_on(bench: Bench)
 
     broken: list[int] = []
     pool = ScriptedPool(breaks_on_one, 1)
-    coordinator = bench.coordinator(pool, spec_of(trials=2, faults={"retries": 5}))
-    with pytest.raises(TrainingFailed, match="no device is left"):
+    coordinator = bench.coordinator(pool, spec_of(trials=2))
+    with pytest.raises(TrainingFailed, match=r"no device is left \(3 CUDA errors, the last: AcceleratorError"):
         coordinator.run()
     assert any(note.startswith("cpu:0 is put aside after 3 CUDA errors") for note in bench.notes)
     assert states(coordinator.trials.study) == ["RUNNING"], "it was not the trial's fault"
 
     broken.clear()
     only_first = ScriptedPool(lambda a, t: breaks_on_one(a, t) if a["trial"] == 0 else trains(a, t), 2)
-    coordinator = bench.coordinator(only_first, spec_of(trials=6, faults={"retries": 5}))
+    coordinator = Bench(bench.folder / "other").coordinator(only_first, spec_of(trials=6))
     assert coordinator.run() is True
     assert states(coordinator.trials.study) == ["COMPLETE"] * 6
+
+
+def test_a_device_on_which_nothing_works_costs_no_trial(bench: Bench) -> None:
+    def breaks_on_the_first(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if pool.worker == 0:
+            yield failed(assignment["trial"], "device", "AcceleratorError: CUDA error: unspecified launch failure")
+        yield from trains(assignment, times)
+
+    pool = ScriptedPool(breaks_on_the_first, 2)
+    coordinator = bench.coordinator(pool, spec_of(trials=6, faults={"retries": 0}))
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["COMPLETE"] * 6
+    assert any(note.startswith("cpu:0 is put aside after 3 CUDA errors") for note in bench.notes)
+
+
+def test_a_trial_that_breaks_more_than_one_device_fails_and_the_others_go_on(bench: Bench) -> None:
+    def breaks_all(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if assignment["trial"] == 0:
+            yield failed(0, "device", "AcceleratorError: CUDA error: an illegal memory access")
+        yield from trains(assignment, times)
+
+    pool = ScriptedPool(breaks_all, 3)
+    coordinator = bench.coordinator(pool, spec_of(trials=6))
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["FAIL", *["COMPLETE"] * 5]
+    assert pool.assigned.count(0) == 4, "one more than puts a device aside"
+    assert "an illegal memory access" in coordinator.trials.study.get_trials()[0].user_attrs["reason"]
+
+
+def test_a_trial_that_broke_the_only_device_does_not_stop_every_launch(bench: Bench) -> None:
+    def breaks_all(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if assignment["trial"] == 0:
+            yield failed(0, "device", "AcceleratorError: CUDA error: an illegal memory access")
+        yield from trains(assignment, times)
+
+    with pytest.raises(TrainingFailed, match="no device is left"):
+        bench.coordinator(ScriptedPool(breaks_all), spec_of(trials=2)).run()
+    coordinator = bench.coordinator(ScriptedPool(breaks_all), spec_of(trials=2))
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["FAIL", "COMPLETE"]
 
 
 def test_errors_of_all_workers_of_a_gpu_count_together_and_put_it_aside_for_all_of_them(bench: Bench) -> None:
@@ -190,7 +274,7 @@ def test_errors_of_all_workers_of_a_gpu_count_together_and_put_it_aside_for_all_
 
     pool = ScriptedPool(breaks, 2)
     pool.devices = [WorkerDevice(f"gpu 0:{number}", "GPU-a", 1) for number in range(2)]
-    coordinator = bench.coordinator(pool, spec_of(trials=2, faults={"retries": 5}))
+    coordinator = bench.coordinator(pool, spec_of(trials=2))
     with pytest.raises(TrainingFailed, match="no device is left"):
         coordinator.run()
     assert [note for note in bench.notes if "put aside" in note] == [
@@ -206,9 +290,10 @@ def test_a_device_that_was_not_needed_takes_over_from_one_put_aside(bench: Bench
         yield from trains(assignment, times)
 
     pool = ScriptedPool(breaks_three_times, 2)
-    coordinator = bench.coordinator(pool, spec_of(trials=1, faults={"retries": 5}))
+    coordinator = bench.coordinator(pool, spec_of(trials=1))
     assert coordinator.run() is True
     assert pool.started == [0, 0, 0, 1]
+    assert states(coordinator.trials.study) == ["COMPLETE"]
 
 
 # -- the disk
@@ -268,10 +353,10 @@ def test_the_oldest_checkpoints_that_nobody_trains_go_when_the_quota_is_spent(be
 def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doubled(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody else holds SQLite's write lock for a second."""
-    monkeypatch.setattr(search.storage, "SQLITE_BUSY_SECONDS", 0.05)
+    """Somebody else holds SQLite's write lock for some seconds; signals and the display do not wait for that."""
     monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0.1)
     problems: set[str] = set()
+    turns: list[float] = []
     epochs_meanwhile = 0
     blocker = sqlite3.connect(bench.folder / "search.db", isolation_level=None, timeout=30)
     blocked = released = 0.0
@@ -285,8 +370,9 @@ def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doub
 
     def watch(snapshot: Snapshot) -> None:
         nonlocal released
+        turns.append(time.monotonic())
         problems.update(problem.split(";")[1] for problem in snapshot.problems)
-        if blocked and not released and time.monotonic() > blocked + 1:
+        if blocked and not released and time.monotonic() > blocked + 2.5:
             blocker.execute("ROLLBACK")
             released = time.monotonic()
 
@@ -295,6 +381,7 @@ def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doub
     assert coordinator.run() is True
     blocker.close()
     assert released
+    assert max(after - before for before, after in itertools.pairwise(turns)) < 2.2 * SQLITE_TURN_SECONDS
     assert any("training goes on" in problem for problem in problems)
     assert epochs_meanwhile > 1, "workers trained on without the database"
     here = coordinator.trials.study.get_trials()
@@ -304,8 +391,72 @@ def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doub
     assert replay(read_journal(coordinator.journal.path)).identical
 
 
+def test_no_turn_waits_longer_for_a_locked_file_than_one_time_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even one in which a trial is to be created, for which Optuna would try five times."""
+    monkeypatch.setattr(search.storage, "SQLITE_TURN_SECONDS", 0.5)
+    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0.4)
+    coordinator = bench.coordinator(ScriptedPool(trains), spec_of(trials=1))
+    coordinator.begin()
+    assert coordinator.step()  # the worker is ready
+    with closing(sqlite3.connect(bench.folder / "search.db", isolation_level=None)) as blocker:
+        blocker.execute("BEGIN IMMEDIATE")
+        begun = time.monotonic()
+        assert coordinator.step()
+        assert 0.5 <= time.monotonic() - begun < 2.4
+        begun = time.monotonic()
+        assert coordinator.step()
+        assert time.monotonic() - begun < 0.4, "the pause begins when an attempt has ended"
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["COMPLETE"]
+
+
+def test_the_database_may_go_away_at_the_very_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the last trial was told, and before one that was created twice is ended."""
+    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
+
+    def created_twice(message: Message) -> None:
+        if message["trial"] == 1 and len(coordinator.trials.study.get_trials()) == 2:
+            coordinator.trials.study.ask()
+
+    def away_once() -> None:
+        monkeypatch.setattr(coordinator.trials, "fail_unknown", there)
+        raise OperationalError("", None, Exception("the server is gone"))
+
+    coordinator = bench.coordinator(ScriptedPool(trains, on_epoch=created_twice), spec_of(trials=2))
+    there = coordinator.trials.fail_unknown
+    monkeypatch.setattr(coordinator.trials, "fail_unknown", away_once)
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["COMPLETE", "COMPLETE", "FAIL"]
+    assert "the database is back after 0 s" in bench.notes
+
+
+def test_a_trial_whose_telling_is_cut_short_is_told_to_people_once_and_leaves_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
+
+    def keeps(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        Path(assignment["checkpoint"]).parent.mkdir(parents=True)
+        yield from trains(assignment, times)
+
+    def away_once(trial: optuna.trial.FrozenTrial) -> None:
+        monkeypatch.setattr(coordinator.trials, "_keep_confusion", there)
+        raise OperationalError("", None, Exception("the server is gone"))
+
+    coordinator = bench.coordinator(ScriptedPool(keeps), spec_of(trials=1))
+    there = coordinator.trials._keep_confusion
+    monkeypatch.setattr(coordinator.trials, "_keep_confusion", away_once)
+    assert coordinator.run() is True
+    assert ["1 of 1 done" in note for note in bench.notes].count(True) == 1
+    assert [event["event"] for event in read_journal(coordinator.journal.path)].count("tell") == 1
+    assert list((bench.folder / "studies/scripted/trials").iterdir()) == []
+
+
 @pytest.mark.parametrize(
-    ("kind", "last", "state"), [("memory", "split_batches", "COMPLETE"), ("crash", "finish", "FAIL")]
+    ("kind", "last", "state"),
+    [("memory", "set_back", "COMPLETE"), ("device", "set_back", "COMPLETE"), ("crash", "finish", "FAIL")],
 )
 def test_a_crash_is_in_the_journal_once_although_the_database_goes_away_while_it_is_dealt_with(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str, last: str, state: str
@@ -331,7 +482,7 @@ def test_a_crash_is_in_the_journal_once_although_the_database_goes_away_while_it
 def test_a_database_that_stays_away_too_long_ends_the_search_and_the_next_launch_goes_on(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search.storage, "SQLITE_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(search.storage, "SQLITE_TURN_SECONDS", 0.05)
     monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0.05)
     blocker = sqlite3.connect(bench.folder / "search.db", isolation_level=None, timeout=30)
     pool = ScriptedPool(trains, on_epoch=lambda _: blocker.in_transaction or blocker.execute("BEGIN IMMEDIATE"))
@@ -429,6 +580,23 @@ def test_an_epoch_that_takes_longer_than_the_grace_is_given_up(bench: Bench) -> 
         assert not coordinator.killed
         assert time.monotonic() - begun < limit
         assert states(coordinator.trials.study) == ["RUNNING"]
+
+
+def test_being_told_to_stop_before_the_first_epoch_is_no_retry_however_often(bench: Bench) -> None:
+    def slow(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        yield started(assignment["trial"])
+        coordinator.stop(grace_seconds=0.01)
+        while True:
+            yield None
+
+    spec = spec_of(trials=1, faults={"retries": 0})
+    for _ in range(3):
+        coordinator = bench.coordinator(ScriptedPool(slow), spec)
+        assert coordinator.run() is False
+    again = bench.coordinator(ScriptedPool(trains), spec)
+    assert again.run() is True
+    assert states(again.trials.study) == ["COMPLETE"]
+    assert "crash" not in [event["event"] for event in read_journal(again.journal.path)]
 
 
 def test_an_epoch_trained_again_with_another_result_fails_its_trial(bench: Bench) -> None:
