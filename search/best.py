@@ -96,7 +96,7 @@ def begin(study: optuna.Study, spec: StudySpec, workers: int = 1) -> None:
 
 
 def record(study: optuna.Study, trial: int, number: int, accuracy: float | None, seconds: float) -> None:
-    """Keep the result of one confirming training.
+    """Keep the result of one confirming training; kept twice, it counts once.
 
     Args:
         study: the study, owned.
@@ -106,7 +106,8 @@ def record(study: optuna.Study, trial: int, number: int, accuracy: float | None,
         seconds: that it took.
     """
     result = {"trial": trial, "seed": number, "accuracy": accuracy, "seconds": round(seconds, 3)}
-    study.set_user_attr(CONFIRM, study.user_attrs[CONFIRM] | {"results": [*_results(study), result]})
+    others = [one for one in _results(study) if (one["trial"], one["seed"]) != (trial, number)]
+    study.set_user_attr(CONFIRM, study.user_attrs[CONFIRM] | {"results": [*others, result]})
 
 
 def confirmed(study: optuna.Study, spec: StudySpec) -> dict[str, Any] | None:

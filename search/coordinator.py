@@ -23,12 +23,14 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import Trial, TrialState
 
-from search.backlog import Backlog, Said
-from search.crew import MOST_MICRO_BATCHES, POLL_SECONDS, Crew, Worker, patience
+from search.backlog import Backlog, Outage, Said
+from search.crew import POLL_SECONDS, Crew, Worker, patience
 from search.errors import HeldError, StudyChanged, TrainingFailed
+from search.findings import OUT_OF_MEMORY, step_of
 from search.paths import Runs
 from search.pools.local import Exit, LocalPool
 from search.status import Snapshot, TrialView, duration, eta_seconds
+from search.storage import wait_briefly
 from search.trials import Changed, Trials
 from studies import StudySpec
 from trainer.config import EpochResult
@@ -75,7 +77,7 @@ class Coordinator:
         self.stopping = False
         self.killed = False
         self.deadline = math.inf
-        self.backlog = Backlog(spec.faults.storage_minutes, note)
+        self.outage, self.backlog = Outage(note), Backlog()
         self.no_room: str | None = None
         self.last_failure: str | None = None
         self.fatal: Exception | None = None
@@ -106,15 +108,13 @@ class Coordinator:
             self.begin()
             while self.step():
                 pass
-            if not self.stopping:
-                self.trials.fail_unknown()
             self.watch(self.snapshot())
         except (HeldError, StudyChanged):
             self.journal.lost = True
             raise
         finally:
             late = self.killed or time.monotonic() >= self.deadline
-            self.pool.close(patience_seconds=0 if late else 5)
+            self.crew.close(patience_seconds=0 if late else 5)
             self.journal.append("stop", reason=str(self.fatal or ("told to" if self.stopping else "budget spent")))
         if self.fatal:
             raise self.fatal
@@ -130,13 +130,16 @@ class Coordinator:
             self.note(f"going on with trial {numbers}, left unfinished by the last launch")
         self.trials.enqueue(self.known)
         self._keep_to_quota()
+        wait_briefly(self.trials.study)
         self.crew.start(self._left_to_do())
 
     def step(self) -> bool:
         """One turn: what waits for the database, idle workers, new messages. False once there is nothing to do."""
         if self.runs.stop_request(self.spec.name).exists() and not self.stopping:
             self.stop()
-        if not self.backlog.reach(self.still_owner, self.trials.check_identity, self._catch_up, self._assign):
+        checks = (self.still_owner, self.trials.check_identity, self.trials.check_writable)
+        most = self.spec.faults.storage_minutes
+        if not self.outage.reach(*checks, self._catch_up, self._assign, self._finish_off, most_minutes=most):
             self._go_on_without_storage()
         if self.killed or time.monotonic() >= self.deadline or not self._worth_waiting():
             return False
@@ -171,8 +174,8 @@ class Coordinator:
             for worker in self.crew.workers
             if worker.aside
         ]
-        if self.backlog.is_away:
-            away = duration(self.backlog.away_seconds)
+        if self.outage.is_on:
+            away = duration(self.outage.seconds)
             problems.append(f"no database for {away}; training goes on, {len(self.backlog)} messages wait")
         if self.no_room:
             problems.append(f"paused: {self.no_room}")
@@ -211,11 +214,16 @@ class Coordinator:
             self.crew.send(worker.number, self.trials.assignment(trial) | {"cache": self.cache})
             self.journal.append("assign", trial=trial.number, worker=worker.label, attempt=progress.attempts)
 
+    def _finish_off(self) -> None:
+        """Once the budget is spent, end what a broken connection has left."""
+        if not (self.stopping or self.crew.training() or self._left_to_do()):
+            self.trials.fail_unknown()
+
     def _worth_waiting(self) -> bool:
         """Whether anyone has something to do, or will have."""
-        if self.stopping and (self.backlog.is_away or self.no_room):
+        if self.stopping and (self.outage.is_on or self.no_room):
             return self.crew.busy()  # what they said is in their checkpoints: nothing to wait for but their epochs
-        if self.backlog or self.crew.training():
+        if self.backlog or self.crew.training() or self.outage.is_on:
             return True
         return not self.stopping and self._left_to_do() > 0
 
@@ -278,7 +286,8 @@ class Coordinator:
         if result.final:
             self._finish(worker, TrialState.COMPLETE, result.val_accuracy)
         elif pruned:
-            self._finish(worker, TrialState.PRUNED, reason=f"{self.spec.search.pruner} after epoch {result.epoch}")
+            reason = f"{self.spec.search.pruner} after {step_of(self.spec)} {result.epoch}"
+            self._finish(worker, TrialState.PRUNED, reason=reason)
         return not (result.final or pruned or self.stopping)
 
     def _release(self, worker: Worker) -> None:
@@ -300,12 +309,10 @@ class Coordinator:
             self._fail(worker, error)
         elif kind == "disk":
             self._on_full_disk(trial, error.partition(": ")[2])
-        elif kind == "memory":
-            self._on_out_of_memory(worker, error)
         else:
             note = f"trial {trial.number} failed ({error}); trying again from its last epoch"
             tail = self.pool.log_tail(worker.number)
-            self._retry(worker, f"{error}\n{tail}" if tail else error, note, signature=error)
+            self._on_setback(worker, kind, f"{error}\n{tail}" if tail else error, note, signature=error)
         if kind in ("memory", "device"):
             self.crew.replace(worker, error if kind == "device" else None)  # a new process has a clean memory
         self._release(worker)
@@ -314,22 +321,20 @@ class Coordinator:
         how = worker.how_it_ended(event)
         if self._trains(worker):
             assert worker.trial is not None
-            number = worker.trial.number
-            if event.out_of_memory:
-                self._on_out_of_memory(worker, f"worker {worker.label} {how}")
-            else:
-                note = f"worker {worker.label} {how}; trial {number} goes on from its last epoch"
-                self._retry(worker, f"the worker {how}: {event.log_tail}", note, signature=how)
+            kind = "memory" if event.out_of_memory else "exit"
+            note = f"worker {worker.label} {how}; trial {worker.trial.number} goes on from its last epoch"
+            self._on_setback(worker, kind, f"the worker {how}: {event.log_tail}", note, signature=how)
         self._release(worker)
         failed = self.crew.on_exit(worker, restart=not self.stopping)
         if failed:
             self._end_with(TrainingFailed(f"{failed} ({how}):\n{event.log_tail}"))
 
-    def _retry(self, worker: Worker, error: str, note: str, signature: str) -> None:
-        """Let a trial go on from its last epoch, unless it has not got any further for too many times.
+    def _on_setback(self, worker: Worker, kind: str, error: str, note: str, signature: str) -> None:
+        """Let a trial go on from its last epoch, unless this was one setback too many.
 
         Args:
             worker: what trained it.
+            kind: of setback, see ``Setbacks.after``.
             error: the reason, if this ends the trial: its first line says what happened, the log follows.
             note: for people, if it goes on.
             signature: by which the same error is known in another trial.
@@ -337,21 +342,18 @@ class Coordinator:
         trial = worker.trial
         assert trial is not None
         progress = self.trials.progress[trial.number]
-        progress.retries += self._note_crash(worker, error)
-        if progress.retries > self.spec.faults.retries:
-            self._fail(worker, error, signature)
+        if progress.crashed < progress.attempts:  # else it was noted, and the database went away before the rest
+            progress.crashed = progress.attempts
+            self.journal.append("crash", trial=trial.number, worker=worker.label, reason=error.splitlines()[0])
+        setbacks = progress.setbacks.after(kind, self.spec.faults)
+        if setbacks is not None:
+            self.trials.set_back(trial, setbacks)
+            self.note(setbacks.in_parts(f"trial {trial.number}") if kind == "memory" else note)
+        elif kind == "memory":  # PRUNED, so that the sampler learns from it
+            parts = progress.setbacks.micro_batches
+            self._finish(worker, TrialState.PRUNED, reason=f"{OUT_OF_MEMORY} with {parts} micro-batches")
         else:
-            self.note(note)
-
-    def _note_crash(self, worker: Worker, error: str) -> bool:
-        """Journal a crash; False where it was, and the database went away before the rest was done."""
-        assert worker.trial is not None
-        progress = self.trials.progress[worker.trial.number]
-        if progress.crashed == progress.attempts:
-            return False
-        progress.crashed = progress.attempts
-        self.journal.append("crash", trial=worker.trial.number, worker=worker.label, reason=error.splitlines()[0])
-        return True
+            self._fail(worker, error, signature)
 
     def _fail(self, worker: Worker, error: str, signature: str | None = None) -> None:
         """End a trial as FAIL; the same error in two trials in a row would only burn the rest of the budget."""
@@ -360,28 +362,15 @@ class Coordinator:
             self._end_with(TrainingFailed(f"two trials in a row ended in the same error: {error}"))
         self.last_failure = signature or error
 
-    def _on_out_of_memory(self, worker: Worker, error: str) -> None:
-        """Go on with the same batch in parts; a trial too large even so ends PRUNED, which the sampler learns from."""
-        trial = worker.trial
-        assert trial is not None
-        progress = self.trials.progress[trial.number]
-        self._note_crash(worker, error)
-        if progress.micro_batches >= MOST_MICRO_BATCHES:
-            self._finish(worker, TrialState.PRUNED, reason=f"out of memory with {progress.micro_batches} micro-batches")
-            return
-        self.note(
-            f"trial {trial.number} ran out of memory; it goes on in a new process with "
-            f"{self.trials.split_batches(trial)} micro-batches a step, the effective batch unchanged"
-        )
-
     def _on_full_disk(self, trial: Trial, error: str) -> None:
         """Pause until there is room. Where there is, and writing fails all the same, waiting would not help."""
         progress = self.trials.progress[trial.number]
         if shutil.disk_usage(self.runs.root).free >= self.room_needed:
-            progress.retries += 1
-        if progress.retries > self.spec.faults.retries:
-            self._end_with(DiskError(error))
-            return
+            setbacks = progress.setbacks.after("disk", self.spec.faults)
+            if setbacks is None:
+                self._end_with(DiskError(error))
+                return
+            progress.setbacks = setbacks
         if self.no_room is None:
             self.note(f"paused: {error}; the search goes on by itself when there is room")
         self.no_room = error

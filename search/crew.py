@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from search.pools.local import Exit, LocalPool, Message
+from search.setbacks import MOST_DEVICE_ERRORS
 from search.status import WorkerView, duration
 from studies.spec import Faults
 from trainer.config import EpochResult
@@ -15,11 +17,11 @@ from trainer.config import EpochResult
 POLL_SECONDS = 0.5
 """Longest wait for a worker's message before signals and the display get their turn."""
 
-MOST_MICRO_BATCHES = 4
-"""Parts that a batch is divided into at most when memory runs out: first two, then four."""
+STUCK_SECONDS = 60.0
+"""After a process was killed, how long it may take to end. One that waits for a driver or a disk may never."""
 
-MOST_DEVICE_ERRORS = 3
-"""CUDA errors on one device, whichever of its workers met them, after which it is put aside."""
+
+_STUCK = "was killed and does not end"
 
 
 @dataclass
@@ -40,6 +42,8 @@ class Worker:
     """When it was last heard of or spoken to, while it owes a message; None while it waits for one."""
     ended: str | None = None
     """Why its process was ended from here."""
+    ended_since: float | None = None
+    """When that was, until its Exit comes."""
     memory_bytes: int | None = None
     """Its peak, as it said with its last epoch."""
     failed_starts: int = 0
@@ -125,7 +129,7 @@ class Crew:
         for number, event in self.pool.events(timeout):
             worker = self.workers[number]
             if isinstance(event, Exit):
-                worker.busy_since = None
+                worker.busy_since = worker.ended_since = None
             elif event["type"] == "ready":
                 worker.ready, worker.device, worker.failed_starts, worker.busy_since = True, event["device"], 0, None
                 continue
@@ -139,6 +143,8 @@ class Crew:
             if silent > (patience(worker) if worker.ready else self.faults.first_epoch_seconds):
                 worker.failed_starts += not worker.ready
                 self._end(worker, f"made no progress for {duration(silent)} and was ended")
+            elif worker.ended_since is not None and time.monotonic() - worker.ended_since > STUCK_SECONDS:
+                yield worker.number, self._abandon(worker)
 
     def replace(self, worker: Worker, device_error: str | None) -> None:
         """Give a worker a new process; after too many errors of its device, put that aside instead."""
@@ -151,7 +157,7 @@ class Crew:
                 other.aside = why
             name = worker.label if len(sharing) == 1 else worker.label.rpartition(":")[0]
             self.note(f"{name} is put aside after {why}")
-        self._end(worker, "was replaced")
+        self._end(worker, worker.aside or "was replaced")
 
     def on_exit(self, worker: Worker, *, restart: bool) -> str | None:
         """A worker's process has ended: start another, or say why the search cannot go on."""
@@ -169,6 +175,11 @@ class Crew:
             self._start(worker)
         return None
 
+    def close(self, patience_seconds: float) -> None:
+        """End all processes, those still busy after so many seconds by force."""
+        for process in self.pool.close(patience_seconds):
+            self.note(f"process {process} {_STUCK}; its device may need a reset")
+
     def _sharing(self, worker: Worker) -> list[Worker]:
         """The workers of the same GPU, this one among them."""
         gpu = self.pool.devices[worker.number].visible
@@ -179,8 +190,19 @@ class Crew:
         ]
 
     def _end(self, worker: Worker, why: str) -> None:
-        worker.ready, worker.busy_since, worker.ended = False, None, why
+        worker.ready, worker.busy_since, worker.ended, worker.ended_since = False, None, why, time.monotonic()
         self.pool.kill(worker.number)
+
+    def _abandon(self, worker: Worker) -> Exit:
+        """Do without a process that was killed and does not end, and without its device.
+
+        Should it ever wake, it ends with the system call that it is in. If that was to write a checkpoint, whose
+        training goes on elsewhere by then, the file's hash and the one before it keep the damage to an epoch.
+        """
+        worker.ended_since = None
+        worker.aside = f"process {self.pool.abandon(worker.number)} {_STUCK}"
+        self.note(f"{worker.label} is put aside: {worker.aside}")
+        return Exit(-signal.SIGKILL, self.pool.log_tail(worker.number))
 
     def _start(self, worker: Worker) -> None:
         worker.busy_since = time.monotonic()

@@ -101,8 +101,8 @@ def export_best(
         metrics |= {"path": str(target)}
         # For an export of before too: it may have been killed between its last move and these.
         retraining.tidy(trial)
-        still_owner()
-        show_export(study, spec, runs.artifacts, render(metrics), (target / "plots").glob("*.png"))
+        pictures = sorted((target / "plots").glob("*.png"))
+        retraining.write(lambda: show_export(study, spec, runs.artifacts, render(metrics), pictures))
     return metrics
 
 

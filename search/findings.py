@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from search.budget import describe
+from search.setbacks import MOST_MICRO_BATCHES
 from search.status import duration, recipe_of, view_of
 from studies import Limit, StudySpec
 from studies.axes import WIDTH_SHARE
@@ -34,6 +34,9 @@ EDGE = 0.05
 
 SURE_TRIALS = 30
 """Completed trials below which the importance is called a guess."""
+
+DIVERGED, OUT_OF_MEMORY = "diverged", "out of memory"
+"""Outcomes of trials that are PRUNED, but by no pruner."""
 
 
 def ranked(trials: Sequence[FrozenTrial], limit: Limit | None = None) -> list[FrozenTrial]:
@@ -167,11 +170,17 @@ def findings(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mappin
         guess = "the importance of the settings is a guess" if importances else "the importance of settings is left out"
         found.append(f"Only {count(len(complete), 'trial')} completed: {guess}.")
     found += _first_rung(spec, trials, complete)
-    diverged = [trial for trial in trials if is_diverged(trial)]
+    diverged = [trial for trial in trials if outcome_of(trial) == DIVERGED]
     if diverged:
         rates = sorted(trial.params["lr"] for trial in diverged if "lr" in trial.params)
         where = f" (lr {' to '.join(dict.fromkeys(map(show, (rates[0], rates[-1]))))})" if rates else ""
         found.append(f"{count(len(diverged), 'trial')} diverged{where}.")
+    too_large = sum(outcome_of(trial) == OUT_OF_MEMORY for trial in trials)
+    if too_large:
+        found.append(
+            f"{count(too_large, 'trial')} ran out of memory, with each batch in {MOST_MICRO_BATCHES} parts too: fewer "
+            "workers on a device, smaller models or a smaller image_size need less."
+        )
     failed = sum(trial.state == TrialState.FAIL for trial in trials)
     if failed:
         found.append(f"{count(failed, 'trial')} failed; the sampler learns nothing from those. Reasons are below.")
@@ -235,7 +244,7 @@ def _edges(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[Frozen
 def _first_rung(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[FrozenTrial]) -> Iterator[str]:
     """How many trials the pruner ended at its first chance, and whether that early accuracy tells anything."""
     rung = spec.search.min_epochs
-    pruned = [view_of(trial) for trial in trials if trial.state == TrialState.PRUNED and not is_diverged(trial)]
+    pruned = [view_of(trial) for trial in trials if outcome_of(trial) == "pruned"]
     first = sum(view.epochs <= rung for view in pruned)
     if not first:
         return
@@ -255,10 +264,14 @@ def _first_rung(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[F
     yield sentence
 
 
-def is_diverged(trial: FrozenTrial) -> bool:
-    """PRUNED, but by no pruner: the reason is then the trainer's own."""
+def outcome_of(trial: FrozenTrial) -> str:
+    """How a trial stands or ended, in words: its state, or why it is PRUNED if not for its pruner."""
     reason = trial.user_attrs.get("reason", "")
-    return trial.state == TrialState.PRUNED and bool(reason) and not re.fullmatch(r"\w+ after epoch \d+", reason)
+    if trial.state == TrialState.PRUNED and reason.startswith("DivergedError"):
+        return DIVERGED
+    if trial.state == TrialState.PRUNED and reason.startswith(OUT_OF_MEMORY):
+        return OUT_OF_MEMORY
+    return "failed" if trial.state == TrialState.FAIL else trial.state.name.lower()
 
 
 def _moment(moment: datetime) -> str:

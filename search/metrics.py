@@ -142,9 +142,8 @@ def evaluate_once(
 
     openings = 0
     if split == "test":
-        retraining.still_owner()
         who = final_model(folder / "model.safetensors", spec.final.tta)
-        openings = open_test_split(retraining.study, who, trial=trial.number)
+        openings = retraining.write(lambda: open_test_split(retraining.study, who, trial=trial.number))
     with show_progress(retraining.console) as progress:
         result, logits = evaluate(whole, split)
         alone, plain_logits = (result, logits) if plain is whole else evaluate(plain, split)

@@ -20,10 +20,12 @@ from search.chart_style import FONT
 from search.errors import UsageError
 from search.figures import Picture, study_pictures
 from search.findings import (
+    DIVERGED,
+    OUT_OF_MEMORY,
     RECIPES,
     as_toml,
     findings,
-    is_diverged,
+    outcome_of,
     ranked,
     sampled_axes,
     setting_importances,
@@ -56,8 +58,8 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
         knowing, a sentence or two each; ``counts`` of trials by their states; ``seconds`` of training by the trials'
         states; ``best``, the best trials with ``trial``, ``value``, ``num_params``, ``macs``, ``seconds`` and
         ``params``; ``toml``, these as the end of a study file; ``importances``, the share of each setting;
-        ``failures``, failed and diverged trials with their reasons; ``crashes`` of workers, each with its ``worker``,
-        ``trial``, time and ``reason``.
+        ``failures``, trials that failed, diverged or ran out of memory, with their reasons; ``crashes`` of workers,
+        each with its ``worker``, ``trial``, time and ``reason``.
 
     Raises:
         ReplayFailed: the journal was changed by something else.
@@ -117,8 +119,8 @@ def _facts(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def _bad(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Failed and diverged trials."""
-    return [trial for trial in trials if trial.state == TrialState.FAIL or is_diverged(trial)]
+    """Trials that came to nothing, and not because a pruner said so."""
+    return [trial for trial in trials if outcome_of(trial) in ("failed", DIVERGED, OUT_OF_MEMORY)]
 
 
 def render(
@@ -228,20 +230,15 @@ def _figure(picture: Picture) -> str:
 
 
 def _failures(trials: Sequence[FrozenTrial]) -> str:
-    bad = [view_of(trial) for trial in _bad(trials)]
-    if not bad:
-        return ""
     rows = [
-        [
-            str(view.number),
-            "failed" if view.state == "FAIL" else "diverged",
-            str(view.epochs),
-            view.reason or "not known",
-        ]
-        for view in bad
+        [str(view.number), outcome_of(trial), str(view.epochs), view.reason or "not known"]
+        for trial in _bad(trials)
+        for view in [view_of(trial)]
     ]
+    if not rows:
+        return ""
     table = _table(["trial", "outcome", "epochs", "reason"], rows, left=4)
-    return f"<h2>Failed and diverged trials</h2>{table}"
+    return f"<h2>Trials that failed, diverged or ran out of memory</h2>{table}"
 
 
 def _settings(spec: StudySpec) -> str:

@@ -5,30 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
+from search.backlog import Outage
 from search.best import begin, candidates, confirmed, final_seed, missing, record
 from search.budget import check_fits, describe, exported_size, fits
+from search.crew import POLL_SECONDS
 from search.devices import WorkerDevice
-from search.errors import NothingToExport
+from search.errors import Interrupted, NothingToExport
 from search.findings import ranked
 from search.launch import show_progress
 from search.page import show_confirmation
 from search.paths import Runs
 from search.pools.local import LocalPool
+from search.storage import wait_briefly
 from search.study import teacher_hash
 from search.trainings import Outcome, Trainer, Training
 from studies import Limit, StudySpec
 from trainer.config import ModelSize, TrainConfig
 from trainer.data import Dataset
 from trainer.errors import DivergedError, LimitError
+
+T = TypeVar("T")
 
 Stages = list[list[Training]]
 """The stages of a final training, one after the other, each with a training for every member."""
@@ -60,6 +67,9 @@ class Retraining:
         self.study, self.spec, self.runs, self.data = study, spec, runs, data
         self.devices, self.console, self.still_owner = devices, console, still_owner
         self.confirming: list[Training] = []
+        self.unrecorded: deque[tuple[int, int, float | None, float]] = deque()
+        """What confirming trainings came to and the database has not taken yet."""
+        self.outage = Outage(self._note)
         self.trainer: Trainer | None = None
 
     def __enter__(self) -> Retraining:
@@ -67,6 +77,34 @@ class Retraining:
 
     def __exit__(self, *_: object) -> None:
         self._end_workers()
+
+    # -- the database, which may be away
+
+    def write(self, step: Callable[[], T]) -> T:
+        """Take a step that writes to the study, and can be repeated; while the database is away, wait for it.
+
+        Raises:
+            HeldError: the study is another's by now.
+            SQLAlchemyError, StorageInternalError: the database stayed away for longer than ``faults.storage_minutes``.
+            Interrupted: asked to stop meanwhile.
+        """
+        answers: list[T] = []
+        most = self.spec.faults.storage_minutes
+        while not self.outage.reach(self.still_owner, lambda: answers.append(step()), most_minutes=most):
+            if self.runs.stop_request(self.spec.name).exists():
+                raise Interrupted("export stopped; nothing is lost, the same command goes on from there")
+            time.sleep(POLL_SECONDS)
+        return answers[-1]
+
+    def _keep_up(self) -> None:
+        """Keep the study's lock, which a server forgets when it restarts, and record what waits for it."""
+        self.outage.reach(self.still_owner, self._record)
+
+    def _record(self) -> None:
+        while self.unrecorded:
+            record(self.study, *self.unrecorded[0])
+            show_confirmation(self.study, self.spec)
+            self.unrecorded.popleft()
 
     # -- which trial
 
@@ -87,8 +125,7 @@ class Retraining:
 
     def _confirm(self) -> None:
         spec, seeds = self.spec, self.spec.confirm.seeds
-        self.still_owner()
-        begin(self.study, spec, len(self.devices))
+        self.write(lambda: begin(self.study, spec, len(self.devices)))
         todo = missing(self.study, spec)
         trainings = {self._confirming(trial, number).label: (trial, number) for trial, number in todo}
         self.confirming = [
@@ -104,9 +141,9 @@ class Retraining:
             for outcome in outcomes:
                 trial, number = trainings[outcome.training.label]
                 accuracy = None if outcome.diverged else outcome.results[-1].val_accuracy
-                self.still_owner()
-                record(self.study, trial.number, number, accuracy, outcome.seconds)
-                show_confirmation(self.study, spec)
+                self.unrecorded.append((trial.number, number, accuracy, outcome.seconds))
+                self._keep_up()
+        self.write(self._record)
 
     def _confirming(self, trial: FrozenTrial, number: int) -> Training:
         config = self.spec.config_for(_sampled(trial), final_seed(self.spec, trial.number, number))
@@ -174,12 +211,14 @@ class Retraining:
                 self.spec.faults,
                 note=self._note,
                 stop_request=self.runs.stop_request(self.spec.name),
+                each_turn=self._keep_up,
             )
+            wait_briefly(self.study)
         return self.trainer
 
     def _end_workers(self) -> None:
         if self.trainer is not None:
-            self.trainer.crew.pool.close(patience_seconds=1)
+            self.trainer.crew.close(patience_seconds=1)
             self.trainer = None
 
     def _note(self, line: str) -> None:

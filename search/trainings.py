@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from search.crew import MOST_MICRO_BATCHES, POLL_SECONDS, Crew, Worker, patience
+from search.crew import POLL_SECONDS, Crew, Worker, patience
 from search.errors import Interrupted, TrainingFailed
 from search.pools.local import Exit, LocalPool, Message
+from search.setbacks import Setbacks
 from search.status import duration
 from studies import Faults
 from trainer.config import DataConfig, EpochResult, TrainConfig
@@ -65,9 +66,7 @@ class _State:
 
     training: Training
     results: dict[int, EpochResult] = field(default_factory=dict)
-    retries: int = 0
-    """Times it was taken up again since its last epoch."""
-    micro_batches: int = 1
+    setbacks: Setbacks = field(default_factory=Setbacks)
 
     @property
     def outcome(self) -> Outcome:
@@ -85,6 +84,7 @@ class Trainer:
         faults: how often to try again, and when a worker counts as hanging.
         note: called with one line for each thing worth telling.
         stop_request: the file with which ``search stop`` asks for an end.
+        each_turn: called at least every POLL_SECONDS; raises what is to end the trainings.
     """
 
     def __init__(
@@ -96,9 +96,10 @@ class Trainer:
         *,
         note: Callable[[str], None],
         stop_request: Path,
+        each_turn: Callable[[], object] = lambda: None,
     ) -> None:
         self.data, self.cache, self.faults, self.note = data, cache, faults, note
-        self.stop_request = stop_request
+        self.stop_request, self.each_turn = stop_request, each_turn
         self.crew = Crew(pool, faults, note)
         self.waiting: deque[_State] = deque()
 
@@ -125,6 +126,7 @@ class Trainer:
         while ended < len(trainings):
             if self.stop_request.exists():
                 raise Interrupted(f"{stage} stopped; nothing is lost, the same command goes on from there")
+            self.each_turn()
             for worker in crew.idle():
                 if self.waiting:
                     worker.trial = self.waiting.popleft()
@@ -155,7 +157,7 @@ class Trainer:
             "cache": str(self.cache),
             "checkpoint": str(training.checkpoint),
             "limit": {},  # counted before, for all members together
-            "micro_batches": state.micro_batches,
+            "micro_batches": state.setbacks.micro_batches,
             "fit_on": training.fit_on,
             "start": str(training.start) if training.start else None,
         }
@@ -168,7 +170,7 @@ class Trainer:
         assert state is not None
         if event["type"] == "epoch":
             result = EpochResult(**event["result"])
-            state.results[result.epoch], state.retries = result, 0
+            state.results[result.epoch], state.setbacks = result, state.setbacks.after_new_epoch()
             self.crew.send(worker.number, {"type": "answer", "go_on": not result.final})
         elif event["type"] == "left":
             worker.trial = None
@@ -186,10 +188,7 @@ class Trainer:
             return replace(state.outcome, diverged=sentence)
         if kind == "user":
             raise TrainingFailed(f"{label} cannot be trained: {error}")
-        if kind == "memory":
-            self._split(state, error)
-        else:
-            self._retry(state, error, f"{label} failed ({error}); trying again from its last epoch")
+        self._on_setback(state, kind, error, f"{label} failed ({error}); trying again from its last epoch")
         if kind in ("memory", "device"):
             self.crew.replace(worker, error if kind == "device" else None)  # a new process has a clean memory
         return None
@@ -197,11 +196,10 @@ class Trainer:
     def _on_exit(self, worker: Worker, event: Exit) -> None:
         how = worker.how_it_ended(event)
         state, worker.trial = worker.trial, None
-        if state is not None and event.out_of_memory:
-            self._split(state, f"worker {worker.label} {how}")
-        elif state is not None:
+        if state is not None:
+            kind = "memory" if event.out_of_memory else "exit"
             note = f"worker {worker.label} {how}; {state.training.label} goes on from its last epoch"
-            self._retry(state, f"the worker {how}: {event.log_tail}", note)
+            self._on_setback(state, kind, f"the worker {how}: {event.log_tail}", note)
         failed = self.crew.on_exit(worker, restart=bool(self.waiting))
         if failed:
             raise TrainingFailed(f"{failed} ({how}):\n{event.log_tail}")
@@ -212,23 +210,14 @@ class Trainer:
         epochs = state.training.config.epochs if state and state.training.folds else 1
         return patience(self.faults, own, None, epochs)
 
-    def _retry(self, state: _State, error: str, note: str) -> None:
-        """Let a training go on from its last epoch, unless it has not got any further for too many times."""
-        state.retries += 1
-        if state.retries > self.faults.retries:
-            raise TrainingFailed(f"{state.training.label} cannot be trained: {error}")
-        self.note(note)
-        self.waiting.appendleft(state)
-
-    def _split(self, state: _State, error: str) -> None:
-        """Go on with the same batch in parts."""
-        if state.micro_batches >= MOST_MICRO_BATCHES:
-            raise TrainingFailed(f"{state.training.label} needs more memory than there is: {error}")
-        state.micro_batches *= 2
-        self.note(
-            f"{state.training.label} ran out of memory; it goes on in a new process with {state.micro_batches} "
-            "micro-batches a step, the effective batch unchanged"
-        )
+    def _on_setback(self, state: _State, kind: str, error: str, note: str) -> None:
+        """Let a training go on from its last epoch, unless this was one setback too many."""
+        label, setbacks = state.training.label, state.setbacks.after(kind, self.faults)
+        if setbacks is None:
+            end = "needs more memory than there is" if kind == "memory" else "cannot be trained"
+            raise TrainingFailed(f"{label} {end}: {error}")
+        state.setbacks = setbacks
+        self.note(setbacks.in_parts(label) if kind == "memory" else note)
         self.waiting.appendleft(state)
 
 

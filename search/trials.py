@@ -17,11 +17,13 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.errors import StudyChanged
-from search.findings import ranked
+from search.findings import ranked, step_of
 from search.journal import Journal, installed
 from search.paths import Runs
 from search.resume import new_trial, take_back, take_up
+from search.setbacks import Setbacks
 from search.status import TrialView, view_of
+from search.storage import check_writable
 from search.study import UUID, VERSIONS, seed_of
 from studies import Range, StudySpec
 from studies.axes import WIDTH_SHARE
@@ -46,9 +48,7 @@ class Progress:
     attempts: int = 0
     crashed: int = 0
     """The last attempt that ended in a crash."""
-    retries: int = 0
-    """Times it was taken up again since its last new epoch."""
-    micro_batches: int = 1
+    setbacks: Setbacks = field(default_factory=Setbacks)
 
 
 class Changed(Exception):
@@ -91,6 +91,10 @@ class Trials:
             same = False
         if not same:
             raise StudyChanged(f"study {self.spec.name!r} was deleted or replaced while it was searched")
+
+    def check_writable(self) -> None:
+        """See whether the database can be written to; Optuna would try five times to create a trial, and sleep."""
+        check_writable(self.study)
 
     def adopt(self) -> str:
         """Take over what a predecessor left: finished trials count, RUNNING ones are orphans.
@@ -149,7 +153,7 @@ class Trials:
             "data": self.spec.data.model_dump(mode="json"),
             "checkpoint": str(self.runs.checkpoint(self.spec.name, trial.number)),
             "limit": self.spec.limit.model_dump(mode="json"),
-            "micro_batches": self.progress[trial.number].micro_batches,
+            "micro_batches": self.progress[trial.number].setbacks.micro_batches,
         }
 
     def _width_question(self, trial: Trial) -> dict[str, Any] | None:
@@ -187,10 +191,10 @@ class Trials:
         if step not in progress.reported:
             trial.report(value, step)
             progress.reported[step] = value
-            progress.retries = 0
+            progress.setbacks = progress.setbacks.after_new_epoch()
         elif abs(value - progress.reported[step]) > REPEAT_TOLERANCE:
-            was = progress.reported[step]
-            raise Changed(f"epoch {step} was {was:.2%} before an interruption and is {value:.2%} trained again")
+            name, was = step_of(self.spec), progress.reported[step]
+            raise Changed(f"{name} {step} was {was:.2%} before an interruption and is {value:.2%} trained again")
         elif step < max(progress.reported):
             return False  # reported and decided before the interruption
         if step not in progress.decided:
@@ -216,10 +220,10 @@ class Trials:
                 trial.set_user_attr("reason", reason)
             self.study.tell(trial, value, state)
             frozen = self._frozen(trial)
+        self._keep_confusion(frozen)
         self.journal.append("tell", trial=trial.number, state=state.name, value=frozen.value, reason=reason)
         del self.progress[trial.number]
         self.finished[trial.number] = view_of(frozen)
-        self._keep_confusion(frozen)
         self._forget(trial.number)
         return self.finished[trial.number]
 
@@ -229,12 +233,13 @@ class Trials:
             self.study.tell(frozen.number, state=TrialState.FAIL)
             self.journal.append("tell", trial=frozen.number, state="FAIL", value=None, reason="created twice")
 
-    def split_batches(self, trial: Trial) -> int:
-        """Let a trial that ran out of memory go on with its batches in twice as many parts; how many."""
+    def set_back(self, trial: Trial, setbacks: Setbacks) -> None:
+        """Keep what has gone wrong with a trial by now."""
         progress = self.progress[trial.number]
-        trial.set_user_attr("micro_batches", 2 * progress.micro_batches)  # for the next coordinator too
-        progress.micro_batches *= 2
-        return progress.micro_batches
+        for name in ("micro_batches", "device_errors"):  # for the next coordinator too
+            if getattr(setbacks, name) != getattr(progress.setbacks, name):
+                trial.set_user_attr(name, getattr(setbacks, name))
+        progress.setbacks = setbacks
 
     def _unknown(self) -> list[FrozenTrial]:
         known = self.progress.keys() | self.finished.keys()
@@ -250,7 +255,10 @@ class Trials:
         self.progress[frozen.number] = Progress(
             reported=dict(frozen.intermediate_values),
             decided={} if pruned is None else {step: pruned},
-            micro_batches=frozen.user_attrs.get("micro_batches", 1),
+            setbacks=Setbacks(
+                micro_batches=frozen.user_attrs.get("micro_batches", 1),
+                device_errors=frozen.user_attrs.get("device_errors", 0),
+            ),
         )
         return trial
 

@@ -61,7 +61,8 @@ class Faults(FrozenModel):
     """What to do when machines misbehave. May change while a study goes on."""
 
     retries: int = Field(2, ge=0)
-    """Times a trial is taken up again without having finished another epoch, before it fails."""
+    """Times a trial is taken up again without having finished another epoch, before it fails; CUDA errors are not
+    counted here but by device."""
     hang_factor: float = Field(10, gt=1)
     """A worker that needs so many times its trial's slowest epoch is ended; the trial goes on in a new process."""
     hang_seconds: float = Field(120, gt=0)
@@ -71,9 +72,13 @@ class Faults(FrozenModel):
     grace_seconds: float = Field(20, ge=0)
     """After SIGTERM, how long workers may go on with their epoch; then it is given up. Slurm kills after 30 s."""
     storage_minutes: float = Field(60, ge=0)
-    """How long a search goes on without its database before it stops; the results wait in order."""
+    """How long a search goes on without its database before it stops; the results wait in order. An export trains on
+    without it, and waits so long once there is nothing left to train."""
     checkpoint_gb: float = Field(20, gt=0)
-    """Quota in GB (1e9 bytes) for a study's checkpoints: beyond it the oldest that nobody trains are deleted."""
+    """Quota in GB (1e9 bytes) for a study's checkpoints: beyond it a search deletes the oldest of its exports.
+
+    An export keeps all of its own until it has ended: what it goes on from after a kill, and what it chooses among.
+    """
 
 
 def _read_webhook(value: object) -> object:

@@ -9,6 +9,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ Message = dict[str, Any]
 LOG_TAIL_LINES = 15
 """Lines of a dead worker's log that go into the reason."""
 
+END_SECONDS = 5.0
+"""How long processes that were killed may take to end before ``close`` leaves them to the system."""
 
 SECRETS = ("SEARCH_STORAGE", "PGPASSWORD")
 """Environment variables that may hold the database's password: no worker's business."""
@@ -45,6 +48,8 @@ class _Process:
     killed: bool = False
     """Whether it was ended from here."""
     unread: bytes = field(default=b"")
+    silent: bool = False
+    """Whether it has closed its end of the pipe: it is about to end."""
 
 
 class LocalPool:
@@ -102,6 +107,9 @@ class LocalPool:
                 yield worker, json.loads(line)
             if not chunk:
                 self._selector.unregister(key.fileobj)
+                entry.silent = True
+        for worker, entry in list(self._processes.items()):
+            if entry.silent and _ends_within(entry.process, timeout):
                 code = self._reap(worker)
                 starved = code == -signal.SIGKILL and not entry.killed and self._explain(entry)
                 yield worker, Exit(code, self.log_tail(worker), out_of_memory=starved)
@@ -116,24 +124,40 @@ class LocalPool:
             self._processes[worker].killed = True
             self._processes[worker].process.kill()
 
-    def close(self, patience_seconds: float = 5) -> None:
-        """End all processes: those that wait see the end of their input, those still busy then are killed."""
+    def abandon(self, worker: int) -> int:
+        """Forget a process that was killed and does not end; its number in the system. No Exit comes any more."""
+        entry = self._processes.pop(worker)
+        if not entry.silent:
+            self._selector.unregister(_pipe(entry.process.stdout))
+        _close_pipes(entry.process)
+        return entry.process.pid
+
+    def close(self, patience_seconds: float = 5) -> list[int]:
+        """End all processes: those that wait see the end of their input, those still busy then are killed.
+
+        Returns:
+            Numbers in the system of those that were killed and did not end.
+        """
         for entry in self._processes.values():
             _hang_up(entry.process.stdin)
-        for worker, entry in list(self._processes.items()):
-            try:
-                entry.process.wait(patience_seconds)
-            except subprocess.TimeoutExpired:
+        deadline = time.monotonic() + patience_seconds
+        for entry in self._processes.values():
+            if not _ends_within(entry.process, deadline - time.monotonic()):
                 entry.process.kill()
-            self._reap(worker)
+        deadline = time.monotonic() + END_SECONDS
+        stuck = []
+        for worker, entry in list(self._processes.items()):
+            if _ends_within(entry.process, deadline - time.monotonic()):
+                self._reap(worker)
+            else:
+                stuck.append(self.abandon(worker))
         self._selector.close()
+        return stuck
 
     def _reap(self, worker: int) -> int:
-        entry = self._processes.pop(worker)
-        returncode = entry.process.wait()
-        _hang_up(entry.process.stdin)
-        _pipe(entry.process.stdout).close()
-        return returncode
+        process = self._processes.pop(worker).process
+        _close_pipes(process)
+        return process.wait()
 
     def _explain(self, entry: _Process) -> bool:
         """Whether the system has killed something for want of memory, since this began, that was no other worker."""
@@ -171,6 +195,19 @@ def _oom_kills() -> int:
                 if name == "oom_kill":
                     return int(count)
     return 0
+
+
+def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    try:
+        process.wait(max(0.0, seconds))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    _hang_up(process.stdin)
+    _pipe(process.stdout).close()
 
 
 def _hang_up(pipe: IO[bytes] | None) -> None:

@@ -82,7 +82,7 @@ def many_trials(count: int = 60) -> list[FrozenTrial]:
         if number in (17, 41):
             state, epochs, reason = TrialState.FAIL, 2, "the worker ended with signal 9: <Killed> & gone\nlast words"
         elif number == 23:
-            state, epochs, reason = TrialState.PRUNED, 3, "epoch 4 has a training loss of nan; try a lower lr than 0.02"
+            state, epochs, reason = TrialState.PRUNED, 3, "DivergedError: epoch 4 has a training loss of nan"
         elif number > 8 and quality < 0.935:
             epochs = 1 if quality < 0.925 else 3
             state, reason = TrialState.PRUNED, f"successive_halving after epoch {epochs}"

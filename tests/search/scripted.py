@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -80,12 +81,16 @@ class ScriptedPool:
     log: str = ""
     assigned: list[int] = field(default_factory=list)
     started: list[int] = field(default_factory=list)
+    unkillable: frozenset[int] = frozenset()
+    """Workers that no signal ends."""
     closed: bool = False
+    worker: int = -1
+    """Who plays now, for scripts in which it matters."""
 
     def __post_init__(self) -> None:
         self.devices = [WorkerDevice(f"cpu:{number}", None, 1) for number in range(self.num_workers)]
         self._inbox: dict[int, deque[Message]] = {}
-        self._plays: dict[int, Iterator[Message | Exit]] = {}
+        self._plays: dict[int, Iterator[Message | Exit | None]] = {}
 
     def start(self, worker: int) -> None:
         self.started.append(worker)
@@ -97,6 +102,7 @@ class ScriptedPool:
 
     def events(self, _timeout: float) -> Iterator[tuple[int, Message | Exit]]:
         for worker in sorted(self._plays, reverse=True):
+            self.worker = worker
             event = next(self._plays[worker])
             if event is None:
                 continue
@@ -111,10 +117,15 @@ class ScriptedPool:
 
     def kill(self, worker: int) -> None:
         """As the system does it: the process ends, and its Exit comes next."""
-        self._plays[worker] = iter([Exit(-9, "")])
+        self._plays[worker] = itertools.repeat(None) if worker in self.unkillable else iter([Exit(-9, "")])
 
-    def close(self, patience_seconds: float = 5) -> None:
+    def abandon(self, worker: int) -> int:
+        del self._plays[worker]
+        return 4242
+
+    def close(self, patience_seconds: float = 5) -> list[int]:
         self.closed = True
+        return [4242 for worker in self._plays if worker in self.unkillable]
 
     def _play(self, worker: int) -> Iterator[Any]:
         if self.starts_fail:

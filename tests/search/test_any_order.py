@@ -73,8 +73,9 @@ class Puppets:
     def kill(self, worker: int) -> None:
         self.die(worker)
 
-    def close(self, patience_seconds: float = 5) -> None:
+    def close(self, patience_seconds: float = 5) -> list[int]:
         self.trial.clear()
+        return []
 
     def leave(self, worker: int) -> None:
         trial, self.trial[worker] = self.trial[worker], None
@@ -155,7 +156,7 @@ class Search(RuleBasedStateMachine):
         self.turn()
 
     @precondition(lambda self: self.busy())
-    @rule(data=st.data(), kind=st.sampled_from(["crash", "memory", "diverged", "disk", "user"]))
+    @rule(data=st.data(), kind=st.sampled_from(["crash", "device", "memory", "diverged", "disk", "user"]))
     def a_training_fails(self, data: st.DataObject, kind: str) -> None:
         self.pool.fail(data.draw(st.sampled_from(self.busy())), kind)
         self.turn()

@@ -100,6 +100,25 @@ def test_a_dead_workers_trial_goes_on_under_its_own_number_with_no_epoch_reporte
     assert any("ended with signal 9; trial 1 goes on from its last epoch" in note for note in bench.notes)
 
 
+def test_a_dead_workers_trial_goes_on_at_once_on_another_that_is_free(bench: Bench) -> None:
+    def dies_when_the_other_is_free(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if assignment["trial"] == 0 and times == 0:
+            while 1 not in coordinator.trials.finished:
+                yield None
+            yield Exit(-9, "")
+        yield from trains(assignment, times)
+
+    pool = ScriptedPool(dies_when_the_other_is_free, 2)
+    coordinator = bench.coordinator(pool, spec_of(trials=2))
+    assert coordinator.run() is True
+    assigned = [event for event in read_journal(coordinator.journal.path) if event["event"] == "assign"]
+    assert [(event["trial"], event["worker"], event["attempt"]) for event in assigned] == [
+        (0, "cpu:0", 1),
+        (1, "cpu:1", 1),
+        (0, "cpu:1", 2),
+    ]
+
+
 def test_a_trial_that_always_kills_its_worker_fails_after_two_retries_with_the_log(bench: Bench) -> None:
     def dies(assignment: Message, times: int) -> Iterator[Message | Exit]:
         if assignment["trial"] == 0:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,17 +11,23 @@ from typing import Any
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
+from sqlalchemy.exc import OperationalError
+from test_trainings import EPOCHS, ScriptedPool, trains
 
-from search.best import missing
+import search.backlog
+import search.retrain
+from search.best import begin, confirmed, missing, record
 from search.errors import HeldError
 from search.metrics import final_model
 from search.paths import Runs
 from search.retrain import Retraining
+from search.storage import open_storage, parse_url
 from search.study import open_test_split
 from search.trainings import Outcome, Training
-from studies import StudySpec
+from studies import Faults, StudySpec
 from trainer.config import EpochResult
 
 
@@ -33,16 +40,27 @@ def test_each_final_model_is_an_opening_and_a_resumed_export_is_the_same_one(tmp
     assert [open_test_split(study, final_model(*model)) for model in models] == [1, 1, 2, 2, 3]
 
 
-def test_an_export_whose_study_was_taken_over_writes_no_more_to_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def spec() -> StudySpec:
     values: dict[str, Any] = {"name": "confirmed", "data": {"source": "digits"}, "confirm": {"top": 1, "seeds": 3}}
-    spec = StudySpec.model_validate(values | {"space": {"lr": {"low": 0.001, "high": 0.1}}})
-    study = optuna.create_study(direction="maximize")
+    space = {"lr": {"low": 0.001, "high": 0.1}}
+    return StudySpec.model_validate(values | {"space": space, "train": {"epochs": EPOCHS}})
+
+
+def completed_study(storage: RDBStorage | None = None) -> optuna.Study:
+    """A study with one trial, which is its best."""
+    study = optuna.create_study(direction="maximize", storage=storage)
     axis, size = {"lr": FloatDistribution(0.001, 0.1)}, {"num_params": 1}
     study.add_trial(
         create_trial(state=TrialState.COMPLETE, value=0.5, params={"lr": 0.01}, distributions=axis, user_attrs=size)
     )
+    return study
+
+
+def test_an_export_whose_study_was_taken_over_writes_no_more_to_it(
+    spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = completed_study()
 
     def trained(_retraining: Retraining, _stage: str, trainings: list[Training]) -> Iterator[Outcome]:
         result = EpochResult(
@@ -65,3 +83,74 @@ def test_an_export_whose_study_was_taken_over_writes_no_more_to_it(
     with pytest.raises(HeldError, match="in use by a launch that was faster"):
         retraining.choose(None)
     assert [number for _, number in missing(study, spec)] == [1, 2], "what was recorded before it was lost"
+
+
+class Desk:
+    """An export whose workers play a script and whose database is away when the test says so."""
+
+    def __init__(self, spec: StudySpec, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pool = ScriptedPool(trains)
+        self.asked = 0
+        """How often the study's lock was looked at."""
+        self.is_away: Callable[[], bool] = lambda: False
+        monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
+        monkeypatch.setattr(search.retrain, "LocalPool", lambda devices, logs: self.pool)
+        storage = open_storage(parse_url(f"sqlite:///{folder}/search.db"), create=True)
+        data: Any = SimpleNamespace(fingerprint="pictures", cache_path=folder / "cache")
+        devices: Any = ["one"]
+        self.said = StringIO()
+        console = Console(file=self.said, width=200)
+        self.study = completed_study(storage)
+        self.retraining = Retraining(self.study, spec, Runs(folder), data, devices, console, self.still_owner)
+
+    def still_owner(self) -> None:
+        self.asked += 1
+        if self.is_away():
+            raise OperationalError("SELECT 1", None, Exception("the server is gone"))
+
+
+def test_an_export_trains_on_while_the_database_is_away_and_records_everything_once(
+    spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes in the second of three trainings, and is back a moment after the last."""
+    desk = Desk(spec, tmp_path, monkeypatch)
+    ended = []
+
+    def is_away() -> bool:
+        if len(desk.pool.assigned) == 3 and desk.pool.answers[-1] is False:
+            ended.append(None)
+        return len(desk.pool.answers) > EPOCHS and len(ended) < 4
+
+    desk.is_away = is_away
+    with desk.retraining as retraining:
+        retraining.choose(None)
+        assert missing(desk.study, spec) == []
+        found = confirmed(desk.study, spec)
+        assert found is not None
+        assert len(found["candidates"][0]["accuracies"]) == 3
+    assert desk.asked > 3 * EPOCHS, "in each turn"
+    said = desk.said.getvalue()
+    assert said.index("the database cannot be reached; training goes on") < said.index("2 of 3 trainings done")
+    assert said.index("3 of 3 trainings done") < said.index("the database is back")
+
+
+def test_an_export_waits_no_longer_for_its_database_than_a_search_does(
+    spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec.model_copy(update={"faults": Faults(storage_minutes=0.01)})
+    desk = Desk(spec, tmp_path, monkeypatch)
+    desk.is_away = lambda: bool(desk.pool.assigned)
+    with desk.retraining as retraining:
+        with pytest.raises(OperationalError, match="the server is gone"):
+            retraining.choose(None)
+        assert "3 of 3 trainings done" in desk.said.getvalue(), "nothing was trained in vain: it is on the disk"
+
+
+def test_a_result_whose_acknowledgement_was_lost_counts_once(spec: StudySpec) -> None:
+    study = completed_study()
+    begin(study, spec)
+    for _ in range(2):
+        record(study, 0, 1, 0.5, 1.0)
+    found = confirmed(study, spec)
+    assert found is not None
+    assert (found["done"], found["candidates"][0]["accuracies"]) == (1, [0.5])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -10,9 +11,11 @@ import pytest
 from optuna.trial import TrialState
 from scripted import Bench, ScriptedPool, epoch, failed, spec_of, started, states, trains
 
+import search.crew
 from search.crew import patience
 from search.devices import WorkerDevice
 from search.errors import TrainingFailed
+from search.journal import read_journal
 from search.paths import Runs
 from search.pools.local import Exit, Message
 from search.status import Snapshot
@@ -52,6 +55,47 @@ def test_a_trial_that_always_hangs_fails(bench: Bench) -> None:
     )
     assert coordinator.run() is True
     assert states(coordinator.trials.study) == ["FAIL", "COMPLETE"]
+
+
+def test_a_process_that_no_signal_ends_is_left_alone_and_its_trial_goes_on_elsewhere(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that waits for a driver or for a disk that is gone."""
+
+    def hangs_on_the_first(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if pool.worker == 0:
+            while True:
+                yield None
+        yield from trains(assignment, times)
+
+    monkeypatch.setattr(search.crew, "STUCK_SECONDS", 0.1)
+    faults = {"first_epoch_seconds": 0.4, "hang_seconds": 0.4}
+    pool = ScriptedPool(hangs_on_the_first, 2, unkillable=frozenset({0}))
+    coordinator = bench.coordinator(pool, spec_of(trials=3, faults=faults))
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["COMPLETE"] * 3
+    assert pool.started == [0, 1]
+    assert "cpu:0 is put aside: process 4242 was killed and does not end" in bench.notes
+    assert coordinator.snapshot().problems[0].startswith("cpu:0 put aside: process 4242 was killed and does not end;")
+
+    alone = ScriptedPool(lambda _assignment, _times: itertools.repeat(None), unkillable=frozenset({0}))
+    coordinator = Bench(bench.folder / "alone", bench.notes).coordinator(alone, spec_of(trials=1, faults=faults))
+    with pytest.raises(TrainingFailed, match="no device is left"):
+        coordinator.run()
+    assert states(coordinator.trials.study) == ["RUNNING"]
+
+
+def test_a_process_that_does_not_end_when_the_search_is_stopped_is_named(bench: Bench) -> None:
+    def stuck(assignment: Message, _times: int) -> Iterator[Message | Exit | None]:
+        yield started(assignment["trial"])
+        coordinator.stop()
+        coordinator.stop()
+        while True:
+            yield None
+
+    coordinator = bench.coordinator(ScriptedPool(stuck, unkillable=frozenset({0})), spec_of(trials=1))
+    assert coordinator.run() is False
+    assert bench.notes[-1] == "process 4242 was killed and does not end; its device may need a reset"
 
 
 def test_patience_is_a_multiple_of_the_slowest_epoch_known(bench: Bench) -> None:
@@ -157,17 +201,57 @@ def test_three_cuda_errors_put_a_device_aside_and_the_others_go_on(bench: Bench)
 
     broken: list[int] = []
     pool = ScriptedPool(breaks_on_one, 1)
-    coordinator = bench.coordinator(pool, spec_of(trials=2, faults={"retries": 5}))
-    with pytest.raises(TrainingFailed, match="no device is left"):
+    coordinator = bench.coordinator(pool, spec_of(trials=2))
+    with pytest.raises(TrainingFailed, match=r"no device is left \(3 CUDA errors, the last: AcceleratorError"):
         coordinator.run()
     assert any(note.startswith("cpu:0 is put aside after 3 CUDA errors") for note in bench.notes)
     assert states(coordinator.trials.study) == ["RUNNING"], "it was not the trial's fault"
 
     broken.clear()
     only_first = ScriptedPool(lambda a, t: breaks_on_one(a, t) if a["trial"] == 0 else trains(a, t), 2)
-    coordinator = bench.coordinator(only_first, spec_of(trials=6, faults={"retries": 5}))
+    coordinator = Bench(bench.folder / "other").coordinator(only_first, spec_of(trials=6))
     assert coordinator.run() is True
     assert states(coordinator.trials.study) == ["COMPLETE"] * 6
+
+
+def test_a_device_on_which_nothing_works_costs_no_trial(bench: Bench) -> None:
+    def breaks_on_the_first(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if pool.worker == 0:
+            yield failed(assignment["trial"], "device", "AcceleratorError: CUDA error: unspecified launch failure")
+        yield from trains(assignment, times)
+
+    pool = ScriptedPool(breaks_on_the_first, 2)
+    coordinator = bench.coordinator(pool, spec_of(trials=6, faults={"retries": 0}))
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["COMPLETE"] * 6
+    assert any(note.startswith("cpu:0 is put aside after 3 CUDA errors") for note in bench.notes)
+
+
+def test_a_trial_that_breaks_more_than_one_device_fails_and_the_others_go_on(bench: Bench) -> None:
+    def breaks_all(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if assignment["trial"] == 0:
+            yield failed(0, "device", "AcceleratorError: CUDA error: an illegal memory access")
+        yield from trains(assignment, times)
+
+    pool = ScriptedPool(breaks_all, 3)
+    coordinator = bench.coordinator(pool, spec_of(trials=6))
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["FAIL", *["COMPLETE"] * 5]
+    assert pool.assigned.count(0) == 4, "one more than puts a device aside"
+    assert "an illegal memory access" in coordinator.trials.study.get_trials()[0].user_attrs["reason"]
+
+
+def test_a_trial_that_broke_the_only_device_does_not_stop_every_launch(bench: Bench) -> None:
+    def breaks_all(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if assignment["trial"] == 0:
+            yield failed(0, "device", "AcceleratorError: CUDA error: an illegal memory access")
+        yield from trains(assignment, times)
+
+    with pytest.raises(TrainingFailed, match="no device is left"):
+        bench.coordinator(ScriptedPool(breaks_all), spec_of(trials=2)).run()
+    coordinator = bench.coordinator(ScriptedPool(breaks_all), spec_of(trials=2))
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["FAIL", "COMPLETE"]
 
 
 def test_errors_of_all_workers_of_a_gpu_count_together_and_put_it_aside_for_all_of_them(bench: Bench) -> None:
@@ -176,7 +260,7 @@ def test_errors_of_all_workers_of_a_gpu_count_together_and_put_it_aside_for_all_
 
     pool = ScriptedPool(breaks, 2)
     pool.devices = [WorkerDevice(f"gpu 0:{number}", "GPU-a", 1) for number in range(2)]
-    coordinator = bench.coordinator(pool, spec_of(trials=2, faults={"retries": 5}))
+    coordinator = bench.coordinator(pool, spec_of(trials=2))
     with pytest.raises(TrainingFailed, match="no device is left"):
         coordinator.run()
     assert [note for note in bench.notes if "put aside" in note] == [
@@ -192,9 +276,10 @@ def test_a_device_that_was_not_needed_takes_over_from_one_put_aside(bench: Bench
         yield from trains(assignment, times)
 
     pool = ScriptedPool(breaks_three_times, 2)
-    coordinator = bench.coordinator(pool, spec_of(trials=1, faults={"retries": 5}))
+    coordinator = bench.coordinator(pool, spec_of(trials=1))
     assert coordinator.run() is True
     assert pool.started == [0, 0, 0, 1]
+    assert states(coordinator.trials.study) == ["COMPLETE"]
 
 
 # -- the disk
@@ -292,6 +377,23 @@ def test_an_epoch_that_takes_longer_than_the_grace_is_given_up(bench: Bench) -> 
         assert not coordinator.killed
         assert time.monotonic() - begun < limit
         assert states(coordinator.trials.study) == ["RUNNING"]
+
+
+def test_being_told_to_stop_before_the_first_epoch_is_no_retry_however_often(bench: Bench) -> None:
+    def slow(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        yield started(assignment["trial"])
+        coordinator.stop(grace_seconds=0.01)
+        while True:
+            yield None
+
+    spec = spec_of(trials=1, faults={"retries": 0})
+    for _ in range(3):
+        coordinator = bench.coordinator(ScriptedPool(slow), spec)
+        assert coordinator.run() is False
+    again = bench.coordinator(ScriptedPool(trains), spec)
+    assert again.run() is True
+    assert states(again.trials.study) == ["COMPLETE"]
+    assert "crash" not in [event["event"] for event in read_journal(again.journal.path)]
 
 
 def test_an_epoch_trained_again_with_another_result_fails_its_trial(bench: Bench) -> None:

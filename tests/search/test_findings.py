@@ -79,10 +79,23 @@ class TestFindings:
         assert good.endswith("correlate by 1.00.")
 
     def test_diverged_trials_are_not_the_pruners(self, spec: StudySpec) -> None:
-        diverged = pruned(1, 0.2, reason="epoch 2 has a training loss of nan; try a lower lr than 0.005")
+        diverged = pruned(1, 0.2, reason="DivergedError: epoch 2 has a training loss of nan; try a lower lr than 0.005")
         lines = findings(spec, [complete(0, 0.9), diverged], {})
         assert "1 trial diverged (lr 0.005)." in lines
         assert not [line for line in lines if "rung" in line]
+
+    def test_trials_out_of_memory_are_neither_diverged_nor_the_pruners(self, spec: StudySpec) -> None:
+        too_large = pruned(1, 0.2, reason="out of memory with 4 micro-batches")
+        lines = findings(spec, [complete(0, 0.9), too_large], {})
+        assert any(line.startswith("1 trial ran out of memory, with each batch in 4 parts too:") for line in lines)
+        assert not [line for line in lines if "rung" in line or "diverged" in line]
+        page = page_of(spec, [complete(0, 0.9), too_large])
+        assert "<td>out of memory</td><td>1</td>" in page
+        assert "<td>diverged</td>" not in page
+
+    def test_a_fold_after_which_the_pruner_ended_a_trial_is_no_divergence(self, spec: StudySpec) -> None:
+        lines = findings(spec, [complete(0, 0.9), pruned(1, 0.2, reason="median after fold 1")], {})
+        assert not [line for line in lines if "diverged" in line]
 
     def test_few_completed_trials_make_the_importance_a_guess(self, spec: StudySpec) -> None:
         few = [complete(number, 0.9) for number in range(12)]

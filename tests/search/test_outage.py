@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -20,16 +23,16 @@ from search.journal import Journal, read_journal
 from search.pools.local import Exit, Message
 from search.replay import replay
 from search.status import Snapshot
-from search.storage import open_storage, parse_url, storage_errors
+from search.storage import SQLITE_TURN_SECONDS, open_storage, parse_url, storage_errors
 
 
 def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doubled(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody else holds SQLite's write lock for a second."""
-    monkeypatch.setattr(search.storage, "SQLITE_BUSY_SECONDS", 0.05)
+    """Somebody else holds SQLite's write lock for some seconds; signals and the display do not wait for that."""
     monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0.1)
     problems: set[str] = set()
+    turns: list[float] = []
     epochs_meanwhile = 0
     blocker = sqlite3.connect(bench.folder / "search.db", isolation_level=None, timeout=30)
     blocked = released = 0.0
@@ -43,8 +46,9 @@ def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doub
 
     def watch(snapshot: Snapshot) -> None:
         nonlocal released
+        turns.append(time.monotonic())
         problems.update(problem.split(";")[1] for problem in snapshot.problems)
-        if blocked and not released and time.monotonic() > blocked + 1:
+        if blocked and not released and time.monotonic() > blocked + 2.5:
             blocker.execute("ROLLBACK")
             released = time.monotonic()
 
@@ -53,6 +57,7 @@ def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doub
     assert coordinator.run() is True
     blocker.close()
     assert released
+    assert max(after - before for before, after in itertools.pairwise(turns)) < 2.2 * SQLITE_TURN_SECONDS
     assert any("training goes on" in problem for problem in problems)
     assert epochs_meanwhile > 1, "workers trained on without the database"
     here = coordinator.trials.study.get_trials()
@@ -62,8 +67,72 @@ def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doub
     assert replay(read_journal(coordinator.journal.path)).identical
 
 
+def test_no_turn_waits_longer_for_a_locked_file_than_one_time_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even one in which a trial is to be created, for which Optuna would try five times."""
+    monkeypatch.setattr(search.storage, "SQLITE_TURN_SECONDS", 0.5)
+    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0.4)
+    coordinator = bench.coordinator(ScriptedPool(trains), spec_of(trials=1))
+    coordinator.begin()
+    assert coordinator.step()  # the worker is ready
+    with closing(sqlite3.connect(bench.folder / "search.db", isolation_level=None)) as blocker:
+        blocker.execute("BEGIN IMMEDIATE")
+        begun = time.monotonic()
+        assert coordinator.step()
+        assert 0.5 <= time.monotonic() - begun < 2.4
+        begun = time.monotonic()
+        assert coordinator.step()
+        assert time.monotonic() - begun < 0.4, "the pause begins when an attempt has ended"
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["COMPLETE"]
+
+
+def test_the_database_may_go_away_at_the_very_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the last trial was told, and before one that was created twice is ended."""
+    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
+
+    def created_twice(message: Message) -> None:
+        if message["trial"] == 1 and len(coordinator.trials.study.get_trials()) == 2:
+            coordinator.trials.study.ask()
+
+    def away_once() -> None:
+        monkeypatch.setattr(coordinator.trials, "fail_unknown", there)
+        raise OperationalError("", None, Exception("the server is gone"))
+
+    coordinator = bench.coordinator(ScriptedPool(trains, on_epoch=created_twice), spec_of(trials=2))
+    there = coordinator.trials.fail_unknown
+    monkeypatch.setattr(coordinator.trials, "fail_unknown", away_once)
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["COMPLETE", "COMPLETE", "FAIL"]
+    assert "the database is back after 0 s" in bench.notes
+
+
+def test_a_trial_whose_telling_is_cut_short_is_told_to_people_once_and_leaves_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
+
+    def keeps(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        Path(assignment["checkpoint"]).parent.mkdir(parents=True)
+        yield from trains(assignment, times)
+
+    def away_once(trial: optuna.trial.FrozenTrial) -> None:
+        monkeypatch.setattr(coordinator.trials, "_keep_confusion", there)
+        raise OperationalError("", None, Exception("the server is gone"))
+
+    coordinator = bench.coordinator(ScriptedPool(keeps), spec_of(trials=1))
+    there = coordinator.trials._keep_confusion
+    monkeypatch.setattr(coordinator.trials, "_keep_confusion", away_once)
+    assert coordinator.run() is True
+    assert ["1 of 1 done" in note for note in bench.notes].count(True) == 1
+    assert [event["event"] for event in read_journal(coordinator.journal.path)].count("tell") == 1
+    assert list((bench.folder / "studies/scripted/trials").iterdir()) == []
+
+
 @pytest.mark.parametrize(
-    ("kind", "last", "state"), [("memory", "split_batches", "COMPLETE"), ("crash", "finish", "FAIL")]
+    ("kind", "last", "state"),
+    [("memory", "set_back", "COMPLETE"), ("device", "set_back", "COMPLETE"), ("crash", "finish", "FAIL")],
 )
 def test_a_crash_is_in_the_journal_once_although_the_database_goes_away_while_it_is_dealt_with(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str, last: str, state: str
@@ -89,7 +158,7 @@ def test_a_crash_is_in_the_journal_once_although_the_database_goes_away_while_it
 def test_a_database_that_stays_away_too_long_ends_the_search_and_the_next_launch_goes_on(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search.storage, "SQLITE_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(search.storage, "SQLITE_TURN_SECONDS", 0.05)
     monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0.05)
     blocker = sqlite3.connect(bench.folder / "search.db", isolation_level=None, timeout=30)
     pool = ScriptedPool(trains, on_epoch=lambda _: blocker.in_transaction or blocker.execute("BEGIN IMMEDIATE"))
@@ -154,6 +223,15 @@ def worse(assignment: Message, _times: int) -> Iterator[Message | Exit]:
     yield started(trial)
     for number in range(1, EPOCHS + 1):
         yield epoch(trial, number, 0.9 - 0.2 * trial)
+
+
+def test_a_pruned_trial_says_after_which_epoch_or_fold(bench: Bench) -> None:
+    spec = spec_of(pruner="median", startup_trials=1, trials=2)
+    folded = spec.model_copy(update={"name": "folded", "data": spec.data.model_copy(update={"folds": EPOCHS})})
+    for searched, step in ((spec, "epoch"), (folded, "fold")):
+        coordinator = bench.coordinator(ScriptedPool(worse), searched)
+        coordinator.run()
+        assert coordinator.trials.study.get_trials()[1].user_attrs["reason"] == f"median after {step} 1"
 
 
 class Killed(BaseException):

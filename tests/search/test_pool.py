@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +31,42 @@ def pool(tmp_path: Path, counter: Path) -> Iterator[LocalPool]:
         pool.start(worker)
     yield pool
     pool.close(patience_seconds=0)
+
+
+def test_closing_does_not_wait_for_a_process_that_no_signal_ends(
+    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes = [entry.process for entry in pool._processes.values()]
+    stopped, *_ = processes
+    os.kill(stopped.pid, signal.SIGSTOP)  # so that it does not see the end of its input
+    monkeypatch.setattr(local, "END_SECONDS", 0.3)
+    with monkeypatch.context() as held:
+        held.setattr(stopped, "kill", lambda: None)
+        begun = time.monotonic()
+        assert pool.close(patience_seconds=0) == [stopped.pid]
+        assert time.monotonic() - begun < 10
+    assert [process.poll() is None for process in processes] == [True, False, False]
+    stopped.kill()
+    stopped.wait()
+
+
+def test_a_process_that_has_fallen_silent_and_does_not_end_delays_no_other(
+    tmp_path: Path, counter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\nexec >&-\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    pool = LocalPool([WorkerDevice("cpu", None, 1)], [tmp_path / "log"])
+    pool.start(0)
+    begun = time.monotonic()
+    while not pool._processes[0].silent:
+        assert list(pool.events(0.2)) == []
+    assert list(pool.events(0.2)) == []
+    assert time.monotonic() - begun < 10
+    pool.kill(0)
+    assert exit_of(pool).returncode == -signal.SIGKILL
+    assert pool.close() == []
 
 
 def exit_of(pool: LocalPool) -> Exit:

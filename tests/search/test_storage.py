@@ -6,6 +6,7 @@ import logging
 import os
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -15,11 +16,13 @@ import optuna
 import pytest
 from needed import postgres
 from optuna.storages import RDBStorage
+from scripted import Bench, ScriptedPool, spec_of, trains
 from sqlalchemy import URL
 
 import search.storage
 from search.errors import StorageError
 from search.storage import hidden, open_storage, parse_url, storage_errors
+from search.study import find_study
 
 CANARY = "canary-4711"
 
@@ -121,6 +124,36 @@ def test_readers_never_wait_for_the_writer_and_a_power_cut_takes_nothing_that_wa
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2, "and each connection is told anew"
 
 
+def test_a_reader_in_the_middle_of_a_page_delays_no_search_and_sees_the_study_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search.storage, "SQLITE_TURN_SECONDS", 0.1)
+    bench = Bench(tmp_path)
+    coordinator = bench.coordinator(ScriptedPool(trains), spec_of(trials=3))
+    with closing(sqlite3.connect(tmp_path / "search.db", isolation_level=None)) as dashboard:
+        dashboard.execute("BEGIN")
+        before = dashboard.execute("SELECT count(*) FROM trials").fetchone()
+        assert coordinator.run() is True
+        assert dashboard.execute("SELECT count(*) FROM trials").fetchone() == before == (0,)
+        dashboard.execute("COMMIT")
+        assert dashboard.execute("SELECT count(*) FROM trials WHERE state = 'COMPLETE'").fetchone() == (3,)
+    assert not [note for note in bench.notes if "database" in note]
+
+
+def test_a_writer_in_the_middle_of_a_step_delays_no_reader(tmp_path: Path) -> None:
+    Bench(tmp_path).coordinator(ScriptedPool(trains), spec_of(trials=2)).run()
+    url = parse_url(f"sqlite:///{tmp_path}/search.db")
+    with closing(sqlite3.connect(tmp_path / "search.db", isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("DELETE FROM trials")
+        begun = time.monotonic()
+        with opened(url, create=False) as storage:
+            study, _ = find_study(storage, "scripted")
+            assert [trial.state.name for trial in study.get_trials()] == ["COMPLETE", "COMPLETE"]
+        assert time.monotonic() - begun < 10, "a writer is waited for 60 s"
+        writer.execute("ROLLBACK")
+
+
 def test_many_at_once_may_create_the_same_database(url: URL) -> None:
     def create(number: int) -> int:
         with opened(url) as storage:
@@ -172,7 +205,7 @@ def test_a_file_that_another_program_holds_is_an_error_that_says_so(url: URL, mo
     with closing(sqlite3.connect(str(url.database), isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode=EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(StorageError, match=r"database is locked; another program has held it for 0\.1 s; close"):
+        with pytest.raises(StorageError, match="database is locked; another program holds it; close that"):
             open_storage(url)
         other.execute("COMMIT")
     with opened(url) as storage:
@@ -203,13 +236,16 @@ def without_rights() -> Iterator[None]:
     ("what", "mode"), [("search.db", 0o444), (".", 0o555)], ids=["the file", "the folder with all in it"]
 )
 def test_a_file_that_may_only_be_read_is_an_error_that_says_so(shared_folder: Path, what: str, mode: int) -> None:
+    with opened(parse_url(f"sqlite:///{shared_folder}/other.db")):
+        pass  # what Optuna imports on the way may lie where only this user may read
     url = parse_url(f"sqlite:///{shared_folder}/search.db")
     with without_rights(), opened(url) as storage:
         optuna.create_study(storage=storage, study_name="one")
     (shared_folder / what).chmod(mode)
     before = (shared_folder / "search.db").read_bytes()
-    with without_rights(), pytest.raises(StorageError, match=r"(readonly|denied).*; check .* that you may write to"):
-        open_storage(url)
+    complaint = r"(readonly|denied).*; check .* that you may write to"
+    with without_rights(), pytest.raises(StorageError, match=complaint), storage_errors(url), opened(url) as storage:
+        optuna.create_study(storage=storage, study_name="two")  # SQLite says nothing before the first write
     assert (shared_folder / "search.db").read_bytes() == before
 
 

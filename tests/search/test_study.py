@@ -24,7 +24,7 @@ import search.study
 from search.errors import HeldError, StorageError, StudyChanged, UsageError
 from search.paths import Runs
 from search.space import distributions
-from search.storage import open_storage
+from search.storage import open_storage, parse_url
 from search.study import (
     SPEC,
     build_pruner,

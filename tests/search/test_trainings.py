@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from search.devices import WorkerDevice
-from search.errors import Interrupted, TrainingFailed
+from search.errors import HeldError, Interrupted, TrainingFailed
 from search.pools.local import Exit, Message
 from search.trainings import Outcome, Trainer, Training
 from studies import Faults
@@ -18,8 +18,8 @@ from trainer.errors import DiskError
 
 EPOCHS = 3
 
-Script = Callable[[Message, int], Iterator[Message | Exit]]
-"""(assignment, how many times it was assigned before) -> what the worker says."""
+Script = Callable[[Message, int], Iterator[Message | Exit | None]]
+"""(assignment, how many times it was assigned before) -> what the worker says; None is a silent moment."""
 
 
 def epoch(assignment: Message, number: int, *, seconds: float = 1.0) -> Message:
@@ -50,7 +50,9 @@ class ScriptedPool:
         self.assigned: list[Message] = []
         self.answers: list[bool] = []
         self.starts: list[int] = []
-        self.plays: dict[int, Iterator[Message | Exit]] = {}
+        self.plays: dict[int, Iterator[Message | Exit | None]] = {}
+        self.worker = -1
+        """Who plays now, for scripts in which it matters."""
 
     def start(self, worker: int) -> None:
         self.starts.append(worker)
@@ -66,6 +68,7 @@ class ScriptedPool:
 
     def events(self, _timeout: float) -> Iterator[tuple[int, Message | Exit]]:
         for worker, play in list(self.plays.items()):
+            self.worker = worker
             event = next(play, None)
             if event is not None:
                 if isinstance(event, Exit):
@@ -74,6 +77,9 @@ class ScriptedPool:
 
     def kill(self, worker: int) -> None:
         self.plays[worker] = iter([Exit(-9, "")])
+
+    def close(self, patience_seconds: float = 5) -> list[int]:
+        return []
 
 
 def trainings(number: int, **values: Any) -> list[Training]:
@@ -88,14 +94,14 @@ def trainings(number: int, **values: Any) -> list[Training]:
     ]
 
 
-def trainer_on(pool: ScriptedPool, notes: list[str], stop_request: Path = Path("no/such/request")) -> Trainer:
+def trainer_on(pool: ScriptedPool, notes: list[str], faults: Faults | None = None, **options: Any) -> Trainer:
     return Trainer(
         pool,  # type: ignore[arg-type]
         DataConfig(source="digits", folds=5),
         Path("cache"),
-        Faults(),
+        faults or Faults(),
         note=notes.append,
-        stop_request=stop_request,
+        **{"stop_request": Path("no/such/request")} | options,
     )
 
 
@@ -104,10 +110,10 @@ def all_of(trainer: Trainer, wanted: list[Training]) -> list[Outcome]:
 
 
 def run(
-    script: Script, wanted: list[Training], workers: int = 1, stop_request: Path = Path("no/such/request")
+    script: Script, wanted: list[Training], workers: int = 1, faults: Faults | None = None, **options: Any
 ) -> tuple[list[Outcome], ScriptedPool, list[str]]:
     pool, notes = ScriptedPool(script, workers), list[str]()
-    return all_of(trainer_on(pool, notes, stop_request), wanted), pool, notes
+    return all_of(trainer_on(pool, notes, faults, **options), wanted), pool, notes
 
 
 def test_every_training_ends_with_all_of_its_epochs() -> None:
@@ -231,6 +237,75 @@ def test_a_training_without_memory_goes_on_in_parts() -> None:
     assert [assignment["micro_batches"] for assignment in pool.assigned] == [1, 2]
     assert pool.starts == [0, 0], "a new process has a clean memory"
     assert "member 0 ran out of memory; it goes on in a new process with 2 micro-batches a step" in notes[0]
+
+
+def test_a_worker_that_the_system_killed_for_memory_has_its_training_go_on_in_parts() -> None:
+    def killed_in_one_part(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if assignment["micro_batches"] == 1:
+            yield Exit(-9, "", out_of_memory=True)
+        yield from trains(assignment, times)
+
+    outcomes, pool, notes = run(killed_in_one_part, trainings(1))
+    assert len(outcomes[0].results) == EPOCHS
+    assert [assignment["micro_batches"] for assignment in pool.assigned] == [1, 2]
+    assert "member 0 ran out of memory; it goes on in a new process with 2 micro-batches a step" in notes[0]
+
+
+def test_a_training_too_large_for_any_part_ends_it() -> None:
+    def too_large(_assignment: Message, _times: int) -> Iterator[Message | Exit | None]:
+        yield Exit(-9, "", out_of_memory=True)
+
+    with pytest.raises(TrainingFailed, match=r"member 0 needs more memory than there is: the worker ran out of memory"):
+        run(too_large, trainings(1))
+
+
+def test_a_device_on_which_nothing_works_is_put_aside_and_the_others_do_it_all() -> None:
+    def breaks_on_the_first(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if pool.worker == 0:
+            error = "AcceleratorError: CUDA error: unspecified launch failure"
+            yield {"type": "failed", "trial": assignment["trial"], "kind": "device", "error": error}
+        yield from trains(assignment, times)
+
+    for number in (1, 5):  # the other device is not needed at first, or has enough to do
+        pool, notes = ScriptedPool(breaks_on_the_first, 2), list[str]()
+        outcomes = all_of(trainer_on(pool, notes), trainings(number))
+        assert [len(outcome.results) for outcome in outcomes] == [EPOCHS] * number
+        assert any(note.startswith("cpu:0 is put aside after 3 CUDA errors") for note in notes)
+
+
+def test_a_training_that_no_device_can_do_ends_it() -> None:
+    def breaks(assignment: Message, _times: int) -> Iterator[Message | Exit | None]:
+        error = "AcceleratorError: CUDA error: an illegal memory access"
+        yield {"type": "failed", "trial": assignment["trial"], "kind": "device", "error": error}
+
+    with pytest.raises(TrainingFailed, match=r"no device is left \(3 CUDA errors, the last: AcceleratorError: CUDA"):
+        run(breaks, trainings(1))
+    with pytest.raises(TrainingFailed, match="member 0 cannot be trained: AcceleratorError: CUDA error: an illegal"):
+        run(breaks, trainings(1), workers=3)
+
+
+def test_a_worker_that_makes_no_progress_is_ended_and_its_training_goes_on() -> None:
+    def hangs_once(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        while times == 0:
+            yield None
+        yield from trains(assignment, times)
+
+    outcomes, pool, notes = run(hangs_once, trainings(1), faults=Faults(first_epoch_seconds=0.1, hang_seconds=0.1))
+    assert len(outcomes[0].results) == EPOCHS
+    assert pool.starts == [0, 0]
+    assert notes[0] == "worker cpu:0 made no progress for 0 s and was ended; member 0 goes on from its last epoch"
+
+
+def test_whoever_finds_in_a_turn_that_the_study_is_anothers_ends_it() -> None:
+    turns = []
+
+    def taken_over() -> None:
+        turns.append(None)
+        if len(turns) == 3:
+            raise HeldError("study", "process 7")
+
+    with pytest.raises(HeldError, match="in use by process 7"):
+        run(trains, trainings(1), each_turn=taken_over)
 
 
 def test_a_stop_request_ends_it_with_what_is_done_kept(tmp_path: Path) -> None:

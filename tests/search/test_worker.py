@@ -11,9 +11,12 @@ import torch
 from search.devices import WorkerDevice
 from search.pools.local import LocalPool, Message
 from search.worker import _kind_of
+from trainer.checkpoint import load_checkpoint
 from trainer.config import DataConfig, TrainConfig
 from trainer.data import prepare_data
+from trainer.device import open_device
 from trainer.errors import DiskError, DivergedError, LimitError
+from trainer.fit import fit
 
 
 def test_an_allocation_that_fails_is_out_of_memory() -> None:
@@ -36,12 +39,12 @@ def test_errors_that_a_retry_cannot_mend_are_told_from_those_it_may() -> None:
 
 
 @pytest.mark.slow
-def test_folds_are_trained_in_a_worker_which_logs_once_what_its_device_chose(tmp_path: Path) -> None:
+def test_folds_and_micro_batches_are_trained_in_a_worker_which_logs_once_what_its_device_chose(tmp_path: Path) -> None:
     data = DataConfig(source="digits", image_size=16, test_fraction=0.8, folds=3)
     config = TrainConfig(model="resnet10t", width_mult=0.05, epochs=1, batch_size=32)
     log, said = tmp_path / "worker.log", list[Message]()
     pool = LocalPool([WorkerDevice("cpu", None, 1)], [log])
-    assignment = {
+    folded = {
         "type": "assign",
         "config": config.model_dump(mode="json"),
         "width": None,
@@ -50,19 +53,45 @@ def test_folds_are_trained_in_a_worker_which_logs_once_what_its_device_chose(tmp
         "limit": {"params": 60_000, "macs": None},
         "micro_batches": 1,
     }
+    one_split = data.model_copy(update={"folds": 0})
+    digits = prepare_data(one_split, tmp_path)
+    in_parts = folded | {"data": one_split.model_dump(), "cache": str(digits.cache_path), "micro_batches": 2}
+    assignments = [folded, folded, in_parts]
     pool.start(0)
     deadline = time.monotonic() + 150
-    while time.monotonic() < deadline and sum(message["type"] == "left" for message in said) < 2:
+    while time.monotonic() < deadline and sum(message["type"] == "left" for message in said) < 3:
         for _, message in pool.events(1):
             assert isinstance(message, dict), message
             said.append(message)
-            if message["type"] in ("ready", "left"):
-                trial = sum(earlier["type"] == "left" for earlier in said)
-                pool.send(0, assignment | {"trial": trial, "checkpoint": str(tmp_path / f"trial-{trial}.ckpt")})
+            trial = sum(earlier["type"] == "left" for earlier in said)
+            if message["type"] in ("ready", "left") and trial < len(assignments):
+                checkpoint = str(tmp_path / f"trial-{trial}.ckpt")
+                pool.send(0, assignments[trial] | {"trial": trial, "checkpoint": checkpoint})
             elif message["type"] == "epoch":
                 pool.send(0, {"type": "answer", "go_on": not message["result"]["final"]})
     pool.close()
-    results = [message["result"] for message in said if message["type"] == "epoch" and message["trial"] == 0]
+    results, _, (trained_in_parts,) = (
+        [message["result"] for message in said if message["type"] == "epoch" and message["trial"] == trial]
+        for trial in range(3)
+    )
     assert [(result["epoch"], result["final"]) for result in results] == [(1, False), (2, False), (3, True)]
     assert sorted(file.name for file in tmp_path.glob("trial-0*")) == [f"trial-0.ckpt-fold{n}" for n in range(3)]
-    assert log.read_text().count("loader processes: none") == 1
+    assert log.read_text().count("loader processes: none") == 2, "once for each way to read the pictures"
+
+    def losses(parts: int) -> tuple[float, float]:
+        checkpoint = tmp_path / f"in-{parts}.ckpt"
+        (result,) = fit(config, digits, open_device("cpu", 1), checkpoint=checkpoint, micro_batches=parts)
+        return result.train_loss, result.val_loss
+
+    found = trained_in_parts["train_loss"], trained_in_parts["val_loss"]
+    assert found == pytest.approx(losses(2), rel=1e-3)
+    assert found != pytest.approx(losses(1), rel=1e-3), "batch norm sees the parts"
+    assert _steps(tmp_path / "trial-2.ckpt") == _steps(tmp_path / "in-2.ckpt") == _steps(tmp_path / "in-1.ckpt") > 1
+
+
+def _steps(checkpoint: Path) -> int:
+    """Steps that the optimizer has taken."""
+    saved = load_checkpoint(checkpoint)
+    assert saved is not None
+    (steps,) = {int(state["step"]) for state in saved.optimizer["state"].values()}
+    return steps
