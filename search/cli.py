@@ -101,11 +101,11 @@ def launch(
             from search.dashboard import dashboard_beside
 
             beside = dashboard_beside(url.render_as_string(hide_password=False), folder)
-            print(f"dashboard: {stack.enter_context(beside)}", flush=True)
+            tell(f"dashboard: {stack.enter_context(beside)}")
         workers = share_gpus(devices, spec.search.workers_per_gpu)
         snapshot = run(spec, url, folder, workers, accept_changes=accept_changes)
     if as_json:
-        typer.echo(json.dumps(shape(snapshot, held_by=None), indent=2))
+        tell(json.dumps(shape(snapshot, held_by=None), indent=2))
     else:
         tell(last_words(spec, snapshot))
 
@@ -213,7 +213,7 @@ def stop(
 
     name = folder.study_named(study)
     said = sys.stderr if as_json else sys.stdout
-    stopped = stop_search(name, url, folder, tell=lambda line: print(line, file=said, flush=True))
+    stopped = stop_search(name, url, folder, tell=lambda line: tell(line, said))
     _print({"study": name, "stopped": stopped}, render_stop, as_json=as_json)
 
 
@@ -270,7 +270,7 @@ def dashboard(
         token_file=token_file,
         edits=allow_edits,
         runs=folder,
-        announce=lambda line: print(line, flush=True),
+        announce=tell,
     )
 
 
@@ -361,7 +361,7 @@ def studies(
 
     if new is not None:
         shipped.begin(new)
-        typer.echo(f"wrote {new}; edit it, then: search check {new} --data DIR")
+        tell(f"wrote {new}; edit it, then: search check {new} --data DIR")
         return
     _print({"studies": shipped.table()}, shipped.render, as_json=as_json)
 
@@ -390,8 +390,8 @@ def _load(study: str, assignments: list[str], data: Path | None) -> StudySpec:
 
 def _print(answer: Any, render: Any, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({"version": JSON_VERSION} | answer, indent=2))
+        tell(json.dumps({"version": JSON_VERSION} | answer, indent=2))
         return
-    from rich.console import Console
+    from search.console import Terminal
 
-    Console(highlight=False, markup=False).print(render(answer), soft_wrap=True)
+    Terminal(highlight=False, markup=False).print(render(answer), soft_wrap=True)

@@ -67,6 +67,15 @@ def test_every_answer_in_json_says_its_version() -> None:
     assert json.loads(answer.stdout)["version"] == 1
 
 
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    for arguments in (["studies"], ["studies", "--json"]):
+        process = subprocess.Popen([COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.close()
+        _, err = process.communicate()
+        assert (process.returncode, err) == (0, b"")
+
+
 def test_a_launch_and_a_stop_end_with_one_json_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def launched(*_: object, **__: object) -> Snapshot:
         print("what a launch says meanwhile")
