@@ -29,7 +29,9 @@ app = typer.Typer(
     "75 interrupted (run it again to go on), 130 second signal, 70 internal.",
 )
 
-StudyArgument = Annotated[str | None, typer.Argument(help="Name of a study. Default: the one last launched.")]
+StudyArgument = Annotated[
+    str | None, typer.Argument(help="Name of a study, or its file. Default: the one last launched.")
+]
 RunsOption = Annotated[
     Path, typer.Option("--runs", envvar="SEARCH_RUNS", help="Folder for everything a search writes.")
 ]
@@ -196,7 +198,7 @@ def status(
 
     from search.terminal import show_status
 
-    show_status(folder.study_named(study), url, folder, watch=watch, as_json=as_json)
+    show_status(_study_name(study, folder), url, folder, watch=watch, as_json=as_json)
 
 
 @app.command()
@@ -211,7 +213,7 @@ def stop(
 
     from search.launch import render_stop, stop_search
 
-    name = folder.study_named(study)
+    name = _study_name(study, folder)
     said = sys.stderr if as_json else sys.stdout
     stopped = stop_search(name, url, folder, tell=lambda line: tell(line, said))
     _print({"study": name, "stopped": stopped}, render_stop, as_json=as_json)
@@ -232,7 +234,7 @@ def replay(
     from search.paths import Runs
 
     folder = Runs(runs)
-    answer = replay_study(folder.study_named(study), folder, other)
+    answer = replay_study(_study_name(study, folder), folder, other)
     _print(answer, render, as_json=as_json)
     if other is None and not (answer["identical"] or answer["versions"]):
         raise ReplayFailed("the search does not repeat itself under the versions it was made with")
@@ -287,7 +289,7 @@ def report(
 
     from search.report import render_written, write_report
 
-    _print(write_report(folder.study_named(study), url, folder, out), render_written, as_json=as_json)
+    _print(write_report(_study_name(study, folder), url, folder, out), render_written, as_json=as_json)
 
 
 @app.command("export-best")
@@ -313,7 +315,7 @@ def export_best(
     from search.metrics import render
 
     asked = _load(study, [], None) if study is not None and study.endswith(".toml") else None
-    name = asked.name if asked is not None else folder.study_named(study)
+    name = asked.name if asked is not None else _study_name(study, folder)
     metrics = run(name, url, folder, devices, asked=asked, out=out, number=trial, quiet=as_json)
     _print(metrics, render, as_json=as_json)
 
@@ -386,6 +388,13 @@ def _load(study: str, assignments: list[str], data: Path | None) -> StudySpec:
     if data is not None:
         assignments = [*assignments, f"data.path={json.dumps(str(data.resolve()), ensure_ascii=False)}"]
     return shipped.load(study, assignments)
+
+
+def _study_name(study: str | None, runs: Runs) -> str:
+    """The study asked for, by its name or its file, or the one last launched."""
+    if study is not None and study.endswith(".toml"):
+        return _load(study, [], None).name
+    return study if study is not None else runs.study_last_launched()
 
 
 def _print(answer: Any, render: Any, *, as_json: bool) -> None:
