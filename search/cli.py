@@ -350,7 +350,7 @@ def compare(
     from search.compare import render
 
     folder, url = _places(storage, runs)
-    _print(run(first, second, data=data, cache=folder.cache, url=url), render, as_json=as_json)
+    _print(run(first, second, data=data, runs=folder, url=url), render, as_json=as_json)
 
 
 @app.command()
