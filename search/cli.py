@@ -130,11 +130,9 @@ def check(
     from search.paths import Runs
 
     spec = _load(study, assignments or [], data)
-    if pictures is not None:
-        from search.pictures import draw_pictures
-
-        typer.echo(draw_pictures(spec, Runs(runs), pictures), err=as_json)
-    meaning = check_study(spec, Runs(runs), share_gpus(parse_devices(gpus), spec.search.workers_per_gpu))
+    workers = share_gpus(parse_devices(gpus), spec.search.workers_per_gpu)
+    said = sys.stderr if as_json else sys.stdout
+    meaning = check_study(spec, Runs(runs), workers, pictures=pictures, note=lambda line: tell(line, said))
     _print(meaning, render, as_json=as_json)
 
 
