@@ -21,7 +21,7 @@ from scipy.special import stdtrit
 
 from search.findings import ranked
 from search.status import duration
-from search.study import FINGERPRINT, seed_of
+from search.study import FINGERPRINT, owner_name, seed_of
 from studies import Confirm, StudySpec
 
 CONFIRM = "featherweight:confirm"
@@ -90,7 +90,7 @@ def begin(study: optuna.Study, spec: StudySpec, workers: int = 1) -> None:
         workers: how many train at once, for the time that is left.
     """
     asked = {"of": _identity(study), "workers": workers, "confirm": spec.confirm.model_dump()}
-    kept = asked | {"results": _results(study)}
+    kept = asked | {"by": owner_name(), "results": _results(study)}
     if study.user_attrs.get(CONFIRM) != kept:
         study.set_user_attr(CONFIRM, kept)
 
@@ -110,19 +110,21 @@ def record(study: optuna.Study, trial: int, number: int, accuracy: float | None,
     study.set_user_attr(CONFIRM, study.user_attrs[CONFIRM] | {"results": [*others, result]})
 
 
-def confirmed(study: optuna.Study, spec: StudySpec) -> dict[str, Any] | None:
+def confirmed(study: optuna.Study, spec: StudySpec, *, owner: str | None = None) -> dict[str, Any] | None:
     """What the confirmation of a study has found so far, in plain values; None where it is off or not begun.
 
     Args:
         study: the study.
         spec: what it searches; how many candidates and seeds there are was kept when the confirmation began.
+        owner: who owns the study now, in ``owner_of``'s words. A search that goes on may find a new candidate, which
+            nobody confirms before the next export.
 
     Returns:
         ``trainings`` and ``done``, their numbers; ``sentence``, all this in one line; ``seconds``, what the done ones
-        took; ``eta_seconds``, what the others will take, None once all is done; ``candidates``, best first, each
-        {``trial``, ``num_params``, ``search_accuracy``, ``accuracies``, ``mean``, ``standard_error``, ``diverged``,
-        ``tied``: not to be told apart from the best mean}; and, once all is done, ``winner``, a trial's number,
-        ``estimate``, its mean; ``raw_best``, what the search's best trial claimed; ``test``, what tied means.
+        took; ``eta_seconds``, what the others will take, None unless the owner is at them; ``candidates``, best first,
+        each {``trial``, ``num_params``, ``search_accuracy``, ``accuracies``, ``mean``, ``standard_error``,
+        ``diverged``, ``tied``: not to be told apart from the best mean}; and, once all is done, ``winner``, a trial's
+        number, ``estimate``, its mean; ``raw_best``, what the search's best trial claimed; ``test``, what tied means.
     """
     if not _results(study):
         return None
@@ -153,12 +155,14 @@ def confirmed(study: optuna.Study, spec: StudySpec) -> dict[str, Any] | None:
     winner = choose(found, tied) if complete else None
     order = sorted(found, key=lambda one: (one.diverged > 0, -(one.mean or 0), one.num_params, one.trial))
     seconds = sum(result["seconds"] for result in results)
-    workers = study.user_attrs[CONFIRM]["workers"]
+    kept = study.user_attrs[CONFIRM]
+    goes_on = not complete and owner is not None and owner.partition(" since ")[0] == kept.get("by")
+    eta_seconds = seconds / len(results) * (total - len(results)) / kept["workers"]
     answer: dict[str, Any] = {
         "trainings": total,
         "done": len(results),
         "seconds": seconds,
-        "eta_seconds": None if complete else seconds / len(results) * (total - len(results)) / workers,
+        "eta_seconds": eta_seconds if goes_on else None,
         "candidates": [
             {
                 "trial": one.trial,
@@ -179,7 +183,7 @@ def confirmed(study: optuna.Study, spec: StudySpec) -> dict[str, Any] | None:
         "raw_best": chosen[0].values[0],
         "test": TEST if spread is not None else None,
     }
-    return answer | {"sentence": _sentence(answer)}
+    return answer | {"sentence": _sentence(answer, spec.name)}
 
 
 def pooled_deviation(found: Sequence[Candidate]) -> float | None:
@@ -220,9 +224,11 @@ def choose(found: Sequence[Candidate], tied: set[int]) -> Candidate | None:
     return min(among, key=lambda one: (one.num_params, -(one.mean or 0), one.trial), default=None)
 
 
-def _sentence(found: dict[str, Any]) -> str:
+def _sentence(found: dict[str, Any], study: str) -> str:
     if found["done"] < found["trainings"]:
         done = f"{found['done']} of {found['trainings']} trainings done"
+        if found["eta_seconds"] is None:
+            return f"the best are not all confirmed: {done}; search export-best {study} does the others"
         return f"confirming the best: {done}, about {duration(found['eta_seconds'])} left"
     if found["winner"] is None:
         return "confirmed: every candidate diverged with one seed or another"

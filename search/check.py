@@ -6,21 +6,24 @@ import math
 import shutil
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from search.budget import describe, exported_size, fits, resolve_sizes, size_line
+from search.console import Terminal
 from search.devices import WorkerDevice
-from search.launch import Prepared, checkpoint_bytes, find_bounds, prepare, use_gpu
+from search.launch import Prepared, check_room, find_bounds, prepare, room_needed, use_gpu
 from search.paths import Runs
-from search.status import duration
+from search.pictures import check_picture, draw_pictures
+from search.space import known_recipes
+from search.status import duration, megabytes
 from studies import Limit, Range, StudySpec
 from trainer.cache import as_lines, scan_folder
 from trainer.config import ModelSize, TrainConfig
@@ -48,13 +51,22 @@ class Speed:
     """Of the whole training and validation splits."""
 
 
-def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dict[str, Any]:
+def check_study(
+    spec: StudySpec,
+    runs: Runs,
+    devices: list[WorkerDevice],
+    *,
+    pictures: Path | None = None,
+    note: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
     """Find out what a study means; decodes its pictures and trains a few steps on the first device.
 
     Args:
         spec: the study.
         runs: the runs folder; its cache is filled.
         devices: those the search would have, one worker each.
+        pictures: PNG to draw augmented training pictures into.
+        note: told what was drawn.
 
     Returns:
         ``study``, ``model``, ``epochs``, ``trials``, ``limit`` {params, macs}.
@@ -63,6 +75,7 @@ def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dic
         ``space``: {setting: {low, high, log, step} or {choices}}, with the exact upper end of width_mult.
         ``largest``: the largest candidate, {width_mult, params, macs}; ``widest``: the widest width that fits the limit
         and ``next``: the size one step wider, over it (both null where the width is not sampled).
+        ``left_out``: models, and known recipes ("known.0"), that do not fit the limit, {name: why}.
         ``exported``: what the limit counts of its export, members and views included, {params, macs}.
         ``fixed``: settings of [train] that are neither sampled nor their default. ``known``: recipes tried first.
         ``steps_per_epoch``: {batch size: steps}.
@@ -72,11 +85,17 @@ def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dic
 
     Raises:
         DataError, DiskError: the pictures cannot be used; problems of limit and recipes are in the message too.
+        DiskError: there is no room for the checkpoints of a search.
         LimitError: nothing fits the limit.
         ConfigError: the model, a recipe or the device cannot be.
+        UsageError: ``pictures`` cannot be written.
     """
+    if pictures is not None:
+        check_picture("--pictures", pictures)
     use_gpu(devices[0])
     prepared = _prepare(spec, runs)
+    if pictures is not None:
+        note(draw_pictures(spec, prepared.data, pictures))
 
     from trainer.models import count  # torch and timm: 5 s, after the study is known to be sound
 
@@ -85,21 +104,11 @@ def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dic
     if spec.shares_width:
         axis = spec.space["width_mult"]
         assert isinstance(axis, Range)
-        pictures = (prepared.num_classes, spec.data.image_size, spec.limit, spec.data.channels)
-        candidate = resolve_sizes(candidate, 1.0, axis.low, axis.high, *pictures)
-    size = count(candidate, prepared.num_classes, spec.data.image_size, spec.data.channels)
-    for_checkpoints = checkpoint_bytes(
-        size.params,
-        len(devices),
-        averaged=spec.train.ema > 0 or "ema" in spec.space,
-        folds=spec.data.folds,
-    )
-    free_bytes = shutil.disk_usage(runs.root).free
-    if for_checkpoints > free_bytes:
-        raise DiskError(
-            f"checkpoints need {for_checkpoints:,} bytes in {runs.root}, {free_bytes:,} are free; "
-            "free some or use --runs"
-        )
+        shape = (prepared.num_classes, spec.data.image_size, spec.limit, spec.data.channels)
+        candidate = resolve_sizes(candidate, 1.0, axis.low, axis.high, *shape)
+    largest = count(candidate, prepared.num_classes, spec.data.image_size, spec.data.channels)
+    for_checkpoints = room_needed(spec, prepared, len(devices))
+    check_room(for_checkpoints, runs)
     speed = measure_speed(candidate, data, devices[0])
     seconds_per_trial = max(1, spec.data.folds) * spec.train.epochs * speed.seconds_per_epoch
     num_train = len(data.splits["train"])
@@ -120,16 +129,17 @@ def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dic
             "duplicates": [asdict(duplicate) for duplicate in data.duplicates],
         },
         "space": {key: _axis_values(axis) for key, axis in space.items()},
-        "largest": {"width_mult": candidate.width_mult, **asdict(size)},
+        "largest": {"width_mult": candidate.width_mult, **asdict(largest)},
         "widest": widest and {"width_mult": widest.width_mult, **asdict(widest.size)},
         "next": widest and widest.next_size and {"width_mult": widest.next_width_mult, **asdict(widest.next_size)},
-        "exported": asdict(exported_size(size, spec.final)[1]),
+        "left_out": prepared.left_out,
+        "exported": asdict(exported_size(largest, spec.final)[1]),
         "fixed": {
             key: value
             for key, value in spec.train.model_dump(mode="json", exclude_defaults=True).items()
             if key not in space and key not in ("model", "epochs", "seed")
         },
-        "known": [dict(recipe) for recipe in spec.known],
+        "known": known_recipes(spec, prepared.left_out),
         "steps_per_epoch": {
             str(batch_size): num_train // min(batch_size, num_train)
             for batch_size in _batch_sizes(spec.train, space.get("batch_size"))
@@ -143,7 +153,7 @@ def check_study(spec: StudySpec, runs: Runs, devices: list[WorkerDevice]) -> dic
             "seconds_at_most": math.ceil(spec.search.trials / alone) * seconds_per_trial,
             "cache_bytes": sum(file.stat().st_size for file in data.cache_path.iterdir()),
             "checkpoint_bytes": for_checkpoints,
-            "free_bytes": free_bytes,
+            "free_bytes": shutil.disk_usage(runs.root).free,
         },
     }
 
@@ -220,6 +230,9 @@ def render(meaning: dict[str, Any]) -> Group:
             parts.append(Text(f"the space ends below the widest that fits, {widest['width_mult']:g}"))
         elif meaning["next"]:
             parts.append(Text(size_line(meaning["next"], limit)))
+    if left_out := meaning["left_out"]:
+        lines = as_lines([f"{name}: {why}" for name, why in left_out.items()])
+        parts.append(Text(f"{len(left_out)} left out because they do not fit:{lines}", style="yellow"))
     exported = ModelSize(**meaning["exported"])
     if not fits(exported, limit):
         parts.append(
@@ -241,7 +254,7 @@ def render(meaning: dict[str, Any]) -> Group:
 def _prepare(spec: StudySpec, runs: Runs) -> Prepared:
     """As ``launch.prepare``, but pictures that cannot be used don't hide what is wrong with limit and recipes."""
     try:
-        return prepare(spec, runs, Console(stderr=True))
+        return prepare(spec, runs, Terminal(stderr=True))
     except (DataError, DiskError) as error:
         try:
             find_bounds(spec, _fewest_classes(spec), runs)
@@ -322,8 +335,8 @@ def _estimate_table(meaning: dict[str, Any]) -> Table:
         "epoch": f"about {duration(estimate['seconds_per_epoch'])}",
         "trial": f"about {duration(estimate['seconds_per_trial'])} unless it is pruned",
         "search": f"at most about {duration(estimate['seconds_at_most'])} with {workers}; pruning makes it shorter",
-        "disk": f"{_bytes(estimate['cache_bytes'])} cache, {_bytes(estimate['checkpoint_bytes'])} checkpoints; "
-        f"{_bytes(estimate['free_bytes'])} free",
+        "disk": f"{megabytes(estimate['cache_bytes'])} cache, {megabytes(estimate['checkpoint_bytes'])} checkpoints; "
+        f"{megabytes(estimate['free_bytes'])} free",
     }
     return _pairs_table(rows)
 
@@ -348,10 +361,6 @@ def _heading(text: str) -> Text:
 
 def _printable(name: str) -> Text:
     return Text(name if name.isprintable() else ascii(name)[1:-1])
-
-
-def _bytes(number: float) -> str:
-    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
 
 
 def _show(value: Any) -> str:

@@ -29,7 +29,9 @@ app = typer.Typer(
     "75 interrupted (run it again to go on), 130 second signal, 70 internal.",
 )
 
-StudyArgument = Annotated[str | None, typer.Argument(help="Name of a study. Default: the one last launched.")]
+StudyArgument = Annotated[
+    str | None, typer.Argument(help="Name of a study, or its file. Default: the one last launched.")
+]
 RunsOption = Annotated[
     Path, typer.Option("--runs", envvar="SEARCH_RUNS", help="Folder for everything a search writes.")
 ]
@@ -101,11 +103,11 @@ def launch(
             from search.dashboard import dashboard_beside
 
             beside = dashboard_beside(url.render_as_string(hide_password=False), folder)
-            print(f"dashboard: {stack.enter_context(beside)}", flush=True)
+            tell(f"dashboard: {stack.enter_context(beside)}")
         workers = share_gpus(devices, spec.search.workers_per_gpu)
         snapshot = run(spec, url, folder, workers, accept_changes=accept_changes)
     if as_json:
-        typer.echo(json.dumps(shape(snapshot, held_by=None), indent=2))
+        tell(json.dumps(shape(snapshot, held_by=None), indent=2))
     else:
         tell(last_words(spec, snapshot))
 
@@ -128,11 +130,9 @@ def check(
     from search.paths import Runs
 
     spec = _load(study, assignments or [], data)
-    if pictures is not None:
-        from search.pictures import draw_pictures
-
-        typer.echo(draw_pictures(spec, Runs(runs), pictures), err=as_json)
-    meaning = check_study(spec, Runs(runs), share_gpus(parse_devices(gpus), spec.search.workers_per_gpu))
+    workers = share_gpus(parse_devices(gpus), spec.search.workers_per_gpu)
+    said = sys.stderr if as_json else sys.stdout
+    meaning = check_study(spec, Runs(runs), workers, pictures=pictures, note=lambda line: tell(line, said))
     _print(meaning, render, as_json=as_json)
 
 
@@ -196,7 +196,7 @@ def status(
 
     from search.terminal import show_status
 
-    show_status(folder.study_named(study), url, folder, watch=watch, as_json=as_json)
+    show_status(_study_name(study, folder), url, folder, watch=watch, as_json=as_json)
 
 
 @app.command()
@@ -211,9 +211,9 @@ def stop(
 
     from search.launch import render_stop, stop_search
 
-    name = folder.study_named(study)
+    name = _study_name(study, folder)
     said = sys.stderr if as_json else sys.stdout
-    stopped = stop_search(name, url, folder, tell=lambda line: print(line, file=said, flush=True))
+    stopped = stop_search(name, url, folder, tell=lambda line: tell(line, said))
     _print({"study": name, "stopped": stopped}, render_stop, as_json=as_json)
 
 
@@ -232,7 +232,7 @@ def replay(
     from search.replay import render, replay_study
 
     folder = Runs(runs)
-    answer = replay_study(folder.study_named(study), folder, other)
+    answer = replay_study(_study_name(study, folder), folder, other)
     _print(answer, render, as_json=as_json)
     if other is None and not (answer["identical"] or answer["versions"]):
         raise ReplayFailed("the search does not repeat itself under the versions it was made with")
@@ -270,7 +270,7 @@ def dashboard(
         token_file=token_file,
         edits=allow_edits,
         runs=folder,
-        announce=lambda line: print(line, flush=True),
+        announce=tell,
     )
 
 
@@ -287,7 +287,7 @@ def report(
 
     from search.report import render_written, write_report
 
-    _print(write_report(folder.study_named(study), url, folder, out), render_written, as_json=as_json)
+    _print(write_report(_study_name(study, folder), url, folder, out), render_written, as_json=as_json)
 
 
 @app.command("export-best")
@@ -313,7 +313,7 @@ def export_best(
     from search.metrics import render
 
     asked = _load(study, [], None) if study is not None and study.endswith(".toml") else None
-    name = asked.name if asked is not None else folder.study_named(study)
+    name = asked.name if asked is not None else _study_name(study, folder)
     metrics = run(name, url, folder, devices, asked=asked, out=out, number=trial, quiet=as_json)
     _print(metrics, render, as_json=as_json)
 
@@ -348,7 +348,7 @@ def compare(
     from search.compare import render
 
     folder, url = _places(storage, runs)
-    _print(run(first, second, data=data, cache=folder.cache, url=url), render, as_json=as_json)
+    _print(run(first, second, data=data, runs=folder, url=url), render, as_json=as_json)
 
 
 @app.command()
@@ -361,7 +361,7 @@ def studies(
 
     if new is not None:
         shipped.begin(new)
-        typer.echo(f"wrote {new}; edit it, then: search check {new} --data DIR")
+        tell(f"wrote {new}; edit it, then: search check {new} --data DIR")
         return
     _print({"studies": shipped.table()}, shipped.render, as_json=as_json)
 
@@ -388,10 +388,17 @@ def _load(study: str, assignments: list[str], data: Path | None) -> StudySpec:
     return shipped.load(study, assignments)
 
 
+def _study_name(study: str | None, runs: Runs) -> str:
+    """The study asked for, by its name or its file, or the one last launched."""
+    if study is not None and study.endswith(".toml"):
+        return _load(study, [], None).name
+    return study if study is not None else runs.study_last_launched()
+
+
 def _print(answer: Any, render: Any, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({"version": JSON_VERSION} | answer, indent=2))
+        tell(json.dumps({"version": JSON_VERSION} | answer, indent=2))
         return
-    from rich.console import Console
+    from search.console import Terminal
 
-    Console(highlight=False, markup=False).print(render(answer), soft_wrap=True)
+    Terminal(highlight=False, markup=False).print(render(answer), soft_wrap=True)

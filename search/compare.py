@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import time
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 from scipy.special import bdtr
 from sqlalchemy import URL
 
-from search.errors import StorageError, UsageError
+from search.errors import UsageError
+from search.paths import Runs
 from search.predict import check_sums, open_model, read_config, read_pictures
 from trainer.cache import as_lines, scan_folder
 from trainer.config import DataConfig
@@ -33,7 +33,7 @@ CLASSES_SHOWN = 10
 TEST = "the test split"
 
 
-def compare(first: Path, second: Path, *, data: Path | None, cache: Path, url: URL | None = None) -> dict[str, Any]:
+def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: URL | None = None) -> dict[str, Any]:
     """What two exports do on the same pictures.
 
     Args:
@@ -41,7 +41,7 @@ def compare(first: Path, second: Path, *, data: Path | None, cache: Path, url: U
         second: another one, of the same classes.
         data: folder of pictures, test/CLASS/* or CLASS/*: of one that they were trained on, what they were tested on.
             By default the test split of built-in pictures.
-        cache: where decoded pictures are kept.
+        runs: the runs folder, with the decoded pictures.
         url: the storage of the exports' studies, which count each look at their test split.
 
     Returns:
@@ -55,6 +55,7 @@ def compare(first: Path, second: Path, *, data: Path | None, cache: Path, url: U
         UsageError: no export, other classes, or no pictures to compare on.
         ProofFailed: an export's files are not those that were proven.
         DataError: pictures that cannot be read.
+        HeldError, StorageError: the look cannot be counted, for the study is searched now, or its database is away.
     """
     configs = [read_config(export) for export in (first, second)]
     for export in (first, second):
@@ -65,10 +66,10 @@ def compare(first: Path, second: Path, *, data: Path | None, cache: Path, url: U
         raise UsageError(f"{first} and {second} know different classes; compare exports of the same pictures")
     sessions = [open_model(export) for export in (first, second)]
     if data is not None:
-        source, labels, batches = _from_folder(data, metrics, configs, cache)
+        source, labels, batches = _from_folder(data, metrics, configs, runs.cache)
     else:
-        source, labels, batches = _built_in(metrics, configs, cache)
-    counted_in = _count_look(metrics, data, url) if url is not None and source.startswith(TEST) else []
+        source, labels, batches = _built_in(metrics, configs, runs.cache)
+    counted_in = _count_look(metrics, data, url, runs) if url is not None and source.startswith(TEST) else []
     right = []
     for session, config, read in zip(sessions, configs, batches, strict=True):
         found = np.concatenate([_ask(session, read(start)).argmax(1) for start in range(0, len(labels), BATCH)])
@@ -136,8 +137,8 @@ def render(answer: dict[str, Any]) -> Any:
     )
     if answer["pictures"]["from"].startswith(TEST):
         where = ", ".join(map(repr, answer["counted_in"]))
-        counted = f" (counted in {where})" if where else ""
-        lines += f"\nA further look at a test split{counted}: what is chosen by it is not tested by it any more"
+        counted = f"counted in {where}" if where else "counted nowhere: no study here has these pictures"
+        lines += f"\nA further look at a test split, {counted}; what is chosen by it is not tested by it any more"
     classes = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("class", "pictures", "first", "second", "difference"):
         classes.add_column(column, justify="left" if column == "class" else "right", overflow="fold")
@@ -217,18 +218,25 @@ def _built_in(metrics: list[dict[str, Any]], configs: list[dict[str, Any]], cach
     return f"the {split} split of {metrics[0]['data']['source']}", np.array([name for _, name in named[0]]), readers
 
 
-def _count_look(metrics: list[dict[str, Any]], data: Path | None, url: URL) -> list[str]:
-    """Note in each export's study that its test split is looked at; the names of those studies."""
-    from search.storage import open_storage, storage_errors
-    from search.study import find_study, open_test_split
+def _count_look(metrics: list[dict[str, Any]], data: Path | None, url: URL, runs: Runs) -> list[str]:
+    """Note in each export's study, before it is taken, that its test split is looked at; the names of those studies."""
+    from search.storage import open_storage, sqlite_file, storage_errors
+    from search.study import find_study, open_test_split, own_study
 
+    file = sqlite_file(url)
+    if file is not None and not file.exists():
+        return []
     who = hashlib.sha256(json.dumps(sorted(card["identity"] for card in metrics)).encode()).hexdigest()
     found = []
     for name in sorted({card["study"] for card in metrics}):
-        with contextlib.suppress(StorageError, UsageError), storage_errors(url):  # it is somebody else's export
-            study, spec = find_study(open_storage(url), name)
+        with storage_errors(url):
+            try:
+                study, spec = find_study(open_storage(url), name)
+            except UsageError:  # it is somebody else's export
+                continue
             if data is None or (spec.data.path is not None and Path(spec.data.path).resolve() == data.resolve()):
-                open_test_split(study, who, compared=[card["trial"] for card in metrics])
+                with own_study(name, url, runs):
+                    open_test_split(study, who, compared=[card["trial"] for card in metrics])
                 found.append(name)
     return found
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from rich.console import Console
 from sqlalchemy import URL
 
 from search.card import write_card
+from search.console import Terminal
 from search.devices import WorkerDevice
 from search.errors import ProofFailed, SearchError, UsageError
 from search.launch import hold_devices, prepare, show_progress
@@ -32,6 +35,7 @@ from search.storage import open_storage, storage_errors
 from search.study import find_study, own_study
 from studies import StudySpec
 from trainer.data import Dataset
+from trainer.errors import DiskError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,11 +71,12 @@ def export_best(
         NothingToExport: no trial is COMPLETE and feasible, or each diverged when it was trained again.
         HeldError: the study is being searched.
         LimitError: the members of an ensemble exceed the limit together.
+        DiskError: no room for the export.
         TrainingFailed: a training fails again and again.
         ProofFailed: the export differs from its card; it is kept aside for a look.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    console = Console(quiet=quiet, highlight=False)
+    console = Terminal(quiet=quiet, highlight=False)
     with storage_errors(url):
         study, spec = find_study(open_storage(url), study_name)  # before own_study: until it is found it may be a path
     if asked is not None:
@@ -80,6 +85,7 @@ def export_best(
         own_study(study_name, url, runs) as still_owner,
         hold_devices(devices, runs),
         storage_errors(url),
+        _disk_errors((out or runs.export(study_name, 0)).parent),
         ExitStack() as stack,
     ):
         choose_trial(study, number, spec.limit)  # there is one, or the pictures need not be read
@@ -224,8 +230,21 @@ def _check_target(target: Path) -> None:
         raise UsageError(f"--out {target} exists and is no export; choose another folder")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=target.parent):  # as the export is made beside its place
+            pass
     except OSError as error:
         raise UsageError(f"--out {target} cannot be made ({error.strerror}); choose another folder") from error
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Turn a full disk, which some libraries have in an error of their own, into one sentence."""
+    try:
+        yield
+    except Exception as error:
+        if not any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
+            raise
+        raise DiskError(f"no room for an export in {folder}; make room, and the same command goes on") from error
 
 
 def _move_into_place(partial: Path, target: Path) -> None:

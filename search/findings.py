@@ -14,11 +14,12 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from search.budget import describe
+from search.budget import describe, fits
 from search.setbacks import MOST_MICRO_BATCHES
 from search.status import duration, recipe_of, view_of
 from studies import Limit, StudySpec
 from studies.axes import WIDTH_SHARE
+from trainer.config import ModelSize
 
 RECIPES = 5
 """Best trials that are shown, and that an edge of the space is judged by."""
@@ -48,10 +49,8 @@ def ranked(trials: Sequence[FrozenTrial], limit: Limit | None = None) -> list[Fr
     """
 
     def feasible(trial: FrozenTrial) -> bool:
-        now = ((limit.params, "num_params"), (limit.macs, "macs")) if limit else ()
-        return all(excess <= 0 for excess in trial.constraints.values()) and all(
-            bound is None or trial.user_attrs.get(count, 0) <= bound for bound, count in now
-        )
+        size = ModelSize(params=trial.user_attrs.get("num_params", 0), macs=trial.user_attrs.get("macs", 0))
+        return all(excess <= 0 for excess in trial.constraints.values()) and fits(size, limit or Limit())
 
     return sorted(
         (trial for trial in trials if trial.state == TrialState.COMPLETE and feasible(trial)),

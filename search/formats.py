@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import sys
@@ -98,7 +99,9 @@ def write_graphs(folder: Path, whole: nn.Module, shape: tuple[int, int, int], fo
         batch = torch.export.Dim("batch", min=1)
         program = torch.export.export(whole, (pictures,), dynamic_shapes=({0: batch},), strict=False)
         if "pt2" in formats:
-            torch.export.save(program, folder / "model.pt2")
+            archive = io.BytesIO()  # on a full disk, torch's own writer ends the process
+            torch.export.save(program, archive)
+            (folder / "model.pt2").write_bytes(archive.getvalue())
         if "onnx" in formats:
             torch.onnx.export(
                 program,

@@ -30,6 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from search.paths import Runs
 from search.storage import parse_url, sqlite_file
 from search.study import owner_of
+from studies.spec import STUDY_NAME
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
@@ -245,6 +246,8 @@ class Front:
         if self._runs is None:
             return None
         for name in optuna.get_all_study_names(self._database.open()):
+            if not STUDY_NAME.fullmatch(name):  # none of ours, and its lock could be a file anywhere
+                continue
             owner = owner_of(name, self._database.asked, self._runs)
             if owner is not None:
                 return f"Study {name!r} is in use by {owner}"

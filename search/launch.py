@@ -31,7 +31,7 @@ from search.page import StudyPage
 from search.paths import Runs
 from search.pools.local import LocalPool
 from search.process import STOP_SIGNALS
-from search.space import as_sampled, distributions, feasible_models
+from search.space import as_sampled, distributions, feasible_models, known_recipes
 from search.status import Snapshot
 from search.storage import open_storage, storage_errors
 from search.study import SPEC, check_trials, find_study, open_study, own_study, owner_of, uuid_of
@@ -61,7 +61,7 @@ class Bounds:
     known: list[dict[str, Any]]
     """The known recipes in terms of what is sampled."""
     left_out: dict[str, str]
-    """Models of the space that do not fit the limit, and why."""
+    """Models of the space, and known recipes ("known.0"), that do not fit the limit, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,6 @@ def find_bounds(spec: StudySpec, num_classes: int, runs: Runs) -> Bounds:
         LimitError: no candidate fits.
         ConfigError: the model or a recipe cannot be.
     """
-    known = [dict(recipe) for recipe in spec.known]
     pictures = (num_classes, spec.data.image_size, spec.limit)
     if spec.sizes_vary:
         models, left_out = feasible_models(spec, num_classes)
@@ -125,10 +124,10 @@ def find_bounds(spec: StudySpec, num_classes: int, runs: Runs) -> Bounds:
             width=None,
             most_params=spec.limit.params or _most_params(spec, models, num_classes),
             space=distributions(spec, None, models if "model" in spec.space else None),
-            known=[as_sampled(spec, recipe, num_classes) for recipe in known],
+            known=[as_sampled(spec, recipe, num_classes) for recipe in known_recipes(spec, left_out)],
             left_out=left_out,
         )
-    axis = spec.space.get("width_mult")
+    axis, known = spec.space.get("width_mult"), known_recipes(spec, {})
     if axis is None:
         params = check_fits(spec.train, *pictures, spec.data.channels).params
         return Bounds(width=None, most_params=params, space=distributions(spec, None), known=known, left_out={})
@@ -211,12 +210,12 @@ def launch(
         content = prepared.data.content_hash
         study = open_study(spec, storage, content, accept_changes=accept_changes, accepted=accepted)
         room = room_needed(spec, prepared, len(devices))
-        _check_room(room, runs)
+        check_room(room, runs)
         runs.last_study.write_text(spec.name)
         with display:
             display.note(opening_line(spec, prepared, devices))
-            for model, reason in prepared.left_out.items():
-                display.note(f"left out: {model}: {reason}")
+            for name, reason in prepared.left_out.items():
+                display.note(f"left out: {name}: {reason}")
             for line in [*doubts(prepared.data), *moved]:
                 display.note(line)
             onlookers = Onlookers(
@@ -354,7 +353,12 @@ def _with_remembered_data(spec: StudySpec, storage: optuna.storages.BaseStorage)
     return spec
 
 
-def _check_room(needed: int, runs: Runs) -> None:
+def check_room(needed: int, runs: Runs) -> None:
+    """See whether there is room for the checkpoints of all workers.
+
+    Raises:
+        DiskError: there is not.
+    """
     free = shutil.disk_usage(runs.root).free
     if free < needed:
         raise DiskError(f"checkpoints need {needed:,} bytes in {runs.root}, {free:,} are free; free some or use --runs")

@@ -6,11 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from search.console import Terminal
 from search.devices import WorkerDevice
+from search.errors import UsageError
 from search.launch import prepare, show_progress, use_gpu
 from search.paths import Runs
+from search.pictures import check_picture
+from search.space import known_recipes
 from studies import StudySpec
 from trainer.errors import DivergedError
 
@@ -31,7 +33,7 @@ def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) 
     """Run the test for a study's fixed recipe and draw it.
 
     Args:
-        spec: the study; sampled settings are at the values of its first known recipe, else of [train].
+        spec: the study; sampled settings are at the values of its first known recipe that fits, else of [train].
         runs: the runs folder.
         device: where to train.
         out: PNG to write.
@@ -43,15 +45,18 @@ def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) 
     Raises:
         DivergedError: the loss never fell.
         TrainerError: pictures, model or device.
+        UsageError: ``out`` cannot be written.
     """
-    console = Console(stderr=True)
+    check_picture("--out", out)
+    console = Terminal(stderr=True)
     use_gpu(device)
     prepared = prepare(spec, runs, console)
 
     from trainer.device import open_device
     from trainer.fit import sweep_lr
 
-    config = spec.config_for(spec.known[0] if spec.known else {}, spec.seed)
+    known = known_recipes(spec, prepared.left_out)
+    config = spec.config_for(known[0] if known else {}, spec.seed)
     lrs: list[float] = []
     losses: list[float] = []
     mean = 0.0
@@ -67,7 +72,10 @@ def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) 
             losses.append(smoothed)
     steepest, best = suggest(lrs, losses)
     low, high = _round(steepest / 10), _round(best)
-    _draw(lrs, losses, low, high, out, spec.name)
+    try:
+        _draw(lrs, losses, low, high, out, spec.name)
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written ({error.strerror}); choose another file") from error
     toml = f"lr = {{ low = {low:g}, high = {high:g}, log = true }}"
     return {
         "study": spec.name,

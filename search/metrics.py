@@ -92,7 +92,7 @@ def describe(
     }
     described = json.loads(json.dumps(described))
     identity = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-    # Beside it, because a search that goes on and finds nothing better changes its log and not the export.
+    # Beside it: a launch adds lines to the log even where it finds the budget spent, and nothing is exported anew then.
     return described | {"identity": identity, "event_log": digest(retraining.runs.journal(spec.name))}
 
 

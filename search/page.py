@@ -30,9 +30,10 @@ from sqlalchemy import URL
 
 from search.best import confirmed
 from search.budget import describe
-from search.findings import count, ranked, step_of
+from search.findings import count, ranked, show, step_of
 from search.paths import Runs
 from search.status import Snapshot
+from search.study import owner_name
 from search.terminal import headline
 from studies import Range, StudySpec
 
@@ -95,7 +96,8 @@ class StudyPage:
 
     def end(self, snapshot: Snapshot, reason: str | None, seconds: float) -> None:
         """The last update, if it comes soon, of a page that was begun."""
-        if self._process is None:
+        process = self._process
+        if process is None:
             return
         deadline = time.monotonic() + seconds
         command = f"search launch {self._spec.name}"
@@ -106,8 +108,8 @@ class StudyPage:
                 self._order(snapshot, state)
                 self._wait_for_drawing(deadline)
         finally:
-            self._process.kill()
-            self._process.communicate()
+            process.kill()
+            process.communicate()
             self._file.unlink(missing_ok=True)
 
     def _order(self, snapshot: Snapshot, state: str) -> None:
@@ -180,7 +182,7 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
         lines += [f"#### Best so far: {best.value:.2%}", ""]
         lines += [f"Trial {best.number}{size}; on the validation split, the smaller model where two are equal.", ""]
         lines += ["| setting | value |", "| --- | --- |"]
-        lines += [f"| {key} | {_plain(value)} |" for key, value in best.params.items()]
+        lines += [f"| {key} | {show(value)} |" for key, value in best.params.items()]
         lines += ["", f"Train it again, measure it and hand it over: `search export-best {spec.name}`", ""]
     lines += ["#### How far it is", ""]
     lines += [f"{headline(snapshot).partition(': ')[2]}, at {now:%H:%M %Z on %-d %B %Y}. The study {state}.", ""]
@@ -211,7 +213,7 @@ def show_confirmation(study: optuna.Study, spec: StudySpec) -> None:
     from optuna_dashboard import get_note, save_note
 
     own, handed_over = _parts(get_note(study))
-    save_note(study, _whole(own, confirmed(study, spec), handed_over))
+    save_note(study, _whole(own, confirmed(study, spec, owner=owner_name()), handed_over))
 
 
 def _parts(note: str) -> tuple[str, str]:
@@ -260,11 +262,7 @@ def _axis(axis: Any) -> str:
     if isinstance(axis, Range):
         high = "the widest that fits" if axis.high is None else f"{axis.high:g}"
         return f"{axis.low:g} to {high}{' (log)' if axis.log else ''}"
-    return " | ".join(_plain(choice) for choice in axis)
-
-
-def _plain(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return " | ".join(show(choice) for choice in axis)
 
 
 def main() -> None:

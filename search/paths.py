@@ -48,10 +48,12 @@ class Runs:
         """Holds the name of the study last launched."""
         return self.root / "last-study"
 
-    def study_named(self, study: str | None) -> str:
-        """The study asked for, by name or file, or the one last launched."""
-        if study is not None:
-            return study.removesuffix(".toml").rpartition("/")[2] if study.endswith(".toml") else study
+    def study_last_launched(self) -> str:
+        """The name of the study last launched here.
+
+        Raises:
+            UsageError: none was.
+        """
         if not self.last_study.exists():
             raise UsageError(f"no study was launched in {self.root} yet; name one, or start: search launch")
         return self.last_study.read_text().strip()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 
-from search.launch import prepare
-from search.paths import Runs
+from search.errors import UsageError
 from studies import StudySpec
+from trainer.data import Dataset
 
 ROWS, COLUMNS = 6, 9
 """Pictures in the grid: the first of each row is plain, the others are draws of its augmentation."""
@@ -19,14 +19,27 @@ CELL_PIXELS = 112
 GAP_PIXELS = 4
 
 
-def draw_pictures(spec: StudySpec, runs: Runs, out: Path) -> str:
+def check_picture(option: str, file: Path) -> None:
+    """See whether a PNG can be written, before what it shows is computed.
+
+    Raises:
+        UsageError: it cannot; ``option`` is what named it.
+    """
+    if file.suffix.lower() != ".png":
+        raise UsageError(f"{option} {file}: the picture is a PNG; give it a name that ends in .png")
+    if not file.parent.is_dir():
+        raise UsageError(f"{option} {file}: there is no folder {file.parent}; create it first")
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise UsageError(f"{option} {file} cannot be written; choose another file")
+
+
+def draw_pictures(spec: StudySpec, data: Dataset, out: Path) -> str:
     """Draw the grid, through the very code that training runs; returns a sentence about it.
 
     Raises:
-        TrainerError: the pictures cannot be read, or the augmentation cannot be built.
+        ConfigError: the augmentation cannot be built.
+        UsageError: the file cannot be written.
     """
-    data = prepare(spec, runs, Console(stderr=True)).data
-
     import torch
 
     from trainer.augment import Augmentation
@@ -52,5 +65,8 @@ def draw_pictures(spec: StudySpec, runs: Runs, out: Path) -> str:
             small = cell.width < CELL_PIXELS  # enlarged pixels stay pixels
             filter = Image.Resampling.NEAREST if small else Image.Resampling.BICUBIC
             sheet.paste(cell.resize((CELL_PIXELS, CELL_PIXELS), filter), (column * step, row * step))
-    sheet.save(out)
+    try:
+        sheet.save(out)
+    except OSError as error:
+        raise UsageError(f"--pictures {out} cannot be written ({error.strerror}); choose another file") from error
     return f"wrote {out}: plain pictures on the left, then {device.executor(spec.train)}"

@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from typing import IO
 
 from search.errors import INTERNAL, SECOND_SIGNAL, Interrupted, SearchError, exit_code_of
 from trainer.errors import TrainerError
@@ -31,9 +32,6 @@ def run_command(command: Callable[..., object]) -> None:
         stopped = Interrupted("interrupted; nothing is lost, the same command goes on from there")
         _say(stopped)
         sys.exit(stopped.exit_code)
-    except BrokenPipeError:  # | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception:
         traceback.print_exc()
         sys.exit(INTERNAL)
@@ -54,12 +52,18 @@ def _hide_password() -> None:
             os.execve(sys.executable, words, os.environ | {"SEARCH_STORAGE": url})
 
 
-def tell(line: str) -> None:
-    """The last words of a search; if nobody reads them any more, its exit code still tells."""
+def tell(line: str, stream: IO[str] | None = None) -> None:
+    """Print a line; if nobody reads it any more (``| head``), the exit code still tells."""
+    stream = stream or sys.stdout
     try:
-        print(line, flush=True)
+        print(line, file=stream, flush=True)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output(stream)
+
+
+def drop_output(stream: IO[str]) -> None:
+    """Nobody reads any more: what is still buffered must go somewhere, or the interpreter ends with code 120 for it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _say(error: Exception) -> None:

@@ -61,7 +61,7 @@ def feasible_models(spec: StudySpec, num_classes: int) -> tuple[list[str], dict[
     """Which of a study's models fit the limit at the narrowest width and the largest other sizes.
 
     Returns:
-        Those that fit, and for each other one why not.
+        Those that fit, and for each other one, and for each known recipe ("known.0") of one of those, why not.
 
     Raises:
         LimitError: none fits; for a study of one model, the largest value of each size setting that would is named.
@@ -78,7 +78,15 @@ def feasible_models(spec: StudySpec, num_classes: int) -> tuple[list[str], dict[
     if not fitting:
         cures = _largest_values(spec, num_classes) if len(left_out) == 1 else []
         raise LimitError("\n".join(["no model of the space fits the limit:", *left_out.values(), *cures]))
+    for number, recipe in enumerate(spec.known):  # Optuna could not even ask for one of these
+        if recipe.get("model", fitting[0]) not in fitting:
+            left_out[f"known.{number}"] = f"its model, {recipe['model']}, does not fit"
     return fitting, left_out
+
+
+def known_recipes(spec: StudySpec, left_out: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The known recipes but for those that ``feasible_models`` left out, as the study file has them."""
+    return [dict(recipe) for number, recipe in enumerate(spec.known) if f"known.{number}" not in left_out]
 
 
 def as_sampled(spec: StudySpec, recipe: Mapping[str, Any], num_classes: int) -> dict[str, Any]:

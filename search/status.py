@@ -148,6 +148,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def megabytes(num_bytes: float) -> str:
+    """Bytes as people say them: "12.3 MB", "1.4 GB"."""
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+
+
 def typical_epoch_seconds(finished: Sequence[TrialView], workers: Sequence[WorkerView]) -> float | None:
     """What an epoch takes on average; None before one was measured."""
     seconds = sum(trial.seconds for trial in finished)
@@ -277,7 +282,7 @@ def follow(name: str, url: URL, runs: Runs) -> Generator[tuple[Snapshot, str | N
             snapshot = snapshot_of(spec, trials, read_state(runs.state(name), held_by))
             taken = sum(runs.checkpoints(name).values())
             quota = spec.faults.checkpoint_gb * 1e9
-            found = confirmed(study, spec)
+            found = confirmed(study, spec, owner=held_by)
             yield replace(snapshot, checkpoint_bytes=taken, checkpoint_quota=quota, confirmation=found), held_by
             if held_by is None:
                 return

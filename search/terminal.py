@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
@@ -18,14 +17,17 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import URL
 
+from search.console import Terminal
+from search.findings import show
 from search.paths import Runs
-from search.process import Signalled
+from search.process import Signalled, drop_output, tell
 from search.status import (
     Snapshot,
     TrialView,
     WorkerView,
     duration,
     follow,
+    megabytes,
     problems,
     read_snapshot,
     typical_epoch_seconds,
@@ -64,7 +66,7 @@ def render(snapshot: Snapshot, *, rows: int = 40) -> Group:
     if best := snapshot.best:
         size = f", {best.num_params:,} parameters" if best.num_params else ""
         parts.append(_entry("best", f"trial {best.number}, {best.value:.2%}{size}", "bold green"))
-        parts.append(_entry("", ", ".join(f"{key} {_short(value)}" for key, value in best.params.items()), "green"))
+        parts.append(_entry("", ", ".join(f"{key} {show(value)}" for key, value in best.params.items()), "green"))
     if snapshot.confirmation:
         parts.append(_entry("", snapshot.confirmation["sentence"], "green"))
     if snapshot.workers:
@@ -98,7 +100,7 @@ def _workers(snapshot: Snapshot) -> Table:
         ],
         "accuracy": [_or_none(worker.val_accuracy, "{:.2%}") for worker in snapshot.workers],
         "images/s": [_or_none(worker.images_per_second, "{:,.0f}") for worker in snapshot.workers],
-        "memory": [_size(worker.memory_bytes) if worker.memory_bytes else None for worker in snapshot.workers],
+        "memory": [megabytes(worker.memory_bytes) if worker.memory_bytes else None for worker in snapshot.workers],
     }
     if not any(columns["worker"]):  # seen through the database, which knows no more
         columns = {name: columns[name] for name in ("trial", "epoch", "", "accuracy")}
@@ -167,20 +169,6 @@ def _bar(done: float, total: float, width: int) -> RenderableType:
     return Padding(bar, 0)
 
 
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Rich would exit, and take the search along."""
-        raise BrokenPipeError
-
-
 class Display:
     """Shows a running search: a live view in a terminal, plain lines elsewhere.
 
@@ -188,7 +176,7 @@ class Display:
     """
 
     def __init__(self) -> None:
-        self.console = _Console(file=sys.stdout, highlight=False)
+        self.console = Terminal(file=sys.stdout, highlight=False)
         self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
         self._gone = False
         self._said = time.monotonic()
@@ -220,8 +208,7 @@ class Display:
                 show()
             except OSError:
                 self._gone = True
-                # What is still buffered must go somewhere: else the interpreter ends with code 120 for it.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                drop_output(sys.stdout)
 
 
 def log_line(snapshot: Snapshot) -> str:
@@ -261,22 +248,25 @@ def show_status(name: str, url: URL, runs: Runs, *, watch: bool, as_json: bool) 
     if watch:
         # Ctrl-C ends the watching, not the search.
         with contextlib.suppress(Signalled), contextlib.closing(follow(name, url, runs)) as moments:
-            if as_json:
+            if not as_json:
+                show_watched(moments)
+                return
+            try:
                 for snapshot, held_by in moments:
                     print(json.dumps(shape(snapshot, held_by=held_by)), flush=True)
-            else:
-                show_watched(moments)
+            except BrokenPipeError:  # nobody watches any more
+                drop_output(sys.stdout)
         return
     snapshot, held_by = read_snapshot(name, url, runs)
     if as_json:
-        print(json.dumps(shape(snapshot, held_by=held_by), indent=2), flush=True)
+        tell(json.dumps(shape(snapshot, held_by=held_by), indent=2))
     else:
         show_once(snapshot, held_by)
 
 
 def show_once(snapshot: Snapshot, held_by: str | None) -> None:
     """``search status``."""
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     console.print(render(snapshot))
     taken, quota = snapshot.checkpoint_bytes / 1e9, snapshot.checkpoint_quota / 1e9
     console.print(f"checkpoints: {taken:.2f} of {quota:g} GB", style="dim")

@@ -16,6 +16,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from search.budget import excesses
 from search.errors import StudyChanged
 from search.findings import ranked, step_of
 from search.journal import Journal, installed
@@ -27,7 +28,7 @@ from search.storage import check_writable
 from search.study import UUID, VERSIONS, seed_of
 from studies import Range, StudySpec
 from studies.axes import WIDTH_SHARE
-from trainer.config import EpochResult
+from trainer.config import EpochResult, ModelSize
 
 REPEAT_TOLERANCE = 0.05
 """Most that the accuracy of an epoch trained again may differ from what was reported: other hardware rounds otherwise,
@@ -169,8 +170,7 @@ class Trials:
         """Store a trial's size and by how much it stays under the limit."""
         if "num_params" in trial.user_attrs and "macs" in trial.user_attrs:
             return  # it is resumed
-        bounds = (("params", num_params, self.spec.limit.params), ("macs", macs, self.spec.limit.macs))
-        constraints = {name: count - bound for name, count, bound in bounds if bound is not None}
+        constraints = excesses(ModelSize(params=num_params, macs=macs), self.spec.limit)
         for name, excess in constraints.items():
             trial.set_constraint(name, excess)
         if self.spec.sizes_vary:

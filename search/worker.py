@@ -76,14 +76,14 @@ def main() -> None:
 def _train(assignment: dict[str, Any], device: Any, datasets: dict[Any, Any], inbox: Any, send: Any) -> None:
     import torch
 
+    from search.budget import check_fits, resolve_sizes
+    from studies import Limit
     from trainer.checkpoint import load_checkpoint
     from trainer.config import SIZE_SETTINGS, DataConfig, TrainConfig
     from trainer.data import open_data
-    from trainer.errors import LimitError
     from trainer.fit import fit, fit_folds
-    from trainer.models import count
 
-    trial, limit = assignment["trial"], assignment["limit"]
+    trial, limit = assignment["trial"], Limit.model_validate(assignment["limit"])
     config = TrainConfig.model_validate(assignment["config"])
     key = (assignment["cache"], json.dumps(assignment["data"]))
     first_on_these = key not in datasets
@@ -102,21 +102,15 @@ def _train(assignment: dict[str, Any], device: Any, datasets: dict[Any, Any], in
 
     num_classes, image_size, channels = len(data.class_names), data.images.shape[1], data.images.shape[3]
     if assignment["width"] is not None:
-        from search.budget import resolve_sizes
-        from studies import Limit
-
         config = resolve_sizes(
             config,
             **assignment["width"],
             num_classes=num_classes,
             image_size=image_size,
-            limit=Limit.model_validate(limit),
+            limit=limit,
             channels=channels,
         )
-    size = count(config, num_classes, image_size, channels)
-    for name, bound in limit.items():
-        if bound is not None and getattr(size, name) > bound:
-            raise LimitError(f"the candidate has {getattr(size, name):,} {name}, over the limit of {bound:,}")
+    size = check_fits(config, num_classes, image_size, limit, channels)
     if first_on_these:
         print("\n".join(device.choices(config, data.images)), flush=True)  # to the log
     sizes = {name: getattr(config, name) for name in SIZE_SETTINGS}

@@ -65,13 +65,17 @@ def begin(file: Path) -> None:
     """Write the template as a new study file.
 
     Raises:
-        ConfigError: the file is there already, or its folder is not.
+        ConfigError: the file is there already, or its folder is not or cannot be written to.
     """
-    if file.exists():
-        raise ConfigError(f"{file} exists already; choose another name")
     if not file.parent.is_dir():
         raise ConfigError(f"there is no folder {file.parent}; create it first")
-    file.write_text(template(), encoding="utf-8")
+    try:
+        with file.open("x", encoding="utf-8") as new:
+            new.write(template())
+    except FileExistsError:
+        raise ConfigError(f"{file} exists already; choose another name") from None
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written ({error.strerror}); choose another place") from error
 
 
 def table() -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Annotated, Any, Self
 
@@ -106,10 +106,18 @@ Axis = Annotated[Range | tuple[Value, ...], BeforeValidator(_read_axis)]
 """One setting's part of the space."""
 
 
-def axis_problems(key: str, axis: Axis, train: TrainConfig | None, *, limited: bool) -> Iterator[str]:
+def sizes_vary(keys: Iterable[str]) -> bool:
+    """Whether these settings, when sampled, change the size by more than the width."""
+    return bool(({"model", *SIZE_SETTINGS} - {"width_mult"}).intersection(keys))
+
+
+def axis_problems(
+    key: str, axis: Axis, train: TrainConfig | None, *, limited: bool, width_is_shared: bool
+) -> Iterator[str]:
     """What is wrong with sampling ``key`` from ``axis``, given the fixed recipe, where that is valid.
 
-    ``limited``: whether [limit] names something for a width without an upper end to fit.
+    ``limited``: whether [limit] names something for a width without an upper end to fit. ``width_is_shared``: whether
+    a share of the widths that fit stands for width_mult, because other sampled settings change the size too.
     """
     if key not in SAMPLED:
         yield f"cannot be sampled; {nearest(key, SAMPLED)}"
@@ -121,6 +129,9 @@ def axis_problems(key: str, axis: Axis, train: TrainConfig | None, *, limited: b
             return
         if kind is int and axis.step is not None and axis.step % 1:
             yield f"step = {axis.step:g}: {key} is a whole number; use a whole step"
+        if key == "width_mult" and width_is_shared and (axis.log or axis.step is not None):
+            name = "log" if axis.log else "step"
+            yield f"{name} has no effect beside other sampled settings of the size, which share what fits; leave it out"
         if axis.high is None and key != "width_mult":
             yield "high is missing (only width_mult has one by itself: the widest that fits)"
         elif axis.high is None and not limited:

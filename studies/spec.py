@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from studies.axes import WIDTH_SHARE, Axis, Value, assign, axis_problems, recipe_problems, values_of
+from studies.axes import WIDTH_SHARE, Axis, Value, assign, axis_problems, recipe_problems, sizes_vary, values_of
 from trainer.config import SIZE_SETTINGS, DataConfig, Distill, FrozenModel, TrainConfig, validate
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -208,9 +208,11 @@ class StudySpec(FrozenModel):
     def _space_can_be_sampled(cls, space: dict[str, Axis], info: ValidationInfo) -> dict[str, Axis]:
         if not space:
             raise ValueError("is empty; name at least one setting to sample, for example lr")
-        train, limited = info.data.get("train"), info.data.get("limit") != Limit()
+        train, limited, shared = info.data.get("train"), info.data.get("limit") != Limit(), sizes_vary(space)
         found = [
-            ((key,), text) for key, axis in space.items() for text in axis_problems(key, axis, train, limited=limited)
+            ((key,), text)
+            for key, axis in space.items()
+            for text in axis_problems(key, axis, train, limited=limited, width_is_shared=shared)
         ]
         if found:
             raise _problems(found)
@@ -262,7 +264,7 @@ class StudySpec(FrozenModel):
     @property
     def sizes_vary(self) -> bool:
         """Whether sampled settings other than the width change the size."""
-        return bool(({"model", *SIZE_SETTINGS} - {"width_mult"}) & self.space.keys())
+        return sizes_vary(self.space)
 
     @property
     def shares_width(self) -> bool:

@@ -39,14 +39,81 @@ def test_readme_shows_every_command() -> None:
     assert not missing
 
 
-def test_the_tests_that_the_promises_name_exist() -> None:
+PROMISES = {
+    "a worker is killed": ["test_every_trial_is_bit_for_bit_what_it_would_have_been"],
+    "the coordinator is killed": [
+        "test_a_killed_coordinator_leaves_the_study_free",
+        "test_no_worker_outlives_its_coordinator",
+        "test_every_trial_is_finished_once_under_its_own_number",
+    ],
+    "Ctrl-C": [
+        "test_search_stop_ends_a_search_from_another_terminal_after_its_epoch",
+        "test_a_stop_request_ends_it_with_what_is_done_kept",
+    ],
+    "SIGTERM": ["test_an_epoch_that_takes_longer_than_the_grace_is_given_up"],
+    "a trial that always crashes": [
+        "test_a_trial_that_always_kills_its_worker_fails_after_two_retries_with_the_log",
+        "test_the_same_error_in_two_trials_in_a_row_ends_the_search",
+        "test_a_trial_that_always_hangs_fails",
+    ],
+    "out of memory": [
+        "test_out_of_memory_goes_on_in_a_new_process_with_smaller_parts_of_the_batch",
+        "test_a_trial_too_large_for_any_part_is_pruned_and_the_sampler_knows",
+    ],
+    "a loss that is not finite": ["test_a_diverged_trial_is_pruned_with_its_last_finite_value_and_the_reason"],
+    "three CUDA errors": ["test_three_cuda_errors_put_a_device_aside_and_the_others_go_on"],
+    "Postgres restarted": [
+        "test_a_server_that_comes_and_goes_costs_nothing",
+        "test_a_lock_lost_in_a_restart_is_taken_again",
+    ],
+    "the disk fills up": ["test_a_full_disk_pauses_the_search_until_there_is_room"],
+    "a checkpoint is torn": ["test_a_damaged_one_is_set_aside_and_the_one_before_is_used"],
+    "checkpoints fill their quota": [
+        "test_the_oldest_checkpoints_that_nobody_trains_go_when_the_quota_is_spent",
+        "test_it_says_what_checkpoints_take_of_how_much",
+    ],
+    "a checkpoint, a study file or an export made to attack": [
+        "test_code_in_a_forged_one_does_not_run",
+        "test_a_study_name_that_is_a_path_makes_no_folder",
+        "test_an_export_whose_study_is_a_path_makes_no_file_there",
+    ],
+    "a password": [
+        "test_the_password_is_in_no_output_process_list_page_database_or_file",
+        "test_the_services_work_together_and_keep_their_secrets",
+    ],
+    "others read the SQLite file": [
+        "test_readers_never_wait_for_the_writer_and_a_power_cut_takes_nothing_that_was_committed"
+    ],
+    "the study file, the pictures or the limit change": [
+        "test_a_changed_study_is_refused_with_every_difference_until_it_is_accepted"
+    ],
+    "two launches of one study": [
+        "test_a_second_launch_of_a_running_study_is_refused_and_names_the_holder",
+        "test_two_studies_launched_at_once_on_one_new_database_both_get_to_their_end",
+        "test_a_gpu_that_another_search_trains_on_is_refused",
+    ],
+    "the export is killed": ["test_killed_in_three_stages_it_ends_in_the_same_export"],
+    "the study is deleted": [
+        "test_a_study_deleted_while_it_is_searched_is_noticed_although_its_name_is_there_again",
+        "test_a_study_that_another_process_has_taken_over_is_written_to_no_more",
+    ],
+}
+"""The beginning of each promise of the README -> the tests that hold it."""
+
+
+def test_each_promise_names_the_files_of_the_tests_that_hold_it() -> None:
     table = README.partition("## Nothing is lost")[2].partition("\n## ")[0]
-    folder, named = "", []
-    for name in re.findall(r"`((?:\w+/)?test_\w+\.py)`", table):
-        folder = name.partition("/")[0] if "/" in name else folder
-        named.append(ROOT / "tests" / folder / Path(name).name)
-    assert len(named) > 20
-    assert [path for path in named if not path.exists()] == []
+    rows = [line.strip("|").split(" | ") for line in table.splitlines() if "test_" in line]
+    texts = {path.relative_to(ROOT / "tests").as_posix(): path.read_text() for path in ROOT.glob("tests/**/test_*.py")}
+    for (what, *_, cited), (promise, tests) in zip(rows, PROMISES.items(), strict=True):
+        assert what.strip().replace("`", "").startswith(promise)
+        folder, named = "", set()
+        for name in re.findall(r"`((?:\w+/)?test_\w+\.py)`", cited):
+            folder = name.partition("/")[0] if "/" in name else folder
+            named.add(f"{folder}/{Path(name).name}")
+        holding = {test: [file for file, text in texts.items() if f"def {test}(" in text] for test in tests}
+        assert named == {file for files in holding.values() for file in files}, promise
+        assert all(files for files in holding.values()), holding
 
 
 def test_readme_names_every_option_of_every_command() -> None:
@@ -55,7 +122,7 @@ def test_readme_names_every_option_of_every_command() -> None:
         for name, command in COMMANDS.items()
         for parameter in command.params
         for option in parameter.opts
-        if option.startswith("--") and option != "--help" and option not in README
+        if option.startswith("--") and option != "--help" and not re.search(rf"(?<!\w){option}(?![\w-])", README)
     ]
     assert not missing
 

@@ -221,10 +221,13 @@ class Desk:
         (self.folder / name).write_text(text)
         return name
 
-    def start(self, *arguments: object, killed_at: str | None = None, **environment: str) -> Running:
+    def start(
+        self, *arguments: object, killed_at: str | None = None, unread: bool = False, **environment: str
+    ) -> Running:
         """Start the command here, with nobody's settings in its environment but those given.
 
-        ``killed_at`` is a point at which a process ends by kill -9; see killed.py.
+        ``killed_at`` is a point at which a process ends by kill -9; see killed.py. ``unread``: its output goes into a
+        pipe whose reader has gone away.
 
         With ``--gpus cpu`` it is given one core, so its one worker has one thread: two that wait for each other at
         every step take many times as long wherever something else runs as well.
@@ -235,6 +238,11 @@ class Desk:
         out, err = self.folder / f".out-{number}", self.folder / f".err-{number}"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SEARCH_")}
         with out.open("wb") as out_file, err.open("wb") as err_file:
+            if unread:
+                reader, writer = os.pipe()
+                os.dup2(writer, out_file.fileno())
+                os.close(reader)
+                os.close(writer)
             process = subprocess.Popen(
                 [*([COMMAND] if killed_at is None else [sys.executable, KILLED, killed_at]), *map(str, arguments)],
                 cwd=self.folder,

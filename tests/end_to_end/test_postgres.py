@@ -123,12 +123,16 @@ def _search(desk: Desk, url: str) -> Searched:
     processes = [" ".join(process.cmdline()) for process in (coordinator, *coordinator.children(recursive=True))]
     seen = [*processes, *worker.environ().values(), *_dashboard(running)]
     second = desk.search(*command, SEARCH_STORAGE=url)
-    status = desk.search("status", "--json", SEARCH_STORAGE=url)
+    plain = url.replace(f":{CANARY}@", "@")
+    with tempfile.NamedTemporaryFile("w") as passwords:  # not in the folder whose files are searched for it
+        passwords.write(f"*:*:*:bob:{CANARY}\n")
+        passwords.flush()
+        status = desk.search("status", "--json", SEARCH_STORAGE=plain, PGPASSFILE=passwords.name)
     coordinator.kill()
     worker.resume()
     running.wait()
     killed_at = _trials(url)
-    last = desk.search(*command, SEARCH_STORAGE=url)
+    last = desk.search(*command, SEARCH_STORAGE=plain, PGPASSWORD=CANARY)
     return Searched(
         desk, killed_at, second, status, last, _trials(url), "\n".join(seen), processes, "\n".join(_rows(url))
     )
@@ -166,7 +170,8 @@ def test_a_second_launch_is_refused_and_names_the_holder(searched: Searched) -> 
     assert "study 'steady' is in use by process " in searched.second.err
 
 
-def test_status_shows_who_searches(searched: Searched) -> None:
+def test_status_shows_who_searches_with_a_password_from_a_file(searched: Searched) -> None:
+    assert searched.status.code == 0, searched.status.err
     status = searched.status.json()
     assert status["held_by"].startswith("process ")
     assert status["workers"][0]["trial"] == 0

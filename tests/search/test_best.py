@@ -13,7 +13,7 @@ from scipy.stats import ttest_ind
 
 from search.best import Candidate, begin, choose, confirmed, final_seed, missing, pooled_deviation, record, ties
 from search.storage import open_storage, parse_url
-from search.study import open_study, seed_of
+from search.study import open_study, owner_name, seed_of
 from studies import StudySpec
 
 SPACE = {"lr": {"low": 1e-4, "high": 1e-1, "log": True}}
@@ -66,11 +66,25 @@ def test_a_confirmation_goes_on_where_it_stopped(study: optuna.Study) -> None:
     record(study, 4, 0, 0.51, 7.0)
     again = optuna.load_study(study_name=study.study_name, storage=study._storage)
     assert [(trial.number, seed) for trial, seed in missing(again, spec)] == [(3, 0), (4, 1), (3, 1)]
-    found = confirmed(again, spec)
+    found = confirmed(again, spec, owner=f"{owner_name()} since today")
     assert found is not None
     assert (found["done"], found["trainings"], found["winner"], found["seconds"]) == (1, 4, None, 7.0)
     assert found["eta_seconds"] == 21.0
     assert found["sentence"] == "confirming the best: 1 of 4 trainings done, about 21 s left"
+
+
+@pytest.mark.parametrize("owner", [None, "another process", "process 1 on elsewhere since today"])
+def test_nobody_is_said_to_confirm_the_best_while_no_export_does(study: optuna.Study, owner: str | None) -> None:
+    """As when a search that went on after its export found another of the best."""
+    spec = spec_of(top=2, seeds=2)
+    begin(study, spec)
+    record(study, 4, 0, 0.51, 7.0)
+    found = confirmed(study, spec, owner=owner)
+    assert found is not None
+    assert found["eta_seconds"] is None
+    assert found["sentence"] == (
+        "the best are not all confirmed: 1 of 4 trainings done; search export-best confirmed does the others"
+    )
 
 
 def test_a_candidate_without_a_result_has_no_error_while_others_have_one(study: optuna.Study) -> None:

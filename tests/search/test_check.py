@@ -19,7 +19,8 @@ from rich.console import Console
 from search.budget import widest
 from search.check import check_study, largest_candidate, measure_speed, render
 from search.devices import WorkerDevice
-from search.launch import checkpoint_bytes, prepare
+from search.errors import UsageError
+from search.launch import checkpoint_bytes, find_bounds, prepare, room_needed
 from search.paths import Runs
 from search.space import distributions
 from studies import Limit, StudySpec
@@ -166,10 +167,16 @@ def test_the_time_is_that_of_augmented_pictures_also_where_the_first_epochs_are_
 
 
 def test_of_several_families_the_time_says_which_one_it_is_of(runs: Runs) -> None:
-    space = {"model": ["resnet10t", "rexnet_100"], "width_mult": {"low": 0.05, "high": 0.2}}
-    meaning = check_study(study(limit={"params": 200_000}, space=space, known=[]), runs, TWO_WORKERS[:1])
+    models = ["resnet10t", "rexnet_100", "mobilenetv3_small_050"]
+    space = {"model": models, "width_mult": {"low": 0.05, "high": 0.2}}
+    known = [{"model": "mobilenetv3_small_050"}, {"model": "rexnet_100"}]
+    meaning = check_study(study(limit={"params": 200_000}, space=space, known=known), runs, TWO_WORKERS[:1])
     assert "small: 7 trials of 2 models, 3 epochs each" in shown(meaning)
     assert "images/s with the largest resnet10t" in shown(meaning)
+    assert list(meaning["left_out"]) == ["mobilenetv3_small_050", "known.0"]
+    assert meaning["known"] == known[1:]
+    assert "2 left out because they do not fit:\n  mobilenetv3_small_050: mobilenetv3_small_050 " in shown(meaning)
+    assert "\n  known.0: its model, mobilenetv3_small_050, does not fit\n" in shown(meaning)
 
 
 def test_a_batch_larger_than_the_training_split_is_measured_as_it_trains(runs: Runs, tmp_path: Path) -> None:
@@ -191,6 +198,8 @@ def test_a_space_that_ends_below_the_limit_says_so(runs: Runs) -> None:
     assert meaning["largest"]["width_mult"] == 0.05
     assert meaning["largest"]["params"] == count(TrainConfig(model="resnet10t", width_mult=0.05), 10, 16).params
     assert f"the space ends below the widest that fits, {meaning['widest']['width_mult']:g}" in shown(meaning)
+    asked_for = room_needed(spec, find_bounds(spec, 10, runs), 1)
+    assert meaning["estimate"]["checkpoint_bytes"] == asked_for, "what a launch would refuse is refused here"
 
 
 def test_an_ensemble_that_would_not_fit_is_told_before_the_search(runs: Runs) -> None:
@@ -296,6 +305,33 @@ def test_a_disk_without_room_for_checkpoints_is_found(runs: Runs) -> None:
         check_study(study(), runs, devices)
 
 
+@pytest.mark.parametrize(
+    ("picture", "sentence"),
+    [
+        ("no/such/grid.png", "grid.png: there is no folder .*no/such; create it first"),
+        ("grid", "grid: the picture is a PNG; give it a name that ends in .png"),
+        ("folder.png", "folder.png cannot be written; choose another file"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_told_before_anything_is_read(
+    picture: str, sentence: str, runs: Runs, tmp_path: Path
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UsageError, match=f"^--pictures .*{sentence}"):
+        check_study(study(data={}), runs, TWO_WORKERS, pictures=tmp_path / picture)
+
+
+def test_pictures_are_drawn_before_the_rest_is_checked(runs: Runs, tmp_path: Path) -> None:
+    said: list[str] = []
+    devices = [WorkerDevice("cpu", None, 1)] * 10**7
+    with pytest.raises(DiskError):
+        check_study(study(), runs, devices, pictures=tmp_path / "grid.PNG", note=said.append)
+    (sentence,) = said
+    assert sentence.startswith(f"wrote {tmp_path}/grid.PNG: plain pictures on the left, then ")
+    with Image.open(tmp_path / "grid.PNG") as grid:
+        assert (grid.format, grid.width > grid.height) == ("PNG", True)
+
+
 def test_the_command_answers_and_exits_as_documented(tmp_path: Path) -> None:
     folder = make_pictures(tmp_path / "pictures", {"a": 6, "b": 6})
     (tmp_path / "mine.toml").write_text(
@@ -308,7 +344,7 @@ def test_the_command_answers_and_exits_as_documented(tmp_path: Path) -> None:
 
     answer = search("--data", str(folder), "--json")
     assert (answer.returncode, answer.stderr) == (0, "")
-    assert json.loads(answer.stdout)["study"] == "mine"
+    assert json.loads(answer.stdout).items() >= {"version": 1, "study": "mine"}.items()
     failed = search("--data", str(folder), "--set", "limit.params=9")
     assert (failed.returncode, failed.stdout) == (5, "")
     assert failed.stderr.startswith("search: resnet10t at width_mult 1 has ")

@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer.main
+from exports import write_export
+from PIL import Image
+from scripted import Bench, ScriptedPool, trains
 from typer.testing import CliRunner
 
 from search import errors
@@ -62,9 +66,51 @@ def test_every_exit_code_of_the_table_is_in_the_help() -> None:
     assert {code for code in codes if f" {code} " not in epilog} == set()
 
 
-def test_every_answer_in_json_says_its_version() -> None:
-    answer = CliRunner().invoke(app, ["studies", "--json"])
-    assert json.loads(answer.stdout)["version"] == 1
+def test_every_answer_in_json_says_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Bench(Path("runs")).coordinator(ScriptedPool(trains)).run()
+    (tmp_path / "pictures/red").mkdir(parents=True)
+    Image.new("RGB", (9, 9), "red").save("pictures/red/0.png")
+    exports = [str(write_export(Path(name), names=["blue", "red"], weights=np.eye(3)[:, 1:])) for name in "ab"]
+    words = {
+        "studies": [],
+        "limit": ["resnet10t", "--classes", "10", "--width-mult", "0.1"],
+        "status": ["scripted"],
+        "stop": ["scripted"],
+        "replay": ["scripted"],
+        "report": ["scripted"],
+        "predict": [exports[0], "pictures/red/0.png"],
+        "compare": [*exports, "--data", "pictures"],
+    }
+    versions = {}
+    for name in words:
+        answer = CliRunner().invoke(app, [name, *words[name], "--json"])
+        assert answer.exit_code == 0, (name, answer.output, answer.exception)
+        versions[name] = json.loads(answer.stdout)["version"]
+    assert versions == dict.fromkeys(words, 1) | {"status": 2}
+    elsewhere = {"launch", "check", "lr-range", "export-best", "dashboard"}  # asked by tests of their own, or no answer
+    assert words.keys() == COMMANDS.keys() - elsewhere
+
+
+def test_a_study_may_be_named_by_its_file_which_may_give_it_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Bench(Path("runs")).coordinator(ScriptedPool(trains)).run()
+    Path("mine.toml").write_text('name = "scripted"\n[space]\ndropout = [0.1, 0.2]\n')
+    for name in ("status", "stop"):
+        answer = CliRunner().invoke(app, [name, "mine.toml", "--json"])
+        assert answer.exit_code == 0, (answer.output, answer.exception)
+        assert json.loads(answer.stdout)["study"] == "scripted"
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    for arguments in (["studies"], ["studies", "--json"]):
+        process = subprocess.Popen([COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.close()
+        _, err = process.communicate()
+        assert (process.returncode, err) == (0, b"")
 
 
 def test_a_launch_and_a_stop_end_with_one_json_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

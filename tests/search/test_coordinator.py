@@ -13,6 +13,7 @@ from scripted import EPOCHS, Bench, ScriptedPool, epoch, failed, spec_of, starte
 import search.journal
 import search.trials
 from search.errors import TrainingFailed
+from search.journal import read_journal
 from search.pools.local import Exit, Message
 
 RETRIES = 2

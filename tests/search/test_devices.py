@@ -129,8 +129,11 @@ def test_an_impossible_number_of_cpu_workers_is_an_error_with_the_range(text: st
         parse_devices(text)
 
 
+@pytest.mark.cuda
+@pytest.mark.usefixtures("cuda")
 def test_looking_for_gpus_finds_what_the_driver_shows() -> None:
     found = devices._installed_gpus()
+    assert found
     assert [gpu.name for gpu in found] == [str(index) for index in range(len(found))]
     assert all(gpu.uuid.startswith("GPU-") for gpu in found)
 

@@ -10,17 +10,21 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
+from safetensors import SafetensorError
 from sqlalchemy.exc import OperationalError
 from test_trainings import EPOCHS, ScriptedPool, trains
 
 import search.backlog
 import search.retrain
 from search.best import begin, confirmed, missing, record
-from search.errors import HeldError
+from search.errors import HeldError, UsageError
+from search.export import _check_target, _disk_errors
+from search.formats import write_graphs
 from search.metrics import final_model
 from search.paths import Runs
 from search.retrain import Retraining
@@ -29,6 +33,7 @@ from search.study import open_test_split
 from search.trainings import Outcome, Training
 from studies import Faults, StudySpec
 from trainer.config import EpochResult
+from trainer.errors import DiskError
 
 
 def test_each_final_model_is_an_opening_and_a_resumed_export_is_the_same_one(tmp_path: Path) -> None:
@@ -38,6 +43,26 @@ def test_each_final_model_is_an_opening_and_a_resumed_export_is_the_same_one(tmp
     others.write_bytes(b"other weights")
     models = [(weights, ()), (weights, ()), (weights, ("flip",)), (weights, ("flip",)), (others, ("flip",))]
     assert [open_test_split(study, final_model(*model)) for model in models] == [1, 1, 2, 2, 3]
+
+
+def test_a_place_where_no_export_can_be_made_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--out /proc/export cannot be made \(.*\); choose another folder"):
+        _check_target(Path("/proc/export"))  # a folder that is there, and that nobody makes a folder in
+    _check_target(tmp_path / "exports/small-1")
+    assert [path.name for path in tmp_path.rglob("*")] == ["exports"]
+
+
+def test_a_full_disk_ends_an_export_with_one_sentence_whichever_file_it_stops(tmp_path: Path) -> None:
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3)).eval()
+    sentence = r"^no room for an export in .*/exports; make room, and the same command goes on$"
+    for name in ("pt2", "onnx"):
+        (tmp_path / f"model.{name}").symlink_to("/dev/full")  # every write to it finds no space left
+        with pytest.raises(DiskError, match=sentence), _disk_errors(tmp_path / "exports"):
+            write_graphs(tmp_path, net, (3, 8, 8), [name])
+    with pytest.raises(DiskError, match=sentence), _disk_errors(tmp_path / "exports"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(ValueError, match="ours"), _disk_errors(tmp_path):
+        raise ValueError("ours")
 
 
 @pytest.fixture

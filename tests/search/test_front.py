@@ -245,6 +245,13 @@ def test_nothing_can_be_edited_while_a_study_is_searched(search: Search, tmp_pat
     assert ask(app, "/api/studies/1", "DELETE").status == 204
 
 
+def test_no_lock_file_is_made_for_a_study_whose_name_is_a_path(search: Search, tmp_path: Path) -> None:
+    optuna.create_study(study_name="../../escaped/x", storage=search.storage)
+    app = build_app(search.url, runs=Runs(tmp_path / "runs"), edits=True)
+    assert ask(app, "/api/studies/1", "DELETE").status == 204
+    assert not list(tmp_path.rglob("*escaped*"))
+
+
 def test_edits_do_not_create_a_database(tmp_path: Path) -> None:
     app = build_app(f"sqlite:///{tmp_path / 'search.db'}", edits=True)
     assert ask(app, "/api/studies").status == 503

@@ -12,10 +12,14 @@ from typing import Any, cast
 import pytest
 from scripted import spec_of
 
+import studies
 from search.coordinator import Coordinator
 from search.launch import _signals_to, checkpoint_bytes, doubts, find_bounds, room_needed
 from search.paths import Runs
 from search.process import STOP_SIGNALS
+from search.storage import open_storage, parse_url
+from search.study import open_study
+from search.trials import Trials
 from studies import StudySpec
 from trainer.cache import BadFile
 from trainer.config import TrainConfig
@@ -39,6 +43,17 @@ def test_room_is_kept_for_the_largest_candidate_where_no_limit_counts_parameters
     largest = TrainConfig(model="rexnet_100", width_mult=0.4, depth_mult=1.0)
     assert bounds.most_params == count_params(largest, 10, 16, spec.data.channels)
     assert room_needed(spec, bounds, 2) == checkpoint_bytes(bounds.most_params, 2, averaged=True)
+
+
+def test_a_known_recipe_whose_model_does_not_fit_is_left_out_and_the_search_begins_without_it(tmp_path: Path) -> None:
+    spec, runs = studies.load("contest/wide_resnet", ["limit.params=2_000_000"]), Runs(tmp_path)
+    bounds = find_bounds(spec, 10, runs)
+    assert list(bounds.left_out) == ["wrn-40-2", "wrn-28-3", "wrn-16-4", "known.0"]
+    assert bounds.left_out["known.0"] == "its model, wrn-40-2, does not fit"
+    storage = open_storage(parse_url(f"sqlite:///{runs.database}"), create=True)
+    trials = Trials(open_study(spec, storage, "content"), spec, bounds.space, runs)
+    trials.enqueue(bounds.known)
+    assert trials.next().params["model"] == "wrn-10-5"
 
 
 def test_a_checkpoint_with_averaged_weights_and_one_of_every_fold_need_more_room() -> None:

@@ -12,6 +12,7 @@ import pytest
 from tiny import tiny_study
 
 from search.devices import WorkerDevice
+from search.errors import UsageError
 from search.lr_range import find_lr_range, suggest
 from search.paths import Runs
 from studies import StudySpec
@@ -52,6 +53,12 @@ def test_the_suggestion_is_where_the_loss_falls_fastest_and_where_it_is_lowest()
     assert suggest(lrs, [5.0, 4.9, 4.5, 3.0, 2.0, 1.9, 2.5, 9.0]) == (1e-3, 1e-1)
     with pytest.raises(DivergedError, match="the loss rose from the start"):
         suggest(lrs, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
+
+
+def test_a_curve_that_cannot_be_drawn_is_told_before_the_test(tmp_path: Path) -> None:
+    spec = validate(StudySpec, {"name": "small", "space": {"dropout": [0.1, 0.2]}}, "study")  # and it has no pictures
+    with pytest.raises(UsageError, match=r"^--out .*curve.png: there is no folder .*no/such; create it first"):
+        find_lr_range(spec, Runs(tmp_path), WorkerDevice("cpu", None, 1), tmp_path / "no/such/curve.png")
 
 
 @pytest.mark.slow

@@ -121,7 +121,7 @@ def test_the_process_that_draws_is_told_the_password_where_nobody_sees_it(
     with pytest.raises(RuntimeError, match="cannot be drawn; see") as raised:
         page.watch(snapshot)
     log = runs.page_log(spec.name).read_text()
-    assert "refused" in log
+    assert "does not answer, or refuses this user" in log
     assert CANARY not in log + str(raised.value)
 
 
@@ -332,3 +332,17 @@ def test_a_page_that_cannot_be_drawn_says_where_to_look(
         page.watch(seen(spec, study))
     assert "cannot be read" in runs.page_log("birds").read_text()
     page.end(seen(spec, study), None, 20)
+
+
+def test_a_page_whose_drawing_process_died_is_tidied_away_at_the_end(
+    spec: StudySpec, study: optuna.Study, storage: RDBStorage, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FIRST_SECONDS", 0)
+    page = page_of(spec, storage, runs)
+    page.watch(seen(spec, study))
+    assert page._process is not None
+    page._process.kill()
+    page._process.wait()
+    with pytest.raises(RuntimeError, match="cannot be drawn; see"):
+        page.end(seen(spec, study), None, 20)
+    assert not runs.page("birds").exists()

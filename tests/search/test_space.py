@@ -9,7 +9,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from search.budget import WIDTH_STEP, resolve_sizes
-from search.space import as_sampled, distributions, feasible_models
+from search.space import as_sampled, distributions, feasible_models, known_recipes
 from studies import StudySpec
 from trainer.config import TrainConfig, validate
 from trainer.errors import ConfigError, LimitError
@@ -122,6 +122,11 @@ def test_families_over_the_limit_are_left_out_with_the_reason() -> None:
     assert fitting == ["rexnet_100", "resnet10t"]
     assert list(left_out) == ["mobilenetv3_small_050"]
     assert "the limit is 400,000 parameters" in left_out["mobilenetv3_small_050"]
+    known = [{"model": "mobilenetv3_small_050", "width_mult": 1.0}, {"model": "resnet10t"}, {"width_mult": 0.1}]
+    spec = study(space=axes, known=known)
+    _, left_out = feasible_models(spec, NUM_CLASSES)
+    assert left_out["known.0"] == "its model, mobilenetv3_small_050, does not fit"
+    assert known_recipes(spec, left_out) == known[1:]
     with pytest.raises(LimitError, match="no model of the space fits the limit:"):
         feasible_models(study(space=axes, known=[], limit={"params": 500}), NUM_CLASSES)
 

@@ -15,6 +15,7 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from search import terminal
+from search.paths import Runs
 from search.status import (
     Snapshot,
     TrialView,
@@ -22,12 +23,15 @@ from search.status import (
     as_json,
     eta_seconds,
     problems,
+    read_snapshot,
     read_state,
     snapshot_of,
     write_state,
 )
+from search.storage import open_storage, parse_url
+from search.study import open_study
 from search.terminal import Display, ending, epochs_done, log_line, render, show_watched
-from studies import StudySpec
+from studies import Faults, StudySpec
 
 
 def spec_of(trials: int = 6, epochs: int = 3) -> StudySpec:
@@ -141,6 +145,19 @@ class TestSeenFromOutside:
         assert read_state(file, OWNER) is not None
         for owner in (None, "another process", OWNER.replace("7", "8"), OWNER.replace("today", "yesterday")):
             assert read_state(file, owner) is None, "a restarted container may have the same process number and name"
+
+    def test_it_says_what_checkpoints_take_of_how_much(self, tmp_path: Path) -> None:
+        runs, url = Runs(tmp_path), parse_url(f"sqlite:///{tmp_path}/search.db")
+        storage = open_storage(url, create=True)
+        spec = spec_of().model_copy(update={"faults": Faults(checkpoint_gb=2)})
+        open_study(spec, storage, "content")
+        for file, size in ((runs.checkpoint("birds", 0), 1000), (runs.final_checkpoint("birds", "3-abc"), 500)):
+            file.parent.mkdir(parents=True)
+            file.write_bytes(bytes(size))
+        snapshot, held_by = read_snapshot("birds", url, runs)
+        storage.remove_session()
+        storage.engine.dispose()
+        assert as_json(snapshot, held_by=held_by)["checkpoints"] == {"bytes": 1500, "quota_bytes": 2e9}
 
     def test_its_json_can_be_written(self) -> None:
         shape = as_json(Snapshot("birds", 6, (trial(0),), (training(1, 1),), None), held_by=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
@@ -14,6 +15,7 @@ import studies
 from studies import Confirm, Faults, Final, Limit, Range, Search, StudySpec
 from studies.spec import Notify
 from trainer.config import DataConfig, TrainConfig
+from trainer.errors import ConfigError
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "data": DataConfig,
@@ -77,6 +79,21 @@ def test_the_template_is_a_study(tmp_path_factory: pytest.TempPathFactory) -> No
     path = tmp_path_factory.mktemp("new") / "mine.toml"
     path.write_text(studies.template(), encoding="utf-8")
     assert studies.load(str(path)).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("mine.toml", "mine.toml exists already; choose another name"),
+        ("no/where.toml", "there is no folder .*no; create it first"),
+        (f"{'long' * 99}.toml", "cannot be written .*; choose another place"),
+    ],
+)
+def test_a_new_study_file_that_cannot_be_written_is_one_sentence(name: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("mine")
+    with pytest.raises(ConfigError, match=sentence):
+        studies.begin(tmp_path / name)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("mine.toml", "mine")]
 
 
 def test_the_template_shows_every_field_of_every_section_with_its_default() -> None:

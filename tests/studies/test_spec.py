@@ -89,6 +89,16 @@ def test_an_unknown_key_names_the_nearest_at_every_level(values: dict[str, Any],
         ({"epochs": [10, 20]}, "space.epochs: cannot be sampled; did you mean step_epochs?"),
         ({"dropout": {"low": 0.5, "high": 1.0}}, "space.dropout: 1.0: input should be less than 1"),
         ({"lr": [0.1, -0.1]}, "space.lr: -0.1: input should be greater than 0"),
+        (
+            {"width_mult": {"low": 0.5, "high": 1.0, "log": True}, "depth_mult": [0.6, 1.0]},
+            "space.width_mult: log has no effect beside other sampled settings of the size, which share what fits; "
+            "leave it out",
+        ),
+        (
+            {"model": ["rexnet_100"], "width_mult": {"low": 0.5, "high": 1.0, "step": 0.1}},
+            "space.width_mult: step has no effect beside other sampled settings of the size, which share what fits; "
+            "leave it out",
+        ),
         ({"warmup_epochs": {"low": 0, "high": 50}}, "space.warmup_epochs: 50 must be less than epochs = 50"),
         (
             {"batch_size": {"low": 8, "high": 64, "step": 0.5}},
