@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from wsgiref.validate import validator
 
+import optuna
 import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.exceptions import StorageInternalError
