@@ -378,23 +378,17 @@ def test_the_services_work_together_and_keep_their_secrets(place: Place) -> None
 def test_the_role_of_the_dashboard_can_read_and_nothing_else(place: Place) -> None:
     import psycopg
 
-    def connect(password: str) -> psycopg.Connection:
+    def connect(user: str, password: str) -> psycopg.Connection:
         return psycopg.connect(
-            host="127.0.0.1", port=place.port, user="dashboard", dbname="search", password=password, autocommit=True
+            host="127.0.0.1", port=place.port, user=user, dbname="search", password=password, autocommit=True
         )
 
     with pytest.raises(psycopg.OperationalError, match="authentication failed"):
-        connect("wrong")
-    with psycopg.connect(
-        host="127.0.0.1",
-        port=place.port,
-        user="search",
-        dbname="search",
-        password=place.passwords["postgres_password"],
-    ) as owner:
+        connect("dashboard", "wrong")
+    with connect("search", place.passwords["postgres_password"]) as owner:
         owner.execute("CREATE TABLE IF NOT EXISTS later (x int)")
         owner.execute("INSERT INTO later VALUES (1)")
-    with connect(place.passwords["dashboard_password"]) as reader:
+    with connect("dashboard", place.passwords["dashboard_password"]) as reader:
         assert reader.execute("SELECT x FROM later").fetchall() == [(1,)], "also what was created after the role"
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
             reader.execute("DELETE FROM later")

@@ -8,17 +8,17 @@ import pickle
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
-from desk import SMALL, STEADY, Answer, Desk
+from desk import SMALL, STEADY, Desk, Watched
 from filelock import FileLock
 from optuna.trial import FrozenTrial
 from rich.console import Console
+from stranger import Exported, both_exports
 
 from search.launch import prepare
 from search.paths import Runs
@@ -123,26 +123,6 @@ class Answers(BaseHTTPRequestHandler):
         pass
 
 
-@dataclass(frozen=True)
-class Watched:
-    """A search that has ended, and what others saw of it while it ran."""
-
-    desk: Desk
-    answer: Answer
-    status: Answer
-    """``search status --json`` in the middle of it, STUDY left out."""
-    watching: Answer
-    """``search status --watch`` from the middle of it to its end."""
-    second: Answer
-    """A second launch of the same study in the middle of it."""
-    num_workers: int
-    workers_alive: list[int]
-    """Process ids of workers that were still there when the command had ended."""
-    webhook: str
-    told: list[dict[str, Any]]
-    """The address that the search was to tell how it goes, and what it told."""
-
-
 @pytest.fixture(scope="session")
 def finished(once: Once) -> Watched:
     """Nine trials on two workers, from nothing to the end. To change something in it, take ``used``."""
@@ -189,6 +169,14 @@ def used(finished: Watched, tmp_path: Path) -> Iterator[Desk]:
     place = finished.desk.copy(tmp_path / "desk")
     yield place
     place.clear()
+
+
+@pytest.fixture(scope="session")
+def exported(once: Once, finished: Watched, pictures: Callable[[Path], Path]) -> Iterator[Exported]:
+    """The finished search and one on an image folder, exported; only test_export.py runs commands at their desk."""
+    made: Exported = once("exported", lambda folder: both_exports(folder, finished, pictures))
+    yield made
+    made.desk.clear()
 
 
 @pytest.fixture(scope="session")

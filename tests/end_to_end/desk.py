@@ -282,6 +282,26 @@ class Desk:
                 command.process.wait()
 
 
+@dataclass(frozen=True)
+class Watched:
+    """A search that has ended, and what others saw of it while it ran."""
+
+    desk: Desk
+    answer: Answer
+    status: Answer
+    """``search status --json`` in the middle of it, STUDY left out."""
+    watching: Answer
+    """``search status --watch`` from the middle of it to its end."""
+    second: Answer
+    """A second launch of the same study in the middle of it."""
+    num_workers: int
+    workers_alive: list[int]
+    """Process ids of workers that were still there when the command had ended."""
+    webhook: str
+    told: list[dict[str, Any]]
+    """The address that the search was to tell how it goes, and what it told."""
+
+
 @contextmanager
 def open_database(url: str) -> Iterator[RDBStorage]:
     storage = RDBStorage(url)

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Watched
-from desk import PICTURES, SHAPES, SMALL, STEADY, Answer, Desk
+from desk import PICTURES, SHAPES, SMALL, STEADY, Answer, Desk, Watched
 from optuna.trial import TrialState
 
 from search.paths import Runs
@@ -104,6 +103,12 @@ def test_a_data_folder_for_a_study_that_has_its_own_pictures(empty: Desk) -> Non
 # -- the study
 
 
+def launched_with(desk: Desk, *changes: str) -> Answer:
+    """The answer to a launch of the small study with some settings changed."""
+    settings = (word for change in changes for word in ("--set", change))
+    return desk.search("launch", desk.write("small.toml", SMALL), "--gpus", "cpu", *settings)
+
+
 def test_an_unknown_study_names_those_that_there_are(empty: Desk) -> None:
     refused(empty.search("launch", "digit", "--gpus", "cpu"), 2, "no study 'digit'; did you mean digits?")
     refused(empty.search("launch", "mine.toml", "--gpus", "cpu"), 2, "cannot read study mine.toml")
@@ -133,20 +138,17 @@ def test_an_unknown_study_names_those_that_there_are(empty: Desk) -> None:
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value_and_the_cure(desk: Desk, change: str, sentence: str) -> None:
-    study = desk.write("small.toml", SMALL)
-    answer = desk.search("launch", study, "--gpus", "cpu", "--set", change)
+    answer = launched_with(desk, change)
     if change == "data.source=folder":
         refused(answer, 4, "search launch STUDY --data DIR")
         return
     refused(answer, 2, sentence)
-    assert (desk.folder / study).read_text() == SMALL
+    assert (desk.folder / "small.toml").read_text() == SMALL
     assert not (desk.runs / "search.db").exists(), "and all of that before anything is written"
 
 
 def test_every_mistake_in_a_study_is_told_at_once(desk: Desk) -> None:
-    study = desk.write("small.toml", SMALL)
-    wrong = ("--set", "train.lr=-1", "--set", "train.optimiser=sgd", "--set", "limit.params=0", "--set", "colour=3")
-    answer = desk.search("launch", study, "--gpus", "cpu", *wrong)
+    answer = launched_with(desk, "train.lr=-1", "train.optimiser=sgd", "limit.params=0", "colour=3")
     refused(answer, 2, "train.lr = -1", "train.optimiser: unknown key", "limit.params = 0", "colour: unknown key")
 
 
@@ -156,32 +158,24 @@ def test_a_study_file_that_is_no_toml(desk: Desk) -> None:
 
 
 def test_an_unknown_model_names_the_nearest_one(desk: Desk) -> None:
-    study = desk.write("small.toml", SMALL)
-    answer = desk.search("launch", study, "--gpus", "cpu", "--set", "train.model=resnet10tt")
+    answer = launched_with(desk, "train.model=resnet10tt")
     refused(answer, 2, "model = 'resnet10tt' is not a timm model; did you mean resnet10t?")
 
 
 def test_a_model_without_a_width_whose_width_is_sampled(desk: Desk) -> None:
-    study = desk.write("small.toml", SMALL)
-    answer = desk.search("launch", study, "--gpus", "cpu", "--set", "train.model=mobilenetv3_small_050")
-    refused(answer, 2, "width_mult = 0.05: mobilenetv3_small_050 ")
+    refused(launched_with(desk, "train.model=mobilenetv3_small_050"), 2, "width_mult = 0.05: mobilenetv3_small_050 ")
 
 
 def test_a_limit_that_no_width_fits(desk: Desk) -> None:
-    study = desk.write("small.toml", SMALL)
-    answer = desk.search("launch", study, "--gpus", "cpu", "--set", "limit.params=20_000")
-    refused(answer, 5, "resnet10t", "parameters", "the limit is 20,000 parameters")
+    refused(launched_with(desk, "limit.params=20_000"), 5, "resnet10t", "parameters", "the limit is 20,000 parameters")
 
 
 def test_a_range_of_widths_that_begins_over_the_limit(desk: Desk) -> None:
-    study = desk.write("small.toml", SMALL)
-    wide = ("--set", "space.width_mult={low=0.1}", "--set", "known=[]")
-    refused(desk.search("launch", study, "--gpus", "cpu", *wide), 5, "the limit is 60,000 parameters")
+    refused(launched_with(desk, "space.width_mult={low=0.1}", "known=[]"), 5, "the limit is 60,000 parameters")
 
 
 def test_a_known_recipe_that_is_wider_than_the_limit(desk: Desk) -> None:
-    study = desk.write("small.toml", SMALL)
-    answer = desk.search("launch", study, "--gpus", "cpu", "--set", "known=[{width_mult=0.5}]")
+    answer = launched_with(desk, "known=[{width_mult=0.5}]")
     refused(answer, 2, "known.0.width_mult = 0.5 is over the limit; the widest that fits is 0.0")
 
 

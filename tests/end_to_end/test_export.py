@@ -6,26 +6,19 @@ import json
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import optuna
 import pytest
-import timm
 import torch
-from conftest import Watched
-from desk import LIMIT, SHAPES, Answer, Desk, open_database
-from numpy.typing import NDArray
+from desk import LIMIT, open_database
 from optuna_dashboard import get_note, save_note
 from PIL import Image
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from stranger import Export, Exported, onnx_logits
 
 import search.export
 import search.proof
@@ -33,122 +26,14 @@ from search.devices import parse_devices
 from search.errors import ProofFailed, exit_code_of
 from search.page import HANDED_OVER
 from search.paths import Runs
-from search.proof import Difference
 from search.storage import parse_url
 from search.study import own_study
 from studies import load
 from trainer.config import ModelSize
-from trainer.data import Dataset, prepare_data
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 MAX_LOGIT_DIFFERENCE = 1e-4
-
-STRANGER = """
-import json, sys
-from pathlib import Path
-import numpy, timm, torch
-from PIL import Image
-
-folder, pictures, out = map(Path, sys.argv[1:])
-model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-names = json.loads((folder / "config.json").read_text())["label_names"]
-files = sorted(pictures.glob("*/*"))
-batch = torch.stack([transform(Image.open(file).convert("RGB")) for file in files])
-with torch.inference_mode():
-    logits = model(batch)
-right = [names[index] == file.parent.name for index, file in zip(logits.argmax(1), files, strict=True)]
-numpy.savez(out, batch=batch.numpy(), logits=logits.numpy())
-print(json.dumps({
-    "files": [str(file) for file in files],
-    "accuracy": sum(right) / len(right),
-    "params": sum(parameter.numel() for parameter in model.parameters()),
-    "ours": sorted({name.partition(".")[0] for name in sys.modules} & {"search", "studies", "trainer"}),
-}))
-"""
-
-
-@dataclass(frozen=True)
-class Export:
-    """An export, and what a stranger found in it."""
-
-    folder: Path
-    answer: Answer
-    metrics: dict[str, Any]
-    test_pictures: list[Path]
-    accuracy: float
-    params: int
-    ours: list[str]
-    batch: NDArray[np.float32]
-    logits: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Exported:
-    desk: Desk
-    data: Dataset
-    status: Answer
-    """``search status --json`` after the export."""
-    digits: Export
-    shapes: Export
-
-
-@pytest.fixture(scope="module")
-def exported(
-    finished: Watched, pictures: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Exported]:
-    """The finished search's best, confirmed, and the best of a search on an image folder."""
-    desk = finished.desk.copy(tmp_path_factory.mktemp("export") / "desk")
-    shapes_desk = Desk(tmp_path_factory.mktemp("shapes"))
-    try:
-        yield _export(desk, shapes_desk, pictures)
-    finally:
-        desk.clear()
-        shapes_desk.clear()
-
-
-def _export(desk: Desk, shapes_desk: Desk, pictures: Callable[[Path], Path]) -> Exported:
-    with ThreadPoolExecutor(1) as pool:
-        shapes = pool.submit(_shapes, shapes_desk, pictures)
-        answer = desk.search("export-best", "--gpus", "cpu")
-        status = desk.search("status", "small", "--json")
-        data = prepare_data(load(str(desk.folder / "small.toml")).data, desk.runs / "cache")
-        test = _as_files(data, desk.folder / "test")
-        digits = _seen_by_a_stranger(next((desk.runs / "exports").glob("small-*")), answer, test)
-        return Exported(desk, data, status, digits, shapes.result())
-
-
-def _shapes(desk: Desk, pictures: Callable[[Path], Path]) -> Export:
-    folder = pictures(desk.folder / "shapes")
-    study = desk.write("shapes.toml", SHAPES)
-    launched = desk.search("launch", study, "--gpus", "cpu", "--data", folder)
-    assert launched.code == 0, launched.err
-    answer = desk.search("export-best", "--gpus", "cpu", "--out", "shapes-export")
-    return _seen_by_a_stranger(desk.folder / "shapes-export", answer, folder / "test")
-
-
-def _as_files(data: Dataset, folder: Path) -> Path:
-    """The test split as the pictures that they are: PNG files in class folders."""
-    for index in data.splits["test"]:
-        name = data.class_names[data.labels[index]]
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(data.images[index]).save(folder / name / f"{index}.png")
-    return folder
-
-
-def _seen_by_a_stranger(folder: Path, answer: Answer, pictures: Path) -> Export:
-    """Load the export in a process that has never heard of us."""
-    assert answer.code == 0, answer.err
-    found = folder.parent / f"{folder.name}-stranger.npz"
-    command = [sys.executable, "-c", STRANGER, folder, pictures, found]
-    process = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder.parent)
-    assert process.returncode == 0, process.stderr
-    facts = json.loads(process.stdout)
-    files = [Path(file) for file in facts.pop("files")]
-    metrics = json.loads((folder / "metrics.json").read_text())
-    with np.load(found) as arrays:
-        return Export(folder, answer, metrics, files, **facts, batch=arrays["batch"], logits=arrays["logits"])
 
 
 @pytest.fixture(params=["digits", "shapes"])
@@ -156,12 +41,6 @@ def export(exported: Exported, request: pytest.FixtureRequest) -> Export:
     found = getattr(exported, request.param)
     assert isinstance(found, Export)
     return found
-
-
-def onnx_logits(folder: Path, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-    logits: NDArray[np.float32] = session.run(["logits"], {"pictures": batch})[0]
-    return logits
 
 
 def test_a_stranger_with_stock_timm_gets_the_cards_accuracy_from_the_raw_files(export: Export) -> None:
@@ -377,126 +256,3 @@ def test_an_export_while_the_study_is_searched_is_refused(exported: Exported) ->
         answer = exported.desk.search("export-best", "--gpus", "cpu")
     assert answer.code == 7
     assert "study 'small' is in use by process " in answer.err
-
-
-# -- the proof can fail
-
-
-def _weights(folder: Path) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    tensors["fc.bias"] = tensors["fc.bias"] + np.float32(0.001)
-    save_file(tensors, folder / "model.safetensors")
-
-
-def _mean(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    config["pretrained_cfg"]["mean"] = [0.5, 0.5, 0.5]
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-def _names(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    config["label_names"].reverse()
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-def _accuracy(folder: Path) -> None:
-    metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["evaluation"]["plain_accuracy"] += 1 / metrics["evaluation"]["n"]
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-
-
-def _metrics(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    metrics = json.loads((folder / "metrics.json").read_text())
-    change(metrics)
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-
-
-def _limit(folder: Path) -> None:
-    _metrics(folder, lambda metrics: metrics["limit"].update(params=metrics["model"]["num_params"] - 1))
-
-
-def _macs(folder: Path) -> None:
-    _metrics(folder, lambda metrics: metrics["model"].update(macs=metrics["model"]["macs"] + 1))
-
-
-def _other_onnx(folder: Path) -> None:
-    model = onnx.load(folder / "model.onnx")
-    bias = next(array for array in model.graph.initializer if array.name == "fc.bias")
-    values = onnx.numpy_helper.to_array(bias) + np.float32(0.01)
-    bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
-    onnx.save(model, folder / "model.onnx")
-
-
-def _nothing(_folder: Path) -> None:
-    """The proof of an export that nobody touched."""
-
-
-TAMPERED: dict[str, tuple[Callable[[Path], None], int, str]] = {
-    "nothing": (_nothing, 0, ""),
-    "weights": (_weights, 9, "timm's logits differ by 1.0e-03, more than 1e-04"),
-    "mean": (_mean, 9, "timm's logits differ by "),
-    "names": (_names, 9, "class names: ['9', '8', "),
-    "accuracy": (_accuracy, 9, "accuracy through timm: 0."),
-    "limit": (_limit, 9, "parameters, over the limit of "),
-    "multiply-adds": (_macs, 9, "multiply-adds: "),
-    "onnx": (_other_onnx, 9, "ONNX Runtime's logits differ by 1.0e-02, more than 1e-04"),
-}
-
-
-def test_the_proof_finds_files_that_are_not_read_as_in_the_training(exported: Exported, tmp_path: Path) -> None:
-    folder = shutil.copytree(exported.shapes.folder, tmp_path / "export")
-    for file in ("model.onnx", "model.pt2"):
-        (folder / file).unlink()
-    np.savez(folder / "reference-logits.npz", whole=exported.shapes.logits, plain=exported.shapes.logits)
-    pictures = exported.shapes.test_pictures[0].parents[2]
-    config = load(str(pictures.parent / "shapes.toml"), [f"data.path={pictures}"]).data
-    data = prepare_data(config, tmp_path / "cache")
-    black = torch.zeros(3, 24, 24)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search.proof, "read_pictures", lambda files, _: black.expand(len(files), 3, 24, 24).numpy())
-        with pytest.raises(Difference, match="reads pictures differently"):
-            search.proof.prove(folder, config, data)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timm.data, "create_transform", lambda **_: lambda _: black)
-        with pytest.raises(Difference, match="raw files, read as timm's own"):
-            search.proof.prove(folder, config, data)
-    moved = config.model_copy(update={"path": str(tmp_path)})
-    with pytest.raises(Difference, match=r"\.png, which the card's accuracy is of, is gone"):
-        search.proof.prove(folder, moved, data)
-
-
-@pytest.fixture(scope="module")
-def proofs(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
-    """The proof of each copy of the export in which one thing was changed."""
-    root = tmp_path_factory.mktemp("tampered")
-    indices = exported.data.splits["test"]
-    config = json.loads((exported.digits.folder / "config.json").read_text())["pretrained_cfg"]
-    pixels = exported.data.images[indices].astype(np.float32) / 255
-    normalised = (pixels - np.array(config["mean"], np.float32)) / np.array(config["std"], np.float32)
-    batch = np.ascontiguousarray(normalised.transpose(0, 3, 1, 2), dtype=np.float32)
-    reference = onnx_logits(exported.digits.folder, batch)
-
-    def prove(name: str) -> Answer:
-        folder = shutil.copytree(exported.digits.folder, root / name)
-        np.savez(folder / "reference-logits.npz", whole=reference, plain=reference)
-        TAMPERED[name][0](folder)
-        config = load(str(exported.desk.folder / "small.toml")).data
-        if name not in ("nothing", "weights"):  # a process of its own costs seconds
-            with pytest.raises(Difference) as caught:
-                search.proof.prove(folder, config, exported.data)
-            return Answer(search.proof.EXIT_PROOF_FAILED, "", f"{caught.value}\n")
-        command = [sys.executable, "-m", "search.proof", folder, exported.data.cache_path, config.model_dump_json()]
-        process = subprocess.run(command, capture_output=True, text=True, check=False)
-        return Answer(process.returncode, process.stdout, process.stderr)
-
-    return {name: prove(name) for name in TAMPERED}
-
-
-@pytest.mark.parametrize("name", list(TAMPERED))
-def test_the_proof_finds_what_was_tampered_with(proofs: dict[str, Answer], name: str) -> None:
-    _, code, sentence = TAMPERED[name]
-    assert proofs[name].code == code, proofs[name]
-    assert sentence in proofs[name].err
-    assert "Traceback" not in proofs[name].err
-    assert len(proofs[name].err.splitlines()) == (1 if code else 0)

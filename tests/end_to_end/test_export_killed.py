@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Watched
-from desk import LIMIT, SMALL, Answer, Desk
+from desk import LIMIT, SMALL, Answer, Desk, Watched
 
 from search.retrain import check_limit
 from studies import load

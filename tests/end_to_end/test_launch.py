@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Watched
-from desk import BROKEN, COMMAND, LIMIT, SHAPES, STEADY, Desk
+from desk import BROKEN, COMMAND, LIMIT, SHAPES, STEADY, Desk, Watched
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
