@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -27,6 +28,7 @@ from search.export import _check_target, _disk_errors
 from search.formats import write_graphs
 from search.metrics import final_model
 from search.paths import Runs
+from search.proof import Difference, compare_logits
 from search.retrain import Retraining
 from search.storage import open_storage, parse_url
 from search.study import open_test_split
@@ -50,6 +52,15 @@ def test_a_place_where_no_export_can_be_made_is_told_before_anything_is_trained(
         _check_target(Path("/proc/export"))  # a folder that is there, and that nobody makes a folder in
     _check_target(tmp_path / "exports/small-1")
     assert [path.name for path in tmp_path.rglob("*")] == ["exports"]
+
+
+@pytest.mark.parametrize(("scale", "allowed"), [(0.01, 1e-4), (1.0, 1e-4), (300.0, 3e-2)])
+def test_logits_may_differ_by_as_much_as_fp32_rounds(scale: float, allowed: float) -> None:
+    expected = scale * np.array([[1.0, -0.5], [0.25, 0.0]])
+    assert compare_logits("ONNX Runtime", expected + 0.9 * allowed, expected) == pytest.approx(0.9 * allowed)
+    for wrong in (expected + 1.1 * allowed, expected * np.nan):
+        with pytest.raises(Difference, match=r"^ONNX Runtime's logits differ by .*, more than "):
+            compare_logits("ONNX Runtime", wrong, expected)
 
 
 def test_a_full_disk_ends_an_export_with_one_sentence_whichever_file_it_stops(tmp_path: Path) -> None:
