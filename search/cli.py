@@ -359,11 +359,11 @@ def studies(
     """List the studies that come with the product, or start one of your own."""
     import studies as shipped
 
-    if new is not None:
+    if new is None:
+        _print({"studies": shipped.table()}, shipped.render, as_json=as_json)
+    else:
         shipped.begin(new)
         tell(f"wrote {new}; edit it, then: search check {new} --data DIR")
-        return
-    _print({"studies": shipped.table()}, shipped.render, as_json=as_json)
 
 
 def main() -> None:
@@ -390,15 +390,15 @@ def _load(study: str, assignments: list[str], data: Path | None) -> StudySpec:
 
 def _study_name(study: str | None, runs: Runs) -> str:
     """The study asked for, by its name or its file, or the one last launched."""
-    if study is not None and study.endswith(".toml"):
-        return _load(study, [], None).name
-    return study if study is not None else runs.study_last_launched()
+    if study is None:
+        return runs.study_last_launched()
+    return _load(study, [], None).name if study.endswith(".toml") else study
 
 
 def _print(answer: Any, render: Any, *, as_json: bool) -> None:
     if as_json:
         tell(json.dumps({"version": JSON_VERSION} | answer, indent=2))
-        return
-    from search.console import Terminal
+    else:
+        from search.console import Terminal
 
-    Terminal(highlight=False, markup=False).print(render(answer), soft_wrap=True)
+        Terminal(highlight=False, markup=False).print(render(answer), soft_wrap=True)

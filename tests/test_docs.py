@@ -51,6 +51,10 @@ PROMISES = {
         "test_a_stop_request_ends_it_with_what_is_done_kept",
     ],
     "SIGTERM": ["test_an_epoch_that_takes_longer_than_the_grace_is_given_up"],
+    "a worker's process that even kill -9 does not end": [
+        "test_a_process_that_no_signal_ends_is_left_alone_and_its_trial_goes_on_elsewhere",
+        "test_closing_does_not_wait_for_a_process_that_no_signal_ends",
+    ],
     "a trial that always crashes": [
         "test_a_trial_that_always_kills_its_worker_fails_after_two_retries_with_the_log",
         "test_the_same_error_in_two_trials_in_a_row_ends_the_search",
@@ -65,6 +69,12 @@ PROMISES = {
     "Postgres restarted": [
         "test_a_server_that_comes_and_goes_costs_nothing",
         "test_a_lock_lost_in_a_restart_is_taken_again",
+        "test_an_export_trains_on_while_the_database_is_away_and_records_everything_once",
+    ],
+    "another program locks the SQLite file": [
+        "test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doubled",
+        "test_no_turn_waits_longer_for_a_locked_file_than_one_time_out",
+        "test_a_file_that_another_program_holds_is_an_error_that_says_so",
     ],
     "the disk fills up": ["test_a_full_disk_pauses_the_search_until_there_is_room"],
     "a checkpoint is torn": ["test_a_damaged_one_is_set_aside_and_the_one_before_is_used"],
@@ -82,7 +92,8 @@ PROMISES = {
         "test_the_services_work_together_and_keep_their_secrets",
     ],
     "others read the SQLite file": [
-        "test_readers_never_wait_for_the_writer_and_a_power_cut_takes_nothing_that_was_committed"
+        "test_readers_never_wait_for_the_writer_and_a_power_cut_takes_nothing_that_was_committed",
+        "test_a_reader_in_the_middle_of_a_page_delays_no_search_and_sees_the_study_as_it_was",
     ],
     "the study file, the pictures or the limit change": [
         "test_a_changed_study_is_refused_with_every_difference_until_it_is_accepted"
@@ -96,6 +107,14 @@ PROMISES = {
     "the study is deleted": [
         "test_a_study_deleted_while_it_is_searched_is_noticed_although_its_name_is_there_again",
         "test_a_study_that_another_process_has_taken_over_is_written_to_no_more",
+    ],
+    "another study of the same name": [
+        "test_a_study_begun_again_after_its_deletion_has_nothing_of_the_old_one",
+        "test_what_was_put_aside_comes_back_with_its_study_and_counts_towards_the_quota",
+    ],
+    "the journal is damaged": [
+        "test_a_damaged_journal_is_set_aside_and_a_new_one_begins_with_what_the_database_has",
+        "test_what_a_journal_did_not_witness_is_not_judged_by_its_replay_and_the_rest_is_identical",
     ],
 }
 """The beginning of each promise of the README -> the tests that hold it."""
