@@ -217,12 +217,12 @@ def test_a_finished_study_launched_again_says_so_and_goes_on_with_more_trials(us
 def test_two_workers_with_many_short_trials_spend_exactly_the_budget(desk: Desk) -> None:
     study = desk.write("short.toml", STEADY)
     short = ("--set", "train.epochs=1", "--set", "train.warmup_epochs=0", "--set", "data.val_fraction=0.8")
-    answer = desk.search("launch", study, "--gpus", "cpu:2", "--trials", 21, *short)
+    answer = desk.search("launch", study, "--gpus", "cpu:2", "--trials", 13, *short)
     assert answer.code == 0, answer.err
     trials = desk.trials("short")
-    assert [trial.number for trial in trials] == list(range(21))
+    assert [trial.number for trial in trials] == list(range(13))
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
-    assert len({str(trial.params) for trial in trials}) == 21
+    assert len({str(trial.params) for trial in trials}) == 13
     assert {trial.user_attrs["device"] for trial in trials} == {"CPU, 1 thread"}
 
 

@@ -54,7 +54,7 @@ def test_a_place_where_no_export_can_be_made_is_told_before_anything_is_trained(
     assert [path.name for path in tmp_path.rglob("*")] == ["exports"]
 
 
-@pytest.mark.parametrize(("scale", "allowed"), [(0.01, 1e-4), (1.0, 1e-4), (300.0, 3e-2)])
+@pytest.mark.parametrize(("scale", "allowed"), [(0.01, 1e-4), (1.0, 1e-4), (300.0, 3e-3)])
 def test_logits_may_differ_by_as_much_as_fp32_rounds(scale: float, allowed: float) -> None:
     expected = scale * np.array([[1.0, -0.5], [0.25, 0.0]])
     assert compare_logits("ONNX Runtime", expected + 0.9 * allowed, expected) == pytest.approx(0.9 * allowed)
