@@ -311,7 +311,7 @@ class HostAugmentation:
                         f"augment: a picture of {pictures.shape[1:]} uint8 became {tuple(picture.shape)}"
                         f" {picture.dtype}; use transforms that keep size and type, or crop_padding to crop"
                     )
-            pictures = np.stack(changed)
+            pictures = np.ascontiguousarray(np.stack(changed))  # np.stack keeps torch's layout, OpenCV refuses it
         return pictures
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from trainer import loader
-from trainer.augment import Batch, HostAugmentation
+from trainer.augment import Augmentation, Batch, HostAugmentation
 from trainer.config import TrainConfig
 from trainer.data import Dataset
 from trainer.device import Device
@@ -82,6 +82,19 @@ def test_pictures_in_memory_need_no_reading(digits: Dataset, cpu: Device) -> Non
     images = np.array(digits.images)
     (batch,) = loader_of(images, cpu).epoch(1, [np.arange(5)], plain=True)
     assert np.array_equal(batch, images[:5])
+
+
+@pytest.mark.parametrize("policy", ["AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix"])
+def test_what_a_policy_has_changed_can_be_warped(policy: str, cpu: Device) -> None:
+    """Torch's pictures have their channels first, whatever view is taken of them."""
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    config = TrainConfig.model_validate({"augment": [policy], "rotate": 20})
+    augment = Augmentation(config, cpu, (0.5,) * 3, (0.2,) * 3)
+    for seed in range(8):
+        changed = augment.on_host(pictures, seed)
+        assert changed.flags.c_contiguous
+        images = augment(changed, torch.zeros(3).long(), seed, 1, 1).images
+        assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_transform_that_wants_colours_refuses_gray_pictures_in_a_sentence() -> None:
