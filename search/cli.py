@@ -29,6 +29,7 @@ app = typer.Typer(
     "75 interrupted (run it again to go on), 130 second signal, 70 internal.",
 )
 
+SpecArgument = Annotated[str, typer.Argument(help="Name of a study that comes with the product, or a .toml file.")]
 StudyArgument = Annotated[
     str | None, typer.Argument(help="Name of a study, or its file. Default: the one last launched.")
 ]
@@ -37,12 +38,7 @@ RunsOption = Annotated[
 ]
 StorageOption = Annotated[
     str | None,
-    typer.Option(
-        "--storage",
-        envvar="SEARCH_STORAGE",
-        show_envvar=True,
-        help="Database URL. Default: sqlite:///RUNS/search.db",
-    ),
+    typer.Option("--storage", envvar="SEARCH_STORAGE", help="Database URL. Default: sqlite:///RUNS/search.db"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
 EndJsonOption = Annotated[
@@ -65,9 +61,7 @@ JSON_VERSION = 1
 
 @app.command()
 def launch(
-    study: Annotated[
-        str, typer.Argument(help="Name of a study that comes with the product, or a .toml file.")
-    ] = "digits",
+    study: SpecArgument = "digits",
     gpus: GpusOption = None,
     data: DataOption = None,
     trials: Annotated[int | None, typer.Option(help="Budget: finished trials in all.")] = None,
@@ -114,7 +108,7 @@ def launch(
 
 @app.command()
 def check(
-    study: Annotated[str, typer.Argument(help="Name of a study that comes with the product, or a .toml file.")],
+    study: SpecArgument,
     data: DataOption = None,
     gpus: GpusOption = None,
     pictures: Annotated[
@@ -138,7 +132,7 @@ def check(
 
 @app.command("lr-range")
 def lr_range(
-    study: Annotated[str, typer.Argument(help="Name of a study that comes with the product, or a .toml file.")],
+    study: SpecArgument,
     data: DataOption = None,
     gpus: GpusOption = None,
     out: Annotated[Path | None, typer.Option(help="PNG of the curve. Default: STUDY-lr-range.png")] = None,

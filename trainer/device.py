@@ -212,7 +212,7 @@ def open_device(kind: str = "cpu", num_threads: int | None = None) -> Device:
     torch.backends.cudnn.benchmark = False
     if kind == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # "fp32" is fp32; bf16 autocast is not touched by it
-        # The backward passes of the others differ in their last bits from run to run; plain attention's does not.
+        # The fused backward passes may differ in their last bits from run to run; plain attention's does not.
         torch.backends.cuda.enable_flash_sdp(False)
         torch.backends.cuda.enable_mem_efficient_sdp(False)
         torch.backends.cuda.enable_cudnn_sdp(False)
