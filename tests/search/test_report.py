@@ -56,6 +56,17 @@ class TestFigures:
         *_, frontier = accuracy_against_size(trials, spec).data
         assert (frontier.x, frontier.y) == ((100, 300), (0.90, 0.92))
 
+    def test_where_models_are_compared_both_sizes_are_drawn(self, spec: StudySpec) -> None:
+        survey = spec.model_copy(update={"space": {**spec.space, "model": ("rexnet_100", "resnet18")}})
+        trials = [complete(0, 0.90, size=100), complete(1, 0.92, size=300)]
+        for number, macs in enumerate((9_000_000, 4_000_000)):
+            trials[number].set_user_attr("macs", macs)
+        pictures = {picture.id: picture for picture in study_pictures(trials, survey)}
+        assert pictures["size"].title == "Accuracy against parameters"
+        assert pictures["size-macs"].title == "Accuracy against multiply-adds"
+        assert pictures["size-macs"].figure.data[0].x == (4_000_000, 9_000_000)
+        assert "size-macs" not in {picture.id for picture in study_pictures(trials, spec)}
+
     def test_a_hopeless_trial_does_not_press_the_others_flat(self, spec: StudySpec) -> None:
         good = [complete(number, 0.9 + number / 1000) for number in range(8)]
         low, high = optimization_history([*good, complete(8, 0.1)], spec).layout.yaxis.range
