@@ -221,6 +221,14 @@ def render(meaning: dict[str, Any]) -> Group:
     if pairs := pictures["duplicates"]:
         lines = as_lines([f"{pair['kind']}: {pair['first']} = {pair['second']}" for pair in pairs])
         parts.append(Text(f"{len(pairs)} exact duplicates:{lines}", style="yellow"))
+    if not pictures["splits"]["test"]:
+        parts.append(
+            Text(
+                "no test split: an export would be measured on the validation pictures that chose it; "
+                "add test/CLASS/*, or set data.test_fraction",
+                style="yellow",
+            )
+        )
     parts += [
         _heading("no limit" if limit == Limit() else f"limit: {describe(limit)}"),
         Text(size_line(meaning["largest"], limit)),
@@ -270,7 +278,7 @@ def _fewest_classes(spec: StudySpec) -> int:
     if spec.data.path is None:
         return 2
     try:
-        listing = scan_folder(Path(spec.data.path).expanduser())
+        listing = scan_folder(Path(spec.data.path))
     except DataError:
         return 2
     return max(2, len({picture.class_name for picture in listing.pictures if picture.split == "train"}))

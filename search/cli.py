@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from search.errors import ReplayFailed
+from search.paths import DEFAULT_RUNS, Runs
 from search.process import run_command, tell
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-    from search.paths import Runs
     from studies import StudySpec
 
 app = typer.Typer(
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Find the best image classifier that fits a size limit. Start with: search launch",
     epilog="Exit codes: 0 done, 2 usage, 3 storage, 4 data, 5 nothing fits the limit, 6 nothing to export, "
-    "7 held by another launch, 8 study changed, 9 proof failed, 10 training failed, 11 disk full, "
+    "7 in use by another process, 8 study changed, 9 proof or replay failed, 10 training failed, 11 disk full, "
     "75 interrupted (run it again to go on), 130 second signal, 70 internal.",
 )
 
@@ -44,7 +44,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON o
 EndJsonOption = Annotated[
     bool, typer.Option("--json", help="End with one JSON object on stdout; what is said before goes to stderr.")
 ]
-DataOption = Annotated[Path | None, typer.Option("--data", help="Folder with the pictures; remembered in the study.")]
+DataOption = Annotated[Path | None, typer.Option("--data", help="Folder with the pictures.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override the study file, e.g. train.epochs=5"),
@@ -53,7 +53,6 @@ GpusOption = Annotated[
     str | None,
     typer.Option("--gpus", help="0,1,2 | all | cpu | cpu:2 (two workers). Default: all GPUs, else cpu."),
 ]
-DEFAULT_RUNS = Path("runs")
 
 JSON_VERSION = 1
 """Version of the JSON shapes that have none of their own."""
@@ -63,7 +62,9 @@ JSON_VERSION = 1
 def launch(
     study: SpecArgument = "digits",
     gpus: GpusOption = None,
-    data: DataOption = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder with the pictures; the study's later launches remember it.")
+    ] = None,
     trials: Annotated[int | None, typer.Option(help="Budget: finished trials in all.")] = None,
     hours: Annotated[float | None, typer.Option(help="Budget: hours of this launch.")] = None,
     assignments: SetOption = None,
@@ -75,7 +76,7 @@ def launch(
     ] = False,
     as_json: EndJsonOption = False,
     storage: StorageOption = None,
-    runs: RunsOption = DEFAULT_RUNS,
+    runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
     """Search, or go on with a study."""
     from search.devices import parse_devices, share_gpus
@@ -103,7 +104,7 @@ def launch(
     if as_json:
         tell(json.dumps(shape(snapshot, held_by=None), indent=2))
     else:
-        tell(last_words(spec, snapshot))
+        tell(last_words(spec, snapshot, folder))
 
 
 @app.command()
@@ -116,12 +117,11 @@ def check(
     ] = None,
     assignments: SetOption = None,
     as_json: JsonOption = False,
-    runs: RunsOption = DEFAULT_RUNS,
+    runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
     """Print what a study means, and all of its problems."""
     from search.check import check_study, render
     from search.devices import parse_devices, share_gpus
-    from search.paths import Runs
 
     spec = _load(study, assignments or [], data)
     workers = share_gpus(parse_devices(gpus), spec.search.workers_per_gpu)
@@ -138,12 +138,11 @@ def lr_range(
     out: Annotated[Path | None, typer.Option(help="PNG of the curve. Default: STUDY-lr-range.png")] = None,
     assignments: SetOption = None,
     as_json: JsonOption = False,
-    runs: RunsOption = DEFAULT_RUNS,
+    runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
     """Find a range of learning rates to search, by training while the rate rises."""
     from search.devices import parse_devices
     from search.lr_range import find_lr_range, render
-    from search.paths import Runs
 
     spec = _load(study, assignments or [], data)
     picture = out or Path(f"{spec.name}-lr-range.png")
@@ -159,11 +158,10 @@ def limit(
     image_size: Annotated[int, typer.Option(min=8, max=1024, help="Pixels; multiply-adds depend on it.")] = 224,
     width_mult: Annotated[float | None, typer.Option(help="Count this width instead of finding the widest.")] = None,
     as_json: JsonOption = False,
-    runs: RunsOption = DEFAULT_RUNS,
+    runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
     """How wide a model can be under a limit, exactly."""
     from search.budget import answer_limit, render
-    from search.paths import Runs
 
     answer = answer_limit(
         model,
@@ -183,7 +181,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Follow a running search until it ends.")] = False,
     as_json: JsonOption = False,
     storage: StorageOption = None,
-    runs: RunsOption = DEFAULT_RUNS,
+    runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
     """Show a study, running or not."""
     folder, url = _places(storage, runs)
@@ -198,9 +196,9 @@ def stop(
     study: StudyArgument = None,
     as_json: EndJsonOption = False,
     storage: StorageOption = None,
-    runs: RunsOption = DEFAULT_RUNS,
+    runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
-    """End a search politely from another terminal: every worker finishes its epoch."""
+    """End a search politely from another terminal: every worker finishes its epoch. An export ends at once."""
     folder, url = _places(storage, runs)
 
     from search.launch import render_stop, stop_search
@@ -219,17 +217,19 @@ def replay(
         typer.Option("--with", metavar="pruner=NAME", help="What another pruner would have done."),
     ] = None,
     as_json: JsonOption = False,
-    runs: RunsOption = DEFAULT_RUNS,
+    runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
     """Ask a fresh sampler and pruner everything again, and prove that they repeat the search."""
-    from search.paths import Runs
     from search.replay import render, replay_study
 
     folder = Runs(runs)
     answer = replay_study(_study_name(study, folder), folder, other)
     _print(answer, render, as_json=as_json)
     if other is None and not (answer["identical"] or answer["versions"]):
-        raise ReplayFailed("the search does not repeat itself under the versions it was made with")
+        raise ReplayFailed(
+            f"study {answer['study']!r} does not repeat itself under the versions it was made with: its journal was "
+            "changed, or this is a bug to report"
+        )
 
 
 @app.command()
@@ -249,7 +249,7 @@ def dashboard(
         bool, typer.Option("--allow-edits", help="Let browsers of this machine change studies; not during a search.")
     ] = False,
     storage: StorageOption = None,
-    runs: RunsOption = DEFAULT_RUNS,
+    runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
     """Serve optuna-dashboard on 127.0.0.1, read-only."""
     folder, url = _places(storage, runs)
@@ -274,7 +274,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The page to write. Default: STUDY-report.html")] = None,
     as_json: JsonOption = False,
     storage: StorageOption = None,
-    runs: RunsOption = DEFAULT_RUNS,
+    runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
     """Write a study's story as one HTML page, which needs no network."""
     folder, url = _places(storage, runs)
@@ -288,14 +288,17 @@ def report(
 def export_best(
     study: Annotated[
         str | None,
-        typer.Argument(help="Name of a study, or its file: [confirm] and [final] as they are in it now."),
+        typer.Argument(
+            help="Name of a study, or its file, whose \\[confirm] and \\[final] then count as they are in it now. "
+            "Default: the one last launched."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the export. Default: RUNS/exports/STUDY-TRIAL")] = None,
     gpus: GpusOption = None,
     trial: Annotated[int | None, typer.Option(help="Export this trial instead of the best.")] = None,
     as_json: JsonOption = False,
     storage: StorageOption = None,
-    runs: RunsOption = DEFAULT_RUNS,
+    runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
     """Confirm the best trials, retrain the one that wins, export it, and prove the export."""
     from search.devices import parse_devices
@@ -335,7 +338,7 @@ def compare(
     ] = None,
     as_json: JsonOption = False,
     storage: StorageOption = None,
-    runs: RunsOption = DEFAULT_RUNS,
+    runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
     """Compare two exports on the same pictures."""
     from search.compare import compare as run
@@ -367,7 +370,6 @@ def main() -> None:
 
 def _places(storage: str | None, runs: Path) -> tuple[Runs, URL]:
     """The runs folder, and the storage URL with its default filled in."""
-    from search.paths import Runs
     from search.storage import parse_url
 
     folder = Runs(runs)
@@ -378,15 +380,15 @@ def _load(study: str, assignments: list[str], data: Path | None) -> StudySpec:
     import studies as shipped
 
     if data is not None:
-        assignments = [*assignments, f"data.path={json.dumps(str(data.resolve()), ensure_ascii=False)}"]
+        assignments = [*assignments, f"data.path={json.dumps(str(data), ensure_ascii=False)}"]
     return shipped.load(study, assignments)
 
 
 def _study_name(study: str | None, runs: Runs) -> str:
-    """The study asked for, by its name or its file, or the one last launched."""
+    """The study asked for, by its name, its file, or what launched it, or the one last launched."""
     if study is None:
         return runs.study_last_launched()
-    return _load(study, [], None).name if study.endswith(".toml") else study
+    return _load(study, [], None).name if study.endswith(".toml") or "/" in study else study
 
 
 def _print(answer: Any, render: Any, *, as_json: bool) -> None:

@@ -359,7 +359,9 @@ class Coordinator:
         """End a trial as FAIL; the same error in two trials in a row would only burn the rest of the budget."""
         self._finish(worker, TrialState.FAIL, reason=error)
         if (signature or error) == self.last_failure:
-            self._end_with(TrainingFailed(f"two trials in a row ended in the same error: {error}"))
+            self._end_with(
+                TrainingFailed(f"two trials in a row ended in the same error, mend it and launch again: {error}")
+            )
         self.last_failure = signature or error
 
     def _on_full_disk(self, trial: Trial, error: str) -> None:

@@ -4,8 +4,8 @@
     ├── UsageError        2   unknown study, key or device; bounds that make no sense
     ├── StorageError      3   the database cannot be reached, read or written
     ├── NothingToExport   6   no trial has completed
-    ├── HeldError         7   another launch owns this study
-    ├── DeviceHeld        7   another launch trains on this GPU
+    ├── HeldError         7   another process searches, exports or compares this study
+    ├── DeviceHeld        7   another search or export trains on this GPU
     ├── StudyChanged      8   the study file, the data or this program differ from what a study was begun with, or it
     │                         was deleted
     ├── ProofFailed       9   an export does not do what its card says
@@ -63,7 +63,7 @@ class HeldError(SearchError):
     exit_code = 7
 
     def __init__(self, study: str, owner: str) -> None:
-        super().__init__(f"study {study!r} is in use by {owner}; stop that one first, or launch another study")
+        super().__init__(f"study {study!r} is in use by {owner}; wait for it, or end it: search stop {study}")
         self.owner = owner
 
 

@@ -32,8 +32,8 @@ from search.paths import Runs
 from search.pools.local import LocalPool
 from search.process import STOP_SIGNALS
 from search.space import as_sampled, distributions, feasible_models, known_recipes
-from search.status import Snapshot
-from search.storage import open_storage, storage_errors
+from search.status import Snapshot, completed, megabytes
+from search.storage import STORAGE_FAILURES, open_storage, storage_errors
 from search.study import SPEC, check_trials, find_study, open_study, own_study, owner_of, uuid_of
 from search.terminal import Display
 from search.webhook import Webhook
@@ -236,18 +236,21 @@ def launch(
             )
             with onlookers, _signals_to(coordinator):
                 finished = coordinator.run()
-    if not finished:
-        done = len(coordinator.trials.finished)
-        raise Interrupted(
-            f"study {spec.name!r} stopped with {done} of {spec.search.trials} trials finished; "
-            "nothing is lost, the same command goes on from there",
-            at_once=coordinator.killed,
-        )
-    return coordinator.snapshot()
+        if finished:
+            snapshot = coordinator.snapshot()
+            with contextlib.suppress(*STORAGE_FAILURES):  # it may go away now: all is written
+                snapshot = completed(snapshot, study, spec, runs)
+            return snapshot
+    done = len(coordinator.trials.finished)
+    raise Interrupted(
+        f"study {spec.name!r} stopped with {done} of {spec.search.trials} trials finished; "
+        "nothing is lost, the same command goes on from there",
+        at_once=coordinator.killed,
+    )
 
 
 def stop_search(name: str, url: URL, runs: Runs, *, tell: Callable[[str], None]) -> bool:
-    """Ask whoever searches a study to stop, and wait until it has; False if nobody does.
+    """Ask whoever searches or exports a study to stop, and wait until it has; False if nobody does.
 
     The request is a file in the runs folder, so it reaches a search or an export on any machine that shares it.
 
@@ -271,8 +274,8 @@ def stop_search(name: str, url: URL, runs: Runs, *, tell: Callable[[str], None])
 def render_stop(answer: dict[str, Any]) -> str:
     """What ``search stop`` prints."""
     if answer["stopped"]:
-        return f"study {answer['study']!r} has stopped; nothing is lost, search launch goes on from there"
-    return f"nobody is searching study {answer['study']!r}"
+        return f"study {answer['study']!r} has stopped; nothing is lost, the same command goes on from there"
+    return f"nobody is searching or exporting study {answer['study']!r}"
 
 
 def _others(
@@ -327,8 +330,9 @@ def hold_devices(devices: list[WorkerDevice], runs: Runs) -> Iterator[None]:
                 runs.device(uuid).parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(lock.acquire(timeout=0))
             except Timeout:
+                name = label.partition(":")[0]
                 raise DeviceHeld(
-                    f"{label.partition(':')[0]} is in use by another search in {runs.root}; name others in --gpus"
+                    f"{name} is in use by another search or export in {runs.root}; name others in --gpus"
                 ) from None
         yield
 
@@ -361,7 +365,9 @@ def check_room(needed: int, runs: Runs) -> None:
     """
     free = shutil.disk_usage(runs.root).free
     if free < needed:
-        raise DiskError(f"checkpoints need {needed:,} bytes in {runs.root}, {free:,} are free; free some or use --runs")
+        raise DiskError(
+            f"checkpoints need {megabytes(needed)} in {runs.root}, {megabytes(free)} are free; free some or use --runs"
+        )
 
 
 @contextlib.contextmanager

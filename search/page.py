@@ -100,11 +100,12 @@ class StudyPage:
         if process is None:
             return
         deadline = time.monotonic() + seconds
-        command = f"search launch {self._spec.name}"
         try:
             self._wait_for_drawing(deadline)
             if not self._drawing and seconds:
-                state = "has spent its budget" if reason is None else f"was stopped; go on with `{command}`"
+                state = (
+                    "has spent its budget" if reason is None else "was stopped; to go on, repeat its `search launch`"
+                )
                 self._order(snapshot, state)
                 self._wait_for_drawing(deadline)
         finally:

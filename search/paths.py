@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,11 @@ class Runs:
     """The folder in which searches keep everything (``--runs``, default ``runs``)."""
 
     root: Path
+
+    @property
+    def option(self) -> str:
+        """What a command needs beside its other words to look here: " --runs DIR", or nothing."""
+        return "" if self == DEFAULT_RUNS else f" --runs {shlex.quote(str(self.root))}"
 
     @property
     def database(self) -> Path:
@@ -166,6 +172,9 @@ class Runs:
     def export(self, study: str, trial: int) -> Path:
         """Where an export goes unless ``--out`` says otherwise."""
         return self.root / "exports" / f"{study}-{trial}"
+
+
+DEFAULT_RUNS = Runs(Path("runs"))
 
 
 def _move(source: Path, target: Path) -> bool:

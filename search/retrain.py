@@ -261,13 +261,14 @@ def choose_trial(study: optuna.Study, number: int | None, limit: Limit) -> Froze
             states = {trial.number: trial.state for trial in trials}
             state = states[number].name.lower() if number in states else "not there"
             why = "over the limit" if state == "complete" else f"{state}, not complete"
-            raise NothingToExport(f"trial {number} of {study.study_name!r} is {why}")
+            name = study.study_name
+            raise NothingToExport(f"trial {number} of {name!r} is {why}; search status {name} shows those that are")
         return found[0]
     best = ranked(trials, limit)
     if not best:
         raise NothingToExport(
-            f"study {study.study_name!r} has no completed trial yet ({len(trials)} begun); go on with: "
-            f"search launch {study.study_name}"
+            f"study {study.study_name!r} has no completed trial yet ({len(trials)} begun); to go on, repeat its "
+            "search launch"
         )
     return best[0]
 

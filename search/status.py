@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL
 
@@ -223,7 +224,7 @@ def problems(snapshot: Snapshot) -> list[str]:
         if epoch and silent > max(SILENT_SECONDS, SILENT_EPOCHS * epoch):
             found.append(
                 f"worker {worker.label} has said nothing for {duration(silent)}, its last epoch took "
-                f"{duration(epoch)}; see its log in {Path('studies', snapshot.study, 'logs')}"
+                f"{duration(epoch)}; see its log in RUNS/{Path('studies', snapshot.study, 'logs')}"
             )
     return [*found, *snapshot.problems]
 
@@ -231,7 +232,7 @@ def problems(snapshot: Snapshot) -> list[str]:
 def _cure(reason: str, study: str) -> str:
     if "signal 9" in reason or "out of memory" in reason.lower():
         return "if memory ran out: fewer workers, a smaller batch_size or image_size"
-    return f"its log, in full: search report {study}"
+    return f"all of the reason: search report {study}"
 
 
 # -- seen from outside
@@ -273,20 +274,29 @@ def read_snapshot(name: str, url: URL, runs: Runs) -> tuple[Snapshot, str | None
 def follow(name: str, url: URL, runs: Runs) -> Generator[tuple[Snapshot, str | None], None, None]:
     """``read_snapshot`` again and again, every STATE_SECONDS, until nobody searches the study any more."""
     with storage_errors(url):
-        from search.best import confirmed  # which words its findings with ``duration`` from here
-
         study, spec = find_study(open_storage(url), name)
         while True:
             held_by = owner_of(name, url, runs)  # first: whoever ends in between has told all by then
             trials = study.get_trials(deepcopy=False)
             snapshot = snapshot_of(spec, trials, read_state(runs.state(name), held_by))
-            taken = sum(runs.checkpoints(name).values())
-            quota = spec.faults.checkpoint_gb * 1e9
-            found = confirmed(study, spec, owner=held_by)
-            yield replace(snapshot, checkpoint_bytes=taken, checkpoint_quota=quota, confirmation=found), held_by
+            yield completed(snapshot, study, spec, runs, held_by), held_by
             if held_by is None:
                 return
             time.sleep(STATE_SECONDS)
+
+
+def completed(
+    snapshot: Snapshot, study: optuna.Study, spec: StudySpec, runs: Runs, held_by: str | None = None
+) -> Snapshot:
+    """The same with what is kept beside the trials: what checkpoints take, and what a confirmation has found."""
+    from search.best import confirmed  # which words its findings with ``duration`` from here
+
+    return replace(
+        snapshot,
+        checkpoint_bytes=sum(runs.checkpoints(spec.name).values()),
+        checkpoint_quota=spec.faults.checkpoint_gb * 1e9,
+        confirmation=confirmed(study, spec, owner=held_by),
+    )
 
 
 def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: dict[str, Any] | None = None) -> Snapshot:

@@ -221,7 +221,7 @@ def log_line(snapshot: Snapshot) -> str:
     return "; ".join([headline(snapshot), *running])
 
 
-def last_words(spec: StudySpec, snapshot: Snapshot) -> str:
+def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs) -> str:
     """What ``search launch`` says when a budget is spent: how to go on, and how to hand over the best."""
     best = snapshot.best
     counts = f"({snapshot.count('PRUNED')} pruned, {snapshot.count('FAIL')} failed)"
@@ -238,7 +238,7 @@ def last_words(spec: StudySpec, snapshot: Snapshot) -> str:
     if best is not None and best.value is not None:
         words += (
             f"\nbest: trial {best.number}, {best.value:.2%} on validation; "
-            f"hand it over with: search export-best {spec.name}"
+            f"hand it over with: search export-best {spec.name}{runs.option}"
         )
     return words
 
@@ -249,7 +249,7 @@ def show_status(name: str, url: URL, runs: Runs, *, watch: bool, as_json: bool) 
         # Ctrl-C ends the watching, not the search.
         with contextlib.suppress(Signalled), contextlib.closing(follow(name, url, runs)) as moments:
             if not as_json:
-                show_watched(moments)
+                show_watched(moments, runs)
                 return
             try:
                 for snapshot, held_by in moments:
@@ -261,19 +261,19 @@ def show_status(name: str, url: URL, runs: Runs, *, watch: bool, as_json: bool) 
     if as_json:
         tell(json.dumps(shape(snapshot, held_by=held_by), indent=2))
     else:
-        show_once(snapshot, held_by)
+        show_once(snapshot, held_by, runs)
 
 
-def show_once(snapshot: Snapshot, held_by: str | None) -> None:
+def show_once(snapshot: Snapshot, held_by: str | None, runs: Runs) -> None:
     """``search status``."""
     console = Terminal(highlight=False)
     console.print(render(snapshot))
     taken, quota = snapshot.checkpoint_bytes / 1e9, snapshot.checkpoint_quota / 1e9
     console.print(f"checkpoints: {taken:.2f} of {quota:g} GB", style="dim")
-    console.print(ending(snapshot, held_by), style="dim", markup=False, soft_wrap=True)
+    console.print(ending(snapshot, held_by, runs), style="dim", markup=False, soft_wrap=True)
 
 
-def show_watched(moments: Iterable[tuple[Snapshot, str | None]]) -> None:
+def show_watched(moments: Iterable[tuple[Snapshot, str | None]], runs: Runs) -> None:
     """``search status --watch``: follow a search until it ends; in a log file, a line for each trial that finishes."""
     with Display() as display:
         told: set[int] = set()
@@ -286,14 +286,15 @@ def show_watched(moments: Iterable[tuple[Snapshot, str | None]]) -> None:
                 if moment == 0 or held_by is None:
                     display.note(log_line(snapshot))
                 told = {trial.number for trial in snapshot.finished}
-        display.note(ending(snapshot, held_by))
+        display.note(ending(snapshot, held_by, runs))
 
 
-def ending(snapshot: Snapshot, held_by: str | None) -> str:
-    """Who is searching, or what to do now that nobody is."""
+def ending(snapshot: Snapshot, held_by: str | None, runs: Runs) -> str:
+    """Who is at it, or what to do now that nobody is."""
     if held_by:
-        return f"searched by {held_by}"
+        return f"in use by {held_by}"
     if len(snapshot.finished) >= snapshot.budget:
-        return f"nobody is searching it, the budget is spent; hand over the best: search export-best {snapshot.study}"
+        command = f"search export-best {snapshot.study}{runs.option}"
+        return f"nobody is searching it, the budget is spent; hand over the best: {command}"
     unfinished = f", {len(snapshot.workers)} unfinished" if snapshot.workers else ""
-    return f"nobody is searching it{unfinished}; go on with: search launch {snapshot.study}"
+    return f"nobody is searching it{unfinished}; to go on, repeat its search launch"

@@ -91,7 +91,9 @@ class Trials:
         except KeyError:
             same = False
         if not same:
-            raise StudyChanged(f"study {self.spec.name!r} was deleted or replaced while it was searched")
+            raise StudyChanged(
+                f"study {self.spec.name!r} was deleted or replaced while it was searched; launch it again for a new one"
+            )
 
     def check_writable(self) -> None:
         """See whether the database can be written to; Optuna would try five times to create a trial, and sleep."""

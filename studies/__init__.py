@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from studies.axes import Range
+from studies.axes import Range, values_of
 from studies.spec import Confirm, Faults, Final, Finetune, Limit, Search, StudySpec
 from trainer.config import nearest, override, validate
 from trainer.errors import ConfigError
@@ -79,18 +79,28 @@ def begin(file: Path) -> None:
 
 
 def table() -> list[dict[str, Any]]:
-    """The studies that come with the product, each with its ``name``, ``data``, ``model`` and ``trials``."""
-    specs = [load(name) for name in names()]
+    """The studies that come with the product, each with its ``name``, ``data``, ``models`` and ``trials``."""
     return [
-        {"name": spec.name, "data": spec.data.source, "model": spec.train.model, "trials": spec.search.trials}
-        for spec in specs
+        {
+            "name": name,
+            "data": spec.data.source,
+            "models": values_of("model", spec.train, spec.space),
+            "trials": spec.search.trials,
+        }
+        for name, spec in ((name, load(name)) for name in names())
     ]
 
 
 def render(answer: dict[str, Any]) -> str:
     """What ``search studies`` prints."""
+    rows = [
+        (row["name"], row["data"], row["models"][0] if len(row["models"]) == 1 else f"{len(row['models'])} models")
+        for row in answer["studies"]
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        f"{row['name']:10}  {row['data']:8}  {row['model']:12}  {row['trials']} trials" for row in answer["studies"]
+        "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), f"{row['trials']} trials"])
+        for cells, row in zip(rows, answer["studies"], strict=True)
     )
 
 
@@ -99,7 +109,11 @@ def _text(study: str) -> str:
         return (_FOLDER / f"{study}.toml").read_text(encoding="utf-8")
     path = Path(study)
     if path.suffix != ".toml" and not path.exists():
-        raise ConfigError(f"no study {study!r}; {nearest(study, names())}; or give the path of a .toml file")
+        raise ConfigError(
+            f"no study {study!r} comes with the product, nor is it a .toml file; {nearest(study, names())}"
+        )
+    if not path.exists():
+        raise ConfigError(f"there is no file {study}; search studies --new {study} begins one")
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from typing import Annotated, Any, Self
+from types import NoneType, UnionType
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from trainer.config import SIZE_SETTINGS, FrozenModel, Sam, TrainConfig, describe_problem, nearest, validate
+from trainer.config import SIZE_SETTINGS, Distill, FrozenModel, Sam, TrainConfig, describe_problem, nearest, validate
 from trainer.errors import ConfigError
 
 SAMPLED = (
@@ -19,6 +20,8 @@ SAMPLED = (
     "batch_size",
     "optimizer",
     "sam.rho",
+    "distill.temperature",
+    "distill.weight",
     "lr",
     "momentum",
     "weight_decay",
@@ -27,6 +30,7 @@ SAMPLED = (
     "clip",
     "agc",
     "ema",
+    "patience",
     "schedule",
     "warmup_epochs",
     "lr_min_ratio",
@@ -49,6 +53,9 @@ SAMPLED = (
     "augment_from_epoch",
 )
 """Settings of [train] that [space] may sample. Not the number of epochs: pruners compare trials of one length."""
+
+TABLES: dict[str, type[FrozenModel]] = {"sam": Sam, "distill": Distill}
+"""Tables of [train] with settings that can be sampled, named "sam.rho"."""
 
 WIDTH_SHARE = "width_share"
 """What is sampled instead of width_mult where other sampled settings change the size too: the share of the range of
@@ -188,10 +195,11 @@ def values_of(key: str, train: TrainConfig, space: dict[str, Axis] | None) -> tu
 
 
 def annotation_of(key: str) -> Any:
-    """The type of a setting, dotted where it is one of a table."""
-    if key == "sam.rho":
-        return Sam.model_fields["rho"].annotation
-    return TrainConfig.model_fields[key].annotation
+    """The type of a setting, dotted where it is one of a table; without the None that turns it off."""
+    table, dot, name = key.rpartition(".")
+    fields = TABLES[table].model_fields if dot else TrainConfig.model_fields
+    kind = fields[name].annotation
+    return next(one for one in get_args(kind) if one is not NoneType) if isinstance(kind, UnionType) else kind
 
 
 def assign(values: dict[str, Any], key: str, value: Any) -> None:

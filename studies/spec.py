@@ -239,7 +239,7 @@ class StudySpec(FrozenModel):
         folds = data.folds if data is not None else 0
         if train is not None and search.min_epochs > (folds or train.epochs):
             steps = f"data.folds = {folds}" if folds else f"train.epochs = {train.epochs}"
-            raise _problems([(("min_epochs",), f"{search.min_epochs} exceeds {steps}")])
+            raise _problems([(("min_epochs",), f"{search.min_epochs} exceeds {steps}; lower it, or raise that")])
         return search
 
     @field_validator("final")

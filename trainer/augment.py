@@ -10,7 +10,6 @@ Everything drawn depends on (seed, epoch, batch) alone: never on who draws, or o
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import warnings
@@ -25,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, nearest
 from trainer.device import Device
 from trainer.errors import ConfigError
 
@@ -326,15 +325,18 @@ def _build_step(entry: str | dict[str, Any]) -> Callable[[Pictures, int], Sequen
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for a newer release
     import albumentations  # 3 s, and few studies need it
 
-    kind = getattr(albumentations, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, albumentations.BasicTransform)):
-        close = difflib.get_close_matches(name, [*dir(albumentations), *FROM_TORCHVISION], n=1)
-        raise ConfigError(f"augment: no transform {name!r}" + (f"; did you mean {close[0]}?" if close else ""))
+    kinds = {
+        key: kind
+        for key, kind in vars(albumentations).items()
+        if isinstance(kind, type) and issubclass(kind, albumentations.BasicTransform)
+    }
+    if name not in kinds:
+        raise ConfigError(f"augment: no transform {name!r}; {nearest(name, [*kinds, *FROM_TORCHVISION])}")
     try:
         with warnings.catch_warnings():
             # Of an argument that it does not know it only warns, and goes on without.
             warnings.simplefilter("error", UserWarning)
-            compose = albumentations.Compose([kind(**arguments)])
+            compose = albumentations.Compose([kinds[name](**arguments)])
     except (TypeError, ValueError, UserWarning) as error:
         raise ConfigError(f"augment: {name} refuses {arguments}: {error}") from error
 

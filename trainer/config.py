@@ -7,9 +7,10 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trainer.errors import ConfigError
 
@@ -34,7 +35,8 @@ class DataConfig(FrozenModel):
     """Where pictures come from: an image folder, scikit-learn's built-in digits, or a torchvision data set."""
     path: str | None = None
     """Folder with the pictures: CLASS/* to be split, or train/CLASS/* with val/ and test/ where they exist.
-    For cifar10 and cifar100 it may also be torchvision's own download folder. Usually given as --data."""
+    For cifar10 and cifar100 it may also be torchvision's own download folder. Usually given as --data. One that is
+    not absolute is taken from where the command runs."""
     image_size: int = Field(224, ge=8, le=1024)
     """Height and width, in pixels, of what the model sees."""
     resize: Literal["crop", "squash"] = "crop"
@@ -60,6 +62,11 @@ class DataConfig(FrozenModel):
     """Seed of those two splits."""
     bad_files: Literal["fail", "skip"] = "fail"
     """Files that cannot be read: list them all and stop, or list them all and go on without them."""
+
+    @field_validator("path")
+    @classmethod
+    def _path_is_the_same_everywhere(cls, path: str | None) -> str | None:
+        return None if path is None else str(Path(path).expanduser().absolute())
 
     @model_validator(mode="after")
     def _digits_need_no_folder(self) -> Self:

@@ -113,7 +113,9 @@ class Dataset:
         counts = np.bincount(labels, minlength=len(self.class_names))
         if counts.min() < folds:
             name = self.class_names[int(counts.argmin())]
-            raise DataError(f"folds = {folds}: class {name} has {counts.min()} pictures; each fold needs one of it")
+            raise DataError(
+                f"folds = {folds}: class {name} has {counts.min()} pictures; each fold needs one: fewer folds"
+            )
         parts = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(pool, labels))
         train, val = parts[number]
         return replace(self, splits={**self.splits, "train": pool[train], "val": pool[val]})
@@ -124,7 +126,7 @@ def prepare_data(config: DataConfig, cache_dir: Path, *, progress: Progress | No
 
     Raises DataError with every problem found, and DiskError where the cache finds no room.
     """
-    folder = None if config.path is None else Path(config.path).expanduser().resolve()
+    folder = None if config.path is None else Path(config.path).resolve()
     # What the arrays hold never changes, so their name is stamp enough, and a cache spares reading them.
     title: str = config.source
     stamp: str = config.source
@@ -138,8 +140,8 @@ def prepare_data(config: DataConfig, cache_dir: Path, *, progress: Progress | No
         title, stamp, list_pictures = folder.name, listing.stamp, lambda: listing
     else:
         raise DataError(
-            "this study reads an image folder and none was given; run"
-            f" `search launch STUDY --data DIR`, where DIR holds {EXPECTED_LAYOUT}"
+            "this study reads an image folder and none was given; "
+            f"give it with --data DIR, where DIR holds {EXPECTED_LAYOUT}"
         )
     cache = build_cache(
         config,

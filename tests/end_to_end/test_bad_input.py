@@ -110,7 +110,11 @@ def launched_with(desk: Desk, *changes: str) -> Answer:
 
 
 def test_an_unknown_study_names_those_that_there_are(empty: Desk) -> None:
-    refused(empty.search("launch", "digit", "--gpus", "cpu"), 2, "no study 'digit'; did you mean digits?")
+    refused(
+        empty.search("launch", "digit", "--gpus", "cpu"),
+        2,
+        "no study 'digit' comes with the product, nor is it a .toml file; did you mean digits?",
+    )
     refused(empty.search("launch", "mine.toml", "--gpus", "cpu"), 2, "cannot read study mine.toml")
 
 
@@ -346,7 +350,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 
 def test_an_export_with_no_finished_trial(begun: Desk) -> None:
     answer = begun.search("export-best", "small", "--gpus", "cpu")
-    refused(answer, 6, "study 'small' has no completed trial yet (1 begun); go on with: search launch small")
+    refused(answer, 6, "study 'small' has no completed trial yet (1 begun); to go on, repeat its search launch")
     assert begun.search("export-best", "--trial", 0, "small", "--gpus", "cpu").code == 6
     assert not (begun.runs / "exports").exists()
 

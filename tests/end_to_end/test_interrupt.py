@@ -184,13 +184,13 @@ def test_search_stop_ends_a_search_from_another_terminal_after_its_epoch(desk: D
     stop = desk.search("stop")
     answer = running.wait(SOON_SECONDS)
     assert (stop.code, answer.code) == (0, 75), stop.err + answer.err
-    assert stop.out.endswith("study 'steady' has stopped; nothing is lost, search launch goes on from there\n")
+    assert stop.out.endswith("study 'steady' has stopped; nothing is lost, the same command goes on from there\n")
     (trial,) = desk.trials("steady")
     saved = load_checkpoint(desk.checkpoint("steady", 0))
     assert saved is not None
     assert trial.state == TrialState.RUNNING
     assert [result.val_accuracy for result in saved.history] == list(trial.intermediate_values.values())
-    assert desk.search("stop").out == "nobody is searching study 'steady'\n"
+    assert desk.search("stop").out == "nobody is searching or exporting study 'steady'\n"
 
 
 def test_a_terminals_signals_do_not_reach_the_workers(interrupted: Interrupted) -> None:

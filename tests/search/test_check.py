@@ -273,7 +273,7 @@ def test_problems_of_pictures_limit_and_recipes_come_at_once(runs: Runs, tmp_pat
 
 
 def test_without_pictures_the_sentence_shows_the_layout_and_the_model_is_checked_all_the_same(runs: Runs) -> None:
-    with pytest.raises(DataError, match=r"search launch STUDY --data DIR`, where DIR holds CLASS/\* or train/CLASS/\*"):
+    with pytest.raises(DataError, match=r"give it with --data DIR, where DIR holds CLASS/\* or train/CLASS/\*"):
         check_study(study(data={}), runs, TWO_WORKERS)
     with pytest.raises(DataError, match=r"(?s)none was given.*'rexnet_10' is not a timm model; did you mean rexnet_1"):
         check_study(study(data={}, train={"model": "rexnet_10"}), runs, TWO_WORKERS)
@@ -300,7 +300,7 @@ def test_what_only_training_would_find_is_found(runs: Runs) -> None:
 def test_a_disk_without_room_for_checkpoints_is_found(runs: Runs) -> None:
     devices = [WorkerDevice("cpu", None, 1)] * 10**7
     with pytest.raises(
-        DiskError, match=r"checkpoints need [\d,]+ bytes in .*, [\d,]+ are free; free some or use --runs"
+        DiskError, match=r"checkpoints need [\d.]+ [MG]B in .*, [\d.]+ [MG]B are free; free some or use --runs"
     ):
         check_study(study(), runs, devices)
 

@@ -141,7 +141,9 @@ def test_looking_for_gpus_finds_what_the_driver_shows() -> None:
 def test_a_gpu_that_another_search_trains_on_is_refused(tmp_path: Path) -> None:
     runs, both = Runs(tmp_path), [WorkerDevice("gpu 0", "GPU-a", 1), WorkerDevice("gpu 1:0", "GPU-b", 1)]
     with hold_devices(both[:1], runs):
-        with pytest.raises(DeviceHeld, match=r"gpu 0 is in use by another search in .*; name others in --gpus"):
+        with pytest.raises(
+            DeviceHeld, match=r"gpu 0 is in use by another search or export in .*; name others in --gpus"
+        ):
             hold_devices(both, runs).__enter__()
         with hold_devices(both[1:], runs), hold_devices([WorkerDevice("cpu", None, 1)], runs):
             pass

@@ -15,7 +15,7 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from search import terminal
-from search.paths import Runs
+from search.paths import DEFAULT_RUNS, Runs
 from search.status import (
     Snapshot,
     TrialView,
@@ -97,7 +97,7 @@ class TestProblems:
         assert problems(Snapshot("birds", 6, (killed,), (silent,), None)) == [
             "trial 3 failed: the worker ended with signal 9: log; if memory ran out: fewer workers, a smaller "
             "batch_size or image_size",
-            "worker cpu:0 has said nothing for 12 min, its last epoch took 30 s; see its log in studies/birds/logs",
+            "worker cpu:0 has said nothing for 12 min, its last epoch took 30 s; see its log in RUNS/studies/birds/logs",
         ]
 
     def test_long_epochs_are_none(self) -> None:
@@ -229,11 +229,12 @@ class TestTerminal:
 
     def test_what_to_do_next_is_said_at_the_end(self) -> None:
         spent = Snapshot("birds", 1, (trial(0),), (), None)
-        assert "search export-best birds" in ending(spent, None)
-        assert ending(replace(spent, budget=9, workers=(training(1, 1),)), None) == (
-            "nobody is searching it, 1 unfinished; go on with: search launch birds"
+        assert ending(spent, None, DEFAULT_RUNS).endswith("hand over the best: search export-best birds")
+        assert ending(spent, None, Runs(Path("a b"))).endswith("search export-best birds --runs 'a b'")
+        assert ending(replace(spent, budget=9, workers=(training(1, 1),)), None, DEFAULT_RUNS) == (
+            "nobody is searching it, 1 unfinished; to go on, repeat its search launch"
         )
-        assert ending(spent, "process 7") == "searched by process 7"
+        assert ending(spent, "process 7", DEFAULT_RUNS) == "in use by process 7"
 
     def test_a_log_file_gets_a_line_for_each_trial_and_one_at_the_end(self, capsys: pytest.CaptureFixture[str]) -> None:
         def at(*finished: TrialView) -> Snapshot:
@@ -241,7 +242,7 @@ class TestTerminal:
 
         moments = [(at(trial(0)), "process 7"), (at(trial(0), trial(1, 1, "PRUNED")), "process 7")]
         moments += [(at(trial(0), trial(1, 1, "PRUNED"), trial(2)), None)]
-        show_watched(moments)
+        show_watched(moments, DEFAULT_RUNS)
         assert capsys.readouterr().out.splitlines() == [
             "birds: 1 of 3 trials, about 40 s left; trial 2 at epoch 1 of 3",
             "trial 1 pruned, 90.00% at epoch 1 of 3",

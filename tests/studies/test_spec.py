@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 import studies
 from studies import Confirm, Final, Finetune, Limit, Range, Search, StudySpec
-from studies.axes import SAMPLED, annotation_of
+from studies.axes import SAMPLED, TABLES, annotation_of
 from trainer.config import DataConfig, Distill, TrainConfig, validate
 from trainer.errors import ConfigError
 
@@ -240,10 +240,21 @@ def test_all_problems_of_a_study_come_at_once() -> None:
     ]
 
 
-def test_everything_in_sampled_is_a_setting_of_the_recipe() -> None:
-    assert {key.partition(".")[0] for key in SAMPLED} <= set(TrainConfig.model_fields)
-    assert annotation_of("sam.rho") is float
-    assert "epochs" not in SAMPLED  # pruners compare trials of one length
+def test_every_number_of_the_recipe_can_be_sampled_but_its_length() -> None:
+    settings = [
+        *TrainConfig.model_fields,
+        *(f"{table}.{name}" for table in TABLES for name in TABLES[table].model_fields),
+    ]
+    numbers = {key for key in settings if annotation_of(key) in (int, float)}
+    assert numbers - set(SAMPLED) == {"epochs", "seed"}  # pruners compare trials of one length
+    assert set(SAMPLED) - numbers == {"model", "optimizer", "loss", "schedule"}
+    spec = study(
+        train={"distill": {"teacher": "big", "temperature": 2.0}},
+        space={"distill.weight": {"low": 0.1, "high": 0.9}, "patience": [3, 5]},
+    )
+    config = spec.config_for({"distill.weight": 0.25, "patience": 5}, 0)
+    assert config.distill == Distill(teacher="big", temperature=2.0, weight=0.25)
+    assert config.patience == 5
 
 
 def test_a_study_survives_json() -> None:
@@ -321,8 +332,8 @@ def test_an_override_that_cannot_be_is_one_sentence(file: Path, assignment: str,
 @pytest.mark.parametrize(
     ("study_name", "sentence"),
     [
-        ("brids400", "no study 'brids400'; did you mean birds400?; or give the path of a .toml file"),
-        ("nothing.toml", "cannot read study nothing.toml: [Errno 2] No such file or directory: 'nothing.toml'"),
+        ("brids400", "no study 'brids400' comes with the product, nor is it a .toml file; did you mean birds400?"),
+        ("nothing.toml", "there is no file nothing.toml; search studies --new nothing.toml begins one"),
         (".", "cannot read study .: [Errno 21] Is a directory: '.'"),
     ],
 )
