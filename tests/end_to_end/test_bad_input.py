@@ -55,7 +55,7 @@ def shapes(desk: Desk, pictures: Callable[[Path], Path]) -> Desk:
 
 def test_a_folder_study_without_data_names_the_layout_and_the_command(empty: Desk) -> None:
     answer = empty.search("launch", "birds400", "--gpus", "cpu")
-    refused(answer, 4, "search launch STUDY --data DIR", "CLASS/* or train/CLASS/*")
+    refused(answer, 4, "give it with --data DIR", "CLASS/* or train/CLASS/*")
 
 
 def test_a_missing_data_folder(shapes: Desk) -> None:
@@ -144,7 +144,7 @@ def test_an_unknown_study_names_those_that_there_are(empty: Desk) -> None:
 def test_a_wrong_setting_is_named_with_its_value_and_the_cure(desk: Desk, change: str, sentence: str) -> None:
     answer = launched_with(desk, change)
     if change == "data.source=folder":
-        refused(answer, 4, "search launch STUDY --data DIR")
+        refused(answer, 4, "give it with --data DIR")
         return
     refused(answer, 2, sentence)
     assert (desk.folder / "small.toml").read_text() == SMALL

@@ -16,7 +16,7 @@ from trainer.errors import DataError
 def test_no_folder_given_says_the_layout_and_the_command(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         prepare_data(DataConfig(), tmp_path / "caches")
-    assert "search launch STUDY --data DIR" in str(error.value)
+    assert "give it with --data DIR" in str(error.value)
     assert "CLASS/* or train/CLASS/*" in str(error.value)
     assert not (tmp_path / "caches").exists()
 
