@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -70,15 +71,29 @@ def describe(limit: Limit) -> str:
     return " and ".join(parts) or "no limit"
 
 
-def check_fits(config: TrainConfig, num_classes: int, image_size: int, limit: Limit, channels: int = 3) -> ModelSize:
-    """The size of a candidate as it is.
+def check_fits(
+    config: TrainConfig,
+    num_classes: int,
+    image_size: int,
+    limit: Limit,
+    channels: int = 3,
+    *,
+    memory: Path | None = None,
+) -> ModelSize:
+    """The size of a candidate as it is; ``memory`` is a file of answers already found.
 
     Raises:
         LimitError: it is over the limit.
     """
-    from trainer.models import count  # torch and timm: 5 s, and not at all where the answer is remembered
+    key = _question(config, SIZE_SETTINGS, num_classes, image_size, channels)
+    known = _recall(memory)
+    if key in known:
+        size = ModelSize(**known[key])
+    else:
+        from trainer.models import count  # torch and timm: 5 s, and not at all where the answer is remembered
 
-    size = count(config, num_classes, image_size, channels)
+        size = count(config, num_classes, image_size, channels)
+        _remember(memory, known | {key: asdict(size)})
     if not fits(size, limit):
         raise LimitError(
             f"{config.model} at width_mult {config.width_mult:g} has {size.params:,} parameters and {size.macs:,} "
@@ -113,10 +128,8 @@ def widest(
         LimitError: not even ``low`` fits.
         ConfigError: no such model, or one without a width.
     """
-    others = [getattr(config, name) for name in SIZE_SETTINGS if name != "width_mult"]
-    pictures = [num_classes, image_size, channels]
-    question = [config.model, config.model_args, others, pictures, limit.params, limit.macs, low]
-    key = json.dumps([*question, version("timm"), version("torch")])
+    others = [name for name in SIZE_SETTINGS if name != "width_mult"]
+    key = _question(config, others, num_classes, image_size, channels, limit.params, limit.macs, low)
     known = _recall(memory)
     if key in known:
         width_mult, size, next_width_mult, next_size = known[key]
@@ -163,8 +176,7 @@ def widest(
             else:
                 fitting = middle
         found = Width(width_of(fitting), size_of(fitting), width_of(failing), size_of(failing))
-    if memory:
-        _remember(memory, known | {key: list(asdict(found).values())})
+    _remember(memory, known | {key: list(asdict(found).values())})
     return found
 
 
@@ -287,6 +299,12 @@ def size_line(answer: dict[str, Any], limit: Limit) -> str:
     return f"  {width:18} {size.params:>12,} parameters {size.macs:>15,} multiply-adds  {verdict}".rstrip()
 
 
+def _question(config: TrainConfig, sizes: Iterable[str], *others: float | None) -> str:
+    """What an answer is remembered by: all that it depends on."""
+    settings = {name: getattr(config, name) for name in ("model", "model_args", *sizes)}
+    return json.dumps([settings, others, version("timm"), version("torch")])
+
+
 def _recall(memory: Path | None) -> dict[str, Any]:
     try:
         known: dict[str, Any] = json.loads(memory.read_text()) if memory else {}
@@ -295,7 +313,9 @@ def _recall(memory: Path | None) -> dict[str, Any]:
     return known
 
 
-def _remember(memory: Path, answers: dict[str, Any]) -> None:
+def _remember(memory: Path | None, answers: dict[str, Any]) -> None:
+    if memory is None:
+        return
     partial = memory.with_suffix(f".{os.getpid()}.partial")
     with contextlib.suppress(OSError):  # a folder that nobody may write to costs the next call some seconds
         memory.parent.mkdir(parents=True, exist_ok=True)

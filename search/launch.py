@@ -129,7 +129,7 @@ def find_bounds(spec: StudySpec, num_classes: int, runs: Runs) -> Bounds:
         )
     axis, known = spec.space.get("width_mult"), known_recipes(spec, {})
     if axis is None:
-        params = check_fits(spec.train, *pictures, spec.data.channels).params
+        params = check_fits(spec.train, *pictures, spec.data.channels, memory=runs.widths).params
         return Bounds(width=None, most_params=params, space=distributions(spec, None), known=known, left_out={})
     low: float = axis.low  # type: ignore[union-attr]  # StudySpec takes nothing but a range for it
     width = widest(spec.train, *pictures, low=low, channels=spec.data.channels, memory=runs.widths)

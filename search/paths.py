@@ -36,7 +36,7 @@ class Runs:
 
     @property
     def widths(self) -> Path:
-        """Widest widths already found."""
+        """Sizes already counted, and widest widths already found."""
         return self.root / "cache" / "widths.json"
 
     @property

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from trainer.config import DataConfig
+
+# Several tests run at a time: threads that wait for each other at every step would take many times as long. What a
+# command starts to train has as many threads as its --gpus says.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if TYPE_CHECKING:  # torch takes seconds to import, and many tests need none
     from trainer.data import Dataset

@@ -342,8 +342,10 @@ def test_the_command_answers_and_exits_as_documented(tmp_path: Path) -> None:
         command = [COMMAND, "check", "mine.toml", "--gpus", "cpu:2", *words]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
 
-    answer = search("--data", str(folder), "--json")
-    assert (answer.returncode, answer.stderr) == (0, "")
+    answer = search("--data", str(folder), "--json", "--pictures", "grid.png")
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stderr.startswith("wrote grid.png: plain pictures on the left")
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads(answer.stdout).items() >= {"version": 1, "study": "mine"}.items()
     failed = search("--data", str(folder), "--set", "limit.params=9")
     assert (failed.returncode, failed.stdout) == (5, "")
