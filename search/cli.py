@@ -360,7 +360,8 @@ def studies(
         _print({"studies": shipped.table()}, shipped.render, as_json=as_json)
     else:
         shipped.begin(new)
-        tell(f"wrote {new}; edit it, then: search check {new} --data DIR")
+        advice = f"wrote {new}; edit it, then: search check {new} --data DIR"
+        _print({"written": str(new)}, lambda _: advice, as_json=as_json)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +67,9 @@ def test_every_exit_code_of_the_table_is_in_the_help() -> None:
     assert {code for code in codes if f" {code} " not in epilog} == set()
 
 
-def test_every_answer_in_json_says_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_answer_in_json_has_what_the_readme_says_and_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Bench(Path("runs")).coordinator(ScriptedPool(trains)).run()
     (tmp_path / "pictures/red").mkdir(parents=True)
@@ -82,12 +85,19 @@ def test_every_answer_in_json_says_its_version(tmp_path: Path, monkeypatch: pyte
         "predict": [exports[0], "pictures/red/0.png"],
         "compare": [*exports, "--data", "pictures"],
     }
-    versions = {}
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    documented = {
+        name: (int(version), re.findall(r"`(\w+)`", re.sub(r"\{.*?\}", "", keys)))
+        for names, version, keys in re.findall(r"^\| (`.*`) \| (\d) \| (.*) \|$", readme, re.MULTILINE)
+        for name in re.findall(r"`(.*?)`", names)
+    }
+    assert documented.keys() == COMMANDS.keys() - {"dashboard"}
     for name in words:
         answer = CliRunner().invoke(app, [name, *words[name], "--json"])
         assert answer.exit_code == 0, (name, answer.output, answer.exception)
-        versions[name] = json.loads(answer.stdout)["version"]
-    assert versions == dict.fromkeys(words, 1) | {"status": 2}
+        found, (version, keys) = json.loads(answer.stdout), documented[name]
+        assert found["version"] == version, name
+        assert [key for key in keys if key not in found] == [], name
     elsewhere = {"launch", "check", "lr-range", "export-best", "dashboard"}  # asked by tests of their own, or no answer
     assert words.keys() == COMMANDS.keys() - elsewhere
 
