@@ -303,6 +303,7 @@ def running(place: Place, service: dict[str, Any], *more: str) -> Iterator[tuple
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            preexec_fn=lambda: os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]),  # one core, so one thread
         )
     try:
         yield process, said
