@@ -165,7 +165,10 @@ def test_the_same_error_in_two_trials_in_a_row_ends_the_search(bench: Bench) -> 
 
     pool = ScriptedPool(fails)
     coordinator = bench.coordinator(pool)
-    with pytest.raises(TrainingFailed, match="two trials in a row ended in the same error, mend it and launch again: ValueError: always"):
+    with pytest.raises(
+        TrainingFailed,
+        match="two trials in a row ended in the same error, mend it and launch again: ValueError: always",
+    ):
         coordinator.run()
     assert pool.assigned == [0, 0, 0, 1, 1, 1]
     assert states(coordinator.trials.study) == ["FAIL", "FAIL"]

@@ -95,6 +95,13 @@ def test_a_student_learns_from_its_teacher_alone(digits: Dataset, cpu: Device, t
     assert taught[-1].val_accuracy > 0.5 > alone[-1].val_accuracy
 
 
+@pytest.mark.cuda
+def test_a_student_on_a_gpu_learns_from_a_teacher(digits: Dataset, cuda: Device, teacher: Path) -> None:
+    distill = Distill(teacher=str(teacher), weight=1.0)
+    taught = list(fit(SMALL.model_copy(update={"distill": distill}), digits, cuda))
+    assert taught[-1].val_accuracy > 0.5
+
+
 def test_a_taught_training_resumes_bit_for_bit(digits: Dataset, cpu: Device, teacher: Path, tmp_path: Path) -> None:
     config = SMALL.model_copy(update={"epochs": 2, "mixup": 0.5, "distill": Distill(teacher=str(teacher))})
     straight = list(fit(config, digits, cpu))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from short import FULL, OPTIMIZERS, PLAIN, at, without_times
+from short import FULL, PLAIN, at, without_times
 from sklearn.metrics import accuracy_score, log_loss
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,7 +28,7 @@ from trainer.data import Dataset, prepare_data
 from trainer.device import Device, open_device
 from trainer.errors import ConfigError, DivergedError
 from trainer.evaluate import predict_logits
-from trainer.fit import fit
+from trainer.fit import fit, fit_folds
 from trainer.models import build_model
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
@@ -125,11 +125,12 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(digits: Dataset, cpu
 
 
 @pytest.mark.cuda
-def test_a_gpu_trains_too(digits: Dataset, cuda: Device) -> None:
-    config = OPTIMIZERS["adamw"].model_copy(update={"epochs": 1})
-    (result,) = fit(config, digits, cuda)
-    assert 0 < result.train_loss < 10
-    assert result.images_per_second > 0
+def test_a_gpu_trains_folds_and_in_parts(digits: Dataset, cuda: Device, tmp_path: Path) -> None:
+    config = PLAIN.model_copy(update={"epochs": 2, "batch_size": 43})
+    path = tmp_path / "folds.ckpt"
+    results = list(fit_folds(config, digits, cuda, folds=3, seed=0, checkpoint=path, micro_batches=2))
+    assert [result.epoch for result in results] == [1, 2, 3]
+    assert results[-1].val_accuracy > 0.2  # chance is 0.1
 
 
 # The loop does not wait
@@ -181,15 +182,16 @@ def no_waiting_between_steps(expected: int) -> Iterator[None]:
 
 @pytest.mark.cuda
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")  # what else would tell?
+@pytest.mark.parametrize("clipping", [{}, {"clip": 1.0, "agc": 0.1}])
 @pytest.mark.parametrize("resident", [True, False])
 def test_on_a_gpu_no_step_waits_for_the_device(
-    resident: bool, digits: Dataset, cuda: Device, monkeypatch: pytest.MonkeyPatch
+    resident: bool, clipping: dict[str, float], digits: Dataset, cuda: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the second step on; the first one makes what stays on the device."""
     if not resident:
         monkeypatch.setattr("trainer.device.RESIDENT_SHARE", 0.0)
     assert (cuda.hold(digits.images, TrainConfig()) is not None) == resident
-    config = FULL.model_copy(update={**BUSY, "epochs": 1, "batch_size": 43, "augment": ()})
+    config = FULL.model_copy(update={**BUSY, **clipping, "epochs": 1, "batch_size": 43, "augment": ()})
     with no_waiting_between_steps(10):
         next(fit(config, digits, cuda))
 
@@ -231,6 +233,18 @@ GOLDEN_RECIPES: dict[str, dict[str, Any]] = {
 def losses_of(recipe: str, data: Dataset) -> dict[str, list[float]]:
     results = list(fit(GOLDEN_CONFIG.model_copy(update=GOLDEN_RECIPES[recipe]), data, open_device("cpu", 1)))
     return {"train": [result.train_loss for result in results], "val": [result.val_loss for result in results]}
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+@pytest.mark.parametrize("recipe", GOLDEN_RECIPES)
+def test_a_gpu_trains_every_recipe_to_about_the_same_losses(
+    recipe: str, precision: str, digits: Dataset, cuda: Device
+) -> None:
+    """Its augmentation draws the same parameters, its dropout others; ReXNets are padded, in bf16 where there is it."""
+    config = GOLDEN_CONFIG.model_copy(update=GOLDEN_RECIPES[recipe] | {"precision": precision})
+    losses = [result.train_loss for result in fit(config, digits, cuda)]
+    assert losses == pytest.approx(json.loads(GOLDEN.read_text())["losses"][recipe]["train"], rel=0.2)
 
 
 @pytest.mark.parametrize("recipe", GOLDEN_RECIPES)
