@@ -18,7 +18,7 @@ from trainer.checkpoint import Checkpoint, load_checkpoint, remove_checkpoint, s
 from trainer.config import EpochResult, TrainConfig
 from trainer.data import Dataset
 from trainer.device import open_device
-from trainer.errors import CheckpointError, DiskError
+from trainer.errors import DiskError
 from trainer.fit import fit
 
 CONFIG = TrainConfig(model="resnet10t", width_mult=0.1, epochs=2, batch_size=200)
@@ -252,7 +252,41 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
         save_checkpoint(tmp_path / "file" / "checkpoint", fat(1))
 
 
-def test_a_path_that_cannot_be_opened_is_a_sentence_and_is_left_where_it_is(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="cannot be opened: Is a directory"):
+# A disk that does not give what is on it
+
+
+UNREADABLE = Path("/proc/self/mem")
+"""Reading it is an input/output error, as of a bad sector."""
+
+
+def test_one_that_the_disk_does_not_give_is_set_aside_where_the_one_before_is_whole(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(UNREADABLE)
+    with pytest.warns(UserWarning, match=r"cannot be read: Input/output error; set aside as checkpoint\.damaged"):
+        loaded = load_checkpoint(path)
+    assert loaded is not None
+    assert len(loaded.history) == 1
+    assert names(path) == {"checkpoint.damaged", "checkpoint.previous"}
+
+
+def test_where_the_disk_gives_none_that_is_said_and_what_may_be_whole_stays(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(UNREADABLE)
+    flip_one_bit(path.with_name("checkpoint.previous"))
+    cure = "mend the disk, or remove it to train from the start"
+    with (
+        pytest.warns(UserWarning, match="is damaged"),
+        pytest.raises(DiskError, match=rf"checkpoint .*/copy/checkpoint cannot be read: Input/output error; {cure}$"),
+    ):
+        load_checkpoint(path)
+    assert names(path) == {"checkpoint", "checkpoint.previous.damaged"}
+    path.replace(path.with_name("checkpoint.previous"))
+    with pytest.raises(DiskError, match="previous cannot be read: Input/output error"):
+        load_checkpoint(path)
+    assert names(path) == {"checkpoint.previous", "checkpoint.previous.damaged"}
+
+
+def test_a_path_that_is_no_file_is_a_sentence_and_is_left_where_it_is(tmp_path: Path) -> None:
+    with pytest.raises(DiskError, match="cannot be read: Is a directory"):
         load_checkpoint(tmp_path)
     assert tmp_path.is_dir()
