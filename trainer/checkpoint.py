@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import torch
 
 from trainer.config import EpochResult, TrainConfig
+from trainer.device import is_out_of_memory
 from trainer.errors import CheckpointError, DiskError
 
 _HASH_BYTES = 4
@@ -187,6 +188,8 @@ def _read(path: Path) -> Checkpoint:
             ema=values["ema"],
         )
     except Exception as error:  # whatever a forged or foreign file makes the unpickler raise
+        if is_out_of_memory(error):
+            raise  # which says nothing of the file
         # Not its message: of ten lines, it advises to load without weights_only, which runs what is in the file.
         raise CheckpointError(f"checkpoint {path} is none that this version writes ({type(error).__name__})") from error
 

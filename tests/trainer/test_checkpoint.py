@@ -6,6 +6,8 @@ import errno
 import io
 import resource
 import shutil
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -20,6 +22,8 @@ from trainer.data import Dataset
 from trainer.device import open_device
 from trainer.errors import DiskError
 from trainer.fit import fit
+
+ROOT = Path(__file__).parents[2]
 
 CONFIG = TrainConfig(model="resnet10t", width_mult=0.1, epochs=2, batch_size=200)
 
@@ -198,6 +202,36 @@ def test_code_in_a_forged_one_does_not_run(path: Path, tmp_path: Path, monkeypat
     buffer.seek(0)
     torch.load(buffer, weights_only=False)
     assert trap.exists()
+
+
+# Too little memory
+
+
+LOAD_WITH_LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+import torch
+from trainer.checkpoint import load_checkpoint
+from trainer.device import is_out_of_memory
+
+now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + int(sys.argv[2]), -1))
+try:
+    load_checkpoint(Path(sys.argv[1]))
+except Exception as error:
+    print(type(error).__name__, is_out_of_memory(error))
+"""
+
+
+@pytest.mark.parametrize(("megabytes", "error"), [(300, "MemoryError"), (500, "RuntimeError")])
+def test_too_little_memory_to_load_one_leaves_both_where_they_are(path: Path, megabytes: int, error: str) -> None:
+    """There is memory to read the file and not to unpack it; then not for its tensors, as torch says it."""
+    save_checkpoint(path, fat(200))
+    save_checkpoint(path, fat(200))
+    command = [sys.executable, "-c", LOAD_WITH_LITTLE_MEMORY, str(path), str(megabytes << 20)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{error} True\n"
+    assert names(path) == {"checkpoint", "checkpoint.previous"}
 
 
 # A crash at any instant of saving
