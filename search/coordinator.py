@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 import time
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +51,7 @@ class Coordinator:
         watch: called with a Snapshot at least every POLL_SECONDS.
         note: called with one line for each thing worth telling.
         still_owner: called before the database is written to; raises HeldError once the study is another's.
-        room_needed: bytes that must be free before a search that ran out of disk goes on.
+        room_needed: bytes for all checkpoints, those there are included; a search that ran out of disk waits for them.
     """
 
     def __init__(
@@ -136,7 +135,7 @@ class Coordinator:
 
     def step(self) -> bool:
         """One turn: what waits for the database, idle workers, new messages. False once there is nothing to do."""
-        if self.runs.stop_request(self.spec.name).exists() and not self.stopping:
+        if self.runs.stop_requested(self.spec.name) and not self.stopping:
             self.stop()
         checks = (self.still_owner, self.trials.check_identity, self.trials.check_writable)
         most = self.spec.faults.storage_minutes
@@ -202,7 +201,7 @@ class Coordinator:
 
     def _assign(self) -> None:
         """Give idle workers something to do."""
-        if self.no_room and shutil.disk_usage(self.runs.root).free >= self.room_needed:
+        if self.no_room and self._has_room():
             self.note("there is room on the disk; going on")
             self.no_room = None
         for worker in self.crew.idle():
@@ -368,7 +367,7 @@ class Coordinator:
     def _on_full_disk(self, trial: Trial, error: str) -> None:
         """Pause until there is room. Where there is, and writing fails all the same, waiting would not help."""
         progress = self.trials.progress[trial.number]
-        if shutil.disk_usage(self.runs.root).free >= self.room_needed:
+        if self._has_room():
             setbacks = progress.setbacks.after("disk", self.spec.faults)
             if setbacks is None:
                 self._end_with(DiskError(error))
@@ -377,6 +376,9 @@ class Coordinator:
         if self.no_room is None:
             self.note(f"paused: {error}; the search goes on by itself when there is room")
         self.no_room = error
+
+    def _has_room(self) -> bool:
+        return self.runs.has_room(self.spec.name, self.room_needed, self.spec.data.folds)
 
     def _end_with(self, error: Exception) -> None:
         self.stopping, self.fatal = True, self.fatal or error
