@@ -108,7 +108,7 @@ def check_study(
         candidate = resolve_sizes(candidate, 1.0, axis.low, axis.high, *shape)
     largest = count(candidate, prepared.num_classes, spec.data.image_size, spec.data.channels)
     for_checkpoints = room_needed(spec, prepared, len(devices))
-    check_room(for_checkpoints, runs)
+    check_room(spec, runs, for_checkpoints)
     speed = measure_speed(candidate, data, devices[0])
     seconds_per_trial = max(1, spec.data.folds) * spec.train.epochs * speed.seconds_per_epoch
     num_train = len(data.splits["train"])

@@ -14,7 +14,7 @@ While the database is away workers train on, and what they say waits in order.
 from __future__ import annotations
 
 import math
-import shutil
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -51,7 +51,7 @@ class Coordinator:
         watch: called with a Snapshot at least every POLL_SECONDS.
         note: called with one line for each thing worth telling.
         still_owner: called before the database is written to; raises HeldError once the study is another's.
-        room_needed: bytes that must be free before a search that ran out of disk goes on.
+        room_needed: bytes for all checkpoints, those there are included; a search that ran out of disk waits for them.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Coordinator:
 
     def step(self) -> bool:
         """One turn: what waits for the database, idle workers, new messages. False once there is nothing to do."""
-        if self.runs.stop_request(self.spec.name).exists() and not self.stopping:
+        if self.runs.stop_requested(self.spec.name) and not self.stopping:
             self.stop()
         checks = (self.still_owner, self.trials.check_identity, self.trials.check_writable)
         most = self.spec.faults.storage_minutes
@@ -201,7 +201,7 @@ class Coordinator:
 
     def _assign(self) -> None:
         """Give idle workers something to do."""
-        if self.no_room and shutil.disk_usage(self.runs.root).free >= self.room_needed:
+        if self.no_room and self._has_room():
             self.note("there is room on the disk; going on")
             self.no_room = None
         for worker in self.crew.idle():
@@ -312,7 +312,7 @@ class Coordinator:
         else:
             note = f"trial {trial.number} failed ({error}); trying again from its last epoch"
             tail = self.pool.log_tail(worker.number)
-            self._on_setback(worker, kind, f"{error}\n{tail}" if tail else error, note, signature=error)
+            self._on_setback(worker, kind, f"{error}\n{tail}" if tail else error, note, signature=_signature(error))
         if kind in ("memory", "device"):
             self.crew.replace(worker, error if kind == "device" else None)  # a new process has a clean memory
         self._release(worker)
@@ -367,7 +367,7 @@ class Coordinator:
     def _on_full_disk(self, trial: Trial, error: str) -> None:
         """Pause until there is room. Where there is, and writing fails all the same, waiting would not help."""
         progress = self.trials.progress[trial.number]
-        if shutil.disk_usage(self.runs.root).free >= self.room_needed:
+        if self._has_room():
             setbacks = progress.setbacks.after("disk", self.spec.faults)
             if setbacks is None:
                 self._end_with(DiskError(error))
@@ -376,6 +376,9 @@ class Coordinator:
         if self.no_room is None:
             self.note(f"paused: {error}; the search goes on by itself when there is room")
         self.no_room = error
+
+    def _has_room(self) -> bool:
+        return self.runs.has_room(self.spec.name, self.room_needed, self.spec.data.folds)
 
     def _end_with(self, error: Exception) -> None:
         self.stopping, self.fatal = True, self.fatal or error
@@ -387,3 +390,8 @@ class Coordinator:
         past = (view.seconds / view.epochs for view in self.trials.finished.values() if view.epochs)
         epochs = self.spec.train.epochs if self.spec.data.folds else 1
         return patience(self.spec.faults, max(own, default=None), max((*others, *past), default=None), epochs)
+
+
+def _signature(error: str) -> str:
+    """An error without what differs from trial to trial: paths, whose folders are the trials' own, and numbers."""
+    return re.sub(r"[^\s'\"]*/[^\s'\"]*|\d+", "_", error)

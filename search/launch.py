@@ -170,7 +170,7 @@ def checkpoint_bytes(params: int, workers: int, *, averaged: bool = False, folds
 
 
 def room_needed(spec: StudySpec, bounds: Bounds, workers: int) -> int:
-    """Bytes that must be free for so many workers."""
+    """Bytes of disk for so many workers, what their trials have written already included."""
     averaged = spec.train.ema > 0 or "ema" in spec.space
     return checkpoint_bytes(bounds.most_params, workers, averaged=averaged, folds=spec.data.folds)
 
@@ -210,7 +210,7 @@ def launch(
         content = prepared.data.content_hash
         study = open_study(spec, storage, content, accept_changes=accept_changes, accepted=accepted)
         room = room_needed(spec, prepared, len(devices))
-        check_room(room, runs)
+        check_room(spec, runs, room)
         runs.last_study.write_text(spec.name)
         with display:
             display.note(opening_line(spec, prepared, devices))
@@ -357,13 +357,13 @@ def _with_remembered_data(spec: StudySpec, storage: optuna.storages.BaseStorage)
     return spec
 
 
-def check_room(needed: int, runs: Runs) -> None:
-    """See whether there is room for the checkpoints of all workers.
+def check_room(spec: StudySpec, runs: Runs, needed: int) -> None:
+    """See whether there is room for the checkpoints of all workers, which ``room_needed`` counts.
 
     Raises:
         DiskError: there is not.
     """
-    free = shutil.disk_usage(runs.root).free
+    free, needed = shutil.disk_usage(runs.root).free, runs.still_needed(spec.name, needed, spec.data.folds)
     if free < needed:
         raise DiskError(
             f"checkpoints need {megabytes(needed)} in {runs.root}, {megabytes(free)} are free; free some or use --runs"

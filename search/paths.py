@@ -88,6 +88,13 @@ class Runs:
         """While it is there, the study's search is asked to stop."""
         return self.study(study) / "stop"
 
+    def stop_requested(self, study: str) -> bool:
+        """Whether it is there; a disk that does not answer asks for nothing."""
+        try:
+            return self.stop_request(study).exists()
+        except OSError:
+            return False
+
     def device(self, name: str) -> Path:
         """Locked by whoever trains on a GPU."""
         return self.root / "devices" / f"{name}.lock"
@@ -154,9 +161,32 @@ class Runs:
                 found[folder] = (newest, size)
         return {folder: size for folder, (_, size) in sorted(found.items(), key=lambda item: item[1])}
 
+    def still_needed(self, study: str, needed: int, folds: int = 0) -> int:
+        """Bytes that must be free for the checkpoints of a study's running trials: what these do not take already.
+
+        Args:
+            study: its name.
+            needed: by all that are kept, two of each fold, and those that are written next, beside them.
+            folds: of the study's data; 0 for one validation split.
+        """
+        taken = sum(size for folder, size in self.checkpoints(study).items() if folder.parent == self.trials(study))
+        # More trials may lie there than are trained at once, and what is written next needs room all the same.
+        return max(needed - taken, needed // (2 * max(1, folds) + 1))
+
+    def has_room(self, study: str, needed: int, folds: int = 0) -> bool:
+        """Whether as much is free as is ``still_needed``; on a disk that does not answer, nothing is."""
+        try:
+            return shutil.disk_usage(self.root).free >= self.still_needed(study, needed, folds)
+        except OSError:
+            return False
+
     def keep_to_quota(self, study: str, quota: float) -> list[str]:
         """Delete the oldest checkpoints that nobody trains, until the rest takes ``quota`` bytes; their names."""
-        sizes, removed = self.checkpoints(study), []
+        removed: list[str] = []
+        try:
+            sizes = self.checkpoints(study)
+        except OSError:  # the disk does not answer; that is told where it matters
+            return removed
         for folder in [folder for folder in sizes if folder.parent != self.trials(study)]:
             if sum(sizes.values()) <= quota:
                 break

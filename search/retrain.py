@@ -91,7 +91,7 @@ class Retraining:
         answers: list[T] = []
         most = self.spec.faults.storage_minutes
         while not self.outage.reach(self.still_owner, lambda: answers.append(step()), most_minutes=most):
-            if self.runs.stop_request(self.spec.name).exists():
+            if self.runs.stop_requested(self.spec.name):
                 raise Interrupted("export stopped; nothing is lost, the same command goes on from there")
             time.sleep(POLL_SECONDS)
         return answers[-1]

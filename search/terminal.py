@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import sys
 import time
@@ -172,7 +173,8 @@ def _bar(done: float, total: float, width: int) -> RenderableType:
 class Display:
     """Shows a running search: a live view in a terminal, plain lines elsewhere.
 
-    A terminal that has gone away (a closed ssh session) must not end the search: writing to it stops quietly.
+    A terminal that has gone away (a closed ssh session) must not end the search: writing to it stops quietly. A log
+    file on a full disk gets its lines when there is room.
     """
 
     def __init__(self) -> None:
@@ -189,6 +191,10 @@ class Display:
     def __exit__(self, *_: object) -> None:
         if self._live:
             self._try(self._live.stop)
+        try:
+            self.console.file.flush()
+        except OSError:
+            drop_output(sys.stdout)
 
     def watch(self, snapshot: Snapshot) -> None:
         """Show the search as it is now."""
@@ -200,15 +206,19 @@ class Display:
     def note(self, line: str) -> None:
         """Say one line, which stays."""
         self._said = time.monotonic()
-        self._try(lambda: self.console.print(line, soft_wrap=True, markup=False))
+        if self._live:
+            self._try(lambda: self.console.print(line, soft_wrap=True, markup=False))
+        else:  # rich would say once more what Python keeps while there is no room
+            self._try(lambda: print(line, file=self.console.file, flush=True))
 
     def _try(self, show: Any) -> None:
         if not self._gone:
             try:
                 show()
-            except OSError:
-                self._gone = True
-                drop_output(sys.stdout)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    self._gone = True
+                    drop_output(sys.stdout)
 
 
 def log_line(snapshot: Snapshot) -> str:

@@ -163,6 +163,7 @@ def _peak_memory_bytes() -> int:
 def _kind_of(error: Exception) -> str:
     import torch
 
+    from trainer.device import is_out_of_memory
     from trainer.errors import DiskError, DivergedError, TrainerError
 
     if isinstance(error, DivergedError):
@@ -171,8 +172,8 @@ def _kind_of(error: Exception) -> str:
         return "disk"
     if isinstance(error, TrainerError):
         return "user"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        return "memory"  # the last is what torch's CPU allocator says, as a plain RuntimeError
+    if is_out_of_memory(error):
+        return "memory"
     return "device" if isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error) else "crash"
 
 

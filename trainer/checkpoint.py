@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import torch
 
 from trainer.config import EpochResult, TrainConfig
+from trainer.device import is_out_of_memory
 from trainer.errors import CheckpointError, DiskError
 
 _HASH_BYTES = 4
@@ -124,22 +125,40 @@ class _Stream(io.RawIOBase):
 def load_checkpoint(path: Path) -> Checkpoint | None:
     """The newest whole checkpoint at ``path``: it, else the one before it, else None where there never was one.
 
-    A damaged file is set aside as ``*.damaged`` with a warning.
+    A damaged file is set aside as ``*.damaged`` with a warning; so is one that the disk does not give, if the one
+    before it is whole.
 
     Raises:
-        CheckpointError: a file that the system does not let this process read; it may be whole, so it stays.
+        DiskError: the disk gives none of them; what it does not give may be whole, so it stays.
+        MemoryError, RuntimeError: of Python and of torch, no memory for it; both stay.
     """
+    unread: tuple[Path, str | None] | None = None
     for candidate in (path, _previous(path)):
-        if candidate.exists():
-            try:
-                return _read(candidate)
-            except OSError as error:
-                raise CheckpointError(f"checkpoint {candidate} cannot be opened: {error.strerror}") from error
-            except CheckpointError as error:
-                aside = candidate.with_name(f"{candidate.name}.damaged")
-                candidate.replace(aside)
-                warnings.warn(f"{error}; set aside as {aside.name}, going on from an older one", stacklevel=2)
+        try:
+            found = _read(candidate)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            unread = unread or (candidate, error.strerror)
+        except CheckpointError as error:
+            _set_aside(candidate, str(error))
+        else:
+            if unread is not None:  # else the next save would put it in place of the one that is whole
+                _set_aside(path, f"checkpoint {path} cannot be read: {unread[1]}")
+            return found
+    if unread is not None:
+        file, why = unread
+        raise DiskError(f"checkpoint {file} cannot be read: {why}; mend the disk, or remove it to train from the start")
     return None
+
+
+def _set_aside(path: Path, why: str) -> None:
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        path.replace(aside)
+    except OSError as error:
+        raise DiskError(f"{why}; it cannot be set aside: {error.strerror}") from error
+    warnings.warn(f"{why}; set aside as {aside.name}, going on from an older one", stacklevel=3)
 
 
 def remove_checkpoint(path: Path) -> None:
@@ -169,6 +188,8 @@ def _read(path: Path) -> Checkpoint:
             ema=values["ema"],
         )
     except Exception as error:  # whatever a forged or foreign file makes the unpickler raise
+        if is_out_of_memory(error):
+            raise  # which says nothing of the file
         # Not its message: of ten lines, it advises to load without weights_only, which runs what is in the file.
         raise CheckpointError(f"checkpoint {path} is none that this version writes ({type(error).__name__})") from error
 

@@ -33,6 +33,11 @@ MOST_LOADERS = 8
 measured beside a GPU."""
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out: Python's, a GPU's, or the CPU's, which torch has no class for."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 @dataclass(frozen=True)
 class Device:
     """A device that trains, with the switches that depend on it."""

@@ -4,7 +4,7 @@ TrainerError
 ├── ConfigError      a setting that is unknown, out of range, or does not fit the others
 ├── DataError        pictures that are missing, unreadable, or too few
 ├── LimitError       no candidate fits the limit
-├── DiskError        no room for a cache or a checkpoint
+├── DiskError        no room for a cache or a checkpoint, or the disk does not give one
 ├── CheckpointError  a checkpoint that is damaged or belongs to another training
 └── DivergedError    the loss stopped being finite
 """
@@ -29,7 +29,7 @@ class LimitError(TrainerError):
 
 
 class DiskError(TrainerError):
-    """There is no room for a cache or a checkpoint."""
+    """There is no room for a cache or a checkpoint, or the disk does not give one."""
 
 
 class CheckpointError(TrainerError):

@@ -62,7 +62,7 @@ def fit(
         ConfigError: the model, its teacher or the augmentation cannot be built.
         DivergedError: the loss is not finite.
         CheckpointError: the checkpoint is of another candidate or other pictures.
-        DiskError: no room for the checkpoint.
+        DiskError: no room for the checkpoint, or it cannot be read.
     """
     training = Training(config, data, device, micro_batches, start)
     model, optimizer, padding = training.model, training.optimizer, training.padding

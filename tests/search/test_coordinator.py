@@ -175,6 +175,29 @@ def test_the_same_error_in_two_trials_in_a_row_ends_the_search(bench: Bench) -> 
     assert pool.closed
 
 
+def test_an_error_that_names_the_trials_own_file_is_the_same_in_every_trial(bench: Bench) -> None:
+    def stale(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+        error = f"OSError: [Errno 116] Stale file handle: '{assignment['checkpoint']}'"
+        yield failed(assignment["trial"], "crash", error)
+
+    coordinator = bench.coordinator(ScriptedPool(stale))
+    with pytest.raises(TrainingFailed, match=r"two trials in a row ended in the same error.* Stale file handle: '/"):
+        coordinator.run()
+    assert states(coordinator.trials.study) == ["FAIL", "FAIL"]
+
+
+def test_two_errors_in_a_row_that_are_not_the_same_end_nothing(bench: Bench) -> None:
+    def fails_twice(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        if assignment["trial"] < 2:
+            error = "ValueError: lr is too high" if assignment["trial"] else "ValueError: lr is too low"
+            yield failed(assignment["trial"], "crash", error)
+        yield from trains(assignment, times)
+
+    coordinator = bench.coordinator(ScriptedPool(fails_twice))
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["FAIL", "FAIL", *["COMPLETE"] * 4]
+
+
 def test_the_same_error_in_two_trials_with_a_good_one_between_ends_nothing(bench: Bench) -> None:
     def every_other_fails(assignment: Message, times: int) -> Iterator[Message | Exit]:
         if assignment["trial"] % 2:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -261,3 +263,29 @@ class TestTerminal:
             monkeypatch.setattr(terminal, "LOG_SECONDS", 0)
             display.watch(snapshot)
         assert capsys.readouterr().out.splitlines() == [log_line(snapshot)]
+
+    def test_a_log_file_on_a_full_disk_gets_its_lines_when_there_is_room(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Path("/dev/full").open("w") as log:
+            monkeypatch.setattr(sys, "stdout", log)
+            with Display() as display:
+                display.note("paused: no room for a checkpoint")
+                display.note("trial 1 complete")
+                with (tmp_path / "log").open("w") as room:
+                    os.dup2(room.fileno(), log.fileno())
+                display.note("there is room on the disk; going on")
+        assert (tmp_path / "log").read_text().splitlines() == [
+            "paused: no room for a checkpoint",
+            "trial 1 complete",
+            "there is room on the disk; going on",
+        ]
+
+    def test_a_log_file_that_stays_full_does_not_change_how_the_command_ends(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Path("/dev/full").open("w") as log:
+            monkeypatch.setattr(sys, "stdout", log)
+            with Display() as display:
+                display.note("paused: no room for a checkpoint")
+            log.flush()  # as the interpreter does at its end, which would give exit code 120

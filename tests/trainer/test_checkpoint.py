@@ -6,6 +6,8 @@ import errno
 import io
 import resource
 import shutil
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -18,8 +20,10 @@ from trainer.checkpoint import Checkpoint, load_checkpoint, remove_checkpoint, s
 from trainer.config import EpochResult, TrainConfig
 from trainer.data import Dataset
 from trainer.device import open_device
-from trainer.errors import CheckpointError, DiskError
+from trainer.errors import DiskError
 from trainer.fit import fit
+
+ROOT = Path(__file__).parents[2]
 
 CONFIG = TrainConfig(model="resnet10t", width_mult=0.1, epochs=2, batch_size=200)
 
@@ -200,6 +204,36 @@ def test_code_in_a_forged_one_does_not_run(path: Path, tmp_path: Path, monkeypat
     assert trap.exists()
 
 
+# Too little memory
+
+
+LOAD_WITH_LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+import torch
+from trainer.checkpoint import load_checkpoint
+from trainer.device import is_out_of_memory
+
+now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + int(sys.argv[2]), -1))
+try:
+    load_checkpoint(Path(sys.argv[1]))
+except Exception as error:
+    print(type(error).__name__, is_out_of_memory(error))
+"""
+
+
+@pytest.mark.parametrize(("megabytes", "error"), [(300, "MemoryError"), (500, "RuntimeError")])
+def test_too_little_memory_to_load_one_leaves_both_where_they_are(path: Path, megabytes: int, error: str) -> None:
+    """There is memory to read the file and not to unpack it; then not for its tensors, as torch says it."""
+    save_checkpoint(path, fat(200))
+    save_checkpoint(path, fat(200))
+    command = [sys.executable, "-c", LOAD_WITH_LITTLE_MEMORY, str(path), str(megabytes << 20)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{error} True\n"
+    assert names(path) == {"checkpoint", "checkpoint.previous"}
+
+
 # A crash at any instant of saving
 
 
@@ -252,7 +286,41 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
         save_checkpoint(tmp_path / "file" / "checkpoint", fat(1))
 
 
-def test_a_path_that_cannot_be_opened_is_a_sentence_and_is_left_where_it_is(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="cannot be opened: Is a directory"):
+# A disk that does not give what is on it
+
+
+UNREADABLE = Path("/proc/self/mem")
+"""Reading it is an input/output error, as of a bad sector."""
+
+
+def test_one_that_the_disk_does_not_give_is_set_aside_where_the_one_before_is_whole(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(UNREADABLE)
+    with pytest.warns(UserWarning, match=r"cannot be read: Input/output error; set aside as checkpoint\.damaged"):
+        loaded = load_checkpoint(path)
+    assert loaded is not None
+    assert len(loaded.history) == 1
+    assert names(path) == {"checkpoint.damaged", "checkpoint.previous"}
+
+
+def test_where_the_disk_gives_none_that_is_said_and_what_may_be_whole_stays(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(UNREADABLE)
+    flip_one_bit(path.with_name("checkpoint.previous"))
+    cure = "mend the disk, or remove it to train from the start"
+    with (
+        pytest.warns(UserWarning, match="is damaged"),
+        pytest.raises(DiskError, match=rf"checkpoint .*/copy/checkpoint cannot be read: Input/output error; {cure}$"),
+    ):
+        load_checkpoint(path)
+    assert names(path) == {"checkpoint", "checkpoint.previous.damaged"}
+    path.replace(path.with_name("checkpoint.previous"))
+    with pytest.raises(DiskError, match="previous cannot be read: Input/output error"):
+        load_checkpoint(path)
+    assert names(path) == {"checkpoint.previous", "checkpoint.previous.damaged"}
+
+
+def test_a_path_that_is_no_file_is_a_sentence_and_is_left_where_it_is(tmp_path: Path) -> None:
+    with pytest.raises(DiskError, match="cannot be read: Is a directory"):
         load_checkpoint(tmp_path)
     assert tmp_path.is_dir()
