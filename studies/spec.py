@@ -13,7 +13,17 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from studies.axes import WIDTH_SHARE, Axis, Value, assign, axis_problems, recipe_problems, sizes_vary, values_of
+from studies.axes import (
+    WIDTH_SHARE,
+    Axis,
+    Value,
+    assign,
+    axis_problems,
+    corner_problems,
+    recipe_problems,
+    sizes_vary,
+    values_of,
+)
 from trainer.config import SIZE_SETTINGS, DataConfig, Distill, FrozenModel, TrainConfig, validate
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -209,11 +219,12 @@ class StudySpec(FrozenModel):
         if not space:
             raise ValueError("is empty; name at least one setting to sample, for example lr")
         train, limited, shared = info.data.get("train"), info.data.get("limit") != Limit(), sizes_vary(space)
-        found = [
+        found: list[tuple[tuple[str, ...], str]] = [
             ((key,), text)
             for key, axis in space.items()
             for text in axis_problems(key, axis, train, limited=limited, width_is_shared=shared)
         ]
+        found += corner_problems(space, train) if train is not None else ()
         if found:
             raise _problems(found)
         return space
