@@ -216,9 +216,9 @@ def _refusals(train: TrainConfig, key: str, value: Value) -> list[str]:
     return []
 
 
-def values_of(key: str, train: TrainConfig, space: Mapping[str, Axis] | None) -> tuple[object, ...]:
+def values_of(key: str, train: TrainConfig, space: Mapping[str, Axis]) -> tuple[Any, ...]:
     """What a setting can be in a study: its choices, the ends of its range (the upper first), or the fixed value."""
-    axis = (space or {}).get(key, (getattr(train, key),))
+    axis = space.get(key, (getattr(train, key),))
     return (axis.high, axis.low) if isinstance(axis, Range) else axis
 
 

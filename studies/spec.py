@@ -259,10 +259,13 @@ class StudySpec(FrozenModel):
         train: TrainConfig | None = info.data.get("train")
         if train is None:
             return final
-        if final.epochs is not None and 0 < final.epochs <= train.warmup_epochs:
-            text = f"{final.epochs} must be more than train.warmup_epochs = {train.warmup_epochs:g}"
+        space = info.data.get("space") or {}
+        longest = max(values_of("warmup_epochs", train, space))
+        if final.epochs is not None and final.epochs <= longest:
+            table = "space" if "warmup_epochs" in space else "train"
+            text = f"{final.epochs} must be more than {table}.warmup_epochs = {longest:g}"
             raise _problems([(("epochs",), text)])
-        if final.fit_on == "train+val" and "plateau" in values_of("schedule", train, info.data.get("space")):
+        if final.fit_on == "train+val" and "plateau" in values_of("schedule", train, space):
             text = "train+val leaves no validation loss for train.schedule = plateau; use train, or another schedule"
             raise _problems([(("fit_on",), text)])
         return final

@@ -253,6 +253,14 @@ def test_a_plain_name_is_taken(name: str) -> None:
             "final.epochs: 3 must be more than train.warmup_epochs = 3",
         ),
         (
+            {"space": {"warmup_epochs": [0, 5, 2]}, "final": {"epochs": 4}},
+            "final.epochs: 4 must be more than space.warmup_epochs = 5",
+        ),
+        (
+            {"space": {"warmup_epochs": {"low": 0, "high": 4}}, "final": {"epochs": 4}},
+            "final.epochs: 4 must be more than space.warmup_epochs = 4",
+        ),
+        (
             {"train": {"schedule": "plateau"}, "final": {"fit_on": "train+val"}},
             "final.fit_on: train+val leaves no validation loss for train.schedule = plateau; use train, or",
         ),
