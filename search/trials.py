@@ -147,11 +147,11 @@ class Trials:
 
     def assignment(self, trial: Trial) -> dict[str, Any]:
         """What a worker is told to train, but for where the pictures are decoded; see search/worker.py."""
-        config = self.spec.config_for(trial.params, seed_of(self.spec.seed, trial.number))
         return {
             "type": "assign",
             "trial": trial.number,
-            "config": config.model_dump(mode="json"),
+            # Validated by the worker, where a mistake ends the trial and not the search.
+            "config": self.spec.values_for(trial.params, seed_of(self.spec.seed, trial.number)),
             "width": self._width_question(trial),
             "data": self.spec.data.model_dump(mode="json"),
             "checkpoint": str(self.runs.checkpoint(self.spec.name, trial.number)),

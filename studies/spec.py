@@ -285,13 +285,24 @@ class StudySpec(FrozenModel):
         """Whether a trial samples a share of the feasible widths, because its other settings change the size too."""
         return self.sizes_vary and "width_mult" in self.space
 
-    def config_for(self, sampled: dict[str, Any], seed: int) -> TrainConfig:
-        """The candidate that a trial's sampled values and seed stand for; a width_share is left to search.budget."""
-        values = self.train.model_dump() | {"seed": seed}
+    def values_for(self, sampled: dict[str, Any], seed: int) -> dict[str, Any]:
+        """The settings, not yet validated, that a trial's sampled values and seed stand for, for JSON.
+
+        All that the space has can be trained, but a trial may have been begun before the space was changed.
+        """
+        values = self.train.model_dump(mode="json") | {"seed": seed}
         for key, value in sampled.items():
-            if key != WIDTH_SHARE:
+            if key != WIDTH_SHARE:  # it is left to search.budget
                 assign(values, key, value)
-        return validate(TrainConfig, values, "candidate")
+        return values
+
+    def config_for(self, sampled: dict[str, Any], seed: int) -> TrainConfig:
+        """The candidate that a trial's sampled values and seed stand for.
+
+        Raises:
+            ConfigError: they contradict each other.
+        """
+        return validate(TrainConfig, self.values_for(sampled, seed), "candidate")
 
     def final_config_for(self, sampled: dict[str, Any], seed: int) -> TrainConfig:
         """The same candidate as it is trained for an export."""
