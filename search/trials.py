@@ -26,7 +26,7 @@ from search.setbacks import Setbacks
 from search.status import TrialView, view_of
 from search.storage import check_writable
 from search.study import UUID, VERSIONS, seed_of
-from studies import Range, StudySpec
+from studies import StudySpec
 from studies.axes import WIDTH_SHARE
 from trainer.config import EpochResult, ModelSize
 
@@ -163,10 +163,8 @@ class Trials:
         """What the worker needs to find the width of a trial whose other settings change its size too."""
         if not self.spec.sizes_vary:
             return None
-        axis = self.spec.space.get("width_mult")
-        if isinstance(axis, Range):
-            return {"share": trial.params[WIDTH_SHARE], "low": axis.low, "high": axis.high}
-        return {"share": 0.0, "low": self.spec.train.width_mult, "high": self.spec.train.width_mult}
+        low, high = self.spec.width_range
+        return {"share": trial.params[WIDTH_SHARE] if self.spec.shares_width else 0.0, "low": low, "high": high}
 
     def counted(self, trial: Trial, sizes: dict[str, Any], num_params: int, macs: int) -> None:
         """Store a trial's size and by how much it stays under the limit."""

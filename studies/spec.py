@@ -16,6 +16,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from studies.axes import (
     WIDTH_SHARE,
     Axis,
+    Range,
     Value,
     assign,
     axis_problems,
@@ -284,6 +285,12 @@ class StudySpec(FrozenModel):
     def shares_width(self) -> bool:
         """Whether a trial samples a share of the feasible widths, because its other settings change the size too."""
         return self.sizes_vary and "width_mult" in self.space
+
+    @property
+    def width_range(self) -> tuple[float, float | None]:
+        """The narrowest and the widest width of interest, one and the same where it is fixed; None: all that fit."""
+        axis = self.space.get("width_mult")
+        return (axis.low, axis.high) if isinstance(axis, Range) else (self.train.width_mult, self.train.width_mult)
 
     def values_for(self, sampled: dict[str, Any], seed: int) -> dict[str, Any]:
         """The settings, not yet validated, that a trial's sampled values and seed stand for, for JSON.
