@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.budget import excesses
 from search.errors import StudyChanged
-from search.findings import ranked, step_of
+from search.findings import best_of, step_of
 from search.journal import Journal, installed
 from search.paths import Runs
 from search.resume import new_trial, take_back, take_up
@@ -116,7 +116,7 @@ class Trials:
                 shutil.rmtree(folder, ignore_errors=True)
         for frozen in trials:
             if frozen.state.is_finished():
-                self.finished[frozen.number] = view_of(frozen)
+                self.finished[frozen.number] = view_of(frozen, self.spec.limit)
         for frozen in trials:
             if frozen.state == TrialState.RUNNING:
                 self.orphans.append(self._take_up(frozen))
@@ -223,7 +223,7 @@ class Trials:
         self._keep_confusion(frozen)
         self.journal.append("tell", trial=trial.number, state=state.name, value=frozen.value, reason=reason)
         del self.progress[trial.number]
-        self.finished[trial.number] = view_of(frozen)
+        self.finished[trial.number] = view_of(frozen, self.spec.limit)
         self._forget(trial.number)
         return self.finished[trial.number]
 
@@ -267,7 +267,7 @@ class Trials:
 
     def _keep_confusion(self, trial: FrozenTrial) -> None:
         """Of a new best, for whoever draws it; a picture is not worth an error."""
-        best = next(iter(ranked(self.study.get_trials(deepcopy=False), self.spec.limit)), None)
+        best = best_of(self.study.get_trials(deepcopy=False), self.spec.limit)
         if best is not None and best.number == trial.number:
             with contextlib.suppress(OSError):
                 made = self.runs.trial_confusion(self.spec.name, trial.number)
