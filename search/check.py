@@ -24,7 +24,7 @@ from search.paths import Runs
 from search.pictures import check_picture, draw_pictures
 from search.space import known_recipes
 from search.status import duration, megabytes
-from studies import Limit, Range, StudySpec
+from studies import Limit, StudySpec
 from trainer.cache import as_lines, scan_folder
 from trainer.config import ModelSize, TrainConfig
 from trainer.data import Dataset
@@ -100,12 +100,7 @@ def check_study(
     from trainer.models import count  # torch and timm: 5 s, after the study is known to be sound
 
     data, space, widest = prepared.data, prepared.space, prepared.width
-    candidate = largest_candidate(spec, space)
-    if spec.shares_width:
-        axis = spec.space["width_mult"]
-        assert isinstance(axis, Range)
-        shape = (prepared.num_classes, spec.data.image_size, spec.limit, spec.data.channels)
-        candidate = resolve_sizes(candidate, 1.0, axis.low, axis.high, *shape)
+    candidate = largest_candidate(spec, space, prepared.num_classes)
     largest = count(candidate, prepared.num_classes, spec.data.image_size, spec.data.channels)
     for_checkpoints = room_needed(spec, prepared, len(devices))
     check_room(spec, runs, for_checkpoints)
@@ -158,7 +153,7 @@ def check_study(
     }
 
 
-def largest_candidate(spec: StudySpec, space: Mapping[str, BaseDistribution]) -> TrainConfig:
+def largest_candidate(spec: StudySpec, space: Mapping[str, BaseDistribution], num_classes: int) -> TrainConfig:
     """The widest candidate of the space, with most augmentation, in the smallest batches.
 
     Of words it has the first choice. So where a study samples the model, it is of the first one: others may be larger.
@@ -172,7 +167,12 @@ def largest_candidate(spec: StudySpec, space: Mapping[str, BaseDistribution]) ->
             sampled[key] = axis.high
     if "batch_size" in space:
         sampled["batch_size"] = min(_batch_sizes(spec.train, space["batch_size"]))
-    return spec.config_for(sampled, spec.seed)
+    config = spec.config_for(sampled, spec.seed)
+    if not spec.sizes_vary:
+        return config
+    return resolve_sizes(
+        config, 1.0, *spec.width_range, num_classes, spec.data.image_size, spec.limit, spec.data.channels
+    )
 
 
 def measure_speed(candidate: TrainConfig, data: Dataset, where: WorkerDevice) -> Speed:

@@ -14,12 +14,11 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from search.budget import describe, fits
+from search.budget import describe
 from search.setbacks import MOST_MICRO_BATCHES
-from search.status import duration, recipe_of, view_of
+from search.status import duration, is_feasible, rank, recipe_of, view_of
 from studies import Limit, StudySpec
 from studies.axes import WIDTH_SHARE
-from trainer.config import ModelSize
 
 RECIPES = 5
 """Best trials that are shown, and that an edge of the space is judged by."""
@@ -47,15 +46,15 @@ def ranked(trials: Sequence[FrozenTrial], limit: Limit | None = None) -> list[Fr
         trials: of one study.
         limit: the study's, if it may have been lowered since they were trained.
     """
-
-    def feasible(trial: FrozenTrial) -> bool:
-        size = ModelSize(params=trial.user_attrs.get("num_params", 0), macs=trial.user_attrs.get("macs", 0))
-        return all(excess <= 0 for excess in trial.constraints.values()) and fits(size, limit or Limit())
-
     return sorted(
-        (trial for trial in trials if trial.state == TrialState.COMPLETE and feasible(trial)),
-        key=lambda trial: (-trial.values[0], trial.user_attrs.get("num_params", 0), trial.number),
+        (trial for trial in trials if trial.state == TrialState.COMPLETE and is_feasible(trial, limit)),
+        key=lambda trial: rank(trial.values[0], trial.user_attrs.get("num_params"), trial.number),
     )
+
+
+def best_of(trials: Sequence[FrozenTrial], limit: Limit | None = None) -> FrozenTrial | None:
+    """The first of those that are ``ranked``; None where none is."""
+    return next(iter(ranked(trials, limit)), None)
 
 
 def sampled_axes(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[str, BaseDistribution]:
@@ -129,7 +128,7 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
         f"{len(views)} of {count(spec.search.trials, 'trial')} finished{when}: {len(by_state['COMPLETE'])} completed, "
         f"{len(by_state['PRUNED'])} pruned, {len(by_state['FAIL'])} failed."
     )
-    if best := next(iter(ranked(trials, spec.limit)), None):
+    if best := best_of(trials, spec.limit):
         known = ", one of the known recipes that were tried first" if "known" in best.user_attrs else ""
         sentences.append(
             f"The best, trial {best.number}{known}, reached {best.values[0]:.2%} on the validation split. That is one "

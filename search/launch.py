@@ -127,11 +127,11 @@ def find_bounds(spec: StudySpec, num_classes: int, runs: Runs) -> Bounds:
             known=[as_sampled(spec, recipe, num_classes) for recipe in known_recipes(spec, left_out)],
             left_out=left_out,
         )
-    axis, known = spec.space.get("width_mult"), known_recipes(spec, {})
-    if axis is None:
+    known = known_recipes(spec, {})
+    if "width_mult" not in spec.space:
         params = check_fits(spec.train, *pictures, spec.data.channels, memory=runs.widths).params
         return Bounds(width=None, most_params=params, space=distributions(spec, None), known=known, left_out={})
-    low: float = axis.low  # type: ignore[union-attr]  # StudySpec takes nothing but a range for it
+    low, _ = spec.width_range
     width = widest(spec.train, *pictures, low=low, channels=spec.data.channels, memory=runs.widths)
     space = distributions(spec, width)
     return Bounds(width=width, most_params=width.size.params, space=space, known=known, left_out={})
@@ -142,8 +142,6 @@ def _most_params(spec: StudySpec, models: list[str], num_classes: int) -> int:
     from trainer.models import count_params  # torch and timm: 5 s, and rarely needed
 
     pictures = (num_classes, spec.data.image_size)
-    widths, width = spec.space.get("width_mult"), spec.train.width_mult
-    low, high = (widths.low, widths.high) if isinstance(widths, Range) else (width, width)
     others = {
         key: axis.high if isinstance(axis, Range) else max(axis)
         for key, axis in spec.space.items()
@@ -152,7 +150,7 @@ def _most_params(spec: StudySpec, models: list[str], num_classes: int) -> int:
     most = 0
     for model in models:
         config = spec.config_for(others | {"model": model}, 0)
-        largest = resolve_sizes(config, 1.0, low, high, *pictures, spec.limit, spec.data.channels)
+        largest = resolve_sizes(config, 1.0, *spec.width_range, *pictures, spec.limit, spec.data.channels)
         most = max(most, count_params(largest, *pictures, spec.data.channels))
     return most
 

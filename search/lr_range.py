@@ -6,14 +6,18 @@ import math
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import CategoricalDistribution
+
+from search.budget import resolve_sizes
 from search.console import Terminal
 from search.devices import WorkerDevice
 from search.errors import UsageError
-from search.launch import prepare, show_progress, use_gpu
+from search.launch import Prepared, prepare, show_progress, use_gpu
 from search.paths import Runs
 from search.pictures import check_picture
 from search.space import known_recipes
 from studies import StudySpec
+from trainer.config import TrainConfig
 from trainer.errors import DivergedError
 
 LOWEST, HIGHEST = 1e-6, 1.0
@@ -33,7 +37,8 @@ def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) 
     """Run the test for a study's fixed recipe and draw it.
 
     Args:
-        spec: the study; sampled settings are at the values of its first known recipe that fits, else of [train].
+        spec: the study; sampled settings are at the values of its first known recipe that fits, else of [train],
+            a model at the first of those that fit, and a width as near to [train]'s as fits.
         runs: the runs folder.
         device: where to train.
         out: PNG to write.
@@ -55,8 +60,7 @@ def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) 
     from trainer.device import open_device
     from trainer.fit import sweep_lr
 
-    known = known_recipes(spec, prepared.left_out)
-    config = spec.config_for(known[0] if known else {}, spec.seed)
+    config = _candidate(spec, prepared)
     lrs: list[float] = []
     losses: list[float] = []
     mean = 0.0
@@ -88,6 +92,20 @@ def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) 
         "toml": toml,
         "picture": str(out),
     }
+
+
+def _candidate(spec: StudySpec, prepared: Prepared) -> TrainConfig:
+    """What the test trains: a candidate that the search could have."""
+    recipe = next(iter(known_recipes(spec, prepared.left_out)), {})
+    if isinstance(models := prepared.space.get("model"), CategoricalDistribution):
+        recipe = {"model": models.choices[0]} | recipe
+    config = spec.config_for(recipe, spec.seed)
+    if not (spec.sizes_vary or "width_mult" in spec.space):
+        return config
+    low, high = spec.width_range
+    width = max(low, config.width_mult if high is None else min(config.width_mult, high))
+    pictures = (prepared.num_classes, spec.data.image_size, spec.limit, spec.data.channels)
+    return resolve_sizes(config, 1.0, low, width, *pictures)
 
 
 def suggest(lrs: list[float], losses: list[float]) -> tuple[float, float]:

@@ -30,7 +30,7 @@ from sqlalchemy import URL
 
 from search.best import confirmed
 from search.budget import describe
-from search.findings import count, ranked, show, step_of
+from search.findings import best_of, count, show, step_of
 from search.paths import Runs
 from search.status import Snapshot
 from search.study import owner_name
@@ -331,7 +331,7 @@ def draw_best(trials: Sequence[FrozenTrial], spec: StudySpec, runs: Runs, folder
 
     from search.plots import draw_accuracies, draw_confusion
 
-    best = next(iter(ranked(trials, spec.limit)), None)
+    best = best_of(trials, spec.limit)
     if best is None:
         return []
     title = f"{spec.name}, trial {best.number}: {best.values[0]:.2%}"

@@ -24,6 +24,7 @@ from search.findings import (
     OUT_OF_MEMORY,
     RECIPES,
     as_toml,
+    best_of,
     findings,
     outcome_of,
     ranked,
@@ -173,7 +174,7 @@ def render(
 
 
 def _header(spec: StudySpec, trials: Sequence[FrozenTrial], now: datetime) -> str:
-    best = next(iter(ranked(trials, spec.limit)), None)
+    best = best_of(trials, spec.limit)
     finished = sum(trial.state.is_finished() for trial in trials)
     facts = {
         "best accuracy": f"{best.values[0]:.2%}" if best else "none yet",

@@ -100,21 +100,19 @@ def as_sampled(spec: StudySpec, recipe: Mapping[str, Any], num_classes: int) -> 
     if missing := [key for key in ("model", *SIZE_SETTINGS) if key in spec.space and key not in recipe]:
         names = ", ".join(missing)
         raise ConfigError(f"known: a recipe with width_mult needs {names} too; the range of widths depends on it")
-    axis = spec.space["width_mult"]
-    assert isinstance(axis, Range)
+    low, high = spec.width_range
     others = {key: value for key, value in recipe.items() if key != "width_mult"}
-    top = resolve_sizes(spec.config_for(others, 0), 1.0, axis.low, axis.high, *_pictures(spec, num_classes)).width_mult
+    top = resolve_sizes(spec.config_for(others, 0), 1.0, low, high, *_pictures(spec, num_classes)).width_mult
     width = float(recipe["width_mult"])
-    if not axis.low <= width <= top:
-        raise ConfigError(f"known: width_mult = {width:g} does not fit with its recipe, {axis.low:g} to {top:g} do")
-    return others | {WIDTH_SHARE: (width - axis.low) / (top - axis.low) if top > axis.low else 0.0}
+    if not low <= width <= top:
+        raise ConfigError(f"known: width_mult = {width:g} does not fit with its recipe, {low:g} to {top:g} do")
+    return others | {WIDTH_SHARE: (width - low) / (top - low) if top > low else 0.0}
 
 
 def _check_corner(spec: StudySpec, model: str, num_classes: int, changed: dict[str, Any]) -> None:
     """Check the narrowest width with every other size setting at its largest, but for what is ``changed``."""
     sampled = {key: max(_choices(spec, key)) for key in _other_sizes(spec)}
-    axis = spec.space.get("width_mult")
-    narrowest = axis.low if isinstance(axis, Range) else spec.train.width_mult
+    narrowest, _ = spec.width_range
     config = spec.config_for(sampled | changed | {"model": model}, 0)
     resolve_sizes(config, 0.0, narrowest, narrowest, *_pictures(spec, num_classes))
 

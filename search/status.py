@@ -18,11 +18,13 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL
 
+from search.budget import fits
 from search.paths import Runs
 from search.storage import open_storage, storage_errors
 from search.study import find_study, owner_of
-from studies import StudySpec
+from studies import Limit, StudySpec
 from studies.axes import WIDTH_SHARE
+from trainer.config import ModelSize
 
 STATUS_VERSION = 2
 """Version of the JSON shape of ``search status --json``."""
@@ -48,6 +50,8 @@ class TrialView:
     macs: int | None
     seconds: float
     reason: str
+    feasible: bool = True
+    """Whether its model is within the study's limit, which may have been lowered since."""
 
     def sentence(self, of_epochs: int) -> str:
         """One line for a log."""
@@ -61,7 +65,7 @@ class WorkerView:
     """A worker and what it does."""
 
     label: str = ""
-    """What it was started on, such as "cuda:1"; empty where only the database is known."""
+    """What it was started on, such as "gpu 0" or "cpu:1"; empty where only the database is known."""
     device: str = ""
     """What it found there; "starting" until it has."""
     trial: int | None = None
@@ -103,13 +107,9 @@ class Snapshot:
 
     @property
     def best(self) -> TrialView | None:
-        """The best completed trial; the smaller model, then the older trial on a tie."""
-        complete = [trial for trial in self.finished if trial.state == "COMPLETE" and trial.value is not None]
-        return min(
-            complete,
-            key=lambda trial: (-(trial.value or 0), trial.num_params or 0, trial.number),
-            default=None,
-        )
+        """The best feasible completed trial, as ``search.findings.best_of`` has it."""
+        complete = [trial for trial in self.finished if trial.state == "COMPLETE" and trial.feasible]
+        return min(complete, key=lambda trial: rank(trial.value, trial.num_params, trial.number), default=None)
 
     def count(self, state: str) -> int:
         """Finished trials in one of Optuna's states."""
@@ -124,8 +124,19 @@ def recipe_of(trial: FrozenTrial) -> dict[str, Any]:
     return recipe
 
 
-def view_of(trial: FrozenTrial) -> TrialView:
-    """What people want to know of a finished trial."""
+def rank(value: float | None, num_params: int | None, number: int) -> tuple[float, int, int]:
+    """What completed trials are sorted by, best first; the smaller model, then the older trial on a tie."""
+    return -(value or 0.0), num_params or 0, number
+
+
+def is_feasible(trial: FrozenTrial, limit: Limit | None = None) -> bool:
+    """Whether a trial's model is within the limit it was trained under and, if one is given, within that of now."""
+    size = ModelSize(params=trial.user_attrs.get("num_params", 0), macs=trial.user_attrs.get("macs", 0))
+    return all(excess <= 0 for excess in trial.constraints.values()) and fits(size, limit or Limit())
+
+
+def view_of(trial: FrozenTrial, limit: Limit | None = None) -> TrialView:
+    """What people want to know of a finished trial; ``limit``: as ``is_feasible`` takes it."""
     values = trial.intermediate_values
     attributes = trial.user_attrs
     return TrialView(
@@ -138,6 +149,7 @@ def view_of(trial: FrozenTrial) -> TrialView:
         macs=attributes.get("macs"),
         seconds=attributes.get("seconds", 0.0),
         reason=attributes.get("reason", ""),
+        feasible=is_feasible(trial, limit),
     )
 
 
@@ -301,7 +313,7 @@ def completed(
 
 def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: dict[str, Any] | None = None) -> Snapshot:
     """A search seen from outside, through its database, and through its state file where ``read_state`` gives it."""
-    finished = tuple(view_of(trial) for trial in trials if trial.state.is_finished())
+    finished = tuple(view_of(trial, spec.limit) for trial in trials if trial.state.is_finished())
     if told is not None:
         aged = time.time() - told["at"]
         workers = [WorkerView(**worker) for worker in told["workers"]]

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.budget import excesses
 from search.errors import StudyChanged
-from search.findings import ranked, step_of
+from search.findings import best_of, step_of
 from search.journal import Journal, installed
 from search.paths import Runs
 from search.resume import new_trial, take_back, take_up
@@ -26,7 +26,7 @@ from search.setbacks import Setbacks
 from search.status import TrialView, view_of
 from search.storage import check_writable
 from search.study import UUID, VERSIONS, seed_of
-from studies import Range, StudySpec
+from studies import StudySpec
 from studies.axes import WIDTH_SHARE
 from trainer.config import EpochResult, ModelSize
 
@@ -116,7 +116,7 @@ class Trials:
                 shutil.rmtree(folder, ignore_errors=True)
         for frozen in trials:
             if frozen.state.is_finished():
-                self.finished[frozen.number] = view_of(frozen)
+                self.finished[frozen.number] = view_of(frozen, self.spec.limit)
         for frozen in trials:
             if frozen.state == TrialState.RUNNING:
                 self.orphans.append(self._take_up(frozen))
@@ -147,11 +147,11 @@ class Trials:
 
     def assignment(self, trial: Trial) -> dict[str, Any]:
         """What a worker is told to train, but for where the pictures are decoded; see search/worker.py."""
-        config = self.spec.config_for(trial.params, seed_of(self.spec.seed, trial.number))
         return {
             "type": "assign",
             "trial": trial.number,
-            "config": config.model_dump(mode="json"),
+            # Validated by the worker, where a mistake ends the trial and not the search.
+            "config": self.spec.values_for(trial.params, seed_of(self.spec.seed, trial.number)),
             "width": self._width_question(trial),
             "data": self.spec.data.model_dump(mode="json"),
             "checkpoint": str(self.runs.checkpoint(self.spec.name, trial.number)),
@@ -163,10 +163,8 @@ class Trials:
         """What the worker needs to find the width of a trial whose other settings change its size too."""
         if not self.spec.sizes_vary:
             return None
-        axis = self.spec.space.get("width_mult")
-        if isinstance(axis, Range):
-            return {"share": trial.params[WIDTH_SHARE], "low": axis.low, "high": axis.high}
-        return {"share": 0.0, "low": self.spec.train.width_mult, "high": self.spec.train.width_mult}
+        low, high = self.spec.width_range
+        return {"share": trial.params[WIDTH_SHARE] if self.spec.shares_width else 0.0, "low": low, "high": high}
 
     def counted(self, trial: Trial, sizes: dict[str, Any], num_params: int, macs: int) -> None:
         """Store a trial's size and by how much it stays under the limit."""
@@ -225,7 +223,7 @@ class Trials:
         self._keep_confusion(frozen)
         self.journal.append("tell", trial=trial.number, state=state.name, value=frozen.value, reason=reason)
         del self.progress[trial.number]
-        self.finished[trial.number] = view_of(frozen)
+        self.finished[trial.number] = view_of(frozen, self.spec.limit)
         self._forget(trial.number)
         return self.finished[trial.number]
 
@@ -269,7 +267,7 @@ class Trials:
 
     def _keep_confusion(self, trial: FrozenTrial) -> None:
         """Of a new best, for whoever draws it; a picture is not worth an error."""
-        best = next(iter(ranked(self.study.get_trials(deepcopy=False), self.spec.limit)), None)
+        best = best_of(self.study.get_trials(deepcopy=False), self.spec.limit)
         if best is not None and best.number == trial.number:
             with contextlib.suppress(OSError):
                 made = self.runs.trial_confusion(self.spec.name, trial.number)

@@ -79,12 +79,12 @@ def _train(assignment: dict[str, Any], device: Any, datasets: dict[Any, Any], in
     from search.budget import check_fits, resolve_sizes
     from studies import Limit
     from trainer.checkpoint import load_checkpoint
-    from trainer.config import SIZE_SETTINGS, DataConfig, TrainConfig
+    from trainer.config import SIZE_SETTINGS, DataConfig, TrainConfig, validate
     from trainer.data import open_data
     from trainer.fit import fit, fit_folds
 
     trial, limit = assignment["trial"], Limit.model_validate(assignment["limit"])
-    config = TrainConfig.model_validate(assignment["config"])
+    config = validate(TrainConfig, assignment["config"], "candidate")
     key = (assignment["cache"], json.dumps(assignment["data"]))
     first_on_these = key not in datasets
     if first_on_these:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
+from itertools import product
 from types import NoneType, UnionType
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from trainer.config import SIZE_SETTINGS, Distill, FrozenModel, Sam, TrainConfig, describe_problem, nearest, validate
-from trainer.errors import ConfigError
+from trainer.config import SIZE_SETTINGS, Distill, FrozenModel, Sam, TrainConfig, describe_problem, nearest
 
 SAMPLED = (
     "model",
@@ -56,6 +56,9 @@ SAMPLED = (
 
 TABLES: dict[str, type[FrozenModel]] = {"sam": Sam, "distill": Distill}
 """Tables of [train] with settings that can be sampled, named "sam.rho"."""
+
+TOGETHER = (("mixup", "cutmix"), ("schedule", "warmup_epochs", "step_epochs"))
+"""Settings that TrainConfig has rules about, together. What its rules take at the corners they take in between."""
 
 WIDTH_SHARE = "width_share"
 """What is sampled instead of width_mult where other sampled settings change the size too: the share of the range of
@@ -176,22 +179,47 @@ def recipe_problems(key: str, value: Value, above: dict[str, Any]) -> Iterator[s
         yield from _refusals(above["train"], key, value)
 
 
+def corner_problems(space: Mapping[str, Axis], train: TrainConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What TrainConfig has against candidates whose settings it takes one by one, each with its place in the space."""
+    for keys in TOGETHER:
+        corners = product(*(values_of(key, train, space) for key in keys))
+        text = next(filter(None, (_contradiction(train, zip(keys, corner, strict=True)) for corner in corners)), None)
+        if text is None:
+            continue
+        sampled = [key for key in keys if key in space]
+        named = [key for key in sampled if key in text] or sampled
+        if len(named) == 1:
+            yield (named[0],), text.removeprefix(f"{named[0]} = ")
+        else:
+            yield (), f"{text}; narrow {' or '.join(named)}"
+
+
+def _contradiction(train: TrainConfig, settings: Iterable[tuple[str, object]]) -> str | None:
+    """What TrainConfig has against these values together, given the fixed recipe."""
+    try:
+        TrainConfig.model_validate(train.model_dump() | dict(settings))
+    except ValidationError as error:
+        return next((describe_problem(TrainConfig, one).strip() for one in error.errors() if not one["loc"]), None)
+    return None
+
+
 def _refusals(train: TrainConfig, key: str, value: Value) -> list[str]:
-    """What TrainConfig has against ``key = value``, given the fixed recipe."""
+    """What TrainConfig has against ``key = value`` by itself; see ``corner_problems`` for what it may go with."""
     integral = isinstance(value, float) and annotation_of(key) is int and value == int(value)
     values = train.model_dump()
     assign(values, key, int(value) if integral else value)
     try:
-        validate(TrainConfig, values, "")
-    except ConfigError as error:
-        return [line.strip().removeprefix(f"{key} = ") for line in str(error).splitlines()[1:]]
+        TrainConfig.model_validate(values)
+    except ValidationError as error:
+        lines = [describe_problem(TrainConfig, one).strip() for one in error.errors() if one["loc"]]
+        return [line.removeprefix(f"{key} = ") for line in lines]
     return []
 
 
-def values_of(key: str, train: TrainConfig, space: dict[str, Axis] | None) -> tuple[object, ...]:
-    """What a setting can be in a study: its choices, or the fixed value."""
-    axis = (space or {}).get(key)
-    return axis if isinstance(axis, tuple) else (getattr(train, key),)
+def values_of(key: str, train: TrainConfig, space: Mapping[str, Axis]) -> tuple[Any, ...]:
+    """What a setting can be in a study: its choices, the ends of its range (the upper first), or the fixed value."""
+    axis = space.get(key, (getattr(train, key),))
+    return (axis.high, axis.low) if isinstance(axis, Range) else axis
 
 
 def annotation_of(key: str) -> Any:

@@ -13,7 +13,18 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from studies.axes import WIDTH_SHARE, Axis, Value, assign, axis_problems, recipe_problems, sizes_vary, values_of
+from studies.axes import (
+    WIDTH_SHARE,
+    Axis,
+    Range,
+    Value,
+    assign,
+    axis_problems,
+    corner_problems,
+    recipe_problems,
+    sizes_vary,
+    values_of,
+)
 from trainer.config import SIZE_SETTINGS, DataConfig, Distill, FrozenModel, TrainConfig, validate
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -209,11 +220,12 @@ class StudySpec(FrozenModel):
         if not space:
             raise ValueError("is empty; name at least one setting to sample, for example lr")
         train, limited, shared = info.data.get("train"), info.data.get("limit") != Limit(), sizes_vary(space)
-        found = [
+        found: list[tuple[tuple[str, ...], str]] = [
             ((key,), text)
             for key, axis in space.items()
             for text in axis_problems(key, axis, train, limited=limited, width_is_shared=shared)
         ]
+        found += corner_problems(space, train) if train is not None else ()
         if found:
             raise _problems(found)
         return space
@@ -248,10 +260,13 @@ class StudySpec(FrozenModel):
         train: TrainConfig | None = info.data.get("train")
         if train is None:
             return final
-        if final.epochs is not None and 0 < final.epochs <= train.warmup_epochs:
-            text = f"{final.epochs} must be more than train.warmup_epochs = {train.warmup_epochs:g}"
+        space = info.data.get("space") or {}
+        longest = max(values_of("warmup_epochs", train, space))
+        if final.epochs is not None and final.epochs <= longest:
+            table = "space" if "warmup_epochs" in space else "train"
+            text = f"{final.epochs} must be more than {table}.warmup_epochs = {longest:g}"
             raise _problems([(("epochs",), text)])
-        if final.fit_on == "train+val" and "plateau" in values_of("schedule", train, info.data.get("space")):
+        if final.fit_on == "train+val" and "plateau" in values_of("schedule", train, space):
             text = "train+val leaves no validation loss for train.schedule = plateau; use train, or another schedule"
             raise _problems([(("fit_on",), text)])
         return final
@@ -271,13 +286,30 @@ class StudySpec(FrozenModel):
         """Whether a trial samples a share of the feasible widths, because its other settings change the size too."""
         return self.sizes_vary and "width_mult" in self.space
 
-    def config_for(self, sampled: dict[str, Any], seed: int) -> TrainConfig:
-        """The candidate that a trial's sampled values and seed stand for; a width_share is left to search.budget."""
-        values = self.train.model_dump() | {"seed": seed}
+    @property
+    def width_range(self) -> tuple[float, float | None]:
+        """The narrowest and the widest width of interest, one and the same where it is fixed; None: all that fit."""
+        axis = self.space.get("width_mult")
+        return (axis.low, axis.high) if isinstance(axis, Range) else (self.train.width_mult, self.train.width_mult)
+
+    def values_for(self, sampled: dict[str, Any], seed: int) -> dict[str, Any]:
+        """The settings, not yet validated, that a trial's sampled values and seed stand for, for JSON.
+
+        All that the space has can be trained, but a trial may have been begun before the space was changed.
+        """
+        values = self.train.model_dump(mode="json") | {"seed": seed}
         for key, value in sampled.items():
-            if key != WIDTH_SHARE:
+            if key != WIDTH_SHARE:  # it is left to search.budget
                 assign(values, key, value)
-        return validate(TrainConfig, values, "candidate")
+        return values
+
+    def config_for(self, sampled: dict[str, Any], seed: int) -> TrainConfig:
+        """The candidate that a trial's sampled values and seed stand for.
+
+        Raises:
+            ConfigError: they contradict each other.
+        """
+        return validate(TrainConfig, self.values_for(sampled, seed), "candidate")
 
     def final_config_for(self, sampled: dict[str, Any], seed: int) -> TrainConfig:
         """The same candidate as it is trained for an export."""

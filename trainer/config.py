@@ -210,6 +210,7 @@ class TrainConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> Self:
+        # Sampled settings that a rule is about belong in studies.axes.TOGETHER, for whole spaces to be judged by it.
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
             raise ValueError(f"warmup_epochs = {self.warmup_epochs:g} must be less than epochs = {self.epochs}")
         for transform in self.augment:

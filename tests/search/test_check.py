@@ -154,9 +154,18 @@ def test_the_time_is_that_of_the_widest_candidate_with_most_augmentation_in_the_
         known=[],
     )
     space = prepare(spec, runs, Console(stderr=True)).space
-    candidate = largest_candidate(spec, space)
+    candidate = largest_candidate(spec, space, 10)
     assert (candidate.batch_size, candidate.rotate, candidate.crop_padding, candidate.optimizer) == (8, 20, 2, "sgd")
     assert candidate.width_mult == space["width_mult"].high  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("growth", [{"train": {"growth": 2.5}}, {"space": {"growth": {"low": 1.5, "high": 2.5}}}])
+def test_the_largest_candidate_lacks_what_its_family_does_not_have(runs: Runs, growth: dict[str, Any]) -> None:
+    space = {"model": ["rexnet_100", "resnet10t"]} | growth.get("space", {})
+    spec = study(limit={"params": 9_000_000}, space=space, known=[], train=growth.get("train", {}))
+    candidate = largest_candidate(spec, find_bounds(spec, 10, runs).space, 10)
+    assert (candidate.model, candidate.growth, candidate.width_mult) == ("rexnet_100", 2.0, 1.0)
+    assert count(candidate, 10, 16).params < 9_000_000
 
 
 def test_the_time_is_that_of_augmented_pictures_also_where_the_first_epochs_are_plain(runs: Runs) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 
 import optuna
 import pytest
 from invented import SPACE, complete, many_trials, page_of, pruned, trial
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
+from scripted import EPOCHS, Bench, ScriptedPool, epoch, spec_of, started
 
 from search.charts import learning_curves
 from search.figures import study_pictures
 from search.findings import as_toml, findings, ranked, setting_importances, story
-from search.status import view_of
+from search.pools.local import Message
+from search.retrain import choose_trial
+from search.status import snapshot_of, view_of
 from studies import Limit, StudySpec, load
 
 
@@ -219,3 +223,23 @@ def test_the_best_trial_is_feasible_then_accurate_then_small_then_old() -> None:
     assert [trial.number for trial in ranked(study.get_trials())] == [2, 3, 1, 4]
     lowered = Limit(params=299)
     assert [trial.number for trial in ranked(study.get_trials(), lowered)] == [2, 3, 4]
+
+
+def test_a_trial_over_a_lowered_limit_is_nobodys_best(bench: Bench) -> None:
+    def better_and_larger(assignment: Message, _times: int) -> Iterator[Message]:
+        number = assignment["trial"]
+        yield started(number)
+        for step in range(1, EPOCHS + 1):
+            yield epoch(number, step, number / 10)
+
+    bench.coordinator(ScriptedPool(better_and_larger), spec_of(trials=4)).run()
+    bench.accept_changes = True
+    lowered = spec_of(trials=4).model_copy(update={"limit": Limit(params=902)})  # trial 3 has 903
+    coordinator = bench.coordinator(ScriptedPool(better_and_larger), lowered)
+    assert coordinator.run() is True
+    trials = coordinator.trials.study.get_trials()
+    live, outside = coordinator.snapshot().best, snapshot_of(lowered, trials).best
+    assert live is not None
+    assert live == outside
+    assert live.number == choose_trial(coordinator.trials.study, None, lowered.limit).number == 2
+    assert [view.feasible for view in coordinator.snapshot().finished] == [True, True, True, False]

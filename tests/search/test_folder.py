@@ -22,6 +22,8 @@ from search.replay import render, replay, replay_with
 from search.storage import open_storage, parse_url
 from search.study import UUID
 from studies import StudySpec
+from trainer.config import TrainConfig, validate
+from trainer.errors import ConfigError
 
 
 @pytest.fixture
@@ -233,6 +235,30 @@ def test_a_running_trial_whose_recipe_was_changed_and_accepted_fails_with_its_re
         assert trial.user_attrs["reason"] == f"CheckpointError: {checkpoint} belongs to another candidate"
         assert "weight_decay" in trial.params
     assert replay(journal).identical
+
+
+def test_a_running_trial_that_the_accepted_recipe_contradicts_fails_with_its_reason_and_the_search_goes_on(
+    bench: Bench,
+) -> None:
+    def validates(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        """As a worker does before it trains."""
+        try:
+            validate(TrainConfig, assignment["config"], "candidate")
+        except ConfigError as error:
+            yield failed(assignment["trial"], "user", f"ConfigError: {error}")
+        else:
+            yield from trains(assignment, times)
+
+    values: dict[str, Any] = spec_of(trials=3).model_dump(mode="json")
+    values["space"] = {"mixup": {"low": 0.7, "high": 0.9}, "lr": {"low": 1e-3, "high": 1e-2}}
+    stopped(bench, StudySpec.model_validate(values), epochs=2)
+    values["train"]["cutmix"], values["space"]["mixup"] = 0.5, {"low": 0.1, "high": 0.5}
+    bench.accept_changes = True
+    coordinator = bench.coordinator(ScriptedPool(validates), StudySpec.model_validate(values))
+    assert coordinator.run() is True
+    first, *others = coordinator.trials.study.get_trials()
+    assert [trial.state.name for trial in (first, *others)] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert "and cutmix = 0.5 are shares of batches; at most 1 together" in first.user_attrs["reason"]
 
 
 def test_a_running_trial_without_an_epoch_is_trained_by_the_recipe_that_was_accepted(bench: Bench) -> None:

@@ -18,6 +18,7 @@ from studies import Range, StudySpec, load
 from trainer import fit
 from trainer.config import TrainConfig, validate
 from trainer.errors import DivergedError
+from trainer.models import count
 
 COMMAND = Path(sys.executable).with_name("search")
 
@@ -45,6 +46,51 @@ def test_sampled_settings_are_at_the_values_of_the_first_known_recipe(
     answer = find_lr_range(spec, Runs(tmp_path), WorkerDevice("cpu", None, 1), tmp_path / "curve.png")
     assert [(config.width_mult, config.dropout) for config in seen] == [(0.05, 0.25)]
     assert answer["low"] <= answer["steepest"] <= answer["high"]
+
+
+@pytest.mark.parametrize(
+    ("known", "model", "growth", "width"),
+    [
+        ([{"model": "rexnet_100", "growth": 2.5, "width_mult": 0.08}], "rexnet_100", 2.0, 0.08),
+        ([{"model": "resnet10t", "growth": 1.5}], "resnet10t", 1.5, None),
+        ([], "resnet10t", 2.0, None),
+    ],
+)
+def test_what_is_trained_is_a_candidate_that_the_search_could_have(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    known: list[dict[str, Any]],
+    model: str,
+    growth: float,
+    width: float | None,
+) -> None:
+    values: dict[str, Any] = {
+        "name": "families",
+        "data": {"source": "digits", "image_size": 16, "test_fraction": 0.8},
+        "limit": {"params": 200_000},
+        "space": {
+            "model": ["resnet10t", "rexnet_100"],
+            "width_mult": {"low": 0.05},
+            "growth": {"low": 1.5, "high": 2.5},
+        },
+        "known": known,
+    }
+    seen: list[TrainConfig] = []
+
+    def canned(config: TrainConfig, *_: Any) -> Any:
+        seen.append(config)
+        return zip([1e-4, 1e-3, 1e-2, 1e-1], [4.0, 3.0, 2.0, 1.0], strict=True)
+
+    monkeypatch.setattr("trainer.fit.sweep_lr", canned)
+    spec = validate(StudySpec, values, "study")
+    find_lr_range(spec, Runs(tmp_path), WorkerDevice("cpu", None, 1), tmp_path / "curve.png")
+    (config,) = seen
+    assert (config.model, config.growth) == (model, growth)
+    assert count(config, 10, 16).params <= 200_000
+    if width is None:  # [train] has 1.0, and that is over the limit
+        assert count(config.model_copy(update={"width_mult": config.width_mult + 1e-4}), 10, 16).params > 200_000
+    else:
+        assert config.width_mult == pytest.approx(width)
 
 
 def test_the_suggestion_is_where_the_loss_falls_fastest_and_where_it_is_lowest() -> None:

@@ -10,12 +10,12 @@ import torch
 
 from search.devices import WorkerDevice
 from search.pools.local import LocalPool, Message
-from search.worker import _kind_of
+from search.worker import _kind_of, _train
 from trainer.checkpoint import load_checkpoint
 from trainer.config import DataConfig, TrainConfig
 from trainer.data import prepare_data
 from trainer.device import open_device
-from trainer.errors import DiskError, DivergedError, LimitError
+from trainer.errors import ConfigError, DiskError, DivergedError, LimitError
 from trainer.fit import fit
 
 
@@ -36,6 +36,13 @@ def test_errors_of_the_device_get_a_new_process() -> None:
 def test_errors_that_a_retry_cannot_mend_are_told_from_those_it_may() -> None:
     kinds = [_kind_of(error) for error in (DivergedError("x"), DiskError("x"), LimitError("x"), ValueError("x"))]
     assert kinds == ["diverged", "disk", "user", "crash"]
+
+
+def test_a_candidate_whose_settings_contradict_each_other_is_a_mistake_of_the_users() -> None:
+    assignment = {"trial": 0, "limit": {}, "config": {"mixup": 0.8, "cutmix": 0.5}}
+    with pytest.raises(ConfigError, match=r"^candidate:\n  mixup = 0.8 and cutmix = 0.5 are shares") as refused:
+        _train(assignment, None, {}, None, None)
+    assert _kind_of(refused.value) == "user"
 
 
 @pytest.mark.slow

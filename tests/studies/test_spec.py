@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -119,10 +120,61 @@ def test_an_unknown_key_names_the_nearest_at_every_level(values: dict[str, Any],
         ),
         ({"lr": {"low": 0.1, "high": float("inf")}}, "space.lr: high = inf: input should be a finite number"),
         ("lr", "space = 'lr': input should be a valid dictionary"),
+        (
+            {"schedule": ["milestones"]},
+            'space.schedule: "milestones" needs milestones, for example [0.3, 0.5, 0.7, 0.9]',
+        ),
     ],
 )
 def test_an_axis_that_cannot_be_sampled_says_why(space: Any, line: str) -> None:
     assert problems(space=space) == [line]
+
+
+@pytest.mark.parametrize(
+    ("space", "line"),
+    [
+        (
+            {"mixup": {"low": 0, "high": 0.7}, "cutmix": {"low": 0, "high": 0.7}},
+            "space: mixup = 0.7 and cutmix = 0.7 are shares of batches; at most 1 together; narrow mixup or cutmix",
+        ),
+        (
+            {"schedule": ["cosine", "warm_restarts"], "warmup_epochs": [0, 5], "step_epochs": [3, 10]},
+            "space: warmup_epochs = 5 must be less than a cycle, step_epochs = 3; narrow warmup_epochs or step_epochs",
+        ),
+        (
+            {"schedule": ["cosine", "warm_restarts"], "warmup_epochs": {"low": 0, "high": 12}},
+            "space.warmup_epochs: 12 must be less than a cycle, step_epochs = 10",
+        ),
+    ],
+)
+def test_a_space_with_candidates_that_could_not_be_trained_is_refused(space: dict[str, Any], line: str) -> None:
+    assert problems(space=space) == [line]
+
+
+def test_no_candidate_of_a_space_that_was_taken_is_refused() -> None:
+    random, taken = Random(0), 0
+    most = {"mixup": 1.0, "cutmix": 1.0, "warmup_epochs": 8.0, "step_epochs": 12}
+    for _ in range(300):
+        draw = {key: random.uniform if key != "step_epochs" else random.randint for key in most}
+        ends = {key: sorted(draw[key](int(high > 9), high) for _ in "ab") for key, high in most.items()}
+        space = {key: {"low": low, "high": high} for key, (low, high) in ends.items() if random.random() < 0.7}
+        try:
+            spec = study(space=space | {"schedule": ["cosine", "warm_restarts"]})
+        except ConfigError:
+            continue
+        taken += 1
+        for schedule in ("cosine", "warm_restarts"):
+            sampled = {key: random.choice([*ends[key], draw[key](*ends[key])]) for key in space}
+            spec.config_for(sampled | {"schedule": schedule}, 0)
+    assert 50 < taken < 250
+
+
+def test_what_is_sampled_is_not_judged_by_the_fixed_value_that_it_replaces() -> None:
+    space = {"warmup_epochs": [0, 12], "step_epochs": [15, 20]}
+    recipe = {"warmup_epochs": 12, "step_epochs": 15}
+    spec = study(train={"schedule": "warm_restarts"}, space=space, known=[recipe])
+    assert spec.train.step_epochs == 10
+    assert spec.config_for(recipe, 0).warmup_epochs == 12
 
 
 @pytest.mark.parametrize(
@@ -199,6 +251,14 @@ def test_a_plain_name_is_taken(name: str) -> None:
         (
             {"train": {"warmup_epochs": 3}, "final": {"epochs": 3}},
             "final.epochs: 3 must be more than train.warmup_epochs = 3",
+        ),
+        (
+            {"space": {"warmup_epochs": [0, 5, 2]}, "final": {"epochs": 4}},
+            "final.epochs: 4 must be more than space.warmup_epochs = 5",
+        ),
+        (
+            {"space": {"warmup_epochs": {"low": 0, "high": 4}}, "final": {"epochs": 4}},
+            "final.epochs: 4 must be more than space.warmup_epochs = 4",
         ),
         (
             {"train": {"schedule": "plateau"}, "final": {"fit_on": "train+val"}},
