@@ -217,9 +217,7 @@ def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]
     if SPEC not in study.user_attrs:
         raise UsageError(f"study {name!r} was not made by search launch; name one that was, or look at it with optuna")
     cure = "launch it again with this version, or use that one"
-    spec = stored_spec(study.user_attrs[SPEC], f"study {name!r} was last launched", cure)
-    study.sampler, study.pruner = build_sampler(spec, 0), build_pruner(spec)
-    return study, spec
+    return study, stored_spec(study.user_attrs[SPEC], f"study {name!r} was last launched", cure)
 
 
 def stored_spec(values: Any, what: str, cure: str) -> StudySpec:
