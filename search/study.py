@@ -214,10 +214,14 @@ def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]
     if name not in found:
         raise UsageError(f"no study {name!r} in this database; {nearest(name, found) if found else 'it has none yet'}")
     study = optuna.load_study(study_name=name, storage=storage)
+    foreign = UsageError(f"study {name!r} was not made by search launch; name one that was, or look at it with optuna")
     if SPEC not in study.user_attrs:
-        raise UsageError(f"study {name!r} was not made by search launch; name one that was, or look at it with optuna")
+        raise foreign
     cure = "launch it again with this version, or use that one"
-    return study, stored_spec(study.user_attrs[SPEC], f"study {name!r} was last launched", cure)
+    spec = stored_spec(study.user_attrs[SPEC], f"study {name!r} was last launched", cure)
+    if spec.name != name:  # a copy by another program, whose name may be a path, and names our files
+        raise foreign
+    return study, spec
 
 
 def stored_spec(values: Any, what: str, cure: str) -> StudySpec:
