@@ -249,6 +249,34 @@ def uuid_of(name: str, storage: RDBStorage) -> str | None:
     return found
 
 
+def identify(study: optuna.Study) -> Callable[[], None]:
+    """Remember which study this is: one that is deleted may come back as another of its name.
+
+    Returns:
+        What is to be called before the study is written to; raises StudyChanged once it is gone or another.
+
+    Raises:
+        StudyChanged: it is gone already.
+    """
+
+    def uuid() -> str | None:
+        try:
+            found: str | None = study.user_attrs.get(UUID)
+        except KeyError:
+            raise gone from None
+        return found
+
+    def still_there() -> None:
+        if uuid() != before:  # SQLite gives the number of a deleted study to the next
+            raise gone
+
+    gone = StudyChanged(
+        f"study {study.study_name!r} was deleted or replaced while it was in use; launch it again for a new one"
+    )
+    before = uuid()
+    return still_there
+
+
 def open_test_split(study: optuna.Study, who: str, **facts: Any) -> int:
     """Note, before it is read, that the test split is looked at.
 

@@ -192,7 +192,7 @@ def test_a_study_deleted_while_it_is_searched_is_noticed_although_its_name_is_th
 
     gone: list[bool] = []
     coordinator = bench.coordinator(ScriptedPool(trains, on_epoch=replaced))
-    with pytest.raises(StudyChanged, match="study 'scripted' was deleted or replaced while it was searched"):
+    with pytest.raises(StudyChanged, match="study 'scripted' was deleted or replaced while it was in use"):
         coordinator.run()
 
 
