@@ -117,6 +117,8 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
         with FileLock(f"{file}.lock"), storage_errors(url):
             storage = RDBStorage(_plain(url), engine_kwargs={"connect_args": {"timeout": SQLITE_BUSY_SECONDS}})
             _use_write_ahead_log(storage.engine)
+            opened = file.stat()
+            storage.engine.update_execution_options(opened=(opened.st_dev, opened.st_ino))
             return storage
     except OSError as error:
         raise StorageError(f"database {file}: {error.strerror}; check that you may write to its folder") from error
@@ -164,6 +166,21 @@ def is_away(error: Exception) -> bool:
     if isinstance(cause.orig, sqlite3.Error):
         return any(words in str(cause.orig) for words in ("is full", "is locked", "disk I/O error"))
     return cause.connection_invalidated or isinstance(cause, OperationalError | InterfaceError)
+
+
+def is_same_file(study: optuna.Study) -> bool:
+    """Whether a SQLite file is still where it was opened: a deleted one is read and written without an error."""
+    engine = _engine(study)
+    opened = engine.get_execution_options().get("opened")
+    if opened is None:
+        return True
+    try:
+        found = Path(engine.url.database or "").stat()
+    except FileNotFoundError:
+        return False
+    except OSError:  # of the disk: the database will say it too
+        return True
+    return bool(opened == (found.st_dev, found.st_ino))
 
 
 def wait_briefly(study: optuna.Study) -> None:

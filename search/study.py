@@ -33,7 +33,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import HeldError, StorageError, StudyChanged, UsageError
 from search.paths import Runs
-from search.storage import POSTGRES, sqlite_file, storage_errors
+from search.storage import POSTGRES, is_same_file, sqlite_file, storage_errors
 from studies import StudySpec
 from trainer.config import RECIPE_VERSION, TrainConfig, nearest, validate
 from trainer.errors import ConfigError
@@ -250,7 +250,7 @@ def uuid_of(name: str, storage: RDBStorage) -> str | None:
 
 
 def identify(study: optuna.Study) -> Callable[[], None]:
-    """Remember which study this is: one that is deleted may come back as another of its name.
+    """Remember which study this is: it may be deleted, or its file, and another of its name be made.
 
     Returns:
         What is to be called before the study is written to; raises StudyChanged once it is gone or another.
@@ -267,7 +267,8 @@ def identify(study: optuna.Study) -> Callable[[], None]:
         return found
 
     def still_there() -> None:
-        if uuid() != before:  # SQLite gives the number of a deleted study to the next
+        # SQLite gives the number of a deleted study to the next.
+        if not is_same_file(study) or uuid() != before:
             raise gone
 
     gone = StudyChanged(

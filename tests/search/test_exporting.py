@@ -97,7 +97,7 @@ def completed_study(storage: RDBStorage | None = None) -> optuna.Study:
 def test_an_export_whose_study_was_taken_over_writes_no_more_to_it(
     spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = completed_study()
+    study = completed_study(open_storage(parse_url(f"sqlite:///{tmp_path}/search.db"), create=True))
 
     def trained(_retraining: Retraining, _stage: str, trainings: list[Training]) -> Iterator[Outcome]:
         result = EpochResult(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -193,6 +194,22 @@ def test_a_study_deleted_while_it_is_searched_is_noticed_although_its_name_is_th
     gone: list[bool] = []
     coordinator = bench.coordinator(ScriptedPool(trains, on_epoch=replaced))
     with pytest.raises(StudyChanged, match="study 'scripted' was deleted or replaced while it was in use"):
+        coordinator.run()
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["deleted", "and another put there"])
+def test_a_database_file_deleted_while_it_is_searched_is_noticed_although_it_can_be_written_to(
+    bench: Bench, again: bool
+) -> None:
+    def deleted(message: Message) -> None:
+        if (message["trial"], message["result"]["epoch"]) == (1, 1):
+            (bench.folder / "search.db").unlink()
+            if again:
+                (bench.folder / "other.db").replace(bench.folder / "search.db")
+
+    coordinator = bench.coordinator(ScriptedPool(trains, on_epoch=deleted))
+    shutil.copy(bench.folder / "search.db", bench.folder / "other.db")
+    with pytest.raises(StudyChanged, match="study 'scripted' was deleted or replaced while it was in use; launch it"):
         coordinator.run()
 
 
