@@ -23,12 +23,13 @@ from search.crew import POLL_SECONDS
 from search.devices import WorkerDevice
 from search.errors import Interrupted, NothingToExport
 from search.findings import ranked
+from search.folder import identify
 from search.launch import show_progress
 from search.page import show_confirmation
 from search.paths import Runs
 from search.pools.local import LocalPool
 from search.storage import wait_briefly
-from search.study import identify, teacher_hash
+from search.study import teacher_hash
 from search.trainings import Outcome, Trainer, Training
 from studies import Limit, StudySpec
 from trainer.config import ModelSize, TrainConfig

@@ -33,7 +33,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import HeldError, StorageError, StudyChanged, UsageError
 from search.paths import Runs
-from search.storage import POSTGRES, is_same_file, sqlite_file, storage_errors
+from search.storage import POSTGRES, sqlite_file, storage_errors
 from studies import StudySpec
 from trainer.config import RECIPE_VERSION, TrainConfig, nearest, validate
 from trainer.errors import ConfigError
@@ -247,35 +247,6 @@ def uuid_of(name: str, storage: RDBStorage) -> str | None:
         return None
     found: str | None = optuna.load_study(study_name=name, storage=storage).user_attrs.get(UUID)
     return found
-
-
-def identify(study: optuna.Study) -> Callable[[], None]:
-    """Remember which study this is: it may be deleted, or its file, and another of its name be made.
-
-    Returns:
-        What is to be called before the study is written to; raises StudyChanged once it is gone or another.
-
-    Raises:
-        StudyChanged: it is gone already.
-    """
-
-    def uuid() -> str | None:
-        try:
-            found: str | None = study.user_attrs.get(UUID)
-        except KeyError:
-            raise gone from None
-        return found
-
-    def still_there() -> None:
-        # SQLite gives the number of a deleted study to the next.
-        if not is_same_file(study) or uuid() != before:
-            raise gone
-
-    gone = StudyChanged(
-        f"study {study.study_name!r} was deleted or replaced while it was in use; launch it again for a new one"
-    )
-    before = uuid()
-    return still_there
 
 
 def open_test_split(study: optuna.Study, who: str, **facts: Any) -> int:

@@ -18,13 +18,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.budget import excesses
 from search.findings import ranked, step_of
+from search.folder import identify
 from search.journal import Journal, installed
 from search.paths import Runs
 from search.resume import new_trial, take_back, take_up
 from search.setbacks import Setbacks
 from search.status import TrialView, view_of
 from search.storage import check_writable
-from search.study import UUID, VERSIONS, identify, seed_of
+from search.study import UUID, VERSIONS, seed_of
 from studies import Range, StudySpec
 from studies.axes import WIDTH_SHARE
 from trainer.config import EpochResult, ModelSize
