@@ -36,16 +36,8 @@ SQLITE_TURN_SECONDS = 1.0
 CONNECT_SECONDS = 10
 """How long to wait for a database server to accept a connection."""
 
-POSTGRES = {
-    "connect_timeout": CONNECT_SECONDS,
-    "options": "-c timezone=UTC",
-    # A server that vanishes without a word is given up after these, instead of a quarter of an hour.
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,  # milliseconds
-}
-"""What libpq is told for every connection."""
+KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+"""When client and server give each other up: 10 s of silence, then 3 questions, one every 5 s, without an answer."""
 
 STORAGE_FAILURES = (SQLAlchemyError, StorageInternalError)
 """What SQLAlchemy, and Optuna on its behalf, raise."""
@@ -94,6 +86,20 @@ def _secret(key: str) -> bool:
     return "password" in key
 
 
+def postgres_arguments(url: URL) -> dict[str, Any]:
+    """What libpq is told for every connection to a Postgres database."""
+    # The server's half: until it gives up a client that has vanished, by itself after two hours, that one's lock holds.
+    halves = " ".join(f"-c tcp_{name}={value}" for name, value in KEEPALIVES.items())
+    # The last of two equal options wins, so the URL's own may change those, and not the time zone.
+    options = f"{halves} {url.query.get('options', '')} -c timezone=UTC"
+    # The client's half: a server that vanishes without a word is given up after a quarter of an hour otherwise.
+    return KEEPALIVES | {
+        "connect_timeout": CONNECT_SECONDS,
+        "tcp_user_timeout": 20_000,  # milliseconds
+        "options": options,
+    }
+
+
 def sqlite_file(url: URL) -> Path | None:
     """The database file, or None for a server."""
     return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
@@ -109,7 +115,8 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
     # Processes that create the schema at the same time make one of them fail.
     if file is None:
         with storage_errors(url), _alone(url):
-            return RDBStorage(_plain(url), engine_kwargs={"connect_args": POSTGRES, "pool_pre_ping": True})
+            arguments = {"connect_args": postgres_arguments(url), "pool_pre_ping": True}
+            return RDBStorage(_plain(url), engine_kwargs=arguments)
     if not create and not file.exists():
         raise StorageError(f"there is no database {file} yet; start a search first: search launch")
     try:
@@ -127,7 +134,7 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
 @contextlib.contextmanager
 def _alone(url: URL) -> Iterator[None]:
     """Keep other processes that open this Postgres database waiting."""
-    engine = create_engine(url, poolclass=NullPool, connect_args=POSTGRES)
+    engine = create_engine(url, poolclass=NullPool, connect_args=postgres_arguments(url))
     with engine.connect() as connection:  # the lock is the connection's, and ends with it
         key = zlib.crc32(b"featherweight opens its storage")
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})

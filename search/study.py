@@ -33,7 +33,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import HeldError, StorageError, StudyChanged, UsageError
 from search.paths import Runs
-from search.storage import POSTGRES, sqlite_file, storage_errors
+from search.storage import postgres_arguments, sqlite_file, storage_errors
 from studies import StudySpec
 from trainer.config import RECIPE_VERSION, TrainConfig, nearest, validate
 from trainer.errors import ConfigError
@@ -338,7 +338,7 @@ def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iter
             yield lambda: None  # the file's lock ends with this process, not before
         return
     # Without a pool: a connection given back to one stays open, and the lock is the connection's.
-    engine = create_engine(url, poolclass=NullPool, connect_args=POSTGRES)
+    engine = create_engine(url, poolclass=NullPool, connect_args=postgres_arguments(url))
     with storage_errors(url):
         connection = engine.connect()
 
