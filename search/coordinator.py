@@ -122,6 +122,8 @@ class Coordinator:
 
     def begin(self) -> None:
         """Take over what a predecessor left, queue the known recipes, start the workers."""
+        self.still_owner()
+        self.trials.check_identity()
         others = self.trials.adopt()
         if others:
             self.note(f"other versions than at the last launch: {others}; that may change results")

@@ -201,6 +201,7 @@ def launch(
         spec = _with_remembered_data(spec, storage)
         display = Display()
         prepared = prepare(spec, runs, display.console)
+        still_owner()  # decoding takes its time, and a Postgres server may have been restarted meanwhile
         moved = take_folder(runs, spec.name, uuid_of(spec.name, storage))
 
         def accepted(changes: list[str]) -> None:

@@ -234,6 +234,23 @@ def test_a_study_that_another_process_has_taken_over_is_written_to_no_more(bench
     assert (launch["uuid"], last["reason"]) == ("another", "the winner's"), "nor to its journal"
 
 
+def test_a_study_that_was_taken_over_before_the_search_began_stays_as_its_new_owner_left_it(bench: Bench) -> None:
+    def still_owner() -> None:
+        raise HeldError("scripted", "a launch that was faster")
+
+    spec = spec_of(trials=1, pruner="successive_halving")
+    coordinator = bench.coordinator(ScriptedPool(trains), spec, still_owner=still_owner)
+    study = coordinator.trials.study
+    trial = study.ask()
+    trial.report(0.5, 1)
+    assert not trial.should_prune()  # which notes the rung that a launch would take back
+    before = study.get_trials(), study.user_attrs
+    with pytest.raises(HeldError, match="in use by a launch that was faster"):
+        coordinator.run()
+    assert (study.get_trials(), study.user_attrs) == before
+    assert read_journal(coordinator.journal.path) == []
+
+
 def worse(assignment: Message, _times: int) -> Iterator[Message | Exit]:
     """Trial 0 is good, the others are not, and train on unless they are stopped."""
     trial = assignment["trial"]
