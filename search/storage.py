@@ -33,8 +33,8 @@ SQLITE_BUSY_SECONDS = 60
 SQLITE_TURN_SECONDS = 1.0
 """The same for a writer that has workers, signals and a display to attend to, and tries again by itself."""
 
-CONNECT_SECONDS = 10
-"""How long to wait for a database server to accept a connection."""
+ANSWER_SECONDS, CONNECT_SECONDS = 5, 5
+"""How long to wait for a sign of life of a database server, and for it to accept a connection after that."""
 
 KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 """When client and server give each other up: 10 s of silence, then 3 questions, one every 5 s, without an answer."""
@@ -95,7 +95,7 @@ def postgres_arguments(url: URL) -> dict[str, Any]:
     # The client's half: a server that vanishes without a word is given up after a quarter of an hour otherwise.
     return KEEPALIVES | {
         "connect_timeout": CONNECT_SECONDS,
-        "tcp_user_timeout": 20_000,  # milliseconds
+        "tcp_user_timeout": 1000 * ANSWER_SECONDS,
         "options": options,
     }
 

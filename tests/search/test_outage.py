@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 import sqlite3
 import time
@@ -25,6 +26,7 @@ from search.pools.local import Exit, Message
 from search.replay import replay
 from search.status import Snapshot
 from search.storage import SQLITE_TURN_SECONDS, open_storage, parse_url, storage_errors
+from studies import Faults
 
 
 def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doubled(
@@ -171,6 +173,33 @@ def test_a_database_that_stays_away_too_long_ends_the_search_and_the_next_launch
     again = bench.coordinator(ScriptedPool(trains), spec_of(trials=2))
     assert again.run() is True
     assert states(again.trials.study) == ["COMPLETE", "COMPLETE"]
+
+
+@pytest.mark.parametrize(("grace_seconds", "tried"), [(math.inf, True), (Faults().grace_seconds, True), (5, False)])
+def test_a_database_that_is_away_is_not_tried_once_more_where_that_could_outlast_the_grace(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, grace_seconds: float, tried: bool
+) -> None:
+    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
+    asked: list[None] = []
+
+    def still_owner() -> None:
+        asked.append(None)
+        if len(asked) > 2:
+            raise OperationalError("SELECT 1", None, Exception("the server is gone"))
+
+    def silent(_assignment: Message, _times: int) -> Iterator[None]:
+        while True:
+            yield None
+
+    coordinator = bench.coordinator(ScriptedPool(silent), still_owner=still_owner)
+    coordinator.begin()
+    for _ in range(2):
+        assert coordinator.step()
+    assert coordinator.outage.is_on
+    before = len(asked)
+    coordinator.stop(grace_seconds)
+    coordinator.step()
+    assert (len(asked) > before) is tried
 
 
 def test_a_trial_that_a_broken_connection_left_behind_is_asked_for_again(bench: Bench) -> None:
