@@ -30,7 +30,7 @@ from search.findings import OUT_OF_MEMORY, step_of
 from search.paths import Runs
 from search.pools.local import Exit, LocalPool
 from search.status import Snapshot, TrialView, duration, eta_seconds
-from search.storage import wait_briefly
+from search.storage import ANSWER_SECONDS, CONNECT_SECONDS, wait_briefly
 from search.trials import Changed, Trials
 from studies import StudySpec
 from trainer.config import EpochResult
@@ -122,6 +122,8 @@ class Coordinator:
 
     def begin(self) -> None:
         """Take over what a predecessor left, queue the known recipes, start the workers."""
+        self.still_owner()
+        self.trials.check_identity()
         others = self.trials.adopt()
         if others:
             self.note(f"other versions than at the last launch: {others}; that may change results")
@@ -139,7 +141,10 @@ class Coordinator:
             self.stop()
         checks = (self.still_owner, self.trials.check_identity, self.trials.check_writable)
         most = self.spec.faults.storage_minutes
-        if not self.outage.reach(*checks, self._catch_up, self._assign, self._finish_off, most_minutes=most):
+        # One more attempt at a server that has vanished could outlast whoever kills after the grace.
+        too_late = self.outage.is_on and time.monotonic() + ANSWER_SECONDS + CONNECT_SECONDS > self.deadline
+        steps = (self._catch_up, self._assign, self._finish_off)
+        if too_late or not self.outage.reach(*checks, *steps, most_minutes=most):
             self._go_on_without_storage()
         if self.killed or time.monotonic() >= self.deadline or not self._worth_waiting():
             return False

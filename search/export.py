@@ -108,7 +108,7 @@ def export_best(
         # For an export of before too: it may have been killed between its last move and these.
         retraining.tidy(trial)
         pictures = sorted((target / "plots").glob("*.png"))
-        retraining.write(lambda: show_export(study, spec, runs.artifacts, render(metrics), pictures))
+        retraining.reach(lambda: show_export(study, spec, runs.artifacts, render(metrics), pictures))
     return metrics
 
 

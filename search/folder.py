@@ -1,12 +1,17 @@
-"""Whose a study's folder is: it is known by the study's name, and a study by its UUID."""
+"""Which study is which: its folder is known by the study's name, and a study by its UUID."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
-from search.errors import ReplayFailed
+import optuna
+
+from search.errors import ReplayFailed, StudyChanged
 from search.journal import read_journal, searched_by
 from search.paths import Runs
+from search.storage import is_same_file
+from search.study import UUID
 
 
 def take_folder(runs: Runs, study: str, uuid: str | None) -> list[str]:
@@ -40,3 +45,32 @@ def take_folder(runs: Runs, study: str, uuid: str | None) -> list[str]:
     if uuid is not None and runs.bring_back(study, uuid):
         notes.append(f"the journal and checkpoints of study {study!r} are back from {runs.earlier(study, uuid).parent}")
     return notes
+
+
+def identify(study: optuna.Study) -> Callable[[], None]:
+    """Remember which study this is: it may be deleted, or its file, and another of its name be made.
+
+    Returns:
+        What is to be called before the study is written to; raises StudyChanged once it is gone or another.
+
+    Raises:
+        StudyChanged: it is gone already.
+    """
+
+    def uuid() -> str | None:
+        try:
+            found: str | None = study.user_attrs.get(UUID)
+        except KeyError:
+            raise gone from None
+        return found
+
+    def still_there() -> None:
+        # SQLite gives the number of a deleted study to the next.
+        if not is_same_file(study) or uuid() != before:
+            raise gone
+
+    gone = StudyChanged(
+        f"study {study.study_name!r} was deleted or replaced while it was in use; launch it again for a new one"
+    )
+    before = uuid()
+    return still_there

@@ -199,6 +199,7 @@ def launch(
         spec = _with_remembered_data(spec, storage)
         display = Display()
         prepared = prepare(spec, runs, display.console)
+        still_owner()  # decoding takes its time, and a Postgres server may have been restarted meanwhile
         moved = take_folder(runs, spec.name, uuid_of(spec.name, storage))
 
         def accepted(changes: list[str]) -> None:
@@ -216,9 +217,8 @@ def launch(
                 display.note(f"left out: {name}: {reason}")
             for line in [*doubts(prepared.data), *moved]:
                 display.note(line)
-            onlookers = Onlookers(
-                display, _others(spec, prepared, storage, url, runs, display), at_once=lambda: coordinator.killed
-            )
+            others = _others(spec, prepared, storage, url, runs, display, still_owner)
+            onlookers = Onlookers(display, others, at_once=lambda: coordinator.killed)
             coordinator = Coordinator(
                 study,
                 spec,
@@ -277,7 +277,13 @@ def render_stop(answer: dict[str, Any]) -> str:
 
 
 def _others(
-    spec: StudySpec, prepared: Prepared, storage: BaseStorage, url: URL, runs: Runs, display: Display
+    spec: StudySpec,
+    prepared: Prepared,
+    storage: BaseStorage,
+    url: URL,
+    runs: Runs,
+    display: Display,
+    still_owner: Callable[[], None],
 ) -> list[Onlooker]:
     """Whoever watches the search besides the terminal."""
     facts = [("pictures", f"{pictures_of(prepared)}, {prepared.num_classes} classes, {spec.data.image_size} px")]
@@ -286,7 +292,7 @@ def _others(
         width = prepared.width
         facts += [("widest that fits", f"width_mult {width.width_mult:g}, {width.size.params:,} parameters")]
     state = StateFile(runs.state(spec.name), runs.holder(spec.name).read_text())
-    others: list[Onlooker] = [state, StudyPage(spec, facts, storage, url, runs)]
+    others: list[Onlooker] = [state, StudyPage(spec, facts, storage, url, runs, still_owner)]
     if spec.notify.webhook is not None:
         others.append(Webhook(spec.notify.webhook, display.note))
     return others

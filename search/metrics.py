@@ -143,7 +143,7 @@ def evaluate_once(
     openings = 0
     if split == "test":
         who = final_model(folder / "model.safetensors", spec.final.tta)
-        openings = retraining.write(lambda: open_test_split(retraining.study, who, trial=trial.number))
+        openings = retraining.reach(lambda: open_test_split(retraining.study, who, trial=trial.number))
     with show_progress(retraining.console) as progress:
         result, logits = evaluate(whole, split)
         alone, plain_logits = (result, logits) if plain is whole else evaluate(plain, split)
@@ -160,7 +160,7 @@ def evaluate_once(
                 kept = {key: values[key] for key in ("epoch", "train_loss", "val_loss", "val_accuracy")}
                 history.append({"stage": name} | kept)
         histories.append(history)
-    found = confirmed(retraining.study, spec) if spec.confirm.top else None
+    found = retraining.reach(lambda: confirmed(retraining.study, spec)) if spec.confirm.top else None
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "evaluation": {

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from search.errors import HeldError, StudyChanged
 from search.status import STATE_SECONDS, Snapshot, write_state
 from search.terminal import Display
 
@@ -34,10 +35,11 @@ class Onlooker(Protocol):
     def watch(self, snapshot: Snapshot) -> None:
         """See the search as it is now; workers wait meanwhile, so milliseconds matter."""
 
-    def end(self, snapshot: Snapshot, reason: str | None, seconds: float) -> None:
+    def end(self, snapshot: Snapshot, reason: str | None, seconds: float, *, lost: bool = False) -> None:
         """See it for the last time, and take at most so long.
 
         ``reason`` is None when the budget is spent, else why the search stopped: "" where it was told to.
+        ``lost``: because the study is another's, and nothing may be written to it.
         """
 
 
@@ -77,7 +79,7 @@ class Onlookers:
         seconds = 0.0 if self._at_once() else FINISHED_SECONDS if reason is None else STOPPED_SECONDS
         for other in self._others:
             with self._left_alone_if_it_fails(other):
-                other.end(self._last, reason, seconds)
+                other.end(self._last, reason, seconds, lost=isinstance(error, HeldError | StudyChanged))
 
     @contextlib.contextmanager
     def _left_alone_if_it_fails(self, other: Onlooker) -> Iterator[None]:
@@ -106,6 +108,6 @@ class StateFile:
             write_state(self._file, snapshot, self._owner)
             self._written = time.monotonic()
 
-    def end(self, snapshot: Snapshot, reason: str | None, seconds: float) -> None:
+    def end(self, snapshot: Snapshot, reason: str | None, seconds: float, *, lost: bool = False) -> None:
         """Nobody works any more."""
         self._file.unlink(missing_ok=True)

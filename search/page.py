@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -66,15 +66,23 @@ class StudyPage:
         storage: of the study, written to by nobody but this process.
         url: of that storage, for the process that draws.
         runs: where that process leaves its attributes and its log.
+        still_owner: called before the study is written to; raises HeldError once it is another's.
     """
 
     name = "the study's page in the dashboard"
 
     def __init__(
-        self, spec: StudySpec, facts: Sequence[tuple[str, str]], storage: BaseStorage, url: URL, runs: Runs
+        self,
+        spec: StudySpec,
+        facts: Sequence[tuple[str, str]],
+        storage: BaseStorage,
+        url: URL,
+        runs: Runs,
+        still_owner: Callable[[], None] = lambda: None,
     ) -> None:
         self._spec, self._facts, self._storage, self._url = spec, facts, storage, url
         self._study_id = storage.get_study_id_from_name(spec.name)
+        self._still_owner = still_owner
         self._runs, self._file, self._log = runs, runs.page(spec.name), runs.page_log(spec.name)
         self._begun = time.monotonic()
         self._ordered = -float("inf")
@@ -94,13 +102,15 @@ class StudyPage:
         if now - self._begun >= FIRST_SECONDS and now - self._ordered >= wait and not self._drawing:
             self._order(snapshot, "is being stopped" if snapshot.stopping else "is being searched")
 
-    def end(self, snapshot: Snapshot, reason: str | None, seconds: float) -> None:
+    def end(self, snapshot: Snapshot, reason: str | None, seconds: float, *, lost: bool = False) -> None:
         """The last update, if it comes soon, of a page that was begun."""
         process = self._process
         if process is None:
             return
         deadline = time.monotonic() + seconds
         try:
+            if lost:
+                return
             self._wait_for_drawing(deadline)
             if not self._drawing and seconds:
                 state = (
@@ -154,6 +164,7 @@ class StudyPage:
             raise RuntimeError(f"it cannot be drawn; see {self._log}")
 
     def _write(self) -> None:
+        self._still_owner()  # the coordinator asks less often while the database is away
         for key, value in self._waiting[:WRITES]:
             self._storage.set_study_system_attr(self._study_id, key, value)
         del self._waiting[:WRITES]  # after it: what a database that is away did not take is written when it is back

@@ -23,6 +23,7 @@ from search.crew import POLL_SECONDS
 from search.devices import WorkerDevice
 from search.errors import Interrupted, NothingToExport
 from search.findings import ranked
+from search.folder import identify
 from search.launch import show_progress
 from search.page import show_confirmation
 from search.paths import Runs
@@ -65,7 +66,9 @@ class Retraining:
         still_owner: Callable[[], None],
     ) -> None:
         self.study, self.spec, self.runs, self.data = study, spec, runs, data
-        self.devices, self.console, self.still_owner = devices, console, still_owner
+        self.devices, self.console = devices, console
+        self.checks = (still_owner, identify(study))
+        """Taken before each step that needs the study: whether it is still this process's, and still the same."""
         self.confirming: list[Training] = []
         self.unrecorded: deque[tuple[int, int, float | None, float]] = deque()
         """What confirming trainings came to and the database has not taken yet."""
@@ -80,17 +83,18 @@ class Retraining:
 
     # -- the database, which may be away
 
-    def write(self, step: Callable[[], T]) -> T:
-        """Take a step that writes to the study, and can be repeated; while the database is away, wait for it.
+    def reach(self, step: Callable[[], T]) -> T:
+        """Take a step that needs the study, and can be repeated; while the database is away, wait for it.
 
         Raises:
             HeldError: the study is another's by now.
+            StudyChanged: it was deleted.
             SQLAlchemyError, StorageInternalError: the database stayed away for longer than ``faults.storage_minutes``.
             Interrupted: asked to stop meanwhile.
         """
         answers: list[T] = []
         most = self.spec.faults.storage_minutes
-        while not self.outage.reach(self.still_owner, lambda: answers.append(step()), most_minutes=most):
+        while not self.outage.reach(*self.checks, lambda: answers.append(step()), most_minutes=most):
             if self.runs.stop_requested(self.spec.name):
                 raise Interrupted("export stopped; nothing is lost, the same command goes on from there")
             time.sleep(POLL_SECONDS)
@@ -98,7 +102,7 @@ class Retraining:
 
     def _keep_up(self) -> None:
         """Keep the study's lock, which a server forgets when it restarts, and record what waits for it."""
-        self.outage.reach(self.still_owner, self._record)
+        self.outage.reach(*self.checks, self._record)
 
     def _record(self) -> None:
         while self.unrecorded:
@@ -125,7 +129,7 @@ class Retraining:
 
     def _confirm(self) -> None:
         spec, seeds = self.spec, self.spec.confirm.seeds
-        self.write(lambda: begin(self.study, spec, len(self.devices)))
+        self.reach(lambda: begin(self.study, spec, len(self.devices)))
         todo = missing(self.study, spec)
         trainings = {self._confirming(trial, number).label: (trial, number) for trial, number in todo}
         self.confirming = [
@@ -143,7 +147,7 @@ class Retraining:
                 accuracy = None if outcome.diverged else outcome.results[-1].val_accuracy
                 self.unrecorded.append((trial.number, number, accuracy, outcome.seconds))
                 self._keep_up()
-        self.write(self._record)
+        self.reach(self._record)
 
     def _confirming(self, trial: FrozenTrial, number: int) -> Training:
         config = self.spec.config_for(_sampled(trial), final_seed(self.spec, trial.number, number))

@@ -33,19 +33,11 @@ SQLITE_BUSY_SECONDS = 60
 SQLITE_TURN_SECONDS = 1.0
 """The same for a writer that has workers, signals and a display to attend to, and tries again by itself."""
 
-CONNECT_SECONDS = 10
-"""How long to wait for a database server to accept a connection."""
+ANSWER_SECONDS, CONNECT_SECONDS = 5, 5
+"""How long to wait for a sign of life of a database server, and for it to accept a connection after that."""
 
-POSTGRES = {
-    "connect_timeout": CONNECT_SECONDS,
-    "options": "-c timezone=UTC",
-    # A server that vanishes without a word is given up after these, instead of a quarter of an hour.
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,  # milliseconds
-}
-"""What libpq is told for every connection."""
+KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+"""When client and server give each other up: 10 s of silence, then 3 questions, one every 5 s, without an answer."""
 
 STORAGE_FAILURES = (SQLAlchemyError, StorageInternalError)
 """What SQLAlchemy, and Optuna on its behalf, raise."""
@@ -94,6 +86,20 @@ def _secret(key: str) -> bool:
     return "password" in key
 
 
+def postgres_arguments(url: URL) -> dict[str, Any]:
+    """What libpq is told for every connection to a Postgres database."""
+    # The server's half: until it gives up a client that has vanished, by itself after two hours, that one's lock holds.
+    halves = " ".join(f"-c tcp_{name}={value}" for name, value in KEEPALIVES.items())
+    # The last of two equal options wins, so the URL's own may change those, and not the time zone.
+    options = f"{halves} {url.query.get('options', '')} -c timezone=UTC"
+    # The client's half: a server that vanishes without a word is given up after a quarter of an hour otherwise.
+    return KEEPALIVES | {
+        "connect_timeout": CONNECT_SECONDS,
+        "tcp_user_timeout": 1000 * ANSWER_SECONDS,
+        "options": options,
+    }
+
+
 def sqlite_file(url: URL) -> Path | None:
     """The database file, or None for a server."""
     return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
@@ -109,7 +115,8 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
     # Processes that create the schema at the same time make one of them fail.
     if file is None:
         with storage_errors(url), _alone(url):
-            return RDBStorage(_plain(url), engine_kwargs={"connect_args": POSTGRES, "pool_pre_ping": True})
+            arguments = {"connect_args": postgres_arguments(url), "pool_pre_ping": True}
+            return RDBStorage(_plain(url), engine_kwargs=arguments)
     if not create and not file.exists():
         raise StorageError(f"there is no database {file} yet; start a search first: search launch")
     try:
@@ -117,6 +124,8 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
         with FileLock(f"{file}.lock"), storage_errors(url):
             storage = RDBStorage(_plain(url), engine_kwargs={"connect_args": {"timeout": SQLITE_BUSY_SECONDS}})
             _use_write_ahead_log(storage.engine)
+            opened = file.stat()
+            storage.engine.update_execution_options(opened=(opened.st_dev, opened.st_ino))
             return storage
     except OSError as error:
         raise StorageError(f"database {file}: {error.strerror}; check that you may write to its folder") from error
@@ -125,7 +134,7 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
 @contextlib.contextmanager
 def _alone(url: URL) -> Iterator[None]:
     """Keep other processes that open this Postgres database waiting."""
-    engine = create_engine(url, poolclass=NullPool, connect_args=POSTGRES)
+    engine = create_engine(url, poolclass=NullPool, connect_args=postgres_arguments(url))
     with engine.connect() as connection:  # the lock is the connection's, and ends with it
         key = zlib.crc32(b"featherweight opens its storage")
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
@@ -164,6 +173,21 @@ def is_away(error: Exception) -> bool:
     if isinstance(cause.orig, sqlite3.Error):
         return any(words in str(cause.orig) for words in ("is full", "is locked", "disk I/O error"))
     return cause.connection_invalidated or isinstance(cause, OperationalError | InterfaceError)
+
+
+def is_same_file(study: optuna.Study) -> bool:
+    """Whether a SQLite file is still where it was opened: a deleted one is read and written without an error."""
+    engine = _engine(study)
+    opened = engine.get_execution_options().get("opened")
+    if opened is None:
+        return True
+    try:
+        found = Path(engine.url.database or "").stat()
+    except FileNotFoundError:
+        return False
+    except OSError:  # of the disk: the database will say it too
+        return True
+    return bool(opened == (found.st_dev, found.st_ino))
 
 
 def wait_briefly(study: optuna.Study) -> None:

@@ -33,7 +33,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import HeldError, StorageError, StudyChanged, UsageError
 from search.paths import Runs
-from search.storage import POSTGRES, sqlite_file, storage_errors
+from search.storage import postgres_arguments, sqlite_file, storage_errors
 from studies import StudySpec
 from trainer.config import RECIPE_VERSION, TrainConfig, nearest, validate
 from trainer.errors import ConfigError
@@ -214,11 +214,13 @@ def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]
     if name not in found:
         raise UsageError(f"no study {name!r} in this database; {nearest(name, found) if found else 'it has none yet'}")
     study = optuna.load_study(study_name=name, storage=storage)
+    foreign = UsageError(f"study {name!r} was not made by search launch; name one that was, or look at it with optuna")
     if SPEC not in study.user_attrs:
-        raise UsageError(f"study {name!r} was not made by search launch; name one that was, or look at it with optuna")
+        raise foreign
     cure = "launch it again with this version, or use that one"
     spec = stored_spec(study.user_attrs[SPEC], f"study {name!r} was last launched", cure)
-    study.sampler, study.pruner = build_sampler(spec, 0), build_pruner(spec)
+    if spec.name != name:  # a copy by another program, whose name may be a path, and names our files
+        raise foreign
     return study, spec
 
 
@@ -336,7 +338,7 @@ def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iter
             yield lambda: None  # the file's lock ends with this process, not before
         return
     # Without a pool: a connection given back to one stays open, and the lock is the connection's.
-    engine = create_engine(url, poolclass=NullPool, connect_args=POSTGRES)
+    engine = create_engine(url, poolclass=NullPool, connect_args=postgres_arguments(url))
     with storage_errors(url):
         connection = engine.connect()
 

@@ -17,8 +17,8 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.budget import excesses
-from search.errors import StudyChanged
 from search.findings import best_of, step_of
+from search.folder import identify
 from search.journal import Journal, installed
 from search.paths import Runs
 from search.resume import new_trial, take_back, take_up
@@ -69,6 +69,7 @@ class Trials:
     def __init__(self, study: optuna.Study, spec: StudySpec, space: dict[str, BaseDistribution], runs: Runs) -> None:
         self.study, self.spec, self.space, self.runs = study, spec, space, runs
         self.uuid = study.user_attrs.get(UUID)
+        self.check_identity = identify(study)
         self.journal = Journal(runs.journal(spec.name))
         self.orphans: deque[Trial] = deque()
         """Begun, and nobody trains them."""
@@ -79,21 +80,6 @@ class Trials:
     def left(self) -> int:
         """Trials that the budget still allows to be begun."""
         return max(0, self.spec.search.trials - len(self.progress) - len(self.finished))
-
-    def check_identity(self) -> None:
-        """See whether the study is still there: SQLite gives the number of a deleted one to the next.
-
-        Raises:
-            StudyChanged: it is not.
-        """
-        try:
-            same = self.study.user_attrs.get(UUID) == self.uuid
-        except KeyError:
-            same = False
-        if not same:
-            raise StudyChanged(
-                f"study {self.spec.name!r} was deleted or replaced while it was searched; launch it again for a new one"
-            )
 
     def check_writable(self) -> None:
         """See whether the database can be written to; Optuna would try five times to create a trial, and sleep."""

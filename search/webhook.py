@@ -54,7 +54,7 @@ class Webhook:
             self._best = best.number
         self._begun = True
 
-    def end(self, snapshot: Snapshot, reason: str | None, seconds: float) -> None:
+    def end(self, snapshot: Snapshot, reason: str | None, seconds: float, *, lost: bool = False) -> None:
         """Tell how it ended, and wait a moment for the message to be gone."""
         event = "finished" if reason is None else "stopped"
         text = f"{headline(snapshot)}; {event}"

@@ -23,15 +23,16 @@ from test_trainings import EPOCHS, ScriptedPool, trains
 import search.backlog
 import search.retrain
 from search.best import begin, confirmed, missing, record
-from search.errors import HeldError, UsageError
+from search.errors import HeldError, StudyChanged, UsageError
 from search.export import _check_target, _disk_errors
 from search.formats import write_graphs
 from search.metrics import final_model
 from search.paths import Runs
+from search.pools.local import Exit, Message
 from search.proof import Difference, compare_logits
 from search.retrain import Retraining
 from search.storage import open_storage, parse_url
-from search.study import open_test_split
+from search.study import UUID, open_test_split
 from search.trainings import Outcome, Training
 from studies import Faults, StudySpec
 from trainer.config import EpochResult
@@ -96,7 +97,7 @@ def completed_study(storage: RDBStorage | None = None) -> optuna.Study:
 def test_an_export_whose_study_was_taken_over_writes_no_more_to_it(
     spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = completed_study()
+    study = completed_study(open_storage(parse_url(f"sqlite:///{tmp_path}/search.db"), create=True))
 
     def trained(_retraining: Retraining, _stage: str, trainings: list[Training]) -> Iterator[Outcome]:
         result = EpochResult(
@@ -137,6 +138,7 @@ class Desk:
         self.said = StringIO()
         console = Console(file=self.said, width=200)
         self.study = completed_study(storage)
+        self.study.set_user_attr(UUID, "its own")
         self.retraining = Retraining(self.study, spec, Runs(folder), data, devices, console, self.still_owner)
 
     def still_owner(self) -> None:
@@ -168,6 +170,26 @@ def test_an_export_trains_on_while_the_database_is_away_and_records_everything_o
     said = desk.said.getvalue()
     assert said.index("the database cannot be reached; training goes on") < said.index("2 of 3 trainings done")
     assert said.index("3 of 3 trainings done") < said.index("the database is back")
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["deleted", "and one of its name created"])
+def test_an_export_whose_study_is_deleted_says_so_and_writes_nothing_to_the_next(
+    spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    def deleted(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if len(desk.pool.assigned) == 2:
+            optuna.delete_study(study_name=name, storage=storage)
+            if again:
+                assert optuna.create_study(study_name=name, storage=storage)._study_id == desk.study._study_id
+        yield from trains(assignment, times)
+
+    desk = Desk(spec, tmp_path, monkeypatch)
+    desk.pool.script = deleted
+    name, storage = desk.study.study_name, open_storage(parse_url(f"sqlite:///{tmp_path}/search.db"))
+    with desk.retraining as retraining, pytest.raises(StudyChanged, match="deleted or replaced while it was in use"):
+        retraining.choose(None)
+    for study in storage.get_all_studies():
+        assert (study.user_attrs, study.system_attrs) == ({}, {})
 
 
 def test_an_export_waits_no_longer_for_its_database_than_a_search_does(

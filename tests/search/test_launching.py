@@ -5,20 +5,28 @@ from __future__ import annotations
 import math
 import os
 import signal
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from scripted import spec_of
+from sqlalchemy import URL
+from tiny import tiny_study
 
+import search.launch
 import studies
 from search.coordinator import Coordinator
-from search.launch import _signals_to, checkpoint_bytes, doubts, find_bounds, room_needed
+from search.devices import WorkerDevice
+from search.errors import HeldError
+from search.launch import _signals_to, checkpoint_bytes, doubts, find_bounds, launch, room_needed
 from search.paths import Runs
 from search.process import STOP_SIGNALS
 from search.storage import open_storage, parse_url
-from search.study import open_study
+from search.study import open_study, own_study
 from search.trials import Trials
 from studies import StudySpec
 from trainer.cache import BadFile
@@ -43,6 +51,26 @@ def test_room_is_kept_for_the_largest_candidate_where_no_limit_counts_parameters
     largest = TrainConfig(model="rexnet_100", width_mult=0.4, depth_mult=1.0)
     assert bounds.most_params == count_params(largest, 10, 16, spec.data.channels)
     assert room_needed(spec, bounds, 2) == checkpoint_bytes(bounds.most_params, 2, averaged=True)
+
+
+def test_a_launch_whose_study_was_taken_while_pictures_were_decoded_creates_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def lost(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
+        def still_owner() -> None:
+            assert list(runs.cache.iterdir()), "the pictures are there"
+            raise HeldError(name, "a launch that was faster")
+
+        with own_study(name, url, runs):
+            yield still_owner
+
+    monkeypatch.setattr(search.launch, "own_study", lost)
+    spec = StudySpec.model_validate(tomllib.loads(tiny_study("tiny", trials=1)))
+    url = parse_url(f"sqlite:///{tmp_path}/search.db")
+    with pytest.raises(HeldError, match="in use by a launch that was faster"):
+        launch(spec, url, Runs(tmp_path), [WorkerDevice("cpu:0", None, 1)])
+    assert open_storage(url).get_all_studies() == []
 
 
 def test_a_known_recipe_whose_model_does_not_fit_is_left_out_and_the_search_begins_without_it(tmp_path: Path) -> None:

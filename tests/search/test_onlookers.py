@@ -25,7 +25,7 @@ class Someone:
         if self.fails:
             raise OSError("the disk is full")
 
-    def end(self, snapshot: Snapshot, reason: str | None, seconds: float) -> None:
+    def end(self, snapshot: Snapshot, reason: str | None, seconds: float, *, lost: bool = False) -> None:
         self.ends.append((reason, seconds))
         if self.fails:
             raise OSError("the disk is full")

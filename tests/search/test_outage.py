@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ from search.pools.local import Exit, Message
 from search.replay import replay
 from search.status import Snapshot
 from search.storage import SQLITE_TURN_SECONDS, open_storage, parse_url, storage_errors
+from studies import Faults
 
 
 def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doubled(
@@ -172,6 +175,33 @@ def test_a_database_that_stays_away_too_long_ends_the_search_and_the_next_launch
     assert states(again.trials.study) == ["COMPLETE", "COMPLETE"]
 
 
+@pytest.mark.parametrize(("grace_seconds", "tried"), [(math.inf, True), (Faults().grace_seconds, True), (5, False)])
+def test_a_database_that_is_away_is_not_tried_once_more_where_that_could_outlast_the_grace(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, grace_seconds: float, tried: bool
+) -> None:
+    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
+    asked: list[None] = []
+
+    def still_owner() -> None:
+        asked.append(None)
+        if len(asked) > 2:
+            raise OperationalError("SELECT 1", None, Exception("the server is gone"))
+
+    def silent(_assignment: Message, _times: int) -> Iterator[None]:
+        while True:
+            yield None
+
+    coordinator = bench.coordinator(ScriptedPool(silent), still_owner=still_owner)
+    coordinator.begin()
+    for _ in range(2):
+        assert coordinator.step()
+    assert coordinator.outage.is_on
+    before = len(asked)
+    coordinator.stop(grace_seconds)
+    coordinator.step()
+    assert (len(asked) > before) is tried
+
+
 def test_a_trial_that_a_broken_connection_left_behind_is_asked_for_again(bench: Bench) -> None:
     coordinator = bench.coordinator(ScriptedPool(trains), spec_of(trials=3))
     coordinator.begin()
@@ -192,7 +222,23 @@ def test_a_study_deleted_while_it_is_searched_is_noticed_although_its_name_is_th
 
     gone: list[bool] = []
     coordinator = bench.coordinator(ScriptedPool(trains, on_epoch=replaced))
-    with pytest.raises(StudyChanged, match="study 'scripted' was deleted or replaced while it was searched"):
+    with pytest.raises(StudyChanged, match="study 'scripted' was deleted or replaced while it was in use"):
+        coordinator.run()
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["deleted", "and another put there"])
+def test_a_database_file_deleted_while_it_is_searched_is_noticed_although_it_can_be_written_to(
+    bench: Bench, again: bool
+) -> None:
+    def deleted(message: Message) -> None:
+        if (message["trial"], message["result"]["epoch"]) == (1, 1):
+            (bench.folder / "search.db").unlink()
+            if again:
+                (bench.folder / "other.db").replace(bench.folder / "search.db")
+
+    coordinator = bench.coordinator(ScriptedPool(trains, on_epoch=deleted))
+    shutil.copy(bench.folder / "search.db", bench.folder / "other.db")
+    with pytest.raises(StudyChanged, match="study 'scripted' was deleted or replaced while it was in use; launch it"):
         coordinator.run()
 
 
@@ -215,6 +261,23 @@ def test_a_study_that_another_process_has_taken_over_is_written_to_no_more(bench
     winner.append("stop", reason="the winner's")
     *_, launch, last = read_journal(winner.path)
     assert (launch["uuid"], last["reason"]) == ("another", "the winner's"), "nor to its journal"
+
+
+def test_a_study_that_was_taken_over_before_the_search_began_stays_as_its_new_owner_left_it(bench: Bench) -> None:
+    def still_owner() -> None:
+        raise HeldError("scripted", "a launch that was faster")
+
+    spec = spec_of(trials=1, pruner="successive_halving")
+    coordinator = bench.coordinator(ScriptedPool(trains), spec, still_owner=still_owner)
+    study = coordinator.trials.study
+    trial = study.ask()
+    trial.report(0.5, 1)
+    assert not trial.should_prune()  # which notes the rung that a launch would take back
+    before = study.get_trials(), study.user_attrs
+    with pytest.raises(HeldError, match="in use by a launch that was faster"):
+        coordinator.run()
+    assert (study.get_trials(), study.user_attrs) == before
+    assert read_journal(coordinator.journal.path) == []
 
 
 def worse(assignment: Message, _times: int) -> Iterator[Message | Exit]:

@@ -23,7 +23,9 @@ from scripted import Bench, ScriptedPool, trains
 
 from search import page as module
 from search.best import begin, confirmed, record
+from search.errors import HeldError, SearchError, StudyChanged
 from search.front import build_app
+from search.onlookers import Onlookers
 from search.page import (
     CONFIRMED,
     HANDED_OVER,
@@ -37,6 +39,7 @@ from search.paths import Runs
 from search.status import Snapshot, snapshot_of
 from search.storage import open_storage, parse_url
 from search.study import open_study
+from search.terminal import Display
 from studies import Confirm, StudySpec
 
 CANARY = "canary-4711"
@@ -222,6 +225,45 @@ def test_what_a_database_that_was_away_did_not_take_is_written_later(
         "third",
         "fourth",
     ]
+
+
+@pytest.mark.parametrize("error", [HeldError("birds", "process 7"), StudyChanged("it was deleted")])
+def test_a_search_that_has_lost_its_study_writes_no_last_page_to_it(
+    spec: StudySpec,
+    study: optuna.Study,
+    storage: RDBStorage,
+    runs: Runs,
+    monkeypatch: pytest.MonkeyPatch,
+    error: SearchError,
+) -> None:
+    monkeypatch.setattr(module, "FIRST_SECONDS", 0)
+    page, display = page_of(spec, storage, runs), Display()
+
+    def search() -> None:
+        with Onlookers(display, [page], at_once=lambda: False) as onlookers:
+            onlookers.watch(seen(spec, study))
+            page._waiting = [("drawn", "before it was lost")]
+            raise error
+
+    with pytest.raises(type(error)):
+        search()
+    process = page._process
+    assert process is not None
+    assert storage.get_study_system_attrs(study._study_id) == {}
+    assert process.poll() is not None
+
+
+def test_a_page_is_not_written_to_a_study_that_is_anothers_since_the_database_is_back(
+    spec: StudySpec, study: optuna.Study, storage: RDBStorage, runs: Runs
+) -> None:
+    def still_owner() -> None:
+        raise HeldError("birds", "process 7")
+
+    page = StudyPage(spec, FACTS, storage, parse_url(f"sqlite:///{runs.database}"), runs, still_owner)
+    page._waiting = [("drawn", "before it was lost")]
+    with pytest.raises(HeldError):
+        page.watch(seen(spec, study))
+    assert storage.get_study_system_attrs(study._study_id) == {}
 
 
 def test_what_an_export_added_stays_when_the_search_goes_on(spec: StudySpec, study: optuna.Study, runs: Runs) -> None:

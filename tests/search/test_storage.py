@@ -177,6 +177,20 @@ def test_many_at_once_may_open_a_new_postgres_database() -> None:
             assert list(pool.map(create, range(4))) == [0] * 4
 
 
+@pytest.mark.postgres
+def test_a_postgres_server_gives_up_a_client_that_has_vanished_and_hears_the_urls_own_options() -> None:
+    """Else the lock of a machine without power is held for the two hours that systems wait by default."""
+    with postgres() as server:
+        url = parse_url(server.get_uri()).update_query_dict({"options": "-c application_name=mine -c timezone=EST"})
+        with opened(url) as storage, storage.engine.connect() as connection:
+            query = "SELECT name, reset_val FROM pg_settings WHERE source = 'client'"  # a socket's own show 0
+            settings = {row[0]: row[1] for row in connection.exec_driver_sql(query)}
+    assert settings["application_name"] == "mine"
+    assert settings["TimeZone"] == "UTC"
+    kept = {name: value for name, value in settings.items() if name.startswith("tcp_keepalives")}
+    assert kept == {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
+
+
 def test_a_file_that_is_no_database_is_an_error_and_left_as_it_is(tmp_path: Path) -> None:
     file = tmp_path / "search.db"
     file.write_text("Dear diary, today I opened a text file as a database." * 100)
