@@ -78,7 +78,10 @@ def build_pruner(spec: StudySpec) -> BasePruner:
 
 
 def seed_of(study_seed: int, trial: int, purpose: int = 0) -> int:
-    """A 32-bit seed from the study's seed and a trial's number; one stream per purpose (0: training, 1: sampler)."""
+    """A 32-bit seed from the study's seed and a trial's number.
+
+    One stream per purpose: 0 a training of the search, 1 the sampler, 3 and up trainings for an export.
+    """
     return int(np.random.SeedSequence((study_seed, trial, purpose)).generate_state(1)[0])
 
 

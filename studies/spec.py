@@ -86,7 +86,8 @@ class Faults(FrozenModel):
     """How long a search goes on without its database before it stops; the results wait in order. An export trains on
     without it, and waits so long once there is nothing left to train."""
     checkpoint_gb: float = Field(20, gt=0)
-    """Quota in GB (1e9 bytes) for a study's checkpoints: beyond it a search deletes the oldest of its exports.
+    """Quota in GB (1e9 bytes) for a study's checkpoints: beyond it a search deletes the oldest of those that its
+    exports trained from, and of earlier studies of its name. What was exported is never touched.
 
     An export keeps all of its own until it has ended: what it goes on from after a kill, and what it chooses among.
     """
@@ -120,8 +121,8 @@ class Confirm(FrozenModel):
 class Finetune(FrozenModel):
     """A last stage on the validation split alone, from the retrained weights; the latest weights are kept.
 
-    Batch size, weight decay, momentum and loss stay the candidate's; its schedule, and all of its augmentation but
-    flips, end here. The defaults are those of the contest's winning team.
+    Batch size, weight decay, momentum and loss stay the candidate's; its schedule and all of its augmentation end here,
+    and hflip is what this table says. The defaults are those of the contest's winning team.
     """
 
     optimizer: Literal["adam", "adamw", "nadam", "sgd", "rmsprop"] = "adam"

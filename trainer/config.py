@@ -59,7 +59,7 @@ class DataConfig(FrozenModel):
     """2 or more: cross-validation; a trial trains once for each fold of the training pictures, and its value is
     the mean accuracy. 0: one validation split."""
     split_seed: int = Field(0, ge=0)
-    """Seed of those two splits."""
+    """Seed of the drawn splits, and of the folds."""
     bad_files: Literal["fail", "skip"] = "fail"
     """Files that cannot be read: list them all and stop, or list them all and go on without them."""
 

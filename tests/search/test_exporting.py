@@ -26,7 +26,7 @@ from search.best import begin, confirmed, missing, record
 from search.errors import HeldError, StudyChanged, UsageError
 from search.export import _check_target, _disk_errors
 from search.formats import write_graphs
-from search.metrics import final_model
+from search.metrics import evaluate_once, final_model, wilson_interval
 from search.paths import Runs
 from search.pools.local import Exit, Message
 from search.proof import Difference, compare_logits
@@ -36,6 +36,7 @@ from search.study import UUID, open_test_split
 from search.trainings import Outcome, Training
 from studies import Faults, StudySpec
 from trainer.config import EpochResult
+from trainer.data import prepare_data
 from trainer.errors import DiskError
 
 
@@ -46,6 +47,40 @@ def test_each_final_model_is_an_opening_and_a_resumed_export_is_the_same_one(tmp
     others.write_bytes(b"other weights")
     models = [(weights, ()), (weights, ()), (weights, ("flip",)), (weights, ("flip",)), (others, ("flip",))]
     assert [open_test_split(study, final_model(*model)) for model in models] == [1, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "interval"), [(81, 263, (0.2553, 0.3662)), (0, 20, (0.0, 0.1611)), (20, 20, (0.8389, 1.0))]
+)
+def test_the_interval_is_wilsons(hits: int, n: int, interval: tuple[float, float]) -> None:
+    """As Newcombe prints it (Statistics in Medicine 17, 1998)."""
+    assert wilson_interval(hits, n) == pytest.approx(interval, abs=5e-5)
+
+
+@pytest.mark.parametrize("test_fraction", [0.0, 0.8])
+def test_every_picture_is_evaluated_once(tmp_path: Path, test_fraction: float) -> None:
+    spec = StudySpec.model_validate(
+        {
+            "name": "digits",
+            "data": {"source": "digits", "image_size": 8, "test_fraction": test_fraction},
+            "space": {"lr": [0.1, 0.2]},
+            "confirm": {"top": 0},
+        }
+    )
+    data = prepare_data(spec.data, tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10)).eval()
+    seen: list[int] = []
+    net.register_forward_hook(lambda _net, pictures, _logits: seen.append(len(pictures[0])))
+    study = optuna.create_study()
+    retraining: Any = SimpleNamespace(
+        spec=spec, data=data, study=study, console=Console(file=StringIO()), write=lambda step: step()
+    )
+    outcomes: Any = [[SimpleNamespace(results=(), seconds=0.0)]]
+    found = evaluate_once(tmp_path, net, net, retraining, create_trial(value=0.5), outcomes)
+    assert found["evaluation"]["split"] == ("test" if test_fraction else "val")
+    assert sum(seen) == len(data.splits["test"]) + len(data.splits["val"])
+    assert found["validation"]["n"] == len(data.splits["val"])
 
 
 def test_a_place_where_no_export_can_be_made_is_told_before_anything_is_trained(tmp_path: Path) -> None:
