@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from sqlalchemy import URL
 
 from search.card import write_card
 from search.console import Terminal
+from search.crew import POLL_SECONDS
 from search.devices import WorkerDevice
 from search.errors import ProofFailed, SearchError, UsageError
 from search.launch import hold_devices, prepare, show_progress
@@ -30,7 +31,7 @@ from search.paths import Runs
 from search.plots import draw_confusion, draw_curves
 from search.pools.local import without_secrets
 from search.predict import check_sums, sha256
-from search.retrain import Retraining, Stages, check_limit, choose_trial
+from search.retrain import Retraining, Stages, check_limit, choose_trial, heed_stop
 from search.storage import open_storage, storage_errors
 from search.study import find_study, own_study
 from studies import StudySpec
@@ -91,7 +92,7 @@ def export_best(
         choose_trial(study, number, spec.limit)  # there is one, or the pictures need not be read
         if out is not None:
             _check_target(out.resolve())
-        data = prepare(spec, runs, console).data
+        data = prepare(spec, runs, console, lambda: heed_stop(runs, study_name)).data
         retraining = stack.enter_context(Retraining(study, spec, runs, data, devices, console, still_owner))
         trial, confirmation = retraining.choose(number)
         target = (out or runs.export(study_name, trial.number)).resolve()
@@ -119,14 +120,16 @@ def _export(
     spec, data, console = retraining.spec, retraining.data, retraining.console
     console.print(f"{spec.name}: exporting trial {trial.number}, {trial.values[0]:.2%} on validation in the search")
     outcomes = retraining.train(stages)
+    retraining.look()
 
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     whole, plain = _write_models(partial, retraining, stages)
+    retraining.look()
     metrics = described | evaluate_once(partial, whole, plain, retraining, trial, outcomes)
     _write_metrics(partial, metrics)  # the proof compares with it
-    proof = prove(partial, spec, data, console)
+    proof = prove(partial, spec, data, console, retraining.look)
     (partial / REFERENCE_LOGITS).unlink()
     proven = proof.pop("sha256")
     metrics["measured_on_this_machine"] |= {name: proof.pop(name) for name in ("hardware", "latency_ms")}
@@ -162,8 +165,17 @@ def _write_models(folder: Path, retraining: Retraining, stages: Stages) -> tuple
     return whole, plain
 
 
-def prove(folder: Path, spec: StudySpec, data: Dataset, console: Console) -> dict[str, Any]:
+def prove(
+    folder: Path, spec: StudySpec, data: Dataset, console: Console, look: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Load the export again in a clean process and compare it with its metrics.json; see search/proof.py.
+
+    Args:
+        folder: the export.
+        spec: its study; how its pictures are read.
+        data: those pictures, decoded.
+        console: shows progress.
+        look: called at least every POLL_SECONDS; raises what is to end the proof.
 
     Raises:
         ProofFailed: with the first difference; the folder stays for a look.
@@ -178,26 +190,29 @@ def prove(folder: Path, spec: StudySpec, data: Dataset, console: Console) -> dic
         spec.data.model_dump_json(),
     ]
     environment = without_secrets() | {"CUDA_VISIBLE_DEVICES": ""}
-    said: Any = None
+    said: bytes | None = None
     with (
-        tempfile.TemporaryFile("w+") as errors,
         show_progress(console) as progress,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process,
     ):
-        assert process.stdout is not None
         try:
-            for line in process.stdout:
-                said = json.loads(line)
-                if isinstance(said, list):
-                    progress(*said)
+            while said is None:
+                look()
+                try:
+                    said, complaint = process.communicate(timeout=POLL_SECONDS)
+                except subprocess.TimeoutExpired as waiting:  # with all that it has said so far
+                    *lines, _ = (waiting.output or b"").split(b"\n")
+                    for told in map(json.loads, lines):
+                        if isinstance(told, list):
+                            progress(*told)
         except BaseException:  # Ctrl-C, for one
             process.kill()
             raise
-        if process.wait() != 0:
-            errors.seek(0)
-            reason = (errors.read().strip() or f"it ended with code {process.returncode}").splitlines()[-1]
-            raise ProofFailed(f"the export failed its proof: {reason}; it was not put in place, look at it in {folder}")
-    answer: dict[str, Any] = said
+    if process.returncode != 0:
+        said_last = complaint.decode(errors="replace").strip() or f"it ended with code {process.returncode}"
+        reason = said_last.splitlines()[-1]
+        raise ProofFailed(f"the export failed its proof: {reason}; it was not put in place, look at it in {folder}")
+    answer: dict[str, Any] = json.loads(said.splitlines()[-1])
     return answer
 
 

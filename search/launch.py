@@ -15,7 +15,6 @@ from typing import Any
 import optuna
 from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution
-from optuna.storages import BaseStorage
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import URL
@@ -76,27 +75,33 @@ class Prepared(Bounds):
         return len(self.data.class_names)
 
 
-def prepare(spec: StudySpec, runs: Runs, console: Console) -> Prepared:
-    """Read the pictures and find the exact bounds of the space.
+def prepare(spec: StudySpec, runs: Runs, console: Console, look: Callable[[], None] = lambda: None) -> Prepared:
+    """Read the pictures and find the exact bounds of the space; ``look`` as in ``show_progress``.
 
     Raises:
         DataError, DiskError: the pictures cannot be used.
         LimitError: no candidate fits.
         ConfigError: the model or a recipe cannot be.
     """
-    with show_progress(console) as progress:
+    with show_progress(console, look) as progress:
         data = prepare_data(spec.data, runs.cache, progress=progress)
     return Prepared(data=data, **vars(find_bounds(spec, len(data.class_names), runs)))
 
 
 @contextlib.contextmanager
-def show_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Bars with the time that is left, in a terminal: what is given is called with (stage, done, total)."""
+def show_progress(
+    console: Console, look: Callable[[], None] = lambda: None
+) -> Iterator[Callable[[str, int, int], None]]:
+    """Bars with the time that is left, in a terminal: what is given is called with (stage, done, total).
+
+    It calls ``look`` each time, which raises what is to end the work.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks: dict[str, Any] = {}
 
         def progress(stage: str, done: int, total: int) -> None:
+            look()
             if stage not in tasks:
                 tasks[stage] = bar.add_task(stage, total=total)
             bar.update(tasks[stage], completed=done, total=total)
@@ -217,7 +222,10 @@ def launch(
                 display.note(f"left out: {name}: {reason}")
             for line in [*doubts(prepared.data), *moved]:
                 display.note(line)
-            others = _others(spec, prepared, storage, url, runs, display, still_owner)
+            page = StudyPage(spec, _facts(spec, prepared), storage, url, runs, still_owner)
+            others: list[Onlooker] = [StateFile(runs.state(spec.name), runs.holder(spec.name).read_text()), page]
+            if spec.notify.webhook is not None:
+                others.append(Webhook(spec.notify.webhook, display.note))
             onlookers = Onlookers(display, others, at_once=lambda: coordinator.killed)
             coordinator = Coordinator(
                 study,
@@ -276,26 +284,14 @@ def render_stop(answer: dict[str, Any]) -> str:
     return f"nobody is searching or exporting study {answer['study']!r}"
 
 
-def _others(
-    spec: StudySpec,
-    prepared: Prepared,
-    storage: BaseStorage,
-    url: URL,
-    runs: Runs,
-    display: Display,
-    still_owner: Callable[[], None],
-) -> list[Onlooker]:
-    """Whoever watches the search besides the terminal."""
+def _facts(spec: StudySpec, prepared: Prepared) -> list[tuple[str, str]]:
+    """What the study's page says about it besides its settings, name and words each."""
     facts = [("pictures", f"{pictures_of(prepared)}, {prepared.num_classes} classes, {spec.data.image_size} px")]
     facts += [("model", ", ".join(models_of(spec, prepared)))]
     if prepared.width is not None:
         width = prepared.width
         facts += [("widest that fits", f"width_mult {width.width_mult:g}, {width.size.params:,} parameters")]
-    state = StateFile(runs.state(spec.name), runs.holder(spec.name).read_text())
-    others: list[Onlooker] = [state, StudyPage(spec, facts, storage, url, runs, still_owner)]
-    if spec.notify.webhook is not None:
-        others.append(Webhook(spec.notify.webhook, display.note))
-    return others
+    return facts
 
 
 def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice]) -> str:

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,6 +70,8 @@ class Retraining:
         self.devices, self.console = devices, console
         self.checks = (still_owner, identify(study))
         """Taken before each step that needs the study: whether it is still this process's, and still the same."""
+        self.look = partial(heed_stop, runs, spec.name)
+        """Taken between the steps of the export: whether it is asked to stop."""
         self.confirming: list[Training] = []
         self.unrecorded: deque[tuple[int, int, float | None, float]] = deque()
         """What confirming trainings came to and the database has not taken yet."""
@@ -95,8 +98,7 @@ class Retraining:
         answers: list[T] = []
         most = self.spec.faults.storage_minutes
         while not self.outage.reach(*self.checks, lambda: answers.append(step()), most_minutes=most):
-            if self.runs.stop_requested(self.spec.name):
-                raise Interrupted("export stopped; nothing is lost, the same command goes on from there")
+            self.look()
             time.sleep(POLL_SECONDS)
         return answers[-1]
 
@@ -250,6 +252,16 @@ class Retraining:
         for training in self.confirming:
             if not training.checkpoint.parent.name.startswith(f"{trial.number}-"):
                 shutil.rmtree(training.checkpoint.parent, ignore_errors=True)
+
+
+def heed_stop(runs: Runs, study: str) -> None:
+    """See whether ``search stop`` asks the export of a study to end.
+
+    Raises:
+        Interrupted: it does.
+    """
+    if runs.stop_request(study).exists():
+        raise Interrupted("export stopped; nothing is lost, the same command goes on from there")
 
 
 def choose_trial(study: optuna.Study, number: int | None, limit: Limit) -> FrozenTrial:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
+import psutil
 import pytest
 import torch
 from optuna.distributions import FloatDistribution
@@ -19,24 +22,27 @@ from rich.console import Console
 from safetensors import SafetensorError
 from sqlalchemy.exc import OperationalError
 from test_trainings import EPOCHS, ScriptedPool, trains
+from tiny import tiny_study
 
 import search.backlog
+import search.export
 import search.retrain
 from search.best import begin, confirmed, missing, record
-from search.errors import HeldError, StudyChanged, UsageError
-from search.export import _check_target, _disk_errors
+from search.errors import HeldError, Interrupted, ProofFailed, StudyChanged, UsageError
+from search.export import _check_target, _disk_errors, _export
 from search.formats import write_graphs
+from search.launch import prepare
 from search.metrics import evaluate_once, final_model, wilson_interval
 from search.paths import Runs
 from search.pools.local import Exit, Message
 from search.proof import Difference, compare_logits
-from search.retrain import Retraining
+from search.retrain import Retraining, heed_stop
 from search.storage import open_storage, parse_url
 from search.study import UUID, open_test_split
 from search.trainings import Outcome, Training
 from studies import Faults, StudySpec
 from trainer.config import EpochResult
-from trainer.data import prepare_data
+from trainer.data import Dataset, prepare_data
 from trainer.errors import DiskError
 
 
@@ -225,6 +231,81 @@ def test_an_export_whose_study_is_deleted_says_so_and_writes_nothing_to_the_next
         retraining.choose(None)
     for study in storage.get_all_studies():
         assert (study.user_attrs, study.system_attrs) == ({}, {})
+
+
+@pytest.mark.parametrize("stage", ["training", "writing"])
+def test_a_stop_request_ends_an_export_before_its_next_stage(
+    spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    desk = Desk(spec, tmp_path, monkeypatch)
+    begun = []
+
+    def asked_while(name: str) -> Any:
+        begun.append(name)
+        if name == stage:
+            desk.retraining.runs.stop_request(spec.name).parent.mkdir(parents=True)
+            desk.retraining.runs.stop_request(spec.name).touch()
+        return "whole", "plain"
+
+    monkeypatch.setattr(Retraining, "train", lambda *_: asked_while("training"))
+    monkeypatch.setattr(search.export, "_write_models", lambda *_: asked_while("writing"))
+    monkeypatch.setattr(search.export, "evaluate_once", lambda *_: asked_while("evaluating"))
+    with pytest.raises(Interrupted, match="export stopped; nothing is lost, the same command goes on"):
+        _export(tmp_path / "export", {}, desk.retraining, desk.study.trials[0], [])
+    assert begun[-1] == stage
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_stop_request_ends_an_export_while_it_decodes_pictures(tmp_path: Path) -> None:
+    """Whatever shows its progress looks, the evaluation too."""
+    runs, said = Runs(tmp_path), Console(quiet=True)
+    spec = StudySpec.model_validate(tomllib.loads(tiny_study("tiny", trials=1)))
+    runs.stop_request("tiny").parent.mkdir(parents=True)
+    runs.stop_request("tiny").touch()
+    with pytest.raises(Interrupted, match="export stopped; nothing is lost, the same command goes on"):
+        prepare(spec, runs, said, lambda: heed_stop(runs, "tiny"))
+    assert not list(runs.cache.glob("[!.]*")), "half a cache is none"
+
+
+class Proof:
+    """Stands in for the interpreter in which an export is proven: a shell's script."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.file = folder / "interpreter"
+        monkeypatch.setattr(sys, "executable", str(self.file))
+
+    def prove(self, script: str, look: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        self.file.write_text(f"#!/bin/sh\n{script}\n")
+        self.file.chmod(0o755)
+        spec = StudySpec.model_validate(tomllib.loads(tiny_study("tiny", trials=1)))
+        data = cast(Dataset, SimpleNamespace(cache_path=self.file))
+        return search.export.prove(self.file.parent, spec, data, Console(quiet=True), look)
+
+
+def test_a_stop_request_ends_a_proof_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def look() -> None:
+        looks.append(psutil.Process().children())
+        if len(looks) == 3:
+            raise Interrupted("export stopped")
+
+    with pytest.raises(Interrupted):
+        Proof(tmp_path, monkeypatch).prove("exec sleep 600", look)
+    assert len(looks[-1]) == 1
+    assert not psutil.Process().children()
+
+
+def test_a_proof_is_its_last_line_and_a_failed_one_its_last_complaint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proof = Proof(tmp_path, monkeypatch)
+    said = """echo '["through timm", 1, 2]'; sleep 1; echo '["through timm", 2, 2]'; echo '{"sha256": {}}'"""
+    assert proof.prove(said) == {"sha256": {}}
+    with pytest.raises(ProofFailed, match=r"^the export failed its proof: accuracy: 0\.5; it was not put in place"):
+        proof.prove("echo a warning >&2; echo accuracy: 0.5 >&2; exit 9")
+    with pytest.raises(ProofFailed, match=r"^the export failed its proof: it ended with code 3; it was not"):
+        proof.prove("exit 3")
 
 
 def test_an_export_waits_no_longer_for_its_database_than_a_search_does(
