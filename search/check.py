@@ -25,10 +25,11 @@ from search.pictures import check_picture, draw_pictures
 from search.space import known_recipes
 from search.status import duration, megabytes
 from studies import Limit, StudySpec
-from trainer.cache import as_lines, scan_folder
+from trainer.cache import as_lines
 from trainer.config import ModelSize, TrainConfig
 from trainer.data import Dataset
 from trainer.errors import ConfigError, DataError, DiskError, LimitError
+from trainer.scan import scan_folder
 
 CLASSES_SHOWN = 12
 """With more classes than these the table shows the smallest, the median and the largest one."""

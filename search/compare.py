@@ -18,10 +18,11 @@ from sqlalchemy import URL
 from search.errors import UsageError
 from search.paths import Runs
 from search.predict import check_sums, open_model, read_config, read_pictures
-from trainer.cache import as_lines, scan_folder
+from trainer.cache import as_lines
 from trainer.config import DataConfig
 from trainer.data import prepare_data
 from trainer.errors import DataError
+from trainer.scan import scan_folder
 
 BATCH = 64
 LATENCY_BATCHES = (1, 64)

@@ -260,7 +260,7 @@ def heed_stop(runs: Runs, study: str) -> None:
     Raises:
         Interrupted: it does.
     """
-    if runs.stop_request(study).exists():
+    if runs.stop_requested(study):
         raise Interrupted("export stopped; nothing is lost, the same command goes on from there")
 
 

@@ -1,11 +1,12 @@
-"""Pictures decoded once: what lies in a data folder, and the memory-mapped uint8 copy that all workers share.
+"""Pictures decoded once: the memory-mapped uint8 copy that all workers share.
 
     CACHE_DIR/birds-224px-1f2e3d4c5b6a/
         pictures.npy    [N, S, S, C] uint8, one row a readable picture, in the order of the names
-        index.json      their names, classes, splits and hashes; the bad files; what made this cache
+        index.json      their names, classes, splits and hashes; the bad files; what made this cache; CRC-32 of all
 
 A cache is built in a ``.partial-`` folder beside it and moved in place when it is whole, and never changed
-after. Its name ends in a hash of everything that shapes it, so a changed file means another cache.
+after. Its name ends in a hash of everything that shapes it, so a changed file means another cache. A bit that
+a disk has changed is found where data are prepared, once for each launch, and the cache built again.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ import json
 import os
 import re
 import shutil
-import stat
 import warnings
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -34,32 +34,18 @@ from PIL import Image
 
 from trainer.config import DataConfig
 from trainer.errors import DataError, DiskError
+from trainer.scan import Listing, Picture, Source
 
-__all__ = [
-    "BadFile",
-    "Cache",
-    "Listing",
-    "Picture",
-    "Progress",
-    "as_lines",
-    "build_cache",
-    "open_cache",
-    "scan_folder",
-]
+__all__ = ["BadFile", "Cache", "Progress", "as_lines", "build_cache", "open_cache"]
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Raised by hand whenever the same files would give other pixels or another index."""
-
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Folder name -> split; Kaggle's bird folders say "valid"."""
-
-LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
-"""What operating systems leave in folders, in lower case; passed over in silence, as every hidden file is."""
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with (stage, done, total), always from the thread that asked for the data."""
 
-Source: TypeAlias = bytes | Image.Image
+CHECKED_BYTES = 1 << 24
+"""Read at once, by each thread, where a cache is compared with its CRC-32."""
 
 
 @dataclass(frozen=True)
@@ -68,31 +54,6 @@ class BadFile:
 
     name: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture that is there but not yet read; ``load`` raises DataError where it cannot be."""
-
-    name: str
-    class_name: str
-    split: str
-    load: Callable[[], Source]
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Everything that a source holds."""
-
-    root: str
-    """Where it lies, for messages."""
-    pictures: Sequence[Picture]
-    class_folders: Sequence[tuple[str, str, str]]
-    """(name, split, class) of every class folder, those without a file too."""
-    own_splits: Sequence[str]
-    """The splits that the source itself has; the others are drawn from train."""
-    stamp: str = ""
-    """Changes when a file is added, removed or written."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,92 +69,13 @@ class Cache:
     classes: list[str]
     splits: list[str]
     sha256: list[str]
+    crc32: list[int]
+    """Of each picture's pixels."""
     class_folders: list[list[str]]
     own_splits: list[str]
     bad: list[list[str]]
-
-
-def scan_folder(root: Path) -> Listing:
-    """List what lies under ``root`` without opening a file.
-
-    ROOT/train/CLASS/* with or without ROOT/val (or valid, validation) and ROOT/test, else ROOT/CLASS/*, which
-    is all train. Class folders are searched to any depth and through symbolic links; files and folders that
-    lie beside them are not looked at. A train/ that holds files and no folder is a class of that name.
-
-    Raises DataError where the folder is missing, cannot be listed, or holds no class folder.
-    """
-    if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise DataError(f"the data folder {root} {what}; check --data DIR")
-    folders = {entry.name: entry.path for entry, info in _visible(str(root)) if _is_folder(info)}
-    inside_train = [info for _, info in _visible(folders["train"])] if "train" in folders else []
-    parts = {name: SPLIT_FOLDERS[name] for name in folders if name in SPLIT_FOLDERS}
-    if "train" not in folders or (inside_train and not any(map(_is_folder, inside_train))):
-        parts = {"": "train"}
-    if twice := sorted(name for name in parts if list(parts.values()).count(parts[name]) > 1):
-        raise DataError(f"{root} holds {' and '.join(twice)}, which mean the same split; keep one of them")
-
-    pictures: list[Picture] = []
-    class_folders: list[tuple[str, str, str]] = []
-    stamps: list[str] = []
-    for part, split in parts.items():
-        for entry, info in _visible(str(root / part)):
-            if info is None or not _is_folder(info):
-                continue
-            folder = f"{part}/{entry.name}" if part else entry.name
-            class_folders.append((folder, split, entry.name))
-            for name, path, file in _files(entry.path, folder, ((info.st_dev, info.st_ino),)):
-                pictures.append(Picture(name, entry.name, split, partial(_read_file, Path(path))))
-                # With the mode in the stamp, a file that could not be opened is tried again after chmod.
-                stamps.append(f"{name}\0{file and (file.st_size, file.st_mtime_ns, file.st_mode)}")
-    if not class_folders:
-        raise DataError(f"{root} holds no class folders; expected are CLASS/* or train/CLASS/*, pictures inside")
-    pictures.sort(key=lambda picture: picture.name)
-    stamp = json.dumps([str(root), sorted(class_folders), sorted(stamps)])
-    return Listing(str(root), pictures, sorted(class_folders), sorted(set(parts.values())), stamp)
-
-
-def _visible(folder: str) -> Iterator[tuple[os.DirEntry[str], os.stat_result | None]]:
-    """What lies in a folder, litter left out, with its stat through links; None for a link to nowhere."""
-    try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise DataError(f"the folder {folder} cannot be listed: {error.strerror}") from None
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name.lower() in LITTER:
-            continue
-        try:
-            yield entry, entry.stat()
-        except OSError:
-            yield entry, None
-
-
-def _is_folder(info: os.stat_result | None) -> bool:
-    return info is not None and stat.S_ISDIR(info.st_mode)
-
-
-def _files(
-    folder: str, name: str, above: tuple[tuple[int, int], ...]
-) -> Iterator[tuple[str, str, os.stat_result | None]]:
-    """(name, path, stat) of every file below a class folder; ``above``: the folders walked through, so that a
-    link back to one of them is not followed for ever."""
-    for entry, info in _visible(folder):
-        if info is None or not stat.S_ISDIR(info.st_mode):
-            yield f"{name}/{entry.name}", entry.path, info
-        elif (info.st_dev, info.st_ino) not in above:
-            yield from _files(entry.path, f"{name}/{entry.name}", (*above, (info.st_dev, info.st_ino)))
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for ever
-            raise DataError("is not a regular file")
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot be opened ({error.strerror})") from None
-    if not content:
-        raise DataError("is empty (0 bytes)")
-    return content
+    index_crc32: int
+    """Of all the rest of the index."""
 
 
 def build_cache(
@@ -221,7 +103,7 @@ def build_cache(
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", title).strip("._")[:40] or "pictures"
     final = cache_dir / f"{name}-{size}px-{key[:12]}"
     with suppress(DataError):  # before any lock, so a finished cache can lie where nobody may write
-        return open_cache(final)
+        return _open_whole(final, progress)
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         lock = FileLock(cache_dir / f".{final.name}.lock")
@@ -233,7 +115,9 @@ def build_cache(
             lock.acquire()
         try:
             with suppress(DataError):
-                return open_cache(final)
+                return _open_whole(final, progress)
+            if final.exists():
+                warnings.warn(f"the picture cache {final} is damaged; its pictures are decoded again", stacklevel=3)
             # Whoever holds the lock owns both names: what lies there is damaged, or left by a killed process.
             unfinished = cache_dir / f".partial-{final.name}"
             for leftover in (final, unfinished):
@@ -262,7 +146,7 @@ def _decode_all(
     progress: Progress | None,
 ) -> None:
     """Write pictures.npy and index.json into ``folder``, durably."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = _num_threads()
     pool = ThreadPoolExecutor(threads, "decode")
     # The filters of warnings belong to the whole process: set once here, never in a thread. What Pillow
     # warns of (palettes, odd TIFF tags) is no news to the user; what makes a picture unfit is an error.
@@ -280,7 +164,7 @@ def _decode_all(
         # full after all is an OSError, where storing into a mapped hole is a SIGBUS that nobody can catch.
         _write_header(file, (total, side, side, channels))
         header_size = file.tell()
-        good: list[tuple[Picture, str]] = []
+        good: list[tuple[Picture, str, int]] = []
         bad: list[BadFile] = []
         try:
             for done, (picture, future) in enumerate(_in_order(pool, listing.pictures, read, 8 * threads), start=1):
@@ -289,8 +173,9 @@ def _decode_all(
                 except DataError as error:
                     bad.append(BadFile(picture.name, str(error)))
                 else:
-                    file.write(pixels.tobytes())
-                    good.append((picture, sha256))
+                    content = pixels.tobytes()
+                    file.write(content)
+                    good.append((picture, sha256, zlib.crc32(content)))
                 if progress is not None:
                     progress("decoding pictures", done, total)
         finally:
@@ -306,16 +191,17 @@ def _decode_all(
     index = {
         "made_for": made_for,
         "root": listing.root,
-        "names": [picture.name for picture, _ in good],
-        "classes": [picture.class_name for picture, _ in good],
-        "splits": [picture.split for picture, _ in good],
-        "sha256": [sha256 for _, sha256 in good],
+        "names": [picture.name for picture, _, _ in good],
+        "classes": [picture.class_name for picture, _, _ in good],
+        "splits": [picture.split for picture, _, _ in good],
+        "sha256": [sha256 for _, sha256, _ in good],
+        "crc32": [crc32 for _, _, crc32 in good],
         "class_folders": listing.class_folders,
         "own_splits": listing.own_splits,
         "bad": [[file.name, file.reason] for file in bad],
     }
     with (folder / "index.json").open("w", encoding="ascii") as text:
-        json.dump(index, text)
+        json.dump(index | {"index_crc32": _index_crc32(index)}, text)
         text.flush()
         os.fsync(text.fileno())
     _sync(folder)
@@ -364,6 +250,47 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _num_threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _index_crc32(index: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(index, sort_keys=True).encode("ascii"))
+
+
+def _open_whole(path: Path, progress: Progress | None) -> Cache:
+    """``open_cache``, and read all of it: about a second per GB; raises DataError also where a byte was altered.
+
+    A CRC finds what disks and crashes do; SHA-256 takes several seconds where the processor does not help.
+    """
+    cache = open_cache(path)
+    index = {name: value for name, value in vars(cache).items() if name not in ("path", "images", "index_crc32")}
+    altered = DataError(f"the picture cache {path} is not what was written; launch again to rebuild it")
+    if _index_crc32(index) != cache.index_crc32:
+        raise altered
+    size, total = cache.images[0].nbytes, len(cache.images)
+    at_once = max(1, CHECKED_BYTES // size)
+    starts = range(0, total, at_once)
+    try:
+        # Read, not mapped: what the disk does not give is an error then, and no SIGBUS.
+        with (path / "pictures.npy").open("rb") as file, ThreadPoolExecutor(_num_threads(), "check") as pool:
+            pixels = os.fstat(file.fileno()).st_size - total * size
+
+            def is_whole(first: int) -> bool:
+                expected = cache.crc32[first : first + at_once]
+                content = memoryview(os.pread(file.fileno(), len(expected) * size, pixels + first * size))
+                return expected == [zlib.crc32(content[i * size : (i + 1) * size]) for i in range(len(expected))]
+
+            for first, whole in zip(starts, pool.map(is_whole, starts), strict=True):
+                if not whole:
+                    raise altered
+                if progress is not None:
+                    progress("checking the decoded pictures", min(first + at_once, total), total)
+    except OSError:
+        raise altered from None
+    return cache
+
+
 def open_cache(path: Path) -> Cache:
     """Open a cache that ``build_cache`` made; raises DataError where it is missing, cut short or garbled."""
     try:
@@ -372,9 +299,10 @@ def open_cache(path: Path) -> Cache:
             images=np.load(path / "pictures.npy", mmap_mode="r"),
             **json.loads((path / "index.json").read_text("ascii")),
         )
-        columns = (cache.names, cache.classes, cache.splits, cache.sha256)
+        columns = (cache.names, cache.classes, cache.splits, cache.sha256, cache.crc32)
         side, channels = cache.made_for["image_size"], cache.made_for["channels"]
-        if any(cache.images.shape != (len(column), side, side, channels) for column in columns):
+        shapes = {(len(column), side, side, channels) for column in columns}
+        if cache.images.dtype != np.uint8 or shapes != {cache.images.shape}:
             raise ValueError("pictures.npy and index.json disagree")
     except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
         raise DataError(

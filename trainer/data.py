@@ -19,20 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer.cache import (
-    BadFile,
-    Cache,
-    Listing,
-    Picture,
-    Progress,
-    as_lines,
-    build_cache,
-    open_cache,
-    scan_folder,
-)
+from trainer.cache import BadFile, Cache, Progress, as_lines, build_cache, open_cache
 from trainer.config import DataConfig
 from trainer.errors import DataError
 from trainer.pictures import read
+from trainer.scan import Listing, Picture, scan_folder
 
 __all__ = ["BadFile", "Dataset", "Duplicate", "Progress", "open_data", "prepare_data"]
 
@@ -123,6 +114,9 @@ class Dataset:
 
 def prepare_data(config: DataConfig, cache_dir: Path, *, progress: Progress | None = None) -> Dataset:
     """Look at the source, decode its pictures where that was not done yet, split them and check them.
+
+    A cache that is there is read once, to see whether it is what was written; one that is damaged is built again, with
+    a warning.
 
     Raises DataError with every problem found, and DiskError where the cache finds no room.
     """

@@ -120,7 +120,7 @@ def test_a_change_of_bad_files_decodes_nothing_again(tmp_path: Path) -> None:
     stages: list[str] = []
     config = DataConfig(path=str(root), image_size=16, bad_files="skip")
     data = prepare_data(config, tmp_path / "caches", progress=lambda stage, done, total: stages.append(stage))
-    assert stages == []
+    assert "decoding pictures" not in stages
     assert data.bad_files == (BadFile("cat/bad.jpg", "is not a picture in a format that Pillow knows"),)
 
 

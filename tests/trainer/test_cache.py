@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.cache import open_cache, scan_folder
+from trainer.cache import open_cache
 from trainer.config import DataConfig
 from trainer.data import Dataset, open_data, prepare_data
 from trainer.errors import DataError, DiskError
+from trainer.scan import scan_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -157,7 +158,8 @@ def test_a_damaged_cache_is_an_error_to_a_worker_and_built_anew_by_a_launch(
     damage(whole.cache_path)
     with pytest.raises(DataError, match=r"missing or damaged .* launch again to rebuild it"):
         open_data(config, whole.cache_path)
-    again = prepare_data(config, tmp_path / "caches")
+    with pytest.warns(UserWarning, match=f"{whole.cache_path} is damaged; its pictures are decoded again"):
+        again = prepare_data(config, tmp_path / "caches")
     assert again.cache_path == whole.cache_path
     np.testing.assert_array_equal(again.images, pixels)
 
@@ -342,9 +344,11 @@ def test_a_worker_opens_sixty_thousand_pictures_in_seconds(tmp_path: Path) -> No
         "classes": [f"class{i % 400:03}" for i in range(count)],
         "splits": ["train"] * count,
         "sha256": [f"{i:064x}" for i in range(count)],
+        "crc32": [0] * count,
         "class_folders": [],
         "own_splits": ["train"],
         "bad": [],
+        "index_crc32": 0,
     }
     (cache / "index.json").write_text(json.dumps(index))
     assert len(open_cache(cache).names) == count
