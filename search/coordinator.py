@@ -138,8 +138,8 @@ class Coordinator:
         if self.runs.stop_request(self.spec.name).exists() and not self.stopping:
             self.stop()
         checks = (self.still_owner, self.trials.check_identity, self.trials.check_writable)
-        most = self.spec.faults.storage_minutes
-        if not self.outage.reach(*checks, self._catch_up, self._assign, self._finish_off, most_minutes=most):
+        steps = (self.trials.complete_asking, self._catch_up, self._assign, self._finish_off)
+        if not self.outage.reach(*checks, *steps, most_minutes=self.spec.faults.storage_minutes):
             self._go_on_without_storage()
         if self.killed or time.monotonic() >= self.deadline or not self._worth_waiting():
             return False

@@ -14,6 +14,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 from scripted import EPOCHS, Bench, ScriptedPool, epoch, failed, spec_of, started, states, trains
+from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 import search.backlog
@@ -178,6 +179,56 @@ def test_a_trial_that_a_broken_connection_left_behind_is_asked_for_again(bench: 
     coordinator.trials.study.ask()  # created, and its answer lost
     assert coordinator.run() is True
     assert states(coordinator.trials.study) == ["COMPLETE"] * 3
+
+
+def test_a_candidate_whose_asking_is_cut_short_is_drawn_before_what_happened_meanwhile_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first setting of trial 3 was drawn without trial 0, which ends while the database is away."""
+    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
+    settings: list[str] = []
+
+    def ends_meanwhile(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        *before, last = trains(assignment, times)
+        yield from before
+        while assignment["trial"] == 0 and len(settings) < 8:
+            yield None
+        yield last
+
+    def breaks(*statement: Any) -> None:
+        if "INSERT INTO trial_params" in statement[2]:
+            settings.append(statement[2])
+            if len(settings) == 8:
+                raise OperationalError("", None, Exception("the server is gone"))
+
+    coordinator = bench.coordinator(ScriptedPool(ends_meanwhile, 2), spec_of(trials=5, startup_trials=2))
+    event.listen(coordinator.trials.study._storage._backend.engine, "before_cursor_execute", breaks)  # type: ignore[attr-defined]
+    assert coordinator.run() is True
+    events = read_journal(coordinator.journal.path)
+    steps = [(step["event"], step["trial"]) for step in events if step["event"] in ("ask", "tell")]
+    assert steps.index(("ask", 3)) < steps.index(("tell", 0))
+    assert replay(events).identical
+
+
+def test_of_a_candidate_that_was_created_twice_the_first_is_asked_for_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optuna itself tries again when the answer to a creation is lost."""
+    coordinator = bench.coordinator(ScriptedPool(trains), spec_of(trials=3))
+    coordinator.begin()
+    dialect = coordinator.trials.study._storage._backend.engine.dialect  # type: ignore[attr-defined]
+    commit = dialect.do_commit
+
+    def loses_an_answer(connection: Any) -> None:
+        commit(connection)
+        if connection.cursor().execute("SELECT count(*) FROM trials").fetchone() == (1,):
+            monkeypatch.setattr(dialect, "do_commit", commit)
+            raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr(dialect, "do_commit", loses_an_answer)
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["COMPLETE"] * 3
+    assert replay(read_journal(coordinator.journal.path)).identical
 
 
 def test_a_study_deleted_while_it_is_searched_is_noticed_although_its_name_is_there_again(bench: Bench) -> None:
