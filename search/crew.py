@@ -34,6 +34,8 @@ class Worker:
     process: Literal["none", "running", "ended"] = "none"
     """Whether it has one; "ended" until its Exit, which may wait for the database, is dealt with."""
     ready: bool = False
+    was_ready: bool = False
+    """Whether any of its processes ever was."""
     trial: Any = None
     """What it trains: an Optuna trial, or a training of an export."""
     attempt: int = 0
@@ -134,7 +136,8 @@ class Crew:
             if isinstance(event, Exit):
                 worker.process, worker.busy_since, worker.ended_since = "ended", None, None
             elif event["type"] == "ready":
-                worker.ready, worker.device, worker.failed_starts, worker.busy_since = True, event["device"], 0, None
+                worker.ready, worker.was_ready, worker.device = True, True, event["device"]
+                worker.failed_starts, worker.busy_since = 0, None
                 continue
             elif event["type"] == "started":
                 worker.busy_since = time.monotonic()
@@ -166,8 +169,12 @@ class Crew:
         """A worker's process has ended: start another, or say why the search cannot go on."""
         worker.failed_starts += not worker.ready and worker.ended is None
         worker.process, worker.ready, worker.device, worker.ended = "none", False, "starting", None
-        if worker.failed_starts > self.faults.retries:
-            return f"worker {worker.label} cannot start"
+        if worker.failed_starts > self.faults.retries and not worker.aside:
+            worker.aside = "no new process of it can start, see its log"
+            # Where one has started, it is the device; where none ever has, they would all fail for the same reason.
+            if all(other.aside for other in self.workers) or not any(other.was_ready for other in self.workers):
+                return f"worker {worker.label} cannot start"
+            self.note(f"{worker.label} is put aside: {worker.aside}")
         if worker.aside:
             worker.device = "put aside"
             spare = next((other for other in self.workers if other.unused), None)

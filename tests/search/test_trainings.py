@@ -225,6 +225,25 @@ def test_a_worker_that_cannot_start_ends_it() -> None:
         all_of(trainer_on(pool, []), trainings(1))
 
 
+def test_a_device_that_drops_out_is_put_aside_and_the_others_do_it_all() -> None:
+    class DropsOut(ScriptedPool):
+        def start(self, worker: int) -> None:
+            super().start(worker)
+            if worker == 0 and self.starts.count(0) > 1:
+                self.plays[0] = iter([Exit(1, "ConfigError: no GPU")])
+
+    def breaks_on_the_first(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if pool.worker == 0:
+            error = "AcceleratorError: CUDA error: it fell off the bus"
+            yield {"type": "failed", "trial": assignment["trial"], "kind": "device", "error": error}
+        yield from trains(assignment, times)
+
+    for number in (1, 9):  # the other device is not needed at first, or has enough to do
+        pool, notes = DropsOut(breaks_on_the_first, 2), list[str]()
+        assert len(all_of(trainer_on(pool, notes), trainings(number))) == number
+        assert "cpu:0 is put aside: no new process of it can start, see its log" in notes
+
+
 def test_a_training_without_memory_goes_on_in_parts() -> None:
     def needs_two_parts(assignment: Message, times: int) -> Iterator[Message | Exit]:
         if assignment["micro_batches"] < 2:
