@@ -105,10 +105,7 @@ class Coordinator:
             StorageError: the database stayed away for longer than ``faults.storage_minutes``.
         """
         try:
-            self.begin()
-            while self.step():
-                pass
-            self.watch(self.snapshot())
+            self._search()
         except (HeldError, StudyChanged):
             self.journal.lost = True
             raise
@@ -119,6 +116,16 @@ class Coordinator:
         if self.fatal:
             raise self.fatal
         return not self.stopping
+
+    def _search(self) -> None:
+        try:
+            self.begin()
+            while self.step():
+                pass
+        except LookupError:  # what Optuna says of a trial that is not there
+            self.trials.check_identity()
+            raise
+        self.watch(self.snapshot())
 
     def begin(self) -> None:
         """Take over what a predecessor left, queue the known recipes, start the workers."""

@@ -247,6 +247,25 @@ def test_a_study_deleted_while_it_is_searched_is_noticed_although_its_name_is_th
         coordinator.run()
 
 
+@pytest.mark.parametrize("step", ["report", "tell"])
+def test_a_study_deleted_in_the_middle_of_a_turn_is_noticed_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def deletes_first(*arguments: Any) -> Any:
+        if step == "tell" or arguments[0].number == 1:
+            url = parse_url(f"sqlite:///{bench.folder}/search.db")
+            optuna.delete_study(study_name="scripted", storage=open_storage(url))
+        return there(*arguments)
+
+    coordinator = bench.coordinator(ScriptedPool(trains))
+    owner: Any = optuna.trial.Trial if step == "report" else coordinator.trials.study
+    there = getattr(owner, step)
+    monkeypatch.setattr(owner, step, deletes_first)
+    with pytest.raises(StudyChanged, match="study 'scripted' was deleted or replaced while it was searched"):
+        coordinator.run()
+    assert read_journal(coordinator.journal.path)[-1]["event"] != "stop", "it is another's by now"
+
+
 def test_a_study_that_another_process_has_taken_over_is_written_to_no_more(bench: Bench) -> None:
     def taken(message: Message) -> None:
         if message["trial"] == 1:
