@@ -25,7 +25,7 @@ from optuna.trial import Trial, TrialState
 
 from search.backlog import Backlog, Outage, Said
 from search.crew import POLL_SECONDS, Crew, Worker, patience
-from search.errors import HeldError, StudyChanged, TrainingFailed
+from search.errors import HeldError, StudyChanged, TrainingFailed, reason_of
 from search.findings import OUT_OF_MEMORY, step_of
 from search.paths import Runs
 from search.pools.local import Exit, LocalPool
@@ -80,7 +80,7 @@ class Coordinator:
         self.outage, self.backlog = Outage(note), Backlog()
         self.no_room: str | None = None
         self.last_failure: str | None = None
-        self.fatal: Exception | None = None
+        self.fatal: BaseException | None = None
         self.told_to_stop = False
         self.started = time.monotonic()
 
@@ -106,13 +106,15 @@ class Coordinator:
         """
         try:
             self._search()
-        except (HeldError, StudyChanged):
-            self.journal.lost = True
+        except BaseException as error:
+            self.fatal = self.fatal or error
+            self.journal.lost = isinstance(error, HeldError | StudyChanged)
             raise
         finally:
             late = self.killed or time.monotonic() >= self.deadline
             self.crew.close(patience_seconds=0 if late else 5)
-            self.journal.append("stop", reason=str(self.fatal or ("told to" if self.stopping else "budget spent")))
+            ended = "told to" if self.stopping else "budget spent"
+            self.journal.append("stop", reason=reason_of(self.fatal) if self.fatal else ended)
         if self.fatal:
             raise self.fatal
         return not self.stopping

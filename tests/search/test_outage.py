@@ -168,6 +168,7 @@ def test_a_database_that_stays_away_too_long_ends_the_search_and_the_next_launch
     with pytest.raises(StorageError, match="database is locked"), storage_errors(url):
         coordinator.run()
     blocker.close()
+    assert read_journal(coordinator.journal.path)[-1]["reason"] == "OperationalError"
     again = bench.coordinator(ScriptedPool(trains), spec_of(trials=2))
     assert again.run() is True
     assert states(again.trials.study) == ["COMPLETE", "COMPLETE"]
