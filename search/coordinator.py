@@ -273,9 +273,9 @@ class Coordinator:
             self._on_exit(worker, event)
         elif event["type"] == "started":
             assert worker.trial is not None
-            self.trials.counted(worker.trial, event.get("sizes", {}), event["num_params"], event["macs"])
+            self.trials.counted(worker.trial, event["sizes"], event["num_params"], event["macs"])
         elif event["type"] == "epoch":
-            worker.memory_bytes = event.get("memory_bytes")
+            worker.memory_bytes = event["memory_bytes"]
             go_on = self._trains(worker) and self._on_epoch(worker, EpochResult(**event["result"]))
             self._answer(said, go_on=go_on)
         elif event["type"] == "failed":

@@ -32,7 +32,7 @@ def epoch(assignment: Message, number: int, *, seconds: float = 1.0) -> Message:
         images_per_second=100.0,
         final=number == EPOCHS,
     )
-    return {"type": "epoch", "trial": assignment["trial"], "result": vars(result)}
+    return {"type": "epoch", "trial": assignment["trial"], "result": vars(result), "memory_bytes": 1 << 30}
 
 
 def trains(assignment: Message, _times: int) -> Iterator[Message | Exit]:
