@@ -25,7 +25,7 @@ from optuna.trial import Trial, TrialState
 
 from search.backlog import Backlog, Outage, Said
 from search.crew import POLL_SECONDS, Crew, Worker, patience
-from search.errors import HeldError, StudyChanged, TrainingFailed
+from search.errors import HeldError, StudyChanged, TrainingFailed, reason_of
 from search.findings import OUT_OF_MEMORY, step_of
 from search.paths import Runs
 from search.pools.local import Exit, LocalPool
@@ -80,7 +80,7 @@ class Coordinator:
         self.outage, self.backlog = Outage(note), Backlog()
         self.no_room: str | None = None
         self.last_failure: str | None = None
-        self.fatal: Exception | None = None
+        self.fatal: BaseException | None = None
         self.told_to_stop = False
         self.started = time.monotonic()
 
@@ -105,20 +105,29 @@ class Coordinator:
             StorageError: the database stayed away for longer than ``faults.storage_minutes``.
         """
         try:
-            self.begin()
-            while self.step():
-                pass
-            self.watch(self.snapshot())
-        except (HeldError, StudyChanged):
-            self.journal.lost = True
+            self._search()
+        except BaseException as error:
+            self.fatal = self.fatal or error
+            self.journal.lost = isinstance(error, HeldError | StudyChanged)
             raise
         finally:
             late = self.killed or time.monotonic() >= self.deadline
             self.crew.close(patience_seconds=0 if late else 5)
-            self.journal.append("stop", reason=str(self.fatal or ("told to" if self.stopping else "budget spent")))
+            ended = "told to" if self.stopping else "budget spent"
+            self.journal.append("stop", reason=reason_of(self.fatal) if self.fatal else ended)
         if self.fatal:
             raise self.fatal
         return not self.stopping
+
+    def _search(self) -> None:
+        try:
+            self.begin()
+            while self.step():
+                pass
+        except LookupError:  # what Optuna says of a trial that is not there
+            self.trials.check_identity()
+            raise
+        self.watch(self.snapshot())
 
     def begin(self) -> None:
         """Take over what a predecessor left, queue the known recipes, start the workers."""
@@ -143,7 +152,7 @@ class Coordinator:
         most = self.spec.faults.storage_minutes
         # One more attempt at a server that has vanished could outlast whoever kills after the grace.
         too_late = self.outage.is_on and time.monotonic() + ANSWER_SECONDS + CONNECT_SECONDS > self.deadline
-        steps = (self._catch_up, self._assign, self._finish_off)
+        steps = (self.trials.complete_asking, self._catch_up, self._assign, self._finish_off)
         if too_late or not self.outage.reach(*checks, *steps, most_minutes=most):
             self._go_on_without_storage()
         if self.killed or time.monotonic() >= self.deadline or not self._worth_waiting():
@@ -269,9 +278,9 @@ class Coordinator:
             self._on_exit(worker, event)
         elif event["type"] == "started":
             assert worker.trial is not None
-            self.trials.counted(worker.trial, event.get("sizes", {}), event["num_params"], event["macs"])
+            self.trials.counted(worker.trial, event["sizes"], event["num_params"], event["macs"])
         elif event["type"] == "epoch":
-            worker.memory_bytes = event.get("memory_bytes")
+            worker.memory_bytes = event["memory_bytes"]
             go_on = self._trains(worker) and self._on_epoch(worker, EpochResult(**event["result"]))
             self._answer(said, go_on=go_on)
         elif event["type"] == "failed":

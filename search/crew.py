@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from search.pools.local import Exit, LocalPool, Message
 from search.setbacks import MOST_DEVICE_ERRORS
@@ -31,7 +31,11 @@ class Worker:
     number: int
     label: str
     device: str = "starting"
+    process: Literal["none", "running", "ended"] = "none"
+    """Whether it has one; "ended" until its Exit, which may wait for the database, is dealt with."""
     ready: bool = False
+    was_ready: bool = False
+    """Whether any of its processes ever was."""
     trial: Any = None
     """What it trains: an Optuna trial, or a training of an export."""
     attempt: int = 0
@@ -59,7 +63,7 @@ class Worker:
     @property
     def unused(self) -> bool:
         """Whether its device is sound and nobody has started it: there was less to do than there are devices."""
-        return not self.ready and self.busy_since is None and self.aside is None
+        return self.process == "none" and self.aside is None
 
     def view(self, epochs: int) -> WorkerView:
         """Its state for people; ``epochs`` is how many its trial has."""
@@ -115,9 +119,10 @@ class Crew:
         return any(worker.trial is not None and worker.busy_since is not None for worker in self.workers)
 
     def send(self, number: int, message: Message) -> None:
-        """Send a message that is answered by another."""
-        self.workers[number].busy_since = time.monotonic()
-        self.pool.send(number, message)
+        """Send a message that is answered by another, unless the process is gone: its Exit is all that follows."""
+        if self.workers[number].process == "running":
+            self.workers[number].busy_since = time.monotonic()
+            self.pool.send(number, message)
 
     def events(self, timeout: float, patience: Callable[[Worker], float]) -> Iterator[tuple[int, Message | Exit]]:
         """What workers say that concerns their trials; ends those that have hung, whose Exit comes after it.
@@ -129,9 +134,10 @@ class Crew:
         for number, event in self.pool.events(timeout):
             worker = self.workers[number]
             if isinstance(event, Exit):
-                worker.busy_since = worker.ended_since = None
+                worker.process, worker.busy_since, worker.ended_since = "ended", None, None
             elif event["type"] == "ready":
-                worker.ready, worker.device, worker.failed_starts, worker.busy_since = True, event["device"], 0, None
+                worker.ready, worker.was_ready, worker.device = True, True, event["device"]
+                worker.failed_starts, worker.busy_since = 0, None
                 continue
             elif event["type"] == "started":
                 worker.busy_since = time.monotonic()
@@ -162,9 +168,13 @@ class Crew:
     def on_exit(self, worker: Worker, *, restart: bool) -> str | None:
         """A worker's process has ended: start another, or say why the search cannot go on."""
         worker.failed_starts += not worker.ready and worker.ended is None
-        worker.ready, worker.device, worker.busy_since, worker.ended = False, "starting", None, None
-        if worker.failed_starts > self.faults.retries:
-            return f"worker {worker.label} cannot start"
+        worker.process, worker.ready, worker.device, worker.ended = "none", False, "starting", None
+        if worker.failed_starts > self.faults.retries and not worker.aside:
+            worker.aside = "no new process of it can start, see its log"
+            # Where one has started, it is the device; where none ever has, they would all fail for the same reason.
+            if all(other.aside for other in self.workers) or not any(other.was_ready for other in self.workers):
+                return f"worker {worker.label} cannot start"
+            self.note(f"{worker.label} is put aside: {worker.aside}")
         if worker.aside:
             worker.device = "put aside"
             spare = next((other for other in self.workers if other.unused), None)
@@ -190,8 +200,10 @@ class Crew:
         ]
 
     def _end(self, worker: Worker, why: str) -> None:
-        worker.ready, worker.busy_since, worker.ended, worker.ended_since = False, None, why, time.monotonic()
-        self.pool.kill(worker.number)
+        worker.ready, worker.busy_since, worker.ended = False, None, why
+        if worker.process == "running":
+            worker.ended_since = time.monotonic()
+            self.pool.kill(worker.number)
 
     def _abandon(self, worker: Worker) -> Exit:
         """Do without a process that was killed and does not end, and without its device.
@@ -199,13 +211,13 @@ class Crew:
         Should it ever wake, it ends with the system call that it is in. If that was to write a checkpoint, whose
         training goes on elsewhere by then, the file's hash and the one before it keep the damage to an epoch.
         """
-        worker.ended_since = None
+        worker.process, worker.ended_since = "ended", None
         worker.aside = f"process {self.pool.abandon(worker.number)} {_STUCK}"
         self.note(f"{worker.label} is put aside: {worker.aside}")
         return Exit(-signal.SIGKILL, self.pool.log_tail(worker.number))
 
     def _start(self, worker: Worker) -> None:
-        worker.busy_since = time.monotonic()
+        worker.process, worker.busy_since = "running", time.monotonic()
         self.pool.start(worker.number)
 
 

@@ -123,3 +123,8 @@ def exit_code_of(error: Exception) -> int:
     if isinstance(error, SearchError):
         return error.exit_code
     return next((code for kind, code in TRAINER_EXIT_CODES.items() if isinstance(error, kind)), INTERNAL)
+
+
+def reason_of(error: BaseException) -> str:
+    """An error for the journal: its sentence, or only its name where a driver's text may have a password in it."""
+    return str(error) if isinstance(error, SearchError | TrainerError) else type(error).__name__

@@ -73,6 +73,8 @@ class Trials:
         self.journal = Journal(runs.journal(spec.name))
         self.orphans: deque[Trial] = deque()
         """Begun, and nobody trains them."""
+        self.asking = False
+        """Whether a candidate is being asked for: still so in the next turn, the database went away meanwhile."""
         self.progress: dict[int, Progress] = {}
         self.finished: dict[int, TrialView] = {}
 
@@ -125,11 +127,23 @@ class Trials:
 
     def next(self) -> Trial:
         """An orphan, else a new candidate, drawn by a sampler whose seed depends on the trial's number alone."""
-        if self.orphans:
-            return self.orphans.popleft()
-        # A connection that broke while a trial was being asked for leaves it RUNNING, known to nobody.
-        unknown = self._unknown()
-        return self._take_up(unknown[0] if unknown else new_trial(self.study))
+        if not self.orphans:
+            self.asking = True
+            if not self._unknown():
+                new_trial(self.study)
+            self.complete_asking()
+        return self.orphans.popleft()
+
+    def complete_asking(self) -> None:
+        """Make an orphan of a candidate that was being asked for when the database went away.
+
+        It is RUNNING and known to nobody, perhaps with some of its settings. The others are drawn before anything that
+        happened meanwhile is stored, because the sampler would learn from it. Of two, where the answer to the first
+        was lost, the first is taken up: a replay asks for them in this order.
+        """
+        if self.asking:
+            self.orphans.extend(self._take_up(frozen) for frozen in self._unknown()[:1])
+            self.asking = False
 
     def assignment(self, trial: Trial) -> dict[str, Any]:
         """What a worker is told to train, but for where the pictures are decoded; see search/worker.py."""

@@ -51,11 +51,11 @@ def epoch(trial: int, number: int, accuracy: float) -> Message:
         images_per_second=100.0,
         final=number == EPOCHS,
     )
-    return {"type": "epoch", "trial": trial, "result": vars(result)}
+    return {"type": "epoch", "trial": trial, "result": vars(result), "memory_bytes": 1 << 30}
 
 
 def started(trial: int) -> Message:
-    return {"type": "started", "trial": trial, "num_params": 900 + trial, "macs": 5000}
+    return {"type": "started", "trial": trial, "num_params": 900 + trial, "macs": 5000, "sizes": {}}
 
 
 def failed(trial: int, kind: str, error: str) -> Message:

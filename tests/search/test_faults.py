@@ -6,6 +6,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from optuna.trial import TrialState
@@ -276,6 +277,45 @@ def test_a_device_that_was_not_needed_takes_over_from_one_put_aside(bench: Bench
     assert coordinator.run() is True
     assert pool.started == [0, 0, 0, 1]
     assert states(coordinator.trials.study) == ["COMPLETE"]
+
+
+class DropsOut(ScriptedPool):
+    """Worker 0 starts once; after that its device is not there any more."""
+
+    def start(self, worker: int) -> None:
+        self.starts_fail = worker == 0 and worker in self.started
+        super().start(worker)
+
+    def _play(self, worker: int) -> Iterator[Any]:
+        return iter([Exit(1, "ConfigError: no GPU")]) if self.starts_fail else super()._play(worker)
+
+
+@pytest.mark.parametrize("trials", [1, 6])
+def test_a_device_that_drops_out_is_put_aside_and_the_others_go_on(bench: Bench, trials: int) -> None:
+    """Others that train already, or one that was not needed so far."""
+
+    def breaks_on_the_first(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if pool.worker == 0:
+            yield failed(assignment["trial"], "device", "AcceleratorError: CUDA error: it fell off the bus")
+        yield from trains(assignment, times)
+
+    pool = DropsOut(breaks_on_the_first, 2)
+    coordinator = bench.coordinator(pool, spec_of(trials=trials))
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["COMPLETE"] * trials
+    aside = "no new process of it can start, see its log"
+    assert f"cpu:0 is put aside: {aside}" in bench.notes
+    assert any(problem.startswith(f"cpu:0 put aside: {aside};") for problem in coordinator.snapshot().problems)
+
+
+def test_the_last_device_that_drops_out_ends_the_search_with_its_log(bench: Bench) -> None:
+    def breaks(assignment: Message, _times: int) -> Iterator[Message | Exit | None]:
+        yield failed(assignment["trial"], "device", "AcceleratorError: CUDA error: it fell off the bus")
+
+    coordinator = bench.coordinator(DropsOut(breaks), spec_of(trials=2))
+    with pytest.raises(TrainingFailed, match=r"worker cpu:0 cannot start \(.*\):\nConfigError: no GPU"):
+        coordinator.run()
+    assert states(coordinator.trials.study) == ["RUNNING"]
 
 
 # -- the disk

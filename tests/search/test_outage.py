@@ -16,6 +16,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 from scripted import EPOCHS, Bench, ScriptedPool, epoch, failed, spec_of, started, states, trains
+from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 import search.backlog
@@ -170,6 +171,7 @@ def test_a_database_that_stays_away_too_long_ends_the_search_and_the_next_launch
     with pytest.raises(StorageError, match="database is locked"), storage_errors(url):
         coordinator.run()
     blocker.close()
+    assert read_journal(coordinator.journal.path)[-1]["reason"] == "OperationalError"
     again = bench.coordinator(ScriptedPool(trains), spec_of(trials=2))
     assert again.run() is True
     assert states(again.trials.study) == ["COMPLETE", "COMPLETE"]
@@ -210,6 +212,56 @@ def test_a_trial_that_a_broken_connection_left_behind_is_asked_for_again(bench: 
     assert states(coordinator.trials.study) == ["COMPLETE"] * 3
 
 
+def test_a_candidate_whose_asking_is_cut_short_is_drawn_before_what_happened_meanwhile_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first setting of trial 3 was drawn without trial 0, which ends while the database is away."""
+    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
+    settings: list[str] = []
+
+    def ends_meanwhile(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        *before, last = trains(assignment, times)
+        yield from before
+        while assignment["trial"] == 0 and len(settings) < 8:
+            yield None
+        yield last
+
+    def breaks(*statement: Any) -> None:
+        if "INSERT INTO trial_params" in statement[2]:
+            settings.append(statement[2])
+            if len(settings) == 8:
+                raise OperationalError("", None, Exception("the server is gone"))
+
+    coordinator = bench.coordinator(ScriptedPool(ends_meanwhile, 2), spec_of(trials=5, startup_trials=2))
+    event.listen(coordinator.trials.study._storage._backend.engine, "before_cursor_execute", breaks)  # type: ignore[attr-defined]
+    assert coordinator.run() is True
+    events = read_journal(coordinator.journal.path)
+    steps = [(step["event"], step["trial"]) for step in events if step["event"] in ("ask", "tell")]
+    assert steps.index(("ask", 3)) < steps.index(("tell", 0))
+    assert replay(events).identical
+
+
+def test_of_a_candidate_that_was_created_twice_the_first_is_asked_for_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optuna itself tries again when the answer to a creation is lost."""
+    coordinator = bench.coordinator(ScriptedPool(trains), spec_of(trials=3))
+    coordinator.begin()
+    dialect = coordinator.trials.study._storage._backend.engine.dialect  # type: ignore[attr-defined]
+    commit = dialect.do_commit
+
+    def loses_an_answer(connection: Any) -> None:
+        commit(connection)
+        if connection.cursor().execute("SELECT count(*) FROM trials").fetchone() == (1,):
+            monkeypatch.setattr(dialect, "do_commit", commit)
+            raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr(dialect, "do_commit", loses_an_answer)
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["COMPLETE"] * 3
+    assert replay(read_journal(coordinator.journal.path)).identical
+
+
 def test_a_study_deleted_while_it_is_searched_is_noticed_although_its_name_is_there_again(bench: Bench) -> None:
     url = parse_url(f"sqlite:///{bench.folder}/search.db")
 
@@ -240,6 +292,25 @@ def test_a_database_file_deleted_while_it_is_searched_is_noticed_although_it_can
     shutil.copy(bench.folder / "search.db", bench.folder / "other.db")
     with pytest.raises(StudyChanged, match="study 'scripted' was deleted or replaced while it was in use; launch it"):
         coordinator.run()
+
+
+@pytest.mark.parametrize("step", ["report", "tell"])
+def test_a_study_deleted_in_the_middle_of_a_turn_is_noticed_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def deletes_first(*arguments: Any) -> Any:
+        if step == "tell" or arguments[0].number == 1:
+            url = parse_url(f"sqlite:///{bench.folder}/search.db")
+            optuna.delete_study(study_name="scripted", storage=open_storage(url))
+        return there(*arguments)
+
+    coordinator = bench.coordinator(ScriptedPool(trains))
+    owner: Any = optuna.trial.Trial if step == "report" else coordinator.trials.study
+    there = getattr(owner, step)
+    monkeypatch.setattr(owner, step, deletes_first)
+    with pytest.raises(StudyChanged, match="study 'scripted' was deleted or replaced while it was searched"):
+        coordinator.run()
+    assert read_journal(coordinator.journal.path)[-1]["event"] != "stop", "it is another's by now"
 
 
 def test_a_study_that_another_process_has_taken_over_is_written_to_no_more(bench: Bench) -> None:

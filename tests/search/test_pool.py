@@ -8,12 +8,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import search.crew
+from search.crew import Crew
 from search.devices import WorkerDevice
 from search.pools import local
 from search.pools.local import Exit, LocalPool
+from studies import Faults
 
 
 @pytest.fixture
@@ -91,3 +95,34 @@ def test_each_kill_for_want_of_memory_explains_the_end_of_one_worker(pool: Local
     pool.kill(0)
     assert not exit_of(pool).out_of_memory, "it was ended from here"
     assert killed(1)
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+@pytest.mark.parametrize("told", ["an answer", "to make room"])
+def test_what_a_process_that_has_ended_is_told_does_no_harm(
+    tmp_path: Path, counter: Path, monkeypatch: pytest.MonkeyPatch, told: str, turns: int
+) -> None:
+    """Its Exit was read, but waits for a database that is away."""
+    program, second = tmp_path / "program", tmp_path / "second"
+    says = """echo '{"type": "ready", "device": "x"}'; [ -e SECOND ] && exec sleep 60; echo '{"type": "epoch"}'"""
+    program.write_text("#!/bin/sh\n" + says.replace("SECOND", str(second)))
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(search.crew, "STUCK_SECONDS", 0)
+    pool = LocalPool([WorkerDevice("cpu", None, 1)], [tmp_path / "log"])
+    crew, said = Crew(pool, Faults(), note=print), list[Any]()
+    crew.start(1)
+    (worker,) = crew.workers
+    while not any(isinstance(event, Exit) for event in said):
+        said += [event for _, event in crew.events(5, patience=lambda _: 60)]
+    if told == "an answer":
+        crew.send(0, {"type": "answer", "go_on": True})
+    else:
+        crew.replace(worker, None)
+    assert [list(crew.events(0, patience=lambda _: 0)) for _ in range(turns)] == [[]] * turns
+    second.touch()
+    assert crew.on_exit(worker, restart=True) is None
+    while not worker.ready:
+        assert list(crew.events(5, patience=lambda _: 60)) == []
+    assert worker.aside is None
+    pool.close(patience_seconds=0)

@@ -32,7 +32,7 @@ def epoch(assignment: Message, number: int, *, seconds: float = 1.0) -> Message:
         images_per_second=100.0,
         final=number == EPOCHS,
     )
-    return {"type": "epoch", "trial": assignment["trial"], "result": vars(result)}
+    return {"type": "epoch", "trial": assignment["trial"], "result": vars(result), "memory_bytes": 1 << 30}
 
 
 def trains(assignment: Message, _times: int) -> Iterator[Message | Exit]:
@@ -223,6 +223,25 @@ def test_a_worker_that_cannot_start_ends_it() -> None:
     pool = NeverReady(trains)
     with pytest.raises(TrainingFailed, match=r"worker cpu:0 cannot start \(ended with exit code 1\):\nImportError"):
         all_of(trainer_on(pool, []), trainings(1))
+
+
+def test_a_device_that_drops_out_is_put_aside_and_the_others_do_it_all() -> None:
+    class DropsOut(ScriptedPool):
+        def start(self, worker: int) -> None:
+            super().start(worker)
+            if worker == 0 and self.starts.count(0) > 1:
+                self.plays[0] = iter([Exit(1, "ConfigError: no GPU")])
+
+    def breaks_on_the_first(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if pool.worker == 0:
+            error = "AcceleratorError: CUDA error: it fell off the bus"
+            yield {"type": "failed", "trial": assignment["trial"], "kind": "device", "error": error}
+        yield from trains(assignment, times)
+
+    for number in (1, 9):  # the other device is not needed at first, or has enough to do
+        pool, notes = DropsOut(breaks_on_the_first, 2), list[str]()
+        assert len(all_of(trainer_on(pool, notes), trainings(number))) == number
+        assert "cpu:0 is put aside: no new process of it can start, see its log" in notes
 
 
 def test_a_training_without_memory_goes_on_in_parts() -> None:
