@@ -19,8 +19,9 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from search.findings import ranked
+from search.lock import owner_name
 from search.status import duration
-from search.study import FINGERPRINT, owner_name, seed_of
+from search.study import FINGERPRINT, seed_of
 from studies import Confirm, StudySpec
 
 CONFIRM = "featherweight:confirm"

@@ -18,10 +18,10 @@ from rich.text import Text
 
 from search.budget import describe, exported_size, fits, resolve_sizes, size_line
 from search.console import Terminal
-from search.devices import WorkerDevice
-from search.launch import Prepared, check_room, find_bounds, prepare, room_needed, use_gpu
+from search.devices import WorkerDevice, use_gpu
 from search.paths import Runs
 from search.pictures import check_picture, draw_pictures
+from search.prepare import Prepared, check_room, find_bounds, prepare, room_needed
 from search.space import known_recipes
 from search.status import duration, megabytes
 from studies import Limit, StudySpec

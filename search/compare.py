@@ -16,8 +16,11 @@ from scipy.special import bdtr
 from sqlalchemy import URL
 
 from search.errors import UsageError
+from search.lock import own_study
 from search.paths import Runs
 from search.predict import check_sums, open_model, read_config, read_pictures
+from search.storage import open_storage, sqlite_file, storage_errors
+from search.study import find_study, open_test_split
 from trainer.cache import as_lines
 from trainer.config import DataConfig
 from trainer.data import prepare_data
@@ -221,9 +224,6 @@ def _built_in(metrics: list[dict[str, Any]], configs: list[dict[str, Any]], cach
 
 def _count_look(metrics: list[dict[str, Any]], data: Path | None, url: URL, runs: Runs) -> list[str]:
     """Note in each export's study, before it is taken, that its test split is looked at; the names of those studies."""
-    from search.storage import open_storage, sqlite_file, storage_errors
-    from search.study import find_study, open_test_split, own_study
-
     file = sqlite_file(url)
     if file is not None and not file.exists():
         return []

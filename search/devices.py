@@ -1,4 +1,4 @@
-"""What ``--gpus`` means: the devices that workers are pinned to. No torch: it would claim the GPUs."""
+"""What ``--gpus`` means: the devices that workers are pinned to, and who has them. No torch: it would claim GPUs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from search.errors import UsageError
+from filelock import FileLock, Timeout
+
+from search.errors import DeviceHeld, UsageError
+from search.paths import Runs
 
 UUIDS = ("GPU-", "MIG-")
 """How the UUIDs of GPUs and of their parts begin."""
@@ -149,3 +152,31 @@ def _gpus(gpus: list[Gpu], cores: int) -> list[WorkerDevice]:
 def _cpus(number: int, cores: int) -> list[WorkerDevice]:
     labels = ["cpu"] if number == 1 else [f"cpu:{index}" for index in range(number)]
     return [WorkerDevice(label, None, max(1, cores // number)) for label in labels]
+
+
+def use_gpu(device: WorkerDevice) -> None:
+    """Let this process train on a device: to be called before torch is imported."""
+    if device.visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device.visible
+
+
+@contextlib.contextmanager
+def hold_devices(devices: list[WorkerDevice], runs: Runs) -> Iterator[None]:
+    """Keep other searches in this runs folder off the GPUs; the CPU is for everybody.
+
+    Raises:
+        DeviceHeld: another search trains on one of them.
+    """
+    with contextlib.ExitStack() as stack:
+        gpus = {device.visible: device.label for device in reversed(devices) if device.visible is not None}
+        for uuid, label in sorted(gpus.items()):
+            lock = FileLock(runs.device(uuid))
+            try:
+                runs.device(uuid).parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(lock.acquire(timeout=0))
+            except Timeout:
+                name = label.partition(":")[0]
+                raise DeviceHeld(
+                    f"{name} is in use by another search or export in {runs.root}; name others in --gpus"
+                ) from None
+        yield

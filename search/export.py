@@ -20,20 +20,21 @@ from rich.console import Console
 from sqlalchemy import URL
 
 from search.card import write_card
-from search.console import Terminal
+from search.console import Terminal, show_progress
 from search.crew import POLL_SECONDS
-from search.devices import WorkerDevice
+from search.devices import WorkerDevice, hold_devices
 from search.errors import ProofFailed, SearchError, UsageError
-from search.launch import hold_devices, prepare, show_progress
+from search.lock import own_study
 from search.metrics import REFERENCE_LOGITS, describe, evaluate_once, render
 from search.page import show_export
 from search.paths import Runs
 from search.plots import draw_confusion, draw_curves
 from search.pools.local import without_secrets
 from search.predict import check_sums, sha256
+from search.prepare import prepare
 from search.retrain import Retraining, Stages, check_limit, choose_trial, heed_stop
 from search.storage import open_storage, storage_errors
-from search.study import find_study, own_study
+from search.study import find_study
 from studies import StudySpec
 from trainer.data import Dataset
 from trainer.errors import DiskError

@@ -27,9 +27,9 @@ from optuna_dashboard import wsgi
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
+from search.lock import owner_of
 from search.paths import Runs
 from search.storage import parse_url, sqlite_file
-from search.study import owner_of
 from studies.spec import STUDY_NAME
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})

@@ -9,12 +9,12 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 
 from search.budget import resolve_sizes
-from search.console import Terminal
-from search.devices import WorkerDevice
+from search.console import Terminal, show_progress
+from search.devices import WorkerDevice, use_gpu
 from search.errors import UsageError
-from search.launch import Prepared, prepare, show_progress, use_gpu
 from search.paths import Runs
 from search.pictures import check_picture
+from search.prepare import Prepared, prepare
 from search.space import known_recipes
 from studies import StudySpec
 from trainer.config import TrainConfig

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial, TrialState
 
 from search.best import confirmed
+from search.console import show_progress
 from search.journal import digest
-from search.launch import show_progress
 from search.plots import confused_pairs
 from search.predict import sha256
 from search.retrain import Retraining, Stages

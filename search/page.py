@@ -31,9 +31,9 @@ from sqlalchemy import URL
 from search.best import confirmed
 from search.budget import describe
 from search.findings import best_of, count, show, step_of
+from search.lock import owner_name
 from search.paths import Runs
 from search.status import Snapshot
-from search.study import owner_name
 from search.terminal import headline
 from studies import Range, StudySpec
 

@@ -20,12 +20,12 @@ from rich.console import Console
 from search.backlog import Outage
 from search.best import begin, candidates, confirmed, final_seed, missing, record
 from search.budget import check_fits, describe, exported_size, fits
+from search.console import show_progress
 from search.crew import POLL_SECONDS
 from search.devices import WorkerDevice
 from search.errors import Interrupted, NothingToExport
 from search.findings import ranked
 from search.folder import identify
-from search.launch import show_progress
 from search.page import show_confirmation
 from search.paths import Runs
 from search.pools.local import LocalPool

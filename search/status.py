@@ -19,9 +19,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL
 
 from search.budget import fits
+from search.lock import owner_of
 from search.paths import Runs
 from search.storage import open_storage, storage_errors
-from search.study import find_study, owner_of
+from search.study import find_study
 from studies import Limit, StudySpec
 from studies.axes import WIDTH_SHARE
 from trainer.config import ModelSize

@@ -20,8 +20,8 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 from stranger import Exported, both_exports
 
-from search.launch import prepare
 from search.paths import Runs
+from search.prepare import prepare
 from studies import load
 
 Once = Callable[[str, Callable[[Path], Any]], Any]

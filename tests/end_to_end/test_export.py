@@ -24,10 +24,10 @@ import search.export
 import search.proof
 from search.devices import parse_devices
 from search.errors import ProofFailed, exit_code_of
+from search.lock import own_study
 from search.page import HANDED_OVER
 from search.paths import Runs
 from search.storage import parse_url
-from search.study import own_study
 from studies import load
 from trainer.config import ModelSize
 

@@ -12,8 +12,9 @@ from optuna.trial import create_trial
 from scipy.stats import ttest_ind
 
 from search.best import Candidate, begin, choose, confirmed, final_seed, missing, pooled_deviation, record, ties
+from search.lock import owner_name
 from search.storage import open_storage, parse_url
-from search.study import open_study, owner_name, seed_of
+from search.study import open_study, seed_of
 from studies import StudySpec
 
 SPACE = {"lr": {"low": 1e-4, "high": 1e-1, "log": True}}

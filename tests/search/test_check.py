@@ -20,8 +20,8 @@ from search.budget import widest
 from search.check import check_study, largest_candidate, measure_speed, render
 from search.devices import WorkerDevice
 from search.errors import UsageError
-from search.launch import checkpoint_bytes, find_bounds, prepare, room_needed
 from search.paths import Runs
+from search.prepare import checkpoint_bytes, find_bounds, prepare, room_needed
 from search.space import distributions
 from studies import Limit, StudySpec
 from trainer.config import TrainConfig, validate

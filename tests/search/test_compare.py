@@ -18,9 +18,10 @@ from scipy.stats import binomtest
 from search.compare import compare, mcnemar, render
 from search.errors import HeldError, ProofFailed, StorageError, UsageError
 from search.formats import write_sums
+from search.lock import own_study
 from search.paths import Runs
 from search.storage import open_storage, parse_url
-from search.study import SPEC, TEST_OPENING, open_test_split, own_study
+from search.study import SPEC, TEST_OPENING, open_test_split
 from studies import StudySpec
 from trainer.config import DataConfig
 from trainer.data import prepare_data

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from search import devices
-from search.devices import Gpu, WorkerDevice, parse_devices, share_gpus
+from search.devices import Gpu, WorkerDevice, hold_devices, parse_devices, share_gpus
 from search.errors import DeviceHeld, UsageError
-from search.launch import hold_devices
 from search.paths import Runs
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

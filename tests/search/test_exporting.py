@@ -31,10 +31,10 @@ from search.best import begin, confirmed, missing, record
 from search.errors import HeldError, Interrupted, ProofFailed, StudyChanged, UsageError
 from search.export import _check_target, _disk_errors, _export
 from search.formats import write_graphs
-from search.launch import prepare
 from search.metrics import evaluate_once, final_model, wilson_interval
 from search.paths import Runs
 from search.pools.local import Exit, Message
+from search.prepare import prepare
 from search.proof import Difference, compare_logits
 from search.retrain import Retraining, heed_stop
 from search.storage import open_storage, parse_url

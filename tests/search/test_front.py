@@ -18,8 +18,8 @@ from shown import TOKEN, Search, add_trial, ask, begin_search, names
 from sqlalchemy.engine import URL, make_url
 
 from search.front import Database, Front, build_app
+from search.lock import own_study
 from search.paths import Runs
-from search.study import own_study
 
 # -- what is shown
 

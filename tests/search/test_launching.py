@@ -22,11 +22,13 @@ import studies
 from search.coordinator import Coordinator
 from search.devices import WorkerDevice
 from search.errors import HeldError
-from search.launch import _signals_to, checkpoint_bytes, doubts, find_bounds, launch, room_needed
+from search.launch import _signals_to, doubts, launch
+from search.lock import own_study
 from search.paths import Runs
+from search.prepare import checkpoint_bytes, find_bounds, room_needed
 from search.process import STOP_SIGNALS
 from search.storage import open_storage, parse_url
-from search.study import open_study, own_study
+from search.study import open_study
 from search.trials import Trials
 from studies import StudySpec
 from trainer.cache import BadFile

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from scripted import Bench, ScriptedPool, failed, spec_of, trains
 
-from search.launch import check_room
 from search.paths import Runs
 from search.pools.local import Exit, Message
+from search.prepare import check_room
 from search.status import Snapshot
 from trainer.errors import DiskError
 

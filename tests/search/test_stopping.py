@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from scripted import Bench, ScriptedPool, epoch, spec_of, started, states, trains
 
 from search.journal import read_journal
+from search.lock import own_study
 from search.paths import Runs
 from search.pools.local import Exit, Message
 from search.storage import parse_url
-from search.study import own_study
 
 
 def test_a_stop_request_in_the_runs_folder_ends_the_search_after_its_epochs(bench: Bench) -> None:

@@ -23,6 +23,7 @@ from sqlalchemy import URL
 import search.study
 from search.errors import HeldError, StorageError, StudyChanged, UsageError
 from search.export import export_best
+from search.lock import own_study, owner_of
 from search.paths import Runs
 from search.space import distributions
 from search.storage import open_storage, parse_url
@@ -35,8 +36,6 @@ from search.study import (
     find_study,
     fingerprint,
     open_study,
-    own_study,
-    owner_of,
     seed_of,
 )
 from studies import StudySpec
