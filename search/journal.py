@@ -78,6 +78,8 @@ class Journal:
         known = read_journal(path)
         self.asked = {event["trial"]: event["params"] for event in known if event["event"] == "ask"}
         """Trial -> its settings, as they are in it."""
+        self.started = {event["trial"] for event in known if event["event"] == "started"}
+        """Trials whose size is in it."""
         epochs = {(event["trial"], event["step"]): event["pruned"] for event in known if event["event"] == "epoch"}
         self.decided: dict[tuple[int, int | None], bool] = {at: yes for at, yes in epochs.items() if yes is not None}
         """(trial, step) -> whether the pruner ended the trial there, as an earlier launch noted."""
@@ -93,6 +95,8 @@ class Journal:
         self._late.append(line.encode() + b"\n")
         if event == "ask":
             self.asked[values["trial"]] = values["params"]
+        elif event == "started":
+            self.started.add(values["trial"])
         with contextlib.suppress(OSError), self.path.open("ab", buffering=0) as file:
             end, lines = file.seek(0, os.SEEK_END), b"".join(self._late)
             try:

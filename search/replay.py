@@ -223,8 +223,10 @@ def _play(events: list[Event], pruner: str | None = None) -> Iterable[tuple[Even
             if answer != event["params"]:  # what follows depends on what was really trained
                 _set_params(study, trial, event["params"], space)
         elif kind == "started":
+            stored = study.get_trials(deepcopy=False)[event["trial"]].constraints
             for name, excess in event["constraints"].items():
-                trials[event["trial"]].set_constraint(name, excess)
+                if name not in stored:  # a kill came between two of them, and what it left was noted too
+                    trials[event["trial"]].set_constraint(name, excess)
         elif kind == "epoch" and event["trial"] not in closed:
             trial = trials[event["trial"]]
             if (event["trial"], event["step"]) not in reported:  # else decided once more after an interruption

@@ -168,11 +168,13 @@ class Trials:
 
     def counted(self, trial: Trial, sizes: dict[str, Any], num_params: int, macs: int) -> None:
         """Store a trial's size and by how much it stays under the limit."""
-        if "num_params" in trial.user_attrs and "macs" in trial.user_attrs:
+        if "macs" in trial.user_attrs and trial.number in self.journal.started:
             return  # it is resumed
         constraints = excesses(ModelSize(params=num_params, macs=macs), self.spec.limit)
+        stored = self._frozen(trial).constraints
         for name, excess in constraints.items():
-            trial.set_constraint(name, excess)
+            if name not in stored:  # else Optuna warns
+                trial.set_constraint(name, excess)
         if self.spec.sizes_vary:
             trial.set_user_attr("sizes", sizes)
         trial.set_user_attr("num_params", num_params)

@@ -24,6 +24,7 @@ from search.devices import WorkerDevice
 from search.journal import read_journal
 from search.pools.local import Exit, Message
 from search.replay import replay
+from studies import Limit
 
 WORKERS = 3
 BUDGET = 6
@@ -112,7 +113,8 @@ class Search(RuleBasedStateMachine):
     def launch(self, pruner: str) -> None:
         self.folder = Path(tempfile.mkdtemp())
         self.saved: dict[int, int] = {}
-        self.spec = spec_of(trials=BUDGET, pruner=pruner, startup_trials=2, faults={"retries": RETRIES})
+        spec = spec_of(trials=BUDGET, pruner=pruner, startup_trials=2, faults={"retries": RETRIES})
+        self.spec = spec.model_copy(update={"limit": Limit(params=10_000, macs=10_000)})
         self.at_once = patch.object(search.backlog, "RETRY_SECONDS", 0)
         self.at_once.start()
         self.relaunch()
@@ -125,6 +127,13 @@ class Search(RuleBasedStateMachine):
         self.coordinator.begin()
         engine = self.coordinator.trials.study._storage._backend.engine  # type: ignore[attr-defined]
         event.listen(engine, "before_cursor_execute", self.count)
+        commit = engine.dialect.do_commit
+
+        def commits(connection: object) -> None:  # and the answer may be lost
+            commit(connection)
+            self.count()
+
+        engine.dialect.do_commit = commits
         self.on = True
 
     def count(self, *_: object) -> None:
@@ -211,7 +220,7 @@ class Search(RuleBasedStateMachine):
 
 
 Search.TestCase.settings = settings(
-    max_examples=5,
+    max_examples=9,
     stateful_step_count=18,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -27,7 +27,7 @@ from search.pools.local import Exit, Message
 from search.replay import replay
 from search.status import Snapshot
 from search.storage import SQLITE_TURN_SECONDS, open_storage, parse_url, storage_errors
-from studies import Faults
+from studies import Faults, Limit
 
 
 def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doubled(
@@ -292,6 +292,35 @@ def test_a_database_file_deleted_while_it_is_searched_is_noticed_although_it_can
     shutil.copy(bench.folder / "search.db", bench.folder / "other.db")
     with pytest.raises(StudyChanged, match="study 'scripted' was deleted or replaced while it was in use; launch it"):
         coordinator.run()
+
+
+@pytest.mark.parametrize("lost", ["constraints:params", "constraints:macs", "num_params", "macs"])
+def test_a_size_whose_storing_was_not_acknowledged_is_stored_and_noted_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
+    spec = spec_of(trials=1).model_copy(update={"limit": Limit(params=10_000, macs=10_000)})
+    coordinator = bench.coordinator(ScriptedPool(trains), spec)
+    coordinator.begin()
+    dialect, last = coordinator.trials.study._storage._backend.engine.dialect, list[Any]()  # type: ignore[attr-defined]
+    commit, execute = dialect.do_commit, dialect.do_execute
+
+    def remembers(cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        execute(cursor, statement, parameters, context)
+        last[:] = [statement, *parameters]
+
+    def loses_an_answer(connection: Any) -> None:
+        commit(connection)
+        if "INSERT" in last[0] and lost in last:
+            monkeypatch.setattr(dialect, "do_commit", commit)
+            raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr(dialect, "do_execute", remembers)
+    monkeypatch.setattr(dialect, "do_commit", loses_an_answer)
+    assert coordinator.run() is True
+    assert any("the database is back" in note for note in bench.notes)
+    (noted,) = (step for step in read_journal(coordinator.journal.path) if step["event"] == "started")
+    assert noted["constraints"] == {"params": -9100, "macs": -5000} == coordinator.trials.study.trials[0].constraints
 
 
 @pytest.mark.parametrize("step", ["report", "tell"])
