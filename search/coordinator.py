@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -23,10 +24,10 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import Trial, TrialState
 
-from search.backlog import Backlog, Outage, Said
 from search.crew import POLL_SECONDS, Crew, Worker, patience
 from search.errors import HeldError, StudyChanged, TrainingFailed, reason_of
 from search.findings import OUT_OF_MEMORY, step_of
+from search.outage import Outage, Said
 from search.paths import Runs
 from search.pools.local import Exit, LocalPool
 from search.status import Snapshot, TrialView, duration, eta_seconds
@@ -77,7 +78,9 @@ class Coordinator:
         self.stopping = False
         self.killed = False
         self.deadline = math.inf
-        self.outage, self.backlog = Outage(note), Backlog()
+        self.outage = Outage(note)
+        self.backlog: deque[Said] = deque()
+        """What workers have said and the database has not taken yet."""
         self.no_room: str | None = None
         self.last_failure: str | None = None
         self.fatal: BaseException | None = None
@@ -162,7 +165,7 @@ class Coordinator:
             self.told_to_stop = True
         self.watch(self.snapshot())
         for worker, event in self.crew.events(POLL_SECONDS, self._patience):
-            self.backlog.add(worker, event)
+            self.backlog.append(Said(worker, event))
         return True
 
     def snapshot(self) -> Snapshot:
@@ -198,7 +201,9 @@ class Coordinator:
     # -- the database, which may be away
 
     def _catch_up(self) -> None:
-        self.backlog.work_off(self._handle)
+        while self.backlog:  # what fails in the middle is handled again next time, from its start
+            self._handle(self.backlog[0])
+            self.backlog.popleft()
 
     def _go_on_without_storage(self) -> None:
         """Let workers train on; whether the pruner would have stopped them is decided when the database is back."""

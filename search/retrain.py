@@ -17,7 +17,6 @@ import optuna
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from search.backlog import Outage
 from search.best import begin, candidates, confirmed, final_seed, missing, record
 from search.budget import check_fits, describe, exported_size, fits
 from search.console import show_progress
@@ -26,6 +25,7 @@ from search.devices import WorkerDevice
 from search.errors import Interrupted, NothingToExport
 from search.findings import ranked
 from search.folder import identify
+from search.outage import Outage
 from search.page import show_confirmation
 from search.paths import Runs
 from search.pools.local import LocalPool
@@ -103,7 +103,8 @@ class Retraining:
         return answers[-1]
 
     def _keep_up(self) -> None:
-        """Keep the study's lock, which a server forgets when it restarts, and record what waits for it."""
+        """Heed a stop, keep the study's lock, which a server forgets when it restarts, and record what waits for it."""
+        self.look()
         self.outage.reach(*self.checks, self._record)
 
     def _record(self) -> None:
@@ -216,7 +217,6 @@ class Retraining:
                 self.data.cache_path,
                 self.spec.faults,
                 note=self._note,
-                stop_request=self.runs.stop_request(self.spec.name),
                 each_turn=self._keep_up,
             )
             wait_briefly(self.study)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from search.crew import POLL_SECONDS, Crew, Worker, patience
-from search.errors import Interrupted, TrainingFailed
+from search.errors import TrainingFailed
 from search.pools.local import Exit, LocalPool, Message
 from search.setbacks import Setbacks
 from search.status import duration
@@ -83,7 +83,6 @@ class Trainer:
         cache: the decoded pictures.
         faults: how often to try again, and when a worker counts as hanging.
         note: called with one line for each thing worth telling.
-        stop_request: the file with which ``search stop`` asks for an end.
         each_turn: called at least every POLL_SECONDS; raises what is to end the trainings.
     """
 
@@ -95,11 +94,10 @@ class Trainer:
         faults: Faults,
         *,
         note: Callable[[str], None],
-        stop_request: Path,
         each_turn: Callable[[], object] = lambda: None,
     ) -> None:
         self.data, self.cache, self.faults, self.note = data, cache, faults, note
-        self.stop_request, self.each_turn = stop_request, each_turn
+        self.each_turn = each_turn
         self.crew = Crew(pool, faults, note)
         self.waiting: deque[_State] = deque()
 
@@ -116,7 +114,7 @@ class Trainer:
         Raises:
             TrainingFailed: a worker cannot start, or a training fails again and again.
             DiskError: no room for a checkpoint.
-            Interrupted: asked to stop; every training goes on from its last epoch.
+            Exception: whatever ``each_turn`` raises; every training goes on from its last epoch.
         """
         crew, ended = self.crew, 0
         states = [_State(training) for training in trainings]
@@ -124,8 +122,6 @@ class Trainer:
         total = sum(training.steps for training in trainings)
         crew.start(len(trainings))
         while ended < len(trainings):
-            if self.stop_request.exists():
-                raise Interrupted(f"{stage} stopped; nothing is lost, the same command goes on from there")
             self.each_turn()
             for worker in crew.idle():
                 if self.waiting:

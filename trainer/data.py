@@ -206,9 +206,9 @@ def _channel_statistics(
             return IMAGENET_MEAN, IMAGENET_STD
         return (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
     file = cache.path / f"statistics-{hashlib.sha256(train.tobytes()).hexdigest()[:12]}.json"
-    if file.exists():
+    try:
         mean, std = json.loads(file.read_text())
-    else:
+    except (OSError, ValueError):  # none yet, or cut short by a crash
         chosen = train[:: -(-len(train) // STATISTICS_PICTURES)]
         sums = np.zeros((2, config.channels))
         for index in chosen:

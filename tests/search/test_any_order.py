@@ -18,7 +18,7 @@ from scripted import EPOCHS, Bench, epoch, failed, spec_of, started
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-import search.backlog
+import search.outage
 from search.coordinator import Coordinator
 from search.devices import WorkerDevice
 from search.journal import read_journal
@@ -115,7 +115,7 @@ class Search(RuleBasedStateMachine):
         self.saved: dict[int, int] = {}
         spec = spec_of(trials=BUDGET, pruner=pruner, startup_trials=2, faults={"retries": RETRIES})
         self.spec = spec.model_copy(update={"limit": Limit(params=10_000, macs=10_000)})
-        self.at_once = patch.object(search.backlog, "RETRY_SECONDS", 0)
+        self.at_once = patch.object(search.outage, "RETRY_SECONDS", 0)
         self.at_once.start()
         self.relaunch()
 

@@ -24,8 +24,8 @@ from sqlalchemy.exc import OperationalError
 from test_trainings import EPOCHS, ScriptedPool, trains
 from tiny import tiny_study
 
-import search.backlog
 import search.export
+import search.outage
 import search.retrain
 from search.best import begin, confirmed, missing, record
 from search.errors import HeldError, Interrupted, ProofFailed, StudyChanged, UsageError
@@ -78,10 +78,8 @@ def test_every_picture_is_evaluated_once(tmp_path: Path, test_fraction: float) -
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10)).eval()
     seen: list[int] = []
     net.register_forward_hook(lambda _net, pictures, _logits: seen.append(len(pictures[0])))
-    study = optuna.create_study()
-    retraining: Any = SimpleNamespace(
-        spec=spec, data=data, study=study, console=Console(file=StringIO()), write=lambda step: step()
-    )
+    study = optuna.create_study(storage=open_storage(parse_url(f"sqlite:///{tmp_path}/search.db"), create=True))
+    retraining = Retraining(study, spec, Runs(tmp_path), data, [], Console(file=StringIO()), lambda: None)
     outcomes: Any = [[SimpleNamespace(results=(), seconds=0.0)]]
     found = evaluate_once(tmp_path, net, net, retraining, create_trial(value=0.5), outcomes)
     assert found["evaluation"]["split"] == ("test" if test_fraction else "val")
@@ -171,7 +169,7 @@ class Desk:
         self.asked = 0
         """How often the study's lock was looked at."""
         self.is_away: Callable[[], bool] = lambda: False
-        monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
+        monkeypatch.setattr(search.outage, "RETRY_SECONDS", 0)
         monkeypatch.setattr(search.retrain, "LocalPool", lambda devices, logs: self.pool)
         storage = open_storage(parse_url(f"sqlite:///{folder}/search.db"), create=True)
         data: Any = SimpleNamespace(fingerprint="pictures", cache_path=folder / "cache")

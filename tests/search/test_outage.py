@@ -19,7 +19,7 @@ from scripted import EPOCHS, Bench, ScriptedPool, epoch, failed, spec_of, starte
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-import search.backlog
+import search.outage
 import search.storage
 from search.errors import HeldError, StorageError, StudyChanged
 from search.journal import Journal, read_journal
@@ -34,7 +34,7 @@ def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doub
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody else holds SQLite's write lock for some seconds; signals and the display do not wait for that."""
-    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(search.outage, "RETRY_SECONDS", 0.1)
     problems: set[str] = set()
     turns: list[float] = []
     epochs_meanwhile = 0
@@ -76,7 +76,7 @@ def test_no_turn_waits_longer_for_a_locked_file_than_one_time_out(
 ) -> None:
     """Not even one in which a trial is to be created, for which Optuna would try five times."""
     monkeypatch.setattr(search.storage, "SQLITE_TURN_SECONDS", 0.5)
-    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0.4)
+    monkeypatch.setattr(search.outage, "RETRY_SECONDS", 0.4)
     coordinator = bench.coordinator(ScriptedPool(trains), spec_of(trials=1))
     coordinator.begin()
     assert coordinator.step()  # the worker is ready
@@ -94,7 +94,7 @@ def test_no_turn_waits_longer_for_a_locked_file_than_one_time_out(
 
 def test_the_database_may_go_away_at_the_very_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the last trial was told, and before one that was created twice is ended."""
-    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(search.outage, "RETRY_SECONDS", 0)
 
     def created_twice(message: Message) -> None:
         if message["trial"] == 1 and len(coordinator.trials.study.get_trials()) == 2:
@@ -115,7 +115,7 @@ def test_the_database_may_go_away_at_the_very_end(bench: Bench, monkeypatch: pyt
 def test_a_trial_whose_telling_is_cut_short_is_told_to_people_once_and_leaves_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(search.outage, "RETRY_SECONDS", 0)
 
     def keeps(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
         Path(assignment["checkpoint"]).parent.mkdir(parents=True)
@@ -150,7 +150,7 @@ def test_a_crash_is_in_the_journal_once_although_the_database_goes_away_while_it
         monkeypatch.setattr(coordinator.trials, last, there)
         raise OperationalError("", None, Exception("the server is gone"))
 
-    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(search.outage, "RETRY_SECONDS", 0)
     coordinator = bench.coordinator(ScriptedPool(fails_once), spec_of(trials=1, faults={"retries": 0}))
     there = getattr(coordinator.trials, last)
     monkeypatch.setattr(coordinator.trials, last, away_once)
@@ -163,7 +163,7 @@ def test_a_database_that_stays_away_too_long_ends_the_search_and_the_next_launch
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search.storage, "SQLITE_TURN_SECONDS", 0.05)
-    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(search.outage, "RETRY_SECONDS", 0.05)
     blocker = sqlite3.connect(bench.folder / "search.db", isolation_level=None, timeout=30)
     pool = ScriptedPool(trains, on_epoch=lambda _: blocker.in_transaction or blocker.execute("BEGIN IMMEDIATE"))
     coordinator = bench.coordinator(pool, spec_of(trials=2, faults={"storage_minutes": 0.005}))
@@ -181,7 +181,7 @@ def test_a_database_that_stays_away_too_long_ends_the_search_and_the_next_launch
 def test_a_database_that_is_away_is_not_tried_once_more_where_that_could_outlast_the_grace(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, grace_seconds: float, tried: bool
 ) -> None:
-    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(search.outage, "RETRY_SECONDS", 0)
     asked: list[None] = []
 
     def still_owner() -> None:
@@ -216,7 +216,7 @@ def test_a_candidate_whose_asking_is_cut_short_is_drawn_before_what_happened_mea
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first setting of trial 3 was drawn without trial 0, which ends while the database is away."""
-    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(search.outage, "RETRY_SECONDS", 0)
     settings: list[str] = []
 
     def ends_meanwhile(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
@@ -298,7 +298,7 @@ def test_a_database_file_deleted_while_it_is_searched_is_noticed_although_it_can
 def test_a_size_whose_storing_was_not_acknowledged_is_stored_and_noted_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
-    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(search.outage, "RETRY_SECONDS", 0)
     spec = spec_of(trials=1).model_copy(update={"limit": Limit(params=10_000, macs=10_000)})
     coordinator = bench.coordinator(ScriptedPool(trains), spec)
     coordinator.begin()
@@ -337,7 +337,7 @@ def test_a_study_deleted_in_the_middle_of_a_turn_is_noticed_too(
     owner: Any = optuna.trial.Trial if step == "report" else coordinator.trials.study
     there = getattr(owner, step)
     monkeypatch.setattr(owner, step, deletes_first)
-    with pytest.raises(StudyChanged, match="study 'scripted' was deleted or replaced while it was searched"):
+    with pytest.raises(StudyChanged, match="study 'scripted' was deleted or replaced while it was in use"):
         coordinator.run()
     assert read_journal(coordinator.journal.path)[-1]["event"] != "stop", "it is another's by now"
 
@@ -414,7 +414,7 @@ def test_a_decision_to_prune_outlives_a_database_that_goes_away_and_a_kill(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, pruner: str, kill: str
 ) -> None:
     """Successive halving notes the rung before it answers; asked again it would keep the trial."""
-    monkeypatch.setattr(search.backlog, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(search.outage, "RETRY_SECONDS", 0)
     spec = spec_of(pruner=pruner, trials=2)
     coordinator = bench.coordinator(ScriptedPool(worse), spec)
     study, prune, failures = coordinator.trials.study, coordinator.trials.study.pruner.prune, []

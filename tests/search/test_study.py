@@ -20,7 +20,7 @@ from optuna.samplers import GPSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 from sqlalchemy import URL
 
-import search.study
+import search.lock
 from search.errors import HeldError, StorageError, StudyChanged, UsageError
 from search.export import export_best
 from search.lock import own_study, owner_of
@@ -246,7 +246,7 @@ def test_a_study_is_held_by_one_process_and_says_by_which(url: URL, tmp_path: Pa
     runs = Runs(tmp_path)
     assert owner_of("birds", url, runs) is None
     hold = (
-        "import sys; from pathlib import Path; from search.study import own_study; from search.paths import Runs\n"
+        "import sys; from pathlib import Path; from search.lock import own_study; from search.paths import Runs\n"
         "from search.storage import parse_url\n"
         "with own_study('birds', parse_url(sys.argv[1]), Runs(Path(sys.argv[2]))):\n"
         "    print('held', flush=True); sys.stdin.read()"
@@ -290,7 +290,7 @@ def test_looking_whether_a_study_is_held_does_not_refuse_a_launch(url: URL, tmp_
 def test_studies_of_one_name_in_two_databases_do_not_share_a_folder_at_once(
     url: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search.study, "LOCK_PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(search.lock, "LOCK_PATIENCE_SECONDS", 0)
     runs, other = Runs(tmp_path), parse_url(f"sqlite:///{tmp_path}/other.db")
     with own_study("birds", url, runs):
         with pytest.raises(HeldError, match="'birds' is in use by process "), own_study("birds", other, runs):

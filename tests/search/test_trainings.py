@@ -10,7 +10,9 @@ import pytest
 
 from search.devices import WorkerDevice
 from search.errors import HeldError, Interrupted, TrainingFailed
+from search.paths import Runs
 from search.pools.local import Exit, Message
+from search.retrain import heed_stop
 from search.trainings import Outcome, Trainer, Training
 from studies import Faults
 from trainer.config import DataConfig, EpochResult, TrainConfig
@@ -101,7 +103,7 @@ def trainer_on(pool: ScriptedPool, notes: list[str], faults: Faults | None = Non
         Path("cache"),
         faults or Faults(),
         note=notes.append,
-        **{"stop_request": Path("no/such/request")} | options,
+        **options,
     )
 
 
@@ -328,11 +330,13 @@ def test_whoever_finds_in_a_turn_that_the_study_is_anothers_ends_it() -> None:
 
 
 def test_a_stop_request_ends_it_with_what_is_done_kept(tmp_path: Path) -> None:
-    request = tmp_path / "stop"
+    runs = Runs(tmp_path)
+    request = runs.stop_request("small")
+    request.parent.mkdir(parents=True)
 
     def asked_meanwhile(assignment: Message, times: int) -> Iterator[Message | Exit]:
         request.touch()
         yield from trains(assignment, times)
 
-    with pytest.raises(Interrupted, match="retraining stopped; nothing is lost, the same command goes on"):
-        run(asked_meanwhile, trainings(3), stop_request=request)
+    with pytest.raises(Interrupted, match="export stopped; nothing is lost, the same command goes on"):
+        run(asked_meanwhile, trainings(3), each_turn=lambda: heed_stop(runs, "small"))

@@ -1,11 +1,10 @@
-"""A database that goes away: the steps that wait for it, and what workers have said meanwhile, in order."""
+"""A database that goes away: the steps that wait for it, and what a worker has said meanwhile."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from search.pools.local import Exit, Message
@@ -80,26 +79,3 @@ class Said:
     def can_go_on(self) -> bool:
         """Whether it waits for an answer that needs no database: an epoch's, unless it was the last."""
         return not isinstance(self.event, Exit) and self.event["type"] == "epoch" and not self.event["result"]["final"]
-
-
-class Backlog:
-    """Keeps what was said until the database has taken it."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Said] = deque()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def __iter__(self) -> Iterator[Said]:
-        return iter(self._waiting)
-
-    def add(self, worker: int, event: Message | Exit) -> None:
-        """Keep what a worker said."""
-        self._waiting.append(Said(worker, event))
-
-    def work_off(self, handle: Callable[[Said], None]) -> None:
-        """Handle all of it; what fails in the middle is handled again next time, from its start."""
-        while self._waiting:
-            handle(self._waiting[0])
-            self._waiting.popleft()
