@@ -18,6 +18,7 @@ from typing import Any
 
 import optuna
 import psutil
+from inside import run_inside
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
@@ -260,6 +261,10 @@ class Desk:
     def search(self, *arguments: object, **environment: str) -> Answer:
         """Run the command here to its end."""
         return self.start(*arguments, **environment).wait()
+
+    def inside(self, *arguments: object) -> Answer:
+        """The same in this process: a second or two less for a command that starts no worker, and seven with torch."""
+        return Answer(*run_inside(self.folder, *arguments))
 
     def checkpoint(self, study: str, trial: int) -> Path:
         return self.runs / "studies" / study / "trials" / str(trial) / "checkpoint"

@@ -106,7 +106,7 @@ def test_a_data_folder_for_a_study_that_has_its_own_pictures(empty: Desk) -> Non
 def launched_with(desk: Desk, *changes: str) -> Answer:
     """The answer to a launch of the small study with some settings changed."""
     settings = (word for change in changes for word in ("--set", change))
-    return desk.search("launch", desk.write("small.toml", SMALL), "--gpus", "cpu", *settings)
+    return desk.inside("launch", desk.write("small.toml", SMALL), "--gpus", "cpu:2", *settings)
 
 
 def test_an_unknown_study_names_those_that_there_are(empty: Desk) -> None:
@@ -115,7 +115,7 @@ def test_an_unknown_study_names_those_that_there_are(empty: Desk) -> None:
         2,
         "no study 'digit' comes with the product, nor is it a .toml file; did you mean digits?",
     )
-    refused(empty.search("launch", "mine.toml", "--gpus", "cpu"), 2, "cannot read study mine.toml")
+    refused(empty.search("launch", "mine.toml", "--gpus", "cpu"), 2, "there is no file mine.toml; search studies --new")
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_the_same_export_again_trains_and_writes_nothing(exported: Exported) -> 
         assert str(folder) in shown
         save_note(study, "as a kill before it was written would have left it")
     before = {path: path.stat().st_mtime_ns for path in (*folder.rglob("*"), *exported.desk.runs.rglob("checkpoint"))}
-    again = exported.desk.search("export-best", "--gpus", "cpu", "--json")
+    again = exported.desk.inside("export-best", "--gpus", "cpu", "--json")
     assert again.code == 0, again.err
     assert again.json() == exported.digits.metrics | {"path": str(folder)}
     assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -220,7 +220,7 @@ class Search(RuleBasedStateMachine):
 
 
 Search.TestCase.settings = settings(
-    max_examples=9,
+    max_examples=6,
     stateful_step_count=18,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from inside import run_inside
 
 from search.budget import WIDEST, WIDTH_STEP, Width, answer_limit, check_fits, render, widest
 from search.errors import UsageError
@@ -18,7 +17,6 @@ from trainer.config import ModelSize, TrainConfig
 from trainer.errors import ConfigError, LimitError
 from trainer.models import count, count_params, dip
 
-COMMAND = Path(sys.executable).with_name("search")
 IMAGE_SIZE = 32
 NUM_CLASSES = 10
 
@@ -271,11 +269,11 @@ def test_a_width_that_is_none_is_refused(width_mult: float) -> None:
 
 
 def test_the_command_answers_and_exits_as_documented(tmp_path: Path) -> None:
-    def search(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([COMMAND, "limit", *words], capture_output=True, text=True, cwd=tmp_path, check=False)
-
-    asked = ("resnet10t", "--classes", "10", "--image-size", "32")
-    found = search(*asked, "--max-params", "300000", "--json")
-    assert (found.returncode, found.stderr) == (0, "")
-    assert json.loads(found.stdout) == {"version": 1} | answer_limit("resnet10t", 10, 32, max_params=300_000)
-    assert search(*asked).returncode == 2
+    asked = ("limit", "resnet10t", "--classes", "10", "--image-size", "32")
+    code, out, err = run_inside(tmp_path, *asked, "--max-params", "300000", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {"version": 1} | answer_limit("resnet10t", 10, 32, max_params=300_000)
+    code, out, err = run_inside(tmp_path, *asked, "--max-params", "100")
+    assert (code, out) == (5, "")
+    assert err.startswith("search: no width of resnet10t fits")
+    assert run_inside(tmp_path, *asked)[0] == 2

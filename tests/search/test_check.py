@@ -6,13 +6,12 @@ import io
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from inside import run_inside
 from PIL import Image
 from rich.console import Console
 
@@ -29,7 +28,6 @@ from trainer.data import prepare_data
 from trainer.errors import ConfigError, DataError, DiskError, LimitError
 from trainer.models import count
 
-COMMAND = Path(sys.executable).with_name("search")
 TWO_WORKERS = [WorkerDevice("cpu:0", None, 1), WorkerDevice("cpu:1", None, 1)]
 
 
@@ -347,15 +345,12 @@ def test_the_command_answers_and_exits_as_documented(tmp_path: Path) -> None:
         'data.image_size = 16\ntrain = { model = "resnet10t", epochs = 1, batch_size = 4 }\nspace.lr = [0.1, 0.2]\n'
     )
 
-    def search(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [COMMAND, "check", "mine.toml", "--gpus", "cpu:2", *words]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-
-    answer = search("--data", str(folder), "--json", "--pictures", "grid.png")
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stderr.startswith("wrote grid.png: plain pictures on the left")
+    command = ("check", "mine.toml", "--gpus", "cpu:2", "--data", folder)
+    code, out, err = run_inside(tmp_path, *command, "--json", "--pictures", "grid.png")
+    assert code == 0, err
+    assert err.startswith("wrote grid.png: plain pictures on the left")
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads(answer.stdout).items() >= {"version": 1, "study": "mine"}.items()
-    failed = search("--data", str(folder), "--set", "limit.params=9")
-    assert (failed.returncode, failed.stdout) == (5, "")
-    assert failed.stderr.startswith("search: resnet10t at width_mult 1 has ")
+    assert json.loads(out).items() >= {"version": 1, "study": "mine"}.items()
+    code, out, err = run_inside(tmp_path, *command, "--set", "limit.params=9")
+    assert (code, out) == (5, "")
+    assert err.startswith("search: resnet10t at width_mult 1 has ")

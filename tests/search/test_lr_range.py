@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from inside import run_inside
 from tiny import tiny_study
 
 from search.devices import WorkerDevice
@@ -19,8 +18,6 @@ from trainer import fit
 from trainer.config import TrainConfig, validate
 from trainer.errors import DivergedError
 from trainer.models import count
-
-COMMAND = Path(sys.executable).with_name("search")
 
 
 def test_sampled_settings_are_at_the_values_of_the_first_known_recipe(
@@ -110,12 +107,11 @@ def test_a_curve_that_cannot_be_drawn_is_told_before_the_test(tmp_path: Path) ->
 def test_the_command_draws_the_curve_and_gives_a_line_to_paste(tmp_path: Path) -> None:
     study = tmp_path / "mine.toml"
     study.write_text(tiny_study("mine", trials=1))
-    command = [COMMAND, "lr-range", "mine.toml", "--gpus", "cpu:2", "--set", "train.batch_size=16"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "mine, adamw: the loss falls fastest at lr " in done.stdout
+    code, out, err = run_inside(tmp_path, "lr-range", "mine.toml", "--gpus", "cpu:2", "--set", "train.batch_size=16")
+    assert code == 0, err
+    assert "mine, adamw: the loss falls fastest at lr " in out
     assert (tmp_path / "mine-lr-range.png").read_bytes().startswith(b"\x89PNG")
-    line = done.stdout.rpartition("for [space]:  ")[2].strip()
+    line = out.rpartition("for [space]:  ")[2].strip()
     study.write_text(tiny_study("mine", trials=1).replace("lr = { low = 0.001, high = 0.02, log = true }", line))
     pasted = load(str(study)).space["lr"]
     assert isinstance(pasted, Range)
