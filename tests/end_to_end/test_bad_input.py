@@ -59,39 +59,39 @@ def test_a_folder_study_without_data_names_the_layout_and_the_command(empty: Des
 
 
 def test_a_missing_data_folder(shapes: Desk) -> None:
-    answer = shapes.search("launch", "shapes.toml", "--gpus", "cpu", "--data", "nowhere")
+    answer = shapes.inside("launch", "shapes.toml", "--gpus", "cpu", "--data", "nowhere")
     refused(answer, 4, f"the data folder {shapes.folder}/nowhere does not exist; check --data DIR")
 
 
 def test_an_empty_data_folder(shapes: Desk) -> None:
     (shapes.folder / "nothing").mkdir()
-    answer = shapes.search("launch", "shapes.toml", "--gpus", "cpu", "--data", "nothing")
+    answer = shapes.inside("launch", "shapes.toml", "--gpus", "cpu", "--data", "nothing")
     refused(answer, 4, "holds no class folders; expected are CLASS/* or train/CLASS/*")
 
 
 def test_a_file_as_data_folder(shapes: Desk) -> None:
-    answer = shapes.search("launch", "shapes.toml", "--gpus", "cpu", "--data", "shapes.toml")
+    answer = shapes.inside("launch", "shapes.toml", "--gpus", "cpu", "--data", "shapes.toml")
     refused(answer, 4, "shapes.toml is not a folder")
 
 
 def test_a_class_with_one_picture(shapes: Desk) -> None:
     for picture in list((shapes.folder / "shapes/train/checks").iterdir())[1:]:
         picture.unlink()
-    answer = shapes.search("launch", "shapes.toml", "--gpus", "cpu", "--data", "shapes")
+    answer = shapes.inside("launch", "shapes.toml", "--gpus", "cpu", "--data", "shapes")
     refused(answer, 4, "checks: one training picture, so none is left for validation; add some or remove the class")
 
 
 def test_no_readable_picture(shapes: Desk) -> None:
     for picture in (shapes.folder / "shapes").rglob("*.png"):
         picture.write_bytes(b"this is no picture")
-    answer = shapes.search("launch", "shapes.toml", "--gpus", "cpu", "--data", "shapes")
+    answer = shapes.inside("launch", "shapes.toml", "--gpus", "cpu", "--data", "shapes")
     refused(answer, 4, "shapes holds no readable picture", "train/bars/0.png: is not a picture in a format")
 
 
 def test_pictures_that_cannot_be_read_are_listed_together(shapes: Desk) -> None:
     (shapes.folder / "shapes/train/bars/0.png").write_bytes(b"")
     (shapes.folder / "shapes/train/plain/3.png").write_bytes(b"no picture")
-    answer = shapes.search("launch", "shapes.toml", "--gpus", "cpu", "--data", "shapes")
+    answer = shapes.inside("launch", "shapes.toml", "--gpus", "cpu", "--data", "shapes")
     refused(answer, 4, "2 problems", "train/bars/0.png: is empty", "train/plain/3.png: is not", 'bad_files = "skip"')
 
 
@@ -281,7 +281,7 @@ def test_no_room_for_the_cache_is_told_before_a_picture_is_decoded(
 ) -> None:
     small_disk("size=2m")
     study = desk.write("steady.toml", STEADY)
-    answer = desk.search("launch", study, "--gpus", "cpu", "--runs", "small", "--set", "data.image_size=64")
+    answer = desk.inside("launch", study, "--gpus", "cpu:2", "--runs", "small", "--set", "data.image_size=64")
     refused(answer, 11, "the picture cache needs 0.023 GB", "make room, or choose a smaller image_size")
     assert not list((desk.folder / "small/cache").glob("digits*"))
 
@@ -291,7 +291,7 @@ def test_no_room_for_checkpoints_is_told_before_a_worker_starts(desk: Desk, smal
     shutil.copytree(desk.runs / "cache", disk / "cache")
     study = desk.write("steady.toml", STEADY)
     elsewhere = ("--storage", f"sqlite:///{desk.folder}/search.db")
-    answer = desk.search("launch", study, "--gpus", "cpu", "--runs", "small", *elsewhere)
+    answer = desk.inside("launch", study, "--gpus", "cpu:2", "--runs", "small", *elsewhere)
     refused(answer, 11, "checkpoints need ", "are free; free some or use --runs")
     assert not (disk / "studies/steady/logs").exists()
 
@@ -329,7 +329,7 @@ def test_a_disk_that_fills_up_pauses_the_search_until_there_is_room(
 
 def test_a_runs_folder_that_may_only_be_read(desk: Desk, small_disk: Callable[[str], Path]) -> None:
     small_disk("ro,size=2m")
-    answer = desk.search("launch", "digits", "--gpus", "cpu", "--runs", "small")
+    answer = desk.inside("launch", "digits", "--gpus", "cpu:2", "--runs", "small")
     refused(answer, 3, "cannot be written: Read-only file system; choose another --runs folder")
 
 
@@ -349,15 +349,15 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 
 
 def test_an_export_with_no_finished_trial(begun: Desk) -> None:
-    answer = begun.search("export-best", "small", "--gpus", "cpu")
+    answer = begun.inside("export-best", "small", "--gpus", "cpu")
     refused(answer, 6, "study 'small' has no completed trial yet (1 begun); to go on, repeat its search launch")
-    assert begun.search("export-best", "--trial", 0, "small", "--gpus", "cpu").code == 6
+    assert begun.inside("export-best", "--trial", 0, "small", "--gpus", "cpu").code == 6
     assert not (begun.runs / "exports").exists()
 
 
 @pytest.mark.parametrize(("trial", "sentence"), [(99, "is not there"), (2, "is pruned"), (3, "is pruned")])
 def test_an_export_of_a_trial_that_did_not_complete(used: Desk, trial: int, sentence: str) -> None:
-    answer = used.search("export-best", "--trial", trial, "--gpus", "cpu")
+    answer = used.inside("export-best", "--trial", trial, "--gpus", "cpu")
     refused(answer, 6, f"trial {trial} of 'small' {sentence}, not complete")
 
 
@@ -365,18 +365,18 @@ def test_an_export_never_overwrites_what_is_no_export(used: Desk) -> None:
     mine = used.folder / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
-    refused(used.search("export-best", "--gpus", "cpu", "--out", "mine"), 2, "exists and is no export")
-    refused(used.search("export-best", "--gpus", "cpu", "--out", "mine/thesis.txt"), 2, "exists and is no export")
-    refused(used.search("export-best", "--gpus", "cpu", "--out", "mine/thesis.txt/x"), 2, "cannot be made")
+    refused(used.inside("export-best", "--gpus", "cpu", "--out", "mine"), 2, "exists and is no export")
+    refused(used.inside("export-best", "--gpus", "cpu", "--out", "mine/thesis.txt"), 2, "exists and is no export")
+    refused(used.inside("export-best", "--gpus", "cpu", "--out", "mine/thesis.txt/x"), 2, "cannot be made")
     assert (mine / "thesis.txt").read_text() == "years of work"
 
 
 def test_predicting_with_what_is_no_export(empty: Desk) -> None:
-    refused(empty.search("predict", "nowhere", "a.png"), 2, "nowhere is no export (no usable config.json)")
+    refused(empty.inside("predict", "nowhere", "a.png"), 2, "nowhere is no export (no usable config.json)")
     folder = empty.folder / "half"
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text("{}")
-    refused(empty.search("predict", "half", "a.png"), 2, "half is no export (no usable config.json)")
+    refused(empty.inside("predict", "half", "a.png"), 2, "half is no export (no usable config.json)")
 
 
 # -- nothing lost
@@ -391,14 +391,14 @@ def test_a_search_that_is_there_survives_every_mistake(used: Desk) -> None:
         (("--set", "train.epochs=4"), 8),
         (("--data", "."), 2),
     ):
-        assert used.search("launch", "small.toml", *mistake).code == code
+        assert used.inside("launch", "small.toml", *mistake).code == code
     assert used.trials("small") == before
     assert hashlib.sha256((used.folder / "small.toml").read_bytes()).hexdigest() == study
-    assert used.search("status", "--json").json()["held_by"] is None
+    assert used.inside("status", "--json").json()["held_by"] is None
 
 
 def test_a_new_study_file_is_never_written_over_another(empty: Desk) -> None:
     empty.write("mine.toml", PICTURES)
-    refused(empty.search("studies", "--new", "mine.toml"), 2, "mine.toml exists already; choose another name")
-    refused(empty.search("studies", "--new", "no/where.toml"), 2, "there is no folder no; create it first")
+    refused(empty.inside("studies", "--new", "mine.toml"), 2, "mine.toml exists already; choose another name")
+    refused(empty.inside("studies", "--new", "no/where.toml"), 2, "there is no folder no; create it first")
     assert (empty.folder / "mine.toml").read_text() == PICTURES

@@ -107,7 +107,7 @@ def _interrupt(search: Interrupted) -> None:
     running = search.launch_up_to(4)
     running.process.kill()
     search.stopped("kill -9", running)
-    search.held_after_kill = search.desk.search("status", "--json").json()["held_by"]
+    search.held_after_kill = search.desk.inside("status", "--json").json()["held_by"]
 
     running = search.launch_up_to(5)
     (worker,) = running.workers()

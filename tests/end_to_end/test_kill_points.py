@@ -45,7 +45,7 @@ def killed(fresh_desk: Callable[[str], Desk]) -> Iterator[Killed]:
         answers = {point: desk.start(*command, killed_at=point).wait() for point in COORDINATOR_POINTS}
         last = desk.search(*command)
         yield Killed(
-            log.read_text().splitlines(), first, answers, last, desk.trials("steady"), desk.search("replay", "--json")
+            log.read_text().splitlines(), first, answers, last, desk.trials("steady"), desk.inside("replay", "--json")
         )
     finally:
         desk.clear()

@@ -278,7 +278,7 @@ def _disturb(desk: Desk, server: Server) -> Disturbed:
         worker.kill()
     last = running.wait()
     trials = _trials(server.url, "disturbed")
-    replay = desk.search("replay", "disturbed", "--json")
+    replay = desk.inside("replay", "disturbed", "--json")
     return Disturbed(first, last, second_launch, trials, replay)
 
 

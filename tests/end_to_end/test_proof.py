@@ -128,7 +128,10 @@ def proofs(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> dict
         folder = shutil.copytree(exported.digits.folder, root / name)
         np.savez(folder / "reference-logits.npz", whole=reference, plain=reference)
         TAMPERED[name][0](folder)
-        if name not in ("nothing", "weights"):  # a process of its own costs seconds
+        if name == "nothing":
+            search.proof.prove(folder, config, data)
+            return Answer(0, "", "")
+        if name != "weights":  # a process of its own costs seconds
             with pytest.raises(Difference) as caught:
                 search.proof.prove(folder, config, data)
             return Answer(search.proof.EXIT_PROOF_FAILED, "", f"{caught.value}\n")
