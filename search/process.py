@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import IO
 
@@ -22,6 +23,9 @@ def run_command(command: Callable[..., object]) -> None:
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupted)
+    warnings.formatwarning = lambda message, *_: (
+        f"search: warning: {message}\n"
+    )  # without the code's line
     _hide_password()
     try:
         command(standalone_mode=True)

@@ -65,7 +65,10 @@ PROMISES = {
         "test_a_trial_too_large_for_any_part_is_pruned_and_the_sampler_knows",
     ],
     "a loss that is not finite": ["test_a_diverged_trial_is_pruned_with_its_last_finite_value_and_the_reason"],
-    "three CUDA errors": ["test_three_cuda_errors_put_a_device_aside_and_the_others_go_on"],
+    "three CUDA errors": [
+        "test_three_cuda_errors_put_a_device_aside_and_the_others_go_on",
+        "test_a_device_that_drops_out_is_put_aside_and_the_others_go_on",
+    ],
     "Postgres restarted": [
         "test_a_server_that_comes_and_goes_costs_nothing",
         "test_a_lock_lost_in_a_restart_is_taken_again",
@@ -78,6 +81,7 @@ PROMISES = {
     ],
     "the disk fills up": ["test_a_full_disk_pauses_the_search_until_there_is_room"],
     "a checkpoint is torn": ["test_a_damaged_one_is_set_aside_and_the_one_before_is_used"],
+    "the cache of decoded pictures": ["test_a_damaged_cache_is_an_error_to_a_worker_and_built_anew_by_a_launch"],
     "checkpoints fill their quota": [
         "test_the_oldest_checkpoints_that_nobody_trains_go_when_the_quota_is_spent",
         "test_it_says_what_checkpoints_take_of_how_much",
@@ -104,7 +108,10 @@ PROMISES = {
         "test_a_gpu_that_another_search_trains_on_is_refused",
     ],
     "the export is killed": ["test_killed_in_three_stages_it_ends_in_the_same_export"],
-    "the study is deleted": [
+    "the study, or its SQLite file, is deleted": [
+        "test_a_database_file_deleted_while_it_is_searched_is_noticed_although_it_can_be_written_to",
+        "test_an_export_whose_study_is_deleted_says_so_and_writes_nothing_to_the_next",
+        "test_a_search_that_has_lost_its_study_writes_no_last_page_to_it",
         "test_a_study_deleted_while_it_is_searched_is_noticed_although_its_name_is_there_again",
         "test_a_study_that_another_process_has_taken_over_is_written_to_no_more",
     ],
