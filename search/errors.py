@@ -28,7 +28,6 @@ from trainer.errors import (
     TrainerError,
 )
 
-OK = 0
 SECOND_SIGNAL = 130
 INTERNAL = 70
 

@@ -23,9 +23,7 @@ def run_command(command: Callable[..., object]) -> None:
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupted)
-    warnings.formatwarning = lambda message, *_: (
-        f"search: warning: {message}\n"
-    )  # without the code's line
+    warnings.formatwarning = lambda message, *_: f"search: warning: {message}\n"  # without the code's line
     _hide_password()
     try:
         command(standalone_mode=True)

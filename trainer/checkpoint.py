@@ -161,12 +161,6 @@ def _set_aside(path: Path, why: str) -> None:
     warnings.warn(f"{why}; set aside as {aside.name}, going on from an older one", stacklevel=3)
 
 
-def remove_checkpoint(path: Path) -> None:
-    """Delete a checkpoint and the one before it."""
-    path.unlink(missing_ok=True)
-    _previous(path).unlink(missing_ok=True)
-
-
 def _previous(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,13 @@ def counted(model: str, width_mult: float, what: str) -> int:
     return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
 
 
-def find(model: str, limit: Limit, *, low: float = WIDTH_STEP, memory: Path | None = None) -> Width:
-    return widest(TrainConfig(model=model), NUM_CLASSES, IMAGE_SIZE, limit, low=low, memory=memory)
+@cache
+def find(model: str, limit: Limit, *, low: float = WIDTH_STEP) -> Width:
+    return widest(TrainConfig(model=model), NUM_CLASSES, IMAGE_SIZE, limit, low=low)
+
+
+def find_through(memory: Path, limit: Limit, *, low: float = WIDTH_STEP) -> Width:
+    return widest(TrainConfig(model="resnet10t"), NUM_CLASSES, IMAGE_SIZE, limit, low=low, memory=memory)
 
 
 @pytest.mark.parametrize(
@@ -133,23 +139,21 @@ def test_a_limit_that_no_width_fits_is_an_error_with_the_smallest_size() -> None
 def test_a_remembered_answer_equals_the_computed_one(tmp_path: Path) -> None:
     memory = tmp_path / "cache" / "widths.json"
     limits = [Limit(params=300_000), Limit(params=10**12)]
-    computed = [find("resnet10t", limit, memory=memory) for limit in limits]
+    computed = [find_through(memory, limit) for limit in limits]
     assert computed == [find("resnet10t", limit) for limit in limits]
-    assert [find("resnet10t", limit, memory=memory) for limit in limits] == computed
+    assert [find_through(memory, limit) for limit in limits] == computed
     assert len(json.loads(memory.read_text())) == len(limits)
     assert [path.name for path in memory.parent.iterdir()] == ["widths.json"]
 
 
 def test_the_memory_is_really_asked_and_only_for_the_same_question(tmp_path: Path) -> None:
     memory = tmp_path / "widths.json"
-    right = find("resnet10t", Limit(params=300_000), memory=memory)
+    right = find_through(memory, Limit(params=300_000))
     (key,) = json.loads(memory.read_text())
     forged = [0.5, {"params": 1, "macs": 2}, None, None]
     memory.write_text(json.dumps({key: forged}))
-    assert find("resnet10t", Limit(params=300_000), memory=memory) == Width(
-        0.5, ModelSize(params=1, macs=2), None, None
-    )
-    assert find("resnet10t", Limit(params=300_000), low=0.01, memory=memory) == right
+    assert find_through(memory, Limit(params=300_000)) == Width(0.5, ModelSize(params=1, macs=2), None, None)
+    assert find_through(memory, Limit(params=300_000), low=0.01) == right
 
 
 def test_the_size_of_a_fixed_model_is_remembered_as_well(tmp_path: Path) -> None:
@@ -171,15 +175,13 @@ def test_the_size_of_a_fixed_model_is_remembered_as_well(tmp_path: Path) -> None
 def test_a_damaged_memory_is_no_memory(tmp_path: Path, content: str) -> None:
     memory = tmp_path / "widths.json"
     memory.write_text(content)
-    assert find("resnet10t", Limit(params=300_000), memory=memory) == find(
-        "resnet10t", Limit(params=300_000), memory=memory
-    )
+    assert find_through(memory, Limit(params=300_000)) == find("resnet10t", Limit(params=300_000))
     assert len(json.loads(memory.read_text())) == 1
 
 
 def test_a_memory_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert find("resnet10t", Limit(params=300_000), memory=tmp_path / "file" / "widths.json").width_mult > 0.1
+    assert find_through(tmp_path / "file" / "widths.json", Limit(params=300_000)).width_mult > 0.1
 
 
 @pytest.mark.parametrize("model", ["rexnet_100", "resnet18", "efficientnet_b0"])

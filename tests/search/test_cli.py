@@ -62,7 +62,7 @@ def test_every_command_and_every_option_says_what_it_does(name: str) -> None:
 def test_every_exit_code_of_the_table_is_in_the_help() -> None:
     kinds = (kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.SearchError))
     codes = {kind.exit_code for kind in kinds} | set(errors.TRAINER_EXIT_CODES.values())
-    codes |= {errors.OK, errors.SECOND_SIGNAL, errors.INTERNAL}
+    codes |= {0, errors.SECOND_SIGNAL, errors.INTERNAL}
     epilog = str(app.info.epilog)
     assert {code for code in codes if f" {code} " not in epilog} == set()
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.checkpoint import Checkpoint, load_checkpoint, remove_checkpoint, save_checkpoint
+from trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from trainer.config import EpochResult, TrainConfig
 from trainer.data import Dataset
 from trainer.device import open_device
@@ -91,12 +91,6 @@ def test_the_one_before_is_kept_and_nothing_else(path: Path) -> None:
     assert names(path) == {"checkpoint", "checkpoint.previous"}
     assert epochs_at(path) == 2
     assert epochs_at(path.with_name("checkpoint.previous")) == 1
-
-
-def test_removing_removes_both(path: Path) -> None:
-    remove_checkpoint(path)
-    assert names(path) == set()
-    remove_checkpoint(path)
 
 
 # Damage. Each changes a file; the one before it takes over.
