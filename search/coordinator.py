@@ -14,7 +14,6 @@ While the database is away workers train on, and what they say waits in order.
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from search.findings import OUT_OF_MEMORY, step_of
 from search.outage import Outage, Said
 from search.paths import Runs
 from search.pools.local import Exit, LocalPool
+from search.setbacks import signature_of
 from search.status import Snapshot, TrialView, duration, eta_seconds
 from search.storage import ANSWER_SECONDS, CONNECT_SECONDS, wait_briefly
 from search.trials import Changed, Trials
@@ -331,7 +331,7 @@ class Coordinator:
         else:
             note = f"trial {trial.number} failed ({error}); trying again from its last epoch"
             tail = self.pool.log_tail(worker.number)
-            self._on_setback(worker, kind, f"{error}\n{tail}" if tail else error, note, signature=_signature(error))
+            self._on_setback(worker, kind, f"{error}\n{tail}" if tail else error, note, signature=signature_of(error))
         if kind in ("memory", "device"):
             self.crew.replace(worker, error if kind == "device" else None)  # a new process has a clean memory
         self._release(worker)
@@ -409,8 +409,3 @@ class Coordinator:
         past = (view.seconds / view.epochs for view in self.trials.finished.values() if view.epochs)
         epochs = self.spec.train.epochs if self.spec.data.folds else 1
         return patience(self.spec.faults, max(own, default=None), max((*others, *past), default=None), epochs)
-
-
-def _signature(error: str) -> str:
-    """An error without what differs from trial to trial: paths, whose folders are the trials' own, and numbers."""
-    return re.sub(r"[^\s'\"]*/[^\s'\"]*|\d+", "_", error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from studies import Faults
@@ -50,3 +51,8 @@ class Setbacks:
             f"{label} ran out of memory; it goes on in a new process with {self.micro_batches} micro-batches a step, "
             "the effective batch unchanged"
         )
+
+
+def signature_of(error: str) -> str:
+    """An error without what differs from trial to trial: paths, whose folders are the trials' own, and numbers."""
+    return re.sub(r"[^\s'\"]*/[^\s'\"]*|\d+", "_", error)
