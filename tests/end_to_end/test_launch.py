@@ -203,6 +203,13 @@ def test_a_finished_study_launched_again_says_so_and_goes_on_with_more_trials(us
     assert again.code == 0
     assert "has spent its budget of 9 trials" in again.out
     assert "--trials 18" in again.out
+    in_json = used.inside("launch", "small.toml", "--gpus", "cpu:2", "--json").json()
+    status = used.inside("status", "--json").json()
+    assert status["checkpoints"]["quota_bytes"] == 20e9
+    assert in_json.keys() == status.keys()
+    assert [in_json[key] for key in ("checkpoints", "best", "counts")] == [
+        status[key] for key in ("checkpoints", "best", "counts")
+    ]
     before = used.trials("small")
     assert len(before) == 9
 

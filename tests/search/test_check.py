@@ -140,6 +140,13 @@ def test_people_are_shown_all_of_it_in_80_columns(meaning: dict[str, Any]) -> No
         assert any(line.split() == [name, *map(str, counts.values())] for line in text.splitlines())
 
 
+def test_a_set_without_a_test_split_is_warned_of(meaning: dict[str, Any]) -> None:
+    warning = "no test split: an export would be measured on the validation pictures"
+    assert warning not in shown(meaning)
+    without = meaning["pictures"] | {"splits": meaning["pictures"]["splits"] | {"test": 0}}
+    assert warning in shown(meaning | {"pictures": without})
+
+
 def test_the_time_is_that_of_the_widest_candidate_with_most_augmentation_in_the_smallest_batches(runs: Runs) -> None:
     spec = study(
         space={

@@ -57,6 +57,18 @@ def test_the_shipped_studies_are_those_of_the_design() -> None:
     assert studies.names() == ["birds400", "cifar10", *(f"contest/{name}" for name in contest), *others]
 
 
+def test_what_the_list_of_studies_names_can_be_launched() -> None:
+    rows = {row["name"]: row for row in studies.table()}
+    assert list(rows) == studies.names()
+    assert rows["contest/rexnet_sgd"] == {
+        **{"name": "contest/rexnet_sgd", "data": "folder", "models": ("rexnet_100",)},
+        "trials": studies.load("contest/rexnet_sgd").search.trials,
+    }
+    lines = studies.render({"studies": studies.table()}).splitlines()
+    assert lines[-1].split() == ["survey", "folder", "20", "models", "80", "trials"]
+    assert len({line.index(f"  {row['data']} ") for line, row in zip(lines, rows.values(), strict=True)}) == 1
+
+
 def test_birds400_tries_the_two_winning_recipes_first() -> None:
     spec = studies.load("birds400")
     adamw, sgd = spec.known

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -81,6 +82,13 @@ def test_all_problems_are_told_at_once_each_on_its_line() -> None:
 )
 def test_values_that_make_no_sense_are_refused(values: dict[str, object], sentence: str) -> None:
     assert sentence in problems_of(values)
+
+
+def test_a_folder_is_the_same_wherever_the_settings_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert DataConfig(path="~/birds").path == str(Path.home() / "birds")
+    assert DataConfig(path="birds").path == str(tmp_path / "birds")
+    assert DataConfig().path is None
 
 
 def test_the_digits_take_no_folder() -> None:
