@@ -360,8 +360,7 @@ def studies(
         _print({"studies": shipped.table()}, shipped.render, as_json=as_json)
     else:
         shipped.begin(new)
-        advice = f"wrote {new}; edit it, then: search check {new} --data DIR"
-        _print({"written": str(new)}, lambda _: advice, as_json=as_json)
+        _print({"written": str(new)}, shipped.render_begun, as_json=as_json)
 
 
 def main() -> None:

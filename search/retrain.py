@@ -278,7 +278,7 @@ def choose_trial(study: optuna.Study, number: int | None, limit: Limit) -> Froze
             state = states[number].name.lower() if number in states else "not there"
             why = "over the limit" if state == "complete" else f"{state}, not complete"
             name = study.study_name
-            raise NothingToExport(f"trial {number} of {name!r} is {why}; the best that can be: search report {name}")
+            raise NothingToExport(f"trial {number} of {name!r} is {why}; what can be exported: search report {name}")
         return found[0]
     best = ranked(trials, limit)
     if not best:

@@ -78,6 +78,11 @@ def begin(file: Path) -> None:
         raise ConfigError(f"{file} cannot be written ({error.strerror}); choose another place") from error
 
 
+def render_begun(answer: dict[str, Any]) -> str:
+    """What ``search studies --new`` prints."""
+    return f"wrote {answer['written']}; edit it, then: search check {answer['written']} --data DIR"
+
+
 def table() -> list[dict[str, Any]]:
     """The studies that come with the product, each with its ``name``, ``data``, ``models`` and ``trials``."""
     return [
