@@ -1,4 +1,4 @@
-"""CPU seconds of ``search --help`` beside the interpreter alone: ``python -P bench/startup.py [--n 15]``."""
+"""CPU seconds of how a command or a worker starts and ends: ``python bench/startup.py [--n 15]``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],
     "search --help": [str(Path(sys.executable).parent / "search"), "--help"],
     "search launch --help": [str(Path(sys.executable).parent / "search"), "launch", "--help"],
+    "import trainer.fit": [sys.executable, "-c", "import trainer.fit"],
+    "the same without collecting garbage": [sys.executable, "-c", "import gc; gc.disable(); import trainer.fit"],
+    "the same, left at once": [sys.executable, "-c", "import gc, os; gc.disable(); import trainer.fit; os._exit(0)"],
 }
 
 

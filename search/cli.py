@@ -6,13 +6,13 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from search.errors import ReplayFailed
 from search.paths import DEFAULT_RUNS, Runs
-from search.process import run_command, tell
+from search.process import leave_after, run_command, tell
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -363,9 +363,9 @@ def studies(
         _print({"written": str(new)}, shipped.render_begun, as_json=as_json)
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Entry point of ``search``."""
-    run_command(app)
+    leave_after(lambda: run_command(app))
 
 
 def _places(storage: str | None, runs: Path) -> tuple[Runs, URL]:

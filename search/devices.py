@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from search.errors import DeviceHeld, UsageError
 from search.paths import Runs
+from trainer.cores import most_threads, num_cores
 
 UUIDS = ("GPU-", "MIG-")
 """How the UUIDs of GPUs and of their parts begin."""
@@ -52,7 +53,7 @@ def parse_devices(text: str | None) -> list[WorkerDevice]:
     Raises:
         UsageError: a device that does not exist (those that do are listed), one named twice, or no such form.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cores()
     if text is None:
         return _gpus(visible_gpus(), cores) or _cpus(1, cores)
     kind, _, number = text.strip().partition(":")
@@ -151,7 +152,7 @@ def _gpus(gpus: list[Gpu], cores: int) -> list[WorkerDevice]:
 
 def _cpus(number: int, cores: int) -> list[WorkerDevice]:
     labels = ["cpu"] if number == 1 else [f"cpu:{index}" for index in range(number)]
-    return [WorkerDevice(label, None, max(1, cores // number)) for label in labels]
+    return [WorkerDevice(label, None, most_threads(cores // number)) for label in labels]
 
 
 def use_gpu(device: WorkerDevice) -> None:

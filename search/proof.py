@@ -12,7 +12,6 @@ far it is, [stage, done, total], and at last the answer; a difference is one sen
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 import time
@@ -32,7 +31,9 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from search.predict import read_pictures, sha256
+from search.process import leave_after
 from trainer.config import DataConfig
+from trainer.cores import num_cores
 from trainer.data import Dataset, open_data
 
 MAX_LOGIT_DIFFERENCE = 1e-4
@@ -134,7 +135,8 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
         return np.concatenate(answers)
 
     answer: dict[str, Any] = {"num_params": params, "macs": macs, "formats": {}, "stranger_accuracy": None}
-    reference = np.load(folder / "reference-logits.npz")
+    with np.load(folder / "reference-logits.npz") as arrays:
+        reference = dict(arrays)
     for name, (file, forward) in forwards.items():
         plain = file == "model.safetensors"
         logits = through(forward, cached)
@@ -285,7 +287,7 @@ def _hardware() -> str:
     if cpuinfo.exists():
         models = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
         name = models[0].partition(":")[2].strip() if models else name
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cores()
     return f"{name}, {cores} core{'s' if cores > 1 else ''}"
 
 
@@ -295,4 +297,4 @@ def _same(what: str, found: object, expected: object) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave_after(main)

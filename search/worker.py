@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import queue
@@ -57,8 +58,11 @@ def main() -> None:
     inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(inbox,), daemon=True).start()
 
+    gc.disable()  # looking again and again through all that torch and timm leave takes an eighth of their import
     from trainer.device import open_device  # torch and timm: 4 to 8 s, once per process
 
+    gc.freeze()
+    gc.enable()
     device = open_device(kind, num_threads)
     send({"type": "ready", "device": device.name})
     datasets: dict[tuple[str, str], Any] = {}

@@ -9,8 +9,8 @@ from io import StringIO
 from pathlib import Path
 from unittest.mock import patch
 
-from search.cli import main
-from search.process import STOP_SIGNALS
+from search.cli import app
+from search.process import STOP_SIGNALS, run_command
 
 
 def run_inside(folder: Path, *arguments: object) -> tuple[int, str, str]:
@@ -19,7 +19,7 @@ def run_inside(folder: Path, *arguments: object) -> tuple[int, str, str]:
     command = patch.object(sys, "argv", ["search", *map(str, arguments)])
     try:
         with chdir(folder), redirect_stdout(out), redirect_stderr(err), command:
-            main()
+            run_command(app)
         code = 0
     except SystemExit as end:
         code = int(end.code or 0)

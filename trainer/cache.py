@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trainer.config import DataConfig
+from trainer.cores import num_cores
 from trainer.errors import DataError, DiskError
 from trainer.scan import Listing, Picture, Source
 
@@ -146,7 +147,7 @@ def _decode_all(
     progress: Progress | None,
 ) -> None:
     """Write pictures.npy and index.json into ``folder``, durably."""
-    threads = _num_threads()
+    threads = num_cores()
     pool = ThreadPoolExecutor(threads, "decode")
     # The filters of warnings belong to the whole process: set once here, never in a thread. What Pillow
     # warns of (palettes, odd TIFF tags) is no news to the user; what makes a picture unfit is an error.
@@ -250,10 +251,6 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _num_threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _index_crc32(index: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(index, sort_keys=True).encode("ascii"))
 
@@ -273,7 +270,7 @@ def _open_whole(path: Path, progress: Progress | None) -> Cache:
     starts = range(0, total, at_once)
     try:
         # Read, not mapped: what the disk does not give is an error then, and no SIGBUS.
-        with (path / "pictures.npy").open("rb") as file, ThreadPoolExecutor(_num_threads(), "check") as pool:
+        with (path / "pictures.npy").open("rb") as file, ThreadPoolExecutor(num_cores(), "check") as pool:
             pixels = os.fstat(file.fileno()).st_size - total * size
 
             def is_whole(first: int) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trainer.config import TrainConfig
+from trainer.cores import most_threads, num_cores
 from trainer.errors import ConfigError
 
 _MMAP_THRESHOLD_BYTES = 32 * 1024 * 1024  # glibc's own upper bound for it
@@ -199,7 +199,7 @@ def open_device(kind: str = "cpu", num_threads: int | None = None) -> Device:
     Args:
         kind: "cpu", or "cuda" for the first GPU that CUDA_VISIBLE_DEVICES shows this process.
         num_threads: CPU threads for torch and OpenCV, this process's share of the cores; by default one per core it
-            may use.
+            may use, or on the CPU as few as OMP_NUM_THREADS says.
 
     Raises:
         ConfigError: there is no such device, or no thread.
@@ -210,7 +210,7 @@ def open_device(kind: str = "cpu", num_threads: int | None = None) -> Device:
         raise ConfigError(f"device = {kind!r}: use cpu or cuda")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device = 'cuda': torch sees no GPU here; use cpu")
-    threads = num_threads or len(os.sched_getaffinity(0)) if sys.platform == "linux" else (num_threads or 1)
+    threads = num_threads or (most_threads(num_cores()) if kind == "cpu" else num_cores())
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)  # else each worker takes a thread per core of the machine
     torch.backends.cudnn.deterministic = True

@@ -39,9 +39,9 @@ def test_help_starts_the_installed_command() -> None:
 @pytest.mark.parametrize("arguments", [[], *([name] for name in sorted(COMMANDS))], ids=lambda words: " ".join(words))
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     look = (
-        "import sys; from search.cli import main\n"
+        "import sys; from search.cli import app; from search.process import run_command\n"
         f"sys.argv = ['search', *{arguments!r}, '--help']\n"
-        "try: main()\n"
+        "try: run_command(app)\n"
         "except SystemExit as end: code = end.code\n"
         "heavy = [name for name in %r if name in sys.modules]\n"
         "print(repr((code, heavy)), file=sys.stderr)"
@@ -50,6 +50,21 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     answer = subprocess.run([sys.executable, "-c", look % (heavy,)], capture_output=True, text=True, check=True)
     assert answer.stderr.strip() == "(0, [])"
     assert "Usage: search" in answer.stdout
+
+
+@pytest.mark.parametrize(("end", "code"), [("", 0), ("sys.exit()", 0), ("sys.exit(75)", 75), ("sys.exit('why')", 1)])
+def test_a_command_leaves_at_once_with_its_exit_code_and_all_it_said(end: str, code: int) -> None:
+    program = (
+        "import atexit, sys; from search.process import leave_after\n"
+        "atexit.register(print, 'and goes on for seconds')\n"
+        "def run():\n"
+        "    print('done')\n"
+        "    print('a problem', file=sys.stderr)\n"
+        f"    {end}\n"
+        "leave_after(run)"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (code, "done\n", "a problem\n")
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

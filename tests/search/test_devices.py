@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,9 @@ from search import devices
 from search.devices import Gpu, WorkerDevice, hold_devices, parse_devices, share_gpus
 from search.errors import DeviceHeld, UsageError
 from search.paths import Runs
+from trainer.cores import num_cores
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = num_cores()
 
 
 @pytest.fixture
@@ -25,16 +25,18 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "visible_gpus", lambda: [])
 
 
-def test_cpu_is_one_worker_with_all_cores() -> None:
-    assert parse_devices("cpu") == [WorkerDevice("cpu", None, CORES)]
+def test_cpu_is_one_worker_with_all_cores_or_as_few_threads_as_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "num_cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert parse_devices("cpu") == [WorkerDevice("cpu", None, 8)]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert parse_devices("cpu") == [WorkerDevice("cpu", None, 3)]
 
 
-@pytest.mark.skipif(CORES < 2, reason="needs two cores")
-def test_cpu_2_is_two_workers_that_share_the_cores() -> None:
-    assert parse_devices("cpu:2") == [
-        WorkerDevice("cpu:0", None, CORES // 2),
-        WorkerDevice("cpu:1", None, CORES // 2),
-    ]
+def test_cpu_2_is_two_workers_that_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "num_cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert parse_devices("cpu:2") == [WorkerDevice("cpu:0", None, 4), WorkerDevice("cpu:1", None, 4)]
 
 
 @pytest.mark.usefixtures("no_gpu")
