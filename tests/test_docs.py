@@ -47,7 +47,7 @@ PROMISES = {
         "test_every_trial_is_finished_once_under_its_own_number",
     ],
     "Ctrl-C": [
-        "test_search_stop_ends_a_search_from_another_terminal_after_its_epoch",
+        "test_search_stop_says_when_the_search_has_stopped",
         "test_a_stop_request_ends_it_with_what_is_done_kept",
     ],
     "SIGTERM": ["test_an_epoch_that_takes_longer_than_the_grace_is_given_up"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -95,7 +94,6 @@ def watched(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Itera
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]),  # one core, so one thread
         )
     try:
         assert process.stdout is not None

@@ -231,7 +231,9 @@ class Place(NamedTuple):
         given = {name: self.localised(value) for name, value in (image | service["environment"]).items()}
         # Where the name `postgres` leads; in the containers, Compose's network knows.
         network = {"PGHOSTADDR": "127.0.0.1", "PGPORT": str(self.port)}
-        return {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(self.folder)} | given | network
+        return (
+            {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(self.folder), "OMP_NUM_THREADS": "1"} | given | network
+        )
 
     def command(self, service: dict[str, Any]) -> list[str]:
         (entrypoint,) = values_of("ENTRYPOINT")
@@ -303,7 +305,6 @@ def running(place: Place, service: dict[str, Any], *more: str) -> Iterator[tuple
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            preexec_fn=lambda: os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]),  # one core, so one thread
         )
     try:
         yield process, said

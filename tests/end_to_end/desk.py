@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import optuna
 import psutil
@@ -195,19 +195,15 @@ class Running:
         return Answer(self.process.wait(timeout), self.out.read_text(), self.err.read_text())
 
 
-def as_in_a_terminal(cores: list[int]) -> None:
-    """For a child before it runs: on these cores, and with signals as a shell leaves them, even where tests run under
-    nohup, whose ignored signals the command would respect."""
-    os.sched_setaffinity(0, cores)
+def as_in_a_terminal() -> None:
+    """For a child before it runs: signals as a shell leaves them, even where tests run under nohup, whose ignored
+    signals the command would respect."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 
 class Desk:
     """A folder with study files and a runs folder."""
-
-    _turn = itertools.count()
-    """Commands that run at the same time get different cores."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -229,12 +225,7 @@ class Desk:
 
         ``killed_at`` is a point at which a process ends by kill -9; see killed.py. ``unread``: its output goes into a
         pipe whose reader has gone away.
-
-        With ``--gpus cpu`` it is given one core, so its one worker has one thread: two that wait for each other at
-        every step take many times as long wherever something else runs as well.
         """
-        cores = sorted(os.sched_getaffinity(0))
-        core, one = cores[next(self._turn) % len(cores)], "cpu" in arguments
         number = len(list(self.folder.glob(".out-*")))
         out, err = self.folder / f".out-{number}", self.folder / f".err-{number}"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SEARCH_")}
@@ -252,7 +243,7 @@ class Desk:
                 stderr=err_file,
                 env=inherited | environment,
                 start_new_session=True,
-                preexec_fn=lambda: as_in_a_terminal([core] if one else cores),
+                preexec_fn=as_in_a_terminal,
             )
         running = Running(process, out, err)
         self.commands.append(running)
@@ -262,9 +253,10 @@ class Desk:
         """Run the command here to its end."""
         return self.start(*arguments, **environment).wait()
 
-    def inside(self, *arguments: object) -> Answer:
+    def inside(self, *arguments: object, **environment: str) -> Answer:
         """The same in this process: a second or two less for a command that starts no worker, and seven with torch."""
-        return Answer(*run_inside(self.folder, *arguments))
+        with patch.dict(os.environ, environment):
+            return Answer(*run_inside(self.folder, *arguments))
 
     def checkpoint(self, study: str, trial: int) -> Path:
         return self.runs / "studies" / study / "trials" / str(trial) / "checkpoint"

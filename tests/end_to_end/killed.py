@@ -8,8 +8,8 @@ POINT, of the coordinator:
     report:N     after its Nth report, before the worker is answered
     tell:N       after its Nth tell, before the journal has it
 
-With POINT = workers, KILL_WORKERS names points of its workers, one for each process that is started, in turn, and
-KILL_LOG a file that gets a line for each kill:
+KILL_WORKERS names points of its workers, one for each process that is started, in turn, and KILL_LOG a file that gets a
+line for each kill:
 
     open:TEXT:N       when it opens its Nth file whose path has TEXT in it
     os.rename:TEXT:N  when it renames its Nth such file
@@ -48,7 +48,7 @@ def arm():
 
     sys.addaudithook(hook)
 
-if "search.worker" in sys.orig_argv and "KILL_WORKERS" in os.environ:
+if "search.worker" in sys.orig_argv:
     arm()
 """
 
@@ -71,24 +71,23 @@ def kill_after(owner: Any, name: str, times: int) -> None:
 def main() -> None:
     point = sys.argv[1]
     sys.argv = ["search", *sys.argv[2:]]
-    if point == "workers":
-        folder = Path(os.environ["KILL_LOG"]).parent / "sitecustomize"
-        folder.mkdir(exist_ok=True)
-        (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    else:
-        import optuna
+    folder = Path(os.environ["KILL_LOG"]).parent / "sitecustomize"
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
 
-        kind, _, number = point.partition(":")
-        owner, name = {
-            "ask": (optuna.Trial, "_suggest"),
-            "report": (optuna.Trial, "report"),
-            "tell": (optuna.Study, "tell"),
-        }[kind]
-        # Three settings are sampled in the study at hand: two of the last trial's are stored.
-        kill_after(owner, name, 3 * int(number) - 1 if kind == "ask" else int(number))
+    import optuna
 
     import search.cli
+
+    kind, _, number = point.partition(":")
+    owner, name = {
+        "ask": (optuna.Trial, "_suggest"),
+        "report": (optuna.Trial, "report"),
+        "tell": (optuna.Study, "tell"),
+    }[kind]
+    # Three settings are sampled in the study at hand: two of the last trial's are stored.
+    kill_after(owner, name, 3 * int(number) - 1 if kind == "ask" else int(number))
 
     search.cli.main()
 

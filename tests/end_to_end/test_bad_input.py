@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,12 +17,11 @@ from search.paths import Runs
 from search.storage import open_storage, parse_url
 from search.study import open_study
 from studies import load
+from trainer.cores import num_cores
 
 pytestmark = pytest.mark.timeout(400)
 
 CANARY = "canary-4711"
-
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def refused(answer: Answer, code: int, *sentences: str) -> None:
@@ -54,7 +52,7 @@ def shapes(desk: Desk, pictures: Callable[[Path], Path]) -> Desk:
 
 
 def test_a_folder_study_without_data_names_the_layout_and_the_command(empty: Desk) -> None:
-    answer = empty.search("launch", "birds400", "--gpus", "cpu")
+    answer = empty.inside("launch", "birds400", "--gpus", "cpu")
     refused(answer, 4, "give it with --data DIR", "CLASS/* or train/CLASS/*")
 
 
@@ -96,7 +94,7 @@ def test_pictures_that_cannot_be_read_are_listed_together(shapes: Desk) -> None:
 
 
 def test_a_data_folder_for_a_study_that_has_its_own_pictures(empty: Desk) -> None:
-    answer = empty.search("launch", "digits", "--gpus", "cpu", "--data", ".")
+    answer = empty.inside("launch", "digits", "--gpus", "cpu", "--data", ".")
     refused(answer, 2, "the digits are built in")
 
 
@@ -111,11 +109,11 @@ def launched_with(desk: Desk, *changes: str) -> Answer:
 
 def test_an_unknown_study_names_those_that_there_are(empty: Desk) -> None:
     refused(
-        empty.search("launch", "digit", "--gpus", "cpu"),
+        empty.inside("launch", "digit", "--gpus", "cpu"),
         2,
         "no study 'digit' comes with the product, nor is it a .toml file; did you mean digits?",
     )
-    refused(empty.search("launch", "mine.toml", "--gpus", "cpu"), 2, "there is no file mine.toml; search studies --new")
+    refused(empty.inside("launch", "mine.toml", "--gpus", "cpu"), 2, "there is no file mine.toml; search studies --new")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +156,7 @@ def test_every_mistake_in_a_study_is_told_at_once(desk: Desk) -> None:
 
 def test_a_study_file_that_is_no_toml(desk: Desk) -> None:
     study = desk.write("broken.toml", "[train]\nlr = = 3\n")
-    refused(desk.search("launch", study, "--gpus", "cpu"), 2, "study broken.toml is not TOML", "line 2")
+    refused(desk.inside("launch", study, "--gpus", "cpu"), 2, "study broken.toml is not TOML", "line 2")
 
 
 def test_an_unknown_model_names_the_nearest_one(desk: Desk) -> None:
@@ -188,11 +186,11 @@ def test_a_known_recipe_that_is_wider_than_the_limit(desk: Desk) -> None:
 
 @pytest.mark.parametrize("gpus", ["cpu:0", "cpu:99", "cpu:many", "gpu", "77", "0,0,0"])
 def test_devices_that_do_not_exist(empty: Desk, gpus: str) -> None:
-    refused(empty.search("launch", "digits", "--gpus", gpus), 2, f"--gpus {gpus}: ")
+    refused(empty.inside("launch", "digits", "--gpus", gpus), 2, f"--gpus {gpus}: ")
 
 
 def test_a_refused_number_of_cpu_workers_names_those_possible(empty: Desk) -> None:
-    refused(empty.search("launch", "digits", "--gpus", "cpu:99"), 2, f"cpu:N with N from 1 to {CORES}")
+    refused(empty.inside("launch", "digits", "--gpus", "cpu:99"), 2, f"cpu:N with N from 1 to {num_cores()}")
 
 
 # -- storage
@@ -201,7 +199,7 @@ def test_a_refused_number_of_cpu_workers_names_those_possible(empty: Desk) -> No
 @pytest.mark.parametrize("command", ["launch", "status", "export-best"])
 def test_an_unreachable_database_is_named_without_its_password(empty: Desk, command: str) -> None:
     url = f"postgresql+psycopg://bob:{CANARY}@127.0.0.1:1/search"
-    answer = empty.search(command, "digits", *(["--gpus", "cpu"] if command != "status" else []), SEARCH_STORAGE=url)
+    answer = empty.inside(command, "digits", *(["--gpus", "cpu"] if command != "status" else []), SEARCH_STORAGE=url)
     refused(answer, 3, "database postgresql+psycopg://bob:***@127.0.0.1:1/search: ", "check host, port, user")
     assert CANARY not in answer.out + answer.err
 
@@ -215,7 +213,7 @@ def test_an_unreachable_database_is_named_without_its_password(empty: Desk, comm
     ],
 )
 def test_a_storage_url_that_cannot_be_used(empty: Desk, url: str, sentence: str) -> None:
-    answer = empty.search("launch", "digits", "--gpus", "cpu", "--storage", url)
+    answer = empty.inside("launch", "digits", "--gpus", "cpu", "--storage", url)
     refused(answer, 3, sentence)
     assert CANARY not in answer.err
 
@@ -223,29 +221,29 @@ def test_a_storage_url_that_cannot_be_used(empty: Desk, url: str, sentence: str)
 def test_a_database_file_that_is_no_database_is_left_alone(desk: Desk) -> None:
     file = desk.folder / "diary.db"
     file.write_text("dear diary\n" * 200)
-    answer = desk.search("launch", "digits", "--gpus", "cpu", "--storage", f"sqlite:///{file}")
+    answer = desk.inside("launch", "digits", "--gpus", "cpu", "--storage", f"sqlite:///{file}")
     refused(answer, 3, "file is not a database")
     assert file.read_text() == "dear diary\n" * 200
 
 
 def test_a_runs_folder_that_is_a_file(empty: Desk) -> None:
     (empty.folder / "occupied").write_text("mine")
-    answer = empty.search("launch", "digits", "--gpus", "cpu", "--runs", "occupied")
+    answer = empty.inside("launch", "digits", "--gpus", "cpu", "--runs", "occupied")
     refused(answer, 3, "cannot be written", "choose another --runs folder")
     assert (empty.folder / "occupied").read_text() == "mine"
 
 
 def test_a_study_of_which_nothing_is_known(finished: Watched, desk: Desk) -> None:
-    refused(desk.search("status"), 2, "no study was launched in runs yet; name one, or start: search launch")
-    refused(desk.search("status", "digits"), 3, "there is no database runs/search.db yet")
-    refused(finished.desk.search("status", "smal"), 2, "no study 'smal' in this database; did you mean small?")
+    refused(desk.inside("status"), 2, "no study was launched in runs yet; name one, or start: search launch")
+    refused(desk.inside("status", "digits"), 3, "there is no database runs/search.db yet")
+    refused(finished.desk.inside("status", "smal"), 2, "no study 'smal' in this database; did you mean small?")
 
 
 @pytest.mark.parametrize("command", ["status", "export-best"])
 @pytest.mark.parametrize("name", ["../../elsewhere", "a/b", "", "two\nlines"])
 def test_a_study_name_that_is_a_path_makes_no_folder(used: Desk, command: str, name: str) -> None:
     before = sorted(used.folder.parent.rglob("*"))
-    refused(used.search(command, name), 2, "no study ")
+    refused(used.inside(command, name), 2, "no study ")
     after = [path for path in sorted(used.folder.parent.rglob("*")) if not path.name.startswith((".out", ".err"))]
     assert after == [path for path in before if not path.name.startswith((".out", ".err"))]
 

@@ -104,7 +104,7 @@ def test_the_strangers_accuracy_is_proven_where_the_pictures_are_files(exported:
 
 def test_predict_finds_the_class_that_the_model_finds(exported: Exported, export: Export) -> None:
     chosen = list(range(0, len(export.test_pictures), max(1, len(export.test_pictures) // 9)))
-    answer = exported.desk.search(
+    answer = exported.desk.inside(
         "predict", export.folder, *(export.test_pictures[index] for index in chosen), "--json"
     )
     assert answer.code == 0, answer.err
@@ -121,7 +121,7 @@ def test_predict_finds_the_class_that_the_model_finds(exported: Exported, export
 def test_predict_lists_every_picture_that_it_cannot_read(exported: Exported) -> None:
     (exported.desk.folder / "note.txt").write_text("no picture")
     good = exported.digits.test_pictures[0]
-    answer = exported.desk.search("predict", exported.digits.folder, "note.txt", good, "gone.png")
+    answer = exported.desk.inside("predict", exported.digits.folder, "note.txt", good, "gone.png")
     assert answer.code == 4
     assert answer.out == ""
     assert "note.txt: is not a picture in a format that Pillow knows" in answer.err
@@ -138,7 +138,7 @@ def test_predict_with_an_export_that_lost_its_model(exported: Exported, tmp_path
     ]
     for damage, code, sentence in damages:
         damage()
-        answer = exported.desk.search("predict", half, exported.digits.test_pictures[0])
+        answer = exported.desk.inside("predict", half, exported.digits.test_pictures[0])
         assert answer.code == code
         assert sentence in answer.err
         assert "Traceback" not in answer.err

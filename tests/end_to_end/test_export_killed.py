@@ -150,7 +150,7 @@ def test_the_card_of_an_ensemble_hides_nothing(exports: tuple[Ended, Ended]) -> 
 
 def test_predict_without_onnx_says_what_to_export(exports: tuple[Ended, Ended]) -> None:
     (exports[0].desk.folder / "robin.png").write_bytes((exports[0].folder / "plots" / "confusion.png").read_bytes())
-    answer = exports[0].desk.search("predict", exports[0].folder, "robin.png")
+    answer = exports[0].desk.inside("predict", exports[0].folder, "robin.png")
     assert answer.code == 2
     assert 'export with final.formats = ["onnx"]' in answer.err
 
