@@ -67,6 +67,15 @@ def test_a_command_leaves_at_once_with_its_exit_code_and_all_it_said(end: str, c
     assert (answer.returncode, answer.stdout, answer.stderr) == (code, "done\n", "a problem\n")
 
 
+def test_a_warning_is_one_line_without_our_code() -> None:
+    program = (
+        "import warnings; from search.process import run_command\n"
+        "run_command(lambda **_: warnings.warn('the disk is slow', stacklevel=1))"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stderr == "search: warning: the disk is slow\n"
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_and_every_option_says_what_it_does(name: str) -> None:
     assert COMMANDS[name].help
