@@ -49,7 +49,7 @@ def leave_after(run: Callable[[], object]) -> NoReturn:
         run()
     except SystemExit as end:
         code = end.code
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the shell closed it
         with contextlib.suppress(OSError):  # nobody reads any more
             stream.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))

@@ -63,8 +63,11 @@ def test_a_command_leaves_at_once_with_its_exit_code_and_all_it_said(end: str, c
         f"    {end}\n"
         "leave_after(run)"
     )
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", program]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (answer.returncode, answer.stdout, answer.stderr) == (code, "done\n", "a problem\n")
+    closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], capture_output=True, text=True, check=False)
+    assert (closed.returncode, closed.stderr) == (code, "a problem\n")
 
 
 def test_a_warning_is_one_line_without_our_code() -> None:
