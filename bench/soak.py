@@ -1,6 +1,6 @@
 """Many short trials on a real PostgreSQL server while workers, coordinator and server are killed at random.
 
-    make soak                                   ten minutes, 480 trials, then an export that is killed eight times
+    make soak                                   ten minutes, 720 trials, then an export that is killed eight times
     python bench/soak.py --minutes 2 --trials 40 --gpus cpu --export-kills 3
 
 Prints a table, and ends with code 1 if a trial was lost, doubled or left RUNNING, if the search cannot be replayed, or
@@ -165,7 +165,7 @@ class Soak:
         """The exit code of an export; -9 also where a worker of it was killed before it was itself."""
         while disturb:
             try:
-                return export.wait(self.random.uniform(3, 25))
+                return export.wait(self.random.uniform(3, 15))  # it takes half a minute
             except subprocess.TimeoutExpired:
                 workers = workers_of(export)
                 if not workers or self.random.random() < 0.5:
@@ -231,7 +231,7 @@ def main() -> None:
     """Read the options, disturb, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--trials", type=int, default=480)
+    parser.add_argument("--trials", type=int, default=720)
     parser.add_argument("--gpus", default="cpu:2")
     parser.add_argument("--export-kills", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
