@@ -44,7 +44,7 @@ def leave_after(run: Callable[[], object]) -> NoReturn:
 
     Once torch is imported, the interpreter takes 1 to 3 s to give a million objects back one by one.
     """
-    code: object = 0
+    code = None
     try:
         run()
     except SystemExit as end:
@@ -52,7 +52,8 @@ def leave_after(run: Callable[[], object]) -> NoReturn:
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the shell closed it
         with contextlib.suppress(OSError):  # nobody reads any more
             stream.flush()
-    os._exit(code if isinstance(code, int) else int(code is not None))
+    assert not isinstance(code, str), "problems are errors, which run_command tells"
+    os._exit(code or 0)
 
 
 def _hide_password() -> None:

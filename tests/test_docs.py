@@ -47,6 +47,7 @@ PROMISES = {
         "test_every_trial_is_finished_once_under_its_own_number",
     ],
     "Ctrl-C": [
+        "test_a_polite_stop_leaves_the_trial_running_after_a_whole_epoch",
         "test_search_stop_says_when_the_search_has_stopped",
         "test_a_stop_request_ends_it_with_what_is_done_kept",
     ],

@@ -80,13 +80,13 @@ def desk(fresh_desk: Callable[[str], Desk]) -> Iterator[Desk]:
 
 @pytest.fixture(scope="session")
 def uninterrupted(once: Once, cache: Path) -> list[FrozenTrial]:
-    """Six trials that nobody disturbed, to compare with."""
+    """Seven trials that nobody disturbed, to compare with."""
 
     def make(folder: Path) -> list[FrozenTrial]:
         desk = Desk(folder)
         shutil.copytree(cache, desk.runs / "cache")
         try:
-            answer = desk.search("launch", desk.write("steady.toml", STEADY), "--gpus", "cpu")
+            answer = desk.search("launch", desk.write("steady.toml", STEADY), "--gpus", "cpu", "--trials", 7)
             assert answer.code == 0, answer.err
             return desk.trials("steady")
         finally:

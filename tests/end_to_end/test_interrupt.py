@@ -22,6 +22,7 @@ from trainer.checkpoint import load_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+LAUNCH = ("launch", "steady.toml", "--gpus", "cpu", "--trials", "7")
 EPOCHS = 4
 SOON_SECONDS = 20
 FINISHING = "finishing the epoch; Ctrl-C again to stop now"
@@ -44,7 +45,7 @@ class Stop:
 
 @dataclass
 class Interrupted:
-    """A search that was stopped five times, at its trials 0 to 4, and lost a worker in trial 5."""
+    """A search that was stopped six times, at its trials 0 to 5, and lost a worker in trial 6."""
 
     desk: Desk
     stops: dict[str, Stop] = field(default_factory=dict)
@@ -68,7 +69,7 @@ class Interrupted:
 
     def launch_up_to(self, trial: int) -> Running:
         """Launch, and return when the trial has its first checkpoint: in the middle of its second epoch."""
-        running = self.desk.start("launch", "steady.toml", "--gpus", "cpu")
+        running = self.desk.start(*LAUNCH)
         running.until(self.desk.checkpoint("steady", trial).exists)
         running.workers()
         return running
@@ -90,17 +91,12 @@ def _interrupt(search: Interrupted) -> None:
     """Each launch gets one trial further than the one before, and is stopped in the middle of it."""
     running = search.launch_up_to(0)
     search.sessions = {os.getsid(process.pid) for process in (running.process, *running.workers())}
-    os.killpg(running.process.pid, signal.SIGTERM)  # as Slurm does; a terminal's Ctrl-C goes to all as well
-    search.stopped("SIGTERM", running)
+    os.killpg(running.process.pid, signal.SIGINT)  # as a terminal does
+    search.stopped("Ctrl-C", running)
 
     running = search.launch_up_to(1)
-    (worker,) = running.workers()
-    worker.suspend()  # so that the trial has not ended when it comes
-    stop = search.desk.start("stop")
-    running.until(lambda: FINISHING in running.out.read_text())
-    worker.resume()
-    search.stopped("search stop", running)
-    search.stop, search.stop_again = stop.wait(), search.desk.inside("stop")
+    running.send(signal.SIGTERM)
+    search.stopped("SIGTERM", running)
 
     running = _in_a_terminal_that_closes(search, 2)
     search.stopped("closed terminal", running)
@@ -120,6 +116,15 @@ def _interrupt(search: Interrupted) -> None:
 
     running = search.launch_up_to(5)
     (worker,) = running.workers()
+    worker.suspend()  # so that the trial has not ended when it comes
+    stop = search.desk.start("stop")
+    running.until(lambda: FINISHING in running.out.read_text())
+    worker.resume()
+    search.stopped("search stop", running)
+    search.stop, search.stop_again = stop.wait(), search.desk.inside("stop")
+
+    running = search.launch_up_to(6)
+    (worker,) = running.workers()
     worker.kill()
     search.last = running.wait()
 
@@ -128,7 +133,7 @@ def _in_a_terminal_that_closes(search: Interrupted, trial: int) -> Running:
     """The launch has a terminal, whose window is closed in the middle of the trial; the shell says so as well."""
     terminal, inside = pty.openpty()
     process = subprocess.Popen(
-        [COMMAND, "launch", "steady.toml", "--gpus", "cpu"],
+        [COMMAND, *LAUNCH],
         cwd=search.desk.folder,
         stdin=inside,
         stdout=inside,
@@ -155,7 +160,8 @@ def _in_a_terminal_that_closes(search: Interrupted, trial: int) -> Running:
     return running
 
 
-POLITE = ["SIGTERM", "search stop", "closed terminal"]
+POLITE = {"Ctrl-C": 0, "SIGTERM": 1, "closed terminal": 2, "search stop": 5}
+"""-> the trial that it came in."""
 STOPS = [*POLITE, "Ctrl-C twice", "kill -9"]
 
 
@@ -169,9 +175,9 @@ def test_a_polite_stop_is_resumable_and_says_so(interrupted: Interrupted, how: s
         assert FINISHING in answer.out
 
 
-@pytest.mark.parametrize(("trial", "how"), list(enumerate(POLITE)))
+@pytest.mark.parametrize(("how", "trial"), POLITE.items())
 def test_a_polite_stop_leaves_the_trial_running_after_a_whole_epoch(
-    interrupted: Interrupted, trial: int, how: str
+    interrupted: Interrupted, how: str, trial: int
 ) -> None:
     stop = interrupted.stops[how]
     (running,) = stop.running
@@ -212,16 +218,16 @@ def test_a_killed_coordinator_leaves_the_study_free(interrupted: Interrupted) ->
 
 
 def test_the_next_launch_says_which_trial_it_goes_on_with(interrupted: Interrupted) -> None:
-    assert "going on with trial 0, left unfinished" in interrupted.stops["search stop"].answer.out
+    assert "going on with trial 0, left unfinished" in interrupted.stops["SIGTERM"].answer.out
     assert interrupted.last is not None
-    assert "going on with trial 4, left unfinished" in interrupted.last.out
+    assert "going on with trial 5, left unfinished" in interrupted.last.out
 
 
 def test_a_killed_workers_trial_goes_on_under_its_own_number(interrupted: Interrupted) -> None:
     assert interrupted.last is not None
     assert interrupted.last.code == 0, interrupted.last.err
-    assert "worker cpu ended with signal 9; trial 5 goes on from its last epoch" in interrupted.last.out
-    assert [trial.number for trial in interrupted.desk.trials("steady")] == list(range(6))
+    assert "worker cpu ended with signal 9; trial 6 goes on from its last epoch" in interrupted.last.out
+    assert [trial.number for trial in interrupted.desk.trials("steady")] == list(range(7))
 
 
 def test_after_all_that_every_trial_is_what_it_would_have_been_bit_for_bit(
@@ -231,7 +237,7 @@ def test_after_all_that_every_trial_is_what_it_would_have_been_bit_for_bit(
     assert [trial.params for trial in found] == [trial.params for trial in uninterrupted]
     assert [trial.intermediate_values for trial in found] == [trial.intermediate_values for trial in uninterrupted]
     assert [trial.value for trial in found] == [trial.value for trial in uninterrupted]
-    assert len({str(trial.params) for trial in found}) == 6, "the same seed gives the same search, not the same trial"
+    assert len({str(trial.params) for trial in found}) == 7, "the same seed gives the same search, not the same trial"
     assert {trial.state for trial in found} == {TrialState.COMPLETE}
 
 

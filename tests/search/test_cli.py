@@ -52,7 +52,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert "Usage: search" in answer.stdout
 
 
-@pytest.mark.parametrize(("end", "code"), [("", 0), ("sys.exit()", 0), ("sys.exit(75)", 75), ("sys.exit('why')", 1)])
+@pytest.mark.parametrize(("end", "code"), [("", 0), ("sys.exit()", 0), ("sys.exit(75)", 75)])
 def test_a_command_leaves_at_once_with_its_exit_code_and_all_it_said(end: str, code: int) -> None:
     program = (
         "import atexit, sys; from search.process import leave_after\n"
