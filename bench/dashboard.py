@@ -32,9 +32,9 @@ import optuna
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from search.dashboard import dashboard_beside
 from search.paths import Runs
-from search.storage import open_storage, parse_url
+from search.study.storage import open_storage, parse_url
+from search.watch.dashboard import dashboard_beside
 
 EPOCHS = 10
 SPACE = {

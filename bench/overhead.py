@@ -21,12 +21,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-import search.launch
+import search.running.launch
 import studies
 from search.devices import parse_devices
 from search.paths import Runs
-from search.pools.local import Exit, LocalPool, Message
-from search.storage import parse_url
+from search.study.storage import parse_url
+from search.workers.local import Exit, LocalPool, Message
 
 Times = defaultdict[str, list[float]]
 
@@ -66,10 +66,10 @@ def main() -> None:
     options = parser.parse_args()
     overrides = [f"search.trials={options.trials}", "search.pruner=none", *options.set]
     spec = studies.load("digits", overrides)
-    search.launch.LocalPool = TimedPool
+    search.running.launch.LocalPool = TimedPool
     with tempfile.TemporaryDirectory() as folder:
         runs = Runs(Path(folder))
-        search.launch.launch(spec, parse_url(f"sqlite:///{runs.database}"), runs, parse_devices("cpu:1"))
+        search.running.launch.launch(spec, parse_url(f"sqlite:///{runs.database}"), runs, parse_devices("cpu:1"))
     print(f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores; {spec.train.epochs} epochs a trial")
     print("| | median ms | maximum ms | n |\n| --- | --- | --- | --- |")
     for name, seconds in TimedPool.times.items():

@@ -23,12 +23,12 @@ import optuna
 import psutil
 from dashboard import EPOCHS, SPACE, fill
 
-from search import page as module
-from search.page import StudyPage
 from search.paths import Runs
-from search.status import snapshot_of
-from search.storage import open_storage, parse_url
-from search.study import open_study
+from search.study.storage import open_storage, parse_url
+from search.study.study import open_study
+from search.watch import page as module
+from search.watch.page import StudyPage
+from search.watch.status import snapshot_of
 from studies import StudySpec
 
 SPEC = {

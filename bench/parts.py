@@ -240,7 +240,7 @@ def start(bench: Bench) -> None:
     """From an assignment to the first step in a warm worker: sizes found, candidate counted, net built, first batch."""
     import torch
 
-    from search.budget import check_fits
+    from search.plan.width import check_fits
     from studies import Limit
     from trainer.config import TrainConfig
     from trainer.fit import fit

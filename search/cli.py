@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from search.console import tell
 from search.errors import ReplayFailed
 from search.paths import DEFAULT_RUNS, Runs
-from search.process import leave_after, run_command, tell
+from search.process import leave_after, run_command
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -87,15 +88,15 @@ def launch(
     spec = _load(study, [*(assignments or []), *budget], data)
     folder, url = _places(storage, runs)
 
-    from search.launch import launch as run
-    from search.status import as_json as shape
-    from search.terminal import last_words
+    from search.running.launch import launch as run
+    from search.watch.live import last_words
+    from search.watch.status import as_json as shape
 
     with contextlib.ExitStack() as stack:
         if as_json:
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         if with_dashboard:
-            from search.dashboard import dashboard_beside
+            from search.watch.dashboard import dashboard_beside
 
             beside = dashboard_beside(url.render_as_string(hide_password=False), folder)
             tell(f"dashboard: {stack.enter_context(beside)}")
@@ -120,8 +121,8 @@ def check(
     runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
     """Print what a study means, and all of its problems."""
-    from search.check import check_study, render
     from search.devices import parse_devices, share_gpus
+    from search.plan.check import check_study, render
 
     spec = _load(study, assignments or [], data)
     workers = share_gpus(parse_devices(gpus), spec.search.workers_per_gpu)
@@ -142,7 +143,7 @@ def lr_range(
 ) -> None:
     """Find a range of learning rates to search, by training while the rate rises."""
     from search.devices import parse_devices
-    from search.lr_range import find_lr_range, render
+    from search.plan.lr_range import find_lr_range, render
 
     spec = _load(study, assignments or [], data)
     picture = out or Path(f"{spec.name}-lr-range.png")
@@ -161,7 +162,7 @@ def limit(
     runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
     """How wide a model can be under a limit, exactly."""
-    from search.budget import answer_limit, render
+    from search.plan.limit import answer_limit, render
 
     answer = answer_limit(
         model,
@@ -186,7 +187,7 @@ def status(
     """Show a study, running or not."""
     folder, url = _places(storage, runs)
 
-    from search.terminal import show_status
+    from search.watch.live import show_status
 
     show_status(_study_name(study, folder), url, folder, watch=watch, as_json=as_json)
 
@@ -201,7 +202,7 @@ def stop(
     """End a search politely from another terminal: every worker finishes its epoch. An export ends at once."""
     folder, url = _places(storage, runs)
 
-    from search.launch import render_stop, stop_search
+    from search.running.launch import render_stop, stop_search
 
     name = _study_name(study, folder)
     said = sys.stderr if as_json else sys.stdout
@@ -220,7 +221,7 @@ def replay(
     runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
     """Ask a fresh sampler and pruner everything again, and prove that they repeat the search."""
-    from search.replay import render, replay_study
+    from search.study.replay import render, replay_study
 
     folder = Runs(runs)
     answer = replay_study(_study_name(study, folder), folder, other)
@@ -254,7 +255,7 @@ def dashboard(
     """Serve optuna-dashboard on 127.0.0.1, read-only."""
     folder, url = _places(storage, runs)
 
-    from search.dashboard import serve_dashboard
+    from search.watch.dashboard import serve_dashboard
 
     serve_dashboard(
         url.render_as_string(hide_password=False),
@@ -279,7 +280,7 @@ def report(
     """Write a study's story as one HTML page, which needs no network."""
     folder, url = _places(storage, runs)
 
-    from search.report import render_written, write_report
+    from search.watch.report import render_written, write_report
 
     _print(write_report(_study_name(study, folder), url, folder, out), render_written, as_json=as_json)
 
@@ -306,8 +307,8 @@ def export_best(
     devices = parse_devices(gpus)
     folder, url = _places(storage, runs)
 
-    from search.export import export_best as run
-    from search.metrics import render
+    from search.export.export import export_best as run
+    from search.export.metrics import render
 
     asked = _load(study, [], None) if study is not None and study.endswith(".toml") else None
     name = asked.name if asked is not None else _study_name(study, folder)
@@ -323,8 +324,8 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Print the most likely classes of pictures."""
-    from search.predict import predict as run
-    from search.predict import render
+    from search.export.predict import predict as run
+    from search.export.predict import render
 
     _print(run(export, pictures, top), render, as_json=as_json)
 
@@ -341,8 +342,8 @@ def compare(
     runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
     """Compare two exports on the same pictures."""
-    from search.compare import compare as run
-    from search.compare import render
+    from search.export.compare import compare as run
+    from search.export.compare import render
 
     folder, url = _places(storage, runs)
     _print(run(first, second, data=data, runs=folder, url=url), render, as_json=as_json)
@@ -370,7 +371,7 @@ def main() -> NoReturn:
 
 def _places(storage: str | None, runs: Path) -> tuple[Runs, URL]:
     """The runs folder, and the storage URL with its default filled in."""
-    from search.storage import parse_url
+    from search.study.storage import parse_url
 
     folder = Runs(runs)
     return folder, parse_url(storage or f"sqlite:///{folder.database}")

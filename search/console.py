@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from search.process import drop_output
 
 
 class Terminal(Console):
@@ -40,3 +40,17 @@ def show_progress(
             bar.update(tasks[stage], completed=done, total=total)
 
         yield progress
+
+
+def tell(line: str, stream: IO[str] | None = None) -> None:
+    """Print a line; if nobody reads it any more (``| head``), the exit code still tells."""
+    stream = stream or sys.stdout
+    try:
+        print(line, file=stream, flush=True)
+    except OSError:
+        drop_output(stream)
+
+
+def drop_output(stream: IO[str]) -> None:
+    """Nobody reads any more: what is still buffered must go somewhere, or the interpreter ends with code 120 for it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -18,15 +18,7 @@ The trainer's own errors (trainer/errors.py) have their codes in TRAINER_EXIT_CO
 
 from __future__ import annotations
 
-from trainer.errors import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    DiskError,
-    DivergedError,
-    LimitError,
-    TrainerError,
-)
+from trainer.errors import CheckpointError, ConfigError, DataError, DiskError, DivergedError, LimitError, TrainerError
 
 SECOND_SIGNAL = 130
 INTERNAL = 70

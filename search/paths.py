@@ -77,7 +77,7 @@ class Runs:
         return self.study(study) / "lock"
 
     def journal(self, study: str) -> Path:
-        """What happened in a study's search, step by step; see search/journal.py."""
+        """What happened in a study's search, step by step; see search/study/journal.py."""
         return self.study(study) / "journal.jsonl"
 
     def damaged_journal(self, study: str, at: datetime) -> Path:

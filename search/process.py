@@ -9,7 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from typing import IO, NoReturn
+from typing import NoReturn
 
 from search.errors import INTERNAL, SECOND_SIGNAL, Interrupted, SearchError, exit_code_of
 from trainer.errors import TrainerError
@@ -71,20 +71,6 @@ def _hide_password() -> None:
             os.execve(sys.executable, words, os.environ | {"SEARCH_STORAGE": url})
 
 
-def tell(line: str, stream: IO[str] | None = None) -> None:
-    """Print a line; if nobody reads it any more (``| head``), the exit code still tells."""
-    stream = stream or sys.stdout
-    try:
-        print(line, file=stream, flush=True)
-    except OSError:
-        drop_output(stream)
-
-
-def drop_output(stream: IO[str]) -> None:
-    """Nobody reads any more: what is still buffered must go somewhere, or the interpreter ends with code 120 for it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
 def _say(error: Exception) -> None:
     with contextlib.suppress(OSError):  # the terminal may be gone; the exit code is not
         print(f"search: {error}", file=sys.stderr, flush=True)
@@ -96,7 +82,7 @@ class Signalled(BaseException):
 
 def _interrupted(_number: int, _frame: object) -> None:
     for number in STOP_SIGNALS:
-        if signal.getsignal(number) is _interrupted:  # a closed terminal says so twice, see search/launch.py
+        if signal.getsignal(number) is _interrupted:  # a closed terminal says so twice, see search/running/launch.py
             signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else _stop_at_once)
     raise Signalled
 

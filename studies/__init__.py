@@ -9,8 +9,8 @@ from typing import Any
 
 from studies.axes import Range, values_of
 from studies.spec import Confirm, Faults, Final, Finetune, Limit, Search, StudySpec
-from trainer.config import nearest, override, validate
 from trainer.errors import ConfigError
+from trainer.values import nearest, override, validate
 
 __all__ = [
     "Confirm",

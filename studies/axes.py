@@ -10,7 +10,8 @@ from typing import Annotated, Any, Self, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from trainer.config import SIZE_SETTINGS, Distill, FrozenModel, Sam, TrainConfig, describe_problem, nearest
+from trainer.config import SIZE_SETTINGS, Distill, Sam, TrainConfig
+from trainer.values import FrozenModel, describe_problem, nearest
 
 SAMPLED = (
     "model",

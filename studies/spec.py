@@ -25,7 +25,8 @@ from studies.axes import (
     sizes_vary,
     values_of,
 )
-from trainer.config import SIZE_SETTINGS, DataConfig, Distill, FrozenModel, TrainConfig, validate
+from trainer.config import SIZE_SETTINGS, DataConfig, Distill, ModelSize, TrainConfig
+from trainer.values import FrozenModel, validate
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Study names become folders, so they are no paths."""
@@ -35,6 +36,10 @@ def _read_recipes(known: object) -> object:
     if isinstance(known, dict):
         raise ValueError("is one table, and a list of them is wanted; write [[known]] above each recipe")
     return known
+
+
+UNITS = {"params": "parameters", "macs": "multiply-adds"}
+"""What a Limit counts, in words."""
 
 
 class Limit(FrozenModel):
@@ -300,7 +305,7 @@ class StudySpec(FrozenModel):
         """
         values = self.train.model_dump(mode="json") | {"seed": seed}
         for key, value in sampled.items():
-            if key != WIDTH_SHARE:  # it is left to search.budget
+            if key != WIDTH_SHARE:  # its bound is found in search.plan.width
                 assign(values, key, value)
         return values
 
@@ -329,6 +334,36 @@ class StudySpec(FrozenModel):
         values = {name: getattr(config, name) for name in kept | model}
         values |= {"schedule": "constant"} | self.final.finetune.model_dump()
         return TrainConfig.model_validate(values)
+
+
+def fits(size: ModelSize, limit: Limit) -> bool:
+    """Whether a model of this size is within the limit."""
+    return all(excess <= 0 for excess in excesses(size, limit).values())
+
+
+def excesses(size: ModelSize, limit: Limit) -> dict[str, int]:
+    """By how much each limit is exceeded; zero or less is feasible (Optuna's convention for constraints)."""
+    limits = {"params": limit.params, "macs": limit.macs}
+    return {name: getattr(size, name) - bound for name, bound in limits.items() if bound is not None}
+
+
+def exported_size(one: ModelSize, final: Final) -> tuple[ModelSize, ModelSize]:
+    """The size of all that an export holds, and of what the limit counts of it.
+
+    Args:
+        one: a member's size, for one look at a picture.
+        final: how many members and views there are, and whether the limit counts each member alone.
+    """
+    each = ModelSize(params=one.params, macs=one.macs * (1 + len(final.tta)))
+    whole = ModelSize(params=each.params * final.ensemble, macs=each.macs * final.ensemble)
+    return whole, each if final.limit_each else whole
+
+
+def describe_limit(limit: Limit) -> str:
+    """The limit in words."""
+    parts = [f"{limit.params:,} parameters"] if limit.params else []
+    parts += [f"{limit.macs:,} multiply-adds"] if limit.macs else []
+    return " and ".join(parts) or "no limit"
 
 
 def _problems(found: Sequence[tuple[tuple[int | str, ...], str]]) -> ValidationError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
@@ -134,10 +135,7 @@ def test_each_promise_names_the_files_of_the_tests_that_hold_it() -> None:
     texts = {path.relative_to(ROOT / "tests").as_posix(): path.read_text() for path in ROOT.glob("tests/**/test_*.py")}
     for (what, *_, cited), (promise, tests) in zip(rows, PROMISES.items(), strict=True):
         assert what.strip().replace("`", "").startswith(promise)
-        folder, named = "", set()
-        for name in re.findall(r"`((?:\w+/)?test_\w+\.py)`", cited):
-            folder = name.partition("/")[0] if "/" in name else folder
-            named.add(f"{folder}/{Path(name).name}")
+        named = set(re.findall(r"`([\w/]+/test_\w+\.py)`", cited))
         holding = {test: [file for file, text in texts.items() if f"def {test}(" in text] for test in tests}
         assert named == {file for files in holding.values() for file in files}, promise
         assert all(files for files in holding.values()), holding
@@ -175,21 +173,23 @@ def test_exit_codes_in_the_readme_are_those_of_the_errors() -> None:
     assert documented == used | {0, errors.SECOND_SIGNAL}
 
 
-def test_architecture_lists_every_source_file() -> None:
-    sources = [
-        name
-        for name in tracked_files()
-        if name.startswith(("search/", "studies/", "trainer/"))
-        and name.endswith(".py")
-        and (ROOT / name).stat().st_size > 200  # an empty __init__.py has nothing to say
-    ]
-    missing = [name for name in sources if f"`{name}`" not in ARCHITECTURE]
-    assert not missing
+def rooms() -> list[Path]:
+    return [ROOT / "search", *sorted(file.parent for file in ROOT.glob("search/*/__init__.py"))]
 
 
-def test_architecture_lists_no_file_that_is_gone() -> None:
-    named = re.findall(r"`((?:search|studies|trainer)/[\w/.]+\.py)`", ARCHITECTURE)
-    assert named
+@pytest.mark.parametrize("room", rooms(), ids=lambda room: room.relative_to(ROOT).as_posix())
+def test_each_room_says_what_it_is_for_and_lists_its_modules(room: Path) -> None:
+    text = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))) or ""
+    sentence, _, listed = text.partition("\n\n")
+    named = {name for line in listed.splitlines() for name in line.strip().partition("  ")[0].split(", ")}
+    there = {entry.stem for entry in room.iterdir() if entry.suffix == ".py" or (entry / "__init__.py").exists()}
+    assert sentence.endswith(".")
+    assert named == there - {"__init__", "__main__"}
+
+
+def test_architecture_lists_every_room_and_no_file_that_is_gone() -> None:
+    named = set(re.findall(r"`((?:search|studies|trainer)/(?:[\w/]+(?:\.py|/))?)`", ARCHITECTURE))
+    assert {f"{room.relative_to(ROOT).as_posix()}/" for room in rooms()} | {"studies/", "trainer/"} <= named
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 

@@ -8,8 +8,9 @@ import tomllib
 from dataclasses import asdict
 from pathlib import Path
 
-from trainer.config import DataConfig, EpochResult, TrainConfig, override, validate
+from trainer.config import DataConfig, EpochResult, TrainConfig
 from trainer.errors import ConfigError, TrainerError
+from trainer.values import override, validate
 
 EXIT_USER_ERROR = 2
 

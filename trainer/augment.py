@@ -24,9 +24,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from trainer.config import TrainConfig, nearest
+from trainer.config import TrainConfig
 from trainer.device import Device
 from trainer.errors import ConfigError
+from trainer.values import nearest
 
 Pictures = NDArray[np.uint8]
 """[batch, size, size, channels]."""

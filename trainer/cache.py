@@ -34,7 +34,7 @@ from PIL import Image
 
 from trainer.config import DataConfig
 from trainer.cores import num_cores
-from trainer.errors import DataError, DiskError
+from trainer.errors import DataError, DiskError, as_lines
 from trainer.scan import Listing, Picture, Source
 
 __all__ = ["BadFile", "Cache", "Progress", "as_lines", "build_cache", "open_cache"]
@@ -306,11 +306,3 @@ def open_cache(path: Path) -> Cache:
             f"the picture cache {path} is missing or damaged ({error}); launch again to rebuild it"
         ) from None
     return cache
-
-
-def as_lines(problems: Sequence[str]) -> str:
-    """At most 50 problems, each on a line of its own, then how many more there are."""
-    more = [f"... and {len(problems) - 50} more"] * (len(problems) > 50)
-    # Names of files may hold anything: a line break, or bytes that no terminal can print.
-    shown = [line if line.isprintable() else ascii(line)[1:-1] for line in problems[:50]]
-    return "".join(f"\n  {line}" for line in shown + more)

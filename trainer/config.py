@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import difflib
-import tomllib
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from trainer.errors import ConfigError
+from trainer.values import FrozenModel
 
 RECIPE_VERSION = 2
 """Raised by hand whenever the same configuration would train to another result (golden losses guard it)."""
@@ -20,12 +16,6 @@ RECIPE_VERSION = 2
 
 SIZE_SETTINGS = ("width_mult", "depth_mult", "initial_chs", "final_chs", "growth")
 """Settings of TrainConfig that change a model's size, for the families that have them."""
-
-
-class FrozenModel(BaseModel):
-    """A validated, immutable value whose every field is documented and whose unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class DataConfig(FrozenModel):
@@ -102,7 +92,7 @@ class TrainConfig(FrozenModel):
 
     model: str = "rexnet_100"
     """Name of a timm model, trained from random weights; or wrn-D-K, a wide ResNet of depth D and width K."""
-    model_args: dict[str, bool | int | float | str | list[int]] = {}
+    model_args: dict[str, bool | int | float | str | list[int]] = Field({})
     """Further keyword arguments for timm.create_model, for example { act_layer = "relu" }."""
     width_mult: float = Field(1.0, gt=0, le=10)
     """Factor on the model's channels, for families that have one: rexnet_100, rexnetr_100, resnet*,
@@ -260,81 +250,3 @@ class ModelSize:
     macs: int
     """Multiply-adds of one forward pass in eval mode, as torch.utils.flop_counter counts them
     (convolutions and matrix products; FLOPs / 2)."""
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """A clause naming the closest known word, or listing all of them where none is close.
-
-    >>> nearest("lable_smoothing", ["label_smoothing", "lr"])
-    'did you mean label_smoothing?'
-    """
-    known = sorted(words)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known[:40])}"
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def override(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """A copy of a study file's values with ``key=value`` assignments applied.
-
-    Keys are dotted as in the file ("train.lr=0.01"); values are TOML, and what is no TOML is a string.
-
-    Raises:
-        ConfigError: an assignment without "=" or through a key that is no table.
-    """
-    values = copy.deepcopy(values)
-    for assignment in assignments:
-        key, separator, text = assignment.partition("=")
-        if not separator or not key.strip():
-            raise ConfigError(f"--set {assignment!r}: write key=value, for example --set train.lr=0.01")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text.strip()
-        *tables, last = key.strip().split(".")
-        table = values
-        for name in tables:
-            table = table.setdefault(name, {})
-            if not isinstance(table, dict):
-                raise ConfigError(f"--set {assignment!r}: {name} is a value, not a table")
-        table[last] = value
-    return values
-
-
-def validate(kind: type[Model], values: object, where: str) -> Model:
-    """Build ``kind`` from plain values; every problem found is one line of the ConfigError."""
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        problems = "\n".join(describe_problem(kind, problem) for problem in error.errors())
-        raise ConfigError(f"{where}:\n{problems}") from None
-
-
-def describe_problem(kind: type[BaseModel], problem: Any) -> str:
-    """One line for one pydantic problem: the key's path, what is wrong with its value, and the cure."""
-    path: Sequence[str | int] = problem["loc"]
-    name = ".".join(str(part) for part in path) or kind.__name__
-    if problem["type"] == "extra_forbidden":
-        return f"  {name}: unknown key; {nearest(str(path[-1]), _fields_at(kind, path[:-1]))}"
-    if problem["type"] == "missing":
-        return f"  {name}: is required"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"  {message}" if not path else f"  {name}: {message}"
-    return f"  {name} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def _fields_at(kind: type[BaseModel], path: Sequence[str | int]) -> list[str]:
-    """Names of the fields of the model that ``path`` leads to."""
-    for part in path:
-        field = kind.model_fields.get(str(part))
-        if field is None:
-            continue
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        for candidate in candidates:
-            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-                kind = candidate
-                break
-    return list(kind.model_fields)

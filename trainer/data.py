@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer.cache import BadFile, Cache, Progress, as_lines, build_cache, open_cache
+from trainer.cache import BadFile, Cache, Progress, build_cache, open_cache
 from trainer.config import DataConfig
-from trainer.errors import DataError
+from trainer.errors import DataError, as_lines
 from trainer.pictures import read
 from trainer.scan import Listing, Picture, scan_folder
 

@@ -12,12 +12,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trainer.config import Distill, TrainConfig, nearest
+from trainer.config import Distill, TrainConfig
 from trainer.data import Dataset
 from trainer.device import Device
 from trainer.errors import ConfigError
 from trainer.evaluate import Ensemble
 from trainer.models import build_model
+from trainer.values import nearest
 
 
 class Teacher:

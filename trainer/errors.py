@@ -11,6 +11,8 @@ TrainerError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class TrainerError(Exception):
     """Base of every error whose message is written for the user."""
@@ -38,3 +40,11 @@ class CheckpointError(TrainerError):
 
 class DivergedError(TrainerError):
     """The loss is no longer finite; training on is pointless."""
+
+
+def as_lines(problems: Sequence[str]) -> str:
+    """At most 50 problems, each on a line of its own, then how many more there are."""
+    more = [f"... and {len(problems) - 50} more"] * (len(problems) > 50)
+    # Names of files may hold anything: a line break, or bytes that no terminal can print.
+    shown = [line if line.isprintable() else ascii(line)[1:-1] for line in problems[:50]]
+    return "".join(f"\n  {line}" for line in shown + more)

@@ -22,15 +22,7 @@ from trainer.errors import CheckpointError, DivergedError
 from trainer.evaluate import measure, predict_logits
 from trainer.loader import Loader
 from trainer.models import build_model
-from trainer.optim import (
-    Ascent,
-    WeightAverage,
-    build_loss,
-    build_optimizer,
-    learning_rate,
-    limit_gradient,
-    load_state,
-)
+from trainer.optim import Ascent, WeightAverage, build_loss, build_optimizer, learning_rate, limit_gradient, load_state
 from trainer.padding import Padding
 
 

@@ -16,8 +16,9 @@ from timm.models.rexnet import _block_cfg
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer.config import SIZE_SETTINGS, ModelSize, TrainConfig, nearest
+from trainer.config import SIZE_SETTINGS, ModelSize, TrainConfig
 from trainer.errors import ConfigError
+from trainer.values import nearest
 from trainer.wide_resnet import WideResNet
 
 RESERVED_ARGS = {

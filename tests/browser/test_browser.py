@@ -78,7 +78,7 @@ class Watched(NamedTuple):
     def worker(self) -> psutil.Process:
         """It stands still but where a test needs it, and leaves the machine to the browser."""
         children = psutil.Process(self.process.pid).children()
-        (worker,) = [child for child in children if "search.worker" in child.cmdline()]
+        (worker,) = [child for child in children if "search.workers.worker" in child.cmdline()]
         return worker
 
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from stranger import Exported, both_exports
 
 from search.paths import Runs
-from search.prepare import prepare
+from search.plan.prepare import prepare
 from studies import load
 
 Once = Callable[[str, Callable[[Path], Any]], Any]

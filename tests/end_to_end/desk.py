@@ -171,7 +171,7 @@ class Running:
         found = []
         for child in psutil.Process(self.process.pid).children():
             try:
-                if "search.worker" in child.cmdline():
+                if "search.workers.worker" in child.cmdline():
                     found.append(child)
             except psutil.NoSuchProcess:
                 continue

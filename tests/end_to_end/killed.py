@@ -48,7 +48,7 @@ def arm():
 
     sys.addaudithook(hook)
 
-if "search.worker" in sys.orig_argv:
+if "search.workers.worker" in sys.orig_argv:
     arm()
 """
 

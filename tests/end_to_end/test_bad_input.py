@@ -14,8 +14,8 @@ from desk import PICTURES, SHAPES, SMALL, STEADY, Answer, Desk, Watched
 from optuna.trial import TrialState
 
 from search.paths import Runs
-from search.storage import open_storage, parse_url
-from search.study import open_study
+from search.study.storage import open_storage, parse_url
+from search.study.study import open_study
 from studies import load
 from trainer.cores import num_cores
 

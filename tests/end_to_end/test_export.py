@@ -20,14 +20,14 @@ from PIL import Image
 from safetensors.numpy import load_file
 from stranger import Export, Exported, onnx_logits
 
-import search.export
-import search.proof
+import search.export.export
+import search.export.proof
 from search.devices import parse_devices
 from search.errors import ProofFailed, exit_code_of
-from search.lock import own_study
-from search.page import HANDED_OVER
 from search.paths import Runs
-from search.storage import parse_url
+from search.study.lock import own_study
+from search.study.storage import parse_url
+from search.watch.page import HANDED_OVER
 from studies import load
 from trainer.config import ModelSize
 
@@ -168,9 +168,9 @@ def test_an_export_that_differs_from_its_card_is_not_put_in_place(
     runs, number = Runs(exported.desk.runs), exported.digits.metrics["trial"]
     spec = load(str(exported.desk.folder / "small.toml"), ["final.formats=[]"])
     url = parse_url(f"sqlite:///{exported.desk.runs}/search.db")
-    monkeypatch.setattr(search.export, "check_limit", lambda *_: ModelSize(params=1, macs=1))
+    monkeypatch.setattr(search.export.export, "check_limit", lambda *_: ModelSize(params=1, macs=1))
     with pytest.raises(ProofFailed) as failure:
-        search.export.export_best(
+        search.export.export.export_best(
             "small", url, runs, parse_devices("cpu"), asked=spec, out=tmp_path / "wrong", number=number, quiet=True
         )
     assert exit_code_of(failure.value) == 9

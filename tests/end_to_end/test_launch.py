@@ -17,7 +17,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 import studies
-from search.budget import WIDTH_STEP
+from search.plan.width import WIDTH_STEP
 from trainer.models import count
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

@@ -188,7 +188,9 @@ def test_a_killed_coordinators_lock_is_free_and_its_trial_goes_on(searched: Sear
 def test_the_password_is_in_no_output_process_list_page_database_or_file(searched: Searched) -> None:
     for answer in (searched.second, searched.status, searched.last):
         assert CANARY not in answer.out + answer.err
-    assert [part for part in ("search.worker", "search.dashboard") if part not in "".join(searched.processes)] == []
+    assert [
+        part for part in ("search.workers.worker", "search.watch.dashboard") if part not in "".join(searched.processes)
+    ] == []
     assert '"study_name": "steady"' in searched.seen_by_others
     assert CANARY not in searched.seen_by_others
     assert "resnet10t" in searched.stored

@@ -19,9 +19,9 @@ from desk import Answer
 from safetensors.numpy import load_file, save_file
 from stranger import Exported, onnx_logits
 
-import search.export
-import search.proof
-from search.proof import Difference
+import search.export.export
+import search.export.proof
+from search.export.proof import Difference
 from studies import load
 from trainer.data import prepare_data
 
@@ -100,16 +100,18 @@ def test_the_proof_finds_files_that_are_not_read_as_in_the_training(exported: Ex
     data = prepare_data(config, tmp_path / "cache")
     black = torch.zeros(3, 24, 24)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search.proof, "read_pictures", lambda files, _: black.expand(len(files), 3, 24, 24).numpy())
+        patch.setattr(
+            search.export.proof, "read_pictures", lambda files, _: black.expand(len(files), 3, 24, 24).numpy()
+        )
         with pytest.raises(Difference, match="reads pictures differently"):
-            search.proof.prove(folder, config, data)
+            search.export.proof.prove(folder, config, data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timm.data, "create_transform", lambda **_: lambda _: black)
         with pytest.raises(Difference, match="raw files, read as timm's own"):
-            search.proof.prove(folder, config, data)
+            search.export.proof.prove(folder, config, data)
     moved = config.model_copy(update={"path": str(tmp_path)})
     with pytest.raises(Difference, match=r"\.png, which the card's accuracy is of, is gone"):
-        search.proof.prove(folder, moved, data)
+        search.export.proof.prove(folder, moved, data)
 
 
 @pytest.fixture(scope="module")
@@ -129,13 +131,13 @@ def proofs(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> dict
         np.savez(folder / "reference-logits.npz", whole=reference, plain=reference)
         TAMPERED[name][0](folder)
         if name == "nothing":
-            search.proof.prove(folder, config, data)
+            search.export.proof.prove(folder, config, data)
             return Answer(0, "", "")
         if name != "weights":  # a process of its own costs seconds
             with pytest.raises(Difference) as caught:
-                search.proof.prove(folder, config, data)
-            return Answer(search.proof.EXIT_PROOF_FAILED, "", f"{caught.value}\n")
-        command = [sys.executable, "-m", "search.proof", folder, data.cache_path, config.model_dump_json()]
+                search.export.proof.prove(folder, config, data)
+            return Answer(search.export.proof.EXIT_PROOF_FAILED, "", f"{caught.value}\n")
+        command = [sys.executable, "-m", "search.export.proof", folder, data.cache_path, config.model_dump_json()]
         process = subprocess.run(command, capture_output=True, text=True, check=False)
         return Answer(process.returncode, process.stdout, process.stderr)
 

@@ -11,8 +11,8 @@ from scripted import Bench
 from shown import Search, begin_search
 from sqlalchemy import URL
 
-from search.storage import open_storage, parse_url
-from search.study import open_study
+from search.study.storage import open_storage, parse_url
+from search.study.study import open_study
 from studies import StudySpec
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from search.formats import write_sums
+from search.export.files import write_sums
 
 
 def write_export(folder: Path, *, names: list[str], weights: Any, source: str = "folder", **data: Any) -> Path:

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 from plotly.offline import get_plotlyjs
 
-from search.report import render
+from search.watch.report import render
 from studies import StudySpec
 
 BEGAN = datetime(2026, 3, 7, 9, 30)

@@ -11,14 +11,14 @@ from typing import Any
 
 import optuna
 
-from search.coordinator import Coordinator
 from search.devices import WorkerDevice
-from search.folder import take_folder
 from search.paths import Runs
-from search.pools.local import Exit, Message
-from search.space import distributions
-from search.storage import open_storage, parse_url
-from search.study import open_study, uuid_of
+from search.plan.space import distributions
+from search.running.coordinator import Coordinator
+from search.study.identity import take_folder
+from search.study.storage import open_storage, parse_url
+from search.study.study import open_study, uuid_of
+from search.workers.local import Exit, Message
 from studies import StudySpec
 from trainer.config import EpochResult
 

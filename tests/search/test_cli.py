@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from search import errors
 from search.cli import app
-from search.status import Snapshot
+from search.study.progress import Snapshot
 
 COMMAND = Path(sys.executable).with_name("search")
 
@@ -159,8 +159,8 @@ def test_a_launch_and_a_stop_end_with_one_json_object(tmp_path: Path, monkeypatc
         tell("what a stop says meanwhile")
         return True
 
-    monkeypatch.setattr("search.launch.launch", launched)
-    monkeypatch.setattr("search.launch.stop_search", stopped)
+    monkeypatch.setattr("search.running.launch.launch", launched)
+    monkeypatch.setattr("search.running.launch.stop_search", stopped)
     runs = ["--json", "--runs", str(tmp_path)]
     launch = CliRunner().invoke(app, ["launch", "--gpus", "cpu", *runs])
     assert json.loads(launch.stdout).items() >= {"version": 2, "study": "digits", "budget": 30}.items()

@@ -12,8 +12,9 @@ from pydantic import BaseModel
 import studies
 from studies import Confirm, Final, Finetune, Limit, Range, Search, StudySpec
 from studies.axes import SAMPLED, TABLES, annotation_of
-from trainer.config import DataConfig, Distill, TrainConfig, validate
+from trainer.config import DataConfig, Distill, TrainConfig
 from trainer.errors import ConfigError
+from trainer.values import validate
 
 LR = {"low": 1e-4, "high": 1e-2, "log": True}
 

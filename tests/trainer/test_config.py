@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from trainer.config import DataConfig, FrozenModel, TrainConfig, nearest, override, validate
+from trainer.config import DataConfig, TrainConfig
 from trainer.errors import ConfigError
+from trainer.values import FrozenModel, nearest, override, validate
 
 
 def problems_of(values: dict[str, object], kind: type[FrozenModel] = TrainConfig) -> str:

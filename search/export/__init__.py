@@ -1,0 +1,13 @@
+"""From the best trial to a proven folder, and the use of that folder. It may know every room but running.
+
+export     writes the export aside, has it proven, moves it into place
+retrain    what is trained for an export: the best trials once more, then the chosen one
+trainings  trainings to their end on the workers of a pool
+metrics    what metrics.json says
+card       metrics.json in words: the model card
+formats    the model files: timm's layout, ONNX, torch.export
+files      the files of an export as its readers see them; without torch
+proof      the clean process that compares an export with its card; shares no code with the writers
+predict    classify pictures with an export; without torch
+compare    two exports on the same pictures; without torch
+"""

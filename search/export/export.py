@@ -1,0 +1,273 @@
+"""Write the export folder of a study's best, prove it in a clean process, and only then move it into place."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import FrozenTrial
+from rich.console import Console
+from sqlalchemy import URL
+
+from search.console import Terminal, show_progress
+from search.devices import WorkerDevice, hold_devices
+from search.errors import ProofFailed, SearchError, UsageError
+from search.export.card import write_card
+from search.export.files import check_sums, sha256
+from search.export.metrics import REFERENCE_LOGITS, describe, evaluate_once, render
+from search.export.retrain import Retraining, Stages, check_limit, choose_trial, heed_stop
+from search.figures.png import draw_confusion, draw_curves
+from search.paths import Runs
+from search.plan.prepare import prepare
+from search.study.lock import own_study
+from search.study.storage import open_storage, storage_errors
+from search.study.study import find_study
+from search.watch.page import show_export
+from search.workers.crew import POLL_SECONDS
+from search.workers.local import without_secrets
+from studies import StudySpec
+from trainer.data import Dataset
+from trainer.errors import DiskError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def export_best(
+    study_name: str,
+    url: URL,
+    runs: Runs,
+    devices: list[WorkerDevice],
+    *,
+    asked: StudySpec | None = None,
+    out: Path | None = None,
+    number: int | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Hand over the best model of a study.
+
+    Args:
+        study_name: the study.
+        url: the storage.
+        runs: the runs folder.
+        devices: where to train, a worker each.
+        asked: the study file as it is now; its [confirm] and [final] are taken. Default: as it was last launched.
+        out: folder of the export; by default under the runs folder.
+        number: the trial to export instead of the best; nothing is confirmed then.
+        quiet: show no progress.
+
+    Returns:
+        What metrics.json holds, and "path".
+
+    Raises:
+        NothingToExport: no trial is COMPLETE and feasible, or each diverged when it was trained again.
+        HeldError: the study is being searched.
+        LimitError: the members of an ensemble exceed the limit together.
+        DiskError: no room for the export.
+        TrainingFailed: a training fails again and again.
+        ProofFailed: the export differs from its card; it is kept aside for a look.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    console = Terminal(quiet=quiet, highlight=False)
+    with storage_errors(url):
+        study, spec = find_study(open_storage(url), study_name)  # before own_study: until it is found it may be a path
+    if asked is not None:
+        spec = spec.model_copy(update={"confirm": asked.confirm, "final": asked.final})
+    with (
+        own_study(study_name, url, runs) as still_owner,
+        hold_devices(devices, runs),
+        storage_errors(url),
+        _disk_errors((out or runs.export(study_name, 0)).parent),
+        ExitStack() as stack,
+    ):
+        choose_trial(study, number, spec.limit)  # there is one, or the pictures need not be read
+        if out is not None:
+            _check_target(out.resolve())
+        data = prepare(spec, runs, console, lambda: heed_stop(runs, study_name)).data
+        retraining = stack.enter_context(Retraining(study, spec, runs, data, devices, console, still_owner))
+        trial, confirmation = retraining.choose(number)
+        target = (out or runs.export(study_name, trial.number)).resolve()
+        _check_target(target)
+        stages = retraining.plan(trial)
+        size = check_limit(stages[0][0].config, spec, data)
+        described = describe(retraining, trial, stages, size, confirmation)
+        metrics = _unchanged(target, described["identity"])
+        if metrics is not None:
+            console.print(f"{study_name}: trial {trial.number} was exported before, and nothing has changed")
+        else:
+            metrics = _export(target, described, retraining, trial, stages)
+        metrics |= {"path": str(target)}
+        # For an export of before too: it may have been killed between its last move and these.
+        retraining.tidy(trial)
+        pictures = sorted((target / "plots").glob("*.png"))
+        retraining.reach(lambda: show_export(study, spec, runs.artifacts, render(metrics), pictures))
+    return metrics
+
+
+def _export(
+    target: Path, described: dict[str, Any], retraining: Retraining, trial: FrozenTrial, stages: Stages
+) -> dict[str, Any]:
+    """Train what is not trained yet, write the export aside, prove it, move it into place; what metrics.json holds."""
+    spec, data, console = retraining.spec, retraining.data, retraining.console
+    console.print(f"{spec.name}: exporting trial {trial.number}, {trial.values[0]:.2%} on validation in the search")
+    outcomes = retraining.train(stages)
+    retraining.look()
+
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    whole, plain = _write_models(partial, retraining, stages)
+    retraining.look()
+    metrics = described | evaluate_once(partial, whole, plain, retraining, trial, outcomes)
+    _write_metrics(partial, metrics)  # the proof compares with it
+    proof = prove(partial, spec, data, console, retraining.look)
+    (partial / REFERENCE_LOGITS).unlink()
+    proven = proof.pop("sha256")
+    metrics["measured_on_this_machine"] |= {name: proof.pop(name) for name in ("hardware", "latency_ms")}
+    metrics["proof"] = proof
+    (partial / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
+    _draw(partial / "plots", metrics)
+    _write_metrics(partial, metrics)
+    write_card(partial / "README.md", metrics)
+    if any(sha256(partial / name) != digest for name, digest in proven.items()):
+        raise ProofFailed(f"a file in {partial} has changed since it was proven; nothing was put in place")
+    from search.export.files import write_sums
+
+    write_sums(partial)
+    _move_into_place(partial, target)
+    return metrics
+
+
+def _write_models(folder: Path, retraining: Retraining, stages: Stages) -> tuple[nn.Module, nn.Module]:
+    """Write the model files; the exported model, and the net that model.safetensors holds."""
+    from search.export.formats import build_nets, write_graphs, write_weights
+    from trainer.checkpoint import load_checkpoint
+
+    spec, data, config = retraining.spec, retraining.data, stages[0][0].config
+    weights = []
+    for training in stages[-1]:
+        trained = load_checkpoint(training.checkpoint)
+        assert trained is not None
+        weights.append(trained.weights)
+    whole, plain = build_nets(config, weights, spec, len(data.class_names))
+    write_weights(folder, plain, config, spec, data)
+    with retraining.console.status(f"writing {' and '.join(f'model.{name}' for name in spec.final.formats)}"):
+        write_graphs(folder, whole, (spec.data.channels, *data.images.shape[1:3]), spec.final.formats)
+    return whole, plain
+
+
+def prove(
+    folder: Path, spec: StudySpec, data: Dataset, console: Console, look: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Load the export again in a clean process and compare it with its metrics.json; see search/export/proof.py.
+
+    Args:
+        folder: the export.
+        spec: its study; how its pictures are read.
+        data: those pictures, decoded.
+        console: shows progress.
+        look: called at least every POLL_SECONDS; raises what is to end the proof.
+
+    Raises:
+        ProofFailed: with the first difference; the folder stays for a look.
+    """
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "search.export.proof",
+        str(folder),
+        str(data.cache_path),
+        spec.data.model_dump_json(),
+    ]
+    environment = without_secrets() | {"CUDA_VISIBLE_DEVICES": ""}
+    said: bytes | None = None
+    with (
+        show_progress(console) as progress,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process,
+    ):
+        try:
+            while said is None:
+                look()
+                try:
+                    said, complaint = process.communicate(timeout=POLL_SECONDS)
+                except subprocess.TimeoutExpired as waiting:  # with all that it has said so far
+                    *lines, _ = (waiting.output or b"").split(b"\n")
+                    for told in map(json.loads, lines):
+                        if isinstance(told, list):
+                            progress(*told)
+        except BaseException:  # Ctrl-C, for one
+            process.kill()
+            raise
+    if process.returncode != 0:
+        said_last = complaint.decode(errors="replace").strip() or f"it ended with code {process.returncode}"
+        reason = said_last.splitlines()[-1]
+        raise ProofFailed(f"the export failed its proof: {reason}; it was not put in place, look at it in {folder}")
+    answer: dict[str, Any] = json.loads(said.splitlines()[-1])
+    return answer
+
+
+def _draw(folder: Path, metrics: dict[str, Any]) -> None:
+    folder.mkdir()
+    result = metrics["evaluation"]
+    title = f"{metrics['study']}, trial {metrics['trial']}"
+    draw_curves(metrics["histories"], folder / "curves.png", title=title, seen=metrics["sees_validation"])
+    names: Sequence[str] = metrics["data"]["class_names"]
+    title = f"{result['accuracy']:.2%} of {result['n']:,} {result['split']} pictures"
+    draw_confusion(result["confusion"], names, folder / "confusion.png", title=title)
+
+
+def _write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+
+
+def _unchanged(target: Path, identity: str) -> dict[str, Any] | None:
+    """The metrics of a whole export of the same thing that is there already."""
+    try:
+        metrics: dict[str, Any] = json.loads((target / "metrics.json").read_text(encoding="utf-8"))
+        check_sums(target)
+    except (OSError, ValueError, SearchError):
+        return None
+    return metrics if metrics.get("identity") == identity else None
+
+
+def _check_target(target: Path) -> None:
+    if target.exists() and not (target / "metrics.json").exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"--out {target} exists and is no export; choose another folder")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=target.parent):  # as the export is made beside its place
+            pass
+    except OSError as error:
+        raise UsageError(f"--out {target} cannot be made ({error.strerror}); choose another folder") from error
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Turn a full disk, which some libraries have in an error of their own, into one sentence."""
+    try:
+        yield
+    except Exception as error:
+        if not any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
+            raise
+        raise DiskError(f"no room for an export in {folder}; make room, and the same command goes on") from error
+
+
+def _move_into_place(partial: Path, target: Path) -> None:
+    """The new folder appears whole; an export that was there before is gone only then."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,117 @@
+"""The files of an export as its readers see them: sums, configuration, model, pictures. Without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from search.errors import ProofFailed, UsageError
+from trainer.config import DataConfig
+from trainer.errors import DataError
+from trainer.pictures import read_picture
+
+SUMS = "SHA256SUMS"
+"""Lists the SHA-256 of every other file of an export, as ``sha256sum --check`` reads it."""
+
+
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sums(export: Path, names: Sequence[str] | None = None) -> None:
+    """Compare files of an export with its SHA256SUMS; all that are listed, or ``names``.
+
+    Raises:
+        UsageError: there is no such list.
+        ProofFailed: a file differs, is gone, or is not listed.
+    """
+    try:
+        lines = (export / SUMS).read_text(encoding="utf-8").splitlines()
+        listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{export} has no usable {SUMS}; give a folder that export-best wrote") from error
+    for name in listed if names is None else names:
+        file = export / name
+        if name not in listed or not file.is_file() or sha256(file) != listed[name]:
+            raise ProofFailed(
+                f"{file} is not the file that was proven (its SHA-256 is not that in {SUMS}); export again"
+            )
+
+
+def read_config(export: Path) -> dict[str, Any]:
+    """What an export's config.json says of its classes and its preprocessing.
+
+    Raises:
+        UsageError: no export there.
+        ProofFailed: config.json is not the one that was proven.
+    """
+    try:
+        config: dict[str, Any] = json.loads((export / "config.json").read_text(encoding="utf-8"))
+        chosen = {key: config[key] for key in ("pretrained_cfg", "label_names")}
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"{export} is no export (no usable config.json); give a folder that export-best wrote"
+        ) from error
+    check_sums(export, ["config.json"])
+    return chosen
+
+
+def open_model(export: Path) -> Any:
+    """An ONNX Runtime session of an export's model, on the CPU.
+
+    Raises:
+        UsageError: it was exported without ONNX, or the file is none.
+        ProofFailed: model.onnx is not the one that was proven.
+    """
+    file = export / "model.onnx"
+    if not file.exists():
+        raise UsageError(f'{file} is missing; export with final.formats = ["onnx"] for this')
+    check_sums(export, ["model.onnx"])
+    try:
+        return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises classes of its own, which share no other base
+        raise UsageError(
+            f"{file} is no ONNX model ({str(error).splitlines()[0]}); give a folder that export-best wrote"
+        ) from error
+
+
+def read_pictures(files: Sequence[Path], preprocessing: dict[str, Any]) -> NDArray[np.float32]:
+    """[n, 3, size, size], normalised; through the very function that read the training pictures.
+
+    Raises:
+        DataError: pictures that cannot be read, all of them listed.
+    """
+    config = DataConfig(
+        image_size=preprocessing["input_size"][-1],
+        resize="squash" if preprocessing["crop_mode"] == "squash" else "crop",
+        interpolation=preprocessing["interpolation"],
+        crop_pct=preprocessing["crop_pct"],
+        channels=preprocessing["input_size"][0],
+    )
+    pictures, problems = [], []
+    for file in files:
+        try:
+            pictures.append(read_picture(file.read_bytes(), config))
+        except (OSError, DataError) as error:
+            problems.append(f"  {file}: {error.strerror if isinstance(error, OSError) and error.strerror else error}")
+    if problems:
+        raise DataError("these pictures cannot be read:\n" + "\n".join(problems))
+    scaled = np.stack(pictures).astype(np.float32) / 255
+    normalised = (scaled - np.array(preprocessing["mean"], np.float32)) / np.array(preprocessing["std"], np.float32)
+    return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
+
+
+def write_sums(folder: Path) -> None:
+    """Write SHA256SUMS over every file of the export."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")

@@ -1,0 +1,245 @@
+"""What an export's metrics.json says: what is known before training, and what the one evaluation measures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from search.console import show_progress
+from search.export.files import sha256
+from search.export.retrain import Retraining, Stages
+from search.export.trainings import Outcome
+from search.figures.png import confused_pairs
+from search.study.confirmation import confirmed
+from search.study.journal import digest
+from search.study.study import open_test_split, teacher_hash
+from search.study.trial import recipe_of
+from trainer.config import ModelSize
+
+if TYPE_CHECKING:
+    from torch import nn
+
+METRICS_VERSION = 2
+"""Version of the shape of metrics.json."""
+
+REFERENCE_LOGITS = "reference-logits.npz"
+"""What the exporting process computed, for the proof to compare with; not part of an export."""
+
+
+def describe(
+    retraining: Retraining, trial: FrozenTrial, stages: Stages, size: ModelSize, confirmation: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The part of metrics.json that is known before anything is trained, and its hash, "identity"."""
+    from trainer.models import is_stock, model_args
+
+    spec, data, config = retraining.spec, retraining.data, stages[0][0].config
+    trials = retraining.study.get_trials(deepcopy=False)
+    final = spec.final
+    found = {name: value for name, value in (confirmation or {}).items() if name not in ("seconds", "eta_seconds")}
+    described: dict[str, Any] = {
+        "version": METRICS_VERSION,
+        "study": spec.name,
+        "trial": trial.number,
+        "model": {
+            "architecture": config.model,
+            "model_args": model_args(config, spec.data.image_size),
+            "stock_timm": final.ensemble == 1 and is_stock(config),
+            "members": final.ensemble,
+            "views": list(final.tta),
+            "num_params": size.params,
+            "macs": size.macs,
+        },
+        "limit": spec.limit.model_dump() | {"each": final.limit_each},
+        "formats": list(final.formats),
+        "search": {
+            "val_accuracy": trial.values[0],
+            "trials": len(trials),
+            "states": {state.name: sum(other.state == state for other in trials) for state in TrialState},
+            "seconds": round(sum(other.user_attrs.get("seconds", 0.0) for other in trials), 3),
+        },
+        "confirmation": found or None,
+        "fit_on": final.fit_on,
+        "sees_validation": final.sees_validation,
+        "config": config.model_dump(mode="json"),
+        "finetune": final.finetune and final.finetune.model_dump(mode="json"),
+        "teacher": teacher_hash(config),
+        "seeds": [training.config.seed for training in stages[0]],
+        "sampled": recipe_of(trial),
+        "data": {
+            "source": spec.data.source,
+            "config": spec.data.model_dump(mode="json", exclude={"path"}),
+            "content_hash": data.content_hash,
+            "fingerprint": data.fingerprint,
+            "image_size": spec.data.image_size,
+            "resize": spec.data.resize,
+            "channels": spec.data.channels,
+            "class_names": list(data.class_names),
+            "pictures": {name: len(indices) for name, indices in data.splits.items()},
+        },
+        "versions": {
+            name: version(name) for name in ("featherweight", "torch", "timm", "optuna", "onnx", "onnxruntime")
+        },
+        "commit": _commit(),
+    }
+    described = json.loads(json.dumps(described))
+    identity = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    # Beside it: a launch adds lines to the log even where it finds the budget spent, and nothing is exported anew then.
+    return described | {"identity": identity, "event_log": digest(retraining.runs.journal(spec.name))}
+
+
+def evaluate_once(
+    folder: Path,
+    whole: nn.Module,
+    plain: nn.Module,
+    retraining: Retraining,
+    trial: FrozenTrial,
+    outcomes: list[list[Outcome]],
+) -> dict[str, Any]:
+    """The part of metrics.json that is known once the exported model is there; its logits stay for the proof.
+
+    Args:
+        folder: where the model's files are.
+        whole: the exported model, views and members included.
+        plain: the net that model.safetensors holds.
+        retraining: the export's trainings.
+        trial: the chosen trial.
+        outcomes: how each training of each stage ended.
+    """
+    import numpy as np
+    import torch
+
+    from trainer.device import Device
+    from trainer.evaluate import Ensemble, Metrics, measure, predict_logits
+
+    spec, data, num_members = retraining.spec, retraining.data, retraining.spec.final.ensemble
+    # fp32 on the CPU: what whoever gets the export can repeat to the last picture.
+    cpu = Device(torch.device("cpu"), torch.get_num_threads())
+
+    split = "test" if len(data.splits["test"]) else "val"
+    members = list(whole.members) if isinstance(whole, Ensemble) and num_members > 1 else []
+    seen = 0
+    total = len(data.splits[split]) * (1 + (plain is not whole) + len(members))
+    total += len(data.splits["val"]) if split != "val" else 0
+
+    def evaluate(model: Any, split: str) -> tuple[Metrics, torch.Tensor]:
+        def counted(pictures: torch.Tensor) -> torch.Tensor:
+            nonlocal seen
+            seen += len(pictures)
+            progress("evaluating", seen, total)
+            answer: torch.Tensor = model(pictures)
+            return answer
+
+        logits = predict_logits(counted, data, split, cpu)
+        return measure(logits, data.labels[data.splits[split]]), logits
+
+    openings = 0
+    if split == "test":
+        who = final_model(folder / "model.safetensors", spec.final.tta)
+        openings = retraining.reach(lambda: open_test_split(retraining.study, who, trial=trial.number))
+    with show_progress(retraining.console, retraining.look) as progress:
+        result, logits = evaluate(whole, split)
+        alone, plain_logits = (result, logits) if plain is whole else evaluate(plain, split)
+        member_accuracies = [evaluate(member, split)[0].accuracy for member in members]
+        validation = result if split == "val" else evaluate(whole, "val")[0]
+    np.savez(folder / REFERENCE_LOGITS, whole=logits.numpy(), plain=plain_logits.numpy())
+    n = len(data.splits[split])
+    histories = []
+    for number in range(num_members):
+        history = []
+        for name, ended in zip(("training", "finetuning"), outcomes, strict=False):
+            for epoch in ended[number].results:
+                values = asdict(epoch)
+                kept = {key: values[key] for key in ("epoch", "train_loss", "val_loss", "val_accuracy")}
+                history.append({"stage": name} | kept)
+        histories.append(history)
+    found = retraining.reach(lambda: confirmed(retraining.study, spec)) if spec.confirm.top else None
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "evaluation": {
+            "split": split,
+            "n": n,
+            "accuracy": result.accuracy,
+            "interval": wilson_interval(int(result.confusion.trace()), n),
+            "loss": result.loss,
+            "plain_accuracy": alone.accuracy,
+            "member_accuracies": member_accuracies,
+            "confusion": result.confusion.tolist(),
+            "confused": confused_pairs(result.confusion, data.class_names),
+            "test_openings": openings,
+        },
+        "validation": {
+            "n": len(data.splits["val"]),
+            "accuracy": validation.accuracy,
+            "loss": validation.loss,
+        },
+        "histories": histories,
+        "measured_on_this_machine": {
+            "confirming_seconds": found and round(found["seconds"], 3),
+            "training_seconds": [
+                round(sum(ended[number].seconds for ended in outcomes), 3) for number in range(num_members)
+            ],
+        },
+    }
+
+
+def render(metrics: dict[str, Any]) -> str:
+    """What ``search export-best`` prints at its end."""
+    result, proof = metrics["evaluation"], metrics["proof"]
+    libraries = [one["library"] for one in proof["formats"].values()]
+    load = (
+        f'timm.create_model("local-dir:{metrics["path"]}", pretrained=True)'
+        if metrics["model"]["stock_timm"]
+        else f"see {metrics['path']}/README.md"
+    )
+    found = metrics["confirmation"]
+    best = next((one for one in (found or {"candidates": []})["candidates"] if one["trial"] == metrics["trial"]), None)
+    lines = [f"exported to {metrics['path']}"]
+    if best is not None and best["mean"] is not None:
+        error = f" +- {best['standard_error']:.2%}" if best["standard_error"] is not None else ""
+        seeds = len(best["accuracies"])
+        lines.append(f"  confirmed   {best['mean']:.2%}{error} on validation, {seeds} fresh seed{'s' * (seeds > 1)}")
+    return "\n".join(
+        [
+            *lines,
+            f"  accuracy    {result['accuracy']:.2%} on the {result['split']} split, n = {result['n']:,} "
+            f"(95 % interval {result['interval'][0]:.2%} to {result['interval'][1]:.2%})",
+            f"  parameters  {metrics['model']['num_params']:,}, multiply-adds {metrics['model']['macs']:,}",
+            f"  proof       {', '.join(libraries)} agree to {proof['max_logit_difference']:.1e}",
+            f"  load it     {load}",
+        ]
+    )
+
+
+def final_model(weights: Path, views: Sequence[str]) -> str:
+    """What tells one final model from another: the hash of its weights and of the views that it averages."""
+    return hashlib.sha256(json.dumps([sha256(weights), *views]).encode()).hexdigest()
+
+
+def wilson_interval(hits: int, n: int) -> tuple[float, float]:
+    """95 % interval of a proportion, hits of n (Wilson, 1927): sensible near 1, where accuracies live."""
+    from scipy.stats import binomtest  # 1 s, at the end of an export alone
+
+    interval = binomtest(hits, n).proportion_ci(0.95, "wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _commit() -> str | None:
+    """The commit of this program, where it runs from its repository."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+        process = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    except OSError:  # no git here
+        return None
+    return process.stdout.strip() or None

@@ -1,0 +1,300 @@
+"""Proves an export, in a process of its own: ``python -m search.export.proof FOLDER CACHE DATA_CONFIG_JSON``.
+
+Nothing of the product is used but to read the pictures, and to load weights that no stock library has a net for (an
+ensemble's, an unusual family's). Every format comes back through its own stock library: the weights through timm,
+model.onnx through ONNX Runtime, model.pt2 through torch.export. Parameters and multiply-adds are
+recounted against the limit; each format gives the card's accuracy on the same split, and the exporting process's
+logits; ``search predict`` reads a picture as the cache did; and, where the pictures are files, so does a stranger's
+preprocessing, timm's own for the export's config.json, within STRANGER_TOLERANCE. On stdout are lines of JSON: how
+far it is, [stage, done, total], and at last the answer; a difference is one sentence on stderr and exit code 9.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import safetensors.torch
+import timm
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from search.export.files import read_pictures, sha256
+from search.process import leave_after
+from trainer.config import DataConfig
+from trainer.cores import num_cores
+from trainer.data import Dataset, open_data
+
+MAX_LOGIT_DIFFERENCE = 1e-4
+"""Largest difference of a logit between the exporting process and each format, all fp32."""
+
+MAX_RELATIVE_DIFFERENCE = 1e-5
+"""The same as a share of the largest logit, where that allows more: an EfficientNet of two epochs had one of 311, and
+1.7e-4 between two libraries."""
+
+STRANGER_TOLERANCE = 0.005
+"""How far a stranger's accuracy on the raw files may lie from the card's. Plain RGB files give exactly the same
+pictures; only files whose meaning a plain convert("RGB") loses (16-bit, EXIF-rotated) can differ."""
+
+PREDICTED_PICTURES = 32
+"""Pictures that are read as ``search predict`` reads them, to compare with the cache."""
+
+LATENCY_BATCHES = (1, 64)
+LATENCY_SECONDS = 2.0
+"""Time given to each measurement of a latency; at least three repetitions."""
+
+BATCH = 64
+EXIT_PROOF_FAILED = 9
+
+Pictures = NDArray[np.float32]
+Forward = Callable[[Pictures], Pictures]
+Tell = Callable[[str, int, int], None]
+
+
+class Difference(Exception):
+    """The export is not what its card says."""
+
+
+def main() -> None:
+    """Prove the export named on the command line."""
+    folder, cache, data_config = (
+        Path(sys.argv[1]),
+        Path(sys.argv[2]),
+        DataConfig.model_validate_json(sys.argv[3]),
+    )
+    try:
+        print(json.dumps(prove(folder, data_config, open_data(data_config, cache), tell=_tell)))
+    except Difference as difference:
+        print(difference, file=sys.stderr)
+        sys.exit(EXIT_PROOF_FAILED)
+
+
+def _tell(stage: str, done: int, total: int) -> None:
+    print(json.dumps([stage, done, total]), flush=True)
+
+
+def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = lambda *_: None) -> dict[str, Any]:
+    """Compare an export with its metrics.json.
+
+    Args:
+        folder: the export.
+        data_config: where its pictures are, and how they were read.
+        data: the pictures.
+        tell: called with (stage, done, total).
+
+    Returns:
+        "num_params" and "macs", recounted; "formats", for each its "accuracy" and "max_logit_difference";
+        "max_logit_difference", the largest of them; "stranger_accuracy", None where the pictures are no files;
+        "sha256" of the files that were looked at; "hardware" and "latency_ms", of this machine.
+
+    Raises:
+        Difference: the first thing that differs, with both values.
+    """
+    card = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    evaluation, preprocessing = card["evaluation"], config["pretrained_cfg"]
+    net, is_whole, forwards = _open_formats(folder, card, data)
+    if card["model"]["stock_timm"]:
+        preprocessing = timm.data.resolve_model_data_config(net)
+    params, macs = _recount(card, net, preprocessing["input_size"], is_whole=is_whole)
+    _same("class names", config["label_names"], list(data.class_names))
+
+    indices = data.splits[evaluation["split"]]
+    labels = data.labels[indices]
+    mean = np.array(preprocessing["mean"], np.float32) * 255
+    std = np.array(preprocessing["std"], np.float32) * 255
+
+    def cached(start: int) -> Pictures:
+        pictures = data.images[indices[start : start + BATCH]].astype(np.float32)
+        return np.ascontiguousarray(((pictures - mean) / std).transpose(0, 3, 1, 2))
+
+    files = [Path(data_config.path or "") / data.names[index] for index in indices]
+    are_files = data_config.source == "folder" or (data_config.path is not None and files[0].exists())
+    if are_files and (gone := next((file for file in files if not file.exists()), None)):
+        raise Difference(f"{gone}, which the card's accuracy is of, is gone")
+    seen, total = 0, len(indices) * (len(forwards) + are_files)
+
+    def through(forward: Forward, read: Callable[[int], Pictures]) -> Pictures:
+        nonlocal seen
+        answers = []
+        for start in range(0, len(indices), BATCH):
+            answers.append(forward(read(start)))
+            seen += len(answers[-1])
+            tell("proving", seen, total)
+        return np.concatenate(answers)
+
+    answer: dict[str, Any] = {"num_params": params, "macs": macs, "formats": {}, "stranger_accuracy": None}
+    with np.load(folder / "reference-logits.npz") as arrays:
+        reference = dict(arrays)
+    for name, (file, forward) in forwards.items():
+        plain = file == "model.safetensors"
+        logits = through(forward, cached)
+        difference = compare_logits(name, logits, reference["plain" if plain else "whole"])
+        accuracy = float((logits.argmax(1) == labels).mean())
+        _same(f"accuracy through {name}", accuracy, evaluation["plain_accuracy" if plain else "accuracy"])
+        answer["formats"][file] = {"library": name, "accuracy": accuracy, "max_logit_difference": difference}
+    answer["max_logit_difference"] = max(one["max_logit_difference"] for one in answer["formats"].values())
+
+    if are_files:
+        read = read_pictures(files[:PREDICTED_PICTURES], preprocessing)
+        if not np.allclose(read, cached(0)[: len(read)], atol=1e-5):
+            raise Difference("`search predict` reads pictures differently from how they were read for the training")
+        transform = timm.data.create_transform(**preprocessing)
+        mode = "RGB" if data_config.channels == 3 else "L"
+
+        def raw(start: int) -> Pictures:
+            chosen = files[start : start + BATCH]
+            return torch.stack([transform(Image.open(file).convert(mode)) for file in chosen]).numpy()
+
+        file, forward = next(iter(forwards.values()))
+        accuracy = float((through(forward, raw).argmax(1) == labels).mean())
+        expected = answer["formats"][file]["accuracy"]
+        if abs(accuracy - expected) > STRANGER_TOLERANCE:
+            raise Difference(
+                f"the raw files, read as timm's own transform reads them, give {accuracy:.2%}, the card says "
+                f"{expected:.2%}"
+            )
+        answer |= {"stranger_accuracy": accuracy, "stranger_tolerance": STRANGER_TOLERANCE}
+
+    answer["sha256"] = {name: sha256(folder / name) for name in ("config.json", "model.safetensors")}
+    answer["sha256"] |= {file: sha256(folder / file) for file, _ in forwards.values()}
+    answer |= {"hardware": _hardware(), "latency_ms": _latencies(forwards, cached(0), tell)}
+    return answer
+
+
+def _open_formats(
+    folder: Path, card: dict[str, Any], data: Dataset
+) -> tuple[Any, bool, dict[str, tuple[str, Forward]]]:
+    """The net with its parameters, whether the views are in it, and each library's file and how it answers."""
+    forwards: dict[str, tuple[str, Forward]] = {}
+    program: Any = None
+    if (folder / "model.pt2").exists():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the loader about its own internals
+            program = torch.export.load(folder / "model.pt2").module()
+    net: Any
+    if card["model"]["stock_timm"]:
+        net = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        forwards["timm"] = "model.safetensors", _torch_forward(net)
+    else:
+        net = _built_by_the_product(folder, card, data)
+    if (folder / "model.onnx").exists():
+        session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+        forwards["ONNX Runtime"] = "model.onnx", _onnx_forward(session)
+    if program is not None:
+        forwards["torch.export"] = "model.pt2", _torch_forward(program)
+    if not card["model"]["stock_timm"]:  # the last: a stranger has the others
+        forwards["the product"] = "model.safetensors", _torch_forward(net)
+        if program is not None:
+            return program, True, forwards
+    return net, card["model"]["members"] > 1, forwards
+
+
+def _built_by_the_product(folder: Path, card: dict[str, Any], data: Dataset) -> Any:
+    """The net of model.safetensors where no stock library builds it."""
+    from trainer.config import TrainConfig
+    from trainer.evaluate import Ensemble
+    from trainer.models import build_model
+
+    size, channels = data.images.shape[2:]
+    config, members = TrainConfig.model_validate(card["config"]), card["model"]["members"]
+    nets = [build_model(config, len(data.class_names), size, channels) for _ in range(members)]
+    net = (nets[0] if members == 1 else Ensemble(nets, card["model"]["views"])).eval()
+    safetensors.torch.load_model(net, str(folder / "model.safetensors"))
+    return net
+
+
+def compare_logits(name: str, found: Pictures, expected: Pictures) -> float:
+    """The largest difference between the logits that a library called ``name`` gives and those expected.
+
+    Raises:
+        Difference: it is more than rounding.
+    """
+    difference = float(np.abs(found - expected).max())
+    allowed = max(MAX_LOGIT_DIFFERENCE, MAX_RELATIVE_DIFFERENCE * float(np.abs(expected).max()))
+    if not difference <= allowed:
+        raise Difference(f"{name}'s logits differ by {difference:.1e}, more than {allowed:.0e}")
+    return difference
+
+
+def _recount(card: dict[str, Any], net: Any, shape: list[int], *, is_whole: bool) -> tuple[int, int]:
+    """Parameters and multiply-adds of the net as it was loaded, against the card and the limit."""
+    params = sum(parameter.numel() for parameter in net.parameters())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.zeros(1, *shape))
+    macs = counter.get_total_flops() // 2
+    model, limit = card["model"], card["limit"]
+    if not is_whole:
+        macs *= 1 + len(model["views"])  # model.safetensors is of the net alone; the other formats look at each view
+    _same("parameters", params, model["num_params"])
+    _same("multiply-adds", macs, model["macs"])
+    parts = model["members"] if limit["each"] else 1
+    for what, counted, most in (("parameters", params, limit["params"]), ("multiply-adds", macs, limit["macs"])):
+        if most is not None and counted // parts > most:
+            raise Difference(f"the model has {counted // parts:,} {what}, over the limit of {most:,}")
+    return params, macs
+
+
+def _torch_forward(model: Any) -> Forward:
+    def forward(pictures: Pictures) -> Pictures:
+        with torch.inference_mode():
+            return model(torch.from_numpy(pictures)).numpy()  # type: ignore[no-any-return]
+
+    return forward
+
+
+def _onnx_forward(session: Any) -> Forward:
+    def forward(pictures: Pictures) -> Pictures:
+        return session.run(["logits"], {"pictures": pictures})[0]  # type: ignore[no-any-return]
+
+    return forward
+
+
+def _latencies(forwards: dict[str, tuple[str, Forward]], pictures: Pictures, tell: Tell) -> dict[str, dict[str, float]]:
+    """Median milliseconds of a forward pass, for each library and batch size."""
+    found: dict[str, dict[str, float]] = {}
+    done, total = 0, len(LATENCY_BATCHES) * len(forwards)
+    for batch in LATENCY_BATCHES:
+        asked = np.ascontiguousarray(np.resize(pictures, (batch, *pictures.shape[1:])))
+        for name, (_, forward) in forwards.items():
+            forward(asked)  # the first one warms up
+            times: list[float] = []
+            while len(times) < 3 or (sum(times) < LATENCY_SECONDS and len(times) < 50):
+                started = time.perf_counter()
+                forward(asked)
+                times.append(time.perf_counter() - started)
+            found.setdefault(name, {})[str(batch)] = round(1000 * median(times), 3)
+            done += 1
+            tell("measuring latencies", done, total)
+    return found
+
+
+def _hardware() -> str:
+    """The processor and how many of its cores are used."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
+        name = models[0].partition(":")[2].strip() if models else name
+    cores = num_cores()
+    return f"{name}, {cores} core{'s' if cores > 1 else ''}"
+
+
+def _same(what: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise Difference(f"{what}: {found} in the export, {expected} in its card")
+
+
+if __name__ == "__main__":
+    leave_after(main)

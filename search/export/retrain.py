@@ -1,0 +1,312 @@
+"""What is trained for an export: the best candidates with fresh seeds, then the chosen one for good."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import optuna
+from optuna.trial import FrozenTrial
+from rich.console import Console
+
+from search.console import show_progress
+from search.devices import WorkerDevice
+from search.errors import Interrupted, NothingToExport
+from search.export.trainings import Outcome, Trainer, Training
+from search.paths import Runs
+from search.plan.width import check_fits
+from search.study.confirmation import begin, candidates, confirmed, final_seed, missing, record
+from search.study.identity import identify
+from search.study.outage import Outage
+from search.study.storage import wait_briefly
+from search.study.study import teacher_hash
+from search.study.trial import ranked, sampled_settings
+from search.watch.page import show_confirmation
+from search.workers.crew import POLL_SECONDS
+from search.workers.local import LocalPool
+from studies import Limit, StudySpec
+from studies.spec import describe_limit, exported_size, fits
+from trainer.config import ModelSize, TrainConfig
+from trainer.data import Dataset
+from trainer.errors import DivergedError, LimitError
+
+T = TypeVar("T")
+
+Stages = list[list[Training]]
+"""The stages of a final training, one after the other, each with a training for every member."""
+
+
+class Retraining:
+    """The trainings of one export, on all devices; each is kept on disk, so that whatever ends them, they go on.
+
+    Args:
+        study: the study, owned.
+        spec: what it searches.
+        runs: the runs folder.
+        data: its pictures.
+        devices: where to train, a worker each.
+        console: shows progress.
+        still_owner: called before the study is written to; raises HeldError once it is another's.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        spec: StudySpec,
+        runs: Runs,
+        data: Dataset,
+        devices: list[WorkerDevice],
+        console: Console,
+        still_owner: Callable[[], None],
+    ) -> None:
+        self.study, self.spec, self.runs, self.data = study, spec, runs, data
+        self.devices, self.console = devices, console
+        self.checks = (still_owner, identify(study))
+        """Taken before each step that needs the study: whether it is still this process's, and still the same."""
+        self.look = partial(heed_stop, runs, spec.name)
+        """Taken between the steps of the export: whether it is asked to stop."""
+        self.confirming: list[Training] = []
+        self.unrecorded: deque[tuple[int, int, float | None, float]] = deque()
+        """What confirming trainings came to and the database has not taken yet."""
+        self.outage = Outage(self._note)
+        self.trainer: Trainer | None = None
+
+    def __enter__(self) -> Retraining:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_workers()
+
+    # -- the database, which may be away
+
+    def reach(self, step: Callable[[], T]) -> T:
+        """Take a step that needs the study, and can be repeated; while the database is away, wait for it.
+
+        Raises:
+            HeldError: the study is another's by now.
+            StudyChanged: it was deleted.
+            SQLAlchemyError, StorageInternalError: the database stayed away for longer than ``faults.storage_minutes``.
+            Interrupted: asked to stop meanwhile.
+        """
+        answers: list[T] = []
+        most = self.spec.faults.storage_minutes
+        while not self.outage.reach(*self.checks, lambda: answers.append(step()), most_minutes=most):
+            self.look()
+            time.sleep(POLL_SECONDS)
+        return answers[-1]
+
+    def _keep_up(self) -> None:
+        """Heed a stop, keep the study's lock, which a server forgets when it restarts, and record what waits for it."""
+        self.look()
+        self.outage.reach(*self.checks, self._record)
+
+    def _record(self) -> None:
+        while self.unrecorded:
+            record(self.study, *self.unrecorded[0])
+            show_confirmation(self.study, self.spec)
+            self.unrecorded.popleft()
+
+    # -- which trial
+
+    def choose(self, number: int | None) -> tuple[FrozenTrial, dict[str, Any] | None]:
+        """The trial to export, and what the confirmation found; confirming trainings that are missing are done."""
+        if number is None and self.spec.confirm.top:
+            self._confirm()
+        found = confirmed(self.study, self.spec) if self.spec.confirm.top else None
+        if number is not None or found is None:
+            return choose_trial(self.study, number, self.spec.limit), found
+        self._note(found["sentence"])
+        if found["winner"] is None:
+            raise NothingToExport(
+                f"each of the best {len(found['candidates'])} trials of {self.study.study_name!r} diverged when it was "
+                "trained with fresh seeds; choose one with --trial, or lower the learning rates of the space"
+            )
+        return choose_trial(self.study, found["winner"], self.spec.limit), found
+
+    def _confirm(self) -> None:
+        spec, seeds = self.spec, self.spec.confirm.seeds
+        self.reach(lambda: begin(self.study, spec, len(self.devices)))
+        todo = missing(self.study, spec)
+        trainings = {self._confirming(trial, number).label: (trial, number) for trial, number in todo}
+        self.confirming = [
+            self._confirming(trial, number) for trial in candidates(self.study, spec) for number in range(seeds)
+        ]
+        if not todo:
+            return
+        done = len(self.confirming) - len(todo)
+        already = f", {done} of them already" if done else ""
+        best = f"the best {len(self.confirming) // seeds} trials, {seeds} fresh seed{'s' if seeds > 1 else ''} each"
+        self._note(f"confirming {best}: {len(self.confirming)} trainings{already}")
+        with closing(self._outcomes("confirming", [self._confirming(*one) for one in todo])) as outcomes:
+            for outcome in outcomes:
+                trial, number = trainings[outcome.training.label]
+                accuracy = None if outcome.diverged else outcome.results[-1].val_accuracy
+                self.unrecorded.append((trial.number, number, accuracy, outcome.seconds))
+                self._keep_up()
+        self.reach(self._record)
+
+    def _confirming(self, trial: FrozenTrial, number: int) -> Training:
+        config = self.spec.config_for(sampled_settings(trial), final_seed(self.spec, trial.number, number))
+        label = f"trial {trial.number}, seed {number + 1} of {self.spec.confirm.seeds}"
+        return self._training(trial, label, config, folds=self.spec.data.folds)
+
+    # -- the final trainings
+
+    def plan(self, trial: FrozenTrial) -> Stages:
+        """The stages of the final training, each with a training for every member.
+
+        A member whose recipe is that of a confirming training has its checkpoint too, and is not trained again.
+        """
+        final, members = self.spec.final, self.spec.final.ensemble
+        first, last = [], []
+        for number in range(members):
+            label = f"member {number + 1} of {members}" if members > 1 else f"trial {trial.number}"
+            config = self.spec.final_config_for(sampled_settings(trial), final_seed(self.spec, trial.number, number))
+            first.append(self._training(trial, label, config, fit_on=final.fit_on))
+            if final.finetune is not None:
+                tuned = self.spec.finetune_config(config)
+                last.append(self._training(trial, label, tuned, fit_on="val", start=first[-1].checkpoint))
+        return [first, last] if last else [first]
+
+    def train(self, stages: Stages) -> list[list[Outcome]]:
+        """Do what is not done yet, on all devices.
+
+        Raises:
+            DivergedError: one of the trainings.
+        """
+        ended = []
+        for name, stage in zip(("retraining", "finetuning"), stages, strict=False):
+            with closing(self._outcomes(name, stage)) as found:
+                outcomes = {outcome.training.label: outcome for outcome in found}
+            ended.append([outcomes[training.label] for training in stage])
+            for outcome in ended[-1]:
+                if outcome.diverged:
+                    raise DivergedError(f"{outcome.training.label}: {outcome.diverged}")
+        self._end_workers()  # their memory is for whatever comes next
+        return ended
+
+    def _outcomes(self, stage: str, trainings: list[Training]) -> Generator[Outcome]:
+        """How each training ended; workers are started only for those that are not whole on disk."""
+        from trainer.checkpoint import load_checkpoint
+
+        left = []
+        for training in trainings:
+            saved = None if training.folds else load_checkpoint(training.checkpoint)
+            if saved is not None and saved.history[-1].final:
+                yield Outcome(training, saved.history)
+            else:
+                left.append(training)
+        if left:
+            with show_progress(self.console) as progress:
+                yield from self._trainer().train(stage, left, progress)
+
+    def _trainer(self) -> Trainer:
+        """The one trainer of this export: what starts a worker takes seconds, so workers stay from stage to stage."""
+        if self.trainer is None:
+            logs = [self.runs.worker_log(self.spec.name, number) for number in range(len(self.devices))]
+            self.trainer = Trainer(
+                LocalPool(self.devices, logs),
+                self.spec.data,
+                self.data.cache_path,
+                self.spec.faults,
+                note=self._note,
+                each_turn=self._keep_up,
+            )
+            wait_briefly(self.study)
+        return self.trainer
+
+    def _end_workers(self) -> None:
+        if self.trainer is not None:
+            self.trainer.crew.close(patience_seconds=1)
+            self.trainer = None
+
+    def _note(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True)
+
+    def _training(
+        self,
+        trial: FrozenTrial,
+        label: str,
+        config: TrainConfig,
+        *,
+        folds: int = 0,
+        fit_on: str = "train",
+        start: Path | None = None,
+    ) -> Training:
+        """A training whose checkpoint is named after all that its result depends on."""
+        teacher = teacher_hash(config)
+        parts = [config.model_dump_json(), self.data.fingerprint, folds, fit_on, start and start.parent.name, teacher]
+        identity = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
+        checkpoint = self.runs.final_checkpoint(self.spec.name, f"{trial.number}-{identity}")
+        return Training(label=label, config=config, checkpoint=checkpoint, folds=folds, fit_on=fit_on, start=start)
+
+    def tidy(self, trial: FrozenTrial) -> None:
+        """Remove the checkpoints of confirmed candidates that were not chosen; their results are in the study."""
+        for training in self.confirming:
+            if not training.checkpoint.parent.name.startswith(f"{trial.number}-"):
+                shutil.rmtree(training.checkpoint.parent, ignore_errors=True)
+
+
+def heed_stop(runs: Runs, study: str) -> None:
+    """See whether ``search stop`` asks the export of a study to end.
+
+    Raises:
+        Interrupted: it does.
+    """
+    if runs.stop_requested(study):
+        raise Interrupted("export stopped; nothing is lost, the same command goes on from there")
+
+
+def choose_trial(study: optuna.Study, number: int | None, limit: Limit) -> FrozenTrial:
+    """The trial to export: ``number``, or the best of the search.
+
+    Raises:
+        NothingToExport: none is COMPLETE and feasible, or not the one asked for.
+    """
+    trials = study.get_trials(deepcopy=False)
+    if number is not None:
+        found = ranked([trial for trial in trials if trial.number == number], limit)
+        if not found:
+            states = {trial.number: trial.state for trial in trials}
+            state = states[number].name.lower() if number in states else "not there"
+            why = "over the limit" if state == "complete" else f"{state}, not complete"
+            name = study.study_name
+            raise NothingToExport(f"trial {number} of {name!r} is {why}; what can be exported: search report {name}")
+        return found[0]
+    best = ranked(trials, limit)
+    if not best:
+        raise NothingToExport(
+            f"study {study.study_name!r} has no completed trial yet ({len(trials)} begun); to go on, repeat its "
+            "search launch"
+        )
+    return best[0]
+
+
+def check_limit(config: TrainConfig, spec: StudySpec, data: Dataset) -> ModelSize:
+    """The size of all that is exported: every member, and for multiply-adds every view.
+
+    Raises:
+        LimitError: it is over the limit. A study file may have changed since the trial was trained.
+    """
+    final = spec.final
+    one = check_fits(config, len(data.class_names), spec.data.image_size, spec.limit, spec.data.channels)
+    whole, counted = exported_size(one, final)
+    if not fits(counted, spec.limit):
+        members = f"{final.ensemble} members" if final.ensemble > 1 else "the model"
+        views = f" with {1 + len(final.tta)} views of a picture" if final.tta else ""
+        cure = (
+            "final.limit_each = true counts each member alone; " if not final.limit_each and final.ensemble > 1 else ""
+        )
+        raise LimitError(
+            f"{members}{views} have {whole.params:,} parameters and {whole.macs:,} multiply-adds together; the limit "
+            f"is {describe_limit(spec.limit)}; {cure}fewer members or views fit"
+        )
+    return whole

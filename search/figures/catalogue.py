@@ -1,0 +1,151 @@
+"""Which figures a study gets, with their words: on the page of ``search report`` and in the dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+from optuna.trial import FrozenTrial, TrialState
+
+from search.figures.charts import (
+    SIZES,
+    TOP,
+    accuracy_against_size,
+    frontier_of,
+    importance_bars,
+    learning_curves,
+    optimization_history,
+    parallel_coordinates,
+    size_keys,
+    slices,
+    time_by_outcome,
+    timeline,
+)
+from search.figures.style import accuracy_range
+from search.figures.timeline import CRASHED, STOPPED, Stint, stints_of_trials
+from search.study.trial import ranked, step_of, view_of
+from studies import StudySpec
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its words."""
+
+    id: str
+    """Letters and hyphens; the key under which the dashboard replaces it."""
+    title: str
+    caption: str
+    """How to read it, in one or two sentences."""
+    figure: go.Figure
+
+
+def study_pictures(
+    trials: Sequence[FrozenTrial],
+    spec: StudySpec,
+    importances: Mapping[str, float] | None = None,
+    stints: Sequence[Stint] = (),
+) -> list[Picture]:
+    """Every figure that these trials have enough data for.
+
+    Args:
+        trials: all trials of the study, in any state.
+        spec: what the study searches.
+        importances: as ``setting_importances`` gives them.
+        stints: who trained what when; without any, the trials' own times are shown.
+    """
+    stints = stints or stints_of_trials(trials)
+    complete = ranked(trials, spec.limit)
+    views = [view_of(trial) for trial in trials if trial.state.is_finished()]
+    pictures = []
+    floor, _ = accuracy_range(complete)
+    below = " Dots on the axis lie below it." if any(trial.values[0] < floor for trial in complete) else ""
+    if complete:
+        caption = (
+            "Validation accuracy of the trials in the order in which they were begun. The line is the best so far; "
+            f"crosses on the axis are pruned trials.{below}"
+        )
+        pictures.append(Picture("history", "How the search went", caption, optimization_history(trials, spec)))
+    if any(view.epochs for view in views):
+        caption = (
+            f"Validation accuracy after each {step_of(spec)}: the best trial, the rest of the top {TOP} and, faint, "
+            "the trials that were pruned."
+        )
+        pictures.append(Picture("curves", "Learning curves", caption, learning_curves(trials, spec)))
+    if len(complete) > 1:
+        caption = (
+            "Each line is a completed trial; the best is dark, the next four are blue. Where these five run close "
+            "together, the search has settled on a value."
+        )
+        pictures.append(Picture("parallel", "Recipes side by side", caption, parallel_coordinates(trials, spec)))
+        caption = (
+            "Accuracy of the completed trials against each setting; the best is dark. All settings vary at once, so "
+            f"a cloud without a slope does not prove that a setting is idle.{below}"
+        )
+        pictures.append(Picture("slices", "One setting at a time", caption, slices(trials, spec)))
+    if importances:
+        caption = (
+            "Share of each setting, by itself, in how much the accuracy of the completed trials varies over the space "
+            f"that was searched (fANOVA, {len(complete)} trials)."
+        )
+        pictures.append(Picture("importance", "Which settings mattered", caption, importance_bars(importances)))
+    for number, key in enumerate(size_keys(spec)):
+        if len({trial.user_attrs.get(key) for trial in complete} - {None}) > 1:
+            caption = (
+                "Completed trials. The line is the frontier, the best accuracy found with a model of at most that "
+                f"size; its trials are numbered.{below}"
+            )
+            title = f"Accuracy against {SIZES[key]}"
+            name = "size" if number == 0 else f"size-{key}"
+            pictures.append(Picture(name, title, caption, accuracy_against_size(trials, spec, key)))
+    if any(view.seconds for view in views):
+        caption = "Training time of all finished trials by their outcome, summed over the workers."
+        pictures.append(Picture("time", "Where the time went", caption, time_by_outcome(trials)))
+        caption = "Each bar is a trial with a worker. Blue: completed, grey: pruned, red: failed"
+        caption += ", light: the search was stopped" if any(stint.outcome == STOPPED for stint in stints) else ""
+        crashes = any(stint.outcome == CRASHED for stint in stints)
+        caption += "; a cross: the worker crashed, and its trial went on from its last epoch." if crashes else "."
+        pictures.append(Picture("timeline", "When each worker trained", caption, timeline(stints)))
+    return pictures
+
+
+PAGE_TRIALS = 200
+"""Trials drawn as points on the dashboard's study page: it sends every figure every ten seconds."""
+
+PAGE_PRUNED = 30
+"""Pruned trials, the latest, among the learning curves there."""
+
+
+def page_pictures(
+    trials: Sequence[FrozenTrial], spec: StudySpec, importances: Mapping[str, float] | None = None
+) -> list[Picture]:
+    """The figures of the dashboard's study page, each with its title in it; from the best trials alone.
+
+    Args:
+        trials: all trials of the study, in any state.
+        spec: what the study searches.
+        importances: as ``setting_importances`` gives them.
+    """
+    complete, key = ranked(trials, spec.limit), size_keys(spec)[0]
+    sized = [trial for trial in complete if key in trial.user_attrs]
+    points = {trial.number: trial for trial in [*sized[:PAGE_TRIALS], *frontier_of(sized, key)]}
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED][-PAGE_PRUNED:]
+    pictures = []
+    if points:
+        figure = accuracy_against_size(list(points.values()), spec, key)
+        pictures.append(Picture("size", "Accuracy against size, with the frontier", "", figure))
+    if complete or pruned:
+        figure = learning_curves([*complete[:TOP], *pruned], spec)
+        pictures.append(Picture("curves", f"Learning curves of the top {TOP}; pruned ones are faint", "", figure))
+    if any(view_of(trial).seconds for trial in trials if trial.state.is_finished()):
+        pictures.append(
+            Picture("time", "Training time of completed, pruned and failed trials", "", time_by_outcome(trials))
+        )
+    if importances:
+        title = f"Which settings mattered (fANOVA, {len(complete)} trials)"
+        pictures.append(Picture("importance", title, "", importance_bars(importances)))
+    for picture in pictures:
+        at = {"x": 0.02, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 16}}
+        picture.figure.update_layout(title={"text": picture.title, "font": {"size": 15}, **at}, margin_t=76)
+        picture.figure.update_layout(height=picture.figure.layout.height + 64)
+    return pictures

@@ -1,0 +1,352 @@
+"""The figures themselves; each takes all trials of a study and picks its own.
+
+Only scatters and bars: plotly draws those as SVG, which prints, and which needs no WebGL (its own parallel coordinates
+do). Only lists go in: the dashboard's plotly.js is older than the Python package and reads no encoded arrays.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+from plotly.subplots import make_subplots
+
+from search.figures.style import (
+    ACCURACY,
+    BARS,
+    BEST,
+    CRASH,
+    FAILED,
+    GOOD,
+    GRID,
+    LABEL,
+    PLAIN,
+    QUIET,
+    accuracy_range,
+    apply_style,
+    line_of,
+    new_figure,
+    points_of,
+    whole_steps,
+)
+from search.figures.timeline import CRASHED, STOPPED, Stint
+from search.study.trial import position, ranked, recipe_of, sampled_axes, step_of, view_of
+from search.words import duration, show
+from studies import StudySpec
+
+TOP = 10
+"""Trials whose learning curves are drawn."""
+
+SLICES_PER_ROW = 3
+
+SIZES = {"num_params": "parameters", "macs": "multiply-adds"}
+"""The attributes that hold a model's size, in words."""
+
+
+def optimization_history(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
+    """Accuracy of each trial over their numbers, and the best so far."""
+    complete = sorted(ranked(trials, spec.limit), key=lambda trial: trial.number)
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    floor, _ = accuracy_range(complete)
+    best_so_far: list[float] = []
+    for trial in complete:
+        best_so_far.append(max(floor, trial.values[0], *best_so_far[-1:]))
+    figure = new_figure(300)
+    cross = {"symbol": "x-thin", "size": 5, "line": line_of(QUIET)}
+    # A pruned trial's accuracy is that of an early epoch: drawn to scale, it would press the others flat.
+    figure.add_scatter(
+        **points_of(pruned, spec.num_steps) | {"y": [floor] * len(pruned)},
+        mode="markers",
+        name="pruned",
+        marker=cross,
+    )
+    heights = [max(floor, trial.values[0]) for trial in complete]
+    dot = {"color": GOOD, "size": 7}
+    figure.add_scatter(
+        **points_of(complete, spec.num_steps) | {"y": heights}, mode="markers", name="completed", marker=dot
+    )
+    figure.add_scatter(
+        x=[*(trial.number for trial in complete), max((trial.number for trial in trials), default=0)],
+        y=[*best_so_far, *best_so_far[-1:]],
+        mode="lines",
+        name="best so far",
+        line=line_of(BEST, 2) | {"shape": "hv"},
+        hoverinfo="skip",
+    )
+    figure.update_layout(showlegend=True)
+    figure.update_xaxes(title_text="trial", showgrid=False, dtick=whole_steps(len(trials)))
+    return figure.update_yaxes(tickformat=ACCURACY, range=accuracy_range(complete))
+
+
+def learning_curves(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
+    """Accuracy after each epoch: the best trial, the top ten, and the pruned ones."""
+    top = [trial for trial in ranked(trials, spec.limit)[:TOP] if trial.intermediate_values]
+    figure = new_figure(340)
+    # One trace with gaps for all of them: thousands of traces would take the page seconds to draw.
+    gaps: tuple[list[int | None], list[float | None]] = ([], [])
+    for trial in trials:
+        if trial.state == TrialState.PRUNED:
+            epochs = sorted(trial.intermediate_values)
+            gaps[0].extend([*epochs, None])
+            gaps[1].extend([*(trial.intermediate_values[epoch] for epoch in epochs), None])
+    figure.add_scatter(
+        x=gaps[0],
+        y=gaps[1],
+        mode="lines+markers",
+        line=line_of(PLAIN, 0.8),
+        marker={"color": PLAIN, "size": 3},
+        hoverinfo="skip",
+        name="pruned",
+    )
+    for rank, trial in reversed(list(enumerate(top))):
+        epochs = sorted(trial.intermediate_values)
+        figure.add_scatter(
+            x=epochs,
+            y=[trial.intermediate_values[epoch] for epoch in epochs],
+            mode="lines+markers" if len(epochs) == 1 else "lines",
+            line=line_of(GOOD, 1.2) if rank else line_of(BEST, 2.5),
+            hovertemplate=f"trial {trial.number}, {step_of(spec)} %{{x}}: %{{y:.2%}}<extra></extra>",
+            name=f"best: trial {trial.number}" if rank == 0 else f"the next {len(top) - 1}",
+            legendgroup="best" if rank == 0 else "top",
+            showlegend=rank < 2,
+            legendrank=rank + 1,
+        )
+    figure.update_layout(showlegend=True)
+    figure.update_xaxes(title_text=step_of(spec), range=[0.8, spec.num_steps + 0.2], showgrid=False)
+    figure.update_xaxes(dtick=whole_steps(spec.num_steps))
+    return figure.update_yaxes(tickformat=ACCURACY)
+
+
+def parallel_coordinates(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
+    """Completed trials as lines over the sampled settings and the accuracy, each on its own axis."""
+    axes = sampled_axes(trials, spec)
+    # After --accept-changes older trials may lack a setting, or have values outside the space of today.
+    complete = [
+        trial
+        for trial in ranked(trials, spec.limit)
+        if all(_fits(axis, recipe_of(trial).get(key)) for key, axis in axes.items())
+    ]
+    low, high = accuracy_range(complete)
+    figure = new_figure(340)
+    # Seven names and more run into each other unless they climb.
+    slant = {"yanchor": "bottom"} | ({"textangle": -30, "xanchor": "left"} if len(axes) > 6 else {})
+    groups = [("others", complete[5:], line_of(PLAIN, 1)), ("next four", complete[1:5], line_of(GOOD, 1.6))]
+    for name, group, line in [*groups, ("best", complete[:1], line_of(BEST, 3))]:
+        x: list[float | None] = []
+        y: list[float | None] = []
+        words: list[str | None] = []
+        for trial in group:
+            recipe = recipe_of(trial)
+            x += [*range(len(axes) + 1), None]
+            y += [position(axis, recipe[key]) for key, axis in axes.items()]
+            y += [max(0.0, trial.values[0] - low) / (high - low), None]
+            words += [*(html.escape(f"trial {trial.number}, {key} {show(recipe[key])}") for key in axes)]
+            words += [f"trial {trial.number}, {trial.values[0]:.2%}", None]
+        figure.add_scatter(x=x, y=y, text=words, mode="lines", line=line, name=name, hoverinfo="text")
+    for number, (key, axis) in enumerate([*axes.items(), ("accuracy", None)]):
+        figure.add_shape(type="line", x0=number, x1=number, y0=0, y1=1, line=line_of(QUIET, 1), layer="below")
+        figure.add_annotation(x=number, y=1.1, text=f"<b>{html.escape(key)}</b>", **LABEL | slant)
+        if isinstance(axis, CategoricalDistribution):
+            for choice in axis.choices:
+                figure.add_annotation(
+                    x=number,
+                    y=position(axis, choice),
+                    text=html.escape(show(choice)),
+                    xanchor="left",
+                    bgcolor="rgba(255,255,255,.75)",
+                    **LABEL,
+                )
+        else:
+            ends = (f"{low:.1%}", f"{high:.1%}") if axis is None else (show(axis.low), show(axis.high))  # type: ignore[attr-defined]
+            figure.add_annotation(x=number, y=1.06, text=ends[1], **LABEL)
+            figure.add_annotation(x=number, y=-0.06, text=ends[0], **LABEL)
+    figure.update_layout(margin={"l": 40, "r": 56, "t": 10, "b": 10})
+    figure.update_xaxes(visible=False, range=[-0.15, len(axes) + 0.15])
+    return figure.update_yaxes(visible=False, range=[-0.12, 1.35 if len(axes) > 6 else 1.2])
+
+
+def slices(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
+    """Accuracy of completed trials against each sampled setting, one small panel each."""
+    axes, complete = sampled_axes(trials, spec), ranked(trials, spec.limit)
+    floor, _ = accuracy_range(complete)
+    columns = min(SLICES_PER_ROW, max(1, len(axes)))
+    rows = math.ceil(len(axes) / columns) or 1
+    figure = make_subplots(
+        rows, columns, shared_yaxes=True, horizontal_spacing=0.03, vertical_spacing=0.3 / rows if rows > 1 else 0
+    )
+    apply_style(figure, 60 + 190 * rows)
+    for number, (key, axis) in enumerate(axes.items()):
+        place: dict[str, Any] = {"row": number // columns + 1, "col": number % columns + 1}
+        having = [(trial, recipe_of(trial)[key]) for trial in complete if key in recipe_of(trial)]
+        for group, color, size in ((having[1:], GOOD, 5), (having[:1], BEST, 9)):
+            words = [
+                html.escape(f"trial {trial.number}, {key} {show(value)}: {trial.values[0]:.2%}")
+                for trial, value in group
+            ]
+            choice = isinstance(axis, CategoricalDistribution)
+            figure.add_scatter(
+                x=[html.escape(str(value)) if choice else value for _, value in group],
+                y=[max(floor, trial.values[0]) for trial, _ in group],
+                cliponaxis=False,
+                text=words,
+                mode="markers",
+                marker={"color": color, "size": size},
+                hovertemplate="%{text}<extra></extra>",
+                **place,
+            )
+        figure.update_xaxes(title_text=html.escape(key), title_standoff=4, showgrid=False, nticks=5, **place)
+        if isinstance(axis, CategoricalDistribution):
+            order = [html.escape(str(choice)) for choice in axis.choices]
+            figure.update_xaxes(type="category", categoryorder="array", categoryarray=order, **place)
+            figure.update_xaxes(range=[-0.5, len(order) - 0.5], **place)
+        else:
+            assert isinstance(axis, FloatDistribution | IntDistribution)
+            ends = [math.log10(axis.low), math.log10(axis.high)] if axis.log else [axis.low, axis.high]
+            margin = 0.05 * (ends[1] - ends[0]) or 1
+            # The whole range, used or not: how close to its ends the good trials lie is what one looks for.
+            figure.update_xaxes(range=[ends[0] - margin, ends[1] + margin], **place)
+            if axis.log:
+                figure.update_xaxes(type="log", dtick="D2" if ends[1] - ends[0] < 1.5 else 1, **place)
+    return figure.update_yaxes(tickformat=ACCURACY, range=accuracy_range(complete))
+
+
+def importance_bars(importances: Mapping[str, float]) -> go.Figure:
+    """Shares of the settings, the largest on top."""
+    figure = new_figure(20 + 26 * len(importances), foot=8)
+    figure.add_bar(
+        y=[html.escape(key) for key in importances],
+        x=list(importances.values()),
+        text=[f"{value:.0%}" for value in importances.values()],
+        **BARS,
+        marker={"color": GOOD},
+    )
+    figure.update_yaxes(autorange="reversed", showgrid=False, automargin=True)
+    return figure.update_xaxes(visible=False, range=[0, 1.12 * max(importances.values(), default=1)])
+
+
+def accuracy_against_size(trials: Sequence[FrozenTrial], spec: StudySpec, key: str = "num_params") -> go.Figure:
+    """Completed trials over their size, with the frontier; ``key`` is the attribute with the size."""
+    complete = [trial for trial in ranked(trials, spec.limit) if key in trial.user_attrs]
+    floor, _ = accuracy_range(complete)
+    frontier = [trial for trial in frontier_of(complete, key) if trial.values[0] > floor]
+    figure = new_figure(340)
+    words = SIZES[key]
+    figure.add_scatter(
+        x=[trial.user_attrs[key] for trial in complete],
+        y=[max(floor, trial.values[0]) for trial in complete],
+        cliponaxis=False,
+        text=[f"trial {trial.number}: {trial.values[0]:.2%}" for trial in complete],
+        mode="markers",
+        marker={"color": PLAIN, "size": 7},
+        hovertemplate=f"%{{text}}, %{{x:,}} {words}<extra></extra>",
+    )
+    limit = spec.limit.params if key == "num_params" else spec.limit.macs
+    ends = [trial.user_attrs[key] for trial in frontier]
+    figure.add_scatter(
+        x=[*ends, max([*ends, limit or 0])],
+        y=[*(trial.values[0] for trial in frontier), frontier[-1].values[0]] if frontier else [],
+        mode="lines",
+        line=line_of(BEST, 1.5) | {"shape": "hv"},
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=ends,
+        y=[trial.values[0] for trial in frontier],
+        text=[str(trial.number) for trial in frontier],
+        mode="markers+text",
+        textposition="top left",
+        marker={"color": BEST, "size": 8},
+        hovertemplate=f"trial %{{text}}: %{{y:.2%}}, %{{x:,}} {words}<extra></extra>",
+        cliponaxis=False,
+    )
+    if limit is not None:
+        figure.add_vline(x=limit, line=line_of(QUIET, 1) | {"dash": "dot"})
+        figure.add_annotation(
+            x=limit, y=0, yref="paper", yanchor="bottom", xanchor="right", text=f"limit {limit:,}", **LABEL
+        )
+    figure.update_xaxes(title_text=words, showgrid=False, tickformat="~s")
+    return figure.update_yaxes(tickformat=ACCURACY, range=accuracy_range(complete))
+
+
+def time_by_outcome(trials: Sequence[FrozenTrial]) -> go.Figure:
+    """Hours of training that went into completed, pruned and failed trials."""
+    outcomes = [
+        ("completed", TrialState.COMPLETE, GOOD),
+        ("pruned", TrialState.PRUNED, PLAIN),
+        ("failed", TrialState.FAIL, FAILED),
+    ]
+    figure = new_figure(104, foot=8)
+    longest = 0.0
+    for name, state, color in outcomes:
+        chosen = [view_of(trial).seconds for trial in trials if trial.state == state]
+        longest = max(longest, sum(chosen))
+        label = f"{duration(sum(chosen))}, {len(chosen)} trial{'' if len(chosen) == 1 else 's'}"
+        figure.add_bar(y=[name], x=[sum(chosen) / 3600], text=[label], **BARS, marker={"color": color})
+    figure.update_yaxes(autorange="reversed", showgrid=False, automargin=True)
+    return figure.update_xaxes(visible=False, range=[0, 1.4 * longest / 3600 or 1])
+
+
+def timeline(stints: Sequence[Stint]) -> go.Figure:
+    """Stints as bars over the hours, a row for each worker; crosses where workers crashed."""
+    colors = {"complete": GOOD, "pruned": PLAIN, "fail": FAILED, CRASHED: CRASH, STOPPED: GRID}
+    workers = sorted({stint.worker for stint in stints})
+    figure = new_figure(80 + 26 * len(workers))
+    words = [
+        f"trial {stint.trial} {stint.outcome}, {duration(stint.seconds)}{f': {stint.reason}' if stint.reason else ''}"
+        for stint in stints
+    ]
+    figure.add_bar(
+        y=[_short_name(stint.worker) for stint in stints],
+        x=[stint.seconds * 1000 for stint in stints],
+        base=[stint.begun.isoformat() for stint in stints],
+        text=[html.escape(line) for line in words],
+        orientation="h",
+        textposition="none",
+        hovertemplate="%{text}<extra></extra>",
+        marker={"color": [colors[stint.outcome] for stint in stints], "line": line_of("white", 1)},
+    )
+    crashes = [stint for stint in stints if stint.outcome == CRASHED]
+    figure.add_scatter(
+        y=[_short_name(stint.worker) for stint in crashes],
+        x=[stint.ended.isoformat() for stint in crashes],
+        mode="markers",
+        marker={"symbol": "x-thin", "size": 9, "line": line_of(FAILED, 2)},
+        hoverinfo="skip",
+    )
+    figure.update_layout(bargap=0.3, margin_l=8)
+    order = [_short_name(worker) for worker in workers]
+    figure.update_yaxes(categoryorder="array", categoryarray=order[::-1], showgrid=False, automargin=True)
+    return figure.update_xaxes(type="date", showgrid=True)
+
+
+def _short_name(worker: str) -> str:
+    return html.escape(worker if len(worker) <= 26 else f"{worker[:21]}...{worker[-2:]}")
+
+
+def frontier_of(complete: Sequence[FrozenTrial], key: str) -> list[FrozenTrial]:
+    """The trials that no smaller one equals, the smallest first; ``key`` is the attribute with the size."""
+    frontier: list[FrozenTrial] = []
+    for trial in sorted(complete, key=lambda trial: (trial.user_attrs[key], -trial.values[0])):
+        if not frontier or trial.values[0] > frontier[-1].values[0]:
+            frontier.append(trial)
+    return frontier
+
+
+def size_keys(spec: StudySpec) -> list[str]:
+    """The attributes with the sizes that matter: what the study limits, the parameters first; where it compares models,
+    both.
+    """
+    limited = {"num_params": spec.limit.params, "macs": spec.limit.macs}
+    return [key for key, limit in limited.items() if limit is not None or "model" in spec.space] or ["num_params"]
+
+
+def _fits(axis: BaseDistribution, value: Any) -> bool:
+    if isinstance(axis, CategoricalDistribution):
+        return value in axis.choices
+    assert isinstance(axis, FloatDistribution | IntDistribution)
+    return isinstance(value, int | float) and axis.low <= value <= axis.high

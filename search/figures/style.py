@@ -1,0 +1,100 @@
+"""The common look of the figures: colours, axes, and what keeps a hopeless trial from pressing the others flat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from optuna.trial import FrozenTrial
+
+from search.study.trial import view_of
+
+INK, QUIET, GRID, BEST, GOOD, PLAIN, FAILED, CRASH = (
+    "#1f2328",
+    "#6e7781",
+    "#e4e7eb",
+    "#0b4f9e",
+    "#5b93cf",
+    "#c3c9d1",
+    "#b3261e",
+    "#f2b8b5",
+)
+"""Colours of text, axes, grid lines, the best trial, the other good ones, all others, failures, and lost work."""
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
+
+ACCURACY = ".4~%"
+"""Ticks and hovers: as many digits as are needed, at most four."""
+
+
+def accuracy_range(complete: Sequence[FrozenTrial]) -> tuple[float, float]:
+    """Ends of an accuracy axis: a few hopeless trials, drawn on its foot, must not press all the others flat."""
+    values = [trial.values[0] for trial in complete] or [0.0, 1.0]
+    lower, upper = (float(quartile) for quartile in np.quantile(values, (0.25, 0.75)))
+    low, high = min(value for value in values if value >= lower - 3 * (upper - lower)), max(values)
+    margin = 0.07 * (high - low) or 0.01
+    return low - margin, high + margin
+
+
+LABEL: dict[str, Any] = {"showarrow": False, "font": {"size": 11, "color": QUIET}}
+
+BARS: dict[str, Any] = {
+    "orientation": "h",
+    "textposition": "outside",
+    "cliponaxis": False,
+    "hoverinfo": "skip",
+    "width": 0.6,
+}
+
+
+def new_figure(height: int, foot: int = 44) -> go.Figure:
+    """An empty figure; its height in pixels, the room below the axis included."""
+    return apply_style(go.Figure(), height, foot)
+
+
+def apply_style(figure: go.Figure, height: int, foot: int = 44) -> go.Figure:
+    """Give a figure the common look; its width is the page's."""
+    figure.update_layout(
+        template=None,
+        height=height,  # pixels; the width is the page's
+        margin={"l": 56, "r": 16, "t": 12, "b": foot},
+        font={"family": FONT, "size": 12, "color": INK},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        showlegend=False,
+        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"},
+        hoverlabel={"bgcolor": "white", "font": {"family": FONT, "size": 12}},
+    )
+    axis = {
+        "linecolor": PLAIN,
+        "gridcolor": GRID,
+        "zeroline": False,
+        "tickfont": {"color": QUIET},
+        "title_font": {"size": 12, "color": QUIET},
+        "fixedrange": True,
+    }
+    figure.update_xaxes(**axis, showline=True, ticks="outside", tickcolor=PLAIN)
+    return figure.update_yaxes(**axis)
+
+
+def line_of(color: str, width: float = 1) -> dict[str, Any]:
+    """A line's colour and width."""
+    return {"color": color, "width": width}
+
+
+def points_of(trials: Sequence[FrozenTrial], of_epochs: int) -> dict[str, Any]:
+    """Trials in the order of their numbers, each with its sentence to hover over."""
+    views = [view_of(trial) for trial in trials]
+    return {
+        "x": [view.number for view in views],
+        "text": [view.sentence(of_epochs) for view in views],
+        "hovertemplate": "%{text}<extra></extra>",
+        "cliponaxis": False,
+    }
+
+
+def whole_steps(count: int) -> int | None:
+    """Ticks at every trial or epoch where plotly would put some between them."""
+    return 1 if count <= 10 else None

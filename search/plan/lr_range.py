@@ -1,0 +1,151 @@
+"""The learning-rate range test: train while the rate rises, and see where the loss falls fastest (Smith, 2015)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import CategoricalDistribution
+
+from search.console import Terminal, show_progress
+from search.devices import WorkerDevice, use_gpu
+from search.errors import UsageError
+from search.paths import Runs
+from search.plan.prepare import Prepared, prepare
+from search.plan.preview import check_picture
+from search.plan.space import known_recipes
+from search.plan.width import resolve_sizes
+from studies import StudySpec
+from trainer.config import TrainConfig
+from trainer.errors import DivergedError
+
+LOWEST, HIGHEST = 1e-6, 1.0
+"""Range of learning rates that is tried, evenly in the logarithm."""
+
+STEPS = 120
+"""Optimizer steps of the test."""
+
+SMOOTHING = 0.95
+"""Decay of the running mean of the loss."""
+
+DIVERGED = 4.0
+"""The test ends where the smoothed loss is so many times its lowest."""
+
+
+def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) -> dict[str, Any]:
+    """Run the test for a study's fixed recipe and draw it.
+
+    Args:
+        spec: the study; sampled settings are at the values of its first known recipe that fits, else of [train],
+            a model at the first of those that fit, and a width as near to [train]'s as fits.
+        runs: the runs folder.
+        device: where to train.
+        out: PNG to write.
+
+    Returns:
+        ``low`` and ``high``: a range for the study's lr, from a tenth of the steepest rate to that of the lowest loss;
+        ``steepest``; ``lrs`` and ``losses`` (smoothed); ``toml``: the line to paste; ``picture``.
+
+    Raises:
+        DivergedError: the loss never fell.
+        TrainerError: pictures, model or device.
+        UsageError: ``out`` cannot be written.
+    """
+    check_picture("--out", out)
+    console = Terminal(stderr=True)
+    use_gpu(device)
+    prepared = prepare(spec, runs, console)
+
+    from trainer.device import open_device
+    from trainer.fit import sweep_lr
+
+    config = _candidate(spec, prepared)
+    lrs: list[float] = []
+    losses: list[float] = []
+    mean = 0.0
+    with show_progress(console) as progress:
+        sweep = sweep_lr(config, prepared.data, open_device(device.kind, device.num_threads), LOWEST, HIGHEST, STEPS)
+        for step, (lr, loss) in enumerate(sweep):
+            progress("learning-rate range test", step + 1, STEPS)
+            mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+            smoothed = mean / (1 - SMOOTHING ** (step + 1))
+            if not math.isfinite(smoothed) or (losses and smoothed > DIVERGED * min(losses)):
+                break
+            lrs.append(lr)
+            losses.append(smoothed)
+    steepest, best = suggest(lrs, losses)
+    low, high = _round(steepest / 10), _round(best)
+    try:
+        _draw(lrs, losses, low, high, out, spec.name)
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written ({error.strerror}); choose another file") from error
+    toml = f"lr = {{ low = {low:g}, high = {high:g}, log = true }}"
+    return {
+        "study": spec.name,
+        "optimizer": config.optimizer,
+        "low": low,
+        "high": high,
+        "steepest": steepest,
+        "lrs": lrs,
+        "losses": losses,
+        "toml": toml,
+        "picture": str(out),
+    }
+
+
+def _candidate(spec: StudySpec, prepared: Prepared) -> TrainConfig:
+    """What the test trains: a candidate that the search could have."""
+    recipe = next(iter(known_recipes(spec, prepared.left_out)), {})
+    if isinstance(models := prepared.space.get("model"), CategoricalDistribution):
+        recipe = {"model": models.choices[0]} | recipe
+    config = spec.config_for(recipe, spec.seed)
+    if not (spec.sizes_vary or "width_mult" in spec.space):
+        return config
+    low, high = spec.width_range
+    width = max(low, config.width_mult if high is None else min(config.width_mult, high))
+    pictures = (prepared.num_classes, spec.data.image_size, spec.limit, spec.data.channels)
+    return resolve_sizes(config, 1.0, low, width, *pictures)
+
+
+def suggest(lrs: list[float], losses: list[float]) -> tuple[float, float]:
+    """The rate at which the loss falls fastest, and the one at which it is lowest.
+
+    Raises:
+        DivergedError: the loss never fell.
+    """
+    lowest = losses.index(min(losses)) if losses else 0
+    if lowest < 3:
+        raise DivergedError("the loss rose from the start of the test; check the pictures and the batch size")
+    slopes = [(losses[i + 1] - losses[i - 1]) / (math.log(lrs[i + 1]) - math.log(lrs[i - 1])) for i in range(1, lowest)]
+    return lrs[1 + slopes.index(min(slopes))], lrs[lowest]
+
+
+def render(answer: dict[str, Any]) -> str:
+    """What ``search lr-range`` prints."""
+    return (
+        f"{answer['study']}, {answer['optimizer']}: the loss falls fastest at lr {answer['steepest']:.2g}; "
+        f"the curve is in {answer['picture']}\nfor [space]:  {answer['toml']}"
+    )
+
+
+def _round(value: float) -> float:
+    """To one digit: the test is no more exact than that."""
+    return float(f"{value:.0e}")
+
+
+def _draw(lrs: list[float], losses: list[float], low: float, high: float, out: Path, title: str) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), dpi=120)
+    axes.semilogx(lrs, losses, color="#1f5fa8")
+    axes.axvspan(low, high, color="#1f5fa8", alpha=0.12, label=f"suggested: {low:g} to {high:g}")
+    axes.set(xlabel="learning rate", ylabel="training loss, smoothed", title=f"{title}: learning-rate range test")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(out)
+    pyplot.close(figure)

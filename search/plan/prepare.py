@@ -1,0 +1,86 @@
+"""A study made concrete before anything trains: its pictures, its space's exact bounds, room for its checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from search.console import show_progress
+from search.paths import Runs
+from search.plan.space import Bounds, find_bounds
+from search.words import megabytes
+from studies import StudySpec
+from trainer.data import Dataset, prepare_data
+from trainer.errors import DiskError
+
+CHECKPOINT_BYTES_PER_PARAMETER = 12
+"""fp32 weights and AdamW's two moments; an average of the weights comes on top."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Bounds):
+    """A study made concrete: its pictures, and its space."""
+
+    data: Dataset
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the classifier."""
+        return len(self.data.class_names)
+
+
+def prepare(spec: StudySpec, runs: Runs, console: Console, look: Callable[[], None] = lambda: None) -> Prepared:
+    """Read the pictures and find the exact bounds of the space; ``look`` as in ``show_progress``.
+
+    Raises:
+        DataError, DiskError: the pictures cannot be used.
+        LimitError: no candidate fits.
+        ConfigError: the model or a recipe cannot be.
+    """
+    with show_progress(console, look) as progress:
+        data = prepare_data(spec.data, runs.cache, progress=progress)
+    return Prepared(data=data, **vars(find_bounds(spec, len(data.class_names), runs)))
+
+
+def checkpoint_bytes(params: int, workers: int, *, averaged: bool = False, folds: int = 0) -> int:
+    """Disk that checkpoints need: each running trial keeps two of every fold, and writes the next beside them.
+
+    Args:
+        params: parameters of the largest candidate.
+        workers: trials that run at once.
+        averaged: whether candidates keep an average of their weights.
+        folds: of the data; 0 for one validation split.
+    """
+    return (2 * max(1, folds) + 1) * workers * (CHECKPOINT_BYTES_PER_PARAMETER + 4 * averaged) * params
+
+
+def room_needed(spec: StudySpec, bounds: Bounds, workers: int) -> int:
+    """Bytes of disk for so many workers, what their trials have written already included."""
+    averaged = spec.train.ema > 0 or "ema" in spec.space
+    return checkpoint_bytes(bounds.most_params, workers, averaged=averaged, folds=spec.data.folds)
+
+
+def check_room(spec: StudySpec, runs: Runs, needed: int) -> None:
+    """See whether there is room for the checkpoints of all workers, which ``room_needed`` counts.
+
+    Raises:
+        DiskError: there is not.
+    """
+    free, needed = shutil.disk_usage(runs.root).free, runs.still_needed(spec.name, needed, spec.data.folds)
+    if free < needed:
+        raise DiskError(
+            f"checkpoints need {megabytes(needed)} in {runs.root}, {megabytes(free)} are free; free some or use --runs"
+        )
+
+
+def pictures_of(prepared: Prepared) -> str:
+    """How many pictures each split has, in words."""
+    return ", ".join(f"{len(indices):,} {split}" for split, indices in prepared.data.splits.items() if len(indices))
+
+
+def models_of(spec: StudySpec, prepared: Prepared) -> list[str]:
+    """The models that are searched."""
+    return list(getattr(prepared.space.get("model"), "choices", [spec.train.model]))

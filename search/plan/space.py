@@ -1,0 +1,250 @@
+"""What is sampled: the study's space as Optuna distributions, its width bounded by the widest that fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from search.paths import Runs
+from search.plan.width import Width, check_fits, resolve_sizes, widest
+from studies import Limit, Range, StudySpec
+from studies.axes import WIDTH_SHARE, annotation_of
+from trainer.config import SIZE_SETTINGS
+from trainer.errors import ConfigError, LimitError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """A study's space with exact bounds."""
+
+    width: Width | None
+    """The widest width that fits; None where the study does not sample it, or where it depends on the trial."""
+    most_params: int
+    """Parameters of the largest candidate; where that depends on the trial, the limit, or about as many."""
+    space: dict[str, BaseDistribution]
+    known: list[dict[str, Any]]
+    """The known recipes in terms of what is sampled."""
+    left_out: dict[str, str]
+    """Models of the space, and known recipes ("known.0"), that do not fit the limit, and why."""
+
+
+def find_bounds(spec: StudySpec, num_classes: int, runs: Runs) -> Bounds:
+    """Find the exact bounds of the space for so many classes.
+
+    Raises:
+        LimitError: no candidate fits.
+        ConfigError: the model or a recipe cannot be.
+    """
+    pictures = (num_classes, spec.data.image_size, spec.limit)
+    if spec.sizes_vary:
+        models, left_out = feasible_models(spec, num_classes)
+        return Bounds(
+            width=None,
+            most_params=spec.limit.params or _most_params(spec, models, num_classes),
+            space=distributions(spec, None, models if "model" in spec.space else None),
+            known=[as_sampled(spec, recipe, num_classes) for recipe in known_recipes(spec, left_out)],
+            left_out=left_out,
+        )
+    known = known_recipes(spec, {})
+    if "width_mult" not in spec.space:
+        params = check_fits(spec.train, *pictures, spec.data.channels, memory=runs.widths).params
+        return Bounds(width=None, most_params=params, space=distributions(spec, None), known=known, left_out={})
+    low, _ = spec.width_range
+    width = widest(spec.train, *pictures, low=low, channels=spec.data.channels, memory=runs.widths)
+    space = distributions(spec, width)
+    return Bounds(width=width, most_params=width.size.params, space=space, known=known, left_out={})
+
+
+def _most_params(spec: StudySpec, models: list[str], num_classes: int) -> int:
+    """Parameters of about the largest candidate: the largest of each other setting, and the widest that fits."""
+    from trainer.models import count_params  # torch and timm: 5 s, and rarely needed
+
+    pictures = (num_classes, spec.data.image_size)
+    others = {
+        key: axis.high if isinstance(axis, Range) else max(axis)
+        for key, axis in spec.space.items()
+        if key in SIZE_SETTINGS and key != "width_mult"
+    }
+    most = 0
+    for model in models:
+        config = spec.config_for(others | {"model": model}, 0)
+        largest = resolve_sizes(config, 1.0, *spec.width_range, *pictures, spec.limit, spec.data.channels)
+        most = max(most, count_params(largest, *pictures, spec.data.channels))
+    return most
+
+
+def distributions(
+    spec: StudySpec, width: Width | None, models: Sequence[str] | None = None
+) -> dict[str, BaseDistribution]:
+    """The space of a study, in the file's order.
+
+    Args:
+        spec: the study.
+        width: the widest width that fits, where the study samples it.
+        models: those of its models that fit the limit, where the study samples the model; default all.
+
+    Raises:
+        LimitError: no width of the space fits.
+        ConfigError: known recipes are wider than what fits.
+    """
+    space: dict[str, BaseDistribution] = {}
+    for key, axis in spec.space.items():
+        if key == "model" and models is not None:
+            space[key] = CategoricalDistribution(models)
+        elif not isinstance(axis, Range):
+            space[key] = CategoricalDistribution(axis)
+        elif key == "width_mult" and spec.shares_width:
+            space[WIDTH_SHARE] = FloatDistribution(0.0, 1.0)
+        elif key == "width_mult":
+            assert width is not None
+            space[key] = _width_axis(axis, width)
+        else:
+            assert axis.high is not None  # StudySpec allows none for width_mult alone
+            high = _last_step(axis, axis.high)
+            if annotation_of(key) is int:
+                space[key] = IntDistribution(int(axis.low), int(high), log=axis.log, step=int(axis.step or 1))
+            else:
+                space[key] = FloatDistribution(axis.low, high, log=axis.log, step=axis.step)
+    _check_known(spec, width)
+    return space
+
+
+def feasible_models(spec: StudySpec, num_classes: int) -> tuple[list[str], dict[str, str]]:
+    """Which of a study's models fit the limit at the narrowest width and the largest other sizes.
+
+    Returns:
+        Those that fit, and for each other one, and for each known recipe ("known.0") of one of those, why not.
+
+    Raises:
+        LimitError: none fits; for a study of one model, the largest value of each size setting that would is named.
+    """
+    fitting: list[str] = []
+    left_out: dict[str, str] = {}
+    for model in map(str, _choices(spec, "model")):
+        try:
+            _check_corner(spec, model, num_classes, {})
+        except (LimitError, ConfigError) as error:
+            left_out[model] = str(error)
+        else:
+            fitting.append(model)
+    if not fitting:
+        cures = _largest_values(spec, num_classes) if len(left_out) == 1 else []
+        raise LimitError("\n".join(["no model of the space fits the limit:", *left_out.values(), *cures]))
+    for number, recipe in enumerate(spec.known):  # Optuna could not even ask for one of these
+        if recipe.get("model", fitting[0]) not in fitting:
+            left_out[f"known.{number}"] = f"its model, {recipe['model']}, does not fit"
+    return fitting, left_out
+
+
+def known_recipes(spec: StudySpec, left_out: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The known recipes but for those that ``feasible_models`` left out, as the study file has them."""
+    return [dict(recipe) for number, recipe in enumerate(spec.known) if f"known.{number}" not in left_out]
+
+
+def as_sampled(spec: StudySpec, recipe: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """A known recipe in terms of what is sampled: its width_mult as a share of the widths that fit.
+
+    Raises:
+        ConfigError: its width is out of range, or other settings that its size depends on are left out.
+    """
+    if not spec.shares_width or "width_mult" not in recipe:
+        return dict(recipe)
+    if missing := [key for key in ("model", *SIZE_SETTINGS) if key in spec.space and key not in recipe]:
+        names = ", ".join(missing)
+        raise ConfigError(f"known: a recipe with width_mult needs {names} too; the range of widths depends on it")
+    low, high = spec.width_range
+    others = {key: value for key, value in recipe.items() if key != "width_mult"}
+    top = resolve_sizes(spec.config_for(others, 0), 1.0, low, high, *_pictures(spec, num_classes)).width_mult
+    width = float(recipe["width_mult"])
+    if not low <= width <= top:
+        raise ConfigError(f"known: width_mult = {width:g} does not fit with its recipe, {low:g} to {top:g} do")
+    return others | {WIDTH_SHARE: (width - low) / (top - low) if top > low else 0.0}
+
+
+def _check_corner(spec: StudySpec, model: str, num_classes: int, changed: dict[str, Any]) -> None:
+    """Check the narrowest width with every other size setting at its largest, but for what is ``changed``."""
+    sampled = {key: max(_choices(spec, key)) for key in _other_sizes(spec)}
+    narrowest, _ = spec.width_range
+    config = spec.config_for(sampled | changed | {"model": model}, 0)
+    resolve_sizes(config, 0.0, narrowest, narrowest, *_pictures(spec, num_classes))
+
+
+def _largest_values(spec: StudySpec, num_classes: int) -> list[str]:
+    """For each size setting but the width, the largest value that fits with the others at their smallest."""
+    smallest = {key: min(_choices(spec, key)) for key in _other_sizes(spec)}
+    lines = []
+    for key in smallest:
+        axis, choices = spec.space[key], sorted(_choices(spec, key))
+        if isinstance(axis, Range):
+            choices = [choices[0] + (choices[-1] - choices[0]) * part / 100 for part in range(101)]
+        if annotation_of(key) is int:
+            choices = sorted({math.floor(value) for value in choices})
+        largest = None
+        for value in choices:
+            try:
+                _check_corner(spec, spec.train.model, num_classes, smallest | {key: value})
+            except LimitError:
+                break
+            largest = value
+        shown = "no value fits" if largest is None else f"at most {largest:g} fits"
+        lines.append(f"space.{key}: {shown} with the others at their smallest")
+    return lines
+
+
+def _other_sizes(spec: StudySpec) -> list[str]:
+    return [key for key in SIZE_SETTINGS if key in spec.space and key != "width_mult"]
+
+
+def _pictures(spec: StudySpec, num_classes: int) -> tuple[int, int, Limit, int]:
+    return num_classes, spec.data.image_size, spec.limit, spec.data.channels
+
+
+def _choices(spec: StudySpec, key: str) -> list[Any]:
+    """All choices of an axis, or both ends of a range; the fixed value where it is not sampled."""
+    axis = spec.space.get(key)
+    if axis is None:
+        return [getattr(spec.train, key)]
+    return [axis.low, axis.high] if isinstance(axis, Range) else list(axis)
+
+
+def _width_axis(axis: Range, width: Width) -> FloatDistribution:
+    if axis.low > width.width_mult:
+        raise LimitError(
+            f"space.width_mult: low = {axis.low:g} is over the limit; the widest that fits is {width.width_mult:g}, "
+            f"with {width.size.params:,} parameters"
+        )
+    high = width.width_mult if axis.high is None else min(axis.high, width.width_mult)
+    return FloatDistribution(axis.low, _last_step(axis, high), log=axis.log, step=axis.step)
+
+
+def _last_step(axis: Range, high: float) -> float:
+    """The highest of low, low + step, ... up to ``high``; Optuna would take it too, but warn in every trial."""
+    if axis.step is None:
+        return high
+    # Decimal, as Optuna does it: in floats 0.8 + 3 x 0.1 is off the steps.
+    low, step = Decimal(str(axis.low)), Decimal(str(axis.step))
+    return float(low + (Decimal(str(high)) - low) // step * step)
+
+
+def _check_known(spec: StudySpec, width: Width | None) -> None:
+    """Optuna would take a value out of range without a word; see ``as_sampled`` for a shared width."""
+    recipes = [
+        (number, float(recipe["width_mult"])) for number, recipe in enumerate(spec.known) if "width_mult" in recipe
+    ]
+    problems = [
+        f"known.{number}.width_mult = {value:g} is over the limit; the widest that fits is {width.width_mult:g}"
+        for number, value in recipes
+        if width is not None and value > width.width_mult
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))

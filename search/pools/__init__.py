@@ -1,1 +1,0 @@
-"""Where workers run. One implementation so far: subprocesses of this machine, one per device."""

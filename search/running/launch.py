@@ -1,0 +1,206 @@
+"""From a study to a running search: everything that can fail is checked before a worker exists."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import optuna
+from sqlalchemy import URL
+
+from search.devices import WorkerDevice, hold_devices
+from search.errors import Interrupted, UsageError
+from search.paths import Runs
+from search.plan.prepare import Prepared, check_room, models_of, pictures_of, prepare, room_needed
+from search.process import STOP_SIGNALS
+from search.running.coordinator import Coordinator
+from search.study.identity import take_folder
+from search.study.journal import Journal
+from search.study.lock import own_study, owner_of
+from search.study.progress import Snapshot
+from search.study.storage import STORAGE_FAILURES, open_storage, storage_errors
+from search.study.study import SPEC, check_trials, find_study, open_study, uuid_of
+from search.watch.live import Display
+from search.watch.observers import Onlooker, Onlookers, StateFile
+from search.watch.page import StudyPage
+from search.watch.status import completed
+from search.watch.webhook import Webhook
+from search.workers.local import LocalPool
+from studies import StudySpec
+from trainer.data import Dataset
+
+STOP_POLL_SECONDS = 0.5
+"""Between two looks whether a search that was asked to stop has stopped."""
+
+
+def launch(
+    spec: StudySpec, url: URL, runs: Runs, devices: list[WorkerDevice], *, accept_changes: bool = False
+) -> Snapshot:
+    """Search, or go on with a study, until its budget is spent.
+
+    Args:
+        spec: the study.
+        url: the storage.
+        runs: the runs folder.
+        devices: one worker each.
+        accept_changes: go on although the fingerprint differs.
+
+    Returns:
+        The search at its end.
+
+    Raises:
+        Interrupted: told to stop; the next launch goes on.
+        HeldError, StudyChanged, StorageError, TrainingFailed: as their docstrings say.
+        TrainerError: the pictures, the model or the disk.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with own_study(spec.name, url, runs) as still_owner, hold_devices(devices, runs), storage_errors(url):
+        storage = open_storage(url, create=True)
+        spec = _with_remembered_data(spec, storage)
+        display = Display()
+        prepared = prepare(spec, runs, display.console)
+        still_owner()  # decoding takes its time, and a Postgres server may have been restarted meanwhile
+        moved = take_folder(runs, spec.name, uuid_of(spec.name, storage))
+
+        def accepted(changes: list[str]) -> None:
+            check_trials(spec, storage, prepared.space)
+            Journal(runs.journal(spec.name)).append("accept", differences=changes)
+
+        content = prepared.data.content_hash
+        study = open_study(spec, storage, content, accept_changes=accept_changes, accepted=accepted)
+        room = room_needed(spec, prepared, len(devices))
+        check_room(spec, runs, room)
+        runs.last_study.write_text(spec.name)
+        with display:
+            display.note(opening_line(spec, prepared, devices))
+            for name, reason in prepared.left_out.items():
+                display.note(f"left out: {name}: {reason}")
+            for line in [*doubts(prepared.data), *moved]:
+                display.note(line)
+            page = StudyPage(spec, _facts(spec, prepared), storage, url, runs, still_owner)
+            others: list[Onlooker] = [StateFile(runs.state(spec.name), runs.holder(spec.name).read_text()), page]
+            if spec.notify.webhook is not None:
+                others.append(Webhook(spec.notify.webhook, display.note))
+            onlookers = Onlookers(display, others, at_once=lambda: coordinator.killed)
+            coordinator = Coordinator(
+                study,
+                spec,
+                prepared.space,
+                prepared.known,
+                LocalPool(devices, [runs.worker_log(spec.name, number) for number in range(len(devices))]),
+                runs,
+                str(prepared.data.cache_path),
+                watch=onlookers.watch,
+                note=display.note,
+                still_owner=still_owner,
+                room_needed=room,
+            )
+            with onlookers, _signals_to(coordinator):
+                finished = coordinator.run()
+        if finished:
+            snapshot = coordinator.snapshot()
+            with contextlib.suppress(*STORAGE_FAILURES):  # it may go away now: all is written
+                snapshot = completed(snapshot, study, spec, runs)
+            return snapshot
+    done = len(coordinator.trials.finished)
+    raise Interrupted(
+        f"study {spec.name!r} stopped with {done} of {spec.search.trials} trials finished; "
+        "nothing is lost, the same command goes on from there",
+        at_once=coordinator.killed,
+    )
+
+
+def stop_search(name: str, url: URL, runs: Runs, *, tell: Callable[[str], None]) -> bool:
+    """Ask whoever searches or exports a study to stop, and wait until it has; False if nobody does.
+
+    The request is a file in the runs folder, so it reaches a search or an export on any machine that shares it.
+
+    Raises:
+        StorageError, UsageError: no such database or study, or it is searched in another runs folder.
+    """
+    with storage_errors(url):
+        find_study(open_storage(url), name)  # until it is found the name may be a path
+        owner = owner_of(name, url, runs)
+        if owner is None:
+            return False
+        if not runs.holder(name).exists():
+            raise UsageError(f"study {name!r} is in use from another runs folder than {runs.root}; name that in --runs")
+        runs.stop_request(name).touch()
+        tell(f"asked {owner}, which holds {name!r}, to stop")
+        while owner_of(name, url, runs) == owner:
+            time.sleep(STOP_POLL_SECONDS)
+    return True
+
+
+def render_stop(answer: dict[str, Any]) -> str:
+    """What ``search stop`` prints."""
+    if answer["stopped"]:
+        return f"study {answer['study']!r} has stopped; nothing is lost, the same command goes on from there"
+    return f"nobody is searching or exporting study {answer['study']!r}"
+
+
+def _facts(spec: StudySpec, prepared: Prepared) -> list[tuple[str, str]]:
+    """What the study's page says about it besides its settings, name and words each."""
+    facts = [("pictures", f"{pictures_of(prepared)}, {prepared.num_classes} classes, {spec.data.image_size} px")]
+    facts += [("model", ", ".join(models_of(spec, prepared)))]
+    if prepared.width is not None:
+        width = prepared.width
+        facts += [("widest that fits", f"width_mult {width.width_mult:g}, {width.size.params:,} parameters")]
+    return facts
+
+
+def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice]) -> str:
+    """What is about to be searched, in one line."""
+    width = f"; width_mult up to {prepared.width.width_mult:g}" if prepared.width else ""
+    where = ", ".join(device.label for device in devices)
+    return (
+        f"{spec.name}: {spec.search.trials} trials of {', '.join(models_of(spec, prepared))} on {where}; "
+        f"{prepared.num_classes} classes, pictures: {pictures_of(prepared)}{width}"
+    )
+
+
+def doubts(data: Dataset) -> Iterator[str]:
+    """What is wrong with the pictures and stops no search, a line each; ``search check`` lists all of it."""
+    if data.bad_files:
+        name, reason = data.bad_files[0].name, data.bad_files[0].reason
+        yield f"files left out: {len(data.bad_files)}, the first: {name}: {reason}; search check lists them"
+    for kind in sorted({pair.kind for pair in data.duplicates}):
+        pairs = [pair for pair in data.duplicates if pair.kind == kind]
+        first, second = pairs[0].first, pairs[0].second
+        yield f"exact duplicates {kind}: {len(pairs)}, the first: {first} = {second}; search check lists them"
+
+
+def _with_remembered_data(spec: StudySpec, storage: optuna.storages.BaseStorage) -> StudySpec:
+    """``--data`` is needed once; later launches find it in the study."""
+    names = optuna.get_all_study_names(storage)
+    if spec.data.path is None and spec.name in names:
+        remembered = optuna.load_study(study_name=spec.name, storage=storage).user_attrs.get(SPEC, {})
+        path = remembered.get("data", {}).get("path")
+        return spec.model_copy(update={"data": spec.data.model_copy(update={"path": path})})
+    return spec
+
+
+@contextlib.contextmanager
+def _signals_to(coordinator: Coordinator) -> Iterator[None]:
+    """While active, Ctrl-C, SIGTERM and a closed terminal stop the search; the first two, when repeated, at once.
+
+    Whoever types Ctrl-C can wait for the epoch, or type it again; whoever sends the others kills soon after.
+    """
+
+    def stop(number: int, _frame: object) -> None:
+        # A closed terminal says so twice, through the shell and through the kernel, and nobody meant it twice.
+        if not (number == signal.SIGHUP and coordinator.stopping):
+            coordinator.stop(math.inf if number == signal.SIGINT else coordinator.spec.faults.grace_seconds)
+
+    # A signal that is ignored stays so: nohup has its reasons.
+    chosen = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in chosen}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

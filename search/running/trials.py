@@ -1,0 +1,278 @@
+"""The trials of a study that is searched: asked for, taken up, reported, told. Its only writer to Optuna.
+
+Every step can be repeated: one that the database did not acknowledge is taken again, and finds out first what it had
+already done. The journal gets a line after each acknowledgement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from search.paths import Runs
+from search.study.identity import identify
+from search.study.journal import Journal, installed
+from search.study.sampling import new_trial, seed_of, take_back, take_up
+from search.study.storage import check_writable
+from search.study.study import UUID, VERSIONS
+from search.study.trial import TrialView, best_of, step_of, view_of
+from search.workers.failures import Setbacks
+from studies import StudySpec
+from studies.axes import WIDTH_SHARE
+from studies.spec import excesses
+from trainer.config import EpochResult, ModelSize
+
+REPEAT_TOLERANCE = 0.05
+"""Most that the accuracy of an epoch trained again may differ from what was reported: other hardware rounds otherwise,
+but a trial that has become another one must not go on under the old number."""
+
+
+@dataclass
+class Progress:
+    """What is kept of a trial that is not in Optuna until the trial is finished."""
+
+    reported: dict[int, float]
+    asked: int = 0
+    """The last step at which the pruner was asked, answered or not."""
+    decided: dict[int, bool] = field(default_factory=dict)
+    """Whether the pruner ends the trial, by the last step that it was asked at: it is asked once."""
+    seconds: dict[int, float] = field(default_factory=dict)
+    images_per_second: float = 0.0
+    attempts: int = 0
+    crashed: int = 0
+    """The last attempt that ended in a crash."""
+    setbacks: Setbacks = field(default_factory=Setbacks)
+
+
+class Changed(Exception):
+    """An epoch that was trained again gave another result; the message says which."""
+
+
+class Trials:
+    """The trials of one study.
+
+    Args:
+        study: opened by ``search.study.study.open_study``; nobody else may write to it.
+        spec: what the study searches.
+        space: Optuna distributions of the sampled settings.
+        runs: where checkpoints and the journal are.
+    """
+
+    def __init__(self, study: optuna.Study, spec: StudySpec, space: dict[str, BaseDistribution], runs: Runs) -> None:
+        self.study, self.spec, self.space, self.runs = study, spec, space, runs
+        self.uuid = study.user_attrs.get(UUID)
+        self.check_identity = identify(study)
+        self.journal = Journal(runs.journal(spec.name))
+        self.orphans: deque[Trial] = deque()
+        """Begun, and nobody trains them."""
+        self.asking = False
+        """Whether a candidate is being asked for: still so in the next turn, the database went away meanwhile."""
+        self.progress: dict[int, Progress] = {}
+        self.finished: dict[int, TrialView] = {}
+
+    @property
+    def left(self) -> int:
+        """Trials that the budget still allows to be begun."""
+        return max(0, self.spec.search.trials - len(self.progress) - len(self.finished))
+
+    def check_writable(self) -> None:
+        """See whether the database can be written to; Optuna would try five times to create a trial, and sleep."""
+        check_writable(self.study)
+
+    def adopt(self) -> str:
+        """Take over what a predecessor left: finished trials count, RUNNING ones are orphans.
+
+        Returns:
+            Which packages have other versions now; "" if none. Trials that were begun with them keep it as a warning.
+        """
+        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if (frozen.number, frozen.last_step) not in self.journal.decided:
+                take_back(self.study, frozen)
+        trials = self.study.get_trials(deepcopy=False)
+        self.journal.begin(self.spec, self.space, trials, self.uuid)
+        running = {str(frozen.number) for frozen in trials if frozen.state == TrialState.RUNNING}
+        for folder in self.runs.trials(self.spec.name).glob("*"):
+            if folder.name not in running:
+                shutil.rmtree(folder, ignore_errors=True)
+        for frozen in trials:
+            if frozen.state.is_finished():
+                self.finished[frozen.number] = view_of(frozen, self.spec.limit)
+        for frozen in trials:
+            if frozen.state == TrialState.RUNNING:
+                self.orphans.append(self._take_up(frozen))
+        now = installed()
+        before = self.study.user_attrs.get(VERSIONS, {})
+        others = ", ".join(f"{name} {was} -> {now[name]}" for name, was in before.items() if now.get(name, was) != was)
+        for trial in self.orphans if others else ():
+            trial.set_user_attr("warning", f"begun with other versions: {others}")
+        if before != now:
+            self.study.set_user_attr(VERSIONS, now)
+        return others
+
+    def enqueue(self, recipes: list[dict[str, Any]]) -> None:
+        """Queue known recipes, in terms of the space, unless they were queued before."""
+        queued = [trial.system_attrs.get("fixed_params") for trial in self.study.get_trials(deepcopy=False)]
+        for number, recipe in enumerate(recipes):
+            if recipe not in queued:
+                self.study.enqueue_trial(recipe, user_attrs={"known": number})
+                self.journal.append("enqueue", params=recipe)
+
+    def next(self) -> Trial:
+        """An orphan, else a new candidate, drawn by a sampler whose seed depends on the trial's number alone."""
+        if not self.orphans:
+            self.asking = True
+            if not self._unknown():
+                new_trial(self.study)
+            self.complete_asking()
+        return self.orphans.popleft()
+
+    def complete_asking(self) -> None:
+        """Make an orphan of a candidate that was being asked for when the database went away.
+
+        It is RUNNING and known to nobody, perhaps with some of its settings. The others are drawn before anything that
+        happened meanwhile is stored, because the sampler would learn from it. Of two, where the answer to the first
+        was lost, the first is taken up: a replay asks for them in this order.
+        """
+        if self.asking:
+            self.orphans.extend(self._take_up(frozen) for frozen in self._unknown()[:1])
+            self.asking = False
+
+    def assignment(self, trial: Trial) -> dict[str, Any]:
+        """What a worker is told to train, but for where the pictures are decoded; see search/workers/worker.py."""
+        return {
+            "type": "assign",
+            "trial": trial.number,
+            # Validated by the worker, where a mistake ends the trial and not the search.
+            "config": self.spec.values_for(trial.params, seed_of(self.spec.seed, trial.number)),
+            "width": self._width_question(trial),
+            "data": self.spec.data.model_dump(mode="json"),
+            "checkpoint": str(self.runs.checkpoint(self.spec.name, trial.number)),
+            "limit": self.spec.limit.model_dump(mode="json"),
+            "micro_batches": self.progress[trial.number].setbacks.micro_batches,
+        }
+
+    def _width_question(self, trial: Trial) -> dict[str, Any] | None:
+        """What the worker needs to find the width of a trial whose other settings change its size too."""
+        if not self.spec.sizes_vary:
+            return None
+        low, high = self.spec.width_range
+        return {"share": trial.params[WIDTH_SHARE] if self.spec.shares_width else 0.0, "low": low, "high": high}
+
+    def counted(self, trial: Trial, sizes: dict[str, Any], num_params: int, macs: int) -> None:
+        """Store a trial's size and by how much it stays under the limit."""
+        if "macs" in trial.user_attrs and trial.number in self.journal.started:
+            return  # it is resumed
+        constraints = excesses(ModelSize(params=num_params, macs=macs), self.spec.limit)
+        stored = self._frozen(trial).constraints
+        for name, excess in constraints.items():
+            if name not in stored:  # else Optuna warns
+                trial.set_constraint(name, excess)
+        if self.spec.sizes_vary:
+            trial.set_user_attr("sizes", sizes)
+        trial.set_user_attr("num_params", num_params)
+        trial.set_user_attr("macs", macs)
+        self.journal.append("started", trial=trial.number, constraints=constraints)
+
+    def report(self, trial: Trial, result: EpochResult) -> bool:
+        """Report an epoch; whether the pruner ends the trial. A resumed trial brings its old epochs again.
+
+        Raises:
+            Changed: it differs from what was reported before.
+        """
+        progress, step, value = self.progress[trial.number], result.epoch, result.val_accuracy
+        progress.seconds[step] = result.seconds
+        progress.images_per_second = result.images_per_second
+        if step not in progress.reported:
+            trial.report(value, step)
+            progress.reported[step] = value
+            progress.setbacks = progress.setbacks.after_new_epoch()
+        elif abs(value - progress.reported[step]) > REPEAT_TOLERANCE:
+            name, was = step_of(self.spec), progress.reported[step]
+            raise Changed(f"{name} {step} was {was:.2%} before an interruption and is {value:.2%} trained again")
+        elif step < max(progress.reported):
+            return False  # reported and decided before the interruption
+        if step not in progress.decided:
+            if progress.asked == step:
+                take_back(self.study, self._frozen(trial))
+            progress.asked = step
+            pruned = None if result.final else bool(trial.should_prune())  # a numpy bool, of the median pruner
+            self.journal.append("epoch", trial=trial.number, step=step, value=value, pruned=pruned)
+            progress.decided = {step: bool(pruned)}
+        return progress.decided[step]
+
+    def finish(self, trial: Trial, device: str, state: TrialState, value: float | None, reason: str) -> TrialView:
+        """Tell Optuna how a trial ended; nothing can be added to it after that."""
+        progress, frozen = self.progress[trial.number], self._frozen(trial)
+        if not frozen.state.is_finished():  # else the database took it, and its answer was lost
+            seconds = list(progress.seconds.values())
+            trial.set_user_attr("seconds", round(sum(seconds), 3))
+            if seconds:
+                trial.set_user_attr("seconds_per_epoch", round(sum(seconds) / len(seconds), 3))
+            trial.set_user_attr("images_per_second", round(progress.images_per_second, 1))
+            trial.set_user_attr("device", device)
+            if reason:
+                trial.set_user_attr("reason", reason)
+            self.study.tell(trial, value, state)
+            frozen = self._frozen(trial)
+        self._keep_confusion(frozen)
+        self.journal.append("tell", trial=trial.number, state=state.name, value=frozen.value, reason=reason)
+        del self.progress[trial.number]
+        self.finished[trial.number] = view_of(frozen, self.spec.limit)
+        self._forget(trial.number)
+        return self.finished[trial.number]
+
+    def fail_unknown(self) -> None:
+        """End what a broken connection has created twice: trials beyond the budget, that nobody ever trained."""
+        for frozen in self._unknown():
+            self.study.tell(frozen.number, state=TrialState.FAIL)
+            self.journal.append("tell", trial=frozen.number, state="FAIL", value=None, reason="created twice")
+
+    def set_back(self, trial: Trial, setbacks: Setbacks) -> None:
+        """Keep what has gone wrong with a trial by now."""
+        progress = self.progress[trial.number]
+        for name in ("micro_batches", "device_errors"):  # for the next coordinator too
+            if getattr(setbacks, name) != getattr(progress.setbacks, name):
+                trial.set_user_attr(name, getattr(setbacks, name))
+        progress.setbacks = setbacks
+
+    def _unknown(self) -> list[FrozenTrial]:
+        known = self.progress.keys() | self.finished.keys()
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return [frozen for frozen in running if frozen.number not in known]
+
+    def _take_up(self, frozen: FrozenTrial) -> Trial:
+        trial = take_up(self.study, self.spec, frozen, self.space)
+        if self.journal.asked.get(trial.number) != trial.params:
+            self.journal.append("ask", trial=trial.number, params=trial.params)
+        step = frozen.last_step or 0
+        pruned = self.journal.decided.get((frozen.number, step))
+        self.progress[frozen.number] = Progress(
+            reported=dict(frozen.intermediate_values),
+            decided={} if pruned is None else {step: pruned},
+            setbacks=Setbacks(
+                micro_batches=frozen.user_attrs.get("micro_batches", 1),
+                device_errors=frozen.user_attrs.get("device_errors", 0),
+            ),
+        )
+        return trial
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[trial.number]
+
+    def _keep_confusion(self, trial: FrozenTrial) -> None:
+        """Of a new best, for whoever draws it; a picture is not worth an error."""
+        best = best_of(self.study.get_trials(deepcopy=False), self.spec.limit)
+        if best is not None and best.number == trial.number:
+            with contextlib.suppress(OSError):
+                made = self.runs.trial_confusion(self.spec.name, trial.number)
+                made.replace(self.runs.confusion(self.spec.name))
+
+    def _forget(self, number: int) -> None:
+        shutil.rmtree(self.runs.trial(self.spec.name, number), ignore_errors=True)

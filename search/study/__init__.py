@@ -1,0 +1,15 @@
+"""A study as it is stored. It knows no worker and no display, and it alone talks to the database.
+
+storage       storage URL -> storage: WAL, time-outs, UTC, hidden passwords
+readonly      connections that can only read, for the dashboard and the page
+study         opens Optuna studies: fingerprint, stored spec, looks at the test split
+identity      whose a study's folder is, and whether a study is still the same
+lock          one process at a time owns a study
+outage        steps that wait for a database that is away
+sampling      sampler and pruner; a trial asked for, or taken up again
+trial         one trial as the product sees it: view, rank, outcome
+progress      a search at one moment: workers, problems, time left
+confirmation  which trial is best: results of fresh seeds, ties, winner
+journal       the append-only log of a search
+replay        a fresh sampler and pruner asked everything again, from the journal
+"""

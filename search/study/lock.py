@@ -1,0 +1,136 @@
+"""One process at a time owns a study: whoever is killed is free of it at once, and whoever asks is told who has it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from sqlalchemy import URL, NullPool, create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from search.errors import HeldError, StorageError
+from search.paths import Runs
+from search.study.storage import postgres_arguments, sqlite_file, storage_errors
+
+LOCK_PATIENCE_SECONDS = 1.0
+"""How long a launch waits for the lock: `search status` takes it for an instant to see whether it is free."""
+
+
+@contextlib.contextmanager
+def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
+    """Hold the study alone: a file lock beside SQLite, an advisory lock in Postgres; both end with the process.
+
+    Its folder has a lock too, for studies of one name in two databases, and for whoever takes a lost Postgres lock.
+
+    What it gives is to be called before writing: a Postgres lock is lost when the server restarts, and then taken
+    again, which raises HeldError if another process has been faster.
+
+    Raises:
+        HeldError: another process has it; the message says which and since when.
+        StorageError: the runs folder or the database cannot be written.
+    """
+    holder = runs.holder(name)
+    with contextlib.ExitStack() as stack:
+        try:
+            holder.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_file_lock(runs.lock(name), name, holder, LOCK_PATIENCE_SECONDS))
+            still_owner = stack.enter_context(_lock(name, url, holder, patience_seconds=LOCK_PATIENCE_SECONDS))
+            runs.stop_request(name).unlink(missing_ok=True)  # meant for a predecessor
+            owner = f"{owner_name()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
+            holder.write_text(owner)
+        except OSError as error:
+            raise StorageError(
+                f"{error.filename or runs.root} cannot be written: {error.strerror or error}; "
+                "choose another --runs folder"
+            ) from error
+        try:
+            yield still_owner
+        finally:
+            if _owner(holder) == owner:  # else another process has it by now
+                holder.unlink(missing_ok=True)
+
+
+def owner_name() -> str:
+    """What this process is called where it owns a study."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def owner_of(name: str, url: URL, runs: Runs) -> str | None:
+    """Who owns the study now, in words; None if nobody does."""
+    try:
+        with _lock(name, url, runs.holder(name), patience_seconds=0):
+            return None
+    except HeldError as held:
+        return held.owner
+    except OSError:  # a database in a folder that may only be read: whoever searches it can write there
+        return _owner(runs.holder(name)) if runs.holder(name).exists() else None
+
+
+@contextlib.contextmanager
+def _file_lock(file: Path, name: str, holder: Path, patience_seconds: float) -> Iterator[None]:
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=patience_seconds)
+    except Timeout:
+        raise HeldError(name, _owner(holder)) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iterator[Callable[[], None]]:
+    file = sqlite_file(url)
+    if file is not None:
+        with _file_lock(Path(f"{file}.{name}.lock"), name, holder, patience_seconds):
+            yield lambda: None  # the file's lock ends with this process, not before
+        return
+    # Without a pool: a connection given back to one stays open, and the lock is the connection's.
+    engine = create_engine(url, poolclass=NullPool, connect_args=postgres_arguments(url))
+    with storage_errors(url):
+        connection = engine.connect()
+
+    def take(owner: str | None = None) -> None:
+        key = zlib.crc32(f"featherweight:{name}".encode())
+        deadline = time.monotonic() + patience_seconds
+        while not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
+            if time.monotonic() >= deadline:
+                connection.close()  # without the lock; the next look must not find it well
+                raise HeldError(name, owner or _owner(holder))
+            time.sleep(0.1)
+        connection.commit()  # the lock is the session's, not the transaction's
+
+    def still_owner() -> None:
+        nonlocal connection
+        try:
+            connection.execute(text("SELECT 1"))
+            connection.commit()
+        except SQLAlchemyError:
+            with contextlib.suppress(SQLAlchemyError):
+                connection.close()
+            connection = engine.connect()  # raises while the server is away
+            take("a launch from another runs folder, which was faster")  # this folder is locked
+
+    try:
+        with storage_errors(url):
+            take()
+        yield still_owner
+    finally:
+        with contextlib.suppress(SQLAlchemyError):
+            connection.close()
+
+
+def _owner(holder: Path) -> str:
+    """What the holder wrote about itself; on another machine, or in its first instant, nothing."""
+    try:
+        return holder.read_text() or "another process"
+    except OSError:
+        return "another process"

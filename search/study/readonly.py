@@ -1,0 +1,90 @@
+"""A database that can only be read: what a dashboard and a page that is drawn elsewhere connect to."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from search.study.storage import parse_url, sqlite_file
+
+CONNECT_TIMEOUT_SECONDS = 5  # a page that hangs for longer looks broken
+
+
+class NotReadyError(Exception):
+    """The database cannot be shown now; the message is a sentence for the waiting page, without secrets."""
+
+
+class Database:
+    """A storage URL turned into connections that can only read, unless ``writable``.
+
+    What it says about Postgres names neither host nor database: in a URL with an unescaped `@` or `/` in the
+    password, pieces of the password are parsed as host and database.
+    """
+
+    def __init__(self, storage_url: str, *, writable: bool = False) -> None:
+        self.writable = writable
+        url = self.asked = parse_url(storage_url)
+        file = sqlite_file(url)
+        self.path = file and file.absolute()
+        connect_args: dict[str, Any]
+        if self.path is not None:
+            self.name = str(self.path)
+            # Quoted for SQLite's own URI, so that a ? or # in a folder's name stays a letter.
+            mode = "rw" if writable else "ro"  # both refuse to create a file
+            url = URL.create("sqlite", database=f"file:{quote(self.name)}", query={"mode": mode, "uri": "true"})
+            connect_args = {"timeout": CONNECT_TIMEOUT_SECONDS}
+        else:
+            self.name = "The Postgres database"
+            # The last of two equal options wins, so the user's own come first.
+            read_only = "off" if writable else "on"
+            options = f"{url.query.get('options', '')} -c default_transaction_read_only={read_only} -c timezone=UTC"
+            connect_args = {"options": options.strip(), "connect_timeout": CONNECT_TIMEOUT_SECONDS}
+        # RDBStorage fills the text with str.format; rendering quotes the braces of a password or a path.
+        self.url = url.render_as_string(hide_password=False)
+        # No pool: a connection kept open would go on reading a file that was deleted, or stay dead after
+        # a restart of Postgres. A page needs a handful of connections every ten seconds.
+        self.engine_arguments = {"poolclass": sqlalchemy.NullPool, "connect_args": connect_args}
+        self.engine = sqlalchemy.create_engine(self.url, **self.engine_arguments)
+
+    def identity(self) -> tuple[int, int] | None:
+        """Which file it is, or None for Postgres; raises NotReadyError when there is no file."""
+        if self.path is None:
+            return None
+        try:
+            found = self.path.stat()
+        except OSError:
+            raise NotReadyError(f"There is no database at {self.path} yet.") from None
+        return found.st_dev, found.st_ino
+
+    def open(self) -> RDBStorage:
+        """The storage, once its tables are complete; raises NotReadyError until then."""
+        try:
+            # The last table that Optuna creates.
+            begun = sqlalchemy.inspect(self.engine).has_table("alembic_version")
+        except SQLAlchemyError as error:
+            raise self.unreadable(error) from None
+        if not begun:
+            raise NotReadyError(f"{self.name} has no study yet.")
+        try:
+            return RDBStorage(self.url, engine_kwargs=dict(self.engine_arguments), skip_table_creation=True)
+        except RuntimeError:
+            raise NotReadyError(
+                f"{self.name} was written by another version of Optuna; install the version that wrote it, "
+                "or run `optuna storage upgrade`."
+            ) from None
+        except (SQLAlchemyError, StorageInternalError):
+            # A writer is between creating that table and filling it. Optuna would fill it itself, and can't.
+            raise NotReadyError(f"{self.name} is being created.") from None
+
+    def unreadable(self, error: Exception) -> NotReadyError:
+        """The sentence for a database that is there and does not answer."""
+        if self.path is None:
+            return NotReadyError(f"{self.name} does not answer, or refuses this user.")
+        cause = error if isinstance(error, SQLAlchemyError) else error.__cause__
+        return NotReadyError(f"{self.name} cannot be read ({getattr(cause, 'orig', None) or 'no reason given'}).")

@@ -1,0 +1,256 @@
+"""The replay of a journal: a fresh sampler and pruner, asked everything again in the logged order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.pruners import BasePruner
+from optuna.samplers import RandomSampler
+from optuna.trial import Trial, TrialState
+
+from search.errors import UsageError
+from search.paths import Runs
+from search.study.journal import DECIDING, Event, read_journal, restored
+from search.study.sampling import build_pruner, new_trial, take_up
+from search.study.study import stored_spec
+from studies import Search, StudySpec
+from studies.spec import STUDY_NAME
+from trainer.values import validate
+
+
+@dataclass
+class Replay:
+    """What came of asking a fresh sampler and a fresh pruner everything again, in the logged order."""
+
+    asks: int = 0
+    same_asks: int = 0
+    decisions: int = 0
+    same_decisions: int = 0
+    rebuilt: int = 0
+    """Trials that were, at least in part, searched without this journal: what nobody logged is not judged."""
+    first_difference: str | None = None
+    versions: dict[str, list[str]] = field(default_factory=dict)
+    """Package -> [those that launches recorded, ..., the installed one], where any differs."""
+
+    @property
+    def identical(self) -> bool:
+        """Whether nothing differs."""
+        return self.same_asks == self.asks and self.same_decisions == self.decisions
+
+
+def replay_study(name: str, runs: Runs, other: str | None = None) -> dict[str, Any]:
+    """What ``search replay`` answers: whether a study repeats itself, or what another pruner would have done.
+
+    Args:
+        name: the study.
+        runs: the runs folder that has its journal.
+        other: "pruner=NAME".
+
+    Raises:
+        UsageError: no such study here, or ``other`` is of another form.
+        ReplayFailed: the journal is damaged.
+        StudyChanged: it is of another version of this program.
+        ConfigError: there is no such pruner.
+    """
+    events = read_journal(runs.journal(name)) if STUDY_NAME.fullmatch(name) else []
+    if not events:
+        raise UsageError(f"study {name!r} has no journal in {runs.root}; name the runs folder it was searched in")
+    if other is None:
+        found = replay(events)
+        return asdict(found) | {"study": name, "identical": found.identical}
+    key, _, pruner = other.partition("=")
+    if key != "pruner" or not pruner:
+        raise UsageError(f"--with {other}: write pruner=NAME, for example pruner=median")
+    return replay_with(events, pruner) | {"study": name}
+
+
+def render(answer: dict[str, Any]) -> str:
+    """What ``search replay`` prints."""
+    if "pruner" in answer:
+        best = answer["best_would_be_stopped_at"]
+        return (
+            f"{answer['study']}: {answer['pruner']} on the same {answer['trials']} candidates, in the same order\n"
+            f"  would have stopped earlier   {_numbers(answer['stopped_earlier'])}\n"
+            f"  would have kept to the end   {_numbers(answer['kept'])}\n"
+            f"  stopped at the same epoch    {_numbers(answer['stopped_at_the_same_epoch'])}\n"
+            f"  can't be known               {_numbers(answer['unknown'])} (pruned in the search, kept by it so far)\n"
+            f"  epochs known to be saved     {answer['epochs_saved']} of {answer['epochs_trained']}\n"
+            f"  the best trial               {_fate(answer['best_trial'], best)}{_not_judged(answer['rebuilt'])}"
+        )
+    lines = [
+        f"{answer['study']}: {answer['same_asks']} of {answer['asks']} suggestions and "
+        f"{answer['same_decisions']} of {answer['decisions']} pruning decisions are identical"
+        f"{_not_judged(answer['rebuilt'])}"
+    ]
+    lines += [f"  first difference: {answer['first_difference']}"] if answer["first_difference"] else []
+    for name, (*recorded, here) in answer["versions"].items():
+        lines.append(f"  warning: made with {name} {' and '.join(recorded)}, replayed with {here}")
+    return "\n".join(lines)
+
+
+def _not_judged(rebuilt: int) -> str:
+    return f"\n  not judged: what this journal did not witness of {rebuilt} trials" if rebuilt else ""
+
+
+def _numbers(trials: list[int]) -> str:
+    return f"{len(trials)} trials" + (f": {', '.join(map(str, trials))}" if trials else "")
+
+
+def _fate(best: int | None, stopped: int | None) -> str:
+    if best is None:
+        return "there is none"
+    return f"{best} would have been stopped after epoch {stopped}" if stopped else f"{best} would have been kept"
+
+
+def replay(events: list[Event]) -> Replay:
+    """Ask a fresh sampler and a fresh pruner again, each step in the logged order, and compare.
+
+    Raises:
+        UsageError: the journal has no launch.
+    """
+    found = Replay(rebuilt=len(_rebuilt(events)))
+    for event, answer in _play(events):
+        if event["event"] == "launch":
+            for name in DECIDING:
+                _note_version(found.versions, name, event["versions"][name])
+        elif event["event"] == "ask":
+            found.asks += 1
+            found.same_asks += answer == event["params"]
+            if answer != event["params"] and found.first_difference is None:
+                found.first_difference = f"trial {event['trial']} was {event['params']}, and is {answer} now"
+        elif event["event"] == "epoch" and answer is not None:
+            found.decisions += 1
+            found.same_decisions += answer == event["pruned"]
+            if answer != event["pruned"] and found.first_difference is None:
+                said = {True: "pruned", False: "kept"}
+                found.first_difference = (
+                    f"trial {event['trial']} was {said[event['pruned']]} after step {event['step']}, "
+                    f"and is {said[answer]} now"
+                )
+    return found
+
+
+def _rebuilt(events: list[Event]) -> set[int]:
+    """Trials of which launches found in the database what no journal had told them."""
+    return {number for event in events for number in event.get("rebuilt", [])}
+
+
+def _note_version(versions: dict[str, list[str]], name: str, recorded: str) -> None:
+    *others, here = versions.get(name, [version(name)])
+    if recorded not in (*others, here):
+        versions[name] = [*others, recorded, here]
+
+
+def replay_with(events: list[Event], pruner: str) -> dict[str, Any]:
+    """What another pruner would have done with the same candidates, reported in the same order.
+
+    A trial that it would have stopped earlier saves the epochs that were trained after that. One that it would not
+    have stopped by the end of its curve goes on unseen if it was pruned there: nothing is claimed about it. Nor is
+    anything about trials that were searched without this journal.
+
+    Raises:
+        ConfigError: there is no such pruner.
+        UsageError: the journal has no launch.
+    """
+    stopped: dict[int, int] = {}
+    rebuilt = _rebuilt(events)
+    for event, answer in _play(events, pruner):
+        if event["event"] == "epoch" and answer and event["trial"] not in stopped.keys() | rebuilt:
+            stopped[event["trial"]] = event["step"]
+    lengths: dict[int, int] = {}
+    witnessed = [event for event in events if event.get("trial") not in rebuilt]
+    for event in witnessed:
+        if event["event"] == "epoch":
+            lengths[event["trial"]] = max(event["step"], lengths.get(event["trial"], 0))
+    told = {event["trial"]: event for event in witnessed if event["event"] == "tell"}
+    complete = {n: event for n, event in told.items() if event["state"] == "COMPLETE"}
+    best = max(complete, key=lambda number: complete[number]["value"], default=None)
+    return {
+        "pruner": pruner,
+        "trials": len(told),
+        "rebuilt": len(rebuilt),
+        "stopped_earlier": sorted(n for n, step in stopped.items() if step < lengths[n]),
+        "stopped_at_the_same_epoch": sorted(n for n, step in stopped.items() if n in told and step == lengths[n]),
+        "kept": sorted(n for n in complete if n not in stopped),
+        "unknown": sorted(n for n, event in told.items() if event["state"] == "PRUNED" and n not in stopped),
+        "epochs_trained": sum(lengths.values()),
+        "epochs_saved": sum(lengths[n] - step for n, step in stopped.items()),
+        "best_trial": best,
+        "best_would_be_stopped_at": stopped.get(best) if best is not None else None,
+    }
+
+
+def _play(events: list[Event], pruner: str | None = None) -> Iterable[tuple[Event, Any]]:
+    """Go through the events with a study in memory; yield each, with what sampler or pruner answer this time."""
+    if not any(event["event"] == "launch" for event in events):
+        raise UsageError("the journal has no launch; it is of a search that never began")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study: optuna.Study | None = None
+    spec: StudySpec | None = None
+    space: dict[str, BaseDistribution] = {}
+    trials: dict[int, Trial] = {}
+    reported: set[tuple[int, int]] = set()
+    closed: set[int] = set()
+    for event in events:
+        kind: str = event["event"]
+        answer: Any = None
+        if kind == "launch":
+            what = f"study {event['spec'].get('name')!r} was searched"
+            spec = stored_spec(event["spec"], what, "replay it with the version that searched it")
+            space = {name: json_to_distribution(json.dumps(axis)) for name, axis in event["space"].items()}
+            if study is None or "history" in event:
+                study = optuna.create_study(study_name=spec.name, direction="maximize", sampler=RandomSampler())
+                study.add_trials([restored(values) for values in event.get("history", [])])
+                there = study.get_trials(deepcopy=False)
+                trials = {one.number: Trial(study, one._trial_id) for one in there if one.state == TrialState.RUNNING}
+                reported = {(one.number, step) for one in there for step in one.intermediate_values}
+            study.pruner = _other_pruner(spec, pruner) if pruner else build_pruner(spec)
+        if study is None or spec is None:
+            continue  # changes that were accepted, of a search that was begun in another runs folder
+        if kind == "enqueue":
+            study.enqueue_trial(event["params"])
+        elif kind == "ask":
+            before = trials.get(event["trial"])  # asked for in part, or again for a setting that was added
+            frozen = study.get_trials(deepcopy=False)[before.number] if before else new_trial(study)
+            trial = trials[event["trial"]] = take_up(study, spec, frozen, space)
+            answer = trial.params
+            if answer != event["params"]:  # what follows depends on what was really trained
+                _set_params(study, trial, event["params"], space)
+        elif kind == "started":
+            stored = study.get_trials(deepcopy=False)[event["trial"]].constraints
+            for name, excess in event["constraints"].items():
+                if name not in stored:  # a kill came between two of them, and what it left was noted too
+                    trials[event["trial"]].set_constraint(name, excess)
+        elif kind == "epoch" and event["trial"] not in closed:
+            trial = trials[event["trial"]]
+            if (event["trial"], event["step"]) not in reported:  # else decided once more after an interruption
+                trial.report(event["value"], event["step"])
+                reported.add((event["trial"], event["step"]))
+            if event["pruned"] is not None:
+                answer = bool(trial.should_prune())
+                if pruner and answer:
+                    closed.add(event["trial"])
+                    study.tell(trial, state=TrialState.PRUNED)
+        elif kind == "tell" and event["trial"] not in closed:
+            value = event["value"] if event["state"] == "COMPLETE" else None
+            if event["trial"] not in trials:  # a broken connection created it, and nobody ever asked for its settings
+                trials[event["trial"]] = Trial(study, new_trial(study)._trial_id)
+            study.tell(trials[event["trial"]], value, TrialState[event["state"]])
+        yield event, answer
+
+
+def _set_params(study: optuna.Study, trial: Trial, params: dict[str, Any], space: dict[str, BaseDistribution]) -> None:
+    for name, value in params.items():
+        internal = space[name].to_internal_repr(value)
+        study._storage.set_trial_param(trial._trial_id, name, internal, space[name])
+
+
+def _other_pruner(spec: StudySpec, pruner: str) -> BasePruner:
+    search = validate(Search, spec.search.model_dump() | {"pruner": pruner}, "--with")
+    return build_pruner(spec.model_copy(update={"search": search}))

@@ -1,0 +1,100 @@
+"""Sampler and pruner, and how a trial is asked for or taken up again: all that Optuna has no public way for."""
+
+from __future__ import annotations
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+)
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial, Trial
+from sqlalchemy import delete
+
+from studies import StudySpec
+
+
+def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
+    """The study's sampler, seeded for one trial: Optuna keeps no random state, so a restart would repeat itself."""
+    seed = seed_of(spec.seed, trial, purpose=1)
+    if spec.search.sampler == "random":
+        return RandomSampler(seed=seed)
+    if spec.search.sampler == "gp":
+        return GPSampler(seed=seed, n_startup_trials=spec.search.startup_trials)
+    return TPESampler(seed=seed, n_startup_trials=spec.search.startup_trials)
+
+
+def build_pruner(spec: StudySpec) -> BasePruner:
+    """The study's pruner."""
+    search = spec.search
+    if search.pruner == "successive_halving":
+        return SuccessiveHalvingPruner(min_resource=search.min_epochs, reduction_factor=search.reduction_factor)
+    if search.pruner == "hyperband":
+        return HyperbandPruner(
+            min_resource=search.min_epochs,
+            max_resource=spec.num_steps,
+            reduction_factor=search.reduction_factor,
+        )
+    if search.pruner == "median":
+        return MedianPruner(n_startup_trials=search.startup_trials, n_warmup_steps=search.min_epochs - 1)
+    return NopPruner()
+
+
+def seed_of(study_seed: int, trial: int, purpose: int = 0) -> int:
+    """A 32-bit seed from the study's seed and a trial's number.
+
+    One stream per purpose: 0 a training of the search, 1 the sampler, 3 and up trainings for an export.
+    """
+    return int(np.random.SeedSequence((study_seed, trial, purpose)).generate_state(1)[0])
+
+
+def new_trial(study: optuna.Study) -> FrozenTrial:
+    """The next trial: the first that waits, else a new one; RUNNING, without any sampled settings."""
+    study.sampler = RandomSampler()  # draws nothing for a trial that names no settings
+    number = study.ask().number
+    return study.get_trials(deepcopy=False)[number]
+
+
+def take_up(study: optuna.Study, spec: StudySpec, frozen: FrozenTrial, space: dict[str, BaseDistribution]) -> Trial:
+    """A RUNNING trial, to go on with; settings that it lacks are drawn as ``study.ask`` would have drawn them.
+
+    The sampler is seeded by the trial's number, and a setting that was stored before a kill is drawn once more and
+    thrown away, so that those after it get the same random numbers.
+    """
+    study.sampler = build_sampler(spec, frozen.number)
+    trial = Trial(study, frozen._trial_id)  # no public way to take a trial up again
+    stored = dict(frozen.params)
+    for name, distribution in space.items():
+        drawn = name in trial.relative_params or name in frozen.system_attrs.get("fixed_params", {})
+        if name in stored and not drawn and not distribution.single():
+            study.sampler.sample_independent(study, frozen, name, distribution)
+        trial._suggest(name, distribution)
+    return trial
+
+
+def take_back(study: optuna.Study, frozen: FrozenTrial) -> None:
+    """Make the pruner as if it had not been asked at a trial's last step.
+
+    Successive halving notes the rung on the trial before it answers; asked again, it would begin at the next rung, and
+    keep a trial that it had ended.
+    """
+    pruner = study.pruner
+    if frozen.last_step is None:
+        return
+    if isinstance(pruner, HyperbandPruner):
+        if not pruner._pruners:
+            pruner._try_initialization(study)
+        pruner = pruner._pruners[pruner._get_bracket_id(study, frozen)]
+    if not isinstance(pruner, SuccessiveHalvingPruner):
+        return
+    assert pruner._min_resource is not None
+    rung, first = 0, pruner._min_resource * pruner._reduction_factor**pruner._min_early_stopping_rate
+    while first * pruner._reduction_factor**rung < frozen.last_step:
+        rung += 1
+    noted = f"completed_rung_{rung}"
+    if noted in frozen.system_attrs:  # no public way to remove it
+        model = models.TrialSystemAttributeModel
+        with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]
+            connection.execute(delete(model).where(model.trial_id == frozen._trial_id, model.key == noted))

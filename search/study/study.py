@@ -1,0 +1,227 @@
+"""The only place that creates or opens an Optuna study: its sampler, pruner, fingerprint and lock."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+)
+from optuna.storages import RDBStorage
+
+from search.errors import StudyChanged, UsageError
+from search.study.sampling import build_pruner, build_sampler
+from studies import StudySpec
+from trainer.config import RECIPE_VERSION, TrainConfig
+from trainer.errors import ConfigError
+from trainer.values import nearest, validate
+
+SPEC = "featherweight:study"
+FINGERPRINT = "featherweight:fingerprint"
+UUID = "featherweight:uuid"
+VERSIONS = "featherweight:versions"
+"""Names of the study attributes in which the coordinator keeps what a later launch and an export need."""
+
+TEST_OPENING = "featherweight:test_opening:"
+"""Study attributes: each look at the test split, named after the hash of what looked."""
+
+
+def fingerprint(spec: StudySpec, content_hash: str) -> dict[str, Any]:
+    """Whatever changes a trial's value: equal fingerprints mean comparable trials.
+
+    Not in it: where the pictures and a teacher lie, budget, sampler, pruner, known recipes.
+    """
+    train = spec.train.model_dump(mode="json")
+    if train["distill"] is not None:
+        train["distill"]["teacher"] = teacher_hash(spec.train)
+    return {
+        "seed": spec.seed,
+        "data": {"content": content_hash} | spec.data.model_dump(mode="json", exclude={"path", "source", "bad_files"}),
+        "limit": spec.limit.model_dump(mode="json"),
+        "train": train,
+        "space": {
+            key: axis.model_dump(mode="json") if hasattr(axis, "model_dump") else list(axis)
+            for key, axis in spec.space.items()
+        },
+        "recipe_version": RECIPE_VERSION,
+    }
+
+
+def teacher_hash(config: TrainConfig) -> str | None:
+    """What tells one teacher from another: the SHA-256 of an export's weights, a timm model's name."""
+    if config.distill is None:
+        return None
+    try:
+        with (Path(config.distill.teacher).expanduser() / "model.safetensors").open("rb") as weights:
+            return hashlib.file_digest(weights, "sha256").hexdigest()
+    except OSError:
+        return config.distill.teacher
+
+
+def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    """One line for each value that differs: "train.epochs: 50 -> 60"."""
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {_show(old)} -> {_show(new)}")
+    return lines
+
+
+def check_trials(spec: StudySpec, storage: RDBStorage, space: dict[str, BaseDistribution]) -> None:
+    """See whether a study that has changed can go on beside its trials; not every change can be accepted.
+
+    Raises:
+        StudyChanged: a setting is sampled in a way that Optuna cannot mix with the trials'.
+    """
+    for trial in optuna.load_study(study_name=spec.name, storage=storage).get_trials(deepcopy=False):
+        for name in space.keys() & trial.distributions.keys():
+            try:
+                check_distribution_compatibility(trial.distributions[name], space[name])
+            except ValueError:
+                raise StudyChanged(
+                    f"study {spec.name!r} has trials with {name} from {_axis(trial.distributions[name])}, and it is "
+                    f"{_axis(space[name])} now; a range may get other ends, all else needs a new study: "
+                    "give it another name (--set name=NEW)"
+                ) from None
+
+
+def _axis(axis: BaseDistribution) -> str:
+    if isinstance(axis, CategoricalDistribution):
+        return f"the choices {_show(list(axis.choices))}"
+    assert isinstance(axis, FloatDistribution | IntDistribution)
+    kind = "whole numbers" if isinstance(axis, IntDistribution) else "numbers"
+    return f"{kind} {axis.low:g} to {axis.high:g}{', log' if axis.log else ''}"
+
+
+def open_study(
+    spec: StudySpec,
+    storage: RDBStorage,
+    content_hash: str,
+    *,
+    accept_changes: bool = False,
+    accepted: Callable[[list[str]], None] = lambda changes: None,
+) -> optuna.Study:
+    """Create the study, or open it and compare its fingerprint with what is asked for now.
+
+    Args:
+        spec: the study.
+        storage: where it is, or will be.
+        content_hash: of its pictures.
+        accept_changes: go on although the fingerprint differs.
+        accepted: told the differences before they are the study's own.
+
+    Raises:
+        StudyChanged: the fingerprint differs and ``accept_changes`` is off; each difference is a line.
+    """
+    study = optuna.create_study(
+        study_name=spec.name,
+        storage=storage,
+        direction="maximize",
+        sampler=build_sampler(spec, 0),
+        pruner=build_pruner(spec),
+        load_if_exists=True,
+    )
+    asked = json.loads(json.dumps(fingerprint(spec, content_hash)))
+    begun = study.user_attrs.get(FINGERPRINT)
+    if begun is None and study.get_trials(deepcopy=False):
+        raise UsageError(f"the database has a study {spec.name!r} made by another program; choose another name")
+    changes = differences(begun, asked) if begun is not None else []
+    if changes and not accept_changes:
+        listed = "\n".join(f"  {line}" for line in changes)
+        raise StudyChanged(
+            f"study {spec.name!r} was begun with other settings:\n{listed}\n"
+            "Undo the change, give the study another name (--set name=NEW), or go on with --accept-changes."
+        )
+    if changes:
+        accepted(changes)
+    if UUID not in study.user_attrs:
+        study.set_user_attr(UUID, str(uuid.uuid4()))
+    if begun != asked:
+        study.set_user_attr(FINGERPRINT, asked)
+    values = spec.model_dump(mode="json", exclude={"notify"})  # a webhook's address is a secret, and this is shown
+    if study.user_attrs.get(SPEC) != values:
+        study.set_user_attr(SPEC, values)
+    return study
+
+
+def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]:
+    """Open a study that exists, with the spec it was last launched with.
+
+    Raises:
+        UsageError: no study of that name, or not one of ours.
+        StudyChanged: another version of this program launched it last.
+    """
+    found = optuna.get_all_study_names(storage)
+    if name not in found:
+        raise UsageError(f"no study {name!r} in this database; {nearest(name, found) if found else 'it has none yet'}")
+    study = optuna.load_study(study_name=name, storage=storage)
+    foreign = UsageError(f"study {name!r} was not made by search launch; name one that was, or look at it with optuna")
+    if SPEC not in study.user_attrs:
+        raise foreign
+    cure = "launch it again with this version, or use that one"
+    spec = stored_spec(study.user_attrs[SPEC], f"study {name!r} was last launched", cure)
+    if spec.name != name:  # a copy by another program, whose name may be a path, and names our files
+        raise foreign
+    return study, spec
+
+
+def stored_spec(values: Any, what: str, cure: str) -> StudySpec:
+    """The spec that a launch left in the database or the journal.
+
+    Args:
+        values: as they were stored.
+        what: "study 'birds' was last launched", for the sentence.
+        cure: what to do if they are not to be understood.
+
+    Raises:
+        StudyChanged: another version of this program stored them.
+    """
+    try:
+        return validate(StudySpec, values, f"{what} by another version of this program, and this one cannot read it")
+    except ConfigError as error:
+        raise StudyChanged(f"{error}\n{cure}") from None
+
+
+def uuid_of(name: str, storage: RDBStorage) -> str | None:
+    """What tells a study from others of its name; None where there is no such study yet."""
+    if name not in optuna.get_all_study_names(storage):
+        return None
+    found: str | None = optuna.load_study(study_name=name, storage=storage).user_attrs.get(UUID)
+    return found
+
+
+def open_test_split(study: optuna.Study, who: str, **facts: Any) -> int:
+    """Note, before it is read, that the test split is looked at.
+
+    Args:
+        study: whose pictures they are.
+        who: the hash of what looks; the same again is the same look.
+        facts: kept with it.
+
+    Returns:
+        How many looks there are by now.
+    """
+    name = f"{TEST_OPENING}{who[:16]}"
+    looks = {key for key in study.user_attrs if key.startswith(TEST_OPENING)}
+    if name not in looks:
+        study.set_user_attr(name, facts | {"at": datetime.now(UTC).isoformat(timespec="seconds")})
+    return len(looks | {name})
+
+
+def _show(value: object) -> str:
+    shown = json.dumps(value)
+    return shown if len(shown) <= 60 else f"{shown[:28]}...{shown[-28:]}"

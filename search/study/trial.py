@@ -1,0 +1,150 @@
+"""A trial as the product sees it: its view, its rank among others, how it ended."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from studies import Limit, StudySpec
+from studies.axes import WIDTH_SHARE
+from studies.spec import fits
+from trainer.config import ModelSize
+
+DIVERGED, OUT_OF_MEMORY = "diverged", "out of memory"
+"""Outcomes of trials that are PRUNED, but by no pruner."""
+
+
+@dataclass(frozen=True)
+class TrialView:
+    """A finished trial."""
+
+    number: int
+    state: str
+    value: float | None
+    """Validation accuracy at the last finished epoch."""
+    epochs: int
+    params: dict[str, Any]
+    num_params: int | None
+    macs: int | None
+    seconds: float
+    reason: str
+    feasible: bool = True
+    """Whether its model is within the study's limit, which may have been lowered since."""
+
+    def sentence(self, of_epochs: int) -> str:
+        """One line for a log."""
+        accuracy = "no epoch finished" if self.value is None else f"{self.value:.2%}"
+        why = f" ({self.reason.splitlines()[0]})" if self.reason else ""
+        return f"trial {self.number} {self.state.lower()}, {accuracy} at epoch {self.epochs} of {of_epochs}{why}"
+
+
+def recipe_of(trial: FrozenTrial) -> dict[str, Any]:
+    """A trial's sampled settings as a study file names them: its width where it sampled a share of those that fit."""
+    recipe = dict(trial.params)
+    if recipe.pop(WIDTH_SHARE, None) is not None and "sizes" in trial.user_attrs:
+        recipe["width_mult"] = trial.user_attrs["sizes"]["width_mult"]
+    return recipe
+
+
+def rank(value: float | None, num_params: int | None, number: int) -> tuple[float, int, int]:
+    """What completed trials are sorted by, best first; the smaller model, then the older trial on a tie."""
+    return -(value or 0.0), num_params or 0, number
+
+
+def is_feasible(trial: FrozenTrial, limit: Limit | None = None) -> bool:
+    """Whether a trial's model is within the limit it was trained under and, if one is given, within that of now."""
+    size = ModelSize(params=trial.user_attrs.get("num_params", 0), macs=trial.user_attrs.get("macs", 0))
+    return all(excess <= 0 for excess in trial.constraints.values()) and fits(size, limit or Limit())
+
+
+def view_of(trial: FrozenTrial, limit: Limit | None = None) -> TrialView:
+    """What people want to know of a finished trial; ``limit``: as ``is_feasible`` takes it."""
+    values = trial.intermediate_values
+    attributes = trial.user_attrs
+    return TrialView(
+        number=trial.number,
+        state=trial.state.name,
+        value=trial.values[0] if trial.values else values[max(values)] if values else None,
+        epochs=max(values, default=0),
+        params=recipe_of(trial),
+        num_params=attributes.get("num_params"),
+        macs=attributes.get("macs"),
+        seconds=attributes.get("seconds", 0.0),
+        reason=attributes.get("reason", ""),
+        feasible=is_feasible(trial, limit),
+    )
+
+
+def ranked(trials: Sequence[FrozenTrial], limit: Limit | None = None) -> list[FrozenTrial]:
+    """Feasible COMPLETE trials, best first; the smaller model, then the older trial on a tie.
+
+    Args:
+        trials: of one study.
+        limit: the study's, if it may have been lowered since they were trained.
+    """
+    return sorted(
+        (trial for trial in trials if trial.state == TrialState.COMPLETE and is_feasible(trial, limit)),
+        key=lambda trial: rank(trial.values[0], trial.user_attrs.get("num_params"), trial.number),
+    )
+
+
+def best_of(trials: Sequence[FrozenTrial], limit: Limit | None = None) -> FrozenTrial | None:
+    """The first of those that are ``ranked``; None where none is."""
+    return next(iter(ranked(trials, limit)), None)
+
+
+def sampled_axes(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[str, BaseDistribution]:
+    """The space as the latest trial had it, in the study file's order; empty before the first trial.
+
+    Where trials sample a share of the widths that fit, the axis of the width spans those that they came to.
+    """
+    axes = latest_axes(trials)
+    widths = [recipe["width_mult"] for recipe in map(recipe_of, trials) if "width_mult" in recipe]
+    if WIDTH_SHARE in axes and widths:
+        axes["width_mult"] = FloatDistribution(min(widths), max(widths))
+    return {key: axes[key] for key in spec.space if key in axes}
+
+
+def latest_axes(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
+    """What the latest trial sampled from."""
+    latest = max((trial for trial in trials if trial.distributions), key=lambda trial: trial.number, default=None)
+    return {} if latest is None else dict(latest.distributions)
+
+
+def position(axis: BaseDistribution, value: Any) -> float:
+    """Where a value lies between the ends of its range, 0 to 1, in the logarithm where it is sampled so."""
+    if isinstance(axis, CategoricalDistribution):
+        return axis.choices.index(value) / max(1, len(axis.choices) - 1)
+    assert isinstance(axis, FloatDistribution | IntDistribution)
+    low, high, at = float(axis.low), float(axis.high), float(value)
+    if low == high:
+        return 0.5
+    if axis.log:
+        return math.log(at / low) / math.log(high / low)
+    return (at - low) / (high - low)
+
+
+def step_of(spec: StudySpec) -> str:
+    """What a trial reports after: an epoch, or a fold."""
+    return "fold" if spec.data.folds else "epoch"
+
+
+def outcome_of(trial: FrozenTrial) -> str:
+    """How a trial stands or ended, in words: its state, or why it is PRUNED if not for its pruner."""
+    reason = trial.user_attrs.get("reason", "")
+    if trial.state == TrialState.PRUNED and reason.startswith("DivergedError"):
+        return DIVERGED
+    if trial.state == TrialState.PRUNED and reason.startswith(OUT_OF_MEMORY):
+        return OUT_OF_MEMORY
+    return "failed" if trial.state == TrialState.FAIL else trial.state.name.lower()
+
+
+def sampled_settings(trial: FrozenTrial) -> dict[str, Any]:
+    """What a trial's configuration is built from: its sampled settings, with the sizes that its worker found."""
+    sizes: dict[str, Any] = trial.user_attrs.get("sizes", {})  # where a width_share stands for a width
+    return trial.params | sizes

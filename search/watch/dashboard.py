@@ -1,0 +1,239 @@
+"""`search dashboard`: optuna-dashboard in the browser. What it lets through is decided in search/watch/front.py.
+
+Without options it is on this machine only and unable to write. Whoever reaches it from elsewhere needs a token;
+writing is for this machine alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import json
+import logging
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from waitress import wasyncore
+from waitress.server import create_server
+
+from search.errors import UsageError
+from search.paths import Runs
+from search.watch.front import LOOPBACK_HOSTS, Front, build_app
+
+LOOPBACK = "127.0.0.1"
+DEFAULT_PORT = 8080
+
+MIN_TOKEN_CHARACTERS = 16
+
+MAX_BODY_BYTES = {False: 1 << 16, True: 1 << 27}
+"""Of a request, without and with edits. Reading has no body; by default waitress spools a gigabyte of one to disk."""
+
+NICENESS = 10
+"""Of a dashboard beside a search: drawing a page of 2,000 trials must not take turns with training."""
+
+
+def serve_dashboard(
+    storage_url: str,
+    *,
+    host: str = LOOPBACK,
+    port: int = DEFAULT_PORT,
+    allow_hosts: Collection[str] = (),
+    token_file: Path | None = None,
+    edits: bool = False,
+    runs: Runs | None = None,
+    announce: Callable[[str], None] = print,
+) -> None:
+    """Serve the dashboard of a storage until Ctrl-C or SIGTERM; call it in the main thread.
+
+    Args:
+        storage_url: the database, which need not exist yet.
+        host: address to listen on.
+        port: 0 takes a free one.
+        allow_hosts: further names under which browsers reach it.
+        token_file: holds the token that browsers have to bring. Without it, one is made wherever one is needed:
+            as soon as ``host`` or ``allow_hosts`` go beyond this machine.
+        edits: let browsers of this machine change studies while none is searched.
+        runs: the runs folder, with the studies' artifacts.
+        announce: called once, when the port already answers, with the address. A generated token is in it; one
+            from a file never is.
+
+    Raises:
+        UsageError: the address cannot be had, the token is too weak, or edits are asked for beyond this machine.
+        StorageError: not a storage URL, or its driver is not installed.
+    """
+    named = [_host_name(name) for name in allow_hosts]
+    beyond = [name for name in (_host_name(host), *named) if not _is_loopback(name)]
+    if edits and beyond:
+        raise UsageError(f"--allow-edits is for this machine alone, not for {beyond[0]}; leave one of the two out")
+    token = read_token(token_file) if token_file else secrets.token_urlsafe(32) if beyond else None
+    names = LOOPBACK_HOSTS.union(named, [_reachable_name(host)])
+    app = build_app(storage_url, runs=runs, allowed_hosts=names, token=token, edits=edits)
+    listener = listen(host, port)
+    shown = named[0] if named else _reachable_name(host)
+    address = f"http://{shown}:{listener.getsockname()[1]}/"
+    if token_file:
+        address += f"?token=TOKEN, with the token in {token_file}"
+    elif token:
+        address += f"?token={token}"
+    _serve(app, listener, edits=edits, announce=lambda: announce(address))
+
+
+def read_token(file: Path) -> str:
+    """The token in a file.
+
+    Raises:
+        UsageError: there is none, or one that could be guessed or would not survive a URL and a cookie.
+    """
+    try:
+        token = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise UsageError(f"--token-file {file} cannot be read ({reason}); make one: openssl rand -hex 32") from None
+    if not re.fullmatch(rf"[A-Za-z0-9._~-]{{{MIN_TOKEN_CHARACTERS},}}", token):
+        raise UsageError(
+            f"--token-file {file} must hold at least {MIN_TOKEN_CHARACTERS} letters, digits and -._~ in one line; "
+            "make one: openssl rand -hex 32"
+        )
+    return token
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        UsageError: the port or the address cannot be had.
+    """
+    if not 0 <= port <= 65535:
+        raise UsageError(f"port {port} does not exist; choose one from 1 to 65535 with --port")
+    # Bound here and not by waitress, which leaves its threads and the socket behind when the port is taken.
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except PermissionError:
+        raise UsageError(f"port {port} is reserved for the system; choose one above 1023 with --port") from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UsageError(f"port {port} is taken; choose another with --port") from None
+        raise UsageError(f"--host {host} is no address of this machine; 0.0.0.0 stands for all of them") from None
+
+
+@contextlib.contextmanager
+def dashboard_beside(storage_url: str, runs: Runs, *, port: int = DEFAULT_PORT) -> Iterator[str]:
+    """Serve the dashboard in a process of its own while the block runs; gives its address on 127.0.0.1.
+
+    Takes the next free port where ``port`` is taken. The process gives way to the search, ends with the block, and
+    follows a search that was killed. What goes wrong in it is in ``runs.dashboard_log``.
+
+    Raises:
+        StorageError: not a storage URL, or its driver is not installed.
+    """
+    build_app(storage_url)  # a wrong URL ends here, not in the log
+    runs.root.mkdir(parents=True, exist_ok=True)
+    with _next_free(port) as listener, runs.dashboard_log.open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "search.watch.dashboard"],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            pass_fds=[listener.fileno()],
+            start_new_session=True,  # Ctrl-C is for the search, whose last epoch somebody may want to see
+        )
+        # The URL may hold a password, and a command line is for all to read.
+        order = {"storage": storage_url, "runs": str(runs.root), "listener": listener.fileno()}
+        assert child.stdin is not None
+        with contextlib.suppress(BrokenPipeError), child.stdin as stdin:
+            stdin.write(json.dumps(order | {"parent": os.getpid()}).encode())
+        address = f"http://{LOOPBACK}:{listener.getsockname()[1]}/"
+        listener.close()  # or a browser would hang where nobody answers any more
+        try:
+            yield address
+        finally:
+            child.terminate()
+            try:
+                child.wait(5)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+def main() -> None:
+    """The process that ``dashboard_beside`` starts: its orders are on standard input."""
+    order = json.load(sys.stdin)
+    os.nice(NICENESS)
+    threading.Thread(target=_end_with, args=(order["parent"],), daemon=True).start()
+    app = build_app(order["storage"], runs=Runs(Path(order["runs"])))
+    _serve(app, socket.socket(fileno=order["listener"]), edits=False, announce=lambda: None)
+
+
+def _end_with(parent: int) -> None:
+    # The parent's death is not seen through its pipe: processes that it forks hold copies of the other end.
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(0)
+
+
+def _serve(app: Front, listener: socket.socket, *, edits: bool, announce: Callable[[], None]) -> None:
+    def stop(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    # A burst of requests, such as any page's first, is a warning to waitress; nobody could act on it.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    connections: dict[int, Any] = {}
+    server = create_server(
+        app, map=connections, sockets=[listener], threads=8, ident=None, max_request_body_size=MAX_BODY_BYTES[edits]
+    )
+    try:
+        announce()
+        server.run()  # returns on KeyboardInterrupt
+    except KeyboardInterrupt:  # before the loop had begun
+        pass
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        wasyncore.close_all(connections)  # the listener too; server.close() would leave browsers hanging
+
+
+def _next_free(port: int) -> socket.socket:
+    for candidate in range(port, port + 100):
+        with contextlib.suppress(OSError):
+            return socket.create_server((LOOPBACK, candidate))
+    return socket.create_server((LOOPBACK, 0))
+
+
+def _host_name(name: str) -> str:
+    """As a browser sends it: in lower case, IPv6 in brackets."""
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(name.strip("[]"))
+        return f"[{address}]" if address.version == 6 else str(address)
+    if not re.fullmatch(r"[a-z0-9._-]+", name.lower()):
+        raise UsageError(f"{name!r} is no name of a host; write one without scheme and port, such as box.example.org")
+    return name.lower()
+
+
+def _is_loopback(name: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    return name == "localhost"
+
+
+def _reachable_name(host: str) -> str:
+    """A name for the address; this machine's own where the address stands for all of them."""
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_unspecified:
+            return socket.gethostname().lower()
+    return _host_name(host)
+
+
+if __name__ == "__main__":
+    main()

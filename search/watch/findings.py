@@ -1,0 +1,218 @@
+"""What the trials of a study say, in words and numbers: for the report, and for whoever shows a study elsewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from search.study.trial import (
+    DIVERGED,
+    OUT_OF_MEMORY,
+    best_of,
+    latest_axes,
+    outcome_of,
+    position,
+    ranked,
+    recipe_of,
+    sampled_axes,
+    step_of,
+    view_of,
+)
+from search.words import count, duration, show
+from search.workers.failures import MOST_MICRO_BATCHES
+from studies import Limit, StudySpec
+from studies.axes import WIDTH_SHARE
+from studies.spec import describe_limit
+
+RECIPES = 5
+"""Best trials that are shown, and that an edge of the space is judged by."""
+
+FEW_TRIALS = 10
+"""Completed trials below which importance is not computed."""
+
+IMPORTANCE_TRIALS = 200
+"""Completed trials that importance is computed from; its cost grows with their square."""
+
+EDGE = 0.05
+"""Share of a range, in the logarithm where it is sampled so, that counts as its edge."""
+
+SURE_TRIALS = 30
+"""Completed trials below which the importance is called a guess."""
+
+
+def setting_importances(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[str, float]:
+    """Share of each sampled setting in the variance of the accuracy, largest first; empty with too few trials."""
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances  # scikit-learn: seconds
+
+    axes = latest_axes(trials)
+    complete = [trial for trial in ranked(trials, spec.limit) if trial.distributions == axes]
+    if len(complete) < FEW_TRIALS or complete[0].value == complete[-1].value:
+        return {}
+    # Optuna's default, PED-ANOVA, asks what sets the best tenth apart: of 20 trials those are two, and it found the two
+    # settings that mattered in 2 of 10 studies; fANOVA did in 10, with 16 trees as well as with 64.
+    evaluator = FanovaImportanceEvaluator(n_trees=16, seed=0)
+    sample = optuna.create_study(direction="maximize")
+    sample.add_trials(complete[:: math.ceil(len(complete) / IMPORTANCE_TRIALS)])
+    found = get_param_importances(sample, evaluator=evaluator)
+    return {"width_mult" if key == WIDTH_SHARE else key: float(value) for key, value in found.items()}
+
+
+def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
+    """The search in a few sentences: what was searched, when, what came out, what it cost."""
+    views = [view_of(trial) for trial in trials if trial.state.is_finished()]
+    by_state = {state: [view for view in views if view.state == state] for state in ("COMPLETE", "PRUNED", "FAIL")}
+    place = f" ({Path(spec.data.path).name})" if spec.data.path else ""
+    limit = (
+        "with no limit on the model" if spec.limit == Limit() else f"for models of at most {describe_limit(spec.limit)}"
+    )
+    choices = spec.space.get("model")
+    model = f"one of {len(choices)} models" if isinstance(choices, tuple) else spec.train.model
+    length = count(spec.train.epochs, "epoch")
+    length = f"{count(spec.data.folds, 'fold')} of {length}" if spec.data.folds else f"{length} of training"
+    sentences = [
+        f"The search looked for the best recipe for {model} on {spec.data.source}{place} at "
+        f"{spec.data.image_size} px, {limit}, with {length} for each trial."
+    ]
+    if not views:
+        return f"{sentences[0]} No trial has finished yet."
+    begun = [trial.datetime_start for trial in trials if trial.datetime_start]
+    ended = [trial.datetime_complete for trial in trials if trial.datetime_complete]
+    when = f" from {_moment(min(begun))} to {_moment(max(ended))}" if begun and ended else ""
+    sentences.append(
+        f"{len(views)} of {count(spec.search.trials, 'trial')} finished{when}: {len(by_state['COMPLETE'])} completed, "
+        f"{len(by_state['PRUNED'])} pruned, {len(by_state['FAIL'])} failed."
+    )
+    if best := best_of(trials, spec.limit):
+        known = ", one of the known recipes that were tried first" if "known" in best.user_attrs else ""
+        sentences.append(
+            f"The best, trial {best.number}{known}, reached {best.values[0]:.2%} on the validation split. That is one "
+            f"training, chosen as the best of {len(by_state['COMPLETE'])}, so partly luck; export-best trains it again."
+        )
+    spent = {state: sum(view.seconds for view in group) for state, group in by_state.items()}
+    if total := sum(spent.values()):
+        words = {"COMPLETE": "completed", "PRUNED": "were pruned", "FAIL": "failed"}
+        shares = [f"{seconds / total:.0%} on trials that {words[state]}" for state, seconds in spent.items() if seconds]
+        sentences.append(f"Training took {duration(total)}, summed over the workers: {', '.join(shares)}.")
+    # What a pruned trial would have cost is its own time per epoch, or fold, carried on to the last one.
+    saved = sum(
+        view.seconds / view.epochs * (spec.num_steps - view.epochs) for view in by_state["PRUNED"] if view.epochs
+    )
+    if saved:
+        sentences.append(f"Pruning saved about {duration(saved)}.")
+    return " ".join(sentences)
+
+
+def findings(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mapping[str, float]) -> list[str]:
+    """What someone should know before trusting the result or launching the next search, one sentence or two each."""
+    complete = ranked(trials, spec.limit)
+    finished = [trial for trial in trials if trial.state.is_finished()]
+    unfinished = sum(trial.state == TrialState.RUNNING for trial in trials)
+    found = []
+    if finished and not complete:
+        found.append("No trial has completed, so there is no best recipe yet.")
+    if len(finished) < spec.search.trials:
+        running = f", {unfinished} more begun" if unfinished else ""
+        found.append(
+            f"The budget is not spent: {len(finished)} of {count(spec.search.trials, 'trial')} finished{running}. "
+            "The same launch command goes on."
+        )
+    if complete:
+        found += _edges(spec, trials, complete)
+    if complete and len(complete) < SURE_TRIALS:
+        guess = "the importance of the settings is a guess" if importances else "the importance of settings is left out"
+        found.append(f"Only {count(len(complete), 'trial')} completed: {guess}.")
+    found += _first_rung(spec, trials, complete)
+    diverged = [trial for trial in trials if outcome_of(trial) == DIVERGED]
+    if diverged:
+        rates = sorted(trial.params["lr"] for trial in diverged if "lr" in trial.params)
+        where = f" (lr {' to '.join(dict.fromkeys(map(show, (rates[0], rates[-1]))))})" if rates else ""
+        found.append(f"{count(len(diverged), 'trial')} diverged{where}.")
+    too_large = sum(outcome_of(trial) == OUT_OF_MEMORY for trial in trials)
+    if too_large:
+        found.append(
+            f"{count(too_large, 'trial')} ran out of memory, with each batch in {MOST_MICRO_BATCHES} parts too: fewer "
+            "workers on a device, smaller models or a smaller image_size need less."
+        )
+    failed = sum(trial.state == TrialState.FAIL for trial in trials)
+    if failed:
+        found.append(f"{count(failed, 'trial')} failed; the sampler learns nothing from those. Reasons are below.")
+    return found
+
+
+def as_toml(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
+    """Trials as the ``[[known]]`` tables of a study file, which make a search begin with them."""
+
+    def lines(trial: FrozenTrial) -> Iterator[str]:
+        recipe = recipe_of(trial)
+        yield f"[[known]]    # trial {trial.number}, {trial.values[0]:.2%}"
+        for key in spec.space:
+            if key in recipe:  # a dotted key without quotes would be a table
+                yield f"{json.dumps(key) if '.' in key else key} = {json.dumps(recipe[key])}"
+
+    return "\n\n".join("\n".join(lines(trial)) for trial in trials)
+
+
+# -- single findings
+
+
+def _edges(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[FrozenTrial]) -> Iterator[str]:
+    """Numeric settings of the best trial that lie at an end of their range."""
+    best = complete[0]
+    for key, axis in sampled_axes(trials, spec).items():
+        if key not in best.params or isinstance(axis, CategoricalDistribution):
+            continue  # a shared width too: what fits is another range for each trial
+        assert isinstance(axis, FloatDistribution | IntDistribution)
+        at = position(axis, best.params[key])
+        end = "lower" if at <= EDGE else "upper" if at >= 1 - EDGE else None
+        if end is None or axis.low == axis.high:
+            continue
+        top = [position(axis, trial.params[key]) for trial in complete[:RECIPES] if key in trial.params]
+        near = sum(value <= 0.2 if end == "lower" else value >= 0.8 for value in top)
+        sentence = (
+            f"The best {key}, {show(best.params[key])}, sits at the {end} edge of its range, {show(axis.low)} to "
+            f"{show(axis.high)}; {near} of the top {len(top)} lie in the outermost fifth on that side."
+        )
+        if key == "width_mult" and end == "upper":
+            asked = getattr(spec.space[key], "high", None)
+            limited = asked is None or asked > axis.high
+            cure = f"{'The limit' if limited else 'The space'} ends there; wider models may be better."
+        elif end == "lower" and axis.low == 0:
+            cure = "Perhaps it is not needed at all."
+        else:
+            cure = f"{'Lower values' if end == 'lower' else 'Higher values'} may be better: widen the range."
+        yield f"{sentence} {cure}"
+
+
+def _first_rung(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[FrozenTrial]) -> Iterator[str]:
+    """How many trials the pruner ended at its first chance, and whether that early accuracy tells anything."""
+    rung = spec.search.min_epochs
+    pruned = [view_of(trial) for trial in trials if outcome_of(trial) == "pruned"]
+    first = sum(view.epochs <= rung for view in pruned)
+    if not first:
+        return
+    which = f"{first} of {len(pruned)} pruned trials" if len(pruned) > 1 else "The only pruned trial"
+    early_steps = count(rung, step_of(spec))
+    sentence = f"{which} ended at the first rung, after {early_steps} of {spec.num_steps}."
+    pairs = [
+        (trial.intermediate_values[rung], trial.values[0]) for trial in complete if rung in trial.intermediate_values
+    ]
+    if len(pairs) >= 8:  # with fewer, chance alone makes any correlation
+        early, final = (np.unique([pair[side] for pair in pairs], return_inverse=True)[1] for side in (0, 1))
+        agreement = float(np.corrcoef(early, final)[0, 1]) if early.any() and final.any() else 0.0
+        sentence += f" Among the {len(pairs)} that completed, the rank after {early_steps} and the final rank"
+        sentence += f" correlate by {agreement:.2f}" + (
+            ": so early an accuracy says little here; raise search.min_epochs." if agreement < 0.5 else "."
+        )
+    yield sentence
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%-d %B %Y, %H:%M}"

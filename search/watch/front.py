@@ -1,0 +1,225 @@
+"""What stands between a browser and optuna-dashboard, as one WSGI application.
+
+optuna-dashboard 0.21 has no login, no read-only mode and no Host check: one unauthenticated DELETE from a
+foreign page removes a study. So it is never served bare. It is mounted behind a front that lets only GET
+and HEAD through, and it is given a connection that cannot write even if the front had a hole.
+"""
+
+from __future__ import annotations
+
+import hmac
+import html
+import json
+import re
+import threading
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+from urllib.parse import parse_qs
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+import optuna
+from optuna.artifacts import FileSystemArtifactStore
+from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna.exceptions import StorageInternalError
+from optuna_dashboard import wsgi
+from sqlalchemy.exc import SQLAlchemyError
+
+from search.paths import Runs
+from search.study.lock import owner_of
+from search.study.readonly import Database, NotReadyError
+from studies.spec import STUDY_NAME
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+RETRY_SECONDS = 3  # how often the waiting page asks again
+
+# The dashboard frames its own artifact pages, hence SAMEORIGIN and not DENY.
+SECURITY_HEADERS = (
+    ("X-Frame-Options", "SAMEORIGIN"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+)
+
+# An artifact may be a page with scripts; in a sandbox they run without this site's cookie and cannot read the API.
+ARTIFACT_HEADERS = (("Content-Security-Policy", "sandbox allow-scripts"),)
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+{meta}<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 1rem/1.6 system-ui, sans-serif; max-width: 40rem; margin: 15vh auto; padding: 0 1rem; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p>{sentence}</p>
+<p>{advice}</p>
+</body>
+</html>
+"""
+
+# The cookie is SameSite=Strict: after a click in a chat or a mail, the browser withholds it until the next click here.
+TOKEN_ADVICE = """Open the address that <code>search dashboard</code> printed when it started, with its
+<code>?token=</code>. If you have just done so from a link on another page, <a href="/">go on</a>."""
+
+WAITING_ADVICE = f"""Start a search with <code>search launch</code>. This page asks again
+every {RETRY_SECONDS} seconds."""
+
+
+def build_app(
+    storage_url: str,
+    *,
+    runs: Runs | None = None,
+    allowed_hosts: Collection[str] = LOOPBACK_HOSTS,
+    token: str | None = None,
+    edits: bool = False,
+) -> Front:
+    """The whole front as one WSGI application; nothing is connected to before the first request.
+
+    Args:
+        storage_url: the database.
+        runs: the runs folder, with the studies' artifacts, and with the name of whoever searches them.
+        allowed_hosts: host names in lower case, without port, an IPv6 address in brackets.
+        token: what a browser has to bring; None lets everybody in who reaches the port.
+        edits: let it write as well, while no study is searched.
+
+    Raises:
+        StorageError: not a storage URL, or its driver is not installed.
+    """
+    return Front(Database(storage_url, writable=edits), allowed_hosts, runs=runs, token=token)
+
+
+class Front:
+    """Everything between a browser and the mounted dashboard; a WSGI application.
+
+    A request passes in this order: known Host, token, reading method (or own Origin), database there, nobody
+    searching (where it writes), dashboard.
+    """
+
+    def __init__(
+        self, database: Database, allowed_hosts: Collection[str], *, runs: Runs | None, token: str | None
+    ) -> None:
+        self._database = database
+        self._allowed_hosts = allowed_hosts
+        self._runs = runs
+        self._artifacts = runs and FileSystemArtifactStore(runs.artifacts)
+        self._token = token
+        self._lock = threading.Lock()
+        self._mounted: WSGIApplication | None = None
+        self._mounted_for: tuple[int, int] | None = None
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+        path = environ.get("PATH_INFO", "")
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+            # Artifacts answer `Access-Control-Allow-Origin: *`: any page in the same browser could read them.
+            kept = [(name, value) for name, value in headers if not name.lower().startswith("access-control-")]
+            added = SECURITY_HEADERS + (ARTIFACT_HEADERS if path.startswith("/artifacts/") else ())
+            return start_response(status, [*kept, *added], exc_info)
+
+        # A foreign page whose name resolves to 127.0.0.1 (DNS rebinding) still sends its own name as Host.
+        host = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:[0-9]*)?", environ.get("HTTP_HOST", "").lower())
+        if host is None or host[1] not in self._allowed_hosts:
+            names = ", ".join(sorted(self._allowed_hosts))
+            sentence = f"This dashboard answers only under these names: {names}; --allow-host adds one."
+            return _answer(environ, start, "403 Forbidden", sentence)
+        if self._token is not None:
+            cookie = f"featherweight-{environ.get('SERVER_PORT', '')}"  # browsers share cookies among a host's ports
+            given = parse_qs(environ.get("QUERY_STRING", "")).get("token", [])
+            if path == "/" and any(self._is_token(value) for value in given):
+                keep = ("Set-Cookie", f"{cookie}={self._token}; Path=/; HttpOnly; SameSite=Strict")
+                return _answer(environ, start, "303 See Other", "", ("Location", "/"), keep)
+            pairs = (pair.strip().partition("=") for pair in environ.get("HTTP_COOKIE", "").split(";"))
+            if not any(name == cookie and self._is_token(value) for name, _, value in pairs):
+                sentence = "This dashboard is shown only to those who bring its token."
+                return _answer(environ, start, "401 Unauthorized", sentence)
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            if not self._database.writable:
+                sentence = "This dashboard is read-only: it shows studies and changes nothing."
+                return _answer(environ, start, "405 Method Not Allowed", sentence, ("Allow", "GET, HEAD"))
+            # A foreign page may send requests here, though it cannot read the answers. Programs send no Origin.
+            if environ.get("HTTP_ORIGIN", f"http://{host[0]}").lower() != f"http://{host[0]}":
+                sentence = "This dashboard takes changes from its own pages only."
+                return _answer(environ, start, "403 Forbidden", sentence)
+        # optuna-dashboard reads this header without a default and answers 500 to a client that sends none.
+        environ.setdefault("HTTP_ACCEPT_ENCODING", "")
+        try:
+            if environ["REQUEST_METHOD"] not in ("GET", "HEAD") and (owned := self._owned()) is not None:
+                sentence = f"{owned}, its only writer; change studies when it has stopped (search stop)."
+                return _answer(environ, start, "409 Conflict", sentence)
+            return self.mounted()(environ, start)
+        except ArtifactNotFound:
+            return _answer(environ, start, "404 Not Found", "The study names this artifact, but its file is gone.")
+        except NotReadyError as error:
+            self._mounted = None  # a deleted file's inode is often the next file's
+            sentence = str(error)
+        except (SQLAlchemyError, StorageInternalError) as error:
+            sentence = str(self._database.unreadable(error))
+        retry = ("Retry-After", str(RETRY_SECONDS))
+        return _answer(environ, start, "503 Service Unavailable", sentence, retry)
+
+    def _owned(self) -> str | None:
+        """A study that is searched or exported now, and by whom, in words."""
+        if self._runs is None:
+            return None
+        for name in optuna.get_all_study_names(self._database.open()):
+            if not STUDY_NAME.fullmatch(name):  # none of ours, and its lock could be a file anywhere
+                continue
+            owner = owner_of(name, self._database.asked, self._runs)
+            if owner is not None:
+                return f"Study {name!r} is in use by {owner}"
+        return None
+
+    def _is_token(self, given: str) -> bool:
+        assert self._token is not None
+        return hmac.compare_digest(given.encode(errors="replace"), self._token.encode())
+
+    def mounted(self) -> WSGIApplication:
+        """optuna-dashboard itself, without the front; raises NotReadyError until the database is there.
+
+        Built again when the file is another one: the dashboard caches trials under study ids, and SQLite
+        counts ids from 1 in every file.
+        """
+        with self._lock:
+            identity = self._database.identity()
+            if self._mounted is None or identity != self._mounted_for:
+                dashboard = wsgi(self._database.open(), artifact_store=self._artifacts)
+                # An error outside its JSON views shall arrive here, not become its own page and a traceback.
+                dashboard.catchall = False
+                self._mounted, self._mounted_for = dashboard, identity
+            return self._mounted
+
+
+def _answer(
+    environ: WSGIEnvironment, start: StartResponse, status: str, sentence: str, *headers: tuple[str, str]
+) -> list[bytes]:
+    """The front's own answers: for the API in the dashboard's own error shape, which its page shows."""
+    if environ.get("PATH_INFO", "").startswith("/api/"):
+        kind, text = "application/json", json.dumps({"reason": sentence})
+    elif status.startswith(("401", "503")):
+        waits = status.startswith("503")
+        kind = "text/html"
+        text = PAGE.format(
+            meta=f'<meta http-equiv="refresh" content="{RETRY_SECONDS}">\n' if waits else "",
+            title="Waiting for a search" if waits else "A token is needed",
+            sentence=html.escape(sentence),
+            advice=WAITING_ADVICE if waits else TOKEN_ADVICE,
+        )
+    else:
+        kind, text = "text/plain", sentence + "\n"
+    body = text.encode()
+    start(
+        status,
+        [
+            ("Content-Type", f"{kind}; charset=utf-8"),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+            *headers,
+        ],
+    )
+    return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]

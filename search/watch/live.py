@@ -1,0 +1,302 @@
+"""How a search looks in a terminal of 80 columns: live view, plain lines for a log file, ``search status``."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+from sqlalchemy import URL
+
+from search.console import Terminal, drop_output, tell
+from search.paths import Runs
+from search.process import Signalled
+from search.study.progress import Snapshot, WorkerView, problems, typical_epoch_seconds
+from search.study.trial import TrialView
+from search.watch.status import as_json as shape
+from search.watch.status import follow, read_snapshot
+from search.words import duration, megabytes, show
+from studies import StudySpec
+
+COLUMNS = 80
+"""What everything fits; wider terminals get no wider bars."""
+
+RECENT_TRIALS = 8
+"""Finished trials shown, fewer where the terminal is low."""
+
+SHOWN_PROBLEMS = 3
+
+LOG_SECONDS = 600
+"""After so long without a line, a log file is told how it goes."""
+
+
+def render(snapshot: Snapshot, *, rows: int = 40) -> Group:
+    """A search at one moment: budget, problems, best, workers, last trials.
+
+    Args:
+        snapshot: what to show.
+        rows: height of the terminal; trials are left out first.
+    """
+    parts: list[RenderableType] = [Text(headline(snapshot), style="bold")]
+    parts.append(_bar(len(snapshot.finished), snapshot.budget, COLUMNS))
+    trouble = problems(snapshot)
+    for problem in trouble[-SHOWN_PROBLEMS:]:
+        parts.append(_entry("problem", problem, "red"))
+    if len(trouble) > SHOWN_PROBLEMS:
+        parts.append(_entry("", f"and {len(trouble) - SHOWN_PROBLEMS} more: search report {snapshot.study}", "red"))
+    if snapshot.stopping:
+        parts.append(_entry("", "finishing the epoch; Ctrl-C again to stop now", "yellow"))
+    if best := snapshot.best:
+        size = f", {best.num_params:,} parameters" if best.num_params else ""
+        parts.append(_entry("best", f"trial {best.number}, {best.value:.2%}{size}", "bold green"))
+        parts.append(_entry("", ", ".join(f"{key} {show(value)}" for key, value in best.params.items()), "green"))
+    if snapshot.confirmation:
+        parts.append(_entry("", snapshot.confirmation["sentence"], "green"))
+    if snapshot.workers:
+        parts += [Text(""), _workers(snapshot)]
+    room = rows - len(parts) - len(snapshot.workers) - 6  # blank lines, headers, and lines that were folded
+    if snapshot.finished and room > 0:
+        parts += [Text(""), _trials(snapshot, min(RECENT_TRIALS, room))]
+    return Group(*parts)
+
+
+def headline(snapshot: Snapshot) -> str:
+    """The budget in one line."""
+    parts = [f"{len(snapshot.finished):,} of {snapshot.budget:,} trials"]
+    parts += [f"{snapshot.count('PRUNED'):,} pruned"] if snapshot.count("PRUNED") else []
+    parts += [f"{snapshot.count('FAIL'):,} failed"] if snapshot.count("FAIL") else []
+    if snapshot.eta_seconds is not None and len(snapshot.finished) < snapshot.budget:
+        parts.append(f"about {duration(snapshot.eta_seconds)} left")
+    return f"{snapshot.study}: {', '.join(parts)}"
+
+
+def _workers(snapshot: Snapshot) -> Table:
+    typical = typical_epoch_seconds(snapshot.finished, snapshot.workers)
+    columns: dict[str, list[RenderableType | None]] = {
+        "worker": [worker.label or None for worker in snapshot.workers],
+        "device": [worker.device or None for worker in snapshot.workers],
+        "trial": [_trial_of(worker) for worker in snapshot.workers],
+        "epoch": [None if worker.trial is None else f"{worker.epoch}/{worker.epochs}" for worker in snapshot.workers],
+        "": [
+            "" if worker.trial is None else _bar(epochs_done(worker, typical), worker.epochs, 10)
+            for worker in snapshot.workers
+        ],
+        "accuracy": [_or_none(worker.val_accuracy, "{:.2%}") for worker in snapshot.workers],
+        "images/s": [_or_none(worker.images_per_second, "{:,.0f}") for worker in snapshot.workers],
+        "memory": [megabytes(worker.memory_bytes) if worker.memory_bytes else None for worker in snapshot.workers],
+    }
+    if not any(columns["worker"]):  # seen through the database, which knows no more
+        columns = {name: columns[name] for name in ("trial", "epoch", "", "accuracy")}
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    for name in columns:
+        left, width = name in ("", "worker", "device"), {"worker": 8, "device": 14}.get(name)
+        table.add_column(name, justify="left" if left else "right", no_wrap=True, max_width=width, overflow="ellipsis")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*("-" if cell is None else cell for cell in row))
+    return table
+
+
+def _trial_of(worker: WorkerView) -> str | None:
+    if worker.trial is None:
+        return None
+    return f"{worker.trial} ({worker.attempt})" if worker.attempt > 1 else str(worker.trial)
+
+
+def _or_none(value: float | None, form: str) -> str | None:
+    return None if value is None else form.format(value)
+
+
+def epochs_done(worker: WorkerView, typical_seconds: float | None) -> float:
+    """Finished epochs and the share of the one in progress that its time suggests, never all of it."""
+    seconds = worker.epoch_seconds or typical_seconds
+    if not seconds or worker.seconds_since_progress is None or worker.epoch >= worker.epochs:
+        return worker.epoch
+    return worker.epoch + min(0.95, worker.seconds_since_progress / seconds)
+
+
+def _trials(snapshot: Snapshot, rows: int) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("trial", "state", "epochs", "accuracy", "parameters", "time"):
+        table.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
+    best = snapshot.best
+    for trial in sorted(snapshot.finished, key=lambda trial: trial.number)[-rows:]:
+        table.add_row(
+            str(trial.number),
+            trial.state.lower(),
+            str(trial.epochs),
+            "-" if trial.value is None else f"{trial.value:.2%}",
+            "-" if trial.num_params is None else f"{trial.num_params:,}",
+            duration(trial.seconds),
+            style=_style(trial, best),
+        )
+    return table
+
+
+def _style(trial: TrialView, best: TrialView | None) -> str:
+    if best and trial.number == best.number:
+        return "bold green"
+    return {"FAIL": "red", "PRUNED": "dim"}.get(trial.state, "")
+
+
+def _entry(name: str, words: str, style: str) -> RenderableType:
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(width=7)
+    table.add_column(width=COLUMNS - 8, overflow="fold")
+    table.add_row(name, words, style=style)
+    return table
+
+
+def _bar(done: float, total: float, width: int) -> RenderableType:
+    # Not rich's own pink: red is for problems.
+    bar = ProgressBar(total=max(total, 1), completed=done, width=width, complete_style="cyan", finished_style="green")
+    return Padding(bar, 0)
+
+
+class Display:
+    """Shows a running search: a live view in a terminal, plain lines elsewhere.
+
+    A terminal that has gone away (a closed ssh session) must not end the search: writing to it stops quietly. A log
+    file on a full disk gets its lines when there is room.
+    """
+
+    def __init__(self) -> None:
+        self.console = Terminal(file=sys.stdout, highlight=False)
+        self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
+        self._gone = False
+        self._said = time.monotonic()
+
+    def __enter__(self) -> Display:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._try(self._live.stop)
+        try:
+            self.console.file.flush()
+        except OSError:
+            drop_output(sys.stdout)
+
+    def watch(self, snapshot: Snapshot) -> None:
+        """Show the search as it is now."""
+        if live := self._live:
+            self._try(lambda: live.update(render(snapshot, rows=self.console.height), refresh=True))
+        elif time.monotonic() - self._said > LOG_SECONDS:
+            self.note(log_line(snapshot))
+
+    def note(self, line: str) -> None:
+        """Say one line, which stays."""
+        self._said = time.monotonic()
+        if self._live:
+            self._try(lambda: self.console.print(line, soft_wrap=True, markup=False))
+        else:  # rich would say once more what Python keeps while there is no room
+            self._try(lambda: print(line, file=self.console.file, flush=True))
+
+    def _try(self, show: Any) -> None:
+        if not self._gone:
+            try:
+                show()
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    self._gone = True
+                    drop_output(sys.stdout)
+
+
+def log_line(snapshot: Snapshot) -> str:
+    """A search at one moment in a line of a log file."""
+    running = [
+        f"trial {worker.trial} at epoch {worker.epoch} of {worker.epochs}"
+        for worker in snapshot.workers
+        if worker.trial is not None
+    ]
+    return "; ".join([headline(snapshot), *running])
+
+
+def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs) -> str:
+    """What ``search launch`` says when a budget is spent: how to go on, and how to hand over the best."""
+    best = snapshot.best
+    counts = f"({snapshot.count('PRUNED')} pruned, {snapshot.count('FAIL')} failed)"
+    if len(snapshot.finished) < snapshot.budget:
+        words = (
+            f"study {spec.name!r} has spent its {spec.search.hours:g} hours with {len(snapshot.finished)} of "
+            f"{snapshot.budget} trials finished {counts}; to go on, repeat the command"
+        )
+    else:
+        words = (
+            f"study {spec.name!r} has spent its budget of {snapshot.budget} trials {counts}; to go on, repeat the "
+            f"command with --trials {2 * snapshot.budget}"
+        )
+    if best is not None and best.value is not None:
+        words += (
+            f"\nbest: trial {best.number}, {best.value:.2%} on validation; "
+            f"hand it over with: search export-best {spec.name}{runs.option}"
+        )
+    return words
+
+
+def show_status(name: str, url: URL, runs: Runs, *, watch: bool, as_json: bool) -> None:
+    """``search status``, with ``--watch`` and ``--json``."""
+    if watch:
+        # Ctrl-C ends the watching, not the search.
+        with contextlib.suppress(Signalled), contextlib.closing(follow(name, url, runs)) as moments:
+            if not as_json:
+                show_watched(moments, runs)
+                return
+            try:
+                for snapshot, held_by in moments:
+                    print(json.dumps(shape(snapshot, held_by=held_by)), flush=True)
+            except BrokenPipeError:  # nobody watches any more
+                drop_output(sys.stdout)
+        return
+    snapshot, held_by = read_snapshot(name, url, runs)
+    if as_json:
+        tell(json.dumps(shape(snapshot, held_by=held_by), indent=2))
+    else:
+        show_once(snapshot, held_by, runs)
+
+
+def show_once(snapshot: Snapshot, held_by: str | None, runs: Runs) -> None:
+    """``search status``."""
+    console = Terminal(highlight=False)
+    console.print(render(snapshot))
+    taken, quota = snapshot.checkpoint_bytes / 1e9, snapshot.checkpoint_quota / 1e9
+    console.print(f"checkpoints: {taken:.2f} of {quota:g} GB", style="dim")
+    console.print(ending(snapshot, held_by, runs), style="dim", markup=False, soft_wrap=True)
+
+
+def show_watched(moments: Iterable[tuple[Snapshot, str | None]], runs: Runs) -> None:
+    """``search status --watch``: follow a search until it ends; in a log file, a line for each trial that finishes."""
+    with Display() as display:
+        told: set[int] = set()
+        for moment, (snapshot, held_by) in enumerate(moments):
+            display.watch(snapshot)
+            if not display.console.is_terminal:
+                for trial in snapshot.finished if moment else ():
+                    if trial.number not in told:
+                        display.note(trial.sentence(snapshot.epochs))
+                if moment == 0 or held_by is None:
+                    display.note(log_line(snapshot))
+                told = {trial.number for trial in snapshot.finished}
+        display.note(ending(snapshot, held_by, runs))
+
+
+def ending(snapshot: Snapshot, held_by: str | None, runs: Runs) -> str:
+    """Who is at it, or what to do now that nobody is."""
+    if held_by:
+        return f"in use by {held_by}"
+    if len(snapshot.finished) >= snapshot.budget:
+        command = f"search export-best {snapshot.study}{runs.option}"
+        return f"nobody is searching it, the budget is spent; hand over the best: {command}"
+    unfinished = f", {len(snapshot.workers)} unfinished" if snapshot.workers else ""
+    return f"nobody is searching it{unfinished}; to go on, repeat its search launch"

@@ -1,0 +1,365 @@
+"""What the dashboard shows of a study, kept up to date while it is searched: a note, figures, and an export's pictures.
+
+Drawing takes seconds, and merely importing optuna-dashboard takes two. So another process does both, from a connection
+that can only read, and leaves the study attributes that the dashboard's own functions would have written:
+
+    -> {"storage", "study", "runs"}   once: where to read, and the folder to leave a file with the attributes in
+    -> {"note"}                       the note's text: draw; done when the file is there
+
+The coordinator, the study's only writer, writes them, a few at a time between the answers to its workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.trial import FrozenTrial
+from sqlalchemy import URL
+
+from search.paths import Runs
+from search.study.confirmation import confirmed
+from search.study.lock import owner_name
+from search.study.progress import Snapshot
+from search.study.trial import best_of, step_of
+from search.watch.live import headline
+from search.words import count, show
+from studies import Range, StudySpec
+from studies.spec import describe_limit
+
+FIRST_SECONDS = 30.0
+"""A search that is over sooner has no page: the process that draws takes some seconds of a CPU to start."""
+
+UPDATE_SECONDS = 60.0
+"""Between two updates, unless there is a new best."""
+
+NEW_BEST_SECONDS = 10.0
+"""Between two updates for a new best each."""
+
+WRITES = 8
+"""Attributes written at a time; one takes a millisecond or two."""
+
+NICENESS = 10
+"""Of the process that draws: it must not take turns with training."""
+
+CONFIRMED = "\n\n#### Confirmed with fresh seeds\n\n"
+HANDED_OVER = "\n\n#### Handed over\n\n"
+"""Parts of the note below the search's own; the last was written by an export, and stays when the search goes on."""
+
+
+class StudyPage:
+    """Keeps a study's page up to date: an onlooker of its search.
+
+    Args:
+        spec: what is searched.
+        facts: what else to say about it, name and words each.
+        storage: of the study, written to by nobody but this process.
+        url: of that storage, for the process that draws.
+        runs: where that process leaves its attributes and its log.
+        still_owner: called before the study is written to; raises HeldError once it is another's.
+    """
+
+    name = "the study's page in the dashboard"
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        facts: Sequence[tuple[str, str]],
+        storage: BaseStorage,
+        url: URL,
+        runs: Runs,
+        still_owner: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._spec, self._facts, self._storage, self._url = spec, facts, storage, url
+        self._study_id = storage.get_study_id_from_name(spec.name)
+        self._still_owner = still_owner
+        self._runs, self._file, self._log = runs, runs.page(spec.name), runs.page_log(spec.name)
+        self._begun = time.monotonic()
+        self._ordered = -float("inf")
+        self._best: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._drawing = False
+        self._waiting: list[tuple[str, Any]] = []
+
+    def watch(self, snapshot: Snapshot) -> None:
+        """Write a few attributes of the last update, or order the next one when it is due."""
+        self._take_drawing()
+        if self._waiting:
+            self._write()
+            return
+        now, best = time.monotonic(), snapshot.best.number if snapshot.best else None
+        wait = UPDATE_SECONDS if best == self._best else NEW_BEST_SECONDS
+        if now - self._begun >= FIRST_SECONDS and now - self._ordered >= wait and not self._drawing:
+            self._order(snapshot, "is being stopped" if snapshot.stopping else "is being searched")
+
+    def end(self, snapshot: Snapshot, reason: str | None, seconds: float, *, lost: bool = False) -> None:
+        """The last update, if it comes soon, of a page that was begun."""
+        process = self._process
+        if process is None:
+            return
+        deadline = time.monotonic() + seconds
+        try:
+            if lost:
+                return
+            self._wait_for_drawing(deadline)
+            if not self._drawing and seconds:
+                state = (
+                    "has spent its budget" if reason is None else "was stopped; to go on, repeat its `search launch`"
+                )
+                self._order(snapshot, state)
+                self._wait_for_drawing(deadline)
+        finally:
+            process.kill()
+            process.communicate()
+            self._file.unlink(missing_ok=True)
+
+    def _order(self, snapshot: Snapshot, state: str) -> None:
+        if self._process is None:
+            self._process = self._start()
+        note = note_text(self._spec, self._facts, snapshot, state, datetime.now().astimezone())
+        self._say(self._process, {"note": note})
+        self._best = snapshot.best.number if snapshot.best else None
+        self._drawing, self._ordered = True, time.monotonic()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._file.unlink(missing_ok=True)
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "search.watch.page"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the search
+            )
+        # The URL may hold a password, and a command line is for all to read.
+        address = self._url.render_as_string(hide_password=False)
+        self._say(process, {"storage": address, "study": self._spec.name, "runs": str(self._runs.root)})
+        return process
+
+    @staticmethod
+    def _say(process: subprocess.Popen[bytes], order: dict[str, Any]) -> None:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(order).encode() + b"\n")
+        process.stdin.flush()
+
+    def _take_drawing(self) -> None:
+        if self._drawing and self._file.exists():
+            self._waiting = [*json.loads(self._file.read_text(encoding="utf-8")).items()]
+            self._file.unlink()
+            self._drawing = False
+        elif self._process is not None and self._process.poll() is not None:
+            self._process.communicate()
+            self._process, self._drawing = None, False
+            raise RuntimeError(f"it cannot be drawn; see {self._log}")
+
+    def _write(self) -> None:
+        self._still_owner()  # the coordinator asks less often while the database is away
+        for key, value in self._waiting[:WRITES]:
+            self._storage.set_study_system_attr(self._study_id, key, value)
+        del self._waiting[:WRITES]  # after it: what a database that is away did not take is written when it is back
+
+    def _wait_for_drawing(self, deadline: float) -> None:
+        while self._drawing and time.monotonic() < deadline:
+            time.sleep(0.02)
+            self._take_drawing()
+        while self._waiting:
+            self._write()
+
+
+def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snapshot, state: str, now: datetime) -> str:
+    """The study's note, in Markdown.
+
+    Args:
+        spec: what is searched.
+        facts: further lines, name and words each.
+        snapshot: how far it is.
+        state: what becomes of the search: "is being searched".
+        now: the note's time.
+    """
+    lines = []
+    if (best := snapshot.best) is not None:
+        size = f", {best.num_params:,} parameters" if best.num_params else ""
+        size += f", {best.macs:,} multiply-adds" if best.macs else ""
+        lines += [f"#### Best so far: {best.value:.2%}", ""]
+        lines += [f"Trial {best.number}{size}; on the validation split, the smaller model where two are equal.", ""]
+        lines += ["| setting | value |", "| --- | --- |"]
+        lines += [f"| {key} | {show(value)} |" for key, value in best.params.items()]
+        lines += ["", f"Train it again, measure it and hand it over: `search export-best {spec.name}`", ""]
+    lines += ["#### How far it is", ""]
+    lines += [f"{headline(snapshot).partition(': ')[2]}, at {now:%H:%M %Z on %-d %B %Y}. The study {state}.", ""]
+    lines += ["#### What is searched", ""]
+    lines += [f"- **{name}**: {words}" for name, words in [*facts, ("limit", describe_limit(spec.limit))]]
+    lines += [f"- **space**: {', '.join(f'{key} {_axis(axis)}' for key, axis in spec.space.items())}"]
+    search, steps = spec.search, count(spec.num_steps, step_of(spec))
+    lines += [f"- **how**: {search.sampler}, {search.pruner.replace('_', ' ')}, {steps} a trial"]
+    return "\n".join(lines)
+
+
+def confirmed_text(found: dict[str, Any]) -> str:
+    """What a confirmation has found, in Markdown; see ``search.study.confirmation.confirmed``."""
+    sentence, head = found["sentence"], "| trial | parameters | in the search | confirmed | |"
+    rows = []
+    for one in found["candidates"]:
+        mean = "-" if one["mean"] is None else f"{one['mean']:.2%}"
+        error = "" if one["standard_error"] is None or one["mean"] is None else f" +- {one['standard_error']:.2%}"
+        verdict = "chosen" if one["trial"] == found["winner"] else "tied" if one["tied"] else ""
+        verdict = "diverged" if one["diverged"] else verdict
+        size = f"{one['num_params']:,}"
+        rows.append(f"| {one['trial']} | {size} | {one['search_accuracy']:.2%} | {mean}{error} | {verdict} |")
+    return "\n".join([f"{sentence[0].upper()}{sentence[1:]}.", "", head, "| --- | --- | --- | --- | --- |", *rows])
+
+
+def show_confirmation(study: optuna.Study, spec: StudySpec) -> None:
+    """Put what the confirmation has found so far into the note of a study that this process owns."""
+    from optuna_dashboard import get_note, save_note
+
+    own, handed_over = _parts(get_note(study))
+    save_note(study, _whole(own, confirmed(study, spec, owner=owner_name()), handed_over))
+
+
+def _parts(note: str) -> tuple[str, str]:
+    """What the search wrote into a note, and what an export did."""
+    head, _, handed_over = note.partition(HANDED_OVER)
+    return head.partition(CONFIRMED)[0], handed_over
+
+
+def _whole(own: str, found: dict[str, Any] | None, handed_over: str) -> str:
+    confirmation = CONFIRMED + confirmed_text(found) if found else ""
+    return own + confirmation + (HANDED_OVER + handed_over if handed_over else "")
+
+
+def show_export(study: optuna.Study, spec: StudySpec, artifacts: Path, words: str, pictures: Iterable[Path]) -> None:
+    """Put what was handed over on the study's page: words into its note, pictures among its artifacts.
+
+    Args:
+        study: owned by this process.
+        spec: what it searches.
+        artifacts: the folder that the dashboard shows artifacts from.
+        words: plain text in lines; those of an earlier export are replaced.
+        pictures: shown under their file names; a picture of an earlier export with the same name is replaced.
+    """
+    from optuna_dashboard import get_note, save_note
+
+    _show_pictures(study, artifacts, pictures)
+    own, _ = _parts(get_note(study))
+    save_note(study, _whole(own, confirmed(study, spec), f"```\n{words}\n```"))
+
+
+def _show_pictures(study: optuna.Study, artifacts: Path, pictures: Iterable[Path]) -> None:
+    from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+
+    artifacts.mkdir(parents=True, exist_ok=True)
+    store = FileSystemArtifactStore(artifacts)
+    known = {meta.filename: meta.artifact_id for meta in get_all_artifact_meta(study)}
+    for picture in pictures:
+        if picture.name in known:
+            with picture.open("rb") as file:
+                store.write(known[picture.name], file)
+        else:
+            upload_artifact(artifact_store=store, file_path=str(picture), study_or_trial=study)
+
+
+def _axis(axis: Any) -> str:
+    if isinstance(axis, Range):
+        high = "the widest that fits" if axis.high is None else f"{axis.high:g}"
+        return f"{axis.low:g} to {high}{' (log)' if axis.log else ''}"
+    return " | ".join(show(choice) for choice in axis)
+
+
+def main() -> None:
+    """The process that draws; it ends with the end of its input, so with the coordinator."""
+    os.nice(NICENESS)
+    order = json.loads(sys.stdin.readline())
+
+    from search.study.readonly import Database
+    from search.study.study import find_study
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = Database(order["storage"]).open()
+    study, spec = find_study(storage, order["study"])
+    study_id = storage.get_study_id_from_name(order["study"])
+    runs = Runs(Path(order["runs"]))
+    file = runs.page(spec.name)
+    for line in sys.stdin:
+        shown = storage.get_study_system_attrs(study_id)
+        found = confirmed(study, spec)
+        drawn = page_attributes(shown, json.loads(line)["note"], found, study.get_trials(deepcopy=False), spec, runs)
+        partial = file.with_name(f".{file.name}.partial")
+        partial.write_text(json.dumps({key: drawn[key] for key in drawn if drawn[key] != shown.get(key)}))
+        partial.replace(file)
+
+
+def page_attributes(
+    shown: Mapping[str, Any],
+    note: str,
+    found: dict[str, Any] | None,
+    trials: Sequence[FrozenTrial],
+    spec: StudySpec,
+    runs: Runs,
+) -> dict[str, Any]:
+    """What the dashboard's own functions make of a study's attributes when they save a note, figures and artifacts.
+
+    Args:
+        shown: the study's system attributes as they are; what an export added to the note stays in it.
+        note: in Markdown.
+        found: what the confirmation has found, if it was begun.
+        trials: all trials of the study, in any state.
+        spec: what it searches.
+        runs: where the artifacts are.
+    """
+    from optuna_dashboard import get_note, save_note, save_plotly_graph_object
+
+    from search.figures.catalogue import page_pictures
+    from search.watch.findings import setting_importances
+
+    storage = InMemoryStorage()
+    sketch = optuna.create_study(storage=storage)
+    study_id = storage.get_study_id_from_name(sketch.study_name)
+    for key, value in shown.items():
+        storage.set_study_system_attr(study_id, key, value)
+    save_note(sketch, _whole(note, found, _parts(get_note(sketch))[1]))
+    for picture in page_pictures(trials, spec, setting_importances(trials, spec)):
+        save_plotly_graph_object(sketch, picture.figure, graph_object_id=picture.id)
+    with tempfile.TemporaryDirectory() as folder:
+        _show_pictures(sketch, runs.artifacts, draw_best(trials, spec, runs, Path(folder)))
+    return storage.get_study_system_attrs(study_id)
+
+
+def draw_best(trials: Sequence[FrozenTrial], spec: StudySpec, runs: Runs, folder: Path) -> list[Path]:
+    """Draw the learning curve of the best trial, and what it mistakes for what where that is known, as PNG."""
+    import numpy as np
+
+    from search.figures.png import draw_accuracies, draw_confusion
+
+    best = best_of(trials, spec.limit)
+    if best is None:
+        return []
+    title = f"{spec.name}, trial {best.number}: {best.values[0]:.2%}"
+    curve, confusion = folder / "best-curve.png", folder / "best-confusion.png"
+    values = [best.intermediate_values[step] for step in sorted(best.intermediate_values)]
+    draw_accuracies(values, curve, title=title, step=step_of(spec))
+    try:
+        with np.load(runs.confusion(spec.name)) as known:
+            if int(known["trial"]) != best.number:
+                return [curve]
+            draw_confusion(known["confusion"], known["names"].tolist(), confusion, title=f"{title} on validation")
+    except OSError:  # the best was trained elsewhere, or before there was a file for it
+        return [curve]
+    return [curve, confusion]
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main()

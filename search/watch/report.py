@@ -1,0 +1,308 @@
+"""``search report``: one HTML page that tells a search's story, and needs neither a network nor this program."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import optuna
+import plotly.io
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+from plotly.offline import get_plotlyjs
+from sqlalchemy import URL
+
+from search.errors import UsageError
+from search.figures.catalogue import Picture, study_pictures
+from search.figures.style import FONT
+from search.figures.timeline import CRASHED, Stint, stints_of_journal
+from search.paths import Runs
+from search.study.journal import read_journal
+from search.study.storage import open_storage, storage_errors
+from search.study.study import find_study
+from search.study.trial import DIVERGED, OUT_OF_MEMORY, best_of, outcome_of, ranked, recipe_of, sampled_axes, view_of
+from search.watch.findings import RECIPES, as_toml, findings, setting_importances, story
+from search.words import duration, show
+from studies import StudySpec
+
+REPORT_VERSION = 1
+"""Version of the JSON shape of ``search report --json``."""
+
+
+def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None) -> dict[str, Any]:
+    """Write the report of a study, running or not; an earlier one is replaced.
+
+    Args:
+        study_name: the study.
+        url: the storage.
+        runs: the runs folder, where the search's journal is; another machine's search has none here.
+        out: the file; by default STUDY-report.html in the current folder.
+
+    Returns:
+        ``version``; ``page``, the file, and its ``bytes``; ``study``; ``story``, in sentences; ``findings``, worth
+        knowing, a sentence or two each; ``counts`` of trials by their states; ``seconds`` of training by the trials'
+        states; ``best``, the best trials with ``trial``, ``value``, ``num_params``, ``macs``, ``seconds`` and
+        ``params``; ``toml``, these as the end of a study file; ``importances``, the share of each setting;
+        ``failures``, trials that failed, diverged or ran out of memory, with their reasons; ``crashes`` of workers,
+        each with its ``worker``, ``trial``, time and ``reason``.
+
+    Raises:
+        ReplayFailed: the journal was changed by something else.
+        StorageError: no database, or it cannot be read.
+        UsageError: no such study, or the file cannot be written.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with storage_errors(url):
+        study, spec = find_study(open_storage(url), study_name)
+        trials = study.get_trials(deepcopy=False)
+    importances = setting_importances(trials, spec)
+    stints = stints_of_journal(read_journal(runs.journal(study_name)))
+    page = render(spec, trials, importances, datetime.now(), stints)
+    out = out or Path(f"{study_name}-report.html")
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(out)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UsageError(f"{out} cannot be written: {error.strerror or error}; choose another --out") from error
+    best = ranked(trials, spec.limit)[:RECIPES]
+    return {
+        "version": REPORT_VERSION,
+        "page": str(out),
+        "bytes": out.stat().st_size,
+        "study": spec.name,
+        "story": story(spec, trials),
+        "findings": findings(spec, trials, importances),
+        "counts": {state.name: sum(trial.state == state for trial in trials) for state in TrialState},
+        "seconds": {
+            state.name: round(sum(view_of(trial).seconds for trial in trials if trial.state == state), 3)
+            for state in TrialState
+            if state.is_finished()
+        },
+        "best": [_facts(trial) for trial in best],
+        "toml": as_toml(spec, best),
+        "importances": importances,
+        "failures": [_facts(trial) | {"reason": view_of(trial).reason} for trial in _bad(trials)],
+        "crashes": [
+            {"worker": one.worker, "trial": one.trial, "at": one.ended.isoformat(), "reason": one.reason}
+            for one in stints
+            if one.outcome == CRASHED
+        ],
+    }
+
+
+def render_written(answer: dict[str, Any]) -> str:
+    """What ``search report`` prints."""
+    return f"wrote {answer['page']}, {answer['bytes'] / 1e6:.1f} MB; open it in a browser"
+
+
+def _facts(trial: FrozenTrial) -> dict[str, Any]:
+    view = view_of(trial)
+    kept = ("value", "num_params", "macs", "seconds", "params")
+    return {"trial": view.number, "state": view.state} | {name: getattr(view, name) for name in kept}
+
+
+def _bad(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Trials that came to nothing, and not because a pruner said so."""
+    return [trial for trial in trials if outcome_of(trial) in ("failed", DIVERGED, OUT_OF_MEMORY)]
+
+
+def render(
+    spec: StudySpec,
+    trials: Sequence[FrozenTrial],
+    importances: Mapping[str, float],
+    now: datetime,
+    stints: Sequence[Stint] = (),
+) -> str:
+    """The page: about 5 MB, nearly all of it plotly.js.
+
+    Args:
+        spec: what the study searches.
+        trials: all of its trials, in any state.
+        importances: share of each setting, or empty with too few trials.
+        now: date on the page.
+        stints: who trained what when; without any, the trials' own times are shown.
+    """
+    best = ranked(trials, spec.limit)[:RECIPES]
+    sections = [
+        _header(spec, trials, now),
+        _findings(spec, trials, importances),
+        _recipes(spec, trials, best),
+        *(_figure(picture) for picture in study_pictures(trials, spec, importances, stints)),
+        _failures(trials),
+        _settings(spec),
+    ]
+    title, body = _text(f"{spec.name}: search report"), "\n".join(filter(None, sections))
+    # The policy holds the page to its promise: the browser refuses it every address, whatever a figure may ask for.
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:">
+<title>{title}</title>
+<style>{_STYLE}</style>
+<script>{get_plotlyjs()}</script>
+</head>
+<body>
+<noscript><p>The figures need JavaScript; the words and tables do not.</p></noscript>
+{body}
+</body>
+</html>
+"""
+
+
+# -- the page's parts, in its order; whatever comes from outside goes through _text
+
+
+def _header(spec: StudySpec, trials: Sequence[FrozenTrial], now: datetime) -> str:
+    best = best_of(trials, spec.limit)
+    finished = sum(trial.state.is_finished() for trial in trials)
+    facts = {
+        "best accuracy": f"{best.values[0]:.2%}" if best else "none yet",
+        "its parameters": f"{best.user_attrs['num_params']:,}" if best and "num_params" in best.user_attrs else "-",
+        "trials finished": f"{finished} of {spec.search.trials}",
+        "training time": duration(sum(view_of(trial).seconds for trial in trials if trial.state.is_finished())),
+    }
+    listed = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in facts.items())
+    return (
+        f"<header><p class=quiet>Search report, {now:%-d %B %Y, %H:%M}, Featherweight {_text(version('featherweight'))}"
+        f"</p><h1>{_text(spec.name)}</h1><dl class=facts>{listed}</dl></header><p>{_text(story(spec, trials))}</p>"
+    )
+
+
+def _findings(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mapping[str, float]) -> str:
+    lines = findings(spec, trials, importances)
+    return f"<h2>Worth knowing</h2><ul>{''.join(f'<li>{_text(line)}</li>' for line in lines)}</ul>" if lines else ""
+
+
+def _recipes(spec: StudySpec, trials: Sequence[FrozenTrial], best: list[FrozenTrial]) -> str:
+    if not best:
+        return ""
+    attributes = [trial.user_attrs for trial in best]
+    rows = [
+        ["accuracy", "", *(f"{trial.values[0]:.2%}" for trial in best)],
+        ["parameters", "", *(_number(values.get("num_params")) for values in attributes)],
+        ["multiply-adds", "", *(_number(values.get("macs")) for values in attributes)],
+        ["training time", "", *(duration(view_of(trial).seconds) for trial in best)],
+    ]
+    rows += [
+        [key, _range(axis), *(show(recipe_of(trial).get(key, "-")) for trial in best)]
+        for key, axis in sampled_axes(trials, spec).items()
+    ]
+    return (
+        "<h2>Best recipes</h2>"
+        + _table(["trial", "searched", *(str(trial.number) for trial in best)], rows, left=2)
+        + "<p>The best as TOML: pasted at the end of a study file, it is what the next search begins with.</p>"
+        f"<pre>{_text(as_toml(spec, best[:1]))}</pre>"
+        f"<details><summary>The others</summary><pre>{_text(as_toml(spec, best[1:]))}</pre></details>"
+        "<p>To train the best again, measure it and hand it over: "
+        f"<code>search export-best {_text(spec.name)}</code></p>"
+    )
+
+
+def _figure(picture: Picture) -> str:
+    drawn = plotly.io.to_html(
+        picture.figure,
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=f"figure-{picture.id}",
+        config={"displayModeBar": False, "responsive": True},
+    )
+    return f"<figure><h2>{_text(picture.title)}</h2><figcaption>{_text(picture.caption)}</figcaption>{drawn}</figure>"
+
+
+def _failures(trials: Sequence[FrozenTrial]) -> str:
+    rows = [
+        [str(view.number), outcome_of(trial), str(view.epochs), view.reason or "not known"]
+        for trial in _bad(trials)
+        for view in [view_of(trial)]
+    ]
+    if not rows:
+        return ""
+    table = _table(["trial", "outcome", "epochs", "reason"], rows, left=4)
+    return f"<h2>Trials that failed, diverged or ran out of memory</h2>{table}"
+
+
+def _settings(spec: StudySpec) -> str:
+    fixed = {
+        f"train.{key}": value
+        for key, value in spec.train.model_dump(mode="json", exclude_defaults=True).items()
+        if key not in spec.space
+    }
+    searched = {
+        f"search.{key}": value for key, value in spec.search.model_dump(mode="json").items() if value is not None
+    }
+    data = {
+        f"data.{key}": value
+        for key, value in spec.data.model_dump(mode="json", exclude_defaults=True).items()
+        if key != "path"  # a page that is passed on need not tell where pictures lie
+    }
+    limit = {f"limit.{key}": value for key, value in spec.limit.model_dump().items() if value is not None}
+    rows = [[key, _number(value)] for key, value in (data | limit | fixed | searched | {"seed": spec.seed}).items()]
+    return f"<h2>Settings of the search</h2>{_table(['setting', 'value'], rows, left=2)}"
+
+
+def _table(header: list[str], rows: list[list[str]], *, left: int) -> str:
+    """A table whose first ``left`` columns hold words and the others numbers."""
+
+    def row(tag: str, cells: list[str]) -> str:
+        kinds = ["" if number < left else " class=number" for number in range(len(cells))]
+        return "".join(f"<{tag}{kind}>{_text(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
+
+    body = "".join(f"<tr>{row('td', cells)}</tr>" for cells in rows)
+    return f"<div class=wide><table><thead><tr>{row('th', header)}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _range(axis: BaseDistribution) -> str:
+    if isinstance(axis, CategoricalDistribution):
+        return ", ".join(show(choice) for choice in axis.choices)
+    assert isinstance(axis, FloatDistribution | IntDistribution)
+    return f"{show(axis.low)} to {show(axis.high)}{', log' if axis.log else ''}"
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else show(value)
+
+
+def _text(words: str) -> str:
+    return html.escape(words)
+
+
+_STYLE = f"""
+:root {{ color-scheme: light; }}
+body {{ max-width: 700px; margin: 2.5rem auto; padding: 0 1rem; color: #1f2328; background: white;
+  font: 15px/1.55 {FONT}; }}
+h1 {{ font-size: 1.9rem; font-weight: 650; margin: 0 0 1rem; overflow-wrap: anywhere; }}
+h2 {{ font-size: 1.1rem; font-weight: 650; margin: 2.4rem 0 .4rem; }}
+.quiet, figcaption, dt {{ color: #59636e; font-size: 13px; }}
+.quiet {{ margin: 0; }}
+.facts {{ display: grid; grid-template-columns: repeat(4, auto); gap: .5rem 1.5rem; margin: 0 0 1.4rem;
+  padding: .8rem 0; border: solid #d1d9e0; border-width: 1px 0; }}
+dd {{ margin: 0; font-size: 1.25rem; font-variant-numeric: tabular-nums; }}
+ul {{ padding-left: 1.2rem; margin: .4rem 0; }}
+li {{ margin: .35rem 0; }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }}
+th, td {{ text-align: left; vertical-align: top; padding: .28rem .8rem .28rem 0; border-bottom: 1px solid #e4e7eb;
+  white-space: pre-line; }}
+td:first-child {{ white-space: nowrap; }}
+td:last-child {{ overflow-wrap: anywhere; }}
+th {{ color: #59636e; font-weight: 500; border-bottom-color: #9aa4af; }}
+td.number, th.number {{ text-align: right; padding: .28rem 0 .28rem .8rem; white-space: nowrap; }}
+pre, code {{ font: 12.5px/1.5 ui-monospace, 'SF Mono', Menlo, Consolas, 'Liberation Mono', monospace; }}
+pre {{ background: #f6f8fa; padding: .8rem 1rem; overflow-x: auto; }}
+figure {{ margin: 0; break-inside: avoid; }}
+figcaption {{ margin-bottom: .6rem; }}
+@page {{ margin: 12mm; }}
+@media print {{ body {{ margin: 0 auto; padding: 0; }} h2 {{ break-after: avoid; }} pre {{ white-space: pre-wrap; }} }}
+@media (max-width: 560px) {{ .facts {{ grid-template-columns: repeat(2, auto); }} }}
+"""

@@ -1,0 +1,157 @@
+"""A search in numbers: what its coordinator, its database and its state file say, and the JSON of ``search status``.
+
+How it looks in a terminal is in search/watch/live.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Generator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import URL
+
+from search.paths import Runs
+from search.study.lock import owner_of
+from search.study.progress import Snapshot, WorkerView, eta_seconds, problems
+from search.study.storage import open_storage, storage_errors
+from search.study.study import find_study
+from search.study.trial import view_of
+from studies import StudySpec
+
+STATUS_VERSION = 2
+"""Version of the JSON shape of ``search status --json``."""
+
+STATE_SECONDS = 1.0
+"""Between two writings of the state file, and between two looks of ``search status --watch``."""
+
+
+# -- seen from outside
+
+
+def write_state(file: Path, snapshot: Snapshot, owner: str) -> None:
+    """Leave what the database does not know for ``read_snapshot``; the file appears whole.
+
+    Args:
+        file: the state file.
+        snapshot: the search as it is.
+        owner: what ``owner_of`` says meanwhile.
+    """
+    state = {
+        "version": STATUS_VERSION,
+        "owner": owner,
+        "at": time.time(),
+        "eta_seconds": snapshot.eta_seconds,
+        "stopping": snapshot.stopping,
+        "problems": snapshot.problems,
+        "workers": [asdict(worker) for worker in snapshot.workers],
+    }
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_text(json.dumps(state), encoding="utf-8")
+    partial.replace(file)
+
+
+def read_snapshot(name: str, url: URL, runs: Runs) -> tuple[Snapshot, str | None]:
+    """A study as its database has it, with the workers of a search on this machine, and who is searching it.
+
+    Raises:
+        StorageError: no database, or it cannot be read.
+        UsageError: no such study.
+    """
+    with contextlib.closing(follow(name, url, runs)) as moments:
+        return next(moments)
+
+
+def follow(name: str, url: URL, runs: Runs) -> Generator[tuple[Snapshot, str | None], None, None]:
+    """``read_snapshot`` again and again, every STATE_SECONDS, until nobody searches the study any more."""
+    with storage_errors(url):
+        study, spec = find_study(open_storage(url), name)
+        while True:
+            held_by = owner_of(name, url, runs)  # first: whoever ends in between has told all by then
+            trials = study.get_trials(deepcopy=False)
+            snapshot = snapshot_of(spec, trials, read_state(runs.state(name), held_by))
+            yield completed(snapshot, study, spec, runs, held_by), held_by
+            if held_by is None:
+                return
+            time.sleep(STATE_SECONDS)
+
+
+def completed(
+    snapshot: Snapshot, study: optuna.Study, spec: StudySpec, runs: Runs, held_by: str | None = None
+) -> Snapshot:
+    """The same with what is kept beside the trials: what checkpoints take, and what a confirmation has found."""
+    from search.study.confirmation import confirmed  # which words its findings with ``duration`` from here
+
+    return replace(
+        snapshot,
+        checkpoint_bytes=sum(runs.checkpoints(spec.name).values()),
+        checkpoint_quota=spec.faults.checkpoint_gb * 1e9,
+        confirmation=confirmed(study, spec, owner=held_by),
+    )
+
+
+def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: dict[str, Any] | None = None) -> Snapshot:
+    """A search seen from outside, through its database, and through its state file where ``read_state`` gives it."""
+    finished = tuple(view_of(trial, spec.limit) for trial in trials if trial.state.is_finished())
+    if told is not None:
+        aged = time.time() - told["at"]
+        workers = [WorkerView(**worker) for worker in told["workers"]]
+        workers = [replace(w, seconds_since_progress=(w.seconds_since_progress or 0.0) + aged) for w in workers]
+        return Snapshot(
+            study=spec.name,
+            budget=spec.search.trials,
+            finished=finished,
+            workers=tuple(workers),
+            eta_seconds=told["eta_seconds"],
+            stopping=told["stopping"],
+            epochs=spec.num_steps,
+            problems=tuple(told["problems"]),
+        )
+    workers = [
+        WorkerView(
+            trial=trial.number,
+            epoch=(epoch := max(trial.intermediate_values, default=0)),
+            epochs=spec.num_steps,
+            val_accuracy=trial.intermediate_values.get(epoch),
+        )
+        for trial in trials
+        if trial.state == TrialState.RUNNING
+    ]
+    eta = eta_seconds(spec, finished, workers)
+    return Snapshot(spec.name, spec.search.trials, finished, tuple(workers), eta, epochs=spec.num_steps)
+
+
+def read_state(file: Path, held_by: str | None) -> dict[str, Any] | None:
+    """What the study's owner wrote; None on another machine, from another version, or from a killed predecessor."""
+    try:
+        state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    # With its time: a restarted container often has the process number and the host's name of the one before.
+    return state if state.get("version") == STATUS_VERSION and held_by and state.get("owner") == held_by else None
+
+
+def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Any]:
+    """The documented shape of ``search status --json``."""
+    return {
+        "version": STATUS_VERSION,
+        "study": snapshot.study,
+        "held_by": held_by,
+        "stopping": snapshot.stopping,
+        "budget": snapshot.budget,
+        "counts": {state.name: snapshot.count(state.name) for state in TrialState if state.is_finished()},
+        "workers": [asdict(worker) for worker in snapshot.workers],
+        "best": asdict(snapshot.best) if snapshot.best else None,
+        "eta_seconds": snapshot.eta_seconds,
+        "confirmation": snapshot.confirmation,
+        "checkpoints": {"bytes": snapshot.checkpoint_bytes, "quota_bytes": snapshot.checkpoint_quota},
+        "problems": problems(snapshot),
+        "finished": [asdict(trial) for trial in snapshot.finished],
+    }

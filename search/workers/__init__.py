@@ -1,0 +1,7 @@
+"""Processes that train, and what is done when one fails. It knows no database and no display.
+
+local     workers as subprocesses, JSON lines over pipes
+worker    the child process: one device, `trainer.fit`, every epoch sent and answered
+crew      the workers' life: ready, hanging, replaced, put aside
+failures  what has gone wrong with a training, and whether it is taken up again
+"""

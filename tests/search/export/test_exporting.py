@@ -1,0 +1,328 @@
+"""What an export decides by itself; that its files are what they say is tested end to end."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import optuna
+import psutil
+import pytest
+import torch
+from optuna.distributions import FloatDistribution
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState, create_trial
+from rich.console import Console
+from safetensors import SafetensorError
+from sqlalchemy.exc import OperationalError
+from test_trainings import EPOCHS, ScriptedPool, trains
+from tiny import tiny_study
+
+import search.export.export
+import search.export.retrain
+import search.study.outage
+from search.errors import HeldError, Interrupted, ProofFailed, StudyChanged, UsageError
+from search.export.export import _check_target, _disk_errors, _export
+from search.export.formats import write_graphs
+from search.export.metrics import evaluate_once, final_model, wilson_interval
+from search.export.proof import Difference, compare_logits
+from search.export.retrain import Retraining, heed_stop
+from search.export.trainings import Outcome, Training
+from search.paths import Runs
+from search.plan.prepare import prepare
+from search.study.confirmation import begin, confirmed, missing, record
+from search.study.storage import open_storage, parse_url
+from search.study.study import UUID, open_test_split
+from search.workers.local import Exit, Message
+from studies import Faults, StudySpec
+from trainer.config import EpochResult
+from trainer.data import Dataset, prepare_data
+from trainer.errors import DiskError
+
+
+def test_each_final_model_is_an_opening_and_a_resumed_export_is_the_same_one(tmp_path: Path) -> None:
+    study = optuna.create_study()
+    weights, others = tmp_path / "model.safetensors", tmp_path / "others.safetensors"
+    weights.write_bytes(b"weights")
+    others.write_bytes(b"other weights")
+    models = [(weights, ()), (weights, ()), (weights, ("flip",)), (weights, ("flip",)), (others, ("flip",))]
+    assert [open_test_split(study, final_model(*model)) for model in models] == [1, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "interval"), [(81, 263, (0.2553, 0.3662)), (0, 20, (0.0, 0.1611)), (20, 20, (0.8389, 1.0))]
+)
+def test_the_interval_is_wilsons(hits: int, n: int, interval: tuple[float, float]) -> None:
+    """As Newcombe prints it (Statistics in Medicine 17, 1998)."""
+    assert wilson_interval(hits, n) == pytest.approx(interval, abs=5e-5)
+
+
+@pytest.mark.parametrize("test_fraction", [0.0, 0.8])
+def test_every_picture_is_evaluated_once(tmp_path: Path, test_fraction: float) -> None:
+    spec = StudySpec.model_validate(
+        {
+            "name": "digits",
+            "data": {"source": "digits", "image_size": 8, "test_fraction": test_fraction},
+            "space": {"lr": [0.1, 0.2]},
+            "confirm": {"top": 0},
+        }
+    )
+    data = prepare_data(spec.data, tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10)).eval()
+    seen: list[int] = []
+    net.register_forward_hook(lambda _net, pictures, _logits: seen.append(len(pictures[0])))
+    study = optuna.create_study(storage=open_storage(parse_url(f"sqlite:///{tmp_path}/search.db"), create=True))
+    retraining = Retraining(study, spec, Runs(tmp_path), data, [], Console(file=StringIO()), lambda: None)
+    outcomes: Any = [[SimpleNamespace(results=(), seconds=0.0)]]
+    found = evaluate_once(tmp_path, net, net, retraining, create_trial(value=0.5), outcomes)
+    assert found["evaluation"]["split"] == ("test" if test_fraction else "val")
+    assert sum(seen) == len(data.splits["test"]) + len(data.splits["val"])
+    assert found["validation"]["n"] == len(data.splits["val"])
+
+
+def test_a_place_where_no_export_can_be_made_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--out /proc/export cannot be made \(.*\); choose another folder"):
+        _check_target(Path("/proc/export"))  # a folder that is there, and that nobody makes a folder in
+    _check_target(tmp_path / "exports/small-1")
+    assert [path.name for path in tmp_path.rglob("*")] == ["exports"]
+
+
+@pytest.mark.parametrize(("scale", "allowed"), [(0.01, 1e-4), (1.0, 1e-4), (300.0, 3e-3)])
+def test_logits_may_differ_by_as_much_as_fp32_rounds(scale: float, allowed: float) -> None:
+    expected = scale * np.array([[1.0, -0.5], [0.25, 0.0]])
+    assert compare_logits("ONNX Runtime", expected + 0.9 * allowed, expected) == pytest.approx(0.9 * allowed)
+    for wrong in (expected + 1.1 * allowed, expected * np.nan):
+        with pytest.raises(Difference, match=r"^ONNX Runtime's logits differ by .*, more than "):
+            compare_logits("ONNX Runtime", wrong, expected)
+
+
+def test_a_full_disk_ends_an_export_with_one_sentence_whichever_file_it_stops(tmp_path: Path) -> None:
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3)).eval()
+    sentence = r"^no room for an export in .*/exports; make room, and the same command goes on$"
+    for name in ("pt2", "onnx"):
+        (tmp_path / f"model.{name}").symlink_to("/dev/full")  # every write to it finds no space left
+        with pytest.raises(DiskError, match=sentence), _disk_errors(tmp_path / "exports"):
+            write_graphs(tmp_path, net, (3, 8, 8), [name])
+    with pytest.raises(DiskError, match=sentence), _disk_errors(tmp_path / "exports"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(ValueError, match="ours"), _disk_errors(tmp_path):
+        raise ValueError("ours")
+
+
+@pytest.fixture
+def spec() -> StudySpec:
+    values: dict[str, Any] = {"name": "confirmed", "data": {"source": "digits"}, "confirm": {"top": 1, "seeds": 3}}
+    space = {"lr": {"low": 0.001, "high": 0.1}}
+    return StudySpec.model_validate(values | {"space": space, "train": {"epochs": EPOCHS}})
+
+
+def completed_study(storage: RDBStorage | None = None) -> optuna.Study:
+    """A study with one trial, which is its best."""
+    study = optuna.create_study(direction="maximize", storage=storage)
+    axis, size = {"lr": FloatDistribution(0.001, 0.1)}, {"num_params": 1}
+    study.add_trial(
+        create_trial(state=TrialState.COMPLETE, value=0.5, params={"lr": 0.01}, distributions=axis, user_attrs=size)
+    )
+    return study
+
+
+def test_an_export_whose_study_was_taken_over_writes_no_more_to_it(
+    spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = completed_study(open_storage(parse_url(f"sqlite:///{tmp_path}/search.db"), create=True))
+
+    def trained(_retraining: Retraining, _stage: str, trainings: list[Training]) -> Iterator[Outcome]:
+        result = EpochResult(
+            epoch=1, train_loss=1.0, val_loss=1.0, val_accuracy=0.5, seconds=1.0, images_per_second=1.0, final=True
+        )
+        for training in trainings:
+            yield Outcome(training, (result,))
+
+    left = [2]  # before the first record, and before the second
+
+    def still_owner() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise HeldError("confirmed", "a launch that was faster")
+
+    monkeypatch.setattr(Retraining, "_outcomes", trained)
+    data: Any = SimpleNamespace(fingerprint="pictures")
+    devices: Any = ["one"]
+    retraining = Retraining(study, spec, Runs(tmp_path), data, devices, Console(quiet=True), still_owner)
+    with pytest.raises(HeldError, match="in use by a launch that was faster"):
+        retraining.choose(None)
+    assert [number for _, number in missing(study, spec)] == [1, 2], "what was recorded before it was lost"
+
+
+class Desk:
+    """An export whose workers play a script and whose database is away when the test says so."""
+
+    def __init__(self, spec: StudySpec, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pool = ScriptedPool(trains)
+        self.asked = 0
+        """How often the study's lock was looked at."""
+        self.is_away: Callable[[], bool] = lambda: False
+        monkeypatch.setattr(search.study.outage, "RETRY_SECONDS", 0)
+        monkeypatch.setattr(search.export.retrain, "LocalPool", lambda devices, logs: self.pool)
+        storage = open_storage(parse_url(f"sqlite:///{folder}/search.db"), create=True)
+        data: Any = SimpleNamespace(fingerprint="pictures", cache_path=folder / "cache")
+        devices: Any = ["one"]
+        self.said = StringIO()
+        console = Console(file=self.said, width=200)
+        self.study = completed_study(storage)
+        self.study.set_user_attr(UUID, "its own")
+        self.retraining = Retraining(self.study, spec, Runs(folder), data, devices, console, self.still_owner)
+
+    def still_owner(self) -> None:
+        self.asked += 1
+        if self.is_away():
+            raise OperationalError("SELECT 1", None, Exception("the server is gone"))
+
+
+def test_an_export_trains_on_while_the_database_is_away_and_records_everything_once(
+    spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes in the second of three trainings, and is back a moment after the last."""
+    desk = Desk(spec, tmp_path, monkeypatch)
+    ended = []
+
+    def is_away() -> bool:
+        if len(desk.pool.assigned) == 3 and desk.pool.answers[-1] is False:
+            ended.append(None)
+        return len(desk.pool.answers) > EPOCHS and len(ended) < 4
+
+    desk.is_away = is_away
+    with desk.retraining as retraining:
+        retraining.choose(None)
+        assert missing(desk.study, spec) == []
+        found = confirmed(desk.study, spec)
+        assert found is not None
+        assert len(found["candidates"][0]["accuracies"]) == 3
+    assert desk.asked > 3 * EPOCHS, "in each turn"
+    said = desk.said.getvalue()
+    assert said.index("the database cannot be reached; training goes on") < said.index("2 of 3 trainings done")
+    assert said.index("3 of 3 trainings done") < said.index("the database is back")
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["deleted", "and one of its name created"])
+def test_an_export_whose_study_is_deleted_says_so_and_writes_nothing_to_the_next(
+    spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    def deleted(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if len(desk.pool.assigned) == 2:
+            optuna.delete_study(study_name=name, storage=storage)
+            if again:
+                assert optuna.create_study(study_name=name, storage=storage)._study_id == desk.study._study_id
+        yield from trains(assignment, times)
+
+    desk = Desk(spec, tmp_path, monkeypatch)
+    desk.pool.script = deleted
+    name, storage = desk.study.study_name, open_storage(parse_url(f"sqlite:///{tmp_path}/search.db"))
+    with desk.retraining as retraining, pytest.raises(StudyChanged, match="deleted or replaced while it was in use"):
+        retraining.choose(None)
+    for study in storage.get_all_studies():
+        assert (study.user_attrs, study.system_attrs) == ({}, {})
+
+
+@pytest.mark.parametrize("stage", ["training", "writing"])
+def test_a_stop_request_ends_an_export_before_its_next_stage(
+    spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    desk = Desk(spec, tmp_path, monkeypatch)
+    begun = []
+
+    def asked_while(name: str) -> Any:
+        begun.append(name)
+        if name == stage:
+            desk.retraining.runs.stop_request(spec.name).parent.mkdir(parents=True)
+            desk.retraining.runs.stop_request(spec.name).touch()
+        return "whole", "plain"
+
+    monkeypatch.setattr(Retraining, "train", lambda *_: asked_while("training"))
+    monkeypatch.setattr(search.export.export, "_write_models", lambda *_: asked_while("writing"))
+    monkeypatch.setattr(search.export.export, "evaluate_once", lambda *_: asked_while("evaluating"))
+    with pytest.raises(Interrupted, match="export stopped; nothing is lost, the same command goes on"):
+        _export(tmp_path / "export", {}, desk.retraining, desk.study.trials[0], [])
+    assert begun[-1] == stage
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_stop_request_ends_an_export_while_it_decodes_pictures(tmp_path: Path) -> None:
+    """Whatever shows its progress looks, the evaluation too."""
+    runs, said = Runs(tmp_path), Console(quiet=True)
+    spec = StudySpec.model_validate(tomllib.loads(tiny_study("tiny", trials=1)))
+    runs.stop_request("tiny").parent.mkdir(parents=True)
+    runs.stop_request("tiny").touch()
+    with pytest.raises(Interrupted, match="export stopped; nothing is lost, the same command goes on"):
+        prepare(spec, runs, said, lambda: heed_stop(runs, "tiny"))
+    assert not list(runs.cache.glob("[!.]*")), "half a cache is none"
+
+
+class Proof:
+    """Stands in for the interpreter in which an export is proven: a shell's script."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.file = folder / "interpreter"
+        monkeypatch.setattr(sys, "executable", str(self.file))
+
+    def prove(self, script: str, look: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        self.file.write_text(f"#!/bin/sh\n{script}\n")
+        self.file.chmod(0o755)
+        spec = StudySpec.model_validate(tomllib.loads(tiny_study("tiny", trials=1)))
+        data = cast(Dataset, SimpleNamespace(cache_path=self.file))
+        return search.export.export.prove(self.file.parent, spec, data, Console(quiet=True), look)
+
+
+def test_a_stop_request_ends_a_proof_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, looks = psutil.Process().children(), []
+
+    def look() -> None:
+        looks.append([child for child in psutil.Process().children() if child not in before])
+        if len(looks) == 3:
+            raise Interrupted("export stopped")
+
+    with pytest.raises(Interrupted):
+        Proof(tmp_path, monkeypatch).prove("exec sleep 600", look)
+    (proof,) = looks[-1]
+    assert not proof.is_running()
+
+
+def test_a_proof_is_its_last_line_and_a_failed_one_its_last_complaint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proof = Proof(tmp_path, monkeypatch)
+    said = """echo '["through timm", 1, 2]'; sleep 1; echo '["through timm", 2, 2]'; echo '{"sha256": {}}'"""
+    assert proof.prove(said) == {"sha256": {}}
+    with pytest.raises(ProofFailed, match=r"^the export failed its proof: accuracy: 0\.5; it was not put in place"):
+        proof.prove("echo a warning >&2; echo accuracy: 0.5 >&2; exit 9")
+    with pytest.raises(ProofFailed, match=r"^the export failed its proof: it ended with code 3; it was not"):
+        proof.prove("exit 3")
+
+
+def test_an_export_waits_no_longer_for_its_database_than_a_search_does(
+    spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec.model_copy(update={"faults": Faults(storage_minutes=0.01)})
+    desk = Desk(spec, tmp_path, monkeypatch)
+    desk.is_away = lambda: bool(desk.pool.assigned)
+    with desk.retraining as retraining:
+        with pytest.raises(OperationalError, match="the server is gone"):
+            retraining.choose(None)
+        assert "3 of 3 trainings done" in desk.said.getvalue(), "nothing was trained in vain: it is on the disk"
+
+
+def test_a_result_whose_acknowledgement_was_lost_counts_once(spec: StudySpec) -> None:
+    study = completed_study()
+    begin(study, spec)
+    for _ in range(2):
+        record(study, 0, 1, 0.5, 1.0)
+    found = confirmed(study, spec)
+    assert found is not None
+    assert (found["done"], found["candidates"][0]["accuracies"]) == (1, [0.5])

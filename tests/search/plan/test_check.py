@@ -1,0 +1,364 @@
+"""``search check``: what a study means, and whatever is wrong with it in one go."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from inside import run_inside
+from PIL import Image
+from rich.console import Console
+
+from search.devices import WorkerDevice
+from search.errors import UsageError
+from search.paths import Runs
+from search.plan.check import check_study, largest_candidate, measure_speed, render
+from search.plan.prepare import checkpoint_bytes, prepare, room_needed
+from search.plan.space import distributions, find_bounds
+from search.plan.width import widest
+from studies import Limit, StudySpec
+from trainer.config import TrainConfig
+from trainer.data import prepare_data
+from trainer.errors import ConfigError, DataError, DiskError, LimitError
+from trainer.models import count
+from trainer.values import validate
+
+TWO_WORKERS = [WorkerDevice("cpu:0", None, 1), WorkerDevice("cpu:1", None, 1)]
+
+
+def study(**values: Any) -> StudySpec:
+    """A small net on the digits, unless told otherwise."""
+    defaults: dict[str, Any] = {
+        "name": "small",
+        "data": {"source": "digits", "image_size": 16, "test_fraction": 0.2},
+        "limit": {"params": 60_000},
+        "train": {"model": "resnet10t", "epochs": 3, "rotate": 10},
+        "space": {
+            "lr": {"low": 1e-4, "high": 1e-2, "log": True},
+            "width_mult": {"low": 0.02},
+            "batch_size": [16, 64],
+            "optimizer": ["sgd", "adamw"],
+        },
+        "known": [{"lr": 1e-3, "width_mult": 0.05}, {"optimizer": "adamw"}],
+        "search": {"trials": 7},
+    }
+    return validate(StudySpec, defaults | values, "study small")
+
+
+def shown(meaning: dict[str, Any], width: int = 80) -> str:
+    """What a terminal of so many columns shows."""
+    console = Console(file=io.StringIO(), width=width)
+    console.print(render(meaning), soft_wrap=True)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def make_pictures(root: Path, counts: dict[str, int]) -> Path:
+    """Folders with so many different pictures of 8 px each: {"train/cat": 3}."""
+    random = np.random.default_rng(0)
+    for folder, number in counts.items():
+        (root / folder).mkdir(parents=True)
+        for i in range(number):
+            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / folder / f"{i:02}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def meaning(runs: Runs) -> dict[str, Any]:
+    return check_study(study(), runs, TWO_WORKERS)
+
+
+def test_the_space_has_its_exact_upper_end_with_its_size_and_the_proof(meaning: dict[str, Any]) -> None:
+    width = widest(TrainConfig(model="resnet10t"), 10, 16, Limit(params=60_000), low=0.02)
+    assert width.next_size is not None
+    assert meaning["space"] == {
+        "lr": {"low": 1e-4, "high": 1e-2, "log": True, "step": None},
+        "width_mult": {"low": 0.02, "high": width.width_mult, "log": False, "step": None},
+        "batch_size": {"choices": [16, 64]},
+        "optimizer": {"choices": ["sgd", "adamw"]},
+    }
+    size = {"params": width.size.params, "macs": width.size.macs}
+    assert meaning["largest"] == meaning["widest"] == {"width_mult": width.width_mult, **size}
+    assert meaning["next"]["params"] == width.next_size.params > 60_000
+    assert meaning["limit"] == {"params": 60_000, "macs": None}
+
+
+def test_pictures_are_counted_per_class_and_split(meaning: dict[str, Any]) -> None:
+    pictures = meaning["pictures"]
+    assert list(pictures["classes"]) == [str(digit) for digit in range(10)]
+    for split, number in pictures["splits"].items():
+        assert sum(counts[split] for counts in pictures["classes"].values()) == number > 0
+    assert sum(pictures["splits"].values()) == 1797
+
+
+def test_steps_per_epoch_are_those_of_the_training_loop(meaning: dict[str, Any]) -> None:
+    num_train = meaning["pictures"]["splits"]["train"]
+    assert meaning["steps_per_epoch"] == {"16": num_train // 16, "64": num_train // 64}
+
+
+def test_only_what_is_fixed_and_not_the_default_is_named(meaning: dict[str, Any]) -> None:
+    assert meaning["fixed"] == {"rotate": 10.0}
+    assert meaning["known"] == [{"lr": 1e-3, "width_mult": 0.05}, {"optimizer": "adamw"}]
+
+
+def test_time_and_disk_are_scaled_from_what_was_measured(meaning: dict[str, Any], runs: Runs) -> None:
+    estimate = meaning["estimate"]
+    num_train = meaning["pictures"]["splits"]["train"]
+    assert estimate["seconds_per_epoch"] > (num_train // 16 * 16) / estimate["images_per_second"]
+    assert estimate["seconds_per_trial"] == 3 * estimate["seconds_per_epoch"]
+    assert estimate["seconds_at_most"] == math.ceil(7 / 2) * estimate["seconds_per_trial"]
+    (pictures_file,) = runs.cache.glob("*/pictures.npy")
+    assert estimate["cache_bytes"] > pictures_file.stat().st_size > 1797 * 16 * 16 * 3
+    assert estimate["checkpoint_bytes"] == checkpoint_bytes(meaning["largest"]["params"], 2)
+
+
+def test_the_answer_is_json(meaning: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(meaning)) == meaning
+
+
+def test_people_are_shown_all_of_it_in_80_columns(meaning: dict[str, Any]) -> None:
+    text = shown(meaning)
+    assert "small: 7 trials of resnet10t, 3 epochs each" in text
+    assert f"{meaning['largest']['params']:,} parameters" in text
+    assert f"{meaning['next']['params'] - 60_000:,} parameters over" in text
+    assert f"0.02 to {meaning['space']['width_mult']['high']:g}" in text
+    for line in ("0.0001 to 0.01, logarithmic", "16, 64", "sgd, adamw", "rotate", "lr 0.001, width_mult 0.05"):
+        assert line in text
+    assert "with 2 workers; pruning makes it shorter" in text
+    for name, counts in meaning["pictures"]["classes"].items():
+        assert any(line.split() == [name, *map(str, counts.values())] for line in text.splitlines())
+
+
+def test_a_set_without_a_test_split_is_warned_of(meaning: dict[str, Any]) -> None:
+    warning = "no test split: an export would be measured on the validation pictures"
+    assert warning not in shown(meaning)
+    without = meaning["pictures"] | {"splits": meaning["pictures"]["splits"] | {"test": 0}}
+    assert warning in shown(meaning | {"pictures": without})
+
+
+def test_the_time_is_that_of_the_widest_candidate_with_most_augmentation_in_the_smallest_batches(runs: Runs) -> None:
+    spec = study(
+        space={
+            "width_mult": {"low": 0.02},
+            "batch_size": {"low": 8, "high": 64, "step": 8},
+            "rotate": {"low": 0, "high": 20},
+            "crop_padding": [0, 2],
+            "optimizer": ["sgd", "adamw"],
+        },
+        known=[],
+    )
+    space = prepare(spec, runs, Console(stderr=True)).space
+    candidate = largest_candidate(spec, space, 10)
+    assert (candidate.batch_size, candidate.rotate, candidate.crop_padding, candidate.optimizer) == (8, 20, 2, "sgd")
+    assert candidate.width_mult == space["width_mult"].high  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("growth", [{"train": {"growth": 2.5}}, {"space": {"growth": {"low": 1.5, "high": 2.5}}}])
+def test_the_largest_candidate_lacks_what_its_family_does_not_have(runs: Runs, growth: dict[str, Any]) -> None:
+    space = {"model": ["rexnet_100", "resnet10t"]} | growth.get("space", {})
+    spec = study(limit={"params": 9_000_000}, space=space, known=[], train=growth.get("train", {}))
+    candidate = largest_candidate(spec, find_bounds(spec, 10, runs).space, 10)
+    assert (candidate.model, candidate.growth, candidate.width_mult) == ("rexnet_100", 2.0, 1.0)
+    assert count(candidate, 10, 16).params < 9_000_000
+
+
+def test_the_time_is_that_of_augmented_pictures_also_where_the_first_epochs_are_plain(runs: Runs) -> None:
+    resize = {"name": "Resize", "height": 8, "width": 8}  # refused once it is applied
+    spec = study(train={"model": "resnet10t", "width_mult": 0.05, "augment": [resize], "augment_from_epoch": 11})
+    with pytest.raises(ConfigError, match=r"a picture of \(16, 16, 3\) uint8 became \(8, 8, 3\)"):
+        measure_speed(spec.train, prepare_data(spec.data, runs.cache), TWO_WORKERS[0])
+
+
+def test_of_several_families_the_time_says_which_one_it_is_of(runs: Runs) -> None:
+    models = ["resnet10t", "rexnet_100", "mobilenetv3_small_050"]
+    space = {"model": models, "width_mult": {"low": 0.05, "high": 0.2}}
+    known = [{"model": "mobilenetv3_small_050"}, {"model": "rexnet_100"}]
+    meaning = check_study(study(limit={"params": 200_000}, space=space, known=known), runs, TWO_WORKERS[:1])
+    assert "small: 7 trials of 2 models, 3 epochs each" in shown(meaning)
+    assert "images/s with the largest resnet10t" in shown(meaning)
+    assert list(meaning["left_out"]) == ["mobilenetv3_small_050", "known.0"]
+    assert meaning["known"] == known[1:]
+    assert "2 left out because they do not fit:\n  mobilenetv3_small_050: mobilenetv3_small_050 " in shown(meaning)
+    assert "\n  known.0: its model, mobilenetv3_small_050, does not fit\n" in shown(meaning)
+
+
+def test_a_batch_larger_than_the_training_split_is_measured_as_it_trains(runs: Runs, tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path, {"a": 4, "b": 4})
+    spec = study(data={"path": str(folder), "image_size": 16}, space={"lr": [0.1, 0.2]}, known=[], limit={})
+    data = prepare_data(spec.data, runs.cache)
+    speed = measure_speed(spec.train, data, TWO_WORKERS[0])
+    assert speed.images_per_second > 0
+    meaning = check_study(spec, runs, TWO_WORKERS[:1])
+    assert meaning["steps_per_epoch"] == {"128": 1}
+    assert (meaning["widest"], meaning["next"], meaning["largest"]["width_mult"]) == (None, None, 1.0)
+    assert "\nno limit\n" in shown(meaning)
+    assert "with 1 worker;" in shown(meaning)
+
+
+def test_a_space_that_ends_below_the_limit_says_so(runs: Runs) -> None:
+    spec = study(space={"width_mult": {"low": 0.02, "high": 0.05}}, known=[])
+    meaning = check_study(spec, runs, TWO_WORKERS[:1])
+    assert meaning["largest"]["width_mult"] == 0.05
+    assert meaning["largest"]["params"] == count(TrainConfig(model="resnet10t", width_mult=0.05), 10, 16).params
+    assert f"the space ends below the widest that fits, {meaning['widest']['width_mult']:g}" in shown(meaning)
+    asked_for = room_needed(spec, find_bounds(spec, 10, runs), 1)
+    assert meaning["estimate"]["checkpoint_bytes"] == asked_for, "what a launch would refuse is refused here"
+
+
+def test_an_ensemble_that_would_not_fit_is_told_before_the_search(runs: Runs) -> None:
+    one = check_study(study(), runs, TWO_WORKERS)
+    assert one["exported"] == {name: one["largest"][name] for name in ("params", "macs")}
+    three = check_study(study(final={"ensemble": 3, "tta": ["flip"]}), runs, TWO_WORKERS)
+    expected = {"params": 3 * one["largest"]["params"], "macs": 6 * one["largest"]["macs"]}
+    assert three["exported"] == expected
+    assert f"that is {expected['params']:,} parameters" in shown(three)
+    assert "to export, over the limit" not in shown(one)
+    each = check_study(study(final={"ensemble": 3, "limit_each": True}), runs, TWO_WORKERS)
+    assert each["exported"] == one["exported"]
+
+
+def test_a_stepped_width_ends_on_a_step_without_a_warning(runs: Runs) -> None:
+    dropout = {"low": 0, "high": 0.5, "step": 0.2}
+    spec = study(space={"width_mult": {"low": 0.02, "step": 0.02}, "dropout": dropout}, known=[])
+    width = widest(spec.train, 10, 16, spec.limit, low=0.02)
+    space = distributions(spec, width)
+    last = space["width_mult"].high  # type: ignore[attr-defined]
+    assert width.width_mult - 0.02 < last <= width.width_mult
+    assert space["dropout"].high == 0.4  # type: ignore[attr-defined]
+
+
+def test_many_classes_are_summed_up_and_bad_files_and_duplicates_listed(runs: Runs, tmp_path: Path) -> None:
+    counts = {f"train/c{i:02}": 3 + i for i in range(15)} | {f"val/c{i:02}": 2 for i in range(15)}
+    folder = make_pictures(tmp_path, counts)
+    (folder / "train/c00/broken.png").write_bytes(b"no picture")
+    shutil.copy(folder / "train/c01/00.png", folder / "train/c02/twin.png")
+    shutil.copy(folder / "train/c03/00.png", folder / "val/c03/twin.png")
+    spec = study(
+        data={"path": str(folder), "image_size": 16, "bad_files": "skip"}, space={"lr": [0.1, 0.2]}, known=[], limit={}
+    )
+    meaning = check_study(spec, runs, TWO_WORKERS[:1])
+    assert [file["name"] for file in meaning["pictures"]["bad_files"]] == ["train/c00/broken.png"]
+    kinds = {(pair["kind"], pair["first"], pair["second"]) for pair in meaning["pictures"]["duplicates"]}
+    assert kinds == {
+        ("across classes", "train/c01/00.png", "train/c02/twin.png"),
+        ("across splits", "train/c03/00.png", "val/c03/twin.png"),
+    }
+    text = shown(meaning, width=120)
+    rows = [line.split() for line in text.splitlines()]
+    for row in (["smallest", "3", "2", "0"], ["median", "10", "2", "0"], ["largest", "17", "3", "0"]):
+        assert row in rows
+    assert ["all", "15", "151", "31", "0"] in rows
+    assert "train/c00/broken.png: is not a picture in a format that Pillow knows" in text
+    assert "across splits: train/c03/00.png = val/c03/twin.png" in text
+
+
+# -- problems
+
+
+def test_problems_of_pictures_limit_and_recipes_come_at_once(runs: Runs, tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path, {"a": 4, "b": 4, "c": 1})
+    (folder / "a/broken.png").write_bytes(b"no picture")
+    data = {"path": str(folder), "image_size": 16}
+    with pytest.raises(DataError) as caught:
+        check_study(study(data=data, limit={"params": 100}), runs, TWO_WORKERS)
+    for sentence in (
+        "a/broken.png: is not a picture in a format that Pillow knows",
+        "c: one training picture, so none is left for validation",
+        "no width of resnet10t fits: at 0.02, the narrowest",
+        "with 3 classes at 16 px; the limit is 100 parameters",
+    ):
+        assert sentence in str(caught.value)
+    with pytest.raises(DataError) as caught:
+        check_study(study(data=data, known=[{"width_mult": 0.9}, {"lr": 1e-3}, {"width_mult": 1.5}]), runs, TWO_WORKERS)
+    assert "a/broken.png: " in str(caught.value)
+    assert "known.0.width_mult = 0.9 is over the limit; the widest that fits is 0." in str(caught.value)
+    assert "known.2.width_mult = 1.5 is over the limit; the widest that fits is 0." in str(caught.value)
+
+
+def test_without_pictures_the_sentence_shows_the_layout_and_the_model_is_checked_all_the_same(runs: Runs) -> None:
+    with pytest.raises(DataError, match=r"give it with --data DIR, where DIR holds CLASS/\* or train/CLASS/\*"):
+        check_study(study(data={}), runs, TWO_WORKERS)
+    with pytest.raises(DataError, match=r"(?s)none was given.*'rexnet_10' is not a timm model; did you mean rexnet_1"):
+        check_study(study(data={}, train={"model": "rexnet_10"}), runs, TWO_WORKERS)
+    with pytest.raises(DataError, match=r"(?s)nowhere does not exist.*no width of resnet10t fits.* 2 classes"):
+        check_study(study(data={"path": "/nowhere"}, limit={"params": 9}), runs, TWO_WORKERS)
+
+
+def test_an_impossible_limit_and_recipes_beyond_it_have_their_own_errors(runs: Runs) -> None:
+    with pytest.raises(LimitError, match="no width of resnet10t fits"):
+        check_study(study(limit={"params": 100}), runs, TWO_WORKERS)
+    with pytest.raises(LimitError, match=r"resnet10t at width_mult 1 has .* the limit is 100 parameters"):
+        check_study(study(limit={"params": 100}, space={"lr": [0.1, 0.2]}, known=[]), runs, TWO_WORKERS)
+    with pytest.raises(ConfigError, match=r"known\.0.* over the limit; .*\nknown\.1.* over the limit"):
+        check_study(study(known=[{"width_mult": 2.0}, {"width_mult": 1.0}]), runs, TWO_WORKERS)
+
+
+def test_what_only_training_would_find_is_found(runs: Runs) -> None:
+    with pytest.raises(ConfigError, match='precision = "bf16" needs a GPU'):
+        check_study(study(train={"model": "resnet10t", "precision": "bf16"}), runs, TWO_WORKERS)
+    with pytest.raises(ConfigError, match="no transform 'Bluur'; did you mean Blur"):
+        check_study(study(train={"model": "resnet10t", "augment": [{"name": "Bluur"}]}), runs, TWO_WORKERS)
+
+
+def test_a_disk_without_room_for_checkpoints_is_found(runs: Runs) -> None:
+    devices = [WorkerDevice("cpu", None, 1)] * 10**7
+    with pytest.raises(
+        DiskError, match=r"checkpoints need [\d.]+ [MG]B in .*, [\d.]+ [MG]B are free; free some or use --runs"
+    ):
+        check_study(study(), runs, devices)
+
+
+@pytest.mark.parametrize(
+    ("picture", "sentence"),
+    [
+        ("no/such/grid.png", "grid.png: there is no folder .*no/such; create it first"),
+        ("grid", "grid: the picture is a PNG; give it a name that ends in .png"),
+        ("folder.png", "folder.png cannot be written; choose another file"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_told_before_anything_is_read(
+    picture: str, sentence: str, runs: Runs, tmp_path: Path
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UsageError, match=f"^--pictures .*{sentence}"):
+        check_study(study(data={}), runs, TWO_WORKERS, pictures=tmp_path / picture)
+
+
+def test_pictures_are_drawn_before_the_rest_is_checked(runs: Runs, tmp_path: Path) -> None:
+    said: list[str] = []
+    devices = [WorkerDevice("cpu", None, 1)] * 10**7
+    with pytest.raises(DiskError):
+        check_study(study(), runs, devices, pictures=tmp_path / "grid.PNG", note=said.append)
+    (sentence,) = said
+    assert sentence.startswith(f"wrote {tmp_path}/grid.PNG: plain pictures on the left, then ")
+    with Image.open(tmp_path / "grid.PNG") as grid:
+        assert (grid.format, grid.width > grid.height) == ("PNG", True)
+
+
+def test_the_command_answers_and_exits_as_documented(tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "pictures", {"a": 6, "b": 6})
+    (tmp_path / "mine.toml").write_text(
+        'data.image_size = 16\ntrain = { model = "resnet10t", epochs = 1, batch_size = 4 }\nspace.lr = [0.1, 0.2]\n'
+    )
+
+    command = ("check", "mine.toml", "--gpus", "cpu:2", "--data", folder)
+    code, out, err = run_inside(tmp_path, *command, "--json", "--pictures", "grid.png")
+    assert code == 0, err
+    assert err.startswith("wrote grid.png: plain pictures on the left")
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads(out).items() >= {"version": 1, "study": "mine"}.items()
+    code, out, err = run_inside(tmp_path, *command, "--set", "limit.params=9")
+    assert (code, out) == (5, "")
+    assert err.startswith("search: resnet10t at width_mult 1 has ")

@@ -1,0 +1,362 @@
+"""The coordinator's decisions, with workers that play a script: real Optuna, a real database, no training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+from scripted import EPOCHS, Bench, ScriptedPool, epoch, failed, spec_of, started, states, trains
+
+import search.running.trials
+import search.study.journal
+from search.errors import TrainingFailed
+from search.study.journal import read_journal
+from search.workers.local import Exit, Message
+
+RETRIES = 2
+
+
+@pytest.mark.parametrize("workers", [1, 3, 20])
+def test_any_number_of_workers_spends_exactly_the_budget(bench: Bench, workers: int) -> None:
+    pool = ScriptedPool(trains, workers)
+    coordinator = bench.coordinator(pool, spec_of(trials=9))
+    assert coordinator.run() is True
+    trials = coordinator.trials.study.get_trials()
+    assert [trial.number for trial in trials] == list(range(9))
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+    assert sorted(pool.assigned) == list(range(9)), "each is trained once"
+    assert len(pool.started) == min(workers, 9), "no worker is started for nothing"
+    assert pool.closed
+
+
+def test_more_trials_later_are_only_the_difference(bench: Bench) -> None:
+    bench.coordinator(ScriptedPool(trains, 2), spec_of(trials=4)).run()
+    assert bench.coordinator(ScriptedPool(trains, 2), spec_of(trials=4)).run() is True
+    pool = ScriptedPool(trains, 2)
+    coordinator = bench.coordinator(pool, spec_of(trials=6))
+    coordinator.run()
+    assert sorted(pool.assigned) == [4, 5]
+    assert states(coordinator.trials.study) == ["COMPLETE"] * 6
+
+
+def test_what_a_trial_is_given_depends_on_its_number_alone_not_on_who_launched_it(bench: Bench, tmp_path: Path) -> None:
+    once = bench.coordinator(ScriptedPool(trains), spec_of(trials=6))
+    once.run()
+    in_one_go = once.trials.study.get_trials()
+
+    other = Bench(tmp_path / "other")
+    for trials in (1, 4, 5, 6):
+        coordinator = other.coordinator(ScriptedPool(trains), spec_of(trials=trials))
+        coordinator.run()
+    in_four = coordinator.trials.study.get_trials()
+    assert [trial.params for trial in in_four] == [trial.params for trial in in_one_go]
+    assert len({str(trial.params) for trial in in_four}) == 6
+
+
+def test_a_trial_whose_asking_was_cut_short_gets_the_settings_it_would_have_had(bench: Bench, tmp_path: Path) -> None:
+    """Optuna stores a trial first and its settings after it, one by one: a kill can come between."""
+    whole = Bench(tmp_path / "whole").coordinator(ScriptedPool(trains))
+    whole.run()
+
+    cut = bench.coordinator(ScriptedPool(trains))
+    cut.trials.study.ask()  # a trial without any settings
+    cut.run()
+    assert [trial.params for trial in cut.trials.study.get_trials()] == [
+        trial.params for trial in whole.trials.study.get_trials()
+    ]
+    assert "going on with trial 0, left unfinished by the last launch" in bench.notes
+
+
+def test_known_recipes_come_first_and_are_enqueued_once(bench: Bench) -> None:
+    known = spec_of(trials=3).model_copy(update={"known": ({"lr": 0.01}, {"lr": 0.02, "dropout": 0.25})})
+    bench.coordinator(ScriptedPool(trains), known.model_copy(update={"search": spec_of(trials=1).search})).run()
+    coordinator = bench.coordinator(ScriptedPool(trains), known)
+    coordinator.run()
+    trials = coordinator.trials.study.get_trials()
+    assert [trial.params["lr"] for trial in trials[:2]] == [0.01, 0.02]
+    assert trials[1].params == {"lr": 0.02, "dropout": 0.25}
+    assert trials[2].params["lr"] not in (0.01, 0.02)
+
+
+def test_a_dead_workers_trial_goes_on_under_its_own_number_with_no_epoch_reported_twice(bench: Bench) -> None:
+    def dies_in_trial_1(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        trial = assignment["trial"]
+        yield started(trial)
+        yield epoch(trial, 1, 0.1)
+        if trial == 1 and times == 0:
+            yield Exit(-9, "")
+        yield epoch(trial, 2, 0.2)
+        yield epoch(trial, 3, 0.3)
+
+    pool = ScriptedPool(dies_in_trial_1, 2)
+    coordinator = bench.coordinator(pool, spec_of(trials=4))
+    assert coordinator.run() is True  # Optuna warns of a step that is reported twice, and warnings are errors
+    assert pool.assigned.count(1) == 2
+    assert len(pool.started) == 3
+    trial = coordinator.trials.study.get_trials()[1]
+    assert (trial.state, trial.intermediate_values) == (TrialState.COMPLETE, {1: 0.1, 2: 0.2, 3: 0.3})
+    assert any("ended with signal 9; trial 1 goes on from its last epoch" in note for note in bench.notes)
+
+
+def test_a_dead_workers_trial_goes_on_at_once_on_another_that_is_free(bench: Bench) -> None:
+    def dies_when_the_other_is_free(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+        if assignment["trial"] == 0 and times == 0:
+            while 1 not in coordinator.trials.finished:
+                yield None
+            yield Exit(-9, "")
+        yield from trains(assignment, times)
+
+    pool = ScriptedPool(dies_when_the_other_is_free, 2)
+    coordinator = bench.coordinator(pool, spec_of(trials=2))
+    assert coordinator.run() is True
+    assigned = [event for event in read_journal(coordinator.journal.path) if event["event"] == "assign"]
+    assert [(event["trial"], event["worker"], event["attempt"]) for event in assigned] == [
+        (0, "cpu:0", 1),
+        (1, "cpu:1", 1),
+        (0, "cpu:1", 2),
+    ]
+
+
+def test_a_trial_that_always_kills_its_worker_fails_after_two_retries_with_the_log(bench: Bench) -> None:
+    def dies(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        if assignment["trial"] == 0:
+            yield Exit(1, "Segmentation fault")
+        yield from trains(assignment, times)
+
+    pool = ScriptedPool(dies)
+    coordinator = bench.coordinator(pool, spec_of(trials=2))
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["FAIL", "COMPLETE"]
+    assert pool.assigned == [0] * (1 + RETRIES) + [1]
+    assert "Segmentation fault" in coordinator.trials.study.get_trials()[0].user_attrs["reason"]
+
+
+def test_a_trial_that_always_fails_keeps_the_reason_and_the_log(bench: Bench) -> None:
+    def fails(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        if assignment["trial"] == 0:
+            yield failed(0, "crash", "KeyError: 'lr'")
+        yield from trains(assignment, times)
+
+    coordinator = bench.coordinator(ScriptedPool(fails, log="Traceback\n  in fit"), spec_of(trials=2))
+    assert coordinator.run() is True
+    assert coordinator.trials.study.get_trials()[0].user_attrs["reason"] == "KeyError: 'lr'\nTraceback\n  in fit"
+
+
+def test_a_new_epoch_gives_a_trial_its_retries_back(bench: Bench) -> None:
+    def dies_after_each_epoch(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        trial = assignment["trial"]
+        yield started(trial)
+        for number in range(1, times // 2 + 2):
+            yield epoch(trial, number, 0.1 * number)
+        if times < 4:
+            yield Exit(-9, "")
+
+    coordinator = bench.coordinator(ScriptedPool(dies_after_each_epoch), spec_of(trials=1))
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["COMPLETE"]
+
+
+def test_the_same_error_in_two_trials_in_a_row_ends_the_search(bench: Bench) -> None:
+    def fails(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+        yield failed(assignment["trial"], "crash", "ValueError: always")
+
+    pool = ScriptedPool(fails)
+    coordinator = bench.coordinator(pool)
+    with pytest.raises(
+        TrainingFailed,
+        match="two trials in a row ended in the same error, mend it and launch again: ValueError: always",
+    ):
+        coordinator.run()
+    assert pool.assigned == [0, 0, 0, 1, 1, 1]
+    assert states(coordinator.trials.study) == ["FAIL", "FAIL"]
+    assert pool.closed
+
+
+def test_an_error_that_names_the_trials_own_file_is_the_same_in_every_trial(bench: Bench) -> None:
+    def stale(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+        error = f"OSError: [Errno 116] Stale file handle: '{assignment['checkpoint']}'"
+        yield failed(assignment["trial"], "crash", error)
+
+    coordinator = bench.coordinator(ScriptedPool(stale))
+    with pytest.raises(TrainingFailed, match=r"two trials in a row ended in the same error.* Stale file handle: '/"):
+        coordinator.run()
+    assert states(coordinator.trials.study) == ["FAIL", "FAIL"]
+
+
+def test_two_errors_in_a_row_that_are_not_the_same_end_nothing(bench: Bench) -> None:
+    def fails_twice(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        if assignment["trial"] < 2:
+            error = "ValueError: lr is too high" if assignment["trial"] else "ValueError: lr is too low"
+            yield failed(assignment["trial"], "crash", error)
+        yield from trains(assignment, times)
+
+    coordinator = bench.coordinator(ScriptedPool(fails_twice))
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["FAIL", "FAIL", *["COMPLETE"] * 4]
+
+
+def test_the_same_error_in_two_trials_with_a_good_one_between_ends_nothing(bench: Bench) -> None:
+    def every_other_fails(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        if assignment["trial"] % 2:
+            yield failed(assignment["trial"], "user", "LimitError: too large")
+        else:
+            yield from trains(assignment, times)
+
+    coordinator = bench.coordinator(ScriptedPool(every_other_fails))
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["COMPLETE", "FAIL"] * 3
+    assert coordinator.trials.study.get_trials()[1].user_attrs["reason"] == "LimitError: too large"
+
+
+def test_a_mistake_of_the_users_is_not_tried_again(bench: Bench) -> None:
+    def fails_once(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        if assignment["trial"] == 0:
+            yield failed(0, "user", "ConfigError: no")
+        yield from trains(assignment, times)
+
+    pool = ScriptedPool(fails_once)
+    bench.coordinator(pool, spec_of(trials=2)).run()
+    assert pool.assigned == [0, 1]
+
+
+def test_a_diverged_trial_is_pruned_with_its_last_finite_value_and_the_reason(bench: Bench) -> None:
+    def diverges(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+        trial = assignment["trial"]
+        yield started(trial)
+        yield epoch(trial, 1, 0.4)
+        yield failed(trial, "diverged", "DivergedError: epoch 2 has a training loss of nan")
+
+    coordinator = bench.coordinator(ScriptedPool(diverges), spec_of(trials=3))
+    assert coordinator.run() is True
+    for trial in coordinator.trials.study.get_trials():
+        assert (trial.state, trial.value) == (TrialState.PRUNED, 0.4)
+        assert trial.user_attrs["reason"] == "DivergedError: epoch 2 has a training loss of nan"
+
+
+def test_workers_that_cannot_start_end_the_search_with_their_log(bench: Bench) -> None:
+    pool = ScriptedPool(trains, starts_fail=True)
+    coordinator = bench.coordinator(pool)
+    with pytest.raises(
+        TrainingFailed, match=r"worker cpu:0 cannot start \(ended with exit code 1\):\nImportError: no module"
+    ):
+        coordinator.run()
+    assert len(pool.started) == 1 + RETRIES
+    assert states(coordinator.trials.study) == []
+
+
+def test_a_stop_lets_every_worker_finish_its_epoch_and_the_next_launch_takes_up_each_trial(bench: Bench) -> None:
+    pool = ScriptedPool(trains, 3)
+    coordinator = bench.coordinator(pool, spec_of(trials=5))
+    pool.on_epoch = lambda message: None if coordinator.stopping else coordinator.stop()
+    assert coordinator.run() is False
+    left = coordinator.trials.study.get_trials()
+    assert [trial.state.name for trial in left] == ["RUNNING"] * 3
+    assert [list(trial.intermediate_values) for trial in left] == [[1]] * 3
+    assert "finishing the epoch; Ctrl-C again to stop now" in bench.notes
+
+    again = bench.coordinator(ScriptedPool(trains, 3), spec_of(trials=5))
+    assert again.run() is True
+    assert states(again.trials.study) == ["COMPLETE"] * 5
+
+
+def test_a_second_stop_does_not_wait_for_the_epoch(bench: Bench) -> None:
+    pool = ScriptedPool(trains)
+    coordinator = bench.coordinator(pool)
+
+    def stop_twice(_message: Message) -> None:
+        coordinator.stop()
+        coordinator.stop()
+
+    pool.on_epoch = stop_twice
+    assert coordinator.run() is False
+    assert coordinator.killed
+    assert states(coordinator.trials.study) == ["RUNNING"]
+
+
+def test_other_package_versions_are_told_once_and_kept_with_the_trials_begun_before(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ScriptedPool(trains)
+    first = bench.coordinator(pool, spec_of(trials=2))
+    pool.on_epoch = lambda message: first.stop()
+    first.run()
+    monkeypatch.setattr(search.running.trials, "installed", lambda: search.study.journal.installed() | {"timm": "9.0"})
+    for _ in range(2):
+        again = bench.coordinator(ScriptedPool(trains), spec_of(trials=2))
+        again.run()
+    change = f"timm {version('timm')} -> 9.0"
+    assert [change in note for note in bench.notes].count(True) == 1
+    assert [trial.user_attrs.get("warning") for trial in again.trials.study.get_trials()] == [
+        f"begun with other versions: {change}",
+        None,
+    ]
+
+
+def test_an_early_stop_completes_the_trial_with_its_last_epoch(bench: Bench) -> None:
+    def loses_patience(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+        trial = assignment["trial"]
+        yield started(trial)
+        yield epoch(trial, 1, 0.6)
+        last = epoch(trial, 2, 0.5)
+        yield last | {"result": last["result"] | {"final": True}}
+
+    coordinator = bench.coordinator(ScriptedPool(loses_patience), spec_of(trials=2))
+    coordinator.run()
+    assert [(trial.state.name, trial.value) for trial in coordinator.trials.study.get_trials()] == [
+        ("COMPLETE", 0.5)
+    ] * 2
+
+
+def test_the_pruner_is_not_asked_after_the_last_epoch(bench: Bench) -> None:
+    """The last value is worth having, and Optuna would prune a trial that is as good as finished."""
+
+    def worse_at_the_end(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+        trial = assignment["trial"]
+        yield started(trial)
+        for number in range(1, EPOCHS + 1):
+            yield epoch(trial, number, 0.9 if number < EPOCHS else 0.5 - 0.01 * trial)
+
+    spec = spec_of(pruner="median", startup_trials=1, trials=4)
+    coordinator = bench.coordinator(ScriptedPool(worse_at_the_end), spec)
+    coordinator.run()
+    assert states(coordinator.trials.study) == ["COMPLETE"] * 4
+
+
+def test_a_pruned_trial_is_decided_again_when_the_kill_came_before_the_decision(bench: Bench) -> None:
+    spec = spec_of(pruner="successive_halving", trials=2)
+    bench.coordinator(ScriptedPool(trains), spec_of(pruner="successive_halving", trials=1)).run()
+    asked = bench.coordinator(ScriptedPool(trains), spec)
+    trial = asked.trials.next()
+    trial.report(0.0, 1)  # reported, and then the coordinator was gone
+
+    def resumes(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+        yield started(assignment["trial"])
+        yield epoch(assignment["trial"], 1, 0.0)
+        yield epoch(assignment["trial"], 2, 0.0)
+
+    coordinator = bench.coordinator(ScriptedPool(resumes), spec)
+    coordinator.run()
+    decided = coordinator.trials.study.get_trials()[1]
+    assert (decided.state, list(decided.intermediate_values)) == (TrialState.PRUNED, [1])
+
+
+def test_hours_that_are_over_begin_no_trial_but_finish_those_begun(bench: Bench) -> None:
+    bench.coordinator(ScriptedPool(trains)).trials.study.ask()
+    pool = ScriptedPool(trains, 2)
+    coordinator = bench.coordinator(pool, spec_of(hours=1e-9))
+    assert coordinator.run() is True
+    assert pool.assigned == [0]
+    assert states(coordinator.trials.study) == ["COMPLETE"]
+
+
+def test_what_a_trial_kept_is_removed_when_it_has_finished(bench: Bench) -> None:
+    def keeps(assignment: Message, times: int) -> Iterator[Message | Exit]:
+        Path(assignment["checkpoint"]).parent.mkdir(parents=True)
+        Path(assignment["checkpoint"]).write_bytes(b"state")
+        yield from trains(assignment, times)
+
+    bench.coordinator(ScriptedPool(keeps), spec_of(trials=2)).run()
+    assert list((bench.folder / "studies/scripted/trials").iterdir()) == []

@@ -1,0 +1,118 @@
+"""What a launch makes of a study before a worker exists, and of signals after."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from scripted import spec_of
+from sqlalchemy import URL
+from tiny import tiny_study
+
+import search.running.launch
+import studies
+from search.devices import WorkerDevice
+from search.errors import HeldError
+from search.paths import Runs
+from search.plan.prepare import checkpoint_bytes, room_needed
+from search.plan.space import find_bounds
+from search.process import STOP_SIGNALS
+from search.running.coordinator import Coordinator
+from search.running.launch import _signals_to, doubts, launch
+from search.running.trials import Trials
+from search.study.lock import own_study
+from search.study.storage import open_storage, parse_url
+from search.study.study import open_study
+from studies import StudySpec
+from trainer.cache import BadFile
+from trainer.config import TrainConfig
+from trainer.data import Dataset, Duplicate
+from trainer.models import count_params
+
+
+def sizes_vary(**limit: int) -> StudySpec:
+    values = spec_of().model_dump() | {"limit": limit, "data": {"source": "digits", "image_size": 16}}
+    values["train"] = {"model": "rexnet_100", "epochs": 3, "ema": 0.9}
+    values["space"] = {"depth_mult": {"low": 0.5, "high": 1.0}, "width_mult": {"low": 0.3, "high": 0.4}}
+    return StudySpec.model_validate(values)
+
+
+@pytest.mark.parametrize("limit", [{}, {"macs": 10_000_000_000}])
+def test_room_is_kept_for_the_largest_candidate_where_no_limit_counts_parameters(
+    tmp_path: Path, limit: dict[str, int]
+) -> None:
+    spec = sizes_vary(**limit)
+    bounds = find_bounds(spec, 10, Runs(tmp_path))
+    largest = TrainConfig(model="rexnet_100", width_mult=0.4, depth_mult=1.0)
+    assert bounds.most_params == count_params(largest, 10, 16, spec.data.channels)
+    assert room_needed(spec, bounds, 2) == checkpoint_bytes(bounds.most_params, 2, averaged=True)
+
+
+def test_a_launch_whose_study_was_taken_while_pictures_were_decoded_creates_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def lost(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
+        def still_owner() -> None:
+            assert list(runs.cache.iterdir()), "the pictures are there"
+            raise HeldError(name, "a launch that was faster")
+
+        with own_study(name, url, runs):
+            yield still_owner
+
+    monkeypatch.setattr(search.running.launch, "own_study", lost)
+    spec = StudySpec.model_validate(tomllib.loads(tiny_study("tiny", trials=1)))
+    url = parse_url(f"sqlite:///{tmp_path}/search.db")
+    with pytest.raises(HeldError, match="in use by a launch that was faster"):
+        launch(spec, url, Runs(tmp_path), [WorkerDevice("cpu:0", None, 1)])
+    assert open_storage(url).get_all_studies() == []
+
+
+def test_a_known_recipe_whose_model_does_not_fit_is_left_out_and_the_search_begins_without_it(tmp_path: Path) -> None:
+    spec, runs = studies.load("contest/wide_resnet", ["limit.params=2_000_000"]), Runs(tmp_path)
+    bounds = find_bounds(spec, 10, runs)
+    assert list(bounds.left_out) == ["wrn-40-2", "wrn-28-3", "wrn-16-4", "known.0"]
+    assert bounds.left_out["known.0"] == "its model, wrn-40-2, does not fit"
+    storage = open_storage(parse_url(f"sqlite:///{runs.database}"), create=True)
+    trials = Trials(open_study(spec, storage, "content"), spec, bounds.space, runs)
+    trials.enqueue(bounds.known)
+    assert trials.next().params["model"] == "wrn-10-5"
+
+
+def test_a_checkpoint_with_averaged_weights_and_one_of_every_fold_need_more_room() -> None:
+    assert checkpoint_bytes(1000, 2) == 2 * 3 * 12_000
+    assert checkpoint_bytes(1000, 2, averaged=True) == 2 * 3 * 16_000
+    assert checkpoint_bytes(1000, 2, folds=5) == 2 * 11 * 12_000
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_ctrl_c_waits_for_the_epoch_and_the_other_signals_for_the_grace(number: signal.Signals) -> None:
+    stops: list[float] = []
+    spec = spec_of(faults={"grace_seconds": 7})
+    coordinator: Any = SimpleNamespace(spec=spec, stopping=False, stop=stops.append)
+    before = signal.signal(number, signal.SIG_DFL)  # a runner in the background ignores SIGINT
+    with _signals_to(cast(Coordinator, coordinator)):
+        os.kill(os.getpid(), number)
+        coordinator.stopping = True
+        os.kill(os.getpid(), number)
+    once = math.inf if number == signal.SIGINT else 7
+    assert stops == ([once] if number == signal.SIGHUP else [once, once]), "a closed terminal says so twice"
+    assert signal.signal(number, before) == signal.SIG_DFL
+
+
+def test_pictures_in_two_splits_and_files_left_out_are_a_line_each_at_launch() -> None:
+    pairs = [Duplicate("a.png", "b.png", "across splits"), Duplicate("c.png", "d.png", "across splits")]
+    data: Any = SimpleNamespace(bad_files=(BadFile("x.png", "is empty"),), duplicates=tuple(pairs))
+    assert list(doubts(cast(Dataset, data))) == [
+        "files left out: 1, the first: x.png: is empty; search check lists them",
+        "exact duplicates across splits: 2, the first: a.png = b.png; search check lists them",
+    ]
+    assert list(doubts(cast(Dataset, SimpleNamespace(bad_files=(), duplicates=())))) == []

@@ -1,0 +1,196 @@
+"""The confirmation: who is confirmed, who is tied, who wins, and what is kept when it is cut short."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import create_trial
+from scipy.stats import ttest_ind
+
+from search.study.confirmation import (
+    Candidate,
+    begin,
+    choose,
+    confirmed,
+    final_seed,
+    missing,
+    pooled_deviation,
+    record,
+    ties,
+)
+from search.study.lock import owner_name
+from search.study.sampling import seed_of
+from search.study.storage import open_storage, parse_url
+from search.study.study import open_study
+from studies import StudySpec
+
+SPACE = {"lr": {"low": 1e-4, "high": 1e-1, "log": True}}
+
+
+def spec_of(**confirm: int) -> StudySpec:
+    values = {"name": "confirmed", "data": {"source": "digits"}, "space": SPACE, "confirm": confirm}
+    return StudySpec.model_validate(values)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Iterator[optuna.Study]:
+    """Six trials: 0 to 4 complete with rising accuracy and size, 5 pruned."""
+    storage = open_storage(parse_url(f"sqlite:///{tmp_path}/search.db"), create=True)
+    study = open_study(spec_of(), storage, "pictures")
+    axis = optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True)
+    for number in range(6):
+        values: dict[str, Any] = {"params": {"lr": 0.01}, "distributions": {"lr": axis}}
+        values |= {"user_attrs": {"num_params": 1000 + number}}
+        state = optuna.trial.TrialState.COMPLETE if number < 5 else optuna.trial.TrialState.PRUNED
+        study.add_trial(create_trial(state=state, value=0.5 + number / 100, **values))
+    yield study
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def candidate(trial: int, *accuracies: float, num_params: int = 1000, diverged: int = 0) -> Candidate:
+    return Candidate(trial=trial, num_params=num_params, search_accuracy=0.9, accuracies=accuracies, diverged=diverged)
+
+
+def test_the_best_complete_trials_are_confirmed_each_with_one_seed_first(study: optuna.Study) -> None:
+    todo = [(trial.number, seed) for trial, seed in missing(study, spec_of(top=3, seeds=2))]
+    assert todo == [(4, 0), (3, 0), (2, 0), (4, 1), (3, 1), (2, 1)]
+    assert missing(study, spec_of(top=0)) == []
+
+
+def test_seeds_are_those_of_no_training_of_the_search() -> None:
+    spec = spec_of()
+    searched = {seed_of(spec.seed, trial) for trial in range(100)}
+    fresh = {final_seed(spec, trial, number) for trial in range(100) for number in range(5)}
+    assert len(fresh) == 500
+    assert not searched & fresh
+
+
+def test_a_confirmation_goes_on_where_it_stopped(study: optuna.Study) -> None:
+    spec = spec_of(top=2, seeds=2)
+    assert confirmed(study, spec) is None
+    begin(study, spec)
+    assert confirmed(study, spec) is None
+    record(study, 4, 0, 0.51, 7.0)
+    again = optuna.load_study(study_name=study.study_name, storage=study._storage)
+    assert [(trial.number, seed) for trial, seed in missing(again, spec)] == [(3, 0), (4, 1), (3, 1)]
+    found = confirmed(again, spec, owner=f"{owner_name()} since today")
+    assert found is not None
+    assert (found["done"], found["trainings"], found["winner"], found["seconds"]) == (1, 4, None, 7.0)
+    assert found["eta_seconds"] == 21.0
+    assert found["sentence"] == "confirming the best: 1 of 4 trainings done, about 21 s left"
+
+
+@pytest.mark.parametrize("owner", [None, "another process", "process 1 on elsewhere since today"])
+def test_nobody_is_said_to_confirm_the_best_while_no_export_does(study: optuna.Study, owner: str | None) -> None:
+    """As when a search that went on after its export found another of the best."""
+    spec = spec_of(top=2, seeds=2)
+    begin(study, spec)
+    record(study, 4, 0, 0.51, 7.0)
+    found = confirmed(study, spec, owner=owner)
+    assert found is not None
+    assert found["eta_seconds"] is None
+    assert found["sentence"] == (
+        "the best are not all confirmed: 1 of 4 trainings done; search export-best confirmed does the others"
+    )
+
+
+def test_a_candidate_without_a_result_has_no_error_while_others_have_one(study: optuna.Study) -> None:
+    spec = spec_of(top=2, seeds=2)
+    begin(study, spec)
+    record(study, 4, 0, 0.51, 7.0)
+    record(study, 4, 1, 0.53, 7.0)  # another worker still trains trial 3 with its first seed
+    found = confirmed(study, spec)
+    assert found is not None
+    errors = {one["trial"]: one["standard_error"] for one in found["candidates"]}
+    assert errors == {4: pytest.approx(0.01), 3: None}
+    record(study, 3, 0, None, 7.0)
+    record(study, 3, 1, None, 7.0)
+    ended = confirmed(study, spec)
+    assert ended is not None
+    assert ended["winner"] == 4
+
+
+def test_other_pictures_or_another_recipe_void_the_results(study: optuna.Study) -> None:
+    spec = spec_of(top=2, seeds=2)
+    begin(study, spec)
+    record(study, 4, 0, 0.51, 7.0)
+    changed = spec.model_copy(update={"train": spec.train.model_copy(update={"epochs": 3})})
+    reopened = open_study(changed, study._storage, "pictures", accept_changes=True)  # type: ignore[arg-type]
+    assert len(missing(reopened, changed)) == 4
+    assert confirmed(reopened, changed) is None
+
+
+def test_fewer_seeds_or_other_candidates_take_what_is_there(study: optuna.Study) -> None:
+    begin(study, spec_of(top=2, seeds=3))
+    for trial in (4, 3):
+        for seed in range(3):
+            record(study, trial, seed, 0.5 + trial / 100, 1.0)
+    assert missing(study, spec_of(top=2, seeds=2)) == []
+    begin(study, spec_of(top=2, seeds=2))
+    found = confirmed(study, spec_of(top=5, seeds=3))
+    assert found is not None
+    assert (found["done"], found["trainings"]) == (4, 4), "as it was begun, whatever the study was launched with"
+    assert [len(one["accuracies"]) for one in found["candidates"]] == [2, 2]
+    assert [(trial.number, seed) for trial, seed in missing(study, spec_of(top=3, seeds=1))] == [(2, 0)]
+
+
+def test_the_mean_over_seeds_wins_not_the_best_of_the_search(study: optuna.Study) -> None:
+    spec = spec_of(top=2, seeds=3)
+    begin(study, spec)
+    for seed, (first, second) in enumerate([(0.50, 0.60), (0.51, 0.61), (0.52, 0.62)]):
+        record(study, 4, seed, first, 1.0)
+        record(study, 3, seed, second, 1.0)
+    found = confirmed(study, spec)
+    assert found is not None
+    assert (found["winner"], found["raw_best"]) == (3, 0.54)
+    assert found["estimate"] == pytest.approx(0.61)
+    best, other = found["candidates"]
+    assert (best["trial"], best["tied"], other["tied"]) == (3, True, False)
+    assert best["standard_error"] == pytest.approx(0.01 / 3**0.5)
+    assert found["sentence"] == (
+        "confirmed: trial 3, 61.00% +- 0.58% over 3 fresh seeds on validation; the search's best had claimed 54.00%"
+    )
+
+
+def test_candidates_that_cannot_be_told_apart_are_tied_and_the_smaller_wins() -> None:
+    found = [
+        candidate(1, 0.90, 0.92, 0.91, num_params=2000),
+        candidate(2, 0.89, 0.92, 0.90, num_params=1500),
+        candidate(3, 0.70, 0.71, 0.72, num_params=1000),
+    ]
+    tied = ties(found, pooled_deviation(found))
+    assert tied == {1, 2}
+    winner = choose(found, tied)
+    assert winner is not None
+    assert winner.trial == 2
+
+
+def test_of_two_candidates_the_test_is_students() -> None:
+    """With two groups, the least significant difference is the t test with equal variances; scipy has that one."""
+    for shift in (0.009, 0.012, 0.015, 0.018, 0.021):
+        found = [candidate(1, 0.90, 0.91, 0.92), candidate(2, 0.905 - shift, 0.91 - shift, 0.915 - shift)]
+        significant = ttest_ind(found[0].accuracies, found[1].accuracies).pvalue < 0.05
+        assert (ties(found, pooled_deviation(found)) == {1}) == significant, shift
+
+
+def test_one_seed_each_ties_only_equals() -> None:
+    found = [candidate(1, 0.9, num_params=2000), candidate(2, 0.9), candidate(3, 0.8999, num_params=10)]
+    assert pooled_deviation(found) is None
+    assert ties(found, None) == {1, 2}
+
+
+def test_a_candidate_that_diverged_once_is_not_chosen(study: optuna.Study) -> None:
+    spec = spec_of(top=2, seeds=2)
+    begin(study, spec)
+    for trial, seed, accuracy in ((4, 0, 0.9), (4, 1, None), (3, 0, 0.5), (3, 1, 0.51)):
+        record(study, trial, seed, accuracy, 1.0)
+    found = confirmed(study, spec)
+    assert found is not None
+    assert found["winner"] == 3
+    record(study, 3, 0, None, 1.0)
+    assert choose([candidate(1, 0.9, diverged=1)], ties([candidate(1, 0.9, diverged=1)], None)) is None

@@ -1,0 +1,282 @@
+"""Storage URLs and what databases raise: one sentence each, and no password in any."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import optuna
+import pytest
+from needed import postgres
+from optuna.storages import RDBStorage
+from scripted import Bench, ScriptedPool, spec_of, trains
+from sqlalchemy import URL
+
+import search.study.storage
+from search.errors import StorageError
+from search.study.storage import hidden, open_storage, parse_url, storage_errors
+from search.study.study import find_study
+
+CANARY = "canary-4711"
+
+
+@contextmanager
+def opened(url: URL, *, create: bool = True) -> Iterator[RDBStorage]:
+    storage = open_storage(url, create=create)
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> URL:
+    return parse_url(f"sqlite:///{tmp_path}/new folder/search.db")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("search.db", "is not a URL"),
+        ("", "is not a URL"),
+        ("postgresql://host:port/db", "is not a URL"),
+        ("mysql://me@host/db", "use sqlite:///FILE or postgresql"),
+        ("sqlite://", "name a file"),
+        ("sqlite:///:memory:", "name a file"),
+        ("postgresql+nonsense://me@host/db", "use sqlite:///FILE or postgresql"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_an_error_with_the_cure(text: str, complaint: str) -> None:
+    with pytest.raises(StorageError, match=complaint):
+        parse_url(text)
+
+
+@pytest.mark.parametrize("scheme", ["mysql", "postgresql+nonsense", "redis"])
+def test_no_error_about_a_url_shows_its_password(scheme: str) -> None:
+    with pytest.raises(StorageError) as raised:
+        parse_url(f"{scheme}://me:{CANARY}@host/db")
+    assert CANARY not in str(raised.value)
+
+
+def test_a_url_is_shown_without_its_password() -> None:
+    assert hidden(parse_url(f"postgresql+psycopg://me:{CANARY}@host/db")) == "postgresql+psycopg://me:***@host/db"
+
+
+def test_a_password_in_the_query_is_hidden_wherever_the_url_is_named() -> None:
+    url = parse_url(f"postgresql+psycopg://127.0.0.1:1/db?user=me&password={CANARY}&sslpassword={CANARY}")
+    assert hidden(url) == "postgresql+psycopg://127.0.0.1:1/db?password=***&sslpassword=***&user=me"
+    with pytest.raises(StorageError, match="refused") as raised:
+        open_storage(url)
+    assert CANARY not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"postgresql://me:a@{CANARY}@host/db",
+        f"postgresql://me:a/b@c/{CANARY}@host/db",
+        f"postgresql://me:a@c?{CANARY}@host/db",
+        f"postgresql:///me:{CANARY}@host/db",
+        f"mysql://me:a@{CANARY}@host/db",
+    ],
+)
+def test_a_url_that_may_have_a_part_of_the_password_where_others_see_it_is_refused(text: str) -> None:
+    with pytest.raises(StorageError, match="write %40 for @") as raised:
+        parse_url(text)
+    assert CANARY not in str(raised.value)
+    assert parse_url("postgresql://me:a%40b%2Fc@host/db").password == "a@b/c"
+
+
+def test_a_plain_postgres_url_uses_the_driver_that_is_installed() -> None:
+    assert parse_url("postgresql://me@host/db").get_driver_name() == "psycopg"
+
+
+def test_a_server_that_is_not_there_is_an_error_without_the_password() -> None:
+    url = parse_url(f"postgresql+psycopg://me:{CANARY}@127.0.0.1:1/db")
+    with pytest.raises(StorageError, match=r"refused.*; check host, port, user and password") as raised:
+        open_storage(url)
+    assert CANARY not in str(raised.value)
+
+
+def test_a_database_that_does_not_exist_is_created_only_when_asked_to(url: URL) -> None:
+    with pytest.raises(StorageError, match=r"there is no database .*search\.db yet; start a search first"):
+        open_storage(url)
+    assert url.database is not None
+    assert not Path(url.database).exists()
+    with opened(url):
+        assert Path(url.database).exists()
+
+
+def test_readers_never_wait_for_the_writer_and_a_power_cut_takes_nothing_that_was_committed(url: URL) -> None:
+    """Write-ahead logging, which the file remembers, synced at each commit (2 is FULL), which it does not."""
+    with opened(url) as storage, storage.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+    with opened(url) as storage, storage.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2, "and each connection is told anew"
+
+
+def test_a_reader_in_the_middle_of_a_page_delays_no_search_and_sees_the_study_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search.study.storage, "SQLITE_TURN_SECONDS", 0.1)
+    bench = Bench(tmp_path)
+    coordinator = bench.coordinator(ScriptedPool(trains), spec_of(trials=3))
+    with closing(sqlite3.connect(tmp_path / "search.db", isolation_level=None)) as dashboard:
+        dashboard.execute("BEGIN")
+        before = dashboard.execute("SELECT count(*) FROM trials").fetchone()
+        assert coordinator.run() is True
+        assert dashboard.execute("SELECT count(*) FROM trials").fetchone() == before == (0,)
+        dashboard.execute("COMMIT")
+        assert dashboard.execute("SELECT count(*) FROM trials WHERE state = 'COMPLETE'").fetchone() == (3,)
+    assert not [note for note in bench.notes if "database" in note]
+
+
+def test_a_writer_in_the_middle_of_a_step_delays_no_reader(tmp_path: Path) -> None:
+    Bench(tmp_path).coordinator(ScriptedPool(trains), spec_of(trials=2)).run()
+    url = parse_url(f"sqlite:///{tmp_path}/search.db")
+    with closing(sqlite3.connect(tmp_path / "search.db", isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("DELETE FROM trials")
+        begun = time.monotonic()
+        with opened(url, create=False) as storage:
+            study, _ = find_study(storage, "scripted")
+            assert [trial.state.name for trial in study.get_trials()] == ["COMPLETE", "COMPLETE"]
+        assert time.monotonic() - begun < 10, "a writer is waited for 60 s"
+        writer.execute("ROLLBACK")
+
+
+def test_many_at_once_may_create_the_same_database(url: URL) -> None:
+    def create(number: int) -> int:
+        with opened(url) as storage:
+            return optuna.create_study(storage=storage, study_name=f"study-{number}")._study_id
+
+    optuna.logging.set_verbosity(logging.WARNING)
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(create, range(8)))) == 8
+
+
+@pytest.mark.postgres
+def test_many_at_once_may_open_a_new_postgres_database() -> None:
+    with postgres() as server:
+        url = parse_url(server.get_uri())
+
+        def create(_number: int) -> int:
+            with opened(url) as storage:
+                return len(optuna.get_all_study_names(storage))
+
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(create, range(4))) == [0] * 4
+
+
+@pytest.mark.postgres
+def test_a_postgres_server_gives_up_a_client_that_has_vanished_and_hears_the_urls_own_options() -> None:
+    """Else the lock of a machine without power is held for the two hours that systems wait by default."""
+    with postgres() as server:
+        url = parse_url(server.get_uri()).update_query_dict({"options": "-c application_name=mine -c timezone=EST"})
+        with opened(url) as storage, storage.engine.connect() as connection:
+            query = "SELECT name, reset_val FROM pg_settings WHERE source = 'client'"  # a socket's own show 0
+            settings = {row[0]: row[1] for row in connection.exec_driver_sql(query)}
+    assert settings["application_name"] == "mine"
+    assert settings["TimeZone"] == "UTC"
+    kept = {name: value for name, value in settings.items() if name.startswith("tcp_keepalives")}
+    assert kept == {"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3"}
+
+
+def test_a_file_that_is_no_database_is_an_error_and_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "search.db"
+    file.write_text("Dear diary, today I opened a text file as a database." * 100)
+    before = file.read_bytes()
+    with pytest.raises(StorageError, match="file is not a database; check that it is a database file"):
+        open_storage(parse_url(f"sqlite:///{file}"), create=True)
+    assert file.read_bytes() == before
+
+
+def test_a_folder_in_the_way_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "search.db").mkdir()
+    with pytest.raises(StorageError, match="unable to open database file"):
+        open_storage(parse_url(f"sqlite:///{tmp_path}/search.db"), create=True)
+
+
+def test_a_file_where_a_folder_should_be_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(StorageError, match="check that you may write to its folder"):
+        open_storage(parse_url(f"sqlite:///{tmp_path}/runs/search.db"), create=True)
+
+
+def test_a_file_that_another_program_holds_is_an_error_that_says_so(url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search.study.storage, "SQLITE_BUSY_SECONDS", 0.1)
+    with opened(url):
+        pass
+    with closing(sqlite3.connect(str(url.database), isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StorageError, match="database is locked; another program holds it; close that"):
+            open_storage(url)
+        other.execute("COMMIT")
+    with opened(url) as storage:
+        assert storage.get_all_studies() == []
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder that others may enter; pytest's may only its owner."""
+    with tempfile.TemporaryDirectory(prefix="featherweight-") as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """As a user to whom nothing belongs, where tests run as root, who may write to anything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize(
+    ("what", "mode"), [("search.db", 0o444), (".", 0o555)], ids=["the file", "the folder with all in it"]
+)
+def test_a_file_that_may_only_be_read_is_an_error_that_says_so(shared_folder: Path, what: str, mode: int) -> None:
+    with opened(parse_url(f"sqlite:///{shared_folder}/other.db")):
+        pass  # what Optuna imports on the way may lie where only this user may read
+    url = parse_url(f"sqlite:///{shared_folder}/search.db")
+    with without_rights(), opened(url) as storage:
+        optuna.create_study(storage=storage, study_name="one")
+    (shared_folder / what).chmod(mode)
+    before = (shared_folder / "search.db").read_bytes()
+    complaint = r"(readonly|denied).*; check .* that you may write to"
+    with without_rights(), pytest.raises(StorageError, match=complaint), storage_errors(url), opened(url) as storage:
+        optuna.create_study(storage=storage, study_name="two")  # SQLite says nothing before the first write
+    assert (shared_folder / "search.db").read_bytes() == before
+
+
+def test_what_the_database_raises_later_is_one_sentence_too(url: URL) -> None:
+    with opened(url) as storage:
+        with storage.engine.begin() as connection:
+            connection.exec_driver_sql("DROP TABLE studies")
+        with pytest.raises(StorageError, match="no such table: studies") as raised, storage_errors(url):
+            optuna.create_study(storage=storage, study_name="one")
+    assert "\n" not in str(raised.value)
+    assert "SELECT" not in str(raised.value)
+
+
+def test_a_password_that_the_server_repeats_is_hidden_too() -> None:
+    from sqlalchemy.exc import OperationalError
+
+    url = parse_url(f"postgresql+psycopg://me:{CANARY}@host/db")
+    with pytest.raises(StorageError) as raised, storage_errors(url):
+        raise OperationalError("connect", None, Exception(f'connection to "me:{CANARY}@host" failed'))
+    assert CANARY not in str(raised.value)

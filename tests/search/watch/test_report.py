@@ -1,0 +1,239 @@
+"""A search's story on one page: what it says, what it draws, and that it asks nobody for anything."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from invented import BEGAN, complete, many_trials, page_of, pruned, trial
+from optuna.trial import TrialState
+from sqlalchemy import URL
+from typer.testing import CliRunner
+
+from search.cli import app
+from search.errors import StorageError, UsageError
+from search.figures.catalogue import study_pictures
+from search.figures.charts import (
+    accuracy_against_size,
+    learning_curves,
+    optimization_history,
+    parallel_coordinates,
+    timeline,
+)
+from search.figures.timeline import stints_of_journal, stints_of_trials
+from search.paths import Runs
+from search.study.journal import Journal
+from search.study.trial import ranked
+from search.watch.report import render, write_report
+from studies import StudySpec
+
+
+class TestFigures:
+    def test_every_figure_has_its_place_on_the_page(self, spec: StudySpec) -> None:
+        ids = [picture.id for picture in study_pictures(many_trials(), spec, {"lr": 1.0})]
+        assert ids == ["history", "curves", "parallel", "slices", "importance", "size", "time", "timeline"]
+
+    def test_no_figure_without_something_to_draw(self, spec: StudySpec) -> None:
+        assert study_pictures([], spec) == []
+        assert study_pictures([trial(0, TrialState.RUNNING, [0.2])], spec) == []
+        assert [picture.id for picture in study_pictures([pruned(0, 0.2)], spec)] == ["curves", "time", "timeline"]
+
+    def test_an_older_plotly_in_a_browser_can_read_them(self, spec: StudySpec) -> None:
+        # Encoded arrays ("bdata") came with plotly.js 2.35; the dashboard brings its own version.
+        assert not [p.id for p in study_pictures(many_trials(), spec) if "bdata" in p.figure.to_json()]
+
+    def test_the_frontier_is_the_best_of_each_size(self, spec: StudySpec) -> None:
+        trials = [complete(0, 0.90, size=100), complete(1, 0.89, size=200), complete(2, 0.92, size=300)]
+        *_, frontier = accuracy_against_size(trials, spec).data
+        assert (frontier.x, frontier.y) == ((100, 300), (0.90, 0.92))
+
+    def test_where_models_are_compared_both_sizes_are_drawn(self, spec: StudySpec) -> None:
+        survey = spec.model_copy(update={"space": {**spec.space, "model": ("rexnet_100", "resnet18")}})
+        trials = [complete(0, 0.90, size=100), complete(1, 0.92, size=300)]
+        for number, macs in enumerate((9_000_000, 4_000_000)):
+            trials[number].set_user_attr("macs", macs)
+        pictures = {picture.id: picture for picture in study_pictures(trials, survey)}
+        assert pictures["size"].title == "Accuracy against parameters"
+        assert pictures["size-macs"].title == "Accuracy against multiply-adds"
+        assert pictures["size-macs"].figure.data[0].x == (4_000_000, 9_000_000)
+        assert "size-macs" not in {picture.id for picture in study_pictures(trials, spec)}
+
+    def test_a_hopeless_trial_does_not_press_the_others_flat(self, spec: StudySpec) -> None:
+        good = [complete(number, 0.9 + number / 1000) for number in range(8)]
+        low, high = optimization_history([*good, complete(8, 0.1)], spec).layout.yaxis.range
+        assert (low, high) == pytest.approx((0.9, 0.907), abs=0.001)
+
+    def test_learning_curves_keep_what_was_pruned_in_one_trace(self, spec: StudySpec) -> None:
+        pruned_trials = [pruned(number, 0.2, 0.3) for number in range(1, 50)]
+        faint, best = learning_curves([complete(0, 0.9), *pruned_trials], spec).data
+        assert faint.x[:4] == (1, 2, None, 1)
+        assert best.name == "best: trial 0"
+
+    def test_trials_that_overlap_on_equal_gpus_get_a_row_each(self) -> None:
+        at = [BEGAN, BEGAN + timedelta(seconds=10), BEGAN + timedelta(hours=1)]
+        trials = [complete(number, 0.9, begun=begun, device="L4") for number, begun in enumerate(at)]
+        figure = timeline(stints_of_trials(trials))
+        assert figure.data[0].y == ("L4 1", "L4 2", "L4 1")
+        assert timeline(stints_of_trials(trials[:1])).data[0].y == ("L4",)
+
+    def test_the_timeline_of_a_journal_shows_stops_and_crashes(self) -> None:
+        def event(at: float, kind: str, **values: Any) -> dict[str, Any]:
+            return {"at": BEGAN.timestamp() + at, "event": kind} | values
+
+        stints = stints_of_journal(
+            [
+                event(0, "launch"),
+                event(1, "assign", trial=0, worker="gpu 0", attempt=1),
+                event(2, "assign", trial=1, worker="gpu 1", attempt=1),
+                event(11, "crash", trial=0, worker="gpu 0", reason="signal 9 <b>"),
+                event(12, "assign", trial=0, worker="gpu 0", attempt=2),
+                event(22, "tell", trial=1, state="PRUNED"),
+                event(30, "epoch", trial=0, step=1, value=0.1, pruned=False),  # the last before kill -9
+                event(90, "launch"),
+                event(91, "assign", trial=0, worker="gpu 1", attempt=1),
+                event(99, "tell", trial=0, state="COMPLETE"),
+                event(100, "assign", trial=2, worker="gpu 1", attempt=1),
+            ]
+        )
+        assert [(stint.worker, stint.trial, stint.seconds, stint.outcome) for stint in stints] == [
+            ("gpu 0", 0, 10, "crashed"),
+            ("gpu 1", 1, 20, "pruned"),
+            ("gpu 0", 0, 18, "stopped"),
+            ("gpu 1", 0, 8, "complete"),
+        ]
+        bars, crosses = timeline(stints).data
+        assert bars.text[0] == "trial 0 crashed, 10 s: signal 9 &lt;b&gt;"
+        assert (crosses.y, crosses.x) == (("gpu 0",), ((BEGAN + timedelta(seconds=11)).isoformat(),))
+
+    def test_trials_from_before_a_change_of_the_space_are_left_out(self, spec: StudySpec) -> None:
+        old = complete(0, 0.9)
+        del old.params["dropout"]
+        trials = [old, complete(1, 0.8, params={"dropout": 0.1}), complete(2, 0.7, params={"dropout": 0.3})]
+        _, _, best = parallel_coordinates(trials, spec).data
+        assert best.text[0] == "trial 1, lr 0.005"
+        assert study_pictures(trials, spec)
+
+
+class TestPage:
+    def test_asks_nobody_for_anything(self, spec: StudySpec) -> None:
+        page = page_of(spec, many_trials(), {"lr": 0.7, "dropout": 0.3})
+        assert not re.findall(r"https?:|src=|href=|@import|url\(", page)
+        assert "default-src 'none'" in page
+
+    def test_is_not_larger_than_it_says(self, spec: StudySpec) -> None:
+        assert len(render(spec, many_trials(), {}, BEGAN).encode()) < 5.2e6
+
+    def test_shows_outsiders_words_as_words(self, spec: StudySpec) -> None:
+        evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+        trials = [complete(0, 0.9, device=evil), trial(1, TrialState.FAIL, [0.2], reason=evil, device=evil)]
+        page = page_of(spec, trials)
+        assert "alert(1)" in page
+        assert "<script>alert" not in page
+        assert "<img" not in page
+
+    def test_lists_failed_and_diverged_trials_with_their_reasons(self, spec: StudySpec) -> None:
+        page = page_of(spec, many_trials())
+        assert page.count(html.escape("the worker ended with signal 9: <Killed> & gone\nlast words")) == 2
+        assert "epoch 4 has a training loss of nan" in page
+
+    def test_without_a_trial_says_what_will_be_searched(self, spec: StudySpec) -> None:
+        page = page_of(spec, [])
+        assert "No trial has finished yet" in page
+        assert "resnet10t on digits at 32 px" in page
+        assert "<figure>" not in page
+
+    def test_without_a_completed_trial_says_so_and_draws_the_rest(self, spec: StudySpec) -> None:
+        page = page_of(spec, [pruned(0, 0.2), trial(1, TrialState.FAIL, [], reason="out of memory")])
+        assert "No trial has completed, so there is no best recipe yet." in page
+        assert "[[known]]" not in page
+        assert "out of memory" in page
+        assert "Learning curves" in page
+
+
+class TestCommand:
+    def test_writes_the_page_and_says_where(self, study: optuna.Study, url: URL, tmp_path: Path) -> None:
+        study.add_trials(many_trials(14))
+        page = tmp_path / "story.html"
+        answer = CliRunner().invoke(app, ["report", "digits", "--storage", str(url), "--out", str(page)])
+        assert answer.exit_code == 0
+        assert answer.output == f"wrote {page}, 4.9 MB; open it in a browser\n"
+        text = page.read_text()
+        assert text.startswith("<!doctype html>")
+        assert "Which settings mattered" in text
+        assert not list(tmp_path.glob("*.partial"))
+
+    def test_says_the_same_as_json(self, study: optuna.Study, url: URL, tmp_path: Path) -> None:
+        trials = [*many_trials(14), trial(14, TrialState.FAIL, [0.2], reason="out of memory")]
+        study.add_trials(trials)
+        journal = Journal(Runs(tmp_path).journal("digits"))
+        journal.append("assign", trial=3, worker="cpu:1", attempt=1)
+        journal.append("crash", trial=3, worker="cpu:1", reason="the worker ended with signal 9")
+        page = tmp_path / "story.html"
+        places = ["--storage", str(url), "--runs", str(tmp_path), "--out", str(page)]
+        answer = CliRunner().invoke(app, ["report", "digits", *places, "--json"])
+        facts = json.loads(answer.output)
+        text = html.unescape(page.read_text())
+        assert (facts["version"], facts["page"], facts["bytes"]) == (1, str(page), page.stat().st_size)
+        assert facts["story"] in text
+        assert facts["findings"]
+        assert all(line in text for line in facts["findings"])
+        assert facts["best"][0]["trial"] == ranked(trials)[0].number
+        assert tomllib.loads(facts["toml"])["known"][0] == facts["best"][0]["params"]
+        assert sum(facts["counts"].values()) == 15
+        assert [(one["worker"], one["trial"], one["reason"]) for one in facts["crashes"]] == [
+            ("cpu:1", 3, "the worker ended with signal 9")
+        ]
+        assert "a cross: the worker crashed" in text
+        assert facts["failures"][-1] == {
+            **{"trial": 14, "state": "FAIL", "value": 0.2, "num_params": 200_000, "macs": 9_000_000, "seconds": 40.0},
+            "params": trials[14].params,
+            "reason": "out of memory",
+        }
+
+    def test_takes_the_study_last_launched_and_names_the_page_after_it(
+        self, study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "last-study").write_text("digits")
+        monkeypatch.chdir(tmp_path)
+        CliRunner().invoke(app, ["report", "--runs", str(tmp_path)], catch_exceptions=False)
+        assert (tmp_path / "digits-report.html").exists()
+
+    def test_an_unknown_study_is_named_with_the_nearest(self, study: optuna.Study, url: URL, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"no study 'digit' in this database; .*digits"):
+            write_report("digit", url, Runs(tmp_path))
+
+    def test_without_a_database_says_how_to_begin(self, url: URL, tmp_path: Path) -> None:
+        with pytest.raises(StorageError, match="start a search first: search launch"):
+            write_report("digits", url, Runs(tmp_path))
+
+    def test_a_page_that_cannot_be_written_is_one_sentence(self, study: optuna.Study, url: URL, tmp_path: Path) -> None:
+        page = tmp_path / "nowhere" / "story.html"
+        with pytest.raises(
+            UsageError, match=r"story.html cannot be written: No such file or directory; choose another"
+        ):
+            write_report("digits", url, Runs(tmp_path), page)
+
+
+@pytest.mark.slow
+def test_a_browser_draws_every_figure(spec: StudySpec, tmp_path: Path) -> None:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs chromium")
+    page = tmp_path / "story.html"
+    page.write_text(render(spec, many_trials(), {"lr": 0.7, "dropout": 0.3}, BEGAN))
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    quiet += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path}/profile"]
+    command = [chromium, *quiet, "--virtual-time-budget=10000", "--dump-dom", page.as_uri()]
+    drawn = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    figures = drawn.split("<figure>")[1:]
+    assert len(figures) == 8
+    assert all('class="main-svg"' in figure for figure in figures)

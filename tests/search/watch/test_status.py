@@ -1,0 +1,282 @@
+"""A search in numbers and in a terminal: when it will be done, what is wrong with it, and that it fits 80 columns."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+from rich.console import Console
+
+from search.paths import DEFAULT_RUNS, Runs
+from search.study.progress import Snapshot, WorkerView, eta_seconds, problems
+from search.study.storage import open_storage, parse_url
+from search.study.study import open_study
+from search.study.trial import TrialView
+from search.watch import live as terminal
+from search.watch.live import Display, ending, epochs_done, log_line, render, show_watched
+from search.watch.status import as_json, read_snapshot, read_state, snapshot_of, write_state
+from studies import Faults, StudySpec
+
+
+def spec_of(trials: int = 6, epochs: int = 3) -> StudySpec:
+    return StudySpec.model_validate(
+        {
+            "name": "birds",
+            "train": {"epochs": epochs},
+            "space": {"lr": {"low": 1e-4, "high": 1e-1, "log": True}},
+            "search": {"trials": trials},
+        }
+    )
+
+
+def trial(number: int, epochs: int = 3, state: str = "COMPLETE", **more: Any) -> TrialView:
+    """Ten seconds an epoch."""
+    values = {"value": 0.9, "params": {"lr": 0.01}, "num_params": 4_994_245, "macs": 400_000_000, "reason": ""}
+    return TrialView(number=number, state=state, epochs=epochs, seconds=10.0 * epochs, **(values | more))
+
+
+def training(number: int, epoch: int, **more: Any) -> WorkerView:
+    return WorkerView(label="cpu:0", device="cpu", trial=number, epoch=epoch, epochs=3, **more)
+
+
+IDLE = WorkerView(label="cpu:1", device="cpu", epochs=3)
+
+
+class TestEta:
+    def test_is_unknown_before_an_epoch_was_measured(self) -> None:
+        assert eta_seconds(spec_of(), [], [training(0, 0)]) is None
+        assert eta_seconds(spec_of(), [trial(0)], []) is None
+
+    def test_shares_what_is_left_among_the_workers(self) -> None:
+        assert eta_seconds(spec_of(), [trial(0), trial(1)], [IDLE, IDLE]) == pytest.approx(4 * 30 / 2)
+
+    def test_before_the_first_trial_has_ended_expects_none_to_be_pruned(self) -> None:
+        assert eta_seconds(spec_of(), [], [training(0, 1, epoch_seconds=10.0)]) == pytest.approx(2 * 10 + 5 * 30)
+
+    def test_counts_trials_that_run_as_having_come_so_far(self) -> None:
+        """Two of four were pruned after epoch 1; the mean of those that have ended would promise one epoch a trial."""
+        finished = [trial(0, 1, "PRUNED"), trial(1, 1, "PRUNED")]
+        running = [training(2, 2), training(3, 2)]
+        # Each of those that run has one epoch to go; of the two to come, half end after one epoch, half after three.
+        assert eta_seconds(spec_of(), finished, running) == pytest.approx((2 * 10 + 2 * 20) / 2)
+
+    def test_takes_off_the_part_of_the_epoch_that_has_passed_but_never_more_than_it(self) -> None:
+        spec = spec_of(trials=2)
+        for passed, left in ((4.0, 6.0), (99.0, 0.0)):
+            running = [training(1, 2, epoch_seconds=10.0, seconds_since_progress=passed)]
+            assert eta_seconds(spec, [trial(0)], running) == pytest.approx(left)
+
+    def test_a_budget_in_hours_ends_it_with_the_trial_that_is_last_begun(self) -> None:
+        assert eta_seconds(spec_of(trials=1000), [trial(0)], [IDLE], seconds_left=100.0) == pytest.approx(130.0)
+
+    def test_is_not_shorter_than_the_longest_trial_that_runs(self) -> None:
+        workers = [training(1, 1), IDLE, IDLE]
+        assert eta_seconds(spec_of(trials=2), [trial(0)], workers) == pytest.approx(20.0)
+
+
+class TestProblems:
+    def test_each_says_what_to_do(self) -> None:
+        killed = trial(3, 0, "FAIL", reason="the worker ended with signal 9: log\nmore", value=None)
+        silent = training(4, 1, epoch_seconds=30.0, seconds_since_progress=700.0)
+        assert problems(Snapshot("birds", 6, (killed,), (silent,), None)) == [
+            "trial 3 failed: the worker ended with signal 9: log; if memory ran out: fewer workers, a smaller "
+            "batch_size or image_size",
+            "worker cpu:0 has said nothing for 12 min, its last epoch took 30 s; see its log in "
+            "RUNS/studies/birds/logs",
+        ]
+
+    def test_long_epochs_are_none(self) -> None:
+        slow = training(4, 1, epoch_seconds=600.0, seconds_since_progress=700.0)
+        assert problems(Snapshot("birds", 6, (trial(0, 1, "PRUNED"),), (slow,), None)) == []
+
+
+OWNER = "process 7 on here since today"
+
+
+class TestSeenFromOutside:
+    @pytest.fixture
+    def study(self) -> optuna.Study:
+        study = optuna.create_study(direction="maximize")
+        study.add_trial(create_trial(state=TrialState.COMPLETE, value=0.9, intermediate_values={1: 0.5, 2: 0.9}))
+        asked = study.ask()
+        asked.report(0.4, 1)
+        return study
+
+    def test_the_state_file_knows_what_the_database_does_not(self, study: optuna.Study, tmp_path: Path) -> None:
+        busy = training(1, 1, attempt=2, memory_bytes=10, seconds_since_progress=5.0)
+        file = tmp_path / "state.json"
+        write_state(file, Snapshot("birds", 6, (), (busy, IDLE), 77.0, stopping=True), OWNER)
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"at": time.time() - 60}))
+        seen = snapshot_of(spec_of(), study.get_trials(), read_state(file, OWNER))
+        assert [replace(worker, seconds_since_progress=None) for worker in seen.workers] == [
+            replace(busy, seconds_since_progress=None),
+            IDLE,
+        ]
+        assert seen.workers[0].seconds_since_progress == pytest.approx(65, abs=1), "the file is a minute old"
+        assert (seen.eta_seconds, seen.stopping, len(seen.finished)) == (77.0, True, 1)
+
+    @pytest.mark.parametrize("text", ["", "{", '{"version": 1, "workers": []}'])
+    def test_without_one_that_can_be_read_the_running_trials_are_shown(
+        self, study: optuna.Study, tmp_path: Path, text: str
+    ) -> None:
+        (tmp_path / "state.json").write_text(text)
+        for file in (tmp_path / "state.json", tmp_path / "nothing.json"):
+            (worker,) = snapshot_of(spec_of(), study.get_trials(), read_state(file, OWNER)).workers
+            assert (worker.trial, worker.epoch, worker.val_accuracy) == (1, 1, 0.4)
+
+    def test_what_a_killed_search_left_is_not_taken_for_that_of_the_owner_now(self, tmp_path: Path) -> None:
+        file = tmp_path / "state.json"
+        write_state(file, Snapshot("birds", 6, (), (training(1, 1),), 77.0), OWNER)
+        assert read_state(file, OWNER) is not None
+        for owner in (None, "another process", OWNER.replace("7", "8"), OWNER.replace("today", "yesterday")):
+            assert read_state(file, owner) is None, "a restarted container may have the same process number and name"
+
+    def test_it_says_what_checkpoints_take_of_how_much(self, tmp_path: Path) -> None:
+        runs, url = Runs(tmp_path), parse_url(f"sqlite:///{tmp_path}/search.db")
+        storage = open_storage(url, create=True)
+        spec = spec_of().model_copy(update={"faults": Faults(checkpoint_gb=2)})
+        open_study(spec, storage, "content")
+        for file, size in ((runs.checkpoint("birds", 0), 1000), (runs.final_checkpoint("birds", "3-abc"), 500)):
+            file.parent.mkdir(parents=True)
+            file.write_bytes(bytes(size))
+        snapshot, held_by = read_snapshot("birds", url, runs)
+        storage.remove_session()
+        storage.engine.dispose()
+        assert as_json(snapshot, held_by=held_by)["checkpoints"] == {"bytes": 1500, "quota_bytes": 2e9}
+
+    def test_its_json_can_be_written(self) -> None:
+        shape = as_json(Snapshot("birds", 6, (trial(0),), (training(1, 1),), None), held_by=None)
+        assert json.loads(json.dumps(shape))["workers"][0].keys() >= {
+            *("device", "trial", "attempt", "epoch", "seconds_since_progress", "memory_bytes")
+        }
+
+
+def shown(what: Any, width: int = 80) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
+    console.print(what)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def crowded() -> Snapshot:
+    """The widest of everything."""
+    gpu = WorkerView(
+        label="cuda:11",
+        device="NVIDIA H100 80GB HBM3",
+        trial=1999,
+        attempt=2,
+        epoch=100,
+        epochs=300,
+        val_accuracy=1.0,
+        images_per_second=123456.0,
+        epoch_seconds=3600.0,
+        seconds_since_progress=1800.0,
+        memory_bytes=142_300_000_000,
+    )
+    params = {"label_smoothing": 0.0512345, "optimizer": "rmsprop", "width_mult": 1.12451, "weight_decay": 1.234e-5}
+    reason = "ConfigError: a reason " + "that goes on " * 20
+    finished = [trial(number, 300, num_params=4_997_523, params=params) for number in range(1900, 1990)]
+    finished += [trial(number, 0, "FAIL", reason=reason, value=None) for number in range(1990, 1995)]
+    return Snapshot("a-study-with-a-long-name", 2000, tuple(finished), (gpu,) * 4, 360_000.0)
+
+
+class TestTerminal:
+    def test_everything_fits_80_columns_and_nothing_but_a_devices_name_is_cut(self) -> None:
+        text = shown(render(crowded()))
+        assert max(map(len, text.splitlines())) <= 80
+        lines = [line for line in text.splitlines() if "…" in line]
+        assert len(lines) == 4
+        assert all("NVIDIA H100 8…" in line for line in lines)
+        for words in ("1999 (2)", "100/300", "100.00%", "123,456", "142.3 GB", "about 100 h 0 min left", "4,997,523"):
+            assert words in text, words
+        assert "and 2 more: search report a-study-with-a-long-name" in text
+
+    def test_what_nobody_knows_of_the_workers_has_no_column(self) -> None:
+        seen = WorkerView(trial=1, epoch=1, epochs=3, val_accuracy=0.4)
+        lines = shown(render(Snapshot("birds", 3, (), (seen,), None))).splitlines()
+        assert lines[-2].split() == ["trial", "epoch", "accuracy"]
+        assert lines[-1].split()[:2] == ["1", "1/3"]
+        assert "-" not in lines[-1]
+
+    def test_a_low_terminal_keeps_the_best_and_the_workers(self) -> None:
+        snapshot = replace(crowded(), finished=crowded().finished[:90])
+        low = shown(render(snapshot, rows=16))
+        assert len(low.splitlines()) <= 16
+        assert "best" in low
+        assert low.count("NVIDIA") == 4
+
+    def test_the_bar_of_an_epoch_moves_with_its_time_and_never_ends_it(self) -> None:
+        busy = training(0, 1, epoch_seconds=10.0, seconds_since_progress=5.0)
+        assert epochs_done(busy, None) == pytest.approx(1.5)
+        assert 1.9 < epochs_done(replace(busy, seconds_since_progress=1e6), None) < 2
+        first = training(0, 0, seconds_since_progress=5.0)
+        assert (epochs_done(first, None), epochs_done(first, 20.0)) == (0, pytest.approx(0.25))
+
+    def test_what_to_do_next_is_said_at_the_end(self) -> None:
+        spent = Snapshot("birds", 1, (trial(0),), (), None)
+        assert ending(spent, None, DEFAULT_RUNS).endswith("hand over the best: search export-best birds")
+        assert ending(spent, None, Runs(Path("a b"))).endswith("search export-best birds --runs 'a b'")
+        assert ending(replace(spent, budget=9, workers=(training(1, 1),)), None, DEFAULT_RUNS) == (
+            "nobody is searching it, 1 unfinished; to go on, repeat its search launch"
+        )
+        assert ending(spent, "process 7", DEFAULT_RUNS) == "in use by process 7"
+
+    def test_a_log_file_gets_a_line_for_each_trial_and_one_at_the_end(self, capsys: pytest.CaptureFixture[str]) -> None:
+        def at(*finished: TrialView) -> Snapshot:
+            return Snapshot("birds", 3, finished, (training(2, 1),), 40.0, epochs=3)
+
+        moments = [(at(trial(0)), "process 7"), (at(trial(0), trial(1, 1, "PRUNED")), "process 7")]
+        moments += [(at(trial(0), trial(1, 1, "PRUNED"), trial(2)), None)]
+        show_watched(moments, DEFAULT_RUNS)
+        assert capsys.readouterr().out.splitlines() == [
+            "birds: 1 of 3 trials, about 40 s left; trial 2 at epoch 1 of 3",
+            "trial 1 pruned, 90.00% at epoch 1 of 3",
+            "trial 2 complete, 90.00% at epoch 3 of 3",
+            "birds: 3 of 3 trials, 1 pruned; trial 2 at epoch 1 of 3",
+            "nobody is searching it, the budget is spent; hand over the best: search export-best birds",
+        ]
+
+    def test_a_log_file_that_was_told_nothing_for_long_is_told_how_it_goes(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        snapshot = Snapshot("birds", 3, (trial(0),), (training(2, 1),), 40.0)
+        with Display() as display:
+            display.watch(snapshot)
+            monkeypatch.setattr(terminal, "LOG_SECONDS", 0)
+            display.watch(snapshot)
+        assert capsys.readouterr().out.splitlines() == [log_line(snapshot)]
+
+    def test_a_log_file_on_a_full_disk_gets_its_lines_when_there_is_room(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Path("/dev/full").open("w") as log:
+            monkeypatch.setattr(sys, "stdout", log)
+            with Display() as display:
+                display.note("paused: no room for a checkpoint")
+                display.note("trial 1 complete")
+                with (tmp_path / "log").open("w") as room:
+                    os.dup2(room.fileno(), log.fileno())
+                display.note("there is room on the disk; going on")
+        assert (tmp_path / "log").read_text().splitlines() == [
+            "paused: no room for a checkpoint",
+            "trial 1 complete",
+            "there is room on the disk; going on",
+        ]
+
+    def test_a_log_file_that_stays_full_does_not_change_how_the_command_ends(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with Path("/dev/full").open("w") as log:
+            monkeypatch.setattr(sys, "stdout", log)
+            with Display() as display:
+                display.note("paused: no room for a checkpoint")
+            log.flush()  # as the interpreter does at its end, which would give exit code 120

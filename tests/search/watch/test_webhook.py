@@ -1,0 +1,149 @@
+"""Who asked for it is told of a new best and of the end, by a real server; one that does not answer disturbs nobody."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from search.study.progress import Snapshot
+from search.study.trial import TrialView
+from search.watch import webhook
+from search.watch.webhook import Webhook
+
+SECRET = "d41d8cd98f00b204"
+
+
+class Listener(ThreadingHTTPServer):
+    """Keeps what is posted; answers with ``code``."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.told: list[dict[str, Any]] = []
+        self.code = 200
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/hooks/{SECRET}"
+
+
+class Answers(BaseHTTPRequestHandler):
+    server: Listener
+
+    def do_POST(self) -> None:  # as the standard library calls it
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        assert self.headers["Content-Type"] == "application/json"
+        assert self.path == f"/hooks/{SECRET}"
+        self.server.told.append(json.loads(body))
+        self.send_response(self.server.code)
+        self.send_header("Location", "/elsewhere")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    with Listener() as server:
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def hanging() -> Iterator[str]:
+    """A server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/hooks/{SECRET}"
+
+
+def trial(number: int, value: float) -> TrialView:
+    return TrialView(number, "COMPLETE", value, 3, {"lr": 0.01}, 200_000, 9_000_000, 30.0, "")
+
+
+def snapshot(*values: float) -> Snapshot:
+    return Snapshot("birds", 6, tuple(trial(number, value) for number, value in enumerate(values)), (), 60.0)
+
+
+def wait_for(listener: Listener, count: int) -> None:
+    deadline = time.monotonic() + 10
+    while len(listener.told) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_new_best_and_the_end_are_told_and_nothing_else(listener: Listener) -> None:
+    notes: list[str] = []
+    hook = Webhook(listener.url, notes.append)
+    hook.watch(snapshot())
+    hook.watch(snapshot(0.5))
+    wait_for(listener, 1)
+    hook.watch(snapshot(0.5))
+    hook.watch(snapshot(0.5, 0.4))
+    hook.watch(snapshot(0.5, 0.4, 0.6))
+    wait_for(listener, 2)
+    hook.end(snapshot(0.5, 0.4, 0.6), None, 20)
+    assert [told["event"] for told in listener.told] == ["new_best", "new_best", "finished"]
+    assert listener.told[1]["text"] == "birds: new best, trial 2, 60.00%"
+    assert listener.told[1]["best"]["params"] == {"lr": 0.01}
+    assert listener.told[2].keys() == {
+        *("version", "event", "study", "at", "text", "finished", "budget", "eta_seconds", "best")
+    }
+    assert (listener.told[2]["version"], listener.told[2]["finished"], listener.told[2]["budget"]) == (1, 3, 6)
+    assert notes == []
+
+
+def test_the_best_of_an_earlier_launch_is_not_new(listener: Listener) -> None:
+    hook = Webhook(listener.url, print)
+    hook.watch(snapshot(0.5))
+    hook.watch(snapshot(0.5, 0.4))
+    hook.end(snapshot(0.5, 0.4), "no room on disk", 20)
+    (told,) = listener.told
+    assert told["event"] == "stopped"
+    assert told["text"].endswith("stopped, best 50.00% (trial 0): no room on disk")
+
+
+def test_a_server_that_hangs_delays_neither_the_search_nor_for_long_its_end(
+    hanging: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhook, "TIMEOUT_SECONDS", 1.5)
+    monkeypatch.setattr(webhook, "END_SECONDS", 1.7)
+    notes: list[str] = []
+    hook = Webhook(hanging, notes.append)
+    began = time.monotonic()
+    for number in range(200):
+        hook.watch(snapshot(*(value / 1000 for value in range(number))))
+    assert time.monotonic() - began < 1.4, "the search waits for nothing"
+    hook.end(snapshot(0.5), None, 20)
+    assert time.monotonic() - began < 6
+    assert notes == [
+        "webhook: 127.0.0.1 cannot be told (no answer within 1.5 s); the search goes on",
+        "webhook: 127.0.0.1 has not taken the last message within 1.7 s",
+    ]
+
+
+@pytest.mark.parametrize(("code", "why"), [(404, "it answers 404"), (302, "it answers 302"), (None, "refused")])
+def test_a_server_that_refuses_is_named_once_without_its_secret(listener: Listener, code: int | None, why: str) -> None:
+    address = listener.url
+    if code is None:
+        listener.shutdown()
+        listener.server_close()
+    else:
+        listener.code = code
+    notes: list[str] = []
+    hook = Webhook(address, notes.append)
+    hook.watch(snapshot())
+    hook.watch(snapshot(0.5))
+    hook.end(replace(snapshot(0.5), stopping=True), "", 20)
+    (note,) = notes
+    assert note.startswith("webhook: 127.0.0.1 cannot be told (")
+    assert why in note
+    assert SECRET not in note

@@ -1,0 +1,128 @@
+"""Workers as subprocesses: how their ends are told apart."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import search.workers.crew
+from search.devices import WorkerDevice
+from search.workers import local
+from search.workers.crew import Crew
+from search.workers.local import Exit, LocalPool
+from studies import Faults
+
+
+@pytest.fixture
+def counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "memory.events"
+    monkeypatch.setattr(local, "_oom_counters", lambda: iter([tmp_path / "not here", file]))
+    return file
+
+
+@pytest.fixture
+def pool(tmp_path: Path, counter: Path) -> Iterator[LocalPool]:
+    counter.write_text("oom 9\noom_kill 7\n")
+    pool = LocalPool([WorkerDevice(f"cpu:{number}", None, 1) for number in range(3)], [tmp_path / "log"] * 3)
+    for worker in range(3):
+        pool.start(worker)
+    yield pool
+    pool.close(patience_seconds=0)
+
+
+def test_closing_does_not_wait_for_a_process_that_no_signal_ends(
+    pool: LocalPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes = [entry.process for entry in pool._processes.values()]
+    stopped, *_ = processes
+    os.kill(stopped.pid, signal.SIGSTOP)  # so that it does not see the end of its input
+    monkeypatch.setattr(local, "END_SECONDS", 0.3)
+    with monkeypatch.context() as held:
+        held.setattr(stopped, "kill", lambda: None)
+        begun = time.monotonic()
+        assert pool.close(patience_seconds=0) == [stopped.pid]
+        assert time.monotonic() - begun < 10
+    assert [process.poll() is None for process in processes] == [True, False, False]
+    stopped.kill()
+    stopped.wait()
+
+
+def test_a_process_that_has_fallen_silent_and_does_not_end_delays_no_other(
+    tmp_path: Path, counter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\nexec >&-\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    pool = LocalPool([WorkerDevice("cpu", None, 1)], [tmp_path / "log"])
+    pool.start(0)
+    begun = time.monotonic()
+    while not pool._processes[0].silent:
+        assert list(pool.events(0.2)) == []
+    assert list(pool.events(0.2)) == []
+    assert time.monotonic() - begun < 10
+    pool.kill(0)
+    assert exit_of(pool).returncode == -signal.SIGKILL
+    assert pool.close() == []
+
+
+def exit_of(pool: LocalPool) -> Exit:
+    while True:
+        for _, event in pool.events(1.0):
+            if isinstance(event, Exit):
+                return event
+
+
+def test_each_kill_for_want_of_memory_explains_the_end_of_one_worker(pool: LocalPool, counter: Path) -> None:
+    def killed(worker: int) -> bool:
+        os.kill(pool._processes[worker].process.pid, signal.SIGKILL)
+        return exit_of(pool).out_of_memory
+
+    assert not killed(2), "nothing was counted since it began"
+    counter.write_text("oom 9\noom_kill 8\n")
+    assert killed(0)
+    assert not killed(1), "the one that was counted was the other's"
+    pool.start(0)
+    pool.start(1)
+    counter.write_text("oom 9\noom_kill 9\n")
+    pool.kill(0)
+    assert not exit_of(pool).out_of_memory, "it was ended from here"
+    assert killed(1)
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+@pytest.mark.parametrize("told", ["an answer", "to make room"])
+def test_what_a_process_that_has_ended_is_told_does_no_harm(
+    tmp_path: Path, counter: Path, monkeypatch: pytest.MonkeyPatch, told: str, turns: int
+) -> None:
+    """Its Exit was read, but waits for a database that is away."""
+    program, second = tmp_path / "program", tmp_path / "second"
+    says = """echo '{"type": "ready", "device": "x"}'; [ -e SECOND ] && exec sleep 60; echo '{"type": "epoch"}'"""
+    program.write_text("#!/bin/sh\n" + says.replace("SECOND", str(second)))
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(search.workers.crew, "STUCK_SECONDS", 0)
+    pool = LocalPool([WorkerDevice("cpu", None, 1)], [tmp_path / "log"])
+    crew, said = Crew(pool, Faults(), note=print), list[Any]()
+    crew.start(1)
+    (worker,) = crew.workers
+    while not any(isinstance(event, Exit) for event in said):
+        said += [event for _, event in crew.events(5, patience=lambda _: 60)]
+    if told == "an answer":
+        crew.send(0, {"type": "answer", "go_on": True})
+    else:
+        crew.replace(worker, None)
+    assert [list(crew.events(0, patience=lambda _: 0)) for _ in range(turns)] == [[]] * turns
+    second.touch()
+    assert crew.on_exit(worker, restart=True) is None
+    while not worker.ready:
+        assert list(crew.events(5, patience=lambda _: 60)) == []
+    assert worker.aside is None
+    pool.close(patience_seconds=0)
