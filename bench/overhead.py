@@ -26,7 +26,9 @@ import studies
 from search.devices import parse_devices
 from search.paths import Runs
 from search.study.storage import parse_url
-from search.workers.local import Exit, LocalPool, Message
+from search.workers.local import LocalPool
+from search.workers.messages import Assign, FromWorker, Left, Started, ToWorker
+from search.workers.pool import Exit
 
 Times = defaultdict[str, list[float]]
 
@@ -36,22 +38,22 @@ class TimedPool(LocalPool):
 
     times: ClassVar[Times] = defaultdict(list)
 
-    def send(self, worker: int, message: Message) -> None:
+    def send(self, worker: int, message: ToWorker) -> None:
         super().send(worker, message)
         now = time.perf_counter()
-        if message["type"] == "assign":
+        if isinstance(message, Assign):
             if hasattr(self, "left"):
                 self.times["ask"].append(now - self.left)
             self.assigned, self.answers = now, 0.0
         else:
             self.answers += now - self.received
 
-    def events(self, timeout: float) -> Iterator[tuple[int, Message | Exit]]:
+    def events(self, timeout: float) -> Iterator[tuple[int, FromWorker | Exit]]:
         for worker, event in super().events(timeout):
             self.received = time.perf_counter()
-            if not isinstance(event, Exit) and event["type"] == "started":
+            if isinstance(event, Started):
                 self.times["open"].append(self.received - self.assigned)
-            if not isinstance(event, Exit) and event["type"] == "left":
+            if isinstance(event, Left):
                 self.left = self.received
                 self.times["answer"].append(self.answers)
                 self.times["trial"].append(self.received - self.assigned)

@@ -18,10 +18,25 @@ The trainer's own errors (trainer/errors.py) have their codes in TRAINER_EXIT_CO
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 from trainer.errors import CheckpointError, ConfigError, DataError, DiskError, DivergedError, LimitError, TrainerError
 
 SECOND_SIGNAL = 130
 INTERNAL = 70
+
+FailureKind: TypeAlias = Literal[
+    "diverged", "user", "changed", "disk", "memory", "device", "crash", "hang", "killed", "exit"
+]
+"""What went wrong with a training; kept with the trial that it ended.
+
+    diverged  the loss is not finite              device  a CUDA error
+    user      the settings or the pictures        crash   another exception in the worker
+    changed   an epoch trained again differs      hang    no progress, and killed for it
+    disk      a checkpoint cannot be written      killed  signal 9, from outside
+    memory    an allocation failed, or the        exit    the process ended by itself, or by another signal
+              system killed for want of memory
+"""
 
 
 class SearchError(Exception):

@@ -30,6 +30,7 @@ from search.figures.png import draw_confusion, draw_curves
 from search.paths import Runs
 from search.plan.prepare import prepare
 from search.study.lock import own_study
+from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study
 from search.watch.page import show_export
@@ -84,7 +85,7 @@ def export_best(
     if asked is not None:
         spec = spec.model_copy(update={"confirm": asked.confirm, "final": asked.final})
     with (
-        own_study(study_name, url, runs) as still_owner,
+        own_study(study_name, url, runs) as check_lock,
         hold_devices(devices, runs),
         storage_errors(url),
         _disk_errors((out or runs.export(study_name, 0)).parent),
@@ -94,7 +95,7 @@ def export_best(
         if out is not None:
             _check_target(out.resolve())
         data = prepare(spec, runs, console, lambda: heed_stop(runs, study_name)).data
-        retraining = stack.enter_context(Retraining(study, spec, runs, data, devices, console, still_owner))
+        retraining = stack.enter_context(Retraining(OwnedStudy(study, spec, check_lock), runs, data, devices, console))
         trial, confirmation = retraining.choose(number)
         target = (out or runs.export(study_name, trial.number)).resolve()
         _check_target(target)

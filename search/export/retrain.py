@@ -20,12 +20,12 @@ from rich.console import Console
 from search.console import show_progress
 from search.devices import WorkerDevice
 from search.errors import Interrupted, NothingToExport
-from search.export.trainings import Outcome, Trainer, Training
+from search.export.trainings import Outcome, Training, TrainingQueue
 from search.paths import Runs
 from search.plan.width import check_fits
 from search.study.confirmation import begin, candidates, confirmed, final_seed, missing, record
-from search.study.identity import identify
 from search.study.outage import Outage
+from search.study.owned import OwnedStudy
 from search.study.storage import wait_briefly
 from search.study.study import teacher_hash
 from search.study.trial import ranked, sampled_settings
@@ -48,36 +48,25 @@ class Retraining:
     """The trainings of one export, on all devices; each is kept on disk, so that whatever ends them, they go on.
 
     Args:
-        study: the study, owned.
-        spec: what it searches.
+        owned: the study.
         runs: the runs folder.
         data: its pictures.
         devices: where to train, a worker each.
         console: shows progress.
-        still_owner: called before the study is written to; raises HeldError once it is another's.
     """
 
     def __init__(
-        self,
-        study: optuna.Study,
-        spec: StudySpec,
-        runs: Runs,
-        data: Dataset,
-        devices: list[WorkerDevice],
-        console: Console,
-        still_owner: Callable[[], None],
+        self, owned: OwnedStudy, runs: Runs, data: Dataset, devices: list[WorkerDevice], console: Console
     ) -> None:
-        self.study, self.spec, self.runs, self.data = study, spec, runs, data
+        self.owned, self.study, self.spec, self.runs, self.data = owned, owned.study, owned.spec, runs, data
         self.devices, self.console = devices, console
-        self.checks = (still_owner, identify(study))
-        """Taken before each step that needs the study: whether it is still this process's, and still the same."""
-        self.look = partial(heed_stop, runs, spec.name)
+        self.look = partial(heed_stop, runs, self.spec.name)
         """Taken between the steps of the export: whether it is asked to stop."""
         self.confirming: list[Training] = []
         self.unrecorded: deque[tuple[int, int, float | None, float]] = deque()
         """What confirming trainings came to and the database has not taken yet."""
         self.outage = Outage(self._note)
-        self.trainer: Trainer | None = None
+        self.queue: TrainingQueue | None = None
 
     def __enter__(self) -> Retraining:
         return self
@@ -98,7 +87,7 @@ class Retraining:
         """
         answers: list[T] = []
         most = self.spec.faults.storage_minutes
-        while not self.outage.reach(*self.checks, lambda: answers.append(step()), most_minutes=most):
+        while not self.outage.reach(self.owned.check, lambda: answers.append(step()), most_minutes=most):
             self.look()
             time.sleep(POLL_SECONDS)
         return answers[-1]
@@ -106,7 +95,7 @@ class Retraining:
     def _keep_up(self) -> None:
         """Heed a stop, keep the study's lock, which a server forgets when it restarts, and record what waits for it."""
         self.look()
-        self.outage.reach(*self.checks, self._record)
+        self.outage.reach(self.owned.check, self._record)
 
     def _record(self) -> None:
         while self.unrecorded:
@@ -206,27 +195,27 @@ class Retraining:
                 left.append(training)
         if left:
             with show_progress(self.console) as progress:
-                yield from self._trainer().train(stage, left, progress)
+                yield from self._queue().train(stage, left, progress)
 
-    def _trainer(self) -> Trainer:
-        """The one trainer of this export: what starts a worker takes seconds, so workers stay from stage to stage."""
-        if self.trainer is None:
+    def _queue(self) -> TrainingQueue:
+        """The one queue of this export: what starts a worker takes seconds, so workers stay from stage to stage."""
+        if self.queue is None:
             logs = [self.runs.worker_log(self.spec.name, number) for number in range(len(self.devices))]
-            self.trainer = Trainer(
+            self.queue = TrainingQueue(
                 LocalPool(self.devices, logs),
                 self.spec.data,
                 self.data.cache_path,
                 self.spec.faults,
-                note=self._note,
+                say=self._note,
                 each_turn=self._keep_up,
             )
             wait_briefly(self.study)
-        return self.trainer
+        return self.queue
 
     def _end_workers(self) -> None:
-        if self.trainer is not None:
-            self.trainer.crew.close(patience_seconds=1)
-            self.trainer = None
+        if self.queue is not None:
+            self.queue.crew.close(patience_seconds=1)
+            self.queue = None
 
     def _note(self, line: str) -> None:
         self.console.print(line, soft_wrap=True)

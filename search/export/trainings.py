@@ -1,8 +1,8 @@
 """Trainings for an export, on all of a pool's workers: each to its end, whatever happens to a worker meanwhile.
 
-Workers speak as they do with the coordinator (search/workers/worker.py), but nothing is asked and nothing is
-pruned. The caller keeps the results; what a training has reached is in its checkpoint, so an interrupted one goes
-on from there.
+Workers speak as they do with the coordinator (search/workers/messages.py), and what goes wrong is decided by the same
+policy (search/workers/failures.py), but nothing is asked and nothing is pruned. The caller keeps the results; what a
+training has reached is in its checkpoint, so an interrupted one goes on from there.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import assert_never
 
 from search.errors import TrainingFailed
 from search.words import duration
-from search.workers.crew import POLL_SECONDS, Crew, Worker, patience
-from search.workers.failures import Setbacks
-from search.workers.local import Exit, LocalPool, Message
-from studies import Faults
+from search.workers.crew import POLL_SECONDS, Crew, Event, Worker, patience
+from search.workers.failures import Failure, Setbacks, decide, words_for
+from search.workers.messages import Answer, Assign, Epoch, Failed, Left, Started
+from search.workers.pool import Exit, Pool
+from studies import Faults, Limit
 from trainer.config import DataConfig, EpochResult, TrainConfig
 from trainer.errors import DiskError
 
@@ -75,32 +76,35 @@ class _State:
         return Outcome(self.training, tuple(self.results[epoch] for epoch in sorted(self.results)))
 
 
-class Trainer:
-    """Runs trainings on a pool, whose workers stay for the next ones.
+class TrainingQueue:
+    """Trainings that wait for a pool's workers, which stay for the next ones.
 
     Args:
         pool: where workers run; whoever opened it closes it.
         data: how the pictures are read.
         cache: the decoded pictures.
         faults: how often to try again, and when a worker counts as hanging.
-        note: called with one line for each thing worth telling.
+        say: called with one line for each thing worth telling.
         each_turn: called at least every POLL_SECONDS; raises what is to end the trainings.
     """
 
     def __init__(
         self,
-        pool: LocalPool,
+        pool: Pool,
         data: DataConfig,
         cache: Path,
         faults: Faults,
-        *,
-        note: Callable[[str], None],
+        say: Callable[[str], None],
         each_turn: Callable[[], object] = lambda: None,
     ) -> None:
-        self.data, self.cache, self.faults, self.note = data, cache, faults, note
-        self.each_turn = each_turn
-        self.crew = Crew(pool, faults, note)
-        self.waiting: deque[_State] = deque()
+        self.data, self.cache, self.faults, self.say = data, cache, faults, say
+        self.each_turn, self.pool = each_turn, pool
+        self.crew = Crew(pool, faults, say)
+        self.states: list[_State] = []
+        """Of the trainings of this stage; a worker's ``trial`` is its training's place here."""
+        self.waiting: deque[int] = deque()
+        self.failed: list[tuple[Training, Failure]] = []
+        """Trainings that were given up."""
 
     def train(
         self, stage: str, trainings: Sequence[Training], progress: Callable[[str, int, int], None]
@@ -113,24 +117,25 @@ class Trainer:
             progress: called with (stage, epochs done, epochs in all).
 
         Raises:
-            TrainingFailed: a worker cannot start, or a training fails again and again.
+            TrainingFailed: a worker cannot start; the same error ended two trainings in a row; or, after all others
+                have ended, a training failed again and again.
             DiskError: no room for a checkpoint.
             Exception: whatever ``each_turn`` raises; every training goes on from its last epoch.
         """
         crew, ended = self.crew, 0
-        states = [_State(training) for training in trainings]
-        self.waiting.extend(states)
+        self.states, self.failed = [_State(training) for training in trainings], []
+        self.waiting = deque(range(len(trainings)))
         total = sum(training.steps for training in trainings)
         crew.start(len(trainings))
-        while ended < len(trainings):
+        while ended + len(self.failed) < len(trainings):
             self.each_turn()
             for worker in crew.idle():
                 if self.waiting:
                     worker.trial = self.waiting.popleft()
-                    crew.send(worker.number, self._assignment(worker.trial, states.index(worker.trial)))
+                    crew.send(worker.number, self._assignment(worker.trial))
             for number, event in crew.events(POLL_SECONDS, self._patience):
                 outcome = self._handle(crew.workers[number], event)
-                results = [result for state in states for result in state.results.values()]
+                results = [result for state in self.states for result in state.results.values()]
                 progress(stage, len(results), total)
                 if outcome is None:
                     continue
@@ -140,82 +145,98 @@ class Trainer:
                 at_once = max(1, min(len(crew.workers), len(trainings) - ended))
                 left = (total - len(results)) * mean / at_once
                 about = f", about {duration(left)} left" if ended < len(trainings) else ""
-                self.note(_line(stage, outcome, ended, len(trainings), about))  # what is told is kept by now
+                self.say(_line(stage, outcome, ended, len(trainings), about))  # what is told is kept by now
+        if self.failed:
+            raise self._failed(*self.failed[0])
 
-    def _assignment(self, state: _State, index: int) -> Message:
+    def _assignment(self, number: int) -> Assign:
+        state = self.states[number]
         training = state.training
-        data: dict[str, Any] = self.data.model_dump(mode="json") | {"folds": training.folds}
-        return {
-            "type": "assign",
-            "trial": index,
-            "config": training.config.model_dump(mode="json"),
-            "width": None,
-            "data": data,
-            "cache": str(self.cache),
-            "checkpoint": str(training.checkpoint),
-            "limit": {},  # counted before, for all members together
-            "micro_batches": state.setbacks.micro_batches,
-            "fit_on": training.fit_on,
-            "start": str(training.start) if training.start else None,
-        }
+        return Assign(
+            trial=number,
+            config=training.config.model_dump(mode="json"),
+            data=self.data.model_copy(update={"folds": training.folds}),
+            cache=str(self.cache),
+            checkpoint=str(training.checkpoint),
+            limit=Limit(),  # counted before, for all members together
+            micro_batches=state.setbacks.micro_batches,
+            fit_on=training.fit_on,
+            start=str(training.start) if training.start else None,
+        )
 
-    def _handle(self, worker: Worker, event: Message | Exit) -> Outcome | None:
-        state: _State | None = worker.trial
-        if isinstance(event, Exit):
-            self._on_exit(worker, event)
-            return None
-        assert state is not None
-        if event["type"] == "epoch":
-            result = EpochResult(**event["result"])
-            state.results[result.epoch], state.setbacks = result, state.setbacks.after_new_epoch()
-            self.crew.send(worker.number, {"type": "answer", "go_on": not result.final})
-        elif event["type"] == "left":
-            worker.trial = None
-            return state.outcome
-        elif event["type"] == "failed":
-            worker.trial = None
-            return self._on_failure(worker, state, event["kind"], event["error"])
-        return None
-
-    def _on_failure(self, worker: Worker, state: _State, kind: str, error: str) -> Outcome | None:
-        label, sentence = state.training.label, error.partition(": ")[2]
-        if kind == "disk":
-            raise DiskError(sentence)
-        if kind == "diverged":
-            return replace(state.outcome, diverged=sentence)
-        if kind == "user":
-            raise TrainingFailed(f"{label} cannot be trained: {error}")
-        self._on_setback(state, kind, error, f"{label} failed ({error}); trying again from its last epoch")
-        if kind in ("memory", "device"):
-            self.crew.replace(worker, error if kind == "device" else None)  # a new process has a clean memory
+    def _handle(self, worker: Worker, event: Event) -> Outcome | None:
+        state = None if worker.trial is None else self.states[worker.trial]
+        match event:
+            case Started():
+                pass
+            case Epoch(result=result):
+                assert state is not None
+                state.results[result.epoch], state.setbacks = result, state.setbacks.after_new_epoch()
+                self.crew.send(worker.number, Answer(go_on=not result.final))
+            case Left():
+                assert state is not None
+                worker.trial = None
+                return state.outcome
+            case Failed(failure=failure):
+                if failure.is_crash:
+                    failure = replace(failure, log=self.pool.log_tail(worker.number))
+                outcome = self._on_failure(worker, failure)
+                if failure.spoils_process:
+                    self.crew.replace(worker, failure)
+                return outcome
+            case Exit():
+                self._on_exit(worker, event)
+            case _:
+                assert_never(event)
         return None
 
     def _on_exit(self, worker: Worker, event: Exit) -> None:
-        how = worker.how_it_ended(event)
-        state, worker.trial = worker.trial, None
-        if state is not None:
-            kind = "memory" if event.out_of_memory else "exit"
-            note = f"worker {worker.label} {how}; {state.training.label} goes on from its last epoch"
-            self._on_setback(state, kind, f"the worker {how}: {event.log_tail}", note)
-        failed = self.crew.on_exit(worker, restart=bool(self.waiting))
-        if failed:
-            raise TrainingFailed(f"{failed} ({how}):\n{event.log_tail}")
+        failure = worker.failure_of(event)
+        self._on_failure(worker, failure)
+        fatal = self.crew.on_exit(worker, restart=bool(self.waiting))
+        if fatal:
+            how = failure.sentence.removeprefix("the worker ")
+            raise TrainingFailed(f"{fatal} ({how}):\n{event.log_tail}")
+
+    def _on_failure(self, worker: Worker, failure: Failure) -> Outcome | None:
+        """Do with a worker's training what the policy decides; the outcome of one that diverged."""
+        number, worker.trial = worker.trial, None
+        if number is None:
+            return None
+        state = self.states[number]
+        decision = decide(failure, state.setbacks, self.faults)
+        match decision.verdict:
+            case "again":
+                state.setbacks = decision.setbacks
+                self.say(words_for(failure, decision, state.training.label, worker.label))
+                self.waiting.appendleft(number)
+            case "wait":
+                raise DiskError(failure.sentence)  # the same command goes on, when there is room
+            case "give up" if failure.kind == "diverged":
+                return replace(state.outcome, diverged=failure.sentence)
+            case "give up":
+                self._give_up(state.training, failure)
+            case _:
+                assert_never(decision.verdict)
+        return None
+
+    def _give_up(self, training: Training, failure: Failure) -> None:
+        """Go on with the other trainings; the same error in two in a row would only cost their time."""
+        last = self.failed[-1][1].signature if self.failed else None
+        self.failed.append((training, failure))
+        if failure.signature == last:
+            raise self._failed(training, failure)
+        self.say(f"{training.label} cannot be trained: {failure.sentence}")
+
+    def _failed(self, training: Training, failure: Failure) -> TrainingFailed:
+        end = "needs more memory than there is" if failure.kind == "memory" else "cannot be trained"
+        return TrainingFailed(f"{training.label} {end}: {failure.reason}")
 
     def _patience(self, worker: Worker) -> float:
-        state: _State | None = worker.trial
+        state = None if worker.trial is None else self.states[worker.trial]
         own = max((result.seconds for result in state.results.values()), default=None) if state else None
         epochs = state.training.config.epochs if state and state.training.folds else 1
         return patience(self.faults, own, None, epochs)
-
-    def _on_setback(self, state: _State, kind: str, error: str, note: str) -> None:
-        """Let a training go on from its last epoch, unless this was one setback too many."""
-        label, setbacks = state.training.label, state.setbacks.after(kind, self.faults)
-        if setbacks is None:
-            end = "needs more memory than there is" if kind == "memory" else "cannot be trained"
-            raise TrainingFailed(f"{label} {end}: {error}")
-        state.setbacks = setbacks
-        self.note(setbacks.in_parts(label) if kind == "memory" else note)
-        self.waiting.appendleft(state)
 
 
 def _line(stage: str, outcome: Outcome, ended: int, number: int, left: str) -> str:

@@ -16,85 +16,80 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Protocol, assert_never
 
-import optuna
-from optuna.distributions import BaseDistribution
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 
 from search.errors import HeldError, StudyChanged, TrainingFailed, reason_of
 from search.paths import Runs
-from search.running.trials import Changed, Trials
+from search.plan.prepare import room_needed
+from search.plan.space import Bounds
+from search.running.trials import Changed, Ending, Trials
 from search.study.outage import Outage
+from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot, eta_seconds
 from search.study.storage import ANSWER_SECONDS, CONNECT_SECONDS, wait_briefly
 from search.study.trial import OUT_OF_MEMORY, TrialView, step_of
 from search.words import duration
-from search.workers.crew import POLL_SECONDS, Crew, Worker, patience
-from search.workers.failures import signature_of
-from search.workers.local import Exit, LocalPool, Message
-from studies import StudySpec
+from search.workers.crew import POLL_SECONDS, Crew, Event, Worker, patience
+from search.workers.failures import Failure, decide, words_for
+from search.workers.messages import Answer, Epoch, Failed, Left, Started
+from search.workers.pool import Exit, Pool
 from trainer.config import EpochResult
 from trainer.errors import DiskError
 
 
+class Audience(Protocol):
+    """Those who are told how a search goes. What they do with it must not delay the search."""
+
+    def watch(self, snapshot: Snapshot) -> None:
+        """See the search as it is; called at least every POLL_SECONDS."""
+
+    def say(self, line: str) -> None:
+        """Hear one thing worth telling."""
+
+
 @dataclass
 class Said:
-    """What a worker said."""
+    """What a worker said, until the database has taken it."""
 
     worker: int
-    event: Message | Exit
+    event: Event
     answered: bool = False
 
     @property
     def can_go_on(self) -> bool:
         """Whether it waits for an answer that needs no database: an epoch's, unless it was the last."""
-        return not isinstance(self.event, Exit) and self.event["type"] == "epoch" and not self.event["result"]["final"]
+        return isinstance(self.event, Epoch) and not self.event.result.final
 
 
 class Coordinator:
     """Runs one study on a pool of workers until its budget is spent, or until it is told to stop.
 
     Args:
-        study: opened by ``search.study.study.open_study``; nobody else may write to it.
-        spec: what the study searches.
-        space: Optuna distributions of the sampled settings.
-        known: recipes to try first, in terms of the space.
+        owned: the study.
+        bounds: its space, and the known recipes to try first.
         pool: where workers run.
         runs: where checkpoints, logs and the journal go.
         cache: the decoded pictures, given to the workers.
-        watch: called with a Snapshot at least every POLL_SECONDS.
-        note: called with one line for each thing worth telling.
-        still_owner: called before the database is written to; raises HeldError once the study is another's.
-        room_needed: bytes for all checkpoints, those there are included; a search that ran out of disk waits for them.
+        audience: told how the search goes.
     """
 
     def __init__(
-        self,
-        study: optuna.Study,
-        spec: StudySpec,
-        space: dict[str, BaseDistribution],
-        known: list[dict[str, Any]],
-        pool: LocalPool,
-        runs: Runs,
-        cache: str,
-        *,
-        watch: Callable[[Snapshot], None],
-        note: Callable[[str], None],
-        still_owner: Callable[[], None] = lambda: None,
-        room_needed: int = 0,
+        self, owned: OwnedStudy, bounds: Bounds, pool: Pool, runs: Runs, cache: str, audience: Audience
     ) -> None:
-        self.spec, self.known, self.pool, self.runs, self.cache = spec, known, pool, runs, cache
-        self.watch, self.note, self.still_owner, self.room_needed = watch, note, still_owner, room_needed
-        self.crew = Crew(pool, spec.faults, note)
-        self.trials = Trials(study, spec, space, runs)
+        self.owned, self.spec, self.known, self.runs, self.cache = owned, owned.spec, bounds.known, runs, cache
+        self.pool, self.audience, self.say = pool, audience, audience.say
+        self.room_needed = room_needed(self.spec, bounds, len(pool.devices))
+        """Bytes for all checkpoints, those there are included; a search that ran out of disk waits for them."""
+        self.crew = Crew(pool, self.spec.faults, self.say)
+        self.trials = Trials(owned, bounds.space, runs)
         self.journal = self.trials.journal
         self.stopping = False
         self.killed = False
         self.deadline = math.inf
-        self.outage = Outage(note)
+        self.outage = Outage(self.say)
         self.backlog: deque[Said] = deque()
         """What workers have said and the database has not taken yet."""
         self.no_room: str | None = None
@@ -144,20 +139,19 @@ class Coordinator:
             while self.step():
                 pass
         except LookupError:  # what Optuna says of a trial that is not there
-            self.trials.check_identity()
+            self.owned.check()
             raise
-        self.watch(self.snapshot())
+        self.audience.watch(self.snapshot())
 
     def begin(self) -> None:
         """Take over what a predecessor left, queue the known recipes, start the workers."""
-        self.still_owner()
-        self.trials.check_identity()
+        self.owned.check()
         others = self.trials.adopt()
         if others:
-            self.note(f"other versions than at the last launch: {others}; that may change results")
+            self.say(f"other versions than at the last launch: {others}; that may change results")
         if self.trials.orphans:
-            numbers = ", ".join(str(trial.number) for trial in self.trials.orphans)
-            self.note(f"going on with trial {numbers}, left unfinished by the last launch")
+            numbers = ", ".join(map(str, self.trials.orphans))
+            self.say(f"going on with trial {numbers}, left unfinished by the last launch")
         self.trials.enqueue(self.known)
         self._keep_to_quota()
         wait_briefly(self.trials.study)
@@ -167,7 +161,7 @@ class Coordinator:
         """One turn: what waits for the database, idle workers, new messages. False once there is nothing to do."""
         if self.runs.stop_requested(self.spec.name) and not self.stopping:
             self.stop()
-        checks = (self.still_owner, self.trials.check_identity, self.trials.check_writable)
+        checks = (self.owned.check, self.trials.check_writable)
         most = self.spec.faults.storage_minutes
         # One more attempt at a server that has vanished could outlast whoever kills after the grace.
         too_late = self.outage.is_on and time.monotonic() + ANSWER_SECONDS + CONNECT_SECONDS > self.deadline
@@ -177,9 +171,9 @@ class Coordinator:
         if self.killed or time.monotonic() >= self.deadline or not self._worth_waiting():
             return False
         if self.stopping and not self.told_to_stop and not self.fatal:
-            self.note("finishing the epoch; Ctrl-C again to stop now")
+            self.say("finishing the epoch; Ctrl-C again to stop now")
             self.told_to_stop = True
-        self.watch(self.snapshot())
+        self.audience.watch(self.snapshot())
         for worker, event in self.crew.events(POLL_SECONDS, self._patience):
             self.backlog.append(Said(worker, event))
         return True
@@ -203,9 +197,9 @@ class Coordinator:
     def _problems(self) -> list[str]:
         """What keeps the search from going on as it should, each with what it waits for."""
         problems = [
-            f"{worker.label} put aside: {worker.aside}; leave it out of --gpus, or reset it and launch again"
+            f"{worker.label} put aside: {worker.disabled_reason}; leave it out of --gpus, or reset it and launch again"
             for worker in self.crew.workers
-            if worker.aside
+            if worker.disabled_reason
         ]
         if self.outage.is_on:
             away = duration(self.outage.seconds)
@@ -230,24 +224,24 @@ class Coordinator:
     def _answer(self, said: Said, *, go_on: bool) -> None:
         if not said.answered:
             said.answered = True
-            self.crew.send(said.worker, {"type": "answer", "go_on": go_on})
+            self.crew.send(said.worker, Answer(go_on=go_on))
 
     # -- trials
 
     def _assign(self) -> None:
         """Give idle workers something to do."""
         if self.no_room and self._has_room():
-            self.note("there is room on the disk; going on")
+            self.say("there is room on the disk; going on")
             self.no_room = None
         for worker in self.crew.idle():
             if self.stopping or self.no_room or not self._left_to_do():
                 break
             trial = self.trials.next()
-            progress = self.trials.progress[trial.number]
+            progress = self.trials.progress[trial]
             progress.attempts += 1
             worker.trial, worker.attempt, worker.epoch = trial, progress.attempts, None
-            self.crew.send(worker.number, self.trials.assignment(trial) | {"cache": self.cache})
-            self.journal.append("assign", trial=trial.number, worker=worker.label, attempt=progress.attempts)
+            self.crew.send(worker.number, self.trials.assignment(trial, self.cache))
+            self.journal.append("assign", trial=trial, worker=worker.label, attempt=progress.attempts)
 
     def _finish_off(self) -> None:
         """Once the budget is spent, end what a broken connection has left."""
@@ -268,18 +262,18 @@ class Coordinator:
         in_time = hours is None or time.monotonic() - self.started < hours * 3600
         return len(self.trials.orphans) + (self.trials.left if in_time else 0)
 
-    def _finish(self, worker: Worker, state: TrialState, value: float | None = None, reason: str = "") -> None:
+    def _finish(self, worker: Worker, ending: Ending) -> None:
         assert worker.trial is not None
-        view = self.trials.finish(worker.trial, worker.device, state, value, reason)
-        if state != TrialState.FAIL:
+        view = self.trials.finish(worker.trial, worker.device, ending)
+        if ending.state != TrialState.FAIL:
             self.last_failure = None
         self._keep_to_quota()
-        self.note(self._outcome_line(view))
+        self.say(self._outcome_line(view))
 
     def _keep_to_quota(self) -> None:
         removed = self.runs.keep_to_quota(self.spec.name, self.spec.faults.checkpoint_gb * 1e9)
         if removed:
-            self.note(f"checkpoints beyond {self.spec.faults.checkpoint_gb:g} GB: removed {', '.join(removed)}")
+            self.say(f"checkpoints beyond {self.spec.faults.checkpoint_gb:g} GB: removed {', '.join(removed)}")
 
     def _outcome_line(self, view: TrialView) -> str:
         snapshot = self.snapshot()
@@ -290,127 +284,103 @@ class Coordinator:
 
     def _trains(self, worker: Worker) -> bool:
         """Whether a worker has a trial that is not finished."""
-        return worker.trial is not None and worker.trial.number in self.trials.progress
+        return worker.trial in self.trials.progress
 
     def _handle(self, said: Said) -> None:
         """Deal with what a worker said; taken again from the start if the database is away in the middle."""
         worker, event = self.crew.workers[said.worker], said.event
-        if isinstance(event, Exit):
-            self._on_exit(worker, event)
-        elif event["type"] == "started":
-            assert worker.trial is not None
-            self.trials.counted(worker.trial, event["sizes"], event["num_params"], event["macs"])
-        elif event["type"] == "epoch":
-            worker.memory_bytes = event["memory_bytes"]
-            go_on = self._trains(worker) and self._on_epoch(worker, EpochResult(**event["result"]))
-            self._answer(said, go_on=go_on)
-        elif event["type"] == "failed":
-            self._on_failure(worker, event["kind"], event["error"])
-        elif event["type"] == "left":
-            self._release(worker)
+        match event:
+            case Started():
+                self.trials.counted(event)
+            case Epoch():
+                worker.memory_bytes = event.memory_bytes
+                go_on = self._trains(worker) and self._on_epoch(worker, event.trial, event.result)
+                self._answer(said, go_on=go_on)
+            case Failed():
+                failure = event.failure
+                if failure.is_crash:
+                    failure = replace(failure, log=self.pool.log_tail(worker.number))
+                self._on_failure(worker, failure)
+                if failure.spoils_process:
+                    self.crew.replace(worker, failure)
+                self._release(worker)
+            case Left():
+                self._release(worker)
+            case Exit():
+                self._on_exit(worker, event)
+            case _:
+                assert_never(event)
 
-    def _on_epoch(self, worker: Worker, result: EpochResult) -> bool:
+    def _on_epoch(self, worker: Worker, trial: int, result: EpochResult) -> bool:
         """Report an epoch and decide; True means go on."""
-        assert worker.trial is not None
         worker.epoch = result
         try:
-            pruned = self.trials.report(worker.trial, result)
+            pruned = self.trials.report(trial, result)
         except Changed as change:
-            self._finish(worker, TrialState.FAIL, reason=str(change))
+            self._on_failure(worker, Failure(kind="changed", sentence=str(change)))
             return False
         if result.final:
-            self._finish(worker, TrialState.COMPLETE, result.val_accuracy)
+            self._finish(worker, Ending(state=TrialState.COMPLETE, value=result.val_accuracy))
         elif pruned:
             reason = f"{self.spec.search.pruner} after {step_of(self.spec)} {result.epoch}"
-            self._finish(worker, TrialState.PRUNED, reason=reason)
+            self._finish(worker, Ending(state=TrialState.PRUNED, reason=reason))
         return not (result.final or pruned or self.stopping)
 
     def _release(self, worker: Worker) -> None:
         """A worker has let go of its trial; one that is not finished waits for the next free worker or launch."""
-        if self._trains(worker):
-            assert worker.trial is not None
+        if worker.trial in self.trials.progress:
             self.trials.orphans.appendleft(worker.trial)
         worker.trial = worker.epoch = None
 
-    def _on_failure(self, worker: Worker, kind: str, error: str) -> None:
-        trial = worker.trial
-        assert trial is not None
-        if not self._trains(worker):
-            pass  # it was finished while the database was away
-        elif kind == "diverged":
-            # PRUNED keeps the last finite value, and teaches the sampler; FAIL would be invisible to it.
-            self._finish(worker, TrialState.PRUNED, reason=error)
-        elif kind == "user":
-            self._fail(worker, error)
-        elif kind == "disk":
-            self._on_full_disk(trial, error.partition(": ")[2])
-        else:
-            note = f"trial {trial.number} failed ({error}); trying again from its last epoch"
-            tail = self.pool.log_tail(worker.number)
-            self._on_setback(worker, kind, f"{error}\n{tail}" if tail else error, note, signature=signature_of(error))
-        if kind in ("memory", "device"):
-            self.crew.replace(worker, error if kind == "device" else None)  # a new process has a clean memory
-        self._release(worker)
-
     def _on_exit(self, worker: Worker, event: Exit) -> None:
-        how = worker.how_it_ended(event)
-        if self._trains(worker):
-            assert worker.trial is not None
-            kind = "memory" if event.out_of_memory else "exit"
-            note = f"worker {worker.label} {how}; trial {worker.trial.number} goes on from its last epoch"
-            self._on_setback(worker, kind, f"the worker {how}: {event.log_tail}", note, signature=how)
+        failure = worker.failure_of(event)
+        self._on_failure(worker, failure)
         self._release(worker)
-        failed = self.crew.on_exit(worker, restart=not self.stopping)
-        if failed:
-            self._end_with(TrainingFailed(f"{failed} ({how}):\n{event.log_tail}"))
+        fatal = self.crew.on_exit(worker, restart=not self.stopping)
+        if fatal:
+            how = failure.sentence.removeprefix("the worker ")
+            self._end_with(TrainingFailed(f"{fatal} ({how}):\n{event.log_tail}"))
 
-    def _on_setback(self, worker: Worker, kind: str, error: str, note: str, signature: str) -> None:
-        """Let a trial go on from its last epoch, unless this was one setback too many.
-
-        Args:
-            worker: what trained it.
-            kind: of setback, see ``Setbacks.after``.
-            error: the reason, if this ends the trial: its first line says what happened, the log follows.
-            note: for people, if it goes on.
-            signature: by which the same error is known in another trial.
-        """
+    def _on_failure(self, worker: Worker, failure: Failure) -> None:
+        """Do with a worker's trial what the policy decides; nothing if it was finished while the database was away."""
         trial = worker.trial
-        assert trial is not None
-        progress = self.trials.progress[trial.number]
-        if progress.crashed < progress.attempts:  # else it was noted, and the database went away before the rest
-            progress.crashed = progress.attempts
-            self.journal.append("crash", trial=trial.number, worker=worker.label, reason=error.splitlines()[0])
-        setbacks = progress.setbacks.after(kind, self.spec.faults)
-        if setbacks is not None:
-            self.trials.set_back(trial, setbacks)
-            self.note(setbacks.in_parts(f"trial {trial.number}") if kind == "memory" else note)
-        elif kind == "memory":  # PRUNED, so that the sampler learns from it
-            parts = progress.setbacks.micro_batches
-            self._finish(worker, TrialState.PRUNED, reason=f"{OUT_OF_MEMORY} with {parts} micro-batches")
-        else:
-            self._fail(worker, error, signature)
+        if trial is None or trial not in self.trials.progress:
+            return
+        progress = self.trials.progress[trial]
+        decision = decide(failure, progress.setbacks, self.spec.faults, has_room=self._has_room())
+        if failure.is_crash:
+            self.trials.record_failure(trial, worker.label, failure)
+        match decision.verdict:
+            case "again":
+                self.trials.go_on(trial, decision)
+                self.say(words_for(failure, decision, f"trial {trial}", worker.label))
+            case "wait":
+                self.trials.go_on(trial, decision)
+                if self.no_room is None:
+                    self.say(f"paused: {failure.sentence}; the search goes on by itself when there is room")
+                self.no_room = failure.sentence
+            case "give up" if failure.kind == "disk":
+                self._end_with(DiskError(failure.sentence))  # the trial goes on with the next launch
+            case "give up" if failure.teaches:
+                # PRUNED keeps the last finite value, and teaches the sampler; FAIL would be invisible to it.
+                parts = f"{OUT_OF_MEMORY} with {progress.setbacks.micro_batches} micro-batches"
+                reason = parts if failure.kind == "memory" else failure.reason
+                self._finish(worker, Ending(state=TrialState.PRUNED, reason=reason, failure=failure.kind))
+            case "give up":
+                self._fail(worker, failure)
+            case _:
+                assert_never(decision.verdict)
 
-    def _fail(self, worker: Worker, error: str, signature: str | None = None) -> None:
+    def _fail(self, worker: Worker, failure: Failure) -> None:
         """End a trial as FAIL; the same error in two trials in a row would only burn the rest of the budget."""
-        self._finish(worker, TrialState.FAIL, reason=error)
-        if (signature or error) == self.last_failure:
+        self._finish(worker, Ending(state=TrialState.FAIL, reason=failure.reason, failure=failure.kind))
+        if failure.signature == self.last_failure:
             self._end_with(
-                TrainingFailed(f"two trials in a row ended in the same error, mend it and launch again: {error}")
+                TrainingFailed(
+                    f"two trials in a row ended in the same error, mend it and launch again: {failure.reason}"
+                )
             )
-        self.last_failure = signature or error
-
-    def _on_full_disk(self, trial: Trial, error: str) -> None:
-        """Pause until there is room. Where there is, and writing fails all the same, waiting would not help."""
-        progress = self.trials.progress[trial.number]
-        if self._has_room():
-            setbacks = progress.setbacks.after("disk", self.spec.faults)
-            if setbacks is None:
-                self._end_with(DiskError(error))
-                return
-            progress.setbacks = setbacks
-        if self.no_room is None:
-            self.note(f"paused: {error}; the search goes on by itself when there is room")
-        self.no_room = error
+        self.last_failure = failure.signature
 
     def _has_room(self) -> bool:
         return self.runs.has_room(self.spec.name, self.room_needed, self.spec.data.folds)
@@ -420,7 +390,7 @@ class Coordinator:
 
     def _patience(self, worker: Worker) -> float:
         progress = self.trials.progress
-        own = progress[worker.trial.number].seconds.values() if self._trains(worker) and worker.trial else []
+        own = progress[worker.trial].seconds.values() if worker.trial in progress else []
         others = (seconds for trial in progress.values() for seconds in trial.seconds.values())
         past = (view.seconds / view.epochs for view in self.trials.finished.values() if view.epochs)
         epochs = self.spec.train.epochs if self.spec.data.folds else 1

@@ -21,6 +21,7 @@ from search.running.coordinator import Coordinator
 from search.study.identity import take_folder
 from search.study.journal import Journal
 from search.study.lock import own_study, owner_of
+from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
 from search.study.storage import STORAGE_FAILURES, open_storage, storage_errors
 from search.study.study import SPEC, check_trials, find_study, open_study, uuid_of
@@ -58,12 +59,12 @@ def launch(
         TrainerError: the pictures, the model or the disk.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with own_study(spec.name, url, runs) as still_owner, hold_devices(devices, runs), storage_errors(url):
+    with own_study(spec.name, url, runs) as check_lock, hold_devices(devices, runs), storage_errors(url):
         storage = open_storage(url, create=True)
         spec = _with_remembered_data(spec, storage)
         display = Display()
         prepared = prepare(spec, runs, display.console)
-        still_owner()  # decoding takes its time, and a Postgres server may have been restarted meanwhile
+        check_lock()  # decoding takes its time, and a Postgres server may have been restarted meanwhile
         moved = take_folder(runs, spec.name, uuid_of(spec.name, storage))
 
         def accepted(changes: list[str]) -> None:
@@ -72,8 +73,8 @@ def launch(
 
         content = prepared.data.content_hash
         study = open_study(spec, storage, content, accept_changes=accept_changes, accepted=accepted)
-        room = room_needed(spec, prepared, len(devices))
-        check_room(spec, runs, room)
+        owned = OwnedStudy(study, spec, check_lock)
+        check_room(spec, runs, room_needed(spec, prepared, len(devices)))
         runs.last_study.write_text(spec.name)
         with display:
             display.note(opening_line(spec, prepared, devices))
@@ -81,24 +82,13 @@ def launch(
                 display.note(f"left out: {name}: {reason}")
             for line in [*doubts(prepared.data), *moved]:
                 display.note(line)
-            page = StudyPage(spec, _facts(spec, prepared), storage, url, runs, still_owner)
+            page = StudyPage(owned, _facts(spec, prepared), url, runs)
             others: list[Onlooker] = [StateFile(runs.state(spec.name), runs.holder(spec.name).read_text()), page]
             if spec.notify.webhook is not None:
                 others.append(Webhook(spec.notify.webhook, display.note))
             onlookers = Onlookers(display, others, at_once=lambda: coordinator.killed)
-            coordinator = Coordinator(
-                study,
-                spec,
-                prepared.space,
-                prepared.known,
-                LocalPool(devices, [runs.worker_log(spec.name, number) for number in range(len(devices))]),
-                runs,
-                str(prepared.data.cache_path),
-                watch=onlookers.watch,
-                note=display.note,
-                still_owner=still_owner,
-                room_needed=room,
-            )
+            pool = LocalPool(devices, [runs.worker_log(spec.name, number) for number in range(len(devices))])
+            coordinator = Coordinator(owned, prepared, pool, runs, str(prepared.data.cache_path), onlookers)
             with onlookers, _signals_to(coordinator):
                 finished = coordinator.run()
         if finished:

@@ -12,19 +12,19 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from search.errors import FailureKind
 from search.paths import Runs
-from search.study.identity import identify
 from search.study.journal import Journal, installed
+from search.study.owned import OwnedStudy
 from search.study.sampling import new_trial, seed_of, take_back, take_up
 from search.study.storage import check_writable
 from search.study.study import UUID, VERSIONS
-from search.study.trial import TrialView, best_of, step_of, view_of
-from search.workers.failures import Setbacks
-from studies import StudySpec
+from search.study.trial import FAILURE, TrialView, best_of, step_of, view_of
+from search.workers.failures import Decision, Failure, Setbacks
+from search.workers.messages import Assign, Started, WidthShare
 from studies.axes import WIDTH_SHARE
 from studies.spec import excesses
 from trainer.config import EpochResult, ModelSize
@@ -36,8 +36,9 @@ but a trial that has become another one must not go on under the old number."""
 
 @dataclass
 class Progress:
-    """What is kept of a trial that is not in Optuna until the trial is finished."""
+    """A trial that is not finished, and what is kept of it that is not in Optuna until it is."""
 
+    trial: Trial
     reported: dict[int, float]
     asked: int = 0
     """The last step at which the pruner was asked, answered or not."""
@@ -51,6 +52,19 @@ class Progress:
     setbacks: Setbacks = field(default_factory=Setbacks)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a trial ends."""
+
+    state: TrialState
+    value: float | None = None
+    """The objective of a COMPLETE trial."""
+    reason: str = ""
+    """Why it is not COMPLETE; the first line says what happened, a log may follow."""
+    failure: FailureKind | None = None
+    """The kind of failure that ended it; None where nothing went wrong."""
+
+
 class Changed(Exception):
     """An epoch that was trained again gave another result; the message says which."""
 
@@ -59,19 +73,17 @@ class Trials:
     """The trials of one study.
 
     Args:
-        study: opened by ``search.study.study.open_study``; nobody else may write to it.
-        spec: what the study searches.
+        owned: the study.
         space: Optuna distributions of the sampled settings.
         runs: where checkpoints and the journal are.
     """
 
-    def __init__(self, study: optuna.Study, spec: StudySpec, space: dict[str, BaseDistribution], runs: Runs) -> None:
-        self.study, self.spec, self.space, self.runs = study, spec, space, runs
-        self.uuid = study.user_attrs.get(UUID)
-        self.check_identity = identify(study)
-        self.journal = Journal(runs.journal(spec.name))
-        self.orphans: deque[Trial] = deque()
-        """Begun, and nobody trains them."""
+    def __init__(self, owned: OwnedStudy, space: dict[str, BaseDistribution], runs: Runs) -> None:
+        self.study, self.spec, self.space, self.runs = owned.study, owned.spec, space, runs
+        self.uuid = self.study.user_attrs.get(UUID)
+        self.journal = Journal(runs.journal(self.spec.name))
+        self.orphans: deque[int] = deque()
+        """Trials that were begun and that nobody trains."""
         self.asking = False
         """Whether a candidate is being asked for: still so in the next turn, the database went away meanwhile."""
         self.progress: dict[int, Progress] = {}
@@ -110,8 +122,8 @@ class Trials:
         now = installed()
         before = self.study.user_attrs.get(VERSIONS, {})
         others = ", ".join(f"{name} {was} -> {now[name]}" for name, was in before.items() if now.get(name, was) != was)
-        for trial in self.orphans if others else ():
-            trial.set_user_attr("warning", f"begun with other versions: {others}")
+        for number in self.orphans if others else ():
+            self.progress[number].trial.set_user_attr("warning", f"begun with other versions: {others}")
         if before != now:
             self.study.set_user_attr(VERSIONS, now)
         return others
@@ -124,7 +136,7 @@ class Trials:
                 self.study.enqueue_trial(recipe, user_attrs={"known": number})
                 self.journal.append("enqueue", params=recipe)
 
-    def next(self) -> Trial:
+    def next(self) -> int:
         """An orphan, else a new candidate, drawn by a sampler whose seed depends on the trial's number alone."""
         if not self.orphans:
             self.asking = True
@@ -144,49 +156,52 @@ class Trials:
             self.orphans.extend(self._take_up(frozen) for frozen in self._unknown()[:1])
             self.asking = False
 
-    def assignment(self, trial: Trial) -> dict[str, Any]:
-        """What a worker is told to train, but for where the pictures are decoded; see search/workers/worker.py."""
-        return {
-            "type": "assign",
-            "trial": trial.number,
-            # Validated by the worker, where a mistake ends the trial and not the search.
-            "config": self.spec.values_for(trial.params, seed_of(self.spec.seed, trial.number)),
-            "width": self._width_question(trial),
-            "data": self.spec.data.model_dump(mode="json"),
-            "checkpoint": str(self.runs.checkpoint(self.spec.name, trial.number)),
-            "limit": self.spec.limit.model_dump(mode="json"),
-            "micro_batches": self.progress[trial.number].setbacks.micro_batches,
-        }
+    def assignment(self, number: int, cache: str) -> Assign:
+        """What a worker is told to train; ``cache`` is where the pictures are decoded."""
+        progress = self.progress[number]
+        return Assign(
+            trial=number,
+            config=self.spec.values_for(progress.trial.params, seed_of(self.spec.seed, number)),
+            data=self.spec.data,
+            cache=cache,
+            checkpoint=str(self.runs.checkpoint(self.spec.name, number)),
+            limit=self.spec.limit,
+            width=self._width_share(progress.trial),
+            micro_batches=progress.setbacks.micro_batches,
+        )
 
-    def _width_question(self, trial: Trial) -> dict[str, Any] | None:
+    def _width_share(self, trial: Trial) -> WidthShare | None:
         """What the worker needs to find the width of a trial whose other settings change its size too."""
         if not self.spec.sizes_vary:
             return None
         low, high = self.spec.width_range
-        return {"share": trial.params[WIDTH_SHARE] if self.spec.shares_width else 0.0, "low": low, "high": high}
+        share = trial.params[WIDTH_SHARE] if self.spec.shares_width else 0.0
+        return WidthShare(share=share, low=low, high=high)
 
-    def counted(self, trial: Trial, sizes: dict[str, Any], num_params: int, macs: int) -> None:
+    def counted(self, started: Started) -> None:
         """Store a trial's size and by how much it stays under the limit."""
+        trial = self.progress[started.trial].trial
         if "macs" in trial.user_attrs and trial.number in self.journal.started:
             return  # it is resumed
-        constraints = excesses(ModelSize(params=num_params, macs=macs), self.spec.limit)
+        constraints = excesses(ModelSize(params=started.num_params, macs=started.macs), self.spec.limit)
         stored = self._frozen(trial).constraints
         for name, excess in constraints.items():
             if name not in stored:  # else Optuna warns
                 trial.set_constraint(name, excess)
         if self.spec.sizes_vary:
-            trial.set_user_attr("sizes", sizes)
-        trial.set_user_attr("num_params", num_params)
-        trial.set_user_attr("macs", macs)
+            trial.set_user_attr("sizes", started.sizes)
+        trial.set_user_attr("num_params", started.num_params)
+        trial.set_user_attr("macs", started.macs)
         self.journal.append("started", trial=trial.number, constraints=constraints)
 
-    def report(self, trial: Trial, result: EpochResult) -> bool:
+    def report(self, number: int, result: EpochResult) -> bool:
         """Report an epoch; whether the pruner ends the trial. A resumed trial brings its old epochs again.
 
         Raises:
             Changed: it differs from what was reported before.
         """
-        progress, step, value = self.progress[trial.number], result.epoch, result.val_accuracy
+        progress, step, value = self.progress[number], result.epoch, result.val_accuracy
+        trial = progress.trial
         progress.seconds[step] = result.seconds
         progress.images_per_second = result.images_per_second
         if step not in progress.reported:
@@ -203,13 +218,14 @@ class Trials:
                 take_back(self.study, self._frozen(trial))
             progress.asked = step
             pruned = None if result.final else bool(trial.should_prune())  # a numpy bool, of the median pruner
-            self.journal.append("epoch", trial=trial.number, step=step, value=value, pruned=pruned)
+            self.journal.append("epoch", trial=number, step=step, value=value, pruned=pruned)
             progress.decided = {step: bool(pruned)}
         return progress.decided[step]
 
-    def finish(self, trial: Trial, device: str, state: TrialState, value: float | None, reason: str) -> TrialView:
+    def finish(self, number: int, device: str, ending: Ending) -> TrialView:
         """Tell Optuna how a trial ended; nothing can be added to it after that."""
-        progress, frozen = self.progress[trial.number], self._frozen(trial)
+        progress = self.progress[number]
+        trial, frozen = progress.trial, self._frozen(progress.trial)
         if not frozen.state.is_finished():  # else the database took it, and its answer was lost
             seconds = list(progress.seconds.values())
             trial.set_user_attr("seconds", round(sum(seconds), 3))
@@ -217,16 +233,19 @@ class Trials:
                 trial.set_user_attr("seconds_per_epoch", round(sum(seconds) / len(seconds), 3))
             trial.set_user_attr("images_per_second", round(progress.images_per_second, 1))
             trial.set_user_attr("device", device)
-            if reason:
-                trial.set_user_attr("reason", reason)
-            self.study.tell(trial, value, state)
+            if ending.reason:
+                trial.set_user_attr("reason", ending.reason)
+            if ending.failure:
+                trial.set_user_attr(FAILURE, ending.failure)
+            self.study.tell(trial, ending.value, ending.state)
             frozen = self._frozen(trial)
         self._keep_confusion(frozen)
-        self.journal.append("tell", trial=trial.number, state=state.name, value=frozen.value, reason=reason)
-        del self.progress[trial.number]
-        self.finished[trial.number] = view_of(frozen, self.spec.limit)
-        self._forget(trial.number)
-        return self.finished[trial.number]
+        state, value = ending.state.name, frozen.value
+        self.journal.append("tell", trial=number, state=state, value=value, reason=ending.reason)
+        del self.progress[number]
+        self.finished[number] = view_of(frozen, self.spec.limit)
+        self._forget(number)
+        return self.finished[number]
 
     def fail_unknown(self) -> None:
         """End what a broken connection has created twice: trials beyond the budget, that nobody ever trained."""
@@ -234,12 +253,20 @@ class Trials:
             self.study.tell(frozen.number, state=TrialState.FAIL)
             self.journal.append("tell", trial=frozen.number, state="FAIL", value=None, reason="created twice")
 
-    def set_back(self, trial: Trial, setbacks: Setbacks) -> None:
-        """Keep what has gone wrong with a trial by now."""
-        progress = self.progress[trial.number]
-        for name in ("micro_batches", "device_errors"):  # for the next coordinator too
+    def record_failure(self, number: int, worker: str, failure: Failure) -> None:
+        """Note in the journal what went wrong with a trial, once for each attempt."""
+        progress = self.progress[number]
+        if progress.crashed < progress.attempts:  # else it was noted, and the database went away before the rest
+            progress.crashed = progress.attempts
+            reason = failure.sentence.splitlines()[0]
+            self.journal.append("crash", trial=number, worker=worker, kind=failure.kind, reason=reason)
+
+    def go_on(self, number: int, decision: Decision) -> None:
+        """Keep what has gone wrong with a trial by now, for the next coordinator too."""
+        progress, setbacks = self.progress[number], decision.setbacks
+        for name in ("micro_batches", "device_errors"):
             if getattr(setbacks, name) != getattr(progress.setbacks, name):
-                trial.set_user_attr(name, getattr(setbacks, name))
+                progress.trial.set_user_attr(name, getattr(setbacks, name))
         progress.setbacks = setbacks
 
     def _unknown(self) -> list[FrozenTrial]:
@@ -247,13 +274,14 @@ class Trials:
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return [frozen for frozen in running if frozen.number not in known]
 
-    def _take_up(self, frozen: FrozenTrial) -> Trial:
+    def _take_up(self, frozen: FrozenTrial) -> int:
         trial = take_up(self.study, self.spec, frozen, self.space)
         if self.journal.asked.get(trial.number) != trial.params:
             self.journal.append("ask", trial=trial.number, params=trial.params)
         step = frozen.last_step or 0
         pruned = self.journal.decided.get((frozen.number, step))
         self.progress[frozen.number] = Progress(
+            trial=trial,
             reported=dict(frozen.intermediate_values),
             decided={} if pruned is None else {step: pruned},
             setbacks=Setbacks(
@@ -261,7 +289,7 @@ class Trials:
                 device_errors=frozen.user_attrs.get("device_errors", 0),
             ),
         )
-        return trial
+        return frozen.number
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[trial.number]

@@ -9,7 +9,7 @@ One JSON object a line, each with "at" (seconds since 1970) and "event":
     assign    trial, worker, attempt       a worker has it; attempts from 1
     started   trial, constraints           counted, and the limit recorded
     epoch     trial, step, value, pruned   reported and decided; pruned is null where the pruner was not asked
-    crash     trial, worker, reason        its worker died, hung or ran out of memory
+    crash     trial, worker, kind, reason  its training failed; kinds in search/errors.py
     tell      trial, state, value, reason  finished
     stop      reason                       the coordinator ends
 

@@ -135,7 +135,7 @@ def problems(snapshot: Snapshot) -> list[str]:
     failed = [trial for trial in snapshot.finished if trial.state == "FAIL"]
     for trial in sorted(failed, key=lambda trial: trial.number):
         reason = trial.reason.splitlines()[0] if trial.reason else "for no known reason"
-        found.append(f"trial {trial.number} failed: {reason}; {_cure(reason, snapshot.study)}")
+        found.append(f"trial {trial.number} failed: {reason}; {_cure(trial, snapshot.study)}")
     for worker in snapshot.workers:
         silent, epoch = worker.seconds_since_progress or 0.0, worker.epoch_seconds
         if epoch and silent > max(SILENT_SECONDS, SILENT_EPOCHS * epoch):
@@ -146,7 +146,7 @@ def problems(snapshot: Snapshot) -> list[str]:
     return [*found, *snapshot.problems]
 
 
-def _cure(reason: str, study: str) -> str:
-    if "signal 9" in reason or "out of memory" in reason.lower():
+def _cure(trial: TrialView, study: str) -> str:
+    if trial.failure in ("memory", "killed"):
         return "if memory ran out: fewer workers, a smaller batch_size or image_size"
     return f"all of the reason: search report {study}"

@@ -10,6 +10,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from search.errors import FailureKind
 from studies import Limit, StudySpec
 from studies.axes import WIDTH_SHARE
 from studies.spec import fits
@@ -17,6 +18,9 @@ from trainer.config import ModelSize
 
 DIVERGED, OUT_OF_MEMORY = "diverged", "out of memory"
 """Outcomes of trials that are PRUNED, but by no pruner."""
+
+FAILURE = "failure"
+"""Trial attribute: the kind of failure that ended it; studies of before have none."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class TrialView:
     macs: int | None
     seconds: float
     reason: str
+    failure: FailureKind | None = None
+    """The kind of failure that ended it."""
     feasible: bool = True
     """Whether its model is within the study's limit, which may have been lowered since."""
 
@@ -76,6 +82,7 @@ def view_of(trial: FrozenTrial, limit: Limit | None = None) -> TrialView:
         macs=attributes.get("macs"),
         seconds=attributes.get("seconds", 0.0),
         reason=attributes.get("reason", ""),
+        failure=failure_of(trial),
         feasible=is_feasible(trial, limit),
     )
 
@@ -134,13 +141,23 @@ def step_of(spec: StudySpec) -> str:
     return "fold" if spec.data.folds else "epoch"
 
 
+def failure_of(trial: FrozenTrial) -> FailureKind | None:
+    """The kind of failure that ended a trial; None where nothing went wrong."""
+    if FAILURE in trial.user_attrs:
+        kept: FailureKind = trial.user_attrs[FAILURE]
+        return kept
+    reason = trial.user_attrs.get("reason", "")  # of a study of before, which kept the sentence alone
+    if trial.state == TrialState.PRUNED:
+        return "diverged" if reason.startswith("DivergedError") else "memory" if reason.startswith("out of m") else None
+    if trial.state == TrialState.FAIL:
+        return "killed" if "signal 9" in reason else "memory" if "out of memory" in reason else "crash"
+    return None
+
+
 def outcome_of(trial: FrozenTrial) -> str:
     """How a trial stands or ended, in words: its state, or why it is PRUNED if not for its pruner."""
-    reason = trial.user_attrs.get("reason", "")
-    if trial.state == TrialState.PRUNED and reason.startswith("DivergedError"):
-        return DIVERGED
-    if trial.state == TrialState.PRUNED and reason.startswith(OUT_OF_MEMORY):
-        return OUT_OF_MEMORY
+    if trial.state == TrialState.PRUNED:
+        return {"diverged": DIVERGED, "memory": OUT_OF_MEMORY}.get(failure_of(trial) or "", "pruned")
     return "failed" if trial.state == TrialState.FAIL else trial.state.name.lower()
 
 

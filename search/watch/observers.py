@@ -73,6 +73,10 @@ class Onlookers:
                 with self._left_alone_if_it_fails(other):
                     other.watch(snapshot)
 
+    def say(self, line: str) -> None:
+        """Say one line, which stays, in the terminal."""
+        self._display.note(line)
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._last is None:
             return

@@ -18,19 +18,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 from sqlalchemy import URL
 
 from search.paths import Runs
 from search.study.confirmation import confirmed
 from search.study.lock import owner_name
+from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
 from search.study.trial import best_of, step_of
 from search.watch.live import headline
@@ -62,28 +63,18 @@ class StudyPage:
     """Keeps a study's page up to date: an onlooker of its search.
 
     Args:
-        spec: what is searched.
+        owned: the study.
         facts: what else to say about it, name and words each.
-        storage: of the study, written to by nobody but this process.
-        url: of that storage, for the process that draws.
+        url: of its storage, for the process that draws.
         runs: where that process leaves its attributes and its log.
-        still_owner: called before the study is written to; raises HeldError once it is another's.
     """
 
     name = "the study's page in the dashboard"
 
-    def __init__(
-        self,
-        spec: StudySpec,
-        facts: Sequence[tuple[str, str]],
-        storage: BaseStorage,
-        url: URL,
-        runs: Runs,
-        still_owner: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._spec, self._facts, self._storage, self._url = spec, facts, storage, url
-        self._study_id = storage.get_study_id_from_name(spec.name)
-        self._still_owner = still_owner
+    def __init__(self, owned: OwnedStudy, facts: Sequence[tuple[str, str]], url: URL, runs: Runs) -> None:
+        spec = owned.spec
+        self._owned, self._spec, self._facts, self._url = owned, spec, facts, url
+        self._storage, self._study_id = owned.study._storage, owned.study._study_id
         self._runs, self._file, self._log = runs, runs.page(spec.name), runs.page_log(spec.name)
         self._begun = time.monotonic()
         self._ordered = -float("inf")
@@ -165,7 +156,7 @@ class StudyPage:
             raise RuntimeError(f"it cannot be drawn; see {self._log}")
 
     def _write(self) -> None:
-        self._still_owner()  # the coordinator asks less often while the database is away
+        self._owned.check()  # the coordinator asks less often while the database is away
         for key, value in self._waiting[:WRITES]:
             self._storage.set_study_system_attr(self._study_id, key, value)
         del self._waiting[:WRITES]  # after it: what a database that is away did not take is written when it is back

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import selectors
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
+
+from pydantic import ValidationError
 
 from search.devices import WorkerDevice
-
-Message = dict[str, Any]
+from search.workers.messages import FromWorker, ToWorker, from_worker, to_json
+from search.workers.pool import Exit
 
 LOG_TAIL_LINES = 15
 """Lines of a dead worker's log that go into the reason."""
@@ -29,16 +30,6 @@ SECRETS = ("SEARCH_STORAGE", "PGPASSWORD")
 """Environment variables that may hold the database's password: no worker's business."""
 
 
-@dataclass(frozen=True)
-class Exit:
-    """A worker process has ended."""
-
-    returncode: int
-    log_tail: str
-    out_of_memory: bool = False
-    """Whether the system killed it for want of memory."""
-
-
 @dataclass
 class _Process:
     device: WorkerDevice
@@ -47,15 +38,23 @@ class _Process:
     """What the system had killed for want of memory when the process was started."""
     killed: bool = False
     """Whether it was ended from here."""
-    unread: bytes = field(default=b"")
+    unread: bytes = b""
+    """Of its output, the beginning of a line."""
+    unsent: bytes = b""
+    """Of its input, what the pipe has no room for: a process that is stopped reads nothing."""
     silent: bool = False
     """Whether it has closed its end of the pipe: it is about to end."""
 
 
 class LocalPool:
-    """One subprocess per device. Workers have a number, from 0, which stays when their process is replaced."""
+    """One subprocess per device of this machine; what its methods promise stands in ``search.workers.pool.Pool``.
 
-    def __init__(self, devices: list[WorkerDevice], logs: list[Path]) -> None:
+    Args:
+        devices: what to train on, a worker each.
+        logs: the file to which each worker's output is appended.
+    """
+
+    def __init__(self, devices: Sequence[WorkerDevice], logs: Sequence[Path]) -> None:
         self.devices = devices
         self._logs = logs
         self._processes: dict[int, _Process] = {}
@@ -64,7 +63,7 @@ class LocalPool:
         """The system's count of kills for want of memory, up to which they explain no further worker's end."""
 
     def start(self, worker: int) -> None:
-        """Start a worker's process; its first message is {"type": "ready"}."""
+        """Start a process with the worker's device in its environment."""
         device, log = self.devices[worker], self._logs[worker]
         log.parent.mkdir(parents=True, exist_ok=True)
         # CUDA reads its variable when torch is imported, so it is in the child's environment from the start.
@@ -82,29 +81,44 @@ class LocalPool:
                 stdout=subprocess.PIPE,
                 stderr=output,
                 env=environment,
+                bufsize=0,
                 start_new_session=True,  # Ctrl-C and a closed terminal reach the coordinator alone
             )
+        os.set_blocking(_pipe(process.stdin).fileno(), False)
         self._processes[worker] = _Process(device, process, _oom_kills())
         self._selector.register(_pipe(process.stdout), selectors.EVENT_READ, worker)
 
-    def send(self, worker: int, message: Message) -> None:
-        """Send a message; a worker that is gone is noticed by ``events``, not here."""
-        if worker not in self._processes:
-            return
-        stdin = _pipe(self._processes[worker].process.stdin)
-        with contextlib.suppress(BrokenPipeError):
-            stdin.write(json.dumps(message).encode() + b"\n")
-            stdin.flush()
+    def send(self, worker: int, message: ToWorker) -> None:
+        """Write to the process's pipe; what finds no room there follows while ``events`` waits."""
+        if worker in self._processes:
+            entry = self._processes[worker]
+            waits = bool(entry.unsent)
+            entry.unsent += to_json(message)
+            if not waits:
+                self._flush(worker)
 
-    def events(self, timeout: float) -> Iterator[tuple[int, Message | Exit]]:
-        """What workers said within ``timeout`` seconds, each message whole and in order; an Exit is a worker's last."""
+    def events(self, timeout: float) -> Iterator[tuple[int, FromWorker | Exit]]:
+        """Read every pipe that has something, and reap the processes that have closed theirs."""
         for key, _ in self._selector.select(timeout):
             worker: int = key.data
-            entry = self._processes[worker]
+            entry = self._processes.get(worker)
+            if entry is None:  # abandoned by whoever handled the event before
+                continue
+            if key.fileobj is entry.process.stdin:
+                self._selector.unregister(key.fileobj)
+                self._flush(worker)
+                continue
             chunk = os.read(key.fd, 1 << 16)
             *lines, entry.unread = (entry.unread + chunk).split(b"\n")
             for line in lines:
-                yield worker, json.loads(line)
+                try:
+                    message = from_worker(line)
+                except ValidationError as error:  # not of this version, or something writes to its channel
+                    with self._logs[worker].open("a") as log:
+                        log.write(f"ended for a line that is no message: {line!r}\n{error}\n")
+                    entry.process.kill()
+                    break
+                yield worker, message
             if not chunk:
                 self._selector.unregister(key.fileobj)
                 entry.silent = True
@@ -115,31 +129,27 @@ class LocalPool:
                 yield worker, Exit(code, self.log_tail(worker), out_of_memory=starved)
 
     def log_tail(self, worker: int) -> str:
-        """The last lines that a worker printed: its traceback, where it failed."""
+        """The end of the worker's log: its traceback, where it failed."""
         return "\n".join(self._logs[worker].read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
 
     def kill(self, worker: int) -> None:
-        """End a worker's process at once; its Exit comes through ``events``."""
+        """Send signal 9."""
         if worker in self._processes:
             self._processes[worker].killed = True
             self._processes[worker].process.kill()
 
     def abandon(self, worker: int) -> int:
-        """Forget a process that was killed and does not end; its number in the system. No Exit comes any more."""
+        """Close the process's pipes, and leave it to the system."""
         entry = self._processes.pop(worker)
         if not entry.silent:
             self._selector.unregister(_pipe(entry.process.stdout))
-        _close_pipes(entry.process)
+        self._close_pipes(entry.process)
         return entry.process.pid
 
     def close(self, patience_seconds: float = 5) -> list[int]:
-        """End all processes: those that wait see the end of their input, those still busy then are killed.
-
-        Returns:
-            Numbers in the system of those that were killed and did not end.
-        """
+        """Close every process's input, at which those that wait end; kill those still busy after a while."""
         for entry in self._processes.values():
-            _hang_up(entry.process.stdin)
+            self._hang_up(entry.process)
         deadline = time.monotonic() + patience_seconds
         for entry in self._processes.values():
             if not _ends_within(entry.process, deadline - time.monotonic()):
@@ -156,8 +166,31 @@ class LocalPool:
 
     def _reap(self, worker: int) -> int:
         process = self._processes.pop(worker).process
-        _close_pipes(process)
+        self._close_pipes(process)
         return process.wait()
+
+    def _flush(self, worker: int) -> None:
+        """Write what a process has not been sent, as far as its pipe has room; the rest follows when it has."""
+        entry = self._processes[worker]
+        stdin = _pipe(entry.process.stdin)
+        try:
+            entry.unsent = entry.unsent[os.write(stdin.fileno(), entry.unsent) :]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:  # it has ended: its Exit tells
+            entry.unsent = b""
+        if entry.unsent:
+            self._selector.register(stdin, selectors.EVENT_WRITE, worker)
+
+    def _close_pipes(self, process: subprocess.Popen[bytes]) -> None:
+        self._hang_up(process)
+        _pipe(process.stdout).close()
+
+    def _hang_up(self, process: subprocess.Popen[bytes]) -> None:
+        stdin = _pipe(process.stdin)
+        with contextlib.suppress(KeyError, ValueError):  # nothing waits to be sent, or it is closed already
+            self._selector.unregister(stdin)
+        stdin.close()
 
     def _explain(self, entry: _Process) -> bool:
         """Whether the system has killed something for want of memory, since this began, that was no other worker."""
@@ -203,16 +236,6 @@ def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return True
-
-
-def _close_pipes(process: subprocess.Popen[bytes]) -> None:
-    _hang_up(process.stdin)
-    _pipe(process.stdout).close()
-
-
-def _hang_up(pipe: IO[bytes] | None) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the last message was never read
-        _pipe(pipe).close()
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:

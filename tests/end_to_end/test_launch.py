@@ -87,7 +87,8 @@ def test_a_trial_that_cannot_learn_is_pruned_after_its_first_epoch(finished: Wat
 def test_a_trial_that_diverges_is_pruned_with_the_reason(finished: Watched) -> None:
     diverged = finished.desk.trials("small")[3]
     assert diverged.state == TrialState.PRUNED
-    assert "DivergedError: epoch 1" in diverged.user_attrs["reason"]
+    assert "epoch 1 has" in diverged.user_attrs["reason"]
+    assert diverged.user_attrs["failure"] == "diverged"
     assert "try a lower lr" in diverged.user_attrs["reason"]
     assert f"trial 3 pruned, no epoch finished at epoch 0 of 3 ({diverged.user_attrs['reason']})" in finished.answer.out
 

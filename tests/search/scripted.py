@@ -12,19 +12,24 @@ from typing import Any
 import optuna
 
 from search.devices import WorkerDevice
+from search.errors import FailureKind
 from search.paths import Runs
-from search.plan.space import distributions
+from search.plan.space import Bounds, distributions
 from search.running.coordinator import Coordinator
 from search.study.identity import take_folder
+from search.study.owned import OwnedStudy
+from search.study.progress import Snapshot
 from search.study.storage import open_storage, parse_url
 from search.study.study import open_study, uuid_of
-from search.workers.local import Exit, Message
+from search.workers.failures import Failure
+from search.workers.messages import Answer, Assign, Epoch, Failed, FromWorker, Left, Ready, Started, ToWorker
+from search.workers.pool import Exit, Pool
 from studies import StudySpec
 from trainer.config import EpochResult
 
 EPOCHS = 3
 
-Script = Callable[[Message, int], Iterator[Message | Exit | None]]
+Script = Callable[[Assign, int], Iterator[FromWorker | Exit | None]]
 """(assignment, how many times this trial was assigned before) -> what the worker says; None is a silent moment."""
 
 
@@ -41,66 +46,80 @@ def spec_of(faults: dict[str, Any] | None = None, **search: Any) -> StudySpec:
     )
 
 
-def epoch(trial: int, number: int, accuracy: float) -> Message:
-    result = EpochResult(
+def result(number: int, accuracy: float, *, seconds: float = 1.0, epochs: int = EPOCHS) -> EpochResult:
+    return EpochResult(
         epoch=number,
         train_loss=1.0,
         val_loss=1.0,
         val_accuracy=accuracy,
-        seconds=1.0,
+        seconds=seconds,
         images_per_second=100.0,
-        final=number == EPOCHS,
+        final=number == epochs,
     )
-    return {"type": "epoch", "trial": trial, "result": vars(result), "memory_bytes": 1 << 30}
 
 
-def started(trial: int) -> Message:
-    return {"type": "started", "trial": trial, "num_params": 900 + trial, "macs": 5000, "sizes": {}}
+def epoch(trial: int, number: int, accuracy: float) -> Epoch:
+    return Epoch(trial=trial, result=result(number, accuracy), memory_bytes=1 << 30)
 
 
-def failed(trial: int, kind: str, error: str) -> Message:
-    return {"type": "failed", "trial": trial, "kind": kind, "error": error}
+def started(trial: int) -> Started:
+    return Started(trial=trial, num_params=900 + trial, macs=5000)
 
 
-def trains(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+def failed(trial: int, kind: FailureKind, error: str) -> Failed:
+    return Failed(trial=trial, failure=Failure(kind=kind, sentence=error))
+
+
+def trains(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
     """A worker that trains to the end, better with a larger lr."""
-    trial = assignment["trial"]
+    trial, lr = assignment.trial, assignment.config["lr"]
+    assert isinstance(lr, float)
     yield started(trial)
     for number in range(1, EPOCHS + 1):
-        yield epoch(trial, number, min(1.0, assignment["config"]["lr"] * number))
+        yield epoch(trial, number, min(1.0, lr * number))
 
 
 @dataclass
 class ScriptedPool:
-    """Stands in for a LocalPool: each worker plays a script, one step a round, the last worker first."""
+    """A pool without processes: each worker plays a script, one step a round, the last worker first."""
 
     script: Script
     num_workers: int = 1
     starts_fail: bool = False
-    on_epoch: Callable[[Message], None] = lambda message: None
+    on_epoch: Callable[[Epoch], None] = lambda message: None
     log: str = ""
-    assigned: list[int] = field(default_factory=list)
+    assigned: list[Assign] = field(default_factory=list)
+    answers: list[bool] = field(default_factory=list)
     started: list[int] = field(default_factory=list)
     unkillable: frozenset[int] = frozenset()
     """Workers that no signal ends."""
     closed: bool = False
     worker: int = -1
-    """Who plays now, for scripts in which it matters."""
+    """The worker that plays now, for scripts in which it matters."""
 
     def __post_init__(self) -> None:
         self.devices = [WorkerDevice(f"cpu:{number}", None, 1) for number in range(self.num_workers)]
-        self._inbox: dict[int, deque[Message]] = {}
-        self._plays: dict[int, Iterator[Message | Exit | None]] = {}
+        self._inbox: dict[int, deque[ToWorker]] = {}
+        self._plays: dict[int, Iterator[FromWorker | Exit | None]] = {}
+
+    @property
+    def trials(self) -> list[int]:
+        """Of each assignment, in order."""
+        return [assignment.trial for assignment in self.assigned]
 
     def start(self, worker: int) -> None:
+        assert worker not in self._plays, "it has a process"
         self.started.append(worker)
         self._inbox[worker] = deque()
         self._plays[worker] = self._play(worker)
 
-    def send(self, worker: int, message: Message) -> None:
-        self._inbox[worker].append(message)
+    def send(self, worker: int, message: ToWorker) -> None:
+        if isinstance(message, Answer):
+            self.answers.append(message.go_on)
+        if worker in self._plays:
+            self._inbox[worker].append(message)
 
-    def events(self, _timeout: float) -> Iterator[tuple[int, Message | Exit]]:
+    def events(self, timeout: float) -> Iterator[tuple[int, FromWorker | Exit]]:
         for worker in sorted(self._plays, reverse=True):
             self.worker = worker
             event = next(self._plays[worker])
@@ -108,16 +127,18 @@ class ScriptedPool:
                 continue
             if isinstance(event, Exit):
                 del self._plays[worker]
-            elif event["type"] == "epoch":
+            elif isinstance(event, Epoch):
                 self.on_epoch(event)
             yield worker, event
 
-    def log_tail(self, _worker: int) -> str:
+    def log_tail(self, worker: int) -> str:
         return self.log
 
     def kill(self, worker: int) -> None:
         """As the system does it: the process ends, and its Exit comes next."""
-        self._plays[worker] = itertools.repeat(None) if worker in self.unkillable else iter([Exit(-9, "")])
+        if worker in self._plays:
+            ends: Iterator[FromWorker | Exit | None] = iter([Exit(-9, self.log)])
+            self._plays[worker] = itertools.repeat(None) if worker in self.unkillable else ends
 
     def abandon(self, worker: int) -> int:
         del self._plays[worker]
@@ -127,35 +148,43 @@ class ScriptedPool:
         self.closed = True
         return [4242 for worker in self._plays if worker in self.unkillable]
 
-    def _play(self, worker: int) -> Iterator[Any]:
+    def _play(self, worker: int) -> Iterator[FromWorker | Exit | None]:
         if self.starts_fail:
             yield Exit(1, "ImportError: no module named torch")
             return
         inbox = self._inbox[worker]
-        yield {"type": "ready", "device": "a script"}
+        yield Ready(device="a script")
         while True:
             while not inbox:
                 yield None
             assignment = inbox.popleft()
-            trial = assignment["trial"]
-            times = self.assigned.count(trial)
-            self.assigned.append(trial)
-            for event in self.script(assignment, times):
-                yield event
-                if event is None:
-                    continue
-                if isinstance(event, Exit):
+            if isinstance(assignment, Answer):
+                continue  # to an epoch before which the script let go
+            times = self.trials.count(assignment.trial)
+            self.assigned.append(assignment)
+            last: FromWorker | Exit | None = None
+            for last in self.script(assignment, times):
+                yield last
+                if isinstance(last, Exit):
                     return
-                if event["type"] == "failed":
+                if isinstance(last, Failed | Left):
                     break
-                if event["type"] == "epoch":
+                if isinstance(last, Epoch):
                     while not inbox:
                         yield None
-                    if not inbox.popleft()["go_on"]:
-                        yield {"type": "left", "trial": trial}
+                    answer = inbox.popleft()
+                    if isinstance(answer, Answer) and not answer.go_on:
                         break
-            else:
-                yield {"type": "left", "trial": trial}
+            if not isinstance(last, Failed | Left):
+                yield Left(trial=assignment.trial)
+
+
+@dataclass
+class Listener:
+    """Hears what a coordinator says."""
+
+    say: Callable[[str], None]
+    watch: Callable[[Snapshot], None] = lambda snapshot: None
 
 
 @dataclass
@@ -166,22 +195,25 @@ class Bench:
     notes: list[str] = field(default_factory=list)
     accept_changes: bool = False
 
-    def coordinator(self, pool: ScriptedPool, spec: StudySpec | None = None, **options: Any) -> Coordinator:
+    def coordinator(
+        self,
+        pool: Pool,
+        spec: StudySpec | None = None,
+        *,
+        check_lock: Callable[[], None] = lambda: None,
+        watch: Callable[[Snapshot], None] = lambda snapshot: None,
+        room_needed: int = 0,
+    ) -> Coordinator:
         spec = spec or spec_of()
         runs = Runs(self.folder)
         storage = open_storage(parse_url(f"sqlite:///{runs.database}"), create=True)
         self.notes += take_folder(runs, spec.name, uuid_of(spec.name, storage))
         study = open_study(spec, storage, "content", accept_changes=self.accept_changes)
-        return Coordinator(
-            study,
-            spec,
-            distributions(spec, None),
-            list(spec.known),
-            pool,  # type: ignore[arg-type]  # all that the coordinator uses of one
-            runs,
-            "cache",
-            **{"watch": lambda snapshot: None, "note": self.notes.append} | options,
-        )
+        bounds = Bounds(width=None, most_params=0, space=distributions(spec, None), known=list(spec.known), left_out={})
+        audience = Listener(self.notes.append, watch)
+        coordinator = Coordinator(OwnedStudy(study, spec, check_lock), bounds, pool, runs, "cache", audience)
+        coordinator.room_needed = room_needed
+        return coordinator
 
 
 def states(study: optuna.Study) -> list[str]:

@@ -20,8 +20,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 from safetensors import SafetensorError
+from scripted import EPOCHS, ScriptedPool, trains
 from sqlalchemy.exc import OperationalError
-from test_trainings import EPOCHS, ScriptedPool, trains
 from tiny import tiny_study
 
 import search.export.export
@@ -37,9 +37,11 @@ from search.export.trainings import Outcome, Training
 from search.paths import Runs
 from search.plan.prepare import prepare
 from search.study.confirmation import begin, confirmed, missing, record
+from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, parse_url
 from search.study.study import UUID, open_test_split
-from search.workers.local import Exit, Message
+from search.workers.messages import Assign, FromWorker
+from search.workers.pool import Exit
 from studies import Faults, StudySpec
 from trainer.config import EpochResult
 from trainer.data import Dataset, prepare_data
@@ -79,7 +81,8 @@ def test_every_picture_is_evaluated_once(tmp_path: Path, test_fraction: float) -
     seen: list[int] = []
     net.register_forward_hook(lambda _net, pictures, _logits: seen.append(len(pictures[0])))
     study = optuna.create_study(storage=open_storage(parse_url(f"sqlite:///{tmp_path}/search.db"), create=True))
-    retraining = Retraining(study, spec, Runs(tmp_path), data, [], Console(file=StringIO()), lambda: None)
+    owned = OwnedStudy(study, spec, lambda: None)
+    retraining = Retraining(owned, Runs(tmp_path), data, [], Console(file=StringIO()))
     outcomes: Any = [[SimpleNamespace(results=(), seconds=0.0)]]
     found = evaluate_once(tmp_path, net, net, retraining, create_trial(value=0.5), outcomes)
     assert found["evaluation"]["split"] == ("test" if test_fraction else "val")
@@ -147,7 +150,7 @@ def test_an_export_whose_study_was_taken_over_writes_no_more_to_it(
 
     left = [2]  # before the first record, and before the second
 
-    def still_owner() -> None:
+    def check_lock() -> None:
         left[0] -= 1
         if left[0] < 0:
             raise HeldError("confirmed", "a launch that was faster")
@@ -155,7 +158,7 @@ def test_an_export_whose_study_was_taken_over_writes_no_more_to_it(
     monkeypatch.setattr(Retraining, "_outcomes", trained)
     data: Any = SimpleNamespace(fingerprint="pictures")
     devices: Any = ["one"]
-    retraining = Retraining(study, spec, Runs(tmp_path), data, devices, Console(quiet=True), still_owner)
+    retraining = Retraining(OwnedStudy(study, spec, check_lock), Runs(tmp_path), data, devices, Console(quiet=True))
     with pytest.raises(HeldError, match="in use by a launch that was faster"):
         retraining.choose(None)
     assert [number for _, number in missing(study, spec)] == [1, 2], "what was recorded before it was lost"
@@ -178,9 +181,11 @@ class Desk:
         console = Console(file=self.said, width=200)
         self.study = completed_study(storage)
         self.study.set_user_attr(UUID, "its own")
-        self.retraining = Retraining(self.study, spec, Runs(folder), data, devices, console, self.still_owner)
+        self.retraining = Retraining(
+            OwnedStudy(self.study, spec, self.check_lock), Runs(folder), data, devices, console
+        )
 
-    def still_owner(self) -> None:
+    def check_lock(self) -> None:
         self.asked += 1
         if self.is_away():
             raise OperationalError("SELECT 1", None, Exception("the server is gone"))
@@ -215,7 +220,7 @@ def test_an_export_trains_on_while_the_database_is_away_and_records_everything_o
 def test_an_export_whose_study_is_deleted_says_so_and_writes_nothing_to_the_next(
     spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
-    def deleted(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+    def deleted(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
         if len(desk.pool.assigned) == 2:
             optuna.delete_study(study_name=name, storage=storage)
             if again:

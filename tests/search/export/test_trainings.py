@@ -2,86 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted import EPOCHS, Script, ScriptedPool, failed, result
 
-from search.devices import WorkerDevice
-from search.errors import HeldError, Interrupted, TrainingFailed
+from search.errors import FailureKind, HeldError, Interrupted, TrainingFailed
 from search.export.retrain import heed_stop
-from search.export.trainings import Outcome, Trainer, Training
+from search.export.trainings import Outcome, Training, TrainingQueue
 from search.paths import Runs
-from search.workers.local import Exit, Message
+from search.workers.messages import Assign, Epoch, FromWorker, Left
+from search.workers.pool import Exit
 from studies import Faults
-from trainer.config import DataConfig, EpochResult, TrainConfig
+from trainer.config import DataConfig, TrainConfig
 from trainer.errors import DiskError
 
-EPOCHS = 3
 
-Script = Callable[[Message, int], Iterator[Message | Exit | None]]
-"""(assignment, how many times it was assigned before) -> what the worker says; None is a silent moment."""
-
-
-def epoch(assignment: Message, number: int, *, seconds: float = 1.0) -> Message:
-    result = EpochResult(
-        epoch=number,
-        train_loss=1.0,
-        val_loss=1.0,
-        val_accuracy=assignment["config"]["lr"] + number / 10,
-        seconds=seconds,
-        images_per_second=100.0,
-        final=number == EPOCHS,
-    )
-    return {"type": "epoch", "trial": assignment["trial"], "result": vars(result), "memory_bytes": 1 << 30}
-
-
-def trains(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+def trains(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
     for number in range(1, EPOCHS + 1):
         yield epoch(assignment, number)
-    yield {"type": "left", "trial": assignment["trial"]}
 
 
-class ScriptedPool:
-    """Stands in for a LocalPool; each worker plays one message a round."""
-
-    def __init__(self, script: Script, workers: int = 1) -> None:
-        self.script = script
-        self.devices = [WorkerDevice(f"cpu:{number}", None, 1) for number in range(workers)]
-        self.assigned: list[Message] = []
-        self.answers: list[bool] = []
-        self.starts: list[int] = []
-        self.plays: dict[int, Iterator[Message | Exit | None]] = {}
-        self.worker = -1
-        """Who plays now, for scripts in which it matters."""
-
-    def start(self, worker: int) -> None:
-        self.starts.append(worker)
-        self.plays[worker] = iter([{"type": "ready", "device": "a script"}])
-
-    def send(self, worker: int, message: Message) -> None:
-        if message["type"] == "answer":
-            self.answers.append(message["go_on"])
-        else:
-            times = sum(message["trial"] == before["trial"] for before in self.assigned)
-            self.assigned.append(message)
-            self.plays[worker] = self.script(message, times)
-
-    def events(self, _timeout: float) -> Iterator[tuple[int, Message | Exit]]:
-        for worker, play in list(self.plays.items()):
-            self.worker = worker
-            event = next(play, None)
-            if event is not None:
-                if isinstance(event, Exit):
-                    del self.plays[worker]
-                yield worker, event
-
-    def kill(self, worker: int) -> None:
-        self.plays[worker] = iter([Exit(-9, "")])
-
-    def close(self, patience_seconds: float = 5) -> list[int]:
-        return []
+def epoch(assignment: Assign, number: int, *, seconds: float = 1.0) -> Epoch:
+    lr = assignment.config["lr"]
+    assert isinstance(lr, float)
+    return Epoch(trial=assignment.trial, result=result(number, lr + number / 10, seconds=seconds), memory_bytes=1 << 30)
 
 
 def trainings(number: int, **values: Any) -> list[Training]:
@@ -96,18 +43,18 @@ def trainings(number: int, **values: Any) -> list[Training]:
     ]
 
 
-def trainer_on(pool: ScriptedPool, notes: list[str], faults: Faults | None = None, **options: Any) -> Trainer:
-    return Trainer(
-        pool,  # type: ignore[arg-type]
+def trainer_on(pool: ScriptedPool, notes: list[str], faults: Faults | None = None, **options: Any) -> TrainingQueue:
+    return TrainingQueue(
+        pool,
         DataConfig(source="digits", folds=5),
         Path("cache"),
         faults or Faults(),
-        note=notes.append,
+        say=notes.append,
         **options,
     )
 
 
-def all_of(trainer: Trainer, wanted: list[Training]) -> list[Outcome]:
+def all_of(trainer: TrainingQueue, wanted: list[Training]) -> list[Outcome]:
     return list(trainer.train("retraining", wanted, progress=lambda stage, done, total: None))
 
 
@@ -122,7 +69,7 @@ def test_every_training_ends_with_all_of_its_epochs() -> None:
     outcomes, pool, notes = run(trains, trainings(5), workers=2)
     assert sorted(outcome.training.label for outcome in outcomes) == [f"member {index}" for index in range(5)]
     assert all(len(outcome.results) == EPOCHS for outcome in outcomes)
-    assert set(pool.starts) == {0, 1}
+    assert set(pool.started) == {0, 1}
     assert len(notes) == 5
     assert "4 of 5 trainings done, about 3 s left" in notes[3]
     assert "5 of 5 trainings done" in notes[4]
@@ -130,28 +77,28 @@ def test_every_training_ends_with_all_of_its_epochs() -> None:
 
 def test_no_more_workers_are_started_than_there_are_trainings() -> None:
     _, pool, _ = run(trains, trainings(1), workers=4)
-    assert pool.starts == [0]
+    assert pool.started == [0]
 
 
 def test_workers_stay_for_the_next_stage_and_more_join_where_it_has_more_to_do() -> None:
     pool = ScriptedPool(trains, 3)
     trainer = trainer_on(pool, [])
     assert [len(all_of(trainer, trainings(number))) for number in (1, 1, 2)] == [1, 1, 2]
-    assert pool.starts == [0, 1]
+    assert pool.started == [0, 1]
 
 
 def test_a_worker_hears_what_the_training_is() -> None:
     (wanted,) = trainings(1, fit_on="val", start=Path("before/checkpoint"))
     _, pool, _ = run(trains, [wanted])
     (assignment,) = pool.assigned
-    assert assignment["config"] == wanted.config.model_dump(mode="json")
-    assert (assignment["fit_on"], assignment["start"]) == ("val", "before/checkpoint")
-    assert assignment["data"]["folds"] == 0, "a final model is one model, though the study has folds"
+    assert assignment.config == wanted.config.model_dump(mode="json")
+    assert (assignment.fit_on, assignment.start) == ("val", "before/checkpoint")
+    assert assignment.data.folds == 0, "a final model is one model, though the study has folds"
     assert pool.answers == [True, True, False]
 
 
 def test_a_dead_workers_training_goes_on_with_another_process() -> None:
-    def dies_once(assignment: Message, times: int) -> Iterator[Message | Exit]:
+    def dies_once(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
         if times == 0:
             yield epoch(assignment, 1)
             yield Exit(-9, "")
@@ -159,22 +106,22 @@ def test_a_dead_workers_training_goes_on_with_another_process() -> None:
 
     outcomes, pool, notes = run(dies_once, trainings(1))
     assert len(outcomes[0].results) == EPOCHS
-    assert pool.starts == [0, 0]
+    assert pool.started == [0, 0]
     assert notes[0] == "worker cpu:0 ended with signal 9; member 0 goes on from its last epoch"
 
 
 def test_a_training_that_never_gets_further_is_given_up() -> None:
-    def dies(_assignment: Message, _times: int) -> Iterator[Message | Exit]:
+    def dies(_assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
         yield Exit(3, "ImportError: no module named torch")
 
-    with pytest.raises(TrainingFailed, match=r"member 0 cannot be trained: the worker ended with exit code 3: Imp"):
+    with pytest.raises(TrainingFailed, match=r"member 0 cannot be trained: the worker ended with exit code 3\nImp"):
         run(dies, trainings(1))
 
 
 def test_a_training_that_gets_further_each_time_is_never_given_up() -> None:
-    def one_epoch_a_life(assignment: Message, times: int) -> Iterator[Message | Exit]:
+    def one_epoch_a_life(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
         yield epoch(assignment, times + 1)
-        yield {"type": "left", "trial": assignment["trial"]} if times + 1 == EPOCHS else Exit(-9, "")
+        yield Left(trial=assignment.trial) if times + 1 == EPOCHS else Exit(-9, "")
 
     assert Faults().retries < EPOCHS
     outcomes, _, _ = run(one_epoch_a_life, trainings(1))
@@ -182,10 +129,10 @@ def test_a_training_that_gets_further_each_time_is_never_given_up() -> None:
 
 
 def test_a_training_that_diverges_says_so_and_the_others_go_on() -> None:
-    def first_diverges(assignment: Message, times: int) -> Iterator[Message | Exit]:
-        if assignment["trial"] == 0:
-            error = "DivergedError: epoch 1 has a training loss of nan"
-            yield {"type": "failed", "trial": 0, "kind": "diverged", "error": error}
+    def first_diverges(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
+        if assignment.trial == 0:
+            error = "epoch 1 has a training loss of nan"
+            yield failed(0, "diverged", error)
         yield from trains(assignment, times)
 
     outcomes, _, notes = run(first_diverges, trainings(2))
@@ -196,21 +143,23 @@ def test_a_training_that_diverges_says_so_and_the_others_go_on() -> None:
 @pytest.mark.parametrize(
     ("kind", "error", "raised", "sentence"),
     [
-        ("disk", "DiskError: no room for a checkpoint", DiskError, "^no room for a checkpoint$"),
-        ("user", "ConfigError: no such model", TrainingFailed, "member 0 cannot be trained: ConfigError: no such"),
+        ("disk", "no room for a checkpoint", DiskError, "^no room for a checkpoint$"),
+        ("user", "no such model", TrainingFailed, "member 0 cannot be trained: no such model"),
     ],
 )
-def test_what_no_other_attempt_can_cure_ends_it(kind: str, error: str, raised: type[Exception], sentence: str) -> None:
-    def fails(assignment: Message, _times: int) -> Iterator[Message | Exit]:
-        yield {"type": "failed", "trial": assignment["trial"], "kind": kind, "error": error}
+def test_what_no_other_attempt_can_cure_ends_it(
+    kind: FailureKind, error: str, raised: type[Exception], sentence: str
+) -> None:
+    def fails(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
+        yield failed(assignment.trial, kind, error)
 
     with pytest.raises(raised, match=sentence):
         run(fails, trainings(1))
 
 
 def test_a_crash_is_tried_again_and_then_given_up() -> None:
-    def crashes(assignment: Message, _times: int) -> Iterator[Message | Exit]:
-        yield {"type": "failed", "trial": assignment["trial"], "kind": "crash", "error": "RuntimeError: CUDA error"}
+    def crashes(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
+        yield failed(assignment.trial, "crash", "RuntimeError: CUDA error")
 
     with pytest.raises(TrainingFailed, match="member 0 cannot be trained: RuntimeError: CUDA error"):
         run(crashes, trainings(1))
@@ -219,8 +168,8 @@ def test_a_crash_is_tried_again_and_then_given_up() -> None:
 def test_a_worker_that_cannot_start_ends_it() -> None:
     class NeverReady(ScriptedPool):
         def start(self, worker: int) -> None:
-            self.starts.append(worker)
-            self.plays[worker] = iter([Exit(1, "ImportError: torch")])
+            super().start(worker)
+            self._plays[worker] = iter([Exit(1, "ImportError: torch")])
 
     pool = NeverReady(trains)
     with pytest.raises(TrainingFailed, match=r"worker cpu:0 cannot start \(ended with exit code 1\):\nImportError"):
@@ -231,13 +180,13 @@ def test_a_device_that_drops_out_is_put_aside_and_the_others_do_it_all() -> None
     class DropsOut(ScriptedPool):
         def start(self, worker: int) -> None:
             super().start(worker)
-            if worker == 0 and self.starts.count(0) > 1:
-                self.plays[0] = iter([Exit(1, "ConfigError: no GPU")])
+            if worker == 0 and self.started.count(0) > 1:
+                self._plays[0] = iter([Exit(1, "ConfigError: no GPU")])
 
-    def breaks_on_the_first(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+    def breaks_on_the_first(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
         if pool.worker == 0:
             error = "AcceleratorError: CUDA error: it fell off the bus"
-            yield {"type": "failed", "trial": assignment["trial"], "kind": "device", "error": error}
+            yield failed(assignment.trial, "device", error)
         yield from trains(assignment, times)
 
     for number in (1, 9):  # the other device is not needed at first, or has enough to do
@@ -247,33 +196,33 @@ def test_a_device_that_drops_out_is_put_aside_and_the_others_do_it_all() -> None
 
 
 def test_a_training_without_memory_goes_on_in_parts() -> None:
-    def needs_two_parts(assignment: Message, times: int) -> Iterator[Message | Exit]:
-        if assignment["micro_batches"] < 2:
-            yield {"type": "failed", "trial": assignment["trial"], "kind": "memory", "error": "MemoryError: 1 GB"}
+    def needs_two_parts(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
+        if assignment.micro_batches < 2:
+            yield failed(assignment.trial, "memory", "MemoryError: 1 GB")
         else:
             yield from trains(assignment, times)
 
     outcomes, pool, notes = run(needs_two_parts, trainings(1))
     assert len(outcomes[0].results) == EPOCHS
-    assert [assignment["micro_batches"] for assignment in pool.assigned] == [1, 2]
-    assert pool.starts == [0, 0], "a new process has a clean memory"
+    assert [assignment.micro_batches for assignment in pool.assigned] == [1, 2]
+    assert pool.started == [0, 0], "a new process has a clean memory"
     assert "member 0 ran out of memory; it goes on in a new process with 2 micro-batches a step" in notes[0]
 
 
 def test_a_worker_that_the_system_killed_for_memory_has_its_training_go_on_in_parts() -> None:
-    def killed_in_one_part(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
-        if assignment["micro_batches"] == 1:
+    def killed_in_one_part(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        if assignment.micro_batches == 1:
             yield Exit(-9, "", out_of_memory=True)
         yield from trains(assignment, times)
 
     outcomes, pool, notes = run(killed_in_one_part, trainings(1))
     assert len(outcomes[0].results) == EPOCHS
-    assert [assignment["micro_batches"] for assignment in pool.assigned] == [1, 2]
+    assert [assignment.micro_batches for assignment in pool.assigned] == [1, 2]
     assert "member 0 ran out of memory; it goes on in a new process with 2 micro-batches a step" in notes[0]
 
 
 def test_a_training_too_large_for_any_part_ends_it() -> None:
-    def too_large(_assignment: Message, _times: int) -> Iterator[Message | Exit | None]:
+    def too_large(_assignment: Assign, _times: int) -> Iterator[FromWorker | Exit | None]:
         yield Exit(-9, "", out_of_memory=True)
 
     with pytest.raises(TrainingFailed, match=r"member 0 needs more memory than there is: the worker ran out of memory"):
@@ -281,10 +230,10 @@ def test_a_training_too_large_for_any_part_ends_it() -> None:
 
 
 def test_a_device_on_which_nothing_works_is_put_aside_and_the_others_do_it_all() -> None:
-    def breaks_on_the_first(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+    def breaks_on_the_first(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
         if pool.worker == 0:
             error = "AcceleratorError: CUDA error: unspecified launch failure"
-            yield {"type": "failed", "trial": assignment["trial"], "kind": "device", "error": error}
+            yield failed(assignment.trial, "device", error)
         yield from trains(assignment, times)
 
     for number in (1, 5):  # the other device is not needed at first, or has enough to do
@@ -295,9 +244,9 @@ def test_a_device_on_which_nothing_works_is_put_aside_and_the_others_do_it_all()
 
 
 def test_a_training_that_no_device_can_do_ends_it() -> None:
-    def breaks(assignment: Message, _times: int) -> Iterator[Message | Exit | None]:
+    def breaks(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit | None]:
         error = "AcceleratorError: CUDA error: an illegal memory access"
-        yield {"type": "failed", "trial": assignment["trial"], "kind": "device", "error": error}
+        yield failed(assignment.trial, "device", error)
 
     with pytest.raises(TrainingFailed, match=r"no device is left \(3 CUDA errors, the last: AcceleratorError: CUDA"):
         run(breaks, trainings(1))
@@ -306,14 +255,14 @@ def test_a_training_that_no_device_can_do_ends_it() -> None:
 
 
 def test_a_worker_that_makes_no_progress_is_ended_and_its_training_goes_on() -> None:
-    def hangs_once(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+    def hangs_once(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
         while times == 0:
             yield None
         yield from trains(assignment, times)
 
     outcomes, pool, notes = run(hangs_once, trainings(1), faults=Faults(first_epoch_seconds=0.1, hang_seconds=0.1))
     assert len(outcomes[0].results) == EPOCHS
-    assert pool.starts == [0, 0]
+    assert pool.started == [0, 0]
     assert notes[0] == "worker cpu:0 made no progress for 0 s and was ended; member 0 goes on from its last epoch"
 
 
@@ -334,9 +283,31 @@ def test_a_stop_request_ends_it_with_what_is_done_kept(tmp_path: Path) -> None:
     request = runs.stop_request("small")
     request.parent.mkdir(parents=True)
 
-    def asked_meanwhile(assignment: Message, times: int) -> Iterator[Message | Exit]:
+    def asked_meanwhile(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
         request.touch()
         yield from trains(assignment, times)
 
     with pytest.raises(Interrupted, match="export stopped; nothing is lost, the same command goes on"):
         run(asked_meanwhile, trainings(3), each_turn=lambda: heed_stop(runs, "small"))
+
+
+def test_a_training_that_fails_costs_no_other_its_time_and_is_named_with_its_log_at_the_end() -> None:
+    def first_cannot(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
+        if assignment.trial == 0:
+            yield failed(0, "crash", "ValueError: no such layer")
+        yield from trains(assignment, times)
+
+    pool, notes = ScriptedPool(first_cannot, log="Traceback\nValueError: no such layer"), list[str]()
+    with pytest.raises(TrainingFailed, match=r"member 0 cannot be trained: ValueError: no such layer\nTraceback\n"):
+        all_of(trainer_on(pool, notes), trainings(3))
+    assert [note.partition(": ")[2][:8] for note in notes if note.startswith("retraining")] == ["member 1", "member 2"]
+
+
+def test_the_same_error_in_two_trainings_in_a_row_ends_an_export_at_once() -> None:
+    def fails(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
+        yield failed(assignment.trial, "crash", f"ValueError: {assignment.checkpoint} has 3 layers")
+
+    pool = ScriptedPool(fails)
+    with pytest.raises(TrainingFailed, match="member 1 cannot be trained"):
+        all_of(trainer_on(pool, []), trainings(5))
+    assert set(pool.trials) == {0, 1}

@@ -20,10 +20,12 @@ from sqlalchemy.exc import OperationalError
 
 import search.study.outage
 from search.devices import WorkerDevice
+from search.errors import FailureKind
 from search.running.coordinator import Coordinator
 from search.study.journal import read_journal
 from search.study.replay import replay
-from search.workers.local import Exit, Message
+from search.workers.messages import Assign, FromWorker, Left, Ready, ToWorker
+from search.workers.pool import Exit
 from studies import Limit
 
 WORKERS = 3
@@ -43,17 +45,17 @@ class Puppets:
         self.saved = saved
         self.trial: dict[int, int | None] = {}
         self.waits: set[int] = set()
-        self.said: list[tuple[int, Message | Exit]] = []
+        self.said: list[tuple[int, FromWorker | Exit]] = []
 
     def start(self, worker: int) -> None:
         self.trial[worker] = None
-        self.said.append((worker, {"type": "ready", "device": "a puppet"}))
+        self.said.append((worker, Ready(device="a puppet")))
 
-    def send(self, worker: int, message: Message) -> None:
+    def send(self, worker: int, message: ToWorker) -> None:
         if worker not in self.trial:
             return  # it is gone, and the Exit is on its way
-        if message["type"] == "assign":
-            trial: int = message["trial"]
+        if isinstance(message, Assign):
+            trial = message.trial
             assert trial not in self.trial.values(), f"trial {trial} has two owners"
             self.trial[worker] = trial
             self.said.append((worker, started(trial)))
@@ -61,18 +63,21 @@ class Puppets:
                 self.said.append((worker, epoch(trial, number, accuracy(trial, number))))
         else:
             self.waits.discard(worker)
-            if not message["go_on"]:
+            if not message.go_on:
                 self.leave(worker)
 
-    def events(self, _timeout: float) -> Iterator[tuple[int, Message | Exit]]:
+    def events(self, timeout: float) -> Iterator[tuple[int, FromWorker | Exit]]:
         said, self.said = self.said, []
         return iter(said)
 
-    def log_tail(self, _worker: int) -> str:
+    def log_tail(self, worker: int) -> str:
         return ""
 
     def kill(self, worker: int) -> None:
         self.die(worker)
+
+    def abandon(self, worker: int) -> int:
+        raise AssertionError("each of them ends when it is killed")
 
     def close(self, patience_seconds: float = 5) -> list[int]:
         self.trial.clear()
@@ -81,7 +86,7 @@ class Puppets:
     def leave(self, worker: int) -> None:
         trial, self.trial[worker] = self.trial[worker], None
         if trial is not None:
-            self.said.append((worker, {"type": "left", "trial": trial}))
+            self.said.append((worker, Left(trial=trial)))
 
     # -- what may happen to them
 
@@ -98,7 +103,7 @@ class Puppets:
             del self.trial[worker]
             self.said.append((worker, Exit(-9, "")))
 
-    def fail(self, worker: int, kind: str) -> None:
+    def fail(self, worker: int, kind: FailureKind) -> None:
         trial, self.trial[worker] = self.trial[worker], None
         assert trial is not None
         self.said.append((worker, failed(trial, kind, f"{kind} in trial {trial}")))
@@ -123,7 +128,7 @@ class Search(RuleBasedStateMachine):
         self.statements_left: float = math.inf
         self.failure: BaseException = Killed()
         self.pool = Puppets(self.saved)
-        self.coordinator: Coordinator = Bench(self.folder).coordinator(self.pool, self.spec)  # type: ignore[arg-type]
+        self.coordinator: Coordinator = Bench(self.folder).coordinator(self.pool, self.spec)
         self.coordinator.begin()
         engine = self.coordinator.trials.study._storage._backend.engine  # type: ignore[attr-defined]
         event.listen(engine, "before_cursor_execute", self.count)
@@ -189,8 +194,8 @@ class Search(RuleBasedStateMachine):
         trials = self.coordinator.trials.study.get_trials(deepcopy=False)
         assert len(trials) <= BUDGET
         for worker in self.coordinator.crew.workers:
-            if worker.trial is not None and worker.trial.number in self.coordinator.trials.progress:
-                assert not trials[worker.trial.number].state.is_finished()
+            if worker.trial is not None and worker.trial in self.coordinator.trials.progress:
+                assert not trials[worker.trial].state.is_finished()
 
     def teardown(self) -> None:
         if not hasattr(self, "coordinator"):

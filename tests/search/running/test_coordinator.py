@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import search.running.trials
 import search.study.journal
 from search.errors import TrainingFailed
 from search.study.journal import read_journal
-from search.workers.local import Exit, Message
+from search.study.trial import outcome_of
+from search.workers.messages import Assign, Epoch, FromWorker
+from search.workers.pool import Exit
 
 RETRIES = 2
 
@@ -27,7 +30,7 @@ def test_any_number_of_workers_spends_exactly_the_budget(bench: Bench, workers: 
     trials = coordinator.trials.study.get_trials()
     assert [trial.number for trial in trials] == list(range(9))
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
-    assert sorted(pool.assigned) == list(range(9)), "each is trained once"
+    assert sorted(pool.trials) == list(range(9)), "each is trained once"
     assert len(pool.started) == min(workers, 9), "no worker is started for nothing"
     assert pool.closed
 
@@ -38,7 +41,7 @@ def test_more_trials_later_are_only_the_difference(bench: Bench) -> None:
     pool = ScriptedPool(trains, 2)
     coordinator = bench.coordinator(pool, spec_of(trials=6))
     coordinator.run()
-    assert sorted(pool.assigned) == [4, 5]
+    assert sorted(pool.trials) == [4, 5]
     assert states(coordinator.trials.study) == ["COMPLETE"] * 6
 
 
@@ -82,8 +85,8 @@ def test_known_recipes_come_first_and_are_enqueued_once(bench: Bench) -> None:
 
 
 def test_a_dead_workers_trial_goes_on_under_its_own_number_with_no_epoch_reported_twice(bench: Bench) -> None:
-    def dies_in_trial_1(assignment: Message, times: int) -> Iterator[Message | Exit]:
-        trial = assignment["trial"]
+    def dies_in_trial_1(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
+        trial = assignment.trial
         yield started(trial)
         yield epoch(trial, 1, 0.1)
         if trial == 1 and times == 0:
@@ -94,7 +97,7 @@ def test_a_dead_workers_trial_goes_on_under_its_own_number_with_no_epoch_reporte
     pool = ScriptedPool(dies_in_trial_1, 2)
     coordinator = bench.coordinator(pool, spec_of(trials=4))
     assert coordinator.run() is True  # Optuna warns of a step that is reported twice, and warnings are errors
-    assert pool.assigned.count(1) == 2
+    assert pool.trials.count(1) == 2
     assert len(pool.started) == 3
     trial = coordinator.trials.study.get_trials()[1]
     assert (trial.state, trial.intermediate_values) == (TrialState.COMPLETE, {1: 0.1, 2: 0.2, 3: 0.3})
@@ -102,8 +105,8 @@ def test_a_dead_workers_trial_goes_on_under_its_own_number_with_no_epoch_reporte
 
 
 def test_a_dead_workers_trial_goes_on_at_once_on_another_that_is_free(bench: Bench) -> None:
-    def dies_when_the_other_is_free(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
-        if assignment["trial"] == 0 and times == 0:
+    def dies_when_the_other_is_free(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        if assignment.trial == 0 and times == 0:
             while 1 not in coordinator.trials.finished:
                 yield None
             yield Exit(-9, "")
@@ -121,8 +124,8 @@ def test_a_dead_workers_trial_goes_on_at_once_on_another_that_is_free(bench: Ben
 
 
 def test_a_trial_that_always_kills_its_worker_fails_after_two_retries_with_the_log(bench: Bench) -> None:
-    def dies(assignment: Message, times: int) -> Iterator[Message | Exit]:
-        if assignment["trial"] == 0:
+    def dies(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
+        if assignment.trial == 0:
             yield Exit(1, "Segmentation fault")
         yield from trains(assignment, times)
 
@@ -130,13 +133,13 @@ def test_a_trial_that_always_kills_its_worker_fails_after_two_retries_with_the_l
     coordinator = bench.coordinator(pool, spec_of(trials=2))
     assert coordinator.run() is True
     assert states(coordinator.trials.study) == ["FAIL", "COMPLETE"]
-    assert pool.assigned == [0] * (1 + RETRIES) + [1]
+    assert pool.trials == [0] * (1 + RETRIES) + [1]
     assert "Segmentation fault" in coordinator.trials.study.get_trials()[0].user_attrs["reason"]
 
 
 def test_a_trial_that_always_fails_keeps_the_reason_and_the_log(bench: Bench) -> None:
-    def fails(assignment: Message, times: int) -> Iterator[Message | Exit]:
-        if assignment["trial"] == 0:
+    def fails(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
+        if assignment.trial == 0:
             yield failed(0, "crash", "KeyError: 'lr'")
         yield from trains(assignment, times)
 
@@ -146,8 +149,8 @@ def test_a_trial_that_always_fails_keeps_the_reason_and_the_log(bench: Bench) ->
 
 
 def test_a_new_epoch_gives_a_trial_its_retries_back(bench: Bench) -> None:
-    def dies_after_each_epoch(assignment: Message, times: int) -> Iterator[Message | Exit]:
-        trial = assignment["trial"]
+    def dies_after_each_epoch(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
+        trial = assignment.trial
         yield started(trial)
         for number in range(1, times // 2 + 2):
             yield epoch(trial, number, 0.1 * number)
@@ -160,8 +163,8 @@ def test_a_new_epoch_gives_a_trial_its_retries_back(bench: Bench) -> None:
 
 
 def test_the_same_error_in_two_trials_in_a_row_ends_the_search(bench: Bench) -> None:
-    def fails(assignment: Message, _times: int) -> Iterator[Message | Exit]:
-        yield failed(assignment["trial"], "crash", "ValueError: always")
+    def fails(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
+        yield failed(assignment.trial, "crash", "ValueError: always")
 
     pool = ScriptedPool(fails)
     coordinator = bench.coordinator(pool)
@@ -170,15 +173,15 @@ def test_the_same_error_in_two_trials_in_a_row_ends_the_search(bench: Bench) -> 
         match="two trials in a row ended in the same error, mend it and launch again: ValueError: always",
     ):
         coordinator.run()
-    assert pool.assigned == [0, 0, 0, 1, 1, 1]
+    assert pool.trials == [0, 0, 0, 1, 1, 1]
     assert states(coordinator.trials.study) == ["FAIL", "FAIL"]
     assert pool.closed
 
 
 def test_an_error_that_names_the_trials_own_file_is_the_same_in_every_trial(bench: Bench) -> None:
-    def stale(assignment: Message, _times: int) -> Iterator[Message | Exit]:
-        error = f"OSError: [Errno 116] Stale file handle: '{assignment['checkpoint']}'"
-        yield failed(assignment["trial"], "crash", error)
+    def stale(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
+        error = f"OSError: [Errno 116] Stale file handle: '{assignment.checkpoint}'"
+        yield failed(assignment.trial, "crash", error)
 
     coordinator = bench.coordinator(ScriptedPool(stale))
     with pytest.raises(TrainingFailed, match=r"two trials in a row ended in the same error.* Stale file handle: '/"):
@@ -187,10 +190,10 @@ def test_an_error_that_names_the_trials_own_file_is_the_same_in_every_trial(benc
 
 
 def test_two_errors_in_a_row_that_are_not_the_same_end_nothing(bench: Bench) -> None:
-    def fails_twice(assignment: Message, times: int) -> Iterator[Message | Exit]:
-        if assignment["trial"] < 2:
-            error = "ValueError: lr is too high" if assignment["trial"] else "ValueError: lr is too low"
-            yield failed(assignment["trial"], "crash", error)
+    def fails_twice(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
+        if assignment.trial < 2:
+            error = "ValueError: lr is too high" if assignment.trial else "ValueError: lr is too low"
+            yield failed(assignment.trial, "crash", error)
         yield from trains(assignment, times)
 
     coordinator = bench.coordinator(ScriptedPool(fails_twice))
@@ -199,9 +202,9 @@ def test_two_errors_in_a_row_that_are_not_the_same_end_nothing(bench: Bench) -> 
 
 
 def test_the_same_error_in_two_trials_with_a_good_one_between_ends_nothing(bench: Bench) -> None:
-    def every_other_fails(assignment: Message, times: int) -> Iterator[Message | Exit]:
-        if assignment["trial"] % 2:
-            yield failed(assignment["trial"], "user", "LimitError: too large")
+    def every_other_fails(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
+        if assignment.trial % 2:
+            yield failed(assignment.trial, "user", "LimitError: too large")
         else:
             yield from trains(assignment, times)
 
@@ -212,28 +215,29 @@ def test_the_same_error_in_two_trials_with_a_good_one_between_ends_nothing(bench
 
 
 def test_a_mistake_of_the_users_is_not_tried_again(bench: Bench) -> None:
-    def fails_once(assignment: Message, times: int) -> Iterator[Message | Exit]:
-        if assignment["trial"] == 0:
+    def fails_once(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
+        if assignment.trial == 0:
             yield failed(0, "user", "ConfigError: no")
         yield from trains(assignment, times)
 
     pool = ScriptedPool(fails_once)
     bench.coordinator(pool, spec_of(trials=2)).run()
-    assert pool.assigned == [0, 1]
+    assert pool.trials == [0, 1]
 
 
 def test_a_diverged_trial_is_pruned_with_its_last_finite_value_and_the_reason(bench: Bench) -> None:
-    def diverges(assignment: Message, _times: int) -> Iterator[Message | Exit]:
-        trial = assignment["trial"]
+    def diverges(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
+        trial = assignment.trial
         yield started(trial)
         yield epoch(trial, 1, 0.4)
-        yield failed(trial, "diverged", "DivergedError: epoch 2 has a training loss of nan")
+        yield failed(trial, "diverged", "epoch 2 has a training loss of nan")
 
     coordinator = bench.coordinator(ScriptedPool(diverges), spec_of(trials=3))
     assert coordinator.run() is True
     for trial in coordinator.trials.study.get_trials():
         assert (trial.state, trial.value) == (TrialState.PRUNED, 0.4)
-        assert trial.user_attrs["reason"] == "DivergedError: epoch 2 has a training loss of nan"
+        assert trial.user_attrs["reason"] == "epoch 2 has a training loss of nan"
+        assert (trial.user_attrs["failure"], outcome_of(trial)) == ("diverged", "diverged")
 
 
 def test_workers_that_cannot_start_end_the_search_with_their_log(bench: Bench) -> None:
@@ -266,7 +270,7 @@ def test_a_second_stop_does_not_wait_for_the_epoch(bench: Bench) -> None:
     pool = ScriptedPool(trains)
     coordinator = bench.coordinator(pool)
 
-    def stop_twice(_message: Message) -> None:
+    def stop_twice(_message: Epoch) -> None:
         coordinator.stop()
         coordinator.stop()
 
@@ -296,12 +300,12 @@ def test_other_package_versions_are_told_once_and_kept_with_the_trials_begun_bef
 
 
 def test_an_early_stop_completes_the_trial_with_its_last_epoch(bench: Bench) -> None:
-    def loses_patience(assignment: Message, _times: int) -> Iterator[Message | Exit]:
-        trial = assignment["trial"]
+    def loses_patience(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
+        trial = assignment.trial
         yield started(trial)
         yield epoch(trial, 1, 0.6)
         last = epoch(trial, 2, 0.5)
-        yield last | {"result": last["result"] | {"final": True}}
+        yield replace(last, result=replace(last.result, final=True))
 
     coordinator = bench.coordinator(ScriptedPool(loses_patience), spec_of(trials=2))
     coordinator.run()
@@ -313,8 +317,8 @@ def test_an_early_stop_completes_the_trial_with_its_last_epoch(bench: Bench) -> 
 def test_the_pruner_is_not_asked_after_the_last_epoch(bench: Bench) -> None:
     """The last value is worth having, and Optuna would prune a trial that is as good as finished."""
 
-    def worse_at_the_end(assignment: Message, _times: int) -> Iterator[Message | Exit]:
-        trial = assignment["trial"]
+    def worse_at_the_end(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
+        trial = assignment.trial
         yield started(trial)
         for number in range(1, EPOCHS + 1):
             yield epoch(trial, number, 0.9 if number < EPOCHS else 0.5 - 0.01 * trial)
@@ -330,12 +334,12 @@ def test_a_pruned_trial_is_decided_again_when_the_kill_came_before_the_decision(
     bench.coordinator(ScriptedPool(trains), spec_of(pruner="successive_halving", trials=1)).run()
     asked = bench.coordinator(ScriptedPool(trains), spec)
     trial = asked.trials.next()
-    trial.report(0.0, 1)  # reported, and then the coordinator was gone
+    asked.trials.progress[trial].trial.report(0.0, 1)  # reported, and then the coordinator was gone
 
-    def resumes(assignment: Message, _times: int) -> Iterator[Message | Exit]:
-        yield started(assignment["trial"])
-        yield epoch(assignment["trial"], 1, 0.0)
-        yield epoch(assignment["trial"], 2, 0.0)
+    def resumes(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
+        yield started(assignment.trial)
+        yield epoch(assignment.trial, 1, 0.0)
+        yield epoch(assignment.trial, 2, 0.0)
 
     coordinator = bench.coordinator(ScriptedPool(resumes), spec)
     coordinator.run()
@@ -348,14 +352,14 @@ def test_hours_that_are_over_begin_no_trial_but_finish_those_begun(bench: Bench)
     pool = ScriptedPool(trains, 2)
     coordinator = bench.coordinator(pool, spec_of(hours=1e-9))
     assert coordinator.run() is True
-    assert pool.assigned == [0]
+    assert pool.trials == [0]
     assert states(coordinator.trials.study) == ["COMPLETE"]
 
 
 def test_what_a_trial_kept_is_removed_when_it_has_finished(bench: Bench) -> None:
-    def keeps(assignment: Message, times: int) -> Iterator[Message | Exit]:
-        Path(assignment["checkpoint"]).parent.mkdir(parents=True)
-        Path(assignment["checkpoint"]).write_bytes(b"state")
+    def keeps(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
+        Path(assignment.checkpoint).parent.mkdir(parents=True)
+        Path(assignment.checkpoint).write_bytes(b"state")
         yield from trains(assignment, times)
 
     bench.coordinator(ScriptedPool(keeps), spec_of(trials=2)).run()

@@ -17,7 +17,8 @@ from search.devices import WorkerDevice
 from search.errors import TrainingFailed
 from search.study.progress import Snapshot
 from search.workers.crew import patience
-from search.workers.local import Exit, Message
+from search.workers.messages import Assign, FromWorker
+from search.workers.pool import Exit
 from studies import Faults
 from trainer.errors import DiskError
 
@@ -25,8 +26,8 @@ from trainer.errors import DiskError
 
 
 def test_a_worker_that_makes_no_progress_is_ended_and_its_trial_goes_on(bench: Bench) -> None:
-    def hangs_once(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
-        if assignment["trial"] == 0 and times == 0:
+    def hangs_once(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        if assignment.trial == 0 and times == 0:
             yield started(0)
             while True:
                 yield None
@@ -36,13 +37,13 @@ def test_a_worker_that_makes_no_progress_is_ended_and_its_trial_goes_on(bench: B
     coordinator = bench.coordinator(pool, spec_of(trials=2, faults={"first_epoch_seconds": 0.2, "hang_seconds": 0.2}))
     assert coordinator.run() is True
     assert states(coordinator.trials.study) == ["COMPLETE", "COMPLETE"]
-    assert pool.assigned == [0, 0, 1]
+    assert pool.trials == [0, 0, 1]
     assert any("made no progress for 0 s and was ended; trial 0 goes on" in note for note in bench.notes)
 
 
 def test_a_trial_that_always_hangs_fails(bench: Bench) -> None:
-    def hangs(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
-        if assignment["trial"] == 0:
+    def hangs(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        if assignment.trial == 0:
             while True:
                 yield None
         yield from trains(assignment, times)
@@ -59,7 +60,7 @@ def test_a_process_that_no_signal_ends_is_left_alone_and_its_trial_goes_on_elsew
 ) -> None:
     """One that waits for a driver or for a disk that is gone."""
 
-    def hangs_on_the_first(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+    def hangs_on_the_first(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
         if pool.worker == 0:
             while True:
                 yield None
@@ -83,8 +84,8 @@ def test_a_process_that_no_signal_ends_is_left_alone_and_its_trial_goes_on_elsew
 
 
 def test_a_process_that_does_not_end_when_the_search_is_stopped_is_named(bench: Bench) -> None:
-    def stuck(assignment: Message, _times: int) -> Iterator[Message | Exit | None]:
-        yield started(assignment["trial"])
+    def stuck(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit | None]:
+        yield started(assignment.trial)
         coordinator.stop()
         coordinator.stop()
         while True:
@@ -98,18 +99,18 @@ def test_a_process_that_does_not_end_when_the_search_is_stopped_is_named(bench: 
 def test_patience_is_a_multiple_of_the_slowest_epoch_known(bench: Bench) -> None:
     """A second's epoch and a factor of ten: a worker that is silent for half a second is left alone."""
 
-    def slow(assignment: Message, _times: int) -> Iterator[Message | Exit | None]:
-        yield started(assignment["trial"])
-        yield epoch(assignment["trial"], 1, 0.1)
+    def slow(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit | None]:
+        yield started(assignment.trial)
+        yield epoch(assignment.trial, 1, 0.1)
         end = time.monotonic() + 0.5
         while time.monotonic() < end:
             yield None
-        yield epoch(assignment["trial"], 2, 0.1)
-        yield epoch(assignment["trial"], 3, 0.1)
+        yield epoch(assignment.trial, 2, 0.1)
+        yield epoch(assignment.trial, 3, 0.1)
 
     pool = ScriptedPool(slow)
     bench.coordinator(pool, spec_of(trials=1, faults={"hang_seconds": 0.1})).run()
-    assert pool.assigned == [0]
+    assert pool.trials == [0]
 
 
 def test_before_the_first_epoch_of_a_candidate_only_the_long_limit_counts() -> None:
@@ -128,9 +129,9 @@ def test_before_the_first_epoch_of_a_candidate_only_the_long_limit_counts() -> N
 def test_out_of_memory_goes_on_in_a_new_process_with_smaller_parts_of_the_batch(bench: Bench) -> None:
     parts = []
 
-    def too_large_in_one(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
-        parts.append(assignment["micro_batches"])
-        if assignment["trial"] == 0 and assignment["micro_batches"] < 4:
+    def too_large_in_one(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        parts.append(assignment.micro_batches)
+        if assignment.trial == 0 and assignment.micro_batches < 4:
             yield failed(0, "memory", "OutOfMemoryError: CUDA out of memory")
         yield from trains(assignment, times)
 
@@ -143,8 +144,8 @@ def test_out_of_memory_goes_on_in_a_new_process_with_smaller_parts_of_the_batch(
 
 
 def test_a_trial_too_large_for_any_part_is_pruned_and_the_sampler_knows(bench: Bench) -> None:
-    def too_large(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
-        if assignment["trial"] == 0:
+    def too_large(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        if assignment.trial == 0:
             yield failed(0, "memory", "MemoryError")
         yield from trains(assignment, times)
 
@@ -156,10 +157,10 @@ def test_a_trial_too_large_for_any_part_is_pruned_and_the_sampler_knows(bench: B
 
 
 def test_a_worker_that_the_system_killed_for_memory_counts_as_out_of_memory(bench: Bench) -> None:
-    def killed(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+    def killed(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
         if times == 0:
             yield Exit(-9, "", out_of_memory=True)
-        assert assignment["micro_batches"] == 2
+        assert assignment.micro_batches == 2
         yield from trains(assignment, times)
 
     coordinator = bench.coordinator(ScriptedPool(killed), spec_of(trials=1))
@@ -168,32 +169,32 @@ def test_a_worker_that_the_system_killed_for_memory_counts_as_out_of_memory(benc
 
 
 def test_micro_batches_outlast_the_coordinator(bench: Bench) -> None:
-    def too_large(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
-        if assignment["micro_batches"] == 1:
-            yield failed(assignment["trial"], "memory", "MemoryError")
+    def too_large(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        if assignment.micro_batches == 1:
+            yield failed(assignment.trial, "memory", "MemoryError")
         coordinator.stop()
-        yield started(assignment["trial"])
-        yield epoch(assignment["trial"], 1, 0.1)
+        yield started(assignment.trial)
+        yield epoch(assignment.trial, 1, 0.1)
 
     coordinator = bench.coordinator(ScriptedPool(too_large), spec_of(trials=1))
     assert coordinator.run() is False
     seen = []
 
-    def looks(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
-        seen.append(assignment["micro_batches"])
-        yield started(assignment["trial"])
+    def looks(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        seen.append(assignment.micro_batches)
+        yield started(assignment.trial)
         for number in (1, 2, 3):
-            yield epoch(assignment["trial"], number, 0.1)
+            yield epoch(assignment.trial, number, 0.1)
 
     assert bench.coordinator(ScriptedPool(looks), spec_of(trials=1)).run() is True
     assert seen == [2]
 
 
 def test_three_cuda_errors_put_a_device_aside_and_the_others_go_on(bench: Bench) -> None:
-    def breaks_on_one(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+    def breaks_on_one(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
         if len(broken) < 3:
-            broken.append(assignment["trial"])
-            yield failed(assignment["trial"], "device", "AcceleratorError: CUDA error: an illegal memory access")
+            broken.append(assignment.trial)
+            yield failed(assignment.trial, "device", "AcceleratorError: CUDA error: an illegal memory access")
         yield from trains(assignment, times)
 
     broken: list[int] = []
@@ -205,16 +206,16 @@ def test_three_cuda_errors_put_a_device_aside_and_the_others_go_on(bench: Bench)
     assert states(coordinator.trials.study) == ["RUNNING"], "it was not the trial's fault"
 
     broken.clear()
-    only_first = ScriptedPool(lambda a, t: breaks_on_one(a, t) if a["trial"] == 0 else trains(a, t), 2)
+    only_first = ScriptedPool(lambda a, t: breaks_on_one(a, t) if a.trial == 0 else trains(a, t), 2)
     coordinator = Bench(bench.folder / "other").coordinator(only_first, spec_of(trials=6))
     assert coordinator.run() is True
     assert states(coordinator.trials.study) == ["COMPLETE"] * 6
 
 
 def test_a_device_on_which_nothing_works_costs_no_trial(bench: Bench) -> None:
-    def breaks_on_the_first(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+    def breaks_on_the_first(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
         if pool.worker == 0:
-            yield failed(assignment["trial"], "device", "AcceleratorError: CUDA error: unspecified launch failure")
+            yield failed(assignment.trial, "device", "AcceleratorError: CUDA error: unspecified launch failure")
         yield from trains(assignment, times)
 
     pool = ScriptedPool(breaks_on_the_first, 2)
@@ -225,8 +226,8 @@ def test_a_device_on_which_nothing_works_costs_no_trial(bench: Bench) -> None:
 
 
 def test_a_trial_that_breaks_more_than_one_device_fails_and_the_others_go_on(bench: Bench) -> None:
-    def breaks_all(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
-        if assignment["trial"] == 0:
+    def breaks_all(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        if assignment.trial == 0:
             yield failed(0, "device", "AcceleratorError: CUDA error: an illegal memory access")
         yield from trains(assignment, times)
 
@@ -234,13 +235,13 @@ def test_a_trial_that_breaks_more_than_one_device_fails_and_the_others_go_on(ben
     coordinator = bench.coordinator(pool, spec_of(trials=6))
     assert coordinator.run() is True
     assert states(coordinator.trials.study) == ["FAIL", *["COMPLETE"] * 5]
-    assert pool.assigned.count(0) == 4, "one more than puts a device aside"
+    assert pool.trials.count(0) == 4, "one more than puts a device aside"
     assert "an illegal memory access" in coordinator.trials.study.get_trials()[0].user_attrs["reason"]
 
 
 def test_a_trial_that_broke_the_only_device_does_not_stop_every_launch(bench: Bench) -> None:
-    def breaks_all(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
-        if assignment["trial"] == 0:
+    def breaks_all(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        if assignment.trial == 0:
             yield failed(0, "device", "AcceleratorError: CUDA error: an illegal memory access")
         yield from trains(assignment, times)
 
@@ -252,8 +253,8 @@ def test_a_trial_that_broke_the_only_device_does_not_stop_every_launch(bench: Be
 
 
 def test_errors_of_all_workers_of_a_gpu_count_together_and_put_it_aside_for_all_of_them(bench: Bench) -> None:
-    def breaks(assignment: Message, _times: int) -> Iterator[Message | Exit | None]:
-        yield failed(assignment["trial"], "device", "AcceleratorError: CUDA error: an illegal memory access")
+    def breaks(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit | None]:
+        yield failed(assignment.trial, "device", "AcceleratorError: CUDA error: an illegal memory access")
 
     pool = ScriptedPool(breaks, 2)
     pool.devices = [WorkerDevice(f"gpu 0:{number}", "GPU-a", 1) for number in range(2)]
@@ -267,9 +268,9 @@ def test_errors_of_all_workers_of_a_gpu_count_together_and_put_it_aside_for_all_
 
 
 def test_a_device_that_was_not_needed_takes_over_from_one_put_aside(bench: Bench) -> None:
-    def breaks_three_times(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+    def breaks_three_times(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
         if times < 3:
-            yield failed(assignment["trial"], "device", "AcceleratorError: CUDA error: an illegal memory access")
+            yield failed(assignment.trial, "device", "AcceleratorError: CUDA error: an illegal memory access")
         yield from trains(assignment, times)
 
     pool = ScriptedPool(breaks_three_times, 2)
@@ -294,9 +295,9 @@ class DropsOut(ScriptedPool):
 def test_a_device_that_drops_out_is_put_aside_and_the_others_go_on(bench: Bench, trials: int) -> None:
     """Others that train already, or one that was not needed so far."""
 
-    def breaks_on_the_first(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+    def breaks_on_the_first(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
         if pool.worker == 0:
-            yield failed(assignment["trial"], "device", "AcceleratorError: CUDA error: it fell off the bus")
+            yield failed(assignment.trial, "device", "AcceleratorError: CUDA error: it fell off the bus")
         yield from trains(assignment, times)
 
     pool = DropsOut(breaks_on_the_first, 2)
@@ -309,8 +310,8 @@ def test_a_device_that_drops_out_is_put_aside_and_the_others_go_on(bench: Bench,
 
 
 def test_the_last_device_that_drops_out_ends_the_search_with_its_log(bench: Bench) -> None:
-    def breaks(assignment: Message, _times: int) -> Iterator[Message | Exit | None]:
-        yield failed(assignment["trial"], "device", "AcceleratorError: CUDA error: it fell off the bus")
+    def breaks(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit | None]:
+        yield failed(assignment.trial, "device", "AcceleratorError: CUDA error: it fell off the bus")
 
     coordinator = bench.coordinator(DropsOut(breaks), spec_of(trials=2))
     with pytest.raises(TrainingFailed, match=r"worker cpu:0 cannot start \(.*\):\nConfigError: no GPU"):
@@ -322,9 +323,9 @@ def test_the_last_device_that_drops_out_ends_the_search_with_its_log(bench: Benc
 
 
 def test_a_full_disk_pauses_the_search_until_there_is_room(bench: Bench) -> None:
-    def full_once(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
-        if assignment["trial"] == 1 and times == 0:
-            yield failed(1, "disk", "DiskError: no room for a checkpoint of 9 bytes in x; free some")
+    def full_once(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        if assignment.trial == 1 and times == 0:
+            yield failed(1, "disk", "no room for a checkpoint of 9 bytes in x; free some")
         yield from trains(assignment, times)
 
     problems: list[str] = []
@@ -339,13 +340,13 @@ def test_a_full_disk_pauses_the_search_until_there_is_room(bench: Bench) -> None
     assert coordinator.run() is True
     assert states(coordinator.trials.study) == ["COMPLETE"] * 3
     assert problems[0] == "paused: no room for a checkpoint of 9 bytes in x; free some"
-    assert pool.assigned == [0, 1, 1, 2]
+    assert pool.trials == [0, 1, 1, 2]
     assert "there is room on the disk; going on" in bench.notes
 
 
 def test_a_disk_that_refuses_although_there_is_room_ends_the_search_and_loses_nothing(bench: Bench) -> None:
-    def full(assignment: Message, _times: int) -> Iterator[Message | Exit | None]:
-        yield failed(assignment["trial"], "disk", "DiskError: no room for a checkpoint of 9 bytes in x; free some")
+    def full(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit | None]:
+        yield failed(assignment.trial, "disk", "no room for a checkpoint of 9 bytes in x; free some")
 
     coordinator = bench.coordinator(ScriptedPool(full))
     with pytest.raises(DiskError, match=r"^no room for a checkpoint of 9 bytes in x; free some$"):
@@ -373,17 +374,17 @@ def test_the_oldest_checkpoints_that_nobody_trains_go_when_the_quota_is_spent(be
 
 
 def test_an_epoch_trained_again_with_another_result_fails_its_trial(bench: Bench) -> None:
-    def stops_early(assignment: Message, _times: int) -> Iterator[Message | Exit | None]:
-        yield started(assignment["trial"])
+    def stops_early(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit | None]:
+        yield started(assignment.trial)
         coordinator.stop()
-        yield epoch(assignment["trial"], 1, 0.5)
+        yield epoch(assignment.trial, 1, 0.5)
 
     coordinator = bench.coordinator(ScriptedPool(stops_early), spec_of(trials=1))
     coordinator.run()
 
-    def elsewhere(assignment: Message, _times: int) -> Iterator[Message | Exit | None]:
-        yield started(assignment["trial"])
-        yield epoch(assignment["trial"], 1, 0.6)
+    def elsewhere(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit | None]:
+        yield started(assignment.trial)
+        yield epoch(assignment.trial, 1, 0.6)
 
     again = bench.coordinator(ScriptedPool(elsewhere), spec_of(trials=1))
     assert again.run() is True

@@ -29,6 +29,7 @@ from search.running.coordinator import Coordinator
 from search.running.launch import _signals_to, doubts, launch
 from search.running.trials import Trials
 from search.study.lock import own_study
+from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, parse_url
 from search.study.study import open_study
 from studies import StudySpec
@@ -61,12 +62,12 @@ def test_a_launch_whose_study_was_taken_while_pictures_were_decoded_creates_and_
 ) -> None:
     @contextmanager
     def lost(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
-        def still_owner() -> None:
+        def check_lock() -> None:
             assert list(runs.cache.iterdir()), "the pictures are there"
             raise HeldError(name, "a launch that was faster")
 
         with own_study(name, url, runs):
-            yield still_owner
+            yield check_lock
 
     monkeypatch.setattr(search.running.launch, "own_study", lost)
     spec = StudySpec.model_validate(tomllib.loads(tiny_study("tiny", trials=1)))
@@ -82,9 +83,9 @@ def test_a_known_recipe_whose_model_does_not_fit_is_left_out_and_the_search_begi
     assert list(bounds.left_out) == ["wrn-40-2", "wrn-28-3", "wrn-16-4", "known.0"]
     assert bounds.left_out["known.0"] == "its model, wrn-40-2, does not fit"
     storage = open_storage(parse_url(f"sqlite:///{runs.database}"), create=True)
-    trials = Trials(open_study(spec, storage, "content"), spec, bounds.space, runs)
+    trials = Trials(OwnedStudy(open_study(spec, storage, "content"), spec, lambda: None), bounds.space, runs)
     trials.enqueue(bounds.known)
-    assert trials.next().params["model"] == "wrn-10-5"
+    assert trials.progress[trials.next()].trial.params["model"] == "wrn-10-5"
 
 
 def test_a_checkpoint_with_averaged_weights_and_one_of_every_fold_need_more_room() -> None:

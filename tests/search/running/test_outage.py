@@ -25,7 +25,8 @@ from search.study.journal import read_journal
 from search.study.progress import Snapshot
 from search.study.replay import replay
 from search.study.storage import SQLITE_TURN_SECONDS, parse_url, storage_errors
-from search.workers.local import Exit, Message
+from search.workers.messages import Assign, Epoch, FromWorker
+from search.workers.pool import Exit
 from studies import Faults, Limit
 
 
@@ -40,10 +41,10 @@ def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doub
     blocker = sqlite3.connect(bench.folder / "search.db", isolation_level=None, timeout=30)
     blocked = released = 0.0
 
-    def at_epoch(message: Message) -> None:
+    def at_epoch(message: Epoch) -> None:
         nonlocal blocked, epochs_meanwhile
         epochs_meanwhile += bool(blocked and not released)
-        if message["trial"] == 3 and not blocked:
+        if message.trial == 3 and not blocked:
             blocker.execute("BEGIN IMMEDIATE")
             blocked = time.monotonic()
 
@@ -66,7 +67,7 @@ def test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doub
     here = coordinator.trials.study.get_trials()
     assert [trial.number for trial in here] == list(range(8))
     assert all(trial.state.is_finished() for trial in here)
-    assert sorted(pool.assigned) == list(range(8)), "each is trained once"
+    assert sorted(pool.trials) == list(range(8)), "each is trained once"
     assert replay(read_journal(coordinator.journal.path)).identical
 
 
@@ -95,8 +96,8 @@ def test_the_database_may_go_away_at_the_very_end(bench: Bench, monkeypatch: pyt
     """When the last trial was told, and before one that was created twice is ended."""
     monkeypatch.setattr(search.study.outage, "RETRY_SECONDS", 0)
 
-    def created_twice(message: Message) -> None:
-        if message["trial"] == 1 and len(coordinator.trials.study.get_trials()) == 2:
+    def created_twice(message: Epoch) -> None:
+        if message.trial == 1 and len(coordinator.trials.study.get_trials()) == 2:
             coordinator.trials.study.ask()
 
     def away_once() -> None:
@@ -116,8 +117,8 @@ def test_a_trial_whose_telling_is_cut_short_is_told_to_people_once_and_leaves_no
 ) -> None:
     monkeypatch.setattr(search.study.outage, "RETRY_SECONDS", 0)
 
-    def keeps(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
-        Path(assignment["checkpoint"]).parent.mkdir(parents=True)
+    def keeps(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        Path(assignment.checkpoint).parent.mkdir(parents=True)
         yield from trains(assignment, times)
 
     def away_once(trial: optuna.trial.FrozenTrial) -> None:
@@ -135,14 +136,14 @@ def test_a_trial_whose_telling_is_cut_short_is_told_to_people_once_and_leaves_no
 
 @pytest.mark.parametrize(
     ("kind", "last", "state"),
-    [("memory", "set_back", "COMPLETE"), ("device", "set_back", "COMPLETE"), ("crash", "finish", "FAIL")],
+    [("memory", "go_on", "COMPLETE"), ("device", "go_on", "COMPLETE"), ("crash", "finish", "FAIL")],
 )
 def test_a_crash_is_in_the_journal_once_although_the_database_goes_away_while_it_is_dealt_with(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str, last: str, state: str
 ) -> None:
-    def fails_once(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+    def fails_once(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
         if times == 0:
-            yield failed(assignment["trial"], kind, "MemoryError")
+            yield failed(assignment.trial, kind, "MemoryError")
         yield from trains(assignment, times)
 
     def away_once(*arguments: Any) -> Any:
@@ -183,16 +184,16 @@ def test_a_database_that_is_away_is_not_tried_once_more_where_that_could_outlast
     monkeypatch.setattr(search.study.outage, "RETRY_SECONDS", 0)
     asked: list[None] = []
 
-    def still_owner() -> None:
+    def check_lock() -> None:
         asked.append(None)
         if len(asked) > 2:
             raise OperationalError("SELECT 1", None, Exception("the server is gone"))
 
-    def silent(_assignment: Message, _times: int) -> Iterator[None]:
+    def silent(_assignment: Assign, _times: int) -> Iterator[None]:
         while True:
             yield None
 
-    coordinator = bench.coordinator(ScriptedPool(silent), still_owner=still_owner)
+    coordinator = bench.coordinator(ScriptedPool(silent), check_lock=check_lock)
     coordinator.begin()
     for _ in range(2):
         assert coordinator.step()
@@ -218,10 +219,10 @@ def test_a_candidate_whose_asking_is_cut_short_is_drawn_before_what_happened_mea
     monkeypatch.setattr(search.study.outage, "RETRY_SECONDS", 0)
     settings: list[str] = []
 
-    def ends_meanwhile(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+    def ends_meanwhile(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
         *before, last = trains(assignment, times)
         yield from before
-        while assignment["trial"] == 0 and len(settings) < 8:
+        while assignment.trial == 0 and len(settings) < 8:
             yield None
         yield last
 
@@ -290,9 +291,9 @@ def test_a_size_whose_storing_was_not_acknowledged_is_stored_and_noted_once(
     assert noted["constraints"] == {"params": -9100, "macs": -5000} == coordinator.trials.study.trials[0].constraints
 
 
-def worse(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+def worse(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
     """Trial 0 is good, the others are not, and train on unless they are stopped."""
-    trial = assignment["trial"]
+    trial = assignment.trial
     yield started(trial)
     for number in range(1, EPOCHS + 1):
         yield epoch(trial, number, 0.9 - 0.2 * trial)

@@ -16,7 +16,8 @@ from scripted import Bench, ScriptedPool, failed, spec_of, trains
 from search.paths import Runs
 from search.plan.prepare import check_room
 from search.study.progress import Snapshot
-from search.workers.local import Exit, Message
+from search.workers.messages import Assign, FromWorker
+from search.workers.pool import Exit
 from trainer.errors import DiskError
 
 
@@ -44,13 +45,13 @@ def test_what_the_trials_of_a_stopped_search_have_written_is_asked_for_once(
 def test_a_pause_asks_for_no_room_that_the_running_trials_have_taken_themselves(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full_once(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
+    def full_once(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
         if times == 0:
-            checkpoint = Path(assignment["checkpoint"])
+            checkpoint = Path(assignment.checkpoint)
             checkpoint.parent.mkdir(parents=True)
             for name in ("checkpoint", "checkpoint.previous"):
                 checkpoint.with_name(name).write_bytes(bytes(1000))
-            yield failed(assignment["trial"], "disk", "DiskError: no room for a checkpoint of 1,000 bytes in x")
+            yield failed(assignment.trial, "disk", "no room for a checkpoint of 1,000 bytes in x")
         yield from trains(assignment, times)
 
     paused: list[int] = []
@@ -78,11 +79,11 @@ def test_a_runs_folder_that_does_not_answer_pauses_the_search_until_it_does(
     def stale(*_: object) -> Any:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
-    def unreadable_once(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
-        if assignment["trial"] == 0 and times == 0:
+    def unreadable_once(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        if assignment.trial == 0 and times == 0:
             for owner, name in ((shutil, "disk_usage"), (Path, "exists"), (Path, "glob")):
                 monkeypatch.setattr(owner, name, stale)
-            yield failed(assignment["trial"], "disk", "DiskError: checkpoint x cannot be read: Stale file handle")
+            yield failed(assignment.trial, "disk", "checkpoint x cannot be read: Stale file handle")
         yield from trains(assignment, times)
 
     def look(snapshot: Snapshot) -> None:
@@ -96,4 +97,4 @@ def test_a_runs_folder_that_does_not_answer_pauses_the_search_until_it_does(
     coordinator = bench.coordinator(pool, spec_of(trials=2), watch=look)
     assert coordinator.run() is True
     assert paused == ["paused: checkpoint x cannot be read: Stale file handle"] * 5
-    assert pool.assigned == [0, 0, 1]
+    assert pool.trials == [0, 0, 1]

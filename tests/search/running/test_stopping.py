@@ -11,7 +11,8 @@ from search.paths import Runs
 from search.study.journal import read_journal
 from search.study.lock import own_study
 from search.study.storage import parse_url
-from search.workers.local import Exit, Message
+from search.workers.messages import Assign, FromWorker
+from search.workers.pool import Exit
 
 
 def test_a_stop_request_in_the_runs_folder_ends_the_search_after_its_epochs(bench: Bench) -> None:
@@ -36,17 +37,17 @@ def test_a_stop_request_that_comes_while_pictures_are_read_is_heard(bench: Bench
 
 
 def test_an_epoch_that_takes_longer_than_the_grace_is_given_up(bench: Bench) -> None:
-    def endless(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
-        yield started(assignment["trial"])
-        yield epoch(assignment["trial"], 1, 0.1)
+    def endless(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        yield started(assignment.trial)
+        yield epoch(assignment.trial, 1, 0.1)
         coordinator.stop(grace_seconds=0.3)
         while True:
             yield None
 
-    def steady(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
-        yield started(assignment["trial"])
+    def steady(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        yield started(assignment.trial)
         coordinator.stop(grace_seconds=30)
-        yield epoch(assignment["trial"], 1, 0.1)
+        yield epoch(assignment.trial, 1, 0.1)
 
     for script, limit in ((endless, 5.0), (steady, 5.0)):
         coordinator = bench.coordinator(ScriptedPool(script), spec_of(trials=1))
@@ -58,8 +59,8 @@ def test_an_epoch_that_takes_longer_than_the_grace_is_given_up(bench: Bench) -> 
 
 
 def test_being_told_to_stop_before_the_first_epoch_is_no_retry_however_often(bench: Bench) -> None:
-    def slow(assignment: Message, times: int) -> Iterator[Message | Exit | None]:
-        yield started(assignment["trial"])
+    def slow(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        yield started(assignment.trial)
         coordinator.stop(grace_seconds=0.01)
         while True:
             yield None

@@ -12,14 +12,14 @@ from scripted import Bench, ScriptedPool, spec_of, trains
 from search.errors import HeldError, StudyChanged
 from search.study.journal import Journal, read_journal
 from search.study.storage import open_storage, parse_url
-from search.workers.local import Message
+from search.workers.messages import Epoch
 
 
 def test_a_study_deleted_while_it_is_searched_is_noticed_although_its_name_is_there_again(bench: Bench) -> None:
     url = parse_url(f"sqlite:///{bench.folder}/search.db")
 
-    def replaced(message: Message) -> None:
-        if message["trial"] == 1 and not gone:
+    def replaced(message: Epoch) -> None:
+        if message.trial == 1 and not gone:
             storage = open_storage(url)
             optuna.delete_study(study_name="scripted", storage=storage)
             optuna.create_study(study_name="scripted", storage=storage, direction="maximize")
@@ -35,8 +35,8 @@ def test_a_study_deleted_while_it_is_searched_is_noticed_although_its_name_is_th
 def test_a_database_file_deleted_while_it_is_searched_is_noticed_although_it_can_be_written_to(
     bench: Bench, again: bool
 ) -> None:
-    def deleted(message: Message) -> None:
-        if (message["trial"], message["result"]["epoch"]) == (1, 1):
+    def deleted(message: Epoch) -> None:
+        if (message.trial, message.result.epoch) == (1, 1):
             (bench.folder / "search.db").unlink()
             if again:
                 (bench.folder / "other.db").replace(bench.folder / "search.db")
@@ -67,17 +67,17 @@ def test_a_study_deleted_in_the_middle_of_a_turn_is_noticed_too(
 
 
 def test_a_study_that_another_process_has_taken_over_is_written_to_no_more(bench: Bench) -> None:
-    def taken(message: Message) -> None:
-        if message["trial"] == 1:
+    def taken(message: Epoch) -> None:
+        if message.trial == 1:
             taken_over.append(len(coordinator.trials.study.get_trials()[1].intermediate_values))
             winner.append("launch", uuid="another")
 
-    def still_owner() -> None:
+    def check_lock() -> None:
         if taken_over:
             raise HeldError("scripted", "process 7")
 
     taken_over: list[int] = []
-    coordinator = bench.coordinator(ScriptedPool(trains, on_epoch=taken), still_owner=still_owner)
+    coordinator = bench.coordinator(ScriptedPool(trains, on_epoch=taken), check_lock=check_lock)
     winner = Journal(coordinator.journal.path)
     with pytest.raises(HeldError, match="in use by process 7"):
         coordinator.run()
@@ -88,11 +88,11 @@ def test_a_study_that_another_process_has_taken_over_is_written_to_no_more(bench
 
 
 def test_a_study_that_was_taken_over_before_the_search_began_stays_as_its_new_owner_left_it(bench: Bench) -> None:
-    def still_owner() -> None:
+    def check_lock() -> None:
         raise HeldError("scripted", "a launch that was faster")
 
     spec = spec_of(trials=1, pruner="successive_halving")
-    coordinator = bench.coordinator(ScriptedPool(trains), spec, still_owner=still_owner)
+    coordinator = bench.coordinator(ScriptedPool(trains), spec, check_lock=check_lock)
     study = coordinator.trials.study
     trial = study.ask()
     trial.report(0.5, 1)

@@ -20,7 +20,8 @@ from search.study.journal import Event, Journal, read_journal
 from search.study.replay import render, replay, replay_with
 from search.study.storage import open_storage, parse_url
 from search.study.study import UUID
-from search.workers.local import Exit, Message
+from search.workers.messages import Assign, Epoch, FromWorker
+from search.workers.pool import Exit
 from studies import StudySpec
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
@@ -32,29 +33,29 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def saves(assignment: Message, times: int) -> Iterator[Message | Exit]:
+def saves(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
     """Trains as the others do, and keeps a checkpoint."""
-    checkpoint = Path(assignment["checkpoint"])
+    checkpoint = Path(assignment.checkpoint)
     for said in trains(assignment, times):
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(json.dumps(assignment["config"]))
+        checkpoint.write_text(json.dumps(assignment.config))
         yield said
 
 
-def refuses_others(assignment: Message, times: int) -> Iterator[Message | Exit]:
+def refuses_others(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
     """As a worker refuses a checkpoint of another candidate."""
-    checkpoint = Path(assignment["checkpoint"])
-    if checkpoint.exists() and json.loads(checkpoint.read_text()) != assignment["config"]:
-        yield failed(assignment["trial"], "user", f"CheckpointError: {checkpoint} belongs to another candidate")
+    checkpoint = Path(assignment.checkpoint)
+    if checkpoint.exists() and json.loads(checkpoint.read_text()) != assignment.config:
+        yield failed(assignment.trial, "user", f"CheckpointError: {checkpoint} belongs to another candidate")
     else:
         yield from saves(assignment, times)
 
 
 def stopped(bench: Bench, spec: StudySpec, epochs: int = 2, workers: int = 1) -> str:
     """Search until so many epochs are trained; the study's UUID."""
-    seen: list[Message] = []
+    seen: list[Epoch] = []
 
-    def count(message: Message) -> None:
+    def count(message: Epoch) -> None:
         seen.append(message)
         if len(seen) == epochs:
             coordinator.stop()
@@ -194,14 +195,14 @@ def test_a_decision_that_a_kill_kept_out_of_a_lost_journal_is_made_and_replayed_
     spec = spec_of(pruner="successive_halving", trials=3)
     run(bench, spec_of(pruner="successive_halving", trials=1))
     coordinator = bench.coordinator(ScriptedPool(trains), spec)
-    trial = coordinator.trials.next()
+    trial = coordinator.trials.progress[coordinator.trials.next()].trial
     trial.report(0.0, 1)
     assert trial.should_prune()  # and then the coordinator was gone
     coordinator.journal.path.unlink()
 
-    def worse(assignment: Message, _times: int) -> Iterator[Message | Exit]:
+    def worse(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
         for number in (1, 2, 3):
-            yield epoch(assignment["trial"], number, 0.0)
+            yield epoch(assignment.trial, number, 0.0)
 
     again = bench.coordinator(ScriptedPool(worse), spec)
     assert again.run() is True
@@ -241,12 +242,12 @@ def test_a_running_trial_whose_recipe_was_changed_and_accepted_fails_with_its_re
 def test_a_running_trial_that_the_accepted_recipe_contradicts_fails_with_its_reason_and_the_search_goes_on(
     bench: Bench,
 ) -> None:
-    def validates(assignment: Message, times: int) -> Iterator[Message | Exit]:
+    def validates(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
         """As a worker does before it trains."""
         try:
-            validate(TrainConfig, assignment["config"], "candidate")
+            validate(TrainConfig, assignment.config, "candidate")
         except ConfigError as error:
-            yield failed(assignment["trial"], "user", f"ConfigError: {error}")
+            yield failed(assignment.trial, "user", f"ConfigError: {error}")
         else:
             yield from trains(assignment, times)
 

@@ -308,7 +308,7 @@ def test_a_postgres_lock_that_is_lost_may_be_taken_from_another_runs_folder_only
     here, there = Runs(tmp_path / "here"), Runs(tmp_path / "there")
     with postgres() as server:
         url = parse_url(server.get_uri())
-        with own_study("birds", url, here) as still_owner:
+        with own_study("birds", url, here) as check_lock:
             others = "pid <> pg_backend_pid() AND backend_type = 'client backend'"
             server.psql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others};")
             assert owner_of("birds", url, here) is None, "it is lost"
@@ -316,9 +316,9 @@ def test_a_postgres_lock_that_is_lost_may_be_taken_from_another_runs_folder_only
                 pass
             with own_study("birds", url, there):
                 with pytest.raises(HeldError, match="in use by a launch from another runs folder, which was faster"):
-                    still_owner()
+                    check_lock()
                 assert there.holder("birds").exists()
-            still_owner()
+            check_lock()
             assert owner_of("birds", url, there) is not None, "it is taken again"
 
 

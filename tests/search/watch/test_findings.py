@@ -18,7 +18,7 @@ from search.figures.charts import learning_curves
 from search.study.trial import ranked, view_of
 from search.watch.findings import as_toml, findings, setting_importances, story
 from search.watch.status import snapshot_of
-from search.workers.local import Message
+from search.workers.messages import Assign, FromWorker
 from studies import Limit, StudySpec, load
 
 
@@ -227,8 +227,8 @@ def test_the_best_trial_is_feasible_then_accurate_then_small_then_old() -> None:
 
 
 def test_a_trial_over_a_lowered_limit_is_nobodys_best(bench: Bench) -> None:
-    def better_and_larger(assignment: Message, _times: int) -> Iterator[Message]:
-        number = assignment["trial"]
+    def better_and_larger(assignment: Assign, _times: int) -> Iterator[FromWorker]:
+        number = assignment.trial
         yield started(number)
         for step in range(1, EPOCHS + 1):
             yield epoch(number, step, number / 10)

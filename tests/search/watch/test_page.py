@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from scripted import Bench, ScriptedPool, trains
 from search.errors import HeldError, SearchError, StudyChanged
 from search.paths import Runs
 from search.study.confirmation import begin, confirmed, record
+from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
 from search.study.storage import open_storage, parse_url
 from search.study.study import open_study
@@ -116,7 +118,7 @@ def test_the_process_that_draws_is_told_the_password_where_nobody_sees_it(
 ) -> None:
     monkeypatch.setattr(module, "FIRST_SECONDS", 0)
     url = parse_url(f"postgresql+psycopg://me:{CANARY}@127.0.0.1:1/db")
-    page, snapshot = StudyPage(spec, FACTS, storage, url, runs), seen(spec, study)
+    page, snapshot = StudyPage(OwnedStudy(study, spec, lambda: None), FACTS, url, runs), seen(spec, study)
     others = set(psutil.Process().children())  # of tests that ran before in this process
     page.watch(snapshot)
     (process,) = set(psutil.Process().children()) - others
@@ -130,8 +132,12 @@ def test_the_process_that_draws_is_told_the_password_where_nobody_sees_it(
     assert CANARY not in log + str(raised.value)
 
 
+def owned(spec: StudySpec, storage: RDBStorage, check_lock: Callable[[], None] = lambda: None) -> OwnedStudy:
+    return OwnedStudy(optuna.load_study(study_name=spec.name, storage=storage), spec, check_lock)
+
+
 def page_of(spec: StudySpec, storage: RDBStorage, runs: Runs) -> StudyPage:
-    return StudyPage(spec, FACTS, storage, parse_url(f"sqlite:///{runs.database}"), runs)
+    return StudyPage(owned(spec, storage), FACTS, parse_url(f"sqlite:///{runs.database}"), runs)
 
 
 def seen(spec: StudySpec, study: optuna.Study) -> Snapshot:
@@ -214,7 +220,7 @@ def test_what_a_database_that_was_away_did_not_take_is_written_later(
             super().set_study_system_attr(study_id, key, value)
 
     returned: list[bool] = []
-    page = StudyPage(spec, FACTS, Away(str(storage.url)), parse_url(f"sqlite:///{runs.database}"), runs)
+    page = StudyPage(owned(spec, Away(str(storage.url))), FACTS, parse_url(f"sqlite:///{runs.database}"), runs)
     page._waiting = [(key, key) for key in ("first", "second", "third", "fourth")]
     with pytest.raises(OSError, match="away"):
         page.watch(seen(spec, study))
@@ -258,10 +264,10 @@ def test_a_search_that_has_lost_its_study_writes_no_last_page_to_it(
 def test_a_page_is_not_written_to_a_study_that_is_anothers_since_the_database_is_back(
     spec: StudySpec, study: optuna.Study, storage: RDBStorage, runs: Runs
 ) -> None:
-    def still_owner() -> None:
+    def check_lock() -> None:
         raise HeldError("birds", "process 7")
 
-    page = StudyPage(spec, FACTS, storage, parse_url(f"sqlite:///{runs.database}"), runs, still_owner)
+    page = StudyPage(owned(spec, storage, check_lock), FACTS, parse_url(f"sqlite:///{runs.database}"), runs)
     page._waiting = [("drawn", "before it was lost")]
     with pytest.raises(HeldError):
         page.watch(seen(spec, study))
@@ -304,9 +310,9 @@ def test_the_best_so_far_has_its_pictures_among_the_artifacts(spec: StudySpec, s
 def test_what_the_best_trial_mistook_is_kept_when_its_folder_goes(tmp_path: Path, runs: Runs) -> None:
     def leave(message: dict[str, Any]) -> None:
         """As a worker does after the last epoch."""
-        file = runs.trial_confusion("scripted", message["trial"])
+        file = runs.trial_confusion("scripted", message.trial)
         file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(file, trial=message["trial"], confusion=np.eye(2), names=["owl", "wren"])
+        np.savez(file, trial=message.trial, confusion=np.eye(2), names=["owl", "wren"])
 
     coordinator = Bench(tmp_path).coordinator(ScriptedPool(trains, on_epoch=leave))
     coordinator.run()
@@ -368,7 +374,7 @@ def test_a_page_that_cannot_be_drawn_says_where_to_look(
     spec: StudySpec, study: optuna.Study, storage: RDBStorage, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "FIRST_SECONDS", 0)
-    page = StudyPage(spec, FACTS, storage, parse_url(f"sqlite:///{runs.root}/gone.db"), runs)
+    page = StudyPage(owned(spec, storage), FACTS, parse_url(f"sqlite:///{runs.root}/gone.db"), runs)
     page.watch(seen(spec, study))
     assert page._process is not None
     page._process.wait(60)

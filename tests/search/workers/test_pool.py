@@ -16,7 +16,10 @@ import search.workers.crew
 from search.devices import WorkerDevice
 from search.workers import local
 from search.workers.crew import Crew
-from search.workers.local import Exit, LocalPool
+from search.workers.failures import Failure
+from search.workers.local import LocalPool
+from search.workers.messages import Answer
+from search.workers.pool import Exit
 from studies import Faults
 
 
@@ -104,25 +107,26 @@ def test_what_a_process_that_has_ended_is_told_does_no_harm(
 ) -> None:
     """Its Exit was read, but waits for a database that is away."""
     program, second = tmp_path / "program", tmp_path / "second"
-    says = """echo '{"type": "ready", "device": "x"}'; [ -e SECOND ] && exec sleep 60; echo '{"type": "epoch"}'"""
+    ready, left = """echo '{"type": "ready", "device": "x"}'""", """echo '{"type": "left", "trial": 0}'"""
+    says = f"{ready}; [ -e SECOND ] && exec sleep 60; {left}"
     program.write_text("#!/bin/sh\n" + says.replace("SECOND", str(second)))
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(search.workers.crew, "STUCK_SECONDS", 0)
     pool = LocalPool([WorkerDevice("cpu", None, 1)], [tmp_path / "log"])
-    crew, said = Crew(pool, Faults(), note=print), list[Any]()
+    crew, said = Crew(pool, Faults(), say=print), list[Any]()
     crew.start(1)
     (worker,) = crew.workers
     while not any(isinstance(event, Exit) for event in said):
         said += [event for _, event in crew.events(5, patience=lambda _: 60)]
     if told == "an answer":
-        crew.send(0, {"type": "answer", "go_on": True})
+        crew.send(0, Answer(go_on=True))
     else:
-        crew.replace(worker, None)
+        crew.replace(worker, Failure(kind="memory", sentence="MemoryError"))
     assert [list(crew.events(0, patience=lambda _: 0)) for _ in range(turns)] == [[]] * turns
     second.touch()
     assert crew.on_exit(worker, restart=True) is None
     while not worker.ready:
         assert list(crew.events(5, patience=lambda _: 60)) == []
-    assert worker.aside is None
+    assert not worker.disabled
     pool.close(patience_seconds=0)

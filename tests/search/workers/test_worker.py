@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import queue
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from search.devices import WorkerDevice
-from search.workers.local import LocalPool, Message
-from search.workers.worker import _kind_of, _train
+from search.workers.local import LocalPool
+from search.workers.messages import Answer, Assign, Epoch, FromWorker, Left, Ready
+from search.workers.pool import Exit
+from search.workers.worker import _failure_of, _train
+from studies import Limit
 from trainer.checkpoint import load_checkpoint
 from trainer.config import DataConfig, TrainConfig
 from trainer.data import prepare_data
@@ -22,66 +27,77 @@ from trainer.fit import fit
 def test_an_allocation_that_fails_is_out_of_memory() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60)
-    assert _kind_of(caught.value) == "memory"
+    assert _failure_of(caught.value).kind == "memory"
     with pytest.raises(MemoryError) as python:
         bytearray(1 << 62)
-    assert _kind_of(python.value) == "memory"
-    assert _kind_of(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")) == "memory"
+    assert _failure_of(python.value).kind == "memory"
+    assert _failure_of(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")).kind == "memory"
 
 
 def test_errors_of_the_device_get_a_new_process() -> None:
-    assert _kind_of(torch.AcceleratorError("CUDA error: an illegal memory access was encountered")) == "device"
+    assert _failure_of(torch.AcceleratorError("CUDA error: an illegal memory access was encountered")).kind == "device"
 
 
 def test_errors_that_a_retry_cannot_mend_are_told_from_those_it_may() -> None:
-    kinds = [_kind_of(error) for error in (DivergedError("x"), DiskError("x"), LimitError("x"), ValueError("x"))]
+    kinds = [
+        _failure_of(error).kind for error in (DivergedError("x"), DiskError("x"), LimitError("x"), ValueError("x"))
+    ]
     assert kinds == ["diverged", "disk", "user", "crash"]
 
 
 def test_a_candidate_whose_settings_contradict_each_other_is_a_mistake_of_the_users() -> None:
-    assignment = {"trial": 0, "limit": {}, "config": {"mixup": 0.8, "cutmix": 0.5}}
+    assignment = Assign(
+        trial=0,
+        config={"mixup": 0.8, "cutmix": 0.5},
+        data=DataConfig(source="digits"),
+        cache="cache",
+        checkpoint="checkpoint",
+        limit=Limit(),
+    )
     with pytest.raises(ConfigError, match=r"^candidate:\n  mixup = 0.8 and cutmix = 0.5 are shares") as refused:
-        _train(assignment, None, {}, None, None)
-    assert _kind_of(refused.value) == "user"
+        _train(assignment, open_device("cpu", 1), {}, queue.SimpleQueue(), print)
+    assert _failure_of(refused.value).kind == "user"
 
 
 @pytest.mark.slow
 def test_folds_and_micro_batches_are_trained_in_a_worker_which_logs_once_what_its_device_chose(tmp_path: Path) -> None:
     data = DataConfig(source="digits", image_size=16, test_fraction=0.8, folds=3)
     config = TrainConfig(model="resnet10t", width_mult=0.05, epochs=1, batch_size=32)
-    log, said = tmp_path / "worker.log", list[Message]()
+    log, said = tmp_path / "worker.log", list[FromWorker]()
     pool = LocalPool([WorkerDevice("cpu", None, 1)], [log])
-    folded = {
-        "type": "assign",
-        "config": config.model_dump(mode="json"),
-        "width": None,
-        "data": data.model_dump(),
-        "cache": str(prepare_data(data, tmp_path).cache_path),
-        "limit": {"params": 60_000, "macs": None},
-        "micro_batches": 1,
-    }
     one_split = data.model_copy(update={"folds": 0})
     digits = prepare_data(one_split, tmp_path)
-    in_parts = folded | {"data": one_split.model_dump(), "cache": str(digits.cache_path), "micro_batches": 2}
-    assignments = [folded, folded, in_parts]
+    folded = Assign(
+        trial=0,
+        config=config.model_dump(mode="json"),
+        data=data,
+        cache=str(prepare_data(data, tmp_path).cache_path),
+        checkpoint=str(tmp_path / "trial-0.ckpt"),
+        limit=Limit(params=60_000),
+    )
+    again = replace(folded, trial=1, checkpoint=str(tmp_path / "trial-1.ckpt"))
+    checkpoint = str(tmp_path / "trial-2.ckpt")
+    parts = replace(
+        folded, trial=2, checkpoint=checkpoint, data=one_split, cache=str(digits.cache_path), micro_batches=2
+    )
+    assignments = [folded, again, parts]
     pool.start(0)
     deadline = time.monotonic() + 150
-    while time.monotonic() < deadline and sum(message["type"] == "left" for message in said) < 3:
+    while time.monotonic() < deadline and sum(isinstance(message, Left) for message in said) < 3:
         for _, message in pool.events(1):
-            assert isinstance(message, dict), message
+            assert not isinstance(message, Exit), message
             said.append(message)
-            trial = sum(earlier["type"] == "left" for earlier in said)
-            if message["type"] in ("ready", "left") and trial < len(assignments):
-                checkpoint = str(tmp_path / f"trial-{trial}.ckpt")
-                pool.send(0, assignments[trial] | {"trial": trial, "checkpoint": checkpoint})
-            elif message["type"] == "epoch":
-                pool.send(0, {"type": "answer", "go_on": not message["result"]["final"]})
+            trial = sum(isinstance(earlier, Left) for earlier in said)
+            if isinstance(message, Ready | Left) and trial < len(assignments):
+                pool.send(0, assignments[trial])
+            elif isinstance(message, Epoch):
+                pool.send(0, Answer(go_on=not message.result.final))
     pool.close()
     results, _, (trained_in_parts,) = (
-        [message["result"] for message in said if message["type"] == "epoch" and message["trial"] == trial]
+        [message.result for message in said if isinstance(message, Epoch) and message.trial == trial]
         for trial in range(3)
     )
-    assert [(result["epoch"], result["final"]) for result in results] == [(1, False), (2, False), (3, True)]
+    assert [(result.epoch, result.final) for result in results] == [(1, False), (2, False), (3, True)]
     assert sorted(file.name for file in tmp_path.glob("trial-0*")) == [f"trial-0.ckpt-fold{n}" for n in range(3)]
     assert log.read_text().count("loader processes: none") == 2, "once for each way to read the pictures"
 
@@ -90,7 +106,7 @@ def test_folds_and_micro_batches_are_trained_in_a_worker_which_logs_once_what_it
         (result,) = fit(config, digits, open_device("cpu", 1), checkpoint=checkpoint, micro_batches=parts)
         return result.train_loss, result.val_loss
 
-    found = trained_in_parts["train_loss"], trained_in_parts["val_loss"]
+    found = trained_in_parts.train_loss, trained_in_parts.val_loss
     assert found == pytest.approx(losses(2), rel=1e-3)
     assert found != pytest.approx(losses(1), rel=1e-3), "batch norm sees the parts"
     assert _steps(tmp_path / "trial-2.ckpt") == _steps(tmp_path / "in-2.ckpt") == _steps(tmp_path / "in-1.ckpt") > 1
