@@ -1,10 +1,10 @@
 # Two commands do all set-up on a fresh machine with Python 3.11 or newer, pip and make:
 #   make demo    a search on the built-in digits, on the CPU, to an export
-#   make test    the whole suite
+#   make test    the suite, without what is marked slow; make test-slow runs the rest
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo check test soak format
+.PHONY: setup demo check test test-slow soak format
 
 setup: .venv/installed
 
@@ -24,7 +24,10 @@ check: setup
 	$(BIN)/lint-imports
 
 test: setup
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow"
+
+test-slow: setup
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m slow
 
 soak: setup
 	$(BIN)/python bench/soak.py

@@ -5,6 +5,7 @@ readonly      connections that can only read, for the dashboard and the page
 study         opens Optuna studies: fingerprint, stored spec, looks at the test split
 identity      whose a study's folder is, and whether a study is still the same
 lock          one process at a time owns a study
+owned         a study that this process owns, and the check before each write
 outage        steps that wait for a database that is away
 sampling      sampler and pruner; a trial asked for, or taken up again
 trial         one trial as the product sees it: view, rank, outcome

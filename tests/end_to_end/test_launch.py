@@ -141,7 +141,19 @@ def test_status_shows_a_search_that_has_ended(finished: Watched) -> None:
     assert status["counts"]["PRUNED"] >= 2
     assert status["best"]["value"] == max(trial.value for trial in trials if trial.value is not None)
     assert status["finished"][0].keys() == {
-        *("number", "state", "value", "epochs", "params", "num_params", "macs", "seconds", "reason", "feasible")
+        *(
+            "number",
+            "state",
+            "value",
+            "epochs",
+            "params",
+            "num_params",
+            "macs",
+            "seconds",
+            "reason",
+            "failure",
+            "feasible",
+        )
     }
     assert status["finished"][0]["params"] == trials[0].params
 

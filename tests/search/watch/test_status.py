@@ -85,7 +85,8 @@ class TestEta:
 
 class TestProblems:
     def test_each_says_what_to_do(self) -> None:
-        killed = trial(3, 0, "FAIL", reason="the worker ended with signal 9: log\nmore", value=None)
+        reason = "the worker ended with signal 9: log\nmore"
+        killed = trial(3, 0, "FAIL", reason=reason, failure="killed", value=None)
         silent = training(4, 1, epoch_seconds=30.0, seconds_since_progress=700.0)
         assert problems(Snapshot("birds", 6, (killed,), (silent,), None)) == [
             "trial 3 failed: the worker ended with signal 9: log; if memory ran out: fewer workers, a smaller "
