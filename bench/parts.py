@@ -114,7 +114,7 @@ def pictures(bench: Bench) -> None:
 def count(bench: Bench) -> None:
     """A candidate counted against building it."""
     from trainer import models
-    from trainer.config import TrainConfig
+    from trainer.config import Shape, TrainConfig
 
     widths = iter(np.linspace(0.8, 1.12, 10_000))
 
@@ -123,8 +123,8 @@ def count(bench: Bench) -> None:
 
     turns = in_turns(
         {
-            "counted": lambda: [models.count(candidate(), 400, 224) for _ in range(50)],
-            "built": lambda: [models.build_model(candidate(), 400, 224) for _ in range(2)],
+            "counted": lambda: [models.count(candidate(), Shape(400, 224)) for _ in range(50)],
+            "built": lambda: [models.build_model(candidate(), Shape(400, 224)) for _ in range(2)],
         },
         bench,
     )
@@ -157,14 +157,14 @@ def checkpoint(bench: Bench) -> None:
     import torch
 
     from trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-    from trainer.config import EpochResult, TrainConfig
+    from trainer.config import EpochResult, Shape, TrainConfig
     from trainer.device import open_device
     from trainer.models import build_model
     from trainer.optim import WeightAverage, build_optimizer
 
     device = open_device(bench.device, 1)
     config = TrainConfig(model="rexnet_100", width_mult=1.12451, ema=0.999)
-    model = device.place(build_model(config, 400, 64))
+    model = device.place(build_model(config, Shape(400, 64)))
     optimizer = build_optimizer(config, model)
     model(torch.randn(2, 3, 32, 32, device=device.torch_device)).sum().backward()
     optimizer.step()
@@ -218,7 +218,7 @@ def ema(bench: Bench) -> None:
 
     data, device = opened(bench, 64)
     config = TrainConfig.model_validate(RECIPE | {"ema": 0.999})
-    model = device.place(build_model(config, len(data.class_names), 64)).train()
+    model = device.place(build_model(config, data.shape)).train()
     optimizer, loss_of = build_optimizer(config, model), build_loss(config)
     average, theirs = WeightAverage(config, model), ModelEmaV3(model)
     images = torch.randn(32, 3, 64, 64).to(device.torch_device, memory_format=torch.channels_last)
@@ -240,7 +240,7 @@ def start(bench: Bench) -> None:
     """From an assignment to the first step in a warm worker: sizes found, candidate counted, net built, first batch."""
     import torch
 
-    from search.plan.width import check_fits
+    from search.plan.width import Fitter
     from studies import Limit
     from trainer.config import TrainConfig
     from trainer.fit import fit
@@ -258,7 +258,7 @@ def start(bench: Bench) -> None:
     for number in range(bench.rounds + 1):
         begun = time.perf_counter()
         config = TrainConfig.model_validate(RECIPE | {"width_mult": 0.9 + 0.01 * number, "ema": 0.999})
-        check_fits(config, len(data.class_names), 64, Limit(params=5_000_000))
+        Fitter(data.shape, Limit(params=5_000_000)).check(config)
         handle = torch.nn.modules.module.register_module_forward_pre_hook(stop)
         try:
             next(fit(config, data, device))

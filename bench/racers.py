@@ -83,7 +83,7 @@ def train_plainly(config: Any, setup: Setup, data: Any, device: Any, batches: It
     from trainer.padding import Padding
 
     torch.manual_seed(0)
-    model = build_model(config, len(data.class_names), setup.size).train()
+    model = build_model(config, data.shape).train()
     if padded:
         Padding(model)
     model = device.place(model)

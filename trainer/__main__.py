@@ -61,7 +61,7 @@ def train(options: argparse.Namespace) -> None:
     data = prepare_data(data_config, options.cache)
     kind = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     device = open_device(kind, options.threads)
-    size = count(config, len(data.class_names), data_config.image_size, data_config.channels)
+    size = count(config, data.shape)
     if not options.json:
         counts = ", ".join(f"{len(indices):,} {split}" for split, indices in data.splits.items())
         print(f"{config.model}, {size.params:,} parameters, {size.macs:,} multiply-adds, on {device.name}")

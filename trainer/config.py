@@ -53,6 +53,10 @@ class DataConfig(FrozenModel):
     bad_files: Literal["fail", "skip"] = "fail"
     """Files that cannot be read: list them all and stop, or list them all and go on without them."""
 
+    def shape_for(self, num_classes: int) -> Shape:
+        """What a model of these images is built for, once their classes are counted."""
+        return Shape(num_classes, self.image_size, self.channels)
+
     @field_validator("path")
     @classmethod
     def _path_is_the_same_everywhere(cls, path: str | None) -> str | None:
@@ -239,6 +243,23 @@ class EpochResult:
     """Training pictures per second of training time, validation excluded."""
     final: bool = False
     """Whether no epoch follows: all are done, or patience is at its end."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a model is built for: the classes it tells apart and the images it takes."""
+
+    num_classes: int
+    """Outputs of the classifier."""
+    image_size: int
+    """Height and width of an image, in pixels."""
+    channels: int = 3
+    """Of an image: 3 or 1."""
+
+    @property
+    def of_image(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image, as torch has them."""
+        return self.channels, self.image_size, self.image_size
 
 
 @dataclass(frozen=True, kw_only=True)

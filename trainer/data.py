@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trainer.cache import BadFile, Cache, Progress, build_cache, open_cache
-from trainer.config import DataConfig
+from trainer.config import DataConfig, Shape
 from trainer.errors import DataError, as_lines
 from trainer.pictures import read
 from trainer.scan import Listing, Picture, scan_folder
@@ -75,6 +75,12 @@ class Dataset:
     """Exact ones only, a pair each."""
     cache_path: Path
     """For ``open_data`` in another process."""
+
+    @property
+    def shape(self) -> Shape:
+        """What a model of these images is built for."""
+        _, _, size, channels = self.images.shape
+        return Shape(len(self.class_names), size, channels)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,23 +70,23 @@ def open_teacher(settings: Distill, data: Dataset, device: Device) -> Teacher:
         rescale = ((own_std / std).to(device.torch_device), ((own_mean - mean) / std).to(device.torch_device))
     teacher = Teacher(settings, device.place(model), rescale)
     try:
-        size, channels = data.images.shape[2:]
         with torch.no_grad():
-            teacher.model(torch.zeros(1, channels, size, size, device=device.torch_device))
+            teacher.model(torch.zeros(1, *data.shape.of_image, device=device.torch_device))
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"distill.teacher {settings.teacher} takes no pictures of {size} px: {error}") from error
+        raise ConfigError(
+            f"distill.teacher {settings.teacher} takes no pictures of {data.shape.image_size} px: {error}"
+        ) from error
     return teacher
 
 
 def _load_export(folder: Path, data: Dataset) -> tuple[nn.Module, list[str], dict[str, Any]]:
     """The net, the class names and the preprocessing of a folder that an export wrote."""
-    size, channels = data.images.shape[2:]
     try:
         described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         config = TrainConfig.model_validate(metrics["config"])
         names = list(described["label_names"])
-        members = [build_model(config, len(names), size, channels) for _ in metrics["seeds"]]
+        members = [build_model(config, replace(data.shape, num_classes=len(names))) for _ in metrics["seeds"]]
         model = members[0] if len(members) == 1 else Ensemble(members)
         safetensors.torch.load_model(model, str(folder / "model.safetensors"))
     except (OSError, ValueError, KeyError, RuntimeError) as error:

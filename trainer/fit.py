@@ -214,9 +214,8 @@ class Training:
         start: dict[str, torch.Tensor] | None = None,
     ) -> None:
         self.config, self.data, self.device, self.micro_batches = config, data, device, micro_batches
-        image_size, channels = data.images.shape[2:]
         torch.manual_seed(_derive(config.seed, 0))
-        model = build_model(config, len(data.class_names), image_size, channels)
+        model = build_model(config, data.shape)
         if start is not None:
             model.load_state_dict(start)
         self.padding = Padding(model)

@@ -16,7 +16,7 @@ from timm.models.rexnet import _block_cfg
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer.config import SIZE_SETTINGS, ModelSize, TrainConfig
+from trainer.config import SIZE_SETTINGS, ModelSize, Shape, TrainConfig
 from trainer.errors import ConfigError
 from trainer.values import nearest
 from trainer.wide_resnet import WideResNet
@@ -118,22 +118,19 @@ def model_args(config: TrainConfig, image_size: int) -> dict[str, Any]:
     return args
 
 
-def build_model(
-    config: TrainConfig, num_classes: int, image_size: int, channels: int = 3, device: torch.device | str = "cpu"
-) -> nn.Module:
+def build_model(config: TrainConfig, shape: Shape, device: torch.device | str = "cpu") -> nn.Module:
     """Build the candidate with random weights drawn from torch's global generator.
 
     Args:
         config: the candidate.
-        num_classes: outputs of the classifier.
-        image_size: height and width of its input, for families whose layers depend on it.
-        channels: of its input, 3 or 1.
+        shape: its outputs and its input; the image size matters for families whose layers depend on it.
         device: where its parameters are; "meta" allocates nothing.
 
     Raises:
         ConfigError: the name is unknown or the model refuses its arguments.
     """
-    args = model_args(config, image_size)
+    args = model_args(config, shape.image_size)
+    num_classes, channels = shape.num_classes, shape.channels
     try:
         with torch.device(device):
             if is_stock(config):
@@ -147,7 +144,7 @@ def build_model(
         raise ConfigError(f"{config.model} cannot be built with {args}: {reason}") from error
 
 
-def count(config: TrainConfig, num_classes: int, image_size: int, channels: int = 3) -> ModelSize:
+def count(config: TrainConfig, shape: Shape) -> ModelSize:
     """Count a candidate's parameters and multiply-adds, exactly, without memory for it.
 
     ReXNets are counted in closed form, in about 0.15 ms; other families on the meta device, in 2 to 250 ms.
@@ -156,31 +153,31 @@ def count(config: TrainConfig, num_classes: int, image_size: int, channels: int 
         ConfigError: as ``build_model``, or the picture is too small for the net.
     """
     if _is_rexnet(config.model) and not config.model_args:
-        model_args(config, image_size)
-        return _rexnet_size(config, num_classes, image_size, channels)
+        model_args(config, shape.image_size)
+        return _rexnet_size(config, shape)
     # Eval mode: in train mode batch norm refuses a single value per channel, which small pictures come to.
-    model = build_model(config, num_classes, image_size, channels, "meta").eval()
-    pictures = torch.empty(1, channels, image_size, image_size, device="meta")
+    model = build_model(config, shape, "meta").eval()
+    image = torch.empty(1, *shape.of_image, device="meta")
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(pictures)
+            model(image)
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise ConfigError(f"{config.model} does not take pictures of {image_size} px: {error}") from error
+        raise ConfigError(f"{config.model} does not take pictures of {shape.image_size} px: {error}") from error
     return ModelSize(params=_num_params(model), macs=counter.get_total_flops() // 2)
 
 
-def count_params(config: TrainConfig, num_classes: int, image_size: int, channels: int = 3) -> int:
+def count_params(config: TrainConfig, shape: Shape) -> int:
     """Count a candidate's trainable parameters alone: without the forward pass of the families that need one.
 
     Raises:
         ConfigError: as ``build_model``.
     """
     if _is_rexnet(config.model) and not config.model_args:
-        return count(config, num_classes, image_size, channels).params
-    return _num_params(build_model(config, num_classes, image_size, channels, "meta"))
+        return count(config, shape).params
+    return _num_params(build_model(config, shape, "meta"))
 
 
-def _rexnet_size(config: TrainConfig, num_classes: int, image_size: int, channels: int) -> ModelSize:
+def _rexnet_size(config: TrainConfig, shape: Shape) -> ModelSize:
     """A ReXNet's size in closed form, from the channel plan that timm builds it by.
 
     Of each convolution: weights k k in out / groups, and as many multiply-adds at each place of its result.
@@ -188,9 +185,9 @@ def _rexnet_size(config: TrainConfig, num_classes: int, image_size: int, channel
     width, divisor = config.width_mult, 8 if config.model == "rexnetr_100" else 1
     plan = _block_cfg(width, config.depth_mult, config.initial_chs, config.final_chs, 1 / 12, divisor)
     previous = make_divisible(round((32 / width if width < 1 else 32) * width), divisor)
-    side = (image_size + 1) // 2  # of what a layer gives, in pixels; all kernels of 3 are padded by 1
-    params = (9 * channels + 2) * previous  # a convolution without bias, and its batch norm
-    macs = side**2 * 9 * channels * previous
+    side = (shape.image_size + 1) // 2  # of what a layer gives, in pixels; all kernels of 3 are padded by 1
+    params = (9 * shape.channels + 2) * previous  # a convolution without bias, and its batch norm
+    macs = side**2 * 9 * shape.channels * previous
     for out, expansion, stride, squeeze in plan:
         inner = previous
         if expansion != 1:
@@ -208,8 +205,8 @@ def _rexnet_size(config: TrainConfig, num_classes: int, image_size: int, channel
         macs += side**2 * inner * out
         previous = out
     last = make_divisible(1280 * width, divisor)
-    params += (previous + 2) * last + (last + 1) * num_classes
-    macs += side**2 * previous * last + last * num_classes
+    params += (previous + 2) * last + (last + 1) * shape.num_classes
+    macs += side**2 * previous * last + last * shape.num_classes
     return ModelSize(params=int(params), macs=int(macs))
 
 
@@ -224,7 +221,7 @@ def dip(config: TrainConfig) -> float | None:
     """
     if not _is_resnet(config.model):
         return None
-    block: Any = build_model(config, 2, 224, device="meta").layer1[0]  # type: ignore[index]  # a Sequential of blocks
+    block: Any = build_model(config, Shape(2, 224), "meta").layer1[0]  # type: ignore[index]  # a Sequential of blocks
     return float((block.conv1.in_channels / block.expansion - 0.5) / RESNET_STEM)
 
 

@@ -36,7 +36,7 @@ def build_nets(
     """
     members = []
     for state in weights:
-        member = build_model(config, num_classes, spec.data.image_size, spec.data.channels).eval()
+        member = build_model(config, spec.data.shape_for(num_classes)).eval()
         member.load_state_dict(state)
         members.append(member)
     whole = Ensemble(members, spec.final.tta).eval()

@@ -207,9 +207,8 @@ def _built_by_the_product(folder: Path, card: dict[str, Any], data: Dataset) -> 
     from trainer.evaluate import Ensemble
     from trainer.models import build_model
 
-    size, channels = data.images.shape[2:]
     config, members = TrainConfig.model_validate(card["config"]), card["model"]["members"]
-    nets = [build_model(config, len(data.class_names), size, channels) for _ in range(members)]
+    nets = [build_model(config, data.shape) for _ in range(members)]
     net = (nets[0] if members == 1 else Ensemble(nets, card["model"]["views"])).eval()
     safetensors.torch.load_model(net, str(folder / "model.safetensors"))
     return net

@@ -22,7 +22,7 @@ from search.devices import WorkerDevice
 from search.errors import Interrupted, NothingToExport
 from search.export.trainings import Outcome, Training, TrainingQueue
 from search.paths import Runs
-from search.plan.width import check_fits
+from search.plan.width import Fitter
 from search.study.confirmation import begin, candidates, confirmed, final_seed, missing, record
 from search.study.outage import Outage
 from search.study.owned import OwnedStudy
@@ -286,7 +286,7 @@ def check_limit(config: TrainConfig, spec: StudySpec, data: Dataset) -> ModelSiz
         LimitError: it is over the limit. A study file may have changed since the trial was trained.
     """
     final = spec.final
-    one = check_fits(config, len(data.class_names), spec.data.image_size, spec.limit, spec.data.channels)
+    one = Fitter(data.shape, spec.limit).check(config)
     whole, counted = exported_size(one, final)
     if not fits(counted, spec.limit):
         members = f"{final.ensemble} members" if final.ensemble > 1 else "the model"

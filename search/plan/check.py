@@ -23,7 +23,7 @@ from search.plan.limit import size_line
 from search.plan.prepare import Prepared, check_room, prepare, room_needed
 from search.plan.preview import check_picture, draw_pictures
 from search.plan.space import find_bounds, known_recipes
-from search.plan.width import resolve_sizes
+from search.plan.width import Fitter
 from search.words import duration, megabytes
 from studies import Limit, StudySpec
 from studies.spec import describe_limit, exported_size, fits
@@ -99,11 +99,10 @@ def check_study(
     if pictures is not None:
         note(draw_pictures(spec, prepared.data, pictures))
 
-    from trainer.models import count  # torch and timm: 5 s, after the study is known to be sound
-
     data, space, widest = prepared.data, prepared.space, prepared.width
-    candidate = largest_candidate(spec, space, prepared.num_classes)
-    largest = count(candidate, prepared.num_classes, spec.data.image_size, spec.data.channels)
+    fitter = Fitter(data.shape, spec.limit, runs.widths)
+    candidate = largest_candidate(spec, space, fitter)
+    largest = fitter.size(candidate)
     for_checkpoints = room_needed(spec, prepared, len(devices))
     check_room(spec, runs, for_checkpoints)
     speed = measure_speed(candidate, data, devices[0])
@@ -155,7 +154,7 @@ def check_study(
     }
 
 
-def largest_candidate(spec: StudySpec, space: Mapping[str, BaseDistribution], num_classes: int) -> TrainConfig:
+def largest_candidate(spec: StudySpec, space: Mapping[str, BaseDistribution], fitter: Fitter) -> TrainConfig:
     """The widest candidate of the space, with most augmentation, in the smallest batches.
 
     Of words it has the first choice. So where a study samples the model, it is of the first one: others may be larger.
@@ -172,9 +171,7 @@ def largest_candidate(spec: StudySpec, space: Mapping[str, BaseDistribution], nu
     config = spec.config_for(sampled, spec.seed)
     if not spec.sizes_vary:
         return config
-    return resolve_sizes(
-        config, 1.0, *spec.width_range, num_classes, spec.data.image_size, spec.limit, spec.data.channels
-    )
+    return fitter.resolve(config, 1.0, *spec.width_range)
 
 
 def measure_speed(candidate: TrainConfig, data: Dataset, where: WorkerDevice) -> Speed:

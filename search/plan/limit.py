@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from search.errors import UsageError
-from search.plan.width import WIDEST, check_fits, widest
+from search.plan.width import WIDEST, Fitter
 from studies import Limit
 from studies.spec import UNITS, describe_limit, excesses, fits
-from trainer.config import ModelSize, TrainConfig
+from trainer.config import ModelSize, Shape, TrainConfig
 from trainer.values import validate
 
 
@@ -55,17 +55,18 @@ def answer_limit(
     values = {"model": model} if width_mult is None else {"model": model, "width_mult": width_mult}
     config = validate(TrainConfig, values, f"search limit {model}")
 
-    from trainer.models import count, has_width
+    from trainer.models import has_width
 
+    fitter = Fitter(Shape(classes, image_size), limit, memory)
     answer: dict[str, Any] = {"model": model, "classes": classes, "image_size": image_size, "limit": limit.model_dump()}
     if width_mult is not None:
-        size = count(config, classes, image_size)
+        size = fitter.size(config)
         verdict = fits(size, limit) if limit != Limit() else None
         return answer | {"width_mult": width_mult, **asdict(size), "fits": verdict, "next": None}
     if not has_width(model):
-        size = check_fits(config, classes, image_size, limit)
+        size = fitter.check(config)
         return answer | {"width_mult": None, **asdict(size), "fits": True, "next": None}
-    found = widest(config, classes, image_size, limit, memory=memory)
+    found = fitter.widest(config)
     following = {"width_mult": found.next_width_mult, **asdict(found.next_size)} if found.next_size else None
     return answer | {"width_mult": found.width_mult, **asdict(found.size), "fits": True, "next": following}
 

@@ -15,7 +15,7 @@ from search.paths import Runs
 from search.plan.prepare import Prepared, prepare
 from search.plan.preview import check_picture
 from search.plan.space import known_recipes
-from search.plan.width import resolve_sizes
+from search.plan.width import Fitter
 from studies import StudySpec
 from trainer.config import TrainConfig
 from trainer.errors import DivergedError
@@ -104,8 +104,7 @@ def _candidate(spec: StudySpec, prepared: Prepared) -> TrainConfig:
         return config
     low, high = spec.width_range
     width = max(low, config.width_mult if high is None else min(config.width_mult, high))
-    pictures = (prepared.num_classes, spec.data.image_size, spec.limit, spec.data.channels)
-    return resolve_sizes(config, 1.0, low, width, *pictures)
+    return Fitter(prepared.data.shape, spec.limit).resolve(config, 1.0, low, width)
 
 
 def suggest(lrs: list[float], losses: list[float]) -> tuple[float, float]:

@@ -16,8 +16,8 @@ from optuna.distributions import (
 )
 
 from search.paths import Runs
-from search.plan.width import Width, check_fits, resolve_sizes, widest
-from studies import Limit, Range, StudySpec
+from search.plan.width import Fitter, Width
+from studies import Range, StudySpec
 from studies.axes import WIDTH_SHARE, annotation_of
 from trainer.config import SIZE_SETTINGS
 from trainer.errors import ConfigError, LimitError
@@ -45,31 +45,30 @@ def find_bounds(spec: StudySpec, num_classes: int, runs: Runs) -> Bounds:
         LimitError: no candidate fits.
         ConfigError: the model or a recipe cannot be.
     """
-    pictures = (num_classes, spec.data.image_size, spec.limit)
+    fitter = Fitter(spec.data.shape_for(num_classes), spec.limit, runs.widths)
     if spec.sizes_vary:
-        models, left_out = feasible_models(spec, num_classes)
+        models, left_out = feasible_models(spec, fitter)
         return Bounds(
             width=None,
-            most_params=spec.limit.params or _most_params(spec, models, num_classes),
+            most_params=spec.limit.params or _most_params(spec, models, fitter),
             space=distributions(spec, None, models if "model" in spec.space else None),
-            known=[as_sampled(spec, recipe, num_classes) for recipe in known_recipes(spec, left_out)],
+            known=[as_sampled(spec, recipe, fitter) for recipe in known_recipes(spec, left_out)],
             left_out=left_out,
         )
     known = known_recipes(spec, {})
     if "width_mult" not in spec.space:
-        params = check_fits(spec.train, *pictures, spec.data.channels, memory=runs.widths).params
+        params = fitter.check(spec.train).params
         return Bounds(width=None, most_params=params, space=distributions(spec, None), known=known, left_out={})
     low, _ = spec.width_range
-    width = widest(spec.train, *pictures, low=low, channels=spec.data.channels, memory=runs.widths)
+    width = fitter.widest(spec.train, low)
     space = distributions(spec, width)
     return Bounds(width=width, most_params=width.size.params, space=space, known=known, left_out={})
 
 
-def _most_params(spec: StudySpec, models: list[str], num_classes: int) -> int:
+def _most_params(spec: StudySpec, models: list[str], fitter: Fitter) -> int:
     """Parameters of about the largest candidate: the largest of each other setting, and the widest that fits."""
     from trainer.models import count_params  # torch and timm: 5 s, and rarely needed
 
-    pictures = (num_classes, spec.data.image_size)
     others = {
         key: axis.high if isinstance(axis, Range) else max(axis)
         for key, axis in spec.space.items()
@@ -78,8 +77,8 @@ def _most_params(spec: StudySpec, models: list[str], num_classes: int) -> int:
     most = 0
     for model in models:
         config = spec.config_for(others | {"model": model}, 0)
-        largest = resolve_sizes(config, 1.0, *spec.width_range, *pictures, spec.limit, spec.data.channels)
-        most = max(most, count_params(largest, *pictures, spec.data.channels))
+        largest = fitter.resolve(config, 1.0, *spec.width_range)
+        most = max(most, count_params(largest, fitter.shape))
     return most
 
 
@@ -119,7 +118,7 @@ def distributions(
     return space
 
 
-def feasible_models(spec: StudySpec, num_classes: int) -> tuple[list[str], dict[str, str]]:
+def feasible_models(spec: StudySpec, fitter: Fitter) -> tuple[list[str], dict[str, str]]:
     """Which of a study's models fit the limit at the narrowest width and the largest other sizes.
 
     Returns:
@@ -132,13 +131,13 @@ def feasible_models(spec: StudySpec, num_classes: int) -> tuple[list[str], dict[
     left_out: dict[str, str] = {}
     for model in map(str, _choices(spec, "model")):
         try:
-            _check_corner(spec, model, num_classes, {})
+            _check_corner(spec, model, fitter, {})
         except (LimitError, ConfigError) as error:
             left_out[model] = str(error)
         else:
             fitting.append(model)
     if not fitting:
-        cures = _largest_values(spec, num_classes) if len(left_out) == 1 else []
+        cures = _largest_values(spec, fitter) if len(left_out) == 1 else []
         raise LimitError("\n".join(["no model of the space fits the limit:", *left_out.values(), *cures]))
     for number, recipe in enumerate(spec.known):  # Optuna could not even ask for one of these
         if recipe.get("model", fitting[0]) not in fitting:
@@ -151,7 +150,7 @@ def known_recipes(spec: StudySpec, left_out: Mapping[str, str]) -> list[dict[str
     return [dict(recipe) for number, recipe in enumerate(spec.known) if f"known.{number}" not in left_out]
 
 
-def as_sampled(spec: StudySpec, recipe: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+def as_sampled(spec: StudySpec, recipe: Mapping[str, Any], fitter: Fitter) -> dict[str, Any]:
     """A known recipe in terms of what is sampled: its width_mult as a share of the widths that fit.
 
     Raises:
@@ -164,22 +163,22 @@ def as_sampled(spec: StudySpec, recipe: Mapping[str, Any], num_classes: int) -> 
         raise ConfigError(f"known: a recipe with width_mult needs {names} too; the range of widths depends on it")
     low, high = spec.width_range
     others = {key: value for key, value in recipe.items() if key != "width_mult"}
-    top = resolve_sizes(spec.config_for(others, 0), 1.0, low, high, *_pictures(spec, num_classes)).width_mult
+    top = fitter.resolve(spec.config_for(others, 0), 1.0, low, high).width_mult
     width = float(recipe["width_mult"])
     if not low <= width <= top:
         raise ConfigError(f"known: width_mult = {width:g} does not fit with its recipe, {low:g} to {top:g} do")
     return others | {WIDTH_SHARE: (width - low) / (top - low) if top > low else 0.0}
 
 
-def _check_corner(spec: StudySpec, model: str, num_classes: int, changed: dict[str, Any]) -> None:
+def _check_corner(spec: StudySpec, model: str, fitter: Fitter, changed: dict[str, Any]) -> None:
     """Check the narrowest width with every other size setting at its largest, but for what is ``changed``."""
     sampled = {key: max(_choices(spec, key)) for key in _other_sizes(spec)}
     narrowest, _ = spec.width_range
     config = spec.config_for(sampled | changed | {"model": model}, 0)
-    resolve_sizes(config, 0.0, narrowest, narrowest, *_pictures(spec, num_classes))
+    fitter.resolve(config, 0.0, narrowest, narrowest)
 
 
-def _largest_values(spec: StudySpec, num_classes: int) -> list[str]:
+def _largest_values(spec: StudySpec, fitter: Fitter) -> list[str]:
     """For each size setting but the width, the largest value that fits with the others at their smallest."""
     smallest = {key: min(_choices(spec, key)) for key in _other_sizes(spec)}
     lines = []
@@ -192,7 +191,7 @@ def _largest_values(spec: StudySpec, num_classes: int) -> list[str]:
         largest = None
         for value in choices:
             try:
-                _check_corner(spec, spec.train.model, num_classes, smallest | {key: value})
+                _check_corner(spec, spec.train.model, fitter, smallest | {key: value})
             except LimitError:
                 break
             largest = value
@@ -203,10 +202,6 @@ def _largest_values(spec: StudySpec, num_classes: int) -> list[str]:
 
 def _other_sizes(spec: StudySpec) -> list[str]:
     return [key for key in SIZE_SETTINGS if key in spec.space and key != "width_mult"]
-
-
-def _pictures(spec: StudySpec, num_classes: int) -> tuple[int, int, Limit, int]:
-    return num_classes, spec.data.image_size, spec.limit, spec.data.channels
 
 
 def _choices(spec: StudySpec, key: str) -> list[Any]:

@@ -90,7 +90,7 @@ def _train(
 ) -> None:
     import torch
 
-    from search.plan.width import check_fits, resolve_sizes
+    from search.plan.width import Fitter
     from search.workers.messages import Answer, Epoch, Left, Started
     from trainer.checkpoint import load_checkpoint
     from trainer.config import SIZE_SETTINGS, TrainConfig
@@ -115,12 +115,10 @@ def _train(
             start = before.weights
     torch.set_num_threads(device.num_threads)  # a resumed trial may have set its own
 
-    num_classes, image_size, channels = len(data.class_names), data.images.shape[1], data.images.shape[3]
+    fitter = Fitter(data.shape, limit)
     if width := assignment.width:
-        config = resolve_sizes(
-            config, width.share, width.low, width.high, num_classes, image_size, limit, channels=channels
-        )
-    size = check_fits(config, num_classes, image_size, limit, channels)
+        config = fitter.resolve(config, width.share, width.low, width.high)
+    size = fitter.check(config)
     if first_on_these:
         print("\n".join(device.choices(config, data.images)), flush=True)  # to the log
     sizes = {name: getattr(config, name) for name in SIZE_SETTINGS}
@@ -154,7 +152,7 @@ def _leave_confusion(trial: int, checkpoint: Path, config: TrainConfig, data: Da
     saved = load_checkpoint(checkpoint)
     if saved is None:
         return
-    net = build_model(config, len(data.class_names), *data.images.shape[2:])
+    net = build_model(config, data.shape)
     net.load_state_dict(saved.weights)
     with device.autocast(config):  # as the trial's own value was found
         logits = predict_logits(device.place(net).eval(), data, "val", device)

@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 
 import studies
 from search.plan.width import WIDTH_STEP
+from trainer.config import Shape
 from trainer.models import count
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -59,7 +60,7 @@ def test_the_known_recipes_are_the_first_trials(finished: Watched) -> None:
 def test_every_trial_carries_its_true_size_and_its_constraint_within_the_limit(finished: Watched) -> None:
     spec = studies.load(str(finished.desk.folder / "small.toml"))
     for trial in finished.desk.trials("small"):
-        size = count(spec.config_for(trial.params, 0), NUM_CLASSES, IMAGE_SIZE)
+        size = count(spec.config_for(trial.params, 0), Shape(NUM_CLASSES, IMAGE_SIZE))
         assert trial.user_attrs["num_params"] == size.params <= LIMIT
         assert trial.user_attrs["macs"] == size.macs
         assert trial.constraints == {"params": size.params - LIMIT}
@@ -71,7 +72,7 @@ def test_the_widest_width_of_the_space_fits_and_the_next_one_does_not(finished: 
     assert isinstance(axis, FloatDistribution)
 
     def params(width_mult: float) -> int:
-        return count(spec.config_for({"width_mult": width_mult}, 0), NUM_CLASSES, IMAGE_SIZE).params
+        return count(spec.config_for({"width_mult": width_mult}, 0), Shape(NUM_CLASSES, IMAGE_SIZE)).params
 
     assert params(axis.high) <= LIMIT < params(axis.high + WIDTH_STEP)
     assert axis.low == 0.05

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from trainer.checkpoint import load_checkpoint
-from trainer.config import Distill, TrainConfig
+from trainer.config import Distill, Shape, TrainConfig
 from trainer.data import Dataset
 from trainer.device import Device
 from trainer.distill import open_teacher
@@ -36,7 +36,7 @@ def teacher(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     list(fit(BIG, digits, open_device("cpu", 1), checkpoint=checkpoint))
     trained = load_checkpoint(checkpoint)
     assert trained is not None
-    model = build_model(BIG, 10, 16)
+    model = build_model(BIG, Shape(10, 16))
     model.load_state_dict(trained.weights)
     write_export(checkpoint.parent / "export", model, digits)
     return checkpoint.parent / "export"
@@ -113,7 +113,7 @@ def test_a_taught_training_resumes_bit_for_bit(digits: Dataset, cpu: Device, tea
 def test_a_teacher_with_another_normalisation_sees_the_same_picture(
     digits: Dataset, cpu: Device, teacher: Path, tmp_path: Path
 ) -> None:
-    model = build_model(BIG, 10, 16).eval()
+    model = build_model(BIG, Shape(10, 16)).eval()
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
     write_export(tmp_path / "other", model, digits, pretrained_cfg={"mean": mean, "std": std})
     loaded = open_teacher(Distill(teacher=str(tmp_path / "other"), temperature=1.0, weight=1.0), digits, cpu)
@@ -129,7 +129,7 @@ def test_a_teacher_with_another_normalisation_sees_the_same_picture(
 
 
 def test_an_ensemble_can_teach(digits: Dataset, cpu: Device, tmp_path: Path) -> None:
-    members = [build_model(BIG, 10, 16).eval() for _ in range(2)]
+    members = [build_model(BIG, Shape(10, 16)).eval() for _ in range(2)]
     write_export(tmp_path / "two", Ensemble(members), digits, members=2)
     loaded = open_teacher(Distill(teacher=str(tmp_path / "two")), digits, cpu)
     pictures = torch.rand(3, 3, 16, 16)
@@ -153,7 +153,7 @@ def test_a_timm_model_with_its_weights_can_teach(digits: Dataset, cpu: Device, t
 def test_a_teacher_that_cannot_teach_these_pictures_is_refused_in_a_sentence(
     digits: Dataset, cpu: Device, teacher: Path, tmp_path: Path
 ) -> None:
-    write_export(tmp_path / "birds", build_model(BIG, 10, 16), digits, label_names=["a"] * 10)
+    write_export(tmp_path / "birds", build_model(BIG, Shape(10, 16)), digits, label_names=["a"] * 10)
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "config.json").write_text("{}")
     for name, sentence in {
@@ -169,7 +169,7 @@ def test_a_teacher_that_cannot_teach_these_pictures_is_refused_in_a_sentence(
 def test_a_training_can_begin_with_weights(digits: Dataset, cpu: Device, teacher: Path) -> None:
     """At a rate of nearly nothing it stays where it began."""
     start = safetensors.torch.load_file(teacher / "model.safetensors")
-    model = build_model(BIG, 10, 16).eval()
+    model = build_model(BIG, Shape(10, 16)).eval()
     model.load_state_dict(start)
     metrics = measure(predict_logits(model, digits, "val", cpu), digits.labels[digits.splits["val"]])
     still = BIG.model_copy(update={"epochs": 1, "lr": 1e-12, "weight_decay": 0.0, "ema": 0.9999999})

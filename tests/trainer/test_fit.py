@@ -23,7 +23,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trainer.config import RECIPE_VERSION, DataConfig, Sam, TrainConfig
+from trainer.config import RECIPE_VERSION, DataConfig, Sam, Shape, TrainConfig
 from trainer.data import Dataset, prepare_data
 from trainer.device import Device, open_device
 from trainer.errors import ConfigError, DivergedError
@@ -49,7 +49,7 @@ def test_it_learns_and_its_results_are_what_the_weights_are_worth(digits: Datase
 
     state = at(tmp_path / "trial.ckpt")
     assert state.history == tuple(results)
-    model = cpu.place(build_model(config, 10, 16)).eval()
+    model = cpu.place(build_model(config, Shape(10, 16))).eval()
     model.load_state_dict(state.model)
     logits = predict_logits(model, digits, "val", cpu)
     labels = digits.labels[digits.splits["val"]]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer.config import ModelSize, TrainConfig
+from trainer.config import ModelSize, Shape, TrainConfig
 from trainer.errors import ConfigError
 from trainer.models import build_model, count, count_params, has_width, is_stock, model_args
 
@@ -27,7 +27,7 @@ def candidate(model: str, width_mult: float = 1.0, **settings: object) -> TrainC
 def test_rexnet_has_exactly_the_published_number_of_parameters(
     width_mult: float, num_classes: int, params: int
 ) -> None:
-    assert count(candidate("rexnet_100", width_mult), num_classes, 32).params == params
+    assert count(candidate("rexnet_100", width_mult), Shape(num_classes, 32)).params == params
 
 
 FAMILIES = [
@@ -41,9 +41,9 @@ FAMILIES = [
 
 @pytest.mark.parametrize("config", FAMILIES, ids=lambda config: config.model)
 def test_the_count_is_that_of_the_model_that_is_built(config: TrainConfig) -> None:
-    model = build_model(config, 7, 64)
+    model = build_model(config, Shape(7, 64))
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert count(config, 7, 64).params == trainable
+    assert count(config, Shape(7, 64)).params == trainable
     assert all(parameter.device.type == "cpu" for parameter in model.parameters())
 
 
@@ -52,19 +52,19 @@ def test_the_count_is_that_of_the_model_that_is_built(config: TrainConfig) -> No
 def test_rexnets_closed_form_counts_what_timm_builds(model: str, settings: dict[str, Any]) -> None:
     for width, size in zip((0.2, 0.93, 1.6), (64, 33, 7), strict=True):
         config = TrainConfig.model_validate({"model": model, "width_mult": width, **settings})
-        built = build_model(config, 37, size, 1, device="meta").eval()
+        built = build_model(config, Shape(37, size, 1), device="meta").eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             built(torch.empty(1, 1, size, size, device="meta"))
         params = sum(parameter.numel() for parameter in built.parameters())
-        assert count(config, 37, size, 1) == ModelSize(params=params, macs=counter.get_total_flops() // 2)
-        assert count_params(config, 37, size, 1) == params
+        assert count(config, Shape(37, size, 1)) == ModelSize(params=params, macs=counter.get_total_flops() // 2)
+        assert count_params(config, Shape(37, size, 1)) == params
 
 
 @pytest.mark.parametrize("model", ["rexnet_100", "resnet26t"])
 def test_multiply_adds_are_those_that_the_layers_do(model: str) -> None:
     """Counted again from the shapes that hooks see: each output of a convolution is a dot product of its window."""
     config = candidate(model)
-    built = build_model(config, 7, 64).eval()
+    built = build_model(config, Shape(7, 64)).eval()
     macs = 0
 
     def add(layer: nn.Module, _inputs: object, output: torch.Tensor) -> None:
@@ -78,7 +78,7 @@ def test_multiply_adds_are_those_that_the_layers_do(model: str) -> None:
         layer.register_forward_hook(add)
     with torch.no_grad():
         built(torch.zeros(1, 3, 64, 64))
-    assert count(config, 7, 64).macs == macs
+    assert count(config, Shape(7, 64)).macs == macs
 
 
 def test_multiply_adds_of_a_vision_transformer_include_its_attention() -> None:
@@ -86,11 +86,11 @@ def test_multiply_adds_of_a_vision_transformer_include_its_attention() -> None:
     tokens, width, hidden = 4 * 4 + 1, 192, 768
     per_block = tokens * (3 * width * width + width * width + 2 * width * hidden) + 2 * tokens * tokens * width
     patches = 16 * (16 * 16 * 3) * width
-    assert count(config, 10, 64).macs == patches + 3 * per_block + width * 10
+    assert count(config, Shape(10, 64)).macs == patches + 3 * per_block + width * 10
 
 
 def test_twice_the_picture_is_four_times_the_work_and_no_parameter_more() -> None:
-    small, large = (count(candidate("resnet18"), 10, size) for size in (64, 128))
+    small, large = (count(candidate("resnet18"), Shape(10, size)) for size in (64, 128))
     assert large.params == small.params
     head = 512 * 10
     assert large.macs - head == 4 * (small.macs - head)
@@ -104,7 +104,7 @@ def test_the_families_with_a_width_are_the_plain_resnets_and_rexnets() -> None:
 
 @pytest.mark.parametrize("model", ["rexnetr_100", "resnet10t", "resnet18d", "resnet50s"])
 def test_a_width_scales_every_kind_that_has_one(model: str) -> None:
-    narrow, stock = (count(candidate(model, width), 10, 32) for width in (0.5, 1.0))
+    narrow, stock = (count(candidate(model, width), Shape(10, 32)) for width in (0.5, 1.0))
     assert narrow.params < 0.45 * stock.params
     assert narrow.macs < 0.55 * stock.macs
     with torch.device("meta"):
@@ -127,16 +127,16 @@ def test_a_resnets_filters_grow_by_the_stated_factor() -> None:
 def test_an_efficientnet_of_scale_one_is_timms_and_a_wider_one_is_not() -> None:
     stock, wide = TrainConfig(model="efficientnet_b0"), TrainConfig(model="efficientnet_b0", width_mult=1.05)
     expected = sum(p.numel() for p in timm.create_model("efficientnet_b0", num_classes=100).parameters())
-    assert count(stock, 100, 64).params == expected
+    assert count(stock, Shape(100, 64)).params == expected
     assert is_stock(stock)
     assert not is_stock(wide)
-    assert count(wide, 100, 64).params > expected
+    assert count(wide, Shape(100, 64)).params > expected
     with pytest.raises(ConfigError, match="stock timm cannot build efficientnet_b0"):
         model_args(wide.model_copy(update={"require_timm": True}), 64)
 
 
 def test_depth_makes_an_efficientnet_deeper_in_whole_layers() -> None:
-    sizes = [count(TrainConfig(model="efficientnet_b0", depth_mult=d), 10, 64).params for d in (1.01, 1.25, 1.4)]
+    sizes = [count(TrainConfig(model="efficientnet_b0", depth_mult=d), Shape(10, 64)).params for d in (1.01, 1.25, 1.4)]
     assert sizes[0] == sizes[1] < sizes[2]
 
 
@@ -146,13 +146,13 @@ def test_depth_makes_an_efficientnet_deeper_in_whole_layers() -> None:
 )
 def test_wide_resnets_have_the_papers_size(model: str, params: int) -> None:
     """The paper's table 5 says 2.2M for 40-2 and 2.8M for 16-4, with 10 classes."""
-    assert count(TrainConfig(model=model), 10, 32).params == params
+    assert count(TrainConfig(model=model), Shape(10, 32)).params == params
 
 
 def test_stock_timm_builds_the_same_model_from_the_arguments() -> None:
     config = candidate("rexnet_100", 0.6, dropout=0.3, depth_mult=0.8)
     model = timm.create_model(config.model, num_classes=5, **model_args(config, 32))
-    ours = build_model(config, 5, 32)
+    ours = build_model(config, Shape(5, 32))
     assert {name: value.shape for name, value in model.state_dict().items()} == {
         name: value.shape for name, value in ours.state_dict().items()
     }
@@ -160,13 +160,13 @@ def test_stock_timm_builds_the_same_model_from_the_arguments() -> None:
 
 def test_dropout_is_the_drop_rate_before_the_classifier() -> None:
     for model in ("rexnet_100", "resnet10t"):
-        built = build_model(candidate(model, 0.2, dropout=0.4), 5, 32)
+        built = build_model(candidate(model, 0.2, dropout=0.4), Shape(5, 32))
         rates = {layer.p for layer in built.modules() if isinstance(layer, nn.Dropout) and layer.p}
         assert rates == {0.4} or getattr(built, "drop_rate", None) == 0.4
 
 
 def test_drop_path_reaches_the_blocks() -> None:
-    model = build_model(TrainConfig(model="efficientnet_b0", drop_path=0.4), 10, 32, device="meta")
+    model = build_model(TrainConfig(model="efficientnet_b0", drop_path=0.4), Shape(10, 32), device="meta")
     rates = [module.drop_prob for module in model.modules() if type(module).__name__ == "DropPath"]
     assert max(rates) == pytest.approx(0.4, abs=0.05)
 
@@ -174,14 +174,14 @@ def test_drop_path_reaches_the_blocks() -> None:
 def test_a_vision_transformer_is_built_for_the_pictures_it_gets() -> None:
     config = candidate("vit_tiny_patch16_224", model_args={"depth": 1})
     assert model_args(config, 64)["img_size"] == 64
-    model = build_model(config, 5, 64)
+    model = build_model(config, Shape(5, 64))
     assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 5)
 
 
 def test_a_model_draws_its_weights_from_the_global_generator() -> None:
     def first_weights(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return next(build_model(candidate("resnet10t", 0.1), 5, 32).parameters())
+        return next(build_model(candidate("resnet10t", 0.1), Shape(5, 32)).parameters())
 
     assert torch.equal(first_weights(1), first_weights(1))
     assert not torch.equal(first_weights(1), first_weights(2))
@@ -189,7 +189,7 @@ def test_a_model_draws_its_weights_from_the_global_generator() -> None:
 
 def refusal(config: TrainConfig, image_size: int = 64) -> str:
     with pytest.raises(ConfigError) as error:
-        count(config, 10, image_size)
+        count(config, Shape(10, image_size))
     return str(error.value)
 
 
@@ -204,7 +204,7 @@ def test_a_width_for_a_family_without_one_is_an_error(model: str) -> None:
 
 def test_a_wide_resnet_of_another_depth_is_a_sentence() -> None:
     with pytest.raises(ConfigError, match=r"6 n \+ 4 layers.*not 41"):
-        count(TrainConfig(model="wrn-41-2"), 10, 32)
+        count(TrainConfig(model="wrn-41-2"), Shape(10, 32))
 
 
 def test_a_size_setting_that_the_family_does_not_have_is_a_sentence() -> None:

@@ -13,7 +13,7 @@ from timm.loss import AsymmetricLossSingleLabel
 from torch import nn
 from torch.nn import functional as F
 
-from trainer.config import TrainConfig
+from trainer.config import Shape, TrainConfig
 from trainer.models import build_model
 from trainer.optim import Ascent, WeightAverage, build_loss, build_optimizer, learning_rate, limit_gradient
 
@@ -104,7 +104,7 @@ def test_plateau_steps_after_patience_epochs_without_a_lower_loss() -> None:
 def step() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     """A small net with batch norm, pictures and labels."""
     torch.manual_seed(0)
-    return build_model(config_of(), 4, 16), torch.randn(8, 3, 16, 16), torch.arange(8) % 4
+    return build_model(config_of(), Shape(4, 16)), torch.randn(8, 3, 16, 16), torch.arange(8) % 4
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
@@ -112,7 +112,7 @@ def test_weight_decay_spares_biases_and_normalisation(name: str) -> None:
     config = TrainConfig.model_validate(
         {"model": "resnet10t", "width_mult": 0.1, "optimizer": name, "weight_decay": 0.3}
     )
-    model = build_model(config, 5, 32)
+    model = build_model(config, Shape(5, 32))
     optimizer = build_optimizer(config, model)
     decay_of = {
         id(parameter): group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]

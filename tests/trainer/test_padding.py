@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainer.checkpoint import load_checkpoint
-from trainer.config import TrainConfig
+from trainer.config import Shape, TrainConfig
 from trainer.data import Dataset
 from trainer.device import Device
 from trainer.evaluate import measure, predict_logits
@@ -54,9 +54,9 @@ def padding_is_zero(model: nn.Module, padding: Padding) -> bool:
 def test_five_steps_in_double_precision_are_those_of_the_real_net(settings: dict[str, Any]) -> None:
     config = config_of(**settings)
     torch.manual_seed(0)
-    real = build_model(config, 7, 32).double()
+    real = build_model(config, Shape(7, 32)).double()
     torch.manual_seed(0)
-    padded = build_model(config, 7, 32).double()
+    padded = build_model(config, Shape(7, 32)).double()
     padding = Padding(padded)
     channels = [module.out_channels for module in padded.modules() if isinstance(module, nn.Conv2d)]
     assert all(number % 8 == 0 for number in channels)
@@ -92,7 +92,7 @@ def test_five_steps_in_double_precision_are_those_of_the_real_net(settings: dict
     ids=["another family", "multiples of 8 already", "an activation that does not keep zeros"],
 )
 def test_other_nets_stay_as_they_are(config: TrainConfig) -> None:
-    built = build_model(config, 7, 32)
+    built = build_model(config, Shape(7, 32))
     shapes = {name: tensor.shape for name, tensor in built.state_dict().items()}
     padding = Padding(built)
     assert {name: tensor.shape for name, tensor in built.state_dict().items()} == shapes
@@ -115,7 +115,7 @@ def test_a_padded_training_is_stored_as_the_real_net_and_resumes_bit_for_bit(
 
     stored = load_checkpoint(tmp_path / "straight")
     assert stored is not None
-    real = cpu.place(build_model(config, 10, 16)).eval()
+    real = cpu.place(build_model(config, Shape(10, 16))).eval()
     real.load_state_dict(stored.weights)  # strict: each name and shape
     metrics = measure(predict_logits(real, few, "val", cpu), few.labels[few.splits["val"]])
     assert metrics.loss == pytest.approx(straight[-1].val_loss, rel=1e-5)

@@ -17,6 +17,7 @@ from search.export.files import check_sums, write_sums
 from search.export.formats import build_nets, write_graphs, write_weights
 from search.export.proof import _open_formats
 from studies import StudySpec
+from trainer.config import Shape
 from trainer.data import Dataset
 from trainer.evaluate import Ensemble
 from trainer.models import build_model
@@ -59,7 +60,9 @@ def test_an_ensembles_weights_are_proven_too_although_no_stock_library_has_its_n
 ) -> None:
     values: dict[str, Any] = {"name": "two", "space": {"lr": [0.1]}, "final": {"ensemble": 2}}
     spec = StudySpec.model_validate(values | {"train": {"model": "resnet10t", "width_mult": 0.1}})
-    whole, plain = build_nets(spec.train, [build_model(spec.train, 10, 16).state_dict() for _ in range(2)], spec, 10)
+    whole, plain = build_nets(
+        spec.train, [build_model(spec.train, Shape(10, 16)).state_dict() for _ in range(2)], spec, 10
+    )
     write_weights(tmp_path, plain, spec.train, spec, digits)
     shutil.copy(exported[1] / "model.pt2", tmp_path)
     model = {"stock_timm": False, "members": 2, "views": []}

@@ -21,14 +21,15 @@ from search.paths import Runs
 from search.plan.check import check_study, largest_candidate, measure_speed, render
 from search.plan.prepare import checkpoint_bytes, prepare, room_needed
 from search.plan.space import distributions, find_bounds
-from search.plan.width import widest
+from search.plan.width import Fitter
 from studies import Limit, StudySpec
-from trainer.config import TrainConfig
+from trainer.config import Shape, TrainConfig
 from trainer.data import prepare_data
 from trainer.errors import ConfigError, DataError, DiskError, LimitError
 from trainer.models import count
 from trainer.values import validate
 
+SHAPE = Shape(10, 16)
 TWO_WORKERS = [WorkerDevice("cpu:0", None, 1), WorkerDevice("cpu:1", None, 1)]
 
 
@@ -81,7 +82,7 @@ def meaning(runs: Runs) -> dict[str, Any]:
 
 
 def test_the_space_has_its_exact_upper_end_with_its_size_and_the_proof(meaning: dict[str, Any]) -> None:
-    width = widest(TrainConfig(model="resnet10t"), 10, 16, Limit(params=60_000), low=0.02)
+    width = Fitter(SHAPE, Limit(params=60_000)).widest(TrainConfig(model="resnet10t"), 0.02)
     assert width.next_size is not None
     assert meaning["space"] == {
         "lr": {"low": 1e-4, "high": 1e-2, "log": True, "step": None},
@@ -160,7 +161,7 @@ def test_the_time_is_that_of_the_widest_candidate_with_most_augmentation_in_the_
         known=[],
     )
     space = prepare(spec, runs, Console(stderr=True)).space
-    candidate = largest_candidate(spec, space, 10)
+    candidate = largest_candidate(spec, space, Fitter(SHAPE, spec.limit))
     assert (candidate.batch_size, candidate.rotate, candidate.crop_padding, candidate.optimizer) == (8, 20, 2, "sgd")
     assert candidate.width_mult == space["width_mult"].high  # type: ignore[attr-defined]
 
@@ -169,9 +170,9 @@ def test_the_time_is_that_of_the_widest_candidate_with_most_augmentation_in_the_
 def test_the_largest_candidate_lacks_what_its_family_does_not_have(runs: Runs, growth: dict[str, Any]) -> None:
     space = {"model": ["rexnet_100", "resnet10t"]} | growth.get("space", {})
     spec = study(limit={"params": 9_000_000}, space=space, known=[], train=growth.get("train", {}))
-    candidate = largest_candidate(spec, find_bounds(spec, 10, runs).space, 10)
+    candidate = largest_candidate(spec, find_bounds(spec, 10, runs).space, Fitter(SHAPE, spec.limit))
     assert (candidate.model, candidate.growth, candidate.width_mult) == ("rexnet_100", 2.0, 1.0)
-    assert count(candidate, 10, 16).params < 9_000_000
+    assert count(candidate, SHAPE).params < 9_000_000
 
 
 def test_the_time_is_that_of_augmented_pictures_also_where_the_first_epochs_are_plain(runs: Runs) -> None:
@@ -211,7 +212,7 @@ def test_a_space_that_ends_below_the_limit_says_so(runs: Runs) -> None:
     spec = study(space={"width_mult": {"low": 0.02, "high": 0.05}}, known=[])
     meaning = check_study(spec, runs, TWO_WORKERS[:1])
     assert meaning["largest"]["width_mult"] == 0.05
-    assert meaning["largest"]["params"] == count(TrainConfig(model="resnet10t", width_mult=0.05), 10, 16).params
+    assert meaning["largest"]["params"] == count(TrainConfig(model="resnet10t", width_mult=0.05), SHAPE).params
     assert f"the space ends below the widest that fits, {meaning['widest']['width_mult']:g}" in shown(meaning)
     asked_for = room_needed(spec, find_bounds(spec, 10, runs), 1)
     assert meaning["estimate"]["checkpoint_bytes"] == asked_for, "what a launch would refuse is refused here"
@@ -232,7 +233,7 @@ def test_an_ensemble_that_would_not_fit_is_told_before_the_search(runs: Runs) ->
 def test_a_stepped_width_ends_on_a_step_without_a_warning(runs: Runs) -> None:
     dropout = {"low": 0, "high": 0.5, "step": 0.2}
     spec = study(space={"width_mult": {"low": 0.02, "step": 0.02}, "dropout": dropout}, known=[])
-    width = widest(spec.train, 10, 16, spec.limit, low=0.02)
+    width = Fitter(SHAPE, spec.limit).widest(spec.train, 0.02)
     space = distributions(spec, width)
     last = space["width_mult"].high  # type: ignore[attr-defined]
     assert width.width_mult - 0.02 < last <= width.width_mult

@@ -15,7 +15,7 @@ from search.paths import Runs
 from search.plan.lr_range import find_lr_range, suggest
 from studies import Range, StudySpec, load
 from trainer import fit
-from trainer.config import TrainConfig
+from trainer.config import Shape, TrainConfig
 from trainer.errors import DivergedError
 from trainer.models import count
 from trainer.values import validate
@@ -84,9 +84,9 @@ def test_what_is_trained_is_a_candidate_that_the_search_could_have(
     find_lr_range(spec, Runs(tmp_path), WorkerDevice("cpu", None, 1), tmp_path / "curve.png")
     (config,) = seen
     assert (config.model, config.growth) == (model, growth)
-    assert count(config, 10, 16).params <= 200_000
+    assert count(config, Shape(10, 16)).params <= 200_000
     if width is None:  # [train] has 1.0, and that is over the limit
-        assert count(config.model_copy(update={"width_mult": config.width_mult + 1e-4}), 10, 16).params > 200_000
+        assert count(config.model_copy(update={"width_mult": config.width_mult + 1e-4}), Shape(10, 16)).params > 200_000
     else:
         assert config.width_mult == pytest.approx(width)
 

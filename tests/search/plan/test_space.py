@@ -9,9 +9,9 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from search.plan.space import as_sampled, distributions, feasible_models, known_recipes
-from search.plan.width import WIDTH_STEP, resolve_sizes
+from search.plan.width import WIDTH_STEP, Fitter
 from studies import StudySpec
-from trainer.config import TrainConfig
+from trainer.config import Shape, TrainConfig
 from trainer.errors import ConfigError, LimitError
 from trainer.models import count
 from trainer.values import validate
@@ -43,15 +43,17 @@ def study(**values: Any) -> StudySpec:
     return validate(StudySpec, defaults | values, "study families")
 
 
+def fitter(spec: StudySpec) -> Fitter:
+    return Fitter(Shape(NUM_CLASSES, IMAGE_SIZE), spec.limit)
+
+
 def candidate(spec: StudySpec, sampled: dict[str, Any]) -> TrainConfig:
     """What a worker makes of a trial's values."""
-    return resolve_sizes(
-        spec.config_for(sampled, 0), sampled["width_share"], 0.1, None, NUM_CLASSES, IMAGE_SIZE, spec.limit
-    )
+    return fitter(spec).resolve(spec.config_for(sampled, 0), sampled["width_share"], 0.1, None)
 
 
 def fits(spec: StudySpec, config: TrainConfig) -> bool:
-    size = count(config, NUM_CLASSES, IMAGE_SIZE)
+    size = count(config, Shape(NUM_CLASSES, IMAGE_SIZE))
     return size.params <= (spec.limit.params or size.params) and size.macs <= (spec.limit.macs or size.macs)
 
 
@@ -99,7 +101,7 @@ def test_settings_that_a_family_does_not_have_go_back_to_their_defaults() -> Non
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe["model"])
 def test_a_known_width_becomes_a_share_that_stands_for_that_width(recipe: dict[str, Any]) -> None:
     spec = study()
-    sampled = as_sampled(spec, recipe, NUM_CLASSES)
+    sampled = as_sampled(spec, recipe, fitter(spec))
     assert 0 < sampled["width_share"] < 1
     assert "width_mult" not in sampled
     assert sampled.items() >= {key: value for key, value in recipe.items() if key != "width_mult"}.items()
@@ -111,32 +113,34 @@ def test_a_known_width_becomes_a_share_that_stands_for_that_width(recipe: dict[s
 def test_a_known_width_that_does_not_fit_or_hangs_in_the_air_is_a_sentence() -> None:
     spec = study()
     with pytest.raises(ConfigError, match=r"known: width_mult = 3 does not fit with its recipe, 0.1 to 0\.\d+ do"):
-        as_sampled(spec, RECIPES[0] | {"width_mult": 3.0}, NUM_CLASSES)
+        as_sampled(spec, RECIPES[0] | {"width_mult": 3.0}, fitter(spec))
     with pytest.raises(ConfigError, match="a recipe with width_mult needs initial_chs, growth too"):
-        as_sampled(spec, {"model": "rexnet_100", "depth_mult": 1.0, "width_mult": 0.2}, NUM_CLASSES)
-    assert as_sampled(spec, {"model": "resnet10t"}, NUM_CLASSES) == {"model": "resnet10t"}
+        as_sampled(spec, {"model": "rexnet_100", "depth_mult": 1.0, "width_mult": 0.2}, fitter(spec))
+    assert as_sampled(spec, {"model": "resnet10t"}, fitter(spec)) == {"model": "resnet10t"}
 
 
 def test_families_over_the_limit_are_left_out_with_the_reason() -> None:
     axes = {"model": ["rexnet_100", "mobilenetv3_small_050", "resnet10t"], "width_mult": {"low": 0.1}}
-    fitting, left_out = feasible_models(study(space=axes, known=[]), NUM_CLASSES)
+    spec = study(space=axes, known=[])
+    fitting, left_out = feasible_models(spec, fitter(spec))
     assert fitting == ["rexnet_100", "resnet10t"]
     assert list(left_out) == ["mobilenetv3_small_050"]
     assert "the limit is 400,000 parameters" in left_out["mobilenetv3_small_050"]
     known = [{"model": "mobilenetv3_small_050", "width_mult": 1.0}, {"model": "resnet10t"}, {"width_mult": 0.1}]
     spec = study(space=axes, known=known)
-    _, left_out = feasible_models(spec, NUM_CLASSES)
+    _, left_out = feasible_models(spec, fitter(spec))
     assert left_out["known.0"] == "its model, mobilenetv3_small_050, does not fit"
     assert known_recipes(spec, left_out) == known[1:]
+    spec = study(space=axes, known=[], limit={"params": 500})
     with pytest.raises(LimitError, match="no model of the space fits the limit:"):
-        feasible_models(study(space=axes, known=[], limit={"params": 500}), NUM_CLASSES)
+        feasible_models(spec, fitter(spec))
 
 
 def test_a_corner_that_does_not_fit_names_the_largest_values_that_would() -> None:
     axes = {"width_mult": {"low": 0.2}, "initial_chs": {"low": 8, "high": 400}, "depth_mult": [0.6, 1.0]}
     spec = study(space=axes, known=[], train={"model": "rexnet_100"})
     with pytest.raises(LimitError) as caught:
-        feasible_models(spec, NUM_CLASSES)
+        feasible_models(spec, fitter(spec))
     *_, depth, channels = str(caught.value).splitlines()
     assert channels.startswith("space.initial_chs: at most ")
     assert depth == "space.depth_mult: at most 1 fits with the others at their smallest"

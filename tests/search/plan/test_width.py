@@ -13,20 +13,21 @@ from inside import run_inside
 
 from search.errors import UsageError
 from search.plan.limit import answer_limit, render
-from search.plan.width import WIDEST, WIDTH_STEP, Width, check_fits, widest
+from search.plan.width import WIDEST, WIDTH_STEP, Fitter, Width
 from studies import Limit
-from trainer.config import ModelSize, TrainConfig
+from trainer.config import ModelSize, Shape, TrainConfig
 from trainer.errors import ConfigError, LimitError
 from trainer.models import count, count_params, dip
 
 IMAGE_SIZE = 32
 NUM_CLASSES = 10
+SHAPE = Shape(NUM_CLASSES, IMAGE_SIZE)
 
 
 def counted(model: str, width_mult: float, what: str) -> int:
     """By hand: parameters from timm itself, multiply-adds from the counter that trials are recorded with."""
     if what == "macs":
-        return count(TrainConfig(model=model, width_mult=width_mult), NUM_CLASSES, IMAGE_SIZE).macs
+        return count(TrainConfig(model=model, width_mult=width_mult), SHAPE).macs
     if model.startswith("resnet"):
         width = {"channels": [max(1, round(channels * width_mult)) for channels in (64, 128, 256, 512)]}
     else:
@@ -38,11 +39,11 @@ def counted(model: str, width_mult: float, what: str) -> int:
 
 @cache
 def find(model: str, limit: Limit, *, low: float = WIDTH_STEP) -> Width:
-    return widest(TrainConfig(model=model), NUM_CLASSES, IMAGE_SIZE, limit, low=low)
+    return Fitter(SHAPE, limit).widest(TrainConfig(model=model), low)
 
 
 def find_through(memory: Path, limit: Limit, *, low: float = WIDTH_STEP) -> Width:
-    return widest(TrainConfig(model="resnet10t"), NUM_CLASSES, IMAGE_SIZE, limit, low=low, memory=memory)
+    return Fitter(SHAPE, limit, memory).widest(TrainConfig(model="resnet10t"), low)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_both_limits_hold_and_the_tighter_one_decides() -> None:
 
 
 def test_the_contests_limit_has_the_contests_answer() -> None:
-    answer = widest(TrainConfig(model="rexnet_100"), 400, 224, Limit(params=5_000_000), low=0.8)
+    answer = Fitter(Shape(400, 224), Limit(params=5_000_000)).widest(TrainConfig(model="rexnet_100"), low=0.8)
     assert (answer.width_mult, answer.size.params) == (1.12451, 4_997_523)
     assert answer.next_size is not None
     assert (answer.next_width_mult, answer.next_size.params) == (1.12452, 5_001_941)
@@ -110,7 +111,7 @@ def test_the_dip_of_a_family_is_where_its_first_stage_meets_its_stem(model: str,
 def test_a_wide_resnet_only_grows() -> None:
     """Its first stage loses a projection at its stem's width too, but gains more: round it and over the whole scale."""
     around = [step / 100 for step in range(86, 110, 2)]
-    sizes = [count_params(TrainConfig(model="wrn-10-1", width_mult=width), 10, 32) for width in around]
+    sizes = [count_params(TrainConfig(model="wrn-10-1", width_mult=width), Shape(10, 32)) for width in around]
     assert sizes == sorted(sizes)
 
 
@@ -125,7 +126,7 @@ def test_an_answer_is_found_from_the_smallest_width_asked_for() -> None:
 
 def test_without_a_limit_within_reach_the_widest_is_the_end_of_the_scale() -> None:
     assert find("resnet10t", Limit(params=10**12)) == Width(
-        WIDEST, count(TrainConfig(model="resnet10t", width_mult=WIDEST), NUM_CLASSES, IMAGE_SIZE), None, None
+        WIDEST, count(TrainConfig(model="resnet10t", width_mult=WIDEST), SHAPE), None, None
     )
 
 
@@ -159,17 +160,17 @@ def test_the_memory_is_really_asked_and_only_for_the_same_question(tmp_path: Pat
 
 def test_the_size_of_a_fixed_model_is_remembered_as_well(tmp_path: Path) -> None:
     memory, limit = tmp_path / "widths.json", Limit(params=10_000_000)
-    config = TrainConfig(model="resnet10t", width_mult=0.5)
-    size = check_fits(config, NUM_CLASSES, IMAGE_SIZE, limit, memory=memory)
-    assert size == check_fits(config, NUM_CLASSES, IMAGE_SIZE, limit, memory=memory)
+    fitter, config = Fitter(SHAPE, limit, memory), TrainConfig(model="resnet10t", width_mult=0.5)
+    size = fitter.check(config)
+    assert size == fitter.check(config)
     (key,) = json.loads(memory.read_text())
     memory.write_text(json.dumps({key: {"params": 7, "macs": 8}}))
-    assert check_fits(config, NUM_CLASSES, IMAGE_SIZE, limit, memory=memory) == ModelSize(params=7, macs=8)
+    assert fitter.check(config) == ModelSize(params=7, macs=8)
     wider = config.model_copy(update={"width_mult": 0.6})
-    assert check_fits(wider, NUM_CLASSES, IMAGE_SIZE, limit, memory=memory).params > size.params
+    assert fitter.check(wider).params > size.params
     memory.write_text(json.dumps({key: {"params": 10_000_001, "macs": 8}}))
     with pytest.raises(LimitError, match="10,000,001 parameters"):
-        check_fits(config, NUM_CLASSES, IMAGE_SIZE, limit, memory=memory)
+        fitter.check(config)
 
 
 @pytest.mark.parametrize("content", ["", "{", "\0"])
@@ -188,7 +189,7 @@ def test_a_memory_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None
 @pytest.mark.parametrize("model", ["rexnet_100", "resnet18", "efficientnet_b0"])
 def test_parameters_alone_are_those_of_the_full_count(model: str) -> None:
     config = TrainConfig(model=model)
-    assert count_params(config, NUM_CLASSES, IMAGE_SIZE) == count(config, NUM_CLASSES, IMAGE_SIZE).params
+    assert count_params(config, SHAPE) == count(config, SHAPE).params
 
 
 # -- search limit

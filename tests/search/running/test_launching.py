@@ -34,7 +34,7 @@ from search.study.storage import open_storage, parse_url
 from search.study.study import open_study
 from studies import StudySpec
 from trainer.cache import BadFile
-from trainer.config import TrainConfig
+from trainer.config import Shape, TrainConfig
 from trainer.data import Dataset, Duplicate
 from trainer.models import count_params
 
@@ -53,7 +53,7 @@ def test_room_is_kept_for_the_largest_candidate_where_no_limit_counts_parameters
     spec = sizes_vary(**limit)
     bounds = find_bounds(spec, 10, Runs(tmp_path))
     largest = TrainConfig(model="rexnet_100", width_mult=0.4, depth_mult=1.0)
-    assert bounds.most_params == count_params(largest, 10, 16, spec.data.channels)
+    assert bounds.most_params == count_params(largest, Shape(10, 16, spec.data.channels))
     assert room_needed(spec, bounds, 2) == checkpoint_bytes(bounds.most_params, 2, averaged=True)
 
 
