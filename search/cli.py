@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
@@ -16,9 +16,14 @@ from search.paths import DEFAULT_RUNS, Runs
 from search.process import leave_after, run_command
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import RenderableType
     from sqlalchemy import URL
 
     from studies import StudySpec
+
+Answer = TypeVar("Answer")
 
 app = typer.Typer(
     add_completion=False,
@@ -113,7 +118,7 @@ def check(
     study: SpecArgument,
     data: DataOption = None,
     gpus: GpusOption = None,
-    pictures: Annotated[
+    figure: Annotated[
         Path | None, typer.Option("--pictures", help="Draw augmented training pictures into this PNG.")
     ] = None,
     assignments: SetOption = None,
@@ -122,13 +127,14 @@ def check(
 ) -> None:
     """Print what a study means, and all of its problems."""
     from search.devices import parse_devices, share_gpus
-    from search.plan.check import check_study, render
+    from search.plan.check import check_study
+    from search.plan.meaning import text_of_check
 
     spec = _load(study, assignments or [], data)
     workers = share_gpus(parse_devices(gpus), spec.search.workers_per_gpu)
     said = sys.stderr if as_json else sys.stdout
-    meaning = check_study(spec, Runs(runs), workers, pictures=pictures, note=lambda line: tell(line, said))
-    _print(meaning, render, as_json=as_json)
+    meaning = check_study(spec, Runs(runs), workers, figure=figure, say=lambda line: tell(line, said))
+    _print(meaning, text_of_check, as_json=as_json)
 
 
 @app.command("lr-range")
@@ -143,11 +149,11 @@ def lr_range(
 ) -> None:
     """Find a range of learning rates to search, by training while the rate rises."""
     from search.devices import parse_devices
-    from search.plan.lr_range import find_lr_range, render
+    from search.plan.lr_range import find_lr_range, text_of_lr_range
 
     spec = _load(study, assignments or [], data)
-    picture = out or Path(f"{spec.name}-lr-range.png")
-    _print(find_lr_range(spec, Runs(runs), parse_devices(gpus)[0], picture), render, as_json=as_json)
+    figure = out or Path(f"{spec.name}-lr-range.png")
+    _print(find_lr_range(spec, Runs(runs), parse_devices(gpus)[0], figure), text_of_lr_range, as_json=as_json)
 
 
 @app.command()
@@ -162,18 +168,13 @@ def limit(
     runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
     """How wide a model can be under a limit, exactly."""
-    from search.plan.limit import answer_limit, render
+    from search.plan.limit import answer_limit, text_of_limit
+    from search.plan.width import Fitter
+    from studies import Limit
+    from trainer.config import Shape
 
-    answer = answer_limit(
-        model,
-        classes,
-        image_size,
-        max_params=max_params,
-        max_macs=max_macs,
-        width_mult=width_mult,
-        memory=Runs(runs).widths,
-    )
-    _print(answer, render, as_json=as_json)
+    fitter = Fitter(Shape(classes, image_size), Limit(params=max_params, macs=max_macs), Runs(runs).widths)
+    _print(answer_limit(model, fitter, width_mult), text_of_limit, as_json=as_json)
 
 
 @app.command()
@@ -358,10 +359,9 @@ def studies(
     import studies as shipped
 
     if new is None:
-        _print({"studies": shipped.table()}, shipped.render, as_json=as_json)
+        _print(shipped.shipped(), shipped.text_of_studies, as_json=as_json)
     else:
-        shipped.begin(new)
-        _print({"written": str(new)}, shipped.render_begun, as_json=as_json)
+        _print(shipped.begin(new), shipped.text_of_begun, as_json=as_json)
 
 
 def main() -> NoReturn:
@@ -392,10 +392,15 @@ def _study_name(study: str | None, runs: Runs) -> str:
     return _load(study, [], None).name if study.endswith(".toml") or "/" in study else study
 
 
-def _print(answer: Any, render: Any, *, as_json: bool) -> None:
+def _print(answer: Answer, text_of: Callable[[Answer], RenderableType], *, as_json: bool) -> None:
+    """Print what a command answers; in JSON with the answer's own version, where it has one."""
     if as_json:
-        tell(json.dumps({"version": JSON_VERSION} | answer, indent=2))
+        from trainer.values import to_json
+
+        values = to_json(answer)
+        assert isinstance(values, dict)
+        tell(json.dumps({"version": JSON_VERSION} | values, indent=2))
     else:
         from search.console import Terminal
 
-        Terminal(highlight=False, markup=False).print(render(answer), soft_wrap=True)
+        Terminal(highlight=False, markup=False).print(text_of(answer), soft_wrap=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 
 def duration(seconds: float) -> str:
     """Seconds as people say them: "40 s", "12 min", "3 h 20 min"."""
@@ -18,7 +16,7 @@ def megabytes(num_bytes: float) -> str:
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """A setting's value, for people."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from studies.axes import Range, values_of
 from studies.spec import Confirm, Faults, Final, Finetune, Limit, Search, StudySpec
@@ -24,9 +24,10 @@ __all__ = [
     "begin",
     "load",
     "names",
-    "render",
-    "table",
+    "shipped",
     "template",
+    "text_of_begun",
+    "text_of_studies",
 ]
 
 _FOLDER = Path(__file__).parent
@@ -61,7 +62,14 @@ def template() -> str:
     return (_FOLDER / f"{_TEMPLATE}.toml").read_text(encoding="utf-8")
 
 
-def begin(file: Path) -> None:
+@dataclass(frozen=True)
+class Begun:
+    """A new study file."""
+
+    written: Path
+
+
+def begin(file: Path) -> Begun:
     """Write the template as a new study file.
 
     Raises:
@@ -76,36 +84,58 @@ def begin(file: Path) -> None:
         raise ConfigError(f"{file} exists already; choose another name") from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be written ({error.strerror}); choose another place") from error
+    return Begun(file)
 
 
-def render_begun(answer: dict[str, Any]) -> str:
+def text_of_begun(begun: Begun) -> str:
     """What ``search studies --new`` prints."""
-    return f"wrote {answer['written']}; edit it, then: search check {answer['written']} --data DIR"
+    return f"wrote {begun.written}; edit it, then: search check {begun.written} --data DIR"
 
 
-def table() -> list[dict[str, Any]]:
-    """The studies that come with the product, each with its ``name``, ``data``, ``models`` and ``trials``."""
-    return [
-        {
-            "name": name,
-            "data": spec.data.source,
-            "models": values_of("model", spec.train, spec.space),
-            "trials": spec.search.trials,
-        }
-        for name, spec in ((name, load(name)) for name in names())
-    ]
+@dataclass(frozen=True, kw_only=True)
+class Shipped:
+    """A study that comes with the product."""
+
+    name: str
+    data: str
+    """Source of its images."""
+    models: tuple[str, ...]
+    """The models that it searches."""
+    trials: int
 
 
-def render(answer: dict[str, Any]) -> str:
+@dataclass(frozen=True)
+class ShippedStudies:
+    """All studies that come with the product."""
+
+    studies: tuple[Shipped, ...]
+
+
+def shipped() -> ShippedStudies:
+    """The studies that come with the product, by name."""
+    return ShippedStudies(
+        tuple(
+            Shipped(
+                name=name,
+                data=spec.data.source,
+                models=tuple(map(str, values_of("model", spec.train, spec.space))),
+                trials=spec.search.trials,
+            )
+            for name, spec in ((name, load(name)) for name in names())
+        )
+    )
+
+
+def text_of_studies(answer: ShippedStudies) -> str:
     """What ``search studies`` prints."""
     rows = [
-        (row["name"], row["data"], row["models"][0] if len(row["models"]) == 1 else f"{len(row['models'])} models")
-        for row in answer["studies"]
+        (study.name, study.data, study.models[0] if len(study.models) == 1 else f"{len(study.models)} models")
+        for study in answer.studies
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), f"{row['trials']} trials"])
-        for cells, row in zip(rows, answer["studies"], strict=True)
+        "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), f"{study.trials} trials"])
+        for cells, study in zip(rows, answer.studies, strict=True)
     )
 
 

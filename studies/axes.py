@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from itertools import product
 from types import NoneType, UnionType
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Self, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from trainer.config import SIZE_SETTINGS, Distill, Sam, TrainConfig
-from trainer.values import FrozenModel, describe_problem, nearest
+from trainer.values import FrozenModel, Json, describe_problem, nearest
 
 SAMPLED = (
     "model",
@@ -160,11 +160,8 @@ def axis_problems(
             yield from _refusals(train, key, value)
 
 
-def recipe_problems(key: str, value: Value, above: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with ``key = value`` in a known recipe; nothing is where the space itself is wrong."""
-    space: dict[str, Axis] | None = above.get("space")
-    if space is None:
-        return
+def recipe_problems(key: str, value: Value, space: Mapping[str, Axis], train: TrainConfig | None) -> Iterator[str]:
+    """What is wrong with ``key = value`` in a known recipe, given the fixed recipe, where that is valid."""
     axis = space.get(key)
     if axis is None:
         yield f"is not in the space; {nearest(key, space)}"
@@ -176,8 +173,8 @@ def recipe_problems(key: str, value: Value, above: dict[str, Any]) -> Iterator[s
         yield f"{value} is outside the space, {axis.low:g} to {high}"
     elif axis.step is not None and (Decimal(str(value)) - Decimal(str(axis.low))) % Decimal(str(axis.step)):
         yield f"{value} is not on the space's steps, {axis.low:g} + n x {axis.step:g}"
-    elif "train" in above:
-        yield from _refusals(above["train"], key, value)
+    elif train is not None:
+        yield from _refusals(train, key, value)
 
 
 def corner_problems(space: Mapping[str, Axis], train: TrainConfig) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -217,13 +214,18 @@ def _refusals(train: TrainConfig, key: str, value: Value) -> list[str]:
     return []
 
 
-def values_of(key: str, train: TrainConfig, space: Mapping[str, Axis]) -> tuple[Any, ...]:
+def values_of(key: str, train: TrainConfig, space: Mapping[str, Axis]) -> tuple[Value | None, ...]:
     """What a setting can be in a study: its choices, the ends of its range (the upper first), or the fixed value."""
     axis = space.get(key, (getattr(train, key),))
     return (axis.high, axis.low) if isinstance(axis, Range) else axis
 
 
-def annotation_of(key: str) -> Any:
+def numbers_of(key: str, train: TrainConfig, space: Mapping[str, Axis]) -> list[float]:
+    """As ``values_of``, of a setting that is a number."""
+    return [value for value in values_of(key, train, space) if isinstance(value, int | float)]
+
+
+def annotation_of(key: str) -> object:
     """The type of a setting, dotted where it is one of a table; without the None that turns it off."""
     table, dot, name = key.rpartition(".")
     fields = TABLES[table].model_fields if dot else TrainConfig.model_fields
@@ -231,10 +233,12 @@ def annotation_of(key: str) -> Any:
     return next(one for one in get_args(kind) if one is not NoneType) if isinstance(kind, UnionType) else kind
 
 
-def assign(values: dict[str, Any], key: str, value: Any) -> None:
+def assign(values: dict[str, Json], key: str, value: Json) -> None:
     """Set a setting, dotted where it is one of a table, among those of [train]."""
     table, dot, name = key.partition(".")
     if dot:
-        values[table] = (values[table] or {}) | {name: value}
+        settings = values[table] or {}
+        assert isinstance(settings, dict), f"{table} is a table"
+        values[table] = settings | {name: value}
     else:
         values[key] = value

@@ -6,8 +6,8 @@ Every field of a study file is documented here, those of an axis in studies/axes
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -21,12 +21,13 @@ from studies.axes import (
     assign,
     axis_problems,
     corner_problems,
+    numbers_of,
     recipe_problems,
     sizes_vary,
     values_of,
 )
 from trainer.config import SIZE_SETTINGS, DataConfig, Distill, ModelSize, TrainConfig
-from trainer.values import FrozenModel, validate
+from trainer.values import FrozenModel, Json, validate
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Study names become folders, so they are no paths."""
@@ -238,12 +239,17 @@ class StudySpec(FrozenModel):
 
     @field_validator("known")
     @classmethod
-    def _known_are_in_the_space(cls, known: tuple[dict[str, Value], ...], info: ValidationInfo) -> Any:
+    def _known_are_in_the_space(
+        cls, known: tuple[dict[str, Value], ...], info: ValidationInfo
+    ) -> tuple[dict[str, Value], ...]:
+        space, train = info.data.get("space"), info.data.get("train")
+        if space is None:  # its own problems are said already
+            return known
         found = [
             ((number, key), text)
             for number, recipe in enumerate(known)
             for key, value in recipe.items()
-            for text in recipe_problems(key, value, info.data)
+            for text in recipe_problems(key, value, space, train)
         ]
         if found:
             raise _problems(found)
@@ -267,7 +273,7 @@ class StudySpec(FrozenModel):
         if train is None:
             return final
         space = info.data.get("space") or {}
-        longest = max(values_of("warmup_epochs", train, space))
+        longest = max(numbers_of("warmup_epochs", train, space))
         if final.epochs is not None and final.epochs <= longest:
             table = "space" if "warmup_epochs" in space else "train"
             text = f"{final.epochs} must be more than {table}.warmup_epochs = {longest:g}"
@@ -298,18 +304,18 @@ class StudySpec(FrozenModel):
         axis = self.space.get("width_mult")
         return (axis.low, axis.high) if isinstance(axis, Range) else (self.train.width_mult, self.train.width_mult)
 
-    def values_for(self, sampled: dict[str, Any], seed: int) -> dict[str, Any]:
+    def values_for(self, sampled: Mapping[str, Json], seed: int) -> dict[str, Json]:
         """The settings, not yet validated, that a trial's sampled values and seed stand for, for JSON.
 
         All that the space has can be trained, but a trial may have been begun before the space was changed.
         """
-        values = self.train.model_dump(mode="json") | {"seed": seed}
+        values: dict[str, Json] = self.train.model_dump(mode="json") | {"seed": seed}
         for key, value in sampled.items():
             if key != WIDTH_SHARE:  # its bound is found in search.plan.width
                 assign(values, key, value)
         return values
 
-    def config_for(self, sampled: dict[str, Any], seed: int) -> TrainConfig:
+    def config_for(self, sampled: Mapping[str, Json], seed: int) -> TrainConfig:
         """The candidate that a trial's sampled values and seed stand for.
 
         Raises:
@@ -317,7 +323,7 @@ class StudySpec(FrozenModel):
         """
         return validate(TrainConfig, self.values_for(sampled, seed), "candidate")
 
-    def final_config_for(self, sampled: dict[str, Any], seed: int) -> TrainConfig:
+    def final_config_for(self, sampled: Mapping[str, Json], seed: int) -> TrainConfig:
         """The same candidate as it is trained for an export."""
         final, config = self.final, self.config_for(sampled, seed)
         changes = {name: getattr(final, name) for name in ("epochs", "ema", "distill")}

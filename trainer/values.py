@@ -1,16 +1,22 @@
-"""Frozen, validated values: how they are built from plain ones, and what is said where that fails."""
+"""Frozen, validated values: how they are built from plain ones, what is said where that fails, and their JSON."""
 
 from __future__ import annotations
 
 import copy
 import difflib
 import tomllib
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from trainer.errors import ConfigError
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+"""What a JSON text holds."""
 
 
 class FrozenModel(BaseModel):
@@ -33,7 +39,7 @@ def nearest(word: str, words: Iterable[str]) -> str:
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def override(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+def override(values: dict[str, object], assignments: Iterable[str]) -> dict[str, object]:
     """A copy of a study file's values with ``key=value`` assignments applied.
 
     Keys are dotted as in the file ("train.lr=0.01"); values are TOML, and what is no TOML is a string.
@@ -53,9 +59,10 @@ def override(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, An
         *tables, last = key.strip().split(".")
         table = values
         for name in tables:
-            table = table.setdefault(name, {})
-            if not isinstance(table, dict):
+            inner = table.setdefault(name, {})
+            if not isinstance(inner, dict):
                 raise ConfigError(f"--set {assignment!r}: {name} is a value, not a table")
+            table = inner
         table[last] = value
     return values
 
@@ -69,7 +76,7 @@ def validate(kind: type[Model], values: object, where: str) -> Model:
         raise ConfigError(f"{where}:\n{problems}") from None
 
 
-def describe_problem(kind: type[BaseModel], problem: Any) -> str:
+def describe_problem(kind: type[BaseModel], problem: ErrorDetails) -> str:
     """One line for one pydantic problem: the key's path, what is wrong with its value, and the cure."""
     path: Sequence[str | int] = problem["loc"]
     name = ".".join(str(part) for part in path) or kind.__name__
@@ -81,6 +88,27 @@ def describe_problem(kind: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "value_error":
         return f"  {message}" if not path else f"  {name}: {message}"
     return f"  {name} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def to_json(value: object) -> Json:
+    """The JSON form of a value: an object of its fields, an array of its items, the text of its path.
+
+    Raises:
+        TypeError: the value is of a kind that has no JSON form.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, BaseModel):
+        return to_json(value.model_dump(mode="json"))
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 def _fields_at(kind: type[BaseModel], path: Sequence[str | int]) -> list[str]:

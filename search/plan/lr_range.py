@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 
@@ -13,12 +13,13 @@ from search.devices import WorkerDevice, use_gpu
 from search.errors import UsageError
 from search.paths import Runs
 from search.plan.prepare import Prepared, prepare
-from search.plan.preview import check_picture
+from search.plan.preview import check_figure
 from search.plan.space import known_recipes
 from search.plan.width import Fitter
 from studies import StudySpec
 from trainer.config import TrainConfig
 from trainer.errors import DivergedError
+from trainer.values import Json
 
 LOWEST, HIGHEST = 1e-6, 1.0
 """Range of learning rates that is tried, evenly in the logarithm."""
@@ -33,7 +34,30 @@ DIVERGED = 4.0
 """The test ends where the smoothed loss is so many times its lowest."""
 
 
-def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class LrRange:
+    """What the test found: a range of learning rates for the study's space."""
+
+    version: int = 2
+    """Of the JSON form."""
+    study: str
+    optimizer: str
+    low: float
+    """A tenth of ``steepest``, to one digit."""
+    high: float
+    """The rate at which the loss was lowest, to one digit."""
+    steepest: float
+    """The rate at which the loss falls fastest."""
+    lrs: tuple[float, ...]
+    losses: tuple[float, ...]
+    """Smoothed, one for each of ``lrs``."""
+    toml: str
+    """The line to paste into [space]."""
+    figure: Path
+    """The PNG that was drawn."""
+
+
+def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) -> LrRange:
     """Run the test for a study's fixed recipe and draw it.
 
     Args:
@@ -43,16 +67,12 @@ def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) 
         device: where to train.
         out: PNG to write.
 
-    Returns:
-        ``low`` and ``high``: a range for the study's lr, from a tenth of the steepest rate to that of the lowest loss;
-        ``steepest``; ``lrs`` and ``losses`` (smoothed); ``toml``: the line to paste; ``picture``.
-
     Raises:
         DivergedError: the loss never fell.
-        TrainerError: pictures, model or device.
+        TrainerError: images, model or device.
         UsageError: ``out`` cannot be written.
     """
-    check_picture("--out", out)
+    check_figure("--out", out)
     console = Terminal(stderr=True)
     use_gpu(device)
     prepared = prepare(spec, runs, console)
@@ -76,27 +96,27 @@ def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) 
             losses.append(smoothed)
     steepest, best = suggest(lrs, losses)
     low, high = _round(steepest / 10), _round(best)
+    found = LrRange(
+        study=spec.name,
+        optimizer=config.optimizer,
+        low=low,
+        high=high,
+        steepest=steepest,
+        lrs=tuple(lrs),
+        losses=tuple(losses),
+        toml=f"lr = {{ low = {low:g}, high = {high:g}, log = true }}",
+        figure=out,
+    )
     try:
-        _draw(lrs, losses, low, high, out, spec.name)
+        _draw(found)
     except OSError as error:
         raise UsageError(f"--out {out} cannot be written ({error.strerror}); choose another file") from error
-    toml = f"lr = {{ low = {low:g}, high = {high:g}, log = true }}"
-    return {
-        "study": spec.name,
-        "optimizer": config.optimizer,
-        "low": low,
-        "high": high,
-        "steepest": steepest,
-        "lrs": lrs,
-        "losses": losses,
-        "toml": toml,
-        "picture": str(out),
-    }
+    return found
 
 
 def _candidate(spec: StudySpec, prepared: Prepared) -> TrainConfig:
     """What the test trains: a candidate that the search could have."""
-    recipe = next(iter(known_recipes(spec, prepared.left_out)), {})
+    recipe: dict[str, Json] = dict(next(iter(known_recipes(spec, prepared.left_out)), {}))
     if isinstance(models := prepared.space.get("model"), CategoricalDistribution):
         recipe = {"model": models.choices[0]} | recipe
     config = spec.config_for(recipe, spec.seed)
@@ -120,11 +140,11 @@ def suggest(lrs: list[float], losses: list[float]) -> tuple[float, float]:
     return lrs[1 + slopes.index(min(slopes))], lrs[lowest]
 
 
-def render(answer: dict[str, Any]) -> str:
+def text_of_lr_range(found: LrRange) -> str:
     """What ``search lr-range`` prints."""
     return (
-        f"{answer['study']}, {answer['optimizer']}: the loss falls fastest at lr {answer['steepest']:.2g}; "
-        f"the curve is in {answer['picture']}\nfor [space]:  {answer['toml']}"
+        f"{found.study}, {found.optimizer}: the loss falls fastest at lr {found.steepest:.2g}; "
+        f"the curve is in {found.figure}\nfor [space]:  {found.toml}"
     )
 
 
@@ -133,18 +153,20 @@ def _round(value: float) -> float:
     return float(f"{value:.0e}")
 
 
-def _draw(lrs: list[float], losses: list[float], low: float, high: float, out: Path, title: str) -> None:
+def _draw(found: LrRange) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4), dpi=120)
-    axes.semilogx(lrs, losses, color="#1f5fa8")
-    axes.axvspan(low, high, color="#1f5fa8", alpha=0.12, label=f"suggested: {low:g} to {high:g}")
-    axes.set(xlabel="learning rate", ylabel="training loss, smoothed", title=f"{title}: learning-rate range test")
+    axes.semilogx(found.lrs, found.losses, color="#1f5fa8")
+    label = f"suggested: {found.low:g} to {found.high:g}"
+    axes.axvspan(found.low, found.high, color="#1f5fa8", alpha=0.12, label=label)
+    title = f"{found.study}: learning-rate range test"
+    axes.set(xlabel="learning rate", ylabel="training loss, smoothed", title=title)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(out)
+    figure.savefig(found.figure)
     pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""A study made concrete before anything trains: its pictures, its space's exact bounds, room for its checkpoints."""
+"""A study made concrete before anything trains: its images, its space's exact bounds, room for its checkpoints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHECKPOINT_BYTES_PER_PARAMETER = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared(Bounds):
-    """A study made concrete: its pictures, and its space."""
+    """A study made concrete: its images, and its space."""
 
     data: Dataset
 
@@ -32,15 +32,17 @@ class Prepared(Bounds):
         return len(self.data.class_names)
 
 
-def prepare(spec: StudySpec, runs: Runs, console: Console, look: Callable[[], None] = lambda: None) -> Prepared:
-    """Read the pictures and find the exact bounds of the space; ``look`` as in ``show_progress``.
+def prepare(
+    spec: StudySpec, runs: Runs, console: Console, raise_if_stopped: Callable[[], None] = lambda: None
+) -> Prepared:
+    """Read the images and find the exact bounds of the space; ``raise_if_stopped`` is called now and then.
 
     Raises:
-        DataError, DiskError: the pictures cannot be used.
+        DataError, DiskError: the images cannot be used.
         LimitError: no candidate fits.
         ConfigError: the model or a recipe cannot be.
     """
-    with show_progress(console, look) as progress:
+    with show_progress(console, raise_if_stopped) as progress:
         data = prepare_data(spec.data, runs.cache, progress=progress)
     return Prepared(data=data, **vars(find_bounds(spec, len(data.class_names), runs)))
 
@@ -76,8 +78,8 @@ def check_room(spec: StudySpec, runs: Runs, needed: int) -> None:
         )
 
 
-def pictures_of(prepared: Prepared) -> str:
-    """How many pictures each split has, in words."""
+def images_of(prepared: Prepared) -> str:
+    """How many images each split has, in words."""
     return ", ".join(f"{len(indices):,} {split}" for split, indices in prepared.data.splits.items() if len(indices))
 
 

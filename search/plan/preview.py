@@ -1,4 +1,4 @@
-"""A grid of training pictures as the model will see them: ``search check --pictures OUT.png``."""
+"""A grid of training images as the model will see them: ``search check --pictures OUT.png``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from studies import StudySpec
 from trainer.data import Dataset
 
 ROWS, COLUMNS = 6, 9
-"""Pictures in the grid: the first of each row is plain, the others are draws of its augmentation."""
+"""Images in the grid: the first of each row is plain, the others are draws of its augmentation."""
 
 CELL_PIXELS = 112
 GAP_PIXELS = 4
 
 
-def check_picture(option: str, file: Path) -> None:
+def check_figure(option: str, file: Path) -> None:
     """See whether a PNG can be written, before what it shows is computed.
 
     Raises:
@@ -33,7 +33,7 @@ def check_picture(option: str, file: Path) -> None:
         raise UsageError(f"{option} {file} cannot be written; choose another file")
 
 
-def draw_pictures(spec: StudySpec, data: Dataset, out: Path) -> str:
+def draw_images(spec: StudySpec, data: Dataset, out: Path) -> str:
     """Draw the grid, through the very code that training runs; returns a sentence about it.
 
     Raises:
@@ -49,19 +49,19 @@ def draw_pictures(spec: StudySpec, data: Dataset, out: Path) -> str:
     augment = Augmentation(spec.train, device, data.mean, data.std)
     train = data.splits["train"]
     chosen = train[np.linspace(0, len(train) - 1, ROWS).astype(int)]
-    pictures, labels = data.images[chosen], torch.from_numpy(data.labels[chosen])
-    columns = [augment(pictures, labels, plain=True).images]
+    images, labels = data.images[chosen], torch.from_numpy(data.labels[chosen])
+    columns = [augment(images, labels, plain=True).images]
     for number in range(1, COLUMNS):
         seed = (spec.seed, spec.train.augment_from_epoch, number)
-        columns.append(augment(augment.on_host(pictures, *seed), labels, *seed).images)
+        columns.append(augment(augment.on_host(images, *seed), labels, *seed).images)
     mean = torch.tensor(data.mean).view(1, -1, 1, 1)
     std = torch.tensor(data.std).view(1, -1, 1, 1)
     step = CELL_PIXELS + GAP_PIXELS
     sheet = Image.new("RGB", (COLUMNS * step - GAP_PIXELS, ROWS * step - GAP_PIXELS), "white")
-    for column, images in enumerate(columns):
-        shown = ((images * std + mean).clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).numpy()
-        for row, picture in enumerate(shown):
-            cell = Image.fromarray(picture.squeeze()).convert("RGB")
+    for column, drawn in enumerate(columns):
+        shown = ((drawn * std + mean).clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).numpy()
+        for row, image in enumerate(shown):
+            cell = Image.fromarray(image.squeeze()).convert("RGB")
             small = cell.width < CELL_PIXELS  # enlarged pixels stay pixels
             filter = Image.Resampling.NEAREST if small else Image.Resampling.BICUBIC
             sheet.paste(cell.resize((CELL_PIXELS, CELL_PIXELS), filter), (column * step, row * step))

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
 
 from optuna.distributions import (
     BaseDistribution,
@@ -18,7 +17,7 @@ from optuna.distributions import (
 from search.paths import Runs
 from search.plan.width import Fitter, Width
 from studies import Range, StudySpec
-from studies.axes import WIDTH_SHARE, annotation_of
+from studies.axes import WIDTH_SHARE, Value, annotation_of, numbers_of, values_of
 from trainer.config import SIZE_SETTINGS
 from trainer.errors import ConfigError, LimitError
 
@@ -32,7 +31,7 @@ class Bounds:
     most_params: int
     """Parameters of the largest candidate; where that depends on the trial, the limit, or about as many."""
     space: dict[str, BaseDistribution]
-    known: list[dict[str, Any]]
+    known: list[dict[str, Value]]
     """The known recipes in terms of what is sampled."""
     left_out: dict[str, str]
     """Models of the space, and known recipes ("known.0"), that do not fit the limit, and why."""
@@ -62,18 +61,14 @@ def find_bounds(spec: StudySpec, num_classes: int, runs: Runs) -> Bounds:
     low, _ = spec.width_range
     width = fitter.widest(spec.train, low)
     space = distributions(spec, width)
-    return Bounds(width=width, most_params=width.size.params, space=space, known=known, left_out={})
+    return Bounds(width=width, most_params=width.widest.params, space=space, known=known, left_out={})
 
 
 def _most_params(spec: StudySpec, models: list[str], fitter: Fitter) -> int:
     """Parameters of about the largest candidate: the largest of each other setting, and the widest that fits."""
     from trainer.models import count_params  # torch and timm: 5 s, and rarely needed
 
-    others = {
-        key: axis.high if isinstance(axis, Range) else max(axis)
-        for key, axis in spec.space.items()
-        if key in SIZE_SETTINGS and key != "width_mult"
-    }
+    others = {key: max(values) for key, values in _other_sizes(spec).items()}
     most = 0
     for model in models:
         config = spec.config_for(others | {"model": model}, 0)
@@ -129,7 +124,7 @@ def feasible_models(spec: StudySpec, fitter: Fitter) -> tuple[list[str], dict[st
     """
     fitting: list[str] = []
     left_out: dict[str, str] = {}
-    for model in map(str, _choices(spec, "model")):
+    for model in map(str, values_of("model", spec.train, spec.space)):
         try:
             _check_corner(spec, model, fitter, {})
         except (LimitError, ConfigError) as error:
@@ -145,12 +140,12 @@ def feasible_models(spec: StudySpec, fitter: Fitter) -> tuple[list[str], dict[st
     return fitting, left_out
 
 
-def known_recipes(spec: StudySpec, left_out: Mapping[str, str]) -> list[dict[str, Any]]:
+def known_recipes(spec: StudySpec, left_out: Mapping[str, str]) -> list[dict[str, Value]]:
     """The known recipes but for those that ``feasible_models`` left out, as the study file has them."""
     return [dict(recipe) for number, recipe in enumerate(spec.known) if f"known.{number}" not in left_out]
 
 
-def as_sampled(spec: StudySpec, recipe: Mapping[str, Any], fitter: Fitter) -> dict[str, Any]:
+def as_sampled(spec: StudySpec, recipe: Mapping[str, Value], fitter: Fitter) -> dict[str, Value]:
     """A known recipe in terms of what is sampled: its width_mult as a share of the widths that fit.
 
     Raises:
@@ -170,21 +165,22 @@ def as_sampled(spec: StudySpec, recipe: Mapping[str, Any], fitter: Fitter) -> di
     return others | {WIDTH_SHARE: (width - low) / (top - low) if top > low else 0.0}
 
 
-def _check_corner(spec: StudySpec, model: str, fitter: Fitter, changed: dict[str, Any]) -> None:
+def _check_corner(spec: StudySpec, model: str, fitter: Fitter, changed: Mapping[str, Value]) -> None:
     """Check the narrowest width with every other size setting at its largest, but for what is ``changed``."""
-    sampled = {key: max(_choices(spec, key)) for key in _other_sizes(spec)}
+    sampled = {key: max(values) for key, values in _other_sizes(spec).items()}
     narrowest, _ = spec.width_range
-    config = spec.config_for(sampled | changed | {"model": model}, 0)
+    config = spec.config_for({**sampled, **changed, "model": model}, 0)
     fitter.resolve(config, 0.0, narrowest, narrowest)
 
 
 def _largest_values(spec: StudySpec, fitter: Fitter) -> list[str]:
     """For each size setting but the width, the largest value that fits with the others at their smallest."""
-    smallest = {key: min(_choices(spec, key)) for key in _other_sizes(spec)}
+    sizes = _other_sizes(spec)
+    smallest = {key: min(values) for key, values in sizes.items()}
     lines = []
-    for key in smallest:
-        axis, choices = spec.space[key], sorted(_choices(spec, key))
-        if isinstance(axis, Range):
+    for key, values in sizes.items():
+        choices = sorted(values)
+        if isinstance(spec.space[key], Range):
             choices = [choices[0] + (choices[-1] - choices[0]) * part / 100 for part in range(101)]
         if annotation_of(key) is int:
             choices = sorted({math.floor(value) for value in choices})
@@ -200,25 +196,23 @@ def _largest_values(spec: StudySpec, fitter: Fitter) -> list[str]:
     return lines
 
 
-def _other_sizes(spec: StudySpec) -> list[str]:
-    return [key for key in SIZE_SETTINGS if key in spec.space and key != "width_mult"]
-
-
-def _choices(spec: StudySpec, key: str) -> list[Any]:
-    """All choices of an axis, or both ends of a range; the fixed value where it is not sampled."""
-    axis = spec.space.get(key)
-    if axis is None:
-        return [getattr(spec.train, key)]
-    return [axis.low, axis.high] if isinstance(axis, Range) else list(axis)
+def _other_sizes(spec: StudySpec) -> dict[str, list[float]]:
+    """The sampled size settings but the width, each with its choices, or both ends of its range."""
+    return {
+        key: numbers_of(key, spec.train, spec.space)
+        for key in SIZE_SETTINGS
+        if key in spec.space and key != "width_mult"
+    }
 
 
 def _width_axis(axis: Range, width: Width) -> FloatDistribution:
-    if axis.low > width.width_mult:
+    widest = width.widest.width_mult
+    if axis.low > widest:
         raise LimitError(
-            f"space.width_mult: low = {axis.low:g} is over the limit; the widest that fits is {width.width_mult:g}, "
-            f"with {width.size.params:,} parameters"
+            f"space.width_mult: low = {axis.low:g} is over the limit; the widest that fits is {widest:g}, with "
+            f"{width.widest.params:,} parameters"
         )
-    high = width.width_mult if axis.high is None else min(axis.high, width.width_mult)
+    high = widest if axis.high is None else min(axis.high, widest)
     return FloatDistribution(axis.low, _last_step(axis, high), log=axis.log, step=axis.step)
 
 
@@ -233,13 +227,16 @@ def _last_step(axis: Range, high: float) -> float:
 
 def _check_known(spec: StudySpec, width: Width | None) -> None:
     """Optuna would take a value out of range without a word; see ``as_sampled`` for a shared width."""
+    if width is None:
+        return
+    widest = width.widest.width_mult
     recipes = [
         (number, float(recipe["width_mult"])) for number, recipe in enumerate(spec.known) if "width_mult" in recipe
     ]
     problems = [
-        f"known.{number}.width_mult = {value:g} is over the limit; the widest that fits is {width.width_mult:g}"
+        f"known.{number}.width_mult = {value:g} is over the limit; the widest that fits is {widest:g}"
         for number, value in recipes
-        if width is not None and value > width.width_mult
+        if value > widest
     ]
     if problems:
         raise ConfigError("\n".join(problems))

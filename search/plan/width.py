@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from studies import Limit
 from studies.spec import describe_limit, fits
 from trainer.config import SIZE_SETTINGS, ModelSize, Shape, TrainConfig
 from trainer.errors import LimitError
+from trainer.values import Json
 
 WIDTH_STEP = 1e-5
 """Widths are looked at in steps of this; parameters are a monotone staircase in the width, far coarser."""
@@ -24,18 +25,26 @@ WIDEST = 10.0
 """TrainConfig takes no width beyond this one."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SizedWidth(ModelSize):
+    """A width of a model, and the size at it."""
+
+    width_mult: float
+
+    @classmethod
+    def of(cls, width_mult: float, size: ModelSize) -> Self:
+        """The width with its size."""
+        return cls(width_mult=width_mult, params=size.params, macs=size.macs)
+
+
 @dataclass(frozen=True)
 class Width:
     """The widest width that fits a limit, with the proof."""
 
-    width_mult: float
-    """Widest width_mult that fits."""
-    size: ModelSize
-    """Its parameters and multiply-adds."""
-    next_width_mult: float | None
-    """One step wider; None where even the widest possible fits."""
-    next_size: ModelSize | None
-    """Its size, over the limit."""
+    widest: SizedWidth
+    """The widest width that fits."""
+    next: SizedWidth | None
+    """One step wider, over the limit; None where even the widest possible fits."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +106,10 @@ class Fitter:
         known = _recall(self.memory)
         if key in known:
             width_mult, size, next_width_mult, next_size = known[key]
-            return Width(width_mult, ModelSize(**size), next_width_mult, ModelSize(**next_size) if next_size else None)
+            following = SizedWidth(width_mult=next_width_mult, **next_size) if next_size else None
+            return Width(SizedWidth(width_mult=width_mult, **size), following)
         found = self._bisect(config, low)
-        _remember(self.memory, known | {key: list(asdict(found).values())})
+        _remember(self.memory, known | {key: [*_parts(found.widest), *_parts(found.next)]})
         return found
 
     def resolve(self, config: TrainConfig, share: float, low: float, high: float | None) -> TrainConfig:
@@ -127,7 +137,7 @@ class Fitter:
         if "width_mult" not in own:
             self.check(config)
             return config
-        top = self.widest(config, low).width_mult
+        top = self.widest(config, low).widest.width_mult
         top = top if high is None else min(top, high)
         return config.model_copy(update={"width_mult": low + share * (top - low)})
 
@@ -140,16 +150,16 @@ class Fitter:
         def at(steps: int) -> TrainConfig:
             return config.model_copy(update={"width_mult": width_of(steps)})
 
-        def size_of(steps: int) -> ModelSize:
-            return count(at(steps), self.shape)
+        def sized(steps: int) -> SizedWidth:
+            return SizedWidth.of(width_of(steps), count(at(steps), self.shape))
 
         def is_over(steps: int) -> bool:
             if self.limit.macs is None:  # parameters alone need no forward pass
                 return self.limit.params is not None and count_params(at(steps), self.shape) > self.limit.params
-            return not fits(size_of(steps), self.limit)
+            return not fits(sized(steps), self.limit)
 
         fitting, end = math.floor(low / WIDTH_STEP), round(WIDEST / WIDTH_STEP)
-        narrowest = size_of(fitting)
+        narrowest = sized(fitting)
         if not fits(narrowest, self.limit):
             raise LimitError(
                 f"no width of {config.model} fits: at {low:g}, the narrowest, it has {self._in_words(narrowest)}; the "
@@ -160,7 +170,7 @@ class Fitter:
         brim = [] if fall is None else [math.ceil(fall / WIDTH_STEP) - 1]
         over = [steps for steps in (*brim, end) if steps > fitting and is_over(steps)]
         if not over:
-            return Width(width_of(end), size_of(end), None, None)
+            return Width(sized(end), None)
         failing = over[0]
         while failing - fitting > 1:
             middle = (fitting + failing) // 2
@@ -168,7 +178,7 @@ class Fitter:
                 failing = middle
             else:
                 fitting = middle
-        return Width(width_of(fitting), size_of(fitting), width_of(failing), size_of(failing))
+        return Width(sized(fitting), sized(failing))
 
     def _question(self, config: TrainConfig, sizes: Iterable[str], *others: float | None) -> str:
         """What an answer is remembered by: all that it depends on."""
@@ -183,15 +193,20 @@ class Fitter:
         )
 
 
+def _parts(width: SizedWidth | None) -> tuple[Json, Json]:
+    """How the memory has a width and its size."""
+    return (None, None) if width is None else (width.width_mult, {"params": width.params, "macs": width.macs})
+
+
 def _recall(memory: Path | None) -> dict[str, Any]:
     try:
-        known: dict[str, Any] = json.loads(memory.read_text()) if memory else {}
+        known = json.loads(memory.read_text()) if memory else {}
     except (OSError, ValueError):  # none yet, or damaged: it is only a memory
         return {}
-    return known
+    return known if isinstance(known, dict) else {}
 
 
-def _remember(memory: Path | None, answers: dict[str, Any]) -> None:
+def _remember(memory: Path | None, answers: dict[str, Json]) -> None:
     if memory is None:
         return
     partial = memory.with_suffix(f".{os.getpid()}.partial")

@@ -15,7 +15,7 @@ from sqlalchemy import URL
 from search.devices import WorkerDevice, hold_devices
 from search.errors import Interrupted, UsageError
 from search.paths import Runs
-from search.plan.prepare import Prepared, check_room, models_of, pictures_of, prepare, room_needed
+from search.plan.prepare import Prepared, check_room, images_of, models_of, prepare, room_needed
 from search.process import STOP_SIGNALS
 from search.running.coordinator import Coordinator
 from search.study.identity import take_folder
@@ -135,21 +135,21 @@ def render_stop(answer: dict[str, Any]) -> str:
 
 def _facts(spec: StudySpec, prepared: Prepared) -> list[tuple[str, str]]:
     """What the study's page says about it besides its settings, name and words each."""
-    facts = [("pictures", f"{pictures_of(prepared)}, {prepared.num_classes} classes, {spec.data.image_size} px")]
+    facts = [("pictures", f"{images_of(prepared)}, {prepared.num_classes} classes, {spec.data.image_size} px")]
     facts += [("model", ", ".join(models_of(spec, prepared)))]
     if prepared.width is not None:
-        width = prepared.width
-        facts += [("widest that fits", f"width_mult {width.width_mult:g}, {width.size.params:,} parameters")]
+        widest = prepared.width.widest
+        facts += [("widest that fits", f"width_mult {widest.width_mult:g}, {widest.params:,} parameters")]
     return facts
 
 
 def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice]) -> str:
     """What is about to be searched, in one line."""
-    width = f"; width_mult up to {prepared.width.width_mult:g}" if prepared.width else ""
+    width = f"; width_mult up to {prepared.width.widest.width_mult:g}" if prepared.width else ""
     where = ", ".join(device.label for device in devices)
     return (
         f"{spec.name}: {spec.search.trials} trials of {', '.join(models_of(spec, prepared))} on {where}; "
-        f"{prepared.num_classes} classes, pictures: {pictures_of(prepared)}{width}"
+        f"{prepared.num_classes} classes, pictures: {images_of(prepared)}{width}"
     )
 
 

@@ -16,6 +16,7 @@ from studies import Confirm, Faults, Final, Limit, Range, Search, StudySpec
 from studies.spec import Notify
 from trainer.config import DataConfig, TrainConfig
 from trainer.errors import ConfigError
+from trainer.values import to_json
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "data": DataConfig,
@@ -58,15 +59,15 @@ def test_the_shipped_studies_are_those_of_the_design() -> None:
 
 
 def test_what_the_list_of_studies_names_can_be_launched() -> None:
-    rows = {row["name"]: row for row in studies.table()}
+    rows = {row.name: row for row in studies.shipped().studies}
     assert list(rows) == studies.names()
-    assert rows["contest/rexnet_sgd"] == {
-        **{"name": "contest/rexnet_sgd", "data": "folder", "models": ("rexnet_100",)},
+    assert to_json(rows["contest/rexnet_sgd"]) == {
+        **{"name": "contest/rexnet_sgd", "data": "folder", "models": ["rexnet_100"]},
         "trials": studies.load("contest/rexnet_sgd").search.trials,
     }
-    lines = studies.render({"studies": studies.table()}).splitlines()
+    lines = studies.text_of_studies(studies.shipped()).splitlines()
     assert lines[-1].split() == ["survey", "folder", "20", "models", "80", "trials"]
-    assert len({line.index(f"  {row['data']} ") for line, row in zip(lines, rows.values(), strict=True)}) == 1
+    assert len({line.index(f"  {row.data} ") for line, row in zip(lines, rows.values(), strict=True)}) == 1
 
 
 def test_birds400_tries_the_two_winning_recipes_first() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from trainer.config import DataConfig, TrainConfig
+from trainer.config import DataConfig, ModelSize, Sam, TrainConfig
 from trainer.errors import ConfigError
-from trainer.values import FrozenModel, nearest, override, validate
+from trainer.values import FrozenModel, nearest, override, to_json, validate
 
 
 def problems_of(values: dict[str, object], kind: type[FrozenModel] = TrainConfig) -> str:
@@ -128,3 +128,16 @@ def test_an_assignment_without_key_and_value_is_refused(assignment: str) -> None
 def test_an_assignment_below_a_value_is_refused() -> None:
     with pytest.raises(ConfigError, match="lr is a value, not a table"):
         override({"train": {"lr": 1.0}}, ["train.lr.low=2"])
+
+
+def test_the_json_form_of_a_value_has_its_fields_and_refuses_what_has_none() -> None:
+    size = ModelSize(params=1, macs=2)
+    value = {"size": size, "sam": Sam(rho=0.1), "places": (Path("a/b"), None), 16: [True, 0.5, "x"]}
+    assert to_json(value) == {
+        "size": {"params": 1, "macs": 2},
+        "sam": {"rho": 0.1, "adaptive": False},
+        "places": ["a/b", None],
+        "16": [True, 0.5, "x"],
+    }
+    with pytest.raises(TypeError, match="set has no JSON form"):
+        to_json({"kinds": {1, 2}})

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,17 @@ from rich.console import Console
 from search.devices import WorkerDevice
 from search.errors import UsageError
 from search.paths import Runs
-from search.plan.check import check_study, largest_candidate, measure_speed, render
+from search.plan.check import check_study, largest_candidate, measure_speed
+from search.plan.meaning import Meaning, RangeAxis, text_of_check
 from search.plan.prepare import checkpoint_bytes, prepare, room_needed
 from search.plan.space import distributions, find_bounds
 from search.plan.width import Fitter
 from studies import Limit, StudySpec
-from trainer.config import Shape, TrainConfig
+from trainer.config import ModelSize, Shape, TrainConfig
 from trainer.data import prepare_data
 from trainer.errors import ConfigError, DataError, DiskError, LimitError
 from trainer.models import count
-from trainer.values import validate
+from trainer.values import to_json, validate
 
 SHAPE = Shape(10, 16)
 TWO_WORKERS = [WorkerDevice("cpu:0", None, 1), WorkerDevice("cpu:1", None, 1)]
@@ -52,10 +54,10 @@ def study(**values: Any) -> StudySpec:
     return validate(StudySpec, defaults | values, "study small")
 
 
-def shown(meaning: dict[str, Any], width: int = 80) -> str:
+def shown(meaning: Meaning, width: int = 80) -> str:
     """What a terminal of so many columns shows."""
     console = Console(file=io.StringIO(), width=width)
-    console.print(render(meaning), soft_wrap=True)
+    console.print(text_of_check(meaning), soft_wrap=True)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -77,76 +79,86 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 @pytest.fixture(scope="module")
-def meaning(runs: Runs) -> dict[str, Any]:
+def meaning(runs: Runs) -> Meaning:
     return check_study(study(), runs, TWO_WORKERS)
 
 
-def test_the_space_has_its_exact_upper_end_with_its_size_and_the_proof(meaning: dict[str, Any]) -> None:
+def test_the_space_has_its_exact_upper_end_with_its_size_and_the_proof(meaning: Meaning) -> None:
     width = Fitter(SHAPE, Limit(params=60_000)).widest(TrainConfig(model="resnet10t"), 0.02)
-    assert width.next_size is not None
-    assert meaning["space"] == {
+    assert width.next is not None
+    assert to_json(meaning.space) == {
         "lr": {"low": 1e-4, "high": 1e-2, "log": True, "step": None},
-        "width_mult": {"low": 0.02, "high": width.width_mult, "log": False, "step": None},
+        "width_mult": {"low": 0.02, "high": width.widest.width_mult, "log": False, "step": None},
         "batch_size": {"choices": [16, 64]},
         "optimizer": {"choices": ["sgd", "adamw"]},
     }
-    size = {"params": width.size.params, "macs": width.size.macs}
-    assert meaning["largest"] == meaning["widest"] == {"width_mult": width.width_mult, **size}
-    assert meaning["next"]["params"] == width.next_size.params > 60_000
-    assert meaning["limit"] == {"params": 60_000, "macs": None}
+    assert meaning.largest == meaning.widest == width.widest
+    assert meaning.next == width.next
+    assert width.next.params > 60_000
+    assert meaning.limit == Limit(params=60_000)
 
 
-def test_pictures_are_counted_per_class_and_split(meaning: dict[str, Any]) -> None:
-    pictures = meaning["pictures"]
-    assert list(pictures["classes"]) == [str(digit) for digit in range(10)]
-    for split, number in pictures["splits"].items():
-        assert sum(counts[split] for counts in pictures["classes"].values()) == number > 0
-    assert sum(pictures["splits"].values()) == 1797
+def test_pictures_are_counted_per_class_and_split(meaning: Meaning) -> None:
+    images = meaning.images
+    assert list(images.classes) == [str(digit) for digit in range(10)]
+    for split, number in images.splits.items():
+        assert sum(counts[split] for counts in images.classes.values()) == number > 0
+    assert sum(images.splits.values()) == 1797
 
 
-def test_steps_per_epoch_are_those_of_the_training_loop(meaning: dict[str, Any]) -> None:
-    num_train = meaning["pictures"]["splits"]["train"]
-    assert meaning["steps_per_epoch"] == {"16": num_train // 16, "64": num_train // 64}
+def test_steps_per_epoch_are_those_of_the_training_loop(meaning: Meaning) -> None:
+    num_train = meaning.images.splits["train"]
+    assert meaning.steps_per_epoch == {16: num_train // 16, 64: num_train // 64}
 
 
-def test_only_what_is_fixed_and_not_the_default_is_named(meaning: dict[str, Any]) -> None:
-    assert meaning["fixed"] == {"rotate": 10.0}
-    assert meaning["known"] == [{"lr": 1e-3, "width_mult": 0.05}, {"optimizer": "adamw"}]
+def test_only_what_is_fixed_and_not_the_default_is_named(meaning: Meaning) -> None:
+    assert meaning.fixed == {"rotate": 10.0}
+    assert list(meaning.known) == [{"lr": 1e-3, "width_mult": 0.05}, {"optimizer": "adamw"}]
 
 
-def test_time_and_disk_are_scaled_from_what_was_measured(meaning: dict[str, Any], runs: Runs) -> None:
-    estimate = meaning["estimate"]
-    num_train = meaning["pictures"]["splits"]["train"]
-    assert estimate["seconds_per_epoch"] > (num_train // 16 * 16) / estimate["images_per_second"]
-    assert estimate["seconds_per_trial"] == 3 * estimate["seconds_per_epoch"]
-    assert estimate["seconds_at_most"] == math.ceil(7 / 2) * estimate["seconds_per_trial"]
+def test_time_and_disk_are_scaled_from_what_was_measured(meaning: Meaning, runs: Runs) -> None:
+    estimate = meaning.estimate
+    num_train = meaning.images.splits["train"]
+    assert estimate.seconds_per_epoch > (num_train // 16 * 16) / estimate.images_per_second
+    assert estimate.seconds_per_trial == 3 * estimate.seconds_per_epoch
+    assert estimate.seconds_at_most == math.ceil(7 / 2) * estimate.seconds_per_trial
     (pictures_file,) = runs.cache.glob("*/pictures.npy")
-    assert estimate["cache_bytes"] > pictures_file.stat().st_size > 1797 * 16 * 16 * 3
-    assert estimate["checkpoint_bytes"] == checkpoint_bytes(meaning["largest"]["params"], 2)
+    assert estimate.cache_bytes > pictures_file.stat().st_size > 1797 * 16 * 16 * 3
+    assert estimate.checkpoint_bytes == checkpoint_bytes(meaning.largest.params, 2)
 
 
-def test_the_answer_is_json(meaning: dict[str, Any]) -> None:
-    assert json.loads(json.dumps(meaning)) == meaning
+def test_the_answer_is_json(meaning: Meaning) -> None:
+    found = json.loads(json.dumps(to_json(meaning)))
+    assert found == to_json(meaning)
+    assert list(found) == [
+        *("version", "study", "model", "epochs", "trials", "limit", "images", "space", "largest", "widest", "next"),
+        *("left_out", "exported", "fixed", "known", "steps_per_epoch", "estimate"),
+    ]
+    assert found["limit"] == {"params": 60_000, "macs": None}
+    assert found["largest"].keys() == {"width_mult", "params", "macs"}
+    assert found["steps_per_epoch"].keys() == {"16", "64"}
 
 
-def test_people_are_shown_all_of_it_in_80_columns(meaning: dict[str, Any]) -> None:
-    text = shown(meaning)
+def test_people_are_shown_all_of_it_in_80_columns(meaning: Meaning) -> None:
+    text, width, following = shown(meaning), meaning.space["width_mult"], meaning.next
+    assert isinstance(width, RangeAxis)
+    assert following is not None
     assert "small: 7 trials of resnet10t, 3 epochs each" in text
-    assert f"{meaning['largest']['params']:,} parameters" in text
-    assert f"{meaning['next']['params'] - 60_000:,} parameters over" in text
-    assert f"0.02 to {meaning['space']['width_mult']['high']:g}" in text
+    assert f"{meaning.largest.params:,} parameters" in text
+    assert f"{following.params - 60_000:,} parameters over" in text
+    assert f"0.02 to {width.high:g}" in text
     for line in ("0.0001 to 0.01, logarithmic", "16, 64", "sgd, adamw", "rotate", "lr 0.001, width_mult 0.05"):
         assert line in text
     assert "with 2 workers; pruning makes it shorter" in text
-    for name, counts in meaning["pictures"]["classes"].items():
+    for name, counts in meaning.images.classes.items():
         assert any(line.split() == [name, *map(str, counts.values())] for line in text.splitlines())
 
 
-def test_a_set_without_a_test_split_is_warned_of(meaning: dict[str, Any]) -> None:
+def test_a_set_without_a_test_split_is_warned_of(meaning: Meaning) -> None:
     warning = "no test split: an export would be measured on the validation pictures"
     assert warning not in shown(meaning)
-    without = meaning["pictures"] | {"splits": meaning["pictures"]["splits"] | {"test": 0}}
-    assert warning in shown(meaning | {"pictures": without})
+    without = replace(meaning.images, splits={**meaning.images.splits, "test": 0})
+    assert warning in shown(replace(meaning, images=without))
 
 
 def test_the_time_is_that_of_the_widest_candidate_with_most_augmentation_in_the_smallest_batches(runs: Runs) -> None:
@@ -189,8 +201,8 @@ def test_of_several_families_the_time_says_which_one_it_is_of(runs: Runs) -> Non
     meaning = check_study(study(limit={"params": 200_000}, space=space, known=known), runs, TWO_WORKERS[:1])
     assert "small: 7 trials of 2 models, 3 epochs each" in shown(meaning)
     assert "images/s with the largest resnet10t" in shown(meaning)
-    assert list(meaning["left_out"]) == ["mobilenetv3_small_050", "known.0"]
-    assert meaning["known"] == known[1:]
+    assert list(meaning.left_out) == ["mobilenetv3_small_050", "known.0"]
+    assert list(meaning.known) == known[1:]
     assert "2 left out because they do not fit:\n  mobilenetv3_small_050: mobilenetv3_small_050 " in shown(meaning)
     assert "\n  known.0: its model, mobilenetv3_small_050, does not fit\n" in shown(meaning)
 
@@ -202,8 +214,8 @@ def test_a_batch_larger_than_the_training_split_is_measured_as_it_trains(runs: R
     speed = measure_speed(spec.train, data, TWO_WORKERS[0])
     assert speed.images_per_second > 0
     meaning = check_study(spec, runs, TWO_WORKERS[:1])
-    assert meaning["steps_per_epoch"] == {"128": 1}
-    assert (meaning["widest"], meaning["next"], meaning["largest"]["width_mult"]) == (None, None, 1.0)
+    assert meaning.steps_per_epoch == {128: 1}
+    assert (meaning.widest, meaning.next, meaning.largest.width_mult) == (None, None, 1.0)
     assert "\nno limit\n" in shown(meaning)
     assert "with 1 worker;" in shown(meaning)
 
@@ -211,23 +223,24 @@ def test_a_batch_larger_than_the_training_split_is_measured_as_it_trains(runs: R
 def test_a_space_that_ends_below_the_limit_says_so(runs: Runs) -> None:
     spec = study(space={"width_mult": {"low": 0.02, "high": 0.05}}, known=[])
     meaning = check_study(spec, runs, TWO_WORKERS[:1])
-    assert meaning["largest"]["width_mult"] == 0.05
-    assert meaning["largest"]["params"] == count(TrainConfig(model="resnet10t", width_mult=0.05), SHAPE).params
-    assert f"the space ends below the widest that fits, {meaning['widest']['width_mult']:g}" in shown(meaning)
+    assert meaning.largest.width_mult == 0.05
+    assert meaning.largest.params == count(TrainConfig(model="resnet10t", width_mult=0.05), SHAPE).params
+    assert meaning.widest is not None
+    assert f"the space ends below the widest that fits, {meaning.widest.width_mult:g}" in shown(meaning)
     asked_for = room_needed(spec, find_bounds(spec, 10, runs), 1)
-    assert meaning["estimate"]["checkpoint_bytes"] == asked_for, "what a launch would refuse is refused here"
+    assert meaning.estimate.checkpoint_bytes == asked_for, "what a launch would refuse is refused here"
 
 
 def test_an_ensemble_that_would_not_fit_is_told_before_the_search(runs: Runs) -> None:
     one = check_study(study(), runs, TWO_WORKERS)
-    assert one["exported"] == {name: one["largest"][name] for name in ("params", "macs")}
+    assert one.exported == ModelSize(params=one.largest.params, macs=one.largest.macs)
     three = check_study(study(final={"ensemble": 3, "tta": ["flip"]}), runs, TWO_WORKERS)
-    expected = {"params": 3 * one["largest"]["params"], "macs": 6 * one["largest"]["macs"]}
-    assert three["exported"] == expected
-    assert f"that is {expected['params']:,} parameters" in shown(three)
+    expected = ModelSize(params=3 * one.largest.params, macs=6 * one.largest.macs)
+    assert three.exported == expected
+    assert f"that is {expected.params:,} parameters" in shown(three)
     assert "to export, over the limit" not in shown(one)
     each = check_study(study(final={"ensemble": 3, "limit_each": True}), runs, TWO_WORKERS)
-    assert each["exported"] == one["exported"]
+    assert each.exported == one.exported
 
 
 def test_a_stepped_width_ends_on_a_step_without_a_warning(runs: Runs) -> None:
@@ -236,7 +249,7 @@ def test_a_stepped_width_ends_on_a_step_without_a_warning(runs: Runs) -> None:
     width = Fitter(SHAPE, spec.limit).widest(spec.train, 0.02)
     space = distributions(spec, width)
     last = space["width_mult"].high  # type: ignore[attr-defined]
-    assert width.width_mult - 0.02 < last <= width.width_mult
+    assert width.widest.width_mult - 0.02 < last <= width.widest.width_mult
     assert space["dropout"].high == 0.4  # type: ignore[attr-defined]
 
 
@@ -250,8 +263,8 @@ def test_many_classes_are_summed_up_and_bad_files_and_duplicates_listed(runs: Ru
         data={"path": str(folder), "image_size": 16, "bad_files": "skip"}, space={"lr": [0.1, 0.2]}, known=[], limit={}
     )
     meaning = check_study(spec, runs, TWO_WORKERS[:1])
-    assert [file["name"] for file in meaning["pictures"]["bad_files"]] == ["train/c00/broken.png"]
-    kinds = {(pair["kind"], pair["first"], pair["second"]) for pair in meaning["pictures"]["duplicates"]}
+    assert [file.name for file in meaning.images.bad_files] == ["train/c00/broken.png"]
+    kinds = {(pair.kind, pair.first, pair.second) for pair in meaning.images.duplicates}
     assert kinds == {
         ("across classes", "train/c01/00.png", "train/c02/twin.png"),
         ("across splits", "train/c03/00.png", "val/c03/twin.png"),
@@ -322,7 +335,7 @@ def test_a_disk_without_room_for_checkpoints_is_found(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "sentence"),
+    ("figure", "sentence"),
     [
         ("no/such/grid.png", "grid.png: there is no folder .*no/such; create it first"),
         ("grid", "grid: the picture is a PNG; give it a name that ends in .png"),
@@ -330,18 +343,18 @@ def test_a_disk_without_room_for_checkpoints_is_found(runs: Runs) -> None:
     ],
 )
 def test_a_picture_that_cannot_be_drawn_is_told_before_anything_is_read(
-    picture: str, sentence: str, runs: Runs, tmp_path: Path
+    figure: str, sentence: str, runs: Runs, tmp_path: Path
 ) -> None:
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(UsageError, match=f"^--pictures .*{sentence}"):
-        check_study(study(data={}), runs, TWO_WORKERS, pictures=tmp_path / picture)
+        check_study(study(data={}), runs, TWO_WORKERS, figure=tmp_path / figure)
 
 
 def test_pictures_are_drawn_before_the_rest_is_checked(runs: Runs, tmp_path: Path) -> None:
     said: list[str] = []
     devices = [WorkerDevice("cpu", None, 1)] * 10**7
     with pytest.raises(DiskError):
-        check_study(study(), runs, devices, pictures=tmp_path / "grid.PNG", note=said.append)
+        check_study(study(), runs, devices, figure=tmp_path / "grid.PNG", say=said.append)
     (sentence,) = said
     assert sentence.startswith(f"wrote {tmp_path}/grid.PNG: plain pictures on the left, then ")
     with Image.open(tmp_path / "grid.PNG") as grid:
@@ -359,7 +372,7 @@ def test_the_command_answers_and_exits_as_documented(tmp_path: Path) -> None:
     assert code == 0, err
     assert err.startswith("wrote grid.png: plain pictures on the left")
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads(out).items() >= {"version": 1, "study": "mine"}.items()
+    assert json.loads(out).items() >= {"version": 2, "study": "mine"}.items()
     code, out, err = run_inside(tmp_path, *command, "--set", "limit.params=9")
     assert (code, out) == (5, "")
     assert err.startswith("search: resnet10t at width_mult 1 has ")

@@ -18,7 +18,7 @@ from trainer import fit
 from trainer.config import Shape, TrainConfig
 from trainer.errors import DivergedError
 from trainer.models import count
-from trainer.values import validate
+from trainer.values import to_json, validate
 
 
 def test_sampled_settings_are_at_the_values_of_the_first_known_recipe(
@@ -43,7 +43,12 @@ def test_sampled_settings_are_at_the_values_of_the_first_known_recipe(
     spec = validate(StudySpec, values, "study")
     answer = find_lr_range(spec, Runs(tmp_path), WorkerDevice("cpu", None, 1), tmp_path / "curve.png")
     assert [(config.width_mult, config.dropout) for config in seen] == [(0.05, 0.25)]
-    assert answer["low"] <= answer["steepest"] <= answer["high"]
+    assert answer.low <= answer.steepest <= answer.high
+    found = to_json(answer)
+    assert isinstance(found, dict)
+    assert found.items() >= {"version": 2, "study": "small", "figure": str(tmp_path / "curve.png")}.items()
+    keys = {"version", "study", "optimizer", "low", "high", "steepest", "lrs", "losses", "toml", "figure"}
+    assert found.keys() == keys
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,266 @@
+"""What a study means: the answer of ``search check`` as values, and its text."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from search.plan.limit import size_line
+from search.plan.width import SizedWidth
+from search.words import duration, megabytes
+from studies import Limit
+from studies.axes import Value
+from studies.spec import describe_limit, fits
+from trainer.config import ModelSize
+from trainer.data import BadFile, Duplicate
+from trainer.errors import as_lines
+from trainer.values import Json
+
+CLASSES_SHOWN = 12
+"""With more classes than these the table shows the smallest, the median and the largest one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """The images of a study."""
+
+    source: str
+    path: str | None
+    image_size: int
+    splits: Mapping[str, int]
+    """Number of images in each split."""
+    classes: Mapping[str, Mapping[str, int]]
+    """Of each class: number of images in each split."""
+    bad_files: tuple[BadFile, ...]
+    """Files that are left out."""
+    duplicates: tuple[Duplicate, ...]
+
+
+@dataclass(frozen=True)
+class RangeAxis:
+    """A setting that is sampled from a range."""
+
+    low: float
+    high: float
+    """Of width_mult: the exact upper end, where the limit gives it."""
+    log: bool
+    step: float | None
+
+
+@dataclass(frozen=True)
+class ChoiceAxis:
+    """A setting that is sampled from a list."""
+
+    choices: tuple[Value | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Time and disk of a search that prunes nothing, with the speed of the largest candidate."""
+
+    model: str
+    device: str
+    """The device, as people call it."""
+    workers: int
+    workers_per_gpu: int
+    images_per_second: float
+    """Training images per second, validation excluded."""
+    seconds_per_epoch: float
+    """Of the whole training and validation splits."""
+    seconds_per_trial: float
+    """Of all epochs, and all folds."""
+    seconds_at_most: float
+    """Of the whole search."""
+    cache_bytes: int
+    checkpoint_bytes: int
+    """Disk that the checkpoints of all workers need."""
+    free_bytes: int
+    """Disk that is free in the runs folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meaning:
+    """What a study means, before it is launched."""
+
+    version: int = 2
+    """Of the JSON form."""
+    study: str
+    model: str
+    epochs: int
+    trials: int
+    limit: Limit
+    images: Images
+    space: Mapping[str, RangeAxis | ChoiceAxis]
+    """What is sampled, by the name of the setting."""
+    largest: SizedWidth
+    """The largest candidate."""
+    widest: SizedWidth | None
+    """The widest width that fits the limit; None where the width is not sampled."""
+    next: SizedWidth | None
+    """One step wider, over the limit; None also where even the widest possible fits."""
+    left_out: Mapping[str, str]
+    """Why each model, and each known recipe ("known.0"), that does not fit the limit is left out."""
+    exported: ModelSize
+    """What the limit counts of the largest candidate's export, members and views included."""
+    fixed: Mapping[str, Json]
+    """Settings of [train] that are neither sampled nor their default."""
+    known: tuple[Mapping[str, Value], ...]
+    """Recipes that are tried first."""
+    steps_per_epoch: Mapping[int, int]
+    """Optimizer steps by batch size."""
+    estimate: Estimate
+
+
+def text_of_check(meaning: Meaning) -> Group:
+    """What ``search check`` prints; fits 80 columns unless names are longer."""
+    epochs = f"{meaning.epochs} epoch{'s' if meaning.epochs > 1 else ''}"
+    models = meaning.space.get("model")
+    model = f"{len(models.choices)} models" if isinstance(models, ChoiceAxis) else meaning.model
+    return Group(
+        Text(f"{meaning.study}: {meaning.trials} trials of {model}, {epochs} each"),
+        *_text_of_images(meaning.images),
+        *_text_of_sizes(meaning),
+        *(_heading("space"), _space_table(meaning.space)),
+        *_text_of_recipes(meaning),
+        *(_heading("estimate"), _estimate_table(meaning)),
+    )
+
+
+def _text_of_images(images: Images) -> list[RenderableType]:
+    place = f" in {images.path}" if images.path else ""
+    parts: list[RenderableType] = [
+        _heading(f"pictures: {images.source}{place}, {images.image_size} px"),
+        _images_table(images),
+    ]
+    if bad := images.bad_files:
+        lines = as_lines([f"{file.name}: {file.reason}" for file in bad])
+        parts.append(_warning(f"{len(bad)} files left out because they cannot be read:{lines}"))
+    if pairs := images.duplicates:
+        lines = as_lines([f"{pair.kind}: {pair.first} = {pair.second}" for pair in pairs])
+        parts.append(_warning(f"{len(pairs)} exact duplicates:{lines}"))
+    if not images.splits["test"]:
+        parts.append(
+            _warning(
+                "no test split: an export would be measured on the validation pictures that chose it; "
+                "add test/CLASS/*, or set data.test_fraction"
+            )
+        )
+    return parts
+
+
+def _text_of_sizes(meaning: Meaning) -> list[RenderableType]:
+    """The limit, and what fits it."""
+    limit, largest, widest = meaning.limit, meaning.largest, meaning.widest
+    parts: list[RenderableType] = [
+        _heading("no limit" if limit == Limit() else f"limit: {describe_limit(limit)}"),
+        Text(size_line(largest.width_mult, largest, limit)),
+    ]
+    if widest is not None and widest.width_mult > largest.width_mult:
+        parts.append(Text(f"the space ends below the widest that fits, {widest.width_mult:g}"))
+    elif meaning.next is not None:
+        parts.append(Text(size_line(meaning.next.width_mult, meaning.next, limit)))
+    if left_out := meaning.left_out:
+        lines = as_lines([f"{name}: {why}" for name, why in left_out.items()])
+        parts.append(_warning(f"{len(left_out)} left out because they do not fit:{lines}"))
+    exported = meaning.exported
+    if not fits(exported, limit):
+        parts.append(
+            _warning(
+                f"as [final] has it, that is {exported.params:,} parameters and {exported.macs:,} multiply-adds to "
+                "export, over the limit: fewer members or views, limit_each = true, or a lower limit to search under"
+            )
+        )
+    return parts
+
+
+def _text_of_recipes(meaning: Meaning) -> list[RenderableType]:
+    """What is fixed, and what is tried first."""
+    parts: list[RenderableType] = []
+    if meaning.fixed:
+        parts += [_heading("fixed, where it is not the default"), _pairs_table(meaning.fixed)]
+    if meaning.known:
+        recipes = [", ".join(f"{key} {_show(value)}" for key, value in recipe.items()) for recipe in meaning.known]
+        parts += [_heading("known recipes, tried first"), *(Text(f"  {recipe}") for recipe in recipes)]
+    return parts
+
+
+def _images_table(images: Images) -> Table:
+    classes, splits = images.classes, images.splits
+    table = _table("class", *splits)
+    if len(classes) <= CLASSES_SHOWN:
+        for name, counts in classes.items():
+            table.add_row(_printable(name), *(f"{counts[split]:,}" for split in splits))
+    else:
+        for what, choose in (("smallest", min), ("median", statistics.median), ("largest", max)):
+            numbers = [choose([counts[split] for counts in classes.values()]) for split in splits]
+            table.add_row(what, *(f"{number:,g}" for number in numbers))
+    table.add_row(f"all {len(classes):,}", *(f"{number:,}" for number in splits.values()), style="bold")
+    return table
+
+
+def _space_table(space: Mapping[str, RangeAxis | ChoiceAxis]) -> Table:
+    table = _table("", "", right=False)
+    for key, axis in space.items():
+        if isinstance(axis, ChoiceAxis):
+            values = ", ".join(_show(choice) for choice in axis.choices)
+        else:
+            steps = f", in steps of {axis.step:g}" if axis.step not in (None, 1) else ""
+            values = f"{axis.low:g} to {axis.high:g}{', logarithmic' if axis.log else ''}{steps}"
+        table.add_row(f"  {key}", values)
+    return table
+
+
+def _estimate_table(meaning: Meaning) -> Table:
+    estimate = meaning.estimate
+    workers = f"{estimate.workers} worker{'s' if estimate.workers > 1 else ''}"
+    if estimate.workers_per_gpu > 1:
+        workers += f", {estimate.workers_per_gpu} on each GPU"
+    return _pairs_table(
+        {
+            "steps per epoch": ", ".join(
+                f"{number:,} in batches of {size}" for size, number in meaning.steps_per_epoch.items()
+            ),
+            "device": f"{estimate.device}, {estimate.images_per_second:,.0f} images/s with the largest "
+            f"{estimate.model}",
+            "epoch": f"about {duration(estimate.seconds_per_epoch)}",
+            "trial": f"about {duration(estimate.seconds_per_trial)} unless it is pruned",
+            "search": f"at most about {duration(estimate.seconds_at_most)} with {workers}; pruning makes it shorter",
+            "disk": f"{megabytes(estimate.cache_bytes)} cache, {megabytes(estimate.checkpoint_bytes)} checkpoints; "
+            f"{megabytes(estimate.free_bytes)} free",
+        }
+    )
+
+
+def _pairs_table(pairs: Mapping[str, object]) -> Table:
+    table = _table("", "", right=False)
+    for key, value in pairs.items():
+        table.add_row(f"  {key}", Text(_show(value)))
+    return table
+
+
+def _table(*columns: str, right: bool = True) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", show_header=any(columns))
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if right and number else "left", overflow="fold")
+    return table
+
+
+def _heading(text: str) -> Text:
+    return Text(f"\n{text}", style="bold")
+
+
+def _warning(text: str) -> Text:
+    return Text(text, style="yellow")
+
+
+def _printable(name: str) -> Text:
+    return Text(name if name.isprintable() else ascii(name)[1:-1])
+
+
+def _show(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
