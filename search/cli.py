@@ -1,4 +1,7 @@
-"""The commands: each parses, calls one function, prints, and sets the exit code. Nothing heavy at import."""
+"""The commands: each parses, calls one function, prints, and sets the exit code. Nothing heavy at import.
+
+Long: it has a function for each command, and most of each is what its options say to the user.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import cv2
 import numpy as np
@@ -314,12 +313,12 @@ class HostAugmentation:
             pictures = np.ascontiguousarray(np.stack(changed))  # np.stack keeps torch's layout, OpenCV refuses it
         return pictures
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return HostAugmentation, (self.config,)
 
 
-def _build_step(entry: str | dict[str, Any]) -> Callable[[Pictures, int], Sequence[Pictures]]:
-    name = entry if isinstance(entry, str) else entry["name"]
+def _build_step(entry: str | dict[str, object]) -> Callable[[Pictures, int], Sequence[Pictures]]:
+    name = entry if isinstance(entry, str) else str(entry["name"])
     arguments = {} if isinstance(entry, str) else {key: value for key, value in entry.items() if key != "name"}
     if name in FROM_TORCHVISION:
         return _torchvision_step(name, arguments)
@@ -351,7 +350,7 @@ def _build_step(entry: str | dict[str, Any]) -> Callable[[Pictures, int], Sequen
     return apply
 
 
-def _torchvision_step(name: str, arguments: dict[str, Any]) -> Callable[[Pictures, int], Sequence[Pictures]]:
+def _torchvision_step(name: str, arguments: dict[str, object]) -> Callable[[Pictures, int], Sequence[Pictures]]:
     from torchvision import transforms
 
     try:

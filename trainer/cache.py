@@ -91,6 +91,8 @@ def build_cache(
 ) -> Cache:
     """Open the cache of these pictures; build it first where there is none, or a damaged one.
 
+    Many parameters: the source's name, stamp, list and reader, none of which the cache knows by itself.
+
     Two processes that ask at once build it once. ``list_pictures`` is called only to build, and ``read`` in
     several threads at once: Pillow decodes and resizes without holding the interpreter lock.
 

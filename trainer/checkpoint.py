@@ -14,7 +14,7 @@ import warnings
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 
@@ -22,12 +22,19 @@ from trainer.config import EpochResult, TrainConfig
 from trainer.device import is_out_of_memory
 from trainer.errors import CheckpointError, DiskError
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
 _HASH_BYTES = 4
 
 _STRETCH_BYTES = 4 << 20
 """After so many, the disk is asked to begin."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a full quota, a limit on a file's size
+
+
+OptimizerState = dict[str, Any]
+"""As torch's ``Optimizer.state_dict`` gives it: "state" by the number of a parameter, and "param_groups"."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Checkpoint:
     num_threads: int
     history: tuple[EpochResult, ...]
     model: dict[str, torch.Tensor]
-    optimizer: dict[str, Any]
+    optimizer: OptimizerState
     ema: dict[str, torch.Tensor] | None = None
     """The averaged weights, where the candidate has them."""
 
@@ -96,8 +103,9 @@ class _Stream(io.RawIOBase):
         self.size = self.begun = self.hash = 0
         self.error: OSError | None = None
 
-    def write(self, part: Any) -> int:
-        self.size += len(part)
+    def write(self, part: ReadableBuffer) -> int:
+        num_bytes = memoryview(part).nbytes
+        self.size += num_bytes
         if self.error is None:  # torch.save would raise another one, without its number
             try:
                 self.file.write(part)
@@ -106,7 +114,7 @@ class _Stream(io.RawIOBase):
                     self._begin()
             except OSError as error:
                 self.error = error
-        return len(part)
+        return num_bytes
 
     def _begin(self) -> None:
         self.file.flush()

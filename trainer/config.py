@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -184,7 +184,7 @@ class TrainConfig(FrozenModel):
     """Probability of erasing a rectangle of 2 to 33 % of the picture with the mean colour (Zhong et al., 2017)."""
     brightness: float = Field(0.0, ge=0, lt=1)
     """Largest change of brightness, contrast and saturation, as a share: 0.2 draws each factor from 0.8 to 1.2."""
-    augment: tuple[str | dict[str, Any], ...] = ()
+    augment: tuple[str | dict[str, object], ...] = ()
     """Further transforms, applied first, on the host: any of albumentations by its name, or torchvision's AutoAugment,
     RandAugment, TrivialAugmentWide and AugMix; with arguments as a table, for example
     ["AutoAugment", { name = "FancyPCA", alpha = 0.1, p = 0.5 }]."""

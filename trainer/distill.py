@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import timm
@@ -20,6 +20,14 @@ from trainer.errors import ConfigError
 from trainer.evaluate import Ensemble
 from trainer.models import build_model
 from trainer.values import nearest
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """What a model's images are normalised with: mean and standard deviation of each channel, 0 to 1."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
 
 
 class Teacher:
@@ -56,12 +64,12 @@ def open_teacher(settings: Distill, data: Dataset, device: Device) -> Teacher:
     """
     folder = Path(settings.teacher).expanduser()
     if (folder / "config.json").exists():
-        model, names, preprocessing = _load_export(folder, data)
+        model, names, wanted = _load_export(folder, data)
         if names != list(data.class_names):
             raise ConfigError(f"distill.teacher {settings.teacher} knows other classes than these pictures have")
     else:
-        model, preprocessing = _load_timm(settings.teacher, len(data.class_names))
-    mean, std = (torch.tensor(preprocessing[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
+        model, wanted = _load_timm(settings.teacher, len(data.class_names))
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (wanted.mean, wanted.std))
     own_mean, own_std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
     if mean.shape != own_mean.shape:
         raise ConfigError(f"distill.teacher {settings.teacher} takes pictures of {mean.shape[1]} channels")
@@ -79,22 +87,23 @@ def open_teacher(settings: Distill, data: Dataset, device: Device) -> Teacher:
     return teacher
 
 
-def _load_export(folder: Path, data: Dataset) -> tuple[nn.Module, list[str], dict[str, Any]]:
-    """The net, the class names and the preprocessing of a folder that an export wrote."""
+def _load_export(folder: Path, data: Dataset) -> tuple[nn.Module, list[str], Normalization]:
+    """The net, the class names and the normalization of a folder that an export wrote."""
     try:
         described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         config = TrainConfig.model_validate(metrics["config"])
         names = list(described["label_names"])
+        wanted = Normalization(described["pretrained_cfg"]["mean"], described["pretrained_cfg"]["std"])
         members = [build_model(config, replace(data.shape, num_classes=len(names))) for _ in metrics["seeds"]]
         model = members[0] if len(members) == 1 else Ensemble(members)
         safetensors.torch.load_model(model, str(folder / "model.safetensors"))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ConfigError(f"distill.teacher {folder} is no export that can be loaded: {error}") from error
-    return model, names, described["pretrained_cfg"]
+    return model, names, wanted
 
 
-def _load_timm(name: str, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:
+def _load_timm(name: str, num_classes: int) -> tuple[nn.Module, Normalization]:
     """A timm model with its own weights; it must have these classes already."""
     bare = name.partition(".")[0]
     if ":" not in name and bare not in timm.list_models():
@@ -107,4 +116,5 @@ def _load_timm(name: str, num_classes: int) -> tuple[nn.Module, dict[str, Any]]:
         raise ConfigError(f"distill.teacher {name} cannot be loaded: {error}") from error
     if (found := getattr(model, "num_classes", None)) != num_classes:
         raise ConfigError(f"distill.teacher {name} knows {found} classes, these pictures have {num_classes}")
-    return model, timm.data.resolve_model_data_config(model)
+    described = timm.data.resolve_model_data_config(model)
+    return model, Normalization(described["mean"], described["std"])

@@ -37,6 +37,8 @@ def fit(
 ) -> Iterator[EpochResult]:
     """Train a candidate; yield one result per epoch. The caller owns the loop and stops it by not asking on.
 
+    Long: the loop is one function that is read from top to bottom, without callbacks or hooks.
+
     With ``checkpoint``, the state after each epoch is durable there before its result is yielded. Where the file
     exists already, its results are yielded first and training goes on after them, bit for bit as if it had never
     stopped (same kind of device; the thread count is taken from the checkpoint).
@@ -143,6 +145,8 @@ def fit_folds(
     micro_batches: int = 1,
 ) -> Iterator[EpochResult]:
     """Train a candidate once per fold; yield one result per finished fold.
+
+    Many parameters: those of ``fit``, and the two that deal the folds.
 
     In a result, ``epoch`` counts finished folds, and losses and accuracy are means over them, each at its fold's last
     epoch. Resumable like ``fit``: every fold has its own checkpoint beside ``checkpoint``.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -93,7 +92,8 @@ class _Batches(TorchDataset[torch.Tensor]):
         """Let the system read what a batch lacks in memory, all of it at once, while others are trained on."""
         if not isinstance(self.images, np.memmap):
             return
-        mapped: Any = self.images.base
+        mapped = self.images.base
+        assert isinstance(mapped, mmap.mmap)
         size = self.images.strides[0]
         first = self.images.offset % mmap.ALLOCATIONGRANULARITY  # of the pictures, in what is mapped
         for start in (first + item[2] * size).tolist():

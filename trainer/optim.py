@@ -14,6 +14,7 @@ from timm.optim import create_optimizer_v2
 from timm.utils import dispatch_clip_grad
 from torch import nn
 
+from trainer.checkpoint import OptimizerState
 from trainer.config import TrainConfig
 from trainer.device import FUSED
 
@@ -32,7 +33,7 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
     return create_optimizer_v2(model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, **extra)
 
 
-def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def load_state(optimizer: torch.optim.Optimizer, state: OptimizerState) -> None:
     """Load an optimizer's state, each tensor where the optimizer had put it.
 
     Torch moves all of it but ``step`` to the parameters' device; NAdam's ``mu_product`` belongs on the host, where each

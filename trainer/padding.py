@@ -11,15 +11,15 @@ weights are 0. Checkpoints hold the real tensors, so an export takes them as the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from timm.layers import BatchNormAct2d
 from timm.models.rexnet import LinearBottleneck, RexNet
 from torch import nn
 
-State = dict[str, torch.Tensor]
+from trainer.checkpoint import OptimizerState
 
+State = dict[str, torch.Tensor]
 CHANNEL_MULTIPLE = 8
 """16 gains less: 1.18, 1.16 and 1.07."""
 
@@ -52,26 +52,26 @@ class Padding:
         shapes = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
         return {name: _extend(tensor, shapes[name]) for name, tensor in state.items()}
 
-    def real_optimizer(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    def real_optimizer(self, optimizer: torch.optim.Optimizer) -> OptimizerState:
         """The optimizer's state for the real model."""
         return self._convert(optimizer, optimizer.state_dict(), lambda tensor, real, _: _cut(tensor, real))
 
-    def padded_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    def padded_optimizer(self, optimizer: torch.optim.Optimizer, state: OptimizerState) -> OptimizerState:
         """The optimizer's state for the padded model, from ``real_optimizer``'s."""
         return self._convert(optimizer, state, lambda tensor, _, padded: _extend(tensor, padded))
 
     def _convert(
         self,
         optimizer: torch.optim.Optimizer,
-        state: dict[str, Any],
+        state: OptimizerState,
         convert: Callable[[torch.Tensor, torch.Size, torch.Size], torch.Tensor],
-    ) -> dict[str, Any]:
+    ) -> OptimizerState:
         if not self.shapes:
             return state
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
-        def convert_one(number: int, value: Any) -> Any:
+        def convert_one(number: int, value: object) -> object:
             if not isinstance(value, torch.Tensor) or value.ndim == 0:  # a count of steps
                 return value
             parameter = ordered[number]
