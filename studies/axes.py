@@ -11,7 +11,7 @@ from typing import Annotated, Self, get_args
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from trainer.config import SIZE_SETTINGS, Distill, Sam, TrainConfig
-from trainer.values import FrozenModel, Json, describe_problem, nearest
+from trainer.values import FrozenModel, describe_problem, nearest
 
 SAMPLED = (
     "model",
@@ -233,7 +233,7 @@ def annotation_of(key: str) -> object:
     return next(one for one in get_args(kind) if one is not NoneType) if isinstance(kind, UnionType) else kind
 
 
-def assign(values: dict[str, Json], key: str, value: Json) -> None:
+def assign(values: dict[str, object], key: str, value: object) -> None:
     """Set a setting, dotted where it is one of a table, among those of [train]."""
     table, dot, name = key.partition(".")
     if dot:

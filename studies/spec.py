@@ -27,7 +27,7 @@ from studies.axes import (
     values_of,
 )
 from trainer.config import SIZE_SETTINGS, DataConfig, Distill, ModelSize, TrainConfig
-from trainer.values import FrozenModel, Json, validate
+from trainer.values import FrozenModel, validate
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Study names become folders, so they are no paths."""
@@ -304,18 +304,18 @@ class StudySpec(FrozenModel):
         axis = self.space.get("width_mult")
         return (axis.low, axis.high) if isinstance(axis, Range) else (self.train.width_mult, self.train.width_mult)
 
-    def values_for(self, sampled: Mapping[str, Json], seed: int) -> dict[str, Json]:
+    def values_for(self, sampled: Mapping[str, object], seed: int) -> dict[str, object]:
         """The settings, not yet validated, that a trial's sampled values and seed stand for, for JSON.
 
         All that the space has can be trained, but a trial may have been begun before the space was changed.
         """
-        values: dict[str, Json] = self.train.model_dump(mode="json") | {"seed": seed}
+        values: dict[str, object] = self.train.model_dump(mode="json") | {"seed": seed}
         for key, value in sampled.items():
             if key != WIDTH_SHARE:  # its bound is found in search.plan.width
                 assign(values, key, value)
         return values
 
-    def config_for(self, sampled: Mapping[str, Json], seed: int) -> TrainConfig:
+    def config_for(self, sampled: Mapping[str, object], seed: int) -> TrainConfig:
         """The candidate that a trial's sampled values and seed stand for.
 
         Raises:
@@ -323,7 +323,7 @@ class StudySpec(FrozenModel):
         """
         return validate(TrainConfig, self.values_for(sampled, seed), "candidate")
 
-    def final_config_for(self, sampled: Mapping[str, Json], seed: int) -> TrainConfig:
+    def final_config_for(self, sampled: Mapping[str, object], seed: int) -> TrainConfig:
         """The same candidate as it is trained for an export."""
         final, config = self.final, self.config_for(sampled, seed)
         changes = {name: getattr(final, name) for name in ("epochs", "ema", "distill")}

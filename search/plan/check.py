@@ -25,7 +25,6 @@ from trainer.config import TrainConfig
 from trainer.data import Dataset
 from trainer.errors import ConfigError, DataError, DiskError, LimitError
 from trainer.scan import scan_folder
-from trainer.values import Json
 
 MEASURED_STEPS = 3
 """Training steps that the estimate of time is taken from, after one that warms up."""
@@ -129,7 +128,7 @@ def largest_candidate(spec: StudySpec, space: Mapping[str, BaseDistribution], fi
 
     Of words it has the first choice. So where a study samples the model, it is of the first one: others may be larger.
     """
-    sampled: dict[str, Json] = {}
+    sampled: dict[str, object] = {}
     for key, axis in space.items():
         if isinstance(axis, CategoricalDistribution):
             numbers = all(isinstance(choice, int | float) for choice in axis.choices)

@@ -19,7 +19,6 @@ from search.plan.width import Fitter
 from studies import StudySpec
 from trainer.config import TrainConfig
 from trainer.errors import DivergedError
-from trainer.values import Json
 
 LOWEST, HIGHEST = 1e-6, 1.0
 """Range of learning rates that is tried, evenly in the logarithm."""
@@ -116,7 +115,7 @@ def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) 
 
 def _candidate(spec: StudySpec, prepared: Prepared) -> TrainConfig:
     """What the test trains: a candidate that the search could have."""
-    recipe: dict[str, Json] = dict(next(iter(known_recipes(spec, prepared.left_out)), {}))
+    recipe: dict[str, object] = dict(next(iter(known_recipes(spec, prepared.left_out)), {}))
     if isinstance(models := prepared.space.get("model"), CategoricalDistribution):
         recipe = {"model": models.choices[0]} | recipe
     config = spec.config_for(recipe, spec.seed)
