@@ -23,18 +23,18 @@ class Terminal(Console):
 
 @contextlib.contextmanager
 def show_progress(
-    console: Console, look: Callable[[], None] = lambda: None
+    console: Console, raise_if_stopped: Callable[[], None] = lambda: None
 ) -> Iterator[Callable[[str, int, int], None]]:
     """Bars with the time that is left, in a terminal: what is given is called with (stage, done, total).
 
-    It calls ``look`` each time, which raises what is to end the work.
+    It calls ``raise_if_stopped`` each time.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
 
         def progress(stage: str, done: int, total: int) -> None:
-            look()
+            raise_if_stopped()
             if stage not in tasks:
                 tasks[stage] = bar.add_task(stage, total=total)
             bar.update(tasks[stage], completed=done, total=total)
