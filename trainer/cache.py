@@ -35,12 +35,16 @@ from PIL import Image
 from trainer.config import DataConfig
 from trainer.cores import num_cores
 from trainer.errors import DataError, DiskError, as_lines
+from trainer.identity import identity
 from trainer.scan import Listing, Picture, Source
 
 __all__ = ["BadFile", "Cache", "Progress", "as_lines", "build_cache", "open_cache"]
 
 CACHE_VERSION = 3
 """Raised by hand whenever the same files would give other pixels or another index."""
+
+SHAPING = ("image_size", "resize", "interpolation", "crop_pct", "channels")
+"""Settings of DataConfig that decide what the pixels are."""
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with (stage, done, total), always from the thread that asked for the data."""
@@ -99,7 +103,7 @@ def build_cache(
     Raises DataError where no picture is readable and DiskError where there is no room.
     """
     size = config.image_size
-    made_for = config.model_dump(include={"image_size", "resize", "interpolation", "crop_pct", "channels"})
+    made_for = shaping(config)
     key = hashlib.sha256(
         json.dumps([CACHE_VERSION, PIL.__version__, made_for, stamp], sort_keys=True).encode()
     ).hexdigest()
@@ -139,6 +143,11 @@ def build_cache(
     except OSError as error:
         raise DiskError(f"the picture cache cannot be written in {cache_dir}: {error.strerror or error}") from None
     return open_cache(final)
+
+
+def shaping(config: DataConfig) -> dict[str, Any]:
+    """The settings that shape the decoded pictures; a later one counts where it is not its default."""
+    return {name: value for name, value in identity(config).items() if name in SHAPING}
 
 
 def _decode_all(

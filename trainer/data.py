@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainer.cache import BadFile, Cache, Progress, build_cache, open_cache
+from trainer.cache import BadFile, Cache, Progress, build_cache, open_cache, shaping
 from trainer.config import DataConfig, Shape
 from trainer.errors import DataError, as_lines
 from trainer.pictures import read
@@ -165,7 +165,7 @@ def open_data(config: DataConfig, cache_path: Path) -> Dataset:
 
 def _dataset(config: DataConfig, cache: Cache) -> Dataset:
     """Labels, splits and checks, from the index alone: another bad_files or split decodes nothing again."""
-    wanted = {key: getattr(config, key) for key in cache.made_for}
+    wanted = shaping(config)
     if cache.made_for != wanted:
         raise DataError(f"the picture cache {cache.path} was made for {cache.made_for}, not for {wanted}")
     in_train = Counter(name for name, split in zip(cache.classes, cache.splits, strict=True) if split == "train")

@@ -24,6 +24,7 @@ from search.study.journal import digest
 from search.study.study import open_test_split, teacher_hash
 from search.study.trial import recipe_of
 from trainer.config import ModelSize
+from trainer.identity import identity, later_recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,7 +59,7 @@ def describe(
             "num_params": size.params,
             "macs": size.macs,
         },
-        "limit": spec.limit.model_dump() | {"each": final.limit_each},
+        "limit": identity(spec.limit) | {"each": final.limit_each},
         "formats": list(final.formats),
         "search": {
             "val_accuracy": trial.values[0],
@@ -69,14 +70,14 @@ def describe(
         "confirmation": found or None,
         "fit_on": final.fit_on,
         "sees_validation": final.sees_validation,
-        "config": config.model_dump(mode="json"),
-        "finetune": final.finetune and final.finetune.model_dump(mode="json"),
+        "config": identity(config),
+        "finetune": final.finetune and identity(final.finetune),
         "teacher": teacher_hash(config),
         "seeds": [training.config.seed for training in stages[0]],
         "sampled": recipe_of(trial),
         "data": {
             "source": spec.data.source,
-            "config": spec.data.model_dump(mode="json", exclude={"path"}),
+            "config": identity(spec.data, without=("path",)),
             "content_hash": data.content_hash,
             "fingerprint": data.fingerprint,
             "image_size": spec.data.image_size,
@@ -91,9 +92,12 @@ def describe(
         "commit": _commit(),
     }
     described = json.loads(json.dumps(described))
-    identity = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    known_by = json.dumps([described, *later_recipe()] if later_recipe() else described, sort_keys=True)
     # Beside it: a launch adds lines to the log even where it finds the budget spent, and nothing is exported anew then.
-    return described | {"identity": identity, "event_log": digest(retraining.runs.journal(spec.name))}
+    return described | {
+        "identity": hashlib.sha256(known_by.encode()).hexdigest(),
+        "event_log": digest(retraining.runs.journal(spec.name)),
+    }
 
 
 def evaluate_once(

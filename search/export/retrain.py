@@ -37,6 +37,7 @@ from studies.spec import describe_limit, exported_size, fits
 from trainer.config import ModelSize, TrainConfig
 from trainer.data import Dataset
 from trainer.errors import DivergedError, LimitError
+from trainer.identity import identity_json, later_recipe
 
 T = TypeVar("T")
 
@@ -232,9 +233,9 @@ class Retraining:
     ) -> Training:
         """A training whose checkpoint is named after all that its result depends on."""
         teacher = teacher_hash(config)
-        parts = [config.model_dump_json(), self.data.fingerprint, folds, fit_on, start and start.parent.name, teacher]
-        identity = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
-        checkpoint = self.runs.final_checkpoint(self.spec.name, f"{trial.number}-{identity}")
+        parts = [identity_json(config), self.data.fingerprint, folds, fit_on, start and start.parent.name, teacher]
+        recipe = hashlib.sha256(json.dumps([*parts, *later_recipe()]).encode()).hexdigest()[:8]
+        checkpoint = self.runs.final_checkpoint(self.spec.name, f"{trial.number}-{recipe}")
         return Training(label=label, config=config, checkpoint=checkpoint, folds=folds, fit_on=fit_on, start=start)
 
     def tidy(self, trial: FrozenTrial) -> None:
