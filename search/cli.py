@@ -88,12 +88,14 @@ def launch(
     runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
     """Search, or go on with a study."""
-    from search.devices import parse_devices, share_gpus
+    import studies as shipped
+    from search.devices import parse_devices
 
     devices = parse_devices(gpus)
-    budget = [f"search.trials={trials}"] if trials is not None else []
-    budget += [f"search.hours={hours}"] if hours is not None else []
-    spec = _load(study, [*(assignments or []), *budget], data)
+    overrides = _overrides(assignments, data)
+    overrides += [f"search.trials={trials}"] if trials is not None else []
+    overrides += [f"search.hours={hours}"] if hours is not None else []
+    spec, is_shipped = shipped.load(study, overrides), study in shipped.names()
     folder, url = _places(storage, runs)
 
     from search.running.launch import launch as run
@@ -108,8 +110,8 @@ def launch(
 
             beside = dashboard_beside(url.render_as_string(hide_password=False), folder)
             tell(f"dashboard: {stack.enter_context(beside)}")
-        workers = share_gpus(devices, spec.search.workers_per_gpu)
-        snapshot = run(spec, url, folder, workers, accept_changes=accept_changes)
+        given = overrides if is_shipped else None
+        snapshot = run(spec, url, folder, devices, overrides=given, accept_changes=accept_changes)
     if as_json:
         tell(json.dumps(shape(snapshot, held_by=None), indent=2))
     else:
@@ -383,9 +385,12 @@ def _places(storage: str | None, runs: Path) -> tuple[Runs, URL]:
 def _load(study: str, assignments: list[str], data: Path | None) -> StudySpec:
     import studies as shipped
 
-    if data is not None:
-        assignments = [*assignments, f"data.path={json.dumps(str(data), ensure_ascii=False)}"]
-    return shipped.load(study, assignments)
+    return shipped.load(study, _overrides(assignments, data))
+
+
+def _overrides(assignments: list[str] | None, data: Path | None) -> list[str]:
+    path = [f"data.path={json.dumps(str(data), ensure_ascii=False)}"] if data is not None else []
+    return [*(assignments or []), *path]
 
 
 def _study_name(study: str | None, runs: Runs) -> str:

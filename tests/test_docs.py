@@ -104,6 +104,14 @@ PROMISES = {
     "the study file, the pictures or the limit change": [
         "test_a_changed_study_is_refused_with_every_difference_until_it_is_accepted"
     ],
+    "a later version of this program": [
+        "test_a_setting_that_did_not_exist_counts_as_its_default",
+        "test_later_defaults_are_for_new_studies_only",
+        "test_under_another_recipe_finished_trials_stay_and_an_unfinished_one_begins_anew",
+        "test_a_study_begun_from_a_file_of_the_product_goes_on_with_the_text_it_was_begun_with",
+        "test_the_search_goes_on_to_its_budget_and_repeats_itself",
+        "test_the_study_is_exported_from_the_trainings_of_before",
+    ],
     "two launches of one study": [
         "test_a_second_launch_of_a_running_study_is_refused_and_names_the_holder",
         "test_two_studies_launched_at_once_on_one_new_database_both_get_to_their_end",

@@ -29,6 +29,7 @@ from search.export.retrain import Retraining, Stages, check_limit, choose_trial,
 from search.figures.png import draw_confusion, draw_curves
 from search.paths import Runs
 from search.plan.prepare import prepare
+from search.study.begun import with_kept
 from search.study.lock import own_study
 from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, storage_errors
@@ -83,7 +84,10 @@ def export_best(
     with storage_errors(url):
         study, spec = find_study(open_storage(url), study_name)  # before own_study: until it is found it may be a path
     if asked is not None:
-        spec = spec.model_copy(update={"confirm": asked.confirm, "final": asked.final})
+        begun = with_kept(asked, spec.model_dump(mode="json"), tables=("confirm",))
+        for line in begun.notes:
+            console.print(line, soft_wrap=True)
+        spec = spec.model_copy(update={"confirm": begun.spec.confirm, "final": asked.final})
     with (
         own_study(study_name, url, runs) as check_lock,
         hold_devices(devices, runs),

@@ -6,25 +6,26 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import optuna
 from sqlalchemy import URL
 
-from search.devices import WorkerDevice, hold_devices
+from search.devices import WorkerDevice, hold_devices, share_gpus
 from search.errors import Interrupted, UsageError
 from search.paths import Runs
 from search.plan.prepare import Prepared, check_room, images_of, models_of, prepare, room_needed
 from search.process import STOP_SIGNALS
 from search.running.coordinator import Coordinator
+from search.study.begun import as_begun, renew
 from search.study.identity import take_folder
 from search.study.journal import Journal
 from search.study.lock import own_study, owner_of
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
 from search.study.storage import STORAGE_FAILURES, open_storage, storage_errors
-from search.study.study import SPEC, check_trials, find_study, open_study, uuid_of
+from search.study.study import check_trials, find_study, open_study, uuid_of
 from search.watch.live import Display
 from search.watch.observers import Onlooker, Onlookers, StateFile
 from search.watch.page import StudyPage
@@ -39,7 +40,13 @@ STOP_POLL_SECONDS = 0.5
 
 
 def launch(
-    spec: StudySpec, url: URL, runs: Runs, devices: list[WorkerDevice], *, accept_changes: bool = False
+    spec: StudySpec,
+    url: URL,
+    runs: Runs,
+    devices: list[WorkerDevice],
+    *,
+    overrides: Sequence[str] | None = None,
+    accept_changes: bool = False,
 ) -> Snapshot:
     """Search, or go on with a study, until its budget is spent.
 
@@ -47,7 +54,8 @@ def launch(
         spec: the study.
         url: the storage.
         runs: the runs folder.
-        devices: one worker each.
+        devices: one worker each, but for GPUs that ``search.workers_per_gpu`` shares.
+        overrides: as for ``search.study.begun.as_begun``.
         accept_changes: go on although the fingerprint differs.
 
     Returns:
@@ -61,33 +69,40 @@ def launch(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with own_study(spec.name, url, runs) as check_lock, hold_devices(devices, runs), storage_errors(url):
         storage = open_storage(url, create=True)
-        spec = _with_remembered_data(spec, storage)
+        begun = as_begun(spec, storage, overrides)
+        spec, notes = begun.spec, list(begun.notes)
+        workers = share_gpus(devices, spec.search.workers_per_gpu)
         display = Display()
         prepared = prepare(spec, runs, display.console)
         check_lock()  # decoding takes its time, and a Postgres server may have been restarted meanwhile
-        moved = take_folder(runs, spec.name, uuid_of(spec.name, storage))
+        notes += take_folder(runs, spec.name, uuid_of(spec.name, storage))
 
         def accepted(changes: list[str]) -> None:
             check_trials(spec, storage, prepared.space)
             Journal(runs.journal(spec.name)).append("accept", differences=changes)
 
+        def renewed(study: optuna.Study, was: int) -> None:
+            notes.append(renew(study, runs, was))
+
         content = prepared.data.content_hash
-        study = open_study(spec, storage, content, accept_changes=accept_changes, accepted=accepted)
+        study = open_study(spec, storage, content, accept_changes=accept_changes, accepted=accepted, renewed=renewed)
+        if begun.kept:
+            Journal(runs.journal(spec.name)).append("keep", settings=begun.kept)
         owned = OwnedStudy(study, spec, check_lock)
-        check_room(spec, runs, room_needed(spec, prepared, len(devices)))
+        check_room(spec, runs, room_needed(spec, prepared, len(workers)))
         runs.last_study.write_text(spec.name)
         with display:
-            display.note(opening_line(spec, prepared, devices))
+            display.note(opening_line(spec, prepared, workers))
             for name, reason in prepared.left_out.items():
                 display.note(f"left out: {name}: {reason}")
-            for line in [*doubts(prepared.data), *moved]:
+            for line in [*doubts(prepared.data), *notes]:
                 display.note(line)
             page = StudyPage(owned, _facts(spec, prepared), url, runs)
             others: list[Onlooker] = [StateFile(runs.state(spec.name), runs.holder(spec.name).read_text()), page]
             if spec.notify.webhook is not None:
                 others.append(Webhook(spec.notify.webhook, display.note))
             onlookers = Onlookers(display, others, at_once=lambda: coordinator.killed)
-            pool = LocalPool(devices, [runs.worker_log(spec.name, number) for number in range(len(devices))])
+            pool = LocalPool(workers, [runs.worker_log(spec.name, number) for number in range(len(workers))])
             coordinator = Coordinator(owned, prepared, pool, runs, str(prepared.data.cache_path), onlookers)
             with onlookers, _signals_to(coordinator):
                 finished = coordinator.run()
@@ -162,16 +177,6 @@ def doubts(data: Dataset) -> Iterator[str]:
         pairs = [pair for pair in data.duplicates if pair.kind == kind]
         first, second = pairs[0].first, pairs[0].second
         yield f"exact duplicates {kind}: {len(pairs)}, the first: {first} = {second}; search check lists them"
-
-
-def _with_remembered_data(spec: StudySpec, storage: optuna.storages.BaseStorage) -> StudySpec:
-    """``--data`` is needed once; later launches find it in the study."""
-    names = optuna.get_all_study_names(storage)
-    if spec.data.path is None and spec.name in names:
-        remembered = optuna.load_study(study_name=spec.name, storage=storage).user_attrs.get(SPEC, {})
-        path = remembered.get("data", {}).get("path")
-        return spec.model_copy(update={"data": spec.data.model_copy(update={"path": path})})
-    return spec
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from search.study.study import FINGERPRINT
 from search.study.trial import ranked
 from search.words import duration
 from studies import Confirm, StudySpec
+from trainer.config import RECIPE_VERSION
 
 CONFIRM = "featherweight:confirm"
 """Study attribute: what the confirmation has found."""
@@ -249,7 +250,10 @@ def _sentence(found: dict[str, Any], study: str) -> str:
 
 def _identity(study: optuna.Study) -> str:
     """Of what the results are: another recipe or other pictures make them void."""
-    return hashlib.sha256(json.dumps(study.user_attrs.get(FINGERPRINT), sort_keys=True).encode()).hexdigest()[:16]
+    of = study.user_attrs.get(FINGERPRINT)
+    if of is not None:  # an export trains by the recipe of today, even before the study's next launch
+        of = of | {"recipe_version": RECIPE_VERSION}
+    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _results(study: optuna.Study) -> list[dict[str, Any]]:

@@ -4,6 +4,8 @@ One JSON object a line, each with "at" (seconds since 1970) and "event":
 
     launch    uuid, spec, space, versions  a coordinator begins, or goes on; uuid is the study's
     accept    differences                  what changed since the study was begun, and was accepted
+    keep      settings                     settings that its file does not name -> what the study keeps
+    recipe    was, now, anew               a later version of the trainer's recipe; trials that it begins anew
     enqueue   params                       a known recipe waits to be asked for
     ask       trial, params                a candidate has all its settings
     assign    trial, worker, attempt       a worker has it; attempts from 1
@@ -15,7 +17,7 @@ One JSON object a line, each with "at" (seconds since 1970) and "event":
 
 A launch that finds more in the database than one step, which is what a kill keeps out, cannot know in which order it
 happened. It has two keys more: "rebuilt", the numbers of the trials that it happened to, and "history", all trials as
-they were then. What follows goes on from there.
+they were then. What follows goes on from there. So has the first launch after a "recipe".
 """
 
 from __future__ import annotations
@@ -80,7 +82,8 @@ class Journal:
         """Trial -> its settings, as they are in it."""
         self.started = {event["trial"] for event in known if event["event"] == "started"}
         """Trials whose size is in it."""
-        epochs = {(event["trial"], event["step"]): event["pruned"] for event in known if event["event"] == "epoch"}
+        valid = known[_since_recipe(known) :]
+        epochs = {(event["trial"], event["step"]): event["pruned"] for event in valid if event["event"] == "epoch"}
         self.decided: dict[tuple[int, int | None], bool] = {at: yes for at, yes in epochs.items() if yes is not None}
         """(trial, step) -> whether the pruner ended the trial there, as an earlier launch noted."""
 
@@ -121,6 +124,10 @@ class Journal:
             uuid: the study's.
         """
         known = read_journal(self.path)
+        since = known[_since_recipe(known) :]
+        # Trials that begin anew have fewer epochs now than the journal has told of.
+        begins_anew = len(since) < len(known) and not any(event["event"] == "launch" for event in since)
+        known = known if begins_anew else since
         there = {_step(event) for event in known}
         for event in known:
             for number, values in enumerate(event.get("history", [])):
@@ -137,7 +144,7 @@ class Journal:
             "space": {name: json.loads(distribution_to_json(axis)) for name, axis in space.items()},
             "versions": installed(),
         }
-        if len(missing) > 1:
+        if begins_anew or len(missing) > 1:
             rebuilt = sorted({number for number, line in missing if line["event"] != "enqueue"})
             self.append("launch", **launch, rebuilt=rebuilt, history=[_recorded(trial) for trial in trials])
         else:
@@ -229,6 +236,11 @@ def _lines_of(number: int, trial: FrozenTrial, space: dict[str, BaseDistribution
     if trial.state.is_finished():
         reason = trial.user_attrs.get("reason", "")
         yield {"event": "tell", "trial": number, "state": trial.state.name, "value": trial.value, "reason": reason}
+
+
+def _since_recipe(events: Sequence[Event]) -> int:
+    """Index of the first event by the recipe of today: before it, unfinished trials had other epochs."""
+    return max((index + 1 for index, event in enumerate(events) if event["event"] == "recipe"), default=0)
 
 
 def _step(event: Event) -> tuple[Any, ...]:

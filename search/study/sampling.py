@@ -15,6 +15,9 @@ from sqlalchemy import delete
 
 from studies import StudySpec
 
+RUNG = "completed_rung_"
+"""What successive halving's notes on a trial begin with."""
+
 
 def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
     """The study's sampler, seeded for one trial: Optuna keeps no random state, so a restart would repeat itself."""
@@ -93,8 +96,17 @@ def take_back(study: optuna.Study, frozen: FrozenTrial) -> None:
     rung, first = 0, pruner._min_resource * pruner._reduction_factor**pruner._min_early_stopping_rate
     while first * pruner._reduction_factor**rung < frozen.last_step:
         rung += 1
-    noted = f"completed_rung_{rung}"
+    noted = f"{RUNG}{rung}"
     if noted in frozen.system_attrs:  # no public way to remove it
         model = models.TrialSystemAttributeModel
         with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]
             connection.execute(delete(model).where(model.trial_id == frozen._trial_id, model.key == noted))
+
+
+def begin_anew(study: optuna.Study, frozen: FrozenTrial) -> None:
+    """Make a RUNNING trial as if it had not finished an epoch: its settings stay."""
+    values, attributes = models.TrialIntermediateValueModel, models.TrialSystemAttributeModel
+    rungs = attributes.key.startswith(RUNG, autoescape=True)
+    with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]  # no public way
+        connection.execute(delete(values).where(values.trial_id == frozen._trial_id))
+        connection.execute(delete(attributes).where(attributes.trial_id == frozen._trial_id, rungs))

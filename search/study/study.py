@@ -22,9 +22,10 @@ from optuna.storages import RDBStorage
 
 from search.errors import StudyChanged, UsageError
 from search.study.sampling import build_pruner, build_sampler
-from studies import StudySpec
+from studies import Range, StudySpec
 from trainer.config import RECIPE_VERSION, TrainConfig
 from trainer.errors import ConfigError
+from trainer.identity import identity
 from trainer.values import nearest, validate
 
 SPEC = "featherweight:study"
@@ -42,18 +43,15 @@ def fingerprint(spec: StudySpec, content_hash: str) -> dict[str, Any]:
 
     Not in it: where the pictures and a teacher lie, budget, sampler, pruner, known recipes.
     """
-    train = spec.train.model_dump(mode="json")
+    train = identity(spec.train)
     if train["distill"] is not None:
         train["distill"]["teacher"] = teacher_hash(spec.train)
     return {
         "seed": spec.seed,
-        "data": {"content": content_hash} | spec.data.model_dump(mode="json", exclude={"path", "source", "bad_files"}),
-        "limit": spec.limit.model_dump(mode="json"),
+        "data": {"content": content_hash} | identity(spec.data, without=("path", "source", "bad_files")),
+        "limit": identity(spec.limit),
         "train": train,
-        "space": {
-            key: axis.model_dump(mode="json") if hasattr(axis, "model_dump") else list(axis)
-            for key, axis in spec.space.items()
-        },
+        "space": {key: identity(axis) if isinstance(axis, Range) else list(axis) for key, axis in spec.space.items()},
         "recipe_version": RECIPE_VERSION,
     }
 
@@ -114,6 +112,7 @@ def open_study(
     *,
     accept_changes: bool = False,
     accepted: Callable[[list[str]], None] = lambda changes: None,
+    renewed: Callable[[optuna.Study, int], None] = lambda study, was: None,
 ) -> optuna.Study:
     """Create the study, or open it and compare its fingerprint with what is asked for now.
 
@@ -123,6 +122,8 @@ def open_study(
         content_hash: of its pictures.
         accept_changes: go on although the fingerprint differs.
         accepted: told the differences before they are the study's own.
+        renewed: called with the study and the version of its recipe where that is an older one than this program's,
+            before the new one is the study's own; no training of the older one may go on then.
 
     Raises:
         StudyChanged: the fingerprint differs and ``accept_changes`` is off; each difference is a line.
@@ -139,7 +140,9 @@ def open_study(
     begun = study.user_attrs.get(FINGERPRINT)
     if begun is None and study.get_trials(deepcopy=False):
         raise UsageError(f"the database has a study {spec.name!r} made by another program; choose another name")
-    changes = differences(begun, asked) if begun is not None else []
+    was = RECIPE_VERSION if begun is None else begun["recipe_version"]
+    # An older recipe is no difference that anybody must accept.
+    changes = [] if begun is None else differences(begun | {"recipe_version": max(was, RECIPE_VERSION)}, asked)
     if changes and not accept_changes:
         listed = "\n".join(f"  {line}" for line in changes)
         raise StudyChanged(
@@ -148,6 +151,8 @@ def open_study(
         )
     if changes:
         accepted(changes)
+    if was < RECIPE_VERSION:
+        renewed(study, was)
     if UUID not in study.user_attrs:
         study.set_user_attr(UUID, str(uuid.uuid4()))
     if begun != asked:

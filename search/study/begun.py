@@ -1,0 +1,155 @@
+"""How a study goes on under a later version of this program, or of its file: what it keeps of how it was begun."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from search.errors import StudyChanged
+from search.paths import Runs
+from search.study.journal import Journal
+from search.study.sampling import begin_anew
+from search.study.study import SPEC, differences, stored_spec
+from studies import StudySpec
+from trainer.config import RECIPE_VERSION
+from trainer.values import override, validate
+
+KEPT = {
+    "search": ("trials", "sampler", "startup_trials", "pruner", "min_epochs", "reduction_factor"),
+    "confirm": ("top", "seeds"),
+}
+"""Settings that a study keeps unless its file names them, so that a later default is for new studies only. Not
+search.hours, which is each launch's own."""
+
+SHOWN_DIFFERENCES = 3
+"""Most differences between the text that a study was begun with and today's that are listed, the others are counted."""
+
+
+Tables: TypeAlias = "dict[str, dict[str, object]]"
+"""A study's spec as it was stored, perhaps by another version; its name and seed are no tables."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A study as it goes on."""
+
+    spec: StudySpec
+    kept: dict[str, object]
+    """Setting ("search.pruner") -> its value, where the file does not name it and the default is another one."""
+    notes: list[str]
+    """What of this is worth telling, a line each."""
+
+
+def as_begun(asked: StudySpec, storage: RDBStorage, overrides: Sequence[str] | None) -> Begun:
+    """What a launch searches: what is asked for, with all that the study in the database keeps.
+
+    Args:
+        asked: the study file with the overrides.
+        storage: where the study is, or will be.
+        overrides: "key=value", given beside a study file that comes with the product: a study that exists goes on with
+            the text it was begun with. None: the file is the user's own, and counts as it is now.
+
+    Raises:
+        ConfigError: an override contradicts the text that the study was begun with.
+    """
+    names = optuna.get_all_study_names(storage)
+    stored = (
+        optuna.load_study(study_name=asked.name, storage=storage).user_attrs.get(SPEC) if asked.name in names else {}
+    )
+    if not stored:
+        return Begun(asked, {}, [])
+    if overrides is not None:
+        spec = _with_stored_text(asked, stored, overrides)
+        if spec is not None:
+            return Begun(spec, {}, _difference_to_today(spec, asked))
+    if asked.data.path is None:  # --data is needed once
+        path = stored.get("data", {}).get("path")
+        asked = asked.model_copy(update={"data": asked.data.model_copy(update={"path": path})})
+    return with_kept(asked, stored)
+
+
+def with_kept(asked: StudySpec, stored: Tables, tables: Sequence[str] = tuple(KEPT)) -> Begun:
+    """A study file with what the study keeps, for it does not name it.
+
+    Args:
+        asked: the study file.
+        stored: the study's spec as it was stored.
+        tables: of the study file.
+
+    Raises:
+        ConfigError: what it names and what is kept contradict each other.
+    """
+    values = asked.model_dump(mode="json")
+    kept = {
+        f"{table}.{name}": stored[table][name]
+        for table in tables
+        for name in KEPT[table]
+        if name not in getattr(asked, table).model_fields_set
+        and stored.get(table, {}).get(name, values[table][name]) != values[table][name]
+    }
+    if not kept:
+        return Begun(asked, {}, [])
+    for setting, value in kept.items():
+        table, name = setting.split(".")
+        values[table][name] = value
+    listed = ", ".join(f"{setting} = {value}" for setting, value in kept.items())
+    line = f"kept from before, because the study file does not name it: {listed}"
+    return Begun(validate(StudySpec, values, f"study {asked.name}, {line}"), kept, [line])
+
+
+def _with_stored_text(asked: StudySpec, stored: Tables, overrides: Sequence[str]) -> StudySpec | None:
+    """The study as it was stored, with today's overrides; None where this version cannot read it."""
+    try:
+        stored_spec(stored, f"study {asked.name!r} was last launched", "")
+    except StudyChanged:
+        return None
+    own = {"notify": asked.notify.model_dump(), "search": stored["search"] | {"hours": asked.search.hours}}
+    return validate(
+        StudySpec, override({**stored, **own}, overrides), f"study {asked.name}, with the text it was begun with"
+    )
+
+
+def _difference_to_today(spec: StudySpec, asked: StudySpec) -> list[str]:
+    begun, today = (one.model_dump(mode="json", exclude={"data": {"path"}}) for one in (spec, asked))
+    changes = differences(begun, today)
+    if not changes:
+        return []
+    more = f" and {len(changes) - SHOWN_DIFFERENCES} more" if len(changes) > SHOWN_DIFFERENCES else ""
+    return [
+        f"{spec.name} goes on with the text it was begun with; a new study (--set name=NEW) would have "
+        f"{', '.join(changes[:SHOWN_DIFFERENCES])}{more}"
+    ]
+
+
+def renew(study: optuna.Study, runs: Runs, was: int) -> str:
+    """Begin unfinished trainings anew where the same settings train to another result than in an earlier version.
+
+    Can be repeated: a study has its new recipe only after this.
+
+    Args:
+        study: the study, owned.
+        runs: the runs folder.
+        was: RECIPE_VERSION when the study was last launched.
+
+    Returns:
+        What was done, in one line.
+    """
+    name, trials = study.study_name, study.get_trials(deepcopy=False)
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    for trial in running:
+        shutil.rmtree(runs.trial(name, trial.number), ignore_errors=True)
+        begin_anew(study, trial)
+    anew = [trial.number for trial in running]
+    Journal(runs.journal(name)).append("recipe", was=was, now=RECIPE_VERSION, anew=anew)
+    finished = sum(trial.state.is_finished() for trial in trials)
+    begins = f", and trial {', '.join(map(str, anew))} begins anew" if anew else ""
+    return (
+        f"the recipe has changed since the last launch, from version {was} to {RECIPE_VERSION}: the same settings may "
+        f"train to another result; {finished} finished trials stay{begins}"
+    )
