@@ -284,9 +284,9 @@ def report(
     """Write a study's story as one HTML page, which needs no network."""
     folder, url = _places(storage, runs)
 
-    from search.watch.report import render_written, write_report
+    from search.watch.report import text_of_report, write_report
 
-    _print(write_report(_study_name(study, folder), url, folder, out), render_written, as_json=as_json)
+    _print(write_report(_study_name(study, folder), url, folder, out), text_of_report, as_json=as_json)
 
 
 @app.command("export-best")

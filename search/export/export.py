@@ -25,7 +25,7 @@ from search.errors import ProofFailed, SearchError, UsageError
 from search.export.card import write_card
 from search.export.files import check_sums, sha256
 from search.export.metrics import REFERENCE_LOGITS, describe, evaluate_once, render
-from search.export.retrain import Retraining, Stages, check_limit, choose_trial, heed_stop
+from search.export.retrain import Retraining, Stages, check_limit, choose_trial, raise_if_stopped
 from search.figures.png import draw_confusion, draw_curves
 from search.paths import Runs
 from search.plan.prepare import prepare
@@ -94,7 +94,7 @@ def export_best(
         choose_trial(study, number, spec.limit)  # there is one, or the pictures need not be read
         if out is not None:
             _check_target(out.resolve())
-        data = prepare(spec, runs, console, lambda: heed_stop(runs, study_name)).data
+        data = prepare(spec, runs, console, lambda: raise_if_stopped(runs, study_name)).data
         retraining = stack.enter_context(Retraining(OwnedStudy(study, spec, check_lock), runs, data, devices, console))
         trial, confirmation = retraining.choose(number)
         target = (out or runs.export(study_name, trial.number)).resolve()
@@ -122,16 +122,16 @@ def _export(
     spec, data, console = retraining.spec, retraining.data, retraining.console
     console.print(f"{spec.name}: exporting trial {trial.number}, {trial.values[0]:.2%} on validation in the search")
     outcomes = retraining.train(stages)
-    retraining.look()
+    retraining.raise_if_stopped()
 
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     whole, plain = _write_models(partial, retraining, stages)
-    retraining.look()
+    retraining.raise_if_stopped()
     metrics = described | evaluate_once(partial, whole, plain, retraining, trial, outcomes)
     _write_metrics(partial, metrics)  # the proof compares with it
-    proof = prove(partial, spec, data, console, retraining.look)
+    proof = prove(partial, spec, data, console, retraining.raise_if_stopped)
     (partial / REFERENCE_LOGITS).unlink()
     proven = proof.pop("sha256")
     metrics["measured_on_this_machine"] |= {name: proof.pop(name) for name in ("hardware", "latency_ms")}
@@ -168,7 +168,7 @@ def _write_models(folder: Path, retraining: Retraining, stages: Stages) -> tuple
 
 
 def prove(
-    folder: Path, spec: StudySpec, data: Dataset, console: Console, look: Callable[[], None] = lambda: None
+    folder: Path, spec: StudySpec, data: Dataset, console: Console, raise_if_stopped: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
     """Load the export again in a clean process and compare it with its metrics.json; see search/export/proof.py.
 
@@ -177,7 +177,7 @@ def prove(
         spec: its study; how its pictures are read.
         data: those pictures, decoded.
         console: shows progress.
-        look: called at least every POLL_SECONDS; raises what is to end the proof.
+        raise_if_stopped: called at least every POLL_SECONDS; raises what is to end the proof.
 
     Raises:
         ProofFailed: with the first difference; the folder stays for a look.
@@ -199,7 +199,7 @@ def prove(
     ):
         try:
             while said is None:
-                look()
+                raise_if_stopped()
                 try:
                     said, complaint = process.communicate(timeout=POLL_SECONDS)
                 except subprocess.TimeoutExpired as waiting:  # with all that it has said so far

@@ -145,7 +145,7 @@ def evaluate_once(
     if split == "test":
         who = final_model(folder / "model.safetensors", spec.final.tta)
         openings = retraining.reach(lambda: open_test_split(retraining.study, who, trial=trial.number))
-    with show_progress(retraining.console, retraining.look) as progress:
+    with show_progress(retraining.console, retraining.raise_if_stopped) as progress:
         result, logits = evaluate(whole, split)
         alone, plain_logits = (result, logits) if plain is whole else evaluate(plain, split)
         member_accuracies = [evaluate(member, split)[0].accuracy for member in members]

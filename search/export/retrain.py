@@ -60,7 +60,7 @@ class Retraining:
     ) -> None:
         self.owned, self.study, self.spec, self.runs, self.data = owned, owned.study, owned.spec, runs, data
         self.devices, self.console = devices, console
-        self.look = partial(heed_stop, runs, self.spec.name)
+        self.raise_if_stopped = partial(raise_if_stopped, runs, self.spec.name)
         """Taken between the steps of the export: whether it is asked to stop."""
         self.confirming: list[Training] = []
         self.unrecorded: deque[tuple[int, int, float | None, float]] = deque()
@@ -88,13 +88,13 @@ class Retraining:
         answers: list[T] = []
         most = self.spec.faults.storage_minutes
         while not self.outage.reach(self.owned.check, lambda: answers.append(step()), most_minutes=most):
-            self.look()
+            self.raise_if_stopped()
             time.sleep(POLL_SECONDS)
         return answers[-1]
 
     def _keep_up(self) -> None:
         """Heed a stop, keep the study's lock, which a server forgets when it restarts, and record what waits for it."""
-        self.look()
+        self.raise_if_stopped()
         self.outage.reach(self.owned.check, self._record)
 
     def _record(self) -> None:
@@ -244,7 +244,7 @@ class Retraining:
                 shutil.rmtree(training.checkpoint.parent, ignore_errors=True)
 
 
-def heed_stop(runs: Runs, study: str) -> None:
+def raise_if_stopped(runs: Runs, study: str) -> None:
     """See whether ``search stop`` asks the export of a study to end.
 
     Raises:

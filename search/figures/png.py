@@ -1,4 +1,4 @@
-"""Pictures of an export, and of the best trial of a search: learning curves and confusion matrix, as PNG."""
+"""Figures of an export, and of the best trial of a search: learning curves and confusion matrix, as PNG."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def draw_curves(histories: Sequence[Sequence[dict[str, Any]]], path: Path, *, ti
     Args:
         histories: of each member, epochs with "stage", "epoch", "train_loss", "val_loss", "val_accuracy".
         path: PNG to write.
-        title: over the picture.
+        title: over the figure.
         seen: the validation pictures were trained on, so their curve is no validation.
     """
     pyplot = _pyplot()
@@ -61,7 +61,7 @@ def draw_accuracies(accuracies: Sequence[float], path: Path, *, title: str, step
     Args:
         accuracies: 0 to 1, from the first step on.
         path: PNG to write.
-        title: over the picture.
+        title: over the figure.
         step: "epoch" or "fold".
     """
     pyplot = _pyplot()
@@ -85,7 +85,7 @@ def draw_confusion(confusion: ArrayLike, names: Sequence[str], path: Path, *, ti
         confusion: counts.
         names: of the classes.
         path: PNG to write.
-        title: over the picture.
+        title: over the figure.
     """
     pyplot = _pyplot()
     counts = np.asarray(confusion)

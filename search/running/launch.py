@@ -26,7 +26,7 @@ from search.study.progress import Snapshot
 from search.study.storage import STORAGE_FAILURES, open_storage, storage_errors
 from search.study.study import SPEC, check_trials, find_study, open_study, uuid_of
 from search.watch.live import Display
-from search.watch.observers import Onlooker, Onlookers, StateFile
+from search.watch.observers import Observer, Observers, StateFile
 from search.watch.page import StudyPage
 from search.watch.status import completed
 from search.watch.webhook import Webhook
@@ -83,13 +83,13 @@ def launch(
             for line in [*doubts(prepared.data), *moved]:
                 display.note(line)
             page = StudyPage(owned, _facts(spec, prepared), url, runs)
-            others: list[Onlooker] = [StateFile(runs.state(spec.name), runs.holder(spec.name).read_text()), page]
+            others: list[Observer] = [StateFile(runs.state(spec.name), runs.holder(spec.name).read_text()), page]
             if spec.notify.webhook is not None:
                 others.append(Webhook(spec.notify.webhook, display.note))
-            onlookers = Onlookers(display, others, at_once=lambda: coordinator.killed)
+            observers = Observers(display, others, at_once=lambda: coordinator.killed)
             pool = LocalPool(devices, [runs.worker_log(spec.name, number) for number in range(len(devices))])
-            coordinator = Coordinator(owned, prepared, pool, runs, str(prepared.data.cache_path), onlookers)
-            with onlookers, _signals_to(coordinator):
+            coordinator = Coordinator(owned, prepared, pool, runs, str(prepared.data.cache_path), observers)
+            with observers, _signals_to(coordinator):
                 finished = coordinator.run()
         if finished:
             snapshot = coordinator.snapshot()

@@ -17,7 +17,7 @@ from optuna.trial import Trial, TrialState
 from search.errors import UsageError
 from search.paths import Runs
 from search.study.journal import DECIDING, Event, read_journal, restored
-from search.study.sampling import build_pruner, new_trial, take_up
+from search.study.sampling import build_pruner, new_trial, resume_trial
 from search.study.study import stored_spec
 from studies import Search, StudySpec
 from studies.spec import STUDY_NAME
@@ -218,7 +218,7 @@ def _play(events: list[Event], pruner: str | None = None) -> Iterable[tuple[Even
         elif kind == "ask":
             before = trials.get(event["trial"])  # asked for in part, or again for a setting that was added
             frozen = study.get_trials(deepcopy=False)[before.number] if before else new_trial(study)
-            trial = trials[event["trial"]] = take_up(study, spec, frozen, space)
+            trial = trials[event["trial"]] = resume_trial(study, spec, frozen, space)
             answer = trial.params
             if answer != event["params"]:  # what follows depends on what was really trained
                 _set_params(study, trial, event["params"], space)

@@ -40,7 +40,7 @@ LOG_SECONDS = 600
 """After so long without a line, a log file is told how it goes."""
 
 
-def render(snapshot: Snapshot, *, rows: int = 40) -> Group:
+def text_of_snapshot(snapshot: Snapshot, *, rows: int = 40) -> Group:
     """A search at one moment: budget, problems, best, workers, last trials.
 
     Args:
@@ -191,7 +191,7 @@ class Display:
     def watch(self, snapshot: Snapshot) -> None:
         """Show the search as it is now."""
         if live := self._live:
-            self._try(lambda: live.update(render(snapshot, rows=self.console.height), refresh=True))
+            self._try(lambda: live.update(text_of_snapshot(snapshot, rows=self.console.height), refresh=True))
         elif time.monotonic() - self._said > LOG_SECONDS:
             self.note(log_line(snapshot))
 
@@ -269,7 +269,7 @@ def show_status(name: str, url: URL, runs: Runs, *, watch: bool, as_json: bool) 
 def show_once(snapshot: Snapshot, held_by: str | None, runs: Runs) -> None:
     """``search status``."""
     console = Terminal(highlight=False)
-    console.print(render(snapshot))
+    console.print(text_of_snapshot(snapshot))
     taken, quota = snapshot.checkpoint_bytes / 1e9, snapshot.checkpoint_quota / 1e9
     console.print(f"checkpoints: {taken:.2f} of {quota:g} GB", style="dim")
     console.print(ending(snapshot, held_by, runs), style="dim", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What the dashboard shows of a study, kept up to date while it is searched: a note, figures, and an export's pictures.
+"""What the dashboard shows of a study, kept up to date while it is searched: a note, figures, those of an export.
 
 Drawing takes seconds, and merely importing optuna-dashboard takes two. So another process does both, from a connection
 that can only read, and leaves the study attributes that the dashboard's own functions would have written:
@@ -60,7 +60,7 @@ HANDED_OVER = "\n\n#### Handed over\n\n"
 
 
 class StudyPage:
-    """Keeps a study's page up to date: an onlooker of its search.
+    """Keeps a study's page up to date: an observer of its search.
 
     Args:
         owned: the study.
@@ -231,35 +231,35 @@ def _whole(own: str, found: dict[str, Any] | None, handed_over: str) -> str:
     return own + confirmation + (HANDED_OVER + handed_over if handed_over else "")
 
 
-def show_export(study: optuna.Study, spec: StudySpec, artifacts: Path, words: str, pictures: Iterable[Path]) -> None:
-    """Put what was handed over on the study's page: words into its note, pictures among its artifacts.
+def show_export(study: optuna.Study, spec: StudySpec, artifacts: Path, words: str, figures: Iterable[Path]) -> None:
+    """Put what was handed over on the study's page: words into its note, figures among its artifacts.
 
     Args:
         study: owned by this process.
         spec: what it searches.
         artifacts: the folder that the dashboard shows artifacts from.
         words: plain text in lines; those of an earlier export are replaced.
-        pictures: shown under their file names; a picture of an earlier export with the same name is replaced.
+        figures: shown under their file names; a figure of an earlier export with the same name is replaced.
     """
     from optuna_dashboard import get_note, save_note
 
-    _show_pictures(study, artifacts, pictures)
+    _show_files(study, artifacts, figures)
     own, _ = _parts(get_note(study))
     save_note(study, _whole(own, confirmed(study, spec), f"```\n{words}\n```"))
 
 
-def _show_pictures(study: optuna.Study, artifacts: Path, pictures: Iterable[Path]) -> None:
+def _show_files(study: optuna.Study, artifacts: Path, figures: Iterable[Path]) -> None:
     from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 
     artifacts.mkdir(parents=True, exist_ok=True)
     store = FileSystemArtifactStore(artifacts)
     known = {meta.filename: meta.artifact_id for meta in get_all_artifact_meta(study)}
-    for picture in pictures:
-        if picture.name in known:
-            with picture.open("rb") as file:
-                store.write(known[picture.name], file)
+    for figure in figures:
+        if figure.name in known:
+            with figure.open("rb") as file:
+                store.write(known[figure.name], file)
         else:
-            upload_artifact(artifact_store=store, file_path=str(picture), study_or_trial=study)
+            upload_artifact(artifact_store=store, file_path=str(figure), study_or_trial=study)
 
 
 def _axis(axis: Any) -> str:
@@ -312,7 +312,7 @@ def page_attributes(
     """
     from optuna_dashboard import get_note, save_note, save_plotly_graph_object
 
-    from search.figures.catalogue import page_pictures
+    from search.figures.catalogue import page_figures
     from search.watch.findings import setting_importances
 
     storage = InMemoryStorage()
@@ -321,10 +321,10 @@ def page_attributes(
     for key, value in shown.items():
         storage.set_study_system_attr(study_id, key, value)
     save_note(sketch, _whole(note, found, _parts(get_note(sketch))[1]))
-    for picture in page_pictures(trials, spec, setting_importances(trials, spec)):
-        save_plotly_graph_object(sketch, picture.figure, graph_object_id=picture.id)
+    for figure in page_figures(trials, spec, setting_importances(trials, spec)):
+        save_plotly_graph_object(sketch, figure.chart, graph_object_id=figure.id)
     with tempfile.TemporaryDirectory() as folder:
-        _show_pictures(sketch, runs.artifacts, draw_best(trials, spec, runs, Path(folder)))
+        _show_files(sketch, runs.artifacts, draw_best(trials, spec, runs, Path(folder)))
     return storage.get_study_system_attrs(study_id)
 
 

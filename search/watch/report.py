@@ -17,9 +17,9 @@ from plotly.offline import get_plotlyjs
 from sqlalchemy import URL
 
 from search.errors import UsageError
-from search.figures.catalogue import Picture, study_pictures
+from search.figures.catalogue import Figure, study_figures
 from search.figures.style import FONT
-from search.figures.timeline import CRASHED, Stint, stints_of_journal
+from search.figures.timeline import CRASHED, Segment, segments_of_journal
 from search.paths import Runs
 from search.study.journal import read_journal
 from search.study.storage import open_storage, storage_errors
@@ -60,8 +60,8 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
         study, spec = find_study(open_storage(url), study_name)
         trials = study.get_trials(deepcopy=False)
     importances = setting_importances(trials, spec)
-    stints = stints_of_journal(read_journal(runs.journal(study_name)))
-    page = render(spec, trials, importances, datetime.now(), stints)
+    segments = segments_of_journal(read_journal(runs.journal(study_name)))
+    page = page_of(spec, trials, importances, datetime.now(), segments)
     out = out or Path(f"{study_name}-report.html")
     partial = out.with_name(f".{out.name}.partial")
     try:
@@ -90,13 +90,13 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
         "failures": [_facts(trial) | {"reason": view_of(trial).reason} for trial in _bad(trials)],
         "crashes": [
             {"worker": one.worker, "trial": one.trial, "at": one.ended.isoformat(), "reason": one.reason}
-            for one in stints
+            for one in segments
             if one.outcome == CRASHED
         ],
     }
 
 
-def render_written(answer: dict[str, Any]) -> str:
+def text_of_report(answer: dict[str, Any]) -> str:
     """What ``search report`` prints."""
     return f"wrote {answer['page']}, {answer['bytes'] / 1e6:.1f} MB; open it in a browser"
 
@@ -112,12 +112,12 @@ def _bad(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in trials if outcome_of(trial) in ("failed", DIVERGED, OUT_OF_MEMORY)]
 
 
-def render(
+def page_of(
     spec: StudySpec,
     trials: Sequence[FrozenTrial],
     importances: Mapping[str, float],
     now: datetime,
-    stints: Sequence[Stint] = (),
+    segments: Sequence[Segment] = (),
 ) -> str:
     """The page: about 5 MB, nearly all of it plotly.js.
 
@@ -126,14 +126,14 @@ def render(
         trials: all of its trials, in any state.
         importances: share of each setting, or empty with too few trials.
         now: date on the page.
-        stints: who trained what when; without any, the trials' own times are shown.
+        segments: who trained what when; without any, the trials' own times are shown.
     """
     best = ranked(trials, spec.limit)[:RECIPES]
     sections = [
         _header(spec, trials, now),
         _findings(spec, trials, importances),
         _recipes(spec, trials, best),
-        *(_figure(picture) for picture in study_pictures(trials, spec, importances, stints)),
+        *(_figure(figure) for figure in study_figures(trials, spec, importances, segments)),
         _failures(trials),
         _settings(spec),
     ]
@@ -207,15 +207,15 @@ def _recipes(spec: StudySpec, trials: Sequence[FrozenTrial], best: list[FrozenTr
     )
 
 
-def _figure(picture: Picture) -> str:
+def _figure(figure: Figure) -> str:
     drawn = plotly.io.to_html(
-        picture.figure,
+        figure.chart,
         full_html=False,
         include_plotlyjs=False,
-        div_id=f"figure-{picture.id}",
+        div_id=f"figure-{figure.id}",
         config={"displayModeBar": False, "responsive": True},
     )
-    return f"<figure><h2>{_text(picture.title)}</h2><figcaption>{_text(picture.caption)}</figcaption>{drawn}</figure>"
+    return f"<figure><h2>{_text(figure.title)}</h2><figcaption>{_text(figure.caption)}</figcaption>{drawn}</figure>"
 
 
 def _failures(trials: Sequence[FrozenTrial]) -> str:

@@ -32,7 +32,7 @@ from search.export.export import _check_target, _disk_errors, _export
 from search.export.formats import write_graphs
 from search.export.metrics import evaluate_once, final_model, wilson_interval
 from search.export.proof import Difference, compare_logits
-from search.export.retrain import Retraining, heed_stop
+from search.export.retrain import Retraining, raise_if_stopped
 from search.export.trainings import Outcome, Training
 from search.paths import Runs
 from search.plan.prepare import prepare
@@ -266,7 +266,7 @@ def test_a_stop_request_ends_an_export_while_it_decodes_pictures(tmp_path: Path)
     runs.stop_request("tiny").parent.mkdir(parents=True)
     runs.stop_request("tiny").touch()
     with pytest.raises(Interrupted, match="export stopped; nothing is lost, the same command goes on"):
-        prepare(spec, runs, said, lambda: heed_stop(runs, "tiny"))
+        prepare(spec, runs, said, lambda: raise_if_stopped(runs, "tiny"))
     assert not list(runs.cache.glob("[!.]*")), "half a cache is none"
 
 
