@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -23,7 +23,7 @@ from search.errors import Interrupted, NothingToExport
 from search.export.trainings import Outcome, Training, TrainingQueue
 from search.paths import Runs
 from search.plan.width import Fitter
-from search.study.confirmation import begin, candidates, confirmed, final_seed, missing, record
+from search.study.confirmation import Confirmation, begin, candidates, confirmed, final_seed, missing, record
 from search.study.outage import Outage
 from search.study.owned import OwnedStudy
 from search.study.storage import wait_briefly
@@ -105,20 +105,20 @@ class Retraining:
 
     # -- which trial
 
-    def choose(self, number: int | None) -> tuple[FrozenTrial, dict[str, Any] | None]:
+    def choose(self, number: int | None) -> tuple[FrozenTrial, Confirmation | None]:
         """The trial to export, and what the confirmation found; confirming trainings that are missing are done."""
         if number is None and self.spec.confirm.top:
             self._confirm()
         found = confirmed(self.study, self.spec) if self.spec.confirm.top else None
         if number is not None or found is None:
             return choose_trial(self.study, number, self.spec.limit), found
-        self._note(found["sentence"])
-        if found["winner"] is None:
+        self._note(found.sentence)
+        if found.winner is None:
             raise NothingToExport(
-                f"each of the best {len(found['candidates'])} trials of {self.study.study_name!r} diverged when it was "
+                f"each of the best {len(found.candidates)} trials of {self.study.study_name!r} diverged when it was "
                 "trained with fresh seeds; choose one with --trial, or lower the learning rates of the space"
             )
-        return choose_trial(self.study, found["winner"], self.spec.limit), found
+        return choose_trial(self.study, found.winner, self.spec.limit), found
 
     def _confirm(self) -> None:
         spec, seeds = self.spec, self.spec.confirm.seeds

@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -181,7 +180,7 @@ def slices(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
     )
     apply_style(figure, 60 + 190 * rows)
     for number, (key, axis) in enumerate(axes.items()):
-        place: dict[str, Any] = {"row": number // columns + 1, "col": number % columns + 1}
+        place = {"row": number // columns + 1, "col": number % columns + 1}
         having = [(trial, recipe_of(trial)[key]) for trial in complete if key in recipe_of(trial)]
         for group, color, size in ((having[1:], GOOD, 5), (having[:1], BEST, 9)):
             words = [
@@ -345,7 +344,7 @@ def size_keys(spec: StudySpec) -> list[str]:
     return [key for key, limit in limited.items() if limit is not None or "model" in spec.space] or ["num_params"]
 
 
-def _fits(axis: BaseDistribution, value: Any) -> bool:
+def _fits(axis: BaseDistribution, value: object) -> bool:
     if isinstance(axis, CategoricalDistribution):
         return value in axis.choices
     assert isinstance(axis, FloatDistribution | IntDistribution)

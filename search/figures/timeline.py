@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from optuna.trial import FrozenTrial
+
+from search.study.journal import Event
 
 CRASHED, STOPPED = "crashed", "stopped"
 """How a segment ends that ends no trial: the worker died, or the search was stopped."""
@@ -33,7 +34,7 @@ class Segment:
         return (self.ended - self.begun).total_seconds()
 
 
-def segments_of_journal(events: Iterable[dict[str, Any]]) -> list[Segment]:
+def segments_of_journal(events: Iterable[Event]) -> list[Segment]:
     """The segments that a journal tells of, in the order in which they ended; those that go on are not among them."""
     found: list[Segment] = []
     open_by_trial: dict[int, Segment] = {}

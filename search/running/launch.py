@@ -7,9 +7,10 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import optuna
+from pydantic import JsonValue
 from sqlalchemy import URL
 
 from search.devices import WorkerDevice, hold_devices
@@ -104,8 +105,21 @@ def launch(
     )
 
 
-def stop_search(name: str, url: URL, runs: Runs, *, tell: Callable[[str], None]) -> bool:
-    """Ask whoever searches or exports a study to stop, and wait until it has; False if nobody does.
+@dataclass(frozen=True)
+class Stopped:
+    """What ``search stop`` answers."""
+
+    study: str
+    stopped: bool
+    """False: nobody searched or exported it."""
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Both fields."""
+        return asdict(self)
+
+
+def stop_search(name: str, url: URL, runs: Runs, *, tell: Callable[[str], None]) -> Stopped:
+    """Ask the process that searches or exports a study to stop, and wait until it has.
 
     The request is a file in the runs folder, so it reaches a search or an export on any machine that shares it.
 
@@ -116,21 +130,21 @@ def stop_search(name: str, url: URL, runs: Runs, *, tell: Callable[[str], None])
         find_study(open_storage(url), name)  # until it is found the name may be a path
         owner = owner_of(name, url, runs)
         if owner is None:
-            return False
+            return Stopped(name, False)
         if not runs.holder(name).exists():
             raise UsageError(f"study {name!r} is in use from another runs folder than {runs.root}; name that in --runs")
         runs.stop_request(name).touch()
         tell(f"asked {owner}, which holds {name!r}, to stop")
         while owner_of(name, url, runs) == owner:
             time.sleep(STOP_POLL_SECONDS)
-    return True
+    return Stopped(name, True)
 
 
-def render_stop(answer: dict[str, Any]) -> str:
+def text_of_stop(answer: Stopped) -> str:
     """What ``search stop`` prints."""
-    if answer["stopped"]:
-        return f"study {answer['study']!r} has stopped; nothing is lost, the same command goes on from there"
-    return f"nobody is searching or exporting study {answer['study']!r}"
+    if answer.stopped:
+        return f"study {answer.study!r} has stopped; nothing is lost, the same command goes on from there"
+    return f"nobody is searching or exporting study {answer.study!r}"
 
 
 def _facts(spec: StudySpec, prepared: Prepared) -> list[tuple[str, str]]:

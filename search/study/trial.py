@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import FailureKind
 from studies import Limit, StudySpec
-from studies.axes import WIDTH_SHARE
+from studies.axes import WIDTH_SHARE, Value
 from studies.spec import fits
 from trainer.config import ModelSize
 
@@ -32,7 +31,7 @@ class TrialView:
     value: float | None
     """Validation accuracy at the last finished epoch."""
     epochs: int
-    params: dict[str, Any]
+    params: dict[str, Value]
     num_params: int | None
     macs: int | None
     seconds: float
@@ -49,7 +48,7 @@ class TrialView:
         return f"trial {self.number} {self.state.lower()}, {accuracy} at epoch {self.epochs} of {of_epochs}{why}"
 
 
-def recipe_of(trial: FrozenTrial) -> dict[str, Any]:
+def recipe_of(trial: FrozenTrial) -> dict[str, Value]:
     """A trial's sampled settings as a study file names them: its width where it sampled a share of those that fit."""
     recipe = dict(trial.params)
     if recipe.pop(WIDTH_SHARE, None) is not None and "sizes" in trial.user_attrs:
@@ -123,7 +122,7 @@ def latest_axes(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
     return {} if latest is None else dict(latest.distributions)
 
 
-def position(axis: BaseDistribution, value: Any) -> float:
+def position(axis: BaseDistribution, value: Value) -> float:
     """Where a value lies between the ends of its range, 0 to 1, in the logarithm where it is sampled so."""
     if isinstance(axis, CategoricalDistribution):
         return axis.choices.index(value) / max(1, len(axis.choices) - 1)
@@ -161,7 +160,7 @@ def outcome_of(trial: FrozenTrial) -> str:
     return "failed" if trial.state == TrialState.FAIL else trial.state.name.lower()
 
 
-def sampled_settings(trial: FrozenTrial) -> dict[str, Any]:
+def sampled_settings(trial: FrozenTrial) -> dict[str, Value]:
     """What a trial's configuration is built from: its sampled settings, with the sizes that its worker found."""
-    sizes: dict[str, Any] = trial.user_attrs.get("sizes", {})  # where a width_share stands for a width
+    sizes: dict[str, Value] = trial.user_attrs.get("sizes", {})  # where a width_share stands for a width
     return trial.params | sizes

@@ -78,7 +78,7 @@ def build_app(
     token: str | None = None,
     edits: bool = False,
 ) -> DashboardGate:
-    """The whole front as one WSGI application; nothing is connected to before the first request.
+    """The gate with the dashboard behind it, as one WSGI application; nothing is connected to before the first request.
 
     Args:
         storage_url: the database.
@@ -198,7 +198,7 @@ class DashboardGate:
 def _answer(
     environ: WSGIEnvironment, start: StartResponse, status: str, sentence: str, *headers: tuple[str, str]
 ) -> list[bytes]:
-    """The front's own answers: for the API in the dashboard's own error shape, which its page shows."""
+    """The gate's own answers: for the API in the dashboard's own error shape, which its page shows."""
     if environ.get("PATH_INFO", "").startswith("/api/"):
         kind, text = "application/json", json.dumps({"reason": sentence})
     elif status.startswith(("401", "503")):

@@ -7,8 +7,7 @@ import errno
 import json
 import sys
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -61,7 +60,7 @@ def text_of_snapshot(snapshot: Snapshot, *, rows: int = 40) -> Group:
         parts.append(_entry("best", f"trial {best.number}, {best.value:.2%}{size}", "bold green"))
         parts.append(_entry("", ", ".join(f"{key} {show(value)}" for key, value in best.params.items()), "green"))
     if snapshot.confirmation:
-        parts.append(_entry("", snapshot.confirmation["sentence"], "green"))
+        parts.append(_entry("", snapshot.confirmation.sentence, "green"))
     if snapshot.workers:
         parts += [Text(""), _workers(snapshot)]
     room = rows - len(parts) - len(snapshot.workers) - 6  # blank lines, headers, and lines that were folded
@@ -203,7 +202,7 @@ class Display:
         else:  # rich would say once more what Python keeps while there is no room
             self._try(lambda: print(line, file=self.console.file, flush=True))
 
-    def _try(self, show: Any) -> None:
+    def _try(self, show: Callable[[], object]) -> None:
         if not self._gone:
             try:
                 show()

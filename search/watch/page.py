@@ -21,15 +21,15 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
+from pydantic import JsonValue
 from sqlalchemy import URL
 
 from search.paths import Runs
-from search.study.confirmation import confirmed
+from search.study.confirmation import Confirmation, confirmed
 from search.study.lock import owner_name
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
@@ -37,6 +37,7 @@ from search.study.trial import best_of, step_of
 from search.watch.live import headline
 from search.words import count, show
 from studies import Range, StudySpec
+from studies.axes import Axis
 from studies.spec import describe_limit
 
 FIRST_SECONDS = 30.0
@@ -81,7 +82,7 @@ class StudyPage:
         self._best: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._drawing = False
-        self._waiting: list[tuple[str, Any]] = []
+        self._waiting: list[tuple[str, JsonValue]] = []
 
     def watch(self, snapshot: Snapshot) -> None:
         """Write a few attributes of the last update, or order the next one when it is due."""
@@ -140,7 +141,7 @@ class StudyPage:
         return process
 
     @staticmethod
-    def _say(process: subprocess.Popen[bytes], order: dict[str, Any]) -> None:
+    def _say(process: subprocess.Popen[bytes], order: dict[str, str]) -> None:
         assert process.stdin is not None
         process.stdin.write(json.dumps(order).encode() + b"\n")
         process.stdin.flush()
@@ -198,17 +199,15 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
     return "\n".join(lines)
 
 
-def confirmed_text(found: dict[str, Any]) -> str:
-    """What a confirmation has found, in Markdown; see ``search.study.confirmation.confirmed``."""
-    sentence, head = found["sentence"], "| trial | parameters | in the search | confirmed | |"
+def text_of_confirmation(found: Confirmation) -> str:
+    """What a confirmation has found, in Markdown."""
+    sentence, head = found.sentence, "| trial | parameters | in the search | confirmed | |"
     rows = []
-    for one in found["candidates"]:
-        mean = "-" if one["mean"] is None else f"{one['mean']:.2%}"
-        error = "" if one["standard_error"] is None or one["mean"] is None else f" +- {one['standard_error']:.2%}"
-        verdict = "chosen" if one["trial"] == found["winner"] else "tied" if one["tied"] else ""
-        verdict = "diverged" if one["diverged"] else verdict
-        size = f"{one['num_params']:,}"
-        rows.append(f"| {one['trial']} | {size} | {one['search_accuracy']:.2%} | {mean}{error} | {verdict} |")
+    for one in found.candidates:
+        verdict = "chosen" if one.trial == found.winner else "tied" if one.tied else ""
+        verdict = "diverged" if one.diverged else verdict
+        facts = f"{one.trial} | {one.num_params:,} | {one.search_accuracy:.2%} | {one.mean_in_words}"
+        rows.append(f"| {facts} | {verdict} |")
     return "\n".join([f"{sentence[0].upper()}{sentence[1:]}.", "", head, "| --- | --- | --- | --- | --- |", *rows])
 
 
@@ -226,8 +225,8 @@ def _parts(note: str) -> tuple[str, str]:
     return head.partition(CONFIRMED)[0], handed_over
 
 
-def _whole(own: str, found: dict[str, Any] | None, handed_over: str) -> str:
-    confirmation = CONFIRMED + confirmed_text(found) if found else ""
+def _whole(own: str, found: Confirmation | None, handed_over: str) -> str:
+    confirmation = CONFIRMED + text_of_confirmation(found) if found else ""
     return own + confirmation + (HANDED_OVER + handed_over if handed_over else "")
 
 
@@ -262,7 +261,7 @@ def _show_files(study: optuna.Study, artifacts: Path, figures: Iterable[Path]) -
             upload_artifact(artifact_store=store, file_path=str(figure), study_or_trial=study)
 
 
-def _axis(axis: Any) -> str:
+def _axis(axis: Axis) -> str:
     if isinstance(axis, Range):
         high = "the widest that fits" if axis.high is None else f"{axis.high:g}"
         return f"{axis.low:g} to {high}{' (log)' if axis.log else ''}"
@@ -293,13 +292,13 @@ def main() -> None:
 
 
 def page_attributes(
-    shown: Mapping[str, Any],
+    shown: Mapping[str, JsonValue],
     note: str,
-    found: dict[str, Any] | None,
+    found: Confirmation | None,
     trials: Sequence[FrozenTrial],
     spec: StudySpec,
     runs: Runs,
-) -> dict[str, Any]:
+) -> dict[str, JsonValue]:
     """What the dashboard's own functions make of a study's attributes when they save a note, figures and artifacts.
 
     Args:

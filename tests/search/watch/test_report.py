@@ -33,7 +33,7 @@ from search.figures.timeline import segments_of_journal, segments_of_trials
 from search.paths import Runs
 from search.study.journal import Journal
 from search.study.trial import ranked
-from search.watch.report import page_of, write_report
+from search.watch.report import html_of_report, write_report
 from studies import StudySpec
 
 
@@ -130,7 +130,7 @@ class TestPage:
         assert "default-src 'none'" in page
 
     def test_is_not_larger_than_it_says(self, spec: StudySpec) -> None:
-        assert len(page_of(spec, many_trials(), {}, BEGAN).encode()) < 5.2e6
+        assert len(html_of_report(spec, many_trials(), {}, BEGAN).encode()) < 5.2e6
 
     def test_shows_outsiders_words_as_words(self, spec: StudySpec) -> None:
         evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -229,7 +229,7 @@ def test_a_browser_draws_every_figure(spec: StudySpec, tmp_path: Path) -> None:
     if chromium is None:
         pytest.skip("needs chromium")
     page = tmp_path / "story.html"
-    page.write_text(page_of(spec, many_trials(), {"lr": 0.7, "dropout": 0.3}, BEGAN))
+    page.write_text(html_of_report(spec, many_trials(), {"lr": 0.7, "dropout": 0.3}, BEGAN))
     quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     quiet += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path}/profile"]
     command = [chromium, *quiet, "--virtual-time-budget=10000", "--dump-dom", page.as_uri()]
