@@ -25,6 +25,7 @@ from search.export.record import (
     Measured,
     Results,
     Validation,
+    identity_of,
     without_times,
 )
 from search.export.retrain import Retraining, Stages
@@ -99,8 +100,7 @@ def describe(
         "commit": _commit(),
     }
     described = json.loads(json.dumps(described))
-    identity = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-    beside = {"identity": identity, "event_log": digest(retraining.runs.journal(spec.name))}
+    beside = {"identity": identity_of(described), "event_log": digest(retraining.runs.journal(spec.name))}
     return Description.model_validate(described | beside)
 
 

@@ -5,6 +5,7 @@ The proof reads metrics.json without this module, as a stranger does.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -256,6 +257,11 @@ class ExportRecord(Results, Description):
 def without_times(found: Confirmation) -> dict[str, JsonValue]:
     """A confirmation as metrics.json has it."""
     return {name: value for name, value in found.to_json().items() if name not in ("seconds", "eta_seconds")}
+
+
+def identity_of(described: Mapping[str, object]) -> str:
+    """The identity of a description, which is in plain values and without ``identity`` and ``event_log``."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def write_metrics(folder: Path, values: Mapping[str, JsonValue]) -> None:

@@ -110,7 +110,7 @@ def sampled_axes(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[str, Ba
     Where trials sample a share of the widths that fit, the axis of the width spans those that they came to.
     """
     axes = latest_axes(trials)
-    widths = [recipe["width_mult"] for recipe in map(recipe_of, trials) if "width_mult" in recipe]
+    widths = [float(recipe["width_mult"]) for recipe in map(recipe_of, trials) if "width_mult" in recipe]
     if WIDTH_SHARE in axes and widths:
         axes["width_mult"] = FloatDistribution(min(widths), max(widths))
     return {key: axes[key] for key in spec.space if key in axes}
@@ -122,11 +122,12 @@ def latest_axes(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
     return {} if latest is None else dict(latest.distributions)
 
 
-def position(axis: BaseDistribution, value: Value) -> float:
+def position(axis: BaseDistribution, value: Value | None) -> float:
     """Where a value lies between the ends of its range, 0 to 1, in the logarithm where it is sampled so."""
     if isinstance(axis, CategoricalDistribution):
         return axis.choices.index(value) / max(1, len(axis.choices) - 1)
     assert isinstance(axis, FloatDistribution | IntDistribution)
+    assert isinstance(value, int | float)
     low, high, at = float(axis.low), float(axis.high), float(value)
     if low == high:
         return 0.5
