@@ -36,7 +36,7 @@ from optuna.distributions import BaseDistribution, distribution_to_json, json_to
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from pydantic import JsonValue
 
-from search.errors import ReplayFailed
+from search.errors import FailureKind, ReplayFailed
 from studies import StudySpec
 from studies.axes import Value
 
@@ -74,6 +74,7 @@ class Values(TypedDict, total=False):
     pruned: bool | None
     state: str
     reason: str
+    kind: FailureKind
 
 
 class Event(Values, total=False):
