@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pydantic import JsonValue
-
 from search.export.record import ExportRecord
 from search.words import duration
 from trainer.config import TrainConfig
+from trainer.values import Json
 
 READ = """A picture as every format takes it:
 
@@ -18,7 +17,7 @@ import json
 import timm
 from pathlib import Path
 
-from pydantic import JsonValue
+from trainer.values import Json
 from PIL import Image
 
 settings = json.loads(Path("PATH/TO/THIS/FOLDER/config.json").read_text())["pretrained_cfg"]
@@ -311,7 +310,7 @@ def _cell(name: str) -> str:
     return " ".join(name.replace("|", r"\|").split())
 
 
-def _show(value: JsonValue) -> str:
+def _show(value: Json) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value)

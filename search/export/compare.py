@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import JsonValue
 from scipy.special import bdtr
 from sqlalchemy import URL
 
@@ -28,6 +27,7 @@ from trainer.config import DataConfig
 from trainer.data import Dataset, prepare_data
 from trainer.errors import DataError, as_lines
 from trainer.scan import scan_folder
+from trainer.values import Json
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -97,7 +97,7 @@ class Comparison:
     counted_in: tuple[str, ...]
     """Studies in which this was counted as a further look at the test split."""
 
-    def to_json(self) -> dict[str, JsonValue]:
+    def to_json(self) -> dict[str, Json]:
         """``exports``; ``pictures`` {``from``, ``n``}; ``mcnemar`` {``only_first``, ``only_second``, ``p``};
         ``classes``, each {``name``, ``n``, ``first``, ``second``, ``difference``}; ``counted_in``.
         """

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import JsonValue
 
 from search.console import show_progress
 from search.export.files import sha256
@@ -37,6 +36,7 @@ from search.study.study import open_test_split, teacher_hash
 from search.study.trial import recipe_of
 from search.words import count
 from trainer.config import ModelSize
+from trainer.values import Json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -209,7 +209,7 @@ class Export:
     path: Path
     """The folder."""
 
-    def to_json(self) -> dict[str, JsonValue]:
+    def to_json(self) -> dict[str, Json]:
         """What metrics.json says, and ``path``."""
         return self.record.to_json() | {"path": str(self.path)}
 

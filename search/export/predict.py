@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import JsonValue
 
 from search.export.files import open_model, read_config, read_pictures
 
@@ -40,10 +39,6 @@ class Predictions:
 
     predictions: tuple[Prediction, ...]
     """In the order of the files."""
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """``predictions``, each {``picture``, ``classes``: [{``name``, ``probability``}, ...]}."""
-        return asdict(self)
 
 
 def predict(export: Path, pictures: list[Path], top: int = 5) -> Predictions:

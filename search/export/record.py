@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, field_serializer
+from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 
 from search.errors import UsageError
 from search.figures.png import Confused, Epoch
 from search.study.confirmation import Candidate, Confirmation
+from trainer.values import Json
 
 METRICS_VERSION = 2
 """Version of the shape of metrics.json."""
@@ -28,7 +29,7 @@ class Recorded(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
-    def to_json(self) -> dict[str, JsonValue]:
+    def to_json(self) -> dict[str, Json]:
         """As metrics.json has it."""
         return self.model_dump(mode="json")
 
@@ -38,7 +39,7 @@ class RecordedModel(Recorded):
 
     architecture: str
     """As in timm, or a family of the product."""
-    model_args: Mapping[str, JsonValue]
+    model_args: Mapping[str, Json]
     stock_timm: bool
     """Whether stock timm builds it by name."""
     members: int
@@ -76,7 +77,7 @@ class RecordedData(Recorded):
     """The pictures."""
 
     source: str
-    config: Mapping[str, JsonValue]
+    config: Mapping[str, Json]
     """The [data] of the study, without the path."""
     content_hash: str
     fingerprint: str
@@ -105,13 +106,13 @@ class Description(Recorded):
     fit_on: str
     sees_validation: bool
     """Whether the weights were trained on the validation split."""
-    config: Mapping[str, JsonValue]
+    config: Mapping[str, Json]
     """The [train] of every member; each has a seed of its own."""
-    finetune: Mapping[str, JsonValue] | None
+    finetune: Mapping[str, Json] | None
     teacher: str | None
     """What tells the teacher from others."""
     seeds: tuple[int, ...]
-    sampled: Mapping[str, JsonValue]
+    sampled: Mapping[str, Json]
     data: RecordedData
     versions: Mapping[str, str]
     """Package -> its version."""
@@ -123,7 +124,7 @@ class Description(Recorded):
     """SHA-256 of the study's journal. Not in the identity: a launch adds lines where it finds the budget spent."""
 
     @field_serializer("confirmation")
-    def _without_times(self, found: Confirmation | None) -> dict[str, JsonValue] | None:
+    def _without_times(self, found: Confirmation | None) -> dict[str, Json] | None:
         return None if found is None else without_times(found)
 
     @property
@@ -254,7 +255,7 @@ class ExportRecord(Results, Description):
             ) from None
 
 
-def without_times(found: Confirmation) -> dict[str, JsonValue]:
+def without_times(found: Confirmation) -> dict[str, Json]:
     """A confirmation as metrics.json has it."""
     return {name: value for name, value in found.to_json().items() if name not in ("seconds", "eta_seconds")}
 
@@ -264,6 +265,6 @@ def identity_of(described: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def write_metrics(folder: Path, values: Mapping[str, JsonValue]) -> None:
+def write_metrics(folder: Path, values: Mapping[str, Json]) -> None:
     """Write metrics.json."""
     (folder / METRICS).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

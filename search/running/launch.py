@@ -7,10 +7,9 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import optuna
-from pydantic import JsonValue
 from sqlalchemy import URL
 
 from search.devices import WorkerDevice, hold_devices
@@ -112,10 +111,6 @@ class Stopped:
     study: str
     stopped: bool
     """False: nobody searched or exported it."""
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """Both fields."""
-        return asdict(self)
 
 
 def stop_search(name: str, url: URL, runs: Runs, *, tell: Callable[[str], None]) -> Stopped:

@@ -16,7 +16,7 @@ from statistics import fmean, stdev
 
 import optuna
 from optuna.trial import FrozenTrial
-from pydantic import JsonValue, ValidationError
+from pydantic import ValidationError
 
 from search.study.lock import owner_name
 from search.study.sampling import seed_of
@@ -24,7 +24,7 @@ from search.study.study import FINGERPRINT
 from search.study.trial import ranked
 from search.words import count, duration
 from studies import Confirm, StudySpec
-from trainer.values import FrozenModel
+from trainer.values import FrozenModel, Json
 
 CONFIRM = "featherweight:confirm"
 """Study attribute: what the confirmation has found."""
@@ -100,7 +100,7 @@ class Candidate:
         error = f" +- {self.standard_error:.2%}" if self.standard_error is not None else ""
         return "-" if self.mean is None else f"{self.mean:.2%}{error}"
 
-    def to_json(self) -> dict[str, JsonValue]:
+    def to_json(self) -> dict[str, Json]:
         """All fields, and ``mean``."""
         return asdict(self) | {"accuracies": list(self.accuracies), "mean": self.mean}
 
@@ -132,7 +132,7 @@ class Confirmation:
         """The candidate of a trial's number; None where the trial is none."""
         return next((one for one in self.candidates if one.trial == trial), None)
 
-    def to_json(self) -> dict[str, JsonValue]:
+    def to_json(self) -> dict[str, Json]:
         """The documented shape in ``search status --json``; metrics.json leaves out the two times."""
         return asdict(self) | {"candidates": [one.to_json() for one in self.candidates]}
 

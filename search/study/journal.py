@@ -34,11 +34,11 @@ from uuid import UUID
 
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from pydantic import JsonValue
 
 from search.errors import FailureKind, ReplayFailed
 from studies import StudySpec
 from studies.axes import Value
+from trainer.values import Json
 
 
 class RecordedTrial(TypedDict):
@@ -47,10 +47,10 @@ class RecordedTrial(TypedDict):
     state: str
     value: float | None
     params: dict[str, Value]
-    distributions: dict[str, JsonValue]
+    distributions: dict[str, Json]
     intermediate_values: dict[str, float]
     """Step -> accuracy."""
-    system_attrs: dict[str, JsonValue]
+    system_attrs: dict[str, Json]
     """Recipes that wait, constraints, the rungs of successive halving."""
 
 
@@ -58,8 +58,8 @@ class Values(TypedDict, total=False):
     """What an event has beside its time and its name; the table above says which event has which."""
 
     uuid: str | None
-    spec: dict[str, JsonValue]
-    space: dict[str, JsonValue]
+    spec: dict[str, Json]
+    space: dict[str, Json]
     versions: dict[str, str]
     rebuilt: list[int]
     history: list[RecordedTrial]

@@ -13,7 +13,6 @@ from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.pruners import BasePruner
 from optuna.samplers import RandomSampler
 from optuna.trial import Trial, TrialState
-from pydantic import JsonValue
 
 from search.errors import UsageError
 from search.paths import Runs
@@ -23,7 +22,7 @@ from search.study.study import stored_spec
 from studies import Search, StudySpec
 from studies.axes import Value
 from studies.spec import STUDY_NAME
-from trainer.values import validate
+from trainer.values import Json, validate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +45,7 @@ class Replay:
         """Whether nothing differs."""
         return self.same_asks == self.asks and self.same_decisions == self.decisions
 
-    def to_json(self) -> dict[str, JsonValue]:
+    def to_json(self) -> dict[str, Json]:
         """All fields, and ``identical``."""
         return asdict(self) | {"identical": self.identical}
 
@@ -72,10 +71,6 @@ class OtherPruner:
     best_trial: int | None
     best_would_be_stopped_at: int | None
     """Epoch; None where it would have been kept."""
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """All fields."""
-        return asdict(self)
 
 
 def replay_study(name: str, runs: Runs, other: str | None = None) -> Replay | OtherPruner:

@@ -18,14 +18,13 @@ from optuna.distributions import (
     check_distribution_compatibility,
 )
 from optuna.storages import RDBStorage
-from pydantic import JsonValue
 
 from search.errors import StudyChanged, UsageError
 from search.study.sampling import build_pruner, build_sampler
 from studies import StudySpec
 from trainer.config import RECIPE_VERSION, TrainConfig
 from trainer.errors import ConfigError
-from trainer.values import nearest, validate
+from trainer.values import Json, nearest, validate
 
 SPEC = "featherweight:study"
 FINGERPRINT = "featherweight:fingerprint"
@@ -37,7 +36,7 @@ TEST_OPENING = "featherweight:test_opening:"
 """Study attributes: each look at the test split, named after the hash of what looked."""
 
 
-def fingerprint(spec: StudySpec, content_hash: str) -> dict[str, JsonValue]:
+def fingerprint(spec: StudySpec, content_hash: str) -> dict[str, Json]:
     """Whatever changes a trial's value: equal fingerprints mean comparable trials.
 
     Not in it: where the pictures and a teacher lie, budget, sampler, pruner, known recipes.
@@ -69,7 +68,7 @@ def teacher_hash(config: TrainConfig) -> str | None:
         return config.distill.teacher
 
 
-def differences(before: Mapping[str, JsonValue], after: Mapping[str, JsonValue], prefix: str = "") -> list[str]:
+def differences(before: Mapping[str, Json], after: Mapping[str, Json], prefix: str = "") -> list[str]:
     """One line for each value that differs: "train.epochs: 50 -> 60"."""
     lines = []
     for key in sorted(before.keys() | after.keys()):
@@ -204,7 +203,7 @@ def uuid_of(name: str, storage: RDBStorage) -> str | None:
     return found
 
 
-def open_test_split(study: optuna.Study, who: str, **facts: JsonValue) -> int:
+def open_test_split(study: optuna.Study, who: str, **facts: Json) -> int:
     """Note, before it is read, that the test split is looked at.
 
     Args:

@@ -25,7 +25,6 @@ from pathlib import Path
 import optuna
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
-from pydantic import JsonValue
 from sqlalchemy import URL
 
 from search.paths import Runs
@@ -39,6 +38,7 @@ from search.words import count, show
 from studies import Range, StudySpec
 from studies.axes import Axis
 from studies.spec import describe_limit
+from trainer.values import Json
 
 FIRST_SECONDS = 30.0
 """A search that is over sooner has no page: the process that draws takes some seconds of a CPU to start."""
@@ -82,7 +82,7 @@ class StudyPage:
         self._best: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._drawing = False
-        self._waiting: list[tuple[str, JsonValue]] = []
+        self._waiting: list[tuple[str, Json]] = []
 
     def watch(self, snapshot: Snapshot) -> None:
         """Write a few attributes of the last update, or order the next one when it is due."""
@@ -292,13 +292,13 @@ def main() -> None:
 
 
 def page_attributes(
-    shown: Mapping[str, JsonValue],
+    shown: Mapping[str, Json],
     note: str,
     found: Confirmation | None,
     trials: Sequence[FrozenTrial],
     spec: StudySpec,
     runs: Runs,
-) -> dict[str, JsonValue]:
+) -> dict[str, Json]:
     """What the dashboard's own functions make of a study's attributes when they save a note, figures and artifacts.
 
     Args:

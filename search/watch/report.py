@@ -14,7 +14,6 @@ import plotly.io
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 from plotly.offline import get_plotlyjs
-from pydantic import JsonValue
 from sqlalchemy import URL
 
 from search.errors import UsageError
@@ -39,6 +38,7 @@ from search.study.trial import (
 from search.watch.findings import RECIPES, as_toml, findings, setting_importances, story
 from search.words import duration, show
 from studies import StudySpec
+from trainer.values import Json
 
 REPORT_VERSION = 1
 """Version of the JSON shape of ``search report --json``."""
@@ -72,7 +72,7 @@ class Report:
     crashes: Sequence[Segment]
     """Times that a worker crashed."""
 
-    def to_json(self) -> dict[str, JsonValue]:
+    def to_json(self) -> dict[str, Json]:
         """The documented shape: the fields, and ``version``."""
         return {
             "version": REPORT_VERSION,
@@ -94,7 +94,7 @@ class Report:
         }
 
 
-def _facts(view: TrialView) -> dict[str, JsonValue]:
+def _facts(view: TrialView) -> dict[str, Json]:
     kept = ("state", "value", "num_params", "macs", "seconds", "params")
     return {"trial": view.number} | {name: getattr(view, name) for name in kept}
 

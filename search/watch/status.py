@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy import URL
 
 from search.paths import Runs
@@ -27,6 +27,7 @@ from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study
 from search.study.trial import view_of
 from studies import StudySpec
+from trainer.values import Json
 
 STATUS_VERSION: Final = 2
 """Version of the JSON shape of ``search status --json``."""
@@ -154,7 +155,7 @@ def read_state(file: Path, held_by: str | None) -> State | None:
     return state if held_by and state.owner == held_by else None
 
 
-def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, JsonValue]:
+def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Json]:
     """The documented shape of ``search status --json``."""
     return {
         "version": STATUS_VERSION,
