@@ -58,6 +58,8 @@ def export_best(
 ) -> Export:
     """Hand over the best model of a study.
 
+    Many parameters: what ``search export-best`` can be told.
+
     Args:
         study_name: the study.
         url: the storage.

@@ -160,21 +160,6 @@ def evaluate_once(
         validation = result if split == "val" else evaluate(whole, "val")[0]
     np.savez(folder / REFERENCE_LOGITS, whole=logits.numpy(), plain=plain_logits.numpy())
     n = len(data.splits[split])
-    histories = []
-    for number in range(num_members):
-        history = []
-        for name, ended in zip(("training", "finetuning"), outcomes, strict=False):
-            history += [
-                Epoch(
-                    stage=name,
-                    epoch=epoch.epoch,
-                    train_loss=epoch.train_loss,
-                    val_loss=epoch.val_loss,
-                    val_accuracy=epoch.val_accuracy,
-                )
-                for epoch in ended[number].results
-            ]
-        histories.append(tuple(history))
     found = retraining.reach(lambda: confirmed(retraining.study, spec)) if spec.confirm.top else None
     return Results(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -191,13 +176,27 @@ def evaluate_once(
             test_openings=openings,
         ),
         validation=Validation(n=len(data.splits["val"]), accuracy=validation.accuracy, loss=validation.loss),
-        histories=tuple(histories),
+        histories=tuple(_history(outcomes, number) for number in range(num_members)),
         measured_on_this_machine=Measured(
             confirming_seconds=found and round(found.seconds, 3),
             training_seconds=tuple(
                 round(sum(ended[number].seconds for ended in outcomes), 3) for number in range(num_members)
             ),
         ),
+    )
+
+
+def _history(outcomes: Sequence[Sequence[Outcome]], member: int) -> tuple[Epoch, ...]:
+    return tuple(
+        Epoch(
+            stage=stage,
+            epoch=one.epoch,
+            train_loss=one.train_loss,
+            val_loss=one.val_loss,
+            val_accuracy=one.val_accuracy,
+        )
+        for stage, ended in zip(("training", "finetuning"), outcomes, strict=False)
+        for one in ended[member].results
     )
 
 

@@ -3,6 +3,7 @@
 storage       storage URL -> storage: WAL, time-outs, UTC, hidden passwords
 readonly      connections that can only read, for the dashboard and the page
 study         opens Optuna studies: fingerprint, stored spec, looks at the test split
+owned         the study together with the check that it is still this process's
 identity      whose a study's folder is, and whether a study is still the same
 lock          one process at a time owns a study
 owned         a study that this process owns, and the check before each write

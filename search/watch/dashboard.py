@@ -56,6 +56,8 @@ def serve_dashboard(
 ) -> None:
     """Serve the dashboard of a storage until Ctrl-C or SIGTERM; call it in the main thread.
 
+    Many parameters: what ``search dashboard`` can be told.
+
     Args:
         storage_url: the database, which need not exist yet.
         host: address to listen on.
