@@ -17,7 +17,7 @@ from scipy.special import bdtr
 from sqlalchemy import URL
 
 from search.errors import UsageError
-from search.export.files import Forward, ModelConfig, check_sums, open_model, read_config, read_pictures
+from search.export.files import Forward, ModelConfig, check_sums, open_model, read_config, read_images
 from search.export.record import METRICS, ExportRecord
 from search.paths import Runs
 from search.study.lock import own_study
@@ -31,6 +31,9 @@ from trainer.values import Json
 
 if TYPE_CHECKING:
     from rich.console import Group
+
+COMPARE_VERSION = 2
+"""Version of the JSON shape of ``search compare``."""
 
 BATCH = 64
 LATENCY_BATCHES = (1, 64)
@@ -98,12 +101,13 @@ class Comparison:
     """Studies in which this was counted as a further look at the test split."""
 
     def to_json(self) -> dict[str, Json]:
-        """``exports``; ``pictures`` {``from``, ``n``}; ``mcnemar`` {``only_first``, ``only_second``, ``p``};
+        """``exports``; ``images`` {``from``, ``n``}; ``mcnemar`` {``only_first``, ``only_second``, ``p``};
         ``classes``, each {``name``, ``n``, ``first``, ``second``, ``difference``}; ``counted_in``.
         """
         return {
+            "version": COMPARE_VERSION,
             "exports": [asdict(one) for one in self.exports],
-            "pictures": {"from": self.source, "n": self.n},
+            "images": {"from": self.source, "n": self.n},
             "mcnemar": {"only_first": self.only_first, "only_second": self.only_second, "p": self.p},
             "classes": [asdict(one) | {"difference": one.difference} for one in self.classes],
             "counted_in": list(self.counted_in),
@@ -121,7 +125,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """What both exports are asked about."""
 
     source: str
@@ -246,20 +250,20 @@ def text_of_comparison(answer: Comparison) -> Group:
     return Group(*parts)
 
 
-def _from_folder(data: Path, sides: Sequence[Side], cache: Path) -> Pictures:
+def _from_folder(data: Path, sides: Sequence[Side], cache: Path) -> Images:
     """The pictures of a folder that neither export was trained on, as far as that is known: its test folder, else what
     was drawn from it to test the exports, else its val folder, else all of it.
     """
-    pictures = scan_folder(data).pictures
-    splits = {one.split for one in pictures}
+    images = scan_folder(data).pictures
+    splits = {one.split for one in images}
     known = [] if "test" in splits else [_held_out(data, side.record, cache) for side in sides]
     drawn = [one for one in known if one is not None]
     if drawn:
         split = "test" if any(name == "test" for name, _ in drawn) else "val"
-        chosen = [one for one in pictures if all(one.name in names for _, names in drawn)]
+        chosen = [one for one in images if all(one.name in names for _, names in drawn)]
     else:
         split = next((name for name in ("test", "val") if name in splits), "")
-        chosen = [one for one in pictures if one.split == split or not split]
+        chosen = [one for one in images if one.split == split or not split]
     if unknown := sorted({one.class_name for one in chosen} - set(sides[0].config.label_names)):
         raise DataError(f"{data}: the exports do not know {len(unknown)} of its classes:{as_lines(unknown)}")
     if not chosen:
@@ -267,11 +271,11 @@ def _from_folder(data: Path, sides: Sequence[Side], cache: Path) -> Pictures:
     files = [data / one.name for one in chosen]
 
     def reader(side: Side) -> Reader:
-        return lambda start: read_pictures(files[start : start + BATCH], side.config.pretrained_cfg)
+        return lambda start: read_images(files[start : start + BATCH], side.config.pretrained_cfg)
 
     where = f"the {split} split of {data}" if split else f"{data} (all of it: some may have been trained on)"
     first, second = sides
-    return Pictures(where, np.array([one.class_name for one in chosen]), (reader(first), reader(second)))
+    return Images(where, np.array([one.class_name for one in chosen]), (reader(first), reader(second)))
 
 
 def _held_out(data: Path, record: ExportRecord, cache: Path) -> tuple[str, set[str]] | None:
@@ -289,7 +293,7 @@ def _held_out(data: Path, record: ExportRecord, cache: Path) -> tuple[str, set[s
     return split, {found.names[index] for index in found.splits[split]}
 
 
-def _built_in(sides: Sequence[Side], cache: Path) -> Pictures:
+def _built_in(sides: Sequence[Side], cache: Path) -> Images:
     """The test split, else the validation split, of pictures that need no folder."""
     if any(side.record.data.source == "folder" for side in sides):
         raise UsageError("these exports were trained on a folder of pictures; say which to compare on with --data DIR")
@@ -307,14 +311,14 @@ def _built_in(sides: Sequence[Side], cache: Path) -> Pictures:
         std = np.array(side.config.pretrained_cfg.std, np.float32)
 
         def read(start: int) -> NDArray[np.float32]:
-            pictures = data.images[data.splits[split][start : start + BATCH]].astype(np.float32) / 255
-            return np.ascontiguousarray(((pictures - mean) / std).transpose(0, 3, 1, 2))
+            images = data.images[data.splits[split][start : start + BATCH]].astype(np.float32) / 255
+            return np.ascontiguousarray(((images - mean) / std).transpose(0, 3, 1, 2))
 
         return read
 
     first, second = (reader(*one) for one in zip(sides, sets, splits, strict=True))
     source = f"the {splits[0]} split of {sides[0].record.data.source}"
-    return Pictures(source, np.array([name for _, name in named[0]]), (first, second))
+    return Images(source, np.array([name for _, name in named[0]]), (first, second))
 
 
 def _count_look(records: Sequence[ExportRecord], data: Path | None, url: URL, runs: Runs) -> list[str]:
@@ -337,11 +341,11 @@ def _count_look(records: Sequence[ExportRecord], data: Path | None, url: URL, ru
     return found
 
 
-def _latencies(forwards: Sequence[Forward], pictures: Sequence[NDArray[np.float32]]) -> list[dict[str, float]]:
+def _latencies(forwards: Sequence[Forward], images: Sequence[NDArray[np.float32]]) -> list[dict[str, float]]:
     """Median milliseconds for each model and batch size, taken turn by turn so that both meet the same machine."""
     found: list[dict[str, float]] = [{} for _ in forwards]
     for batch in LATENCY_BATCHES:
-        asked = [np.ascontiguousarray(np.resize(one, (batch, *one.shape[1:]))) for one in pictures]
+        asked = [np.ascontiguousarray(np.resize(one, (batch, *one.shape[1:]))) for one in images]
         times: list[list[float]] = [[] for _ in forwards]
         for _ in range(LATENCY_ROUNDS):
             for forward, input_, taken in zip(forwards, asked, times, strict=True):

@@ -111,14 +111,14 @@ def open_model(export: Path) -> Forward:
             f"{file} is no ONNX model ({str(error).splitlines()[0]}); give a folder that export-best wrote"
         ) from error
 
-    def forward(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = session.run(["logits"], {"pictures": pictures})[0]
+    def forward(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = session.run(["logits"], {"pictures": images})[0]
         return logits
 
     return forward
 
 
-def read_pictures(files: Sequence[Path], preprocessing: Preprocessing) -> NDArray[np.float32]:
+def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> NDArray[np.float32]:
     """[n, 3, size, size], normalised; through the very function that read the training pictures.
 
     Raises:
@@ -131,15 +131,15 @@ def read_pictures(files: Sequence[Path], preprocessing: Preprocessing) -> NDArra
         crop_pct=preprocessing.crop_pct,
         channels=preprocessing.input_size[0],
     )
-    pictures, problems = [], []
+    images, problems = [], []
     for file in files:
         try:
-            pictures.append(read_picture(file.read_bytes(), config))
+            images.append(read_picture(file.read_bytes(), config))
         except (OSError, DataError) as error:
             problems.append(f"  {file}: {error.strerror if isinstance(error, OSError) and error.strerror else error}")
     if problems:
         raise DataError("these pictures cannot be read:\n" + "\n".join(problems))
-    scaled = np.stack(pictures).astype(np.float32) / 255
+    scaled = np.stack(images).astype(np.float32) / 255
     normalised = (scaled - np.array(preprocessing.mean, np.float32)) / np.array(preprocessing.std, np.float32)
     return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
 
