@@ -208,12 +208,12 @@ def stop(
     """End a search politely from another terminal: every worker finishes its epoch. An export ends at once."""
     folder, url = _places(storage, runs)
 
-    from search.running.launch import render_stop, stop_search
+    from search.running.launch import stop_search, text_of_stop
 
     name = _study_name(study, folder)
     said = sys.stderr if as_json else sys.stdout
     stopped = stop_search(name, url, folder, tell=lambda line: tell(line, said))
-    _print({"study": name, "stopped": stopped}, render_stop, as_json=as_json)
+    _print(stopped, text_of_stop, as_json=as_json)
 
 
 @app.command()
@@ -227,14 +227,14 @@ def replay(
     runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
     """Ask a fresh sampler and pruner everything again, and prove that they repeat the search."""
-    from search.study.replay import render, replay_study
+    from search.study.replay import Replay, replay_study, text_of_replay
 
     folder = Runs(runs)
     answer = replay_study(_study_name(study, folder), folder, other)
-    _print(answer, render, as_json=as_json)
-    if other is None and not (answer["identical"] or answer["versions"]):
+    _print(answer, text_of_replay, as_json=as_json)
+    if isinstance(answer, Replay) and not (answer.identical or answer.versions):
         raise ReplayFailed(
-            f"study {answer['study']!r} does not repeat itself under the versions it was made with: its journal was "
+            f"study {answer.study!r} does not repeat itself under the versions it was made with: its journal was "
             "changed, or this is a bug to report"
         )
 
@@ -286,9 +286,9 @@ def report(
     """Write a study's story as one HTML page, which needs no network."""
     folder, url = _places(storage, runs)
 
-    from search.watch.report import render_written, write_report
+    from search.watch.report import text_of_report, write_report
 
-    _print(write_report(_study_name(study, folder), url, folder, out), render_written, as_json=as_json)
+    _print(write_report(_study_name(study, folder), url, folder, out), text_of_report, as_json=as_json)
 
 
 @app.command("export-best")
@@ -314,12 +314,12 @@ def export_best(
     folder, url = _places(storage, runs)
 
     from search.export.export import export_best as run
-    from search.export.metrics import render
+    from search.export.metrics import text_of_export
 
     asked = _load(study, [], None) if study is not None and study.endswith(".toml") else None
     name = asked.name if asked is not None else _study_name(study, folder)
-    metrics = run(name, url, folder, devices, asked=asked, out=out, number=trial, quiet=as_json)
-    _print(metrics, render, as_json=as_json)
+    export = run(name, url, folder, devices, asked=asked, out=out, number=trial, quiet=as_json)
+    _print(export, text_of_export, as_json=as_json)
 
 
 @app.command()
@@ -331,9 +331,9 @@ def predict(
 ) -> None:
     """Print the most likely classes of pictures."""
     from search.export.predict import predict as run
-    from search.export.predict import render
+    from search.export.predict import text_of_prediction
 
-    _print(run(export, pictures, top), render, as_json=as_json)
+    _print(run(export, pictures, top), text_of_prediction, as_json=as_json)
 
 
 @app.command()
@@ -349,10 +349,10 @@ def compare(
 ) -> None:
     """Compare two exports on the same pictures."""
     from search.export.compare import compare as run
-    from search.export.compare import render
+    from search.export.compare import text_of_comparison
 
     folder, url = _places(storage, runs)
-    _print(run(first, second, data=data, runs=folder, url=url), render, as_json=as_json)
+    _print(run(first, second, data=data, runs=folder, url=url), text_of_comparison, as_json=as_json)
 
 
 @app.command()

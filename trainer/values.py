@@ -8,15 +8,23 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from trainer.errors import ConfigError
 
-Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+Json: TypeAlias = JsonValue
 """What a JSON text holds."""
+
+
+@runtime_checkable
+class OwnForm(Protocol):
+    """A value whose JSON form is another one than its fields."""
+
+    def to_json(self) -> Json:
+        """That form."""
 
 
 class FrozenModel(BaseModel):
@@ -91,13 +99,15 @@ def describe_problem(kind: type[BaseModel], problem: ErrorDetails) -> str:
 
 
 def to_json(value: object) -> Json:
-    """The JSON form of a value: an object of its fields, an array of its items, the text of its path.
+    """The JSON form of a value: its own form, an object of its fields, an array of its items, the text of its path.
 
     Raises:
         TypeError: the value is of a kind that has no JSON form.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, OwnForm):
+        return value.to_json()
     if isinstance(value, BaseModel):
         return to_json(value.model_dump(mode="json"))
     if is_dataclass(value) and not isinstance(value, type):

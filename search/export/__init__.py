@@ -3,7 +3,8 @@
 export     writes the export aside, has it proven, moves it into place
 retrain    what is trained for an export: the best trials once more, then the chosen one
 trainings  trainings to their end on the workers of a pool
-metrics    what metrics.json says
+record     what metrics.json says, as frozen values
+metrics    how those values come about: known before training, measured once
 card       metrics.json in words: the model card
 formats    the model files: timm's layout, ONNX, torch.export
 files      the files of an export as its readers see them; without torch

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
+from search.export.record import ExportRecord
 from search.words import duration
 from trainer.config import TrainConfig
+from trainer.values import Json
 
 READ = """A picture as every format takes it:
 
@@ -15,6 +16,8 @@ READ = """A picture as every format takes it:
 import json
 import timm
 from pathlib import Path
+
+from trainer.values import Json
 from PIL import Image
 
 settings = json.loads(Path("PATH/TO/THIS/FOLDER/config.json").read_text())["pretrained_cfg"]
@@ -54,78 +57,76 @@ PAIRS = 8
 """Confused pairs that the card lists; metrics.json has more."""
 
 
-def write_card(path: Path, metrics: dict[str, Any]) -> None:
+def write_card(path: Path, record: ExportRecord) -> None:
     """Write the card; every number in it is in metrics.json."""
-    path.write_text(card(metrics), encoding="utf-8")
+    path.write_text(card(record), encoding="utf-8")
 
 
-def card(metrics: dict[str, Any]) -> str:
+def card(record: ExportRecord) -> str:
     """The card's Markdown, with the front matter that model hubs read."""
-    model, formats = metrics["model"], list(metrics["formats"])
-    library = "timm" if model["stock_timm"] else "onnx" if "onnx" in formats else "pytorch"
+    model, formats = record.model, list(record.formats)
+    library = "timm" if model.stock_timm else "onnx" if "onnx" in formats else "pytorch"
     sections = [
         f"---\nlibrary_name: {library}\npipeline_tag: image-classification\n---",
-        f"# {metrics['study']}: {_name(metrics)}",
-        _table(_facts(metrics)),
-        _honesty(metrics),
+        f"# {record.study}: {_name(record)}",
+        _table(_facts(record)),
+        _honesty(record),
         "## Load it",
-        *_loading(metrics),
+        *_loading(record),
         "## What it confuses",
         "![Confusion matrix](plots/confusion.png)",
-        _confused(metrics),
+        _confused(record),
         "## How it was chosen",
-        _choice(metrics),
+        _choice(record),
         "## How it was trained",
-        _training(metrics),
+        _training(record),
         "![Learning curves](plots/curves.png)",
-        _recipe(metrics),
+        _recipe(record),
         "## How fast it is",
-        _latency(metrics),
+        _latency(record),
         "## Provenance",
-        _provenance(metrics),
+        _provenance(record),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _name(metrics: dict[str, Any]) -> str:
-    model = metrics["model"]
-    members = f"{model['members']} x " if model["members"] > 1 else ""
-    return f"{members}{model['architecture']}, {model['num_params']:,} parameters"
+def _name(record: ExportRecord) -> str:
+    model = record.model
+    members = f"{model.members} x " if model.members > 1 else ""
+    return f"{members}{model.architecture}, {model.num_params:,} parameters"
 
 
-def _facts(metrics: dict[str, Any]) -> dict[str, str]:
-    model, evaluation, data = metrics["model"], metrics["evaluation"], metrics["data"]
-    low, high = evaluation["interval"]
-    split = f"{evaluation['split']} split, n = {evaluation['n']:,}"
+def _facts(record: ExportRecord) -> dict[str, str]:
+    model, evaluation, data = record.model, record.evaluation, record.data
+    low, high = evaluation.interval
+    split = f"{evaluation.split} split, n = {evaluation.n:,}"
     rows = {
-        "accuracy": f"**{evaluation['accuracy']:.2%}** top-1 on the {split}",
+        "accuracy": f"**{evaluation.accuracy:.2%}** top-1 on the {split}",
         "95 % interval": f"{low:.2%} to {high:.2%} (Wilson; the pictures' chance alone, not the seeds')",
     }
-    if model["views"]:
-        rows["views averaged"] = f"the picture and {', '.join(model['views'])}"
-    if evaluation["member_accuracies"]:
-        alone = ", ".join(f"{value:.2%}" for value in evaluation["member_accuracies"])
+    if model.views:
+        rows["views averaged"] = f"the picture and {', '.join(model.views)}"
+    if evaluation.member_accuracies:
+        alone = ", ".join(f"{value:.2%}" for value in evaluation.member_accuracies)
         rows["each member alone"] = f"{alone} on the same pictures"
-    elif model["views"]:
-        rows["without the views"] = (
-            f"{evaluation['plain_accuracy']:.2%}, which is what model.safetensors gives by itself"
-        )
-    if (best := _confirmed(metrics)) is not None and best["mean"] is not None:
-        error = f" +- {best['standard_error']:.2%} (standard error)" if best["standard_error"] is not None else ""
+    elif model.views:
+        rows["without the views"] = f"{evaluation.plain_accuracy:.2%}, which is what model.safetensors gives by itself"
+    if (best := record.confirmed) is not None and best.mean is not None:
+        error = f" +- {best.standard_error:.2%} (standard error)" if best.standard_error is not None else ""
         rows["over seeds"] = (
-            f"{best['mean']:.2%}{error} on validation, {len(best['accuracies'])} seeds of the recipe as searched"
+            f"{best.mean:.2%}{error} on validation, {len(best.accuracies)} seeds of the recipe as searched"
         )
-    seen = ", which it was trained on" if metrics["sees_validation"] else ""
-    rows["validation"] = f"{metrics['validation']['accuracy']:.2%}, n = {metrics['validation']['n']:,}{seen}"
-    limit, members = metrics["limit"], model["members"]
-    rows["parameters"] = _count(model["num_params"], members, limit["params"], each=limit["each"])
-    rows["multiply-adds"] = _count(model["macs"], members, limit["macs"], each=limit["each"]) + " for one picture"
-    rows["input"] = f"{data['image_size']} x {data['image_size']} pixels, {'RGB' if data['channels'] == 3 else 'gray'}"
-    rows["classes"] = f"{len(data['class_names'])}"
-    if metrics["proof"]["stranger_accuracy"] is not None:
+    seen = ", which it was trained on" if record.sees_validation else ""
+    rows["validation"] = f"{record.validation.accuracy:.2%}, n = {record.validation.n:,}{seen}"
+    limit, members = record.limit, model.members
+    rows["parameters"] = _count(model.num_params, members, limit.params, each=limit.each)
+    rows["multiply-adds"] = _count(model.macs, members, limit.macs, each=limit.each) + " for one picture"
+    rows["input"] = f"{data.image_size} x {data.image_size} pixels, {'RGB' if data.channels == 3 else 'gray'}"
+    rows["classes"] = f"{len(data.class_names)}"
+    if record.proof.stranger_accuracy is not None:
         rows["read as a stranger"] = (
-            f"{metrics['proof']['stranger_accuracy']:.2%}, from the files with timm's own transform (the proof allows "
-            f"{metrics['proof']['stranger_tolerance']:.1%} of difference)"
+            f"{record.proof.stranger_accuracy:.2%}, from the files with timm's own transform (the proof allows "
+            f"{record.proof.stranger_tolerance:.1%} of difference)"
         )
     return rows
 
@@ -139,11 +140,11 @@ def _count(counted: int, members: int, limit: int | None, *, each: bool) -> str:
     return f"{counted:,}{bound}, in {members} members of {counted // members:,}"
 
 
-def _honesty(metrics: dict[str, Any]) -> str:
-    evaluation = metrics["evaluation"]
-    seen = evaluation["test_openings"]
+def _honesty(record: ExportRecord) -> str:
+    evaluation = record.evaluation
+    seen = evaluation.test_openings
     lines = []
-    if seen == 0 and metrics["sees_validation"]:
+    if seen == 0 and record.sees_validation:
         lines.append(
             "There is no test split, and the validation pictures were trained on: the accuracy above is of pictures "
             "that the model knows. What to expect of new ones is the mean over seeds, measured before."
@@ -154,27 +155,27 @@ def _honesty(metrics: dict[str, Any]) -> str:
         lines.append("The test split was opened once, for this model, after everything was chosen.")
     else:
         lines.append(f"The test split was looked at {seen} times, by final models or to compare; this is the latest.")
-    if metrics["fit_on"] == "train+val":
+    if record.fit_on == "train+val":
         lines.append("It was trained on the training and the validation pictures: no selection is left in its epochs.")
     return " ".join(lines)
 
 
-def _loading(metrics: dict[str, Any]) -> list[str]:
-    model, data = metrics["model"], metrics["data"]
-    stock = ["timm"] if model["stock_timm"] else []
-    read = READ.replace("MODE", "RGB" if data["channels"] == 3 else "L")
-    parts = [read, *(LOAD[name] for name in (*stock, *metrics["formats"]))]
-    if not model["stock_timm"]:
-        what = "an ensemble" if model["members"] > 1 else "this net"
-        holds = "; members.0..., members.1... in it are its members" if model["members"] > 1 else ""
+def _loading(record: ExportRecord) -> list[str]:
+    model, data = record.model, record.data
+    stock = ["timm"] if model.stock_timm else []
+    read = READ.replace("MODE", "RGB" if data.channels == 3 else "L")
+    parts = [read, *(LOAD[name] for name in (*stock, *record.formats))]
+    if not model.stock_timm:
+        what = "an ensemble" if model.members > 1 else "this net"
+        holds = "; members.0..., members.1... in it are its members" if model.members > 1 else ""
         parts.insert(0, f"Stock timm cannot build {what} by name. model.safetensors holds the plain weights{holds}.")
-    size = data["image_size"]
+    size = data.image_size
     inputs = (
-        f"`pictures` are float32 [batch, {data['channels']}, {size}, {size}], any batch size. "
+        f"`pictures` are float32 [batch, {data.channels}, {size}, {size}], any batch size. "
         "Class names, in the order of the logits, are `label_names` in `config.json`."
     )
-    if model["members"] > 1 or model["views"]:
-        voters = " and ".join([*(["members"] if model["members"] > 1 else []), *(["views"] if model["views"] else [])])
+    if model.members > 1 or model.views:
+        voters = " and ".join([*(["members"] if model.members > 1 else []), *(["views"] if model.views else [])])
         inputs += (
             f" The logits are the logarithm of the mean probability over all {voters}: their softmax is that mean, "
             "their argmax the class it votes for."
@@ -182,137 +183,121 @@ def _loading(metrics: dict[str, Any]) -> list[str]:
     return [*parts, inputs, "`sha256sum --check SHA256SUMS` tells whether a file has changed since it was proven."]
 
 
-def _confused(metrics: dict[str, Any]) -> str:
-    pairs = metrics["evaluation"]["confused"][:PAIRS]
+def _confused(record: ExportRecord) -> str:
+    pairs = record.evaluation.confused[:PAIRS]
     if not pairs:
         return "No picture was mistaken for another class."
     lines = ["| true class | taken for | pictures |", "| --- | --- | --- |"]
     return "\n".join(
         [
             *lines,
-            *(f"| {_cell(one['true'])} | {_cell(one['predicted'])} | {one['count']} of {one['of']} |" for one in pairs),
+            *(f"| {_cell(one.true)} | {_cell(one.predicted)} | {one.count} of {one.of} |" for one in pairs),
         ]
     )
 
 
-def _choice(metrics: dict[str, Any]) -> str:
-    search, found = metrics["search"], metrics["confirmation"]
-    states = search["states"]
+def _choice(record: ExportRecord) -> str:
+    search, found = record.search, record.confirmation
+    states = search.states
     text = (
-        f"Trial {metrics['trial']} of {search['trials']} ({states['COMPLETE']} completed, {states['PRUNED']} pruned, "
-        f"{states['FAIL']} failed; {duration(search['seconds'])} of training in all). "
-        f"In the search it had {search['val_accuracy']:.2%} on validation."
+        f"Trial {record.trial} of {search.trials} ({states['COMPLETE']} completed, {states['PRUNED']} pruned, "
+        f"{states['FAIL']} failed; {duration(search.seconds)} of training in all). "
+        f"In the search it had {search.val_accuracy:.2%} on validation."
     )
     if not found:
         return (
             f"{text} It was not confirmed with fresh seeds, so that value is likely too high: it is the best of many."
         )
-    if found["winner"] != metrics["trial"]:
+    if found.winner != record.trial:
         return f"{text} It was chosen by number, not by its result."
-    several = any(len(one["accuracies"]) > 1 for one in found["candidates"])
     table = [
         "| trial | parameters | in the search | with fresh seeds | mean | |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for one in found["candidates"]:
-        alone = ", ".join(f"{value:.2%}" for value in one["accuracies"]) or "-"
-        error = f" +- {one['standard_error']:.2%}" if several and one["accuracies"] else ""
-        mean = "-" if one["mean"] is None else f"{one['mean']:.2%}{error}"
+    for one in found.candidates:
+        alone = ", ".join(f"{value:.2%}" for value in one.accuracies) or "-"
         verdict = (
-            "**chosen**"
-            if one["trial"] == found["winner"]
-            else "diverged"
-            if one["diverged"]
-            else "tied"
-            if one["tied"]
-            else ""
+            "**chosen**" if one.trial == found.winner else "diverged" if one.diverged else "tied" if one.tied else ""
         )
-        table.append(
-            f"| {one['trial']} | {one['num_params']:,} | {one['search_accuracy']:.2%} | {alone} | {mean} | {verdict} |"
-        )
-    seconds = metrics["measured_on_this_machine"]["confirming_seconds"]
-    number = len(found["candidates"])
+        facts = f"{one.trial} | {one.num_params:,} | {one.search_accuracy:.2%} | {alone} | {one.mean_in_words}"
+        table.append(f"| {facts} | {verdict} |")
+    seconds = record.measured_on_this_machine.confirming_seconds
+    number = len(found.candidates)
     how = (
-        f"The best {number} were then trained again with {found['trainings'] // number} fresh seeds each "
-        f"({duration(seconds)} of training) and ranked by their mean. The search's best had claimed "
-        f"{found['raw_best']:.2%}; the corrected estimate for the chosen one is **{found['estimate']:.2%}**."
+        f"The best {number} were then trained again with {found.trainings // number} fresh seeds each "
+        f"({duration(seconds or 0.0)} of training) and ranked by their mean. The search's best had claimed "
+        f"{found.raw_best:.2%}; the corrected estimate for the chosen one is **{found.estimate:.2%}**."
     )
     ties = (
-        f"Tied candidates cannot be told apart from the best mean ({found['test']}; it knows the chance of the seeds "
+        f"Tied candidates cannot be told apart from the best mean ({found.test}; it knows the chance of the seeds "
         "on these validation pictures, not that of the pictures); of them, the one with the fewest parameters wins."
-        if found["test"]
+        if found.test
         else "With one seed each there is no test of the differences."
     )
     return "\n\n".join([text, how, "\n".join(table), ties])
 
 
-def _training(metrics: dict[str, Any]) -> str:
-    seeds = metrics["seeds"]
+def _training(record: ExportRecord) -> str:
+    seeds = record.seeds
     which = "seeds" if len(seeds) > 1 else "seed"
-    pictures = "the training split" if metrics["fit_on"] == "train" else "the training and the validation split"
+    pictures = "the training split" if record.fit_on == "train" else "the training and the validation split"
     parts = [f"From random weights, on {pictures}, with {which} {', '.join(map(str, seeds))}, not used in the search."]
-    if metrics["finetune"]:
-        settings = ", ".join(f"{name} {_show(value)}" for name, value in metrics["finetune"].items())
+    if record.finetune:
+        settings = ", ".join(f"{name} {_show(value)}" for name, value in record.finetune.items())
         parts.append(f"Then a last stage on the validation split alone ({settings}), its latest weights kept.")
-    if metrics["teacher"]:
-        parts.append(f"It learned from a teacher too, `{metrics['config']['distill']['teacher']}`.")
+    if (distill := TrainConfig.model_validate(record.config).distill) is not None:
+        parts.append(f"It learned from a teacher too, `{distill.teacher}`.")
     return " ".join(parts)
 
 
-def _recipe(metrics: dict[str, Any]) -> str:
+def _recipe(record: ExportRecord) -> str:
     """What was sampled, what says what was trained, and whatever is not the default."""
     defaults = TrainConfig().model_dump(mode="json")
-    told = {"model", "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", *metrics["sampled"]}
+    told = {"model", "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", *record.sampled}
     rows = {
         name: _show(value)
-        for name, value in metrics["config"].items()
+        for name, value in record.config.items()
         if (name in told or value != defaults.get(name)) and name != "seed"
     }
     return f"{_table(rows, ('setting', 'value'))}\n\nAll other settings have their defaults; metrics.json lists them."
 
 
-def _latency(metrics: dict[str, Any]) -> str:
-    measured = metrics["measured_on_this_machine"]
-    batches = sorted({batch for times in measured["latency_ms"].values() for batch in times}, key=int)
+def _latency(record: ExportRecord) -> str:
+    measured = record.measured_on_this_machine
+    batches = sorted({batch for times in measured.latency_ms.values() for batch in times}, key=int)
     lines = [
         f"| library | {' | '.join(f'batch {batch}' for batch in batches)} |",
         "| --- |" + " --- |" * len(batches),
     ]
-    for name, times in measured["latency_ms"].items():
+    for name, times in measured.latency_ms.items():
         lines.append(f"| {name} | {' | '.join(f'{times[batch]:,.1f} ms' for batch in batches)} |")
-    spent = ", ".join(duration(seconds) for seconds in measured["training_seconds"])
+    spent = ", ".join(duration(seconds) for seconds in measured.training_seconds)
     return "\n".join(
         [
             *lines,
             "",
-            f"Medians of a forward pass, fp32, on {measured['hardware']}. The training took {spent} of epochs.",
+            f"Medians of a forward pass, fp32, on {measured.hardware}. The training took {spent} of epochs.",
         ]
     )
 
 
-def _provenance(metrics: dict[str, Any]) -> str:
-    data, proof = metrics["data"], metrics["proof"]
-    versions = ", ".join(f"{name} {number}" for name, number in metrics["versions"].items())
-    commit = f" at commit `{metrics['commit']}`" if metrics["commit"] else ""
-    pictures = ", ".join(f"{count:,} {split}" for split, count in data["pictures"].items())
-    libraries = ", ".join(one["library"] for one in proof["formats"].values())
-    log = metrics["event_log"]
+def _provenance(record: ExportRecord) -> str:
+    data, proof = record.data, record.proof
+    versions = ", ".join(f"{name} {number}" for name, number in record.versions.items())
+    commit = f" at commit `{record.commit}`" if record.commit else ""
+    pictures = ", ".join(f"{count:,} {split}" for split, count in data.pictures.items())
+    libraries = ", ".join(one.library for one in proof.formats.values())
+    log = record.event_log
     return (
-        f"Made {metrics['created']} with {versions}{commit}.\n"
-        f"Search: study `{metrics['study']}`"
+        f"Made {record.created} with {versions}{commit}.\n"
+        f"Search: study `{record.study}`"
         + (f", event log `{log}` (SHA-256; `search replay` checks it).\n" if log else ".\n")
-        + f"Seeds: {', '.join(map(str, metrics['seeds']))}.\n"
-        f"Pictures: {pictures}; content `{data['content_hash']}`, with its splits `{data['fingerprint']}`.\n"
+        + f"Seeds: {', '.join(map(str, record.seeds))}.\n"
+        f"Pictures: {pictures}; content `{data.content_hash}`, with its splits `{data.fingerprint}`.\n"
         f"Proof: loaded again in a clean process by {libraries}: the same accuracy, logits within "
-        f"{proof['max_logit_difference']:.1e}, {proof['num_params']:,} parameters and {proof['macs']:,} multiply-adds "
+        f"{proof.max_logit_difference:.1e}, {proof.num_params:,} parameters and {proof.macs:,} multiply-adds "
         "recounted.\nEvery number here is in `metrics.json`."
     )
-
-
-def _confirmed(metrics: dict[str, Any]) -> dict[str, Any] | None:
-    """What the confirmation found for the exported trial."""
-    found = metrics["confirmation"] or {"candidates": []}
-    return next((one for one in found["candidates"] if one["trial"] == metrics["trial"]), None)
 
 
 def _table(rows: dict[str, str], head: tuple[str, str] = ("", "")) -> str:
@@ -325,7 +310,7 @@ def _cell(name: str) -> str:
     return " ".join(name.replace("|", r"\|").split())
 
 
-def _show(value: Any) -> str:
+def _show(value: Json) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +17,23 @@ from scipy.special import bdtr
 from sqlalchemy import URL
 
 from search.errors import UsageError
-from search.export.files import check_sums, open_model, read_config, read_pictures
+from search.export.files import Forward, ModelConfig, check_sums, open_model, read_config, read_images
+from search.export.record import METRICS, ExportRecord
 from search.paths import Runs
 from search.study.lock import own_study
 from search.study.storage import open_storage, sqlite_file, storage_errors
 from search.study.study import find_study, open_test_split
 from trainer.config import DataConfig
-from trainer.data import prepare_data
+from trainer.data import Dataset, prepare_data
 from trainer.errors import DataError, as_lines
 from trainer.scan import scan_folder
+from trainer.values import Json
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+COMPARE_VERSION = 2
+"""Version of the JSON shape of ``search compare``."""
 
 BATCH = 64
 LATENCY_BATCHES = (1, 64)
@@ -35,8 +44,99 @@ CLASSES_SHOWN = 10
 
 TEST = "the test split"
 
+Reader = Callable[[int], NDArray[np.float32]]
 
-def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: URL | None = None) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class Compared:
+    """One of the two exports."""
+
+    path: str
+    study: str
+    trial: int
+    accuracy: float
+    """On the pictures of the comparison."""
+    num_params: int
+    macs: int
+    bytes: int
+    """Of model.onnx."""
+    latency_ms: dict[str, float]
+    """Batch size -> median milliseconds of a forward pass."""
+
+
+@dataclass(frozen=True)
+class ClassDifference:
+    """A class, as the two exports know it."""
+
+    name: str
+    n: int
+    """Its pictures."""
+    first: float
+    """Accuracy of the first export on them."""
+    second: float
+
+    @property
+    def difference(self) -> float:
+        """By how much the second is better."""
+        return self.second - self.first
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What ``search compare`` answers."""
+
+    exports: tuple[Compared, Compared]
+    source: str
+    """The pictures, in words: "the test split of digits"."""
+    n: int
+    """Their number."""
+    only_first: int
+    """Pictures that only the first export got right."""
+    only_second: int
+    p: float
+    """McNemar's test, exact and two-sided."""
+    classes: tuple[ClassDifference, ...]
+    """The largest difference first."""
+    counted_in: tuple[str, ...]
+    """Studies in which this was counted as a further look at the test split."""
+
+    def to_json(self) -> dict[str, Json]:
+        """``exports``; ``images`` {``from``, ``n``}; ``mcnemar`` {``only_first``, ``only_second``, ``p``};
+        ``classes``, each {``name``, ``n``, ``first``, ``second``, ``difference``}; ``counted_in``.
+        """
+        return {
+            "version": COMPARE_VERSION,
+            "exports": [asdict(one) for one in self.exports],
+            "images": {"from": self.source, "n": self.n},
+            "mcnemar": {"only_first": self.only_first, "only_second": self.only_second, "p": self.p},
+            "classes": [asdict(one) | {"difference": one.difference} for one in self.classes],
+            "counted_in": list(self.counted_in),
+        }
+
+
+@dataclass(frozen=True)
+class Side:
+    """An export that is compared: its folder and what it says of itself."""
+
+    folder: Path
+    record: ExportRecord
+    config: ModelConfig
+    forward: Forward
+
+
+@dataclass(frozen=True)
+class Images:
+    """What both exports are asked about."""
+
+    source: str
+    """In words."""
+    labels: NDArray[np.str_]
+    """Names of their classes [n]."""
+    read: tuple[Reader, Reader]
+    """For each export: the batch that begins at an index, as the export takes it."""
+
+
+def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: URL | None = None) -> Comparison:
     """What two exports do on the same pictures.
 
     Args:
@@ -47,13 +147,6 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
         runs: the runs folder, with the decoded pictures.
         url: the storage of the exports' studies, which count each look at their test split.
 
-    Returns:
-        ``exports``, each {``path``, ``study``, ``trial``, ``accuracy``, ``num_params``, ``macs``, ``bytes`` of
-        model.onnx, ``latency_ms`` {batch: median}}; ``pictures`` {``from``, ``n``}; ``mcnemar`` {``only_first`` and
-        ``only_second``, pictures that only one of them got right, ``p``, exact and two-sided}; ``classes``, each
-        {``name``, ``n``, ``first``, ``second``, ``difference``}, the largest difference first; ``counted_in``, the
-        studies in which this was counted as a further look at the test split.
-
     Raises:
         UsageError: no export, other classes, or no pictures to compare on.
         ProofFailed: an export's files are not those that were proven.
@@ -62,42 +155,45 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
     """
     configs = [read_config(export) for export in (first, second)]
     for export in (first, second):
-        check_sums(export, ["metrics.json"])
-    metrics = [json.loads((export / "metrics.json").read_text(encoding="utf-8")) for export in (first, second)]
-    names = configs[0]["label_names"]
-    if sorted(names) != sorted(configs[1]["label_names"]):
+        check_sums(export, [METRICS])
+    records = [ExportRecord.load(export) for export in (first, second)]
+    if sorted(configs[0].label_names) != sorted(configs[1].label_names):
         raise UsageError(f"{first} and {second} know different classes; compare exports of the same pictures")
-    sessions = [open_model(export) for export in (first, second)]
-    if data is not None:
-        source, labels, batches = _from_folder(data, metrics, configs, runs.cache)
-    else:
-        source, labels, batches = _built_in(metrics, configs, runs.cache)
-    counted_in = _count_look(metrics, data, url, runs) if url is not None and source.startswith(TEST) else []
+    sides = [
+        Side(export, record, config, open_model(export))
+        for export, record, config in zip((first, second), records, configs, strict=True)
+    ]
+    asked = _from_folder(data, sides, runs.cache) if data is not None else _built_in(sides, runs.cache)
+    counted_in = _count_look(records, data, url, runs) if url is not None and asked.source.startswith(TEST) else []
     right = []
-    for session, config, read in zip(sessions, configs, batches, strict=True):
-        found = np.concatenate([_ask(session, read(start)).argmax(1) for start in range(0, len(labels), BATCH)])
-        right.append(np.array([config["label_names"][index] for index in found]) == labels)
+    for side, read in zip(sides, asked.read, strict=True):
+        found = np.concatenate([side.forward(read(start)).argmax(1) for start in range(0, len(asked.labels), BATCH)])
+        right.append(np.array([side.config.label_names[index] for index in found]) == asked.labels)
     only_first, only_second = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
-    latencies = _latencies(sessions, [read(0) for read in batches])
-    return {
-        "exports": [
-            {
-                "path": str(export),
-                "study": card["study"],
-                "trial": card["trial"],
-                "accuracy": float(hits.mean()),
-                "num_params": card["model"]["num_params"],
-                "macs": card["model"]["macs"],
-                "bytes": (export / "model.onnx").stat().st_size,
-                "latency_ms": latency,
-            }
-            for export, card, hits, latency in zip((first, second), metrics, right, latencies, strict=True)
-        ],
-        "pictures": {"from": source, "n": len(labels)},
-        "mcnemar": {"only_first": only_first, "only_second": only_second, "p": mcnemar(only_first, only_second)},
-        "classes": _classes(names, labels, right),
-        "counted_in": counted_in,
-    }
+    latencies = _latencies([side.forward for side in sides], [read(0) for read in asked.read])
+    one, other = (
+        Compared(
+            path=str(side.folder),
+            study=side.record.study,
+            trial=side.record.trial,
+            accuracy=float(hits.mean()),
+            num_params=side.record.model.num_params,
+            macs=side.record.model.macs,
+            bytes=(side.folder / "model.onnx").stat().st_size,
+            latency_ms=latency,
+        )
+        for side, hits, latency in zip(sides, right, latencies, strict=True)
+    )
+    return Comparison(
+        exports=(one, other),
+        source=asked.source,
+        n=len(asked.labels),
+        only_first=only_first,
+        only_second=only_second,
+        p=mcnemar(only_first, only_second),
+        classes=tuple(_classes(configs[0].label_names, asked.labels, right)),
+        counted_in=tuple(counted_in),
+    )
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -110,125 +206,129 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
 
 
-def render(answer: dict[str, Any]) -> Any:
+def text_of_comparison(answer: Comparison) -> Group:
     """Tables for people; fits 80 columns unless paths are longer."""
-    from rich.console import Group
+    from rich.console import Group, RenderableType
     from rich.table import Table
     from rich.text import Text
 
-    first, second = answer["exports"]
+    first, second = answer.exports
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("")
     for one in (first, second):
-        table.add_column(f"{one['study']}-{one['trial']}", justify="right", overflow="fold")
-    rows: dict[str, Callable[[dict[str, Any]], str]] = {
-        "accuracy": lambda one: f"{one['accuracy']:.2%}",
-        "parameters": lambda one: f"{one['num_params']:,}",
-        "multiply-adds": lambda one: f"{one['macs']:,}",
-        "model.onnx": lambda one: f"{one['bytes'] / 1e6:.2f} MB",
+        table.add_column(f"{one.study}-{one.trial}", justify="right", overflow="fold")
+    rows: dict[str, Callable[[Compared], str]] = {
+        "accuracy": lambda one: f"{one.accuracy:.2%}",
+        "parameters": lambda one: f"{one.num_params:,}",
+        "multiply-adds": lambda one: f"{one.macs:,}",
+        "model.onnx": lambda one: f"{one.bytes / 1e6:.2f} MB",
     }
     for name, show in rows.items():
         table.add_row(name, show(first), show(second))
     for batch in LATENCY_BATCHES:
-        table.add_row(f"batch of {batch}", *(f"{one['latency_ms'][str(batch)]:,.1f} ms" for one in (first, second)))
-    test = answer["mcnemar"]
-    verdict = "a difference that chance alone seldom makes" if test["p"] < 0.05 else "chance alone may well make it"
+        table.add_row(f"batch of {batch}", *(f"{one.latency_ms[str(batch)]:,.1f} ms" for one in (first, second)))
+    verdict = "a difference that chance alone seldom makes" if answer.p < 0.05 else "chance alone may well make it"
     lines = (
-        f"{answer['pictures']['n']:,} pictures of {answer['pictures']['from']}; only the first was right on "
-        f"{test['only_first']}, only the second on {test['only_second']}\n"
-        f"McNemar's test, exact: p = {test['p']:.3g}, {verdict}"
+        f"{answer.n:,} pictures of {answer.source}; only the first was right on {answer.only_first}, only the second "
+        f"on {answer.only_second}\n"
+        f"McNemar's test, exact: p = {answer.p:.3g}, {verdict}"
     )
-    if answer["pictures"]["from"].startswith(TEST):
-        where = ", ".join(map(repr, answer["counted_in"]))
+    if answer.source.startswith(TEST):
+        where = ", ".join(map(repr, answer.counted_in))
         counted = f"counted in {where}" if where else "counted nowhere: no study here has these pictures"
         lines += f"\nA further look at a test split, {counted}; what is chosen by it is not tested by it any more"
     classes = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("class", "pictures", "first", "second", "difference"):
         classes.add_column(column, justify="left" if column == "class" else "right", overflow="fold")
-    for one in [one for one in answer["classes"] if one["difference"]][:CLASSES_SHOWN]:
-        name = one["name"] if one["name"].isprintable() else ascii(one["name"])[1:-1]
-        values = (f"{one['first']:.1%}", f"{one['second']:.1%}", f"{one['difference']:+.1%}")
-        classes.add_row(Text(name), str(one["n"]), *values)
-    parts: list[Any] = [table, Text(f"\n{lines}")]
+    for differing in [one for one in answer.classes if one.difference][:CLASSES_SHOWN]:
+        name = differing.name if differing.name.isprintable() else ascii(differing.name)[1:-1]
+        values = (f"{differing.first:.1%}", f"{differing.second:.1%}", f"{differing.difference:+.1%}")
+        classes.add_row(Text(name), str(differing.n), *values)
+    parts: list[RenderableType] = [table, Text(f"\n{lines}")]
     if classes.rows:
         parts += [Text("\nclasses that differ most", style="bold"), classes]
     return Group(*parts)
 
 
-def _from_folder(data: Path, metrics: list[dict[str, Any]], configs: list[dict[str, Any]], cache: Path) -> Any:
+def _from_folder(data: Path, sides: Sequence[Side], cache: Path) -> Images:
     """The pictures of a folder that neither export was trained on, as far as that is known: its test folder, else what
     was drawn from it to test the exports, else its val folder, else all of it.
     """
-    pictures = scan_folder(data).pictures
-    splits = {one.split for one in pictures}
-    drawn = [] if "test" in splits else [one for card in metrics if (one := _held_out(data, card, cache)) is not None]
+    images = scan_folder(data).pictures
+    splits = {one.split for one in images}
+    known = [] if "test" in splits else [_held_out(data, side.record, cache) for side in sides]
+    drawn = [one for one in known if one is not None]
     if drawn:
         split = "test" if any(name == "test" for name, _ in drawn) else "val"
-        chosen = [one for one in pictures if all(one.name in names for _, names in drawn)]
+        chosen = [one for one in images if all(one.name in names for _, names in drawn)]
     else:
         split = next((name for name in ("test", "val") if name in splits), "")
-        chosen = [one for one in pictures if one.split == split or not split]
-    if unknown := sorted({one.class_name for one in chosen} - set(configs[0]["label_names"])):
+        chosen = [one for one in images if one.split == split or not split]
+    if unknown := sorted({one.class_name for one in chosen} - set(sides[0].config.label_names)):
         raise DataError(f"{data}: the exports do not know {len(unknown)} of its classes:{as_lines(unknown)}")
     if not chosen:
         raise DataError(f"{data} holds no picture that both exports were tested on")
     files = [data / one.name for one in chosen]
 
-    def reader(preprocessing: dict[str, Any]) -> Any:
-        return lambda start: read_pictures(files[start : start + BATCH], preprocessing)
+    def reader(side: Side) -> Reader:
+        return lambda start: read_images(files[start : start + BATCH], side.config.pretrained_cfg)
 
     where = f"the {split} split of {data}" if split else f"{data} (all of it: some may have been trained on)"
-    labels = np.array([one.class_name for one in chosen])
-    return where, labels, [reader(config["pretrained_cfg"]) for config in configs]
+    first, second = sides
+    return Images(where, np.array([one.class_name for one in chosen]), (reader(first), reader(second)))
 
 
-def _held_out(data: Path, card: dict[str, Any], cache: Path) -> tuple[str, set[str]] | None:
+def _held_out(data: Path, record: ExportRecord, cache: Path) -> tuple[str, set[str]] | None:
     """The split that an export was tested on and its pictures, where the folder is what it was trained on."""
-    if card["data"]["source"] == "digits":
+    if record.data.source == "digits":
         return None
-    config = DataConfig.model_validate(card["data"]["config"] | {"path": str(data.resolve())})
+    config = DataConfig.model_validate({**record.data.config, "path": str(data.resolve())})
     try:
         found = prepare_data(config, cache)
     except DataError:  # such as one class: nobody was trained on that
         return None
-    if found.content_hash != card["data"]["content_hash"]:
+    if found.content_hash != record.data.content_hash:
         return None
     split = "test" if len(found.splits["test"]) else "val"
     return split, {found.names[index] for index in found.splits[split]}
 
 
-def _built_in(metrics: list[dict[str, Any]], configs: list[dict[str, Any]], cache: Path) -> Any:
+def _built_in(sides: Sequence[Side], cache: Path) -> Images:
     """The test split, else the validation split, of pictures that need no folder."""
-    if any(card["data"]["source"] == "folder" for card in metrics):
+    if any(side.record.data.source == "folder" for side in sides):
         raise UsageError("these exports were trained on a folder of pictures; say which to compare on with --data DIR")
-    readers, named = [], []
-    for card, config in zip(metrics, configs, strict=True):
-        data = prepare_data(DataConfig.model_validate(card["data"]["config"]), cache)
-        split = "test" if len(data.splits["test"]) else "val"
-        indices = data.splits[split]
-        preprocessing = config["pretrained_cfg"]
-        mean = np.array(preprocessing["mean"], np.float32)
-        std = np.array(preprocessing["std"], np.float32)
-
-        def read(start: int, data: Any = data, indices: Any = indices, mean: Any = mean, std: Any = std) -> Any:
-            pictures = data.images[indices[start : start + BATCH]].astype(np.float32) / 255
-            return np.ascontiguousarray(((pictures - mean) / std).transpose(0, 3, 1, 2))
-
-        readers.append(read)
-        named.append([(data.names[index], data.class_names[data.labels[index]]) for index in indices])
+    sets = [prepare_data(DataConfig.model_validate(side.record.data.config), cache) for side in sides]
+    splits = ["test" if len(data.splits["test"]) else "val" for data in sets]
+    named = [
+        [(data.names[index], data.class_names[data.labels[index]]) for index in data.splits[split]]
+        for data, split in zip(sets, splits, strict=True)
+    ]
     if named[0] != named[1]:
         raise UsageError("these exports were tested on different pictures; say which to compare on with --data DIR")
-    return f"the {split} split of {metrics[0]['data']['source']}", np.array([name for _, name in named[0]]), readers
+
+    def reader(side: Side, data: Dataset, split: str) -> Reader:
+        mean = np.array(side.config.pretrained_cfg.mean, np.float32)
+        std = np.array(side.config.pretrained_cfg.std, np.float32)
+
+        def read(start: int) -> NDArray[np.float32]:
+            images = data.images[data.splits[split][start : start + BATCH]].astype(np.float32) / 255
+            return np.ascontiguousarray(((images - mean) / std).transpose(0, 3, 1, 2))
+
+        return read
+
+    first, second = (reader(*one) for one in zip(sides, sets, splits, strict=True))
+    source = f"the {splits[0]} split of {sides[0].record.data.source}"
+    return Images(source, np.array([name for _, name in named[0]]), (first, second))
 
 
-def _count_look(metrics: list[dict[str, Any]], data: Path | None, url: URL, runs: Runs) -> list[str]:
+def _count_look(records: Sequence[ExportRecord], data: Path | None, url: URL, runs: Runs) -> list[str]:
     """Note in each export's study, before it is taken, that its test split is looked at; the names of those studies."""
     file = sqlite_file(url)
     if file is not None and not file.exists():
         return []
-    who = hashlib.sha256(json.dumps(sorted(card["identity"] for card in metrics)).encode()).hexdigest()
+    who = hashlib.sha256(json.dumps(sorted(record.identity for record in records)).encode()).hexdigest()
     found = []
-    for name in sorted({card["study"] for card in metrics}):
+    for name in sorted({record.study for record in records}):
         with storage_errors(url):
             try:
                 study, spec = find_study(open_storage(url), name)
@@ -236,37 +336,34 @@ def _count_look(metrics: list[dict[str, Any]], data: Path | None, url: URL, runs
                 continue
             if data is None or (spec.data.path is not None and Path(spec.data.path).resolve() == data.resolve()):
                 with own_study(name, url, runs):
-                    open_test_split(study, who, compared=[card["trial"] for card in metrics])
+                    open_test_split(study, who, compared=[record.trial for record in records])
                 found.append(name)
     return found
 
 
-def _ask(session: Any, pictures: NDArray[np.float32]) -> NDArray[np.float32]:
-    return session.run(["logits"], {"pictures": pictures})[0]  # type: ignore[no-any-return]
-
-
-def _latencies(sessions: list[Any], pictures: list[NDArray[np.float32]]) -> list[dict[str, float]]:
-    """Median milliseconds for each session and batch size, taken turn by turn so that both meet the same machine."""
-    found: list[dict[str, float]] = [{} for _ in sessions]
+def _latencies(forwards: Sequence[Forward], images: Sequence[NDArray[np.float32]]) -> list[dict[str, float]]:
+    """Median milliseconds for each model and batch size, taken turn by turn so that both meet the same machine."""
+    found: list[dict[str, float]] = [{} for _ in forwards]
     for batch in LATENCY_BATCHES:
-        asked = [np.ascontiguousarray(np.resize(one, (batch, *one.shape[1:]))) for one in pictures]
-        times: list[list[float]] = [[] for _ in sessions]
+        asked = [np.ascontiguousarray(np.resize(one, (batch, *one.shape[1:]))) for one in images]
+        times: list[list[float]] = [[] for _ in forwards]
         for _ in range(LATENCY_ROUNDS):
-            for session, input_, taken in zip(sessions, asked, times, strict=True):
+            for forward, input_, taken in zip(forwards, asked, times, strict=True):
                 started = time.perf_counter()
-                _ask(session, input_)
+                forward(input_)
                 taken.append(time.perf_counter() - started)
         for one, taken in zip(found, times, strict=True):
             one[str(batch)] = round(1000 * median(taken), 3)
     return found
 
 
-def _classes(names: list[str], labels: NDArray[np.str_], right: list[NDArray[np.bool_]]) -> list[dict[str, Any]]:
+def _classes(
+    names: Sequence[str], labels: NDArray[np.str_], right: Sequence[NDArray[np.bool_]]
+) -> list[ClassDifference]:
     rows = []
     for name in names:
         own = labels == name
         if own.any():
             first, second = (float(hits[own].mean()) for hits in right)
-            row = {"name": name, "n": int(own.sum()), "first": first, "second": second, "difference": second - first}
-            rows.append(row)
-    return sorted(rows, key=lambda row: -abs(row["difference"]))
+            rows.append(ClassDifference(name, int(own.sum()), first, second))
+    return sorted(rows, key=lambda row: -abs(row.difference))

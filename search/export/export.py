@@ -9,10 +9,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -24,8 +24,9 @@ from search.devices import WorkerDevice, hold_devices
 from search.errors import ProofFailed, SearchError, UsageError
 from search.export.card import write_card
 from search.export.files import check_sums, sha256
-from search.export.metrics import REFERENCE_LOGITS, describe, evaluate_once, render
-from search.export.retrain import Retraining, Stages, check_limit, choose_trial, heed_stop
+from search.export.metrics import REFERENCE_LOGITS, Export, describe, evaluate_once, text_of_export
+from search.export.record import METRICS, Description, ExportRecord, ProofAnswer, write_metrics
+from search.export.retrain import Retraining, Stages, check_limit, choose_trial, raise_if_stopped
 from search.figures.png import draw_confusion, draw_curves
 from search.paths import Runs
 from search.plan.prepare import prepare
@@ -55,8 +56,10 @@ def export_best(
     out: Path | None = None,
     number: int | None = None,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> Export:
     """Hand over the best model of a study.
+
+    Many parameters: what ``search export-best`` can be told.
 
     Args:
         study_name: the study.
@@ -67,9 +70,6 @@ def export_best(
         out: folder of the export; by default under the runs folder.
         number: the trial to export instead of the best; nothing is confirmed then.
         quiet: show no progress.
-
-    Returns:
-        What metrics.json holds, and "path".
 
     Raises:
         NothingToExport: no trial is COMPLETE and feasible, or each diverged when it was trained again.
@@ -98,7 +98,7 @@ def export_best(
         choose_trial(study, number, spec.limit)  # there is one, or the pictures need not be read
         if out is not None:
             _check_target(out.resolve())
-        data = prepare(spec, runs, console, lambda: heed_stop(runs, study_name)).data
+        data = prepare(spec, runs, console, lambda: raise_if_stopped(runs, study_name)).data
         retraining = stack.enter_context(Retraining(OwnedStudy(study, spec, check_lock), runs, data, devices, console))
         trial, confirmation = retraining.choose(number)
         target = (out or runs.export(study_name, trial.number)).resolve()
@@ -106,51 +106,49 @@ def export_best(
         stages = retraining.plan(trial)
         size = check_limit(stages[0][0].config, spec, data)
         described = describe(retraining, trial, stages, size, confirmation)
-        metrics = _unchanged(target, described["identity"])
-        if metrics is not None:
+        record = _unchanged(target, described.identity)
+        if record is not None:
             console.print(f"{study_name}: trial {trial.number} was exported before, and nothing has changed")
         else:
-            metrics = _export(target, described, retraining, trial, stages)
-        metrics |= {"path": str(target)}
+            record = _export(target, described, retraining, trial, stages)
+        export = Export(record, target)
         # For an export of before too: it may have been killed between its last move and these.
         retraining.tidy(trial)
-        pictures = sorted((target / "plots").glob("*.png"))
-        retraining.reach(lambda: show_export(study, spec, runs.artifacts, render(metrics), pictures))
-    return metrics
+        figures = sorted((target / "plots").glob("*.png"))
+        retraining.reach(lambda: show_export(study, spec, runs.artifacts, text_of_export(export), figures))
+    return export
 
 
 def _export(
-    target: Path, described: dict[str, Any], retraining: Retraining, trial: FrozenTrial, stages: Stages
-) -> dict[str, Any]:
-    """Train what is not trained yet, write the export aside, prove it, move it into place; what metrics.json holds."""
+    target: Path, described: Description, retraining: Retraining, trial: FrozenTrial, stages: Stages
+) -> ExportRecord:
+    """Train what is not trained yet, write the export aside, prove it, move it into place."""
     spec, data, console = retraining.spec, retraining.data, retraining.console
     console.print(f"{spec.name}: exporting trial {trial.number}, {trial.values[0]:.2%} on validation in the search")
     outcomes = retraining.train(stages)
-    retraining.look()
+    retraining.raise_if_stopped()
 
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     whole, plain = _write_models(partial, retraining, stages)
-    retraining.look()
-    metrics = described | evaluate_once(partial, whole, plain, retraining, trial, outcomes)
-    _write_metrics(partial, metrics)  # the proof compares with it
-    proof = prove(partial, spec, data, console, retraining.look)
+    retraining.raise_if_stopped()
+    results = evaluate_once(partial, whole, plain, retraining, trial, outcomes)
+    write_metrics(partial, described.to_json() | results.to_json())  # the proof compares with it
+    proof = prove(partial, spec, data, console, retraining.raise_if_stopped)
     (partial / REFERENCE_LOGITS).unlink()
-    proven = proof.pop("sha256")
-    metrics["measured_on_this_machine"] |= {name: proof.pop(name) for name in ("hardware", "latency_ms")}
-    metrics["proof"] = proof
+    record = ExportRecord.proven(described, results, proof)
     (partial / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
-    _draw(partial / "plots", metrics)
-    _write_metrics(partial, metrics)
-    write_card(partial / "README.md", metrics)
-    if any(sha256(partial / name) != digest for name, digest in proven.items()):
+    _draw(partial / "plots", record)
+    write_metrics(partial, record.to_json())
+    write_card(partial / "README.md", record)
+    if any(sha256(partial / name) != digest for name, digest in proof.sha256.items()):
         raise ProofFailed(f"a file in {partial} has changed since it was proven; nothing was put in place")
     from search.export.files import write_sums
 
     write_sums(partial)
     _move_into_place(partial, target)
-    return metrics
+    return record
 
 
 def _write_models(folder: Path, retraining: Retraining, stages: Stages) -> tuple[nn.Module, nn.Module]:
@@ -172,8 +170,8 @@ def _write_models(folder: Path, retraining: Retraining, stages: Stages) -> tuple
 
 
 def prove(
-    folder: Path, spec: StudySpec, data: Dataset, console: Console, look: Callable[[], None] = lambda: None
-) -> dict[str, Any]:
+    folder: Path, spec: StudySpec, data: Dataset, console: Console, raise_if_stopped: Callable[[], None] = lambda: None
+) -> ProofAnswer:
     """Load the export again in a clean process and compare it with its metrics.json; see search/export/proof.py.
 
     Args:
@@ -181,7 +179,7 @@ def prove(
         spec: its study; how its pictures are read.
         data: those pictures, decoded.
         console: shows progress.
-        look: called at least every POLL_SECONDS; raises what is to end the proof.
+        raise_if_stopped: called at least every POLL_SECONDS; raises what is to end the proof.
 
     Raises:
         ProofFailed: with the first difference; the folder stays for a look.
@@ -203,7 +201,7 @@ def prove(
     ):
         try:
             while said is None:
-                look()
+                raise_if_stopped()
                 try:
                     said, complaint = process.communicate(timeout=POLL_SECONDS)
                 except subprocess.TimeoutExpired as waiting:  # with all that it has said so far
@@ -218,36 +216,30 @@ def prove(
         said_last = complaint.decode(errors="replace").strip() or f"it ended with code {process.returncode}"
         reason = said_last.splitlines()[-1]
         raise ProofFailed(f"the export failed its proof: {reason}; it was not put in place, look at it in {folder}")
-    answer: dict[str, Any] = json.loads(said.splitlines()[-1])
-    return answer
+    return ProofAnswer.model_validate_json(said.splitlines()[-1])
 
 
-def _draw(folder: Path, metrics: dict[str, Any]) -> None:
+def _draw(folder: Path, record: ExportRecord) -> None:
     folder.mkdir()
-    result = metrics["evaluation"]
-    title = f"{metrics['study']}, trial {metrics['trial']}"
-    draw_curves(metrics["histories"], folder / "curves.png", title=title, seen=metrics["sees_validation"])
-    names: Sequence[str] = metrics["data"]["class_names"]
-    title = f"{result['accuracy']:.2%} of {result['n']:,} {result['split']} pictures"
-    draw_confusion(result["confusion"], names, folder / "confusion.png", title=title)
+    result = record.evaluation
+    title = f"{record.study}, trial {record.trial}"
+    draw_curves(record.histories, folder / "curves.png", title=title, seen=record.sees_validation)
+    title = f"{result.accuracy:.2%} of {result.n:,} {result.split} pictures"
+    draw_confusion(result.confusion, record.data.class_names, folder / "confusion.png", title=title)
 
 
-def _write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-
-
-def _unchanged(target: Path, identity: str) -> dict[str, Any] | None:
-    """The metrics of a whole export of the same thing that is there already."""
+def _unchanged(target: Path, identity: str) -> ExportRecord | None:
+    """The record of a whole export of the same thing that is there already."""
     try:
-        metrics: dict[str, Any] = json.loads((target / "metrics.json").read_text(encoding="utf-8"))
+        record = ExportRecord.load(target)
         check_sums(target)
     except (OSError, ValueError, SearchError):
         return None
-    return metrics if metrics.get("identity") == identity else None
+    return record if record.identity == identity else None
 
 
 def _check_target(target: Path) -> None:
-    if target.exists() and not (target / "metrics.json").exists() and (not target.is_dir() or any(target.iterdir())):
+    if target.exists() and not (target / METRICS).exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"--out {target} exists and is no export; choose another folder")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

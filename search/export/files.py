@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 from search.errors import ProofFailed, UsageError
 from trainer.config import DataConfig
@@ -19,6 +19,9 @@ from trainer.pictures import read_picture
 
 SUMS = "SHA256SUMS"
 """Lists the SHA-256 of every other file of an export, as ``sha256sum --check`` reads it."""
+
+Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Pictures [n, channels, size, size], normalised -> logits [n, classes]."""
 
 
 def sha256(path: Path) -> str:
@@ -47,7 +50,33 @@ def check_sums(export: Path, names: Sequence[str] | None = None) -> None:
             )
 
 
-def read_config(export: Path) -> dict[str, Any]:
+class Preprocessing(BaseModel):
+    """How a picture becomes the input of the model: ``pretrained_cfg`` of config.json, in timm's names."""
+
+    model_config = ConfigDict(frozen=True)
+
+    input_size: tuple[Literal[1, 3], int, int]
+    """(channels, size, size)"""
+    interpolation: Literal["bilinear", "bicubic"]
+    crop_pct: float
+    crop_mode: str
+    """"squash": the picture is not cropped; anything else: it is."""
+    mean: tuple[float, ...]
+    """Of each channel, pixels from 0 to 1."""
+    std: tuple[float, ...]
+
+
+class ModelConfig(BaseModel):
+    """What config.json says to who classifies with the export."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    pretrained_cfg: Preprocessing
+    label_names: tuple[str, ...]
+    """Classes, in the order of the logits."""
+
+
+def read_config(export: Path) -> ModelConfig:
     """What an export's config.json says of its classes and its preprocessing.
 
     Raises:
@@ -55,18 +84,17 @@ def read_config(export: Path) -> dict[str, Any]:
         ProofFailed: config.json is not the one that was proven.
     """
     try:
-        config: dict[str, Any] = json.loads((export / "config.json").read_text(encoding="utf-8"))
-        chosen = {key: config[key] for key in ("pretrained_cfg", "label_names")}
-    except (OSError, ValueError, KeyError) as error:
+        config = ModelConfig.model_validate_json((export / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"{export} is no export (no usable config.json); give a folder that export-best wrote"
         ) from error
     check_sums(export, ["config.json"])
-    return chosen
+    return config
 
 
-def open_model(export: Path) -> Any:
-    """An ONNX Runtime session of an export's model, on the CPU.
+def open_model(export: Path) -> Forward:
+    """An export's model in ONNX Runtime, on the CPU.
 
     Raises:
         UsageError: it was exported without ONNX, or the file is none.
@@ -77,36 +105,42 @@ def open_model(export: Path) -> Any:
         raise UsageError(f'{file} is missing; export with final.formats = ["onnx"] for this')
     check_sums(export, ["model.onnx"])
     try:
-        return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises classes of its own, which share no other base
         raise UsageError(
             f"{file} is no ONNX model ({str(error).splitlines()[0]}); give a folder that export-best wrote"
         ) from error
 
+    def forward(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = session.run(["logits"], {"pictures": images})[0]
+        return logits
 
-def read_pictures(files: Sequence[Path], preprocessing: dict[str, Any]) -> NDArray[np.float32]:
+    return forward
+
+
+def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> NDArray[np.float32]:
     """[n, 3, size, size], normalised; through the very function that read the training pictures.
 
     Raises:
         DataError: pictures that cannot be read, all of them listed.
     """
     config = DataConfig(
-        image_size=preprocessing["input_size"][-1],
-        resize="squash" if preprocessing["crop_mode"] == "squash" else "crop",
-        interpolation=preprocessing["interpolation"],
-        crop_pct=preprocessing["crop_pct"],
-        channels=preprocessing["input_size"][0],
+        image_size=preprocessing.input_size[-1],
+        resize="squash" if preprocessing.crop_mode == "squash" else "crop",
+        interpolation=preprocessing.interpolation,
+        crop_pct=preprocessing.crop_pct,
+        channels=preprocessing.input_size[0],
     )
-    pictures, problems = [], []
+    images, problems = [], []
     for file in files:
         try:
-            pictures.append(read_picture(file.read_bytes(), config))
+            images.append(read_picture(file.read_bytes(), config))
         except (OSError, DataError) as error:
             problems.append(f"  {file}: {error.strerror if isinstance(error, OSError) and error.strerror else error}")
     if problems:
         raise DataError("these pictures cannot be read:\n" + "\n".join(problems))
-    scaled = np.stack(pictures).astype(np.float32) / 255
-    normalised = (scaled - np.array(preprocessing["mean"], np.float32)) / np.array(preprocessing["std"], np.float32)
+    scaled = np.stack(images).astype(np.float32) / 255
+    normalised = (scaled - np.array(preprocessing.mean, np.float32)) / np.array(preprocessing.std, np.float32)
     return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
 
 

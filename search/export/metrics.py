@@ -6,47 +6,56 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial, TrialState
 
 from search.console import show_progress
 from search.export.files import sha256
+from search.export.record import (
+    METRICS_VERSION,
+    Description,
+    Evaluation,
+    ExportRecord,
+    Measured,
+    Results,
+    Validation,
+    identity_of,
+    without_times,
+)
 from search.export.retrain import Retraining, Stages
 from search.export.trainings import Outcome
-from search.figures.png import confused_pairs
-from search.study.confirmation import confirmed
+from search.figures.png import Epoch, confused_pairs
+from search.study.confirmation import Confirmation, confirmed
 from search.study.journal import digest
 from search.study.study import open_test_split, teacher_hash
 from search.study.trial import recipe_of
+from search.words import count
 from trainer.config import ModelSize
 from trainer.identity import identity, later_recipe
+from trainer.values import Json
 
 if TYPE_CHECKING:
     from torch import nn
-
-METRICS_VERSION = 2
-"""Version of the shape of metrics.json."""
 
 REFERENCE_LOGITS = "reference-logits.npz"
 """What the exporting process computed, for the proof to compare with; not part of an export."""
 
 
 def describe(
-    retraining: Retraining, trial: FrozenTrial, stages: Stages, size: ModelSize, confirmation: dict[str, Any] | None
-) -> dict[str, Any]:
-    """The part of metrics.json that is known before anything is trained, and its hash, "identity"."""
+    retraining: Retraining, trial: FrozenTrial, stages: Stages, size: ModelSize, confirmation: Confirmation | None
+) -> Description:
+    """What is known of an export before anything is trained."""
     from trainer.models import is_stock, model_args
 
     spec, data, config = retraining.spec, retraining.data, stages[0][0].config
     trials = retraining.study.get_trials(deepcopy=False)
     final = spec.final
-    found = {name: value for name, value in (confirmation or {}).items() if name not in ("seconds", "eta_seconds")}
-    described: dict[str, Any] = {
+    described: dict[str, object] = {
         "version": METRICS_VERSION,
         "study": spec.name,
         "trial": trial.number,
@@ -67,7 +76,7 @@ def describe(
             "states": {state.name: sum(other.state == state for other in trials) for state in TrialState},
             "seconds": round(sum(other.user_attrs.get("seconds", 0.0) for other in trials), 3),
         },
-        "confirmation": found or None,
+        "confirmation": without_times(confirmation) if confirmation else None,
         "fit_on": final.fit_on,
         "sees_validation": final.sees_validation,
         "config": identity(config),
@@ -92,12 +101,10 @@ def describe(
         "commit": _commit(),
     }
     described = json.loads(json.dumps(described))
-    known_by = json.dumps([described, *later_recipe()] if later_recipe() else described, sort_keys=True)
+    known_by: object = [described, *later_recipe()] if later_recipe() else described
     # Beside it: a launch adds lines to the log even where it finds the budget spent, and nothing is exported anew then.
-    return described | {
-        "identity": hashlib.sha256(known_by.encode()).hexdigest(),
-        "event_log": digest(retraining.runs.journal(spec.name)),
-    }
+    beside = {"identity": identity_of(known_by), "event_log": digest(retraining.runs.journal(spec.name))}
+    return Description.model_validate(described | beside)
 
 
 def evaluate_once(
@@ -107,8 +114,8 @@ def evaluate_once(
     retraining: Retraining,
     trial: FrozenTrial,
     outcomes: list[list[Outcome]],
-) -> dict[str, Any]:
-    """The part of metrics.json that is known once the exported model is there; its logits stay for the proof.
+) -> Results:
+    """What is known once the exported model is there; its logits stay for the proof.
 
     Args:
         folder: where the model's files are.
@@ -134,7 +141,7 @@ def evaluate_once(
     total = len(data.splits[split]) * (1 + (plain is not whole) + len(members))
     total += len(data.splits["val"]) if split != "val" else 0
 
-    def evaluate(model: Any, split: str) -> tuple[Metrics, torch.Tensor]:
+    def evaluate(model: nn.Module, split: str) -> tuple[Metrics, torch.Tensor]:
         def counted(pictures: torch.Tensor) -> torch.Tensor:
             nonlocal seen
             seen += len(pictures)
@@ -149,75 +156,83 @@ def evaluate_once(
     if split == "test":
         who = final_model(folder / "model.safetensors", spec.final.tta)
         openings = retraining.reach(lambda: open_test_split(retraining.study, who, trial=trial.number))
-    with show_progress(retraining.console, retraining.look) as progress:
+    with show_progress(retraining.console, retraining.raise_if_stopped) as progress:
         result, logits = evaluate(whole, split)
         alone, plain_logits = (result, logits) if plain is whole else evaluate(plain, split)
         member_accuracies = [evaluate(member, split)[0].accuracy for member in members]
         validation = result if split == "val" else evaluate(whole, "val")[0]
     np.savez(folder / REFERENCE_LOGITS, whole=logits.numpy(), plain=plain_logits.numpy())
     n = len(data.splits[split])
-    histories = []
-    for number in range(num_members):
-        history = []
-        for name, ended in zip(("training", "finetuning"), outcomes, strict=False):
-            for epoch in ended[number].results:
-                values = asdict(epoch)
-                kept = {key: values[key] for key in ("epoch", "train_loss", "val_loss", "val_accuracy")}
-                history.append({"stage": name} | kept)
-        histories.append(history)
     found = retraining.reach(lambda: confirmed(retraining.study, spec)) if spec.confirm.top else None
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "evaluation": {
-            "split": split,
-            "n": n,
-            "accuracy": result.accuracy,
-            "interval": wilson_interval(int(result.confusion.trace()), n),
-            "loss": result.loss,
-            "plain_accuracy": alone.accuracy,
-            "member_accuracies": member_accuracies,
-            "confusion": result.confusion.tolist(),
-            "confused": confused_pairs(result.confusion, data.class_names),
-            "test_openings": openings,
-        },
-        "validation": {
-            "n": len(data.splits["val"]),
-            "accuracy": validation.accuracy,
-            "loss": validation.loss,
-        },
-        "histories": histories,
-        "measured_on_this_machine": {
-            "confirming_seconds": found and round(found["seconds"], 3),
-            "training_seconds": [
+    return Results(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        evaluation=Evaluation(
+            split=split,
+            n=n,
+            accuracy=result.accuracy,
+            interval=wilson_interval(int(result.confusion.trace()), n),
+            loss=result.loss,
+            plain_accuracy=alone.accuracy,
+            member_accuracies=tuple(member_accuracies),
+            confusion=result.confusion.tolist(),
+            confused=tuple(confused_pairs(result.confusion, data.class_names)),
+            test_openings=openings,
+        ),
+        validation=Validation(n=len(data.splits["val"]), accuracy=validation.accuracy, loss=validation.loss),
+        histories=tuple(_history(outcomes, number) for number in range(num_members)),
+        measured_on_this_machine=Measured(
+            confirming_seconds=found and round(found.seconds, 3),
+            training_seconds=tuple(
                 round(sum(ended[number].seconds for ended in outcomes), 3) for number in range(num_members)
-            ],
-        },
-    }
-
-
-def render(metrics: dict[str, Any]) -> str:
-    """What ``search export-best`` prints at its end."""
-    result, proof = metrics["evaluation"], metrics["proof"]
-    libraries = [one["library"] for one in proof["formats"].values()]
-    load = (
-        f'timm.create_model("local-dir:{metrics["path"]}", pretrained=True)'
-        if metrics["model"]["stock_timm"]
-        else f"see {metrics['path']}/README.md"
+            ),
+        ),
     )
-    found = metrics["confirmation"]
-    best = next((one for one in (found or {"candidates": []})["candidates"] if one["trial"] == metrics["trial"]), None)
-    lines = [f"exported to {metrics['path']}"]
-    if best is not None and best["mean"] is not None:
-        error = f" +- {best['standard_error']:.2%}" if best["standard_error"] is not None else ""
-        seeds = len(best["accuracies"])
-        lines.append(f"  confirmed   {best['mean']:.2%}{error} on validation, {seeds} fresh seed{'s' * (seeds > 1)}")
+
+
+def _history(outcomes: Sequence[Sequence[Outcome]], member: int) -> tuple[Epoch, ...]:
+    return tuple(
+        Epoch(
+            stage=stage,
+            epoch=one.epoch,
+            train_loss=one.train_loss,
+            val_loss=one.val_loss,
+            val_accuracy=one.val_accuracy,
+        )
+        for stage, ended in zip(("training", "finetuning"), outcomes, strict=False)
+        for one in ended[member].results
+    )
+
+
+@dataclass(frozen=True)
+class Export:
+    """What ``search export-best`` answers."""
+
+    record: ExportRecord
+    path: Path
+    """The folder."""
+
+    def to_json(self) -> dict[str, Json]:
+        """What metrics.json says, and ``path``."""
+        return self.record.to_json() | {"path": str(self.path)}
+
+
+def text_of_export(export: Export) -> str:
+    """What ``search export-best`` prints at its end."""
+    record, path = export.record, export.path
+    result, model, best = record.evaluation, record.model, record.confirmed
+    libraries = [one.library for one in record.proof.formats.values()]
+    load = f'timm.create_model("local-dir:{path}", pretrained=True)' if model.stock_timm else f"see {path}/README.md"
+    lines = [f"exported to {path}"]
+    if best is not None and best.mean is not None:
+        seeds = count(len(best.accuracies), "fresh seed")
+        lines.append(f"  confirmed   {best.mean_in_words} on validation, {seeds}")
     return "\n".join(
         [
             *lines,
-            f"  accuracy    {result['accuracy']:.2%} on the {result['split']} split, n = {result['n']:,} "
-            f"(95 % interval {result['interval'][0]:.2%} to {result['interval'][1]:.2%})",
-            f"  parameters  {metrics['model']['num_params']:,}, multiply-adds {metrics['model']['macs']:,}",
-            f"  proof       {', '.join(libraries)} agree to {proof['max_logit_difference']:.1e}",
+            f"  accuracy    {result.accuracy:.2%} on the {result.split} split, n = {result.n:,} "
+            f"(95 % interval {result.interval[0]:.2%} to {result.interval[1]:.2%})",
+            f"  parameters  {model.num_params:,}, multiply-adds {model.macs:,}",
+            f"  proof       {', '.join(libraries)} agree to {record.proof.max_logit_difference:.1e}",
             f"  load it     {load}",
         ]
     )

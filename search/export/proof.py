@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from search.export.files import read_pictures, sha256
+from search.export.files import Preprocessing, read_images, sha256
 from search.process import leave_after
 from trainer.config import DataConfig
 from trainer.cores import num_cores
@@ -147,7 +147,7 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
     answer["max_logit_difference"] = max(one["max_logit_difference"] for one in answer["formats"].values())
 
     if are_files:
-        read = read_pictures(files[:PREDICTED_PICTURES], preprocessing)
+        read = read_images(files[:PREDICTED_PICTURES], Preprocessing.model_validate(preprocessing))
         if not np.allclose(read, cached(0)[: len(read)], atol=1e-5):
             raise Difference("`search predict` reads pictures differently from how they were read for the training")
         transform = timm.data.create_transform(**preprocessing)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -23,7 +23,7 @@ from search.errors import Interrupted, NothingToExport
 from search.export.trainings import Outcome, Training, TrainingQueue
 from search.paths import Runs
 from search.plan.width import Fitter
-from search.study.confirmation import begin, candidates, confirmed, final_seed, missing, record
+from search.study.confirmation import Confirmation, begin, candidates, confirmed, final_seed, missing, record
 from search.study.outage import Outage
 from search.study.owned import OwnedStudy
 from search.study.storage import wait_briefly
@@ -61,7 +61,7 @@ class Retraining:
     ) -> None:
         self.owned, self.study, self.spec, self.runs, self.data = owned, owned.study, owned.spec, runs, data
         self.devices, self.console = devices, console
-        self.look = partial(heed_stop, runs, self.spec.name)
+        self.raise_if_stopped = partial(raise_if_stopped, runs, self.spec.name)
         """Taken between the steps of the export: whether it is asked to stop."""
         self.confirming: list[Training] = []
         self.unrecorded: deque[tuple[int, int, float | None, float]] = deque()
@@ -89,13 +89,13 @@ class Retraining:
         answers: list[T] = []
         most = self.spec.faults.storage_minutes
         while not self.outage.reach(self.owned.check, lambda: answers.append(step()), most_minutes=most):
-            self.look()
+            self.raise_if_stopped()
             time.sleep(POLL_SECONDS)
         return answers[-1]
 
     def _keep_up(self) -> None:
         """Heed a stop, keep the study's lock, which a server forgets when it restarts, and record what waits for it."""
-        self.look()
+        self.raise_if_stopped()
         self.outage.reach(self.owned.check, self._record)
 
     def _record(self) -> None:
@@ -106,20 +106,20 @@ class Retraining:
 
     # -- which trial
 
-    def choose(self, number: int | None) -> tuple[FrozenTrial, dict[str, Any] | None]:
+    def choose(self, number: int | None) -> tuple[FrozenTrial, Confirmation | None]:
         """The trial to export, and what the confirmation found; confirming trainings that are missing are done."""
         if number is None and self.spec.confirm.top:
             self._confirm()
         found = confirmed(self.study, self.spec) if self.spec.confirm.top else None
         if number is not None or found is None:
             return choose_trial(self.study, number, self.spec.limit), found
-        self._note(found["sentence"])
-        if found["winner"] is None:
+        self._note(found.sentence)
+        if found.winner is None:
             raise NothingToExport(
-                f"each of the best {len(found['candidates'])} trials of {self.study.study_name!r} diverged when it was "
+                f"each of the best {len(found.candidates)} trials of {self.study.study_name!r} diverged when it was "
                 "trained with fresh seeds; choose one with --trial, or lower the learning rates of the space"
             )
-        return choose_trial(self.study, found["winner"], self.spec.limit), found
+        return choose_trial(self.study, found.winner, self.spec.limit), found
 
     def _confirm(self) -> None:
         spec, seeds = self.spec, self.spec.confirm.seeds
@@ -245,7 +245,7 @@ class Retraining:
                 shutil.rmtree(training.checkpoint.parent, ignore_errors=True)
 
 
-def heed_stop(runs: Runs, study: str) -> None:
+def raise_if_stopped(runs: Runs, study: str) -> None:
     """See whether ``search stop`` asks the export of a study to end.
 
     Raises:

@@ -4,5 +4,5 @@ catalogue  which figures a study gets, in the report and on the dashboard
 charts     the figures of a study (Plotly)
 style      their common look
 timeline   who trained which trial when, and where workers crashed
-png        the pictures of an export and of `lr-range` (Matplotlib)
+png        the figures of an export and of `lr-range` (Matplotlib)
 """

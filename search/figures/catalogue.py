@@ -23,13 +23,13 @@ from search.figures.charts import (
     timeline,
 )
 from search.figures.style import accuracy_range
-from search.figures.timeline import CRASHED, STOPPED, Stint, stints_of_trials
+from search.figures.timeline import CRASHED, STOPPED, Segment, segments_of_trials
 from search.study.trial import ranked, step_of, view_of
 from studies import StudySpec
 
 
 @dataclass(frozen=True)
-class Picture:
+class Figure:
     """A figure with its words."""
 
     id: str
@@ -37,27 +37,27 @@ class Picture:
     title: str
     caption: str
     """How to read it, in one or two sentences."""
-    figure: go.Figure
+    chart: go.Figure
 
 
-def study_pictures(
+def study_figures(
     trials: Sequence[FrozenTrial],
     spec: StudySpec,
     importances: Mapping[str, float] | None = None,
-    stints: Sequence[Stint] = (),
-) -> list[Picture]:
+    segments: Sequence[Segment] = (),
+) -> list[Figure]:
     """Every figure that these trials have enough data for.
 
     Args:
         trials: all trials of the study, in any state.
         spec: what the study searches.
         importances: as ``setting_importances`` gives them.
-        stints: who trained what when; without any, the trials' own times are shown.
+        segments: who trained what when; without any, the trials' own times are shown.
     """
-    stints = stints or stints_of_trials(trials)
+    segments = segments or segments_of_trials(trials)
     complete = ranked(trials, spec.limit)
     views = [view_of(trial) for trial in trials if trial.state.is_finished()]
-    pictures = []
+    figures = []
     floor, _ = accuracy_range(complete)
     below = " Dots on the axis lie below it." if any(trial.values[0] < floor for trial in complete) else ""
     if complete:
@@ -65,30 +65,30 @@ def study_pictures(
             "Validation accuracy of the trials in the order in which they were begun. The line is the best so far; "
             f"crosses on the axis are pruned trials.{below}"
         )
-        pictures.append(Picture("history", "How the search went", caption, optimization_history(trials, spec)))
+        figures.append(Figure("history", "How the search went", caption, optimization_history(trials, spec)))
     if any(view.epochs for view in views):
         caption = (
             f"Validation accuracy after each {step_of(spec)}: the best trial, the rest of the top {TOP} and, faint, "
             "the trials that were pruned."
         )
-        pictures.append(Picture("curves", "Learning curves", caption, learning_curves(trials, spec)))
+        figures.append(Figure("curves", "Learning curves", caption, learning_curves(trials, spec)))
     if len(complete) > 1:
         caption = (
             "Each line is a completed trial; the best is dark, the next four are blue. Where these five run close "
             "together, the search has settled on a value."
         )
-        pictures.append(Picture("parallel", "Recipes side by side", caption, parallel_coordinates(trials, spec)))
+        figures.append(Figure("parallel", "Recipes side by side", caption, parallel_coordinates(trials, spec)))
         caption = (
             "Accuracy of the completed trials against each setting; the best is dark. All settings vary at once, so "
             f"a cloud without a slope does not prove that a setting is idle.{below}"
         )
-        pictures.append(Picture("slices", "One setting at a time", caption, slices(trials, spec)))
+        figures.append(Figure("slices", "One setting at a time", caption, slices(trials, spec)))
     if importances:
         caption = (
             "Share of each setting, by itself, in how much the accuracy of the completed trials varies over the space "
             f"that was searched (fANOVA, {len(complete)} trials)."
         )
-        pictures.append(Picture("importance", "Which settings mattered", caption, importance_bars(importances)))
+        figures.append(Figure("importance", "Which settings mattered", caption, importance_bars(importances)))
     for number, key in enumerate(size_keys(spec)):
         if len({trial.user_attrs.get(key) for trial in complete} - {None}) > 1:
             caption = (
@@ -97,16 +97,16 @@ def study_pictures(
             )
             title = f"Accuracy against {SIZES[key]}"
             name = "size" if number == 0 else f"size-{key}"
-            pictures.append(Picture(name, title, caption, accuracy_against_size(trials, spec, key)))
+            figures.append(Figure(name, title, caption, accuracy_against_size(trials, spec, key)))
     if any(view.seconds for view in views):
         caption = "Training time of all finished trials by their outcome, summed over the workers."
-        pictures.append(Picture("time", "Where the time went", caption, time_by_outcome(trials)))
+        figures.append(Figure("time", "Where the time went", caption, time_by_outcome(trials)))
         caption = "Each bar is a trial with a worker. Blue: completed, grey: pruned, red: failed"
-        caption += ", light: the search was stopped" if any(stint.outcome == STOPPED for stint in stints) else ""
-        crashes = any(stint.outcome == CRASHED for stint in stints)
+        caption += ", light: the search was stopped" if any(segment.outcome == STOPPED for segment in segments) else ""
+        crashes = any(segment.outcome == CRASHED for segment in segments)
         caption += "; a cross: the worker crashed, and its trial went on from its last epoch." if crashes else "."
-        pictures.append(Picture("timeline", "When each worker trained", caption, timeline(stints)))
-    return pictures
+        figures.append(Figure("timeline", "When each worker trained", caption, timeline(segments)))
+    return figures
 
 
 PAGE_TRIALS = 200
@@ -116,9 +116,9 @@ PAGE_PRUNED = 30
 """Pruned trials, the latest, among the learning curves there."""
 
 
-def page_pictures(
+def page_figures(
     trials: Sequence[FrozenTrial], spec: StudySpec, importances: Mapping[str, float] | None = None
-) -> list[Picture]:
+) -> list[Figure]:
     """The figures of the dashboard's study page, each with its title in it; from the best trials alone.
 
     Args:
@@ -130,22 +130,22 @@ def page_pictures(
     sized = [trial for trial in complete if key in trial.user_attrs]
     points = {trial.number: trial for trial in [*sized[:PAGE_TRIALS], *frontier_of(sized, key)]}
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED][-PAGE_PRUNED:]
-    pictures = []
+    figures = []
     if points:
         figure = accuracy_against_size(list(points.values()), spec, key)
-        pictures.append(Picture("size", "Accuracy against size, with the frontier", "", figure))
+        figures.append(Figure("size", "Accuracy against size, with the frontier", "", figure))
     if complete or pruned:
         figure = learning_curves([*complete[:TOP], *pruned], spec)
-        pictures.append(Picture("curves", f"Learning curves of the top {TOP}; pruned ones are faint", "", figure))
+        figures.append(Figure("curves", f"Learning curves of the top {TOP}; pruned ones are faint", "", figure))
     if any(view_of(trial).seconds for trial in trials if trial.state.is_finished()):
-        pictures.append(
-            Picture("time", "Training time of completed, pruned and failed trials", "", time_by_outcome(trials))
+        figures.append(
+            Figure("time", "Training time of completed, pruned and failed trials", "", time_by_outcome(trials))
         )
     if importances:
         title = f"Which settings mattered (fANOVA, {len(complete)} trials)"
-        pictures.append(Picture("importance", title, "", importance_bars(importances)))
-    for picture in pictures:
+        figures.append(Figure("importance", title, "", importance_bars(importances)))
+    for figure in figures:
         at = {"x": 0.02, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 16}}
-        picture.figure.update_layout(title={"text": picture.title, "font": {"size": 15}, **at}, margin_t=76)
-        picture.figure.update_layout(height=picture.figure.layout.height + 64)
-    return pictures
+        figure.chart.update_layout(title={"text": figure.title, "font": {"size": 15}, **at}, margin_t=76)
+        figure.chart.update_layout(height=figure.chart.layout.height + 64)
+    return figures

@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -34,7 +33,7 @@ from search.figures.style import (
     points_of,
     whole_steps,
 )
-from search.figures.timeline import CRASHED, STOPPED, Stint
+from search.figures.timeline import CRASHED, STOPPED, Segment
 from search.study.trial import position, ranked, recipe_of, sampled_axes, step_of, view_of
 from search.words import duration, show
 from studies import StudySpec
@@ -181,7 +180,7 @@ def slices(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
     )
     apply_style(figure, 60 + 190 * rows)
     for number, (key, axis) in enumerate(axes.items()):
-        place: dict[str, Any] = {"row": number // columns + 1, "col": number % columns + 1}
+        place = {"row": number // columns + 1, "col": number % columns + 1}
         having = [(trial, recipe_of(trial)[key]) for trial in complete if key in recipe_of(trial)]
         for group, color, size in ((having[1:], GOOD, 5), (having[:1], BEST, 9)):
             words = [
@@ -291,29 +290,29 @@ def time_by_outcome(trials: Sequence[FrozenTrial]) -> go.Figure:
     return figure.update_xaxes(visible=False, range=[0, 1.4 * longest / 3600 or 1])
 
 
-def timeline(stints: Sequence[Stint]) -> go.Figure:
-    """Stints as bars over the hours, a row for each worker; crosses where workers crashed."""
+def timeline(segments: Sequence[Segment]) -> go.Figure:
+    """Segments as bars over the hours, a row for each worker; crosses where workers crashed."""
     colors = {"complete": GOOD, "pruned": PLAIN, "fail": FAILED, CRASHED: CRASH, STOPPED: GRID}
-    workers = sorted({stint.worker for stint in stints})
+    workers = sorted({segment.worker for segment in segments})
     figure = new_figure(80 + 26 * len(workers))
     words = [
-        f"trial {stint.trial} {stint.outcome}, {duration(stint.seconds)}{f': {stint.reason}' if stint.reason else ''}"
-        for stint in stints
+        f"trial {one.trial} {one.outcome}, {duration(one.seconds)}{f': {one.reason}' if one.reason else ''}"
+        for one in segments
     ]
     figure.add_bar(
-        y=[_short_name(stint.worker) for stint in stints],
-        x=[stint.seconds * 1000 for stint in stints],
-        base=[stint.begun.isoformat() for stint in stints],
+        y=[_short_name(segment.worker) for segment in segments],
+        x=[segment.seconds * 1000 for segment in segments],
+        base=[segment.begun.isoformat() for segment in segments],
         text=[html.escape(line) for line in words],
         orientation="h",
         textposition="none",
         hovertemplate="%{text}<extra></extra>",
-        marker={"color": [colors[stint.outcome] for stint in stints], "line": line_of("white", 1)},
+        marker={"color": [colors[segment.outcome] for segment in segments], "line": line_of("white", 1)},
     )
-    crashes = [stint for stint in stints if stint.outcome == CRASHED]
+    crashes = [segment for segment in segments if segment.outcome == CRASHED]
     figure.add_scatter(
-        y=[_short_name(stint.worker) for stint in crashes],
-        x=[stint.ended.isoformat() for stint in crashes],
+        y=[_short_name(segment.worker) for segment in crashes],
+        x=[segment.ended.isoformat() for segment in crashes],
         mode="markers",
         marker={"symbol": "x-thin", "size": 9, "line": line_of(FAILED, 2)},
         hoverinfo="skip",
@@ -345,7 +344,7 @@ def size_keys(spec: StudySpec) -> list[str]:
     return [key for key, limit in limited.items() if limit is not None or "model" in spec.space] or ["num_params"]
 
 
-def _fits(axis: BaseDistribution, value: Any) -> bool:
+def _fits(axis: BaseDistribution, value: object) -> bool:
     if isinstance(axis, CategoricalDistribution):
         return value in axis.choices
     assert isinstance(axis, FloatDistribution | IntDistribution)

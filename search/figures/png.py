@@ -1,10 +1,11 @@
-"""Pictures of an export, and of the best trial of a search: learning curves and confusion matrix, as PNG."""
+"""Figures of an export, and of the best trial of a search: learning curves and confusion matrix, as PNG."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,13 +19,37 @@ COUNTED_CLASSES = 20
 """Classes up to which each cell holds its number."""
 
 
-def draw_curves(histories: Sequence[Sequence[dict[str, Any]]], path: Path, *, title: str, seen: bool) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """A point of the learning curves."""
+
+    stage: str
+    """"training", or "finetuning" for the last stage."""
+    epoch: int
+    """Of its stage, from 1."""
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confused:
+    """Pictures of one class that were taken for another."""
+
+    true: str
+    predicted: str
+    count: int
+    of: int
+    """Pictures of the true class."""
+
+
+def draw_curves(histories: Sequence[Sequence[Epoch]], path: Path, *, title: str, seen: bool) -> None:
     """Draw losses and accuracy over the epochs, a line for each member; a last stage goes on after a dashed line.
 
     Args:
-        histories: of each member, epochs with "stage", "epoch", "train_loss", "val_loss", "val_accuracy".
+        histories: of each member, its epochs.
         path: PNG to write.
-        title: over the picture.
+        title: over the figure.
         seen: the validation pictures were trained on, so their curve is no validation.
     """
     pyplot = _pyplot()
@@ -35,12 +60,12 @@ def draw_curves(histories: Sequence[Sequence[dict[str, Any]]], path: Path, *, ti
         epochs = np.arange(1, len(history) + 1)
         labels = ("training", name) if number == 0 else (None, None)
         marker = "o" if len(history) == 1 else None
-        for key, colour, label in (("train_loss", GRAY, labels[0]), ("val_loss", BLUE, labels[1])):
-            values = [epoch[key] for epoch in history]
+        train_losses, val_losses = [one.train_loss for one in history], [one.val_loss for one in history]
+        for values, colour, label in ((train_losses, GRAY, labels[0]), (val_losses, BLUE, labels[1])):
             losses.plot(epochs, values, color=colour, label=label, alpha=faint, marker=marker)
-        values = [100 * epoch["val_accuracy"] for epoch in history]
-        accuracy.plot(epochs, values, color=BLUE, label=labels[1], alpha=faint, marker=marker)
-    first = sum(epoch["stage"] == "training" for epoch in histories[0])
+        accuracies = [100 * one.val_accuracy for one in history]
+        accuracy.plot(epochs, accuracies, color=BLUE, label=labels[1], alpha=faint, marker=marker)
+    first = sum(one.stage == "training" for one in histories[0])
     for axes, what in ((losses, "loss"), (accuracy, "accuracy, %")):
         if first < len(histories[0]):
             axes.axvline(first + 0.5, color=GRAY, linestyle="--", linewidth=1, label="last stage begins")
@@ -61,7 +86,7 @@ def draw_accuracies(accuracies: Sequence[float], path: Path, *, title: str, step
     Args:
         accuracies: 0 to 1, from the first step on.
         path: PNG to write.
-        title: over the picture.
+        title: over the figure.
         step: "epoch" or "fold".
     """
     pyplot = _pyplot()
@@ -85,7 +110,7 @@ def draw_confusion(confusion: ArrayLike, names: Sequence[str], path: Path, *, ti
         confusion: counts.
         names: of the classes.
         path: PNG to write.
-        title: over the picture.
+        title: over the figure.
     """
     pyplot = _pyplot()
     counts = np.asarray(confusion)
@@ -110,19 +135,19 @@ def draw_confusion(confusion: ArrayLike, names: Sequence[str], path: Path, *, ti
     pyplot.close(figure)
 
 
-def confused_pairs(confusion: ArrayLike, names: Sequence[str], top: int = 10) -> list[dict[str, Any]]:
-    """The mistakes made most often: {"true", "predicted", "count", "of"}, at most ``top``; "of" is the class's size."""
+def confused_pairs(confusion: ArrayLike, names: Sequence[str], top: int = 10) -> list[Confused]:
+    """The mistakes made most often, at most ``top``."""
     counts = np.array(confusion)
     sizes = counts.sum(axis=1)
     np.fill_diagonal(counts, 0)
     order = sorted(zip(*np.nonzero(counts), strict=True), key=lambda at: (-counts[at], -counts[at] / sizes[at[0]], at))
     return [
-        {"true": names[row], "predicted": names[column], "count": int(counts[row, column]), "of": int(sizes[row])}
+        Confused(true=names[row], predicted=names[column], count=int(counts[row, column]), of=int(sizes[row]))
         for row, column in order[:top]
     ]
 
 
-def _pyplot() -> Any:
+def _pyplot() -> ModuleType:
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from search.study.journal import Event
+
 CRASHED, STOPPED = "crashed", "stopped"
-"""How a stint ends that ends no trial: the worker died, or the search was stopped."""
+"""How a segment ends that ends no trial: the worker died, or the search was stopped."""
 
 
 @dataclass(frozen=True)
-class Stint:
+class Segment:
     """A trial with a worker."""
 
     worker: str
@@ -33,35 +34,35 @@ class Stint:
         return (self.ended - self.begun).total_seconds()
 
 
-def stints_of_journal(events: Iterable[dict[str, Any]]) -> list[Stint]:
-    """The stints that a journal tells of, in the order in which they ended; those that go on are not among them."""
-    found: list[Stint] = []
-    open_by_trial: dict[int, Stint] = {}
+def segments_of_journal(events: Iterable[Event]) -> list[Segment]:
+    """The segments that a journal tells of, in the order in which they ended; those that go on are not among them."""
+    found: list[Segment] = []
+    open_by_trial: dict[int, Segment] = {}
     last = 0.0
 
     def end(trial: int, at: float, outcome: str, reason: str = "") -> None:
-        if (stint := open_by_trial.pop(trial, None)) is not None:
-            found.append(replace(stint, ended=datetime.fromtimestamp(at), outcome=outcome, reason=reason))
+        if (segment := open_by_trial.pop(trial, None)) is not None:
+            found.append(replace(segment, ended=datetime.fromtimestamp(at), outcome=outcome, reason=reason))
 
     for event in events:
         at, kind = event["at"], event["event"]
         if kind == "assign":
             begun = datetime.fromtimestamp(at)
-            open_by_trial[event["trial"]] = Stint(event["worker"], event["trial"], begun, begun, STOPPED)
+            open_by_trial[event["trial"]] = Segment(event["worker"], event["trial"], begun, begun, STOPPED)
         elif kind == "tell":
             end(event["trial"], at, event["state"].lower())
         elif kind == "crash":
             end(event["trial"], at, CRASHED, event["reason"])
         elif kind in ("stop", "launch"):
-            # A coordinator that was killed says nothing: its workers' stints end with the last that was heard.
+            # A coordinator that was killed says nothing: its workers' segments end with the last that was heard.
             for trial in list(open_by_trial):
                 end(trial, at if kind == "stop" else last, STOPPED)
         last = at
     return found
 
 
-def stints_of_trials(trials: Sequence[FrozenTrial]) -> list[Stint]:
-    """A stint for each finished trial, from its beginning to its end; a pause in between is in it."""
+def segments_of_trials(trials: Sequence[FrozenTrial]) -> list[Segment]:
+    """A segment for each finished trial, from its beginning to its end; a pause in between is in it."""
     found = []
     # Equal GPUs share a name, and no attribute says which of them it was: trials that overlap were on different ones.
     ends: dict[str, list[datetime]] = {}
@@ -73,10 +74,10 @@ def stints_of_trials(trials: Sequence[FrozenTrial]) -> list[Stint]:
         lanes = ends.setdefault(device, [])
         lane = next((lane for lane, end in enumerate(lanes) if end <= begun), len(lanes))
         lanes[lane : lane + 1] = [ended]
-        found.append(Stint(f"{device}\n{lane + 1}", trial.number, begun, ended, trial.state.name.lower()))
+        found.append(Segment(f"{device}\n{lane + 1}", trial.number, begun, ended, trial.state.name.lower()))
     alone = {device for device, lanes in ends.items() if len(lanes) == 1}
     return [
-        replace(stint, worker=device if device in alone else f"{device} {lane}")
-        for stint in found
-        for device, _, lane in [stint.worker.rpartition("\n")]
+        replace(segment, worker=device if device in alone else f"{device} {lane}")
+        for segment in found
+        for device, _, lane in [segment.worker.rpartition("\n")]
     ]

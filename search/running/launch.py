@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import optuna
 from sqlalchemy import URL
@@ -27,7 +27,7 @@ from search.study.progress import Snapshot
 from search.study.storage import STORAGE_FAILURES, open_storage, storage_errors
 from search.study.study import check_trials, find_study, open_study, uuid_of
 from search.watch.live import Display
-from search.watch.observers import Onlooker, Onlookers, StateFile
+from search.watch.observers import Observer, Observers, StateFile
 from search.watch.page import StudyPage
 from search.watch.status import completed
 from search.watch.webhook import Webhook
@@ -98,13 +98,13 @@ def launch(
             for line in [*doubts(prepared.data), *notes]:
                 display.note(line)
             page = StudyPage(owned, _facts(spec, prepared), url, runs)
-            others: list[Onlooker] = [StateFile(runs.state(spec.name), runs.holder(spec.name).read_text()), page]
+            others: list[Observer] = [StateFile(runs.state(spec.name), runs.holder(spec.name).read_text()), page]
             if spec.notify.webhook is not None:
                 others.append(Webhook(spec.notify.webhook, display.note))
-            onlookers = Onlookers(display, others, at_once=lambda: coordinator.killed)
+            observers = Observers(display, others, at_once=lambda: coordinator.killed)
             pool = LocalPool(workers, [runs.worker_log(spec.name, number) for number in range(len(workers))])
-            coordinator = Coordinator(owned, prepared, pool, runs, str(prepared.data.cache_path), onlookers)
-            with onlookers, _signals_to(coordinator):
+            coordinator = Coordinator(owned, prepared, pool, runs, str(prepared.data.cache_path), observers)
+            with observers, _signals_to(coordinator):
                 finished = coordinator.run()
         if finished:
             snapshot = coordinator.snapshot()
@@ -119,8 +119,17 @@ def launch(
     )
 
 
-def stop_search(name: str, url: URL, runs: Runs, *, tell: Callable[[str], None]) -> bool:
-    """Ask whoever searches or exports a study to stop, and wait until it has; False if nobody does.
+@dataclass(frozen=True)
+class Stopped:
+    """What ``search stop`` answers."""
+
+    study: str
+    stopped: bool
+    """False: nobody searched or exported it."""
+
+
+def stop_search(name: str, url: URL, runs: Runs, *, tell: Callable[[str], None]) -> Stopped:
+    """Ask the process that searches or exports a study to stop, and wait until it has.
 
     The request is a file in the runs folder, so it reaches a search or an export on any machine that shares it.
 
@@ -131,21 +140,21 @@ def stop_search(name: str, url: URL, runs: Runs, *, tell: Callable[[str], None])
         find_study(open_storage(url), name)  # until it is found the name may be a path
         owner = owner_of(name, url, runs)
         if owner is None:
-            return False
+            return Stopped(name, False)
         if not runs.holder(name).exists():
             raise UsageError(f"study {name!r} is in use from another runs folder than {runs.root}; name that in --runs")
         runs.stop_request(name).touch()
         tell(f"asked {owner}, which holds {name!r}, to stop")
         while owner_of(name, url, runs) == owner:
             time.sleep(STOP_POLL_SECONDS)
-    return True
+    return Stopped(name, True)
 
 
-def render_stop(answer: dict[str, Any]) -> str:
+def text_of_stop(answer: Stopped) -> str:
     """What ``search stop`` prints."""
-    if answer["stopped"]:
-        return f"study {answer['study']!r} has stopped; nothing is lost, the same command goes on from there"
-    return f"nobody is searching or exporting study {answer['study']!r}"
+    if answer.stopped:
+        return f"study {answer.study!r} has stopped; nothing is lost, the same command goes on from there"
+    return f"nobody is searching or exporting study {answer.study!r}"
 
 
 def _facts(spec: StudySpec, prepared: Prepared) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The trials of a study that is searched: asked for, taken up, reported, told. Its only writer to Optuna.
+"""The trials of a study that is searched: asked for, resumed, reported, told. Its only writer to Optuna.
 
 Every step can be repeated: one that the database did not acknowledge is taken again, and finds out first what it had
 already done. The journal gets a line after each acknowledgement.
@@ -19,7 +19,7 @@ from search.errors import FailureKind
 from search.paths import Runs
 from search.study.journal import Journal, installed
 from search.study.owned import OwnedStudy
-from search.study.sampling import new_trial, seed_of, take_back, take_up
+from search.study.sampling import new_trial, resume_trial, seed_of, undo_prune_query
 from search.study.storage import check_writable
 from search.study.study import UUID, VERSIONS
 from search.study.trial import FAILURE, TrialView, best_of, step_of, view_of
@@ -106,7 +106,7 @@ class Trials:
         """
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if (frozen.number, frozen.last_step) not in self.journal.decided:
-                take_back(self.study, frozen)
+                undo_prune_query(self.study, frozen)
         trials = self.study.get_trials(deepcopy=False)
         self.journal.begin(self.spec, self.space, trials, self.uuid)
         running = {str(frozen.number) for frozen in trials if frozen.state == TrialState.RUNNING}
@@ -118,7 +118,7 @@ class Trials:
                 self.finished[frozen.number] = view_of(frozen, self.spec.limit)
         for frozen in trials:
             if frozen.state == TrialState.RUNNING:
-                self.orphans.append(self._take_up(frozen))
+                self.orphans.append(self._resume(frozen))
         now = installed()
         before = self.study.user_attrs.get(VERSIONS, {})
         others = ", ".join(f"{name} {was} -> {now[name]}" for name, was in before.items() if now.get(name, was) != was)
@@ -150,10 +150,10 @@ class Trials:
 
         It is RUNNING and known to nobody, perhaps with some of its settings. The others are drawn before anything that
         happened meanwhile is stored, because the sampler would learn from it. Of two, where the answer to the first
-        was lost, the first is taken up: a replay asks for them in this order.
+        was lost, the first is resumed: a replay asks for them in this order.
         """
         if self.asking:
-            self.orphans.extend(self._take_up(frozen) for frozen in self._unknown()[:1])
+            self.orphans.extend(self._resume(frozen) for frozen in self._unknown()[:1])
             self.asking = False
 
     def assignment(self, number: int, cache: str) -> Assign:
@@ -215,7 +215,7 @@ class Trials:
             return False  # reported and decided before the interruption
         if step not in progress.decided:
             if progress.asked == step:
-                take_back(self.study, self._frozen(trial))
+                undo_prune_query(self.study, self._frozen(trial))
             progress.asked = step
             pruned = None if result.final else bool(trial.should_prune())  # a numpy bool, of the median pruner
             self.journal.append("epoch", trial=number, step=step, value=value, pruned=pruned)
@@ -274,8 +274,8 @@ class Trials:
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return [frozen for frozen in running if frozen.number not in known]
 
-    def _take_up(self, frozen: FrozenTrial) -> int:
-        trial = take_up(self.study, self.spec, frozen, self.space)
+    def _resume(self, frozen: FrozenTrial) -> int:
+        trial = resume_trial(self.study, self.spec, frozen, self.space)
         if self.journal.asked.get(trial.number) != trial.params:
             self.journal.append("ask", trial=trial.number, params=trial.params)
         step = frozen.last_step or 0

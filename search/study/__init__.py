@@ -8,7 +8,7 @@ identity      whose a study's folder is, and whether a study is still the same
 lock          one process at a time owns a study
 owned         a study that this process owns, and the check before each write
 outage        steps that wait for a database that is away
-sampling      sampler and pruner; a trial asked for, or taken up again
+sampling      sampler and pruner; a trial asked for, or resumed
 trial         one trial as the product sees it: view, rank, outcome
 progress      a search at one moment: workers, problems, time left
 confirmation  which trial is best: results of fresh seeds, ties, winner

@@ -28,19 +28,67 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Required, TypedDict, Unpack, cast
 from uuid import UUID
 
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.errors import ReplayFailed
+from search.errors import FailureKind, ReplayFailed
 from studies import StudySpec
+from studies.axes import Value
+from trainer.values import Json
 
-Event = dict[str, Any]
+
+class RecordedTrial(TypedDict):
+    """A trial in a launch's history."""
+
+    state: str
+    value: float | None
+    params: dict[str, Value]
+    distributions: dict[str, Json]
+    intermediate_values: dict[str, float]
+    """Step -> accuracy."""
+    system_attrs: dict[str, Json]
+    """Recipes that wait, constraints, the rungs of successive halving."""
+
+
+class Values(TypedDict, total=False):
+    """What an event has beside its time and its name; the table above says which event has which."""
+
+    uuid: str | None
+    spec: dict[str, Json]
+    space: dict[str, Json]
+    versions: dict[str, str]
+    rebuilt: list[int]
+    history: list[RecordedTrial]
+    differences: list[str]
+    trial: int
+    params: dict[str, Value]
+    worker: str
+    attempt: int
+    constraints: Mapping[str, float]
+    step: int
+    value: float | None
+    pruned: bool | None
+    state: str
+    reason: str
+    kind: FailureKind
+    settings: Mapping[str, object]
+    was: int
+    now: int
+    anew: list[int]
+
+
+class Event(Values, total=False):
+    """A line of the journal."""
+
+    at: float
+    event: Required[str]
+
 
 DECIDING = ("optuna", "numpy", "scipy")
 """Packages whose versions decide what a sampler suggests."""
@@ -87,14 +135,14 @@ class Journal:
         self.decided: dict[tuple[int, int | None], bool] = {at: yes for at, yes in epochs.items() if yes is not None}
         """(trial, step) -> whether the pruner ended the trial there, as an earlier launch noted."""
 
-    def append(self, event: str, **values: Any) -> None:
+    def append(self, event: str, **values: Unpack[Values]) -> None:
         """Add one line, durable when this returns unless the disk is full.
 
         It goes to wherever the file ends by then: one who lost the study unawares must not overwrite the next owner.
         """
         if self.lost:
             return
-        line = json.dumps({"at": round(time.time(), 3), "event": event} | values)
+        line = json.dumps({"at": round(time.time(), 3), "event": event, **values})
         self._late.append(line.encode() + b"\n")
         if event == "ask":
             self.asked[values["trial"]] = values["params"]
@@ -126,31 +174,32 @@ class Journal:
         known = read_journal(self.path)
         since = known[_since_recipe(known) :]
         # Trials that begin anew have fewer epochs now than the journal has told of.
-        begins_anew = len(since) < len(known) and not any(event["event"] == "launch" for event in since)
+        begins_anew = len(since) < len(known) and not any(line["event"] == "launch" for line in since)
         known = known if begins_anew else since
-        there = {_step(event) for event in known}
-        for event in known:
-            for number, values in enumerate(event.get("history", [])):
-                there |= {_step(line) for line in _lines_of(number, restored(values), space)}
+        there = {_step(line["event"], line) for line in known}
+        for line in known:
+            for number, trial in enumerate(line.get("history", [])):
+                there |= {_step(*step) for step in _lines_of(number, restored(trial), space)}
         missing = [
-            (trial.number, line)
+            (trial.number, event, values)
             for trial in trials
-            for line in _lines_of(trial.number, trial, space)
-            if _step(line) not in there
+            for event, values in _lines_of(trial.number, trial, space)
+            if _step(event, values) not in there
         ]
-        launch = {
+        launch: Values = {
             "uuid": uuid,
             "spec": spec.model_dump(mode="json", exclude={"notify"}),  # a webhook's address is a secret
             "space": {name: json.loads(distribution_to_json(axis)) for name, axis in space.items()},
             "versions": installed(),
         }
         if begins_anew or len(missing) > 1:
-            rebuilt = sorted({number for number, line in missing if line["event"] != "enqueue"})
-            self.append("launch", **launch, rebuilt=rebuilt, history=[_recorded(trial) for trial in trials])
+            launch["rebuilt"] = sorted({number for number, event, _ in missing if event != "enqueue"})
+            launch["history"] = [_recorded(trial) for trial in trials]
+            self.append("launch", **launch)
         else:
             self.append("launch", **launch)
-            for _, line in missing:
-                self.append(**line)
+            for _, event, values in missing:
+                self.append(event, **values)
         self.asked |= {trial.number: trial.params for trial in trials if trial.params.keys() == space.keys()}
 
 
@@ -166,7 +215,7 @@ def read_journal(path: Path) -> list[Event]:
         if error.errno == errno.ENOENT:
             return []
         raise
-    events = []
+    events: list[Event] = []
     for number, line in enumerate(lines, 1):
         try:
             event = json.loads(line)
@@ -177,7 +226,7 @@ def read_journal(path: Path) -> list[Event]:
                 f"line {number} of {path} is no event, the journal was changed by something else; "
                 "take that line out, or let the next search launch set the journal aside"
             )
-        events.append(event)
+        events.append(cast(Event, event))
     return events
 
 
@@ -196,7 +245,7 @@ def digest(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
-def restored(values: dict[str, Any]) -> FrozenTrial:
+def restored(values: RecordedTrial) -> FrozenTrial:
     """A trial of a launch's history, as Optuna knows it."""
     axes = {name: json_to_distribution(json.dumps(axis)) for name, axis in values["distributions"].items()}
     return create_trial(
@@ -209,33 +258,33 @@ def restored(values: dict[str, Any]) -> FrozenTrial:
     )
 
 
-def _recorded(trial: FrozenTrial) -> dict[str, Any]:
+def _recorded(trial: FrozenTrial) -> RecordedTrial:
     return {
         "state": trial.state.name,
         "value": trial.value,
         "params": trial.params,
         "distributions": {name: json.loads(distribution_to_json(axis)) for name, axis in trial.distributions.items()},
-        "intermediate_values": trial.intermediate_values,
-        "system_attrs": trial.system_attrs,  # recipes that wait, constraints, the rungs of successive halving
+        "intermediate_values": {str(step): value for step, value in trial.intermediate_values.items()},
+        "system_attrs": trial.system_attrs,
     }
 
 
-def _lines_of(number: int, trial: FrozenTrial, space: dict[str, BaseDistribution]) -> Iterator[Event]:
-    """The lines that a journal should have of a trial that is in the database."""
+def _lines_of(number: int, trial: FrozenTrial, space: dict[str, BaseDistribution]) -> Iterator[tuple[str, Values]]:
+    """The lines that a journal should have of a trial that is in the database, the event's name first."""
     recipe = trial.system_attrs.get("fixed_params")
     if recipe is not None:
-        yield {"event": "enqueue", "params": recipe}
+        yield "enqueue", {"params": recipe}
     if trial.state == TrialState.WAITING:
         return
     if trial.params.keys() == space.keys():
-        yield {"event": "ask", "trial": number, "params": trial.params}
+        yield "ask", {"trial": number, "params": trial.params}
     if trial.constraints:
-        yield {"event": "started", "trial": number, "constraints": trial.constraints}
+        yield "started", {"trial": number, "constraints": trial.constraints}
     for step, value in sorted(trial.intermediate_values.items()):
-        yield {"event": "epoch", "trial": number, "step": step, "value": value, "pruned": None}
+        yield "epoch", {"trial": number, "step": step, "value": value, "pruned": None}
     if trial.state.is_finished():
         reason = trial.user_attrs.get("reason", "")
-        yield {"event": "tell", "trial": number, "state": trial.state.name, "value": trial.value, "reason": reason}
+        yield "tell", {"trial": number, "state": trial.state.name, "value": trial.value, "reason": reason}
 
 
 def _since_recipe(events: Sequence[Event]) -> int:
@@ -243,9 +292,9 @@ def _since_recipe(events: Sequence[Event]) -> int:
     return max((index + 1 for index, event in enumerate(events) if event["event"] == "recipe"), default=0)
 
 
-def _step(event: Event) -> tuple[Any, ...]:
+def _step(event: str, values: Values) -> tuple[str, int | None, int | None, str]:
     """What tells the step of one line from that of another."""
-    params = event.get("params", {})
+    params = values.get("params", {})
     # A candidate is asked for again where changes that were accepted have given it another setting.
-    of = {"enqueue": params, "ask": sorted(params)}.get(event["event"])
-    return event["event"], event.get("trial"), event.get("step"), json.dumps(of, sort_keys=True)
+    of = {"enqueue": params, "ask": sorted(params)}.get(event)
+    return event, values.get("trial"), values.get("step"), json.dumps(of, sort_keys=True)

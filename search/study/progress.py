@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from search.study.confirmation import Confirmation
 from search.study.trial import TrialView, rank
 from search.words import duration
 from studies import StudySpec
@@ -57,8 +57,8 @@ class Snapshot:
     checkpoint_bytes: int = 0
     """What checkpoints take on this machine, and what they may."""
     checkpoint_quota: float = 0.0
-    confirmation: dict[str, Any] | None = None
-    """What the confirmation of the best has found so far, see ``search.study.confirmation.confirmed``."""
+    confirmation: Confirmation | None = None
+    """What the confirmation of the best has found so far."""
 
     @property
     def best(self) -> TrialView | None:

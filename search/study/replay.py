@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from typing import Any
+from typing import cast
 
 import optuna
 from optuna.distributions import BaseDistribution, json_to_distribution
@@ -17,25 +17,27 @@ from optuna.trial import Trial, TrialState
 from search.errors import UsageError
 from search.paths import Runs
 from search.study.journal import DECIDING, Event, read_journal, restored
-from search.study.sampling import build_pruner, new_trial, take_up
+from search.study.sampling import build_pruner, new_trial, resume_trial
 from search.study.study import stored_spec
 from studies import Search, StudySpec
+from studies.axes import Value
 from studies.spec import STUDY_NAME
-from trainer.values import validate
+from trainer.values import Json, validate
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Replay:
     """What came of asking a fresh sampler and a fresh pruner everything again, in the logged order."""
 
-    asks: int = 0
-    same_asks: int = 0
-    decisions: int = 0
-    same_decisions: int = 0
-    rebuilt: int = 0
+    study: str = ""
+    asks: int
+    same_asks: int
+    decisions: int
+    same_decisions: int
+    rebuilt: int
     """Trials that were, at least in part, searched without this journal: what nobody logged is not judged."""
-    first_difference: str | None = None
-    versions: dict[str, list[str]] = field(default_factory=dict)
+    first_difference: str | None
+    versions: dict[str, list[str]]
     """Package -> [those that launches recorded, ..., the installed one], where any differs."""
 
     @property
@@ -43,8 +45,35 @@ class Replay:
         """Whether nothing differs."""
         return self.same_asks == self.asks and self.same_decisions == self.decisions
 
+    def to_json(self) -> dict[str, Json]:
+        """All fields, and ``identical``."""
+        return asdict(self) | {"identical": self.identical}
 
-def replay_study(name: str, runs: Runs, other: str | None = None) -> dict[str, Any]:
+
+@dataclass(frozen=True, kw_only=True)
+class OtherPruner:
+    """What another pruner would have done with the candidates of a search, in the same order."""
+
+    study: str = ""
+    pruner: str
+    trials: int
+    rebuilt: int
+    """As in ``Replay``."""
+    stopped_earlier: tuple[int, ...]
+    """Numbers of trials, here and below."""
+    stopped_at_the_same_epoch: tuple[int, ...]
+    kept: tuple[int, ...]
+    """Trained to the end, as they were."""
+    unknown: tuple[int, ...]
+    """Pruned in the search, and kept by this pruner so far."""
+    epochs_trained: int
+    epochs_saved: int
+    best_trial: int | None
+    best_would_be_stopped_at: int | None
+    """Epoch; None where it would have been kept."""
+
+
+def replay_study(name: str, runs: Runs, other: str | None = None) -> Replay | OtherPruner:
     """What ``search replay`` answers: whether a study repeats itself, or what another pruner would have done.
 
     Args:
@@ -62,34 +91,32 @@ def replay_study(name: str, runs: Runs, other: str | None = None) -> dict[str, A
     if not events:
         raise UsageError(f"study {name!r} has no journal in {runs.root}; name the runs folder it was searched in")
     if other is None:
-        found = replay(events)
-        return asdict(found) | {"study": name, "identical": found.identical}
+        return replace(replay(events), study=name)
     key, _, pruner = other.partition("=")
     if key != "pruner" or not pruner:
         raise UsageError(f"--with {other}: write pruner=NAME, for example pruner=median")
-    return replay_with(events, pruner) | {"study": name}
+    return replace(replay_with(events, pruner), study=name)
 
 
-def render(answer: dict[str, Any]) -> str:
+def text_of_replay(answer: Replay | OtherPruner) -> str:
     """What ``search replay`` prints."""
-    if "pruner" in answer:
-        best = answer["best_would_be_stopped_at"]
+    if isinstance(answer, OtherPruner):
+        fate = _fate(answer.best_trial, answer.best_would_be_stopped_at)
         return (
-            f"{answer['study']}: {answer['pruner']} on the same {answer['trials']} candidates, in the same order\n"
-            f"  would have stopped earlier   {_numbers(answer['stopped_earlier'])}\n"
-            f"  would have kept to the end   {_numbers(answer['kept'])}\n"
-            f"  stopped at the same epoch    {_numbers(answer['stopped_at_the_same_epoch'])}\n"
-            f"  can't be known               {_numbers(answer['unknown'])} (pruned in the search, kept by it so far)\n"
-            f"  epochs known to be saved     {answer['epochs_saved']} of {answer['epochs_trained']}\n"
-            f"  the best trial               {_fate(answer['best_trial'], best)}{_not_judged(answer['rebuilt'])}"
+            f"{answer.study}: {answer.pruner} on the same {answer.trials} candidates, in the same order\n"
+            f"  would have stopped earlier   {_numbers(answer.stopped_earlier)}\n"
+            f"  would have kept to the end   {_numbers(answer.kept)}\n"
+            f"  stopped at the same epoch    {_numbers(answer.stopped_at_the_same_epoch)}\n"
+            f"  can't be known               {_numbers(answer.unknown)} (pruned in the search, kept by it so far)\n"
+            f"  epochs known to be saved     {answer.epochs_saved} of {answer.epochs_trained}\n"
+            f"  the best trial               {fate}{_not_judged(answer.rebuilt)}"
         )
     lines = [
-        f"{answer['study']}: {answer['same_asks']} of {answer['asks']} suggestions and "
-        f"{answer['same_decisions']} of {answer['decisions']} pruning decisions are identical"
-        f"{_not_judged(answer['rebuilt'])}"
+        f"{answer.study}: {answer.same_asks} of {answer.asks} suggestions and {answer.same_decisions} of "
+        f"{answer.decisions} pruning decisions are identical{_not_judged(answer.rebuilt)}"
     ]
-    lines += [f"  first difference: {answer['first_difference']}"] if answer["first_difference"] else []
-    for name, (*recorded, here) in answer["versions"].items():
+    lines += [f"  first difference: {answer.first_difference}"] if answer.first_difference else []
+    for name, (*recorded, here) in answer.versions.items():
         lines.append(f"  warning: made with {name} {' and '.join(recorded)}, replayed with {here}")
     return "\n".join(lines)
 
@@ -98,7 +125,7 @@ def _not_judged(rebuilt: int) -> str:
     return f"\n  not judged: what this journal did not witness of {rebuilt} trials" if rebuilt else ""
 
 
-def _numbers(trials: list[int]) -> str:
+def _numbers(trials: Sequence[int]) -> str:
     return f"{len(trials)} trials" + (f": {', '.join(map(str, trials))}" if trials else "")
 
 
@@ -114,26 +141,30 @@ def replay(events: list[Event]) -> Replay:
     Raises:
         UsageError: the journal has no launch.
     """
-    found = Replay(rebuilt=len(_rebuilt(events)))
+    asks, decisions, first_difference = [], [], None
+    versions: dict[str, list[str]] = {}
     for event, answer in _play(events):
         if event["event"] == "launch":
             for name in DECIDING:
-                _note_version(found.versions, name, event["versions"][name])
+                _note_version(versions, name, event["versions"][name])
         elif event["event"] == "ask":
-            found.asks += 1
-            found.same_asks += answer == event["params"]
-            if answer != event["params"] and found.first_difference is None:
-                found.first_difference = f"trial {event['trial']} was {event['params']}, and is {answer} now"
+            asks.append(answer == event["params"])
+            if not asks[-1] and first_difference is None:
+                first_difference = f"trial {event['trial']} was {event['params']}, and is {answer} now"
         elif event["event"] == "epoch" and answer is not None:
-            found.decisions += 1
-            found.same_decisions += answer == event["pruned"]
-            if answer != event["pruned"] and found.first_difference is None:
-                said = {True: "pruned", False: "kept"}
-                found.first_difference = (
-                    f"trial {event['trial']} was {said[event['pruned']]} after step {event['step']}, "
-                    f"and is {said[answer]} now"
-                )
-    return found
+            decisions.append(answer == event["pruned"])
+            if not decisions[-1] and first_difference is None:
+                was, now = ("pruned" if pruned else "kept" for pruned in (event["pruned"], answer))
+                first_difference = f"trial {event['trial']} was {was} after step {event['step']}, and is {now} now"
+    return Replay(
+        asks=len(asks),
+        same_asks=sum(asks),
+        decisions=len(decisions),
+        same_decisions=sum(decisions),
+        rebuilt=len(_rebuilt(events)),
+        first_difference=first_difference,
+        versions=versions,
+    )
 
 
 def _rebuilt(events: list[Event]) -> set[int]:
@@ -147,7 +178,7 @@ def _note_version(versions: dict[str, list[str]], name: str, recorded: str) -> N
         versions[name] = [*others, recorded, here]
 
 
-def replay_with(events: list[Event], pruner: str) -> dict[str, Any]:
+def replay_with(events: list[Event], pruner: str) -> OtherPruner:
     """What another pruner would have done with the same candidates, reported in the same order.
 
     A trial that it would have stopped earlier saves the epochs that were trained after that. One that it would not
@@ -170,23 +201,23 @@ def replay_with(events: list[Event], pruner: str) -> dict[str, Any]:
             lengths[event["trial"]] = max(event["step"], lengths.get(event["trial"], 0))
     told = {event["trial"]: event for event in witnessed if event["event"] == "tell"}
     complete = {n: event for n, event in told.items() if event["state"] == "COMPLETE"}
-    best = max(complete, key=lambda number: complete[number]["value"], default=None)
-    return {
-        "pruner": pruner,
-        "trials": len(told),
-        "rebuilt": len(rebuilt),
-        "stopped_earlier": sorted(n for n, step in stopped.items() if step < lengths[n]),
-        "stopped_at_the_same_epoch": sorted(n for n, step in stopped.items() if n in told and step == lengths[n]),
-        "kept": sorted(n for n in complete if n not in stopped),
-        "unknown": sorted(n for n, event in told.items() if event["state"] == "PRUNED" and n not in stopped),
-        "epochs_trained": sum(lengths.values()),
-        "epochs_saved": sum(lengths[n] - step for n, step in stopped.items()),
-        "best_trial": best,
-        "best_would_be_stopped_at": stopped.get(best) if best is not None else None,
-    }
+    best = max(complete, key=lambda number: complete[number]["value"] or 0.0, default=None)
+    return OtherPruner(
+        pruner=pruner,
+        trials=len(told),
+        rebuilt=len(rebuilt),
+        stopped_earlier=tuple(sorted(n for n, step in stopped.items() if step < lengths[n])),
+        stopped_at_the_same_epoch=tuple(sorted(n for n, step in stopped.items() if n in told and step == lengths[n])),
+        kept=tuple(sorted(n for n in complete if n not in stopped)),
+        unknown=tuple(sorted(n for n, event in told.items() if event["state"] == "PRUNED" and n not in stopped)),
+        epochs_trained=sum(lengths.values()),
+        epochs_saved=sum(lengths[n] - step for n, step in stopped.items()),
+        best_trial=best,
+        best_would_be_stopped_at=stopped.get(best) if best is not None else None,
+    )
 
 
-def _play(events: list[Event], pruner: str | None = None) -> Iterable[tuple[Event, Any]]:
+def _play(events: list[Event], pruner: str | None = None) -> Iterable[tuple[Event, dict[str, Value] | bool | None]]:
     """Go through the events with a study in memory; yield each, with what sampler or pruner answer this time."""
     if not any(event["event"] == "launch" for event in events):
         raise UsageError("the journal has no launch; it is of a search that never began")
@@ -199,7 +230,7 @@ def _play(events: list[Event], pruner: str | None = None) -> Iterable[tuple[Even
     closed: set[int] = set()
     for event in events:
         kind: str = event["event"]
-        answer: Any = None
+        answer: dict[str, Value] | bool | None = None
         if kind == "launch":
             what = f"study {event['spec'].get('name')!r} was searched"
             spec = stored_spec(event["spec"], what, "replay it with the version that searched it")
@@ -218,7 +249,7 @@ def _play(events: list[Event], pruner: str | None = None) -> Iterable[tuple[Even
         elif kind == "ask":
             before = trials.get(event["trial"])  # asked for in part, or again for a setting that was added
             frozen = study.get_trials(deepcopy=False)[before.number] if before else new_trial(study)
-            trial = trials[event["trial"]] = take_up(study, spec, frozen, space)
+            trial = trials[event["trial"]] = resume_trial(study, spec, frozen, space)
             answer = trial.params
             if answer != event["params"]:  # what follows depends on what was really trained
                 _set_params(study, trial, event["params"], space)
@@ -230,7 +261,7 @@ def _play(events: list[Event], pruner: str | None = None) -> Iterable[tuple[Even
         elif kind == "epoch" and event["trial"] not in closed:
             trial = trials[event["trial"]]
             if (event["trial"], event["step"]) not in reported:  # else decided once more after an interruption
-                trial.report(event["value"], event["step"])
+                trial.report(cast(float, event["value"]), event["step"])  # every epoch has one
                 reported.add((event["trial"], event["step"]))
             if event["pruned"] is not None:
                 answer = bool(trial.should_prune())
@@ -245,7 +276,9 @@ def _play(events: list[Event], pruner: str | None = None) -> Iterable[tuple[Even
         yield event, answer
 
 
-def _set_params(study: optuna.Study, trial: Trial, params: dict[str, Any], space: dict[str, BaseDistribution]) -> None:
+def _set_params(
+    study: optuna.Study, trial: Trial, params: dict[str, Value], space: dict[str, BaseDistribution]
+) -> None:
     for name, value in params.items():
         internal = space[name].to_internal_repr(value)
         study._storage.set_trial_param(trial._trial_id, name, internal, space[name])

@@ -1,4 +1,4 @@
-"""Sampler and pruner, and how a trial is asked for or taken up again: all that Optuna has no public way for."""
+"""Sampler and pruner, and how a trial is asked for or resumed: all that Optuna has no public way for."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def new_trial(study: optuna.Study) -> FrozenTrial:
     return study.get_trials(deepcopy=False)[number]
 
 
-def take_up(study: optuna.Study, spec: StudySpec, frozen: FrozenTrial, space: dict[str, BaseDistribution]) -> Trial:
+def resume_trial(
+    study: optuna.Study, spec: StudySpec, frozen: FrozenTrial, space: dict[str, BaseDistribution]
+) -> Trial:
     """A RUNNING trial, to go on with; settings that it lacks are drawn as ``study.ask`` would have drawn them.
 
     The sampler is seeded by the trial's number, and a setting that was stored before a kill is drawn once more and
@@ -77,7 +79,7 @@ def take_up(study: optuna.Study, spec: StudySpec, frozen: FrozenTrial, space: di
     return trial
 
 
-def take_back(study: optuna.Study, frozen: FrozenTrial) -> None:
+def undo_prune_query(study: optuna.Study, frozen: FrozenTrial) -> None:
     """Make the pruner as if it had not been asked at a trial's last step.
 
     Successive halving notes the rung on the trial before it answers; asked again, it would begin at the next rung, and

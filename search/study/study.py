@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.distributions import (
@@ -26,7 +25,7 @@ from studies import Range, StudySpec
 from trainer.config import RECIPE_VERSION, TrainConfig
 from trainer.errors import ConfigError
 from trainer.identity import identity
-from trainer.values import nearest, validate
+from trainer.values import Json, nearest, validate
 
 SPEC = "featherweight:study"
 FINGERPRINT = "featherweight:fingerprint"
@@ -38,7 +37,7 @@ TEST_OPENING = "featherweight:test_opening:"
 """Study attributes: each look at the test split, named after the hash of what looked."""
 
 
-def fingerprint(spec: StudySpec, content_hash: str) -> dict[str, Any]:
+def fingerprint(spec: StudySpec, content_hash: str) -> dict[str, Json]:
     """Whatever changes a trial's value: equal fingerprints mean comparable trials.
 
     Not in it: where the pictures and a teacher lie, budget, sampler, pruner, known recipes.
@@ -67,7 +66,7 @@ def teacher_hash(config: TrainConfig) -> str | None:
         return config.distill.teacher
 
 
-def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(before: Mapping[str, Json], after: Mapping[str, Json], prefix: str = "") -> list[str]:
     """One line for each value that differs: "train.epochs: 50 -> 60"."""
     lines = []
     for key in sorted(before.keys() | after.keys()):
@@ -184,7 +183,7 @@ def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]
     return study, spec
 
 
-def stored_spec(values: Any, what: str, cure: str) -> StudySpec:
+def stored_spec(values: object, what: str, cure: str) -> StudySpec:
     """The spec that a launch left in the database or the journal.
 
     Args:
@@ -209,7 +208,7 @@ def uuid_of(name: str, storage: RDBStorage) -> str | None:
     return found
 
 
-def open_test_split(study: optuna.Study, who: str, **facts: Any) -> int:
+def open_test_split(study: optuna.Study, who: str, **facts: Json) -> int:
     """Note, before it is read, that the test split is looked at.
 
     Args:

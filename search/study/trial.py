@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import FailureKind
 from studies import Limit, StudySpec
-from studies.axes import WIDTH_SHARE
+from studies.axes import WIDTH_SHARE, Value
 from studies.spec import fits
 from trainer.config import ModelSize
 
@@ -32,7 +31,7 @@ class TrialView:
     value: float | None
     """Validation accuracy at the last finished epoch."""
     epochs: int
-    params: dict[str, Any]
+    params: dict[str, Value]
     num_params: int | None
     macs: int | None
     seconds: float
@@ -49,7 +48,7 @@ class TrialView:
         return f"trial {self.number} {self.state.lower()}, {accuracy} at epoch {self.epochs} of {of_epochs}{why}"
 
 
-def recipe_of(trial: FrozenTrial) -> dict[str, Any]:
+def recipe_of(trial: FrozenTrial) -> dict[str, Value]:
     """A trial's sampled settings as a study file names them: its width where it sampled a share of those that fit."""
     recipe = dict(trial.params)
     if recipe.pop(WIDTH_SHARE, None) is not None and "sizes" in trial.user_attrs:
@@ -111,7 +110,7 @@ def sampled_axes(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[str, Ba
     Where trials sample a share of the widths that fit, the axis of the width spans those that they came to.
     """
     axes = latest_axes(trials)
-    widths = [recipe["width_mult"] for recipe in map(recipe_of, trials) if "width_mult" in recipe]
+    widths = [float(recipe["width_mult"]) for recipe in map(recipe_of, trials) if "width_mult" in recipe]
     if WIDTH_SHARE in axes and widths:
         axes["width_mult"] = FloatDistribution(min(widths), max(widths))
     return {key: axes[key] for key in spec.space if key in axes}
@@ -123,11 +122,12 @@ def latest_axes(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
     return {} if latest is None else dict(latest.distributions)
 
 
-def position(axis: BaseDistribution, value: Any) -> float:
+def position(axis: BaseDistribution, value: Value | None) -> float:
     """Where a value lies between the ends of its range, 0 to 1, in the logarithm where it is sampled so."""
     if isinstance(axis, CategoricalDistribution):
         return axis.choices.index(value) / max(1, len(axis.choices) - 1)
     assert isinstance(axis, FloatDistribution | IntDistribution)
+    assert isinstance(value, int | float)
     low, high, at = float(axis.low), float(axis.high), float(value)
     if low == high:
         return 0.5
@@ -161,7 +161,7 @@ def outcome_of(trial: FrozenTrial) -> str:
     return "failed" if trial.state == TrialState.FAIL else trial.state.name.lower()
 
 
-def sampled_settings(trial: FrozenTrial) -> dict[str, Any]:
+def sampled_settings(trial: FrozenTrial) -> dict[str, Value]:
     """What a trial's configuration is built from: its sampled settings, with the sizes that its worker found."""
-    sizes: dict[str, Any] = trial.user_attrs.get("sizes", {})  # where a width_share stands for a width
+    sizes: dict[str, Value] = trial.user_attrs.get("sizes", {})  # where a width_share stands for a width
     return trial.params | sizes

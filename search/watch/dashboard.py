@@ -29,7 +29,7 @@ from waitress.server import create_server
 
 from search.errors import UsageError
 from search.paths import Runs
-from search.watch.front import LOOPBACK_HOSTS, Front, build_app
+from search.watch.front import LOOPBACK_HOSTS, DashboardGate, build_app
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 8080
@@ -55,6 +55,8 @@ def serve_dashboard(
     announce: Callable[[str], None] = print,
 ) -> None:
     """Serve the dashboard of a storage until Ctrl-C or SIGTERM; call it in the main thread.
+
+    Many parameters: what ``search dashboard`` can be told.
 
     Args:
         storage_url: the database, which need not exist yet.
@@ -182,7 +184,7 @@ def _end_with(parent: int) -> None:
     os._exit(0)
 
 
-def _serve(app: Front, listener: socket.socket, *, edits: bool, announce: Callable[[], None]) -> None:
+def _serve(app: DashboardGate, listener: socket.socket, *, edits: bool, announce: Callable[[], None]) -> None:
     def stop(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
 

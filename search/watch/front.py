@@ -1,8 +1,8 @@
 """What stands between a browser and optuna-dashboard, as one WSGI application.
 
 optuna-dashboard 0.21 has no login, no read-only mode and no Host check: one unauthenticated DELETE from a
-foreign page removes a study. So it is never served bare. It is mounted behind a front that lets only GET
-and HEAD through, and it is given a connection that cannot write even if the front had a hole.
+foreign page removes a study. So it is never served bare. It is mounted behind a gate that lets only GET
+and HEAD through, and it is given a connection that cannot write even if the gate had a hole.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def build_app(
     allowed_hosts: Collection[str] = LOOPBACK_HOSTS,
     token: str | None = None,
     edits: bool = False,
-) -> Front:
-    """The whole front as one WSGI application; nothing is connected to before the first request.
+) -> DashboardGate:
+    """The gate with the dashboard behind it, as one WSGI application; nothing is connected to before the first request.
 
     Args:
         storage_url: the database.
@@ -90,10 +90,10 @@ def build_app(
     Raises:
         StorageError: not a storage URL, or its driver is not installed.
     """
-    return Front(Database(storage_url, writable=edits), allowed_hosts, runs=runs, token=token)
+    return DashboardGate(Database(storage_url, writable=edits), allowed_hosts, runs=runs, token=token)
 
 
-class Front:
+class DashboardGate:
     """Everything between a browser and the mounted dashboard; a WSGI application.
 
     A request passes in this order: known Host, token, reading method (or own Origin), database there, nobody
@@ -180,7 +180,7 @@ class Front:
         return hmac.compare_digest(given.encode(errors="replace"), self._token.encode())
 
     def mounted(self) -> WSGIApplication:
-        """optuna-dashboard itself, without the front; raises NotReadyError until the database is there.
+        """optuna-dashboard itself, without the gate; raises NotReadyError until the database is there.
 
         Built again when the file is another one: the dashboard caches trials under study ids, and SQLite
         counts ids from 1 in every file.
@@ -198,7 +198,7 @@ class Front:
 def _answer(
     environ: WSGIEnvironment, start: StartResponse, status: str, sentence: str, *headers: tuple[str, str]
 ) -> list[bytes]:
-    """The front's own answers: for the API in the dashboard's own error shape, which its page shows."""
+    """The gate's own answers: for the API in the dashboard's own error shape, which its page shows."""
     if environ.get("PATH_INFO", "").startswith("/api/"):
         kind, text = "application/json", json.dumps({"reason": sentence})
     elif status.startswith(("401", "503")):

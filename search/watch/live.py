@@ -7,8 +7,7 @@ import errno
 import json
 import sys
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -40,7 +39,7 @@ LOG_SECONDS = 600
 """After so long without a line, a log file is told how it goes."""
 
 
-def render(snapshot: Snapshot, *, rows: int = 40) -> Group:
+def text_of_snapshot(snapshot: Snapshot, *, rows: int = 40) -> Group:
     """A search at one moment: budget, problems, best, workers, last trials.
 
     Args:
@@ -61,7 +60,7 @@ def render(snapshot: Snapshot, *, rows: int = 40) -> Group:
         parts.append(_entry("best", f"trial {best.number}, {best.value:.2%}{size}", "bold green"))
         parts.append(_entry("", ", ".join(f"{key} {show(value)}" for key, value in best.params.items()), "green"))
     if snapshot.confirmation:
-        parts.append(_entry("", snapshot.confirmation["sentence"], "green"))
+        parts.append(_entry("", snapshot.confirmation.sentence, "green"))
     if snapshot.workers:
         parts += [Text(""), _workers(snapshot)]
     room = rows - len(parts) - len(snapshot.workers) - 6  # blank lines, headers, and lines that were folded
@@ -191,7 +190,7 @@ class Display:
     def watch(self, snapshot: Snapshot) -> None:
         """Show the search as it is now."""
         if live := self._live:
-            self._try(lambda: live.update(render(snapshot, rows=self.console.height), refresh=True))
+            self._try(lambda: live.update(text_of_snapshot(snapshot, rows=self.console.height), refresh=True))
         elif time.monotonic() - self._said > LOG_SECONDS:
             self.note(log_line(snapshot))
 
@@ -203,7 +202,7 @@ class Display:
         else:  # rich would say once more what Python keeps while there is no room
             self._try(lambda: print(line, file=self.console.file, flush=True))
 
-    def _try(self, show: Any) -> None:
+    def _try(self, show: Callable[[], object]) -> None:
         if not self._gone:
             try:
                 show()
@@ -269,7 +268,7 @@ def show_status(name: str, url: URL, runs: Runs, *, watch: bool, as_json: bool) 
 def show_once(snapshot: Snapshot, held_by: str | None, runs: Runs) -> None:
     """``search status``."""
     console = Terminal(highlight=False)
-    console.print(render(snapshot))
+    console.print(text_of_snapshot(snapshot))
     taken, quota = snapshot.checkpoint_bytes / 1e9, snapshot.checkpoint_quota / 1e9
     console.print(f"checkpoints: {taken:.2f} of {quota:g} GB", style="dim")
     console.print(ending(snapshot, held_by, runs), style="dim", markup=False, soft_wrap=True)

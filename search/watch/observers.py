@@ -20,14 +20,14 @@ from search.watch.live import Display
 from search.watch.status import STATE_SECONDS, write_state
 
 PAUSE_SECONDS = 60.0
-"""Before an onlooker that failed is told of the search again: a full disk or a restarted database may be well again."""
+"""Before an observer that failed is told of the search again: a full disk or a restarted database may be well again."""
 
 
 FINISHED_SECONDS, STOPPED_SECONDS = 20.0, 4.0
-"""Longest that each onlooker may take at the end: when the budget is spent, and when the search was told to stop."""
+"""Longest that each observer may take at the end: when the budget is spent, and when the search was told to stop."""
 
 
-class Onlooker(Protocol):
+class Observer(Protocol):
     """Someone beside the terminal who wants to know how a search goes; may raise whatever it likes."""
 
     name: str
@@ -44,7 +44,7 @@ class Onlooker(Protocol):
         """
 
 
-class Onlookers:
+class Observers:
     """The display and everyone else; a context manager, which tells them when and how the search ended.
 
     Args:
@@ -53,14 +53,14 @@ class Onlookers:
         at_once: whether somebody is in a hurry when it ends.
     """
 
-    def __init__(self, display: Display, others: Sequence[Onlooker], *, at_once: Callable[[], bool]) -> None:
+    def __init__(self, display: Display, others: Sequence[Observer], *, at_once: Callable[[], bool]) -> None:
         self._display, self._at_once = display, at_once
         self._others = dict.fromkeys(others, -math.inf)
         """Whom to tell, and from when on."""
         self._failed: set[str] = set()
         self._last: Snapshot | None = None
 
-    def __enter__(self) -> Onlookers:
+    def __enter__(self) -> Observers:
         return self
 
     def watch(self, snapshot: Snapshot) -> None:
@@ -87,7 +87,7 @@ class Onlookers:
                 other.end(self._last, reason, seconds, lost=isinstance(error, HeldError | StudyChanged))
 
     @contextlib.contextmanager
-    def _left_alone_if_it_fails(self, other: Onlooker) -> Iterator[None]:
+    def _left_alone_if_it_fails(self, other: Observer) -> Iterator[None]:
         try:
             yield
         except Exception as error:

@@ -1,4 +1,4 @@
-"""What the dashboard shows of a study, kept up to date while it is searched: a note, figures, and an export's pictures.
+"""What the dashboard shows of a study, kept up to date while it is searched: a note, figures, those of an export.
 
 Drawing takes seconds, and merely importing optuna-dashboard takes two. So another process does both, from a connection
 that can only read, and leaves the study attributes that the dashboard's own functions would have written:
@@ -21,7 +21,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.storages import InMemoryStorage
@@ -29,7 +28,7 @@ from optuna.trial import FrozenTrial
 from sqlalchemy import URL
 
 from search.paths import Runs
-from search.study.confirmation import confirmed
+from search.study.confirmation import Confirmation, confirmed
 from search.study.lock import owner_name
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
@@ -37,7 +36,9 @@ from search.study.trial import best_of, step_of
 from search.watch.live import headline
 from search.words import count, show
 from studies import Range, StudySpec
+from studies.axes import Axis
 from studies.spec import describe_limit
+from trainer.values import Json
 
 FIRST_SECONDS = 30.0
 """A search that is over sooner has no page: the process that draws takes some seconds of a CPU to start."""
@@ -60,7 +61,7 @@ HANDED_OVER = "\n\n#### Handed over\n\n"
 
 
 class StudyPage:
-    """Keeps a study's page up to date: an onlooker of its search.
+    """Keeps a study's page up to date: an observer of its search.
 
     Args:
         owned: the study.
@@ -81,7 +82,7 @@ class StudyPage:
         self._best: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._drawing = False
-        self._waiting: list[tuple[str, Any]] = []
+        self._waiting: list[tuple[str, Json]] = []
 
     def watch(self, snapshot: Snapshot) -> None:
         """Write a few attributes of the last update, or order the next one when it is due."""
@@ -140,7 +141,7 @@ class StudyPage:
         return process
 
     @staticmethod
-    def _say(process: subprocess.Popen[bytes], order: dict[str, Any]) -> None:
+    def _say(process: subprocess.Popen[bytes], order: dict[str, str]) -> None:
         assert process.stdin is not None
         process.stdin.write(json.dumps(order).encode() + b"\n")
         process.stdin.flush()
@@ -198,17 +199,15 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
     return "\n".join(lines)
 
 
-def confirmed_text(found: dict[str, Any]) -> str:
-    """What a confirmation has found, in Markdown; see ``search.study.confirmation.confirmed``."""
-    sentence, head = found["sentence"], "| trial | parameters | in the search | confirmed | |"
+def text_of_confirmation(found: Confirmation) -> str:
+    """What a confirmation has found, in Markdown."""
+    sentence, head = found.sentence, "| trial | parameters | in the search | confirmed | |"
     rows = []
-    for one in found["candidates"]:
-        mean = "-" if one["mean"] is None else f"{one['mean']:.2%}"
-        error = "" if one["standard_error"] is None or one["mean"] is None else f" +- {one['standard_error']:.2%}"
-        verdict = "chosen" if one["trial"] == found["winner"] else "tied" if one["tied"] else ""
-        verdict = "diverged" if one["diverged"] else verdict
-        size = f"{one['num_params']:,}"
-        rows.append(f"| {one['trial']} | {size} | {one['search_accuracy']:.2%} | {mean}{error} | {verdict} |")
+    for one in found.candidates:
+        verdict = "chosen" if one.trial == found.winner else "tied" if one.tied else ""
+        verdict = "diverged" if one.diverged else verdict
+        facts = f"{one.trial} | {one.num_params:,} | {one.search_accuracy:.2%} | {one.mean_in_words}"
+        rows.append(f"| {facts} | {verdict} |")
     return "\n".join([f"{sentence[0].upper()}{sentence[1:]}.", "", head, "| --- | --- | --- | --- | --- |", *rows])
 
 
@@ -226,43 +225,43 @@ def _parts(note: str) -> tuple[str, str]:
     return head.partition(CONFIRMED)[0], handed_over
 
 
-def _whole(own: str, found: dict[str, Any] | None, handed_over: str) -> str:
-    confirmation = CONFIRMED + confirmed_text(found) if found else ""
+def _whole(own: str, found: Confirmation | None, handed_over: str) -> str:
+    confirmation = CONFIRMED + text_of_confirmation(found) if found else ""
     return own + confirmation + (HANDED_OVER + handed_over if handed_over else "")
 
 
-def show_export(study: optuna.Study, spec: StudySpec, artifacts: Path, words: str, pictures: Iterable[Path]) -> None:
-    """Put what was handed over on the study's page: words into its note, pictures among its artifacts.
+def show_export(study: optuna.Study, spec: StudySpec, artifacts: Path, words: str, figures: Iterable[Path]) -> None:
+    """Put what was handed over on the study's page: words into its note, figures among its artifacts.
 
     Args:
         study: owned by this process.
         spec: what it searches.
         artifacts: the folder that the dashboard shows artifacts from.
         words: plain text in lines; those of an earlier export are replaced.
-        pictures: shown under their file names; a picture of an earlier export with the same name is replaced.
+        figures: shown under their file names; a figure of an earlier export with the same name is replaced.
     """
     from optuna_dashboard import get_note, save_note
 
-    _show_pictures(study, artifacts, pictures)
+    _show_files(study, artifacts, figures)
     own, _ = _parts(get_note(study))
     save_note(study, _whole(own, confirmed(study, spec), f"```\n{words}\n```"))
 
 
-def _show_pictures(study: optuna.Study, artifacts: Path, pictures: Iterable[Path]) -> None:
+def _show_files(study: optuna.Study, artifacts: Path, figures: Iterable[Path]) -> None:
     from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 
     artifacts.mkdir(parents=True, exist_ok=True)
     store = FileSystemArtifactStore(artifacts)
     known = {meta.filename: meta.artifact_id for meta in get_all_artifact_meta(study)}
-    for picture in pictures:
-        if picture.name in known:
-            with picture.open("rb") as file:
-                store.write(known[picture.name], file)
+    for figure in figures:
+        if figure.name in known:
+            with figure.open("rb") as file:
+                store.write(known[figure.name], file)
         else:
-            upload_artifact(artifact_store=store, file_path=str(picture), study_or_trial=study)
+            upload_artifact(artifact_store=store, file_path=str(figure), study_or_trial=study)
 
 
-def _axis(axis: Any) -> str:
+def _axis(axis: Axis) -> str:
     if isinstance(axis, Range):
         high = "the widest that fits" if axis.high is None else f"{axis.high:g}"
         return f"{axis.low:g} to {high}{' (log)' if axis.log else ''}"
@@ -293,13 +292,13 @@ def main() -> None:
 
 
 def page_attributes(
-    shown: Mapping[str, Any],
+    shown: Mapping[str, Json],
     note: str,
-    found: dict[str, Any] | None,
+    found: Confirmation | None,
     trials: Sequence[FrozenTrial],
     spec: StudySpec,
     runs: Runs,
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """What the dashboard's own functions make of a study's attributes when they save a note, figures and artifacts.
 
     Args:
@@ -312,7 +311,7 @@ def page_attributes(
     """
     from optuna_dashboard import get_note, save_note, save_plotly_graph_object
 
-    from search.figures.catalogue import page_pictures
+    from search.figures.catalogue import page_figures
     from search.watch.findings import setting_importances
 
     storage = InMemoryStorage()
@@ -321,10 +320,10 @@ def page_attributes(
     for key, value in shown.items():
         storage.set_study_system_attr(study_id, key, value)
     save_note(sketch, _whole(note, found, _parts(get_note(sketch))[1]))
-    for picture in page_pictures(trials, spec, setting_importances(trials, spec)):
-        save_plotly_graph_object(sketch, picture.figure, graph_object_id=picture.id)
+    for figure in page_figures(trials, spec, setting_importances(trials, spec)):
+        save_plotly_graph_object(sketch, figure.chart, graph_object_id=figure.id)
     with tempfile.TemporaryDirectory() as folder:
-        _show_pictures(sketch, runs.artifacts, draw_best(trials, spec, runs, Path(folder)))
+        _show_files(sketch, runs.artifacts, draw_best(trials, spec, runs, Path(folder)))
     return storage.get_study_system_attrs(study_id)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import optuna
 import plotly.io
@@ -17,23 +17,89 @@ from plotly.offline import get_plotlyjs
 from sqlalchemy import URL
 
 from search.errors import UsageError
-from search.figures.catalogue import Picture, study_pictures
+from search.figures.catalogue import Figure, study_figures
 from search.figures.style import FONT
-from search.figures.timeline import CRASHED, Stint, stints_of_journal
+from search.figures.timeline import CRASHED, Segment, segments_of_journal
 from search.paths import Runs
 from search.study.journal import read_journal
 from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study
-from search.study.trial import DIVERGED, OUT_OF_MEMORY, best_of, outcome_of, ranked, recipe_of, sampled_axes, view_of
+from search.study.trial import (
+    DIVERGED,
+    OUT_OF_MEMORY,
+    TrialView,
+    best_of,
+    outcome_of,
+    ranked,
+    recipe_of,
+    sampled_axes,
+    view_of,
+)
 from search.watch.findings import RECIPES, as_toml, findings, setting_importances, story
 from search.words import duration, show
 from studies import StudySpec
+from trainer.values import Json
 
 REPORT_VERSION = 1
 """Version of the JSON shape of ``search report --json``."""
 
 
-def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What ``search report`` answers."""
+
+    page: str
+    """The file that was written."""
+    bytes: int
+    """Its size."""
+    study: str
+    story: str
+    """The search in sentences."""
+    findings: Sequence[str]
+    """Worth knowing, a sentence or two each."""
+    counts: Mapping[str, int]
+    """Optuna's state -> its trials."""
+    seconds: Mapping[str, float]
+    """State of finished trials -> their seconds of training."""
+    best: Sequence[TrialView]
+    """The best trials, the best first."""
+    toml: str
+    """These as the end of a study file."""
+    importances: Mapping[str, float]
+    """Share of each setting in the variance of the accuracy."""
+    failures: Sequence[TrialView]
+    """Trials that failed, diverged or ran out of memory."""
+    crashes: Sequence[Segment]
+    """Times that a worker crashed."""
+
+    def to_json(self) -> dict[str, Json]:
+        """The documented shape: the fields, and ``version``."""
+        return {
+            "version": REPORT_VERSION,
+            "page": self.page,
+            "bytes": self.bytes,
+            "study": self.study,
+            "story": self.story,
+            "findings": list(self.findings),
+            "counts": dict(self.counts),
+            "seconds": dict(self.seconds),
+            "best": [_facts(one) for one in self.best],
+            "toml": self.toml,
+            "importances": dict(self.importances),
+            "failures": [_facts(one) | {"reason": one.reason} for one in self.failures],
+            "crashes": [
+                {"worker": one.worker, "trial": one.trial, "at": one.ended.isoformat(), "reason": one.reason}
+                for one in self.crashes
+            ],
+        }
+
+
+def _facts(view: TrialView) -> dict[str, Json]:
+    kept = ("state", "value", "num_params", "macs", "seconds", "params")
+    return {"trial": view.number} | {name: getattr(view, name) for name in kept}
+
+
+def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None) -> Report:
     """Write the report of a study, running or not; an earlier one is replaced.
 
     Args:
@@ -41,14 +107,6 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
         url: the storage.
         runs: the runs folder, where the search's journal is; another machine's search has none here.
         out: the file; by default STUDY-report.html in the current folder.
-
-    Returns:
-        ``version``; ``page``, the file, and its ``bytes``; ``study``; ``story``, in sentences; ``findings``, worth
-        knowing, a sentence or two each; ``counts`` of trials by their states; ``seconds`` of training by the trials'
-        states; ``best``, the best trials with ``trial``, ``value``, ``num_params``, ``macs``, ``seconds`` and
-        ``params``; ``toml``, these as the end of a study file; ``importances``, the share of each setting;
-        ``failures``, trials that failed, diverged or ran out of memory, with their reasons; ``crashes`` of workers,
-        each with its ``worker``, ``trial``, time and ``reason``.
 
     Raises:
         ReplayFailed: the journal was changed by something else.
@@ -60,8 +118,8 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
         study, spec = find_study(open_storage(url), study_name)
         trials = study.get_trials(deepcopy=False)
     importances = setting_importances(trials, spec)
-    stints = stints_of_journal(read_journal(runs.journal(study_name)))
-    page = render(spec, trials, importances, datetime.now(), stints)
+    segments = segments_of_journal(read_journal(runs.journal(study_name)))
+    page = html_of_report(spec, trials, importances, datetime.now(), segments)
     out = out or Path(f"{study_name}-report.html")
     partial = out.with_name(f".{out.name}.partial")
     try:
@@ -71,40 +129,29 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
         partial.unlink(missing_ok=True)
         raise UsageError(f"{out} cannot be written: {error.strerror or error}; choose another --out") from error
     best = ranked(trials, spec.limit)[:RECIPES]
-    return {
-        "version": REPORT_VERSION,
-        "page": str(out),
-        "bytes": out.stat().st_size,
-        "study": spec.name,
-        "story": story(spec, trials),
-        "findings": findings(spec, trials, importances),
-        "counts": {state.name: sum(trial.state == state for trial in trials) for state in TrialState},
-        "seconds": {
+    return Report(
+        page=str(out),
+        bytes=out.stat().st_size,
+        study=spec.name,
+        story=story(spec, trials),
+        findings=findings(spec, trials, importances),
+        counts={state.name: sum(trial.state == state for trial in trials) for state in TrialState},
+        seconds={
             state.name: round(sum(view_of(trial).seconds for trial in trials if trial.state == state), 3)
             for state in TrialState
             if state.is_finished()
         },
-        "best": [_facts(trial) for trial in best],
-        "toml": as_toml(spec, best),
-        "importances": importances,
-        "failures": [_facts(trial) | {"reason": view_of(trial).reason} for trial in _bad(trials)],
-        "crashes": [
-            {"worker": one.worker, "trial": one.trial, "at": one.ended.isoformat(), "reason": one.reason}
-            for one in stints
-            if one.outcome == CRASHED
-        ],
-    }
+        best=[view_of(trial) for trial in best],
+        toml=as_toml(spec, best),
+        importances=importances,
+        failures=[view_of(trial) for trial in _bad(trials)],
+        crashes=[one for one in segments if one.outcome == CRASHED],
+    )
 
 
-def render_written(answer: dict[str, Any]) -> str:
+def text_of_report(answer: Report) -> str:
     """What ``search report`` prints."""
-    return f"wrote {answer['page']}, {answer['bytes'] / 1e6:.1f} MB; open it in a browser"
-
-
-def _facts(trial: FrozenTrial) -> dict[str, Any]:
-    view = view_of(trial)
-    kept = ("value", "num_params", "macs", "seconds", "params")
-    return {"trial": view.number, "state": view.state} | {name: getattr(view, name) for name in kept}
+    return f"wrote {answer.page}, {answer.bytes / 1e6:.1f} MB; open it in a browser"
 
 
 def _bad(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -112,12 +159,12 @@ def _bad(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in trials if outcome_of(trial) in ("failed", DIVERGED, OUT_OF_MEMORY)]
 
 
-def render(
+def html_of_report(
     spec: StudySpec,
     trials: Sequence[FrozenTrial],
     importances: Mapping[str, float],
     now: datetime,
-    stints: Sequence[Stint] = (),
+    segments: Sequence[Segment] = (),
 ) -> str:
     """The page: about 5 MB, nearly all of it plotly.js.
 
@@ -126,14 +173,14 @@ def render(
         trials: all of its trials, in any state.
         importances: share of each setting, or empty with too few trials.
         now: date on the page.
-        stints: who trained what when; without any, the trials' own times are shown.
+        segments: who trained what when; without any, the trials' own times are shown.
     """
     best = ranked(trials, spec.limit)[:RECIPES]
     sections = [
         _header(spec, trials, now),
         _findings(spec, trials, importances),
         _recipes(spec, trials, best),
-        *(_figure(picture) for picture in study_pictures(trials, spec, importances, stints)),
+        *(_figure(figure) for figure in study_figures(trials, spec, importances, segments)),
         _failures(trials),
         _settings(spec),
     ]
@@ -207,15 +254,15 @@ def _recipes(spec: StudySpec, trials: Sequence[FrozenTrial], best: list[FrozenTr
     )
 
 
-def _figure(picture: Picture) -> str:
+def _figure(figure: Figure) -> str:
     drawn = plotly.io.to_html(
-        picture.figure,
+        figure.chart,
         full_html=False,
         include_plotlyjs=False,
-        div_id=f"figure-{picture.id}",
+        div_id=f"figure-{figure.id}",
         config={"displayModeBar": False, "responsive": True},
     )
-    return f"<figure><h2>{_text(picture.title)}</h2><figcaption>{_text(picture.caption)}</figcaption>{drawn}</figure>"
+    return f"<figure><h2>{_text(figure.title)}</h2><figcaption>{_text(figure.caption)}</figcaption>{drawn}</figure>"
 
 
 def _failures(trials: Sequence[FrozenTrial]) -> str:
@@ -267,7 +314,7 @@ def _range(axis: BaseDistribution) -> str:
     return f"{show(axis.low)} to {show(axis.high)}{', log' if axis.log else ''}"
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else show(value)

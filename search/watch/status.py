@@ -12,25 +12,45 @@ import time
 from collections.abc import Generator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Final, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy import URL
 
 from search.paths import Runs
+from search.study.confirmation import confirmed
 from search.study.lock import owner_of
 from search.study.progress import Snapshot, WorkerView, eta_seconds, problems
 from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study
 from search.study.trial import view_of
 from studies import StudySpec
+from trainer.values import Json
 
-STATUS_VERSION = 2
+STATUS_VERSION: Final = 2
 """Version of the JSON shape of ``search status --json``."""
 
 STATE_SECONDS = 1.0
 """Between two writings of the state file, and between two looks of ``search status --watch``."""
+
+
+class State(BaseModel):
+    """What the state file says: all that the database does not know."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    version: Literal[2]
+    """STATUS_VERSION."""
+    owner: str
+    """What ``owner_of`` says meanwhile."""
+    at: float
+    """When it was written, seconds since 1970."""
+    eta_seconds: float | None
+    stopping: bool
+    problems: tuple[str, ...]
+    workers: tuple[WorkerView, ...]
 
 
 # -- seen from outside
@@ -44,17 +64,17 @@ def write_state(file: Path, snapshot: Snapshot, owner: str) -> None:
         snapshot: the search as it is.
         owner: what ``owner_of`` says meanwhile.
     """
-    state = {
-        "version": STATUS_VERSION,
-        "owner": owner,
-        "at": time.time(),
-        "eta_seconds": snapshot.eta_seconds,
-        "stopping": snapshot.stopping,
-        "problems": snapshot.problems,
-        "workers": [asdict(worker) for worker in snapshot.workers],
-    }
+    state = State(
+        version=STATUS_VERSION,
+        owner=owner,
+        at=time.time(),
+        eta_seconds=snapshot.eta_seconds,
+        stopping=snapshot.stopping,
+        problems=snapshot.problems,
+        workers=snapshot.workers,
+    )
     partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(json.dumps(state), encoding="utf-8")
+    partial.write_text(json.dumps(state.model_dump(mode="json")), encoding="utf-8")
     partial.replace(file)
 
 
@@ -87,8 +107,6 @@ def completed(
     snapshot: Snapshot, study: optuna.Study, spec: StudySpec, runs: Runs, held_by: str | None = None
 ) -> Snapshot:
     """The same with what is kept beside the trials: what checkpoints take, and what a confirmation has found."""
-    from search.study.confirmation import confirmed  # which words its findings with ``duration`` from here
-
     return replace(
         snapshot,
         checkpoint_bytes=sum(runs.checkpoints(spec.name).values()),
@@ -97,22 +115,21 @@ def completed(
     )
 
 
-def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: dict[str, Any] | None = None) -> Snapshot:
+def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: State | None = None) -> Snapshot:
     """A search seen from outside, through its database, and through its state file where ``read_state`` gives it."""
     finished = tuple(view_of(trial, spec.limit) for trial in trials if trial.state.is_finished())
     if told is not None:
-        aged = time.time() - told["at"]
-        workers = [WorkerView(**worker) for worker in told["workers"]]
-        workers = [replace(w, seconds_since_progress=(w.seconds_since_progress or 0.0) + aged) for w in workers]
+        aged = time.time() - told.at
+        workers = [replace(w, seconds_since_progress=(w.seconds_since_progress or 0.0) + aged) for w in told.workers]
         return Snapshot(
             study=spec.name,
             budget=spec.search.trials,
             finished=finished,
             workers=tuple(workers),
-            eta_seconds=told["eta_seconds"],
-            stopping=told["stopping"],
+            eta_seconds=told.eta_seconds,
+            stopping=told.stopping,
             epochs=spec.num_steps,
-            problems=tuple(told["problems"]),
+            problems=told.problems,
         )
     workers = [
         WorkerView(
@@ -128,17 +145,17 @@ def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: dict[str, Any]
     return Snapshot(spec.name, spec.search.trials, finished, tuple(workers), eta, epochs=spec.num_steps)
 
 
-def read_state(file: Path, held_by: str | None) -> dict[str, Any] | None:
+def read_state(file: Path, held_by: str | None) -> State | None:
     """What the study's owner wrote; None on another machine, from another version, or from a killed predecessor."""
     try:
-        state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        state = State.model_validate_json(file.read_bytes())
     except (OSError, ValueError):
         return None
     # With its time: a restarted container often has the process number and the host's name of the one before.
-    return state if state.get("version") == STATUS_VERSION and held_by and state.get("owner") == held_by else None
+    return state if held_by and state.owner == held_by else None
 
 
-def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Any]:
+def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Json]:
     """The documented shape of ``search status --json``."""
     return {
         "version": STATUS_VERSION,
@@ -150,8 +167,8 @@ def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Any]:
         "workers": [asdict(worker) for worker in snapshot.workers],
         "best": asdict(snapshot.best) if snapshot.best else None,
         "eta_seconds": snapshot.eta_seconds,
-        "confirmation": snapshot.confirmation,
+        "confirmation": snapshot.confirmation.to_json() if snapshot.confirmation else None,
         "checkpoints": {"bytes": snapshot.checkpoint_bytes, "quota_bytes": snapshot.checkpoint_quota},
-        "problems": problems(snapshot),
+        "problems": list(problems(snapshot)),
         "finished": [asdict(trial) for trial in snapshot.finished],
     }

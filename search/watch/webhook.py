@@ -13,12 +13,12 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from search.study.progress import Snapshot
 from search.watch.live import headline
+from trainer.values import Json
 
 NOTIFY_VERSION = 1
 """Version of the JSON shape that is posted."""
@@ -40,7 +40,7 @@ class Webhook:
         self._host = urlsplit(address).hostname
         self._best: int | None = None
         self._begun = self._failing = self._ended = False
-        self._waiting: dict[str, dict[str, Any]] = {}
+        self._waiting: dict[str, dict[str, Json]] = {}
         self._news = threading.Condition()
         self._thread = threading.Thread(target=self._send, name="webhook", daemon=True)
         self._thread.start()
@@ -70,7 +70,7 @@ class Webhook:
 
     def _tell(self, event: str, snapshot: Snapshot, text: str) -> None:
         best = asdict(snapshot.best) if snapshot.best else None
-        message = {
+        message: dict[str, Json] = {
             "version": NOTIFY_VERSION,
             "event": event,
             "study": snapshot.study,
@@ -103,7 +103,7 @@ class Webhook:
                     self._note(f"webhook: {self._host} cannot be told ({why}); the search goes on")
                 self._failing = True
 
-    def _post(self, message: dict[str, Any]) -> None:
+    def _post(self, message: dict[str, Json]) -> None:
         headers = {"Content-Type": "application/json", "User-Agent": "featherweight"}
         request = urllib.request.Request(self._address, json.dumps(message).encode(), headers)
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT_SECONDS) as answer:
@@ -113,7 +113,7 @@ class Webhook:
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """A redirected POST would arrive as a GET, without its message: better an error."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, *_: object) -> None:
         return None
 
 

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 from plotly.offline import get_plotlyjs
 
-from search.watch.report import render
+from search.watch.report import html_of_report
 from studies import StudySpec
 
 BEGAN = datetime(2026, 3, 7, 9, 30)
@@ -98,4 +98,4 @@ def many_trials(count: int = 60) -> list[FrozenTrial]:
 
 def page_of(spec: StudySpec, trials: list[FrozenTrial], importances: dict[str, float] | None = None) -> str:
     """The page without plotly.js, which is 4.8 MB of somebody else's text."""
-    return render(spec, trials, importances or {}, datetime(2026, 3, 8)).replace(get_plotlyjs(), "")
+    return html_of_report(spec, trials, importances or {}, datetime(2026, 3, 8)).replace(get_plotlyjs(), "")

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from search import errors
 from search.cli import app
+from search.running.launch import Stopped
 from search.study.progress import Snapshot
 
 COMMAND = Path(sys.executable).with_name("search")
@@ -155,9 +156,9 @@ def test_a_launch_and_a_stop_end_with_one_json_object(tmp_path: Path, monkeypatc
         print("what a launch says meanwhile")
         return Snapshot("digits", 30, (), (), None)
 
-    def stopped(*_: object, tell: Any) -> bool:
+    def stopped(*_: object, tell: Any) -> Stopped:
         tell("what a stop says meanwhile")
-        return True
+        return Stopped("digits", True)
 
     monkeypatch.setattr("search.running.launch.launch", launched)
     monkeypatch.setattr("search.running.launch.stop_search", stopped)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
@@ -16,7 +15,7 @@ from rich.console import Console
 from scipy.stats import binomtest
 
 from search.errors import HeldError, ProofFailed, StorageError, UsageError
-from search.export.compare import compare, mcnemar, render
+from search.export.compare import Comparison, compare, mcnemar, text_of_comparison
 from search.export.files import write_sums
 from search.paths import Runs
 from search.study.lock import own_study
@@ -56,30 +55,31 @@ def test_both_are_asked_about_the_same_pictures_whatever_their_order_of_classes(
     exports: tuple[Path, Path], data: Path, tmp_path: Path
 ) -> None:
     answer = compare(*exports, data=data, runs=Runs(tmp_path))
-    first, second = answer["exports"]
-    assert (first["accuracy"], second["accuracy"]) == (28 / 30, 20 / 30)
+    first, second = answer.exports
+    assert (first.accuracy, second.accuracy) == (28 / 30, 20 / 30)
     # Green pictures are right with the first alone, the two that are called red with the second alone.
-    assert answer["mcnemar"] == {
+    assert answer.to_json()["mcnemar"] == {
         "only_first": 10,
         "only_second": 2,
         "p": pytest.approx(binomtest(2, 12, 0.5).pvalue),
     }
-    assert answer["pictures"] == {"from": f"{data} (all of it: some may have been trained on)", "n": 30}
-    assert [(one["name"], one["n"], one["first"], one["second"]) for one in answer["classes"]] == [
+    assert answer.to_json()["images"] == {"from": f"{data} (all of it: some may have been trained on)", "n": 30}
+    assert [(one.name, one.n, one.first, one.second) for one in answer.classes] == [
         ("green", 10, 1.0, 0.0),
         ("red", 10, 0.8, 1.0),
         ("blue", 10, 1.0, 1.0),
     ]
-    assert answer["classes"][0]["difference"] == -1.0
-    assert set(first["latency_ms"]) == {"1", "64"}
-    json.dumps(answer)
+    assert answer.classes[0].difference == -1.0
+    assert answer.to_json()["classes"][0]["difference"] == -1.0
+    assert set(first.latency_ms) == {"1", "64"}
+    json.dumps(answer.to_json())
 
 
-def shown(answer: dict[str, Any]) -> str:
+def shown(answer: Comparison) -> str:
     """What a terminal of 80 columns shows; sentences are its own to wrap."""
     console = Console(width=80)
     with console.capture() as capture:
-        console.print(render(answer), soft_wrap=True)
+        console.print(text_of_comparison(answer), soft_wrap=True)
     return capture.get()
 
 
@@ -98,7 +98,7 @@ def test_a_test_folder_is_preferred(exports: tuple[Path, Path], data: Path, tmp_
     (root / "train/red").mkdir(parents=True)
     Image.new("RGB", (9, 9)).save(root / "train/red/0.png")
     answer = compare(*exports, data=root, runs=Runs(tmp_path))
-    assert answer["pictures"] == {"from": f"the test split of {root}", "n": 30}
+    assert answer.to_json()["images"] == {"from": f"the test split of {root}", "n": 30}
 
 
 def test_of_a_folder_that_the_exports_were_trained_on_only_what_tested_them_is_taken(
@@ -115,12 +115,15 @@ def test_of_a_folder_that_the_exports_were_trained_on_only_what_tested_them_is_t
     elsewhere = write_export(tmp_path / "elsewhere", names=NAMES, weights=np.eye(3))
     runs = Runs(tmp_path)
     for second in (other, elsewhere):
-        assert compare(own, second, data=data, runs=runs)["pictures"] == {"from": f"the test split of {data}", "n": 9}
-    both = compare(own, again, data=data, runs=runs)["pictures"]
-    assert both["n"] < 9, "what the one was tested on, the other was in part trained on"
+        assert compare(own, second, data=data, runs=runs).to_json()["images"] == {
+            "from": f"the test split of {data}",
+            "n": 9,
+        }
+    both = compare(own, again, data=data, runs=runs)
+    assert both.n < 9, "what the one was tested on, the other was in part trained on"
     without = settings | {"test_fraction": 0.0}
     first, second = (write_export(tmp_path / name, **without) for name in ("first", "second"))
-    assert compare(first, second, data=data, runs=runs)["pictures"]["from"] == f"the val split of {data}"
+    assert compare(first, second, data=data, runs=runs).source == f"the val split of {data}"
 
 
 @pytest.mark.parametrize("counts", [(0, 0), (1, 0), (5, 5), (9, 1), (40, 20), (0, 300)])
@@ -175,13 +178,13 @@ def test_a_look_at_a_studys_test_split_is_counted_in_the_study_once(
 ) -> None:
     root, url = split, parse_url(f"sqlite:///{tmp_path}/search.db")
     answers = [compare(*exports, data=root, runs=Runs(tmp_path), url=url) for _ in range(2)]
-    assert [answer["counted_in"] for answer in answers] == [["colours"]] * 2
+    assert [answer.counted_in for answer in answers] == [("colours",)] * 2
     assert open_test_split(study, "a final model", trial=1) == 2, "the two comparisons were one look"
     elsewhere = compare(*exports, data=root / "test", runs=Runs(tmp_path), url=url)
-    assert elsewhere["counted_in"] == [], "other pictures, as far as anybody can tell"
+    assert elsewhere.counted_in == (), "other pictures, as far as anybody can tell"
     nowhere = parse_url(f"sqlite:///{tmp_path}/no.db")
     answer = compare(*exports, data=root, runs=Runs(tmp_path), url=nowhere)
-    assert answer["counted_in"] == []
+    assert answer.counted_in == ()
     assert "A further look at a test split, counted nowhere: no study here has these pictures;" in shown(answer)
     assert "A further look at a test split, counted in 'colours';" in shown(answers[0])
 
@@ -206,7 +209,7 @@ def test_an_export_whose_study_is_a_path_makes_no_file_there(
         metrics.write_text(metrics.read_text().replace('"colours"', '"../../escaped"'))
         write_sums(export)
     url = parse_url(f"sqlite:///{tmp_path}/search.db")
-    assert compare(*exports, data=split, runs=Runs(tmp_path / "runs"), url=url)["counted_in"] == []
+    assert compare(*exports, data=split, runs=Runs(tmp_path / "runs"), url=url).counted_in == ()
     assert not list(tmp_path.rglob("*escaped*"))
 
 
@@ -218,5 +221,5 @@ def test_built_in_pictures_need_no_folder(tmp_path: Path) -> None:
         for name in ("one", "two")
     )
     answer = compare(one, two, data=None, runs=Runs(tmp_path))
-    assert answer["pictures"]["from"] == "the val split of digits", "this study has no test split"
-    assert answer["pictures"]["n"] == sum(row["n"] for row in answer["classes"])
+    assert answer.source == "the val split of digits", "this study has no test split"
+    assert answer.n == sum(row.n for row in answer.classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import optuna
 import psutil
 import pytest
 import torch
+from exports import recorded
 from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
@@ -32,7 +34,8 @@ from search.export.export import _check_target, _disk_errors, _export
 from search.export.formats import write_graphs
 from search.export.metrics import evaluate_once, final_model, wilson_interval
 from search.export.proof import Difference, compare_logits
-from search.export.retrain import Retraining, heed_stop
+from search.export.record import ProofAnswer
+from search.export.retrain import Retraining, raise_if_stopped
 from search.export.trainings import Outcome, Training
 from search.paths import Runs
 from search.plan.prepare import prepare
@@ -85,9 +88,9 @@ def test_every_picture_is_evaluated_once(tmp_path: Path, test_fraction: float) -
     retraining = Retraining(owned, Runs(tmp_path), data, [], Console(file=StringIO()))
     outcomes: Any = [[SimpleNamespace(results=(), seconds=0.0)]]
     found = evaluate_once(tmp_path, net, net, retraining, create_trial(value=0.5), outcomes)
-    assert found["evaluation"]["split"] == ("test" if test_fraction else "val")
+    assert found.evaluation.split == ("test" if test_fraction else "val")
     assert sum(seen) == len(data.splits["test"]) + len(data.splits["val"])
-    assert found["validation"]["n"] == len(data.splits["val"])
+    assert found.validation.n == len(data.splits["val"])
 
 
 def test_a_place_where_no_export_can_be_made_is_told_before_anything_is_trained(tmp_path: Path) -> None:
@@ -209,7 +212,7 @@ def test_an_export_trains_on_while_the_database_is_away_and_records_everything_o
         assert missing(desk.study, spec) == []
         found = confirmed(desk.study, spec)
         assert found is not None
-        assert len(found["candidates"][0]["accuracies"]) == 3
+        assert len(found.candidates[0].accuracies) == 3
     assert desk.asked > 3 * EPOCHS, "in each turn"
     said = desk.said.getvalue()
     assert said.index("the database cannot be reached; training goes on") < said.index("2 of 3 trainings done")
@@ -266,7 +269,7 @@ def test_a_stop_request_ends_an_export_while_it_decodes_pictures(tmp_path: Path)
     runs.stop_request("tiny").parent.mkdir(parents=True)
     runs.stop_request("tiny").touch()
     with pytest.raises(Interrupted, match="export stopped; nothing is lost, the same command goes on"):
-        prepare(spec, runs, said, lambda: heed_stop(runs, "tiny"))
+        prepare(spec, runs, said, lambda: raise_if_stopped(runs, "tiny"))
     assert not list(runs.cache.glob("[!.]*")), "half a cache is none"
 
 
@@ -277,7 +280,7 @@ class Proof:
         self.file = folder / "interpreter"
         monkeypatch.setattr(sys, "executable", str(self.file))
 
-    def prove(self, script: str, look: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    def prove(self, script: str, look: Callable[[], None] = lambda: None) -> ProofAnswer:
         self.file.write_text(f"#!/bin/sh\n{script}\n")
         self.file.chmod(0o755)
         spec = StudySpec.model_validate(tomllib.loads(tiny_study("tiny", trials=1)))
@@ -303,8 +306,10 @@ def test_a_proof_is_its_last_line_and_a_failed_one_its_last_complaint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proof = Proof(tmp_path, monkeypatch)
-    said = """echo '["through timm", 1, 2]'; sleep 1; echo '["through timm", 2, 2]'; echo '{"sha256": {}}'"""
-    assert proof.prove(said) == {"sha256": {}}
+    known = recorded()
+    answer = known["proof"] | {"sha256": {}, "hardware": "a desk", "latency_ms": {"timm": {"1": 0.5}}}
+    said = f"""echo '["through timm", 1, 2]'; sleep 1; echo '["through timm", 2, 2]'; echo '{json.dumps(answer)}'"""
+    assert proof.prove(said) == ProofAnswer.model_validate(answer)
     with pytest.raises(ProofFailed, match=r"^the export failed its proof: accuracy: 0\.5; it was not put in place"):
         proof.prove("echo a warning >&2; echo accuracy: 0.5 >&2; exit 9")
     with pytest.raises(ProofFailed, match=r"^the export failed its proof: it ended with code 3; it was not"):
@@ -330,4 +335,4 @@ def test_a_result_whose_acknowledgement_was_lost_counts_once(spec: StudySpec) ->
         record(study, 0, 1, 0.5, 1.0)
     found = confirmed(study, spec)
     assert found is not None
-    assert (found["done"], found["candidates"][0]["accuracies"]) == (1, [0.5])
+    assert (found.done, found.candidates[0].accuracies) == (1, (0.5,))

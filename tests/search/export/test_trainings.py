@@ -10,7 +10,7 @@ import pytest
 from scripted import EPOCHS, Script, ScriptedPool, failed, result
 
 from search.errors import FailureKind, HeldError, Interrupted, TrainingFailed
-from search.export.retrain import heed_stop
+from search.export.retrain import raise_if_stopped
 from search.export.trainings import Outcome, Training, TrainingQueue
 from search.paths import Runs
 from search.workers.messages import Assign, Epoch, FromWorker, Left
@@ -288,7 +288,7 @@ def test_a_stop_request_ends_it_with_what_is_done_kept(tmp_path: Path) -> None:
         yield from trains(assignment, times)
 
     with pytest.raises(Interrupted, match="export stopped; nothing is lost, the same command goes on"):
-        run(asked_meanwhile, trainings(3), each_turn=lambda: heed_stop(runs, "small"))
+        run(asked_meanwhile, trainings(3), each_turn=lambda: raise_if_stopped(runs, "small"))
 
 
 def test_a_training_that_fails_costs_no_other_its_time_and_is_named_with_its_log_at_the_end() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from optuna.trial import create_trial
 from scipy.stats import ttest_ind
 
 from search.study.confirmation import (
+    CONFIRM,
     Candidate,
     begin,
     choose,
@@ -80,9 +82,9 @@ def test_a_confirmation_goes_on_where_it_stopped(study: optuna.Study) -> None:
     assert [(trial.number, seed) for trial, seed in missing(again, spec)] == [(3, 0), (4, 1), (3, 1)]
     found = confirmed(again, spec, owner=f"{owner_name()} since today")
     assert found is not None
-    assert (found["done"], found["trainings"], found["winner"], found["seconds"]) == (1, 4, None, 7.0)
-    assert found["eta_seconds"] == 21.0
-    assert found["sentence"] == "confirming the best: 1 of 4 trainings done, about 21 s left"
+    assert (found.done, found.trainings, found.winner, found.seconds) == (1, 4, None, 7.0)
+    assert found.eta_seconds == 21.0
+    assert found.sentence == "confirming the best: 1 of 4 trainings done, about 21 s left"
 
 
 @pytest.mark.parametrize("owner", [None, "another process", "process 1 on elsewhere since today"])
@@ -93,8 +95,8 @@ def test_nobody_is_said_to_confirm_the_best_while_no_export_does(study: optuna.S
     record(study, 4, 0, 0.51, 7.0)
     found = confirmed(study, spec, owner=owner)
     assert found is not None
-    assert found["eta_seconds"] is None
-    assert found["sentence"] == (
+    assert found.eta_seconds is None
+    assert found.sentence == (
         "the best are not all confirmed: 1 of 4 trainings done; search export-best confirmed does the others"
     )
 
@@ -106,13 +108,13 @@ def test_a_candidate_without_a_result_has_no_error_while_others_have_one(study: 
     record(study, 4, 1, 0.53, 7.0)  # another worker still trains trial 3 with its first seed
     found = confirmed(study, spec)
     assert found is not None
-    errors = {one["trial"]: one["standard_error"] for one in found["candidates"]}
+    errors = {one.trial: one.standard_error for one in found.candidates}
     assert errors == {4: pytest.approx(0.01), 3: None}
     record(study, 3, 0, None, 7.0)
     record(study, 3, 1, None, 7.0)
     ended = confirmed(study, spec)
     assert ended is not None
-    assert ended["winner"] == 4
+    assert ended.winner == 4
 
 
 def test_other_pictures_or_another_recipe_void_the_results(study: optuna.Study) -> None:
@@ -125,6 +127,33 @@ def test_other_pictures_or_another_recipe_void_the_results(study: optuna.Study) 
     assert confirmed(reopened, changed) is None
 
 
+@pytest.mark.parametrize("held", [{}, "42", {"of": "another program's"}, {"results": [{"trial": 4}]}])
+def test_an_attribute_that_is_no_confirmation_counts_as_none_and_is_begun_anew(
+    study: optuna.Study, held: object
+) -> None:
+    spec = spec_of(top=2, seeds=2)
+    study.set_user_attr(CONFIRM, held)
+    assert confirmed(study, spec) is None
+    assert len(missing(study, spec)) == 4
+    begin(study, spec)
+    record(study, 4, 0, 0.51, 7.0)
+    assert len(missing(study, spec)) == 3
+
+
+def test_a_confirmation_says_in_json_what_it_says_in_values(study: optuna.Study) -> None:
+    spec = spec_of(top=2, seeds=2)
+    begin(study, spec)
+    record(study, 4, 0, 0.51, 7.0)
+    found = confirmed(study, spec)
+    assert found is not None
+    said = json.loads(json.dumps(found.to_json()))
+    keys = "trainings done seconds eta_seconds candidates winner estimate raw_best test sentence"
+    assert said.keys() == set(keys.split())
+    first = "trial num_params search_accuracy accuracies mean standard_error diverged tied"
+    assert said["candidates"][0].keys() == set(first.split())
+    assert (said["candidates"][0]["mean"], said["done"]) == (0.51, 1)
+
+
 def test_fewer_seeds_or_other_candidates_take_what_is_there(study: optuna.Study) -> None:
     begin(study, spec_of(top=2, seeds=3))
     for trial in (4, 3):
@@ -134,8 +163,8 @@ def test_fewer_seeds_or_other_candidates_take_what_is_there(study: optuna.Study)
     begin(study, spec_of(top=2, seeds=2))
     found = confirmed(study, spec_of(top=5, seeds=3))
     assert found is not None
-    assert (found["done"], found["trainings"]) == (4, 4), "as it was begun, whatever the study was launched with"
-    assert [len(one["accuracies"]) for one in found["candidates"]] == [2, 2]
+    assert (found.done, found.trainings) == (4, 4), "as it was begun, whatever the study was launched with"
+    assert [len(one.accuracies) for one in found.candidates] == [2, 2]
     assert [(trial.number, seed) for trial, seed in missing(study, spec_of(top=3, seeds=1))] == [(2, 0)]
 
 
@@ -147,12 +176,12 @@ def test_the_mean_over_seeds_wins_not_the_best_of_the_search(study: optuna.Study
         record(study, 3, seed, second, 1.0)
     found = confirmed(study, spec)
     assert found is not None
-    assert (found["winner"], found["raw_best"]) == (3, 0.54)
-    assert found["estimate"] == pytest.approx(0.61)
-    best, other = found["candidates"]
-    assert (best["trial"], best["tied"], other["tied"]) == (3, True, False)
-    assert best["standard_error"] == pytest.approx(0.01 / 3**0.5)
-    assert found["sentence"] == (
+    assert (found.winner, found.raw_best) == (3, 0.54)
+    assert found.estimate == pytest.approx(0.61)
+    best, other = found.candidates
+    assert (best.trial, best.tied, other.tied) == (3, True, False)
+    assert best.standard_error == pytest.approx(0.01 / 3**0.5)
+    assert found.sentence == (
         "confirmed: trial 3, 61.00% +- 0.58% over 3 fresh seeds on validation; the search's best had claimed 54.00%"
     )
 
@@ -191,6 +220,6 @@ def test_a_candidate_that_diverged_once_is_not_chosen(study: optuna.Study) -> No
         record(study, trial, seed, accuracy, 1.0)
     found = confirmed(study, spec)
     assert found is not None
-    assert found["winner"] == 3
+    assert found.winner == 3
     record(study, 3, 0, None, 1.0)
     assert choose([candidate(1, 0.9, diverged=1)], ties([candidate(1, 0.9, diverged=1)], None)) is None

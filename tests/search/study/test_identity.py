@@ -17,7 +17,7 @@ from scripted import Bench, ScriptedPool, epoch, failed, spec_of, states, trains
 from search.paths import Runs
 from search.study.identity import take_folder
 from search.study.journal import Event, Journal, read_journal
-from search.study.replay import render, replay, replay_with
+from search.study.replay import replay, replay_with, text_of_replay
 from search.study.storage import open_storage, parse_url
 from search.study.study import UUID
 from search.workers.messages import Assign, Epoch, FromWorker
@@ -180,14 +180,12 @@ def test_what_a_journal_did_not_witness_is_not_judged_by_its_replay_and_the_rest
         assert (found.asks, found.identical) == (len(own), True)
         assert found.decisions > 4
         assert found.rebuilt > 0
-        assert f"not judged: what this journal did not witness of {found.rebuilt} trials" in render(
-            vars(found) | {"study": "scripted"}
-        )
+        assert f"not judged: what this journal did not witness of {found.rebuilt} trials" in text_of_replay(found)
     for name in ("none", "median", "successive_halving"):
         other = replay_with(journals[1], name)
-        judged = {*other["kept"], *other["unknown"], *other["stopped_earlier"], *other["stopped_at_the_same_epoch"]}
+        judged = {*other.kept, *other.unknown, *other.stopped_earlier, *other.stopped_at_the_same_epoch}
         assert judged <= asked[1]
-        assert other["rebuilt"] == begun
+        assert other.rebuilt == begun
 
 
 def test_a_decision_that_a_kill_kept_out_of_a_lost_journal_is_made_and_replayed_again(bench: Bench) -> None:

@@ -18,7 +18,7 @@ from search.cli import app
 from search.errors import ReplayFailed, StudyChanged, UsageError, exit_code_of
 from search.paths import Runs
 from search.study.journal import Event, Journal, digest, read_journal
-from search.study.replay import render, replay, replay_study, replay_with
+from search.study.replay import replay, replay_study, replay_with, text_of_replay
 from studies import StudySpec
 from trainer.errors import ConfigError
 
@@ -159,7 +159,7 @@ def test_versions_that_any_launch_differed_in_are_reported(journal: list[Event])
     launches[1]["versions"] |= {"numpy": "1.1", "optuna": "3.0"}
     found = replay(changed)
     assert found.versions == {"numpy": ["1.0", "1.1", version("numpy")], "optuna": ["3.0", version("optuna")]}
-    lines = render(vars(found) | {"study": "scripted"}).splitlines()
+    lines = text_of_replay(found).splitlines()
     assert lines[1] == f"  warning: made with numpy 1.0 and 1.1, replayed with {version('numpy')}"
     assert replay(journal).versions == {}
 
@@ -201,24 +201,24 @@ def test_a_journal_of_another_version_is_a_sentence_with_the_cure(journal: list[
 def test_another_pruner_is_judged_only_by_what_was_seen(journal: list[Event], tmp_path: Path) -> None:
     _, unpruned = searched(tmp_path, pruner="none")
     answer = replay_with(unpruned, "successive_halving")
-    assert answer["stopped_earlier"]
-    assert answer["unknown"] == []
-    assert answer["epochs_trained"] == 3 * 12
+    assert answer.stopped_earlier
+    assert answer.unknown == ()
+    assert answer.epochs_trained == 3 * 12
     lost = {event["trial"]: event["step"] for event in unpruned if event["event"] == "epoch"}
-    assert 0 < answer["epochs_saved"] <= 2 * len(answer["stopped_earlier"])
-    assert sorted(answer["kept"] + answer["stopped_earlier"] + answer["stopped_at_the_same_epoch"]) == sorted(lost)
+    assert 0 < answer.epochs_saved <= 2 * len(answer.stopped_earlier)
+    assert sorted(answer.kept + answer.stopped_earlier + answer.stopped_at_the_same_epoch) == sorted(lost)
 
     cut = replay_with(journal, "none")
     pruned = [event["trial"] for event in journal if event["event"] == "tell" and event["state"] == "PRUNED"]
-    assert cut["unknown"] == sorted(pruned)
-    assert cut["epochs_saved"] == 0
-    assert "can't be known" in render(cut | {"study": "scripted"})
+    assert cut.unknown == tuple(sorted(pruned))
+    assert cut.epochs_saved == 0
+    assert "can't be known" in text_of_replay(cut)
 
 
 def test_an_unknown_pruner_study_or_form_is_refused(tmp_path: Path) -> None:
     searched(tmp_path, trials=6)
     runs = Runs(tmp_path)
-    assert replay_study("scripted", runs)["identical"]
+    assert replay_study("scripted", runs).to_json()["identical"]
     with pytest.raises(ConfigError, match="pruner"):
         replay_study("scripted", runs, "pruner=best")
     with pytest.raises(UsageError, match="write pruner=NAME"):

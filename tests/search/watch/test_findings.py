@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scripted import EPOCHS, Bench, ScriptedPool, epoch, spec_of, started
 
 from search.export.retrain import choose_trial
-from search.figures.catalogue import study_pictures
+from search.figures.catalogue import study_figures
 from search.figures.charts import learning_curves
 from search.study.trial import ranked, view_of
 from search.watch.findings import as_toml, findings, setting_importances, story
@@ -198,10 +198,8 @@ class TestSharedWidth:
         page = page_of(survey, self.trials(survey), {"width_mult": 0.5, "lr": 0.5})
         assert "width_share" not in page
         assert "for one of 2 models on digits" in page
-        axes = [
-            picture for picture in study_pictures(self.trials(survey), survey) if picture.id in ("parallel", "slices")
-        ]
-        assert all("width_mult" in picture.figure.to_json() for picture in axes)
+        axes = [figure for figure in study_figures(self.trials(survey), survey) if figure.id in ("parallel", "slices")]
+        assert all("width_mult" in figure.chart.to_json() for figure in axes)
 
     def test_the_terminal_and_the_webhook_see_widths(self, survey: StudySpec) -> None:
         view = view_of(self.trials(survey)[0])

@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL, make_url
 from search.paths import Runs
 from search.study.lock import own_study
 from search.study.readonly import Database
-from search.watch.front import Front, build_app
+from search.watch.front import DashboardGate, build_app
 
 # -- what is shown
 
@@ -195,14 +195,14 @@ def test_every_route_refuses_every_writing_method(search: Search) -> None:
     assert "read-only" in json.loads(ask(app, "/api/studies/1", "DELETE").body)["reason"]
 
 
-def routes(app: Front) -> list[str]:
+def routes(app: DashboardGate) -> list[str]:
     """A path for each route of optuna-dashboard."""
     rules = [(route.method, route.rule) for route in mounted(app).routes]
     assert {method for method, _ in rules} >= {"GET", "POST", "PUT", "DELETE"}, "the routes were not found"
     return sorted({re.sub(r"<[^>]*>", "x", re.sub(r"<[^>]*:int>", "1", rule)) for _, rule in rules})
 
 
-def mounted(app: Front) -> Any:
+def mounted(app: DashboardGate) -> Any:
     """optuna-dashboard's own Bottle application, past the filter."""
     return app.mounted()
 

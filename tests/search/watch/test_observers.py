@@ -10,7 +10,7 @@ import pytest
 from search.study.progress import Snapshot, WorkerView
 from search.watch import observers as module
 from search.watch.live import Display
-from search.watch.observers import Onlookers, StateFile
+from search.watch.observers import Observers, StateFile
 
 
 class Someone:
@@ -39,13 +39,13 @@ def test_one_that_fails_is_left_alone_for_a_minute_and_named_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fails, works = Someone("the page", fails=True), Someone()
-    with Onlookers(Display(), [fails, works], at_once=lambda: False) as onlookers:
-        onlookers.watch(snapshot())
-        onlookers.watch(snapshot())
+    with Observers(Display(), [fails, works], at_once=lambda: False) as observers:
+        observers.watch(snapshot())
+        observers.watch(snapshot())
         assert (fails.seen, works.seen) == (1, 2)
         monkeypatch.setattr(module, "PAUSE_SECONDS", 0)
-        onlookers._others[fails] = 0  # a minute later
-        onlookers.watch(snapshot())
+        observers._others[fails] = 0  # a minute later
+        observers.watch(snapshot())
         assert (fails.seen, works.seen) == (2, 3)
     assert capsys.readouterr().out == "the page is not up to date (the disk is full); the search goes on\n"
 
@@ -54,8 +54,8 @@ def test_they_hear_how_it_ended() -> None:
     def heard(stopping: bool, error: Exception | None, *, killed: bool = False) -> list[tuple[str | None, float]]:
         someone = Someone()
         try:
-            with Onlookers(Display(), [someone], at_once=lambda: killed) as onlookers:
-                onlookers.watch(snapshot(stopping=stopping))
+            with Observers(Display(), [someone], at_once=lambda: killed) as observers:
+                observers.watch(snapshot(stopping=stopping))
                 if error:
                     raise error
         except RuntimeError:
@@ -70,17 +70,17 @@ def test_they_hear_how_it_ended() -> None:
 
 def test_nobody_is_told_of_a_search_that_never_began() -> None:
     someone = Someone()
-    with Onlookers(Display(), [someone], at_once=lambda: False):
+    with Observers(Display(), [someone], at_once=lambda: False):
         pass
     assert someone.ends == []
 
 
 def test_the_state_file_says_what_workers_do_and_is_gone_at_the_end(tmp_path: Path) -> None:
     file = tmp_path / "state.json"
-    with Onlookers(Display(), [StateFile(file, "process 7")], at_once=lambda: False) as onlookers:
-        onlookers.watch(snapshot())
+    with Observers(Display(), [StateFile(file, "process 7")], at_once=lambda: False) as observers:
+        observers.watch(snapshot())
         assert json.loads(file.read_text())["workers"][0]["attempt"] == 2
         before = file.stat().st_mtime_ns
-        onlookers.watch(snapshot())
+        observers.watch(snapshot())
         assert file.stat().st_mtime_ns == before, "not at every glance"
     assert list(tmp_path.iterdir()) == []

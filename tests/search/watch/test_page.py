@@ -32,7 +32,7 @@ from search.study.study import open_study
 from search.watch import page as module
 from search.watch.front import build_app
 from search.watch.live import Display
-from search.watch.observers import Onlookers
+from search.watch.observers import Observers
 from search.watch.page import (
     CONFIRMED,
     HANDED_OVER,
@@ -248,8 +248,8 @@ def test_a_search_that_has_lost_its_study_writes_no_last_page_to_it(
     page, display = page_of(spec, storage, runs), Display()
 
     def search() -> None:
-        with Onlookers(display, [page], at_once=lambda: False) as onlookers:
-            onlookers.watch(seen(spec, study))
+        with Observers(display, [page], at_once=lambda: False) as observers:
+            observers.watch(seen(spec, study))
             page._waiting = [("drawn", "before it was lost")]
             raise error
 

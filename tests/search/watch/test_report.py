@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from search.cli import app
 from search.errors import StorageError, UsageError
-from search.figures.catalogue import study_pictures
+from search.figures.catalogue import study_figures
 from search.figures.charts import (
     accuracy_against_size,
     learning_curves,
@@ -29,27 +29,27 @@ from search.figures.charts import (
     parallel_coordinates,
     timeline,
 )
-from search.figures.timeline import stints_of_journal, stints_of_trials
+from search.figures.timeline import segments_of_journal, segments_of_trials
 from search.paths import Runs
 from search.study.journal import Journal
 from search.study.trial import ranked
-from search.watch.report import render, write_report
+from search.watch.report import html_of_report, write_report
 from studies import StudySpec
 
 
 class TestFigures:
     def test_every_figure_has_its_place_on_the_page(self, spec: StudySpec) -> None:
-        ids = [picture.id for picture in study_pictures(many_trials(), spec, {"lr": 1.0})]
+        ids = [figure.id for figure in study_figures(many_trials(), spec, {"lr": 1.0})]
         assert ids == ["history", "curves", "parallel", "slices", "importance", "size", "time", "timeline"]
 
     def test_no_figure_without_something_to_draw(self, spec: StudySpec) -> None:
-        assert study_pictures([], spec) == []
-        assert study_pictures([trial(0, TrialState.RUNNING, [0.2])], spec) == []
-        assert [picture.id for picture in study_pictures([pruned(0, 0.2)], spec)] == ["curves", "time", "timeline"]
+        assert study_figures([], spec) == []
+        assert study_figures([trial(0, TrialState.RUNNING, [0.2])], spec) == []
+        assert [figure.id for figure in study_figures([pruned(0, 0.2)], spec)] == ["curves", "time", "timeline"]
 
     def test_an_older_plotly_in_a_browser_can_read_them(self, spec: StudySpec) -> None:
         # Encoded arrays ("bdata") came with plotly.js 2.35; the dashboard brings its own version.
-        assert not [p.id for p in study_pictures(many_trials(), spec) if "bdata" in p.figure.to_json()]
+        assert not [p.id for p in study_figures(many_trials(), spec) if "bdata" in p.chart.to_json()]
 
     def test_the_frontier_is_the_best_of_each_size(self, spec: StudySpec) -> None:
         trials = [complete(0, 0.90, size=100), complete(1, 0.89, size=200), complete(2, 0.92, size=300)]
@@ -61,11 +61,11 @@ class TestFigures:
         trials = [complete(0, 0.90, size=100), complete(1, 0.92, size=300)]
         for number, macs in enumerate((9_000_000, 4_000_000)):
             trials[number].set_user_attr("macs", macs)
-        pictures = {picture.id: picture for picture in study_pictures(trials, survey)}
-        assert pictures["size"].title == "Accuracy against parameters"
-        assert pictures["size-macs"].title == "Accuracy against multiply-adds"
-        assert pictures["size-macs"].figure.data[0].x == (4_000_000, 9_000_000)
-        assert "size-macs" not in {picture.id for picture in study_pictures(trials, spec)}
+        figures = {figure.id: figure for figure in study_figures(trials, survey)}
+        assert figures["size"].title == "Accuracy against parameters"
+        assert figures["size-macs"].title == "Accuracy against multiply-adds"
+        assert figures["size-macs"].chart.data[0].x == (4_000_000, 9_000_000)
+        assert "size-macs" not in {figure.id for figure in study_figures(trials, spec)}
 
     def test_a_hopeless_trial_does_not_press_the_others_flat(self, spec: StudySpec) -> None:
         good = [complete(number, 0.9 + number / 1000) for number in range(8)]
@@ -81,15 +81,15 @@ class TestFigures:
     def test_trials_that_overlap_on_equal_gpus_get_a_row_each(self) -> None:
         at = [BEGAN, BEGAN + timedelta(seconds=10), BEGAN + timedelta(hours=1)]
         trials = [complete(number, 0.9, begun=begun, device="L4") for number, begun in enumerate(at)]
-        figure = timeline(stints_of_trials(trials))
+        figure = timeline(segments_of_trials(trials))
         assert figure.data[0].y == ("L4 1", "L4 2", "L4 1")
-        assert timeline(stints_of_trials(trials[:1])).data[0].y == ("L4",)
+        assert timeline(segments_of_trials(trials[:1])).data[0].y == ("L4",)
 
     def test_the_timeline_of_a_journal_shows_stops_and_crashes(self) -> None:
         def event(at: float, kind: str, **values: Any) -> dict[str, Any]:
             return {"at": BEGAN.timestamp() + at, "event": kind} | values
 
-        stints = stints_of_journal(
+        segments = segments_of_journal(
             [
                 event(0, "launch"),
                 event(1, "assign", trial=0, worker="gpu 0", attempt=1),
@@ -104,13 +104,13 @@ class TestFigures:
                 event(100, "assign", trial=2, worker="gpu 1", attempt=1),
             ]
         )
-        assert [(stint.worker, stint.trial, stint.seconds, stint.outcome) for stint in stints] == [
+        assert [(segment.worker, segment.trial, segment.seconds, segment.outcome) for segment in segments] == [
             ("gpu 0", 0, 10, "crashed"),
             ("gpu 1", 1, 20, "pruned"),
             ("gpu 0", 0, 18, "stopped"),
             ("gpu 1", 0, 8, "complete"),
         ]
-        bars, crosses = timeline(stints).data
+        bars, crosses = timeline(segments).data
         assert bars.text[0] == "trial 0 crashed, 10 s: signal 9 &lt;b&gt;"
         assert (crosses.y, crosses.x) == (("gpu 0",), ((BEGAN + timedelta(seconds=11)).isoformat(),))
 
@@ -120,7 +120,7 @@ class TestFigures:
         trials = [old, complete(1, 0.8, params={"dropout": 0.1}), complete(2, 0.7, params={"dropout": 0.3})]
         _, _, best = parallel_coordinates(trials, spec).data
         assert best.text[0] == "trial 1, lr 0.005"
-        assert study_pictures(trials, spec)
+        assert study_figures(trials, spec)
 
 
 class TestPage:
@@ -130,7 +130,7 @@ class TestPage:
         assert "default-src 'none'" in page
 
     def test_is_not_larger_than_it_says(self, spec: StudySpec) -> None:
-        assert len(render(spec, many_trials(), {}, BEGAN).encode()) < 5.2e6
+        assert len(html_of_report(spec, many_trials(), {}, BEGAN).encode()) < 5.2e6
 
     def test_shows_outsiders_words_as_words(self, spec: StudySpec) -> None:
         evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -229,7 +229,7 @@ def test_a_browser_draws_every_figure(spec: StudySpec, tmp_path: Path) -> None:
     if chromium is None:
         pytest.skip("needs chromium")
     page = tmp_path / "story.html"
-    page.write_text(render(spec, many_trials(), {"lr": 0.7, "dropout": 0.3}, BEGAN))
+    page.write_text(html_of_report(spec, many_trials(), {"lr": 0.7, "dropout": 0.3}, BEGAN))
     quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     quiet += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path}/profile"]
     command = [chromium, *quiet, "--virtual-time-budget=10000", "--dump-dom", page.as_uri()]

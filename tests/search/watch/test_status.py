@@ -22,7 +22,7 @@ from search.study.storage import open_storage, parse_url
 from search.study.study import open_study
 from search.study.trial import TrialView
 from search.watch import live as terminal
-from search.watch.live import Display, ending, epochs_done, log_line, render, show_watched
+from search.watch.live import Display, ending, epochs_done, log_line, show_watched, text_of_snapshot
 from search.watch.status import as_json, read_snapshot, read_state, snapshot_of, write_state
 from studies import Faults, StudySpec
 
@@ -192,7 +192,7 @@ def crowded() -> Snapshot:
 
 class TestTerminal:
     def test_everything_fits_80_columns_and_nothing_but_a_devices_name_is_cut(self) -> None:
-        text = shown(render(crowded()))
+        text = shown(text_of_snapshot(crowded()))
         assert max(map(len, text.splitlines())) <= 80
         lines = [line for line in text.splitlines() if "…" in line]
         assert len(lines) == 4
@@ -203,14 +203,14 @@ class TestTerminal:
 
     def test_what_nobody_knows_of_the_workers_has_no_column(self) -> None:
         seen = WorkerView(trial=1, epoch=1, epochs=3, val_accuracy=0.4)
-        lines = shown(render(Snapshot("birds", 3, (), (seen,), None))).splitlines()
+        lines = shown(text_of_snapshot(Snapshot("birds", 3, (), (seen,), None))).splitlines()
         assert lines[-2].split() == ["trial", "epoch", "accuracy"]
         assert lines[-1].split()[:2] == ["1", "1/3"]
         assert "-" not in lines[-1]
 
     def test_a_low_terminal_keeps_the_best_and_the_workers(self) -> None:
         snapshot = replace(crowded(), finished=crowded().finished[:90])
-        low = shown(render(snapshot, rows=16))
+        low = shown(text_of_snapshot(snapshot, rows=16))
         assert len(low.splitlines()) <= 16
         assert "best" in low
         assert low.count("NVIDIA") == 4
