@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -33,7 +33,6 @@ WORDS: dict[object, str] = {
     float: "number",
     str: "text",
     list[int]: "list of whole numbers",
-    dict[str, Any]: "table",
     NoneType: "",
 }
 
@@ -44,11 +43,13 @@ def page() -> str:
     parts = [HEAD, "## Above all tables\n", "\n".join(_rows(StudySpec, only=plain)), ""]
     for name, field in StudySpec.model_fields.items():
         if (kind := model_of(field.annotation)) is not None:
-            parts += [f"## [{name}]\n", _docstring(kind), "", "\n".join(_rows(kind, table=name)), ""]
+            prefix = "" if name == "train" else None
+            parts += [f"## [{name}]\n", _docstring(kind), "", "\n".join(_rows(kind, searched_as=prefix)), ""]
             for key, inner in kind.model_fields.items():
                 if (nested := model_of(inner.annotation)) is not None:
+                    prefix = f"{key}." if name == "train" else None
                     parts += [f"### {key} in [{name}]\n", _docstring(nested), ""]
-                    parts += ["\n".join(_rows(nested, table=f"{name}.{key}")), ""]
+                    parts += ["\n".join(_rows(nested, searched_as=prefix)), ""]
         elif name == "space":
             parts += ["## [space]\n", _text(field.description or ""), "", "\n".join(_rows(Range)), ""]
         elif name == "known":
@@ -60,10 +61,19 @@ def _is_section(name: str, field: FieldInfo) -> bool:
     return model_of(field.annotation) is not None or name in ("space", "known")
 
 
-def _rows(kind: type[FrozenModel], *, table: str = "", only: list[str] | None = None) -> Iterator[str]:
-    """A table of Markdown, a row a field; the column on searching only where [space] may search one of them."""
-    prefix = f"{table.removeprefix('train').removeprefix('.')}." if table not in ("", "train") else ""
-    searched = {name: table.startswith("train") and f"{prefix}{name}" in SAMPLED for name in only or kind.model_fields}
+def _rows(
+    kind: type[FrozenModel], *, searched_as: str | None = None, only: Sequence[str] | None = None
+) -> Iterator[str]:
+    """A table of Markdown, a row a field.
+
+    Args:
+        kind: the model.
+        searched_as: what precedes a field's name in [space], such as "sam."; None: [space] has none of them.
+        only: the names of these fields; None: all.
+    """
+    searched = {
+        name: searched_as is not None and f"{searched_as}{name}" in SAMPLED for name in only or kind.model_fields
+    }
     last = " searched |" if any(searched.values()) else ""
     yield f"| key | values | default | meaning |{last}"
     yield f"| --- | --- | --- | --- |{' --- |' if last else ''}"
@@ -82,7 +92,7 @@ def _values(field: FieldInfo) -> str:
     return ", ".join([_kind(field.annotation), *limits])
 
 
-def _kind(annotation: Any) -> str:
+def _kind(annotation: object) -> str:
     """A type in the words of a TOML file."""
     if (kind := model_of(annotation)) is not None:
         return f"table: {', '.join(f'`{name}`' for name in kind.model_fields)}"
@@ -93,12 +103,12 @@ def _kind(annotation: Any) -> str:
         return f"list of: {_kind(inside[0])}"
     if isinstance(annotation, UnionType) or NoneType in inside:
         return " or ".join(filter(None, map(_kind, inside)))
-    if origin is dict and annotation not in WORDS:
+    if origin is dict:
         return "table"
     return WORDS[annotation]
 
 
-def model_of(annotation: Any) -> type[FrozenModel] | None:
+def model_of(annotation: object) -> type[FrozenModel] | None:
     """The model that a field holds, if it holds one or none."""
     kinds = [kind for kind in (annotation, *get_args(annotation)) if inspect.isclass(kind)]
     return next((kind for kind in kinds if get_origin(kind) is None and issubclass(kind, FrozenModel)), None)
