@@ -18,6 +18,7 @@ import trainer.__main__
 from search import errors
 from search.cli import app
 from studies import reference
+from trainer.config import SIZE_SETTINGS, TrainConfig
 
 ROOT = Path(__file__).parent.parent
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
@@ -305,6 +306,13 @@ def test_every_shipped_study_is_in_the_table() -> None:
     table = DOCS["writing-a-study.md"].partition("## Studies that come")[2].partition("\n## ")[0]
     rows = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| `")]
     assert {name for row in rows for name in re.findall(r"`(.*?)`", row)} == set(studies.names())
+
+
+def test_the_table_of_recipes_names_every_setting_of_a_recipe() -> None:
+    table = DOCS["writing-a-study.md"].partition("**Recipes**")[2].partition("Two commands")[0]
+    named = {name for cell in re.findall(r"`(.*?)`", table) for name in re.findall(r"^[a-z_]+", cell)}
+    others = {"model", "model_args", "require_timm", "epochs", "precision", "seed", *SIZE_SETTINGS}
+    assert named == TrainConfig.model_fields.keys() - others
 
 
 def test_python_in_the_documents_is_python() -> None:
