@@ -81,7 +81,7 @@ class Range(FrozenModel):
     low: float
     """Smallest value, itself included."""
     high: float | None = None
-    """Largest value, itself included. May be left out for width_mult alone: then it is the widest that fits."""
+    """Largest value, itself included. Only width_mult may leave it out; it is then the widest that fits the limit."""
     log: bool = False
     """Sample uniformly in the logarithm."""
     step: float | None = Field(None, gt=0)

@@ -44,7 +44,7 @@ UNITS = {"params": "parameters", "macs": "multiply-adds"}
 
 
 class Limit(FrozenModel):
-    """What the model must stay under."""
+    """The largest size that a model may have."""
 
     params: int | None = Field(None, ge=1)
     """Largest number of trainable parameters. Default: no limit."""
@@ -53,7 +53,7 @@ class Limit(FrozenModel):
 
 
 class Search(FrozenModel):
-    """How to search, and for how long. May change while a study goes on."""
+    """Sampler, pruner and budget. May be changed between two launches of a study."""
 
     trials: int = Field(30, ge=1)
     """Budget: finished trials (completed, pruned or failed) after which the search ends."""
@@ -68,35 +68,34 @@ class Search(FrozenModel):
     min_epochs: int = Field(1, ge=1)
     """Epochs before a trial can be pruned (min_resource; the median's warm-up steps)."""
     reduction_factor: int = Field(3, ge=2)
-    """Successive halving and hyperband keep one in so many at each rung."""
+    """At each rung, successive halving and hyperband keep one of this many trials."""
     workers_per_gpu: int = Field(1, ge=1, le=16)
-    """Workers that share each GPU, each with its own trial: for models and pictures so small that one leaves the GPU
-    idle. Nothing on the CPU, where ``--gpus cpu:2`` asks for two workers."""
+    """Workers on each GPU, each with its own trial. Useful where a single small model leaves the GPU idle. Without
+    effect on the CPU, where ``--gpus cpu:2`` asks for two workers."""
 
 
 class Faults(FrozenModel):
-    """What to do when machines misbehave. May change while a study goes on."""
+    """Retries, time-outs and quota. May be changed between two launches of a study."""
 
     retries: int = Field(2, ge=0)
-    """Times a trial is taken up again without having finished another epoch, before it fails; CUDA errors are not
-    counted here but by device."""
+    """Retries of a trial before it fails. Each finished epoch resets the count. CUDA errors are counted by device
+    instead."""
     hang_factor: float = Field(10, gt=1)
-    """A worker that needs so many times its trial's slowest epoch is ended; the trial goes on in a new process."""
+    """A worker that takes this many times its trial's slowest epoch is killed; the trial goes on in a new process."""
     hang_seconds: float = Field(120, gt=0)
-    """The least time after which a worker counts as hanging, however short its epochs are."""
+    """Shortest time in seconds after which a worker counts as hanging, however short its epochs are."""
     first_epoch_seconds: float = Field(3600, gt=0)
-    """The same before a trial's first epoch, and for a worker's start; with folds it is this many for each epoch."""
+    """Seconds after which a worker counts as hanging in its start, and in a trial's first epoch. With folds: for each
+    epoch of the first fold."""
     grace_seconds: float = Field(20, ge=0)
-    """After SIGTERM, how long workers may go on with their epoch; then it is given up. Slurm kills after 30 s."""
+    """Seconds that workers have to finish their epoch after SIGTERM; then it is given up. Slurm kills after 30 s."""
     storage_minutes: float = Field(60, ge=0)
-    """How long a search goes on without its database before it stops; the results wait in order. An export trains on
-    without it, and waits so long once there is nothing left to train."""
+    """Minutes that a search goes on without its database before it stops; results wait in order. An export goes on
+    training without the database, and waits for it so long once nothing is left to train."""
     checkpoint_gb: float = Field(20, gt=0)
-    """Quota in GB (1e9 bytes) for a study's checkpoints: beyond it a search deletes the oldest of those that its
-    exports trained from, and of earlier studies of its name. What was exported is never touched.
-
-    An export keeps all of its own until it has ended: what it goes on from after a kill, and what it chooses among.
-    """
+    """Quota in GB (1e9 bytes) for a study's checkpoints. Beyond it a search deletes the oldest checkpoints of earlier
+    exports and of earlier studies of its name. Exported folders are never touched. A running export keeps all of its
+    own checkpoints until it has ended."""
 
 
 def _read_webhook(value: object) -> object:
@@ -109,26 +108,26 @@ def _read_webhook(value: object) -> object:
 
 
 class Notify(FrozenModel):
-    """Whom to tell how a search goes. May change while a study goes on; it is not kept in the database."""
+    """Messages about the search. May be changed between two launches of a study; not kept in the database."""
 
     webhook: Annotated[str | None, BeforeValidator(_read_webhook)] = Field(None, repr=False)
-    """Address that gets a JSON POST on a new best, when the search stops, and when it is finished. Default: nobody."""
+    """Address that gets a JSON POST on a new best, when the search stops, and when it is finished. Default: none."""
 
 
 class Confirm(FrozenModel):
-    """The best trials are trained again before one of them is exported. May change while a study goes on."""
+    """The best trials are trained again before one of them is exported. May be changed at any time."""
 
     top: int = Field(5, ge=0)
-    """How many of the best trials; 0: none, the best trial of the search is taken at its word."""
+    """Number of the best trials to train again. 0: no confirmation; the best trial of the search is exported."""
     seeds: int = Field(3, ge=1)
-    """Fresh seeds that each is trained with. Two or more give a standard error, and ties."""
+    """Number of fresh seeds for each of them. Two or more give a standard error, and so ties can be recognised."""
 
 
 class Finetune(FrozenModel):
-    """A last stage on the validation split alone, from the retrained weights; the latest weights are kept.
+    """A last stage on the validation split alone. It starts from the retrained weights and keeps the last ones.
 
-    Batch size, weight decay, momentum and loss stay the candidate's; its schedule and all of its augmentation end here,
-    and hflip is what this table says. The defaults are those of the contest's winning team.
+    Batch size, weight decay, momentum and loss stay the candidate's. Its schedule and augmentation do not apply; the
+    only augmentation is hflip. The defaults are those of the contest's winning team.
     """
 
     optimizer: Literal["adam", "adamw", "nadam", "sgd", "rmsprop"] = "adam"
@@ -144,23 +143,23 @@ class Finetune(FrozenModel):
 
 
 class Final(FrozenModel):
-    """How the chosen candidate is trained for its export, and what the export holds. May change at any time."""
+    """How the chosen candidate is trained for its export, and what the export holds. May be changed at any time."""
 
     fit_on: Literal["train", "train+val"] = "train"
-    """Splits to train on. With train+val nothing is left to select by; the search's patience does not apply then."""
+    """Splits to train on. With train+val no split is left to select by, and the search's patience does not apply."""
     epochs: int | None = Field(None, ge=1)
     """Passes over the pictures. Default: as many as in the search."""
     ema: float | None = Field(None, ge=0, lt=1)
     """Decay per step of an average of the weights, 0: none. Default: as in the search."""
     ensemble: int = Field(1, ge=1)
-    """Members, each trained with a seed of its own, whose probabilities are averaged. The limit counts all of them."""
+    """Number of members, each trained with its own seed; their probabilities are averaged. The limit counts all."""
     limit_each: bool = False
-    """Whether the limit holds for each member of an ensemble alone."""
+    """true: the limit holds for each member of an ensemble alone."""
     tta: tuple[Literal["flip", "vflip"], ...] = ()
-    """Views that are averaged with the picture itself: flip (left-right), vflip (top-bottom). Each costs the model's
-    multiply-adds once more, and the limit counts them."""
+    """Views that are averaged with the picture itself: flip (left-right), vflip (top-bottom). Each view adds the
+    model's multiply-adds once more, and the limit counts them."""
     formats: tuple[Literal["onnx", "pt2"], ...] = ("onnx", "pt2")
-    """Files beside config.json and model.safetensors: model.onnx, model.pt2 (torch.export)."""
+    """Formats beside config.json and model.safetensors: model.onnx, and model.pt2 (torch.export)."""
     finetune: Finetune | None = None
     """A last stage on the validation split. Default: none."""
     distill: Distill | None = None
@@ -195,19 +194,19 @@ class StudySpec(FrozenModel):
     data: DataConfig = DataConfig()
     """The pictures."""
     limit: Limit = Limit()
-    """What no candidate may exceed."""
+    """The largest size that a candidate may have."""
     train: TrainConfig = TrainConfig()
     """The fixed recipe: what every candidate shares."""
     space: dict[str, Axis]
-    """What is sampled: a setting of [train] -> { low, high, log, step }, or a list of choices."""
+    """What is searched: a setting of [train], and its range { low, high, log, step } or a list of choices."""
     known: Annotated[tuple[dict[str, Value], ...], BeforeValidator(_read_recipes)] = ()
-    """Recipes to try first, each a table of settings from the space; settings left out are sampled."""
+    """Recipes to try first: each [[known]] is a table of settings from the space. Missing settings are sampled."""
     search: Search = Search()
     """Sampler, pruner and budget."""
     faults: Faults = Faults()
     """Retries, time-outs and quota."""
     notify: Notify = Notify()
-    """Whom to tell how it goes."""
+    """Messages about the search."""
     confirm: Confirm = Confirm()
     """How the best trials are confirmed before an export."""
     final: Final = Final()

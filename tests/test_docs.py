@@ -1,29 +1,45 @@
-"""The documents say what the code does: commands, options, files, exit codes."""
+"""The documents say what the code does: commands, options, messages, settings, files, exit codes; their links work."""
 
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 import typer.main
 
+import studies
+import trainer.__main__
+from search import errors
 from search.cli import app
+from studies import reference
+from trainer.config import SIZE_SETTINGS, TrainConfig
 
 ROOT = Path(__file__).parent.parent
+DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+PAGES = {"README.md": README} | {f"docs/{name}": text for name, text in DOCS.items()}
+
+
+def blocks(*languages: str) -> list[str]:
+    """What stands in the code blocks of README and docs."""
+    fence = re.compile(rf"^ *```(?:{'|'.join(languages)})\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+    return [block for text in PAGES.values() for block in fence.findall(text)]
+
 
 CODE_LINES = [
-    line.split("  #")[0].split("   ")[0].strip()
-    for block in re.findall(r"```(?:bash|console)\n(.*?)```", README, re.DOTALL)
+    line.split("  #")[0].split("   ")[0].strip().removeprefix("$ ")
+    for block in blocks("bash", "console")
     for line in block.splitlines()
 ]
-SHOWN = sorted({line.removeprefix("$ ") for line in CODE_LINES if line.removeprefix("$ ").startswith("search ")})
+SHOWN = sorted({line for line in CODE_LINES if line.startswith("search ")})
 
 
 def tracked_files() -> list[str]:
@@ -35,9 +51,37 @@ def tracked_files() -> list[str]:
     return [name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
 
 
-def test_readme_shows_every_command() -> None:
-    missing = [name for name in COMMANDS if f"search {name}" not in README]
-    assert not missing
+def test_the_readme_stays_short() -> None:
+    assert len(README.splitlines()) <= 150
+    assert [line for line in README.splitlines() if len(line) > 120] == []
+
+
+def test_the_index_names_every_page() -> None:
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", DOCS["README.md"]))
+    assert linked == DOCS.keys() - {"README.md"}
+
+
+def anchors(text: str) -> set[str]:
+    """Headings as GitHub makes them into anchors."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+LINKING = [*PAGES, "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md", "studies/LOG.md"]
+
+
+@pytest.mark.parametrize("page", LINKING)
+def test_no_link_is_dead(page: str) -> None:
+    dead = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        if link.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / file if file else ROOT / page
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
+            dead.append(link)
+    assert dead == []
 
 
 PROMISES = {
@@ -134,51 +178,154 @@ PROMISES = {
         "test_what_a_journal_did_not_witness_is_not_judged_by_its_replay_and_the_rest_is_identical",
     ],
 }
-"""The beginning of each promise of the README -> the tests that hold it."""
+"""The beginning of each promise of docs/reliability.md -> the tests that hold it."""
 
 
 def test_each_promise_names_the_files_of_the_tests_that_hold_it() -> None:
-    table = README.partition("## Nothing is lost")[2].partition("\n## ")[0]
-    rows = [line.strip("|").split(" | ") for line in table.splitlines() if "test_" in line]
+    rows = [line.strip("|").split(" | ") for line in DOCS["reliability.md"].splitlines() if "test_" in line]
     texts = {path.relative_to(ROOT / "tests").as_posix(): path.read_text() for path in ROOT.glob("tests/**/test_*.py")}
-    for (what, *_, cited), (promise, tests) in zip(rows, PROMISES.items(), strict=True):
-        assert what.strip().replace("`", "").startswith(promise)
+    promised = {what.strip().replace("`", ""): cited for what, *_, cited in rows}
+    assert len(promised) == len(PROMISES)
+    for promise, tests in PROMISES.items():
+        (cited,) = (cited for what, cited in promised.items() if what.startswith(promise))
         named = set(re.findall(r"`([\w/]+/test_\w+\.py)`", cited))
         holding = {test: [file for file, text in texts.items() if f"def {test}(" in text] for test in tests}
         assert named == {file for files in holding.values() for file in files}, promise
         assert all(files for files in holding.values()), holding
 
 
-def test_readme_names_every_option_of_every_command() -> None:
-    missing = [
-        f"{name} {option}"
-        for name, command in COMMANDS.items()
-        for parameter in command.params
-        for option in parameter.opts
-        if option.startswith("--") and option != "--help" and not re.search(rf"(?<!\w){option}(?![\w-])", README)
-    ]
-    assert not missing
+SECTIONS = {heading: text for heading, _, text in (part.partition("\n") for part in DOCS["commands.md"].split("\n## "))}
+"""The sections of docs/commands.md."""
+
+COMMON = ("--gpus", "--data", "--set", "--runs", "--storage", "--json")
+
+
+def options(name: str) -> set[str]:
+    """The options of a command, as it has them."""
+    return {one for parameter in COMMANDS[name].params for one in parameter.opts if one.startswith("--")} - {"--help"}
+
+
+def test_every_command_has_a_section_with_its_own_options_and_no_others() -> None:
+    assert [heading for heading in SECTIONS if heading.startswith("search ")] != []
+    assert {f"search {name}" for name in COMMANDS} == {heading for heading in SECTIONS if heading.startswith("search ")}
+    for name in COMMANDS:
+        rows = "\n".join(line.split(" | ")[0] for line in SECTIONS[f"search {name}"].splitlines() if line[:4] == "| `-")
+        assert set(re.findall(r"--[a-z-]+", rows)) == options(name) - set(COMMON), name
+
+
+def test_the_table_of_common_options_says_which_command_has_which() -> None:
+    rows = re.findall(r"^\| \[`([\w-]+)`\]\(.*?\) \|(.*)\|$", SECTIONS["Common arguments and options"], re.MULTILINE)
+    said = {name: [cell.strip() == "yes" for cell in cells.split("|")] for name, cells in rows}
+    assert said == {name: [option in options(name) for option in COMMON] for name in COMMANDS}
+
+
+def test_the_trainers_page_names_every_option_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        trainer.__main__.main(["--help"])
+    there = set(re.findall(r"--[a-z]+", capsys.readouterr().out)) - {"--help"}
+    assert set(re.findall(r"^\| `(--[a-z]+)", DOCS["trainer.md"], re.MULTILINE)) == there
 
 
 @pytest.mark.parametrize("line", SHOWN)
-def test_every_command_line_of_the_readme_parses(line: str) -> None:
+def test_every_command_line_of_the_documents_parses(line: str) -> None:
     words = shlex.split(line)[1:]
     command = COMMANDS[words[0]]
     with command.make_context(words[0], words[1:], resilient_parsing=False) as context:
         assert context.params
 
 
-def test_readme_shows_at_least_the_three_commands_of_the_product() -> None:
+def test_every_command_and_option_that_the_text_mentions_exists() -> None:
+    quoted = {code for text in PAGES.values() for code in re.findall(r"`search ([a-z][\w-]+[^`]*)`", text)}
+    for code in quoted - {"COMMAND --help"}:
+        name = code.split()[0]
+        assert name in COMMANDS, code
+        assert set(re.findall(r"--[a-z-]+", code)) <= options(name) | {"--help"}, code
+
+
+def test_the_documents_show_at_least_the_three_commands_of_the_product() -> None:
     assert {line.split()[1] for line in SHOWN} >= {"launch", "dashboard", "export-best"}
 
 
-def test_exit_codes_in_the_readme_are_those_of_the_errors() -> None:
-    from search import errors
-
-    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+def exit_codes() -> set[int]:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.SearchError)]
-    used = {kind.exit_code for kind in kinds} | set(errors.TRAINER_EXIT_CODES.values())
-    assert documented == used | {0, errors.SECOND_SIGNAL}
+    return {kind.exit_code for kind in kinds} | set(errors.TRAINER_EXIT_CODES.values()) | {errors.SECOND_SIGNAL}
+
+
+def test_exit_codes_in_the_documents_are_those_of_the_errors() -> None:
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", DOCS["scripting.md"], re.MULTILINE)}
+    assert documented == exit_codes() | {0}
+    headings = re.findall(r"^## Code (.*)$", DOCS["troubleshooting.md"], re.MULTILINE)
+    assert {int(code) for heading in headings for code in re.findall(r"\d+", heading)} == exit_codes()
+
+
+def sentences() -> list[str]:
+    """Every string of the program, the values of f-strings left out."""
+
+    def text(node: ast.expr) -> str:
+        return str(node.value) if isinstance(node, ast.Constant) else "\0"
+
+    found = []
+    for package in ("search", "studies", "trainer"):
+        for file in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    found.append("".join(map(text, node.values)))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return found
+
+
+def test_every_message_of_the_troubleshooting_page_is_one_that_the_program_says() -> None:
+    messages = re.findall(r"^\| `(.*?)` \|", DOCS["troubleshooting.md"], re.MULTILINE)
+    assert len(messages) > 50
+    said = sentences()
+
+    def is_said(message: str) -> bool:
+        parts = message.split("...")
+        form = re.compile(".*".join(map(re.escape, parts)), re.DOTALL)
+        return any(form.search(one) for one in said if all(part in one for part in parts))
+
+    unsaid = [message for message in messages if not is_said(message)]
+    assert unsaid == []
+
+
+def test_the_page_of_settings_is_generated_from_the_fields() -> None:
+    assert DOCS["settings.md"] == reference.page(), "python -m studies.reference > docs/settings.md"
+
+
+def test_every_setting_that_the_pages_name_with_its_table_exists() -> None:
+    fields = {name: reference.model_of(field.annotation) for name, field in studies.StudySpec.model_fields.items()}
+    tables = {name: kind for name, kind in fields.items() if kind is not None}
+    named = re.findall(
+        rf"(?<![\w./])({'|'.join(tables)})\.(?!md\b|py\b)([a-z_]+)\b(?![./(])", "\n".join(PAGES.values())
+    )
+    assert [pair for pair in named if pair[1] not in tables[pair[0]].model_fields] == []
+
+
+@pytest.mark.parametrize("block", blocks("toml"))
+def test_every_study_that_the_pages_show_is_one(block: str, tmp_path: Path) -> None:
+    space = next(one for one in blocks("toml") if one.startswith("[space]"))
+    file = tmp_path / "mine.toml"
+    file.write_text(block if "space" in tomllib.loads(block) else f"{block}\n{space}", encoding="utf-8")
+    assert studies.load(str(file), ["limit.params=5000000"]).name == "mine"
+
+
+def test_every_shipped_study_is_in_the_table() -> None:
+    table = DOCS["writing-a-study.md"].partition("## Studies that come")[2].partition("\n## ")[0]
+    rows = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`(.*?)`", row)} == set(studies.names())
+
+
+def test_the_table_of_recipes_names_every_setting_of_a_recipe() -> None:
+    table = DOCS["writing-a-study.md"].partition("**Recipes**")[2].partition("Two commands")[0]
+    named = {name for cell in re.findall(r"`(.*?)`", table) for name in re.findall(r"^[a-z_]+", cell)}
+    others = {"model", "model_args", "require_timm", "epochs", "precision", "seed", *SIZE_SETTINGS}
+    assert named == TrainConfig.model_fields.keys() - others
+
+
+def test_python_in_the_documents_is_python() -> None:
+    for block in blocks("python"):
+        ast.parse(inspect.cleandoc(block))
 
 
 def rooms() -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib.metadata import distributions, entry_points
 from pathlib import Path
@@ -33,6 +34,14 @@ def test_the_wheel_holds_studies_and_type_markers(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"studies/digits.toml", "studies/birds400.toml", "studies/template.toml"} <= names
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
+
+
+def test_the_source_archive_holds_the_documents(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {page.relative_to(ROOT).as_posix() for page in ROOT.glob("docs/*.md")} | {"README.md"} <= names
 
 
 def test_no_other_distribution_provides_our_import_names() -> None:

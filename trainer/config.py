@@ -19,16 +19,16 @@ SIZE_SETTINGS = ("width_mult", "depth_mult", "initial_chs", "final_chs", "growth
 
 
 class DataConfig(FrozenModel):
-    """Which pictures, at which size, split how."""
+    """The pictures, their size, and how they are split."""
 
     source: Literal["folder", "digits", "cifar10", "cifar100"] = "folder"
     """Where pictures come from: an image folder, scikit-learn's built-in digits, or a torchvision data set."""
     path: str | None = None
     """Folder with the pictures: CLASS/* to be split, or train/CLASS/* with val/ and test/ where they exist.
-    For cifar10 and cifar100 it may also be torchvision's own download folder. Usually given as --data. One that is
-    not absolute is taken from where the command runs."""
+    For cifar10 and cifar100 it may also be torchvision's own download folder. Usually given as --data. A relative
+    path starts from the folder in which the command runs."""
     image_size: int = Field(224, ge=8, le=1024)
-    """Height and width, in pixels, of what the model sees."""
+    """Height and width in pixels of the model's input."""
     resize: Literal["crop", "squash"] = "crop"
     """crop: shorter side to image_size, then the centre square. squash: both sides to image_size."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
@@ -38,20 +38,20 @@ class DataConfig(FrozenModel):
     channels: Literal[1, 3] = 3
     """3: RGB. 1: gray, for models of one channel."""
     normalize: Literal["imagenet", "dataset"] = "imagenet"
-    """Mean and standard deviation that pictures are normalised with: ImageNet's, or the training split's own."""
+    """Source of the mean and standard deviation that normalise the pictures: ImageNet, or the training split."""
     val_fraction: float = Field(0.1, gt=0, lt=0.9)
     """Share of the training pictures held out for validation where there is no val/ folder."""
     test_fraction: float = Field(0.0, ge=0, lt=0.9)
     """Share of all pictures held out as test split where the source has none. 0: no test split."""
     stratified: bool = True
-    """Whether each class gives its share to the drawn splits; otherwise it is drawn from all pictures at once."""
+    """true: each drawn split has the same share of every class. false: it is drawn from all pictures at once."""
     folds: int = Field(0, ge=0)
     """2 or more: cross-validation; a trial trains once for each fold of the training pictures, and its value is
     the mean accuracy. 0: one validation split."""
     split_seed: int = Field(0, ge=0)
     """Seed of the drawn splits, and of the folds."""
     bad_files: Literal["fail", "skip"] = "fail"
-    """Files that cannot be read: list them all and stop, or list them all and go on without them."""
+    """Files that cannot be read. fail: list them all and stop. skip: list them all and go on without them."""
 
     def shape_for(self, num_classes: int) -> Shape:
         """What a model of these images is built for, once their classes are counted."""
@@ -86,9 +86,9 @@ class Distill(FrozenModel):
     teacher: str
     """Folder of an export of the same classes, or a timm model with its weights, for example "hf-hub:me/birds"."""
     temperature: float = Field(4.0, gt=0)
-    """What both models' logits are divided by: above 1, the teacher's doubts count for more."""
+    """Divisor of both models' logits. Above 1 the classes that the teacher thinks unlikely count for more."""
     weight: float = Field(0.5, ge=0, le=1)
-    """Share of the teacher in the loss; the labels have the rest."""
+    """Share of the teacher in the loss; the rest is that of the labels."""
 
 
 class TrainConfig(FrozenModel):
@@ -141,28 +141,28 @@ class TrainConfig(FrozenModel):
     agc: float = Field(0.0, ge=0)
     """Adaptive gradient clipping: largest ratio of a unit's gradient to its weight (Brock et al., 2021); 0: none."""
     ema: float = Field(0.0, ge=0, lt=1)
-    """Decay per step of an exponential moving average of the weights, which is then what is evaluated and kept;
-    in the first steps it is less, (1 + step) / (10 + step). 0: none."""
+    """Decay per step of an exponential moving average of the weights. The average is evaluated and kept instead of the
+    weights. In the first steps the decay is (1 + step) / (10 + step) where that is less. 0: no average."""
     patience: int | None = Field(None, ge=1)
     """Epochs without a better validation accuracy after which a training ends. Default: never early."""
 
     schedule: Literal["constant", "cosine", "step", "milestones", "warm_restarts", "plateau"] = "cosine"
-    """Learning rate after the warm-up: kept; half a cosine down to lr_min_ratio; times step_gamma every
-    step_epochs, at the milestones, or after plateau_patience epochs without a lower validation loss; or cosine
-    cycles, each with its own warm-up, of step_epochs, then cycle_mult times as many, ... the peak times step_gamma
-    from one to the next."""
+    """Learning rate after the warm-up. constant: it stays. cosine: half a cosine, down to lr_min_ratio. step: it is
+    multiplied by step_gamma every step_epochs. milestones: the same at each of the milestones. plateau: the same after
+    plateau_patience epochs without a lower validation loss. warm_restarts: cosine cycles, each with its own warm-up;
+    the first takes step_epochs, each further one cycle_mult times as long, and its peak is multiplied by step_gamma."""
     warmup_epochs: float = Field(0.0, ge=0)
     """Epochs of linear rise from 0 to lr, stepped per batch."""
     lr_min_ratio: float = Field(0.0, ge=0, le=1)
-    """Where a cosine ends, as a share of lr."""
+    """Learning rate at the end of a cosine, as a share of lr."""
     step_epochs: int = Field(10, ge=1)
     """Epochs between two steps of the step schedule, or of the first cycle of warm_restarts."""
     step_gamma: float = Field(0.1, gt=0, le=1)
     """Factor of one step, or from one cycle's peak to the next."""
     milestones: tuple[float, ...] = ()
-    """When the milestones schedule steps, as shares of the epochs, for example [0.3, 0.5, 0.7, 0.9]."""
+    """Points at which the milestones schedule steps, as shares of the epochs, for example [0.3, 0.5, 0.7, 0.9]."""
     cycle_mult: int = Field(2, ge=1)
-    """Each cycle of warm_restarts is so many times as long as the one before."""
+    """Length of each cycle of warm_restarts as a multiple of the one before."""
     plateau_patience: int = Field(5, ge=1)
     """Epochs without a lower validation loss before the plateau schedule steps."""
 
@@ -173,13 +173,13 @@ class TrainConfig(FrozenModel):
     rotate: float = Field(0.0, ge=0, le=180)
     """Largest rotation in degrees, either way, drawn uniformly; uncovered corners are black."""
     rotations: int = Field(1, ge=1, le=4)
-    """How many such rotations are composed: two small ones lean towards upright."""
+    """Number of such rotations that are composed. The sum of two is more often near 0 than one large rotation."""
     shift: float = Field(0.0, ge=0, lt=1)
-    """Largest shift along each axis, as a share of the picture; what is uncovered is black."""
+    """Largest shift along each axis, as a share of the picture; uncovered parts are black."""
     scale: float = Field(0.0, ge=0, lt=1)
     """Largest zoom, in or out, as a share: 0.1 draws a factor from 0.9 to 1.1."""
     crop_padding: int = Field(0, ge=0)
-    """Pixels of black border on each side from which a random crop of the picture's own size is cut."""
+    """Width in pixels of a black border put round the picture before a random crop of its old size is cut out."""
     erase: float = Field(0.0, ge=0, le=1)
     """Probability of erasing a rectangle of 2 to 33 % of the picture with the mean colour (Zhong et al., 2017)."""
     brightness: float = Field(0.0, ge=0, lt=1)
@@ -189,13 +189,13 @@ class TrainConfig(FrozenModel):
     RandAugment, TrivialAugmentWide and AugMix; with arguments as a table, for example
     ["AutoAugment", { name = "FancyPCA", alpha = 0.1, p = 0.5 }]."""
     mixup: float = Field(0.0, ge=0, le=1)
-    """Share of the batches that are blended with themselves in another order (Zhang et al., 2017)."""
+    """Share of the batches in which each picture is blended with another of its batch (Zhang et al., 2017)."""
     cutmix: float = Field(0.0, ge=0, le=1)
-    """Share of the batches that get a rectangle of themselves in another order (Yun et al., 2019)."""
+    """Share of the batches in which each picture gets a rectangle of another of its batch (Yun et al., 2019)."""
     mix_alpha: float = Field(1.0, gt=0)
-    """Both parameters of the Beta distribution from which mixup and cutmix draw their share."""
+    """Both parameters of the Beta distribution that mixup and cutmix draw the other picture's share from."""
     augment_from_epoch: int = Field(1, ge=1)
-    """First epoch with augmentation; the epochs before see the plain pictures."""
+    """First epoch with augmentation; earlier epochs use the plain pictures."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on CUDA GPUs that have it, fp32 elsewhere."""

@@ -204,7 +204,7 @@ def exported(retraining: Retraining) -> tuple[str, str]:
     trial = retraining.study.get_trials()[5]
     stages = retraining.plan(trial)
     described = describe(retraining, trial, stages, ModelSize(params=2086, macs=230480), confirmation=None)
-    return stages[0][0].checkpoint.parent.name, described["identity"]
+    return stages[0][0].checkpoint.parent.name, described.identity
 
 
 def test_the_trainings_of_an_export_are_found_again_whatever_settings_came_later(
@@ -401,9 +401,9 @@ def test_under_another_recipe_finished_trials_stay_and_an_unfinished_one_begins_
     finished = trials_of(storage)[RUNNING]
     assert finished.intermediate_values == {step: epoch(step).val_accuracy for step in range(1, 5)}
     answer = replay_study("before", runs)
-    assert answer["identical"]
-    assert answer["rebuilt"] == 0
-    assert answer["decisions"] == answer["same_decisions"] > 0
+    assert answer.identical
+    assert answer.rebuilt == 0
+    assert answer.decisions == answer.same_decisions > 0
 
     with_recipe(monkeypatch, RECIPE_VERSION + 2)  # nothing is left to begin anew
     _, line = go_on_with_another_recipe(storage, runs)
@@ -434,7 +434,7 @@ def test_an_epoch_by_the_new_recipe_that_a_kill_kept_out_of_the_journal_is_noted
     again.adopt()
     *_, last = events_of(runs, "epoch")
     assert (last["trial"], last["step"], last["value"]) == (RUNNING, 1, epoch(1).val_accuracy)
-    assert replay_study("before", runs)["identical"]
+    assert replay_study("before", runs).identical
 
 
 def test_a_program_older_than_the_studys_recipe_refuses_it(

@@ -95,7 +95,7 @@ def test_every_exit_code_of_the_table_is_in_the_help() -> None:
     assert {code for code in codes if f" {code} " not in epilog} == set()
 
 
-def test_every_answer_in_json_has_what_the_readme_says_and_its_version(
+def test_every_answer_in_json_has_what_the_documents_say_and_its_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -113,10 +113,10 @@ def test_every_answer_in_json_has_what_the_readme_says_and_its_version(
         "predict": [exports[0], "pictures/red/0.png"],
         "compare": [*exports, "--data", "pictures"],
     }
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs/scripting.md").read_text(encoding="utf-8")
     documented = {
         name: (int(version), re.findall(r"`(\w+)`", re.sub(r"\{.*?\}", "", keys)))
-        for names, version, keys in re.findall(r"^\| (`.*`) \| (\d) \| (.*) \|$", readme, re.MULTILINE)
+        for names, version, keys in re.findall(r"^\| (`.*`) \| (\d) \| (.*) \|$", page, re.MULTILINE)
         for name in re.findall(r"`(.*?)`", names)
     }
     assert documented.keys() == COMMANDS.keys() - {"dashboard"}

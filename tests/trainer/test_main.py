@@ -148,3 +148,13 @@ def test_a_folder_for_the_digits_is_refused_instead_of_ignored(
     cache: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert "the digits are built in" in sentence_of(capsys, str(DIGITS), *QUICK, *cache, "--data", str(tmp_path))
+
+
+def test_the_example_of_the_library_in_the_documents_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs/trainer.md").read_text(encoding="utf-8")
+    example = page.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(example.replace("image_size=32", "image_size=16").replace("epochs=3", "epochs=1, width_mult=0.125"), {})
+    assert capsys.readouterr().out.split()[0] == "1"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.config import ModelSize, Shape, TrainConfig
 from trainer.errors import ConfigError
-from trainer.models import build_model, count, count_params, has_width, is_stock, model_args
+from trainer.models import build_model, count, count_params, has_width, is_stock, model_args, size_settings
 
 
 def candidate(model: str, width_mult: float = 1.0, **settings: object) -> TrainConfig:
@@ -246,3 +248,19 @@ def test_arguments_that_the_model_refuses_are_a_sentence(args: dict[str, object]
 
 def test_pictures_too_small_for_the_net_are_a_sentence() -> None:
     assert refusal(candidate("inception_v3"), 16).startswith("inception_v3 does not take pictures of 16 px: ")
+
+
+def test_the_table_of_families_in_the_documents_is_true() -> None:
+    page = (Path(__file__).parents[2] / "docs/writing-a-study.md").read_text(encoding="utf-8")
+    table = page.partition("| model | sizes |")[2].partition("\n\n")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if "`" in line]
+    names = {name.replace("D-K", "16-4"): row for row in rows for name in re.findall(r"`(.*?)`", row[0])}
+    assert len(names) == 8
+    for name, (_, sizes, stock) in names.items():
+        assert tuple(re.findall(r"`(\w+)`", sizes)) == size_settings(name), name
+        answers = is_stock(candidate(name)), is_stock(candidate(name, 0.5))
+        assert answers == {"yes": (True, True), "only at its own size": (True, False), "no": (False, False)}[stock], (
+            name
+        )
+    scaled = {name for name in timm.list_models() if size_settings(name)}
+    assert scaled - names.keys() == {name for name in scaled if name.startswith("resnet")} - names.keys()
