@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, assert_never
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -26,7 +26,7 @@ from studies.axes import (
     sizes_vary,
     values_of,
 )
-from trainer.config import SIZE_SETTINGS, DataConfig, Distill, ModelSize, TrainConfig
+from trainer.config import SIZE_SETTINGS, DataConfig, Distill, ModelSize, Optimizer, TrainConfig, View
 from trainer.values import FrozenModel, validate
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -130,7 +130,7 @@ class Finetune(FrozenModel):
     only augmentation is hflip. The defaults are those of the contest's winning team.
     """
 
-    optimizer: Literal["adam", "adamw", "nadam", "sgd", "rmsprop"] = "adam"
+    optimizer: Optimizer = "adam"
     """As in [train]."""
     lr: float = Field(1e-3, gt=0)
     """Learning rate, constant."""
@@ -155,7 +155,7 @@ class Final(FrozenModel):
     """Number of members, each trained with its own seed; their probabilities are averaged. The limit counts all."""
     limit_each: bool = False
     """true: the limit holds for each member of an ensemble alone."""
-    tta: tuple[Literal["flip", "vflip"], ...] = ()
+    tta: tuple[View, ...] = ()
     """Views that are averaged with the picture itself: flip (left-right), vflip (top-bottom). Each view adds the
     model's multiply-adds once more, and the limit counts them."""
     formats: tuple[Literal["onnx", "pt2"], ...] = ("onnx", "pt2")
@@ -181,7 +181,18 @@ class Final(FrozenModel):
     @property
     def sees_validation(self) -> bool:
         """Whether the exported weights were trained on the validation split, which then says nothing about them."""
-        return self.fit_on == "train+val" or self.finetune is not None
+        return self.fits_on_validation or self.finetune is not None
+
+    @property
+    def fits_on_validation(self) -> bool:
+        """Whether the validation split is part of what is trained on, so that nothing is left to select by."""
+        match self.fit_on:
+            case "train":
+                return False
+            case "train+val":
+                return True
+            case _:
+                assert_never(self.fit_on)
 
 
 class StudySpec(FrozenModel):
@@ -277,7 +288,7 @@ class StudySpec(FrozenModel):
             table = "space" if "warmup_epochs" in space else "train"
             text = f"{final.epochs} must be more than {table}.warmup_epochs = {longest:g}"
             raise _problems([(("epochs",), text)])
-        if final.fit_on == "train+val" and "plateau" in values_of("schedule", train, space):
+        if final.fits_on_validation and "plateau" in values_of("schedule", train, space):
             text = "train+val leaves no validation loss for train.schedule = plateau; use train, or another schedule"
             raise _problems([(("fit_on",), text)])
         return final
@@ -327,7 +338,7 @@ class StudySpec(FrozenModel):
         final, config = self.final, self.config_for(sampled, seed)
         changes = {name: getattr(final, name) for name in ("epochs", "ema", "distill")}
         chosen = {name: value for name, value in changes.items() if value is not None}
-        if final.fit_on == "train+val":
+        if final.fits_on_validation:
             chosen["patience"] = None
         return validate(TrainConfig, config.model_dump() | chosen, "final")
 

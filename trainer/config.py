@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypeAlias, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,8 +14,12 @@ RECIPE_VERSION = 2
 """Raised by hand whenever the same configuration would train to another result (golden losses guard it)."""
 
 
-SIZE_SETTINGS = ("width_mult", "depth_mult", "initial_chs", "final_chs", "growth")
-"""Settings of TrainConfig that change a model's size, for the families that have them."""
+Optimizer: TypeAlias = Literal["adam", "adamw", "nadam", "sgd", "rmsprop"]
+View: TypeAlias = Literal["flip", "vflip"]
+
+SizeSetting: TypeAlias = Literal["width_mult", "depth_mult", "initial_chs", "final_chs", "growth"]
+SIZE_SETTINGS: tuple[SizeSetting, ...] = get_args(SizeSetting)
+"""Settings of TrainConfig that change a model's size, for the families that have them (trainer/families.py)."""
 
 
 class DataConfig(FrozenModel):
@@ -99,18 +103,22 @@ class TrainConfig(FrozenModel):
     model_args: dict[str, bool | int | float | str | list[int]] = Field({})
     """Further keyword arguments for timm.create_model, for example { act_layer = "relu" }."""
     width_mult: float = Field(1.0, gt=0, le=10)
-    """Factor on the model's channels, for families that have one: rexnet_100, rexnetr_100, resnet*,
-    efficientnet_b0, mobilenetv3_*_100, wrn-*."""
+    """Factor on the model's channels. Families: rexnet_100, rexnetr_100, resnet*, efficientnet_b0, mobilenetv3_*_100,
+    wrn-*."""
     depth_mult: float = Field(1.0, gt=0, le=10)
-    """Factor on the layers of each stage: rexnet_100, rexnetr_100, efficientnet_b0. A staircase: treat as choices."""
+    """Factor on the layers of each stage; a staircase, so treat it as choices. Families: rexnet_100, rexnetr_100,
+    efficientnet_b0."""
     initial_chs: int = Field(16, ge=1)
-    """Channels of ReXNet's first block, before width_mult: b of its plan c_i = a f(i) + b."""
+    """Channels of ReXNet's first block, before width_mult: b of its plan c_i = a f(i) + b. Families: rexnet_100,
+    rexnetr_100."""
     final_chs: int = Field(180, ge=1)
-    """Channels that ReXNet's plan adds up to the last block, before width_mult: a of its plan."""
+    """Channels that ReXNet's plan adds up to the last block, before width_mult: a of its plan. Families: rexnet_100,
+    rexnetr_100."""
     growth: float = Field(2.0, ge=1, le=4)
-    """Factor on the channels from one stage of a resnet to the next."""
+    """Factor on the channels from one stage of a ResNet to the next. Families: resnet*."""
     require_timm: bool = False
-    """Refuse nets that stock timm's create_model cannot build again (scaled EfficientNets, wrn-*)."""
+    """Refuse nets that stock timm's create_model cannot build again. Families: wrn-*; where they are scaled,
+    efficientnet_b0, mobilenetv3_*_100."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Drop rate before the classifier (timm's drop_rate)."""
     drop_path: float = Field(0.0, ge=0, lt=1)
@@ -120,7 +128,7 @@ class TrainConfig(FrozenModel):
     """Passes over the training split."""
     batch_size: int = Field(128, ge=2)
     """Pictures per optimizer step."""
-    optimizer: Literal["adam", "adamw", "nadam", "sgd", "rmsprop"] = "adamw"
+    optimizer: Optimizer = "adamw"
     """timm's names; sgd has Nesterov momentum."""
     sam: Sam | None = None
     """Sharpness-aware minimization round the optimizer, for example { rho = 0.05 }; two passes a step."""

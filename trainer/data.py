@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,18 +132,21 @@ def prepare_data(config: DataConfig, cache_dir: Path, *, progress: Progress | No
     title: str = config.source
     stamp: str = config.source
     list_pictures: Callable[[], Listing]
-    if config.source == "digits":
-        list_pictures = _list_digits
-    elif config.source in TORCHVISION_FOLDERS and (folder is None or _is_torchvisions(folder)):
-        list_pictures = partial(_list_cifar, config.source, folder, cache_dir / "downloads")
-    elif folder is not None:
-        listing = scan_folder(folder)
-        title, stamp, list_pictures = folder.name, listing.stamp, lambda: listing
-    else:
-        raise DataError(
-            "this study reads an image folder and none was given; "
-            f"give it with --data DIR, where DIR holds {EXPECTED_LAYOUT}"
-        )
+    match config.source:
+        case "digits":
+            list_pictures = _list_digits
+        case "cifar10" | "cifar100" if folder is None or _is_torchvisions(folder):
+            list_pictures = partial(_list_cifar, config.source, folder, cache_dir / "downloads")
+        case "folder" | "cifar10" | "cifar100":
+            if folder is None:
+                raise DataError(
+                    "this study reads an image folder and none was given; "
+                    f"give it with --data DIR, where DIR holds {EXPECTED_LAYOUT}"
+                )
+            listing = scan_folder(folder)
+            title, stamp, list_pictures = folder.name, listing.stamp, lambda: listing
+        case _:
+            assert_never(config.source)
     cache = build_cache(
         config,
         cache_dir,
@@ -171,7 +175,7 @@ def _dataset(config: DataConfig, cache: Cache) -> Dataset:
     in_train = Counter(name for name, split in zip(cache.classes, cache.splits, strict=True) if split == "train")
     class_names = tuple(sorted(in_train))
     if problems := _find_problems(config, cache, in_train):
-        skippable = config.bad_files == "fail" and len(cache.bad) > 0
+        skippable = _refuses_bad_files(config) and len(cache.bad) > 0
         cure = '; bad_files = "skip" goes on without files that cannot be read' if skippable else ""
         count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
         raise DataError(f"{cache.root}: {count} with the pictures{cure}:{as_lines(problems)}")
@@ -207,10 +211,20 @@ def _channel_statistics(
     config: DataConfig, cache: Cache, train: NDArray[np.int64]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel; of the training split they are kept beside its cache."""
-    if config.normalize == "imagenet":
-        if config.channels == 3:
+    match config.normalize:
+        case "dataset":
+            return _own_statistics(config, cache, train)
+        case "imagenet" if config.channels == 3:
             return IMAGENET_MEAN, IMAGENET_STD
-        return (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
+        case "imagenet":
+            return (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
+        case _:
+            assert_never(config.normalize)
+
+
+def _own_statistics(
+    config: DataConfig, cache: Cache, train: NDArray[np.int64]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     file = cache.path / f"statistics-{hashlib.sha256(train.tobytes()).hexdigest()[:12]}.json"
     try:
         mean, std = json.loads(file.read_text())
@@ -230,14 +244,25 @@ def _channel_statistics(
     return tuple(mean), tuple(std)
 
 
+def _refuses_bad_files(config: DataConfig) -> bool:
+    match config.bad_files:
+        case "fail":
+            return True
+        case "skip":
+            return False
+        case _:
+            assert_never(config.bad_files)
+
+
 def _find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int]) -> list[str]:
     """Everything that keeps these pictures from being trained on, a line each."""
     problems = []
-    if config.bad_files == "fail":
+    refuses_bad_files = _refuses_bad_files(config)
+    if refuses_bad_files:
         problems += [f"{name}: {reason}" for name, reason in cache.bad]
     readable = Counter(zip(cache.splits, cache.classes, strict=True))
     for folder, split, name in cache.class_folders:
-        if split == "train" and name not in in_train and config.bad_files == "fail":
+        if split == "train" and name not in in_train and refuses_bad_files:
             problems.append(f"{folder}: this class folder holds no readable picture; fill it or remove it")
         if split != "train" and name not in in_train and readable[split, name]:
             problems.append(f"{folder}: this class has no training picture; add some or remove the folder")

@@ -7,6 +7,7 @@ import ctypes
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Literal, assert_never
 
 import cv2
 import numpy as np
@@ -14,14 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from trainer.config import TrainConfig
+from trainer.config import Optimizer, TrainConfig
 from trainer.cores import most_threads, num_cores
 from trainer.errors import ConfigError
+from trainer.families import family_of
 
 _MMAP_THRESHOLD_BYTES = 32 * 1024 * 1024  # glibc's own upper bound for it
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
-FUSED = ("adam", "adamw", "sgd")
+FUSED: tuple[Optimizer, ...] = ("adam", "adamw", "sgd")
 """Optimizers that torch has fused: 7.6 ms a step where a loop over 473 tensors takes 32.7 on a CPU."""
 
 RESIDENT_SHARE = 0.5
@@ -128,22 +130,14 @@ class Device:
         """
         if config.precision == "bf16" and not self._has_bf16:
             raise ConfigError(f'precision = "bf16" needs a GPU that has it; {self.name} has not, use "auto"')
-        if config.precision == "fp32" or not self._has_bf16:
-            return contextlib.nullcontext()
-        return torch.autocast("cuda", dtype=torch.bfloat16)
+        if self._precision(config)[0] == "bf16":
+            return torch.autocast("cuda", dtype=torch.bfloat16)
+        return contextlib.nullcontext()
 
     def choices(self, config: TrainConfig, images: NDArray[np.uint8]) -> list[str]:
         """What is chosen here for a candidate and its pictures, with the reason: lines for a log."""
-        if config.precision == "fp32":
-            precision = "fp32, as the study says"
-        elif self._has_bf16:
-            precision = "bf16 autocast: this GPU has units for it"
-        else:
-            precision = (
-                f"fp32: {'this GPU has no bf16' if self.kind == 'cuda' else 'CPUs run bf16 at a tenth of the speed'}"
-            )
         layout = "channels last: 1.2 to 1.3 times faster on CPUs with AVX2, and what tensor cores want"
-        if config.model.startswith("rexnet_"):
+        if family_of(config.model).is_padded:
             layout += "; ReXNet's channels zero-padded to multiples of 8, for the same units"
         fused = config.optimizer in FUSED
         optimizer = f"{config.optimizer}, {'fused' if fused else 'not fused: torch has no such kernel'}"
@@ -157,7 +151,7 @@ class Device:
             )
         return [
             f"picture set: {self._residence(images, config)[1]}",
-            f"precision: {precision}",
+            f"precision: {self._precision(config)[1]}",
             f"memory layout: {layout}",
             f"optimizer: {optimizer}",
             f"augmentation: {self.executor(config)}",
@@ -170,6 +164,19 @@ class Device:
         if self.kind == "cuda":
             return f"{host}batched on the GPU: a batch is warped at once"
         return f"{host}by OpenCV on the CPU: a picture at a time is fastest there"
+
+    def _precision(self, config: TrainConfig) -> tuple[Literal["fp32", "bf16"], str]:
+        """What forward passes run in here, and that with the reason, in words."""
+        match config.precision:
+            case "fp32":
+                return "fp32", "fp32, as the study says"
+            case "auto" | "bf16":
+                if self._has_bf16:
+                    return "bf16", "bf16 autocast: this GPU has units for it"
+                where = "this GPU has no bf16" if self.kind == "cuda" else "CPUs run bf16 at a tenth of the speed"
+                return "fp32", f"fp32: {where}"
+            case _:
+                assert_never(config.precision)
 
     @property
     def _has_bf16(self) -> bool:

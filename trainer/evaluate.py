@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainer.augment import normalise
+from trainer.config import View
 from trainer.data import Dataset
 from trainer.device import Device
 
@@ -32,11 +34,15 @@ class Metrics:
     """[c, c]: rows are true classes, columns predicted ones."""
 
 
-VIEWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "flip": lambda pictures: pictures.flip(3),
-    "vflip": lambda pictures: pictures.flip(2),
-}
-"""Views of pictures [n, channels, height, width] that an evaluation can average with the pictures themselves."""
+def view_of(pictures: torch.Tensor, name: View) -> torch.Tensor:
+    """A view of pictures [n, channels, height, width] that an evaluation can average with the pictures themselves."""
+    match name:
+        case "flip":
+            return pictures.flip(3)
+        case "vflip":
+            return pictures.flip(2)
+        case _:
+            assert_never(name)
 
 
 class Ensemble(nn.Module):
@@ -47,17 +53,17 @@ class Ensemble(nn.Module):
 
     Args:
         members: models of the same classes.
-        views: names in VIEWS, beside the picture itself.
+        views: of a picture, beside the picture itself.
     """
 
-    def __init__(self, members: Sequence[nn.Module], views: Sequence[str] = ()) -> None:
+    def __init__(self, members: Sequence[nn.Module], views: Sequence[View] = ()) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.views = tuple(views)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """[n, channels, size, size] -> [n, classes]."""
-        seen = [pictures, *(VIEWS[name](pictures) for name in self.views)]
+        seen = [pictures, *(view_of(pictures, name) for name in self.views)]
         votes = [F.log_softmax(member(view), dim=1) for member in self.members for view in seen]
         return torch.logsumexp(torch.stack(votes), dim=0) - math.log(len(votes))
 

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, assert_never
 
 import timm
 import torch
-from timm.layers import make_divisible
-from timm.models.efficientnet import _gen_efficientnet
-from timm.models.mobilenetv3 import _gen_mobilenet_v3
-from timm.models.rexnet import _block_cfg
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer.config import SIZE_SETTINGS, ModelSize, Shape, TrainConfig
+from trainer.config import SIZE_SETTINGS, ModelSize, Shape, SizeSetting, TrainConfig
 from trainer.errors import ConfigError
+from trainer.families import OTHER, families_with, family_of, is_unscaled
 from trainer.values import nearest
-from trainer.wide_resnet import WideResNet
 
 RESERVED_ARGS = {
     **dict.fromkeys(("num_classes", "in_chans"), "comes from the pictures"),
@@ -33,33 +27,10 @@ RESERVED_ARGS = {
 """Arguments of ``timm.create_model`` that ``model_args`` may not hold: each would be ignored, or break the
 promise that a candidate is a classifier of these pictures, trained from random weights."""
 
-RESNET_STEM = 64
-"""Channels of a ResNet's first stage at width_mult 1; each further one has growth = 2 times as many (He et al.,
-2015, table 1)."""
 
-
-WIDE_RESNET = re.compile(r"wrn-(\d+)-(\d+)")
-"""Wide ResNets are ours (trainer/wide_resnet.py); timm has none for small pictures."""
-
-SCALED: dict[str, Callable[..., nn.Module]] = {
-    "efficientnet_b0": _gen_efficientnet,
-    "mobilenetv3_large_100": _gen_mobilenet_v3,
-    "mobilenetv3_small_100": _gen_mobilenet_v3,
-}
-"""timm's generators of families whose multipliers create_model refuses ("multiple values for keyword")."""
-
-
-def size_settings(model: str) -> tuple[str, ...]:
-    """Which of SIZE_SETTINGS this family has; any other left at its default."""
-    if _is_rexnet(model):
-        return ("width_mult", "depth_mult", "initial_chs", "final_chs")
-    if _is_resnet(model):
-        return ("width_mult", "growth")
-    if model == "efficientnet_b0":
-        return ("width_mult", "depth_mult")
-    if model in SCALED or WIDE_RESNET.fullmatch(model):
-        return ("width_mult",)
-    return ()
+def size_settings(model: str) -> tuple[SizeSetting, ...]:
+    """Which of SIZE_SETTINGS this family has; any other is left at its default."""
+    return family_of(model).settings
 
 
 def has_width(model: str) -> bool:
@@ -69,8 +40,16 @@ def has_width(model: str) -> bool:
 
 def is_stock(config: TrainConfig) -> bool:
     """Whether stock timm's ``create_model(name, **args)`` builds this net, so that an export comes back through it."""
-    scaled = config.model in SCALED and (config.width_mult != 1.0 or config.depth_mult != 1.0)
-    return not scaled and not WIDE_RESNET.fullmatch(config.model)
+    stock = family_of(config.model).stock
+    match stock:
+        case "always":
+            return True
+        case "unscaled":
+            return is_unscaled(config)
+        case "never":
+            return False
+        case _:
+            assert_never(stock)
 
 
 def model_args(config: TrainConfig, image_size: int) -> dict[str, Any]:
@@ -81,8 +60,8 @@ def model_args(config: TrainConfig, image_size: int) -> dict[str, Any]:
     Raises:
         ConfigError: unknown model name, a reserved argument, or a size setting that the family does not have.
     """
-    wide = WIDE_RESNET.fullmatch(config.model)
-    if not wide and not _is_timm_model(config.model):
+    family = family_of(config.model)
+    if family.stock != "never" and not _is_timm_model(config.model):
         raise ConfigError(f"model = {config.model!r} is not a timm model; {nearest(config.model, timm.list_models())}")
     if config.require_timm and not is_stock(config):
         raise ConfigError(
@@ -93,24 +72,14 @@ def model_args(config: TrainConfig, image_size: int) -> dict[str, Any]:
         raise ConfigError(f"model_args: leave out {', '.join(reserved)}: {reasons}")
     for setting in SIZE_SETTINGS:
         value = getattr(config, setting)
-        if value != TrainConfig.model_fields[setting].default and setting not in size_settings(config.model):
+        if value != TrainConfig.model_fields[setting].default and setting not in family.settings:
             what = "width" if setting == "width_mult" else setting
-            having = "resnet18" if setting == "growth" else "rexnet_100"
             raise ConfigError(
-                f"{setting} = {value:g}: {config.model} has no {what}; use {having} or another family that has it, "
-                "or leave it out"
+                f"{setting} = {value:g}: {config.model} has no {what}; use {families_with(setting)[0].example} or "
+                "another family that has it, or leave it out"
             )
-    args: dict[str, Any] = dict(config.model_args)
-    if _is_rexnet(config.model):
-        args |= {name: getattr(config, name) for name in size_settings(config.model)}
-    elif _is_resnet(config.model):
-        stem = RESNET_STEM * config.width_mult
-        args["channels"] = [max(1, round(stem * config.growth**stage)) for stage in range(4)]
-    elif wide:
-        args |= {"depth": int(wide[1]), "width": int(wide[2]) * config.width_mult}
-    elif not is_stock(config):
-        args |= {"channel_multiplier": config.width_mult, "depth_multiplier": config.depth_mult}
-    elif _takes_image_size(config.model):
+    args: dict[str, Any] = dict(config.model_args) | family.args(config)
+    if family is OTHER and _takes_image_size(config.model):
         args.setdefault("img_size", image_size)
     args["drop_rate"] = config.dropout
     if config.drop_path:
@@ -133,11 +102,8 @@ def build_model(config: TrainConfig, shape: Shape, device: torch.device | str = 
     num_classes, channels = shape.num_classes, shape.channels
     try:
         with torch.device(device):
-            if is_stock(config):
-                return timm.create_model(config.model, num_classes=num_classes, in_chans=channels, **args)
-            build = SCALED.get(config.model)
-            if build is None:
-                return WideResNet(num_classes=num_classes, in_chans=channels, **args)
+            build = timm.create_model if is_stock(config) else family_of(config.model).build
+            assert build is not None, f"the entry of {config.model} says that timm cannot build it, and not what does"
             return build(config.model, num_classes=num_classes, in_chans=channels, **args)
     except (TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
         reason = str(error) or type(error).__name__
@@ -152,9 +118,9 @@ def count(config: TrainConfig, shape: Shape) -> ModelSize:
     Raises:
         ConfigError: as ``build_model``, or the picture is too small for the net.
     """
-    if _is_rexnet(config.model) and not config.model_args:
-        model_args(config, shape.image_size)
-        return _rexnet_size(config, shape)
+    if (size := family_of(config.model).size) is not None and not config.model_args:
+        model_args(config, shape.image_size)  # for what it refuses
+        return size(config, shape)
     # Eval mode: in train mode batch norm refuses a single value per channel, which small pictures come to.
     model = build_model(config, shape, "meta").eval()
     image = torch.empty(1, *shape.of_image, device="meta")
@@ -172,71 +138,23 @@ def count_params(config: TrainConfig, shape: Shape) -> int:
     Raises:
         ConfigError: as ``build_model``.
     """
-    if _is_rexnet(config.model) and not config.model_args:
+    if family_of(config.model).size is not None and not config.model_args:
         return count(config, shape).params
     return _num_params(build_model(config, shape, "meta"))
-
-
-def _rexnet_size(config: TrainConfig, shape: Shape) -> ModelSize:
-    """A ReXNet's size in closed form, from the channel plan that timm builds it by.
-
-    Of each convolution: weights k k in out / groups, and as many multiply-adds at each place of its result.
-    """
-    width, divisor = config.width_mult, 8 if config.model == "rexnetr_100" else 1
-    plan = _block_cfg(width, config.depth_mult, config.initial_chs, config.final_chs, 1 / 12, divisor)
-    previous = make_divisible(round((32 / width if width < 1 else 32) * width), divisor)
-    side = (shape.image_size + 1) // 2  # of what a layer gives, in pixels; all kernels of 3 are padded by 1
-    params = (9 * shape.channels + 2) * previous  # a convolution without bias, and its batch norm
-    macs = side**2 * 9 * shape.channels * previous
-    for out, expansion, stride, squeeze in plan:
-        inner = previous
-        if expansion != 1:
-            inner = make_divisible(round(previous * expansion), divisor)
-            params += (previous + 2) * inner
-            macs += side**2 * previous * inner
-        side = (side + stride - 1) // stride
-        params += (9 + 2) * inner
-        macs += side**2 * 9 * inner
-        if squeeze:
-            reduced = make_divisible(int(inner * squeeze), divisor)
-            params += 2 * inner * reduced + inner + 3 * reduced
-            macs += 2 * inner * reduced
-        params += (inner + 2) * out
-        macs += side**2 * inner * out
-        previous = out
-    last = make_divisible(1280 * width, divisor)
-    params += (previous + 2) * last + (last + 1) * shape.num_classes
-    macs += side**2 * previous * last + last * shape.num_classes
-    return ModelSize(params=int(params), macs=int(macs))
 
 
 def dip(config: TrainConfig) -> float | None:
     """The width_mult at which the family's size falls instead of rising; None where it never does.
 
-    A ResNet's first stage needs no projection where it is as wide as its stem: at 16 of 64 channels a resnet50 of
-    ten classes has 1,783 parameters less than at 15, and a resnet10t at 64 has 1,165 less than at 63.
-
     Raises:
         ConfigError: as ``build_model``.
     """
-    if not _is_resnet(config.model):
-        return None
-    block: Any = build_model(config, Shape(2, 224), "meta").layer1[0]  # type: ignore[index]  # a Sequential of blocks
-    return float((block.conv1.in_channels / block.expansion - 0.5) / RESNET_STEM)
+    find = family_of(config.model).dip
+    return None if find is None else find(build_model(config, Shape(2, 224), "meta"))
 
 
 def _num_params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _is_rexnet(model: str) -> bool:
-    # rexnet_130 and the like fix their own width inside timm and refuse another.
-    return model in ("rexnet_100", "rexnetr_100")
-
-
-def _is_resnet(model: str) -> bool:
-    # resnet32ts, resnet51q and their like are another class in timm, without channels.
-    return re.fullmatch(r"resnet\d+[cdst]?", model) is not None
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from timm.loss import AsymmetricLossSingleLabel
@@ -24,10 +24,16 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
 
     timm leaves one-dimensional parameters (biases, normalisation) out of weight decay.
     """
-    adaptive = config.optimizer in ("adam", "adamw", "nadam")
-    extra: dict[str, Any] = {"betas": (config.momentum, 0.999)} if adaptive else {"momentum": config.momentum}
-    if config.optimizer == "sgd":
-        extra["nesterov"] = config.momentum > 0  # timm's choice, which torch refuses without momentum
+    extra: dict[str, Any]
+    match config.optimizer:
+        case "adam" | "adamw" | "nadam":
+            extra = {"betas": (config.momentum, 0.999)}
+        case "sgd":  # Nesterov's is timm's choice, which torch refuses without momentum
+            extra = {"momentum": config.momentum, "nesterov": config.momentum > 0}
+        case "rmsprop":
+            extra = {"momentum": config.momentum}
+        case _:
+            assert_never(config.optimizer)
     if config.optimizer in FUSED:
         extra["fused"] = True
     return create_optimizer_v2(model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, **extra)
@@ -62,18 +68,21 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, val_loss
     warmup_steps = config.warmup_epochs * steps_per_epoch
     if step - start < warmup_steps:
         return peak * (step - start + 1) / (warmup_steps + 1)
-    epoch = step // steps_per_epoch
-    if config.schedule == "step":
-        return peak * config.step_gamma ** (epoch // config.step_epochs)
-    if config.schedule == "milestones":
-        return peak * config.step_gamma ** sum(step >= share * length for share in config.milestones)
-    if config.schedule == "plateau":
-        return peak * config.step_gamma ** _plateaus(val_losses, config.plateau_patience)
-    if config.schedule in ("cosine", "warm_restarts"):  # ibid., equation 5
-        done = (step - start - warmup_steps) / (length - warmup_steps)
-        floor = config.lr_min_ratio
-        return peak * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
-    return peak
+    match config.schedule:
+        case "constant":
+            return peak
+        case "cosine" | "warm_restarts":  # ibid., equation 5
+            done = (step - start - warmup_steps) / (length - warmup_steps)
+            floor = config.lr_min_ratio
+            return peak * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
+        case "step":
+            return peak * config.step_gamma ** (step // steps_per_epoch // config.step_epochs)
+        case "milestones":
+            return peak * config.step_gamma ** sum(step >= share * length for share in config.milestones)
+        case "plateau":
+            return peak * config.step_gamma ** _plateaus(val_losses, config.plateau_patience)
+        case _:
+            assert_never(config.schedule)
 
 
 def _plateaus(val_losses: Sequence[float], patience: int) -> int:
@@ -89,9 +98,13 @@ def _plateaus(val_losses: Sequence[float], patience: int) -> int:
 
 def build_loss(config: TrainConfig) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """Mean loss of logits [batch, classes] and labels [batch]."""
-    if config.loss == "asymmetric":
-        return AsymmetricLossSingleLabel(eps=config.label_smoothing)
-    return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+    match config.loss:
+        case "cross_entropy":
+            return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+        case "asymmetric":
+            return AsymmetricLossSingleLabel(eps=config.label_smoothing)
+        case _:
+            assert_never(config.loss)
 
 
 def limit_gradient(config: TrainConfig, model: nn.Module) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from io import BytesIO
+from typing import Literal, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from trainer.config import DataConfig
 from trainer.errors import DataError
 
-__all__ = ["read", "read_picture"]
+__all__ = ["crop_mode_of", "mode_of", "read", "read_picture"]
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -54,7 +55,7 @@ def read(source: bytes | Image.Image, config: DataConfig) -> NDArray[np.uint8]:
         if most is not None and pixels > most:  # Pillow itself only warns, up to twice as many
             raise Image.DecompressionBombError(f"{image.width} x {image.height} = {pixels} pixels, {most} allowed")
         image.load()  # here, so that a truncated file is an error before anything else looks at it
-        square = _square(_upright(image).convert("RGB" if config.channels == 3 else "L"), config)
+        square = _square(_upright(image).convert(mode_of(config)), config)
         return np.asarray(square).reshape(config.image_size, config.image_size, config.channels)
     except UnidentifiedImageError:
         raise DataError("is not a picture in a format that Pillow knows") from None
@@ -88,14 +89,49 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
+def mode_of(config: DataConfig) -> Literal["RGB", "L"]:
+    """Pillow's name for images of this many channels."""
+    match config.channels:
+        case 3:
+            return "RGB"
+        case 1:
+            return "L"
+        case _:
+            assert_never(config.channels)
+
+
+def crop_mode_of(config: DataConfig) -> Literal["center", "squash"]:
+    """timm's name for the way an image becomes square."""
+    match config.resize:
+        case "crop":
+            return "center"
+        case "squash":
+            return "squash"
+        case _:
+            assert_never(config.resize)
+
+
+def _filter_of(config: DataConfig) -> Image.Resampling:
+    match config.interpolation:
+        case "bilinear":
+            return Image.Resampling.BILINEAR
+        case "bicubic":
+            return Image.Resampling.BICUBIC
+        case _:
+            assert_never(config.interpolation)
+
+
 def _square(image: Image.Image, config: DataConfig) -> Image.Image:
-    size, filter = config.image_size, Image.Resampling[config.interpolation.upper()]
+    size, filter = config.image_size, _filter_of(config)
     scaled = math.floor(size / config.crop_pct)
-    if config.resize == "squash":
-        width = height = scaled
-    else:  # torchvision's Resize(scaled): the longer side is cut, not rounded, to whole pixels
-        long = int(scaled * max(image.size) / min(image.size))
-        width, height = (scaled, long) if image.width <= image.height else (long, scaled)
+    match config.resize:
+        case "squash":
+            width = height = scaled
+        case "crop":  # torchvision's Resize(scaled): the longer side is cut, not rounded, to whole pixels
+            long = int(scaled * max(image.size) / min(image.size))
+            width, height = (scaled, long) if image.width <= image.height else (long, scaled)
+        case _:
+            assert_never(config.resize)
     left, top = round((width - size) / 2), round((height - size) / 2)  # torchvision's CenterCrop(size)
     if max(width, height) <= 64 * scaled:
         return image.resize((width, height), filter).crop((left, top, left + size, top + size))

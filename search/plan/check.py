@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import assert_never
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -28,8 +29,6 @@ from trainer.scan import scan_folder
 
 MEASURED_STEPS = 3
 """Training steps that the estimate of time is taken from, after one that warms up."""
-
-BUILT_IN_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
 
 
 @dataclass(frozen=True)
@@ -185,8 +184,15 @@ def _prepare(spec: StudySpec, runs: Runs) -> Prepared:
 
 def _fewest_classes(spec: StudySpec) -> int:
     """A number of classes the data will not go below, so that no problem is made up: 2 where nothing is known."""
-    if spec.data.source in BUILT_IN_CLASSES:
-        return BUILT_IN_CLASSES[spec.data.source]
+    match spec.data.source:
+        case "digits" | "cifar10":
+            return 10
+        case "cifar100":
+            return 100
+        case "folder":
+            pass
+        case _:
+            assert_never(spec.data.source)
     if spec.data.path is None:
         return 2
     try:

@@ -121,7 +121,7 @@ def _train(
     size = fitter.check(config)
     if first_on_these:
         print("\n".join(device.choices(config, data.images)), flush=True)  # to the log
-    sizes = {name: getattr(config, name) for name in SIZE_SETTINGS}
+    sizes: dict[str, float] = {name: getattr(config, name) for name in SIZE_SETTINGS}
     send(Started(trial=trial, num_params=size.params, macs=size.macs, sizes=sizes))
     checkpoint, folds = Path(assignment.checkpoint), assignment.data.folds
     micro = assignment.micro_batches

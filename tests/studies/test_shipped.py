@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from choices import choices_of
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -124,6 +125,15 @@ def test_the_template_shows_every_field_of_every_section_with_its_default() -> N
             elif (section, key) not in EXAMPLES:
                 value = getattr(kind.model_validate({key: shown[section][key]}), key)
                 assert value == field.default, f"{section}.{key}"
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_template_names_every_word_that_a_setting_may_be(section: str) -> None:
+    lines = studies.template().partition(f"\n[{section}]")[2].partition("\n[")[0].splitlines()
+    for setting, words in choices_of(SECTIONS[section]).items():
+        (line,) = (line for line in lines if re.match(rf"(# )?{setting} = ", line))
+        shown = set(re.findall(r"[\w+]+", line.partition("=")[2]))
+        assert {str(word) for word in words} <= shown, f"{section}.{setting}"
 
 
 def test_the_template_names_every_field_of_an_axis() -> None:

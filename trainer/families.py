@@ -1,0 +1,206 @@
+"""The model families that need to be known by name, an entry of FAMILIES each; any other timm model is ``OTHER``.
+
+To add a family, add its entry: the tests hold the lists in trainer/config.py, studies/template.toml and the documents
+to the table, and check what an entry promises on its example.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, Literal
+
+from timm.layers import make_divisible
+from timm.models.efficientnet import _gen_efficientnet
+from timm.models.mobilenetv3 import _gen_mobilenet_v3
+from timm.models.rexnet import _block_cfg
+from torch import nn
+
+from trainer.config import ModelSize, Shape, SizeSetting, TrainConfig
+from trainer.wide_resnet import WideResNet
+
+RESNET_STEM = 64
+"""Channels of a ResNet's first stage at width_mult 1; each further one has growth = 2 times as many (He et al.,
+2015, table 1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Models that are scaled, built and counted alike."""
+
+    name: str
+    """How documents call it: a model's name, with * for what varies."""
+    pattern: str
+    """Regular expression of its models' names; no other family's matches them."""
+    example: str
+    """One of its models; the one that an error about a missing setting proposes."""
+    settings: tuple[SizeSetting, ...] = ()
+    """Settings that change its size."""
+    args: Callable[[TrainConfig], dict[str, Any]] = lambda config: {}
+    """Keyword arguments that build a candidate of the size that its settings say."""
+    stock: Literal["always", "unscaled", "never"] = "always"
+    """When stock timm's ``create_model(name, **args)`` builds it: unscaled is with width and depth at 1."""
+    build: Callable[..., nn.Module] | None = None
+    """Builds, from its model's name and its arguments, what stock timm cannot. None where that is nothing."""
+    size: Callable[[TrainConfig, Shape], ModelSize] | None = None
+    """Its size in closed form, without ``model_args``. None: its net is built on the meta device and counted."""
+    dip: Callable[[nn.Module], float] | None = None
+    """Of one of its nets of width 1, the one width_mult at which the size may fall instead of rising. None: it never
+    falls."""
+    is_padded: bool = False
+    """Whether trainer.padding widens its channels, which are not multiples of 8."""
+
+
+def _rexnet_args(config: TrainConfig) -> dict[str, Any]:
+    names = ("width_mult", "depth_mult", "initial_chs", "final_chs")
+    return {name: getattr(config, name) for name in names}
+
+
+def _rexnet_size(config: TrainConfig, shape: Shape, *, divisor: int) -> ModelSize:
+    """A ReXNet's size, from the channel plan that timm builds it by; its channels are multiples of ``divisor``.
+
+    Of each convolution: weights k k in out / groups, and as many multiply-adds at each place of its result.
+    """
+    width = config.width_mult
+    plan = _block_cfg(width, config.depth_mult, config.initial_chs, config.final_chs, 1 / 12, divisor)
+    previous = make_divisible(round((32 / width if width < 1 else 32) * width), divisor)
+    side = (shape.image_size + 1) // 2  # of what a layer gives, in pixels; all kernels of 3 are padded by 1
+    params = (9 * shape.channels + 2) * previous  # a convolution without bias, and its batch norm
+    macs = side**2 * 9 * shape.channels * previous
+    for out, expansion, stride, squeeze in plan:
+        inner = previous
+        if expansion != 1:
+            inner = make_divisible(round(previous * expansion), divisor)
+            params += (previous + 2) * inner
+            macs += side**2 * previous * inner
+        side = (side + stride - 1) // stride
+        params += (9 + 2) * inner
+        macs += side**2 * 9 * inner
+        if squeeze:
+            reduced = make_divisible(int(inner * squeeze), divisor)
+            params += 2 * inner * reduced + inner + 3 * reduced
+            macs += 2 * inner * reduced
+        params += (inner + 2) * out
+        macs += side**2 * inner * out
+        previous = out
+    last = make_divisible(1280 * width, divisor)
+    params += (previous + 2) * last + (last + 1) * shape.num_classes
+    macs += side**2 * previous * last + last * shape.num_classes
+    return ModelSize(params=int(params), macs=int(macs))
+
+
+def _resnet_args(config: TrainConfig) -> dict[str, Any]:
+    stem = RESNET_STEM * config.width_mult
+    return {"channels": [max(1, round(stem * config.growth**stage)) for stage in range(4)]}
+
+
+def _resnet_dip(net: nn.Module) -> float:
+    """A ResNet's first stage needs no projection where it is as wide as its stem.
+
+    At 16 of 64 channels a resnet50 of ten classes has 1,783 parameters less than at 15, and a resnet10t at 64 has
+    1,165 less than at 63.
+    """
+    block: Any = net.layer1[0]  # type: ignore[index]  # a Sequential of blocks
+    return float((block.conv1.in_channels / block.expansion - 0.5) / RESNET_STEM)
+
+
+def _multipliers(config: TrainConfig) -> dict[str, Any]:
+    if is_unscaled(config):  # create_model refuses them ("multiple values for keyword"), even of 1
+        return {}
+    return {"channel_multiplier": config.width_mult, "depth_multiplier": config.depth_mult}
+
+
+_WIDE_RESNET = r"wrn-(\d+)-(\d+)"
+
+
+def _wide_resnet_args(config: TrainConfig) -> dict[str, Any]:
+    named = re.fullmatch(_WIDE_RESNET, config.model)
+    assert named is not None
+    return {"depth": int(named[1]), "width": int(named[2]) * config.width_mult}
+
+
+def _build_wide_resnet(name: str, **args: Any) -> nn.Module:
+    return WideResNet(**args)
+
+
+FAMILIES = (
+    Family(
+        name="rexnet_100",
+        pattern=r"rexnet_100",
+        example="rexnet_100",
+        settings=("width_mult", "depth_mult", "initial_chs", "final_chs"),
+        args=_rexnet_args,
+        size=partial(_rexnet_size, divisor=1),
+        is_padded=True,
+    ),
+    Family(  # its channels are multiples of 8 already
+        name="rexnetr_100",
+        pattern=r"rexnetr_100",
+        example="rexnetr_100",
+        settings=("width_mult", "depth_mult", "initial_chs", "final_chs"),
+        args=_rexnet_args,
+        size=partial(_rexnet_size, divisor=8),
+    ),
+    Family(  # they fix their own width inside timm and refuse another
+        name="rexnet_*",
+        pattern=r"rexnet_(?!100)\d+",
+        example="rexnet_130",
+        is_padded=True,
+    ),
+    Family(  # resnet32ts, resnet51q and their like are another class in timm, without channels
+        name="resnet*",
+        pattern=r"resnet\d+[cdst]?",
+        example="resnet18",
+        settings=("width_mult", "growth"),
+        args=_resnet_args,
+        dip=_resnet_dip,
+    ),
+    Family(
+        name="efficientnet_b0",
+        pattern=r"efficientnet_b0",
+        example="efficientnet_b0",
+        settings=("width_mult", "depth_mult"),
+        args=_multipliers,
+        stock="unscaled",
+        build=_gen_efficientnet,
+    ),
+    Family(
+        name="mobilenetv3_*_100",
+        pattern=r"mobilenetv3_(large|small)_100",
+        example="mobilenetv3_large_100",
+        settings=("width_mult",),
+        args=_multipliers,
+        stock="unscaled",
+        build=_gen_mobilenet_v3,
+    ),
+    Family(  # ours (trainer/wide_resnet.py); timm has none for small pictures
+        name="wrn-*",
+        pattern=_WIDE_RESNET,
+        example="wrn-16-4",
+        settings=("width_mult",),
+        args=_wide_resnet_args,
+        stock="never",
+        build=_build_wide_resnet,
+    ),
+)
+
+OTHER = Family(name="any other timm model", pattern=r".*", example="convnext_atto")
+"""What is known of a model that has no entry: it has one size, and stock timm builds it."""
+
+
+@cache
+def family_of(model: str) -> Family:
+    """The family of a model's name; OTHER where it has no entry, even where there is no such model."""
+    return next((family for family in FAMILIES if re.fullmatch(family.pattern, model)), OTHER)
+
+
+def families_with(setting: SizeSetting) -> tuple[Family, ...]:
+    """The families that have a setting, in the order of the table."""
+    return tuple(family for family in FAMILIES if setting in family.settings)
+
+
+def is_unscaled(config: TrainConfig) -> bool:
+    """Whether width and depth are those that the model's name says."""
+    return config.width_mult == 1.0 and config.depth_mult == 1.0
