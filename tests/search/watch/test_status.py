@@ -134,6 +134,14 @@ class TestSeenFromOutside:
             (worker,) = snapshot_of(spec_of(), study.get_trials(), read_state(file, OWNER)).workers
             assert (worker.trial, worker.epoch, worker.val_accuracy) == (1, 1, 0.4)
 
+    def test_a_state_file_of_another_form_counts_as_none(self, tmp_path: Path) -> None:
+        file = tmp_path / "state.json"
+        write_state(file, Snapshot("birds", 6, (), (training(1, 1),), 77.0), OWNER)
+        said = json.loads(file.read_text())
+        for foreign in ({"workers": [{"epoch": "first"}]}, {"at": None}, {"version": 1}):
+            file.write_text(json.dumps(said | foreign))
+            assert read_state(file, OWNER) is None, foreign
+
     def test_what_a_killed_search_left_is_not_taken_for_that_of_the_owner_now(self, tmp_path: Path) -> None:
         file = tmp_path / "state.json"
         write_state(file, Snapshot("birds", 6, (), (training(1, 1),), 77.0), OWNER)
