@@ -182,7 +182,7 @@ def test_a_mistake_of_ours_is_a_traceback_and_the_code_for_it(tmp_path: Path) ->
     fails = (
         "import sys, search.cli\n"
         "def broken(*_): raise RuntimeError('ours')\n"
-        "search.cli._load = broken\n"
+        "search.cli._places = broken\n"
         "sys.argv = ['search', 'launch', '--gpus', 'cpu']\n"
         "search.cli.main()"
     )
