@@ -100,9 +100,7 @@ def test_the_proof_finds_files_that_are_not_read_as_in_the_training(exported: Ex
     data = prepare_data(config, tmp_path / "cache")
     black = torch.zeros(3, 24, 24)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            search.export.proof, "read_images", lambda files, _: black.expand(len(files), 3, 24, 24).numpy()
-        )
+        patch.setattr(search.export.proof, "read_images", lambda files, _: black.expand(len(files), 3, 24, 24).numpy())
         with pytest.raises(Difference, match="reads pictures differently"):
             search.export.proof.prove(folder, config, data)
     with pytest.MonkeyPatch.context() as patch:
