@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self, assert_never
+from typing import Annotated, Literal, Self, TypeAlias, assert_never, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -142,6 +142,10 @@ class Finetune(FrozenModel):
     """Probability of a left-right flip."""
 
 
+FormatName: TypeAlias = Literal["onnx", "pt2"]
+"""A format has a file in search/export/formats."""
+
+
 class Final(FrozenModel):
     """How the chosen candidate is trained for its export, and what the export holds. May be changed at any time."""
 
@@ -158,7 +162,7 @@ class Final(FrozenModel):
     tta: tuple[View, ...] = ()
     """Views that are averaged with the picture itself: flip (left-right), vflip (top-bottom). Each view adds the
     model's multiply-adds once more, and the limit counts them."""
-    formats: tuple[Literal["onnx", "pt2"], ...] = ("onnx", "pt2")
+    formats: tuple[FormatName, ...] = ("onnx", "pt2")
     """Formats beside config.json and model.safetensors: model.onnx, and model.pt2 (torch.export)."""
     finetune: Finetune | None = None
     """A last stage on the validation split. Default: none."""
@@ -175,7 +179,8 @@ class Final(FrozenModel):
     @model_validator(mode="after")
     def _something_holds_all_of_it(self) -> Self:
         if not self.formats and (self.ensemble > 1 or self.tta):
-            raise ValueError('formats = []: no file would hold an ensemble or its views; name "onnx", "pt2" or both')
+            names = ", ".join(f'"{name}"' for name in get_args(FormatName))
+            raise ValueError(f"formats = []: no file would hold an ensemble or its views; name at least one of {names}")
         return self
 
     @property

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from search.export.formats import weights
+from search.export.formats.format import Format
+from search.export.formats.table import FORMAT_NAMES, format_of
 from search.export.record import ExportRecord
 from search.words import duration
 from trainer.config import TrainConfig
@@ -17,41 +20,12 @@ import json
 import timm
 from pathlib import Path
 
-from trainer.values import Json
 from PIL import Image
 
 settings = json.loads(Path("PATH/TO/THIS/FOLDER/config.json").read_text())["pretrained_cfg"]
 transform = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=settings))
 pictures = transform(Image.open("PICTURE.png").convert("MODE")).unsqueeze(0)
 ```"""
-
-LOAD = {
-    "timm": """With timm, nothing of the program that made it:
-
-```python
-import timm
-
-model = timm.create_model("local-dir:PATH/TO/THIS/FOLDER", pretrained=True).eval()
-logits = model(pictures)
-```""",
-    "onnx": """With ONNX Runtime:
-
-```python
-import onnxruntime
-
-session = onnxruntime.InferenceSession("PATH/TO/THIS/FOLDER/model.onnx")
-logits = session.run(["logits"], {"pictures": pictures.numpy()})[0]
-```""",
-    "pt2": """With torch alone:
-
-```python
-import torch
-
-model = torch.export.load("PATH/TO/THIS/FOLDER/model.pt2").module()
-logits = model(pictures)
-```""",
-}
-"""How each format is loaded by its own stock library."""
 
 PAIRS = 8
 """Confused pairs that the card lists; metrics.json has more."""
@@ -64,10 +38,8 @@ def write_card(path: Path, record: ExportRecord) -> None:
 
 def card(record: ExportRecord) -> str:
     """The card's Markdown, with the front matter that model hubs read."""
-    model, formats = record.model, list(record.formats)
-    library = "timm" if model.stock_timm else "onnx" if "onnx" in formats else "pytorch"
     sections = [
-        f"---\nlibrary_name: {library}\npipeline_tag: image-classification\n---",
+        f"---\nlibrary_name: {_hub_library(record)}\npipeline_tag: image-classification\n---",
         f"# {record.study}: {_name(record)}",
         _table(_facts(record)),
         _honesty(record),
@@ -88,6 +60,17 @@ def card(record: ExportRecord) -> str:
         _provenance(record),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _formats(record: ExportRecord) -> list[Format]:
+    return [format_of(name) for name in FORMAT_NAMES if name in record.formats]
+
+
+def _hub_library(record: ExportRecord) -> str:
+    """What model hubs are told to load it with."""
+    if record.model.stock_timm:
+        return weights.LIBRARY
+    return next((one.hub_library for one in _formats(record)), "pytorch")
 
 
 def _name(record: ExportRecord) -> str:
@@ -162,13 +145,13 @@ def _honesty(record: ExportRecord) -> str:
 
 def _loading(record: ExportRecord) -> list[str]:
     model, data = record.model, record.data
-    stock = ["timm"] if model.stock_timm else []
+    stock = [weights.LOADING] if model.stock_timm else []
     read = READ.replace("MODE", "RGB" if data.channels == 3 else "L")
-    parts = [read, *(LOAD[name] for name in (*stock, *record.formats))]
+    parts = [read, *stock, *(one.loading for one in _formats(record))]
     if not model.stock_timm:
         what = "an ensemble" if model.members > 1 else "this net"
         holds = "; members.0..., members.1... in it are its members" if model.members > 1 else ""
-        parts.insert(0, f"Stock timm cannot build {what} by name. model.safetensors holds the plain weights{holds}.")
+        parts.insert(0, f"Stock timm cannot build {what} by name. {weights.FILE} holds the plain weights{holds}.")
     size = data.image_size
     inputs = (
         f"`pictures` are float32 [batch, {data.channels}, {size}, {size}], any batch size. "

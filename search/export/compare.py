@@ -17,7 +17,9 @@ from scipy.special import bdtr
 from sqlalchemy import URL
 
 from search.errors import UsageError
-from search.export.files import Forward, ModelConfig, check_sums, open_model, read_config, read_images
+from search.export.files import ModelConfig, check_sums, open_model, read_config, read_images
+from search.export.formats.format import Forward
+from search.export.formats.table import format_of
 from search.export.record import METRICS, ExportRecord
 from search.paths import Runs
 from search.study.lock import own_study
@@ -179,7 +181,7 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
             accuracy=float(hits.mean()),
             num_params=side.record.model.num_params,
             macs=side.record.model.macs,
-            bytes=(side.folder / "model.onnx").stat().st_size,
+            bytes=(side.folder / format_of("onnx").file).stat().st_size,
             latency_ms=latency,
         )
         for side, hits, latency in zip(sides, right, latencies, strict=True)

@@ -23,7 +23,9 @@ from search.console import Terminal, show_progress
 from search.devices import WorkerDevice, hold_devices
 from search.errors import ProofFailed, SearchError, UsageError
 from search.export.card import write_card
-from search.export.files import check_sums, sha256
+from search.export.files import check_sums, sha256, write_sums
+from search.export.formats import weights
+from search.export.formats.table import format_of
 from search.export.metrics import REFERENCE_LOGITS, Export, describe, evaluate_once, text_of_export
 from search.export.record import METRICS, Description, ExportRecord, ProofAnswer, write_metrics
 from search.export.retrain import Retraining, Stages, check_limit, choose_trial, raise_if_stopped
@@ -138,14 +140,12 @@ def _export(
     proof = prove(partial, spec, data, console, retraining.raise_if_stopped)
     (partial / REFERENCE_LOGITS).unlink()
     record = ExportRecord.proven(described, results, proof)
-    (partial / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
+    (partial / weights.FILE).chmod(0o644)  # safetensors leaves it to its owner alone
     _draw(partial / "plots", record)
     write_metrics(partial, record.to_json())
     write_card(partial / "README.md", record)
     if any(sha256(partial / name) != digest for name, digest in proof.sha256.items()):
         raise ProofFailed(f"a file in {partial} has changed since it was proven; nothing was put in place")
-    from search.export.files import write_sums
-
     write_sums(partial)
     _move_into_place(partial, target)
     return record
@@ -153,18 +153,18 @@ def _export(
 
 def _write_models(folder: Path, retraining: Retraining, stages: Stages) -> tuple[nn.Module, nn.Module]:
     """Write the model files; the exported model, and the net that model.safetensors holds."""
-    from search.export.formats import build_nets, write_graphs, write_weights
+    from search.export.nets import build_nets, write_graphs
     from trainer.checkpoint import load_checkpoint
 
     spec, data, config = retraining.spec, retraining.data, stages[0][0].config
-    weights = []
+    states = []
     for training in stages[-1]:
         trained = load_checkpoint(training.checkpoint)
         assert trained is not None
-        weights.append(trained.weights)
-    whole, plain = build_nets(config, weights, spec, len(data.class_names))
-    write_weights(folder, plain, config, spec, data)
-    with retraining.console.status(f"writing {' and '.join(f'model.{name}' for name in spec.final.formats)}"):
+        states.append(trained.weights)
+    whole, plain = build_nets(config, states, spec, len(data.class_names))
+    weights.write_weights(folder, plain, config, spec, data)
+    with retraining.console.status(f"writing {' and '.join(format_of(name).file for name in spec.final.formats)}"):
         write_graphs(folder, whole, (spec.data.channels, *data.images.shape[1:3]), spec.final.formats)
     return whole, plain
 

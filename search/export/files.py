@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from search.errors import ProofFailed, UsageError
+from search.export.formats.format import Forward
+from search.export.formats.table import format_of
 from trainer.config import DataConfig
 from trainer.errors import DataError
 from trainer.pictures import read_picture
 
 SUMS = "SHA256SUMS"
 """Lists the SHA-256 of every other file of an export, as ``sha256sum --check`` reads it."""
-
-Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Pictures [n, channels, size, size], normalised -> logits [n, classes]."""
 
 
 def sha256(path: Path) -> str:
@@ -100,22 +98,17 @@ def open_model(export: Path) -> Forward:
         UsageError: it was exported without ONNX, or the file is none.
         ProofFailed: model.onnx is not the one that was proven.
     """
-    file = export / "model.onnx"
+    onnx = format_of("onnx")
+    file = export / onnx.file
     if not file.exists():
         raise UsageError(f'{file} is missing; export with final.formats = ["onnx"] for this')
-    check_sums(export, ["model.onnx"])
+    check_sums(export, [onnx.file])
     try:
-        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        return onnx.open(file).forward
     except Exception as error:  # onnxruntime raises classes of its own, which share no other base
         raise UsageError(
             f"{file} is no ONNX model ({str(error).splitlines()[0]}); give a folder that export-best wrote"
         ) from error
-
-    def forward(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = session.run(["logits"], {"pictures": images})[0]
-        return logits
-
-    return forward
 
 
 def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> NDArray[np.float32]:

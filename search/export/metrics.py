@@ -16,6 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.console import show_progress
 from search.export.files import sha256
+from search.export.formats import weights
+from search.export.formats.table import format_of
 from search.export.record import (
     METRICS_VERSION,
     Description,
@@ -55,6 +57,7 @@ def describe(
     spec, data, config = retraining.spec, retraining.data, stages[0][0].config
     trials = retraining.study.get_trials(deepcopy=False)
     final = spec.final
+    packages = [package for name in final.formats for package in format_of(name).packages]
     described: dict[str, object] = {
         "version": METRICS_VERSION,
         "study": spec.name,
@@ -95,9 +98,7 @@ def describe(
             "class_names": list(data.class_names),
             "pictures": {name: len(indices) for name, indices in data.splits.items()},
         },
-        "versions": {
-            name: version(name) for name in ("featherweight", "torch", "timm", "optuna", "onnx", "onnxruntime")
-        },
+        "versions": {name: version(name) for name in ("featherweight", "torch", "timm", "optuna", *packages)},
         "commit": _commit(),
     }
     described = json.loads(json.dumps(described))
@@ -154,7 +155,7 @@ def evaluate_once(
 
     openings = 0
     if split == "test":
-        who = final_model(folder / "model.safetensors", spec.final.tta)
+        who = final_model(folder / weights.FILE, spec.final.tta)
         openings = retraining.reach(lambda: open_test_split(retraining.study, who, trial=trial.number))
     with show_progress(retraining.console, retraining.raise_if_stopped) as progress:
         result, logits = evaluate(whole, split)

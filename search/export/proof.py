@@ -1,8 +1,8 @@
 """Proves an export, in a process of its own: ``python -m search.export.proof FOLDER CACHE DATA_CONFIG_JSON``.
 
 Nothing of the product is used but to read the pictures, and to load weights that no stock library has a net for (an
-ensemble's, an unusual family's). Every format comes back through its own stock library: the weights through timm,
-model.onnx through ONNX Runtime, model.pt2 through torch.export. Parameters and multiply-adds are
+ensemble's, an unusual family's). Every file comes back through its own stock library, by the ``open`` of its format,
+which calls that library alone and shares no code with the writers. Parameters and multiply-adds are
 recounted against the limit; each format gives the card's accuracy on the same split, and the exporting process's
 logits; ``search predict`` reads a picture as the cache did; and, where the pictures are files, so does a stranger's
 preprocessing, timm's own for the export's config.json, within STRANGER_TOLERANCE. On stdout are lines of JSON: how
@@ -15,14 +15,12 @@ import json
 import platform
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import safetensors.torch
 import timm
 import torch
@@ -31,6 +29,9 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from search.export.files import Preprocessing, read_images, sha256
+from search.export.formats import weights
+from search.export.formats.format import Forward, Opened
+from search.export.formats.table import FORMAT_NAMES, format_of
 from search.process import leave_after
 from trainer.config import DataConfig
 from trainer.cores import num_cores
@@ -58,7 +59,6 @@ BATCH = 64
 EXIT_PROOF_FAILED = 9
 
 Pictures = NDArray[np.float32]
-Forward = Callable[[Pictures], Pictures]
 Tell = Callable[[str, int, int], None]
 
 
@@ -138,7 +138,7 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
     with np.load(folder / "reference-logits.npz") as arrays:
         reference = dict(arrays)
     for name, (file, forward) in forwards.items():
-        plain = file == "model.safetensors"
+        plain = file == weights.FILE
         logits = through(forward, cached)
         difference = compare_logits(name, logits, reference["plain" if plain else "whole"])
         accuracy = float((logits.argmax(1) == labels).mean())
@@ -167,7 +167,7 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
             )
         answer |= {"stranger_accuracy": accuracy, "stranger_tolerance": STRANGER_TOLERANCE}
 
-    answer["sha256"] = {name: sha256(folder / name) for name in ("config.json", "model.safetensors")}
+    answer["sha256"] = {name: sha256(folder / name) for name in ("config.json", weights.FILE)}
     answer["sha256"] |= {file: sha256(folder / file) for file, _ in forwards.values()}
     answer |= {"hardware": _hardware(), "latency_ms": _latencies(forwards, cached(0), tell)}
     return answer
@@ -177,31 +177,20 @@ def _open_formats(
     folder: Path, card: dict[str, Any], data: Dataset
 ) -> tuple[Any, bool, dict[str, tuple[str, Forward]]]:
     """The net with its parameters, whether the views are in it, and each library's file and how it answers."""
-    forwards: dict[str, tuple[str, Forward]] = {}
-    program: Any = None
-    if (folder / "model.pt2").exists():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the loader about its own internals
-            program = torch.export.load(folder / "model.pt2").module()
-    net: Any
+    known = [format_of(name) for name in FORMAT_NAMES]
+    opened = {one: one.open(folder / one.file) for one in known if (folder / one.file).exists()}
+    forwards = {one.library: (one.file, found.forward) for one, found in opened.items()}
+    is_ensemble = card["model"]["members"] > 1
     if card["model"]["stock_timm"]:
-        net = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-        forwards["timm"] = "model.safetensors", _torch_forward(net)
-    else:
-        net = _built_by_the_product(folder, card, data)
-    if (folder / "model.onnx").exists():
-        session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-        forwards["ONNX Runtime"] = "model.onnx", _onnx_forward(session)
-    if program is not None:
-        forwards["torch.export"] = "model.pt2", _torch_forward(program)
-    if not card["model"]["stock_timm"]:  # the last: a stranger has the others
-        forwards["the product"] = "model.safetensors", _torch_forward(net)
-        if program is not None:
-            return program, True, forwards
-    return net, card["model"]["members"] > 1, forwards
+        plain = weights.open_weights(folder)
+        return plain.net, is_ensemble, {weights.LIBRARY: (weights.FILE, plain.forward)} | forwards
+    plain = _built_by_the_product(folder, card, data)
+    forwards["the product"] = weights.FILE, plain.forward  # the last: a stranger has the others
+    whole = next((found.net for found in opened.values() if found.net is not None), None)
+    return (plain.net, is_ensemble, forwards) if whole is None else (whole, True, forwards)
 
 
-def _built_by_the_product(folder: Path, card: dict[str, Any], data: Dataset) -> Any:
+def _built_by_the_product(folder: Path, card: dict[str, Any], data: Dataset) -> Opened:
     """The net of model.safetensors where no stock library builds it."""
     from trainer.config import TrainConfig
     from trainer.evaluate import Ensemble
@@ -210,8 +199,13 @@ def _built_by_the_product(folder: Path, card: dict[str, Any], data: Dataset) -> 
     config, members = TrainConfig.model_validate(card["config"]), card["model"]["members"]
     nets = [build_model(config, data.shape) for _ in range(members)]
     net = (nets[0] if members == 1 else Ensemble(nets, card["model"]["views"])).eval()
-    safetensors.torch.load_model(net, str(folder / "model.safetensors"))
-    return net
+    safetensors.torch.load_model(net, str(folder / weights.FILE))
+
+    def forward(pictures: Pictures) -> Pictures:
+        with torch.inference_mode():
+            return net(torch.from_numpy(pictures)).numpy()  # type: ignore[no-any-return]
+
+    return Opened(forward, net)
 
 
 def compare_logits(name: str, found: Pictures, expected: Pictures) -> float:
@@ -243,21 +237,6 @@ def _recount(card: dict[str, Any], net: Any, shape: list[int], *, is_whole: bool
         if most is not None and counted // parts > most:
             raise Difference(f"the model has {counted // parts:,} {what}, over the limit of {most:,}")
     return params, macs
-
-
-def _torch_forward(model: Any) -> Forward:
-    def forward(pictures: Pictures) -> Pictures:
-        with torch.inference_mode():
-            return model(torch.from_numpy(pictures)).numpy()  # type: ignore[no-any-return]
-
-    return forward
-
-
-def _onnx_forward(session: Any) -> Forward:
-    def forward(pictures: Pictures) -> Pictures:
-        return session.run(["logits"], {"pictures": pictures})[0]  # type: ignore[no-any-return]
-
-    return forward
 
 
 def _latencies(forwards: dict[str, tuple[str, Forward]], pictures: Pictures, tell: Tell) -> dict[str, dict[str, float]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-)
+from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages._rdb import models
@@ -21,28 +21,36 @@ RUNG = "completed_rung_"
 
 def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
     """The study's sampler, seeded for one trial: Optuna keeps no random state, so a restart would repeat itself."""
-    seed = seed_of(spec.seed, trial, purpose=1)
-    if spec.search.sampler == "random":
-        return RandomSampler(seed=seed)
-    if spec.search.sampler == "gp":
-        return GPSampler(seed=seed, n_startup_trials=spec.search.startup_trials)
-    return TPESampler(seed=seed, n_startup_trials=spec.search.startup_trials)
+    search, seed = spec.search, seed_of(spec.seed, trial, purpose=1)
+    match search.sampler:
+        case "tpe":
+            return TPESampler(seed=seed, n_startup_trials=search.startup_trials)
+        case "random":
+            return RandomSampler(seed=seed)
+        case "gp":
+            return GPSampler(seed=seed, n_startup_trials=search.startup_trials)
+        case _:
+            assert_never(search.sampler)
 
 
 def build_pruner(spec: StudySpec) -> BasePruner:
     """The study's pruner."""
     search = spec.search
-    if search.pruner == "successive_halving":
-        return SuccessiveHalvingPruner(min_resource=search.min_epochs, reduction_factor=search.reduction_factor)
-    if search.pruner == "hyperband":
-        return HyperbandPruner(
-            min_resource=search.min_epochs,
-            max_resource=spec.num_steps,
-            reduction_factor=search.reduction_factor,
-        )
-    if search.pruner == "median":
-        return MedianPruner(n_startup_trials=search.startup_trials, n_warmup_steps=search.min_epochs - 1)
-    return NopPruner()
+    match search.pruner:
+        case "successive_halving":
+            return SuccessiveHalvingPruner(min_resource=search.min_epochs, reduction_factor=search.reduction_factor)
+        case "hyperband":
+            return HyperbandPruner(
+                min_resource=search.min_epochs,
+                max_resource=spec.num_steps,
+                reduction_factor=search.reduction_factor,
+            )
+        case "median":
+            return MedianPruner(n_startup_trials=search.startup_trials, n_warmup_steps=search.min_epochs - 1)
+        case "none":
+            return NopPruner()
+        case _:
+            assert_never(search.pruner)
 
 
 def seed_of(study_seed: int, trial: int, purpose: int = 0) -> int:

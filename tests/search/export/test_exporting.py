@@ -31,8 +31,8 @@ import search.export.retrain
 import search.study.outage
 from search.errors import HeldError, Interrupted, ProofFailed, StudyChanged, UsageError
 from search.export.export import _check_target, _disk_errors, _export
-from search.export.formats import write_graphs
 from search.export.metrics import evaluate_once, final_model, wilson_interval
+from search.export.nets import write_graphs
 from search.export.proof import Difference, compare_logits
 from search.export.record import ProofAnswer
 from search.export.retrain import Retraining, raise_if_stopped

@@ -1,22 +1,34 @@
-"""An ensemble's files hold all of it: its members, its views, any batch size."""
+"""Each format is written, opened and told; an ensemble's files hold all of it: members, views, any batch size."""
 
 from __future__ import annotations
 
+import ast
 import shutil
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import exports
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from choices import UNKNOWN
 from torch import nn
 
 from search.errors import ProofFailed, UsageError
+from search.export import formats
+from search.export.card import card
 from search.export.files import check_sums, write_sums
-from search.export.formats import build_nets, write_graphs, write_weights
+from search.export.formats import weights
+from search.export.formats.format import Format
+from search.export.formats.table import FORMAT_NAMES, format_of
+from search.export.formats.weights import write_weights
+from search.export.nets import build_nets, write_graphs
 from search.export.proof import _open_formats
+from search.export.record import ExportRecord
 from studies import StudySpec
+from studies.spec import Final, FormatName
 from trainer.config import Shape
 from trainer.data import Dataset
 from trainer.evaluate import Ensemble
@@ -34,6 +46,76 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ensemble, Path]:
     folder = tmp_path_factory.mktemp("formats")
     write_graphs(folder, whole, (3, 8, 8), ("onnx", "pt2"))
     return whole, folder
+
+
+FORMATS = [format_of(name) for name in FORMAT_NAMES]
+each_format = pytest.mark.parametrize("one", FORMATS, ids=FORMAT_NAMES)
+
+
+@each_format
+def test_each_format_that_a_study_may_name_comes_back_as_it_was_written(
+    one: Format, exported: tuple[Ensemble, Path]
+) -> None:
+    whole, folder = exported
+    images = torch.randn(3, 3, 8, 8)
+    with torch.inference_mode():
+        expected = whole(images).numpy()
+    opened = one.open(folder / one.file)
+    assert np.abs(opened.forward(images.numpy()) - expected).max() < 1e-5
+    if opened.net is not None:
+        counts = [sum(parameter.numel() for parameter in net.parameters()) for net in (opened.net, whole)]
+        assert counts[0] == counts[1]
+
+
+def test_each_format_has_a_file_a_library_and_lines_of_its_own() -> None:
+    for facts in ({one.file for one in FORMATS}, {one.library for one in FORMATS}, {one.loading for one in FORMATS}):
+        assert len(facts) == len(FORMATS)
+    assert weights.FILE not in {one.file for one in FORMATS}
+    assert set(FORMAT_NAMES) == set(get_args(FormatName))
+
+
+@each_format
+def test_the_setting_the_card_and_the_versions_tell_of_a_format(one: Format) -> None:
+    (name,) = (name for name in FORMAT_NAMES if format_of(name) is one)
+    assert one.file in (Final.model_fields["formats"].description or "")
+    recorded = ExportRecord.model_validate(exports.recorded())
+    told = card(recorded.model_copy(update={"formats": (name,)}))
+    assert [other.loading in told for other in FORMATS] == [other is one for other in FORMATS]
+    assert f"PATH/TO/THIS/FOLDER/{one.file}" in one.loading
+    nameless = recorded.model.model_copy(update={"stock_timm": False})
+    assert f"library_name: {one.hub_library}\n" in card(
+        recorded.model_copy(update={"formats": (name,), "model": nameless})
+    )
+    assert all(version(package) for package in one.packages)
+
+
+def test_a_format_without_code_is_an_error_at_once(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=UNKNOWN):
+        write_graphs(tmp_path, tiny().eval(), (3, 8, 8), [UNKNOWN])
+
+
+def test_the_room_lists_its_files() -> None:
+    folder = Path(formats.__file__).parent
+    listed = {line.split()[0] for line in (formats.__doc__ or "").partition("\n\n")[2].splitlines()}
+    assert listed == {file.stem for file in folder.glob("*.py")} - {"__init__"}
+    assert {one.write.__module__ for one in FORMATS} == {
+        f"search.export.formats.{name}" for name in listed - {"format", "table", "weights"}
+    }
+
+
+@pytest.mark.parametrize("file", sorted({one.open.__code__.co_filename for one in FORMATS} | {weights.__file__}))
+def test_a_format_is_opened_by_stock_libraries_alone(file: str) -> None:
+    """Else the proof would not notice that a stranger cannot open it."""
+    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    (function,) = (
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.lstrip("_").startswith("open")
+    )
+    ours = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("search", "studies", "trainer"):
+            ours |= {name.asname or name.name for name in node.names}
+    used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+    assert used & ours == {"Opened"}
 
 
 @pytest.mark.parametrize("batch", [1, 5])

@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 import pytest
+from choices import UNKNOWN, choices_of, with_word
 from filelock import FileLock
 from needed import postgres
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
@@ -29,7 +30,7 @@ from search.study.lock import own_study, owner_of
 from search.study.sampling import build_pruner, build_sampler, seed_of
 from search.study.storage import open_storage, parse_url
 from search.study.study import SPEC, check_trials, differences, find_study, fingerprint, open_study
-from studies import StudySpec
+from studies import Search, StudySpec
 from trainer.values import override
 
 VALUES: dict[str, Any] = {
@@ -224,6 +225,24 @@ def test_a_reopened_study_has_its_own_sampler(storage: RDBStorage, name: str, ki
     spec = spec_of(f"search.sampler={name}")
     assert type(open_study(spec, storage, "content").sampler) is kind
     assert type(build_sampler(spec, 3)) is kind
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # GPSampler is one
+def test_each_sampler_and_each_pruner_that_a_study_may_name_is_another_one() -> None:
+    words = choices_of(Search)
+    assert words.keys() == {"sampler", "pruner"}
+    spec = spec_of()
+
+    def searched(setting: str, word: str) -> StudySpec:
+        return spec.model_copy(update={"search": with_word(Search, setting, word)})
+
+    samplers = {type(build_sampler(searched("sampler", word), 3)) for word in words["sampler"]}
+    pruners = {type(build_pruner(searched("pruner", word))) for word in words["pruner"]}
+    assert (len(samplers), len(pruners)) == (len(words["sampler"]), len(words["pruner"]))
+    with pytest.raises(AssertionError, match=UNKNOWN):
+        build_sampler(searched("sampler", UNKNOWN), 3)
+    with pytest.raises(AssertionError, match=UNKNOWN):
+        build_pruner(searched("pruner", UNKNOWN))
 
 
 def test_seeds_differ_by_study_trial_and_purpose_and_are_the_same_everywhere() -> None:

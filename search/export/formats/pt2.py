@@ -1,0 +1,53 @@
+"""model.pt2, the archive of torch.export."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.export import ExportedProgram
+
+from search.export.formats.format import Format, Opened
+
+LOADING = """With torch alone:
+
+```python
+import torch
+
+model = torch.export.load("PATH/TO/THIS/FOLDER/model.pt2").module()
+logits = model(pictures)
+```"""
+
+
+def _write(program: ExportedProgram, file: Path) -> None:
+    archive = io.BytesIO()  # on a full disk, torch's own writer ends the process
+    torch.export.save(program, archive)
+    file.write_bytes(archive.getvalue())
+
+
+def _open(file: Path) -> Opened:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the loader about its own internals
+        net = torch.export.load(file).module()
+
+    def forward(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits: NDArray[np.float32] = net(torch.from_numpy(images)).numpy()
+        return logits
+
+    return Opened(forward, net)
+
+
+PT2 = Format(
+    file="model.pt2",
+    library="torch.export",
+    hub_library="pytorch",
+    packages=("torch",),
+    loading=LOADING,
+    write=_write,
+    open=_open,
+)

@@ -1,0 +1,25 @@
+"""Which formats there are: those that ``final.formats`` may name."""
+
+from __future__ import annotations
+
+from typing import assert_never, get_args
+
+from search.export.formats.format import Format
+from studies.spec import FormatName
+
+FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
+
+
+def format_of(name: FormatName) -> Format:
+    """A format by its name; its library is imported only then, for pt2's is torch."""
+    match name:
+        case "onnx":
+            from search.export.formats.onnx import ONNX
+
+            return ONNX
+        case "pt2":
+            from search.export.formats.pt2 import PT2
+
+            return PT2
+        case _:
+            assert_never(name)

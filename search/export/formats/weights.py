@@ -1,0 +1,84 @@
+"""config.json and model.safetensors in timm's layout. Every export has them; stock timm opens most."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.export.formats.format import Opened
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from studies import StudySpec
+    from trainer.config import TrainConfig
+    from trainer.data import Dataset
+
+FILE = "model.safetensors"
+LIBRARY = "timm"
+"""The stock library that opens it, as users are told; model hubs have the same name for it."""
+
+LOADING = """With timm, nothing of the program that made it:
+
+```python
+import timm
+
+model = timm.create_model("local-dir:PATH/TO/THIS/FOLDER", pretrained=True).eval()
+logits = model(pictures)
+```"""
+
+
+def write_weights(folder: Path, net: nn.Module, config: TrainConfig, spec: StudySpec, data: Dataset) -> None:
+    """Write both files; an ensemble's tensors are named members.0..., members.1..., ..."""
+    import safetensors.torch
+    import timm
+
+    from trainer.evaluate import Ensemble
+    from trainer.models import is_stock, model_args
+    from trainer.pictures import crop_mode_of
+
+    size, channels, names = spec.data.image_size, spec.data.channels, list(data.class_names)
+    preprocessing = {
+        "input_size": (channels, size, size),
+        "interpolation": spec.data.interpolation,
+        "mean": data.mean,
+        "std": data.std,
+        "crop_pct": spec.data.crop_pct,
+        "crop_mode": crop_mode_of(spec.data),
+    }
+    args = model_args(config, size)
+    if is_stock(config) and not isinstance(net, Ensemble):
+        timm.models.save_for_hf(
+            net,
+            str(folder),
+            model_config={"label_names": names},
+            model_args=args,
+            safe_serialization=True,
+            data_config=preprocessing,
+        )
+        return
+    safetensors.torch.save_model(net, str(folder / FILE))
+    described = {"architecture": config.model, "num_classes": len(names), "model_args": args, "label_names": names}
+    if isinstance(net, Ensemble):
+        described |= {"members": len(net.members), "views": list(net.views)}
+    described["pretrained_cfg"] = preprocessing
+    (folder / "config.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
+
+
+def open_weights(folder: Path) -> Opened:
+    """Open them by timm and nothing else, where stock timm builds the net."""
+    import timm
+    import torch
+
+    net = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+
+    def forward(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits: NDArray[np.float32] = net(torch.from_numpy(images)).numpy()
+        return logits
+
+    return Opened(forward, net)

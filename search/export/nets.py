@@ -1,0 +1,62 @@
+"""The exported model as one net, members and views included, and its files beside the weights."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from search.export.formats.table import format_of
+from studies import StudySpec
+from studies.spec import FormatName
+from trainer.config import TrainConfig
+from trainer.evaluate import Ensemble
+from trainer.models import build_model
+
+
+def build_nets(
+    config: TrainConfig, weights: Sequence[dict[str, torch.Tensor]], spec: StudySpec, num_classes: int
+) -> tuple[nn.Module, nn.Module]:
+    """The exported model, and the net that model.safetensors holds: the same but for the views of a single net.
+
+    Args:
+        config: what every member is built from.
+        weights: of each member.
+        spec: the study; its ``final.tta`` names the views.
+        num_classes: outputs.
+    """
+    members = []
+    for state in weights:
+        member = build_model(config, spec.data.shape_for(num_classes)).eval()
+        member.load_state_dict(state)
+        members.append(member)
+    whole = Ensemble(members, spec.final.tta).eval()
+    if len(members) > 1:
+        return whole, whole
+    return (whole if spec.final.tta else members[0]), members[0]
+
+
+def write_graphs(folder: Path, whole: nn.Module, shape: tuple[int, int, int], formats: Sequence[FormatName]) -> None:
+    """Write the file of each format from one captured graph; any batch size.
+
+    Args:
+        folder: where.
+        whole: the exported model, views and members included, in eval mode.
+        shape: (channels, size, size) of an image.
+        formats: which.
+    """
+    if not formats:
+        return
+    images = torch.zeros(2, *shape)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+        warnings.simplefilter("ignore")  # of the exporters about their own internals
+        batch = torch.export.Dim("batch", min=1)
+        program = torch.export.export(whole, (images,), dynamic_shapes=({0: batch},), strict=False)
+        for name in formats:
+            made = format_of(name)
+            made.write(program, folder / made.file)
