@@ -1,20 +1,33 @@
-"""The commands: each parses, calls one function, prints, and sets the exit code. Nothing heavy at import.
-
-Long: it has a function for each command, and most of each is what its options say to the user.
-"""
+"""The commands: each parses, calls one function, prints, and sets the exit code. Nothing heavy at import."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
-from search.console import tell
+from search.console import Terminal, remark, tell
 from search.errors import ReplayFailed
+from search.options import (
+    Commands,
+    DataOption,
+    EndJsonOption,
+    ExportedArgument,
+    GpusOption,
+    JsonOption,
+    LoudnessOption,
+    RunsOption,
+    SetOption,
+    SpecArgument,
+    StorageOption,
+    StudyArgument,
+    VersionOption,
+)
 from search.paths import DEFAULT_RUNS, Runs
 from search.process import leave_after, run_command
 
@@ -29,7 +42,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 app = typer.Typer(
-    add_completion=False,
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Find the best image classifier that fits a size limit. Start with: search launch",
@@ -38,33 +51,13 @@ app = typer.Typer(
     "75 interrupted (run it again to go on), 130 second signal, 70 internal.",
 )
 
-SpecArgument = Annotated[str, typer.Argument(help="Name of a study that comes with the product, or a .toml file.")]
-StudyArgument = Annotated[
-    str | None, typer.Argument(help="Name of a study, or its file. Default: the one last launched.")
-]
-RunsOption = Annotated[
-    Path, typer.Option("--runs", envvar="SEARCH_RUNS", help="Folder for everything a search writes.")
-]
-StorageOption = Annotated[
-    str | None,
-    typer.Option("--storage", envvar="SEARCH_STORAGE", help="Database URL. Default: sqlite:///RUNS/search.db"),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
-EndJsonOption = Annotated[
-    bool, typer.Option("--json", help="End with one JSON object on stdout; what is said before goes to stderr.")
-]
-DataOption = Annotated[Path | None, typer.Option("--data", help="Folder with the pictures.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override the study file, e.g. train.epochs=5"),
-]
-GpusOption = Annotated[
-    str | None,
-    typer.Option("--gpus", help="0,1,2 | all | cpu | cpu:2 (two workers). Default: all GPUs, else cpu."),
-]
-
 JSON_VERSION = 1
 """Version of the JSON shapes that have none of their own."""
+
+
+@app.callback()
+def options(version: VersionOption = False, verbose: LoudnessOption = None) -> None:
+    """What every command takes."""
 
 
 @app.command()
@@ -137,8 +130,7 @@ def check(
 
     spec = _load(study, assignments or [], data)
     workers = share_gpus(parse_devices(gpus), spec.search.workers_per_gpu)
-    said = sys.stderr if as_json else sys.stdout
-    meaning = check_study(spec, Runs(runs), workers, figure=figure, say=lambda line: tell(line, said))
+    meaning = check_study(spec, Runs(runs), workers, figure=figure, say=partial(remark, aside=as_json))
     _print(meaning, text_of_check, as_json=as_json)
 
 
@@ -211,8 +203,7 @@ def stop(
     from search.running.launch import stop_search, text_of_stop
 
     name = _study_name(study, folder)
-    said = sys.stderr if as_json else sys.stdout
-    stopped = stop_search(name, url, folder, tell=lambda line: tell(line, said))
+    stopped = stop_search(name, url, folder, tell=partial(remark, aside=as_json))
     _print(stopped, text_of_stop, as_json=as_json)
 
 
@@ -293,13 +284,7 @@ def report(
 
 @app.command("export-best")
 def export_best(
-    study: Annotated[
-        str | None,
-        typer.Argument(
-            help="Name of a study, or its file, whose \\[confirm] and \\[final] then count as they are in it now. "
-            "Default: the one last launched."
-        ),
-    ] = None,
+    study: ExportedArgument = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the export. Default: RUNS/exports/STUDY-TRIAL")] = None,
     gpus: GpusOption = None,
     trial: Annotated[int | None, typer.Option(help="Export this trial instead of the best.")] = None,
@@ -409,6 +394,4 @@ def _print(answer: Answer, text_of: Callable[[Answer], RenderableType], *, as_js
         assert isinstance(values, dict)
         tell(json.dumps({"version": JSON_VERSION} | values, indent=2))
     else:
-        from search.console import Terminal
-
         Terminal(highlight=False, markup=False).print(text_of(answer), soft_wrap=True)

@@ -1,15 +1,43 @@
-"""Where commands print: a console that outlives its reader, and bars with the time that is left."""
+"""Where commands print: a console that outlives its reader, bars with the time that is left, and --quiet."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+logger = logging.getLogger(__name__)
+
+_quiet = False
+
+
+class Say(Protocol):
+    """Says one line to people, and logs it."""
+
+    def __call__(self, line: str, level: int = logging.INFO, /) -> None:
+        """The level is one of logging's; with --quiet, people hear of warnings and of what is worse."""
+
+
+def is_quiet() -> bool:
+    """Whether ``--quiet`` was given."""
+    return _quiet
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """While active, commands show results, warnings and errors, and nothing else: ``--quiet``."""
+    global _quiet
+    before, _quiet = _quiet, True
+    try:
+        yield
+    finally:
+        _quiet = before
 
 
 class Terminal(Console):
@@ -19,6 +47,14 @@ class Terminal(Console):
         """Go on without a word."""
         self.quiet = True
         drop_output(self.file)
+
+    def say(self, line: str, level: int = logging.INFO, /) -> None:
+        """Say one line, which stays; a quiet terminal says warnings only, and on stderr."""
+        logger.log(level, "%s", line)
+        if not (self.quiet or is_quiet()):
+            self.print(line, soft_wrap=True, markup=False)
+        elif level >= logging.WARNING:
+            tell_aside(line)
 
 
 @contextlib.contextmanager
@@ -30,7 +66,7 @@ def show_progress(
     It calls ``raise_if_stopped`` each time.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True, disable=is_quiet() or not console.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
 
         def progress(stage: str, done: int, total: int) -> None:
@@ -49,6 +85,18 @@ def tell(line: str, stream: IO[str] | None = None) -> None:
         print(line, file=stream, flush=True)
     except OSError:
         drop_output(stream)
+
+
+def remark(line: str, *, aside: bool) -> None:
+    """Print a line that is no result, and that ``--quiet`` leaves out; ``aside``: on stderr."""
+    if not _quiet:
+        tell(line, sys.stderr if aside else sys.stdout)
+
+
+def tell_aside(line: str) -> None:
+    """Print a line on stderr, where there is one."""
+    if sys.stderr is not None:
+        tell(line, sys.stderr)
 
 
 def drop_output(stream: IO[str]) -> None:

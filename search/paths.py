@@ -64,9 +64,14 @@ class Runs:
             raise UsageError(f"no study was launched in {self.root} yet; name one, or start: search launch")
         return self.last_study.read_text().strip()
 
+    @property
+    def studies(self) -> Path:
+        """A folder for each study."""
+        return self.root / "studies"
+
     def study(self, study: str) -> Path:
         """A study's folder; study names are checked to be no paths before they come here."""
-        return self.root / "studies" / study
+        return self.studies / study
 
     def holder(self, study: str) -> Path:
         """Says who owns the study now."""
@@ -198,6 +203,14 @@ class Runs:
     def worker_log(self, study: str, worker: int) -> Path:
         """What a worker process prints."""
         return self.study(study) / "logs" / f"worker-{worker}.log"
+
+    def coordinator_log(self, study: str) -> Path:
+        """What a search said and decided."""
+        return self.study(study) / "logs" / "coordinator.log"
+
+    def export_log(self, study: str) -> Path:
+        """What exports of a study said and decided."""
+        return self.study(study) / "logs" / "export.log"
 
     def export(self, study: str, trial: int) -> Path:
         """Where an export goes unless ``--out`` says otherwise."""

@@ -1,21 +1,33 @@
-"""The command as a process: its signals, its exit codes, a terminal that goes away, no password in the process list."""
+"""The command as a process: signals, exit codes, its log, a closed terminal, no password in the process list."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from io import TextIOWrapper
+from pathlib import Path
+from typing import NoReturn, TextIO
 
-from search.errors import INTERNAL, SECOND_SIGNAL, Interrupted, SearchError, exit_code_of
+from search.console import Say, tell_aside
+from search.errors import INTERNAL, SECOND_SIGNAL, Interrupted, SearchError, exit_code_of, reason_of
 from trainer.errors import TrainerError
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, the polite kill, and a closed terminal."""
+
+PACKAGES = ("search", "studies", "trainer")
+"""Whose loggers are ours."""
+
+LOG_BYTES = 10_000_000
+"""Size at which a log file is moved to NAME.1, in place of the one before, and begun anew."""
+
+logger = logging.getLogger(__name__)
 
 
 def run_command(command: Callable[..., object]) -> None:
@@ -23,7 +35,7 @@ def run_command(command: Callable[..., object]) -> None:
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupted)
-    warnings.formatwarning = lambda message, *_: f"search: warning: {message}\n"  # without the code's line
+    warnings.showwarning = _say_warning
     _hide_password()
     try:
         command(standalone_mode=True)
@@ -69,6 +81,109 @@ def _hide_password() -> None:
         if url.startswith("postgres") and ("@" in url or "password" in url):
             del words[index : index + (1 if joined else 2)]
             os.execve(sys.executable, words, os.environ | {"SEARCH_STORAGE": url})
+
+
+@contextlib.contextmanager
+def debug_lines() -> Iterator[None]:
+    """While active, debug lines of the packages go to stderr: ``--verbose``. All others are shown anyway."""
+    with _logged_by(_DebugLines()):
+        yield
+
+
+@contextlib.contextmanager
+def log_to(file: Path, say: Say) -> Iterator[None]:
+    """While active, all that the packages log is appended to a file, which ends with why the work ended.
+
+    The work goes on where the file cannot be written. What is missing then is not added later.
+
+    Args:
+        file: it, at most LOG_BYTES; what it had before is in NAME.1.
+        say: told once, where the file cannot be written.
+    """
+    with _logged_by(_log_file(file, say)):
+        logger.info("process %d: %s", os.getpid(), versions())
+        try:
+            yield
+        except BaseException as error:
+            logger.error("process %d ends: %s", os.getpid(), reason_of(error))
+            raise
+        logger.info("process %d ends", os.getpid())
+
+
+def versions() -> str:
+    """The version of this program, and of what results depend on most; nothing of it is imported."""
+    from importlib.metadata import version  # 20 ms
+
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "optuna"))
+    return f"featherweight {version('featherweight')} (Python {sys.version.split()[0]}, {packages})"
+
+
+@contextlib.contextmanager
+def _logged_by(handler: logging.Handler) -> Iterator[None]:
+    levels = {logger: logger.level for logger in map(logging.getLogger, PACKAGES)}
+    for package in levels:
+        package.addHandler(handler)
+        package.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        for package, level in levels.items():
+            package.removeHandler(handler)
+            package.setLevel(level)
+        with contextlib.suppress(OSError):
+            handler.close()
+
+
+class _DebugLines(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.addFilter(lambda record: record.levelno < logging.INFO)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell_aside(f"search: debug: {record.getMessage()}")
+
+
+def _log_file(file: Path, say: Say) -> logging.Handler:
+    from logging.handlers import RotatingFileHandler  # 35 ms
+
+    class LogFile(RotatingFileHandler):
+        """Opened with the first line, and again after one that could not be written."""
+
+        told = False
+
+        def _open(self) -> TextIOWrapper:
+            file.parent.mkdir(exist_ok=True)
+            return super()._open()
+
+        def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # its name in logging
+            error = sys.exception()
+            if not isinstance(error, OSError):
+                super().handleError(record)  # a mistake of ours
+                return
+            stream, self.stream = self.stream, None
+            if stream is not None:
+                with contextlib.suppress(OSError):  # what it still holds has no room
+                    stream.close()
+            if not self.told:
+                self.told = True
+                say(f"the log {file} cannot be written ({error.strerror}); going on without it", logging.WARNING)
+
+    handler = LogFile(file, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    return handler
+
+
+def _say_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """One line, without the code's."""
+    logger.warning("%s", message)
+    tell_aside(f"search: warning: {message}")
 
 
 def _say(error: Exception) -> None:

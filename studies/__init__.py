@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ __all__ = [
     "text_of_begun",
     "text_of_studies",
 ]
+
+logger = logging.getLogger(__name__)
+logger.addHandler(logging.NullHandler())  # what is logged goes where the caller says
 
 _FOLDER = Path(__file__).parent
 _TEMPLATE = "template"
@@ -141,8 +145,10 @@ def text_of_studies(answer: ShippedStudies) -> str:
 
 def _text(study: str) -> str:
     if study in names():
+        logger.debug("study %s comes with the product", study)
         return (_FOLDER / f"{study}.toml").read_text(encoding="utf-8")
     path = Path(study)
+    logger.debug("study file %s", path.absolute())
     if path.suffix != ".toml" and not path.exists():
         raise ConfigError(
             f"no study {study!r} comes with the product, nor is it a .toml file; {nearest(study, names())}"

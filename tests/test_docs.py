@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -24,7 +25,8 @@ ROOT = Path(__file__).parent.parent
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMAND: Any = typer.main.get_command(app)
+COMMANDS = COMMAND.commands
 PAGES = {"README.md": README} | {f"docs/{name}": text for name, text in DOCS.items()}
 
 
@@ -197,12 +199,20 @@ def test_each_promise_names_the_files_of_the_tests_that_hold_it() -> None:
 SECTIONS = {heading: text for heading, _, text in (part.partition("\n") for part in DOCS["commands.md"].split("\n## "))}
 """The sections of docs/commands.md."""
 
+EVERYWHERE = {"--verbose", "--quiet", "--help"}
+
 COMMON = ("--gpus", "--data", "--set", "--runs", "--storage", "--json")
 
 
 def options(name: str) -> set[str]:
     """The options of a command, as it has them."""
-    return {one for parameter in COMMANDS[name].params for one in parameter.opts if one.startswith("--")} - {"--help"}
+    return {one for parameter in COMMANDS[name].params for one in parameter.opts if one.startswith("--")} - EVERYWHERE
+
+
+def test_the_options_of_every_command_and_of_none_are_listed() -> None:
+    listed = set(re.findall(r"--?[a-z-]+", "".join(re.findall(r"^\| `-.*?\|", SECTIONS["Options of every command"], re.M))))
+    there = {one for parameter in COMMAND.params for one in (*parameter.opts, *parameter.secondary_opts)}
+    assert listed == there - {"--help"}
 
 
 def test_every_command_has_a_section_with_its_own_options_and_no_others() -> None:
@@ -239,7 +249,7 @@ def test_every_command_and_option_that_the_text_mentions_exists() -> None:
     for code in quoted - {"COMMAND --help"}:
         name = code.split()[0]
         assert name in COMMANDS, code
-        assert set(re.findall(r"--[a-z-]+", code)) <= options(name) | {"--help"}, code
+        assert set(re.findall(r"--[a-z-]+", code)) <= options(name) | EVERYWHERE, code
 
 
 def test_the_documents_show_at_least_the_three_commands_of_the_product() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
-from importlib.metadata import distributions, entry_points
+from importlib.metadata import distributions, entry_points, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("search", "studies", "trainer")
@@ -62,3 +66,21 @@ def test_the_command_is_installed() -> None:
 def test_imports_go_one_way() -> None:
     run = subprocess.run([Path(sys.executable).parent / "lint-imports"], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_every_dependency_is_bounded_below_and_what_is_installed_is_within_the_bounds() -> None:
+    extras = itertools.chain.from_iterable(PROJECT["optional-dependencies"].values())
+    wanted = [Requirement(line) for line in (*PROJECT["dependencies"], *extras)]
+    ours = [requirement for requirement in wanted if requirement.name != "featherweight"]
+    assert [str(one) for one in ours if not any(bound.operator == ">=" for bound in one.specifier)] == []
+    assert [str(one) for one in ours if not one.specifier.contains(version(one.name), prereleases=True)] == []
+
+
+def test_the_python_that_runs_this_is_one_that_the_package_says_it_was_tried_with() -> None:
+    name = "Programming Language :: Python :: "
+    tried = [entry.removeprefix(name) for entry in PROJECT["classifiers"] if entry.startswith(f"{name}3.")]
+    assert f"{sys.version_info.major}.{sys.version_info.minor}" in tried
+    assert SpecifierSet(PROJECT["requires-python"]) == SpecifierSet(f">={tried[0]}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -39,6 +40,8 @@ from trainer.identity import identity
 from trainer.scan import Listing, Picture, Source
 
 __all__ = ["BadFile", "Cache", "Progress", "as_lines", "build_cache", "open_cache"]
+
+logger = logging.getLogger(__name__)
 
 CACHE_VERSION = 3
 """Raised by hand whenever the same files would give other pixels or another index."""
@@ -109,6 +112,7 @@ def build_cache(
     ).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", title).strip("._")[:40] or "pictures"
     final = cache_dir / f"{name}-{size}px-{key[:12]}"
+    logger.debug("decoded pictures of %s: %s", title, final)
     with suppress(DataError):  # before any lock, so a finished cache can lie where nobody may write
         return _open_whole(final, progress)
     try:

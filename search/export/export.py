@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 from sqlalchemy import URL
 
-from search.console import Terminal, show_progress
+from search.console import Terminal, is_quiet, show_progress
 from search.devices import WorkerDevice, hold_devices
 from search.errors import ProofFailed, SearchError, UsageError
 from search.export.card import write_card
@@ -32,6 +32,7 @@ from search.export.retrain import Retraining, Stages, check_limit, choose_trial,
 from search.figures.png import draw_confusion, draw_curves
 from search.paths import Runs
 from search.plan.prepare import prepare
+from search.process import log_to
 from search.study.begun import with_kept
 from search.study.lock import own_study
 from search.study.owned import OwnedStudy
@@ -82,21 +83,24 @@ def export_best(
         ProofFailed: the export differs from its card; it is kept aside for a look.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    console = Terminal(quiet=quiet, highlight=False)
+    console = Terminal(quiet=quiet or is_quiet(), highlight=False)
     with storage_errors(url):
         study, spec = find_study(open_storage(url), study_name)  # before own_study: until it is found it may be a path
+    notes: list[str] = []
     if asked is not None:
         begun = with_kept(asked, spec.model_dump(mode="json"), tables=("confirm",))
-        for line in begun.notes:
-            console.print(line, soft_wrap=True)
+        notes = begun.notes
         spec = spec.model_copy(update={"confirm": begun.spec.confirm, "final": asked.final})
     with (
         own_study(study_name, url, runs) as check_lock,
+        log_to(runs.export_log(study_name), console.say),
         hold_devices(devices, runs),
         storage_errors(url),
         _disk_errors((out or runs.export(study_name, 0)).parent),
         ExitStack() as stack,
     ):
+        for line in notes:
+            console.say(line)
         choose_trial(study, number, spec.limit)  # there is one, or the pictures need not be read
         if out is not None:
             _check_target(out.resolve())
@@ -110,7 +114,7 @@ def export_best(
         described = describe(retraining, trial, stages, size, confirmation)
         record = _unchanged(target, described.identity)
         if record is not None:
-            console.print(f"{study_name}: trial {trial.number} was exported before, and nothing has changed")
+            console.say(f"{study_name}: trial {trial.number} was exported before, and nothing has changed")
         else:
             record = _export(target, described, retraining, trial, stages)
         export = Export(record, target)
@@ -126,7 +130,7 @@ def _export(
 ) -> ExportRecord:
     """Train what is not trained yet, write the export aside, prove it, move it into place."""
     spec, data, console = retraining.spec, retraining.data, retraining.console
-    console.print(f"{spec.name}: exporting trial {trial.number}, {trial.values[0]:.2%} on validation in the search")
+    console.say(f"{spec.name}: exporting trial {trial.number}, {trial.values[0]:.2%} on validation in the search")
     outcomes = retraining.train(stages)
     retraining.raise_if_stopped()
 

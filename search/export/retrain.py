@@ -15,9 +15,8 @@ from typing import TypeVar
 
 import optuna
 from optuna.trial import FrozenTrial
-from rich.console import Console
 
-from search.console import show_progress
+from search.console import Terminal, show_progress
 from search.devices import WorkerDevice
 from search.errors import Interrupted, NothingToExport
 from search.export.trainings import Outcome, Training, TrainingQueue
@@ -53,11 +52,11 @@ class Retraining:
         runs: the runs folder.
         data: its pictures.
         devices: where to train, a worker each.
-        console: shows progress.
+        console: shows progress, and says what is worth telling.
     """
 
     def __init__(
-        self, owned: OwnedStudy, runs: Runs, data: Dataset, devices: list[WorkerDevice], console: Console
+        self, owned: OwnedStudy, runs: Runs, data: Dataset, devices: list[WorkerDevice], console: Terminal
     ) -> None:
         self.owned, self.study, self.spec, self.runs, self.data = owned, owned.study, owned.spec, runs, data
         self.devices, self.console = devices, console
@@ -66,7 +65,7 @@ class Retraining:
         self.confirming: list[Training] = []
         self.unrecorded: deque[tuple[int, int, float | None, float]] = deque()
         """What confirming trainings came to and the database has not taken yet."""
-        self.outage = Outage(self._note)
+        self.outage = Outage(console.say)
         self.queue: TrainingQueue | None = None
 
     def __enter__(self) -> Retraining:
@@ -113,7 +112,7 @@ class Retraining:
         found = confirmed(self.study, self.spec) if self.spec.confirm.top else None
         if number is not None or found is None:
             return choose_trial(self.study, number, self.spec.limit), found
-        self._note(found.sentence)
+        self.console.say(found.sentence)
         if found.winner is None:
             raise NothingToExport(
                 f"each of the best {len(found.candidates)} trials of {self.study.study_name!r} diverged when it was "
@@ -134,7 +133,7 @@ class Retraining:
         done = len(self.confirming) - len(todo)
         already = f", {done} of them already" if done else ""
         best = f"the best {len(self.confirming) // seeds} trials, {seeds} fresh seed{'s' if seeds > 1 else ''} each"
-        self._note(f"confirming {best}: {len(self.confirming)} trainings{already}")
+        self.console.say(f"confirming {best}: {len(self.confirming)} trainings{already}")
         with closing(self._outcomes("confirming", [self._confirming(*one) for one in todo])) as outcomes:
             for outcome in outcomes:
                 trial, number = trainings[outcome.training.label]
@@ -207,7 +206,7 @@ class Retraining:
                 self.spec.data,
                 self.data.cache_path,
                 self.spec.faults,
-                say=self._note,
+                say=self.console.say,
                 each_turn=self._keep_up,
             )
             wait_briefly(self.study)
@@ -217,9 +216,6 @@ class Retraining:
         if self.queue is not None:
             self.queue.crew.close(patience_seconds=1)
             self.queue = None
-
-    def _note(self, line: str) -> None:
-        self.console.print(line, soft_wrap=True)
 
     def _training(
         self,

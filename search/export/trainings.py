@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from logging import WARNING, getLogger
 from pathlib import Path
 from typing import assert_never
 
+from search.console import Say
 from search.errors import TrainingFailed
 from search.words import duration
 from search.workers.crew import POLL_SECONDS, Crew, Event, Worker, patience
@@ -22,6 +24,8 @@ from search.workers.pool import Exit, Pool
 from studies import Faults, Limit
 from trainer.config import DataConfig, EpochResult, TrainConfig
 from trainer.errors import DiskError
+
+logger = getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +98,7 @@ class TrainingQueue:
         data: DataConfig,
         cache: Path,
         faults: Faults,
-        say: Callable[[str], None],
+        say: Say,
         each_turn: Callable[[], object] = lambda: None,
     ) -> None:
         self.data, self.cache, self.faults, self.say = data, cache, faults, say
@@ -132,6 +136,7 @@ class TrainingQueue:
             for worker in crew.idle():
                 if self.waiting:
                     worker.trial = self.waiting.popleft()
+                    logger.debug("assign %s to %s", self.states[worker.trial].training.label, worker.label)
                     crew.send(worker.number, self._assignment(worker.trial))
             for number, event in crew.events(POLL_SECONDS, self._patience):
                 outcome = self._handle(crew.workers[number], event)
@@ -205,10 +210,11 @@ class TrainingQueue:
             return None
         state = self.states[number]
         decision = decide(failure, state.setbacks, self.faults)
+        logger.debug("%s: %s (%s): %s", state.training.label, failure.kind, failure.sentence, decision.verdict)
         match decision.verdict:
             case "again":
                 state.setbacks = decision.setbacks
-                self.say(words_for(failure, decision, state.training.label, worker.label))
+                self.say(words_for(failure, decision, state.training.label, worker.label), WARNING)
                 self.waiting.appendleft(number)
             case "wait":
                 raise DiskError(failure.sentence)  # the same command goes on, when there is room
@@ -226,7 +232,7 @@ class TrainingQueue:
         self.failed.append((training, failure))
         if failure.signature == last:
             raise self._failed(training, failure)
-        self.say(f"{training.label} cannot be trained: {failure.sentence}")
+        self.say(f"{training.label} cannot be trained: {failure.sentence}", WARNING)
 
     def _failed(self, training: Training, failure: Failure) -> TrainingFailed:
         end = "needs more memory than there is" if failure.kind == "memory" else "cannot be trained"

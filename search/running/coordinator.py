@@ -17,6 +17,7 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass, replace
+from logging import INFO, WARNING
 from typing import Protocol, assert_never
 
 from optuna.trial import TrialState
@@ -46,8 +47,8 @@ class Audience(Protocol):
     def watch(self, snapshot: Snapshot) -> None:
         """See the search as it is; called at least every POLL_SECONDS."""
 
-    def say(self, line: str) -> None:
-        """Hear one thing worth telling."""
+    def say(self, line: str, level: int = INFO, /) -> None:
+        """Hear one thing worth telling; the level is one of logging's."""
 
 
 @dataclass
@@ -148,7 +149,7 @@ class Coordinator:
         self.owned.check()
         others = self.trials.adopt()
         if others:
-            self.say(f"other versions than at the last launch: {others}; that may change results")
+            self.say(f"other versions than at the last launch: {others}; that may change results", WARNING)
         if self.trials.orphans:
             numbers = ", ".join(map(str, self.trials.orphans))
             self.say(f"going on with trial {numbers}, left unfinished by the last launch")
@@ -268,7 +269,7 @@ class Coordinator:
         if ending.state != TrialState.FAIL:
             self.last_failure = None
         self._keep_to_quota()
-        self.say(self._outcome_line(view))
+        self.say(self._outcome_line(view), WARNING if ending.state == TrialState.FAIL else INFO)
 
     def _keep_to_quota(self) -> None:
         removed = self.runs.keep_to_quota(self.spec.name, self.spec.faults.checkpoint_gb * 1e9)
@@ -348,16 +349,15 @@ class Coordinator:
             return
         progress = self.trials.progress[trial]
         decision = decide(failure, progress.setbacks, self.spec.faults, has_room=self._has_room())
-        if failure.is_crash:
-            self.trials.record_failure(trial, worker.label, failure)
+        self.trials.record_failure(trial, worker.label, failure, decision)
         match decision.verdict:
             case "again":
                 self.trials.go_on(trial, decision)
-                self.say(words_for(failure, decision, f"trial {trial}", worker.label))
+                self.say(words_for(failure, decision, f"trial {trial}", worker.label), WARNING)
             case "wait":
                 self.trials.go_on(trial, decision)
                 if self.no_room is None:
-                    self.say(f"paused: {failure.sentence}; the search goes on by itself when there is room")
+                    self.say(f"paused: {failure.sentence}; the search goes on by itself when there is room", WARNING)
                 self.no_room = failure.sentence
             case "give up" if failure.kind == "disk":
                 self._end_with(DiskError(failure.sentence))  # the trial goes on with the next launch

@@ -8,15 +8,17 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from logging import WARNING
 
 import optuna
 from sqlalchemy import URL
 
+from search.console import is_quiet
 from search.devices import WorkerDevice, hold_devices, share_gpus
 from search.errors import Interrupted, UsageError
 from search.paths import Runs
 from search.plan.prepare import Prepared, check_room, images_of, models_of, prepare, room_needed
-from search.process import STOP_SIGNALS
+from search.process import STOP_SIGNALS, log_to
 from search.running.coordinator import Coordinator
 from search.study.begun import as_begun, renew
 from search.study.identity import take_folder
@@ -67,12 +69,13 @@ def launch(
         TrainerError: the pictures, the model or the disk.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with own_study(spec.name, url, runs) as check_lock, hold_devices(devices, runs), storage_errors(url):
+    display = Display(quiet=is_quiet())
+    log = log_to(runs.coordinator_log(spec.name), display.note)
+    with own_study(spec.name, url, runs) as check_lock, log, hold_devices(devices, runs), storage_errors(url):
         storage = open_storage(url, create=True)
         begun = as_begun(spec, storage, overrides)
         spec, notes = begun.spec, list(begun.notes)
         workers = share_gpus(devices, spec.search.workers_per_gpu)
-        display = Display()
         prepared = prepare(spec, runs, display.console)
         check_lock()  # decoding takes its time, and a Postgres server may have been restarted meanwhile
         notes += take_folder(runs, spec.name, uuid_of(spec.name, storage))
@@ -94,9 +97,9 @@ def launch(
         with display:
             display.note(opening_line(spec, prepared, workers))
             for name, reason in prepared.left_out.items():
-                display.note(f"left out: {name}: {reason}")
+                display.note(f"left out: {name}: {reason}", WARNING)
             for line in [*doubts(prepared.data), *notes]:
-                display.note(line)
+                display.note(line, WARNING)
             page = StudyPage(owned, _facts(spec, prepared), url, runs)
             others: list[Observer] = [StateFile(runs.state(spec.name), runs.holder(spec.name).read_text()), page]
             if spec.notify.webhook is not None:

@@ -7,6 +7,7 @@ already done. The journal gets a line after each acknowledgement.
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 from collections import deque
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from search.workers.messages import Assign, Started, WidthShare
 from studies.axes import WIDTH_SHARE
 from studies.spec import excesses
 from trainer.config import EpochResult, ModelSize
+
+logger = logging.getLogger(__name__)
 
 REPEAT_TOLERANCE = 0.05
 """Most that the accuracy of an epoch trained again may differ from what was reported: other hardware rounds otherwise,
@@ -253,10 +256,13 @@ class Trials:
             self.study.tell(frozen.number, state=TrialState.FAIL)
             self.journal.append("tell", trial=frozen.number, state="FAIL", value=None, reason="created twice")
 
-    def record_failure(self, number: int, worker: str, failure: Failure) -> None:
-        """Note in the journal what went wrong with a trial, once for each attempt."""
+    def record_failure(self, number: int, worker: str, failure: Failure, decision: Decision) -> None:
+        """Log what went wrong with a trial and what becomes of it; a crash is in the journal, once for each attempt."""
         progress = self.progress[number]
-        if progress.crashed < progress.attempts:  # else it was noted, and the database went away before the rest
+        logger.debug("trial %d: %s (%s): %s", number, failure.kind, failure.sentence, decision.verdict)
+        if (
+            failure.is_crash and progress.crashed < progress.attempts
+        ):  # else it was noted, and the database went away before the rest
             progress.crashed = progress.attempts
             reason = failure.sentence.splitlines()[0]
             self.journal.append("crash", trial=number, worker=worker, kind=failure.kind, reason=reason)

@@ -26,6 +26,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,6 +91,8 @@ class Event(Values, total=False):
     event: Required[str]
 
 
+logger = logging.getLogger(__name__)
+
 DECIDING = ("optuna", "numpy", "scipy")
 """Packages whose versions decide what a sampler suggests."""
 
@@ -142,6 +145,7 @@ class Journal:
         """
         if self.lost:
             return
+        logger.debug("%s %.300s", event, values)  # a launch has the whole study file
         line = json.dumps({"at": round(time.time(), 3), "event": event, **values})
         self._late.append(line.encode() + b"\n")
         if event == "ask":

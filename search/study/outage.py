@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from logging import WARNING
 
+from search.console import Say
 from search.study.storage import STORAGE_FAILURES, is_away
 from search.words import duration
 
@@ -20,7 +22,7 @@ class Outage:
         note: called with a sentence when it goes and when it is back.
     """
 
-    def __init__(self, note: Callable[[str], None]) -> None:
+    def __init__(self, note: Say) -> None:
         self._note = note
         self._since: float | None = None
         self._tried = 0.0
@@ -57,7 +59,8 @@ class Outage:
                 raise
             if self._since is None:
                 self._since = begun
-                self._note("the database cannot be reached; training goes on, and what workers report waits in order")
+                words = "the database cannot be reached; training goes on, and what workers report waits in order"
+                self._note(words, WARNING)
             return False
         if self.is_on:
             self._note(f"the database is back after {duration(self.seconds)}")

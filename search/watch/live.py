@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -26,6 +27,8 @@ from search.watch.status import as_json as shape
 from search.watch.status import follow, read_snapshot
 from search.words import duration, megabytes, show
 from studies import StudySpec
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = 80
 """What everything fits; wider terminals get no wider bars."""
@@ -165,12 +168,17 @@ class Display:
     """Shows a running search: a live view in a terminal, plain lines elsewhere.
 
     A terminal that has gone away (a closed ssh session) must not end the search: writing to it stops quietly. A log
-    file on a full disk gets its lines when there is room.
+    file on a full disk gets its lines when there is room. A quiet one shows only warnings, on stderr.
     """
 
-    def __init__(self) -> None:
-        self.console = Terminal(file=sys.stdout, highlight=False)
-        self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self.console = Terminal(file=sys.stderr if quiet else sys.stdout, highlight=False)
+        self._live = None
+        if self.console.is_terminal and not quiet:
+            # What goes to stderr is moved above the view, unless it goes to a file.
+            to_terminal = bool(sys.stderr and sys.stderr.isatty())
+            self._live = Live(console=self.console, auto_refresh=False, redirect_stderr=to_terminal)
         self._gone = False
         self._said = time.monotonic()
 
@@ -185,7 +193,7 @@ class Display:
         try:
             self.console.file.flush()
         except OSError:
-            drop_output(sys.stdout)
+            drop_output(self.console.file)
 
     def watch(self, snapshot: Snapshot) -> None:
         """Show the search as it is now."""
@@ -194,9 +202,12 @@ class Display:
         elif time.monotonic() - self._said > LOG_SECONDS:
             self.note(log_line(snapshot))
 
-    def note(self, line: str) -> None:
-        """Say one line, which stays."""
+    def note(self, line: str, level: int = logging.INFO, /) -> None:
+        """Say one line, which stays, and log it."""
         self._said = time.monotonic()
+        logger.log(level, "%s", line)
+        if self._quiet and level < logging.WARNING:
+            return
         if self._live:
             self._try(lambda: self.console.print(line, soft_wrap=True, markup=False))
         else:  # rich would say once more what Python keeps while there is no room
@@ -209,7 +220,7 @@ class Display:
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     self._gone = True
-                    drop_output(sys.stdout)
+                    drop_output(self.console.file)
 
 
 def log_line(snapshot: Snapshot) -> str:

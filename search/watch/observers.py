@@ -10,6 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from logging import INFO, WARNING
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -73,9 +74,9 @@ class Observers:
                 with self._left_alone_if_it_fails(other):
                     other.watch(snapshot)
 
-    def say(self, line: str) -> None:
+    def say(self, line: str, level: int = INFO, /) -> None:
         """Say one line, which stays, in the terminal."""
-        self._display.note(line)
+        self._display.note(line, level)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._last is None:
@@ -94,7 +95,7 @@ class Observers:
             self._others[other] = time.monotonic() + PAUSE_SECONDS
             if other.name not in self._failed:
                 why = str(error).partition("\n")[0]
-                self._display.note(f"{other.name} is not up to date ({why}); the search goes on")
+                self._display.note(f"{other.name} is not up to date ({why}); the search goes on", WARNING)
             self._failed.add(other.name)
 
 

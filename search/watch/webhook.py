@@ -10,12 +10,13 @@ import json
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from logging import WARNING
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
+from search.console import Say
 from search.study.progress import Snapshot
 from search.watch.live import headline
 from trainer.values import Json
@@ -35,7 +36,7 @@ class Webhook:
 
     name = "the webhook"
 
-    def __init__(self, address: str, note: Callable[[str], None]) -> None:
+    def __init__(self, address: str, note: Say) -> None:
         self._address, self._note = address, note
         self._host = urlsplit(address).hostname
         self._best: int | None = None
@@ -66,7 +67,7 @@ class Webhook:
         patience = min(seconds, END_SECONDS)
         self._thread.join(patience)
         if self._thread.is_alive() and patience:
-            self._note(f"webhook: {self._host} has not taken the last message within {patience:g} s")
+            self._note(f"webhook: {self._host} has not taken the last message within {patience:g} s", WARNING)
 
     def _tell(self, event: str, snapshot: Snapshot, text: str) -> None:
         best = asdict(snapshot.best) if snapshot.best else None
@@ -100,7 +101,7 @@ class Webhook:
                 late = time.monotonic() - began >= TIMEOUT_SECONDS
                 why = f"no answer within {TIMEOUT_SECONDS} s" if late else _reason(error)
                 if not self._failing:  # said once, not at every new best of a night
-                    self._note(f"webhook: {self._host} cannot be told ({why}); the search goes on")
+                    self._note(f"webhook: {self._host} cannot be told ({why}); the search goes on", WARNING)
                 self._failing = True
 
     def _post(self, message: dict[str, Json]) -> None:

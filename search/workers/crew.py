@@ -6,8 +6,10 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from logging import WARNING
 from typing import Literal, TypeAlias
 
+from search.console import Say
 from search.study.progress import WorkerView
 from search.words import duration
 from search.workers.failures import MOST_DEVICE_ERRORS, Failure
@@ -115,7 +117,7 @@ class Crew:
         say: called with one line for each thing worth telling.
     """
 
-    def __init__(self, pool: Pool, faults: Faults, say: Callable[[str], None]) -> None:
+    def __init__(self, pool: Pool, faults: Faults, say: Say) -> None:
         self.pool, self.faults, self.say = pool, faults, say
         self.workers = [Worker(number, device.label) for number, device in enumerate(pool.devices)]
 
@@ -181,7 +183,7 @@ class Crew:
             for other in sharing:  # one that trains may still finish its trial
                 other.disabled_reason = why
             name = worker.label if len(sharing) == 1 else worker.label.rpartition(":")[0]
-            self.say(f"{name} is put aside after {why}")
+            self.say(f"{name} is put aside after {why}", WARNING)
         self._kill(worker, worker.disabled_reason or "was replaced")
 
     def on_exit(self, worker: Worker, *, restart: bool) -> str | None:
@@ -193,7 +195,7 @@ class Crew:
             # Where one has started, it is the device; where none ever has, they would all fail for the same reason.
             if all(other.disabled for other in self.workers) or not any(other.was_ready for other in self.workers):
                 return f"worker {worker.label} cannot start"
-            self.say(f"{worker.label} is put aside: {worker.disabled_reason}")
+            self.say(f"{worker.label} is put aside: {worker.disabled_reason}", WARNING)
         if worker.disabled:
             worker.device = "put aside"
             spare = next((other for other in self.workers if other.unused), None)
@@ -207,7 +209,7 @@ class Crew:
     def close(self, patience_seconds: float) -> None:
         """End all processes, those still busy after so many seconds by force."""
         for process in self.pool.close(patience_seconds):
-            self.say(f"process {process} {_STUCK}; its device may need a reset")
+            self.say(f"process {process} {_STUCK}; its device may need a reset", WARNING)
 
     def _sharing(self, worker: Worker) -> list[Worker]:
         """The workers of the same GPU, this one among them."""
@@ -232,7 +234,7 @@ class Crew:
         """
         worker.process, worker.killed_at = "ended", None
         worker.disabled_reason = f"process {self.pool.abandon(worker.number)} {_STUCK}"
-        self.say(f"{worker.label} is put aside: {worker.disabled_reason}")
+        self.say(f"{worker.label} is put aside: {worker.disabled_reason}", WARNING)
         return Exit(-signal.SIGKILL, self.pool.log_tail(worker.number))
 
     def _start(self, worker: Worker) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import selectors
 import signal
@@ -25,6 +26,8 @@ LOG_TAIL_LINES = 15
 
 END_SECONDS = 5.0
 """How long processes that were killed may take to end before ``close`` leaves them to the system."""
+
+logger = logging.getLogger(__name__)
 
 SECRETS = ("SEARCH_STORAGE", "PGPASSWORD")
 """Environment variables that may hold the database's password: no worker's business."""
@@ -87,6 +90,7 @@ class LocalPool:
         os.set_blocking(_pipe(process.stdin).fileno(), False)
         self._processes[worker] = _Process(device, process, _oom_kills())
         self._selector.register(_pipe(process.stdout), selectors.EVENT_READ, worker)
+        logger.debug("worker %d on %s: process %d, log %s", worker, device.label, process.pid, log)
 
     def send(self, worker: int, message: ToWorker) -> None:
         """Write to the process's pipe; what finds no room there follows while ``events`` waits."""
@@ -167,7 +171,9 @@ class LocalPool:
     def _reap(self, worker: int) -> int:
         process = self._processes.pop(worker).process
         self._close_pipes(process)
-        return process.wait()
+        code = process.wait()
+        logger.debug("worker %d: process %d ended with code %d", worker, process.pid, code)
+        return code
 
     def _flush(self, worker: int) -> None:
         """Write what a process has not been sent, as far as its pipe has room; the rest follows when it has."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -183,7 +184,7 @@ class ScriptedPool:
 class Listener:
     """Hears what a coordinator says."""
 
-    say: Callable[[str], None]
+    say: Callable[..., None]
     watch: Callable[[Snapshot], None] = lambda snapshot: None
 
 
@@ -193,7 +194,14 @@ class Bench:
 
     folder: Path
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    """Those of the notes that are shown with --quiet too."""
     accept_changes: bool = False
+
+    def hear(self, line: str, level: int = logging.INFO) -> None:
+        self.notes.append(line)
+        if level >= logging.WARNING:
+            self.warnings.append(line)
 
     def coordinator(
         self,
@@ -210,7 +218,7 @@ class Bench:
         self.notes += take_folder(runs, spec.name, uuid_of(spec.name, storage))
         study = open_study(spec, storage, "content", accept_changes=self.accept_changes)
         bounds = Bounds(width=None, most_params=0, space=distributions(spec, None), known=list(spec.known), left_out={})
-        audience = Listener(self.notes.append, watch)
+        audience = Listener(self.hear, watch)
         coordinator = Coordinator(OwnedStudy(study, spec, check_lock), bounds, pool, runs, "cache", audience)
         coordinator.room_needed = room_needed
         return coordinator

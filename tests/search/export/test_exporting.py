@@ -20,7 +20,6 @@ from exports import recorded
 from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
-from rich.console import Console
 from safetensors import SafetensorError
 from scripted import EPOCHS, ScriptedPool, trains
 from sqlalchemy.exc import OperationalError
@@ -29,6 +28,7 @@ from tiny import tiny_study
 import search.export.export
 import search.export.retrain
 import search.study.outage
+from search.console import Terminal
 from search.errors import HeldError, Interrupted, ProofFailed, StudyChanged, UsageError
 from search.export.export import _check_target, _disk_errors, _export
 from search.export.metrics import evaluate_once, final_model, wilson_interval
@@ -85,7 +85,7 @@ def test_every_picture_is_evaluated_once(tmp_path: Path, test_fraction: float) -
     net.register_forward_hook(lambda _net, pictures, _logits: seen.append(len(pictures[0])))
     study = optuna.create_study(storage=open_storage(parse_url(f"sqlite:///{tmp_path}/search.db"), create=True))
     owned = OwnedStudy(study, spec, lambda: None)
-    retraining = Retraining(owned, Runs(tmp_path), data, [], Console(file=StringIO()))
+    retraining = Retraining(owned, Runs(tmp_path), data, [], Terminal(file=StringIO()))
     outcomes: Any = [[SimpleNamespace(results=(), seconds=0.0)]]
     found = evaluate_once(tmp_path, net, net, retraining, create_trial(value=0.5), outcomes)
     assert found.evaluation.split == ("test" if test_fraction else "val")
@@ -161,7 +161,7 @@ def test_an_export_whose_study_was_taken_over_writes_no_more_to_it(
     monkeypatch.setattr(Retraining, "_outcomes", trained)
     data: Any = SimpleNamespace(fingerprint="pictures")
     devices: Any = ["one"]
-    retraining = Retraining(OwnedStudy(study, spec, check_lock), Runs(tmp_path), data, devices, Console(quiet=True))
+    retraining = Retraining(OwnedStudy(study, spec, check_lock), Runs(tmp_path), data, devices, Terminal(quiet=True))
     with pytest.raises(HeldError, match="in use by a launch that was faster"):
         retraining.choose(None)
     assert [number for _, number in missing(study, spec)] == [1, 2], "what was recorded before it was lost"
@@ -181,7 +181,7 @@ class Desk:
         data: Any = SimpleNamespace(fingerprint="pictures", cache_path=folder / "cache")
         devices: Any = ["one"]
         self.said = StringIO()
-        console = Console(file=self.said, width=200)
+        console = Terminal(file=self.said, width=200)
         self.study = completed_study(storage)
         self.study.set_user_attr(UUID, "its own")
         self.retraining = Retraining(
@@ -264,7 +264,7 @@ def test_a_stop_request_ends_an_export_before_its_next_stage(
 
 def test_a_stop_request_ends_an_export_while_it_decodes_pictures(tmp_path: Path) -> None:
     """Whatever shows its progress looks, the evaluation too."""
-    runs, said = Runs(tmp_path), Console(quiet=True)
+    runs, said = Runs(tmp_path), Terminal(quiet=True)
     spec = StudySpec.model_validate(tomllib.loads(tiny_study("tiny", trials=1)))
     runs.stop_request("tiny").parent.mkdir(parents=True)
     runs.stop_request("tiny").touch()
@@ -285,7 +285,7 @@ class Proof:
         self.file.chmod(0o755)
         spec = StudySpec.model_validate(tomllib.loads(tiny_study("tiny", trials=1)))
         data = cast(Dataset, SimpleNamespace(cache_path=self.file))
-        return search.export.export.prove(self.file.parent, spec, data, Console(quiet=True), look)
+        return search.export.export.prove(self.file.parent, spec, data, Terminal(quiet=True), look)
 
 
 def test_a_stop_request_ends_a_proof_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

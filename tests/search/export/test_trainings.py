@@ -49,7 +49,7 @@ def trainer_on(pool: ScriptedPool, notes: list[str], faults: Faults | None = Non
         DataConfig(source="digits", folds=5),
         Path("cache"),
         faults or Faults(),
-        say=notes.append,
+        say=lambda line, *_: notes.append(line),
         **options,
     )
 

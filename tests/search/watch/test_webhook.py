@@ -82,7 +82,7 @@ def wait_for(listener: Listener, count: int) -> None:
 
 def test_a_new_best_and_the_end_are_told_and_nothing_else(listener: Listener) -> None:
     notes: list[str] = []
-    hook = Webhook(listener.url, notes.append)
+    hook = Webhook(listener.url, lambda line, *_: notes.append(line))
     hook.watch(snapshot())
     hook.watch(snapshot(0.5))
     wait_for(listener, 1)
@@ -117,7 +117,7 @@ def test_a_server_that_hangs_delays_neither_the_search_nor_for_long_its_end(
     monkeypatch.setattr(webhook, "TIMEOUT_SECONDS", 1.5)
     monkeypatch.setattr(webhook, "END_SECONDS", 1.7)
     notes: list[str] = []
-    hook = Webhook(hanging, notes.append)
+    hook = Webhook(hanging, lambda line, *_: notes.append(line))
     began = time.monotonic()
     for number in range(200):
         hook.watch(snapshot(*(value / 1000 for value in range(number))))
@@ -139,7 +139,7 @@ def test_a_server_that_refuses_is_named_once_without_its_secret(listener: Listen
     else:
         listener.code = code
     notes: list[str] = []
-    hook = Webhook(address, notes.append)
+    hook = Webhook(address, lambda line, *_: notes.append(line))
     hook.watch(snapshot())
     hook.watch(snapshot(0.5))
     hook.end(replace(snapshot(0.5), stopping=True), "", 20)

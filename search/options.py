@@ -1,0 +1,130 @@
+"""Options that commands share: what they are called, what the shell completes, -v and -q before and after a command."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from search.console import quietly, tell
+from search.paths import DEFAULT_RUNS, Runs
+from search.process import debug_lines, versions
+
+SAFE_WORD = re.compile(r"[\w.-]+", re.ASCII)
+"""What a shell is given to complete: names of folders are anybody's, and some shells evaluate them."""
+
+
+class Commands(TyperGroup):
+    """The commands, each of which takes what is said before its name, -v and -q, after it too."""
+
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**named)
+        loudness = [option for option in self.params if option.name == "verbose"]
+        for command in self.commands.values():
+            command.params += loudness
+
+
+def _set_loudness(context: typer.Context, verbose: bool | None) -> None:
+    root = context.find_root()
+    if verbose is not None and verbose != root.obj and not context.resilient_parsing:
+        root.obj = verbose
+        context.with_resource(debug_lines() if verbose else quietly())
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        tell(versions())
+        raise typer.Exit
+
+
+def _studies_to_search(incomplete: str) -> list[str]:
+    from studies import names  # 0.2 s
+
+    return [name for name in names() if name.startswith(incomplete)]
+
+
+def _studies_there(context: typer.Context, incomplete: str) -> list[str]:
+    """Those that have a folder under the runs folder; the database would take half a second to ask."""
+    there = (path.name for path in Runs(context.params.get("runs") or DEFAULT_RUNS.root).studies.glob("*"))
+    return sorted(name for name in there if name.startswith(incomplete) and SAFE_WORD.fullmatch(name))
+
+
+def _devices(incomplete: str) -> list[str]:
+    """What ``--gpus`` takes here; after a comma, the GPUs that are not named yet."""
+    from search.devices import visible_gpus
+    from trainer.cores import num_cores
+
+    before, comma, last = incomplete.rpartition(",")
+    gpus = [str(number) for number in range(len(visible_gpus()))]
+    if comma:
+        named = before.split(",")
+        return [f"{before},{gpu}" for gpu in gpus if gpu.startswith(last) and gpu not in named]
+    cpus = ["cpu", *(f"cpu:{number}" for number in range(2, num_cores() + 1))]
+    return [word for word in [*gpus, *(["all"] if gpus else []), *cpus] if word.startswith(incomplete)]
+
+
+SpecArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Name of a study that comes with the product, or a .toml file.", autocompletion=_studies_to_search
+    ),
+]
+StudyArgument = Annotated[
+    str | None,
+    typer.Argument(help="Name of a study, or its file. Default: the one last launched.", autocompletion=_studies_there),
+]
+ExportedArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="Name of a study, or its file, whose \\[confirm] and \\[final] then count as they are in it now. "
+        "Default: the one last launched.",
+        autocompletion=_studies_there,
+    ),
+]
+RunsOption = Annotated[
+    Path, typer.Option("--runs", envvar="SEARCH_RUNS", help="Folder for everything a search writes.")
+]
+StorageOption = Annotated[
+    str | None,
+    typer.Option("--storage", envvar="SEARCH_STORAGE", help="Database URL. Default: sqlite:///RUNS/search.db"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
+EndJsonOption = Annotated[
+    bool, typer.Option("--json", help="End with one JSON object on stdout; what is said before goes to stderr.")
+]
+DataOption = Annotated[Path | None, typer.Option("--data", help="Folder with the pictures.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override the study file, e.g. train.epochs=5"),
+]
+GpusOption = Annotated[
+    str | None,
+    typer.Option(
+        "--gpus",
+        help="0,1,2 | all | cpu | cpu:2 (two workers). Default: all GPUs, else cpu.",
+        autocompletion=_devices,
+    ),
+]
+LoudnessOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--verbose/--quiet",
+        "-v/-q",
+        callback=_set_loudness,
+        expose_value=False,
+        help="Add debug lines on stderr; or say nothing but results, warnings and errors.",
+    ),
+]
+VersionOption = Annotated[
+    bool,
+    typer.Option(
+        "--version",
+        callback=_show_version,
+        expose_value=False,
+        is_eager=True,
+        help="Print the versions of this program, Python, torch, timm and optuna.",
+    ),
+]
