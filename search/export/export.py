@@ -121,7 +121,7 @@ def export_best(
         # For an export of before too: it may have been killed between its last move and these.
         retraining.tidy(trial)
         figures = sorted((target / "plots").glob("*.png"))
-        retraining.reach(lambda: show_export(study, spec, runs.artifacts, text_of_export(export), figures))
+        retraining.with_database(lambda: show_export(study, spec, runs.artifacts, text_of_export(export), figures))
     return export
 
 

@@ -156,7 +156,7 @@ def evaluate_once(
     openings = 0
     if split == "test":
         who = final_model(folder / weights.FILE, spec.final.tta)
-        openings = retraining.reach(lambda: open_test_split(retraining.study, who, trial=trial.number))
+        openings = retraining.with_database(lambda: open_test_split(retraining.study, who, trial=trial.number))
     with show_progress(retraining.console, retraining.raise_if_stopped) as progress:
         result, logits = evaluate(whole, split)
         alone, plain_logits = (result, logits) if plain is whole else evaluate(plain, split)
@@ -164,7 +164,7 @@ def evaluate_once(
         validation = result if split == "val" else evaluate(whole, "val")[0]
     np.savez(folder / REFERENCE_LOGITS, whole=logits.numpy(), plain=plain_logits.numpy())
     n = len(data.splits[split])
-    found = retraining.reach(lambda: confirmed(retraining.study, spec)) if spec.confirm.top else None
+    found = retraining.with_database(lambda: confirmed(retraining.study, spec)) if spec.confirm.top else None
     return Results(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         evaluation=Evaluation(

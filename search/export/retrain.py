@@ -76,7 +76,7 @@ class Retraining:
 
     # -- the database, which may be away
 
-    def reach(self, step: Callable[[], T]) -> T:
+    def with_database(self, step: Callable[[], T]) -> T:
         """Take a step that needs the study, and can be repeated; while the database is away, wait for it.
 
         Raises:
@@ -87,7 +87,7 @@ class Retraining:
         """
         answers: list[T] = []
         most = self.spec.faults.storage_minutes
-        while not self.outage.reach(self.owned.check, lambda: answers.append(step()), most_minutes=most):
+        while not self.outage.with_database(self.owned.check, lambda: answers.append(step()), most_minutes=most):
             self.raise_if_stopped()
             time.sleep(POLL_SECONDS)
         return answers[-1]
@@ -95,7 +95,7 @@ class Retraining:
     def _keep_up(self) -> None:
         """Heed a stop, keep the study's lock, which a server forgets when it restarts, and record what waits for it."""
         self.raise_if_stopped()
-        self.outage.reach(self.owned.check, self._record)
+        self.outage.with_database(self.owned.check, self._record)
 
     def _record(self) -> None:
         while self.unrecorded:
@@ -122,7 +122,7 @@ class Retraining:
 
     def _confirm(self) -> None:
         spec, seeds = self.spec, self.spec.confirm.seeds
-        self.reach(lambda: begin(self.study, spec, len(self.devices)))
+        self.with_database(lambda: begin(self.study, spec, len(self.devices)))
         todo = missing(self.study, spec)
         trainings = {self._confirming(trial, number).label: (trial, number) for trial, number in todo}
         self.confirming = [
@@ -140,7 +140,7 @@ class Retraining:
                 accuracy = None if outcome.diverged else outcome.results[-1].val_accuracy
                 self.unrecorded.append((trial.number, number, accuracy, outcome.seconds))
                 self._keep_up()
-        self.reach(self._record)
+        self.with_database(self._record)
 
     def _confirming(self, trial: FrozenTrial, number: int) -> Training:
         config = self.spec.config_for(sampled_settings(trial), final_seed(self.spec, trial.number, number))

@@ -167,7 +167,7 @@ class Coordinator:
         # One more attempt at a server that has vanished could outlast whoever kills after the grace.
         too_late = self.outage.is_on and time.monotonic() + ANSWER_SECONDS + CONNECT_SECONDS > self.deadline
         steps = (self.trials.complete_asking, self._catch_up, self._assign, self._finish_off)
-        if too_late or not self.outage.reach(*checks, *steps, most_minutes=most):
+        if too_late or not self.outage.with_database(*checks, *steps, most_minutes=most):
             self._go_on_without_storage()
         if self.killed or time.monotonic() >= self.deadline or not self._worth_waiting():
             return False

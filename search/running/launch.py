@@ -70,7 +70,7 @@ def launch(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     display = Display(quiet=is_quiet())
-    log = log_to(runs.coordinator_log(spec.name), display.note)
+    log = log_to(runs.coordinator_log(spec.name), display.say)
     with own_study(spec.name, url, runs) as check_lock, log, hold_devices(devices, runs), storage_errors(url):
         storage = open_storage(url, create=True)
         begun = as_begun(spec, storage, overrides)
@@ -95,15 +95,15 @@ def launch(
         check_room(spec, runs, room_needed(spec, prepared, len(workers)))
         runs.last_study.write_text(spec.name)
         with display:
-            display.note(opening_line(spec, prepared, workers))
+            display.say(opening_line(spec, prepared, workers))
             for name, reason in prepared.left_out.items():
-                display.note(f"left out: {name}: {reason}", WARNING)
+                display.say(f"left out: {name}: {reason}", WARNING)
             for line in [*doubts(prepared.data), *notes]:
-                display.note(line, WARNING)
+                display.say(line, WARNING)
             page = StudyPage(owned, _facts(spec, prepared), url, runs)
             others: list[Observer] = [StateFile(runs.state(spec.name), runs.holder(spec.name).read_text()), page]
             if spec.notify.webhook is not None:
-                others.append(Webhook(spec.notify.webhook, display.note))
+                others.append(Webhook(spec.notify.webhook, display.say))
             observers = Observers(display, others, at_once=lambda: coordinator.killed)
             pool = LocalPool(workers, [runs.worker_log(spec.name, number) for number in range(len(workers))])
             coordinator = Coordinator(owned, prepared, pool, runs, str(prepared.data.cache_path), observers)

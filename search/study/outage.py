@@ -19,11 +19,11 @@ class Outage:
     """Whether the database is away. Steps towards it are taken again, from the first, until it is back.
 
     Args:
-        note: called with a sentence when it goes and when it is back.
+        say: called with a sentence when it goes and when it is back.
     """
 
-    def __init__(self, note: Say) -> None:
-        self._note = note
+    def __init__(self, say: Say) -> None:
+        self._say = say
         self._since: float | None = None
         self._tried = 0.0
 
@@ -37,7 +37,7 @@ class Outage:
         """For how long it has not been reached; 0 while it is there."""
         return 0.0 if self._since is None else time.monotonic() - self._since
 
-    def reach(self, *steps: Callable[[], object], most_minutes: float = math.inf) -> bool:
+    def with_database(self, *steps: Callable[[], object], most_minutes: float = math.inf) -> bool:
         """Take steps that need the database; False if it cannot be reached now.
 
         Args:
@@ -60,9 +60,9 @@ class Outage:
             if self._since is None:
                 self._since = begun
                 words = "the database cannot be reached; training goes on, and what workers report waits in order"
-                self._note(words, WARNING)
+                self._say(words, WARNING)
             return False
         if self.is_on:
-            self._note(f"the database is back after {duration(self.seconds)}")
+            self._say(f"the database is back after {duration(self.seconds)}")
             self._since = None
         return True

@@ -200,9 +200,9 @@ class Display:
         if live := self._live:
             self._try(lambda: live.update(text_of_snapshot(snapshot, rows=self.console.height), refresh=True))
         elif time.monotonic() - self._said > LOG_SECONDS:
-            self.note(log_line(snapshot))
+            self.say(log_line(snapshot))
 
-    def note(self, line: str, level: int = logging.INFO, /) -> None:
+    def say(self, line: str, level: int = logging.INFO, /) -> None:
         """Say one line, which stays, and log it."""
         self._said = time.monotonic()
         logger.log(level, "%s", line)
@@ -294,11 +294,11 @@ def show_watched(moments: Iterable[tuple[Snapshot, str | None]], runs: Runs) -> 
             if not display.console.is_terminal:
                 for trial in snapshot.finished if moment else ():
                     if trial.number not in told:
-                        display.note(trial.sentence(snapshot.epochs))
+                        display.say(trial.sentence(snapshot.epochs))
                 if moment == 0 or held_by is None:
-                    display.note(log_line(snapshot))
+                    display.say(log_line(snapshot))
                 told = {trial.number for trial in snapshot.finished}
-        display.note(ending(snapshot, held_by, runs))
+        display.say(ending(snapshot, held_by, runs))
 
 
 def ending(snapshot: Snapshot, held_by: str | None, runs: Runs) -> str:

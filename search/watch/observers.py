@@ -76,7 +76,7 @@ class Observers:
 
     def say(self, line: str, level: int = INFO, /) -> None:
         """Say one line, which stays, in the terminal."""
-        self._display.note(line, level)
+        self._display.say(line, level)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._last is None:
@@ -95,7 +95,7 @@ class Observers:
             self._others[other] = time.monotonic() + PAUSE_SECONDS
             if other.name not in self._failed:
                 why = str(error).partition("\n")[0]
-                self._display.note(f"{other.name} is not up to date ({why}); the search goes on", WARNING)
+                self._display.say(f"{other.name} is not up to date ({why}); the search goes on", WARNING)
             self._failed.add(other.name)
 
 

@@ -36,8 +36,8 @@ class Webhook:
 
     name = "the webhook"
 
-    def __init__(self, address: str, note: Say) -> None:
-        self._address, self._note = address, note
+    def __init__(self, address: str, say: Say) -> None:
+        self._address, self._say = address, say
         self._host = urlsplit(address).hostname
         self._best: int | None = None
         self._begun = self._failing = self._ended = False
@@ -67,7 +67,7 @@ class Webhook:
         patience = min(seconds, END_SECONDS)
         self._thread.join(patience)
         if self._thread.is_alive() and patience:
-            self._note(f"webhook: {self._host} has not taken the last message within {patience:g} s", WARNING)
+            self._say(f"webhook: {self._host} has not taken the last message within {patience:g} s", WARNING)
 
     def _tell(self, event: str, snapshot: Snapshot, text: str) -> None:
         best = asdict(snapshot.best) if snapshot.best else None
@@ -101,7 +101,7 @@ class Webhook:
                 late = time.monotonic() - began >= TIMEOUT_SECONDS
                 why = f"no answer within {TIMEOUT_SECONDS} s" if late else _reason(error)
                 if not self._failing:  # said once, not at every new best of a night
-                    self._note(f"webhook: {self._host} cannot be told ({why}); the search goes on", WARNING)
+                    self._say(f"webhook: {self._host} cannot be told ({why}); the search goes on", WARNING)
                 self._failing = True
 
     def _post(self, message: dict[str, Json]) -> None:

@@ -270,11 +270,11 @@ class TestTerminal:
         with Path("/dev/full").open("w") as log:
             monkeypatch.setattr(sys, "stdout", log)
             with Display() as display:
-                display.note("paused: no room for a checkpoint")
-                display.note("trial 1 complete")
+                display.say("paused: no room for a checkpoint")
+                display.say("trial 1 complete")
                 with (tmp_path / "log").open("w") as room:
                     os.dup2(room.fileno(), log.fileno())
-                display.note("there is room on the disk; going on")
+                display.say("there is room on the disk; going on")
         assert (tmp_path / "log").read_text().splitlines() == [
             "paused: no room for a checkpoint",
             "trial 1 complete",
@@ -287,5 +287,5 @@ class TestTerminal:
         with Path("/dev/full").open("w") as log:
             monkeypatch.setattr(sys, "stdout", log)
             with Display() as display:
-                display.note("paused: no room for a checkpoint")
+                display.say("paused: no room for a checkpoint")
             log.flush()  # as the interpreter does at its end, which would give exit code 120
