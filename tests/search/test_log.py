@@ -128,7 +128,7 @@ def test_what_is_shown_is_logged_and_quiet_shows_warnings_on_stderr(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with log_to(tmp_path / "log", forget), Display() as display, Display(quiet=True) as quiet:
-        for show in (display.say, quiet.note, Terminal(quiet=True).say):
+        for show in (display.say, quiet.say, Terminal(quiet=True).say):
             show("trial 1 complete")
             show("gpu 0 [x] is put aside", logging.WARNING)
         with quietly():
