@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from choices import UNKNOWN, choices_of, with_word
 from pydantic import BaseModel
 
 import studies
@@ -343,6 +344,17 @@ def test_finetuning_keeps_the_net_and_ends_schedule_and_augmentation() -> None:
     assert config == TrainConfig(width_mult=1.1, batch_size=16, seed=11, **winners)
     assert spec.final.sees_validation
     assert not study().final.sees_validation
+
+
+def test_each_word_of_what_a_final_model_is_fitted_on_has_code() -> None:
+    words = choices_of(Final)
+    assert words.keys() == {"fit_on", "tta", "formats"}
+    assert {word: with_word(Final, "fit_on", word).fits_on_validation for word in words["fit_on"]} == {
+        "train": False,
+        "train+val": True,
+    }
+    with pytest.raises(AssertionError, match=UNKNOWN):
+        _ = with_word(Final, "fit_on", UNKNOWN).sees_validation
 
 
 @pytest.mark.parametrize(
