@@ -251,12 +251,21 @@ def test_a_gpu_trains_every_recipe_to_about_the_same_losses(
 def test_the_losses_are_those_of_the_recipe(recipe: str, digits: Dataset) -> None:
     golden = json.loads(GOLDEN.read_text())
     assert golden["recipe_version"] == RECIPE_VERSION, "renew the golden losses: python tests/trainer/test_fit.py"
-    # Other CPUs round otherwise: 5e-6 between AVX2 and no vector instructions at all.
+    # Other CPUs round otherwise, which optimizers and SAM amplify: by 2.8e-3 between one with AVX-512 and one without
+    # (n = 10 recipes, 2026-11-28). There only coarse changes are caught.
+    tolerance = 1e-4 if golden["cpu"] == this_cpu() else 5e-3
     for split, losses in losses_of(recipe, digits).items():
-        assert losses == pytest.approx(golden["losses"][recipe][split], rel=1e-4), (
+        assert losses == pytest.approx(golden["losses"][recipe][split], rel=tolerance), (
             "the same configuration trains to another result; if that is meant, raise RECIPE_VERSION and renew:"
             " python tests/trainer/test_fit.py"
         )
+
+
+def this_cpu() -> str:
+    """What decides how this CPU rounds: its maker and model, and the vector instructions that torch uses on it."""
+    lines = dict.fromkeys(Path("/proc/cpuinfo").read_text().splitlines())
+    facts = [line.partition(": ")[2] for line in lines if line.startswith(("vendor_id", "cpu family", "model\t"))]
+    return " ".join([*facts, torch.backends.cpu.get_cpu_capability()])
 
 
 def renew_golden_losses() -> None:
@@ -266,7 +275,8 @@ def renew_golden_losses() -> None:
         )
         losses = {name: losses_of(name, data) for name in GOLDEN_RECIPES}
     GOLDEN.parent.mkdir(exist_ok=True)
-    GOLDEN.write_text(json.dumps({"recipe_version": RECIPE_VERSION, "losses": losses}, indent=2) + "\n")
+    kept = {"recipe_version": RECIPE_VERSION, "cpu": this_cpu(), "losses": losses}
+    GOLDEN.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 if __name__ == "__main__":
