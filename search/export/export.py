@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -47,6 +48,8 @@ from trainer.errors import DiskError
 
 if TYPE_CHECKING:
     from torch import nn
+
+logger = logging.getLogger(__name__)
 
 
 def export_best(
@@ -139,9 +142,11 @@ def _export(
     partial.mkdir(parents=True)
     whole, plain = _write_models(partial, retraining, stages)
     retraining.raise_if_stopped()
+    logger.debug("written to %s", partial)
     results = evaluate_once(partial, whole, plain, retraining, trial, outcomes)
     write_metrics(partial, described.to_json() | results.to_json())  # the proof compares with it
     proof = prove(partial, spec, data, console, retraining.raise_if_stopped)
+    logger.debug("proven: %.300s", proof)
     (partial / REFERENCE_LOGITS).unlink()
     record = ExportRecord.proven(described, results, proof)
     (partial / weights.FILE).chmod(0o644)  # safetensors leaves it to its owner alone
@@ -152,6 +157,7 @@ def _export(
         raise ProofFailed(f"a file in {partial} has changed since it was proven; nothing was put in place")
     write_sums(partial)
     _move_into_place(partial, target)
+    logger.debug("moved to %s", target)
     return record
 
 
