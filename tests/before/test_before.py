@@ -18,7 +18,6 @@ from inside import run_inside
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from pydantic import Field
-from rich.console import Console
 
 import search.export.metrics
 import search.study.begun
@@ -28,6 +27,7 @@ import studies.spec
 import trainer.cache
 import trainer.checkpoint
 import trainer.identity
+from search.console import Terminal
 from search.export.metrics import describe
 from search.export.retrain import Retraining
 from search.paths import Runs
@@ -84,7 +84,7 @@ class LaterSpec(StudySpec):
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The decoded digits, which the archive lacks."""
     folder = _unpacked(tmp_path_factory.mktemp("cache"))
-    prepare(load(str(folder / "before.toml")), Runs(folder / "runs"), Console(quiet=True))
+    prepare(load(str(folder / "before.toml")), Runs(folder / "runs"), Terminal(quiet=True))
     return folder / "runs" / "cache"
 
 
@@ -194,7 +194,7 @@ def test_a_setting_that_did_not_exist_counts_as_its_default(storage: RDBStorage)
 @pytest.fixture
 def retraining(storage: RDBStorage, runs: Runs) -> Retraining:
     study, spec = find_study(storage, "before")
-    console = Console(quiet=True)
+    console = Terminal(quiet=True)
     owned = OwnedStudy(study, spec, lambda: None)
     return Retraining(owned, runs, prepare(spec, runs, console).data, [], console)
 
