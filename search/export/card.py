@@ -21,7 +21,6 @@ import json
 import timm
 from pathlib import Path
 
-from trainer.pictures import read_right
 from PIL import Image
 
 settings = json.loads(Path("PATH/TO/THIS/FOLDER/config.json").read_text())["pretrained_cfg"]

@@ -12,7 +12,7 @@ import timm
 from PIL import Image
 
 from search.export import proof
-from search.export.card import _reading
+from search.export.card import READ, _reading
 from search.export.proof import Difference, Pictures
 from search.export.record import ExportRecord, Proof
 from trainer.config import DataConfig
@@ -88,6 +88,7 @@ def test_the_card_states_them_with_the_line_and_says_nothing_where_there_are_non
     )
     evaluation = SimpleNamespace(n=100, split="test")
     data = SimpleNamespace(channels=1)
+    assert "trainer" not in READ  # a stranger has stock libraries alone
     text = _reading(cast(ExportRecord, SimpleNamespace(data=data, evaluation=evaluation, proof=proven)))
     assert "reads some of the pictures otherwise than they were trained on and measured" in text
     assert "read so, the accuracy is 50.00%" in text
