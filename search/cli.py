@@ -16,10 +16,13 @@ from search.errors import ReplayFailed
 from search.options import (
     Commands,
     DataOption,
+    DuplicatesOption,
     EndJsonOption,
     ExportedArgument,
+    FigureOption,
     GpusOption,
     JsonOption,
+    LabelsOption,
     LoudnessOption,
     RunsOption,
     SetOption,
@@ -27,6 +30,7 @@ from search.options import (
     StorageOption,
     StudyArgument,
     VersionOption,
+    overrides_of,
 )
 from search.paths import DEFAULT_RUNS, Runs
 from search.process import leave_after, run_command
@@ -67,6 +71,7 @@ def launch(
     data: Annotated[
         Path | None, typer.Option("--data", help="Folder with the pictures; the study's later launches remember it.")
     ] = None,
+    labels: LabelsOption = None,
     trials: Annotated[int | None, typer.Option(help="Budget: finished trials in all.")] = None,
     hours: Annotated[float | None, typer.Option(help="Budget: hours of this launch.")] = None,
     assignments: SetOption = None,
@@ -85,7 +90,7 @@ def launch(
     from search.devices import parse_devices
 
     devices = parse_devices(gpus)
-    overrides = _overrides(assignments, data)
+    overrides = overrides_of(assignments, data, labels)
     overrides += [f"search.trials={trials}"] if trials is not None else []
     overrides += [f"search.hours={hours}"] if hours is not None else []
     spec, is_shipped = shipped.load(study, overrides), study in shipped.names()
@@ -115,10 +120,10 @@ def launch(
 def check(
     study: SpecArgument,
     data: DataOption = None,
+    labels: LabelsOption = None,
     gpus: GpusOption = None,
-    figure: Annotated[
-        Path | None, typer.Option("--pictures", help="Draw augmented training pictures into this PNG.")
-    ] = None,
+    figure: FigureOption = None,
+    duplicates: DuplicatesOption = False,
     assignments: SetOption = None,
     as_json: JsonOption = False,
     runs: RunsOption = DEFAULT_RUNS.root,
@@ -128,9 +133,11 @@ def check(
     from search.plan.check import check_study
     from search.plan.meaning import text_of_check
 
-    spec = _load(study, assignments or [], data)
+    spec = _load(study, assignments or [], data, labels)
     workers = share_gpus(parse_devices(gpus), spec.search.workers_per_gpu)
-    meaning = check_study(spec, Runs(runs), workers, figure=figure, say=partial(remark, aside=as_json))
+    pairs = Path(f"{spec.name}-duplicates.png") if duplicates else None
+    say = partial(remark, aside=as_json)
+    meaning = check_study(spec, Runs(runs), workers, figure=figure, duplicates=pairs, say=say)
     _print(meaning, text_of_check, as_json=as_json)
 
 
@@ -138,6 +145,7 @@ def check(
 def lr_range(
     study: SpecArgument,
     data: DataOption = None,
+    labels: LabelsOption = None,
     gpus: GpusOption = None,
     out: Annotated[Path | None, typer.Option(help="PNG of the curve. Default: STUDY-lr-range.png")] = None,
     assignments: SetOption = None,
@@ -148,7 +156,7 @@ def lr_range(
     from search.devices import parse_devices
     from search.plan.lr_range import find_lr_range, text_of_lr_range
 
-    spec = _load(study, assignments or [], data)
+    spec = _load(study, assignments or [], data, labels)
     figure = out or Path(f"{spec.name}-lr-range.png")
     _print(find_lr_range(spec, Runs(runs), parse_devices(gpus)[0], figure), text_of_lr_range, as_json=as_json)
 
@@ -367,15 +375,10 @@ def _places(storage: str | None, runs: Path) -> tuple[Runs, URL]:
     return folder, parse_url(storage or f"sqlite:///{folder.database}")
 
 
-def _load(study: str, assignments: list[str], data: Path | None) -> StudySpec:
+def _load(study: str, assignments: list[str], data: Path | None, labels: str | None = None) -> StudySpec:
     import studies as shipped
 
-    return shipped.load(study, _overrides(assignments, data))
-
-
-def _overrides(assignments: list[str] | None, data: Path | None) -> list[str]:
-    path = [f"data.path={json.dumps(str(data), ensure_ascii=False)}"] if data is not None else []
-    return [*(assignments or []), *path]
+    return shipped.load(study, overrides_of(assignments, data, labels))
 
 
 def _study_name(study: str | None, runs: Runs) -> str:

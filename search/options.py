@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -96,6 +97,15 @@ EndJsonOption = Annotated[
     bool, typer.Option("--json", help="End with one JSON object on stdout; what is said before goes to stderr.")
 ]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder with the pictures.")]
+FigureOption = Annotated[
+    Path | None, typer.Option("--pictures", help="Draw augmented training pictures into this PNG.")
+]
+DuplicatesOption = Annotated[
+    bool, typer.Option("--duplicates", help="List near-duplicates across splits; draw them in STUDY-duplicates.png.")
+]
+LabelsOption = Annotated[
+    str | None, typer.Option("--labels", metavar="FILE", help="Table of their classes, relative to their folder.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override the study file, e.g. train.epochs=5"),
@@ -128,3 +138,10 @@ VersionOption = Annotated[
         help="Print the versions of this program, Python, torch, timm and optuna.",
     ),
 ]
+
+
+def overrides_of(assignments: list[str] | None, data: Path | None, labels: str | None = None) -> list[str]:
+    """``--set``, ``--data`` and ``--labels`` as "key=value", which override the study file."""
+    given = {"path": data, "labels": labels}
+    named = {name: json.dumps(str(one), ensure_ascii=False) for name, one in given.items() if one is not None}
+    return [*(assignments or []), *(f"data.{name}={value}" for name, value in named.items())]

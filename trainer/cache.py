@@ -37,13 +37,14 @@ from trainer.config import DataConfig
 from trainer.cores import num_cores
 from trainer.errors import DataError, DiskError, as_lines
 from trainer.identity import identity
+from trainer.pictures import Reading
 from trainer.scan import Listing, Picture, Source
 
 __all__ = ["BadFile", "Cache", "Progress", "as_lines", "build_cache", "open_cache"]
 
 logger = logging.getLogger(__name__)
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 """Raised by hand whenever the same files would give other pixels or another index."""
 
 SHAPING = ("image_size", "resize", "interpolation", "crop_pct", "channels")
@@ -76,12 +77,16 @@ class Cache:
     names: list[str]
     classes: list[str]
     splits: list[str]
+    groups: list[str]
+    """What a table says must not stand on both sides of a split; "" where it says nothing."""
     sha256: list[str]
     crc32: list[int]
     """Of each picture's pixels."""
     class_folders: list[list[str]]
     own_splits: list[str]
     bad: list[list[str]]
+    misread: list[list[str]]
+    """[name, why] of pictures that a plain convert("RGB") reads otherwise."""
     index_crc32: int
     """Of all the rest of the index."""
 
@@ -93,7 +98,7 @@ def build_cache(
     title: str,
     stamp: str,
     list_pictures: Callable[[], Listing],
-    read: Callable[[Source], NDArray[np.uint8]],
+    read: Callable[[Source], Reading],
     progress: Progress | None = None,
 ) -> Cache:
     """Open the cache of these pictures; build it first where there is none, or a damaged one.
@@ -158,7 +163,7 @@ def _decode_all(
     folder: Path,
     made_for: dict[str, Any],
     list_pictures: Callable[[], Listing],
-    read: Callable[[Source], NDArray[np.uint8]],
+    read: Callable[[Source], Reading],
     progress: Progress | None,
 ) -> None:
     """Write pictures.npy and index.json into ``folder``, durably."""
@@ -181,17 +186,20 @@ def _decode_all(
         _write_header(file, (total, side, side, channels))
         header_size = file.tell()
         good: list[tuple[Picture, str, int]] = []
-        bad: list[BadFile] = []
+        bad = [BadFile(*one) for one in listing.left_out]
+        misread: list[list[str]] = []
         try:
             for done, (picture, future) in enumerate(_in_order(pool, listing.pictures, read, 8 * threads), start=1):
                 try:
-                    sha256, pixels = future.result()
+                    sha256, reading = future.result()
                 except DataError as error:
                     bad.append(BadFile(picture.name, str(error)))
                 else:
-                    content = pixels.tobytes()
+                    content = reading.pixels.tobytes()
                     file.write(content)
                     good.append((picture, sha256, zlib.crc32(content)))
+                    if reading.misread:
+                        misread.append([picture.name, reading.misread])
                 if progress is not None:
                     progress("decoding pictures", done, total)
         finally:
@@ -210,11 +218,13 @@ def _decode_all(
         "names": [picture.name for picture, _, _ in good],
         "classes": [picture.class_name for picture, _, _ in good],
         "splits": [picture.split for picture, _, _ in good],
+        "groups": [picture.group for picture, _, _ in good],
         "sha256": [sha256 for _, sha256, _ in good],
         "crc32": [crc32 for _, _, crc32 in good],
         "class_folders": listing.class_folders,
         "own_splits": listing.own_splits,
         "bad": [[file.name, file.reason] for file in bad],
+        "misread": misread,
     }
     with (folder / "index.json").open("w", encoding="ascii") as text:
         json.dump(index | {"index_crc32": _index_crc32(index)}, text)
@@ -226,17 +236,17 @@ def _decode_all(
 def _in_order(
     pool: ThreadPoolExecutor,
     pictures: Sequence[Picture],
-    read: Callable[[Source], NDArray[np.uint8]],
+    read: Callable[[Source], Reading],
     ahead: int,
-) -> Iterator[tuple[Picture, Future[tuple[str, NDArray[np.uint8]]]]]:
+) -> Iterator[tuple[Picture, Future[tuple[str, Reading]]]]:
     """Decode in the pool and yield in order; at most ``ahead`` decoded pictures are in memory."""
 
-    def decode(picture: Picture) -> tuple[str, NDArray[np.uint8]]:
+    def decode(picture: Picture) -> tuple[str, Reading]:
         source = picture.load()
         content = source if isinstance(source, bytes) else source.tobytes()
         return hashlib.sha256(content).hexdigest(), read(source)
 
-    waiting: deque[tuple[Picture, Future[tuple[str, NDArray[np.uint8]]]]] = deque()
+    waiting: deque[tuple[Picture, Future[tuple[str, Reading]]]] = deque()
     for picture in pictures:
         waiting.append((picture, pool.submit(decode, picture)))
         if len(waiting) >= ahead:
@@ -311,7 +321,7 @@ def open_cache(path: Path) -> Cache:
             images=np.load(path / "pictures.npy", mmap_mode="r"),
             **json.loads((path / "index.json").read_text("ascii")),
         )
-        columns = (cache.names, cache.classes, cache.splits, cache.sha256, cache.crc32)
+        columns = (cache.names, cache.classes, cache.splits, cache.groups, cache.sha256, cache.crc32)
         side, channels = cache.made_for["image_size"], cache.made_for["channels"]
         shapes = {(len(column), side, side, channels) for column in columns}
         if cache.images.dtype != np.uint8 or shapes != {cache.images.shape}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self, TypeAlias, get_args
@@ -22,15 +23,39 @@ SIZE_SETTINGS: tuple[SizeSetting, ...] = get_args(SizeSetting)
 """Settings of TrainConfig that change a model's size, for the families that have them (trainer/families.py)."""
 
 
+class Columns(FrozenModel):
+    """Names of a table's columns, where they are not found by name."""
+
+    file: str | None = None
+    """Names or ids of the pictures. Default: id, image, image_id, img_path, file, file_name, filename or path."""
+    label: str | None = None
+    """Classes. Default: label, class or target."""
+    split: str | None = None
+    """train, val or test, by any of their names. Default: split, where there is one that says so."""
+    group: str | None = None
+    """What must not stand on both sides of a split: patient, video, artist. Default: group, where there is one."""
+
+
 class DataConfig(FrozenModel):
     """The pictures, their size, and how they are split."""
 
     source: Literal["folder", "digits", "cifar10", "cifar100"] = "folder"
     """Where pictures come from: an image folder, scikit-learn's built-in digits, or a torchvision data set."""
     path: str | None = None
-    """Folder with the pictures: CLASS/* to be split, or train/CLASS/* with val/ and test/ where they exist.
+    """Folder with the pictures: CLASS/* to be split, or train/CLASS/* with val/ and test/ where they exist; splits
+    may have their other names too (Training, valid, dev, seg_test, eval-set).
     For cifar10 and cifar100 it may also be torchvision's own download folder. Usually given as --data. A relative
     path starts from the folder in which the command runs."""
+    labels: str | None = None
+    """CSV or TSV that says the class of each picture, relative to path; the names of folders then mean nothing. Its
+    first line names the columns. A row without a label is unlabelled."""
+    test_labels: str | None = None
+    """The same of the test split."""
+    columns: Columns | None = None
+    """Columns of the tables, for example { file = "name", label = "species" }. Default: found by name."""
+    group_by: str | None = None
+    """Regular expression searched in each file's name (in its path, if it has a slash): pictures with the same match,
+    or the same first group of it, are never on both sides of a drawn split or fold. Default: none."""
     image_size: int = Field(224, ge=8, le=1024)
     """Height and width in pixels of the model's input."""
     resize: Literal["crop", "squash"] = "crop"
@@ -72,6 +97,20 @@ class DataConfig(FrozenModel):
             raise ValueError("folds = 1 leaves nothing to train on; use 0 for one validation split, or at least 2")
         if self.source == "digits" and self.path is not None:
             raise ValueError(f'path = {self.path!r}: the digits are built in; use source = "folder" for your pictures')
+        return self
+
+    @model_validator(mode="after")
+    def _labels_are_of_a_folder(self) -> Self:
+        if self.labels is not None and self.source != "folder":
+            raise ValueError(f'labels = {self.labels!r}: {self.source} has labels of its own; use source = "folder"')
+        if self.labels is None and (self.test_labels is not None or self.columns is not None):
+            name = "columns" if self.test_labels is None else "test_labels"
+            raise ValueError(f"{name} would be ignored without labels; name the table of the training pictures too")
+        if self.group_by is not None:
+            try:
+                re.compile(self.group_by)
+            except re.error as error:
+                raise ValueError(f"group_by = {self.group_by!r} is no regular expression: {error}") from None
         return self
 
 

@@ -11,7 +11,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import assert_never
@@ -23,12 +23,12 @@ from PIL import Image
 from trainer.cache import BadFile, Cache, Progress, build_cache, open_cache, shaping
 from trainer.config import DataConfig, Shape
 from trainer.errors import DataError, as_lines
+from trainer.layout import EXPECTED_LAYOUT
 from trainer.pictures import read
-from trainer.scan import Listing, Picture, scan_folder
+from trainer.scan import Listing, Picture, scan
+from trainer.splits import draw_folds, draw_splits, group_problems, groups_of
 
 __all__ = ["BadFile", "Dataset", "Duplicate", "Progress", "open_data", "prepare_data"]
-
-EXPECTED_LAYOUT = "CLASS/* or train/CLASS/* (and, if you have them, val/CLASS/* and test/CLASS/*)"
 
 TORCHVISION_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 
@@ -62,18 +62,24 @@ class Dataset:
     """[N], path relative to the data folder ("train/robin/1.jpg"), or "digits/17"."""
     class_names: tuple[str, ...]
     """Sorted by code point; those that have a training picture."""
+    groups: tuple[str, ...]
+    """[N], what is never on both sides of a drawn split or fold; "" for a picture that is alone."""
     splits: Mapping[str, NDArray[np.int64]]
     """train, val and test, each the ascending indices of its pictures; only test may be empty."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
     """Of each channel, 0 to 1: what pictures are normalised with."""
     content_hash: str
-    """SHA-256 over the class names and each picture's name, label and bytes; the same wherever and whenever
-    they were written."""
+    """SHA-256 over the class names and each picture's name, label and bytes, and over what a table says of splits and
+    groups; the same wherever and whenever they were written."""
     bad_files: tuple[BadFile, ...]
     """What was left out (none under bad_files = "fail")."""
     duplicates: tuple[Duplicate, ...]
     """Exact ones only, a pair each."""
+    misread: Mapping[str, str] = field(default_factory=dict)
+    """Name -> why a plain ``Image.open(file).convert("RGB")`` reads other pixels: pictures.TURNED or DEPTH."""
+    notices: tuple[str, ...] = ()
+    """What was passed over in the folder, or may be meant otherwise, a sentence each; only ``prepare_data`` knows."""
     cache_path: Path
     """For ``open_data`` in another process."""
 
@@ -92,6 +98,11 @@ class Dataset:
         digest.update(json.dumps([self.mean, self.std]).encode())
         return digest.hexdigest()
 
+    @property
+    def grouped(self) -> bool:
+        """Whether any two pictures are kept on one side."""
+        return any(self.groups)
+
     def trained_on(self, splits: str) -> Dataset:
         """The same pictures with another train split: "train", "val", or "train+val". Val itself stays as it is, and
         says nothing of a model that was trained on it.
@@ -102,10 +113,8 @@ class Dataset:
     def fold(self, number: int, folds: int, seed: int) -> Dataset:
         """The same pictures with another val split: one of ``folds`` stratified parts of train and val together.
 
-        Raises DataError where a class has fewer pictures than there are folds.
+        Raises DataError where a class has fewer pictures than there are folds, or where there are fewer groups.
         """
-        from sklearn.model_selection import StratifiedKFold  # 1 s to import
-
         pool = np.sort(np.concatenate([self.splits["train"], self.splits["val"]]))
         labels = self.labels[pool]
         counts = np.bincount(labels, minlength=len(self.class_names))
@@ -114,8 +123,12 @@ class Dataset:
             raise DataError(
                 f"folds = {folds}: class {name} has {counts.min()} pictures; each fold needs one: fewer folds"
             )
-        parts = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(pool, labels))
-        train, val = parts[number]
+        train, val = draw_folds(pool, labels, [self.groups[index] for index in pool], folds, seed)[number]
+        if self.grouped and (lost := set(range(len(self.class_names))) - set(labels[train].tolist())):
+            raise DataError(
+                f"folds = {folds}: fold {number + 1} has no training picture of {self.class_names[min(lost)]}, whose "
+                "groups are few; fewer folds, or another split_seed"
+            )
         return replace(self, splits={**self.splits, "train": pool[train], "val": pool[val]})
 
 
@@ -131,6 +144,7 @@ def prepare_data(config: DataConfig, cache_dir: Path, *, progress: Progress | No
     # What the arrays hold never changes, so their name is stamp enough, and a cache spares reading them.
     title: str = config.source
     stamp: str = config.source
+    notices: tuple[str, ...] = ()
     list_pictures: Callable[[], Listing]
     match config.source:
         case "digits":
@@ -143,8 +157,9 @@ def prepare_data(config: DataConfig, cache_dir: Path, *, progress: Progress | No
                     "this study reads an image folder and none was given; "
                     f"give it with --data DIR, where DIR holds {EXPECTED_LAYOUT}"
                 )
-            listing = scan_folder(folder)
+            listing = scan(config)
             title, stamp, list_pictures = folder.name, listing.stamp, lambda: listing
+            notices = tuple(listing.notices)
         case _:
             assert_never(config.source)
     cache = build_cache(
@@ -156,7 +171,11 @@ def prepare_data(config: DataConfig, cache_dir: Path, *, progress: Progress | No
         read=partial(read, config=config),
         progress=progress,
     )
-    return _dataset(config, cache)
+    data = replace(_dataset(config, cache), notices=notices)
+    if data.grouped:  # whether each fold can be drawn is known only by drawing it
+        for number in range(config.folds):
+            data.fold(number, config.folds, config.split_seed)
+    return data
 
 
 def open_data(config: DataConfig, cache_path: Path) -> Dataset:
@@ -174,36 +193,45 @@ def _dataset(config: DataConfig, cache: Cache) -> Dataset:
         raise DataError(f"the picture cache {cache.path} was made for {cache.made_for}, not for {wanted}")
     in_train = Counter(name for name, split in zip(cache.classes, cache.splits, strict=True) if split == "train")
     class_names = tuple(sorted(in_train))
-    if problems := _find_problems(config, cache, in_train):
+    groups = groups_of(config, cache)
+    if problems := [*_find_problems(config, cache, in_train), *group_problems(config, cache, groups)]:
         skippable = _refuses_bad_files(config) and len(cache.bad) > 0
         cure = '; bad_files = "skip" goes on without files that cannot be read' if skippable else ""
         count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
         raise DataError(f"{cache.root}: {count} with the pictures{cure}:{as_lines(problems)}")
     label_of = {name: label for label, name in enumerate(class_names)}
     labels = np.array([label_of[name] for name in cache.classes], dtype=np.int64)
-    split_of = np.array(_draw_splits(config, cache))
+    split_of = np.array(draw_splits(config, cache, groups))
     splits = {split: np.flatnonzero(split_of == split) for split in ("train", "val", "test")}
+    if not len(splits["val"]):
+        raise DataError(f"{cache.root}: the groups leave no validation picture; smaller groups, or a val folder")
     if lost := sorted(set(range(len(class_names))) - set(labels[splits["train"]].tolist())):
+        grouped = any(groups)
+        why, cure = ("its groups", "smaller fractions") if grouped else ("stratified = false", "stratified = true")
         raise DataError(
-            f"{cache.root}: with stratified = false no training picture is left of {class_names[lost[0]]}"
-            f"{f' and {len(lost) - 1} more' if lost[1:] else ''}; use stratified = true, or another split_seed"
+            f"{cache.root}: with {why} no training picture is left of {class_names[lost[0]]}"
+            f"{f' and {len(lost) - 1} more' if lost[1:] else ''}; use {cure}, or another split_seed"
         )
     for array in (labels, *splits.values()):
         array.flags.writeable = False
     mean, std = _channel_statistics(config, cache, splits["train"])
-    content = json.dumps([class_names, cache.names, labels.tolist(), cache.sha256])
+    content: list[object] = [class_names, cache.names, labels.tolist(), cache.sha256]
+    if config.labels is not None:  # which, unlike folders, says splits and groups that are in no name
+        content.append([cache.splits, cache.groups])
     return Dataset(
         images=cache.images,
         labels=labels,
         names=tuple(cache.names),
         class_names=class_names,
+        groups=tuple(groups),
         splits=splits,
         mean=mean,
         std=std,
-        content_hash=hashlib.sha256(content.encode()).hexdigest(),
+        content_hash=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
         bad_files=tuple(BadFile(name, reason) for name, reason in cache.bad),
         duplicates=tuple(_find_duplicates(cache, split_of.tolist())),
         cache_path=cache.path,
+        misread=dict(cache.misread),
     )
 
 
@@ -265,7 +293,8 @@ def _find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int]
         if split == "train" and name not in in_train and refuses_bad_files:
             problems.append(f"{folder}: this class folder holds no readable picture; fill it or remove it")
         if split != "train" and name not in in_train and readable[split, name]:
-            problems.append(f"{folder}: this class has no training picture; add some or remove the folder")
+            what = "the folder" if config.labels is None else "its rows"
+            problems.append(f"{folder}: this class has no training picture; add some or remove {what}")
     for split in cache.own_splits:
         if split not in cache.splits:
             problems.append(f"the {split} folder holds no readable picture; fill it or remove it")
@@ -279,36 +308,6 @@ def _find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int]
             if in_train[name] == 1
         ]
     return problems
-
-
-def _draw_splits(config: DataConfig, cache: Cache) -> list[str]:
-    """The split of each picture: its folder's, or drawn from train, class by class unless stratified is off.
-
-    Each class gives the rounded share, at least one picture to each split that is drawn, and keeps at least
-    one; of a class with two, val comes before test. Drawn by the hash of seed and content, not by a random
-    generator: that is the same in every version of numpy, a new file hardly moves the others, and files with
-    the same bytes fall on the same side wherever the share allows it.
-    """
-    splits = list(cache.splits)
-    draw_test = "test" not in cache.own_splits and config.test_fraction > 0
-    draw_val = "val" not in cache.own_splits
-    members: dict[str, list[int]] = {}
-    for index, (name, split) in enumerate(zip(cache.classes, cache.splits, strict=True)):
-        if split == "train" and (draw_test or draw_val):
-            members.setdefault(name if config.stratified else "", []).append(index)
-    for indices in members.values():
-        indices.sort(key=lambda i: hashlib.sha256(f"{config.split_seed} {cache.sha256[i]}".encode()).digest())
-        num_test = _share(config.test_fraction, len(indices), keep=1 + draw_val) if draw_test else 0
-        num_val = _share(config.val_fraction, len(indices) - num_test, keep=1) if draw_val else 0
-        for index in indices[:num_test]:
-            splits[index] = "test"
-        for index in indices[num_test : num_test + num_val]:
-            splits[index] = "val"
-    return splits
-
-
-def _share(fraction: float, count: int, keep: int) -> int:
-    return min(max(1, int(fraction * count + 0.5)), max(0, count - keep))
 
 
 def _find_duplicates(cache: Cache, splits: list[str]) -> list[Duplicate]:

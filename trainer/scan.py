@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,15 +12,14 @@ from typing import TypeAlias
 
 from PIL import Image
 
+from trainer.config import DataConfig
+from trainer.contest import suggest_labels
 from trainer.errors import DataError
+from trainer.labels import read_labels
+from trainer.layout import read_layout
+from trainer.tree import File, read_tree
 
-__all__ = ["Listing", "Picture", "Source", "scan_folder"]
-
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Folder name -> split; Kaggle's bird folders say "valid"."""
-
-LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
-"""What operating systems leave in folders, in lower case; passed over in silence, as every hidden file is."""
+__all__ = ["Listing", "Picture", "Source", "scan", "scan_folder"]
 
 Source: TypeAlias = bytes | Image.Image
 """A picture's file, or itself."""
@@ -35,6 +33,8 @@ class Picture:
     class_name: str
     split: str
     load: Callable[[], Source]
+    group: str = ""
+    """What a table says that must not stand on both sides of a split; "" where it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -50,80 +50,87 @@ class Listing:
     """The splits that the source itself has; the others are drawn from train."""
     stamp: str = ""
     """Changes when a file is added, removed or written."""
+    notices: Sequence[str] = ()
+    """What was passed over, or may be meant otherwise: a sentence each."""
+    left_out: Sequence[tuple[str, str]] = ()
+    """(name, why) of rows without a file, and files without a row, that a table's user chose to skip."""
 
 
-def scan_folder(root: Path) -> Listing:
+def scan(config: DataConfig) -> Listing:
+    """List the pictures of ``config.path`` by its folders, or by its tables where it names some.
+
+    Raises DataError as ``scan_folder`` and ``read_labels`` do.
+    """
+    assert config.path is not None
+    root = Path(config.path).resolve()
+    return scan_folder(root) if config.labels is None else _scan_tables(config, root)
+
+
+def _scan_tables(config: DataConfig, root: Path) -> Listing:
+    labels = read_labels(config, root)
+    pictures = [
+        Picture(one.file.name, one.label, one.split, partial(read_file, one.file.path), one.group)
+        for one in sorted(labels.files, key=lambda one: one.file.name)
+    ]
+    classes = sorted({(f"class {one.class_name} in {one.split}", one.split, one.class_name) for one in pictures})
+    said = [[stamp_of(one.file), one.label, one.split, one.group] for one in labels.files]
+    return Listing(
+        str(root),
+        pictures,
+        classes,
+        sorted({one.split for one in pictures}),
+        json.dumps([str(root), sorted(said), sorted(labels.left_out)]),
+        labels.notices,
+        labels.left_out,
+    )
+
+
+def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
     """List what lies under ``root`` without opening a file.
 
-    ROOT/train/CLASS/* with or without ROOT/val (or valid, validation) and ROOT/test, else ROOT/CLASS/*, which
-    is all train. Class folders are searched to any depth and through symbolic links; files and folders that
-    lie beside them are not looked at. A train/ that holds files and no folder is a class of that name.
+    train/CLASS/* with or without val and test, by any of their names (``layout.split_of``), else CLASS/*, which is
+    all train. Class folders are searched to any depth and through symbolic links; files that lie beside them are no
+    pictures of the listing. Where pictures are only to be judged, ``needs_train`` is off: test/CLASS/* alone will do.
 
-    Raises DataError where the folder is missing, cannot be listed, or holds no class folder.
+    Raises DataError where the folder is missing, cannot be listed, holds no class folder, or where it is not plain
+    what its folders mean; where a table says the classes, with the settings that read it.
     """
-    if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise DataError(f"the data folder {root} {what}; check --data DIR")
-    folders = {entry.name: entry.path for entry, info in _visible(str(root)) if _is_folder(info)}
-    inside_train = [info for _, info in _visible(folders["train"])] if "train" in folders else []
-    parts = {name: SPLIT_FOLDERS[name] for name in folders if name in SPLIT_FOLDERS}
-    if "train" not in folders or (inside_train and not any(map(_is_folder, inside_train))):
-        parts = {"": "train"}
-    if twice := sorted(name for name in parts if list(parts.values()).count(parts[name]) > 1):
-        raise DataError(f"{root} holds {' and '.join(twice)}, which mean the same split; keep one of them")
-
+    tree = read_tree(root)
+    suggestion = suggest_labels(tree, root)
+    try:
+        layout = read_layout(tree, str(root), needs_train=needs_train)
+    except DataError as error:
+        raise DataError(f"{error}\n{suggestion.lines}") if suggestion else error from None
+    notices = list(layout.notices)
+    if suggestion is not None and not layout.is_plain:
+        raise DataError(f"{root}: labels are in a table, not in the names of folders.\n{suggestion.lines}")
+    if suggestion is not None and suggestion.contradicts_folders and layout.parts[0][1] is tree:
+        notices.append(f"the folders are taken for the classes, but {' '.join(suggestion.lines.split())}")
     pictures: list[Picture] = []
     class_folders: list[tuple[str, str, str]] = []
     stamps: list[str] = []
-    for part, split in parts.items():
-        for entry, info in _visible(str(root / part)):
-            if info is None or not _is_folder(info):
-                continue
-            folder = f"{part}/{entry.name}" if part else entry.name
-            class_folders.append((folder, split, entry.name))
-            for name, path, file in _files(entry.path, folder, ((info.st_dev, info.st_ino),)):
-                pictures.append(Picture(name, entry.name, split, partial(_read_file, Path(path))))
-                # With the mode in the stamp, a file that could not be opened is tried again after chmod.
-                stamps.append(f"{name}\0{file and (file.st_size, file.st_mtime_ns, file.st_mode)}")
+    for split, part in layout.parts:
+        for folder in part.folders:
+            class_folders.append((folder.name, split, folder.base))
+            for file in folder.walk():
+                pictures.append(Picture(file.name, folder.base, split, partial(read_file, file.path)))
+                stamps.append(stamp_of(file))
     if not class_folders:
         raise DataError(f"{root} holds no class folders; expected are CLASS/* or train/CLASS/*, pictures inside")
     pictures.sort(key=lambda picture: picture.name)
     stamp = json.dumps([str(root), sorted(class_folders), sorted(stamps)])
-    return Listing(str(root), pictures, sorted(class_folders), sorted(set(parts.values())), stamp)
+    own_splits = sorted({split for split, _ in layout.parts})
+    return Listing(str(root), pictures, sorted(class_folders), own_splits, stamp, notices)
 
 
-def _visible(folder: str) -> Iterator[tuple[os.DirEntry[str], os.stat_result | None]]:
-    """What lies in a folder, litter left out, with its stat through links; None for a link to nowhere."""
-    try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise DataError(f"the folder {folder} cannot be listed: {error.strerror}") from None
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name.lower() in LITTER:
-            continue
-        try:
-            yield entry, entry.stat()
-        except OSError:
-            yield entry, None
+def stamp_of(file: File) -> str:
+    """What changes when a file is written; with its mode, so that one that could not be opened is tried again."""
+    info = file.info
+    return f"{file.name}\0{info and (info.st_size, info.st_mtime_ns, info.st_mode)}"
 
 
-def _is_folder(info: os.stat_result | None) -> bool:
-    return info is not None and stat.S_ISDIR(info.st_mode)
-
-
-def _files(
-    folder: str, name: str, above: tuple[tuple[int, int], ...]
-) -> Iterator[tuple[str, str, os.stat_result | None]]:
-    """(name, path, stat) of every file below a class folder; ``above``: the folders walked through, so that a
-    link back to one of them is not followed for ever."""
-    for entry, info in _visible(folder):
-        if info is None or not stat.S_ISDIR(info.st_mode):
-            yield f"{name}/{entry.name}", entry.path, info
-        elif (info.st_dev, info.st_ino) not in above:
-            yield from _files(entry.path, f"{name}/{entry.name}", (*above, (info.st_dev, info.st_ino)))
-
-
-def _read_file(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """All of a file; raises DataError, a clause to follow its name, where that cannot be had."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for ever
             raise DataError("is not a regular file")

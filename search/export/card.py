@@ -11,6 +11,7 @@ from search.export.formats.table import FORMAT_NAMES, format_of
 from search.export.record import ExportRecord
 from search.words import duration
 from trainer.config import TrainConfig
+from trainer.pictures import read_right
 from trainer.values import Json
 
 READ = """A picture as every format takes it:
@@ -45,6 +46,7 @@ def card(record: ExportRecord) -> str:
         _honesty(record),
         "## Load it",
         *_loading(record),
+        _reading(record),
         "## What it confuses",
         "![Confusion matrix](plots/confusion.png)",
         _confused(record),
@@ -71,6 +73,23 @@ def _hub_library(record: ExportRecord) -> str:
     if record.model.stock_timm:
         return weights.LIBRARY
     return next((one.hub_library for one in _formats(record)), "pytorch")
+
+
+def _reading(record: ExportRecord) -> str:
+    """How pictures are read that a plain convert("RGB") reads otherwise, where there were some; else nothing."""
+    evaluation, proof = record.evaluation, record.proof
+    lines = [
+        f"- {count:,} of all pictures, {proof.misread.get(why, 0):,} of the {evaluation.n:,} in the {evaluation.split} "
+        f"split, are {why}; this line reads them as they were read here: `{read_right(why, record.data.channels)}`"
+        for why, count in sorted(proof.misread_in_all.items())
+    ]
+    if not lines:
+        return ""
+    said = (
+        'A plain `Image.open(file).convert("RGB")` reads some of the pictures otherwise than they were trained on and '
+        f"measured; read so, the accuracy is {proof.stranger_accuracy:.2%}."
+    )
+    return "\n".join([said, "", *lines])
 
 
 def _name(record: ExportRecord) -> str:
@@ -109,7 +128,8 @@ def _facts(record: ExportRecord) -> dict[str, str]:
     if record.proof.stranger_accuracy is not None:
         rows["read as a stranger"] = (
             f"{record.proof.stranger_accuracy:.2%}, from the files with timm's own transform (the proof allows "
-            f"{record.proof.stranger_tolerance:.1%} of difference)"
+            f"{record.proof.stranger_tolerance:.1%} of difference"
+            f"{', and the pictures that are read otherwise' if record.proof.misread else ''})"
         )
     return rows
 
@@ -138,6 +158,11 @@ def _honesty(record: ExportRecord) -> str:
         lines.append("The test split was opened once, for this model, after everything was chosen.")
     else:
         lines.append(f"The test split was looked at {seen} times, by final models or to compare; this is the latest.")
+    if near := evaluation.near_duplicates:
+        lines.append(
+            f"{near:,} of the {evaluation.n:,} test pictures look like a training picture (a perceptual hash's "
+            "near-duplicates), so the accuracy on new pictures may be lower; `search check --duplicates` lists them."
+        )
     if record.fit_on == "train+val":
         lines.append("It was trained on the training and the validation pictures: no selection is left in its epochs.")
     return " ".join(lines)

@@ -28,7 +28,7 @@ from search.study.study import find_study, open_test_split
 from trainer.config import DataConfig
 from trainer.data import Dataset, prepare_data
 from trainer.errors import DataError, as_lines
-from trainer.scan import scan_folder
+from trainer.scan import Listing, scan, scan_folder
 from trainer.values import Json
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ def _from_folder(data: Path, sides: Sequence[Side], cache: Path) -> Images:
     """The pictures of a folder that neither export was trained on, as far as that is known: its test folder, else what
     was drawn from it to test the exports, else its val folder, else all of it.
     """
-    images = scan_folder(data).pictures
+    images = _listing(data, [side.record for side in sides]).pictures
     splits = {one.split for one in images}
     known = [] if "test" in splits else [_held_out(data, side.record, cache) for side in sides]
     drawn = [one for one in known if one is not None]
@@ -278,6 +278,16 @@ def _from_folder(data: Path, sides: Sequence[Side], cache: Path) -> Images:
     where = f"the {split} split of {data}" if split else f"{data} (all of it: some may have been trained on)"
     first, second = sides
     return Images(where, np.array([one.class_name for one in chosen]), (reader(first), reader(second)))
+
+
+def _listing(data: Path, records: Sequence[ExportRecord]) -> Listing:
+    """By the tables of an export that was trained with some, where the folder has them; else by its folders."""
+    for record in records:
+        if record.data.source == "folder":
+            config = DataConfig.model_validate({**record.data.config, "path": str(data.resolve())})
+            if config.labels is not None and (data / config.labels).is_file():
+                return scan(config)
+    return scan_folder(data, needs_train=False)
 
 
 def _held_out(data: Path, record: ExportRecord, cache: Path) -> tuple[str, set[str]] | None:

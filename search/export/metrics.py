@@ -39,6 +39,7 @@ from search.study.trial import recipe_of
 from search.words import count
 from trainer.config import ModelSize
 from trainer.identity import identity, later_recipe
+from trainer.near import find_near_duplicates
 from trainer.values import Json
 
 if TYPE_CHECKING:
@@ -138,8 +139,7 @@ def evaluate_once(
 
     split = "test" if len(data.splits["test"]) else "val"
     members = list(whole.members) if isinstance(whole, Ensemble) and num_members > 1 else []
-    seen = 0
-    total = len(data.splits[split]) * (1 + (plain is not whole) + len(members))
+    seen, total = 0, len(data.splits[split]) * (1 + (plain is not whole) + len(members))
     total += len(data.splits["val"]) if split != "val" else 0
 
     def evaluate(model: nn.Module, split: str) -> tuple[Metrics, torch.Tensor]:
@@ -178,6 +178,7 @@ def evaluate_once(
             confusion=result.confusion.tolist(),
             confused=tuple(confused_pairs(result.confusion, data.class_names)),
             test_openings=openings,
+            near_duplicates=_look_alikes(retraining, split),
         ),
         validation=Validation(n=len(data.splits["val"]), accuracy=validation.accuracy, loss=validation.loss),
         histories=tuple(_history(outcomes, number) for number in range(num_members)),
@@ -188,6 +189,13 @@ def evaluate_once(
             ),
         ),
     )
+
+
+def _look_alikes(retraining: Retraining, split: str) -> int | None:
+    """Test pictures that look like a training picture; None where the pictures are no files, or no test split."""
+    if split != "test" or retraining.spec.data.source != "folder":
+        return None
+    return len(find_near_duplicates(retraining.data, ("train", "test")))
 
 
 def _history(outcomes: Sequence[Sequence[Outcome]], member: int) -> tuple[Epoch, ...]:

@@ -155,6 +155,8 @@ class Evaluation(Recorded):
     """The mistakes made most often."""
     test_openings: int
     """How often the test split was looked at by then, this time included."""
+    near_duplicates: int | None = None
+    """Test pictures that look like a training picture; None where they were not looked for: no files, no test split."""
 
 
 class Validation(Recorded):
@@ -209,6 +211,10 @@ class Proof(Recorded):
     max_logit_difference: float
     """The largest of all formats."""
     stranger_tolerance: float | None = None
+    misread: Mapping[str, int] = {}
+    """Why a plain convert("RGB") reads pictures of the evaluated split otherwise -> how many; see trainer.pictures."""
+    misread_in_all: Mapping[str, int] = {}
+    """The same of all splits."""
 
 
 class ProofAnswer(Proof):

@@ -12,10 +12,12 @@ from typing import assert_never
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from search.console import Terminal
+from search.console import Terminal, show_progress
 from search.devices import WorkerDevice, use_gpu
 from search.paths import Runs
+from search.plan.data_warnings import never_predicted, warnings_about
 from search.plan.meaning import ChoiceAxis, Estimate, Images, Meaning, RangeAxis
+from search.plan.near_duplicates import draw_pairs
 from search.plan.prepare import Prepared, check_room, prepare, room_needed
 from search.plan.preview import check_figure, draw_images
 from search.plan.space import find_bounds, known_recipes
@@ -25,7 +27,8 @@ from studies.spec import exported_size
 from trainer.config import TrainConfig
 from trainer.data import Dataset
 from trainer.errors import ConfigError, DataError, DiskError, LimitError
-from trainer.scan import scan_folder
+from trainer.near import NearDuplicate, find_near_duplicates
+from trainer.scan import scan
 
 MEASURED_STEPS = 3
 """Training steps that the estimate of time is taken from, after one that warms up."""
@@ -49,6 +52,7 @@ def check_study(
     devices: list[WorkerDevice],
     *,
     figure: Path | None = None,
+    duplicates: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Meaning:
     """Find out what a study means; decodes its images and trains a few steps on the first device.
@@ -58,6 +62,7 @@ def check_study(
         runs: the runs folder; its cache is filled.
         devices: those the search would have, one worker each.
         figure: PNG to draw augmented training images into.
+        duplicates: PNG to draw near-duplicates across splits into; they are looked for only then.
         say: told what was drawn.
 
     Raises:
@@ -65,10 +70,11 @@ def check_study(
         DiskError: there is no room for the checkpoints of a search.
         LimitError: nothing fits the limit.
         ConfigError: the model, a recipe or the device cannot be.
-        UsageError: ``figure`` cannot be written.
+        UsageError: ``figure`` or ``duplicates`` cannot be written.
     """
-    if figure is not None:
-        check_figure("--pictures", figure)
+    for option, file in (("--pictures", figure), ("--duplicates", duplicates)):
+        if file is not None:
+            check_figure(option, file)
     use_gpu(devices[0])
     prepared = _prepare(spec, runs)
     data, space, width = prepared.data, prepared.space, prepared.width
@@ -89,7 +95,7 @@ def check_study(
         epochs=spec.train.epochs,
         trials=spec.search.trials,
         limit=spec.limit,
-        images=_images_of(spec, data),
+        images=replace(_images_of(spec, data, runs), near_duplicates=_near_duplicates(data, duplicates, say)),
         space={key: _axis_of(axis) for key, axis in space.items()},
         largest=SizedWidth.of(candidate.width_mult, largest),
         widest=None if width is None else width.widest,
@@ -170,6 +176,17 @@ def measure_speed(candidate: TrainConfig, data: Dataset, where: WorkerDevice) ->
     )
 
 
+def _near_duplicates(data: Dataset, out: Path | None, say: Callable[[str], None]) -> tuple[NearDuplicate, ...] | None:
+    """Those across splits, drawn into ``out``; None where that is None."""
+    if out is None:
+        return None
+    with show_progress(Terminal(stderr=True)) as progress:
+        pairs = find_near_duplicates(data, progress=progress)
+    if pairs:
+        say(draw_pairs(data, pairs, out))
+    return tuple(pairs)
+
+
 def _prepare(spec: StudySpec, runs: Runs) -> Prepared:
     """As ``launch.prepare``, but images that cannot be used don't hide what is wrong with limit and recipes."""
     try:
@@ -196,13 +213,14 @@ def _fewest_classes(spec: StudySpec) -> int:
     if spec.data.path is None:
         return 2
     try:
-        listing = scan_folder(Path(spec.data.path))
+        listing = scan(spec.data)
     except DataError:
         return 2
     return max(2, len({picture.class_name for picture in listing.pictures if picture.split == "train"}))
 
 
-def _images_of(spec: StudySpec, data: Dataset) -> Images:
+def _images_of(spec: StudySpec, data: Dataset, runs: Runs) -> Images:
+    unanswered = never_predicted(runs.confusion(spec.name), data.class_names)
     counts = {split: Counter(data.labels[indices].tolist()) for split, indices in data.splits.items()}
     return Images(
         source=spec.data.source,
@@ -214,6 +232,8 @@ def _images_of(spec: StudySpec, data: Dataset) -> Images:
         },
         bad_files=data.bad_files,
         duplicates=data.duplicates,
+        near_duplicates=None,
+        warnings=(*warnings_about(data, spec.data), *filter(None, [unanswered])),
     )
 
 

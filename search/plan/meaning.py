@@ -19,6 +19,7 @@ from studies.spec import describe_limit, fits
 from trainer.config import ModelSize
 from trainer.data import BadFile, Duplicate
 from trainer.errors import as_lines
+from trainer.near import NearDuplicate
 from trainer.values import Json
 
 CLASSES_SHOWN = 12
@@ -39,6 +40,10 @@ class Images:
     bad_files: tuple[BadFile, ...]
     """Files that are left out."""
     duplicates: tuple[Duplicate, ...]
+    near_duplicates: tuple[NearDuplicate, ...] | None
+    """Across splits; None where they were not looked for."""
+    warnings: tuple[str, ...]
+    """What to know of them that stops no search, a sentence each."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,10 @@ def _text_of_images(images: Images) -> list[RenderableType]:
     if pairs := images.duplicates:
         lines = as_lines([f"{pair.kind}: {pair.first} = {pair.second}" for pair in pairs])
         parts.append(_warning(f"{len(pairs)} exact duplicates:{lines}"))
+    if (near := images.near_duplicates) is not None:
+        lines = as_lines([f"{'/'.join(pair.splits)}: {pair.first} ~ {pair.second}" for pair in near])
+        parts.append(_warning(f"{len(near)} near-duplicates across splits:{lines}" if near else "no near-duplicates"))
+    parts += [_warning(line if line.isprintable() else ascii(line)[1:-1]) for line in images.warnings]
     if not images.splits["test"]:
         parts.append(
             _warning(

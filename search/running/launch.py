@@ -17,6 +17,7 @@ from search.console import is_quiet
 from search.devices import WorkerDevice, hold_devices, share_gpus
 from search.errors import Interrupted, UsageError
 from search.paths import Runs
+from search.plan.data_warnings import never_predicted, warnings_about
 from search.plan.prepare import Prepared, check_room, images_of, models_of, prepare, room_needed
 from search.process import STOP_SIGNALS, log_to
 from search.running.coordinator import Coordinator
@@ -98,7 +99,7 @@ def launch(
             display.say(opening_line(spec, prepared, workers))
             for name, reason in prepared.left_out.items():
                 display.say(f"left out: {name}: {reason}", WARNING)
-            for line in [*doubts(prepared.data), *notes]:
+            for line in [*doubts(prepared.data), *warnings_about(prepared.data, spec.data), *notes]:
                 display.say(line, WARNING)
             page = StudyPage(owned, _facts(spec, prepared), url, runs)
             others: list[Observer] = [StateFile(runs.state(spec.name), runs.holder(spec.name).read_text()), page]
@@ -109,6 +110,7 @@ def launch(
             coordinator = Coordinator(owned, prepared, pool, runs, str(prepared.data.cache_path), observers)
             with observers, _signals_to(coordinator):
                 finished = coordinator.run()
+            _warn_of_unanswered(display, runs, spec, prepared)
         if finished:
             snapshot = coordinator.snapshot()
             with contextlib.suppress(*STORAGE_FAILURES):  # it may go away now: all is written
@@ -168,6 +170,11 @@ def _facts(spec: StudySpec, prepared: Prepared) -> list[tuple[str, str]]:
         widest = prepared.width.widest
         facts += [("widest that fits", f"width_mult {widest.width_mult:g}, {widest.params:,} parameters")]
     return facts
+
+
+def _warn_of_unanswered(display: Display, runs: Runs, spec: StudySpec, prepared: Prepared) -> None:
+    if unanswered := never_predicted(runs.confusion(spec.name), prepared.data.class_names):
+        display.say(unanswered, WARNING)
 
 
 def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice]) -> str:

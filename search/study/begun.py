@@ -68,9 +68,10 @@ def as_begun(asked: StudySpec, storage: RDBStorage, overrides: Sequence[str] | N
         spec = _with_stored_text(asked, stored, overrides)
         if spec is not None:
             return Begun(spec, {}, _difference_to_today(spec, asked))
-    if asked.data.path is None:  # --data is needed once
-        path = stored.get("data", {}).get("path")
-        asked = asked.model_copy(update={"data": asked.data.model_copy(update={"path": path})})
+    if asked.data.path is None:  # --data and --labels are needed once
+        known = stored.get("data", {})
+        remembered = {"path": known.get("path"), "labels": asked.data.labels or known.get("labels")}
+        asked = asked.model_copy(update={"data": asked.data.model_copy(update=remembered)})
     return with_kept(asked, stored)
 
 

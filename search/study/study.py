@@ -37,17 +37,21 @@ TEST_OPENING = "featherweight:test_opening:"
 """Study attributes: each look at the test split, named after the hash of what looked."""
 
 
+PLACES = ("path", "source", "bad_files", "labels", "test_labels", "columns")
+"""Settings of [data] that say where the pictures and their labels come from; what comes is in their content's hash."""
+
+
 def fingerprint(spec: StudySpec, content_hash: str) -> dict[str, Json]:
     """Whatever changes a trial's value: equal fingerprints mean comparable trials.
 
-    Not in it: where the pictures and a teacher lie, budget, sampler, pruner, known recipes.
+    Not in it: where the pictures, their tables and a teacher lie, budget, sampler, pruner, known recipes.
     """
     train = identity(spec.train)
     if train["distill"] is not None:
         train["distill"]["teacher"] = teacher_hash(spec.train)
     return {
         "seed": spec.seed,
-        "data": {"content": content_hash} | identity(spec.data, without=("path", "source", "bad_files")),
+        "data": {"content": content_hash} | identity(spec.data, without=PLACES),
         "limit": identity(spec.limit),
         "train": train,
         "space": {key: identity(axis) if isinstance(axis, Range) else list(axis) for key, axis in spec.space.items()},

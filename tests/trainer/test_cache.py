@@ -343,11 +343,13 @@ def test_a_worker_opens_sixty_thousand_pictures_in_seconds(tmp_path: Path) -> No
         "names": [f"train/class{i % 400:03}/{i:06}.jpg" for i in range(count)],
         "classes": [f"class{i % 400:03}" for i in range(count)],
         "splits": ["train"] * count,
+        "groups": [""] * count,
         "sha256": [f"{i:064x}" for i in range(count)],
         "crc32": [0] * count,
         "class_folders": [],
         "own_splits": ["train"],
         "bad": [],
+        "misread": [],
         "index_crc32": 0,
     }
     (cache / "index.json").write_text(json.dumps(index))

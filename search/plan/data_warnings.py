@@ -1,0 +1,95 @@
+"""What a user should know of the pictures, though it stops no search: a sentence each, in numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from trainer.config import DataConfig
+from trainer.data import Dataset
+from trainer.pictures import DEPTH, TURNED, read_right
+
+SMALL_VALIDATION = 100
+"""With fewer validation pictures than these, one picture is more than a point of accuracy."""
+
+HEAVY_IMBALANCE = 10
+"""Pictures of the largest class for each one of the smallest, from which on imbalance is said."""
+
+
+def warnings_about(data: Dataset, config: DataConfig) -> Iterator[str]:
+    """What may be meant otherwise, or makes accuracies say less than they seem to."""
+    yield from data.notices
+    yield from misread(data)
+    yield from _validation(data, config)
+    yield from _imbalance(data)
+
+
+def misread(data: Dataset) -> Iterator[str]:
+    """Pictures that a plain convert("RGB") reads otherwise, with the line that reads them right."""
+    told = {
+        TURNED: 'they are trained upright, and a plain Image.open(file).convert("RGB") leaves them turned',
+        DEPTH: 'they are scaled to 8 bits, and a plain Image.open(file).convert("RGB") clips them',
+    }
+    for why, count in sorted(Counter(data.misread.values()).items()):
+        first = next(name for name, reason in data.misread.items() if reason == why)
+        yield (
+            f"{_count(count, 'picture')} of {len(data.names):,} {'is' if count == 1 else 'are'} {why}, the first: "
+            f"{first}; {told[why]}; this line reads them right: {read_right(why, data.images.shape[-1])}"
+        )
+
+
+def never_predicted(confusion: Path, class_names: Sequence[str]) -> str | None:
+    """A sentence about the classes that the best trial so far never answers; None if there are none, or no trial."""
+    with suppress(OSError, ValueError, KeyError), np.load(confusion) as known:
+        if known["names"].tolist() != list(class_names):
+            return None
+        validated, answered = known["confusion"].sum(axis=1), known["confusion"].sum(axis=0)
+        if lost := [class_names[int(label)] for label in np.flatnonzero((answered == 0) & (validated > 0))]:
+            return (
+                f"the best so far, trial {int(known['trial'])}, never answers {len(lost)} of {len(class_names)} "
+                f"classes on the {int(validated.sum()):,} validation pictures: {_some(lost)}"
+            )
+    return None
+
+
+def _validation(data: Dataset, config: DataConfig) -> Iterator[str]:
+    count = len(data.splits["val"])
+    if config.folds:  # each picture of train and val is validated once
+        count += len(data.splits["train"])
+    else:
+        seen = set(data.labels[data.splits["val"]].tolist())
+        if lost := [name for label, name in enumerate(data.class_names) if label not in seen]:
+            yield (
+                f"{len(lost)} of {len(data.class_names)} classes have no validation picture, so no trial is judged by "
+                f"them: {_some(lost)}"
+            )
+    if count < SMALL_VALIDATION:
+        yield (
+            f"{_count(count, 'validation picture')} {'tells' if count == 1 else 'tell'} candidates apart in steps of "
+            f"{100 / count:.1f} points, with a standard error of {30 / count**0.5:.1f} points at 90 % and "
+            f"{50 / count**0.5:.1f} at 50 % accuracy; a larger val split (data.val_fraction) or data.folds tells more"
+        )
+
+
+def _imbalance(data: Dataset) -> Iterator[str]:
+    counts = np.bincount(data.labels[data.splits["train"]], minlength=len(data.class_names))
+    most, fewest = int(counts.argmax()), int(counts.argmin())
+    if counts[most] >= HEAVY_IMBALANCE * counts[fewest]:
+        yield (
+            f"training pictures are uneven: {counts[most]:,} of {data.class_names[most]}, {counts[fewest]:,} of "
+            f"{data.class_names[fewest]}; always answering {data.class_names[most]} is right on "
+            f"{counts[most] / counts.sum():.0%} of them, and accuracy hardly sees the small classes"
+        )
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'s' if number != 1 else ''}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(name if name.isprintable() else ascii(name)[1:-1] for name in names[:5]) + more

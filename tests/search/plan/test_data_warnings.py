@@ -1,0 +1,132 @@
+"""What a user should know of the pictures is said in numbers, by check and by launch."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from test_check import make_pictures, study
+
+from search.devices import WorkerDevice
+from search.paths import Runs
+from search.plan.check import check_study
+from search.plan.data_warnings import never_predicted, warnings_about
+from search.plan.meaning import text_of_check
+from trainer.config import DataConfig
+from trainer.data import prepare_data
+
+
+def warnings_of(folder: Path, tmp_path: Path, **settings: Any) -> list[str]:
+    config = DataConfig.model_validate({"path": str(folder), "image_size": 8, **settings})
+    return list(warnings_about(prepare_data(config, tmp_path / "cache"), config))
+
+
+def test_classes_without_a_validation_picture_are_named(tmp_path: Path) -> None:
+    counts = {f"train/{name}": 60 for name in "abc"} | {"val/a": 100}
+    folder = make_pictures(tmp_path, counts)
+    assert warnings_of(folder, tmp_path) == [
+        "2 of 3 classes have no validation picture, so no trial is judged by them: b, c"
+    ]
+    assert warnings_of(folder, tmp_path, folds=5) == []  # each fold has some of each class
+
+
+def test_of_many_classes_without_a_validation_picture_five_are_named(tmp_path: Path) -> None:
+    counts = {f"train/c{i}": 3 for i in range(9)} | {"val/c0": 100}
+    (line,) = warnings_of(make_pictures(tmp_path, counts), tmp_path)
+    assert line.startswith("8 of 9 classes have no validation picture")
+    assert line.endswith("c1, c2, c3, c4, c5 and 3 more")
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (
+            8,
+            "8 validation pictures tell candidates apart in steps of 12.5 points, with a standard error of 10.6 points",
+        ),
+        (
+            50,
+            "50 validation pictures tell candidates apart in steps of 2.0 points, with a standard error of 4.2 points",
+        ),
+        (100, None),
+    ],
+)
+def test_a_validation_split_too_small_to_tell_candidates_apart_is_said_with_its_step_and_error(
+    tmp_path: Path, count: int, expected: str | None
+) -> None:
+    folder = make_pictures(tmp_path, {"train/a": 3, "train/b": 3, "val/a": count // 2, "val/b": count // 2})
+    found = warnings_of(folder, tmp_path)
+    assert [line[: len(expected or "")] for line in found] == ([expected] if expected else [])
+
+
+def test_folds_count_all_pictures_as_validated(tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path, {"a": 25, "b": 25})
+    assert warnings_of(folder, tmp_path)[0].startswith("6 validation pictures tell")  # a tenth of each class
+    assert warnings_of(folder, tmp_path, folds=5)[0].startswith("50 validation pictures tell")
+
+
+@pytest.mark.parametrize(("few", "heavy"), [(6, True), (7, False)])
+def test_heavy_imbalance_is_said_with_what_the_largest_class_alone_gives(tmp_path: Path, few: int, heavy: bool) -> None:
+    counts = {"train/cat": 60, "train/dog": 30, "train/emu": few} | {
+        f"val/{name}": 40 for name in ("cat", "dog", "emu")
+    }
+    found = warnings_of(make_pictures(tmp_path, counts), tmp_path)
+    sentence = (
+        "training pictures are uneven: 60 of cat, 6 of emu; always answering cat is right on 62% of them, and accuracy "
+        "hardly sees the small classes"
+    )
+    assert found == ([sentence] if heavy else [])
+
+
+def test_pictures_that_a_plain_convert_reads_otherwise_come_with_the_line_that_reads_them_right(tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path, {"train/a": 3, "train/b": 3, "val/a": 50, "val/b": 50})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    for number in range(3):
+        Image.fromarray(pixels).save(folder / f"train/a/turned{number}.png", exif=exif)
+    Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257).save(folder / "val/b/deep.png")
+    assert warnings_of(folder, tmp_path) == [
+        "1 picture of 110 is of more than 8 bits, the first: val/b/deep.png; they are scaled to 8 bits, and a plain "
+        'Image.open(file).convert("RGB") clips them; this line reads them right: '
+        'Image.fromarray((np.asarray(Image.open(file)) / 257).round().astype("uint8")).convert("RGB")',
+        "3 pictures of 110 are upright only by EXIF, the first: train/a/turned0.png; they are trained upright, and a "
+        'plain Image.open(file).convert("RGB") leaves them turned; this line reads them right: '
+        'ImageOps.exif_transpose(Image.open(file)).convert("RGB")',
+    ]
+
+
+def test_classes_that_the_best_never_answers_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "confusion.npz"
+    assert never_predicted(file, ["a", "b", "c"]) is None  # no trial yet
+    np.savez(file, trial=7, confusion=np.array([[3, 1, 0], [2, 0, 0], [1, 4, 0]]), names=["a", "b", "c"])
+    assert never_predicted(file, ["a", "b", "c"]) == (
+        "the best so far, trial 7, never answers 1 of 3 classes on the 11 validation pictures: c"
+    )
+    assert never_predicted(file, ["a", "b", "d"]) is None  # other pictures by now
+    np.savez(file, trial=7, confusion=np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]), names=["a", "b", "c"])
+    assert never_predicted(file, ["a", "b", "c"]) is None  # c has no validation picture
+    file.write_bytes(b"cut short")
+    assert never_predicted(file, ["a", "b", "c"]) is None
+
+
+def test_check_lists_the_warnings_for_people_and_programs(tmp_path: Path) -> None:
+    runs = Runs(tmp_path / "runs")
+    runs.root.mkdir()
+    folder = make_pictures(tmp_path, {"train/a": 20, "train/b": 20, "val/a": 2, "test/images": 3})
+    spec = study(data={"path": str(folder), "image_size": 16}, space={"lr": [0.1, 0.2]}, known=[], limit={})
+    meaning = check_study(spec, runs, [WorkerDevice("cpu:0", None, 1)])
+    passed_over, lost, small = meaning.images.warnings
+    assert "search predict" in passed_over
+    assert lost.startswith("1 of 2 classes have no validation picture")
+    assert small.startswith("2 validation pictures tell")
+    console = Console(file=io.StringIO(), width=500)
+    console.print(text_of_check(meaning))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert all(line in text for line in meaning.images.warnings)

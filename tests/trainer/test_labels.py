@@ -1,0 +1,349 @@
+"""Labels in a table: how its rows find their pictures, what it may say beside, and every problem at once."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from folders import make_folder, names_in, prepare, problems_of
+
+from trainer.config import DataConfig
+from trainer.data import BadFile, Dataset
+from trainer.errors import ConfigError
+from trainer.values import validate
+
+
+def labelled(root: Path, text: str, tmp_path: Path, name: str = "train.csv", **settings: Any) -> Dataset:
+    (root / name).write_text(text, encoding="utf-8")
+    return prepare(root, tmp_path, labels=name, **settings)
+
+
+def classes_of(data: Dataset) -> dict[str, str]:
+    return {name: data.class_names[label] for name, label in zip(data.names, data.labels, strict=True)}
+
+
+def contest(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "contest", {"train": 6, "test": 3})
+
+
+EXPECTED = {f"train/{i:03}.png": "ab"[i % 2] for i in range(6)}
+
+
+@pytest.mark.parametrize(
+    ("header", "written"),
+    [
+        ("id,label", "{i:03}"),
+        ("image,class", "{i:03}.png"),
+        ("image_id,target", "train/{i:03}"),
+        ("img_path,label", "./train/{i:03}.png"),
+        ("file,label", "train\\{i:03}.png"),
+        ("file_name,label", "contest/train/{i:03}.png"),
+        ("filename,label", "/kaggle/input/contest/train/{i:03}.png"),
+        ("Path,Label", "TRAIN/{i:03}.PNG"),
+        ("\ufeffid,label", " {i:03} "),
+        ("path,label", "C:\\data\\train\\{i:03}.png"),
+    ],
+)
+def test_rows_find_their_pictures_as_people_write_them(tmp_path: Path, header: str, written: str) -> None:
+    rows = "".join(f"{written.format(i=i)},{'ab'[i % 2]}\n" for i in range(6))
+    data = labelled(contest(tmp_path), f"{header}\n{rows}", tmp_path)
+    assert classes_of(data) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "encoding"), [("t.tsv", "\t", "utf-8"), ("t.csv", ";", "utf-8"), ("t.txt", "\t", "utf-16")]
+)
+def test_tabs_semicolons_and_excels_text_are_tables_too(
+    tmp_path: Path, name: str, separator: str, encoding: str
+) -> None:
+    root = contest(tmp_path)
+    lines = [separator.join(row) for row in (("id", "label"), *((f"{i:03}", f"Ä{i % 2}, b") for i in range(6)))]
+    quoted = "\r\n".join(f'"{line}"' if separator == "," else line for line in lines)
+    (root / name).write_text(quoted, encoding=encoding)
+    assert prepare(root, tmp_path, labels=name).class_names == ("Ä0, b", "Ä1, b")
+
+
+def test_names_of_folders_mean_nothing_with_a_table(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"cat": 3, "val/dog": 3, "x/y/z": 2})
+    names = [*(f"cat/{i:03}" for i in range(3)), *(f"dog/{i:03}" for i in range(3)), "z/000.png", "y/z/001"]
+    table = "file,label\n" + "".join(f"{name},{'ab'[i % 2]}\n" for i, name in enumerate(names))
+    data = labelled(root, table, tmp_path, "labels.csv")
+    assert data.class_names == ("a", "b")
+    assert len(data.names) == 8
+    assert {split: len(indices) for split, indices in data.splits.items()} == {"train": 6, "val": 2, "test": 0}
+
+
+def test_ids_of_several_folders_are_those_of_the_tables_split(tmp_path: Path) -> None:
+    root = contest(tmp_path)  # 000 to 002 are in train and in test
+    (root / "truth.csv").write_text("id,label\n000,a\n001,b\n002,a\n")
+    data = labelled(
+        root, "id,label\n" + "".join(f"{i:03},{'ab'[i % 2]}\n" for i in range(6)), tmp_path, test_labels="truth.csv"
+    )
+    assert names_in(data, "test") == {f"test/{i:03}.png" for i in range(3)}
+    assert data.notices == ()
+
+
+def test_a_picture_goes_before_other_files_of_its_name(tmp_path: Path) -> None:
+    root = contest(tmp_path)
+    for i in range(6):
+        (root / "train" / f"{i:03}.xml").write_text("boxes")
+    assert classes_of(
+        labelled(root, "id,label\n" + "".join(f"{i:03},{'ab'[i % 2]}\n" for i in range(6)), tmp_path)
+    ) == (EXPECTED)
+
+
+def test_names_are_found_composed_or_not_and_in_any_script(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "birds", {"train": 4})
+    names = ["Café", "새", "طائر", "ß"]
+    for i, name in enumerate(names):
+        (root / "train" / f"{i:03}.png").rename(root / "train" / (unicodedata.normalize("NFD", name) + ".png"))
+    data = labelled(root, "id,label\n" + "".join(f"{name},{'ab'[i % 2]}\n" for i, name in enumerate(names)), tmp_path)
+    assert len(data.names) == 4
+
+
+def test_columns_may_be_named(tmp_path: Path) -> None:
+    root = contest(tmp_path)
+    rows = "".join(f"x,{i:03},{'ab'[i % 2]},{'dev' if i > 3 else 'training'}\n" for i in range(6))
+    columns = {"file": "picture", "label": "species", "split": "part"}
+    data = labelled(root, f"id,picture,species,part\n{rows}", tmp_path, columns=columns)
+    assert classes_of(data) == EXPECTED
+    assert names_in(data, "val") == {"train/004.png", "train/005.png"}
+    message = problems_of(root, tmp_path, labels="train.csv", columns={"file": "pic", "label": "species"})
+    assert "train.csv has no column 'pic' (data.columns.file); it has id, picture, species, part" in message
+
+
+def test_of_several_columns_of_names_the_one_that_names_files_counts(tmp_path: Path) -> None:
+    rows = "".join(f"{100 + i},{i:03}.png,{'ab'[i % 2]},{i % 2}\n" for i in range(6))
+    data = labelled(contest(tmp_path), f"file,id,label,target\n{rows}", tmp_path)
+    assert classes_of(data) == EXPECTED
+    assert data.notices[0] == "train.csv: labels are in column label, not in target"
+
+
+def test_a_column_of_splits_is_heeded_if_it_says_splits(tmp_path: Path) -> None:
+    root = contest(tmp_path)
+    parts = ["train", "Training", "", "valid", "dev_set", "TEST"]
+    rows = "".join(f"{i:03},{'aabbab'[i]},{part}\n" for i, part in enumerate(parts))
+    data = labelled(root, f"id,label,split\n{rows}", tmp_path)
+    assert names_in(data, "train") == {f"train/{i:03}.png" for i in range(3)}
+    assert names_in(data, "val") == {"train/003.png", "train/004.png"}
+    assert names_in(data, "test") == {"train/005.png"}
+    folds = labelled(root, "id,label,split\n" + "".join(f"{i:03},{'ab'[i % 2]},{i % 3}\n" for i in range(6)), tmp_path)
+    assert len(folds.splits["val"]) == 2
+    assert "train.csv: column split is not used, because '0' names no split" in folds.notices
+    message = problems_of(root, tmp_path, labels="train.csv", columns={"split": "split"})
+    assert "train.csv line 2: '0' names no split; write train, val or test" in message
+
+
+def test_what_a_table_says_is_in_the_fingerprint(tmp_path: Path) -> None:
+    root = contest(tmp_path)
+
+    def hash_of(labels: str, header: str = "id,label", more: tuple[str, ...] = ("",) * 6) -> str:
+        rows = "".join(f"{i:03},{label}{more[i]}\n" for i, label in enumerate(labels))
+        return labelled(root, f"{header}\n{rows}", tmp_path).content_hash
+
+    base = hash_of("ababab")
+    assert hash_of("ababab", "image,class") == base  # how it says it means nothing
+    others = {
+        base,
+        hash_of("ababba"),
+        hash_of("ababab", "id,label,split", ("", "", ",val", ",val", "", "")),
+        hash_of("ababab", "id,label,group", (",1", ",1", ",2", ",2", ",3", ",3")),
+    }
+    assert len(others) == 4
+
+
+def test_unlabelled_rows_and_folders_are_passed_over_with_a_sentence(tmp_path: Path) -> None:
+    root = contest(tmp_path)
+    rows = "".join(f"{i:03},{'ab'[i % 2] if i < 4 else ' '}\n" for i in range(6))
+    data = labelled(root, f"id,label\n{rows}", tmp_path)
+    assert len(data.names) == 4
+    row, folder = data.notices
+    assert row.startswith(
+        "2 pictures have a row without a label, the first: train/004.png; unlabelled, so passed over;"
+    )
+    assert folder.startswith("3 pictures have no row, the first: test/000.png; unlabelled, so passed over;")
+    assert folder.endswith(f"search predict EXPORT {root}/test/*")
+
+
+def test_every_problem_of_a_table_is_told_at_once(tmp_path: Path) -> None:
+    root = contest(tmp_path)
+    text = "id,label\n000,a\n001,b\n002,a\n000,b\n008,a\n002,a\n003,\n"
+    (root / "train.csv").write_text(text)
+    message = problems_of(root, tmp_path, labels="train.csv")
+    first, *lines = message.splitlines()
+    assert first == (
+        f'{root}: 4 problems with train.csv; bad_files = "skip" goes on without rows and files that lack the other:'
+    )
+    assert lines == [
+        "  train.csv line 5: train/000.png has two labels, 'a' in train.csv line 2 and 'b' here",
+        "  train.csv line 6: 008: names no file",
+        "  train/004.png: no row names it",
+        "  train/005.png: no row names it",
+    ]
+
+
+def test_skipping_goes_on_without_what_lacks_the_other_and_lists_it(tmp_path: Path) -> None:
+    rows = "id,label\n000,a\n001,b\n002,a\n003,b\n009,a\n"
+    data = labelled(contest(tmp_path), rows, tmp_path, bad_files="skip")
+    assert len(data.names) == 4
+    assert data.bad_files == (
+        BadFile("train.csv line 6: 009", "names no file"),
+        BadFile("train/004.png", "no row names it"),
+        BadFile("train/005.png", "no row names it"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "train.csv is empty; its first line names the columns"),
+        ("000,a\n001,b\n", "train.csv has no column of files called path, img_path, "),
+        ("id,species\n000,a\n", 'it has id, species; name it: data.columns = { label = "NAME" }'),
+        ("id,label\n", "no row names a picture and its label"),
+        ("id,label\nx/000,a\n001,b\n", "train.csv line 2: x/000: names no file"),  # no x/ though there is train/000.png
+        ("id,label\n000,a\n001,a\n002,a\n003,a\n004,a\n005,a\n", "one class, a, to train on"),
+        ("id,label,split\n000,a,val\n001,b,val\n002,b,val\n003,b,val\n004,b,val\n005,b,val\n", "is of the train split"),
+    ],
+)
+def test_a_table_that_will_not_do_is_refused_in_a_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    root = contest(tmp_path)
+    (root / "train.csv").write_text(text)
+    assert sentence in problems_of(root, tmp_path, labels="train.csv")
+
+
+def test_a_file_that_is_no_table_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    root = contest(tmp_path)
+    assert "cannot be read: No such file or directory; data.labels is relative to the data folder" in problems_of(
+        root, tmp_path, labels="nowhere.csv"
+    )
+    (root / "latin.csv").write_bytes("id,label\n000,ä\n".encode("latin-1"))
+    assert "latin.csv is not text in UTF-8; save it as CSV in UTF-8" in problems_of(root, tmp_path, labels="latin.csv")
+    assert "cannot be read: embedded null byte" in problems_of(root, tmp_path, labels="a\0b")
+    assert "cannot be read: Is a directory" in problems_of(root, tmp_path, labels="train")
+
+
+def test_an_id_of_two_files_is_refused_with_both(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "cells", {"images": 3, "masks": 3})
+    (root / "l.csv").write_text("id,label\n000,a\n001,b\n002,a\n")
+    assert "l.csv line 2: 000 may be images/000.png and masks/000.png; write the path" in problems_of(
+        root, tmp_path, labels="l.csv"
+    )
+
+
+def test_a_class_that_only_the_test_table_has_is_refused(tmp_path: Path) -> None:
+    root = contest(tmp_path)
+    (root / "train.csv").write_text("id,label\n" + "".join(f"{i:03},{'ab'[i % 2]}\n" for i in range(6)))
+    (root / "test.csv").write_text("id,label\n000,a\n001,emu\n002,b\n")
+    message = problems_of(root, tmp_path, labels="train.csv", test_labels="test.csv")
+    assert "class emu in test: this class has no training picture; add some or remove its rows" in message
+
+
+def test_a_table_that_changes_makes_another_cache_only_if_it_says_something_else(tmp_path: Path) -> None:
+    root = contest(tmp_path)
+    rows = "".join(f"{i:03},{'ab'[i % 2]}\n" for i in range(6))
+    first = labelled(root, f"id,label\n{rows}", tmp_path).cache_path
+    assert labelled(root, f"image,class\n{rows}\n", tmp_path).cache_path == first
+    assert labelled(root, f"id,label\n{rows}".replace("005,b", "005,a"), tmp_path).cache_path != first
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"source": "digits", "labels": "t.csv"}, "labels = 't.csv': digits has labels of its own"),
+        ({"test_labels": "t.csv"}, "test_labels would be ignored without labels"),
+        ({"columns": {"file": "x"}}, "columns would be ignored without labels"),
+        ({"labels": "t.csv", "columns": {"fil": "x"}}, "columns.fil: unknown key; did you mean file?"),
+    ],
+)
+def test_settings_of_tables_that_would_do_nothing_are_refused(settings: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        validate(DataConfig, settings, "study.toml [data]")
+    assert sentence in str(error.value)
+
+
+# Contests
+
+
+def write_contest(root: Path, header: str, part: str, count: int, name: str = "train.csv") -> None:
+    rows = "".join(f"{i:03}.png,{'ab'[i % 2]}\n" for i in range(count))
+    (root / name).write_text(f"{header}\n{rows}")
+    (root / "sample_submission.csv").write_text(f"{header}\n" + "".join(f"{i:03}.png,a\n" for i in range(3)))
+
+
+@pytest.mark.parametrize(
+    ("counts", "table"),
+    [
+        ({"train": 6, "test": 3}, "train.csv"),
+        ({"train_images": 6, "test_images": 3}, "labels.csv"),
+        ({"Train/train": 6, "Test/test": 3}, "train.csv"),
+        ({"images": 6}, "train.csv"),
+        ({"train": 6, "test": 3, "extra": 3}, "train.csv"),
+        ({"train": 6}, "train/labels.csv"),
+        ({".": 6}, "labels.csv"),
+    ],
+)
+def test_a_contests_folder_is_recognised_and_the_lines_to_add_work(
+    tmp_path: Path, counts: dict[str, int], table: str
+) -> None:
+    root = tmp_path / "contest"
+    root.mkdir()
+    make_folder(root, {name: count for name, count in counts.items() if name != "."})
+    if "." in counts:
+        make_folder(tmp_path / "flat", {"x": 6})
+        for file in (tmp_path / "flat" / "x").iterdir():
+            file.rename(root / file.name)
+    write_contest(root, "id,label", next(iter(counts)), 6, table)
+    message = problems_of(root, tmp_path)
+    assert f"{table} names 6 of the pictures and their classes; to train on those, add to the study file:" in message
+    assert message.splitlines()[-2:] == ["  [data]", f'  labels = "{table}"']
+    assert prepare(root, tmp_path, labels=table).class_names == ("a", "b")
+
+
+def test_a_contests_test_labels_and_columns_are_found_too(tmp_path: Path) -> None:
+    root = contest(tmp_path)
+    write_contest(root, "image_name,has_cactus", "train", 6)
+    (root / "test.csv").write_text("id,label\n" + "".join(f"test/{i:03}.png,{'ab'[i % 2]}\n" for i in range(3)))
+    assert problems_of(root, tmp_path).splitlines()[-4:] == [
+        "  [data]",
+        '  labels = "train.csv"',
+        '  test_labels = "test.csv"',
+        '  columns = { file = "image_name", label = "has_cactus" }',
+    ]
+
+
+def test_tables_inside_the_splits_are_of_their_split(tmp_path: Path) -> None:
+    root = contest(tmp_path)  # as Hugging Face's image folders: 000.png is in train and in test
+    for part, count in (("train", 6), ("test", 3)):
+        rows = "".join(f"{i:03}.png,{'ab'[i % 2]}\n" for i in range(count))
+        (root / part / "metadata.csv").write_text(f"file_name,label\n{rows}")
+    assert problems_of(root, tmp_path).splitlines()[-3:] == [
+        "  [data]",
+        '  labels = "train/metadata.csv"',
+        '  test_labels = "test/metadata.csv"',
+    ]
+    data = prepare(root, tmp_path, labels="train/metadata.csv", test_labels="test/metadata.csv")
+    assert names_in(data, "test") == {f"test/{i:03}.png" for i in range(3)}
+
+
+def test_class_folders_with_a_table_beside_them_stay_class_folders(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "birds", {"train/cat": 3, "train/dog": 3})
+    plain = prepare(root, tmp_path)
+    rows = "".join(f"train/{kind}/{i:03}.png,{kind}\n" for kind in ("cat", "dog") for i in range(3))
+    (root / "birds.csv").write_text(f"path,label\n{rows}")
+    assert prepare(root, tmp_path).fingerprint == plain.fingerprint
+    assert prepare(root, tmp_path).notices == ()
+    parts = make_folder(tmp_path / "parts", {"images_1": 3, "images_2": 3})
+    rows = "".join(f"images_{part}/{i:03}.png,{'ab'[i % 2]}\n" for part in (1, 2) for i in range(3))
+    (parts / "labels.csv").write_text(f"path,label\n{rows}")
+    (notice,) = prepare(parts, tmp_path).notices
+    assert notice.startswith("the folders are taken for the classes, but labels.csv names 6 of the pictures and their")
+
+
+def test_a_sample_submission_alone_is_no_table_of_labels(tmp_path: Path) -> None:
+    root = contest(tmp_path)
+    (root / "sample_submission.csv").write_text("id,label\n000,a\n001,a\n002,a\n")
+    message = problems_of(root, tmp_path)
+    assert "and no class folder, so their classes are not known" in message
+    assert "to train on those" not in message

@@ -1,0 +1,89 @@
+"""A picture that was resized, re-encoded, cropped or flipped is found in another split, and strangers are not."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from folders import make_folder, prepare, unzipped
+from PIL import Image, ImageFilter
+
+from trainer.near import find_near_duplicates
+
+
+def scene(seed: int, size: int = 96) -> Image.Image:
+    """A few blurred shapes, as photos have them."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (7, 7, 3), dtype=np.uint8)
+    image = Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC)
+    return image.filter(ImageFilter.GaussianBlur(1))
+
+
+def cropped(image: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
+    w, h = image.size
+    return image.crop((round(left * w), round(top * h), round((1 - right) * w), round((1 - bottom) * h)))
+
+
+def jpeg(image: Image.Image) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=40)
+    return Image.open(file)
+
+
+COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "the same": lambda image: image,
+    "half the size": lambda image: image.resize((image.width // 2, image.height // 2)),
+    "JPEG": jpeg,
+    "flipped": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "cropped on all sides": lambda image: cropped(image, 0.025, 0.025, 0.025, 0.025),
+    "cropped at a corner": lambda image: cropped(image, 0.05, 0.05, 0, 0),
+    "cropped at the other corner": lambda image: cropped(image, 0, 0, 0.05, 0.05),
+    "cropped at an edge": lambda image: cropped(image, 0, 0, 0.05, 0),
+    "cropped, flipped and a JPEG": lambda image: jpeg(
+        cropped(image, 0.05, 0, 0, 0.05).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    ),
+}
+
+
+def test_copies_of_every_kind_are_found_with_their_originals_and_strangers_are_not(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"train/cat": 0, "train/dog": 0, "test/cat": 0, "test/dog": 0})
+    for i in range(60):
+        scene(i).save(root / ("train/cat" if i % 2 else "train/dog") / f"{i}.png")
+    for i in range(60, 100):
+        scene(i).save(root / "test/dog" / f"{i}.png")
+    for i, copy in enumerate(COPIES.values()):
+        copy(scene(2 * i + 1)).save(root / "test/cat" / f"copy{i}.png")
+    data = prepare(root, tmp_path, image_size=48)
+    found = {pair.first: pair for pair in find_near_duplicates(data, ("train", "test"))}
+    assert {name: pair.second for name, pair in found.items()} == {
+        f"test/cat/copy{i}.png": f"train/cat/{2 * i + 1}.png" for i in range(len(COPIES))
+    }
+    assert {pair.splits for pair in found.values()} == {("test", "train")}
+    assert found["test/cat/copy0.png"].likeness == 1.0
+
+
+def test_gray_pictures_are_compared_too(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"train/cat": 0, "train/dog": 0, "val/cat": 0, "val/dog": 0})
+    for i in range(8):
+        scene(i).save(root / ("train/cat" if i % 2 else "train/dog") / f"{i}.png")
+        scene(50 + i).save(root / ("val/cat" if i % 2 else "val/dog") / f"{i}.png")
+    jpeg(scene(3)).save(root / "val/cat/copy.png")
+    (pair,) = find_near_duplicates(prepare(root, tmp_path, image_size=32, channels=1))
+    assert (pair.first, pair.second, pair.splits) == ("val/cat/copy.png", "train/cat/3.png", ("val", "train"))
+
+
+@pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES)
+def test_copies_of_real_photos_are_found(tmp_path: Path, copy: Callable[[Image.Image], Image.Image]) -> None:
+    root = unzipped("flowers5_varied_mini", tmp_path)
+    originals = sorted((root / "train").glob("*/*.jpg"))[::16]
+    for number, file in enumerate(originals):
+        with Image.open(file) as image:
+            copy(image.convert("RGB")).save(root / "test" / file.parent.name / f"copy{number}.png")
+    found = find_near_duplicates(prepare(root, tmp_path, image_size=64), ("train", "test"))
+    expected = {(f"copy{number}.png", str(file.relative_to(root))) for number, file in enumerate(originals)}
+    pairs = {(Path(pair.first).name, pair.second) for pair in found}
+    assert len(expected & pairs) >= len(expected) - 1
+    assert len({pair for pair in pairs if not pair[0].startswith("copy")}) <= 1

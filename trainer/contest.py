@@ -1,0 +1,107 @@
+"""Data folders as contests hand them out: pictures in flat folders, their classes in a table beside them."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.config import Columns
+from trainer.errors import DataError
+from trainer.labels import FileIndex, Table, read_lines, read_table
+from trainer.layout import split_of
+from trainer.tree import File, Folder
+
+__all__ = ["Suggestion", "suggest_labels"]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Tables that say the classes of pictures in a folder."""
+
+    lines: str
+    """What to add to the study file, and why."""
+    contradicts_folders: bool
+    """Whether pictures of one top folder have several labels, so that the folders are not the classes."""
+
+
+def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
+    """Find the tables that name most of their files and give them labels; None where there is none.
+
+    Looked at are CSV and TSV files in the data folder and in its folders, but for a contest's sample submission.
+    """
+    tables = [
+        file
+        for file in (*tree.files, *(file for folder in tree.folders for file in folder.files))
+        if file.name.lower().endswith((".csv", ".tsv")) and "submission" not in file.name.lower()
+    ]
+    if not tables:
+        return None
+    index = FileIndex([file for file in tree.walk() if file.is_picture], root)
+    found: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    labels_of: dict[str, set[str]] = defaultdict(set)
+    chosen_columns = ""
+    for file in tables:
+        chosen = _read(file, index)
+        if chosen is None:
+            continue
+        table, columns = chosen
+        own = _said_split(file)
+        found_files = [(index.find(row.file, (own or "train",)), row.label) for row in table.rows if row.label]
+        named = [(files[0], label) for files, label in found_files if files]
+        if not named or len(named) < len(table.rows) / 2:
+            continue
+        is_test = own == "test" if own else all(_said_split(picture) == "test" for picture, _ in named)
+        setting = "test_labels" if is_test else "labels"
+        if setting not in found:
+            found[setting], counts[setting] = file.name, len(named)
+            chosen_columns = chosen_columns or columns
+        for picture, label in named:
+            labels_of[picture.name.split("/")[0]].add(label)
+    if "labels" not in found:
+        return None
+    settings = [f"{setting} = {_quoted(name)}" for setting, name in sorted(found.items())]
+    settings += [f"columns = {chosen_columns}"] if chosen_columns else []
+    lines = "".join(f"\n  {line}" for line in ("[data]", *settings))
+    return Suggestion(
+        f"{found['labels']} names {counts['labels']:,} of the pictures and their classes; to train on those, add to "
+        f"the study file:{lines}",
+        any(len(labels) > 1 for labels in labels_of.values()),
+    )
+
+
+def _read(file: File, index: FileIndex) -> tuple[Table, str] | None:
+    """A table, and the columns setting that it needs, "" where its columns are found by name."""
+    try:
+        return read_table(file.path, Columns(), index), ""
+    except DataError:
+        pass
+    try:
+        header, lines = read_lines(file.path)
+    except DataError:
+        return None
+    naming = [
+        number
+        for number in range(len(header))
+        if any(number < len(row) and index.find(row[number]) for _, row in lines[:100])
+    ]
+    others = [number for number in range(len(header)) if number not in naming]
+    if len(naming) != 1 or len(others) != 1:  # which column says the class is not to be guessed
+        return None
+    name, label = header[naming[0]], header[others[0]]
+    columns = Columns(file=name, label=label)
+    return read_table(file.path, columns, index), f"{{ file = {_quoted(name)}, label = {_quoted(label)} }}"
+
+
+def _said_split(file: File) -> str | None:
+    """The split that a file's name or its folders say, the name first."""
+    parts = [re.sub(r"\.\w+$", "", file.base), *file.name.split("/")[-2::-1]]
+    return next((split for part in parts if (split := split_of(part)) is not None), None)
+
+
+def _quoted(text: str) -> str:
+    """As a TOML string."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,0 +1,307 @@
+"""Labels in a table: a CSV or TSV file says the class, and if it likes the split and the group, of each picture.
+
+With a table, the names of folders mean nothing. A row names its picture by its path, its name, or its name without
+the ending, in any folder below the data folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from trainer.config import Columns, DataConfig
+from trainer.errors import DataError, as_lines
+from trainer.layout import split_of
+from trainer.tree import File, Folder, read_tree
+
+__all__ = ["FileIndex", "LabelledFile", "Labels", "Table", "read_labels", "read_lines", "read_table"]
+
+FILE_COLUMNS = ("path", "img_path", "file_name", "filename", "file", "image", "image_id", "id")
+"""Names of the column of files, in any case; of several in one table, the first whose values name files."""
+
+LABEL_COLUMNS = ("label", "class", "target")
+COLUMNS = {"file": FILE_COLUMNS, "label": LABEL_COLUMNS, "split": ("split",), "group": ("group",)}
+"""What a table says -> the names of its column."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table."""
+
+    line: int
+    """Line of the file on which it ends, from 1."""
+    file: str
+    label: str
+    split: str = ""
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that was read."""
+
+    path: Path
+    columns: Mapping[str, str]
+    """file, label and, where it has them, split and group -> the header's name of that column."""
+    rows: Sequence[Row]
+    notices: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class LabelledFile:
+    """A picture with what a table says of it."""
+
+    file: File
+    label: str
+    split: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the tables of a data folder say."""
+
+    files: Sequence[LabelledFile]
+    left_out: Sequence[tuple[str, str]]
+    """(name, why) of rows without a file, and files without a row, under bad_files = "skip"."""
+    notices: Sequence[str]
+
+
+def read_labels(config: DataConfig, root: Path) -> Labels:
+    """Match the tables that ``config`` names with the files below ``root``.
+
+    Raises:
+        DataError: a table cannot be read, or what it says does not fit the files; all problems are in the message.
+    """
+    assert config.labels is not None
+    tree = read_tree(root)
+    asked = [("train", config.labels)] + ([("test", config.test_labels)] if config.test_labels is not None else [])
+    paths = [root / Path(name).expanduser() for _, name in asked]
+    files = FileIndex([file for file in tree.walk() if file.path not in paths], root)
+    found: dict[str, tuple[LabelledFile, str]] = {}
+    unlabelled: list[File] = []
+    undecided: set[str] = set()
+    wrong: list[str] = []
+    missing: list[tuple[str, str]] = []
+    notices: list[str] = []
+    for (split, name), path in zip(asked, paths, strict=True):
+        table = read_table(path, config.columns or Columns(), files)
+        notices += table.notices
+        for row in table.rows:
+            where = f"{name} line {row.line}"
+            own = split_of(row.split) if row.split and split == "train" else split
+            matches = files.find(row.file, (own or split, split))
+            if own is None:
+                wrong.append(f"{where}: {row.split!r} names no split; write train, val or test")
+            elif not matches:
+                missing.append((f"{where}: {row.file}", "names no file"))
+            elif len(matches) > 1:
+                undecided |= {file.name for file in matches}
+                names = " and ".join(file.name for file in matches[:3])
+                wrong.append(f"{where}: {row.file} may be {names}; write the path, or set data.path to one folder")
+            elif not row.label:
+                unlabelled.append(matches[0])
+            else:
+                _take(LabelledFile(matches[0], row.label, own, row.group), where, found, wrong)
+    beside, elsewhere = _without_a_row(tree, {*found, *undecided, *(file.name for file in unlabelled)}, found)
+    missing += [(file.name, "no row names it") for file in beside]
+    if config.bad_files == "fail":
+        wrong += [f"{name}: {why}" for name, why in missing]
+    if not found and not wrong:
+        wrong.append("no row names a picture and its label")
+    elif found and not any(one.split == "train" for one, _ in found.values()):
+        wrong.append("no row is of the train split")
+    if wrong:
+        count = f"{len(wrong)} problems" if len(wrong) > 1 else "a problem"
+        cure = '; bad_files = "skip" goes on without rows and files that lack the other' if missing else ""
+        tables = " and ".join(name for _, name in asked)
+        raise DataError(f"{root}: {count} with {tables}{cure}:{as_lines(wrong)}")
+    notices += _passed_over(unlabelled, elsewhere, root)
+    return Labels([one for one, _ in found.values()], missing, notices)
+
+
+def _take(one: LabelledFile, where: str, found: dict[str, tuple[LabelledFile, str]], wrong: list[str]) -> None:
+    """Add a file, or say how it contradicts what a row before said of it."""
+    before, first = found.setdefault(one.file.name, (one, where))
+    for what, old, new in (
+        ("labels", before.label, one.label),
+        ("splits", before.split, one.split),
+        ("groups", before.group, one.group),
+    ):
+        if old != new:
+            wrong.append(f"{where}: {one.file.name} has two {what}, {old!r} in {first} and {new!r} here")
+
+
+def _without_a_row(tree: Folder, named: set[str], labelled: Iterable[str]) -> tuple[list[File], dict[str, list[File]]]:
+    """Pictures that no row names: those in a folder some of whose files have a label, and the others by their top
+    folder.
+    """
+    beside: list[File] = []
+    elsewhere: dict[str, list[File]] = defaultdict(list)
+    folders = {name.rpartition("/")[0] for name in labelled}
+    for file in tree.walk():
+        if file.is_picture and file.name not in named:
+            if file.name.rpartition("/")[0] in folders:
+                beside.append(file)
+            else:
+                elsewhere[file.name.split("/")[0]].append(file)
+    return beside, elsewhere
+
+
+def _passed_over(unlabelled: list[File], elsewhere: Mapping[str, list[File]], root: Path) -> list[str]:
+    notices = []
+    for files, what in [(unlabelled, "a row without a label")] + [(files, "no row") for files in elsewhere.values()]:
+        if files:
+            folder = files[0].name.rpartition("/")[0]
+            count = "1 picture has" if len(files) == 1 else f"{len(files):,} pictures have"
+            notices.append(
+                f"{count} {what}, the first: {files[0].name}; unlabelled, so passed over; an exported model tells "
+                f"their classes: search predict EXPORT {root / folder}/*"
+            )
+    return notices
+
+
+class FileIndex:
+    """Files by their paths' ends: "train/a/1.jpg", "a/1.jpg", "1.jpg", and the same without the ending."""
+
+    def __init__(self, files: Sequence[File], root: Path) -> None:
+        self._by_key: dict[str, list[File]] = defaultdict(list)
+        self._root = [_folded(part) for part in root.resolve().parts[1:]]
+        for file in files:
+            parts = _folded(file.name).split("/")
+            for start in range(len(parts)):
+                key = "/".join(parts[start:])
+                for one in {key, _stem(key)}:
+                    self._by_key[one].append(file)
+
+    def find(self, value: str, splits: Sequence[str] = ("train",)) -> list[File]:
+        """The file that a row names, rather in a folder of the first of ``splits``; several where nothing decides."""
+        written = _folded(value.replace("\\", "/"))
+        is_absolute = written.startswith("/") or written[1:3] == ":/"
+        parts = [part for part in written.split("/") if part not in ("", ".")]
+        for start in range(len(parts)):
+            # What is left away in front must be where the data folder lies, unless the table is of another machine.
+            if start and not is_absolute and parts[:start] != self._root[-start:]:
+                break
+            if found := self._by_key.get("/".join(parts[start:])):
+                return self._chosen(found, value, "/".join(parts[start:]), splits)
+        return []
+
+    def _chosen(self, found: list[File], value: str, key: str, splits: Sequence[str]) -> list[File]:
+        """Of several files, those that fit best: whole path, case, picture, and a folder named as the split."""
+        exact = _composed(value).replace("\\", "/").rpartition("/")[2]
+        if len(found) == 1:
+            return found
+        best: tuple[Callable[[File], bool], ...] = (
+            lambda file: key in (_folded(file.name), _stem(_folded(file.name))),
+            lambda file: file.is_picture,
+            lambda file: exact in (name := _composed(file.name).rpartition("/")[2], _stem(name)),
+            *(partial(_lies_in, split=split) for split in splits),
+        )
+        for fits in best:
+            found = [file for file in found if fits(file)] or found
+        return found
+
+
+def _lies_in(file: File, split: str) -> bool:
+    return any(split_of(part) == split for part in file.name.split("/")[:-1])
+
+
+def _composed(text: str) -> str:
+    """As Windows and Linux write it; macOS takes accents off their letters (NFD)."""
+    return unicodedata.normalize("NFC", text.strip())
+
+
+def _folded(text: str) -> str:
+    """As names are compared: composed, in any case."""
+    return _composed(text).casefold()
+
+
+def _stem(name: str) -> str:
+    """Without the ending, or the name itself where it has none."""
+    stem, _, ending = name.rpartition(".")
+    return name if not stem or "/" in ending else stem
+
+
+def read_table(path: Path, columns: Columns, files: FileIndex) -> Table:
+    """Read a CSV or TSV file whose first line names its columns.
+
+    Raises:
+        DataError: it cannot be read, or lacks the column of files or of labels; the message names those it has.
+    """
+    header, lines = read_lines(path)
+    index = {name.strip().lower(): number for number, name in reversed(list(enumerate(header)))}
+    chosen: dict[str, int] = {}
+    notices: list[str] = []
+    for kind, known in COLUMNS.items():
+        asked: str | None = getattr(columns, kind)
+        if asked is not None:
+            if asked.strip().lower() not in index:
+                raise DataError(f"{path} has no column {asked!r} (data.columns.{kind}); it has {_list(header)}")
+            chosen[kind] = index[asked.strip().lower()]
+            continue
+        candidates = [index[name] for name in known if name in index]
+        if kind == "file":
+            candidates.sort(key=lambda number: not _names_files(lines, number, files))
+        if candidates:
+            chosen[kind] = candidates[0]
+        elif kind in ("file", "label"):
+            raise DataError(
+                f"{path} has no column of {kind}s called {', '.join(known)}; it has {_list(header)}; name it: "
+                f'data.columns = {{ {kind} = "NAME" }}'
+            )
+        if kind == "label" and len(candidates) > 1:
+            others = [header[number] for number in candidates[1:]]
+            notices.append(f"{path.name}: labels are in column {header[chosen[kind]]}, not in {' or '.join(others)}")
+    if "split" in chosen and columns.split is None:
+        values = {row[chosen["split"]] for _, row in lines if chosen["split"] < len(row)} - {""}
+        if strange := sorted(value for value in values if split_of(value) is None):
+            notices.append(f"{path.name}: column split is not used, because {strange[0]!r} names no split")
+            del chosen["split"]
+    rows = [
+        Row(line, **{kind: row[number].strip() if number < len(row) else "" for kind, number in chosen.items()})
+        for line, row in lines
+    ]
+    return Table(path, {kind: header[number] for kind, number in chosen.items()}, rows, notices)
+
+
+def _names_files(lines: Sequence[tuple[int, list[str]]], number: int, files: FileIndex) -> bool:
+    return any(number < len(row) and files.find(row[number]) for _, row in lines[:100])
+
+
+def _list(header: Sequence[str]) -> str:
+    return ", ".join(header[:20]) or "none"
+
+
+def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header of a table, and each row that is not empty with the number of its line.
+
+    Raises:
+        DataError: it is no CSV or TSV file, or cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a name that can be none, with a NUL in it
+        why = getattr(error, "strerror", error)
+        raise DataError(f"the table {path} cannot be read: {why}; data.labels is relative to the data folder") from None
+    wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    try:
+        text = content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"the table {path} is not text in UTF-8; save it as CSV in UTF-8") from None
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    separator = max("\t,;", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise DataError(f"the table {path} is no CSV or TSV file, line {reader.line_num}: {error}") from None
+    if not lines:
+        raise DataError(f"the table {path} is empty; its first line names the columns")
+    return [name.strip() for name in lines[0][1]], lines[1:]

@@ -1,0 +1,154 @@
+"""A data folder as it lies on the disk: its folders and files, without what systems leave there. Opens no file."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.errors import DataError
+
+__all__ = ["File", "Folder", "read_tree"]
+
+LITTER = frozenset(
+    (
+        *("@eadir", "@recently-snapshot", "@recycle", "@sharebin", "@tmp", "#recycle", "#snapshot"),  # NAS
+        *("$recycle.bin", "desktop.ini", "ehthumbs.db", "ehthumbs_vista.db", "folder.htt"),  # Windows
+        *("picasa.ini", "recycled", "recycler", "system volume information", "thumbs.db", "zbthumbnail.info"),
+        *("__macosx", "icon\r", "network trash folder", "temporary items", "thevolumesettingsfolder"),  # macOS
+        *("lost+found", "__pycache__", "sync.ffs_db", "dropbox.attr"),
+    )
+)
+"""What systems leave in folders, in lower case; passed over in silence, as every hidden file is: .ipynb_checkpoints."""
+
+FOUND = re.compile(r"found\.\d{3}")
+"""Where Windows puts what it rescued from a damaged disk."""
+
+LITTER_ENDINGS = (":zone.identifier", ":encryptable", "_zone.identifier")
+"""Windows' streams of a file, where a copy to Linux made files of them."""
+
+RUNS_FILES = {"search.db", "last-study"}
+RUNS_NAMES = RUNS_FILES | {"artifacts", "cache", "dashboard.log", "devices", "exports", "studies"}
+"""What a runs folder of the product holds: one of the files, or nothing else and the studies."""
+
+CACHE_NAME = re.compile(r"(\.|\.partial-)?.*-\d+px-[0-9a-f]{12}(\.lock)?")
+"""Names in a cache of decoded pictures."""
+
+EXPORT_FILES = {"SHA256SUMS", "config.json", "metrics.json"}
+
+PICTURE_ENDINGS = (
+    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".jxl", ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"),
+)
+"""Endings that only pictures have. A file in a class folder needs none of them: it is a picture if Pillow reads it."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file, or a link to nowhere."""
+
+    name: str
+    """Path relative to the data folder, with slashes."""
+    path: Path
+    info: os.stat_result | None
+    """Through links; None for a link to nowhere."""
+
+    @property
+    def base(self) -> str:
+        """The last part of its name."""
+        return self.name.rpartition("/")[2]
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether its name says so."""
+        return self.name.lower().endswith(PICTURE_ENDINGS)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder, and all that lies below it."""
+
+    name: str
+    """Path relative to the data folder, with slashes; "" for the data folder itself."""
+    files: tuple[File, ...]
+    folders: tuple[Folder, ...]
+
+    @property
+    def base(self) -> str:
+        """The last part of its name."""
+        return self.name.rpartition("/")[2]
+
+    def walk(self) -> Iterator[File]:
+        """Every file in it, at any depth."""
+        yield from self.files
+        for folder in self.folders:
+            yield from folder.walk()
+
+    @property
+    def pictures(self) -> list[File]:
+        """Its own files that bear the name of a picture, without those of its folders."""
+        return [file for file in self.files if file.is_picture]
+
+    @property
+    def holds_pictures(self) -> bool:
+        """Whether a file at any depth bears the name of a picture."""
+        return any(file.is_picture for file in self.walk())
+
+
+def read_tree(root: Path) -> Folder:
+    """Everything below ``root``, through symbolic links, but what systems and this product leave there.
+
+    Raises:
+        DataError: the folder is missing, or one below it cannot be listed.
+    """
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(f"the data folder {root} {what}; check --data DIR")
+    return _read(str(root), "", ())
+
+
+def _read(path: str, name: str, above: tuple[tuple[int, int], ...]) -> Folder:
+    """``above``: the folders walked through, so that a link back to one of them is not followed for ever."""
+    files: list[File] = []
+    folders: list[Folder] = []
+    for entry in _entries(path):
+        if _is_litter(entry.name):
+            continue
+        below = f"{name}/{entry.name}" if name else entry.name
+        try:
+            info = entry.stat()
+        except OSError:
+            info = None
+        if info is None or not stat.S_ISDIR(info.st_mode):
+            files.append(File(below, Path(entry.path), info))
+        elif (info.st_dev, info.st_ino) not in above and not _is_ours(entry.path):
+            folders.append(_read(entry.path, below, (*above, (info.st_dev, info.st_ino))))
+    if not name and RUNS_FILES & {file.name for file in files}:  # --runs and --data are one folder
+        folders = [folder for folder in folders if folder.name not in RUNS_NAMES]
+    return Folder(name, tuple(files), tuple(folders))
+
+
+def _entries(path: str) -> list[os.DirEntry[str]]:
+    try:
+        return sorted(os.scandir(path), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"the folder {path} cannot be listed: {error.strerror}") from None
+
+
+def _is_litter(name: str) -> bool:
+    lower = name.lower()
+    return lower.startswith(".") or lower in LITTER or lower.endswith(LITTER_ENDINGS) or bool(FOUND.fullmatch(lower))
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a folder is what the product writes: a runs folder, a cache of pictures, or an export."""
+    names = {entry.name for entry in _entries(path)}
+    if names & RUNS_FILES or names >= EXPORT_FILES or any(map(CACHE_NAME.fullmatch, names)):
+        return True
+    visible = {name for name in names if not name.startswith(".")}
+    if "studies" in visible and visible <= RUNS_NAMES:
+        return True
+    return "cache" in visible and visible <= RUNS_NAMES and _is_ours(f"{path}/cache")
