@@ -1,8 +1,9 @@
 """Whatever a user can do wrong ends in one sentence, the documented exit code, and nothing lost."""
 
-from __future__ import gc
+from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import shutil
 import subprocess
