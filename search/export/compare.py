@@ -34,7 +34,7 @@ from trainer.values import Json
 if TYPE_CHECKING:
     from rich.console import Group
 
-COMPARE_VERSION = 2
+COMPARE_VERSION = 1
 """Version of the JSON shape of ``search compare``."""
 
 BATCH = 64
@@ -103,13 +103,13 @@ class Comparison:
     """Studies in which this was counted as a further look at the test split."""
 
     def to_json(self) -> dict[str, Json]:
-        """``exports``; ``images`` {``from``, ``n``}; ``mcnemar`` {``only_first``, ``only_second``, ``p``};
+        """``exports``; ``pictures`` {``from``, ``n``}; ``mcnemar`` {``only_first``, ``only_second``, ``p``};
         ``classes``, each {``name``, ``n``, ``first``, ``second``, ``difference``}; ``counted_in``.
         """
         return {
             "version": COMPARE_VERSION,
             "exports": [asdict(one) for one in self.exports],
-            "images": {"from": self.source, "n": self.n},
+            "pictures": {"from": self.source, "n": self.n},
             "mcnemar": {"only_first": self.only_first, "only_second": self.only_second, "p": self.p},
             "classes": [asdict(one) | {"difference": one.difference} for one in self.classes],
             "counted_in": list(self.counted_in),

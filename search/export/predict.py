@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Class:
-    """A class of a image."""
+    """A class of a picture."""
 
     name: str
     probability: float
@@ -25,9 +25,9 @@ class Class:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most likely classes of a image."""
+    """The most likely classes of a picture."""
 
-    image: str
+    picture: str
     """Its file."""
     classes: tuple[Class, ...]
     """The likeliest first."""
@@ -39,7 +39,7 @@ class Predictions:
 
     predictions: tuple[Prediction, ...]
     """In the order of the files."""
-    version: int = 2
+    version: int = 1
 
 
 def predict(export: Path, images: list[Path], top: int = 5) -> Predictions:
@@ -77,6 +77,6 @@ def text_of_prediction(answer: Predictions) -> Table:
         table.add_column(column, justify="right" if column == "probability" else "left", overflow="fold")
     for prediction in answer.predictions:
         for rank, found in enumerate(prediction.classes):
-            first = prediction.image if rank == 0 else ""
+            first = prediction.picture if rank == 0 else ""
             table.add_row(first, found.name, f"{found.probability:.2%}", style="" if rank else "bold")
     return table

@@ -95,7 +95,7 @@ def check_study(
         epochs=spec.train.epochs,
         trials=spec.search.trials,
         limit=spec.limit,
-        images=replace(_images_of(spec, data, runs), near_duplicates=_near_duplicates(data, duplicates, say)),
+        pictures=replace(_images_of(spec, data, runs), near_duplicates=_near_duplicates(data, duplicates, say)),
         space={key: _axis_of(axis) for key, axis in space.items()},
         largest=SizedWidth.of(candidate.width_mult, largest),
         widest=None if width is None else width.widest,

@@ -92,14 +92,14 @@ class Estimate:
 class Meaning:
     """What a study means, before it is launched."""
 
-    version: int = 2
+    version: int = 1
     """Of the JSON form."""
     study: str
     model: str
     epochs: int
     trials: int
     limit: Limit
-    images: Images
+    pictures: Images
     space: Mapping[str, RangeAxis | ChoiceAxis]
     """What is sampled, by the name of the setting."""
     largest: SizedWidth
@@ -128,7 +128,7 @@ def text_of_check(meaning: Meaning) -> Group:
     model = f"{len(models.choices)} models" if isinstance(models, ChoiceAxis) else meaning.model
     return Group(
         Text(f"{meaning.study}: {meaning.trials} trials of {model}, {epochs} each"),
-        *_text_of_images(meaning.images),
+        *_text_of_images(meaning.pictures),
         *_text_of_sizes(meaning),
         *(_heading("space"), _space_table(meaning.space)),
         *_text_of_recipes(meaning),

@@ -63,7 +63,7 @@ def test_both_are_asked_about_the_same_pictures_whatever_their_order_of_classes(
         "only_second": 2,
         "p": pytest.approx(binomtest(2, 12, 0.5).pvalue),
     }
-    assert answer.to_json()["images"] == {"from": f"{data} (all of it: some may have been trained on)", "n": 30}
+    assert answer.to_json()["pictures"] == {"from": f"{data} (all of it: some may have been trained on)", "n": 30}
     assert [(one.name, one.n, one.first, one.second) for one in answer.classes] == [
         ("green", 10, 1.0, 0.0),
         ("red", 10, 0.8, 1.0),
@@ -98,7 +98,7 @@ def test_a_test_folder_is_preferred(exports: tuple[Path, Path], data: Path, tmp_
     (root / "train/red").mkdir(parents=True)
     Image.new("RGB", (9, 9)).save(root / "train/red/0.png")
     answer = compare(*exports, data=root, runs=Runs(tmp_path))
-    assert answer.to_json()["images"] == {"from": f"the test split of {root}", "n": 30}
+    assert answer.to_json()["pictures"] == {"from": f"the test split of {root}", "n": 30}
 
 
 def test_of_a_folder_that_the_exports_were_trained_on_only_what_tested_them_is_taken(
@@ -115,7 +115,7 @@ def test_of_a_folder_that_the_exports_were_trained_on_only_what_tested_them_is_t
     elsewhere = write_export(tmp_path / "elsewhere", names=NAMES, weights=np.eye(3))
     runs = Runs(tmp_path)
     for second in (other, elsewhere):
-        assert compare(own, second, data=data, runs=runs).to_json()["images"] == {
+        assert compare(own, second, data=data, runs=runs).to_json()["pictures"] == {
             "from": f"the test split of {data}",
             "n": 9,
         }

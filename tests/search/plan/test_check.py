@@ -99,7 +99,7 @@ def test_the_space_has_its_exact_upper_end_with_its_size_and_the_proof(meaning: 
 
 
 def test_pictures_are_counted_per_class_and_split(meaning: Meaning) -> None:
-    images = meaning.images
+    images = meaning.pictures
     assert list(images.classes) == [str(digit) for digit in range(10)]
     for split, number in images.splits.items():
         assert sum(counts[split] for counts in images.classes.values()) == number > 0
@@ -107,7 +107,7 @@ def test_pictures_are_counted_per_class_and_split(meaning: Meaning) -> None:
 
 
 def test_steps_per_epoch_are_those_of_the_training_loop(meaning: Meaning) -> None:
-    num_train = meaning.images.splits["train"]
+    num_train = meaning.pictures.splits["train"]
     assert meaning.steps_per_epoch == {16: num_train // 16, 64: num_train // 64}
 
 
@@ -118,7 +118,7 @@ def test_only_what_is_fixed_and_not_the_default_is_named(meaning: Meaning) -> No
 
 def test_time_and_disk_are_scaled_from_what_was_measured(meaning: Meaning, runs: Runs) -> None:
     estimate = meaning.estimate
-    num_train = meaning.images.splits["train"]
+    num_train = meaning.pictures.splits["train"]
     assert estimate.seconds_per_epoch > (num_train // 16 * 16) / estimate.images_per_second
     assert estimate.seconds_per_trial == 3 * estimate.seconds_per_epoch
     assert estimate.seconds_at_most == math.ceil(7 / 2) * estimate.seconds_per_trial
@@ -131,7 +131,7 @@ def test_the_answer_is_json(meaning: Meaning) -> None:
     found = json.loads(json.dumps(to_json(meaning)))
     assert found == to_json(meaning)
     assert list(found) == [
-        *("version", "study", "model", "epochs", "trials", "limit", "images", "space", "largest", "widest", "next"),
+        *("version", "study", "model", "epochs", "trials", "limit", "pictures", "space", "largest", "widest", "next"),
         *("left_out", "exported", "fixed", "known", "steps_per_epoch", "estimate"),
     ]
     assert found["limit"] == {"params": 60_000, "macs": None}
@@ -150,14 +150,14 @@ def test_people_are_shown_all_of_it_in_80_columns(meaning: Meaning) -> None:
     for line in ("0.0001 to 0.01, logarithmic", "16, 64", "sgd, adamw", "rotate", "lr 0.001, width_mult 0.05"):
         assert line in text
     assert "with 2 workers; pruning makes it shorter" in text
-    for name, counts in meaning.images.classes.items():
+    for name, counts in meaning.pictures.classes.items():
         assert any(line.split() == [name, *map(str, counts.values())] for line in text.splitlines())
 
 
 def test_a_set_without_a_test_split_is_warned_of(meaning: Meaning) -> None:
     warning = "no test split: an export would be measured on the validation pictures"
     assert warning not in shown(meaning)
-    without = replace(meaning.images, splits={**meaning.images.splits, "test": 0})
+    without = replace(meaning.pictures, splits={**meaning.pictures.splits, "test": 0})
     assert warning in shown(replace(meaning, images=without))
 
 
@@ -263,8 +263,8 @@ def test_many_classes_are_summed_up_and_bad_files_and_duplicates_listed(runs: Ru
         data={"path": str(folder), "image_size": 16, "bad_files": "skip"}, space={"lr": [0.1, 0.2]}, known=[], limit={}
     )
     meaning = check_study(spec, runs, TWO_WORKERS[:1])
-    assert [file.name for file in meaning.images.bad_files] == ["train/c00/broken.png"]
-    kinds = {(pair.kind, pair.first, pair.second) for pair in meaning.images.duplicates}
+    assert [file.name for file in meaning.pictures.bad_files] == ["train/c00/broken.png"]
+    kinds = {(pair.kind, pair.first, pair.second) for pair in meaning.pictures.duplicates}
     assert kinds == {
         ("across classes", "train/c01/00.png", "train/c02/twin.png"),
         ("across splits", "train/c03/00.png", "val/c03/twin.png"),
@@ -372,7 +372,7 @@ def test_the_command_answers_and_exits_as_documented(tmp_path: Path) -> None:
     assert code == 0, err
     assert err.startswith("wrote grid.png: plain pictures on the left")
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads(out).items() >= {"version": 2, "study": "mine"}.items()
+    assert json.loads(out).items() >= {"version": 1, "study": "mine"}.items()
     code, out, err = run_inside(tmp_path, *command, "--set", "limit.params=9")
     assert (code, out) == (5, "")
     assert err.startswith("search: resnet10t at width_mult 1 has ")

@@ -36,7 +36,7 @@ def test_pairs_are_listed_and_drawn(tmp_path: Path, folder: Path) -> None:
         tmp_path, "check", "mine.toml", "--data", folder, "--gpus", "cpu:1", "--duplicates", "--json"
     )
     assert code == 0, err
-    (pair,) = json.loads(out)["images"]["near_duplicates"]
+    (pair,) = json.loads(out)["pictures"]["near_duplicates"]
     assert (pair["first"], pair["second"], pair["splits"]) == ("test/a/copy.png", "train/a/00.png", ["test", "train"])
     assert "wrote mine-duplicates.png: 1 of 1 near-duplicates" in err
     with Image.open(tmp_path / "mine-duplicates.png") as sheet:
