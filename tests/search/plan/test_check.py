@@ -158,7 +158,7 @@ def test_a_set_without_a_test_split_is_warned_of(meaning: Meaning) -> None:
     warning = "no test split: an export would be measured on the validation pictures"
     assert warning not in shown(meaning)
     without = replace(meaning.pictures, splits={**meaning.pictures.splits, "test": 0})
-    assert warning in shown(replace(meaning, images=without))
+    assert warning in shown(replace(meaning, pictures=without))
 
 
 def test_the_time_is_that_of_the_widest_candidate_with_most_augmentation_in_the_smallest_batches(runs: Runs) -> None:

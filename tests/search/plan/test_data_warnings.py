@@ -121,7 +121,7 @@ def test_check_lists_the_warnings_for_people_and_programs(tmp_path: Path) -> Non
     folder = make_pictures(tmp_path, {"train/a": 20, "train/b": 20, "val/a": 2, "test/images": 3})
     spec = study(data={"path": str(folder), "image_size": 16}, space={"lr": [0.1, 0.2]}, known=[], limit={})
     meaning = check_study(spec, runs, [WorkerDevice("cpu:0", None, 1)])
-    passed_over, lost, small = meaning.images.warnings
+    passed_over, lost, small = meaning.pictures.warnings
     assert "search predict" in passed_over
     assert lost.startswith("1 of 2 classes have no validation picture")
     assert small.startswith("2 validation pictures tell")
@@ -129,4 +129,4 @@ def test_check_lists_the_warnings_for_people_and_programs(tmp_path: Path) -> Non
     console.print(text_of_check(meaning))
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
-    assert all(line in text for line in meaning.images.warnings)
+    assert all(line in text for line in meaning.pictures.warnings)
