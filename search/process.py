@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
+import select
 import signal
 import sys
+import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +30,9 @@ PACKAGES = ("search", "studies", "trainer")
 
 LOG_BYTES = 10_000_000
 """Size at which a log file is moved to NAME.1, in place of the one before, and begun anew."""
+
+STUCK_SECONDS = 5.0
+"""After the signal that ends a process, how long it may take to end by itself."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +64,7 @@ def leave_after(run: Callable[[], object]) -> NoReturn:
     Once torch is imported, the interpreter takes 1 to 3 s to give a million objects back one by one.
     """
     code = None
+    end_although_stuck()
     try:
         run()
     except SystemExit as end:
@@ -66,6 +74,40 @@ def leave_after(run: Callable[[], object]) -> NoReturn:
             stream.flush()
     assert not isinstance(code, str), "problems are errors, which run_command tells"
     os._exit(code or 0)
+
+
+def end_although_stuck() -> None:
+    """See to it that no signal waits for a call that does not come back: of a database or a disk that hangs.
+
+    Python's own handlers run when the main thread has returned from such a call. The system tells this pipe at once.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_watch_signals, args=(reader,), daemon=True).start()
+
+
+_grace_seconds = 20.0
+
+
+def allow_grace(seconds: float) -> None:
+    """Let SIGTERM and a closed terminal wait for so long, as ``faults.grace_seconds`` says."""
+    global _grace_seconds
+    _grace_seconds = seconds
+
+
+def _watch_signals(reader: int) -> None:
+    asked, deadline, code = 0, math.inf, SECOND_SIGNAL
+    while True:
+        ready, _, _ = select.select([reader], [], [], None if deadline == math.inf else deadline - time.monotonic())
+        if not ready:
+            os._exit(code)
+        for number in os.read(reader, 64):
+            asked += number in (signal.SIGINT, signal.SIGTERM)
+            if asked > 1:
+                deadline, code = min(deadline, time.monotonic() + STUCK_SECONDS), SECOND_SIGNAL
+            elif number in (signal.SIGTERM, signal.SIGHUP) and deadline == math.inf:
+                deadline, code = time.monotonic() + _grace_seconds + STUCK_SECONDS, Interrupted.exit_code
 
 
 def _hide_password() -> None:

@@ -122,6 +122,11 @@ PROMISES = {
         "test_a_lock_lost_in_a_restart_is_taken_again",
         "test_an_export_trains_on_while_the_database_is_away_and_records_everything_once",
     ],
+    "a Postgres server hangs": [
+        "test_while_another_connection_locks_a_table_training_goes_on_and_nothing_is_lost_or_doubled",
+        "test_a_server_that_is_stopped_is_given_up_by_the_client_and_counts_as_away",
+        "test_no_signal_waits_for_a_call_that_never_comes_back",
+    ],
     "another program locks the SQLite file": [
         "test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doubled",
         "test_no_turn_waits_longer_for_a_locked_file_than_one_time_out",

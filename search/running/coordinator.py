@@ -29,8 +29,9 @@ from search.plan.space import Bounds
 from search.running.trials import Changed, Ending, Trials
 from search.study.outage import Outage
 from search.study.owned import OwnedStudy
+from search.study.postgres import ANSWER_SECONDS, CONNECT_SECONDS
 from search.study.progress import Snapshot, eta_seconds
-from search.study.storage import ANSWER_SECONDS, CONNECT_SECONDS, wait_briefly
+from search.study.storage import wait_briefly
 from search.study.trial import OUT_OF_MEMORY, TrialView, step_of
 from search.words import duration
 from search.workers.crew import POLL_SECONDS, Crew, Event, Worker, patience

@@ -19,7 +19,7 @@ from search.errors import Interrupted, UsageError
 from search.paths import Runs
 from search.plan.data_warnings import never_predicted, warnings_about
 from search.plan.prepare import Prepared, check_room, images_of, models_of, prepare, room_needed
-from search.process import STOP_SIGNALS, log_to
+from search.process import STOP_SIGNALS, allow_grace, log_to
 from search.running.coordinator import Coordinator
 from search.study.begun import as_begun, renew
 from search.study.identity import take_folder
@@ -210,6 +210,7 @@ def _signals_to(coordinator: Coordinator) -> Iterator[None]:
         if not (number == signal.SIGHUP and coordinator.stopping):
             coordinator.stop(math.inf if number == signal.SIGINT else coordinator.spec.faults.grace_seconds)
 
+    allow_grace(coordinator.spec.faults.grace_seconds)
     # A signal that is ignored stays so: nohup has its reasons.
     chosen = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in chosen}

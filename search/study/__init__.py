@@ -1,6 +1,7 @@
 """A study as it is stored. It knows no worker and no display, and it alone talks to the database.
 
 storage       storage URL -> storage: WAL, time-outs, UTC, hidden passwords
+postgres      connections to a Postgres server that wait for no answer for ever
 readonly      connections that can only read, for the dashboard and the page
 study         opens Optuna studies: fingerprint, stored spec, looks at the test split
 begun         what a study keeps of how it was begun, under a later version or file

@@ -17,7 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import HeldError, StorageError
 from search.paths import Runs
-from search.study.storage import postgres_arguments, sqlite_file, storage_errors
+from search.study import postgres
+from search.study.storage import sqlite_file, storage_errors
 
 LOCK_PATIENCE_SECONDS = 1.0
 """How long a launch waits for the lock: `search status` takes it for an instant to see whether it is free."""
@@ -94,7 +95,7 @@ def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iter
             yield lambda: None  # the file's lock ends with this process, not before
         return
     # Without a pool: a connection given back to one stays open, and the lock is the connection's.
-    engine = create_engine(url, poolclass=NullPool, connect_args=postgres_arguments(url))
+    engine = create_engine(url, poolclass=NullPool, creator=postgres.connector(url, postgres.TURN_STATEMENT_SECONDS))
     with storage_errors(url):
         connection = engine.connect()
 

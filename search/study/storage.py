@@ -26,18 +26,13 @@ from sqlalchemy.exc import (
 )
 
 from search.errors import StorageError
+from search.study import postgres
 
 SQLITE_BUSY_SECONDS = 60
 """How long a writer waits for another; 0.5 s lost 11 of 48 trials at 8 processes, 60 s none."""
 
 SQLITE_TURN_SECONDS = 1.0
 """The same for a writer that has workers, signals and a display to attend to, and tries again by itself."""
-
-ANSWER_SECONDS, CONNECT_SECONDS = 5, 5
-"""How long to wait for a sign of life of a database server, and for it to accept a connection after that."""
-
-KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-"""When client and server give each other up: 10 s of silence, then 3 questions, one every 5 s, without an answer."""
 
 STORAGE_FAILURES = (SQLAlchemyError, StorageInternalError)
 """What SQLAlchemy, and Optuna on its behalf, raise."""
@@ -86,20 +81,6 @@ def _secret(key: str) -> bool:
     return "password" in key
 
 
-def postgres_arguments(url: URL) -> dict[str, Any]:
-    """What libpq is told for every connection to a Postgres database."""
-    # The server's half: until it gives up a client that has vanished, by itself after two hours, that one's lock holds.
-    halves = " ".join(f"-c tcp_{name}={value}" for name, value in KEEPALIVES.items())
-    # The last of two equal options wins, so the URL's own may change those, and not the time zone.
-    options = f"{halves} {url.query.get('options', '')} -c timezone=UTC"
-    # The client's half: a server that vanishes without a word is given up after a quarter of an hour otherwise.
-    return KEEPALIVES | {
-        "connect_timeout": CONNECT_SECONDS,
-        "tcp_user_timeout": 1000 * ANSWER_SECONDS,
-        "options": options,
-    }
-
-
 def sqlite_file(url: URL) -> Path | None:
     """The database file, or None for a server."""
     return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
@@ -115,7 +96,7 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
     # Processes that create the schema at the same time make one of them fail.
     if file is None:
         with storage_errors(url), _alone(url):
-            arguments = {"connect_args": postgres_arguments(url), "pool_pre_ping": True}
+            arguments = {"creator": postgres.connector(url), "pool_pre_ping": True}
             return RDBStorage(_plain(url), engine_kwargs=arguments)
     if not create and not file.exists():
         raise StorageError(f"there is no database {file} yet; start a search first: search launch")
@@ -134,7 +115,7 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
 @contextlib.contextmanager
 def _alone(url: URL) -> Iterator[None]:
     """Keep other processes that open this Postgres database waiting."""
-    engine = create_engine(url, poolclass=NullPool, connect_args=postgres_arguments(url))
+    engine = create_engine(url, poolclass=NullPool, creator=postgres.connector(url))
     with engine.connect() as connection:  # the lock is the connection's, and ends with it
         key = zlib.crc32(b"featherweight opens its storage")
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
@@ -191,15 +172,17 @@ def is_same_file(study: optuna.Study) -> bool:
 
 
 def wait_briefly(study: optuna.Study) -> None:
-    """From now on, give up a locked SQLite file after SQLITE_TURN_SECONDS: for whoever tries again by itself."""
+    """From now on, give up soon what is locked, or a server that hangs: for a process that tries again by itself."""
     engine = _engine(study)
-    if engine.dialect.name == "sqlite":
 
-        def configure(connection: Any, _record: object) -> None:
+    def configure(connection: Any, _record: object) -> None:
+        if engine.dialect.name == "sqlite":
             connection.execute(f"PRAGMA busy_timeout={1000 * SQLITE_TURN_SECONDS:.0f}")
+        else:
+            postgres.hurry(connection)
 
-        event.listen(engine, "connect", configure)
-        engine.dispose()
+    event.listen(engine, "connect", configure)
+    engine.dispose()
 
 
 def check_writable(study: optuna.Study) -> None:

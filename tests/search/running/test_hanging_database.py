@@ -1,0 +1,160 @@
+"""A Postgres server that hangs: the search lives on, hears its signals, and loses nothing."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from needed import postgres, required
+from scripted import EPOCHS, Listener, ScriptedPool, spec_of, states, trains
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import OperationalError
+
+import search.study.outage
+import search.study.postgres
+from search.paths import Runs
+from search.plan.space import Bounds, distributions
+from search.running.coordinator import Coordinator
+from search.study.owned import OwnedStudy
+from search.study.storage import is_away, open_storage, parse_url, wait_briefly
+from search.study.study import open_study
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def url(server: Any, request: pytest.FixtureRequest) -> str:
+    """Of a database of the test's own."""
+    name = f"t{abs(hash(request.node.name))}"
+    server.psql(f"CREATE DATABASE {name};")
+    found: str = server.get_uri(database=name).replace("postgresql://", "postgresql+psycopg://")
+    return found
+
+
+@contextmanager
+def locked(url: str) -> Iterator[Any]:
+    """As VACUUM FULL, ALTER TABLE or pg_restore do it."""
+    connection = required("psycopg").connect(make_url(url).set(drivername="postgresql").render_as_string(False))
+    connection.execute("LOCK TABLE trials IN ACCESS EXCLUSIVE MODE")
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def searching(url: str, folder: Path, notes: list[str], pool: ScriptedPool) -> Coordinator:
+    spec, runs = spec_of(trials=3), Runs(folder)
+    study = open_study(spec, open_storage(parse_url(url), create=True), "content")
+    bounds = Bounds(width=None, most_params=0, space=distributions(spec, None), known=[], left_out={})
+    say = Listener(lambda line, *_: notes.append(line))
+    return Coordinator(OwnedStudy(study, spec, lambda: None), bounds, pool, runs, "cache", say)
+
+
+def test_while_another_connection_locks_a_table_training_goes_on_and_nothing_is_lost_or_doubled(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search.study.outage, "RETRY_SECONDS", 0.1)
+    notes: list[str] = []
+    pool = ScriptedPool(trains, num_workers=2)
+    coordinator = searching(url, tmp_path, notes, pool)
+    coordinator.begin()
+    while len(pool.answers) < 2:
+        coordinator.step()
+    answered = len(pool.answers)
+    with locked(url):
+        begun = time.monotonic()
+        while len(pool.answers) < answered + 2:
+            turn = time.monotonic()
+            coordinator.step()
+            assert time.monotonic() - turn < 2 * search.study.postgres.TURN_LOCK_SECONDS + 2, "a turn stays short"
+            assert time.monotonic() - begun < 60
+        assert coordinator.outage.is_on
+        assert coordinator.snapshot().problems
+    while coordinator.step():
+        pass
+    coordinator.crew.close(0)
+    engine = coordinator.trials.study._storage._backend.engine  # type: ignore[attr-defined]
+    assert any(note.startswith("the database is back after") for note in notes)
+    trials = coordinator.trials.study.get_trials()
+    assert states(coordinator.trials.study) == ["COMPLETE"] * 3
+    assert [sorted(trial.intermediate_values) for trial in trials] == [list(range(1, EPOCHS + 1))] * 3
+    engine.dispose()
+
+
+def test_a_server_that_is_stopped_is_given_up_by_the_client_and_counts_as_away(
+    url: str, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search.study.postgres, "TURN_STATEMENT_SECONDS", 1)
+    monkeypatch.setattr(search.study.postgres, "LATE_SECONDS", 0.5)
+    study = open_study(spec_of(), open_storage(parse_url(url), create=True), "content")
+    wait_briefly(study)
+    engine = study._storage._backend.engine  # type: ignore[attr-defined]
+    with engine.connect() as connection:
+        number = connection.execute(text("SELECT pg_backend_pid()")).scalar()
+        process = psutil.Process(number)
+        process.suspend()
+        try:
+            begun = time.monotonic()
+            with pytest.raises(OperationalError, match=r"the server has not answered for 1\.5 s") as raised:
+                connection.execute(text("SELECT 1"))
+            assert time.monotonic() - begun < 10
+        finally:
+            process.resume()
+        assert is_away(raised.value)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT 1")).scalar() == 1, "a new connection"
+    engine.dispose()
+
+
+STUCK = """
+import ctypes, signal, sys
+from search.process import STOP_SIGNALS, allow_grace, leave_after
+allow_grace(float(sys.argv[1]))
+for number in STOP_SIGNALS:
+    signal.signal(number, lambda *_: None)
+
+def hang():
+    mutex = ctypes.create_string_buffer(64)
+    libc = ctypes.CDLL(None)
+    libc.pthread_mutex_init(mutex, None)
+    libc.pthread_mutex_lock(mutex)
+    print("hangs", flush=True)
+    libc.pthread_mutex_lock(mutex)
+
+leave_after(hang)
+"""
+"""A main thread in a call of the system that never comes back, as of a disk that hangs: no handler of Python's runs."""
+
+
+@pytest.mark.parametrize(
+    ("signals", "code"),
+    [((signal.SIGINT, signal.SIGINT), 130), ((signal.SIGTERM, signal.SIGINT), 130), ((signal.SIGTERM,), 75)],
+)
+def test_no_signal_waits_for_a_call_that_never_comes_back(signals: tuple[signal.Signals, ...], code: int) -> None:
+    assert ctypes.CDLL(None).pthread_mutex_lock
+    program = STUCK.replace("leave_after(hang)", "search.process.STUCK_SECONDS = 0.2\nleave_after(hang)").replace(
+        "import ctypes, signal, sys", "import ctypes, signal, sys, search.process"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, "0.2"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "hangs\n"
+        for number in signals:
+            os.kill(process.pid, number)
+            time.sleep(0.1)
+        assert process.wait(20) == code
