@@ -12,6 +12,8 @@ from typing import IO, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from trainer.errors import printable
+
 logger = logging.getLogger(__name__)
 
 _quiet = False
@@ -52,7 +54,7 @@ class Terminal(Console):
         """Say one line, which stays; a quiet terminal says warnings only, and on stderr."""
         logger.log(level, "%s", line)
         if not (self.quiet or is_quiet()):
-            self.print(line, soft_wrap=True, markup=False)
+            self.print(without_controls(line), soft_wrap=True, markup=False)
         elif level >= logging.WARNING:
             tell_aside(line)
 
@@ -78,11 +80,16 @@ def show_progress(
         yield progress
 
 
+def without_controls(text: str) -> str:
+    """A text of several lines without what would steer a terminal; names of files and classes are anybody's."""
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+
+
 def tell(line: str, stream: IO[str] | None = None) -> None:
     """Print a line; if nobody reads it any more (``| head``), the exit code still tells."""
     stream = stream or sys.stdout
     try:
-        print(line, file=stream, flush=True)
+        print(without_controls(line), file=stream, flush=True)
     except OSError:
         drop_output(stream)
 

@@ -18,7 +18,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from search.console import Say, tell_aside
+from search.console import Say, tell_aside, without_controls
 from search.errors import INTERNAL, SECOND_SIGNAL, Interrupted, SearchError, exit_code_of, reason_of
 from trainer.errors import TrainerError
 
@@ -230,7 +230,7 @@ def _say_warning(
 
 def _say(error: Exception) -> None:
     with contextlib.suppress(OSError):  # the terminal may be gone; the exit code is not
-        print(f"search: {error}", file=sys.stderr, flush=True)
+        print(without_controls(f"search: {error}"), file=sys.stderr, flush=True)
 
 
 class Signalled(BaseException):

@@ -42,9 +42,12 @@ class DivergedError(TrainerError):
     """The loss is no longer finite; training on is pointless."""
 
 
+def printable(text: str) -> str:
+    """A text that a terminal may show: a name of a file may hold line breaks, escapes, or bytes that are no letters."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
 def as_lines(problems: Sequence[str]) -> str:
     """At most 50 problems, each on a line of its own, then how many more there are."""
     more = [f"... and {len(problems) - 50} more"] * (len(problems) > 50)
-    # Names of files may hold anything: a line break, or bytes that no terminal can print.
-    shown = [line if line.isprintable() else ascii(line)[1:-1] for line in problems[:50]]
-    return "".join(f"\n  {line}" for line in shown + more)
+    return "".join(f"\n  {printable(line)}" for line in [*problems[:50], *more])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -109,11 +110,15 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
     pictures: list[Picture] = []
     class_folders: list[tuple[str, str, str]] = []
     stamps: list[str] = []
-    for split, part in layout.parts:
+    spelled: dict[str, str] = {}
+    for split, part in sorted(layout.parts, key=lambda one: one[0] != "train"):
         for folder in part.folders:
-            class_folders.append((folder.name, split, folder.base))
+            # macOS writes an accent as a letter of its own: to people it is the same name, and train's spelling counts.
+            name = _readable(folder.base)
+            class_name = spelled.setdefault(unicodedata.normalize("NFC", name), name)
+            class_folders.append((folder.name, split, class_name))
             for file in folder.walk():
-                pictures.append(Picture(file.name, folder.base, split, partial(read_file, file.path)))
+                pictures.append(Picture(file.name, class_name, split, partial(read_file, file.path)))
                 stamps.append(stamp_of(file))
     if not class_folders:
         raise DataError(f"{root} holds no class folders; expected are CLASS/* or train/CLASS/*, pictures inside")
@@ -121,6 +126,11 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
     stamp = json.dumps([str(root), sorted(class_folders), sorted(stamps)])
     own_splits = sorted({split for split, _ in layout.parts})
     return Listing(str(root), pictures, sorted(class_folders), own_splits, stamp, notices)
+
+
+def _readable(name: str) -> str:
+    """A folder's name as text: bytes of an old encoding as ``\\xe9``, since neither JSON nor a model takes others."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def stamp_of(file: File) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from search.export.formats import weights
 from search.export.formats.format import Format
 from search.export.formats.table import FORMAT_NAMES, format_of
 from search.export.record import ExportRecord
+from search.figures.png import numbered
 from search.words import duration
 from trainer.config import TrainConfig
+from trainer.errors import printable
 from trainer.pictures import read_right
 from trainer.values import Json
 
@@ -196,10 +199,13 @@ def _confused(record: ExportRecord) -> str:
     if not pairs:
         return "No picture was mistaken for another class."
     lines = ["| true class | taken for | pictures |", "| --- | --- | --- |"]
+    numbers = numbered(record.data.class_names)
+    legend = ["", "In the figure classes are numbered:", "", *(f"{n}. {_cell(name)}" for n, name in numbers.items())]
     return "\n".join(
         [
             *lines,
             *(f"| {_cell(one.true)} | {_cell(one.predicted)} | {one.count} of {one.of} |" for one in pairs),
+            *(legend if numbers else []),
         ]
     )
 
@@ -314,8 +320,9 @@ def _table(rows: dict[str, str], head: tuple[str, str] = ("", "")) -> str:
 
 
 def _cell(name: str) -> str:
-    """A class name as a table takes it."""
-    return " ".join(name.replace("|", r"\|").split())
+    """A class name in a table: without what Markdown, HTML or a formula would make of it."""
+    special = r"[\\`*{}\[\]|$~#<>&]|(?<!\w)_|_(?!\w)"
+    return " ".join(re.sub(special, lambda found: f"&#{ord(found[0])};", printable(name)).split())
 
 
 def _show(value: Json) -> str:

@@ -27,7 +27,7 @@ from search.study.storage import open_storage, sqlite_file, storage_errors
 from search.study.study import find_study, open_test_split
 from trainer.config import DataConfig
 from trainer.data import Dataset, prepare_data
-from trainer.errors import DataError, as_lines
+from trainer.errors import DataError, as_lines, printable
 from trainer.scan import Listing, scan, scan_folder
 from trainer.values import Json
 
@@ -243,7 +243,7 @@ def text_of_comparison(answer: Comparison) -> Group:
     for column in ("class", "pictures", "first", "second", "difference"):
         classes.add_column(column, justify="left" if column == "class" else "right", overflow="fold")
     for differing in [one for one in answer.classes if one.difference][:CLASSES_SHOWN]:
-        name = differing.name if differing.name.isprintable() else ascii(differing.name)[1:-1]
+        name = printable(differing.name)
         values = (f"{differing.first:.1%}", f"{differing.second:.1%}", f"{differing.difference:+.1%}")
         classes.add_row(Text(name), str(differing.n), *values)
     parts: list[RenderableType] = [table, Text(f"\n{lines}")]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from search.export.files import open_model, read_config, read_images
+from trainer.errors import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -78,5 +79,7 @@ def text_of_prediction(answer: Predictions) -> Table:
     for prediction in answer.predictions:
         for rank, found in enumerate(prediction.classes):
             first = prediction.picture if rank == 0 else ""
-            table.add_row(first, found.name, f"{found.probability:.2%}", style="" if rank else "bold")
+            table.add_row(
+                printable(first), printable(found.name), f"{found.probability:.2%}", style="" if rank else "bold"
+            )
     return table

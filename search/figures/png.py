@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from types import ModuleType
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from trainer.errors import printable
 
 BLUE, GRAY = "#1f5fa8", "#6e7781"
 
@@ -119,9 +122,12 @@ def draw_confusion(confusion: ArrayLike, names: Sequence[str], path: Path, *, ti
     figure, axes = pyplot.subplots(figsize=(side + 1.2, side), dpi=120)
     drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     if len(names) <= NAMED_CLASSES:
-        short = [name if len(name) <= 20 else f"{name[:19]}…" for name in names]
-        axes.set_xticks(range(len(names)), short, rotation=90 if max(map(len, short)) > 2 else 0, fontsize=7)
-        axes.set_yticks(range(len(names)), short, fontsize=7)
+        numbers = numbered(names)
+        short = [str(number) for number in numbers] or [_short(name) for name in names]
+        fonts = _fonts_for("".join(short))
+        style: dict[str, object] = {"fontsize": 7, "parse_math": False, "family": fonts}  # a $ begins no formula
+        axes.set_xticks(range(len(names)), short, rotation=90 if max(map(len, short)) > 2 else 0, **style)
+        axes.set_yticks(range(len(names)), short, **style)
     if len(names) <= COUNTED_CLASSES:
         for row, column in zip(*np.nonzero(counts), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"
@@ -133,6 +139,36 @@ def draw_confusion(confusion: ArrayLike, names: Sequence[str], path: Path, *, ti
     figure.tight_layout()
     figure.savefig(path, metadata={"Software": None})
     pyplot.close(figure)
+
+
+def numbered(names: Sequence[str]) -> dict[int, str]:
+    """The classes that ``draw_confusion`` numbers, because no font of this system has all letters of their names."""
+    if len(names) > NAMED_CLASSES or _fonts_for("".join(map(_short, names))) is not None:
+        return {}
+    return dict(enumerate(names, 1))
+
+
+def _short(name: str) -> str:
+    shown = printable(name)
+    return shown if len(shown) <= 20 else f"{shown[:19]}…"
+
+
+def _fonts_for(text: str) -> list[str] | None:
+    """Font families that have all letters of a text between them; None where this system has none."""
+    from matplotlib import font_manager, ft2font
+
+    missing = {ord(letter) for letter in text if not letter.isspace()}
+    families: list[str] = []
+    default = ("DejaVu Sans", font_manager.findfont("DejaVu Sans"))
+    for family, file in [default, *((font.name, font.fname) for font in font_manager.fontManager.ttflist)]:
+        if not missing:
+            break
+        with contextlib.suppress(OSError, RuntimeError):  # of a font that was removed or is damaged
+            there = missing & set(ft2font.FT2Font(file).get_charmap())
+            if there or not families:
+                families.append(family)
+                missing -= there
+    return None if missing else families
 
 
 def confused_pairs(confusion: ArrayLike, names: Sequence[str], top: int = 10) -> list[Confused]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from trainer.config import DataConfig
 from trainer.data import Dataset
+from trainer.errors import printable
 from trainer.pictures import DEPTH, TURNED, read_right
 
 SMALL_VALIDATION = 100
@@ -92,4 +93,4 @@ def _count(number: int, thing: str) -> str:
 
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(name if name.isprintable() else ascii(name)[1:-1] for name in names[:5]) + more
+    return ", ".join(printable(name) for name in names[:5]) + more

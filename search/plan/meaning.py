@@ -18,7 +18,7 @@ from studies.axes import Value
 from studies.spec import describe_limit, fits
 from trainer.config import ModelSize
 from trainer.data import BadFile, Duplicate
-from trainer.errors import as_lines
+from trainer.errors import as_lines, printable
 from trainer.near import NearDuplicate
 from trainer.values import Json
 
@@ -151,7 +151,7 @@ def _text_of_images(images: Images) -> list[RenderableType]:
     if (near := images.near_duplicates) is not None:
         lines = as_lines([f"{'/'.join(pair.splits)}: {pair.first} ~ {pair.second}" for pair in near])
         parts.append(_warning(f"{len(near)} near-duplicates across splits:{lines}" if near else "no near-duplicates"))
-    parts += [_warning(line if line.isprintable() else ascii(line)[1:-1]) for line in images.warnings]
+    parts += [_warning(printable(line)) for line in images.warnings]
     if not images.splits["test"]:
         parts.append(
             _warning(
@@ -268,7 +268,7 @@ def _warning(text: str) -> Text:
 
 
 def _printable(name: str) -> Text:
-    return Text(name if name.isprintable() else ascii(name)[1:-1])
+    return Text(printable(name))
 
 
 def _show(value: object) -> str:

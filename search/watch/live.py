@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import URL
 
-from search.console import Terminal, drop_output, tell
+from search.console import Terminal, drop_output, tell, without_controls
 from search.paths import Runs
 from search.process import Signalled
 from search.study.progress import Snapshot, WorkerView, problems, typical_epoch_seconds
@@ -209,9 +209,9 @@ class Display:
         if self._quiet and level < logging.WARNING:
             return
         if self._live:
-            self._try(lambda: self.console.print(line, soft_wrap=True, markup=False))
+            self._try(lambda: self.console.print(without_controls(line), soft_wrap=True, markup=False))
         else:  # rich would say once more what Python keeps while there is no room
-            self._try(lambda: print(line, file=self.console.file, flush=True))
+            self._try(lambda: print(without_controls(line), file=self.console.file, flush=True))
 
     def _try(self, show: Callable[[], object]) -> None:
         if not self._gone:

@@ -1,0 +1,55 @@
+"""Figures of an export: whatever classes are called, they are drawn, and nothing warns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import search.figures.png
+from search.export.card import _cell
+from search.figures.png import draw_confusion, numbered
+
+ODD = {
+    "a formula": r"$\mathds{R}$",
+    "one dollar": "$5",
+    "two dollars": "$5 to $9",
+    "Korean": "참새",
+    "Chinese": "麻雀",
+    "Arabic": "عصفور",
+    "markup": "<b>[red]*bold*_",
+    "an escape": "\x1b[31mred",
+    "a line break": "two\nlines",
+    "bytes that are no letters": "caf\udce9",
+    "NFD": "e\u0301tourneau",
+    "very long": "x" * 250,
+    "a letter of nobody": "\U000e0001\U0010ffff",
+}
+
+
+@pytest.mark.parametrize("name", ODD.values(), ids=ODD)
+def test_a_class_of_any_name_is_drawn(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "confusion.png"
+    draw_confusion(np.eye(2, dtype=int) * 5, ["plain", name], file, title="two classes")
+    with Image.open(file) as drawn:
+        assert drawn.size[0] > 300
+
+
+def test_classes_whose_letters_no_font_has_are_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search.figures.png, "_fonts_for", lambda text: None if "참" in text else ["DejaVu Sans"])
+    assert numbered(["crow", "참새"]) == {1: "crow", 2: "참새"}
+    assert numbered(["crow", "owl"]) == {}
+
+
+def test_plain_names_have_the_default_font_alone() -> None:
+    assert search.figures.png._fonts_for("crow, étourneau") == ["DejaVu Sans"]
+
+
+def test_a_name_in_the_card_is_no_markup() -> None:
+    assert _cell("<script>alert(1)</script>") == "&#60;script&#62;alert(1)&#60;/script&#62;"
+    assert _cell("a|b") == "a&#124;b"
+    assert _cell("$x$ [l](u) *b* _i_ snake_case") == "&#36;x&#36; &#91;l&#93;(u) &#42;b&#42; &#95;i&#95; snake_case"
+    assert _cell("red\x1b[31m\nline") == "red&#92;x1b&#91;31m&#92;nline"
+    assert _cell("참새") == "참새"
