@@ -127,6 +127,14 @@ PROMISES = {
         "test_a_server_that_is_stopped_is_given_up_by_the_client_and_counts_as_away",
         "test_no_signal_waits_for_a_call_that_never_comes_back",
     ],
+    "another program queued a trial with values that cannot be": [
+        "test_a_trial_queued_by_another_program_with_values_that_cannot_be_fails_and_the_search_goes_on"
+    ],
+    "the database is of another version of Optuna": [
+        "test_a_database_of_another_version_of_optuna_is_an_error_with_optunas_own_cure",
+        "test_a_database_with_a_hard_link_is_refused_before_sqlite_would_corrupt_it",
+        "test_a_study_is_held_by_whichever_name_its_database_is_opened",
+    ],
     "another program locks the SQLite file": [
         "test_training_goes_on_while_the_database_is_away_and_nothing_is_lost_or_doubled",
         "test_no_turn_waits_longer_for_a_locked_file_than_one_time_out",

@@ -7,8 +7,6 @@ The state of a trial is Optuna's; what is kept here besides is who trains it, an
         worker dies, or |  |
         search stops    v  | resumed under its own number, from its last epoch
                       nobody --no retry left--> FAIL
-
-While the database is away workers train on, and what they say waits in order.
 """
 
 from __future__ import annotations
@@ -239,6 +237,10 @@ class Coordinator:
             if self.stopping or self.no_room or not self._left_to_do():
                 break
             trial = self.trials.next()
+            while self.trials.refused:
+                self.say(self._outcome_line(self.trials.finished[self.trials.refused.popleft()]), WARNING)
+            if trial is None:
+                break
             progress = self.trials.progress[trial]
             progress.attempts += 1
             worker.trial, worker.attempt, worker.epoch = trial, progress.attempts, None

@@ -87,6 +87,8 @@ class Trials:
         self.journal = Journal(runs.journal(self.spec.name))
         self.orphans: deque[int] = deque()
         """Trials that were begun and that nobody trains."""
+        self.refused: deque[int] = deque()
+        """Trials that another program queued with impossible values: they have failed, and nobody was told yet."""
         self.asking = False
         """Whether a candidate is being asked for: still so in the next turn, the database went away meanwhile."""
         self.progress: dict[int, Progress] = {}
@@ -121,7 +123,7 @@ class Trials:
                 self.finished[frozen.number] = view_of(frozen, self.spec.limit)
         for frozen in trials:
             if frozen.state == TrialState.RUNNING:
-                self.orphans.append(self._resume(frozen))
+                self._resume(frozen)
         now = installed()
         before = self.study.user_attrs.get(VERSIONS, {})
         others = ", ".join(f"{name} {was} -> {now[name]}" for name, was in before.items() if now.get(name, was) != was)
@@ -139,14 +141,17 @@ class Trials:
                 self.study.enqueue_trial(recipe, user_attrs={"known": number})
                 self.journal.append("enqueue", params=recipe)
 
-    def next(self) -> int:
-        """An orphan, else a new candidate, drawn by a sampler whose seed depends on the trial's number alone."""
+    def next(self) -> int | None:
+        """An orphan, else a new candidate, drawn by a sampler whose seed depends on the trial's number alone.
+
+        None where the candidate was queued by another program with values that cannot be: it has failed.
+        """
         if not self.orphans:
             self.asking = True
             if not self._unknown():
                 new_trial(self.study)
             self.complete_asking()
-        return self.orphans.popleft()
+        return self.orphans.popleft() if self.orphans else None
 
     def complete_asking(self) -> None:
         """Make an orphan of a candidate that was being asked for when the database went away.
@@ -156,7 +161,8 @@ class Trials:
         was lost, the first is resumed: a replay asks for them in this order.
         """
         if self.asking:
-            self.orphans.extend(self._resume(frozen) for frozen in self._unknown()[:1])
+            for frozen in self._unknown()[:1]:
+                self._resume(frozen)
             self.asking = False
 
     def assignment(self, number: int, cache: str) -> Assign:
@@ -280,8 +286,15 @@ class Trials:
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return [frozen for frozen in running if frozen.number not in known]
 
-    def _resume(self, frozen: FrozenTrial) -> int:
-        trial = resume_trial(self.study, self.spec, frozen, self.space)
+    def _resume(self, frozen: FrozenTrial) -> None:
+        """Make an orphan of a RUNNING trial; one that another program queued with impossible values fails instead."""
+        try:
+            trial = resume_trial(self.study, self.spec, frozen, self.space)
+        except (TypeError, ValueError) as error:
+            if "fixed_params" not in frozen.system_attrs and (not frozen.params or frozen.number in self.journal.asked):
+                raise  # nobody but us has chosen its values
+            self._refuse(frozen, error)
+            return
         if self.journal.asked.get(trial.number) != trial.params:
             self.journal.append("ask", trial=trial.number, params=trial.params)
         step = frozen.last_step or 0
@@ -295,7 +308,17 @@ class Trials:
                 device_errors=frozen.user_attrs.get("device_errors", 0),
             ),
         )
-        return frozen.number
+        self.orphans.append(frozen.number)
+
+    def _refuse(self, frozen: FrozenTrial, error: Exception) -> None:
+        number, reason = frozen.number, f"queued by another program with values that cannot be: {error}"
+        trial = Trial(self.study, frozen._trial_id)
+        trial.set_user_attr("reason", reason)
+        trial.set_user_attr(FAILURE, "user")
+        self.study.tell(number, state=TrialState.FAIL)
+        self.journal.append("tell", trial=number, state="FAIL", value=None, reason=reason)
+        self.finished[number] = view_of(self._frozen(trial), self.spec.limit)
+        self.refused.append(number)
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[trial.number]

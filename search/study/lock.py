@@ -91,7 +91,7 @@ def _file_lock(file: Path, name: str, holder: Path, patience_seconds: float) -> 
 def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iterator[Callable[[], None]]:
     file = sqlite_file(url)
     if file is not None:
-        with _file_lock(Path(f"{file}.{name}.lock"), name, holder, patience_seconds):
+        with _file_lock(Path(f"{file.resolve()}.{name}.lock"), name, holder, patience_seconds):
             yield lambda: None  # the file's lock ends with this process, not before
         return
     # Without a pool: a connection given back to one stays open, and the lock is the connection's.

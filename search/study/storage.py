@@ -102,7 +102,12 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
         raise StorageError(f"there is no database {file} yet; start a search first: search launch")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{file}.lock"), storage_errors(url):
+        with FileLock(f"{file.resolve()}.lock"), storage_errors(url):
+            if file.is_file() and file.stat().st_nlink > 1:
+                raise StorageError(
+                    f"database {file} has another name too (a hard link), by which SQLite would not know that it is "
+                    "open; keep one of the two, or make a symbolic link of the other"
+                )
             storage = RDBStorage(_plain(url), engine_kwargs={"connect_args": {"timeout": SQLITE_BUSY_SECONDS}})
             _use_write_ahead_log(storage.engine)
             opened = file.stat()
@@ -131,6 +136,10 @@ def storage_errors(url: URL) -> Iterator[None]:
     """
     try:
         yield
+    except RuntimeError as error:
+        if "table schema" not in str(error):  # Optuna's words, with its own cure, for a database of another version
+            raise
+        raise StorageError(f"database {hidden(url)}: {error}") from None
     except STORAGE_FAILURES as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
         reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]

@@ -305,6 +305,11 @@ def ending(snapshot: Snapshot, held_by: str | None, runs: Runs) -> str:
     """Who is at it, or what to do now that nobody is."""
     if held_by:
         return f"in use by {held_by}"
+    if len(snapshot.finished) >= snapshot.budget and snapshot.best is None:
+        return (
+            f"nobody is searching it, the budget is spent and no trial has completed; search report {snapshot.study} "
+            f"says why; to go on, repeat its search launch with --trials {2 * snapshot.budget}"
+        )
     if len(snapshot.finished) >= snapshot.budget:
         command = f"search export-best {snapshot.study}{runs.option}"
         return f"nobody is searching it, the budget is spent; hand over the best: {command}"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import TrialState
@@ -15,6 +16,7 @@ import search.running.trials
 import search.study.journal
 from search.errors import TrainingFailed
 from search.study.journal import read_journal
+from search.study.replay import replay
 from search.study.trial import outcome_of
 from search.workers.messages import Assign, Epoch, FromWorker
 from search.workers.pool import Exit
@@ -364,3 +366,20 @@ def test_what_a_trial_kept_is_removed_when_it_has_finished(bench: Bench) -> None
 
     bench.coordinator(ScriptedPool(keeps), spec_of(trials=2)).run()
     assert list((bench.folder / "studies/scripted/trials").iterdir()) == []
+
+
+@pytest.mark.parametrize("values", [{"lr": "fast"}, {"lr": 0.01, "dropout": "some"}, {"lr": [0.1]}])
+def test_a_trial_queued_by_another_program_with_values_that_cannot_be_fails_and_the_search_goes_on(
+    bench: Bench, values: dict[str, Any]
+) -> None:
+    coordinator = bench.coordinator(ScriptedPool(trains), spec_of(trials=3))
+    coordinator.trials.study.enqueue_trial(values)
+    assert coordinator.run() is True
+    study = coordinator.trials.study
+    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert study.trials[0].user_attrs["reason"].startswith("queued by another program with values that cannot be: ")
+    assert any(note.startswith("trial 0 fail") for note in bench.notes)
+    assert replay(read_journal(coordinator.journal.path)).identical
+    again = bench.coordinator(ScriptedPool(trains), spec_of(trials=4))
+    assert again.run() is True
+    assert states(study)[3] == "COMPLETE"

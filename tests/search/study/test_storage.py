@@ -280,3 +280,23 @@ def test_a_password_that_the_server_repeats_is_hidden_too() -> None:
     with pytest.raises(StorageError) as raised, storage_errors(url):
         raise OperationalError("connect", None, Exception(f'connection to "me:{CANARY}@host" failed'))
     assert CANARY not in str(raised.value)
+
+
+@pytest.mark.parametrize("version", ["v3.0.0.d", "v9.9.9.a"])
+def test_a_database_of_another_version_of_optuna_is_an_error_with_optunas_own_cure(
+    tmp_path: Path, version: str
+) -> None:
+    url = parse_url(f"sqlite:///{tmp_path}/search.db")
+    with opened(url) as storage, storage.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{version}'")
+    with pytest.raises(StorageError, match=r"table schema.* Please "):
+        open_storage(url)
+
+
+def test_a_database_with_a_hard_link_is_refused_before_sqlite_would_corrupt_it(tmp_path: Path) -> None:
+    url = parse_url(f"sqlite:///{tmp_path}/search.db")
+    with opened(url):
+        pass
+    (tmp_path / "other.db").hardlink_to(tmp_path / "search.db")
+    with pytest.raises(StorageError, match="has another name too"):
+        open_storage(url)

@@ -360,3 +360,15 @@ def test_a_runs_folder_that_cannot_be_made_is_an_error(url: URL, tmp_path: Path)
     held = own_study("birds", url, Runs(tmp_path / "file"))
     with pytest.raises(StorageError, match="cannot be written: Not a directory; choose another --runs folder"), held:
         pass
+
+
+def test_a_study_is_held_by_whichever_name_its_database_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/search.db").touch()
+    (tmp_path / "link.db").symlink_to(tmp_path / "real/search.db")
+    with (
+        own_study("birds", parse_url(f"sqlite:///{tmp_path}/real/search.db"), Runs(tmp_path / "one")),
+        pytest.raises(HeldError),
+        own_study("birds", parse_url(f"sqlite:///{tmp_path}/link.db"), Runs(tmp_path / "two")),
+    ):
+        pass

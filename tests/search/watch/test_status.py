@@ -289,3 +289,11 @@ class TestTerminal:
             with Display() as display:
                 display.say("paused: no room for a checkpoint")
             log.flush()  # as the interpreter does at its end, which would give exit code 120
+
+
+def test_where_no_trial_has_completed_nothing_is_said_to_be_handed_over() -> None:
+    pruned = trial(0, 1, "PRUNED", value=None)
+    words = ending(Snapshot("birds", 1, (pruned,), (), None), None, Runs(Path("runs")))
+    assert "no trial has completed" in words
+    assert "--trials 2" in words
+    assert "export-best" not in words
