@@ -27,6 +27,7 @@ from search.paths import Runs
 from search.plan.prepare import room_needed
 from search.plan.space import Bounds
 from search.running.trials import Changed, Ending, Trials
+from search.study import events
 from search.study.outage import Outage
 from search.study.owned import OwnedStudy
 from search.study.postgres import ANSWER_SECONDS, CONNECT_SECONDS
@@ -130,7 +131,7 @@ class Coordinator:
             late = self.killed or time.monotonic() >= self.deadline
             self.crew.close(patience_seconds=0 if late else 5)
             ended = "told to" if self.stopping else "budget spent"
-            self.journal.append("stop", reason=reason_of(self.fatal) if self.fatal else ended)
+            self.journal.append(events.Stop(reason=reason_of(self.fatal) if self.fatal else ended))
         if self.fatal:
             raise self.fatal
         return not self.stopping
@@ -151,6 +152,11 @@ class Coordinator:
         others = self.trials.adopt()
         if others:
             self.say(f"other versions than at the last launch: {others}; that may change results", WARNING)
+        if self.trials.unwitnessed:
+            numbers = ", ".join(map(str, self.trials.unwitnessed))
+            self.say(
+                f"the database has more of trial {numbers} than the journal: a replay does not judge that", WARNING
+            )
         if self.trials.orphans:
             numbers = ", ".join(map(str, self.trials.orphans))
             self.say(f"going on with trial {numbers}, left unfinished by the last launch")
@@ -243,7 +249,7 @@ class Coordinator:
             progress.attempts += 1
             worker.trial, worker.attempt, worker.epoch = trial, progress.attempts, None
             self.crew.send(worker.number, self.trials.assignment(trial, self.cache))
-            self.journal.append("assign", trial=trial, worker=worker.label, attempt=progress.attempts)
+            self.journal.append(events.Assign(trial=trial, worker=worker.label, attempt=progress.attempts))
 
     def _finish_off(self) -> None:
         """Once the budget is spent, end what a broken connection has left."""

@@ -22,6 +22,7 @@ from search.plan.prepare import Prepared, check_room, images_of, models_of, prep
 from search.process import STOP_SIGNALS, allow_grace, log_to
 from search.running.coordinator import Coordinator
 from search.study.begun import as_begun, renew
+from search.study.events import Accept, Keep
 from search.study.identity import take_folder
 from search.study.journal import Journal
 from search.study.lock import own_study, owner_of
@@ -83,7 +84,7 @@ def launch(
 
         def accepted(changes: list[str]) -> None:
             check_trials(spec, storage, prepared.space)
-            Journal(runs.journal(spec.name)).append("accept", differences=changes)
+            Journal(runs.journal(spec.name)).append(Accept(differences=changes))
 
         def renewed(study: optuna.Study, was: int) -> None:
             notes.append(renew(study, runs, was))
@@ -91,7 +92,7 @@ def launch(
         content = prepared.data.content_hash
         study = open_study(spec, storage, content, accept_changes=accept_changes, accepted=accepted, renewed=renewed)
         if begun.kept:
-            Journal(runs.journal(spec.name)).append("keep", settings=begun.kept)
+            Journal(runs.journal(spec.name)).append(Keep(settings=begun.kept))
         owned = OwnedStudy(study, spec, check_lock)
         check_room(spec, runs, room_needed(spec, prepared, len(workers)))
         runs.last_study.write_text(spec.name)
