@@ -21,6 +21,7 @@ import torch
 from trainer.config import EpochResult, TrainConfig
 from trainer.device import is_out_of_memory
 from trainer.errors import CheckpointError, DiskError
+from trainer.kept import sync_folder
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -85,7 +86,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         if path.exists():
             path.replace(_previous(path))
         partial.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -194,11 +195,3 @@ def _read(path: Path) -> Checkpoint:
             raise  # which says nothing of the file
         # Not its message: of ten lines, it advises to load without weights_only, which runs what is in the file.
         raise CheckpointError(f"checkpoint {path} is none that this version writes ({type(error).__name__})") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -24,7 +24,7 @@ from search.console import Terminal, is_quiet, show_progress
 from search.devices import WorkerDevice, hold_devices
 from search.errors import ProofFailed, SearchError, UsageError
 from search.export.card import write_card
-from search.export.files import check_sums, sha256, write_sums
+from search.export.files import check_sums
 from search.export.formats import weights
 from search.export.formats.table import format_of
 from search.export.metrics import REFERENCE_LOGITS, Export, describe, evaluate_once, text_of_export
@@ -45,6 +45,7 @@ from search.workers.local import without_secrets
 from studies import StudySpec
 from trainer.data import Dataset
 from trainer.errors import DiskError
+from trainer.sums import sha256, write_sums
 
 if TYPE_CHECKING:
     from torch import nn

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from optuna.trial import FrozenTrial, TrialState
 
 from search.console import show_progress
-from search.export.files import sha256
 from search.export.formats import weights
 from search.export.formats.table import format_of
 from search.export.record import (
@@ -40,6 +39,7 @@ from search.words import count
 from trainer.config import ModelSize
 from trainer.identity import identity, later_recipe
 from trainer.near import find_near_duplicates
+from trainer.sums import sha256
 from trainer.values import Json
 
 if TYPE_CHECKING:

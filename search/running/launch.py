@@ -25,7 +25,7 @@ from search.study.begun import as_begun, renew
 from search.study.events import Accept, Keep
 from search.study.identity import take_folder
 from search.study.journal import Journal
-from search.study.lock import own_study, owner_of
+from search.study.lock import own_study, owner_of, read_holder
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
 from search.study.storage import STORAGE_FAILURES, open_storage, storage_errors
@@ -38,6 +38,7 @@ from search.watch.webhook import Webhook
 from search.workers.local import LocalPool
 from studies import StudySpec
 from trainer.data import Dataset
+from trainer.kept import write_checked
 
 STOP_POLL_SECONDS = 0.5
 """Between two looks whether a search that was asked to stop has stopped."""
@@ -95,7 +96,7 @@ def launch(
             Journal(runs.journal(spec.name)).append(Keep(settings=begun.kept))
         owned = OwnedStudy(study, spec, check_lock)
         check_room(spec, runs, room_needed(spec, prepared, len(workers)))
-        runs.last_study.write_text(spec.name)
+        write_checked(runs.last_study, {"study": spec.name})
         with display:
             display.say(opening_line(spec, prepared, workers))
             for name, reason in prepared.left_out.items():
@@ -103,7 +104,7 @@ def launch(
             for line in [*doubts(prepared.data), *warnings_about(prepared.data, spec.data), *notes]:
                 display.say(line, WARNING)
             page = StudyPage(owned, _facts(spec, prepared), url, runs)
-            others: list[Observer] = [StateFile(runs.state(spec.name), runs.holder(spec.name).read_text()), page]
+            others: list[Observer] = [StateFile(runs.state(spec.name), read_holder(runs.holder(spec.name))), page]
             if spec.notify.webhook is not None:
                 others.append(Webhook(spec.notify.webhook, display.say))
             observers = Observers(display, others, at_once=lambda: coordinator.killed)

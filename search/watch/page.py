@@ -38,6 +38,7 @@ from search.words import count, show
 from studies import Range, StudySpec
 from studies.axes import Axis
 from studies.spec import describe_limit
+from trainer.kept import read_checked, write_checked
 from trainer.values import Json
 
 FIRST_SECONDS = 30.0
@@ -148,7 +149,7 @@ class StudyPage:
 
     def _take_drawing(self) -> None:
         if self._drawing and self._file.exists():
-            self._waiting = [*json.loads(self._file.read_text(encoding="utf-8")).items()]
+            self._waiting = [*read_checked(self._file).items()]
             self._file.unlink()
             self._drawing = False
         elif self._process is not None and self._process.poll() is not None:
@@ -286,9 +287,7 @@ def main() -> None:
         shown = storage.get_study_system_attrs(study_id)
         found = confirmed(study, spec)
         drawn = page_attributes(shown, json.loads(line)["note"], found, study.get_trials(deepcopy=False), spec, runs)
-        partial = file.with_name(f".{file.name}.partial")
-        partial.write_text(json.dumps({key: drawn[key] for key in drawn if drawn[key] != shown.get(key)}))
-        partial.replace(file)
+        write_checked(file, {key: drawn[key] for key in drawn if drawn[key] != shown.get(key)}, durable=False)
 
 
 def page_attributes(

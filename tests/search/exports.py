@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from search.export.files import write_sums
+from trainer.sums import write_sums
 
 
 def recorded() -> dict[str, Any]:
