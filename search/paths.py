@@ -129,7 +129,7 @@ class Runs:
         return self.study(study) / "logs" / "page.log"
 
     def confusion(self, study: str) -> Path:
-        """What the best trial so far mistook for what: "trial", "confusion" [c, c] and the "names" of its classes."""
+        """What the best trial so far mistook for what: "trial", "table" [k, 3] and the "names" of its classes."""
         return self.study(study) / "confusion.npz"
 
     def trials(self, study: str) -> Path:

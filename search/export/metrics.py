@@ -18,6 +18,7 @@ from search.console import show_progress
 from search.export.formats import weights
 from search.export.formats.table import format_of
 from search.export.record import (
+    DENSE_CLASSES,
     METRICS_VERSION,
     Description,
     Evaluation,
@@ -30,7 +31,7 @@ from search.export.record import (
 )
 from search.export.retrain import Retraining, Stages
 from search.export.trainings import Outcome
-from search.figures.png import Epoch, confused_pairs
+from search.figures.png import Epoch, confused_pairs, dense
 from search.study.confirmation import Confirmation, confirmed
 from search.study.journal import digest
 from search.study.study import open_test_split, teacher_hash
@@ -103,7 +104,9 @@ def describe(
         "commit": _commit(),
     }
     described = json.loads(json.dumps(described))
-    known_by: object = [described, *later_recipe()] if later_recipe() else described
+    # Not in the identity: what the file's shape is called, so that an export of before counts as the same.
+    unchanged = described | {"version": 2}
+    known_by: object = [unchanged, *later_recipe()] if later_recipe() else unchanged
     # Beside it: a launch adds lines to the log even where it finds the budget spent, and nothing is exported anew then.
     beside = {"identity": identity_of(known_by), "event_log": digest(retraining.runs.journal(spec.name))}
     return Description.model_validate(described | beside)
@@ -163,7 +166,7 @@ def evaluate_once(
         member_accuracies = [evaluate(member, split)[0].accuracy for member in members]
         validation = result if split == "val" else evaluate(whole, "val")[0]
     np.savez(folder / REFERENCE_LOGITS, whole=logits.numpy(), plain=plain_logits.numpy())
-    n = len(data.splits[split])
+    n, num_classes = len(data.splits[split]), len(data.class_names)
     found = retraining.with_database(lambda: confirmed(retraining.study, spec)) if spec.confirm.top else None
     return Results(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -171,11 +174,12 @@ def evaluate_once(
             split=split,
             n=n,
             accuracy=result.accuracy,
-            interval=wilson_interval(int(result.confusion.trace()), n),
+            interval=wilson_interval(round(result.accuracy * n), n),
             loss=result.loss,
             plain_accuracy=alone.accuracy,
             member_accuracies=tuple(member_accuracies),
-            confusion=result.confusion.tolist(),
+            confusion=dense(result.confusion, num_classes).tolist() if num_classes <= DENSE_CLASSES else None,
+            confusion_table=None if num_classes <= DENSE_CLASSES else result.confusion.tolist(),
             confused=tuple(confused_pairs(result.confusion, data.class_names)),
             test_openings=openings,
             near_duplicates=_look_alikes(retraining, split),

@@ -109,9 +109,9 @@ class Launch(_Line):
 
     event: Literal["launch"] = "launch"
     uuid: str | None = None
-    spec: Mapping[str, Any] = {}
-    space: Mapping[str, Mapping[str, Any]] = {}
-    versions: Mapping[str, str] = {}
+    spec: Mapping[str, Any]
+    space: Mapping[str, Mapping[str, Any]]
+    versions: Mapping[str, str]
     rebuilt: Sequence[int] | None = None
     history: Sequence[RecordedTrial] | None = None
 

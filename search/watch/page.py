@@ -330,7 +330,7 @@ def draw_best(trials: Sequence[FrozenTrial], spec: StudySpec, runs: Runs, folder
     """Draw the learning curve of the best trial, and what it mistakes for what where that is known, as PNG."""
     import numpy as np
 
-    from search.figures.png import draw_accuracies, draw_confusion
+    from search.figures.png import draw_accuracies, draw_confusion, table_of
 
     best = best_of(trials, spec.limit)
     if best is None:
@@ -343,8 +343,12 @@ def draw_best(trials: Sequence[FrozenTrial], spec: StudySpec, runs: Runs, folder
         with np.load(runs.confusion(spec.name)) as known:
             if int(known["trial"]) != best.number:
                 return [curve]
-            draw_confusion(known["confusion"], known["names"].tolist(), confusion, title=f"{title} on validation")
+            table = known["table"] if "table" in known else table_of(known["confusion"])  # a version before had that
+            draw_confusion(table, known["names"].tolist(), confusion, title=f"{title} on validation")
     except OSError:  # the best was trained elsewhere, or before there was a file for it
+        return [curve]
+    except Exception as error:  # whatever a damaged archive makes numpy, zipfile and matplotlib raise
+        print(f"{runs.confusion(spec.name)} is damaged and is not drawn: {error}", flush=True)  # to the log
         return [curve]
     return [curve, confusion]
 

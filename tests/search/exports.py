@@ -49,3 +49,18 @@ def write_export(folder: Path, *, names: list[str], weights: Any, source: str = 
     onnx.save(model, folder / "model.onnx")
     write_sums(folder)
     return folder
+
+
+def write_whole_export(folder: Path, *, identity: str = "") -> Path:
+    """An export with all the files of one of today; nobody loads its weights."""
+    write_export(folder, names=["a", "b"], weights=np.eye(3, 2))
+    metrics = recorded() | {"version": 3, "identity": identity or folder.name}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "model.safetensors").write_bytes(bytes(range(256)))
+    (folder / "README.md").write_text("# A card\n")
+    (folder / "class_map.txt").write_text("a\nb\n")
+    (folder / "plots").mkdir()
+    for name in ("curves", "confusion"):
+        (folder / f"plots/{name}.png").write_bytes(name.encode())
+    write_sums(folder)
+    return folder

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from search.study.events import Event, read_line
+from search.study.events import Event, Launch, read_line
 
 
 def values_of(events: Iterable[Event]) -> list[dict[str, Any]]:
@@ -20,3 +20,8 @@ def without_sums(values: Iterable[dict[str, Any]]) -> str:
 
 def events_of(values: Iterable[dict[str, Any]]) -> list[Event]:
     return [read_line(line.encode(), None)[0] for line in without_sums(values).splitlines()]
+
+
+def launch(uuid: str | None = None) -> Launch:
+    """Of nothing."""
+    return Launch(uuid=uuid, spec={}, space={}, versions={})

@@ -22,7 +22,7 @@ from trainer.errors import ConfigError
 from trainer.evaluate import Ensemble, measure, predict_logits
 from trainer.fit import Training, fit
 from trainer.models import build_model
-from trainer.sums import write_sums
+from trainer.sums import check_teacher, write_sums
 
 BIG = TrainConfig(model="resnet10t", width_mult=0.2, epochs=4, batch_size=32, lr=1e-2)
 SMALL = TrainConfig(model="resnet10t", width_mult=0.05, epochs=3, batch_size=32, lr=1e-2)

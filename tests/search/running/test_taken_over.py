@@ -71,7 +71,7 @@ def test_a_study_that_another_process_has_taken_over_is_written_to_no_more(bench
     def taken(message: Epoch) -> None:
         if message.trial == 1:
             taken_over.append(len(coordinator.trials.study.get_trials()[1].intermediate_values))
-            winner.append(Launch(uuid="another"))
+            winner.append(launch("another"))
 
     def check_lock() -> None:
         if taken_over:
@@ -84,10 +84,10 @@ def test_a_study_that_another_process_has_taken_over_is_written_to_no_more(bench
         coordinator.run()
     assert len(coordinator.trials.study.get_trials()[1].intermediate_values) == taken_over[0]
     winner.append(Stop(reason="the winner's"))
-    *_, launch, last = read_journal(winner.path)
-    assert isinstance(launch, Launch)
+    *_, begun, last = read_journal(winner.path)
+    assert isinstance(begun, Launch)
     assert isinstance(last, Stop)
-    assert (launch.uuid, last.reason) == ("another", "the winner's"), "nor to its journal"
+    assert (begun.uuid, last.reason) == ("another", "the winner's"), "nor to its journal"
 
 
 def test_a_study_that_was_taken_over_before_the_search_began_stays_as_its_new_owner_left_it(bench: Bench) -> None:

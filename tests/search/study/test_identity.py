@@ -12,10 +12,11 @@ from uuid import uuid4
 
 import optuna
 import pytest
+from lines import launch
 from scripted import Bench, ScriptedPool, epoch, failed, spec_of, states, trains
 
 from search.paths import Runs
-from search.study.events import Accept, Event, Launch
+from search.study.events import Accept, Event
 from search.study.identity import take_folder
 from search.study.journal import Journal, read_journal, searched_by
 from search.study.replay import replay, replay_with, text_of_replay
@@ -91,7 +92,7 @@ def test_what_was_put_aside_comes_back_with_its_study_and_counts_towards_the_quo
     runs, (first, second) = Runs(tmp_path), (str(uuid4()), str(uuid4()))
 
     def search_as(uuid: str) -> None:
-        Journal(runs.journal("birds")).append(Launch(uuid=uuid))
+        Journal(runs.journal("birds")).append(launch(uuid))
         runs.confusion("birds").write_text(uuid)
         runs.checkpoint("birds", 3).parent.mkdir(parents=True)
         runs.checkpoint("birds", 3).write_text(uuid)
@@ -128,7 +129,7 @@ def test_a_damaged_journal_is_set_aside_and_a_new_one_begins_with_what_the_datab
 
 def test_a_journal_that_names_a_path_for_its_study_moves_nothing_there(tmp_path: Path) -> None:
     runs = Runs(tmp_path / "runs")
-    Journal(runs.journal("birds")).append(Launch(uuid="../../../../elsewhere"))
+    Journal(runs.journal("birds")).append(launch("../../../../elsewhere"))
     assert "set aside as" in take_folder(runs, "birds", str(uuid4()))[0]
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     assert not runs.journal("birds").exists()

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from lines import events_of, values_of, without_sums
+from lines import events_of, launch, values_of, without_sums
 from scripted import Bench, ScriptedPool, spec_of, states, trains
 from typer.testing import CliRunner
 
 from search.cli import app
 from search.errors import ReplayFailed, StudyChanged, UsageError, exit_code_of
 from search.paths import Runs
-from search.study.events import Ask, Assign, Epoch, Event, Launch, Stop, Tell
+from search.study.events import Ask, Assign, Epoch, Event, Stop, Tell
 from search.study.journal import Journal, digest, read_journal
 from search.study.replay import replay, replay_study, replay_with, text_of_replay
 from studies import StudySpec
@@ -94,7 +94,7 @@ def test_a_torn_last_line_is_no_event_and_the_next_launch_cuts_it_off(tmp_path: 
 
 def test_a_damaged_line_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    path.write_text('{"event": "launch"}\nnonsense\n{"event": "stop"}\n')
+    path.write_text('{"event": "stop", "reason": ""}\nnonsense\n{"event": "stop", "reason": ""}\n')
     with pytest.raises(ReplayFailed, match=r"line 2 of .* is no event, .*; the next search launch sets it aside"):
         read_journal(path)
 
@@ -102,7 +102,7 @@ def test_a_damaged_line_is_refused(tmp_path: Path) -> None:
 def test_nobody_cuts_what_others_have_appended(tmp_path: Path) -> None:
     """Two that both take themselves for the owner, for an instant."""
     loser = Journal(tmp_path / "journal.jsonl")
-    loser.append(Launch())
+    loser.append(launch())
     winner = Journal(loser.path)
     for journal in (winner, loser, winner, winner):
         journal.append(Epoch(trial=0, step=1, value=0.5, pruned=None))
@@ -235,7 +235,7 @@ def test_an_unknown_pruner_study_or_form_is_refused(tmp_path: Path) -> None:
 def test_the_digest_changes_with_the_journal(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     assert digest(path) is None
-    Journal(path).append(Launch())
+    Journal(path).append(launch())
     before = digest(path)
     Journal(path).append(Stop(reason="told to"))
     assert digest(path) != before

@@ -312,7 +312,7 @@ def test_what_the_best_trial_mistook_is_kept_when_its_folder_goes(tmp_path: Path
         """As a worker does after the last epoch."""
         file = runs.trial_confusion("scripted", message.trial)
         file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(file, trial=message.trial, confusion=np.eye(2), names=["owl", "wren"])
+        np.savez(file, trial=message.trial, table=[[0, 0, 1], [1, 1, 1]], names=["owl", "wren"])
 
     coordinator = Bench(tmp_path).coordinator(ScriptedPool(trains, on_epoch=leave))
     coordinator.run()

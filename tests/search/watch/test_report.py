@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 import pytest
 from invented import BEGAN, complete, many_trials, page_of, pruned, trial
-from lines import events_of
+from lines import events_of, launch
 from optuna.trial import TrialState
 from sqlalchemy import URL
 from typer.testing import CliRunner
@@ -91,16 +91,19 @@ class TestFigures:
         def event(at: float, kind: str, **values: Any) -> dict[str, Any]:
             return {"at": BEGAN.timestamp() + at, "event": kind} | values
 
+        def launch_at(at: float) -> dict[str, Any]:
+            return launch().model_dump() | {"at": BEGAN.timestamp() + at}
+
         told = events_of(
             [
-                event(0, "launch"),
+                launch_at(0),
                 event(1, "assign", trial=0, worker="gpu 0", attempt=1),
                 event(2, "assign", trial=1, worker="gpu 1", attempt=1),
                 event(11, "crash", trial=0, worker="gpu 0", reason="signal 9 <b>"),
                 event(12, "assign", trial=0, worker="gpu 0", attempt=2),
                 event(22, "tell", trial=1, state="PRUNED", value=0.1, reason=""),
                 event(30, "epoch", trial=0, step=1, value=0.1, pruned=False),  # the last before kill -9
-                event(90, "launch"),
+                launch_at(90),
                 event(91, "assign", trial=0, worker="gpu 1", attempt=1),
                 event(99, "tell", trial=0, state="COMPLETE", value=0.1, reason=""),
                 event(100, "assign", trial=2, worker="gpu 1", attempt=1),
