@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -40,7 +41,7 @@ from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study
 from search.watch.page import show_export
 from search.workers.crew import POLL_SECONDS
-from search.workers.local import without_secrets
+from search.workers.local import STARVED, oom_kills, without_secrets
 from studies import StudySpec
 from trainer.data import Dataset
 from trainer.errors import DiskError
@@ -193,7 +194,7 @@ def prove(
         raise_if_stopped: called at least every POLL_SECONDS; raises what is to end the proof.
 
     Raises:
-        ProofFailed: with the first difference; the folder stays for a look.
+        ProofFailed: with the first difference, or because memory ran out; the folder stays for a look.
     """
     command = [
         sys.executable,
@@ -206,6 +207,7 @@ def prove(
     ]
     environment = without_secrets() | {"CUDA_VISIBLE_DEVICES": ""}
     said: bytes | None = None
+    kills = oom_kills()
     with (
         show_progress(console) as progress,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process,
@@ -226,6 +228,13 @@ def prove(
     if process.returncode != 0:
         said_last = complaint.decode(errors="replace").strip() or f"it ended with code {process.returncode}"
         reason = said_last.splitlines()[-1]
+        if (oom_kills() > kills and process.returncode == -signal.SIGKILL) or any(words in reason for words in STARVED):
+            how = " and was killed by the system" if process.returncode == -signal.SIGKILL else f": {reason}"
+            raise ProofFailed(
+                f"the proof ran out of memory{how}; free some, and the same command goes on; nothing was put in place"
+            )
+        if process.returncode == -signal.SIGKILL:
+            reason = "it was killed by signal 9, as a system does for want of memory"
         raise ProofFailed(f"the export failed its proof: {reason}; it was not put in place, look at it in {folder}")
     return ProofAnswer.model_validate_json(said.splitlines()[-1])
 
@@ -256,4 +265,6 @@ def _disk_errors(folder: Path) -> Iterator[None]:
     except Exception as error:
         if not any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
             raise
-        raise DiskError(f"no room for an export in {folder}; make room, and the same command goes on") from error
+        file = getattr(error, "filename", None)
+        where = f" ({file} cannot be written)" if file else ""
+        raise DiskError(f"no room for an export in {folder}{where}; make room, and the same command goes on") from error

@@ -24,6 +24,7 @@ from search.export.formats import weights
 from search.export.formats.table import format_of
 from search.export.record import METRICS, ExportRecord
 from studies.spec import FormatName
+from trainer.errors import no_room
 from trainer.kept import sync_folder
 from trainer.sums import SUMS, first_altered, read_sums
 
@@ -112,8 +113,8 @@ class Place:
             with tempfile.TemporaryDirectory(prefix=".", dir=self.target.parent):  # as the export is made
                 pass
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
+            if full := no_room(error, self.target.parent):
+                raise full from error
             raise UsageError(f"--out {self.target} cannot be made ({error.strerror}); choose another folder") from error
 
     def begin(self) -> Path:

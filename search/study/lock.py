@@ -19,6 +19,7 @@ from search.errors import HeldError, StorageError
 from search.paths import Runs
 from search.study import postgres
 from search.study.storage import sqlite_file, storage_errors
+from trainer.errors import no_room
 from trainer.kept import write_whole
 
 LOCK_PATIENCE_SECONDS = 1.0
@@ -37,6 +38,7 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
     Raises:
         HeldError: another process has it; the message says which and since when.
         StorageError: the runs folder or the database cannot be written.
+        DiskError: there is no room.
     """
     holder = runs.holder(name)
     with contextlib.ExitStack() as stack:
@@ -48,6 +50,8 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
             owner = f"{owner_name()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
             write_whole(holder, owner.encode(), durable=False)
         except OSError as error:
+            if full := no_room(error, runs.root):
+                raise full from error
             raise StorageError(
                 f"{error.filename or runs.root} cannot be written: {error.strerror or error}; "
                 "choose another --runs folder"

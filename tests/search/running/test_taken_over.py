@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
+from lines import launch
 from scripted import Bench, ScriptedPool, spec_of, trains
 
 from search.errors import HeldError, StudyChanged
