@@ -63,18 +63,17 @@ class Runs:
         """
         from studies.spec import STUDY_NAME  # 0.2 s
 
-        cure = "name a study, or start one: search launch"
         try:
             content = self.last_study.read_bytes()
             if STUDY_NAME.fullmatch(name := content.decode("ascii", "replace").strip()):  # of a version before
                 return name
             return str(read_checked(self.last_study)["study"])
         except FileNotFoundError:
-            raise UsageError(f"no study was launched in {self.root} yet; {cure}") from None
+            raise UsageError(f"no study was launched in {self.root} yet; name one, or start: search launch") from None
         except OSError as error:
-            raise UsageError(f"{self.last_study} cannot be read ({error.strerror}); {cure}") from error
+            raise UsageError(f"{self.last_study} cannot be read ({error.strerror}); name a study") from error
         except (Altered, KeyError):
-            raise UsageError(f"{self.last_study} is damaged; {cure}") from None
+            raise UsageError(f"{self.last_study} is damaged; name a study") from None
 
     @property
     def studies(self) -> Path:

@@ -44,6 +44,7 @@ from trainer.sums import sha256
 from trainer.values import Json
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 REFERENCE_LOGITS = "reference-logits.npz"
@@ -130,7 +131,6 @@ def evaluate_once(
         trial: the chosen trial.
         outcomes: how each training of each stage ended.
     """
-    import numpy as np
     import torch
 
     from trainer.device import Device
@@ -165,8 +165,8 @@ def evaluate_once(
         alone, plain_logits = (result, logits) if plain is whole else evaluate(plain, split)
         member_accuracies = [evaluate(member, split)[0].accuracy for member in members]
         validation = result if split == "val" else evaluate(whole, "val")[0]
-    np.savez(folder / REFERENCE_LOGITS, whole=logits.numpy(), plain=plain_logits.numpy())
-    n, num_classes = len(data.splits[split]), len(data.class_names)
+    _keep_logits(folder, logits, None if plain is whole else plain_logits)
+    n, many = len(data.splits[split]), len(data.class_names) > DENSE_CLASSES
     found = retraining.with_database(lambda: confirmed(retraining.study, spec)) if spec.confirm.top else None
     return Results(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -178,8 +178,8 @@ def evaluate_once(
             loss=result.loss,
             plain_accuracy=alone.accuracy,
             member_accuracies=tuple(member_accuracies),
-            confusion=dense(result.confusion, num_classes).tolist() if num_classes <= DENSE_CLASSES else None,
-            confusion_table=None if num_classes <= DENSE_CLASSES else result.confusion.tolist(),
+            confusion=None if many else dense(result.confusion, len(data.class_names)).tolist(),
+            confusion_table=result.confusion.tolist() if many else None,
             confused=tuple(confused_pairs(result.confusion, data.class_names)),
             test_openings=openings,
             near_duplicates=_look_alikes(retraining, split),
@@ -200,6 +200,16 @@ def _look_alikes(retraining: Retraining, split: str) -> int | None:
     if split != "test" or retraining.spec.data.source != "folder":
         return None
     return len(find_near_duplicates(retraining.data, ("train", "test")))
+
+
+def _keep_logits(folder: Path, whole: torch.Tensor, plain: torch.Tensor | None) -> None:
+    """Leave the logits for the proof; of 10,000 classes and as many images they take 400 MB, so equal ones once."""
+    import numpy as np
+
+    if plain is None:
+        np.savez(folder / REFERENCE_LOGITS, whole=whole.numpy())
+    else:
+        np.savez(folder / REFERENCE_LOGITS, whole=whole.numpy(), plain=plain.numpy())
 
 
 def _history(outcomes: Sequence[Sequence[Outcome]], member: int) -> tuple[Epoch, ...]:

@@ -149,14 +149,8 @@ class Coordinator:
     def begin(self) -> None:
         """Take over what a predecessor left, queue the known recipes, start the workers."""
         self.owned.check()
-        others = self.trials.adopt()
-        if others:
-            self.say(f"other versions than at the last launch: {others}; that may change results", WARNING)
-        if self.trials.unwitnessed:
-            numbers = ", ".join(map(str, self.trials.unwitnessed))
-            self.say(
-                f"the database has more of trial {numbers} than the journal: a replay does not judge that", WARNING
-            )
+        for line in self.trials.adopt():
+            self.say(line, WARNING)
         if self.trials.orphans:
             numbers = ", ".join(map(str, self.trials.orphans))
             self.say(f"going on with trial {numbers}, left unfinished by the last launch")

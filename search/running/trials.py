@@ -90,8 +90,6 @@ class Trials:
         """Trials that were begun and that nobody trains."""
         self.asking = False
         """Whether a candidate is being asked for: still so in the next turn, the database went away meanwhile."""
-        self.unwitnessed: list[int] = []
-        """Trials of which the database has more than the journal told of, and more than a kill explains."""
         self.progress: dict[int, Progress] = {}
         self.finished: dict[int, TrialView] = {}
 
@@ -104,17 +102,18 @@ class Trials:
         """See whether the database can be written to; Optuna would try five times to create a trial, and sleep."""
         check_writable(self.study)
 
-    def adopt(self) -> str:
+    def adopt(self) -> list[str]:
         """Take over what a predecessor left: finished trials count, RUNNING ones are orphans.
 
         Returns:
-            Which packages have other versions now; "" if none. Trials that were begun with them keep it as a warning.
+            What is worth telling of it, a line each: which packages have other versions now, which trials that were
+            begun with them keep as a warning; and of which trials the journal told less than a kill explains.
         """
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if (frozen.number, frozen.last_step) not in self.journal.decided:
                 undo_prune_query(self.study, frozen)
         trials = self.study.get_trials(deepcopy=False)
-        self.unwitnessed = self.journal.begin(self.spec, self.space, trials, self.uuid)
+        unwitnessed = ", ".join(map(str, self.journal.begin(self.spec, self.space, trials, self.uuid)))
         running = {str(frozen.number) for frozen in trials if frozen.state == TrialState.RUNNING}
         for folder in self.runs.trials(self.spec.name).glob("*"):
             if folder.name not in running:
@@ -132,7 +131,10 @@ class Trials:
             self.progress[number].trial.set_user_attr("warning", f"begun with other versions: {others}")
         if before != now:
             self.study.set_user_attr(VERSIONS, now)
-        return others
+        notes = [f"other versions than at the last launch: {others}; that may change results"] if others else []
+        if unwitnessed:
+            notes.append(f"the database has more of trial {unwitnessed} than the journal: a replay does not judge that")
+        return notes
 
     def enqueue(self, recipes: list[dict[str, Any]]) -> None:
         """Queue known recipes, in terms of the space, unless they were queued before."""

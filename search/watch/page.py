@@ -340,7 +340,8 @@ def draw_best(trials: Sequence[FrozenTrial], spec: StudySpec, runs: Runs, folder
     values = [best.intermediate_values[step] for step in sorted(best.intermediate_values)]
     draw_accuracies(values, curve, title=title, step=step_of(spec))
     try:
-        with np.load(runs.confusion(spec.name)) as known:
+        # Opened here: of a damaged one, numpy leaves its own open.
+        with runs.confusion(spec.name).open("rb") as archive, np.load(archive) as known:
             if int(known["trial"]) != best.number:
                 return [curve]
             table = known["table"] if "table" in known else table_of(known["confusion"])  # a version before had that
