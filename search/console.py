@@ -7,12 +7,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from trainer.errors import printable
+from trainer.errors import DiskError, no_room, printable
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +50,24 @@ class Terminal(Console):
         self.quiet = True
         drop_output(self.file)
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print.
+
+        Raises:
+            DiskError: the output goes to a file, and the disk is full.
+        """
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            self._buffer.clear()  # Python keeps it already, and writes it when there is room
+            _on_unwritten(error, self.file)
+
     def say(self, line: str, level: int = logging.INFO, /) -> None:
         """Say one line, which stays; a quiet terminal says warnings only, and on stderr."""
         logger.log(level, "%s", line)
         if not (self.quiet or is_quiet()):
-            self.print(without_controls(line), soft_wrap=True, markup=False)
+            with contextlib.suppress(DiskError):  # the work goes on, and its result will tell
+                self.print(without_controls(line), soft_wrap=True, markup=False)
         elif level >= logging.WARNING:
             tell_aside(line)
 
@@ -86,12 +99,23 @@ def without_controls(text: str) -> str:
 
 
 def tell(line: str, stream: IO[str] | None = None) -> None:
-    """Print a line; if nobody reads it any more (``| head``), the exit code still tells."""
+    """Print a line; if nobody reads it any more (``| head``), the exit code still tells.
+
+    Raises:
+        DiskError: stdout goes to a file, and the disk is full.
+    """
     stream = stream or sys.stdout
     try:
         print(without_controls(line), file=stream, flush=True)
-    except OSError:
-        drop_output(stream)
+    except OSError as error:
+        _on_unwritten(error, stream)
+
+
+def _on_unwritten(error: OSError, stream: IO[str]) -> None:
+    full = None if stream is sys.stderr else no_room(error, "the output")
+    if full is not None:
+        raise full from None
+    drop_output(stream)
 
 
 def remark(line: str, *, aside: bool) -> None:

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from search.errors import UsageError
+from trainer.kept import Altered, read_checked
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,21 @@ class Runs:
         """The name of the study last launched here.
 
         Raises:
-            UsageError: none was.
+            UsageError: none was, or the file that says which is damaged.
         """
-        if not self.last_study.exists():
-            raise UsageError(f"no study was launched in {self.root} yet; name one, or start: search launch")
-        return self.last_study.read_text().strip()
+        from studies.spec import STUDY_NAME  # 0.2 s
+
+        try:
+            content = self.last_study.read_bytes()
+            if STUDY_NAME.fullmatch(name := content.decode("ascii", "replace").strip()):  # of a version before
+                return name
+            return str(read_checked(self.last_study)["study"])
+        except FileNotFoundError:
+            raise UsageError(f"no study was launched in {self.root} yet; name one, or start: search launch") from None
+        except OSError as error:
+            raise UsageError(f"{self.last_study} cannot be read ({error.strerror}); name a study") from error
+        except (Altered, KeyError):
+            raise UsageError(f"{self.last_study} is damaged; name a study") from None
 
     @property
     def studies(self) -> Path:
@@ -117,7 +128,7 @@ class Runs:
         return self.study(study) / "logs" / "page.log"
 
     def confusion(self, study: str) -> Path:
-        """What the best trial so far mistook for what: "trial", "confusion" [c, c] and the "names" of its classes."""
+        """What the best trial so far mistook for what: "trial", "table" [k, 3] and the "names" of its classes."""
         return self.study(study) / "confusion.npz"
 
     def trials(self, study: str) -> Path:

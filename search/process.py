@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import os
@@ -20,13 +21,16 @@ from typing import NoReturn, TextIO
 
 from search.console import Say, tell_aside, without_controls
 from search.errors import INTERNAL, SECOND_SIGNAL, Interrupted, SearchError, exit_code_of, reason_of
-from trainer.errors import TrainerError
+from trainer.errors import DiskError, TrainerError, no_room
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, the polite kill, and a closed terminal."""
 
 PACKAGES = ("search", "studies", "trainer")
 """Whose loggers are ours."""
+
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.ESTALE)
+"""What a system says of files that are in the way, read-only, or on a disk that fails."""
 
 LOG_BYTES = 10_000_000
 """Size at which a log file is moved to NAME.1, in place of the one before, and begun anew."""
@@ -49,6 +53,13 @@ def run_command(command: Callable[..., object]) -> None:
     except (SearchError, TrainerError) as error:
         _say(error)
         sys.exit(exit_code_of(error))
+    except OSError as error:
+        told = _of_disk(error)
+        if told is None:
+            traceback.print_exc()
+            sys.exit(INTERNAL)
+        _say(told)
+        sys.exit(exit_code_of(told))
     except Signalled:
         stopped = Interrupted("interrupted; nothing is lost, the same command goes on from there")
         _say(stopped)
@@ -69,9 +80,12 @@ def leave_after(run: Callable[[], object]) -> NoReturn:
         run()
     except SystemExit as end:
         code = end.code
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the shell closed it
-        with contextlib.suppress(OSError):  # nobody reads any more
+    for stream in filter(None, (sys.stderr, sys.stdout)):  # None where the shell closed it
+        try:
             stream.flush()
+        except OSError as error:  # nobody reads any more, or the disk that it goes to is full
+            told = _of_disk(error)
+            code = code or (exit_code_of(told) if told is not None and stream is sys.stdout else None)
     assert not isinstance(code, str), "problems are errors, which run_command tells"
     os._exit(code or 0)
 
@@ -108,6 +122,14 @@ def _watch_signals(reader: int) -> None:
                 deadline, code = min(deadline, time.monotonic() + STUCK_SECONDS), SECOND_SIGNAL
             elif number in (signal.SIGTERM, signal.SIGHUP) and deadline == math.inf:
                 deadline, code = time.monotonic() + _grace_seconds + STUCK_SECONDS, Interrupted.exit_code
+
+
+def _of_disk(error: OSError) -> DiskError | None:
+    """A file that cannot be written or read, as one sentence; None for what is no fault of the disk or its rights."""
+    full = no_room(error, "the output")
+    if full is not None or error.errno not in REFUSED:
+        return full
+    return DiskError(f"{error.filename or 'a file'}: {error.strerror}; mend that, and the same command goes on")
 
 
 def _hide_password() -> None:

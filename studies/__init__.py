@@ -10,7 +10,7 @@ from pathlib import Path
 
 from studies.axes import Range, values_of
 from studies.spec import Confirm, Faults, Final, Finetune, Limit, Search, StudySpec
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, no_room
 from trainer.values import nearest, override, validate
 
 __all__ = [
@@ -87,6 +87,8 @@ def begin(file: Path) -> Begun:
     except FileExistsError:
         raise ConfigError(f"{file} exists already; choose another name") from None
     except OSError as error:
+        if full := no_room(error, file):
+            raise full from error
         raise ConfigError(f"{file} cannot be written ({error.strerror}); choose another place") from error
     return Begun(file)
 

@@ -188,6 +188,24 @@ PROMISES = {
         "test_a_study_begun_again_after_its_deletion_has_nothing_of_the_old_one",
         "test_what_was_put_aside_comes_back_with_its_study_and_counts_towards_the_quota",
     ],
+    "a journal, a cache's statistics": [
+        "test_an_altered_file_is_never_a_traceback_and_never_used_in_silence",
+        "test_a_teacher_that_is_not_what_was_proven_is_refused",
+    ],
+    "an export is put where something else lies": [
+        "test_what_is_no_whole_export_of_ours_is_never_deleted",
+        "test_a_whole_export_is_replaced_and_at_each_instant_one_is_there",
+        "test_a_kill_between_two_moves_is_mended_before_anything_else",
+    ],
+    "no room or no inode": [
+        "test_a_full_disk_of_the_output_is_exit_11",
+        "test_a_file_that_finds_no_room_is_named_and_exit_11",
+    ],
+    "a log cannot be written": [
+        "test_a_log_that_cannot_be_written_is_said_once_and_ends_nothing",
+        "test_a_worker_whose_log_folder_is_gone_or_cannot_be_made_is_started_all_the_same",
+    ],
+    "the proof of an export is killed": ["test_a_proof_that_memory_ran_out_for_says_memory"],
     "the journal is damaged": [
         "test_a_damaged_journal_is_set_aside_and_a_new_one_begins_with_what_the_database_has",
         "test_what_a_journal_did_not_witness_is_not_judged_by_its_replay_and_the_rest_is_identical",

@@ -37,6 +37,7 @@ from trainer.config import DataConfig
 from trainer.cores import num_cores
 from trainer.errors import DataError, DiskError, as_lines
 from trainer.identity import identity
+from trainer.kept import sync_folder
 from trainer.pictures import Reading
 from trainer.scan import Listing, Picture, Source
 
@@ -146,7 +147,7 @@ def build_cache(
             except BaseException:  # Ctrl-C too
                 shutil.rmtree(unfinished, ignore_errors=True)
                 raise
-            _sync(cache_dir)
+            sync_folder(cache_dir)
         finally:
             lock.release()
     except OSError as error:
@@ -230,7 +231,7 @@ def _decode_all(
         json.dump(index | {"index_crc32": _index_crc32(index)}, text)
         text.flush()
         os.fsync(text.fileno())
-    _sync(folder)
+    sync_folder(folder)
 
 
 def _in_order(
@@ -265,15 +266,6 @@ def _check_room(folder: Path, needed: int) -> None:
             f"the picture cache needs {needed / 1e9:.3f} GB in {folder.parent} and {free / 1e9:.3f} GB are"
             " free there; make room, or choose a smaller image_size"
         )
-
-
-def _sync(folder: Path) -> None:
-    """Make a folder's entries durable, so that a power cut does not undo a rename."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _index_crc32(index: dict[str, Any]) -> int:

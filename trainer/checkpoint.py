@@ -7,7 +7,6 @@ purpose finds that nothing loaded can run code (weights_only). A cryptographic h
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import os
 import warnings
@@ -20,7 +19,8 @@ import torch
 
 from trainer.config import EpochResult, TrainConfig
 from trainer.device import is_out_of_memory
-from trainer.errors import CheckpointError, DiskError
+from trainer.errors import NO_ROOM, CheckpointError, DiskError
+from trainer.kept import sync_folder
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -29,8 +29,6 @@ _HASH_BYTES = 4
 
 _STRETCH_BYTES = 4 << 20
 """After so many, the disk is asked to begin."""
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a full quota, a limit on a file's size
 
 
 OptimizerState = dict[str, Any]
@@ -85,11 +83,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         if path.exists():
             path.replace(_previous(path))
         partial.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             raise DiskError(f"no room for a checkpoint of {stream.size:,} bytes in {path.parent}; free some") from error
         raise DiskError(f"checkpoint {path} cannot be written: {error.strerror}") from error
 
@@ -194,11 +192,3 @@ def _read(path: Path) -> Checkpoint:
             raise  # which says nothing of the file
         # Not its message: of ten lines, it advises to load without weights_only, which runs what is in the file.
         raise CheckpointError(f"checkpoint {path} is none that this version writes ({type(error).__name__})") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

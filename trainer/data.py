@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from PIL import Image
 from trainer.cache import BadFile, Cache, Progress, build_cache, open_cache, shaping
 from trainer.config import DataConfig, Shape
 from trainer.errors import DataError, as_lines
+from trainer.kept import recall, write_checked
 from trainer.layout import EXPECTED_LAYOUT
 from trainer.pictures import read
 from trainer.scan import Listing, Picture, scan
@@ -254,22 +254,20 @@ def _own_statistics(
     config: DataConfig, cache: Cache, train: NDArray[np.int64]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     file = cache.path / f"statistics-{hashlib.sha256(train.tobytes()).hexdigest()[:12]}.json"
-    try:
-        mean, std = json.loads(file.read_text())
-    except (OSError, ValueError):  # none yet, or cut short by a crash
-        chosen = train[:: -(-len(train) // STATISTICS_PICTURES)]
-        sums = np.zeros((2, config.channels))
-        for index in chosen:
-            pixels = cache.images[index].reshape(-1, config.channels) / 255
-            sums += pixels.mean(axis=0), (pixels**2).mean(axis=0)
-        mean, squares = (sums / len(chosen)).tolist()
-        # At least one of 255 levels: a channel that never changes must not be divided by nothing.
-        std = [max(1 / 255, max(0.0, square - m * m) ** 0.5) for m, square in zip(mean, squares, strict=True)]
-        partial_file = file.with_suffix(f".{os.getpid()}")
-        with contextlib.suppress(OSError):  # a finished cache may lie where nobody may write
-            partial_file.write_text(json.dumps([mean, std]))
-            partial_file.replace(file)
-    return tuple(mean), tuple(std)
+    match recall(file, "the channels are measured again"):
+        case {"mean": [*mean], "std": [*std]}:
+            return tuple(mean), tuple(std)
+    chosen = train[:: -(-len(train) // STATISTICS_PICTURES)]
+    sums = np.zeros((2, config.channels))
+    for index in chosen:
+        pixels = cache.images[index].reshape(-1, config.channels) / 255
+        sums += pixels.mean(axis=0), (pixels**2).mean(axis=0)
+    means, squares = (sums / len(chosen)).tolist()
+    # At least one of 255 levels: a channel that never changes must not be divided by nothing.
+    deviations = [max(1 / 255, max(0.0, square - m * m) ** 0.5) for m, square in zip(means, squares, strict=True)]
+    with contextlib.suppress(OSError):  # a finished cache may lie where nobody may write
+        write_checked(file, {"mean": means, "std": deviations})
+    return tuple(means), tuple(deviations)
 
 
 def _refuses_bad_files(config: DataConfig) -> bool:

@@ -19,6 +19,7 @@ from trainer.device import Device
 from trainer.errors import ConfigError
 from trainer.evaluate import Ensemble
 from trainer.models import build_model
+from trainer.sums import check_teacher
 from trainer.values import nearest
 
 
@@ -89,6 +90,7 @@ def open_teacher(settings: Distill, data: Dataset, device: Device) -> Teacher:
 
 def _load_export(folder: Path, data: Dataset) -> tuple[nn.Module, list[str], Normalization]:
     """The net, the class names and the normalization of a folder that an export wrote."""
+    check_teacher(str(folder))
     try:
         described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -98,7 +100,7 @@ def _load_export(folder: Path, data: Dataset) -> tuple[nn.Module, list[str], Nor
         members = [build_model(config, replace(data.shape, num_classes=len(names))) for _ in metrics["seeds"]]
         model = members[0] if len(members) == 1 else Ensemble(members)
         safetensors.torch.load_model(model, str(folder / "model.safetensors"))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
         raise ConfigError(f"distill.teacher {folder} is no export that can be loaded: {error}") from error
     return model, names, wanted
 

@@ -11,7 +11,11 @@ TrainerError
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk or one without inodes, a full quota, a limit on a file's size."""
 
 
 class TrainerError(Exception):
@@ -32,6 +36,21 @@ class LimitError(TrainerError):
 
 class DiskError(TrainerError):
     """There is no room for a cache or a checkpoint, or the disk does not give one."""
+
+
+def no_room(error: OSError, what: object) -> DiskError | None:
+    """The one sentence for a file that finds no room; None where the error is another one.
+
+    Args:
+        error: what the system said, which may name the file.
+        what: the file or folder, where it does not.
+    """
+    if error.errno not in NO_ROOM:
+        return None
+    return DiskError(
+        f"{error.filename or what} cannot be written: {error.strerror} (room, inodes or a quota); free some, and the "
+        "same command goes on"
+    )
 
 
 class CheckpointError(TrainerError):

@@ -1,6 +1,7 @@
 """From the best trial to a proven folder, and the use of that folder. It may know every room but running.
 
 export     writes the export aside, has it proven, moves it into place
+place      where an export is put: beside it, then exchanged; nothing deleted that is not ours
 retrain    what is trained for an export: the best trials once more, then the chosen one
 trainings  trainings to their end on the workers of a pool
 record     what metrics.json says, as frozen values

@@ -183,8 +183,14 @@ def _loading(record: ExportRecord) -> list[str]:
     size = data.image_size
     inputs = (
         f"`pictures` are float32 [batch, {data.channels}, {size}, {size}], any batch size. "
-        "Class names, in the order of the logits, are `label_names` in `config.json`."
+        f"Class names, in the order of the logits, are `label_names` in `config.json` and the lines of "
+        f"`{weights.CLASS_MAP}`."
     )
+    if not weights.has_timms_order(data.class_names):
+        inputs += (
+            " timm's own folder reader orders these classes otherwise, naturally and without case: give its scripts "
+            f"`--class-map PATH/TO/THIS/FOLDER/{weights.CLASS_MAP}`, or the labels that they count by are others."
+        )
     if model.members > 1 or model.views:
         voters = " and ".join([*(["members"] if model.members > 1 else []), *(["views"] if model.views else [])])
         inputs += (

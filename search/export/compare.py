@@ -372,10 +372,14 @@ def _latencies(forwards: Sequence[Forward], images: Sequence[NDArray[np.float32]
 def _classes(
     names: Sequence[str], labels: NDArray[np.str_], right: Sequence[NDArray[np.bool_]]
 ) -> list[ClassDifference]:
-    rows = []
-    for name in names:
-        own = labels == name
-        if own.any():
-            first, second = (float(hits[own].mean()) for hits in right)
-            rows.append(ClassDifference(name, int(own.sum()), first, second))
+    first, second = right
+    present, place = np.unique(labels, return_inverse=True)
+    sizes = np.bincount(place)
+    hits = [np.bincount(place, weights=one) / sizes for one in (first, second)]
+    at = {str(name): index for index, name in enumerate(present)}
+    rows = [
+        ClassDifference(name, int(sizes[at[name]]), *(float(one[at[name]]) for one in hits))
+        for name in names
+        if name in at
+    ]
     return sorted(rows, key=lambda row: -abs(row.difference))

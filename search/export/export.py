@@ -6,12 +6,12 @@ import errno
 import json
 import logging
 import os
-import shutil
+import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from logging import WARNING
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,13 +22,13 @@ from sqlalchemy import URL
 
 from search.console import Terminal, is_quiet, show_progress
 from search.devices import WorkerDevice, hold_devices
-from search.errors import ProofFailed, SearchError, UsageError
+from search.errors import ProofFailed, UsageError
 from search.export.card import write_card
-from search.export.files import check_sums, sha256, write_sums
 from search.export.formats import weights
 from search.export.formats.table import format_of
 from search.export.metrics import REFERENCE_LOGITS, Export, describe, evaluate_once, text_of_export
-from search.export.record import METRICS, Description, ExportRecord, ProofAnswer, write_metrics
+from search.export.place import CARD, CONFUSION, CURVES, UNFINISHED, Place, altered
+from search.export.record import Description, ExportRecord, ProofAnswer, write_metrics
 from search.export.retrain import Retraining, Stages, check_limit, choose_trial, raise_if_stopped
 from search.figures.png import draw_confusion, draw_curves
 from search.paths import Runs
@@ -41,10 +41,11 @@ from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study
 from search.watch.page import show_export
 from search.workers.crew import POLL_SECONDS
-from search.workers.local import without_secrets
+from search.workers.local import STARVED, oom_kills, without_secrets
 from studies import StudySpec
 from trainer.data import Dataset
 from trainer.errors import DiskError
+from trainer.sums import sha256, write_sums
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,12 +107,13 @@ def export_best(
             console.say(line)
         choose_trial(study, number, spec.limit)  # there is one, or the pictures need not be read
         if out is not None:
-            _check_target(out.resolve())
+            Place(out.resolve(), is_default=False).check()
         data = prepare(spec, runs, console, lambda: raise_if_stopped(runs, study_name)).data
         retraining = stack.enter_context(Retraining(OwnedStudy(study, spec, check_lock), runs, data, devices, console))
         trial, confirmation = retraining.choose(number)
-        target = (out or runs.export(study_name, trial.number)).resolve()
-        _check_target(target)
+        place = Place((out or runs.export(study_name, trial.number)).resolve(), is_default=out is None)
+        place.check()
+        target = place.target
         stages = retraining.plan(trial)
         size = check_limit(stages[0][0].config, spec, data)
         described = describe(retraining, trial, stages, size, confirmation)
@@ -119,7 +121,7 @@ def export_best(
         if record is not None:
             console.say(f"{study_name}: trial {trial.number} was exported before, and nothing has changed")
         else:
-            record = _export(target, described, retraining, trial, stages)
+            record = _export(place, described, retraining, trial, stages)
         export = Export(record, target)
         # For an export of before too: it may have been killed between its last move and these.
         retraining.tidy(trial)
@@ -129,7 +131,7 @@ def export_best(
 
 
 def _export(
-    target: Path, described: Description, retraining: Retraining, trial: FrozenTrial, stages: Stages
+    place: Place, described: Description, retraining: Retraining, trial: FrozenTrial, stages: Stages
 ) -> ExportRecord:
     """Train what is not trained yet, write the export aside, prove it, move it into place."""
     spec, data, console = retraining.spec, retraining.data, retraining.console
@@ -137,9 +139,7 @@ def _export(
     outcomes = retraining.train(stages)
     retraining.raise_if_stopped()
 
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = place.begin()
     whole, plain = _write_models(partial, retraining, stages)
     retraining.raise_if_stopped()
     logger.debug("written to %s", partial)
@@ -150,14 +150,16 @@ def _export(
     (partial / REFERENCE_LOGITS).unlink()
     record = ExportRecord.proven(described, results, proof)
     (partial / weights.FILE).chmod(0o644)  # safetensors leaves it to its owner alone
-    _draw(partial / "plots", record)
+    _draw(partial, record)
     write_metrics(partial, record.to_json())
-    write_card(partial / "README.md", record)
+    write_card(partial / CARD, record)
     if any(sha256(partial / name) != digest for name, digest in proof.sha256.items()):
         raise ProofFailed(f"a file in {partial} has changed since it was proven; nothing was put in place")
-    write_sums(partial)
-    _move_into_place(partial, target)
-    logger.debug("moved to %s", target)
+    write_sums(partial, but=[UNFINISHED])
+    note = place.finish(partial)
+    if note is not None:
+        console.say(note, WARNING)
+    logger.debug("moved to %s", place.target)
     return record
 
 
@@ -192,7 +194,7 @@ def prove(
         raise_if_stopped: called at least every POLL_SECONDS; raises what is to end the proof.
 
     Raises:
-        ProofFailed: with the first difference; the folder stays for a look.
+        ProofFailed: with the first difference, or because memory ran out; the folder stays for a look.
     """
     command = [
         sys.executable,
@@ -205,6 +207,7 @@ def prove(
     ]
     environment = without_secrets() | {"CUDA_VISIBLE_DEVICES": ""}
     said: bytes | None = None
+    kills = oom_kills()
     with (
         show_progress(console) as progress,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process,
@@ -225,38 +228,33 @@ def prove(
     if process.returncode != 0:
         said_last = complaint.decode(errors="replace").strip() or f"it ended with code {process.returncode}"
         reason = said_last.splitlines()[-1]
+        if (oom_kills() > kills and process.returncode == -signal.SIGKILL) or any(words in reason for words in STARVED):
+            how = " and was killed by the system" if process.returncode == -signal.SIGKILL else f": {reason}"
+            raise ProofFailed(
+                f"the proof ran out of memory{how}; free some, and the same command goes on; nothing was put in place"
+            )
+        if process.returncode == -signal.SIGKILL:
+            reason = "it was killed by signal 9, as a system does for want of memory"
         raise ProofFailed(f"the export failed its proof: {reason}; it was not put in place, look at it in {folder}")
     return ProofAnswer.model_validate_json(said.splitlines()[-1])
 
 
 def _draw(folder: Path, record: ExportRecord) -> None:
-    folder.mkdir()
+    (folder / CURVES).parent.mkdir()
     result = record.evaluation
     title = f"{record.study}, trial {record.trial}"
-    draw_curves(record.histories, folder / "curves.png", title=title, seen=record.sees_validation)
+    draw_curves(record.histories, folder / CURVES, title=title, seen=record.sees_validation)
     title = f"{result.accuracy:.2%} of {result.n:,} {result.split} pictures"
-    draw_confusion(result.confusion, record.data.class_names, folder / "confusion.png", title=title)
+    draw_confusion(result.table, record.data.class_names, folder / CONFUSION, title=title)
 
 
 def _unchanged(target: Path, identity: str) -> ExportRecord | None:
     """The record of a whole export of the same thing that is there already."""
     try:
         record = ExportRecord.load(target)
-        check_sums(target)
-    except (OSError, ValueError, SearchError):
+    except UsageError:
         return None
-    return record if record.identity == identity else None
-
-
-def _check_target(target: Path) -> None:
-    if target.exists() and not (target / METRICS).exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"--out {target} exists and is no export; choose another folder")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=target.parent):  # as the export is made beside its place
-            pass
-    except OSError as error:
-        raise UsageError(f"--out {target} cannot be made ({error.strerror}); choose another folder") from error
+    return record if record.identity == identity and altered(target) is None else None
 
 
 @contextmanager
@@ -267,14 +265,6 @@ def _disk_errors(folder: Path) -> Iterator[None]:
     except Exception as error:
         if not any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
             raise
-        raise DiskError(f"no room for an export in {folder}; make room, and the same command goes on") from error
-
-
-def _move_into_place(partial: Path, target: Path) -> None:
-    """The new folder appears whole; an export that was there before is gone only then."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+        file = getattr(error, "filename", None)
+        where = f" ({file} cannot be written)" if file else ""
+        raise DiskError(f"no room for an export in {folder}{where}; make room, and the same command goes on") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -17,15 +16,7 @@ from search.export.formats.table import format_of
 from trainer.config import DataConfig
 from trainer.errors import DataError
 from trainer.pictures import read_picture
-
-SUMS = "SHA256SUMS"
-"""Lists the SHA-256 of every other file of an export, as ``sha256sum --check`` reads it."""
-
-
-def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+from trainer.sums import SUMS, first_altered, read_sums
 
 
 def check_sums(export: Path, names: Sequence[str] | None = None) -> None:
@@ -36,16 +27,14 @@ def check_sums(export: Path, names: Sequence[str] | None = None) -> None:
         ProofFailed: a file differs, is gone, or is not listed.
     """
     try:
-        lines = (export / SUMS).read_text(encoding="utf-8").splitlines()
-        listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        listed = read_sums(export)
     except (OSError, ValueError) as error:
         raise UsageError(f"{export} has no usable {SUMS}; give a folder that export-best wrote") from error
-    for name in listed if names is None else names:
-        file = export / name
-        if name not in listed or not file.is_file() or sha256(file) != listed[name]:
-            raise ProofFailed(
-                f"{file} is not the file that was proven (its SHA-256 is not that in {SUMS}); export again"
-            )
+    altered = first_altered(export, listed, listed if names is None else names)
+    if altered is not None:
+        raise ProofFailed(
+            f"{export / altered} is not the file that was proven (its SHA-256 is not that in {SUMS}); export again"
+        )
 
 
 class Preprocessing(BaseModel):
@@ -135,10 +124,3 @@ def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> NDArray[
     scaled = np.stack(images).astype(np.float32) / 255
     normalised = (scaled - np.array(preprocessing.mean, np.float32)) / np.array(preprocessing.std, np.float32)
     return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
-
-
-def write_sums(folder: Path) -> None:
-    """Write SHA256SUMS over every file of the export."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
-    lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
-    (folder / SUMS).write_text("".join(lines), encoding="utf-8")

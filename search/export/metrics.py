@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from optuna.trial import FrozenTrial, TrialState
 
 from search.console import show_progress
-from search.export.files import sha256
 from search.export.formats import weights
 from search.export.formats.table import format_of
 from search.export.record import (
+    DENSE_CLASSES,
     METRICS_VERSION,
     Description,
     Evaluation,
@@ -31,7 +31,7 @@ from search.export.record import (
 )
 from search.export.retrain import Retraining, Stages
 from search.export.trainings import Outcome
-from search.figures.png import Epoch, confused_pairs
+from search.figures.png import Epoch, confused_pairs, dense
 from search.study.confirmation import Confirmation, confirmed
 from search.study.journal import digest
 from search.study.study import open_test_split, teacher_hash
@@ -40,9 +40,11 @@ from search.words import count
 from trainer.config import ModelSize
 from trainer.identity import identity, later_recipe
 from trainer.near import find_near_duplicates
+from trainer.sums import sha256
 from trainer.values import Json
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 REFERENCE_LOGITS = "reference-logits.npz"
@@ -103,7 +105,9 @@ def describe(
         "commit": _commit(),
     }
     described = json.loads(json.dumps(described))
-    known_by: object = [described, *later_recipe()] if later_recipe() else described
+    # Not in the identity: what the file's shape is called, so that an export of before counts as the same.
+    unchanged = described | {"version": 2}
+    known_by: object = [unchanged, *later_recipe()] if later_recipe() else unchanged
     # Beside it: a launch adds lines to the log even where it finds the budget spent, and nothing is exported anew then.
     beside = {"identity": identity_of(known_by), "event_log": digest(retraining.runs.journal(spec.name))}
     return Description.model_validate(described | beside)
@@ -127,7 +131,6 @@ def evaluate_once(
         trial: the chosen trial.
         outcomes: how each training of each stage ended.
     """
-    import numpy as np
     import torch
 
     from trainer.device import Device
@@ -162,8 +165,8 @@ def evaluate_once(
         alone, plain_logits = (result, logits) if plain is whole else evaluate(plain, split)
         member_accuracies = [evaluate(member, split)[0].accuracy for member in members]
         validation = result if split == "val" else evaluate(whole, "val")[0]
-    np.savez(folder / REFERENCE_LOGITS, whole=logits.numpy(), plain=plain_logits.numpy())
-    n = len(data.splits[split])
+    _keep_logits(folder, logits, None if plain is whole else plain_logits)
+    n, many = len(data.splits[split]), len(data.class_names) > DENSE_CLASSES
     found = retraining.with_database(lambda: confirmed(retraining.study, spec)) if spec.confirm.top else None
     return Results(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -171,11 +174,12 @@ def evaluate_once(
             split=split,
             n=n,
             accuracy=result.accuracy,
-            interval=wilson_interval(int(result.confusion.trace()), n),
+            interval=wilson_interval(round(result.accuracy * n), n),
             loss=result.loss,
             plain_accuracy=alone.accuracy,
             member_accuracies=tuple(member_accuracies),
-            confusion=result.confusion.tolist(),
+            confusion=None if many else dense(result.confusion, len(data.class_names)).tolist(),
+            confusion_table=result.confusion.tolist() if many else None,
             confused=tuple(confused_pairs(result.confusion, data.class_names)),
             test_openings=openings,
             near_duplicates=_look_alikes(retraining, split),
@@ -196,6 +200,16 @@ def _look_alikes(retraining: Retraining, split: str) -> int | None:
     if split != "test" or retraining.spec.data.source != "folder":
         return None
     return len(find_near_duplicates(retraining.data, ("train", "test")))
+
+
+def _keep_logits(folder: Path, whole: torch.Tensor, plain: torch.Tensor | None) -> None:
+    """Leave the logits for the proof; of 10,000 classes and as many images they take 400 MB, so equal ones once."""
+    import numpy as np
+
+    if plain is None:
+        np.savez(folder / REFERENCE_LOGITS, whole=whole.numpy())
+    else:
+        np.savez(folder / REFERENCE_LOGITS, whole=whole.numpy(), plain=plain.numpy())
 
 
 def _history(outcomes: Sequence[Sequence[Outcome]], member: int) -> tuple[Epoch, ...]:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from search.export.files import Preprocessing, read_images, sha256
+from search.export.files import Preprocessing, read_images
 from search.export.formats import weights
 from search.export.formats.format import Forward, Opened
 from search.export.formats.table import FORMAT_NAMES, format_of
@@ -39,6 +39,7 @@ from search.process import leave_after
 from trainer.config import DataConfig
 from trainer.cores import num_cores
 from trainer.data import Dataset, open_data
+from trainer.sums import sha256
 
 MAX_LOGIT_DIFFERENCE = 1e-4
 """Largest difference of a logit between the exporting process and each format, all fp32."""
@@ -148,7 +149,7 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
     for name, (file, forward) in forwards.items():
         plain = file == weights.FILE
         logits = through(forward, cached)
-        difference = compare_logits(name, logits, reference["plain" if plain else "whole"])
+        difference = compare_logits(name, logits, reference["plain" if plain and "plain" in reference else "whole"])
         accuracy = float((logits.argmax(1) == labels).mean())
         _same(f"accuracy through {name}", accuracy, evaluation["plain_accuracy" if plain else "accuracy"])
         answer["formats"][file] = {"library": name, "accuracy": accuracy, "max_logit_difference": difference}

@@ -11,15 +11,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
 
 from search.errors import UsageError
-from search.figures.png import Confused, Epoch
+from search.figures.png import Confused, Epoch, table_of
 from search.study.confirmation import Candidate, Confirmation
 from trainer.values import Json
 
-METRICS_VERSION = 2
+METRICS_VERSION = 3
 """Version of the shape of metrics.json."""
+
+DENSE_CLASSES = 500
+"""Classes up to which metrics.json has the whole confusion matrix; one of 10,000 has a hundred million numbers."""
 
 METRICS = "metrics.json"
 
@@ -149,14 +154,23 @@ class Evaluation(Recorded):
     """Of the net that model.safetensors holds."""
     member_accuracies: tuple[float, ...]
     """Of each member alone; empty for a single net."""
-    confusion: tuple[tuple[int, ...], ...]
-    """[c, c]: rows are true classes, columns predicted ones."""
+    confusion: tuple[tuple[int, ...], ...] | None
+    """[c, c]: rows are true classes, columns predicted ones; None for more than DENSE_CLASSES."""
+    confusion_table: tuple[tuple[int, int, int], ...] | None = Field(None, exclude_if=lambda table: table is None)
+    """Of so many classes, each (true class, predicted class, pictures) that occurs; None for fewer."""
     confused: tuple[Confused, ...]
     """The mistakes made most often."""
     test_openings: int
     """How often the test split was looked at by then, this time included."""
     near_duplicates: int | None = None
     """Test pictures that look like a training picture; None where they were not looked for: no files, no test split."""
+
+    @property
+    def table(self) -> NDArray[np.int64]:
+        """[k, 3]: the confusion, whichever form it has."""
+        if self.confusion_table is not None:
+            return np.array(self.confusion_table, np.int64).reshape(-1, 3)
+        return table_of(np.array(self.confusion or (), np.int64))
 
 
 class Validation(Recorded):

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from trainer.errors import printable
 
@@ -17,6 +17,9 @@ BLUE, GRAY = "#1f5fa8", "#6e7781"
 
 NAMED_CLASSES = 40
 """Classes up to which the matrix names them; more would not be readable."""
+
+DRAWN_CELLS = 500
+"""Most rows of the matrix that is drawn."""
 
 COUNTED_CLASSES = 20
 """Classes up to which each cell holds its number."""
@@ -106,17 +109,33 @@ def draw_accuracies(accuracies: Sequence[float], path: Path, *, title: str, step
     pyplot.close(figure)
 
 
-def draw_confusion(confusion: ArrayLike, names: Sequence[str], path: Path, *, title: str) -> None:
-    """Draw a confusion matrix [c, c], rows true classes, as shares of each row.
+def dense(table: ArrayLike, classes: int, per_cell: int = 1) -> NDArray[np.int64]:
+    """The matrix [c, c] of a confusion's table [k, 3]; ``per_cell`` neighbouring classes together in a row."""
+    rows, columns, pictures = np.asarray(table, np.int64).reshape(-1, 3).T
+    cells = -(-classes // per_cell)
+    counts = np.zeros((cells, cells), np.int64)
+    np.add.at(counts, (rows // per_cell, columns // per_cell), pictures)
+    return counts
+
+
+def table_of(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The table [k, 3] of a confusion matrix [c, c]: true class, predicted class, pictures, where there are any."""
+    rows, columns = np.nonzero(confusion)
+    return np.stack([rows, columns, confusion[rows, columns]], axis=1).astype(np.int64)
+
+
+def draw_confusion(table: ArrayLike, names: Sequence[str], path: Path, *, title: str) -> None:
+    """Draw a confusion matrix, rows true classes, as shares of each row; of many classes, several are one cell.
 
     Args:
-        confusion: counts.
+        table: [k, 3]: true class, predicted class, pictures.
         names: of the classes.
         path: PNG to write.
         title: over the figure.
     """
     pyplot = _pyplot()
-    counts = np.asarray(confusion)
+    per_cell = -(-len(names) // DRAWN_CELLS)
+    counts = dense(table, len(names), per_cell)
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     side = 4.2 if len(names) <= 12 else min(9.0, 3.0 + 0.18 * len(names))
     figure, axes = pyplot.subplots(figsize=(side + 1.2, side), dpi=120)
@@ -132,7 +151,8 @@ def draw_confusion(confusion: ArrayLike, names: Sequence[str], path: Path, *, ti
         for row, column in zip(*np.nonzero(counts), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=7)
-    axes.set(xlabel="predicted", ylabel="true")
+    each = f", {per_cell} neighbouring classes a cell" if per_cell > 1 else ""
+    axes.set(xlabel=f"predicted{each}", ylabel=f"true{each}")
     axes.set_title(title, fontsize=10)
     bar = figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.03)
     bar.set_label("share of the true class", fontsize=8)
@@ -171,15 +191,16 @@ def _fonts_for(text: str) -> list[str] | None:
     return None if missing else families
 
 
-def confused_pairs(confusion: ArrayLike, names: Sequence[str], top: int = 10) -> list[Confused]:
-    """The mistakes made most often, at most ``top``."""
-    counts = np.array(confusion)
-    sizes = counts.sum(axis=1)
-    np.fill_diagonal(counts, 0)
-    order = sorted(zip(*np.nonzero(counts), strict=True), key=lambda at: (-counts[at], -counts[at] / sizes[at[0]], at))
+def confused_pairs(table: ArrayLike, names: Sequence[str], top: int = 10) -> list[Confused]:
+    """The mistakes made most often, at most ``top``, of a confusion's table [k, 3]."""
+    known = np.asarray(table, np.int64).reshape(-1, 3)
+    sizes = np.zeros(len(names), np.int64)
+    np.add.at(sizes, known[:, 0], known[:, 2])
+    mistakes = [(int(row), int(column), int(count)) for row, column, count in known[known[:, 0] != known[:, 1]]]
+    order = sorted(mistakes, key=lambda one: (-one[2], -one[2] / sizes[one[0]], one[:2]))
     return [
-        Confused(true=names[row], predicted=names[column], count=int(counts[row, column]), of=int(sizes[row]))
-        for row, column in order[:top]
+        Confused(true=names[row], predicted=names[column], count=count, of=int(sizes[row]))
+        for row, column, count in order[:top]
     ]
 
 

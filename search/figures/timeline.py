@@ -8,7 +8,7 @@ from datetime import datetime
 
 from optuna.trial import FrozenTrial
 
-from search.study.journal import Event
+from search.study.events import Assign, Crash, Event, Launch, Stop, Tell
 
 CRASHED, STOPPED = "crashed", "stopped"
 """How a segment ends that ends no trial: the worker died, or the search was stopped."""
@@ -45,19 +45,19 @@ def segments_of_journal(events: Iterable[Event]) -> list[Segment]:
             found.append(replace(segment, ended=datetime.fromtimestamp(at), outcome=outcome, reason=reason))
 
     for event in events:
-        at, kind = event["at"], event["event"]
-        if kind == "assign":
-            begun = datetime.fromtimestamp(at)
-            open_by_trial[event["trial"]] = Segment(event["worker"], event["trial"], begun, begun, STOPPED)
-        elif kind == "tell":
-            end(event["trial"], at, event["state"].lower())
-        elif kind == "crash":
-            end(event["trial"], at, CRASHED, event["reason"])
-        elif kind in ("stop", "launch"):
-            # A coordinator that was killed says nothing: its workers' segments end with the last that was heard.
-            for trial in list(open_by_trial):
-                end(trial, at if kind == "stop" else last, STOPPED)
-        last = at
+        match event:
+            case Assign():
+                begun = datetime.fromtimestamp(event.at)
+                open_by_trial[event.trial] = Segment(event.worker, event.trial, begun, begun, STOPPED)
+            case Tell():
+                end(event.trial, event.at, event.state.lower())
+            case Crash():
+                end(event.trial, event.at, CRASHED, event.reason)
+            case Stop() | Launch():
+                # A coordinator that was killed says nothing: its workers' segments end with the last that was heard.
+                for trial in list(open_by_trial):
+                    end(trial, event.at if isinstance(event, Stop) else last, STOPPED)
+        last = event.at
     return found
 
 

@@ -18,7 +18,7 @@ from search.plan.space import known_recipes
 from search.plan.width import Fitter
 from studies import StudySpec
 from trainer.config import TrainConfig
-from trainer.errors import DivergedError
+from trainer.errors import DivergedError, no_room
 
 LOWEST, HIGHEST = 1e-6, 1.0
 """Range of learning rates that is tried, evenly in the logarithm."""
@@ -109,6 +109,8 @@ def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) 
     try:
         _draw(found)
     except OSError as error:
+        if full := no_room(error, out):
+            raise full from error
         raise UsageError(f"--out {out} cannot be written ({error.strerror}); choose another file") from error
     return found
 

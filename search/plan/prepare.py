@@ -15,6 +15,7 @@ from search.words import megabytes
 from studies import StudySpec
 from trainer.data import Dataset, prepare_data
 from trainer.errors import DiskError
+from trainer.sums import check_teacher
 
 CHECKPOINT_BYTES_PER_PARAMETER = 12
 """fp32 weights and AdamW's two moments; an average of the weights comes on top."""
@@ -40,8 +41,10 @@ def prepare(
     Raises:
         DataError, DiskError: the images cannot be used.
         LimitError: no candidate fits.
-        ConfigError: the model or a recipe cannot be.
+        ConfigError: the model or a recipe cannot be, or the teacher is not what was proven.
     """
+    if spec.train.distill is not None:
+        check_teacher(spec.train.distill.teacher)
     with show_progress(console, raise_if_stopped) as progress:
         data = prepare_data(spec.data, runs.cache, progress=progress)
     return Prepared(data=data, **vars(find_bounds(spec, len(data.class_names), runs)))

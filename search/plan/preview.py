@@ -11,6 +11,7 @@ from PIL import Image
 from search.errors import UsageError
 from studies import StudySpec
 from trainer.data import Dataset
+from trainer.errors import no_room
 
 ROWS, COLUMNS = 6, 9
 """Images in the grid: the first of each row is plain, the others are draws of its augmentation."""
@@ -68,5 +69,7 @@ def draw_images(spec: StudySpec, data: Dataset, out: Path) -> str:
     try:
         sheet.save(out)
     except OSError as error:
+        if full := no_room(error, out):
+            raise full from error
         raise UsageError(f"--pictures {out} cannot be written ({error.strerror}); choose another file") from error
     return f"wrote {out}: plain pictures on the left, then {device.executor(spec.train)}"

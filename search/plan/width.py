@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
+
+from pydantic import TypeAdapter
 
 from studies import Limit
 from studies.spec import describe_limit, fits
 from trainer.config import SIZE_SETTINGS, ModelSize, Shape, TrainConfig
 from trainer.errors import LimitError
+from trainer.kept import recall, write_checked
 from trainer.values import Json
 
 WIDTH_STEP = 1e-5
@@ -67,7 +69,7 @@ class Fitter:
         key = self._question(config, SIZE_SETTINGS)
         known = _recall(self.memory)
         if key in known:
-            return ModelSize(**known[key])
+            return _SIZE.validate_python(known[key])
 
         from trainer.models import count  # torch and timm: 5 s, and not at all where the answer is remembered
 
@@ -105,11 +107,9 @@ class Fitter:
         key = self._question(config, others, self.limit.params, self.limit.macs, low)
         known = _recall(self.memory)
         if key in known:
-            width_mult, size, next_width_mult, next_size = known[key]
-            following = SizedWidth(width_mult=next_width_mult, **next_size) if next_size else None
-            return Width(SizedWidth(width_mult=width_mult, **size), following)
+            return _WIDTH.validate_python(known[key])
         found = self._bisect(config, low)
-        _remember(self.memory, known | {key: [*_parts(found.widest), *_parts(found.next)]})
+        _remember(self.memory, known | {key: asdict(found)})
         return found
 
     def resolve(self, config: TrainConfig, share: float, low: float, high: float | None) -> TrainConfig:
@@ -193,24 +193,18 @@ class Fitter:
         )
 
 
-def _parts(width: SizedWidth | None) -> tuple[Json, Json]:
-    """How the memory has a width and its size."""
-    return (None, None) if width is None else (width.width_mult, {"params": width.params, "macs": width.macs})
+_SIZE, _WIDTH = TypeAdapter(ModelSize), TypeAdapter(Width)
 
 
-def _recall(memory: Path | None) -> dict[str, Any]:
-    try:
-        known = json.loads(memory.read_text()) if memory else {}
-    except (OSError, ValueError):  # none yet, or damaged: it is only a memory
-        return {}
-    return known if isinstance(known, dict) else {}
+def _recall(memory: Path | None) -> dict[str, Json]:
+    known = recall(memory, "sizes are counted again") if memory is not None else None
+    answers = known.get("answers") if known is not None else None
+    return answers if isinstance(answers, dict) else {}
 
 
 def _remember(memory: Path | None, answers: dict[str, Json]) -> None:
     if memory is None:
         return
-    partial = memory.with_suffix(f".{os.getpid()}.partial")
     with contextlib.suppress(OSError):  # a folder that nobody may write to costs the next call some seconds
         memory.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(answers))
-        partial.replace(memory)
+        write_checked(memory, {"answers": answers}, durable=False)

@@ -25,6 +25,7 @@ from search.paths import Runs
 from search.plan.prepare import room_needed
 from search.plan.space import Bounds
 from search.running.trials import Changed, Ending, Trials
+from search.study import events
 from search.study.outage import Outage
 from search.study.owned import OwnedStudy
 from search.study.postgres import ANSWER_SECONDS, CONNECT_SECONDS
@@ -128,7 +129,7 @@ class Coordinator:
             late = self.killed or time.monotonic() >= self.deadline
             self.crew.close(patience_seconds=0 if late else 5)
             ended = "told to" if self.stopping else "budget spent"
-            self.journal.append("stop", reason=reason_of(self.fatal) if self.fatal else ended)
+            self.journal.append(events.Stop(reason=reason_of(self.fatal) if self.fatal else ended))
         if self.fatal:
             raise self.fatal
         return not self.stopping
@@ -146,9 +147,8 @@ class Coordinator:
     def begin(self) -> None:
         """Take over what a predecessor left, queue the known recipes, start the workers."""
         self.owned.check()
-        others = self.trials.adopt()
-        if others:
-            self.say(f"other versions than at the last launch: {others}; that may change results", WARNING)
+        for line in self.trials.adopt():
+            self.say(line, WARNING)
         if self.trials.orphans:
             numbers = ", ".join(map(str, self.trials.orphans))
             self.say(f"going on with trial {numbers}, left unfinished by the last launch")
@@ -245,7 +245,7 @@ class Coordinator:
             progress.attempts += 1
             worker.trial, worker.attempt, worker.epoch = trial, progress.attempts, None
             self.crew.send(worker.number, self.trials.assignment(trial, self.cache))
-            self.journal.append("assign", trial=trial, worker=worker.label, attempt=progress.attempts)
+            self.journal.append(events.Assign(trial=trial, worker=worker.label, attempt=progress.attempts))
 
     def _finish_off(self) -> None:
         """Once the budget is spent, end what a broken connection has left."""

@@ -22,9 +22,10 @@ from search.plan.prepare import Prepared, check_room, images_of, models_of, prep
 from search.process import STOP_SIGNALS, allow_grace, log_to
 from search.running.coordinator import Coordinator
 from search.study.begun import as_begun, renew
+from search.study.events import Accept, Keep
 from search.study.identity import take_folder
 from search.study.journal import Journal
-from search.study.lock import own_study, owner_of
+from search.study.lock import own_study, owner_of, read_holder
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
 from search.study.storage import STORAGE_FAILURES, open_storage, storage_errors
@@ -37,6 +38,7 @@ from search.watch.webhook import Webhook
 from search.workers.local import LocalPool
 from studies import StudySpec
 from trainer.data import Dataset
+from trainer.kept import write_checked
 
 STOP_POLL_SECONDS = 0.5
 """Between two looks whether a search that was asked to stop has stopped."""
@@ -83,7 +85,7 @@ def launch(
 
         def accepted(changes: list[str]) -> None:
             check_trials(spec, storage, prepared.space)
-            Journal(runs.journal(spec.name)).append("accept", differences=changes)
+            Journal(runs.journal(spec.name)).append(Accept(differences=changes))
 
         def renewed(study: optuna.Study, was: int) -> None:
             notes.append(renew(study, runs, was))
@@ -91,10 +93,10 @@ def launch(
         content = prepared.data.content_hash
         study = open_study(spec, storage, content, accept_changes=accept_changes, accepted=accepted, renewed=renewed)
         if begun.kept:
-            Journal(runs.journal(spec.name)).append("keep", settings=begun.kept)
+            Journal(runs.journal(spec.name)).append(Keep(settings=begun.kept))
         owned = OwnedStudy(study, spec, check_lock)
         check_room(spec, runs, room_needed(spec, prepared, len(workers)))
-        runs.last_study.write_text(spec.name)
+        write_checked(runs.last_study, {"study": spec.name})
         with display:
             display.say(opening_line(spec, prepared, workers))
             for name, reason in prepared.left_out.items():
@@ -102,7 +104,7 @@ def launch(
             for line in [*doubts(prepared.data), *warnings_about(prepared.data, spec.data), *notes]:
                 display.say(line, WARNING)
             page = StudyPage(owned, _facts(spec, prepared), url, runs)
-            others: list[Observer] = [StateFile(runs.state(spec.name), runs.holder(spec.name).read_text()), page]
+            others: list[Observer] = [StateFile(runs.state(spec.name), read_holder(runs.holder(spec.name))), page]
             if spec.notify.webhook is not None:
                 others.append(Webhook(spec.notify.webhook, display.say))
             observers = Observers(display, others, at_once=lambda: coordinator.killed)

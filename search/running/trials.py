@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.errors import FailureKind
 from search.paths import Runs
+from search.study import events
 from search.study.journal import Journal, installed
 from search.study.owned import OwnedStudy
 from search.study.sampling import new_trial, resume_trial, seed_of, undo_prune_query
@@ -103,17 +104,18 @@ class Trials:
         """See whether the database can be written to; Optuna would try five times to create a trial, and sleep."""
         check_writable(self.study)
 
-    def adopt(self) -> str:
+    def adopt(self) -> list[str]:
         """Take over what a predecessor left: finished trials count, RUNNING ones are orphans.
 
         Returns:
-            Which packages have other versions now; "" if none. Trials that were begun with them keep it as a warning.
+            What is worth telling of it, a line each: which packages have other versions now, which trials that were
+            begun with them keep as a warning; and of which trials the journal told less than a kill explains.
         """
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if (frozen.number, frozen.last_step) not in self.journal.decided:
                 undo_prune_query(self.study, frozen)
         trials = self.study.get_trials(deepcopy=False)
-        self.journal.begin(self.spec, self.space, trials, self.uuid)
+        unwitnessed = ", ".join(map(str, self.journal.begin(self.spec, self.space, trials, self.uuid)))
         running = {str(frozen.number) for frozen in trials if frozen.state == TrialState.RUNNING}
         for folder in self.runs.trials(self.spec.name).glob("*"):
             if folder.name not in running:
@@ -131,7 +133,10 @@ class Trials:
             self.progress[number].trial.set_user_attr("warning", f"begun with other versions: {others}")
         if before != now:
             self.study.set_user_attr(VERSIONS, now)
-        return others
+        notes = [f"other versions than at the last launch: {others}; that may change results"] if others else []
+        if unwitnessed:
+            notes.append(f"the database has more of trial {unwitnessed} than the journal: a replay does not judge that")
+        return notes
 
     def enqueue(self, recipes: list[dict[str, Any]]) -> None:
         """Queue known recipes, in terms of the space, unless they were queued before."""
@@ -139,7 +144,7 @@ class Trials:
         for number, recipe in enumerate(recipes):
             if recipe not in queued:
                 self.study.enqueue_trial(recipe, user_attrs={"known": number})
-                self.journal.append("enqueue", params=recipe)
+                self.journal.append(events.Enqueue(params=recipe))
 
     def next(self) -> int | None:
         """An orphan, else a new candidate, drawn by a sampler whose seed depends on the trial's number alone.
@@ -201,7 +206,7 @@ class Trials:
             trial.set_user_attr("sizes", started.sizes)
         trial.set_user_attr("num_params", started.num_params)
         trial.set_user_attr("macs", started.macs)
-        self.journal.append("started", trial=trial.number, constraints=constraints)
+        self.journal.append(events.Started(trial=trial.number, constraints=constraints))
 
     def report(self, number: int, result: EpochResult) -> bool:
         """Report an epoch; whether the pruner ends the trial. A resumed trial brings its old epochs again.
@@ -227,7 +232,7 @@ class Trials:
                 undo_prune_query(self.study, self._frozen(trial))
             progress.asked = step
             pruned = None if result.final else bool(trial.should_prune())  # a numpy bool, of the median pruner
-            self.journal.append("epoch", trial=number, step=step, value=value, pruned=pruned)
+            self.journal.append(events.Epoch(trial=number, step=step, value=value, pruned=pruned))
             progress.decided = {step: bool(pruned)}
         return progress.decided[step]
 
@@ -250,7 +255,7 @@ class Trials:
             frozen = self._frozen(trial)
         self._keep_confusion(frozen)
         state, value = ending.state.name, frozen.value
-        self.journal.append("tell", trial=number, state=state, value=value, reason=ending.reason)
+        self.journal.append(events.Tell(trial=number, state=state, value=value, reason=ending.reason))
         del self.progress[number]
         self.finished[number] = view_of(frozen, self.spec.limit)
         self._forget(number)
@@ -260,7 +265,7 @@ class Trials:
         """End what a broken connection has created twice: trials beyond the budget, that nobody ever trained."""
         for frozen in self._unknown():
             self.study.tell(frozen.number, state=TrialState.FAIL)
-            self.journal.append("tell", trial=frozen.number, state="FAIL", value=None, reason="created twice")
+            self.journal.append(events.Tell(trial=frozen.number, state="FAIL", value=None, reason="created twice"))
 
     def record_failure(self, number: int, worker: str, failure: Failure, decision: Decision) -> None:
         """Log what went wrong with a trial and what becomes of it; a crash is in the journal, once for each attempt."""
@@ -271,7 +276,7 @@ class Trials:
         ):  # else it was noted, and the database went away before the rest
             progress.crashed = progress.attempts
             reason = failure.sentence.splitlines()[0]
-            self.journal.append("crash", trial=number, worker=worker, kind=failure.kind, reason=reason)
+            self.journal.append(events.Crash(trial=number, worker=worker, kind=failure.kind, reason=reason))
 
     def go_on(self, number: int, decision: Decision) -> None:
         """Keep what has gone wrong with a trial by now, for the next coordinator too."""
@@ -296,7 +301,7 @@ class Trials:
             self._refuse(frozen, error)
             return
         if self.journal.asked.get(trial.number) != trial.params:
-            self.journal.append("ask", trial=trial.number, params=trial.params)
+            self.journal.append(events.Ask(trial=trial.number, params=trial.params))
         step = frozen.last_step or 0
         pruned = self.journal.decided.get((frozen.number, step))
         self.progress[frozen.number] = Progress(

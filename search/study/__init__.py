@@ -13,6 +13,7 @@ sampling      sampler and pruner; a trial asked for, or resumed
 trial         one trial as the product sees it: view, rank, outcome
 progress      a search at one moment: workers, problems, time left
 confirmation  which trial is best: results of fresh seeds, ties, winner
+events        the lines of a journal as checked values
 journal       the append-only log of a search
 replay        a fresh sampler and pruner asked everything again, from the journal
 """

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from search.errors import StudyChanged
 from search.paths import Runs
+from search.study.events import Recipe
 from search.study.journal import Journal
 from search.study.sampling import begin_anew
 from search.study.study import SPEC, differences, stored_spec
@@ -147,7 +148,7 @@ def renew(study: optuna.Study, runs: Runs, was: int) -> str:
         shutil.rmtree(runs.trial(name, trial.number), ignore_errors=True)
         begin_anew(study, trial)
     anew = [trial.number for trial in running]
-    Journal(runs.journal(name)).append("recipe", was=was, now=RECIPE_VERSION, anew=anew)
+    Journal(runs.journal(name)).append(Recipe(was=was, now=RECIPE_VERSION, anew=anew))
     finished = sum(trial.state.is_finished() for trial in trials)
     begins = f", and trial {', '.join(map(str, anew))} begins anew" if anew else ""
     return (

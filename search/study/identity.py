@@ -9,7 +9,7 @@ import optuna
 
 from search.errors import ReplayFailed, StudyChanged
 from search.paths import Runs
-from search.study.journal import read_journal, searched_by
+from search.study.journal import cut_torn_line, read_journal, searched_by
 from search.study.storage import is_same_file
 from search.study.study import UUID
 
@@ -29,13 +29,8 @@ def take_folder(runs: Runs, study: str, uuid: str | None) -> list[str]:
     Returns:
         What was moved, a line each.
     """
-    notes = []
-    try:
-        before = searched_by(read_journal(runs.journal(study)))
-    except (ReplayFailed, ValueError):
-        before, aside = None, runs.damaged_journal(study, datetime.now())
-        runs.journal(study).replace(aside)
-        notes.append(f"the journal is damaged: set aside as {aside}, a new one begins with what the database has")
+    notes: list[str] = []
+    before = _checked(runs, study, notes)
     if before is not None and before != uuid:
         runs.put_aside(study, before)
         notes.append(
@@ -44,7 +39,22 @@ def take_folder(runs: Runs, study: str, uuid: str | None) -> list[str]:
         )
     if uuid is not None and runs.bring_back(study, uuid):
         notes.append(f"the journal and checkpoints of study {study!r} are back from {runs.earlier(study, uuid).parent}")
+        _checked(runs, study, notes)
     return notes
+
+
+def _checked(runs: Runs, study: str, notes: list[str]) -> str | None:
+    """Whose the journal is that lies in a study's folder; a damaged one lies there no more."""
+    path = runs.journal(study)
+    if cut_torn_line(path):
+        notes.append("the last line of the journal was cut short, as a crash leaves it, and is taken off")
+    try:
+        return searched_by(read_journal(path))
+    except (ReplayFailed, ValueError):
+        aside = runs.damaged_journal(study, datetime.now())
+        path.replace(aside)
+        notes.append(f"the journal is damaged: set aside as {aside}, a new one begins with what the database has")
+    return None
 
 
 def identify(study: optuna.Study) -> Callable[[], None]:

@@ -19,6 +19,8 @@ from search.errors import HeldError, StorageError
 from search.paths import Runs
 from search.study import postgres
 from search.study.storage import sqlite_file, storage_errors
+from trainer.errors import no_room
+from trainer.kept import write_whole
 
 LOCK_PATIENCE_SECONDS = 1.0
 """How long a launch waits for the lock: `search status` takes it for an instant to see whether it is free."""
@@ -36,6 +38,7 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
     Raises:
         HeldError: another process has it; the message says which and since when.
         StorageError: the runs folder or the database cannot be written.
+        DiskError: there is no room.
     """
     holder = runs.holder(name)
     with contextlib.ExitStack() as stack:
@@ -45,8 +48,10 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
             still_owner = stack.enter_context(_lock(name, url, holder, patience_seconds=LOCK_PATIENCE_SECONDS))
             runs.stop_request(name).unlink(missing_ok=True)  # meant for a predecessor
             owner = f"{owner_name()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
-            holder.write_text(owner)
+            write_whole(holder, owner.encode(), durable=False)
         except OSError as error:
+            if full := no_room(error, runs.root):
+                raise full from error
             raise StorageError(
                 f"{error.filename or runs.root} cannot be written: {error.strerror or error}; "
                 "choose another --runs folder"
@@ -54,7 +59,7 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
         try:
             yield still_owner
         finally:
-            if _owner(holder) == owner:  # else another process has it by now
+            if read_holder(holder) == owner:  # else another process has it by now
                 holder.unlink(missing_ok=True)
 
 
@@ -71,7 +76,7 @@ def owner_of(name: str, url: URL, runs: Runs) -> str | None:
     except HeldError as held:
         return held.owner
     except OSError:  # a database in a folder that may only be read: whoever searches it can write there
-        return _owner(runs.holder(name)) if runs.holder(name).exists() else None
+        return read_holder(runs.holder(name)) if runs.holder(name).exists() else None
 
 
 @contextlib.contextmanager
@@ -80,7 +85,7 @@ def _file_lock(file: Path, name: str, holder: Path, patience_seconds: float) -> 
     try:
         lock.acquire(timeout=patience_seconds)
     except Timeout:
-        raise HeldError(name, _owner(holder)) from None
+        raise HeldError(name, read_holder(holder)) from None
     try:
         yield
     finally:
@@ -105,7 +110,7 @@ def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iter
         while not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
             if time.monotonic() >= deadline:
                 connection.close()  # without the lock; the next look must not find it well
-                raise HeldError(name, owner or _owner(holder))
+                raise HeldError(name, owner or read_holder(holder))
             time.sleep(0.1)
         connection.commit()  # the lock is the session's, not the transaction's
 
@@ -129,9 +134,10 @@ def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iter
             connection.close()
 
 
-def _owner(holder: Path) -> str:
+def read_holder(holder: Path) -> str:
     """What the holder wrote about itself; on another machine, or in its first instant, nothing."""
     try:
-        return holder.read_text() or "another process"
+        said = holder.read_text(encoding="utf-8", errors="replace")
+        return said if said and said.isprintable() else "another process"
     except OSError:
         return "another process"

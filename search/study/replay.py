@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from typing import cast
 
 import optuna
-from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import RandomSampler
 from optuna.trial import Trial, TrialState
 
-from search.errors import UsageError
+from search.errors import ReplayFailed, UsageError
 from search.paths import Runs
-from search.study.journal import DECIDING, Event, read_journal, restored
+from search.study.events import Ask, Enqueue, Epoch, Event, Launch, Started, Tell
+from search.study.journal import DECIDING, read_journal
 from search.study.sampling import build_pruner, new_trial, resume_trial
 from search.study.study import stored_spec
 from studies import Search, StudySpec
@@ -144,18 +143,19 @@ def replay(events: list[Event]) -> Replay:
     asks, decisions, first_difference = [], [], None
     versions: dict[str, list[str]] = {}
     for event, answer in _play(events):
-        if event["event"] == "launch":
+        if isinstance(event, Launch):
             for name in DECIDING:
-                _note_version(versions, name, event["versions"][name])
-        elif event["event"] == "ask":
-            asks.append(answer == event["params"])
+                if name in event.versions:
+                    _note_version(versions, name, event.versions[name])
+        elif isinstance(event, Ask):
+            asks.append(answer == event.params)
             if not asks[-1] and first_difference is None:
-                first_difference = f"trial {event['trial']} was {event['params']}, and is {answer} now"
-        elif event["event"] == "epoch" and answer is not None:
-            decisions.append(answer == event["pruned"])
+                first_difference = f"trial {event.trial} was {event.params}, and is {answer} now"
+        elif isinstance(event, Epoch) and answer is not None:
+            decisions.append(answer == event.pruned)
             if not decisions[-1] and first_difference is None:
-                was, now = ("pruned" if pruned else "kept" for pruned in (event["pruned"], answer))
-                first_difference = f"trial {event['trial']} was {was} after step {event['step']}, and is {now} now"
+                was, now = ("pruned" if pruned else "kept" for pruned in (event.pruned, answer))
+                first_difference = f"trial {event.trial} was {was} after step {event.step}, and is {now} now"
     return Replay(
         asks=len(asks),
         same_asks=sum(asks),
@@ -169,7 +169,7 @@ def replay(events: list[Event]) -> Replay:
 
 def _rebuilt(events: list[Event]) -> set[int]:
     """Trials of which launches found in the database what no journal had told them."""
-    return {number for event in events for number in event.get("rebuilt", [])}
+    return {number for event in events if isinstance(event, Launch) for number in event.rebuilt or ()}
 
 
 def _note_version(versions: dict[str, list[str]], name: str, recorded: str) -> None:
@@ -192,16 +192,15 @@ def replay_with(events: list[Event], pruner: str) -> OtherPruner:
     stopped: dict[int, int] = {}
     rebuilt = _rebuilt(events)
     for event, answer in _play(events, pruner):
-        if event["event"] == "epoch" and answer and event["trial"] not in stopped.keys() | rebuilt:
-            stopped[event["trial"]] = event["step"]
+        if isinstance(event, Epoch) and answer and event.trial not in stopped.keys() | rebuilt:
+            stopped[event.trial] = event.step
     lengths: dict[int, int] = {}
-    witnessed = [event for event in events if event.get("trial") not in rebuilt]
-    for event in witnessed:
-        if event["event"] == "epoch":
-            lengths[event["trial"]] = max(event["step"], lengths.get(event["trial"], 0))
-    told = {event["trial"]: event for event in witnessed if event["event"] == "tell"}
-    complete = {n: event for n, event in told.items() if event["state"] == "COMPLETE"}
-    best = max(complete, key=lambda number: complete[number]["value"] or 0.0, default=None)
+    for event in events:
+        if isinstance(event, Epoch) and event.trial not in rebuilt:
+            lengths[event.trial] = max(event.step, lengths.get(event.trial, 0))
+    told = {event.trial: event for event in events if isinstance(event, Tell) and event.trial not in rebuilt}
+    complete = {n: event for n, event in told.items() if event.state == "COMPLETE"}
+    best = max(complete, key=lambda number: complete[number].value or 0.0, default=None)
     return OtherPruner(
         pruner=pruner,
         trials=len(told),
@@ -209,7 +208,7 @@ def replay_with(events: list[Event], pruner: str) -> OtherPruner:
         stopped_earlier=tuple(sorted(n for n, step in stopped.items() if step < lengths[n])),
         stopped_at_the_same_epoch=tuple(sorted(n for n, step in stopped.items() if n in told and step == lengths[n])),
         kept=tuple(sorted(n for n in complete if n not in stopped)),
-        unknown=tuple(sorted(n for n, event in told.items() if event["state"] == "PRUNED" and n not in stopped)),
+        unknown=tuple(sorted(n for n, event in told.items() if event.state == "PRUNED" and n not in stopped)),
         epochs_trained=sum(lengths.values()),
         epochs_saved=sum(lengths[n] - step for n, step in stopped.items()),
         best_trial=best,
@@ -218,66 +217,107 @@ def replay_with(events: list[Event], pruner: str) -> OtherPruner:
 
 
 def _play(events: list[Event], pruner: str | None = None) -> Iterable[tuple[Event, dict[str, Value] | bool | None]]:
-    """Go through the events with a study in memory; yield each, with what sampler or pruner answer this time."""
-    if not any(event["event"] == "launch" for event in events):
+    """Go through the events with a study in memory; yield each, with what sampler or pruner answer this time.
+
+    Raises:
+        UsageError: the journal has no launch.
+        ReplayFailed: an event does not follow from those before it.
+    """
+    if not any(isinstance(event, Launch) for event in events):
         raise UsageError("the journal has no launch; it is of a search that never began")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study: optuna.Study | None = None
-    spec: StudySpec | None = None
-    space: dict[str, BaseDistribution] = {}
-    trials: dict[int, Trial] = {}
-    reported: set[tuple[int, int]] = set()
-    closed: set[int] = set()
-    for event in events:
-        kind: str = event["event"]
+    played: _Played | None = None
+    for number, event in enumerate(events, 1):
         answer: dict[str, Value] | bool | None = None
-        if kind == "launch":
-            what = f"study {event['spec'].get('name')!r} was searched"
-            spec = stored_spec(event["spec"], what, "replay it with the version that searched it")
-            space = {name: json_to_distribution(json.dumps(axis)) for name, axis in event["space"].items()}
-            if study is None or "history" in event:
-                study = optuna.create_study(study_name=spec.name, direction="maximize", sampler=RandomSampler())
-                study.add_trials([restored(values) for values in event.get("history", [])])
-                there = study.get_trials(deepcopy=False)
-                trials = {one.number: Trial(study, one._trial_id) for one in there if one.state == TrialState.RUNNING}
-                reported = {(one.number, step) for one in there for step in one.intermediate_values}
-            study.pruner = _other_pruner(spec, pruner) if pruner else build_pruner(spec)
-        if study is None or spec is None:
-            continue  # changes that were accepted, of a search that was begun in another runs folder
-        if kind == "enqueue":
-            study.enqueue_trial(event["params"])
-        elif kind == "ask":
-            before = trials.get(event["trial"])  # asked for in part, or again for a setting that was added
-            frozen = study.get_trials(deepcopy=False)[before.number] if before else new_trial(study)
-            trial = trials[event["trial"]] = resume_trial(study, spec, frozen, space)
-            answer = trial.params
-            if answer != event["params"]:  # what follows depends on what was really trained
-                _set_params(study, trial, event["params"], space)
-        elif kind == "started":
-            stored = study.get_trials(deepcopy=False)[event["trial"]].constraints
-            for name, excess in event["constraints"].items():
-                if name not in stored:  # a kill came between two of them, and what it left was noted too
-                    trials[event["trial"]].set_constraint(name, excess)
-        elif kind == "epoch" and event["trial"] not in closed:
-            trial = trials[event["trial"]]
-            if (event["trial"], event["step"]) not in reported:  # else decided once more after an interruption
-                trial.report(cast(float, event["value"]), event["step"])  # every epoch has one
-                reported.add((event["trial"], event["step"]))
-            if event["pruned"] is not None:
-                answer = bool(trial.should_prune())
-                if pruner and answer:
-                    closed.add(event["trial"])
-                    study.tell(trial, state=TrialState.PRUNED)
-        elif kind == "tell" and event["trial"] not in closed:
-            value = event["value"] if event["state"] == "COMPLETE" else None
-            if event["trial"] not in trials:  # a broken connection created it, and nobody ever asked for its settings
-                trials[event["trial"]] = Trial(study, new_trial(study)._trial_id)
-            study.tell(trials[event["trial"]], value, TrialState[event["state"]])
+        if isinstance(event, Launch):
+            played = _Played.begun(event, played, pruner)
+        elif played is not None:  # else changes that were accepted, of a search begun in another runs folder
+            try:
+                answer = played.take(event)
+            except (LookupError, TypeError, ValueError, RuntimeError, optuna.exceptions.OptunaError) as error:
+                raise ReplayFailed(
+                    f"event {number} of the journal ({event.event}) does not follow from those before it "
+                    f"({type(error).__name__}: {error}): the journal was changed by something else"
+                ) from error
         yield event, answer
 
 
+class _Played:
+    """A search that is played again, in memory."""
+
+    def __init__(self, spec: StudySpec, pruner: str | None) -> None:
+        self.spec, self.pruner = spec, pruner
+        self.study = optuna.create_study(study_name=spec.name, direction="maximize", sampler=RandomSampler())
+        self.space: dict[str, BaseDistribution] = {}
+        self.trials: dict[int, Trial] = {}
+        self.reported: set[tuple[int, int]] = set()
+        self.closed: set[int] = set()
+        """Trials that the other pruner has ended."""
+
+    @classmethod
+    def begun(cls, launch: Launch, before: _Played | None, pruner: str | None) -> _Played:
+        """The search as a launch begins it, or goes on with it."""
+        what = f"study {launch.spec.get('name')!r} was searched"
+        spec = stored_spec(launch.spec, what, "replay it with the version that searched it")
+        played = before
+        if played is None or launch.history is not None:
+            played = cls(spec, pruner)
+            played.closed = before.closed if before else set()
+            played.study.add_trials([trial.restored() for trial in launch.history or ()])
+            there = played.study.get_trials(deepcopy=False)
+            running = [trial for trial in there if trial.state == TrialState.RUNNING]
+            played.trials = {trial.number: Trial(played.study, trial._trial_id) for trial in running}
+            played.reported = {(one.number, step) for one in there for step in one.intermediate_values}
+        played.spec, played.space = spec, launch.axes
+        played.study.pruner = _other_pruner(spec, pruner) if pruner else build_pruner(spec)
+        return played
+
+    def take(self, event: Event) -> dict[str, Value] | bool | None:
+        """Take a step; what sampler or pruner answer."""
+        match event:
+            case Enqueue():
+                self.study.enqueue_trial(dict(event.params))
+            case Ask():
+                return self._ask(event)
+            case Started():
+                stored = self.study.get_trials(deepcopy=False)[event.trial].constraints
+                for name, excess in event.constraints.items():
+                    if name not in stored:  # a kill came between two of them, and what it left was noted too
+                        self.trials[event.trial].set_constraint(name, excess)
+            case Epoch() if event.trial not in self.closed:
+                return self._report(event)
+            case Tell() if event.trial not in self.closed:
+                value = event.value if event.state == "COMPLETE" else None
+                if event.trial not in self.trials:  # a broken connection created it, and nobody asked for its settings
+                    self.trials[event.trial] = Trial(self.study, new_trial(self.study)._trial_id)
+                self.study.tell(self.trials[event.trial], value, TrialState[event.state])
+        return None
+
+    def _ask(self, event: Ask) -> dict[str, Value]:
+        before = self.trials.get(event.trial)  # asked for in part, or again for a setting that was added
+        frozen = self.study.get_trials(deepcopy=False)[before.number] if before else new_trial(self.study)
+        trial = self.trials[event.trial] = resume_trial(self.study, self.spec, frozen, self.space)
+        answer: dict[str, Value] = trial.params
+        if answer != event.params:  # what follows depends on what was really trained
+            _set_params(self.study, trial, event.params, self.space)
+        return answer
+
+    def _report(self, event: Epoch) -> bool | None:
+        trial = self.trials[event.trial]
+        if (event.trial, event.step) not in self.reported:  # else decided once more after an interruption
+            trial.report(event.value, event.step)
+            self.reported.add((event.trial, event.step))
+        if event.pruned is None:
+            return None
+        answer = bool(trial.should_prune())
+        if self.pruner and answer:
+            self.closed.add(event.trial)
+            self.study.tell(trial, state=TrialState.PRUNED)
+        return answer
+
+
 def _set_params(
-    study: optuna.Study, trial: Trial, params: dict[str, Value], space: dict[str, BaseDistribution]
+    study: optuna.Study, trial: Trial, params: Mapping[str, object], space: dict[str, BaseDistribution]
 ) -> None:
     for name, value in params.items():
         internal = space[name].to_internal_repr(value)

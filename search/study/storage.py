@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import zlib
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from sqlalchemy.exc import (
 
 from search.errors import StorageError
 from search.study import postgres
+from trainer.errors import DiskError, no_room
 
 SQLITE_BUSY_SECONDS = 60
 """How long a writer waits for another; 0.5 s lost 11 of 48 trials at 8 processes, 60 s none."""
@@ -114,6 +116,8 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
             storage.engine.update_execution_options(opened=(opened.st_dev, opened.st_ino))
             return storage
     except OSError as error:
+        if full := no_room(error, file):
+            raise full from error
         raise StorageError(f"database {file}: {error.strerror}; check that you may write to its folder") from error
 
 
@@ -133,6 +137,7 @@ def storage_errors(url: URL) -> Iterator[None]:
 
     Raises:
         StorageError: whatever SQLAlchemy, or Optuna on its behalf, raised inside.
+        DiskError: the disk of a SQLite file is full.
     """
     try:
         yield
@@ -141,18 +146,31 @@ def storage_errors(url: URL) -> Iterator[None]:
             raise
         raise StorageError(f"database {hidden(url)}: {error}") from None
     except STORAGE_FAILURES as error:
+        file = sqlite_file(url)
         cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
         reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
         for secret in (url.password, *(value for key, value in url.query.items() if _secret(key))):
             if secret:
                 reason = reason.replace(str(secret), "***")
-        if sqlite_file(url) is None:
+        if file is not None and ("is full" in reason or _is_full(file.parent)):
+            cure = "free some room or inodes, and the same command goes on"
+            raise DiskError(f"database {file}: {reason}; {cure}") from None
+        if file is None:
             cure = "check host, port, user and password, and that the server runs"
         elif "is locked" in reason:
             cure = "another program holds it; close that, then go on"
         else:
             cure = "check that it is a database file, and that you may write to it and its folder"
         raise StorageError(f"database {hidden(url)}: {reason}; {cure}") from None
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether a disk has no room or no inode: SQLite cannot make a file beside its own then, and does not say why."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False
+    return disk.f_bavail == 0 or (disk.f_files > 0 and disk.f_favail == 0)
 
 
 def is_away(error: Exception) -> bool:

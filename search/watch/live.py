@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import sys
@@ -27,6 +26,7 @@ from search.watch.status import as_json as shape
 from search.watch.status import follow, read_snapshot
 from search.words import duration, megabytes, show
 from studies import StudySpec
+from trainer.errors import NO_ROOM
 
 logger = logging.getLogger(__name__)
 
@@ -192,8 +192,9 @@ class Display:
             self._try(self._live.stop)
         try:
             self.console.file.flush()
-        except OSError:
-            drop_output(self.console.file)
+        except OSError as error:
+            if error.errno not in NO_ROOM:  # else the command's last words find out, and its exit code tells
+                drop_output(self.console.file)
 
     def watch(self, snapshot: Snapshot) -> None:
         """Show the search as it is now."""
@@ -218,7 +219,7 @@ class Display:
             try:
                 show()
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if error.errno not in NO_ROOM:
                     self._gone = True
                     drop_output(self.console.file)
 

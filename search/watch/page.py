@@ -38,6 +38,7 @@ from search.words import count, show
 from studies import Range, StudySpec
 from studies.axes import Axis
 from studies.spec import describe_limit
+from trainer.kept import read_checked, write_checked
 from trainer.values import Json
 
 FIRST_SECONDS = 30.0
@@ -148,7 +149,7 @@ class StudyPage:
 
     def _take_drawing(self) -> None:
         if self._drawing and self._file.exists():
-            self._waiting = [*json.loads(self._file.read_text(encoding="utf-8")).items()]
+            self._waiting = [*read_checked(self._file).items()]
             self._file.unlink()
             self._drawing = False
         elif self._process is not None and self._process.poll() is not None:
@@ -286,9 +287,7 @@ def main() -> None:
         shown = storage.get_study_system_attrs(study_id)
         found = confirmed(study, spec)
         drawn = page_attributes(shown, json.loads(line)["note"], found, study.get_trials(deepcopy=False), spec, runs)
-        partial = file.with_name(f".{file.name}.partial")
-        partial.write_text(json.dumps({key: drawn[key] for key in drawn if drawn[key] != shown.get(key)}))
-        partial.replace(file)
+        write_checked(file, {key: drawn[key] for key in drawn if drawn[key] != shown.get(key)}, durable=False)
 
 
 def page_attributes(
@@ -331,7 +330,7 @@ def draw_best(trials: Sequence[FrozenTrial], spec: StudySpec, runs: Runs, folder
     """Draw the learning curve of the best trial, and what it mistakes for what where that is known, as PNG."""
     import numpy as np
 
-    from search.figures.png import draw_accuracies, draw_confusion
+    from search.figures.png import draw_accuracies, draw_confusion, table_of
 
     best = best_of(trials, spec.limit)
     if best is None:
@@ -341,11 +340,16 @@ def draw_best(trials: Sequence[FrozenTrial], spec: StudySpec, runs: Runs, folder
     values = [best.intermediate_values[step] for step in sorted(best.intermediate_values)]
     draw_accuracies(values, curve, title=title, step=step_of(spec))
     try:
-        with np.load(runs.confusion(spec.name)) as known:
+        # Opened here: of a damaged one, numpy leaves its own open.
+        with runs.confusion(spec.name).open("rb") as archive, np.load(archive) as known:
             if int(known["trial"]) != best.number:
                 return [curve]
-            draw_confusion(known["confusion"], known["names"].tolist(), confusion, title=f"{title} on validation")
+            table = known["table"] if "table" in known else table_of(known["confusion"])  # a version before had that
+            draw_confusion(table, known["names"].tolist(), confusion, title=f"{title} on validation")
     except OSError:  # the best was trained elsewhere, or before there was a file for it
+        return [curve]
+    except Exception as error:  # whatever a damaged archive makes numpy, zipfile and matplotlib raise
+        print(f"{runs.confusion(spec.name)} is damaged and is not drawn: {error}", flush=True)  # to the log
         return [curve]
     return [curve, confusion]
 

@@ -38,6 +38,7 @@ from search.study.trial import (
 from search.watch.findings import RECIPES, as_toml, findings, setting_importances, story
 from search.words import duration, show
 from studies import StudySpec
+from trainer.errors import no_room
 from trainer.values import Json
 
 REPORT_VERSION = 1
@@ -127,6 +128,8 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
         partial.replace(out)
     except OSError as error:
         partial.unlink(missing_ok=True)
+        if full := no_room(error, out):
+            raise full from error
         raise UsageError(f"{out} cannot be written: {error.strerror or error}; choose another --out") from error
     best = ranked(trials, spec.limit)[:RECIPES]
     return Report(

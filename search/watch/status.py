@@ -6,8 +6,6 @@ How it looks in a terminal is in search/watch/live.py.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import time
 from collections.abc import Generator
 from dataclasses import asdict, replace
@@ -27,6 +25,7 @@ from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study
 from search.study.trial import view_of
 from studies import StudySpec
+from trainer.kept import recall, write_checked
 from trainer.values import Json
 
 STATUS_VERSION: Final = 2
@@ -73,9 +72,7 @@ def write_state(file: Path, snapshot: Snapshot, owner: str) -> None:
         problems=snapshot.problems,
         workers=snapshot.workers,
     )
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(json.dumps(state.model_dump(mode="json")), encoding="utf-8")
-    partial.replace(file)
+    write_checked(file, state.model_dump(mode="json"), durable=False)
 
 
 def read_snapshot(name: str, url: URL, runs: Runs) -> tuple[Snapshot, str | None]:
@@ -147,12 +144,15 @@ def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: State | None =
 
 def read_state(file: Path, held_by: str | None) -> State | None:
     """What the study's owner wrote; None on another machine, from another version, or from a killed predecessor."""
+    if held_by is None:
+        return None
+    values = recall(file, "what the workers do is not shown")
     try:
-        state = State.model_validate_json(file.read_bytes())
-    except (OSError, ValueError):
+        state = State.model_validate(values)
+    except ValueError:
         return None
     # With its time: a restarted container often has the process number and the host's name of the one before.
-    return state if held_by and state.owner == held_by else None
+    return state if state.owner == held_by else None
 
 
 def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Json]:

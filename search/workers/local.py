@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from pydantic import ValidationError
 from search.devices import WorkerDevice
 from search.workers.messages import FromWorker, ToWorker, from_worker, to_json
 from search.workers.pool import Exit
+
+STARVED = ("MemoryError", "bad_alloc", "allocate memory", "out of memory")
+"""How libraries say that memory ran out, in the last words of a process."""
 
 LOG_TAIL_LINES = 15
 """Lines of a dead worker's log that go into the reason."""
@@ -68,7 +72,6 @@ class LocalPool:
     def start(self, worker: int) -> None:
         """Start a process with the worker's device in its environment."""
         device, log = self.devices[worker], self._logs[worker]
-        log.parent.mkdir(parents=True, exist_ok=True)
         # CUDA reads its variable when torch is imported, so it is in the child's environment from the start.
         environment = without_secrets() | {
             "OMP_NUM_THREADS": str(device.num_threads),
@@ -76,7 +79,7 @@ class LocalPool:
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with it
             "CUDA_VISIBLE_DEVICES": device.visible or "",
         }
-        with log.open("ab") as output:
+        with _opened(log) as output:
             process = subprocess.Popen(
                 # -P: a folder named search or trainer where the user stands must not be imported instead.
                 [sys.executable, "-P", "-m", "search.workers.worker", device.kind, str(device.num_threads)],
@@ -88,7 +91,7 @@ class LocalPool:
                 start_new_session=True,  # Ctrl-C and a closed terminal reach the coordinator alone
             )
         os.set_blocking(_pipe(process.stdin).fileno(), False)
-        self._processes[worker] = _Process(device, process, _oom_kills())
+        self._processes[worker] = _Process(device, process, oom_kills())
         self._selector.register(_pipe(process.stdout), selectors.EVENT_READ, worker)
         logger.debug("worker %d on %s: process %d, log %s", worker, device.label, process.pid, log)
 
@@ -118,8 +121,8 @@ class LocalPool:
                 try:
                     message = from_worker(line)
                 except ValidationError as error:  # not of this version, or something writes to its channel
-                    with self._logs[worker].open("a") as log:
-                        log.write(f"ended for a line that is no message: {line!r}\n{error}\n")
+                    with _opened(self._logs[worker]) as log:
+                        log.write(f"ended for a line that is no message: {line!r}\n{error}\n".encode())
                     entry.process.kill()
                     break
                 yield worker, message
@@ -130,11 +133,17 @@ class LocalPool:
             if entry.silent and _ends_within(entry.process, timeout):
                 code = self._reap(worker)
                 starved = code == -signal.SIGKILL and not entry.killed and self._explain(entry)
-                yield worker, Exit(code, self.log_tail(worker), out_of_memory=starved)
+                tail = self.log_tail(worker)
+                starved |= code == -signal.SIGABRT and any(words in tail for words in STARVED)
+                yield worker, Exit(code, tail, out_of_memory=starved)
 
     def log_tail(self, worker: int) -> str:
         """The end of the worker's log: its traceback, where it failed."""
-        return "\n".join(self._logs[worker].read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
+        try:
+            said = self._logs[worker].read_text(errors="replace")
+        except OSError:  # somebody has removed it, or it could not be made
+            return ""
+        return "\n".join(said.splitlines()[-LOG_TAIL_LINES:])
 
     def kill(self, worker: int) -> None:
         """Send signal 9."""
@@ -201,10 +210,23 @@ class LocalPool:
     def _explain(self, entry: _Process) -> bool:
         """Whether the system has killed something for want of memory, since this began, that was no other worker."""
         before = max(entry.oom_kills, self._oom_explained)
-        if _oom_kills() <= before:
+        if oom_kills() <= before:
             return False
         self._oom_explained = before + 1
         return True
+
+
+@contextlib.contextmanager
+def _opened(log: Path) -> Iterator[IO[bytes]]:
+    """A log to append to; where none can be written, nowhere: the work is worth more than its log."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file = log.open("ab", buffering=0)
+    except OSError as error:
+        warnings.warn(f"the log {log} cannot be written ({error.strerror}); going on without it", stacklevel=3)
+        file = Path(os.devnull).open("ab", buffering=0)  # noqa: SIM115  # closed below
+    with file, contextlib.suppress(OSError):
+        yield file
 
 
 def without_secrets() -> dict[str, str]:
@@ -225,7 +247,7 @@ def _oom_counters() -> Iterator[Path]:
     yield Path("/proc/vmstat")
 
 
-def _oom_kills() -> int:
+def oom_kills() -> int:
     """Processes that the system has killed for want of memory."""
     for file in _oom_counters():
         with contextlib.suppress(OSError):

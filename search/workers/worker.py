@@ -158,7 +158,7 @@ def _leave_confusion(trial: int, checkpoint: Path, config: TrainConfig, data: Da
         logits = predict_logits(device.place(net).eval(), data, "val", device)
     confusion = measure(logits, data.labels[data.splits["val"]]).confusion
     with contextlib.suppress(OSError):  # a picture is not worth a trial
-        np.savez(checkpoint.with_name("confusion.npz"), trial=trial, confusion=confusion, names=data.class_names)
+        np.savez(checkpoint.with_name("confusion.npz"), trial=trial, table=confusion, names=data.class_names)
 
 
 def _peak_memory_bytes() -> int:

@@ -120,7 +120,7 @@ def trials_of(storage: RDBStorage, name: str = "before") -> list[optuna.trial.Fr
 
 
 def events_of(runs: Runs, kind: str, name: str = "before") -> list[dict[str, Any]]:
-    return [event for event in read_journal(runs.journal(name)) if event["event"] == kind]
+    return [event.model_dump() for event in read_journal(runs.journal(name)) if event.event == kind]
 
 
 def with_recipe(monkeypatch: pytest.MonkeyPatch, version: int) -> None:

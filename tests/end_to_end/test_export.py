@@ -246,7 +246,7 @@ def test_the_cards_pictures_are_there_and_show_something(export: Export) -> None
 def test_the_export_holds_all_of_its_parts_and_nothing_temporary(export: Export) -> None:
     names = {path.name for path in export.folder.iterdir()}
     models = {"model.onnx", "model.pt2", "model.safetensors"}
-    assert names == {"README.md", "SHA256SUMS", "config.json", "metrics.json", "plots"} | models
+    assert names == {"README.md", "SHA256SUMS", "config.json", "class_map.txt", "metrics.json", "plots"} | models
     assert [path.name for path in export.folder.parent.iterdir() if path.name.endswith((".partial", ".old"))] == []
 
 

@@ -22,6 +22,7 @@ from trainer.errors import ConfigError
 from trainer.evaluate import Ensemble, measure, predict_logits
 from trainer.fit import Training, fit
 from trainer.models import build_model
+from trainer.sums import check_teacher, write_sums
 
 BIG = TrainConfig(model="resnet10t", width_mult=0.2, epochs=4, batch_size=32, lr=1e-2)
 SMALL = TrainConfig(model="resnet10t", width_mult=0.05, epochs=3, batch_size=32, lr=1e-2)
@@ -49,6 +50,7 @@ def write_export(folder: Path, model: torch.nn.Module, data: Dataset, members: i
     (folder / "config.json").write_text(json.dumps(config | changes))
     metrics = {"config": BIG.model_dump(mode="json"), "seeds": list(range(members))}
     (folder / "metrics.json").write_text(json.dumps(metrics))
+    write_sums(folder)
 
 
 def test_the_blend_is_hintons(digits: Dataset, cpu: Device, teacher: Path) -> None:
@@ -164,6 +166,24 @@ def test_a_teacher_that_cannot_teach_these_pictures_is_refused_in_a_sentence(
         with pytest.raises(ConfigError, match=r"distill\.teacher") as caught:
             open_teacher(Distill(teacher=name), digits, cpu)
         assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.json", "model.safetensors", "SHA256SUMS"])
+def test_a_teacher_that_is_not_what_was_proven_is_refused(
+    digits: Dataset, cpu: Device, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "export"
+    write_export(folder, build_model(BIG, Shape(10, 16)), digits)
+    check_teacher(str(folder))
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    for refuses in (
+        lambda: check_teacher(str(folder)),
+        lambda: open_teacher(Distill(teacher=str(folder)), digits, cpu),
+    ):
+        with pytest.raises(ConfigError, match=r"^distill\.teacher .*; export it again$"):
+            refuses()
 
 
 def test_a_training_can_begin_with_weights(digits: Dataset, cpu: Device, teacher: Path) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from short import at, config_of
 
 import studies
+import trainer.data
 from trainer.config import DataConfig, TrainConfig
 from trainer.data import Dataset, open_data, prepare_data
 from trainer.device import Device
@@ -258,7 +259,7 @@ def test_statistics_are_found_where_nobody_may_write_them_down(tmp_path: Path, m
     def refused(*_: object, **__: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "write_text", refused)  # root may write anywhere
+    monkeypatch.setattr(trainer.data, "write_checked", refused)  # root may write anywhere
     found = open_data(config, expected.cache_path)
     assert (found.mean, found.std) == (expected.mean, expected.std)
     assert not written.exists()

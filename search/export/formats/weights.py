@@ -1,8 +1,9 @@
-"""config.json and model.safetensors in timm's layout. Every export has them; stock timm opens most."""
+"""config.json, model.safetensors and class_map.txt in timm's layout. Every export has them; stock timm opens most."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from trainer.data import Dataset
 
 FILE = "model.safetensors"
+CLASS_MAP = "class_map.txt"
+"""The classes in the order of the logits, a line each, as timm's readers take it: ``--class-map``."""
+
 LIBRARY = "timm"
 """The stock library that opens it, as users are told; model hubs have the same name for it."""
 
@@ -33,7 +37,7 @@ logits = model(pictures)
 
 
 def write_weights(folder: Path, net: nn.Module, config: TrainConfig, spec: StudySpec, data: Dataset) -> None:
-    """Write both files; an ensemble's tensors are named members.0..., members.1..., ..."""
+    """Write all three files; an ensemble's tensors are named members.0..., members.1..., ..."""
     import safetensors.torch
     import timm
 
@@ -50,6 +54,7 @@ def write_weights(folder: Path, net: nn.Module, config: TrainConfig, spec: Study
         "crop_pct": spec.data.crop_pct,
         "crop_mode": crop_mode_of(spec.data),
     }
+    (folder / CLASS_MAP).write_bytes(class_map(names))
     args = model_args(config, size)
     if is_stock(config) and not isinstance(net, Ensemble):
         timm.models.save_for_hf(
@@ -67,6 +72,22 @@ def write_weights(folder: Path, net: nn.Module, config: TrainConfig, spec: Study
         described |= {"members": len(net.members), "views": list(net.views)}
     described["pretrained_cfg"] = preprocessing
     (folder / "config.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
+
+
+def class_map(names: Sequence[str]) -> bytes:
+    """The class map of these classes; a line break in a name, which timm's readers cannot have, is a space in it."""
+    lines = [" ".join(name.splitlines()) for name in names]
+    return "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")  # as the file system has it
+
+
+def has_timms_order(names: Sequence[str]) -> bool:
+    """Whether timm's own folder reader, which sorts naturally and without case, numbers these classes alike."""
+    from timm.utils.misc import natural_key
+
+    try:
+        return sorted(names, key=natural_key) == list(names)
+    except (TypeError, ValueError):  # it cannot sort every name: "²" is a digit to it, and no number
+        return False
 
 
 def open_weights(folder: Path) -> Opened:

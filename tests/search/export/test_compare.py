@@ -16,7 +16,6 @@ from scipy.stats import binomtest
 
 from search.errors import HeldError, ProofFailed, StorageError, UsageError
 from search.export.compare import Comparison, compare, mcnemar, text_of_comparison
-from search.export.files import write_sums
 from search.paths import Runs
 from search.study.lock import own_study
 from search.study.storage import open_storage, parse_url
@@ -25,6 +24,7 @@ from studies import StudySpec
 from trainer.config import DataConfig
 from trainer.data import prepare_data
 from trainer.errors import DataError
+from trainer.sums import write_sums
 
 NAMES = ["blue", "green", "red"]
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}

@@ -30,9 +30,10 @@ import search.export.retrain
 import search.study.outage
 from search.console import Terminal
 from search.errors import HeldError, Interrupted, ProofFailed, StudyChanged, UsageError
-from search.export.export import _check_target, _disk_errors, _export
+from search.export.export import _disk_errors, _export
 from search.export.metrics import evaluate_once, final_model, wilson_interval
 from search.export.nets import write_graphs
+from search.export.place import Place
 from search.export.proof import Difference, compare_logits
 from search.export.record import ProofAnswer
 from search.export.retrain import Retraining, raise_if_stopped
@@ -95,8 +96,8 @@ def test_every_picture_is_evaluated_once(tmp_path: Path, test_fraction: float) -
 
 def test_a_place_where_no_export_can_be_made_is_told_before_anything_is_trained(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^--out /proc/export cannot be made \(.*\); choose another folder"):
-        _check_target(Path("/proc/export"))  # a folder that is there, and that nobody makes a folder in
-    _check_target(tmp_path / "exports/small-1")
+        Place(Path("/proc/export"), is_default=False).check()  # nobody makes a folder there
+    Place(tmp_path / "exports/small-1", is_default=True).check()
     assert [path.name for path in tmp_path.rglob("*")] == ["exports"]
 
 
@@ -257,7 +258,7 @@ def test_a_stop_request_ends_an_export_before_its_next_stage(
     monkeypatch.setattr(search.export.export, "_write_models", lambda *_: asked_while("writing"))
     monkeypatch.setattr(search.export.export, "evaluate_once", lambda *_: asked_while("evaluating"))
     with pytest.raises(Interrupted, match="export stopped; nothing is lost, the same command goes on"):
-        _export(tmp_path / "export", {}, desk.retraining, desk.study.trials[0], [])
+        _export(Place(tmp_path / "export", is_default=True), {}, desk.retraining, desk.study.trials[0], [])
     assert begun[-1] == stage
     assert not (tmp_path / "export").exists()
 

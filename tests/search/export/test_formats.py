@@ -19,7 +19,7 @@ from torch import nn
 from search.errors import ProofFailed, UsageError
 from search.export import formats
 from search.export.card import card
-from search.export.files import check_sums, write_sums
+from search.export.files import check_sums
 from search.export.formats import weights
 from search.export.formats.format import Format
 from search.export.formats.table import FORMAT_NAMES, format_of
@@ -33,6 +33,7 @@ from trainer.config import Shape
 from trainer.data import Dataset
 from trainer.evaluate import Ensemble
 from trainer.models import build_model
+from trainer.sums import write_sums
 
 
 def tiny() -> nn.Module:

@@ -6,14 +6,17 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from exports import recorded
 from pydantic import ValidationError
 
 from search.errors import UsageError
 from search.export.card import card
+from search.export.formats.weights import CLASS_MAP, class_map
 from search.export.metrics import Export, text_of_export
-from search.export.record import ExportRecord, identity_of, write_metrics
+from search.export.record import Evaluation, ExportRecord, identity_of, write_metrics
+from search.figures.png import confused_pairs, dense, draw_confusion, table_of
 
 
 def test_the_record_of_an_export_of_before_says_all_that_its_file_says_and_has_its_identity(tmp_path: Path) -> None:
@@ -82,3 +85,46 @@ def test_card_and_last_lines_are_made_of_the_record() -> None:
     said = text_of_export(Export(record, Path("there"))).splitlines()
     assert said[:2] == ["exported to there", "  confirmed   60.34% on validation, 1 fresh seed"]
     assert said[-1] == "  load it     see there/README.md"
+
+
+def test_of_many_classes_only_what_occurs_is_recorded_and_drawn(tmp_path: Path) -> None:
+    table, names = [[0, 0, 3], [0, 9_999, 1], [9_998, 9_999, 2]], [str(number) for number in range(10_000)]
+    values = recorded()["evaluation"] | {"confusion": None, "confusion_table": table}
+    found = Evaluation.model_validate(values)
+    assert found.table.tolist() == table
+    assert Evaluation.model_validate(recorded()["evaluation"]).table[:, 2].sum() == found.n
+    assert len(json.dumps(found.to_json())) < 2_000, "a matrix would have a hundred million numbers"
+    draw_confusion(found.table, names, tmp_path / "confusion.png", title="many")
+    assert (tmp_path / "confusion.png").stat().st_size > 1_000
+    first, second = confused_pairs(found.table, names)
+    assert (first.true, first.predicted, first.count, first.of) == ("9998", "9999", 2, 2)
+    assert (second.true, second.predicted, second.count, second.of) == ("0", "9999", 1, 4)
+    dense_one = np.array([[5, 1], [0, 6]])
+    assert np.array_equal(dense(table_of(dense_one), 2), dense_one)
+
+
+@pytest.mark.parametrize(
+    ("names", "natural"),
+    [
+        (["0", "1", "2"], True),
+        (["0", "1", "10", "2"], False),
+        (["Robin", "crow"], False),
+        (["crow", "robin"], True),
+        (["\u00b2", "a"], False),  # which timm cannot sort
+    ],
+)
+def test_the_class_map_has_the_order_of_the_labels_and_the_card_says_where_timms_reader_has_another(
+    tmp_path: Path, names: list[str], natural: bool
+) -> None:
+    from timm.data.readers.class_map import load_class_map
+
+    (tmp_path / CLASS_MAP).write_bytes(class_map(names))
+    assert load_class_map(str(tmp_path / CLASS_MAP)) == {name: label for label, name in enumerate(names)}
+    record = ExportRecord.model_validate(recorded())
+    words = card(record.model_copy(update={"data": record.data.model_copy(update={"class_names": tuple(names)})}))
+    assert f"the lines of `{CLASS_MAP}`" in words
+    assert ("timm's own folder reader orders these classes otherwise" in words) is not natural
+
+
+def test_a_class_map_keeps_names_that_are_no_text() -> None:
+    assert class_map(["caf\udce9", "two\nlines", "\u9ce5"]) == b"caf\xe9\ntwo lines\n\xe9\xb3\xa5\n"

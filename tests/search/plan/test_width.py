@@ -17,6 +17,7 @@ from search.plan.width import WIDEST, WIDTH_STEP, Fitter, SizedWidth, Width
 from studies import Limit
 from trainer.config import ModelSize, Shape, TrainConfig
 from trainer.errors import ConfigError, LimitError
+from trainer.kept import write_checked
 from trainer.models import count, count_params, dip
 from trainer.values import to_json
 
@@ -147,16 +148,15 @@ def test_a_remembered_answer_equals_the_computed_one(tmp_path: Path) -> None:
     computed = [find_through(memory, limit) for limit in limits]
     assert computed == [find("resnet10t", limit) for limit in limits]
     assert [find_through(memory, limit) for limit in limits] == computed
-    assert len(json.loads(memory.read_text())) == len(limits)
+    assert len(json.loads(memory.read_text())["answers"]) == len(limits)
     assert [path.name for path in memory.parent.iterdir()] == ["widths.json"]
 
 
 def test_the_memory_is_really_asked_and_only_for_the_same_question(tmp_path: Path) -> None:
     memory = tmp_path / "widths.json"
     right = find_through(memory, Limit(params=300_000))
-    (key,) = json.loads(memory.read_text())
-    forged = [0.5, {"params": 1, "macs": 2}, None, None]
-    memory.write_text(json.dumps({key: forged}))
+    (key,) = json.loads(memory.read_text())["answers"]
+    write_checked(memory, {"answers": {key: {"widest": {"width_mult": 0.5, "params": 1, "macs": 2}, "next": None}}})
     assert find_through(memory, Limit(params=300_000)) == Width(SizedWidth(width_mult=0.5, params=1, macs=2), None)
     assert find_through(memory, Limit(params=300_000), low=0.01) == right
 
@@ -166,22 +166,24 @@ def test_the_size_of_a_fixed_model_is_remembered_as_well(tmp_path: Path) -> None
     fitter, config = Fitter(SHAPE, limit, memory), TrainConfig(model="resnet10t", width_mult=0.5)
     size = fitter.check(config)
     assert size == fitter.check(config)
-    (key,) = json.loads(memory.read_text())
-    memory.write_text(json.dumps({key: {"params": 7, "macs": 8}}))
+    (key,) = json.loads(memory.read_text())["answers"]
+    write_checked(memory, {"answers": {key: {"params": 7, "macs": 8}}})
     assert fitter.check(config) == ModelSize(params=7, macs=8)
     wider = config.model_copy(update={"width_mult": 0.6})
     assert fitter.check(wider).params > size.params
-    memory.write_text(json.dumps({key: {"params": 10_000_001, "macs": 8}}))
+    write_checked(memory, {"answers": {key: {"params": 10_000_001, "macs": 8}}})
     with pytest.raises(LimitError, match="10,000,001 parameters"):
         fitter.check(config)
 
 
-@pytest.mark.parametrize("content", ["", "{", "\0"])
+@pytest.mark.parametrize("content", ["", "{", "\0", "[1, 2]", '{"of a version before": {"params": 7, "macs": 8}}'])
 def test_a_damaged_memory_is_no_memory(tmp_path: Path, content: str) -> None:
     memory = tmp_path / "widths.json"
     memory.write_text(content)
-    assert find_through(memory, Limit(params=300_000)) == find("resnet10t", Limit(params=300_000))
-    assert len(json.loads(memory.read_text())) == 1
+    with pytest.warns(UserWarning, match=r"widths\.json is damaged.*; sizes are counted again$"):
+        found = find_through(memory, Limit(params=300_000))
+    assert found == find("resnet10t", Limit(params=300_000))
+    assert len(json.loads(memory.read_text())["answers"]) == 1
 
 
 def test_a_memory_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import search.study.outage
 from search.devices import WorkerDevice
 from search.errors import FailureKind
 from search.running.coordinator import Coordinator
+from search.study.events import Epoch
 from search.study.journal import read_journal
 from search.study.replay import replay
 from search.workers.messages import Assign, FromWorker, Left, Ready, ToWorker
@@ -216,7 +217,7 @@ class Search(RuleBasedStateMachine):
             for number, value in trial.intermediate_values.items():
                 assert value == accuracy(trial.number, number), "a result was overwritten"
         events = read_journal(self.coordinator.journal.path)
-        for number in {step["trial"] for step in events if step.get("pruned")}:
+        for number in {step.trial for step in events if isinstance(step, Epoch) and step.pruned}:
             state = self.coordinator.trials.study.get_trials(deepcopy=False)[number].state
             assert state != TrialState.COMPLETE, "a decision to prune was lost"
         assert replay(events).identical

@@ -15,6 +15,7 @@ from scripted import EPOCHS, Bench, ScriptedPool, epoch, failed, spec_of, starte
 import search.running.trials
 import search.study.journal
 from search.errors import TrainingFailed
+from search.study import events
 from search.study.journal import read_journal
 from search.study.replay import replay
 from search.study.trial import outcome_of
@@ -117,8 +118,8 @@ def test_a_dead_workers_trial_goes_on_at_once_on_another_that_is_free(bench: Ben
     pool = ScriptedPool(dies_when_the_other_is_free, 2)
     coordinator = bench.coordinator(pool, spec_of(trials=2))
     assert coordinator.run() is True
-    assigned = [event for event in read_journal(coordinator.journal.path) if event["event"] == "assign"]
-    assert [(event["trial"], event["worker"], event["attempt"]) for event in assigned] == [
+    assigned = [event for event in read_journal(coordinator.journal.path) if isinstance(event, events.Assign)]
+    assert [(event.trial, event.worker, event.attempt) for event in assigned] == [
         (0, "cpu:0", 1),
         (1, "cpu:1", 1),
         (0, "cpu:1", 2),

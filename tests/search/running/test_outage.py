@@ -21,6 +21,7 @@ from sqlalchemy.exc import OperationalError
 import search.study.outage
 import search.study.storage
 from search.errors import StorageError
+from search.study.events import Ask, Started, Tell
 from search.study.journal import read_journal
 from search.study.progress import Snapshot
 from search.study.replay import replay
@@ -130,7 +131,7 @@ def test_a_trial_whose_telling_is_cut_short_is_told_to_people_once_and_leaves_no
     monkeypatch.setattr(coordinator.trials, "_keep_confusion", away_once)
     assert coordinator.run() is True
     assert ["1 of 1 done" in note for note in bench.notes].count(True) == 1
-    assert [event["event"] for event in read_journal(coordinator.journal.path)].count("tell") == 1
+    assert [event.event for event in read_journal(coordinator.journal.path)].count("tell") == 1
     assert list((bench.folder / "studies/scripted/trials").iterdir()) == []
 
 
@@ -156,7 +157,7 @@ def test_a_crash_is_in_the_journal_once_although_the_database_goes_away_while_it
     monkeypatch.setattr(coordinator.trials, last, away_once)
     assert coordinator.run() is True
     assert states(coordinator.trials.study) == [state]
-    assert [event["event"] for event in read_journal(coordinator.journal.path)].count("crash") == 1
+    assert [event.event for event in read_journal(coordinator.journal.path)].count("crash") == 1
 
 
 def test_a_database_that_stays_away_too_long_ends_the_search_and_the_next_launch_goes_on(
@@ -171,7 +172,7 @@ def test_a_database_that_stays_away_too_long_ends_the_search_and_the_next_launch
     with pytest.raises(StorageError, match="database is locked"), storage_errors(url):
         coordinator.run()
     blocker.close()
-    assert read_journal(coordinator.journal.path)[-1]["reason"] == "OperationalError"
+    assert read_journal(coordinator.journal.path)[-1].reason == "OperationalError"
     again = bench.coordinator(ScriptedPool(trains), spec_of(trials=2))
     assert again.run() is True
     assert states(again.trials.study) == ["COMPLETE", "COMPLETE"]
@@ -236,7 +237,7 @@ def test_a_candidate_whose_asking_is_cut_short_is_drawn_before_what_happened_mea
     event.listen(coordinator.trials.study._storage._backend.engine, "before_cursor_execute", breaks)  # type: ignore[attr-defined]
     assert coordinator.run() is True
     events = read_journal(coordinator.journal.path)
-    steps = [(step["event"], step["trial"]) for step in events if step["event"] in ("ask", "tell")]
+    steps = [(step.event, step.trial) for step in events if isinstance(step, Ask | Tell)]
     assert steps.index(("ask", 3)) < steps.index(("tell", 0))
     assert replay(events).identical
 
@@ -287,8 +288,8 @@ def test_a_size_whose_storing_was_not_acknowledged_is_stored_and_noted_once(
     monkeypatch.setattr(dialect, "do_commit", loses_an_answer)
     assert coordinator.run() is True
     assert any("the database is back" in note for note in bench.notes)
-    (noted,) = (step for step in read_journal(coordinator.journal.path) if step["event"] == "started")
-    assert noted["constraints"] == {"params": -9100, "macs": -5000} == coordinator.trials.study.trials[0].constraints
+    (noted,) = (step for step in read_journal(coordinator.journal.path) if isinstance(step, Started))
+    assert noted.constraints == {"params": -9100, "macs": -5000} == coordinator.trials.study.trials[0].constraints
 
 
 def worse(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:

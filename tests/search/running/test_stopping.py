@@ -72,4 +72,4 @@ def test_being_told_to_stop_before_the_first_epoch_is_no_retry_however_often(ben
     again = bench.coordinator(ScriptedPool(trains), spec)
     assert again.run() is True
     assert states(again.trials.study) == ["COMPLETE"]
-    assert "crash" not in [event["event"] for event in read_journal(again.journal.path)]
+    assert "crash" not in [event.event for event in read_journal(again.journal.path)]

@@ -7,9 +7,11 @@ from typing import Any
 
 import optuna
 import pytest
+from lines import launch
 from scripted import Bench, ScriptedPool, spec_of, trains
 
 from search.errors import HeldError, StudyChanged
+from search.study.events import Launch, Stop
 from search.study.journal import Journal, read_journal
 from search.study.storage import open_storage, parse_url
 from search.workers.messages import Epoch
@@ -63,14 +65,14 @@ def test_a_study_deleted_in_the_middle_of_a_turn_is_noticed_too(
     monkeypatch.setattr(owner, step, deletes_first)
     with pytest.raises(StudyChanged, match="study 'scripted' was deleted or replaced while it was in use"):
         coordinator.run()
-    assert read_journal(coordinator.journal.path)[-1]["event"] != "stop", "it is another's by now"
+    assert read_journal(coordinator.journal.path)[-1].event != "stop", "it is another's by now"
 
 
 def test_a_study_that_another_process_has_taken_over_is_written_to_no_more(bench: Bench) -> None:
     def taken(message: Epoch) -> None:
         if message.trial == 1:
             taken_over.append(len(coordinator.trials.study.get_trials()[1].intermediate_values))
-            winner.append("launch", uuid="another")
+            winner.append(launch("another"))
 
     def check_lock() -> None:
         if taken_over:
@@ -82,9 +84,11 @@ def test_a_study_that_another_process_has_taken_over_is_written_to_no_more(bench
     with pytest.raises(HeldError, match="in use by process 7"):
         coordinator.run()
     assert len(coordinator.trials.study.get_trials()[1].intermediate_values) == taken_over[0]
-    winner.append("stop", reason="the winner's")
-    *_, launch, last = read_journal(winner.path)
-    assert (launch["uuid"], last["reason"]) == ("another", "the winner's"), "nor to its journal"
+    winner.append(Stop(reason="the winner's"))
+    *_, begun, last = read_journal(winner.path)
+    assert isinstance(begun, Launch)
+    assert isinstance(last, Stop)
+    assert (begun.uuid, last.reason) == ("another", "the winner's"), "nor to its journal"
 
 
 def test_a_study_that_was_taken_over_before_the_search_began_stays_as_its_new_owner_left_it(bench: Bench) -> None:

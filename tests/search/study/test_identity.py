@@ -12,11 +12,13 @@ from uuid import uuid4
 
 import optuna
 import pytest
+from lines import launch
 from scripted import Bench, ScriptedPool, epoch, failed, spec_of, states, trains
 
 from search.paths import Runs
+from search.study.events import Accept, Event
 from search.study.identity import take_folder
-from search.study.journal import Event, Journal, read_journal
+from search.study.journal import Journal, read_journal, searched_by
 from search.study.replay import replay, replay_with, text_of_replay
 from search.study.storage import open_storage, parse_url
 from search.study.study import UUID
@@ -79,8 +81,8 @@ def test_a_study_begun_again_after_its_deletion_has_nothing_of_the_old_one(bench
 
     study, journal = run(bench, spec_of(trials=2).model_copy(update={"seed": 1}))
     assert states(study) == ["COMPLETE", "COMPLETE"]
-    assert [event["uuid"] for event in journal if event["event"] == "launch"] == [study.user_attrs[UUID]]
-    assert [event["trial"] for event in journal if event["event"] == "ask"] == [0, 1]
+    assert [event.uuid for event in journal if event.event == "launch"] == [study.user_attrs[UUID]]
+    assert [event.trial for event in journal if event.event == "ask"] == [0, 1]
     assert replay(journal).identical
     assert any(note.endswith(f"are in {runs.earlier('scripted', old)}") for note in bench.notes)
     assert {path.name for path in runs.earlier("scripted", old).iterdir()} == {"journal.jsonl", "trials"}
@@ -90,7 +92,7 @@ def test_what_was_put_aside_comes_back_with_its_study_and_counts_towards_the_quo
     runs, (first, second) = Runs(tmp_path), (str(uuid4()), str(uuid4()))
 
     def search_as(uuid: str) -> None:
-        Journal(runs.journal("birds")).append("launch", uuid=uuid)
+        Journal(runs.journal("birds")).append(launch(uuid))
         runs.confusion("birds").write_text(uuid)
         runs.checkpoint("birds", 3).parent.mkdir(parents=True)
         runs.checkpoint("birds", 3).write_text(uuid)
@@ -105,7 +107,7 @@ def test_what_was_put_aside_comes_back_with_its_study_and_counts_towards_the_quo
     assert second in aside
     assert "are back from" in back
     assert runs.checkpoint("birds", 3).read_text() == runs.confusion("birds").read_text() == first
-    assert read_journal(runs.journal("birds"))[0]["uuid"] == first
+    assert searched_by(read_journal(runs.journal("birds"))) == first
     assert take_folder(runs, "birds", first) == []
     assert runs.keep_to_quota("birds", 0) == [f"earlier/{second}/trials/3"], "what nobody trains, and no more"
     assert runs.checkpoint("birds", 3).exists()
@@ -127,7 +129,7 @@ def test_a_damaged_journal_is_set_aside_and_a_new_one_begins_with_what_the_datab
 
 def test_a_journal_that_names_a_path_for_its_study_moves_nothing_there(tmp_path: Path) -> None:
     runs = Runs(tmp_path / "runs")
-    Journal(runs.journal("birds")).append("launch", uuid="../../../../elsewhere")
+    Journal(runs.journal("birds")).append(launch("../../../../elsewhere"))
     assert "set aside as" in take_folder(runs, "birds", str(uuid4()))[0]
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     assert not runs.journal("birds").exists()
@@ -166,12 +168,12 @@ def test_what_a_journal_did_not_witness_is_not_judged_by_its_replay_and_the_rest
     stopped(here, spec(6), epochs=8, workers=2)
     begun = len(here.coordinator(ScriptedPool(trains), spec(6)).trials.study.get_trials())
     copied(here, there)
-    Journal(Runs(there.folder).journal("scripted")).append("accept", differences=["seed: 0 -> 1"])
+    Journal(Runs(there.folder).journal("scripted")).append(Accept(differences=["seed: 0 -> 1"]))
     stopped(there, spec(9), epochs=7, workers=2)
     run(copied(there, here), spec(12), workers=2)
 
     journals = [read_journal(Runs(bench.folder).journal("scripted")) for bench in (here, there)]
-    asked = [{event["trial"] for event in journal if event["event"] == "ask"} for journal in journals]
+    asked = [{event.trial for event in journal if event.event == "ask"} for journal in journals]
     assert asked[0] | asked[1] == set(range(12))
     assert asked[0] & asked[1] == set()
     for journal, own in zip(journals, asked, strict=True):

@@ -37,6 +37,7 @@ from search.watch.page import (
     CONFIRMED,
     HANDED_OVER,
     StudyPage,
+    draw_best,
     note_text,
     page_attributes,
     show_confirmation,
@@ -307,12 +308,38 @@ def test_the_best_so_far_has_its_pictures_among_the_artifacts(spec: StudySpec, s
             assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 20
 
 
+@pytest.mark.parametrize("damage", ["flip", "cut", "text", "empty", "other keys"])
+def test_a_damaged_file_of_confusions_is_said_in_the_log_and_the_curve_is_drawn_all_the_same(
+    spec: StudySpec, study: optuna.Study, runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    file = runs.confusion("birds")
+    file.parent.mkdir(parents=True)
+    study.add_trial(trial(0, 0.8))
+    np.savez(file, trial=0, table=[[0, 0, 5], [1, 1, 6]], names=["owl", "wren"])
+    content = bytearray(file.read_bytes())
+    content[content.index(b"NUMPY", content.index(b"table.npy")) + 140] ^= 1
+    match damage:
+        case "flip":
+            file.write_bytes(content)
+        case "cut":
+            file.write_bytes(content[:300])
+        case "text":
+            file.write_text("[1, 2]")
+        case "empty":
+            file.write_bytes(b"")
+        case _:
+            np.savez(file, trial=0)
+    (drawn,) = draw_best(study.get_trials(), spec, runs, tmp_path)
+    assert drawn.name == "best-curve.png"
+    assert f"{file} is damaged and is not drawn: " in capsys.readouterr().out
+
+
 def test_what_the_best_trial_mistook_is_kept_when_its_folder_goes(tmp_path: Path, runs: Runs) -> None:
     def leave(message: dict[str, Any]) -> None:
         """As a worker does after the last epoch."""
         file = runs.trial_confusion("scripted", message.trial)
         file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(file, trial=message.trial, confusion=np.eye(2), names=["owl", "wren"])
+        np.savez(file, trial=message.trial, table=[[0, 0, 1], [1, 1, 1]], names=["owl", "wren"])
 
     coordinator = Bench(tmp_path).coordinator(ScriptedPool(trains, on_epoch=leave))
     coordinator.run()

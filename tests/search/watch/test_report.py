@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 import pytest
 from invented import BEGAN, complete, many_trials, page_of, pruned, trial
+from lines import events_of, launch
 from optuna.trial import TrialState
 from sqlalchemy import URL
 from typer.testing import CliRunner
@@ -31,6 +32,7 @@ from search.figures.charts import (
 )
 from search.figures.timeline import segments_of_journal, segments_of_trials
 from search.paths import Runs
+from search.study.events import Assign, Crash
 from search.study.journal import Journal
 from search.study.trial import ranked
 from search.watch.report import html_of_report, write_report
@@ -89,21 +91,25 @@ class TestFigures:
         def event(at: float, kind: str, **values: Any) -> dict[str, Any]:
             return {"at": BEGAN.timestamp() + at, "event": kind} | values
 
-        segments = segments_of_journal(
+        def launch_at(at: float) -> dict[str, Any]:
+            return launch().model_dump() | {"at": BEGAN.timestamp() + at}
+
+        told = events_of(
             [
-                event(0, "launch"),
+                launch_at(0),
                 event(1, "assign", trial=0, worker="gpu 0", attempt=1),
                 event(2, "assign", trial=1, worker="gpu 1", attempt=1),
                 event(11, "crash", trial=0, worker="gpu 0", reason="signal 9 <b>"),
                 event(12, "assign", trial=0, worker="gpu 0", attempt=2),
-                event(22, "tell", trial=1, state="PRUNED"),
+                event(22, "tell", trial=1, state="PRUNED", value=0.1, reason=""),
                 event(30, "epoch", trial=0, step=1, value=0.1, pruned=False),  # the last before kill -9
-                event(90, "launch"),
+                launch_at(90),
                 event(91, "assign", trial=0, worker="gpu 1", attempt=1),
-                event(99, "tell", trial=0, state="COMPLETE"),
+                event(99, "tell", trial=0, state="COMPLETE", value=0.1, reason=""),
                 event(100, "assign", trial=2, worker="gpu 1", attempt=1),
             ]
         )
+        segments = segments_of_journal(told)
         assert [(segment.worker, segment.trial, segment.seconds, segment.outcome) for segment in segments] == [
             ("gpu 0", 0, 10, "crashed"),
             ("gpu 1", 1, 20, "pruned"),
@@ -175,8 +181,8 @@ class TestCommand:
         trials = [*many_trials(14), trial(14, TrialState.FAIL, [0.2], reason="out of memory")]
         study.add_trials(trials)
         journal = Journal(Runs(tmp_path).journal("digits"))
-        journal.append("assign", trial=3, worker="cpu:1", attempt=1)
-        journal.append("crash", trial=3, worker="cpu:1", reason="the worker ended with signal 9")
+        journal.append(Assign(trial=3, worker="cpu:1", attempt=1))
+        journal.append(Crash(trial=3, worker="cpu:1", reason="the worker ended with signal 9"))
         page = tmp_path / "story.html"
         places = ["--storage", str(url), "--runs", str(tmp_path), "--out", str(page)]
         answer = CliRunner().invoke(app, ["report", "digits", *places, "--json"])

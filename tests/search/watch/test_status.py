@@ -25,6 +25,7 @@ from search.watch import live as terminal
 from search.watch.live import Display, ending, epochs_done, log_line, show_watched, text_of_snapshot
 from search.watch.status import as_json, read_snapshot, read_state, snapshot_of, write_state
 from studies import Faults, StudySpec
+from trainer.kept import read_checked, write_checked
 
 
 def spec_of(trials: int = 6, epochs: int = 3) -> StudySpec:
@@ -116,7 +117,7 @@ class TestSeenFromOutside:
         busy = training(1, 1, attempt=2, memory_bytes=10, seconds_since_progress=5.0)
         file = tmp_path / "state.json"
         write_state(file, Snapshot("birds", 6, (), (busy, IDLE), 77.0, stopping=True), OWNER)
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"at": time.time() - 60}))
+        write_checked(file, read_checked(file) | {"at": time.time() - 60})
         seen = snapshot_of(spec_of(), study.get_trials(), read_state(file, OWNER))
         assert [replace(worker, seconds_since_progress=None) for worker in seen.workers] == [
             replace(busy, seconds_since_progress=None),
@@ -130,16 +131,18 @@ class TestSeenFromOutside:
         self, study: optuna.Study, tmp_path: Path, text: str
     ) -> None:
         (tmp_path / "state.json").write_text(text)
-        for file in (tmp_path / "state.json", tmp_path / "nothing.json"):
-            (worker,) = snapshot_of(spec_of(), study.get_trials(), read_state(file, OWNER)).workers
+        with pytest.warns(UserWarning, match=r"state\.json is damaged.*; what the workers do is not shown"):
+            damaged = read_state(tmp_path / "state.json", OWNER)
+        for state in (damaged, read_state(tmp_path / "nothing.json", OWNER)):
+            (worker,) = snapshot_of(spec_of(), study.get_trials(), state).workers
             assert (worker.trial, worker.epoch, worker.val_accuracy) == (1, 1, 0.4)
 
     def test_a_state_file_of_another_form_counts_as_none(self, tmp_path: Path) -> None:
         file = tmp_path / "state.json"
         write_state(file, Snapshot("birds", 6, (), (training(1, 1),), 77.0), OWNER)
-        said = json.loads(file.read_text())
+        said = read_checked(file)
         for foreign in ({"workers": [{"epoch": "first"}]}, {"at": None}, {"version": 1}):
-            file.write_text(json.dumps(said | foreign))
+            write_checked(file, said | foreign)
             assert read_state(file, OWNER) is None, foreign
 
     def test_what_a_killed_search_left_is_not_taken_for_that_of_the_owner_now(self, tmp_path: Path) -> None:

@@ -1,0 +1,213 @@
+"""Where an export is put: made beside its place, exchanged with what is there, and nothing deleted that is not ours.
+
+    exports/birds-3            the export
+    exports/.birds-3.partial   the next one while it is made, which UNFINISHED in it says
+
+Only a whole export is replaced: all its files are there, each has the sum that it had, and there is nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import count
+from pathlib import Path, PurePosixPath
+
+from search.errors import SearchError, UsageError
+from search.export.formats import weights
+from search.export.formats.table import format_of
+from search.export.record import METRICS, ExportRecord
+from studies.spec import FormatName
+from trainer.errors import no_room
+from trainer.kept import sync_folder
+from trainer.sums import SUMS, first_altered, read_sums
+
+CARD, CURVES, CONFUSION = "README.md", "plots/curves.png", "plots/confusion.png"
+
+UNFINISHED = "UNFINISHED"
+"""In a folder that is being made or removed: what is in it is ours."""
+
+CLASS_MAP_SINCE = 3
+"""Version of metrics.json from which on an export has a class map."""
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # <fcntl.h>, <stdio.h>
+_NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of kernels and file systems that cannot
+
+
+def altered(folder: Path) -> str | None:
+    """What is missing of an export or not as it was proven, in words; None where nothing is.
+
+    Raises:
+        OSError: the disk does not give a file.
+    """
+    try:
+        record, listed = ExportRecord.load(folder), read_sums(folder)
+    except (SearchError, ValueError, FileNotFoundError, NotADirectoryError):
+        return f"{METRICS} or {SUMS} is missing or altered"
+    name = first_altered(folder, listed, [*_files_of(record), *listed])
+    return None if name is None else f"{name} is missing or altered"
+
+
+def foreign(folder: Path) -> str | None:
+    """The first thing in a folder, by its path there, that its SHA256SUMS does not list."""
+    try:
+        ours = {PurePosixPath(name) for name in (*read_sums(folder), SUMS)}
+    except (OSError, ValueError):
+        ours = set()
+    ours |= {parent for name in ours for parent in name.parents}
+    for path in sorted(folder.rglob("*")):
+        if PurePosixPath(path.relative_to(folder).as_posix()) not in ours:
+            return path.relative_to(folder).as_posix()
+    return None
+
+
+def _files_of(record: ExportRecord) -> Iterator[str]:
+    """The files that an export has, SHA256SUMS apart."""
+    yield from ("config.json", weights.FILE, METRICS, CARD, CURVES, CONFUSION)
+    formats: tuple[FormatName, ...] = record.formats  # type: ignore[assignment]  # those of before and of today
+    yield from (format_of(name).file for name in formats)
+    if record.version >= CLASS_MAP_SINCE:
+        yield weights.CLASS_MAP
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of an export."""
+
+    target: Path
+    """Absolute."""
+    is_default: bool
+    """Whether nobody chose it: what is there and no whole export is set aside then; else the export is refused."""
+
+    @property
+    def flaw(self) -> str | None:
+        """Why what is there cannot be replaced, in words; None where nothing is there, or a whole export."""
+        if not self._is_taken():
+            return None
+        if not self.target.is_dir() or self.target.is_symlink():
+            return "it is no folder"
+        strange = foreign(self.target)
+        return altered(self.target) or (None if strange is None else f"{strange} in it is not of export-best")
+
+    def check(self) -> None:
+        """See, before anything is trained, whether an export can be put here; mend what a kill has left.
+
+        Raises:
+            UsageError: it cannot.
+        """
+        old = self._beside("old")
+        if not self._is_taken() and old.is_dir() and altered(old) is None:  # killed between two moves
+            old.rename(self.target)
+        if not self.is_default and (flaw := self.flaw) is not None:
+            raise UsageError(
+                f"--out {self.target} exists and is no whole export ({flaw}); it stays as it is: choose another folder"
+            )
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".", dir=self.target.parent):  # as the export is made
+                pass
+        except OSError as error:
+            if full := no_room(error, self.target.parent):
+                raise full from error
+            raise UsageError(f"--out {self.target} cannot be made ({error.strerror}); choose another folder") from error
+
+    def begin(self) -> Path:
+        """An empty folder beside the place; what a predecessor left there unfinished is removed."""
+        for number in count():
+            partial = self._beside(f"partial-{number}" if number else "partial")
+            if (partial / UNFINISHED).exists() or (partial.is_dir() and altered(partial) is None):
+                _discard(partial)
+            if not os.path.lexists(partial):
+                break
+        partial.mkdir(parents=True)
+        (partial / UNFINISHED).touch()
+        return partial
+
+    def finish(self, partial: Path) -> str | None:
+        """Put a whole export in place; at each instant the old or the new one is there. What became of the old one.
+
+        Raises:
+            UsageError: something else has come there meanwhile; the export stays beside it.
+        """
+        _sync(partial)
+        (partial / UNFINISHED).unlink()
+        flaw = self.flaw
+        if flaw is not None and not self.is_default:
+            raise UsageError(f"{self.target} is no whole export ({flaw}); it stays as it is, the new one is {partial}")
+        if not self._is_taken():
+            partial.rename(self.target)
+            sync_folder(self.target.parent)
+            return None
+        old = partial
+        if not _exchange(partial, self.target):
+            old = self._beside("old")
+            if old.is_dir() and altered(old) is None:
+                _discard(old)
+            self.target.rename(old)  # a kill after this is mended by ``check``
+            partial.rename(self.target)
+        sync_folder(self.target.parent)
+        if flaw is None and _discard(old):
+            return None
+        aside = self.target.with_name(f"{self.target.name}.aside-{datetime.now():%Y%m%d-%H%M%S}")
+        old.rename(aside)
+        return f"what was in {self.target} was no whole export ({flaw or foreign(aside)}): set aside as {aside}"
+
+    def _is_taken(self) -> bool:
+        if self.target.is_dir() and not self.target.is_symlink():
+            return any(self.target.iterdir())
+        return os.path.lexists(self.target)
+
+    def _beside(self, what: str) -> Path:
+        return self.target.with_name(f".{self.target.name}.{what}")
+
+
+def _discard(folder: Path) -> bool:
+    """Remove what is ours of a folder: all of one that UNFINISHED is in, else what its SHA256SUMS lists; whether
+    it is gone.
+    """
+    mark = folder / UNFINISHED
+    if mark.exists():
+        names = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
+    elif altered(folder) is None and foreign(folder) is None:
+        names = [Path(name) for name in (*read_sums(folder), SUMS)]
+        mark.touch()  # if this is ended in the middle
+    else:
+        return False
+    for name in names:
+        if name != Path(UNFINISHED):
+            (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody has just put something there
+        for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+            path.rmdir()
+        if [path.name for path in folder.iterdir()] == [UNFINISHED]:
+            mark.unlink()
+            folder.rmdir()
+    return not folder.exists()
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step, where system and file system can."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _sync(folder: Path) -> None:
+    """Make all files of a folder durable, so that a power cut leaves none of them empty under its final name."""
+    for path, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            with Path(path, name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(path))

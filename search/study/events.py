@@ -1,0 +1,303 @@
+"""The lines of a journal as frozen, checked values. Each says when ("at", seconds since 1970) and what ("event"):
+
+    launch    uuid, spec, space, versions  a coordinator begins, or goes on; uuid is the study's
+    accept    differences                  what changed since the study was begun, and was accepted
+    keep      settings                     settings that its file does not name -> what the study keeps
+    recipe    was, now, anew               a later version of the trainer's recipe; trials that it begins anew
+    enqueue   params                       a known recipe waits to be asked for
+    ask       trial, params                a candidate has all its settings
+    assign    trial, worker, attempt       a worker has it; attempts from 1
+    started   trial, constraints           counted, and the limit recorded
+    epoch     trial, step, value, pruned   reported and decided; pruned is null where the pruner was not asked
+    crash     trial, worker, kind, reason  its training failed; kinds in search/errors.py
+    tell      trial, state, value, reason  finished
+    stop      reason                       the coordinator ends
+
+A launch that finds more in the database than one step, which is what a kill keeps out, cannot know in which order it
+happened. It has two keys more: "rebuilt", the numbers of the trials that it happened to, and "history", all trials as
+they were then. What follows goes on from there. So has the first launch after a "recipe".
+
+The last key of a line is its sum: the CRC-32 of all before it, begun with the sum of the line above. So a line that was
+altered, taken out or put in breaks the chain. Lines of versions before have none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeAlias
+
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from search.errors import FailureKind
+from trainer.values import Json
+
+StateName = Annotated[str, Field(pattern=f"^({'|'.join(state.name for state in TrialState)})$")]
+
+Words = Annotated[
+    str,
+    BeforeValidator(lambda text: text.encode(errors="backslashreplace").decode() if isinstance(text, str) else text),
+]
+"""A text that may name a file, whose name may be no text."""
+
+Setting: TypeAlias = bool | int | float | str | None
+"""A value of a sampled setting; None where another program chose it."""
+
+_SUM = re.compile(rb'(?P<said>.*), "crc32": "(?P<crc32>[0-9a-f]{8})"\}', re.DOTALL)
+
+TAIL_BYTES = len(b', "crc32": "12345678"}\n')
+"""The end of a line that has a sum."""
+
+
+class _Recorded(BaseModel):
+    # Strict: what was written as a number is not read from a text. A database may hold values that are no numbers.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class RecordedTrial(_Recorded):
+    """A trial in a launch's history."""
+
+    state: StateName
+    value: float | None
+    params: Mapping[str, Setting]
+    distributions: Mapping[str, Mapping[str, Any]]
+    intermediate_values: Mapping[str, float]
+    """Step -> accuracy."""
+    system_attrs: Mapping[str, Any]
+    """Recipes that wait, constraints, the rungs of successive halving."""
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> RecordedTrial:
+        """A trial as it is now."""
+        return cls.model_construct(  # not checked: others may have stored it, and a search need not end for that
+            state=trial.state.name,
+            value=trial.value,
+            params=trial.params,
+            distributions=as_json(trial.distributions),
+            intermediate_values={str(step): value for step, value in trial.intermediate_values.items()},
+            system_attrs=trial.system_attrs,
+        )
+
+    def restored(self) -> FrozenTrial:
+        """The trial as Optuna knows it."""
+        return create_trial(
+            state=TrialState[self.state],
+            value=self.value,
+            params=dict(self.params),
+            distributions=axes_of(self.distributions),
+            intermediate_values={int(step): value for step, value in self.intermediate_values.items()},
+            system_attrs=dict(self.system_attrs),
+        )
+
+    @model_validator(mode="after")
+    def _can_be_restored(self) -> RecordedTrial:
+        self.restored()
+        return self
+
+
+class _Line(_Recorded):
+    at: float = Field(default_factory=lambda: round(time.time(), 3))
+
+
+class Launch(_Line):
+    """A coordinator begins, or goes on."""
+
+    event: Literal["launch"] = "launch"
+    uuid: str | None = None
+    spec: Mapping[str, Any]
+    space: Mapping[str, Mapping[str, Any]]
+    versions: Mapping[str, str]
+    rebuilt: Sequence[int] | None = None
+    history: Sequence[RecordedTrial] | None = None
+
+    @property
+    def axes(self) -> dict[str, BaseDistribution]:
+        """The space as Optuna knows it."""
+        return axes_of(self.space)
+
+    @model_validator(mode="after")
+    def _space_is_known(self) -> Launch:
+        axes_of(self.space)
+        return self
+
+
+class Accept(_Line):
+    """Changes were accepted."""
+
+    event: Literal["accept"] = "accept"
+    differences: Sequence[Words]
+
+
+class Keep(_Line):
+    """A study keeps settings that its file does not name."""
+
+    event: Literal["keep"] = "keep"
+    settings: Mapping[str, Any]
+
+
+class Recipe(_Line):
+    """A later version of the trainer's recipe."""
+
+    event: Literal["recipe"] = "recipe"
+    was: int
+    now: int
+    anew: Sequence[int]
+
+
+class Enqueue(_Line):
+    """A known recipe waits."""
+
+    event: Literal["enqueue"] = "enqueue"
+    params: Mapping[str, Any]
+
+
+class Ask(_Line):
+    """A candidate has all its settings."""
+
+    event: Literal["ask"] = "ask"
+    trial: int
+    params: Mapping[str, Setting]
+
+
+class Assign(_Line):
+    """A worker has a trial."""
+
+    event: Literal["assign"] = "assign"
+    trial: int
+    worker: str
+    attempt: int
+
+
+class Started(_Line):
+    """A trial is counted."""
+
+    event: Literal["started"] = "started"
+    trial: int
+    constraints: Mapping[str, float]
+
+
+class Epoch(_Line):
+    """An epoch is reported and decided."""
+
+    event: Literal["epoch"] = "epoch"
+    trial: int
+    step: int
+    value: float
+    pruned: bool | None
+
+
+class Crash(_Line):
+    """A training failed."""
+
+    event: Literal["crash"] = "crash"
+    trial: int
+    worker: str
+    kind: FailureKind | None = None
+    reason: Words
+
+
+class Tell(_Line):
+    """A trial has finished."""
+
+    event: Literal["tell"] = "tell"
+    trial: int
+    state: StateName
+    value: float | None
+    reason: Words
+
+
+class Stop(_Line):
+    """The coordinator ends."""
+
+    event: Literal["stop"] = "stop"
+    reason: Words
+
+
+class Later(_Line):
+    """What only a later version of this program understands."""
+
+    event: str
+
+
+Event: TypeAlias = (
+    Launch | Accept | Keep | Recipe | Enqueue | Ask | Assign | Started | Epoch | Crash | Tell | Stop | Later
+)
+
+_Known = Annotated[
+    Launch | Accept | Keep | Recipe | Enqueue | Ask | Assign | Started | Epoch | Crash | Tell | Stop,
+    Field(discriminator="event"),
+]
+_KNOWN: TypeAdapter[Event] = TypeAdapter(_Known)
+
+
+def axes_of(space: Mapping[str, Mapping[str, Json]]) -> dict[str, BaseDistribution]:
+    """Axes as Optuna knows them.
+
+    Raises:
+        ValueError: one of them is no axis.
+    """
+    try:
+        return {name: json_to_distribution(json.dumps(axis)) for name, axis in space.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"an axis that is none: {error}") from None
+
+
+def as_json(axes: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    """Axes as a line has them."""
+    return {name: json.loads(distribution_to_json(axis)) for name, axis in axes.items()}
+
+
+def line_of(event: Event, above: int) -> tuple[bytes, int]:
+    """The line of an event, and its sum; ``above`` is the sum of the line above, 0 where there is none."""
+    values = event.model_dump()
+    if isinstance(event, Launch):
+        values = {key: value for key, value in values.items() if value is not None or key == "uuid"}
+    said = json.dumps(values, default=dict).encode()[:-1]
+    crc32 = zlib.crc32(said, above)
+    return said + f', "crc32": "{crc32:08x}"}}\n'.encode(), crc32
+
+
+def sum_at_the_end(content: bytes) -> int:
+    """The sum of the last line of a journal whose last TAIL_BYTES these are; 0 where it has none."""
+    found = _SUM.fullmatch(content[:-1])
+    return int(found["crc32"], 16) if found else 0
+
+
+def read_line(line: bytes, above: int | None) -> tuple[Event, int | None]:
+    """The event of a line, and its sum.
+
+    Args:
+        line: without its end.
+        above: the sum of the line above; None as long as no line had one.
+
+    Raises:
+        ValueError: the line is not what was written.
+    """
+    found = _SUM.fullmatch(line)
+    if found is None:
+        if above is not None:
+            raise ValueError("it has no sum")
+        return _read(line, {"extra": "forbid"}), None
+    crc32 = int(found["crc32"], 16)
+    if zlib.crc32(found["said"], above or 0) != crc32:
+        raise ValueError("its sum differs")
+    said = found["said"] + b"}"
+    try:
+        return _read(said, {"extra": "ignore"}), crc32
+    except ValidationError as error:
+        if error.errors()[0]["type"] != "union_tag_invalid":
+            raise
+    return Later.model_validate_json(said, extra="ignore"), crc32
+
+
+def _read(line: bytes, how: dict[str, Any]) -> Event:
+    try:
+        values = json.loads(line)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return _KNOWN.validate_python(values, **how)

@@ -1,0 +1,162 @@
+"""Where an export is put, and what it never deletes."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from exports import write_whole_export
+
+import search.export.place
+from search.errors import UsageError
+from search.export.place import UNFINISHED, Place, altered
+from trainer.sums import write_sums
+
+
+def made(place: Place, identity: str = "new") -> Path:
+    """An export that was made beside its place."""
+    partial = place.begin()
+    write_whole_export(partial.with_name("made"), identity=identity)
+    shutil.copytree(partial.with_name("made"), partial, dirs_exist_ok=True)
+    shutil.rmtree(partial.with_name("made"))
+    return partial
+
+
+def there(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+FOREIGN: dict[str, Callable[[Path], object]] = {
+    "somebody's folder with a metrics.json": lambda folder: (
+        (folder / "raw").mkdir(parents=True),
+        (folder / "metrics.json").write_text('{"loss": 0.1}'),
+        (folder / "raw/data.csv").write_text("1"),
+    ),
+    "an export with notes in it": lambda folder: (
+        write_whole_export(folder),
+        (folder / "notes.txt").write_text("mine"),
+    ),
+    "an export with a picture among its plots": lambda folder: (
+        write_whole_export(folder),
+        (folder / "plots/mine.png").write_text("mine"),
+    ),
+    "an export with an empty folder": lambda folder: (write_whole_export(folder), (folder / "mine").mkdir()),
+    "an export whose card was edited": lambda folder: (
+        write_whole_export(folder),
+        (folder / "README.md").write_text("mine"),
+    ),
+    "an export without sums": lambda folder: (write_whole_export(folder), (folder / "SHA256SUMS").unlink()),
+    "an export without its weights, and sums that say so": lambda folder: (
+        write_whole_export(folder),
+        (folder / "model.safetensors").unlink(),
+        write_sums(folder),
+    ),
+    "a file": lambda folder: folder.write_text("mine"),
+    "a link to a folder": lambda folder: ((folder.parent / "far").mkdir(), folder.symlink_to("far")),
+}
+
+
+@pytest.mark.parametrize("exchanges", [True, False], ids=["exchange", "two moves"])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_is_no_whole_export_of_ours_is_never_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, exchanges: bool
+) -> None:
+    if not exchanges:
+        monkeypatch.setattr(search.export.place, "_exchange", lambda *_: False)
+    target = tmp_path / "birds"
+    FOREIGN[name](target)
+    before = there(target) if target.is_dir() else target.read_text()
+    chosen = Place(target, is_default=False)
+    with pytest.raises(UsageError, match=r"^--out .*/birds exists and is no whole export \(.*\); it stays as it is"):
+        chosen.check()
+    with pytest.raises(UsageError, match="it stays as it is, the new one is "):
+        chosen.finish(made(chosen))
+    assert (there(target) if target.is_dir() else target.read_text()) == before
+
+    default = Place(target, is_default=True)
+    default.check()
+    note = default.finish(made(default))
+    assert note is not None
+    assert altered(target) is None
+    (aside,) = tmp_path.glob("birds.aside-*")
+    assert str(aside) in note
+    assert (there(aside) if aside.is_dir() else aside.read_text()) == before
+
+
+@pytest.mark.parametrize("exchanges", [True, False], ids=["exchange", "two moves"])
+def test_a_whole_export_is_replaced_and_at_each_instant_one_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
+) -> None:
+    if not exchanges:
+        monkeypatch.setattr(search.export.place, "_exchange", lambda *_: False)
+    target = tmp_path / "birds"
+    place = Place(target, is_default=False)
+    place.finish(made(place, "old"))
+    old = there(target)
+    seen = []
+
+    def look(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and event in ("os.rename", "os.remove", "os.rmdir") and str(tmp_path) in str(arguments[0]):
+            seen.append(altered(target) is None)
+
+    watching = True
+    sys.addaudithook(look)
+    assert place.finish(made(place, "new")) is None
+    watching = False
+    assert len(seen) > 8
+    # Where a file system cannot exchange, both lie beside the place between the two moves; see the next test.
+    assert all(seen) if exchanges else seen.count(False) == 1
+    assert altered(target) is None
+    assert there(target) != old
+    assert [path.name for path in tmp_path.iterdir()] == ["birds"]
+
+
+def test_a_kill_between_two_moves_is_mended_before_anything_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search.export.place, "_exchange", lambda *_: False)
+    place = Place(tmp_path / "birds", is_default=True)
+    place.finish(made(place, "old"))
+    old = there(place.target)
+    rename = Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if path.name == ".birds.partial":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    partial = made(place, "new")
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        place.finish(partial)
+    monkeypatch.setattr(Path, "rename", rename)
+    assert not place.target.exists()
+    place.check()
+    assert there(place.target) == old
+    assert place.finish(made(place, "new")) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["birds"]
+
+
+def test_what_a_killed_export_left_is_removed_and_what_only_has_its_name_stays(tmp_path: Path) -> None:
+    place = Place(tmp_path / "birds", is_default=False)
+    first = place.begin()
+    (first / "plots").mkdir()
+    (first / "plots/half.png").touch()
+    assert place.begin() == first
+    assert [path.name for path in first.iterdir()] == [UNFINISHED]
+    (first / UNFINISHED).rename(first / "thesis.txt")
+    second = place.begin()
+    assert second.name == ".birds.partial-1"
+    assert (first / "thesis.txt").exists()
+
+
+def test_a_link_in_what_a_killed_export_left_is_not_followed(tmp_path: Path) -> None:
+    place = Place(tmp_path / "birds", is_default=False)
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far/data.csv").touch()
+    (place.begin() / "link").symlink_to(tmp_path / "far")
+    assert [path.name for path in place.begin().iterdir()] == [UNFINISHED]
+    assert (tmp_path / "far/data.csv").exists()

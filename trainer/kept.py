@@ -1,0 +1,104 @@
+"""Small files that are read back: written aside, synced, moved in place; JSON ones hold the CRC-32 of the rest.
+
+The sum finds what disks, crashes and other programs do. A file without the right one counts as none, and is said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import warnings
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainer.values import Json
+
+SUM = "crc32"
+
+
+class Altered(ValueError):
+    """A file is not what was written; the message says why."""
+
+
+def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write a file so that after a crash at any instant the old or the new one is there.
+
+    Args:
+        path: the file.
+        content: all of it.
+        durable: after a power cut too; what the next minute makes anew need not be.
+
+    Raises:
+        OSError: with the file's name, whatever step it was.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        partial.replace(path)
+        if durable:
+            sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a folder's entries durable, so that a power cut does not undo a move."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def with_sum(values: Mapping[str, Json]) -> bytes:
+    """Values as ``write_checked`` writes them."""
+    return json.dumps({**values, SUM: _sum(values)}).encode()
+
+
+def write_checked(path: Path, values: Mapping[str, Json], *, durable: bool = True) -> None:
+    """``write_whole`` of values with their sum."""
+    write_whole(path, with_sum(values), durable=durable)
+
+
+def read_checked(path: Path) -> dict[str, Json]:
+    """What ``write_checked`` wrote.
+
+    Raises:
+        OSError: it cannot be read; FileNotFoundError where there is none.
+        Altered: it is not what was written.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise Altered(f"{path} is damaged ({error})") from None
+    if not isinstance(values, dict) or values.pop(SUM, None) != _sum(values):
+        raise Altered(f"{path} is damaged, or of another version (its sum differs)")
+    return values
+
+
+def recall(path: Path, cure: str) -> dict[str, Json] | None:
+    """What ``write_checked`` wrote, of a file that is only a memory; None where there is none.
+
+    A damaged one is said in a warning that ends with the cure: "its pictures are measured again".
+    """
+    try:
+        return read_checked(path)
+    except OSError:
+        return None
+    except Altered as error:
+        warnings.warn(f"{error}; {cure}", stacklevel=3)
+        return None
+
+
+def _sum(values: Mapping[str, Json]) -> int:
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())

@@ -1,0 +1,71 @@
+"""SHA256SUMS, by which the files of an export are known: read, compared, and asked of a teacher. Without torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from trainer.errors import ConfigError
+from trainer.kept import write_whole
+
+SUMS = "SHA256SUMS"
+"""Lists the SHA-256 of every other file of an export, as ``sha256sum --check`` reads it."""
+
+TEACHING = ("config.json", "metrics.json", "model.safetensors")
+"""Files of an export that a teacher is loaded from."""
+
+
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """The sums of a folder: file, by its path in it -> SHA-256.
+
+    Raises:
+        OSError, ValueError: there is no such list.
+    """
+    lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+
+
+def write_sums(folder: Path, but: Iterable[str] = ()) -> None:
+    """Write SHA256SUMS over every file of a folder ``but`` some."""
+    left_out = {SUMS, *but}
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in left_out)
+    lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    write_whole(folder / SUMS, "".join(lines).encode())
+
+
+def first_altered(folder: Path, listed: dict[str, str], names: Iterable[str]) -> str | None:
+    """The first of some files that is gone, not listed, or differs from its sum."""
+    for name in names:
+        file = folder / name
+        if name not in listed or not file.is_file() or sha256(file) != listed[name]:
+            return name
+    return None
+
+
+def check_teacher(teacher: str) -> None:
+    """See whether a teacher that is an export is as it was proven; a timm model's name is not looked at.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    folder = Path(teacher).expanduser()
+    if not (folder / "config.json").exists():
+        return
+    try:
+        altered = first_altered(folder, read_sums(folder), TEACHING)
+    except (OSError, ValueError):
+        raise ConfigError(
+            f"distill.teacher {folder} is no export that can be loaded: no usable {SUMS}; export it again"
+        ) from None
+    if altered is not None:
+        raise ConfigError(
+            f"distill.teacher {folder}: {altered} is not the file that was proven (its SHA-256 is not that in {SUMS}); "
+            "export it again"
+        )
