@@ -1,13 +1,13 @@
 """From the best trial to a proven folder, and the use of that folder. It may know every room but running.
 
 export     writes the export aside, has it proven, moves it into place
-retrain    what is trained for an export: the best trials once more, then the chosen one
-trainings  trainings to their end on the workers of a pool
-record     what metrics.json says, as frozen values
-metrics    how those values come about: known before training, measured once
+retrain    the trainings for an export: the best trials once more, then the chosen one
+trainings  runs trainings to their end on the workers of a pool
+record     the content of metrics.json, as frozen values
+metrics    computes that content: the part known before training, the part measured once
 card       metrics.json in words: the model card
 nets       the exported model as one net, members and views included, and its files
-formats    a file per format: written, opened, told
+formats    a module per format: how its file is written, opened and described
 files      the files of an export as its readers see them; without torch
 proof      the clean process that compares an export with its card; shares no code with the writers
 predict    classify pictures with an export; without torch

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FILE = "model.safetensors"
 LIBRARY = "timm"
-"""The stock library that opens it, as users are told; model hubs have the same name for it."""
+"""Name of the stock library that opens the files, for users and for model hubs."""
 
 LOADING = """With timm, nothing of the program that made it:
 
@@ -70,7 +70,7 @@ def write_weights(folder: Path, net: nn.Module, config: TrainConfig, spec: Study
 
 
 def open_weights(folder: Path) -> Opened:
-    """Open them by timm and nothing else, where stock timm builds the net."""
+    """Open both files with timm alone; only for nets that stock timm builds."""
     import timm
     import torch
 
