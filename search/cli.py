@@ -220,7 +220,7 @@ def replay(
     study: StudyArgument = None,
     other: Annotated[
         str | None,
-        typer.Option("--with", metavar="pruner=NAME", help="What another pruner would have done."),
+        typer.Option("--with", metavar="pruner=NAME", help="Show the decisions of another pruner instead."),
     ] = None,
     as_json: JsonOption = False,
     runs: RunsOption = DEFAULT_RUNS.root,

@@ -81,7 +81,7 @@ def show_progress(
 
 
 def without_controls(text: str) -> str:
-    """A text of several lines without what would steer a terminal; names of files and classes are anybody's."""
+    """A text of several lines without control characters: names of files and classes may contain some."""
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 

@@ -94,7 +94,7 @@ StorageOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
 EndJsonOption = Annotated[
-    bool, typer.Option("--json", help="End with one JSON object on stdout; what is said before goes to stderr.")
+    bool, typer.Option("--json", help="End with one JSON object on stdout; messages go to stderr.")
 ]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder with the pictures.")]
 FigureOption = Annotated[

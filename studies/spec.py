@@ -201,7 +201,7 @@ class Final(FrozenModel):
 
 
 class StudySpec(FrozenModel):
-    """A study: data, limit, fixed recipe, space, budget, and what becomes of the best."""
+    """A study: data, limit, fixed recipe, space, budget, confirmation and export."""
 
     name: str
     """Name of the study in the database and of its folder. Default: the study file's name."""
@@ -212,9 +212,9 @@ class StudySpec(FrozenModel):
     limit: Limit = Limit()
     """The largest size that a candidate may have."""
     train: TrainConfig = TrainConfig()
-    """The fixed recipe: what every candidate shares."""
+    """The fixed recipe, which all candidates share."""
     space: dict[str, Axis]
-    """What is searched: a setting of [train], and its range { low, high, log, step } or a list of choices."""
+    """Each setting of [train] that is searched, with its range { low, high, log, step } or a list of choices."""
     known: Annotated[tuple[dict[str, Value], ...], BeforeValidator(_read_recipes)] = ()
     """Recipes to try first: each [[known]] is a table of settings from the space. Missing settings are sampled."""
     search: Search = Search()

@@ -34,7 +34,7 @@ class Columns(FrozenModel):
     split: str | None = None
     """train, val or test, by any of their names. Default: split, where there is one that says so."""
     group: str | None = None
-    """What must not stand on both sides of a split: patient, video, artist. Default: group, where there is one."""
+    """Groups of pictures that no split may divide: patients, videos, artists. Default: group, where there is one."""
 
 
 class DataConfig(FrozenModel):
@@ -51,7 +51,7 @@ class DataConfig(FrozenModel):
     """CSV or TSV that says the class of each picture, relative to path; the names of folders then mean nothing. Its
     first line names the columns. A row without a label is unlabelled."""
     test_labels: str | None = None
-    """The same of the test split."""
+    """CSV or TSV of the same form for the test split."""
     columns: Columns | None = None
     """Columns of the tables, for example { file = "name", label = "species" }. Default: found by name."""
     group_by: str | None = None

@@ -263,7 +263,7 @@ class ExportRecord(Results, Description):
 
 
 def without_times(found: Confirmation) -> dict[str, Json]:
-    """A confirmation as metrics.json has it."""
+    """A confirmation in the form of metrics.json, without its times."""
     return {name: value for name, value in found.to_json().items() if name not in ("seconds", "eta_seconds")}
 
 

@@ -63,7 +63,7 @@ class Snapshot:
 
     @property
     def best(self) -> TrialView | None:
-        """The best feasible completed trial, as ``search.study.trial.best_of`` has it."""
+        """The best feasible completed trial, ranked as in ``search.study.trial.best_of``."""
         complete = [trial for trial in self.finished if trial.state == "COMPLETE" and trial.feasible]
         return min(complete, key=lambda trial: rank(trial.value, trial.num_params, trial.number), default=None)
 
