@@ -110,7 +110,7 @@ class Description(Recorded):
     """The [train] table of every member; the members differ in their seeds."""
     finetune: Mapping[str, Json] | None
     teacher: str | None
-    """Identity of the teacher's files; None without distillation."""
+    """SHA-256 of the teacher's weights, or its name in timm; None without distillation."""
     seeds: tuple[int, ...]
     sampled: Mapping[str, Json]
     data: RecordedData
