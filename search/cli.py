@@ -56,12 +56,12 @@ app = typer.Typer(
 )
 
 JSON_VERSION = 1
-"""Version of the JSON shapes that have none of their own."""
+"""Version of the JSON shapes that have no version of their own."""
 
 
 @app.callback()
 def options(version: VersionOption = False, verbose: LoudnessOption = None) -> None:
-    """What every command takes."""
+    """Options that every command takes."""
 
 
 @app.command()
@@ -220,7 +220,7 @@ def replay(
     study: StudyArgument = None,
     other: Annotated[
         str | None,
-        typer.Option("--with", metavar="pruner=NAME", help="What another pruner would have done."),
+        typer.Option("--with", metavar="pruner=NAME", help="Show the decisions of another pruner instead."),
     ] = None,
     as_json: JsonOption = False,
     runs: RunsOption = DEFAULT_RUNS.root,
@@ -382,14 +382,14 @@ def _load(study: str, assignments: list[str], data: Path | None, labels: str | N
 
 
 def _study_name(study: str | None, runs: Runs) -> str:
-    """The study asked for, by its name, its file, or what launched it, or the one last launched."""
+    """Name of the requested study, given by its name or its file; by default, of the one launched last."""
     if study is None:
         return runs.study_last_launched()
     return _load(study, [], None).name if study.endswith(".toml") or "/" in study else study
 
 
 def _print(answer: Answer, text_of: Callable[[Answer], RenderableType], *, as_json: bool) -> None:
-    """Print what a command answers; in JSON with the answer's own version, where it has one."""
+    """Print the answer of a command. In JSON, an answer's own ``version`` replaces JSON_VERSION."""
     if as_json:
         from trainer.values import to_json
 

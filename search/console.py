@@ -1,4 +1,4 @@
-"""Where commands print: a console that outlives its reader, bars with the time that is left, and --quiet."""
+"""Output of commands: a console that outlives its reader, progress bars with the time left, and --quiet."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _quiet = False
 
 
 class Say(Protocol):
-    """Says one line to people, and logs it."""
+    """Shows one line to the user, and logs it."""
 
     def __call__(self, line: str, level: int = logging.INFO, /) -> None:
-        """The level is one of logging's; with --quiet, people hear of warnings and of what is worse."""
+        """``level`` is one of logging's; with --quiet, only warnings and errors are shown."""
 
 
 def is_quiet() -> bool:
@@ -46,7 +46,7 @@ class Terminal(Console):
     """A rich console that falls silent when its reader goes away (``| head``); rich itself would end the process."""
 
     def on_broken_pipe(self) -> None:
-        """Go on without a word."""
+        """Go on silently."""
         self.quiet = True
         drop_output(self.file)
 
@@ -63,7 +63,7 @@ class Terminal(Console):
             _on_unwritten(error, self.file)
 
     def say(self, line: str, level: int = logging.INFO, /) -> None:
-        """Say one line, which stays; a quiet terminal says warnings only, and on stderr."""
+        """Show one line permanently; with --quiet, only warnings and errors, on stderr."""
         logger.log(level, "%s", line)
         if not (self.quiet or is_quiet()):
             with contextlib.suppress(DiskError):  # the work goes on, and its result will tell
@@ -76,9 +76,9 @@ class Terminal(Console):
 def show_progress(
     console: Console, raise_if_stopped: Callable[[], None] = lambda: None
 ) -> Iterator[Callable[[str, int, int], None]]:
-    """Bars with the time that is left, in a terminal: what is given is called with (stage, done, total).
+    """Progress bars with the time left, in a terminal. Yields a function to call with (stage, done, total).
 
-    It calls ``raise_if_stopped`` each time.
+    That function calls ``raise_if_stopped`` each time.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=is_quiet() or not console.is_terminal) as bar:
@@ -94,7 +94,7 @@ def show_progress(
 
 
 def without_controls(text: str) -> str:
-    """A text of several lines without what would steer a terminal; names of files and classes are anybody's."""
+    """A text of several lines without control characters: names of files and classes may contain some."""
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 
@@ -119,17 +119,17 @@ def _on_unwritten(error: OSError, stream: IO[str]) -> None:
 
 
 def remark(line: str, *, aside: bool) -> None:
-    """Print a line that is no result, and that ``--quiet`` leaves out; ``aside``: on stderr."""
+    """Print a line that is not a result, unless ``--quiet``; on stderr if ``aside``."""
     if not _quiet:
         tell(line, sys.stderr if aside else sys.stdout)
 
 
 def tell_aside(line: str) -> None:
-    """Print a line on stderr, where there is one."""
+    """Print a line on stderr, if the process has one."""
     if sys.stderr is not None:
         tell(line, sys.stderr)
 
 
 def drop_output(stream: IO[str]) -> None:
-    """Nobody reads any more: what is still buffered must go somewhere, or the interpreter ends with code 120 for it."""
+    """Redirect a stream without a reader to nowhere; otherwise its buffer makes the interpreter end with code 120."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

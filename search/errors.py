@@ -1,4 +1,4 @@
-"""What a user can do wrong, and the exit code of each: the one table.
+"""Errors for the user, and the one table of their exit codes.
 
     SearchError
     ├── UsageError        2   unknown study, key or device; bounds that make no sense
@@ -6,10 +6,10 @@
     ├── NothingToExport   6   no trial has completed
     ├── HeldError         7   another process searches, exports or compares this study
     ├── DeviceHeld        7   another search or export trains on this GPU
-    ├── StudyChanged      8   the study file, the data or this program differ from what a study was begun with, or it
+    ├── StudyChanged      8   the study file, the data or this program changed since the study was begun, or the study
     │                         was deleted
-    ├── ProofFailed       9   an export does not do what its card says
-    ├── ReplayFailed      9   a sampler or pruner does not repeat what the journal says
+    ├── ProofFailed       9   an export differs from its card
+    ├── ReplayFailed      9   a sampler or pruner differs from the journal
     ├── TrainingFailed   10   every attempt at training ends in the same error
     └── Interrupted      75   stopped politely; the same command goes on from there
 
@@ -28,14 +28,14 @@ INTERNAL = 70
 FailureKind: TypeAlias = Literal[
     "diverged", "user", "changed", "disk", "memory", "device", "crash", "hang", "killed", "exit"
 ]
-"""What went wrong with a training; kept with the trial that it ended.
+"""Kind of failure of a training; stored with the trial that it ended.
 
     diverged  the loss is not finite              device  a CUDA error
     user      the settings or the pictures        crash   another exception in the worker
     changed   an epoch trained again differs      hang    no progress, and killed for it
     disk      a checkpoint cannot be written      killed  signal 9, from outside
     memory    an allocation failed, or the        exit    the process ended by itself, or by another signal
-              system killed for want of memory
+              system killed for lack of memory
 """
 
 
@@ -80,19 +80,19 @@ class DeviceHeld(SearchError):
 
 
 class StudyChanged(SearchError):
-    """The study file, the data or this program differ from what the study was begun with, or it was deleted."""
+    """The study file, the data or this program changed since the study was begun, or the study was deleted."""
 
     exit_code = 8
 
 
 class ProofFailed(SearchError):
-    """An export does not do what its card says."""
+    """An export differs from its card."""
 
     exit_code = 9
 
 
 class ReplayFailed(SearchError):
-    """A journal is damaged, or a fresh sampler or pruner does not repeat what it says."""
+    """A journal is damaged, or a fresh sampler or pruner gives other answers than those in it."""
 
     exit_code = 9
 
@@ -125,12 +125,12 @@ TRAINER_EXIT_CODES: dict[type[TrainerError], int] = {
 
 
 def exit_code_of(error: Exception) -> int:
-    """The documented exit code of an error; INTERNAL for anything that is not in the tables."""
+    """The documented exit code of an error; INTERNAL for errors that are not in the tables."""
     if isinstance(error, SearchError):
         return error.exit_code
     return next((code for kind, code in TRAINER_EXIT_CODES.items() if isinstance(error, kind)), INTERNAL)
 
 
 def reason_of(error: BaseException) -> str:
-    """An error for the journal: its sentence, or only its name where a driver's text may have a password in it."""
+    """An error in words for the journal; only its name if a driver's text might contain a password."""
     return str(error) if isinstance(error, SearchError | TrainerError) else type(error).__name__

@@ -1,4 +1,4 @@
-"""Options that commands share: what they are called, what the shell completes, -v and -q before and after a command."""
+"""Options that commands share: names, help, shell completion; -v and -q before or after the command."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from search.paths import DEFAULT_RUNS, Runs
 from search.process import debug_lines, versions
 
 SAFE_WORD = re.compile(r"[\w.-]+", re.ASCII)
-"""What a shell is given to complete: names of folders are anybody's, and some shells evaluate them."""
+"""Names that are offered to a shell for completion. Folders can have any name, and some shells evaluate them."""
 
 
 class Commands(TyperGroup):
-    """The commands, each of which takes what is said before its name, -v and -q, after it too."""
+    """The commands. Each one takes -v and -q after its name, as well as before it."""
 
     def __init__(self, **named: Any) -> None:
         super().__init__(**named)
@@ -42,19 +42,19 @@ def _show_version(wanted: bool) -> None:
 
 
 def _studies_to_search(incomplete: str) -> list[str]:
-    from studies import names  # 0.2 s
+    from studies import names  # imported here: it takes 0.2 s
 
     return [name for name in names() if name.startswith(incomplete)]
 
 
 def _studies_there(context: typer.Context, incomplete: str) -> list[str]:
-    """Those that have a folder under the runs folder; the database would take half a second to ask."""
+    """Names of the studies that have a folder under the runs folder; asking the database would take half a second."""
     there = (path.name for path in Runs(context.params.get("runs") or DEFAULT_RUNS.root).studies.glob("*"))
     return sorted(name for name in there if name.startswith(incomplete) and SAFE_WORD.fullmatch(name))
 
 
 def _devices(incomplete: str) -> list[str]:
-    """What ``--gpus`` takes here; after a comma, the GPUs that are not named yet."""
+    """Values of ``--gpus`` on this machine; after a comma, the GPUs that are not named yet."""
     from search.devices import visible_gpus
     from trainer.cores import num_cores
 
@@ -94,7 +94,7 @@ StorageOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
 EndJsonOption = Annotated[
-    bool, typer.Option("--json", help="End with one JSON object on stdout; what is said before goes to stderr.")
+    bool, typer.Option("--json", help="End with one JSON object on stdout; messages go to stderr.")
 ]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder with the pictures.")]
 FigureOption = Annotated[
@@ -141,7 +141,7 @@ VersionOption = Annotated[
 
 
 def overrides_of(assignments: list[str] | None, data: Path | None, labels: str | None = None) -> list[str]:
-    """``--set``, ``--data`` and ``--labels`` as "key=value", which override the study file."""
+    """``--set``, ``--data`` and ``--labels`` as "key=value" overrides of the study file."""
     given = {"path": data, "labels": labels}
     named = {name: json.dumps(str(one), ensure_ascii=False) for name, one in given.items() if one is not None}
     return [*(assignments or []), *(f"data.{name}={value}" for name, value in named.items())]

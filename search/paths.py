@@ -16,13 +16,13 @@ from trainer.kept import Altered, read_checked
 
 @dataclass(frozen=True)
 class Runs:
-    """The folder in which searches keep everything (``--runs``, default ``runs``)."""
+    """The folder for everything that searches write (``--runs``, default ``runs``)."""
 
     root: Path
 
     @property
     def option(self) -> str:
-        """What a command needs beside its other words to look here: " --runs DIR", or nothing."""
+        """The option with which a command uses this folder: " --runs DIR", or "" for the default."""
         return "" if self == DEFAULT_RUNS else f" --runs {shlex.quote(str(self.root))}"
 
     @property
@@ -32,31 +32,31 @@ class Runs:
 
     @property
     def cache(self) -> Path:
-        """Decoded pictures, shared by all studies; may be deleted while nothing runs."""
+        """Decoded pictures, shared by all studies; may be deleted while no command runs."""
         return self.root / "cache"
 
     @property
     def widths(self) -> Path:
-        """Sizes already counted, and widest widths already found."""
+        """Sizes counted before, and widest widths found before."""
         return self.root / "cache" / "widths.json"
 
     @property
     def artifacts(self) -> Path:
-        """Files that belong to studies and show in the dashboard, named by Optuna."""
+        """Files of studies that the dashboard shows, named by Optuna."""
         return self.root / "artifacts"
 
     @property
     def dashboard_log(self) -> Path:
-        """What a dashboard beside a search has to say."""
+        """Output of a dashboard beside a search."""
         return self.root / "dashboard.log"
 
     @property
     def last_study(self) -> Path:
-        """Holds the name of the study last launched."""
+        """File with the name of the study launched last."""
         return self.root / "last-study"
 
     def study_last_launched(self) -> str:
-        """The name of the study last launched here.
+        """The name of the study launched last.
 
         Raises:
             UsageError: none was, or the file that says which is damaged.
@@ -77,54 +77,54 @@ class Runs:
 
     @property
     def studies(self) -> Path:
-        """A folder for each study."""
+        """Folder with a folder for each study."""
         return self.root / "studies"
 
     def study(self, study: str) -> Path:
-        """A study's folder; study names are checked to be no paths before they come here."""
+        """A study's folder. ``study`` must have been checked not to be a path."""
         return self.studies / study
 
     def holder(self, study: str) -> Path:
-        """Says who owns the study now."""
+        """File with the name of the study's owner."""
         return self.study(study) / "holder"
 
     def lock(self, study: str) -> Path:
-        """Locked by whoever owns the study: nobody else changes what is in its folder."""
+        """Lock of the study's owner: no other process changes the study's folder."""
         return self.study(study) / "lock"
 
     def journal(self, study: str) -> Path:
-        """What happened in a study's search, step by step; see search/study/journal.py."""
+        """Log of a study's search, step by step; see search/study/journal.py."""
         return self.study(study) / "journal.jsonl"
 
     def damaged_journal(self, study: str, at: datetime) -> Path:
-        """Where one goes that cannot be read."""
+        """New name of a journal that cannot be read."""
         return self.study(study) / f"journal.damaged-{at:%Y%m%d-%H%M%S}.jsonl"
 
     def stop_request(self, study: str) -> Path:
-        """While it is there, the study's search is asked to stop."""
+        """While this file exists, the study's search is asked to stop."""
         return self.study(study) / "stop"
 
     def stop_requested(self, study: str) -> bool:
-        """Whether it is there; a disk that does not answer asks for nothing."""
+        """Whether the stop request exists; False if the disk does not answer."""
         try:
             return self.stop_request(study).exists()
         except OSError:
             return False
 
     def device(self, name: str) -> Path:
-        """Locked by whoever trains on a GPU."""
+        """Lock of the process that trains on a GPU."""
         return self.root / "devices" / f"{name}.lock"
 
     def state(self, study: str) -> Path:
-        """What a search's workers do now, for ``search status``; true only while somebody owns the study."""
+        """Current state of a search's workers, for ``search status``; valid only while the study has an owner."""
         return self.study(study) / "state.json"
 
     def page(self, study: str) -> Path:
-        """Drawn for the dashboard's study page, until the coordinator has put it there."""
+        """Attributes drawn for the dashboard's study page, until the coordinator has stored them."""
         return self.study(study) / "page.json"
 
     def page_log(self, study: str) -> Path:
-        """What the process that draws the page has to say."""
+        """Output of the process that draws the page."""
         return self.study(study) / "logs" / "page.log"
 
     def confusion(self, study: str) -> Path:
@@ -132,11 +132,11 @@ class Runs:
         return self.study(study) / "confusion.npz"
 
     def trials(self, study: str) -> Path:
-        """A folder for each running trial."""
+        """Folder with a folder for each running trial."""
         return self.study(study) / "trials"
 
     def trial(self, study: str, trial: int) -> Path:
-        """What a running trial keeps; removed when it has finished."""
+        """Folder of a running trial; removed when the trial has finished."""
         return self.trials(study) / str(trial)
 
     def checkpoint(self, study: str, trial: int) -> Path:
@@ -144,27 +144,27 @@ class Runs:
         return self.trial(study, trial) / "checkpoint"
 
     def trial_confusion(self, study: str, trial: int) -> Path:
-        """The same of a trial that has just finished its last epoch."""
+        """Confusion matrix of a trial that has just finished its last epoch."""
         return self.trial(study, trial) / "confusion.npz"
 
     def final_checkpoint(self, study: str, recipe: str) -> Path:
-        """State of the retraining of a recipe for its export."""
+        """State of a recipe's training for an export."""
         return self.study(study) / "final" / recipe / "checkpoint"
 
     def earlier(self, study: str, uuid: str) -> Path:
-        """What another study of the same name left: it was deleted since, or is in another database."""
+        """Files of another study of the same name, which was deleted or is in another database."""
         return self.study(study) / "earlier" / uuid
 
     def put_aside(self, study: str, uuid: str) -> None:
-        """Move to ``earlier`` what belongs to one study and to no other of its name."""
+        """Move the files that belong to one particular study of this name to ``earlier``."""
         _move(self.study(study), self.earlier(study, uuid))
 
     def bring_back(self, study: str, uuid: str) -> bool:
-        """Move it back; whether there was anything."""
+        """Move the files in ``earlier`` back. Returns whether there were any."""
         return _move(self.earlier(study, uuid), self.study(study))
 
     def checkpoints(self, study: str) -> dict[Path, int]:
-        """Folders with checkpoints of a study -> bytes, oldest first."""
+        """Folders with checkpoints of a study -> their bytes, oldest first."""
         found = {}
         for stage in ("trials", "final", "earlier/*/trials"):
             for folder in self.study(study).glob(f"{stage}/*"):
@@ -178,30 +178,30 @@ class Runs:
         return {folder: size for folder, (_, size) in sorted(found.items(), key=lambda item: item[1])}
 
     def still_needed(self, study: str, needed: int, folds: int = 0) -> int:
-        """Bytes that must be free for the checkpoints of a study's running trials: what these do not take already.
+        """Bytes that must be free for the checkpoints of a study's running trials, besides those they already take.
 
         Args:
-            study: its name.
-            needed: by all that are kept, two of each fold, and those that are written next, beside them.
-            folds: of the study's data; 0 for one validation split.
+            study: name of the study.
+            needed: bytes for all checkpoints: two for each fold are kept, and the next is written beside them.
+            folds: number of folds of the study's data; 0 for one validation split.
         """
         taken = sum(size for folder, size in self.checkpoints(study).items() if folder.parent == self.trials(study))
-        # More trials may lie there than are trained at once, and what is written next needs room all the same.
+        # There may be more trials than are trained at once, and the next checkpoint needs room all the same.
         return max(needed - taken, needed // (2 * max(1, folds) + 1))
 
     def has_room(self, study: str, needed: int, folds: int = 0) -> bool:
-        """Whether as much is free as is ``still_needed``; on a disk that does not answer, nothing is."""
+        """Whether ``still_needed`` bytes are free; False if the disk does not answer."""
         try:
             return shutil.disk_usage(self.root).free >= self.still_needed(study, needed, folds)
         except OSError:
             return False
 
     def keep_to_quota(self, study: str, quota: float) -> list[str]:
-        """Delete the oldest checkpoints that nobody trains, until the rest takes ``quota`` bytes; their names."""
+        """Delete the oldest unused checkpoints until the rest takes at most ``quota`` bytes. Returns their names."""
         removed: list[str] = []
         try:
             sizes = self.checkpoints(study)
-        except OSError:  # the disk does not answer; that is told where it matters
+        except OSError:  # the disk does not answer; the error is reported where it matters
             return removed
         for folder in [folder for folder in sizes if folder.parent != self.trials(study)]:
             if sum(sizes.values()) <= quota:
@@ -212,19 +212,19 @@ class Runs:
         return removed
 
     def worker_log(self, study: str, worker: int) -> Path:
-        """What a worker process prints."""
+        """Output of a worker process."""
         return self.study(study) / "logs" / f"worker-{worker}.log"
 
     def coordinator_log(self, study: str) -> Path:
-        """What a search said and decided."""
+        """Log of a search: messages and decisions."""
         return self.study(study) / "logs" / "coordinator.log"
 
     def export_log(self, study: str) -> Path:
-        """What exports of a study said and decided."""
+        """Log of a study's exports: messages and decisions."""
         return self.study(study) / "logs" / "export.log"
 
     def export(self, study: str, trial: int) -> Path:
-        """Where an export goes unless ``--out`` says otherwise."""
+        """Default folder of an export, without ``--out``."""
         return self.root / "exports" / f"{study}-{trial}"
 
 
@@ -232,7 +232,7 @@ DEFAULT_RUNS = Runs(Path("runs"))
 
 
 def _move(source: Path, target: Path) -> bool:
-    # The journal last: it says whose the others are.
+    # The journal is moved last, because it shows which study the other files belong to.
     found = [name for name in ("trials", "confusion.npz", "journal.jsonl") if (source / name).exists()]
     for name in found:
         target.mkdir(parents=True, exist_ok=True)

@@ -24,19 +24,19 @@ from search.errors import INTERNAL, SECOND_SIGNAL, Interrupted, SearchError, exi
 from trainer.errors import DiskError, TrainerError, no_room
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, the polite kill, and a closed terminal."""
+"""Ctrl-C, ``kill`` without options, and a closed terminal."""
 
 PACKAGES = ("search", "studies", "trainer")
-"""Whose loggers are ours."""
+"""Packages whose loggers belong to this program."""
 
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.ESTALE)
 """What a system says of files that are in the way, read-only, or on a disk that fails."""
 
 LOG_BYTES = 10_000_000
-"""Size at which a log file is moved to NAME.1, in place of the one before, and begun anew."""
+"""Size at which a log file is moved to NAME.1, replacing the previous one, and a new file begins."""
 
 STUCK_SECONDS = 5.0
-"""After the signal that ends a process, how long it may take to end by itself."""
+"""Longest time for a process to end by itself after the signal that ends it."""
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +70,9 @@ def run_command(command: Callable[..., object]) -> None:
 
 
 def leave_after(run: Callable[[], object]) -> NoReturn:
-    """Run something, and end the process with its exit code at once.
+    """Run a function, and end the process at once with its exit code.
 
-    Once torch is imported, the interpreter takes 1 to 3 s to give a million objects back one by one.
+    Once torch is imported, a normal end takes 1 to 3 s, because the interpreter frees a million objects one by one.
     """
     code = None
     end_although_stuck()
@@ -91,9 +91,10 @@ def leave_after(run: Callable[[], object]) -> NoReturn:
 
 
 def end_although_stuck() -> None:
-    """See to it that no signal waits for a call that does not come back: of a database or a disk that hangs.
+    """Make sure that signals end the process even if a call to a database or a disk hangs.
 
-    Python's own handlers run when the main thread has returned from such a call. The system tells this pipe at once.
+    Python's own handlers run only after the main thread has returned from such a call. The system writes to the wakeup
+    pipe at once, and a thread reads it.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -105,7 +106,7 @@ _grace_seconds = 20.0
 
 
 def allow_grace(seconds: float) -> None:
-    """Let SIGTERM and a closed terminal wait for so long, as ``faults.grace_seconds`` says."""
+    """Set the grace time after SIGTERM or a closed terminal: ``faults.grace_seconds``."""
     global _grace_seconds
     _grace_seconds = seconds
 
@@ -133,7 +134,7 @@ def _of_disk(error: OSError) -> DiskError | None:
 
 
 def _hide_password() -> None:
-    """Start anew without a password on the command line, which everybody on the machine can read for as long as we run.
+    """Restart the process without a password on the command line, which every user of the machine can read.
 
     The URL moves to the environment, which only this user can read.
     """
@@ -149,20 +150,20 @@ def _hide_password() -> None:
 
 @contextlib.contextmanager
 def debug_lines() -> Iterator[None]:
-    """While active, debug lines of the packages go to stderr: ``--verbose``. All others are shown anyway."""
+    """While active, debug lines of the packages go to stderr: ``--verbose``. All other lines are shown anyway."""
     with _logged_by(_DebugLines()):
         yield
 
 
 @contextlib.contextmanager
 def log_to(file: Path, say: Say) -> Iterator[None]:
-    """While active, all that the packages log is appended to a file, which ends with why the work ended.
+    """While active, all log lines of the packages are appended to a file. The last line has the reason of the end.
 
-    The work goes on where the file cannot be written. What is missing then is not added later.
+    If the file cannot be written, the work goes on; the missing lines are not added later.
 
     Args:
-        file: it, at most LOG_BYTES; what it had before is in NAME.1.
-        say: told once, where the file cannot be written.
+        file: the log file, at most LOG_BYTES; older lines are in NAME.1.
+        say: called once if the file cannot be written.
     """
     with _logged_by(_log_file(file, say)):
         logger.info("process %d: %s", os.getpid(), versions())
@@ -175,7 +176,7 @@ def log_to(file: Path, say: Say) -> Iterator[None]:
 
 
 def versions() -> str:
-    """The version of this program, and of what results depend on most; nothing of it is imported."""
+    """Versions of this program and of the packages that results depend on most, without importing them."""
     from importlib.metadata import version  # 20 ms
 
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "optuna"))
@@ -211,7 +212,7 @@ def _log_file(file: Path, say: Say) -> logging.Handler:
     from logging.handlers import RotatingFileHandler  # 35 ms
 
     class LogFile(RotatingFileHandler):
-        """Opened with the first line, and again after one that could not be written."""
+        """A log file that is opened with its first line, and again after a line that could not be written."""
 
         told = False
 
@@ -222,11 +223,11 @@ def _log_file(file: Path, say: Say) -> logging.Handler:
         def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # its name in logging
             error = sys.exception()
             if not isinstance(error, OSError):
-                super().handleError(record)  # a mistake of ours
+                super().handleError(record)  # a bug of this program
                 return
             stream, self.stream = self.stream, None
             if stream is not None:
-                with contextlib.suppress(OSError):  # what it still holds has no room
+                with contextlib.suppress(OSError):  # there is no room for its buffer
                     stream.close()
             if not self.told:
                 self.told = True
@@ -245,7 +246,7 @@ def _say_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """One line, without the code's."""
+    """Show a warning as one line, without the line of code."""
     logger.warning("%s", message)
     tell_aside(f"search: warning: {message}")
 
@@ -256,12 +257,12 @@ def _say(error: Exception) -> None:
 
 
 class Signalled(BaseException):
-    """Unlike Interrupted no Exception: torch's exporter tries something else after those."""
+    """A signal. Not an Exception, unlike Interrupted, because torch's exporter catches those and goes on."""
 
 
 def _interrupted(_number: int, _frame: object) -> None:
     for number in STOP_SIGNALS:
-        if signal.getsignal(number) is _interrupted:  # a closed terminal says so twice, see search/running/launch.py
+        if signal.getsignal(number) is _interrupted:  # a closed terminal signals twice, see search/running/launch.py
             signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else _stop_at_once)
     raise Signalled
 

@@ -1,4 +1,4 @@
-"""What to search: study files and the values they mean. Knows nothing of Optuna."""
+"""Study files, and the validated values that they stand for. Knows nothing about Optuna."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-logger.addHandler(logging.NullHandler())  # what is logged goes where the caller says
+logger.addHandler(logging.NullHandler())  # the caller decides where log lines go
 
 _FOLDER = Path(__file__).parent
 _TEMPLATE = "template"
@@ -52,7 +52,7 @@ def load(study: str, assignments: Iterable[str] = ()) -> StudySpec:
         assignments: "key=value" overrides, keys dotted as in the file.
 
     Raises:
-        ConfigError: no such study, not TOML, or any problem in it; all of them are named at once.
+        ConfigError: there is no such study, the file is not TOML, or it has problems; the message lists all of them.
     """
     try:
         values = tomllib.loads(_text(study))
@@ -77,7 +77,7 @@ def begin(file: Path) -> Begun:
     """Write the template as a new study file.
 
     Raises:
-        ConfigError: the file is there already, or its folder is not or cannot be written to.
+        ConfigError: the file exists already, or its folder is missing or cannot be written to.
     """
     if not file.parent.is_dir():
         raise ConfigError(f"there is no folder {file.parent}; create it first")
@@ -94,7 +94,7 @@ def begin(file: Path) -> Begun:
 
 
 def text_of_begun(begun: Begun) -> str:
-    """What ``search studies --new`` prints."""
+    """The output of ``search studies --new``."""
     return f"wrote {begun.written}; edit it, then: search check {begun.written} --data DIR"
 
 
@@ -104,9 +104,9 @@ class Shipped:
 
     name: str
     data: str
-    """Source of its images."""
+    """Source of the images."""
     models: tuple[str, ...]
-    """The models that it searches."""
+    """The models that the study searches."""
     trials: int
 
 
@@ -133,7 +133,7 @@ def shipped() -> ShippedStudies:
 
 
 def text_of_studies(answer: ShippedStudies) -> str:
-    """What ``search studies`` prints."""
+    """The output of ``search studies``."""
     rows = [
         (study.name, study.data, study.models[0] if len(study.models) == 1 else f"{len(study.models)} models")
         for study in answer.studies

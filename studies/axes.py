@@ -1,4 +1,4 @@
-"""What [space] may sample, and how an axis or a known recipe's value is read and checked."""
+"""The settings that [space] may sample, and the checks of axes and of known recipes."""
 
 from __future__ import annotations
 
@@ -53,17 +53,18 @@ SAMPLED = (
     "mix_alpha",
     "augment_from_epoch",
 )
-"""Settings of [train] that [space] may sample. Not the number of epochs: pruners compare trials of one length."""
+"""Settings of [train] that [space] may sample. The number of epochs is none of them: pruners compare trials of equal
+length."""
 
 TABLES: dict[str, type[FrozenModel]] = {"sam": Sam, "distill": Distill}
 """Tables of [train] with settings that can be sampled, named "sam.rho"."""
 
 TOGETHER = (("mixup", "cutmix"), ("schedule", "warmup_epochs", "step_epochs"))
-"""Settings that TrainConfig has rules about, together. What its rules take at the corners they take in between."""
+"""Settings that rules of TrainConfig combine. If a rule accepts the corners of a space, it accepts all inside, too."""
 
 WIDTH_SHARE = "width_share"
-"""What is sampled instead of width_mult where other sampled settings change the size too: the share of the range of
-widths that fits, given them. So the space stays a box, and all of it is feasible."""
+"""Name of the setting that is sampled instead of width_mult if other sampled settings change the size too: a share of
+the range of widths that fit with the other settings. So the space stays a box, and all of it is feasible."""
 
 
 def _read_value(value: object) -> object:
@@ -99,7 +100,7 @@ class Range(FrozenModel):
 
 
 def _read_axis(axis: object) -> object:
-    """A table is a range, a list is choices: said here, for a union would tell why it is neither of the two."""
+    """Read a table as a range and a list as choices. A union type would report the problems of both readings."""
     if isinstance(axis, dict):
         try:
             return Range.model_validate(axis)
@@ -118,17 +119,21 @@ Axis = Annotated[Range | tuple[Value, ...], BeforeValidator(_read_axis)]
 
 
 def sizes_vary(keys: Iterable[str]) -> bool:
-    """Whether these settings, when sampled, change the size by more than the width."""
+    """Whether these sampled settings include one that changes the size, besides the width."""
     return bool(({"model", *SIZE_SETTINGS} - {"width_mult"}).intersection(keys))
 
 
 def axis_problems(
     key: str, axis: Axis, train: TrainConfig | None, *, limited: bool, width_is_shared: bool
 ) -> Iterator[str]:
-    """What is wrong with sampling ``key`` from ``axis``, given the fixed recipe, where that is valid.
+    """Problems of sampling ``key`` from ``axis``.
 
-    ``limited``: whether [limit] names something for a width without an upper end to fit. ``width_is_shared``: whether
-    a share of the widths that fit stands for width_mult, because other sampled settings change the size too.
+    Args:
+        key: the setting.
+        axis: its range or choices.
+        train: the fixed recipe; None if it is invalid.
+        limited: whether [limit] has a limit, which a width without an upper end needs.
+        width_is_shared: whether WIDTH_SHARE is sampled instead of width_mult.
     """
     if key not in SAMPLED:
         yield f"cannot be sampled; {nearest(key, SAMPLED)}"
@@ -161,7 +166,7 @@ def axis_problems(
 
 
 def recipe_problems(key: str, value: Value, space: Mapping[str, Axis], train: TrainConfig | None) -> Iterator[str]:
-    """What is wrong with ``key = value`` in a known recipe, given the fixed recipe, where that is valid."""
+    """Problems of ``key = value`` in a known recipe; ``train`` is the fixed recipe, None if it is invalid."""
     axis = space.get(key)
     if axis is None:
         yield f"is not in the space; {nearest(key, space)}"
@@ -178,7 +183,7 @@ def recipe_problems(key: str, value: Value, space: Mapping[str, Axis], train: Tr
 
 
 def corner_problems(space: Mapping[str, Axis], train: TrainConfig) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What TrainConfig has against candidates whose settings it takes one by one, each with its place in the space."""
+    """Problems of combinations of settings that TrainConfig accepts one by one, as (place in the space, problem)."""
     for keys in TOGETHER:
         corners = product(*(values_of(key, train, space) for key in keys))
         text = next(filter(None, (_contradiction(train, zip(keys, corner, strict=True)) for corner in corners)), None)
@@ -193,7 +198,7 @@ def corner_problems(space: Mapping[str, Axis], train: TrainConfig) -> Iterator[t
 
 
 def _contradiction(train: TrainConfig, settings: Iterable[tuple[str, object]]) -> str | None:
-    """What TrainConfig has against these values together, given the fixed recipe."""
+    """TrainConfig's problem with these values together in the fixed recipe; None if there is none."""
     try:
         TrainConfig.model_validate(train.model_dump() | dict(settings))
     except ValidationError as error:
@@ -202,7 +207,7 @@ def _contradiction(train: TrainConfig, settings: Iterable[tuple[str, object]]) -
 
 
 def _refusals(train: TrainConfig, key: str, value: Value) -> list[str]:
-    """What TrainConfig has against ``key = value`` by itself; see ``corner_problems`` for what it may go with."""
+    """TrainConfig's problems with ``key = value`` alone; ``corner_problems`` checks combinations."""
     integral = isinstance(value, float) and annotation_of(key) is int and value == int(value)
     values = train.model_dump()
     assign(values, key, int(value) if integral else value)
@@ -215,18 +220,18 @@ def _refusals(train: TrainConfig, key: str, value: Value) -> list[str]:
 
 
 def values_of(key: str, train: TrainConfig, space: Mapping[str, Axis]) -> tuple[Value | None, ...]:
-    """What a setting can be in a study: its choices, the ends of its range (the upper first), or the fixed value."""
+    """Values of a setting in a study: its choices, the ends of its range (the upper first), or the fixed value."""
     axis = space.get(key, (getattr(train, key),))
     return (axis.high, axis.low) if isinstance(axis, Range) else axis
 
 
 def numbers_of(key: str, train: TrainConfig, space: Mapping[str, Axis]) -> list[float]:
-    """As ``values_of``, of a setting that is a number."""
+    """``values_of`` a setting that is a number."""
     return [value for value in values_of(key, train, space) if isinstance(value, int | float)]
 
 
 def annotation_of(key: str) -> object:
-    """The type of a setting, dotted where it is one of a table; without the None that turns it off."""
+    """The type of a setting, without the None that turns it off. A setting of a table has a dotted key."""
     table, dot, name = key.rpartition(".")
     fields = TABLES[table].model_fields if dot else TrainConfig.model_fields
     kind = fields[name].annotation
@@ -234,7 +239,7 @@ def annotation_of(key: str) -> object:
 
 
 def assign(values: dict[str, object], key: str, value: object) -> None:
-    """Set a setting, dotted where it is one of a table, among those of [train]."""
+    """Set a setting of [train]. A setting of a nested table has a dotted key."""
     table, dot, name = key.partition(".")
     if dot:
         settings = values[table] or {}

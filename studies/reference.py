@@ -64,12 +64,12 @@ def _is_section(name: str, field: FieldInfo) -> bool:
 def _rows(
     kind: type[FrozenModel], *, searched_as: str | None = None, only: Sequence[str] | None = None
 ) -> Iterator[str]:
-    """A table of Markdown, a row a field.
+    """A Markdown table, one row for each field.
 
     Args:
         kind: the model.
-        searched_as: what precedes a field's name in [space], such as "sam."; None: [space] has none of them.
-        only: the names of these fields; None: all.
+        searched_as: prefix of a field's name in [space], such as "sam."; None if [space] cannot sample the fields.
+        only: names of the fields to list; None: all.
     """
     searched = {
         name: searched_as is not None and f"{searched_as}{name}" in SAMPLED for name in only or kind.model_fields
@@ -84,7 +84,7 @@ def _rows(
 
 
 def _values(field: FieldInfo) -> str:
-    """What a key may hold: "number, above 0"."""
+    """The values that a key may have, such as "number, above 0"."""
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     limits = [
         f"{words[name]} {getattr(bound, name):g}" for bound in field.metadata for name in words if hasattr(bound, name)
@@ -109,7 +109,7 @@ def _kind(annotation: object) -> str:
 
 
 def model_of(annotation: object) -> type[FrozenModel] | None:
-    """The model that a field holds, if it holds one or none."""
+    """The model that a field holds; None if it holds no model."""
     kinds = [kind for kind in (annotation, *get_args(annotation)) if inspect.isclass(kind)]
     return next((kind for kind in kinds if get_origin(kind) is None and issubclass(kind, FrozenModel)), None)
 

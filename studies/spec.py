@@ -1,6 +1,6 @@
 """StudySpec: what to search, validated.
 
-Every field of a study file is documented here, those of an axis in studies/axes.py, with unit and default.
+Every field of a study file is documented here with unit and default; the fields of an axis are in studies/axes.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from trainer.config import SIZE_SETTINGS, DataConfig, Distill, ModelSize, Optimi
 from trainer.values import FrozenModel, validate
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""Study names become folders, so they are no paths."""
+"""Valid names of studies. They become names of folders, so a path is not valid."""
 
 
 def _read_recipes(known: object) -> object:
@@ -40,7 +40,7 @@ def _read_recipes(known: object) -> object:
 
 
 UNITS = {"params": "parameters", "macs": "multiply-adds"}
-"""What a Limit counts, in words."""
+"""Field of a Limit -> its unit in words."""
 
 
 class Limit(FrozenModel):
@@ -99,7 +99,7 @@ class Faults(FrozenModel):
 
 
 def _read_webhook(value: object) -> object:
-    """Checked here, and without showing it: an address that lets whoever has it post is a secret."""
+    """Check the address without showing it in an error: it is a secret, because anyone who has it can post."""
     if value is not None:
         address = urlsplit(value) if isinstance(value, str) else None
         if address is None or address.scheme not in ("http", "https") or not address.hostname:
@@ -143,7 +143,7 @@ class Finetune(FrozenModel):
 
 
 FormatName: TypeAlias = Literal["onnx", "pt2"]
-"""A format has a file in search/export/formats."""
+"""Name of a format. Each format has a module in search/export/formats."""
 
 
 class Final(FrozenModel):
@@ -185,12 +185,12 @@ class Final(FrozenModel):
 
     @property
     def sees_validation(self) -> bool:
-        """Whether the exported weights were trained on the validation split, which then says nothing about them."""
+        """Whether the exported weights were trained on the validation split, so that it cannot judge them."""
         return self.fits_on_validation or self.finetune is not None
 
     @property
     def fits_on_validation(self) -> bool:
-        """Whether the validation split is part of what is trained on, so that nothing is left to select by."""
+        """Whether the validation split is part of the training pictures, so that no split is left to select by."""
         match self.fit_on:
             case "train":
                 return False
@@ -201,7 +201,7 @@ class Final(FrozenModel):
 
 
 class StudySpec(FrozenModel):
-    """A study: data, limit, fixed recipe, space, budget, and what becomes of the best."""
+    """A study: data, limit, fixed recipe, space, budget, confirmation and export."""
 
     name: str
     """Name of the study in the database and of its folder. Default: the study file's name."""
@@ -212,9 +212,9 @@ class StudySpec(FrozenModel):
     limit: Limit = Limit()
     """The largest size that a candidate may have."""
     train: TrainConfig = TrainConfig()
-    """The fixed recipe: what every candidate shares."""
+    """The fixed recipe, which all candidates share."""
     space: dict[str, Axis]
-    """What is searched: a setting of [train], and its range { low, high, log, step } or a list of choices."""
+    """Each setting of [train] that is searched, with its range { low, high, log, step } or a list of choices."""
     known: Annotated[tuple[dict[str, Value], ...], BeforeValidator(_read_recipes)] = ()
     """Recipes to try first: each [[known]] is a table of settings from the space. Missing settings are sampled."""
     search: Search = Search()
@@ -235,7 +235,7 @@ class StudySpec(FrozenModel):
             raise ValueError(f"{name!r} cannot name a study; use 1 to 64 letters, digits, '.', '_' or '-'")
         return name
 
-    # Checked field by field, each against those above it, so that one mistake does not hide the others.
+    # Each field is checked by itself, against the fields above it, so that one mistake does not hide the others.
     @field_validator("space")
     @classmethod
     def _space_can_be_sampled(cls, space: dict[str, Axis], info: ValidationInfo) -> dict[str, Axis]:
@@ -258,7 +258,7 @@ class StudySpec(FrozenModel):
         cls, known: tuple[dict[str, Value], ...], info: ValidationInfo
     ) -> tuple[dict[str, Value], ...]:
         space, train = info.data.get("space"), info.data.get("train")
-        if space is None:  # its own problems are said already
+        if space is None:  # its problems are reported already
             return known
         found = [
             ((number, key), text)
@@ -300,7 +300,7 @@ class StudySpec(FrozenModel):
 
     @property
     def num_steps(self) -> int:
-        """Results that a trial reports: epochs, or folds."""
+        """Number of results that a trial reports: epochs, or folds."""
         return self.data.folds or self.train.epochs
 
     @property
@@ -315,26 +315,26 @@ class StudySpec(FrozenModel):
 
     @property
     def width_range(self) -> tuple[float, float | None]:
-        """The narrowest and the widest width of interest, one and the same where it is fixed; None: all that fit."""
+        """The narrowest and the widest width of the study, equal if the width is fixed. None: the widest that fits."""
         axis = self.space.get("width_mult")
         return (axis.low, axis.high) if isinstance(axis, Range) else (self.train.width_mult, self.train.width_mult)
 
     def values_for(self, sampled: Mapping[str, object], seed: int) -> dict[str, object]:
-        """The settings, not yet validated, that a trial's sampled values and seed stand for, for JSON.
+        """The settings for a trial's sampled values and seed, as plain values and not validated.
 
-        All that the space has can be trained, but a trial may have been begun before the space was changed.
+        They may be invalid: every point of the space is valid, but the trial may be older than the present space.
         """
         values: dict[str, object] = self.train.model_dump(mode="json") | {"seed": seed}
         for key, value in sampled.items():
-            if key != WIDTH_SHARE:  # its bound is found in search.plan.width
+            if key != WIDTH_SHARE:  # search.plan.width finds the width for it
                 assign(values, key, value)
         return values
 
     def config_for(self, sampled: Mapping[str, object], seed: int) -> TrainConfig:
-        """The candidate that a trial's sampled values and seed stand for.
+        """The candidate for a trial's sampled values and seed.
 
         Raises:
-            ConfigError: they contradict each other.
+            ConfigError: the values contradict each other.
         """
         return validate(TrainConfig, self.values_for(sampled, seed), "candidate")
 
@@ -363,17 +363,17 @@ def fits(size: ModelSize, limit: Limit) -> bool:
 
 
 def excesses(size: ModelSize, limit: Limit) -> dict[str, int]:
-    """By how much each limit is exceeded; zero or less is feasible (Optuna's convention for constraints)."""
+    """Excess over each limit; zero or less is feasible (Optuna's convention for constraints)."""
     limits = {"params": limit.params, "macs": limit.macs}
     return {name: getattr(size, name) - bound for name, bound in limits.items() if bound is not None}
 
 
 def exported_size(one: ModelSize, final: Final) -> tuple[ModelSize, ModelSize]:
-    """The size of all that an export holds, and of what the limit counts of it.
+    """The size of a whole export, and the size that the limit counts.
 
     Args:
-        one: a member's size, for one look at a picture.
-        final: how many members and views there are, and whether the limit counts each member alone.
+        one: size of one member for one view of a picture.
+        final: gives the number of members and views, and whether the limit counts each member alone.
     """
     each = ModelSize(params=one.params, macs=one.macs * (1 + len(final.tta)))
     whole = ModelSize(params=each.params * final.ensemble, macs=each.macs * final.ensemble)
@@ -388,6 +388,6 @@ def describe_limit(limit: Limit) -> str:
 
 
 def _problems(found: Sequence[tuple[tuple[int | str, ...], str]]) -> ValidationError:
-    """Several problems of one field, each with its place in it."""
+    """An error with several problems of one field, each as (place in the field, problem)."""
     lines = [InitErrorDetails(type=PydanticCustomError("value_error", text), loc=at, input=None) for at, text in found]
     return ValidationError.from_exception_data("StudySpec", lines)

@@ -16,7 +16,7 @@ EXIT_USER_ERROR = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, or 2 after one sentence on stderr."""
+    """Run the command line. Returns the exit code: 0, or 2 after one sentence on stderr."""
     parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
     parser.add_argument("study", type=Path, metavar="STUDY.toml", help="its [data] and [train] tables are used")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for example train.epochs=3")
@@ -51,7 +51,7 @@ def train(options: argparse.Namespace) -> None:
             " --set data.folds=0, or search"
         )
 
-    import torch  # 3 s: only once the study file is known to be good
+    import torch  # imported here, because it takes 3 s and the study file may be invalid
 
     from trainer.data import prepare_data
     from trainer.device import open_device
@@ -73,7 +73,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def print_epoch(result: EpochResult, *, as_json: bool) -> None:
-    """One line for one epoch."""
+    """Print one line for an epoch."""
     if as_json:
         import json
 

@@ -1,11 +1,11 @@
-"""Augmentation: one draw of the parameters, two executors that mean the same.
+"""Augmentation: the parameters are drawn once; two executors, for CPU and GPU, apply them with the same result.
 
-On the CPU a picture is warped by OpenCV, one at a time (0.09 ms at 64 px, a tenth of what a transform pipeline
-takes); on a GPU the whole batch is warped at once by grid_sample. Flip, rotations, shift, scale and padded crop are
-composed into one affine map, so a picture is resampled once. What a study names in ``augment`` comes before, on the
-host, in loader processes where there are any. The order is: augment, warp, erase, colour, normalise, mix.
+On the CPU, OpenCV warps one picture at a time (0.09 ms at 64 px, a tenth of the time of a transform pipeline). On a
+GPU, grid_sample warps the whole batch at once. Flip, rotations, shift, scale and padded crop are composed into one
+affine map, so a picture is resampled once. The transforms that a study names in ``augment`` come first, on the host,
+in loader processes if there are any. The order is: augment, warp, erase, colour, normalise, mix.
 
-Everything drawn depends on (seed, epoch, batch) alone: never on who draws, or on what was drawn before.
+All random values depend on (seed, epoch, batch) alone: never on the process that draws, or on earlier draws.
 """
 
 from __future__ import annotations
@@ -36,53 +36,53 @@ ERASE_ASPECT = (0.3, 3.3)
 """Share of the picture and aspect ratio of an erased rectangle (Zhong et al., 2017, section 4)."""
 
 FROM_TORCHVISION = ("AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix")
-"""Policies that albumentations does not have. torchvision draws one set of parameters a call, so they go picture by
-picture."""
+"""Policies that albumentations does not have. torchvision draws one set of parameters per call, so they are applied to
+one picture at a time."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What was drawn for one batch; None where nothing is to be done."""
+    """The random parameters of one batch; None for a step that is left out."""
 
     matrices: NDArray[np.float32] | None = None
-    """[batch, 2, 3]: for each pixel (x, y, 1) of the result, where in the picture it comes from."""
+    """[batch, 2, 3]: maps each pixel (x, y, 1) of the result to its place in the picture."""
     boxes: NDArray[np.int64] | None = None
-    """[batch, 4]: top, left, height and width of what is erased, 0 for nothing."""
+    """[batch, 4]: top, left, height and width of the erased rectangle, 0 for none."""
     colours: NDArray[np.float32] | None = None
     """[batch, 3]: factors of brightness, contrast and saturation."""
     mix: Mix | None = None
-    """How the batch is mixed with itself."""
+    """Parameters of mixup or cutmix."""
 
 
 @dataclass(frozen=True)
 class Mix:
-    """A batch mixed with itself in another order."""
+    """Parameters for mixing a batch with itself in another order."""
 
     order: NDArray[np.int64]
-    """[batch]: which other picture each is mixed with."""
+    """[batch]: index of the other picture that each picture is mixed with."""
     share: float
-    """Share of the label that stays a picture's own."""
+    """Weight of a picture's own label; the rest is the weight of the other picture's label."""
     box: tuple[int, int, int, int] | None
-    """cutmix: top, left, height and width of what the other picture gives. None: mixup."""
+    """cutmix: top, left, height and width of the rectangle from the other picture. None: mixup."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the model is trained on in one step."""
+    """The images and labels of one training step."""
 
     images: torch.Tensor
     """[batch, channels, size, size] float32, normalised, channels last."""
     labels: torch.Tensor
-    """[batch]."""
+    """[batch]: labels of the pictures."""
     other_labels: torch.Tensor | None
-    """[batch], of the pictures mixed in; None where nothing was."""
+    """[batch]: labels of the pictures mixed in; None without mixing."""
     share: float
-    """Weight of ``labels``; the rest is that of ``other_labels``."""
+    """Weight of ``labels``; the rest is the weight of ``other_labels``."""
 
     def parts(self, number: int) -> list[Batch]:
-        """The batch in so many parts, which differ in length by one at most.
+        """Divide the batch into ``number`` parts, whose lengths differ by at most one.
 
-        Fewer where a part would hold a single picture, of which batch norm after a pooling to 1x1 knows no variance.
+        There are fewer parts if one would hold a single picture: batch norm after a pooling to 1x1 needs two.
         """
         number = max(1, min(number, len(self.labels) // 2))
         if number == 1:
@@ -145,13 +145,13 @@ class Augmentation:
     """Turns cached pictures into training batches on a device.
 
     Args:
-        config: what to do to them.
-        device: where the batches go; it decides the executor.
-        mean: of each channel, 0 to 1, for the normalisation and as the colour of what is erased.
+        config: the candidate, for its augmentation settings.
+        device: the device of the batches, which decides the executor.
+        mean: mean of each channel, 0 to 1, for the normalisation and as the colour of erased rectangles.
         std: standard deviation of each channel.
 
     Raises:
-        ConfigError: a transform in ``augment`` that does not exist or refuses its arguments.
+        ConfigError: a transform in ``augment`` does not exist, or refuses its arguments.
     """
 
     def __init__(self, config: TrainConfig, device: Device, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
@@ -161,13 +161,13 @@ class Augmentation:
     def __call__(
         self, pictures: Pictures | torch.Tensor, labels: torch.Tensor, *seed: int, plain: bool = False
     ) -> Batch:
-        """Finish a batch.
+        """Augment and normalise a batch.
 
         Args:
-            pictures: [batch, size, size, channels] uint8, after ``on_host``; a tensor where they are on the device.
+            pictures: [batch, size, size, channels] uint8, after ``on_host``; a tensor if they are on the device.
             labels: [batch] on the device.
-            seed: what the draw depends on: (seed, epoch, batch number).
-            plain: normalise only.
+            seed: (seed, epoch, batch number), which determine all random values.
+            plain: only normalise.
         """
         batch, size = pictures.shape[:2]
         drawn = Draw() if plain else draw(self.config, batch, size, np.random.default_rng(seed))
@@ -198,7 +198,7 @@ def warp_on_host(pictures: Pictures, drawn: Draw, mean: tuple[float, ...]) -> Pi
     if drawn.matrices is not None:
         size, channels = pictures.shape[1], pictures.shape[3]
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        # OpenCV takes a picture of one channel as two-dimensional.
+        # OpenCV needs pictures of one channel as two-dimensional arrays.
         sources, targets = (pictures[..., 0], result[..., 0]) if channels == 1 else (pictures, result)
         for source, matrix, target in zip(sources, drawn.matrices, targets, strict=True):
             cv2.warpAffine(source, matrix, (size, size), dst=target, flags=flags)
@@ -218,7 +218,7 @@ def warp_on_device(pictures: torch.Tensor, drawn: Draw, device: Device, mean: tu
         y, x = torch.meshgrid(pixels, pixels, indexing="ij")
         where = torch.stack([x, y, torch.ones_like(x)], dim=-1).view(1, -1, 3)
         source = where @ device.copy(drawn.matrices).transpose(1, 2)
-        # grid_sample counts from -1 at the outer edge of the first pixel to 1 at that of the last.
+        # grid_sample's coordinates go from -1 at the outer edge of the first pixel to 1 at the outer edge of the last.
         grid = ((2 * source + 1) / size - 1).view(batch, size, size, 2)
         images = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     if drawn.boxes is not None:
@@ -232,11 +232,11 @@ def warp_on_device(pictures: torch.Tensor, drawn: Draw, device: Device, mean: tu
 
 
 def change_colours(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-    """Brightness, contrast round the picture's mean gray, saturation round each pixel's gray (as torchvision).
+    """Change brightness, contrast (around the picture's mean gray) and saturation (around each pixel's gray).
 
     Args:
-        images: [batch, channels, size, size] of 0 to 255.
-        factors: [batch, 3].
+        images: [batch, channels, size, size], values 0 to 255.
+        factors: [batch, 3]: brightness, contrast, saturation, with torchvision's meaning.
     """
     brightness, contrast, saturation = factors.T[:, :, None, None, None]
     images = (images * brightness).clamp_(0, 255)
@@ -245,18 +245,22 @@ def change_colours(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
 
 
 def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """[batch, channels, size, size] of 0 to 255, which is overwritten -> zero mean, unit deviation, channels last."""
+    """Normalise [batch, channels, size, size] from 0 to 255 to zero mean and unit deviation, channels last.
+
+    Overwrites ``images``.
+    """
     shift, scale = per_channel(mean, images.device) * 255, per_channel(std, images.device) * 255
     return images.sub_(shift).div_(scale).contiguous(memory_format=torch.channels_last)
 
 
 def normalise_on_host(pictures: Pictures, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """``normalise`` of [batch, size, size, channels], to the bit, by looking up each of the 256 values.
+    """``normalise`` for [batch, size, size, channels], bit for bit the same, with a table of the 256 values.
 
-    0.026 instead of 0.091 ms a picture of 64 px, 0.32 instead of 1.05 ms at 224 px (a Xeon, 2026-11-22, n = 7 batches).
+    A picture takes 0.026 instead of 0.091 ms at 64 px, and 0.32 instead of 1.05 ms at 224 px (a Xeon, 2026-11-22,
+    n = 7 batches).
     """
     batch, size, _, channels = pictures.shape
-    flat = pictures.reshape(batch * size, size, channels)  # OpenCV takes one picture
+    flat = pictures.reshape(batch * size, size, channels)  # OpenCV takes a single picture
     looked_up = cv2.LUT(flat, _levels(mean, std)).reshape(pictures.shape)
     return torch.from_numpy(looked_up).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
@@ -270,13 +274,13 @@ def _levels(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float
 
 @cache
 def per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    """[1, channels, 1, 1] on the device; made once, because a GPU waits for the copy of values from the host."""
-    with torch.inference_mode(False):  # else the first caller decides whether training may use it
+    """[1, channels, 1, 1] on the device. Cached, because a GPU waits for each copy of values from the host."""
+    with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training later
         return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 def mix(images: torch.Tensor, others: torch.Tensor, how: Mix) -> torch.Tensor:
-    """Blend a batch with another, or paste the other's rectangle into it."""
+    """Blend a batch with another one, or paste the other one's rectangle into it."""
     if how.box is None:
         return torch.lerp(others, images, how.share)
     top, left, height, width = how.box
@@ -286,10 +290,10 @@ def mix(images: torch.Tensor, others: torch.Tensor, how: Mix) -> torch.Tensor:
 
 
 class HostAugmentation:
-    """What a study names in ``augment``, in its order; picklable, for loader processes.
+    """The transforms that a study names in ``augment``, in order; picklable, for loader processes.
 
     Raises:
-        ConfigError: a transform that does not exist (the nearest is named), or refuses its arguments.
+        ConfigError: a transform does not exist (the message has the nearest name), or refuses its arguments.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -297,7 +301,7 @@ class HostAugmentation:
         self.steps = [_build_step(entry) for entry in config.augment]
 
     def __call__(self, pictures: Pictures, *seed: int) -> Pictures:
-        """[batch, size, size, channels] uint8 in and out; the same for the same seed.
+        """Transform [batch, size, size, channels] uint8. The same seed gives the same result.
 
         Raises:
             ConfigError: a transform changes the size or the type of a picture.
@@ -310,7 +314,7 @@ class HostAugmentation:
                         f"augment: a picture of {pictures.shape[1:]} uint8 became {tuple(picture.shape)}"
                         f" {picture.dtype}; use transforms that keep size and type, or crop_padding to crop"
                     )
-            pictures = np.ascontiguousarray(np.stack(changed))  # np.stack keeps torch's layout, OpenCV refuses it
+            pictures = np.ascontiguousarray(np.stack(changed))  # np.stack keeps torch's layout, which OpenCV refuses
         return pictures
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -322,8 +326,8 @@ def _build_step(entry: str | dict[str, object]) -> Callable[[Pictures, int], Seq
     arguments = {} if isinstance(entry, str) else {key: value for key, value in entry.items() if key != "name"}
     if name in FROM_TORCHVISION:
         return _torchvision_step(name, arguments)
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for a newer release
-    import albumentations  # 3 s, and few studies need it
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise its import looks for updates on the network
+    import albumentations  # imported here: it takes 3 s, and few studies need it
 
     kinds = {
         key: kind
@@ -334,7 +338,7 @@ def _build_step(entry: str | dict[str, object]) -> Callable[[Pictures, int], Seq
         raise ConfigError(f"augment: no transform {name!r}; {nearest(name, [*kinds, *FROM_TORCHVISION])}")
     try:
         with warnings.catch_warnings():
-            # Of an argument that it does not know it only warns, and goes on without.
+            # albumentations only warns of an unknown argument, and ignores it.
             warnings.simplefilter("error", UserWarning)
             compose = albumentations.Compose([kinds[name](**arguments)])
     except (TypeError, ValueError, UserWarning) as error:
@@ -344,7 +348,7 @@ def _build_step(entry: str | dict[str, object]) -> Callable[[Pictures, int], Seq
         compose.set_random_seed(seed)
         try:
             return [compose(image=picture)["image"] for picture in pictures]
-        except (TypeError, ValueError) as error:  # one that wants colours, of gray pictures
+        except (TypeError, ValueError) as error:  # for example a transform of colours, on gray pictures
             raise ConfigError(f"augment: {name} refuses these pictures: {error}") from error
 
     return apply
@@ -360,7 +364,7 @@ def _torchvision_step(name: str, arguments: dict[str, object]) -> Callable[[Pict
 
     def apply(pictures: Pictures, seed: int) -> Sequence[Pictures]:
         before = torch.get_rng_state()
-        torch.default_generator.manual_seed(seed)  # of the CPU alone: dropout on a GPU goes on undisturbed
+        torch.default_generator.manual_seed(seed)  # the CPU's generator only, so that dropout on a GPU is not affected
         try:
             images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
             return [transform(image).permute(1, 2, 0).numpy() for image in images]

@@ -1,7 +1,7 @@
-"""Checkpoints: written elsewhere, hashed, synced, moved; the one before is kept; a damaged one is refused.
+"""Checkpoints: written aside, hashed, synced, moved into place. The previous one is kept; a damaged one is refused.
 
-A file is what torch.save wrote and the CRC-32 of that. It finds what disks and crashes do; what somebody makes up on
-purpose finds that nothing loaded can run code (weights_only). A cryptographic hash costs as much as everything else.
+A file is the output of torch.save and its CRC-32. The CRC finds damage by disks and crashes. A forged file passes it,
+but cannot run code (weights_only). A cryptographic hash would take as long as all the rest.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 _HASH_BYTES = 4
 
 _STRETCH_BYTES = 4 << 20
-"""After so many, the disk is asked to begin."""
+"""After so many bytes, the system is asked to begin writing to the disk."""
 
 
 OptimizerState = dict[str, Any]
-"""As torch's ``Optimizer.state_dict`` gives it: "state" by the number of a parameter, and "param_groups"."""
+"""Result of torch's ``Optimizer.state_dict``: "state" by the number of a parameter, and "param_groups"."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a training needs to go on after an epoch as if it had never stopped.
+    """The whole state of a training after an epoch, so that it can go on as if it had never stopped.
 
-    Random states are not in it: every epoch seeds its own from (seed, epoch).
+    It has no random states: every epoch seeds its own from (seed, epoch).
     """
 
     config: TrainConfig
@@ -49,19 +49,19 @@ class Checkpoint:
     model: dict[str, torch.Tensor]
     optimizer: OptimizerState
     ema: dict[str, torch.Tensor] | None = None
-    """The averaged weights, where the candidate has them."""
+    """The averaged weights; None if the candidate keeps no average."""
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:
-        """What is evaluated and exported."""
+        """The weights to evaluate and export: the average if there is one."""
         return self.model if self.ema is None else self.ema
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Make ``checkpoint`` durable at ``path``; after a crash at any instant the old or the new one is there.
+    """Make ``checkpoint`` durable at ``path``. After a crash at any moment, the old or the new one is there.
 
     Raises:
-        DiskError: no room, or the folder cannot be written to; what was there before is untouched.
+        DiskError: there is no room, or the folder cannot be written to; the old checkpoint is untouched.
     """
     partial = path.with_suffix(".partial")
     values = {
@@ -93,7 +93,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 class _Stream(io.RawIOBase):
-    """What torch.save writes to: the disk works from the first megabytes on, the hash is taken on the way."""
+    """Target of torch.save. It starts the disk after the first megabytes, and computes the hash on the way."""
 
     file: BinaryIO
 
@@ -104,7 +104,7 @@ class _Stream(io.RawIOBase):
     def write(self, part: ReadableBuffer) -> int:
         num_bytes = memoryview(part).nbytes
         self.size += num_bytes
-        if self.error is None:  # torch.save would raise another one, without its number
+        if self.error is None:  # kept for ``end``: torch.save would raise another error, without an errno
             try:
                 self.file.write(part)
                 self.hash = zlib.crc32(part, self.hash)
@@ -116,12 +116,12 @@ class _Stream(io.RawIOBase):
 
     def _begin(self) -> None:
         self.file.flush()
-        if hasattr(os, "posix_fadvise"):  # Linux then writes in the background what is not yet written
+        if hasattr(os, "posix_fadvise"):  # makes Linux write the unwritten part in the background
             os.posix_fadvise(self.file.fileno(), self.begun, self.size - self.begun, os.POSIX_FADV_DONTNEED)
         self.begun = self.size
 
     def end(self) -> None:
-        """Write the hash, and raise what went wrong on the way."""
+        """Write the hash, or raise an error that occurred on the way."""
         if self.error is not None:
             raise self.error
         self.file.write(self.hash.to_bytes(_HASH_BYTES, "little"))
@@ -129,14 +129,14 @@ class _Stream(io.RawIOBase):
 
 
 def load_checkpoint(path: Path) -> Checkpoint | None:
-    """The newest whole checkpoint at ``path``: it, else the one before it, else None where there never was one.
+    """The newest intact checkpoint: the one at ``path``, or else the previous one; None if there never was one.
 
-    A damaged file is set aside as ``*.damaged`` with a warning; so is one that the disk does not give, if the one
-    before it is whole.
+    A damaged file is set aside as ``*.damaged`` with a warning. So is a file that the disk cannot read, if the
+    previous one is intact.
 
     Raises:
-        DiskError: the disk gives none of them; what it does not give may be whole, so it stays.
-        MemoryError, RuntimeError: of Python and of torch, no memory for it; both stay.
+        DiskError: the disk can read neither file. They stay, because they may be intact.
+        MemoryError, RuntimeError: out of memory, from Python or from torch; the files stay.
     """
     unread: tuple[Path, str | None] | None = None
     for candidate in (path, _previous(path)):
@@ -149,7 +149,7 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
         except CheckpointError as error:
             _set_aside(candidate, str(error))
         else:
-            if unread is not None:  # else the next save would put it in place of the one that is whole
+            if unread is not None:  # otherwise the next save would replace the intact file with the unreadable one
                 _set_aside(path, f"checkpoint {path} cannot be read: {unread[1]}")
             return found
     if unread is not None:
@@ -187,8 +187,8 @@ def _read(path: Path) -> Checkpoint:
             optimizer=values["optimizer"],
             ema=values["ema"],
         )
-    except Exception as error:  # whatever a forged or foreign file makes the unpickler raise
+    except Exception as error:  # a forged or foreign file can make the unpickler raise anything
         if is_out_of_memory(error):
-            raise  # which says nothing of the file
-        # Not its message: of ten lines, it advises to load without weights_only, which runs what is in the file.
+            raise  # not a problem of the file
+        # Its message is left out: in ten lines, it advises loading without weights_only, which would run code.
         raise CheckpointError(f"checkpoint {path} is none that this version writes ({type(error).__name__})") from error

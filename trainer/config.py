@@ -1,4 +1,4 @@
-"""Frozen values that say what to train on and how, and what came of it. No torch here."""
+"""Frozen values: the pictures, the recipe, the result of an epoch, the size of a model. Without torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from trainer.values import FrozenModel
 
 RECIPE_VERSION = 2
-"""Raised by hand whenever the same configuration would train to another result (golden losses guard it)."""
+"""Version of the trainer's recipes. Raised by hand whenever the same configuration would train to another result; the
+tests' golden losses show when."""
 
 
 Optimizer: TypeAlias = Literal["adam", "adamw", "nadam", "sgd", "rmsprop"]
@@ -20,7 +21,7 @@ View: TypeAlias = Literal["flip", "vflip"]
 
 SizeSetting: TypeAlias = Literal["width_mult", "depth_mult", "initial_chs", "final_chs", "growth"]
 SIZE_SETTINGS: tuple[SizeSetting, ...] = get_args(SizeSetting)
-"""Settings of TrainConfig that change a model's size, for the families that have them (trainer/families.py)."""
+"""Settings of TrainConfig that change a model's size, in the families that have them (trainer/families.py)."""
 
 
 class Columns(FrozenModel):
@@ -33,7 +34,7 @@ class Columns(FrozenModel):
     split: str | None = None
     """train, val or test, by any of their names. Default: split, where there is one that says so."""
     group: str | None = None
-    """What must not stand on both sides of a split: patient, video, artist. Default: group, where there is one."""
+    """Groups of pictures that no split may divide: patients, videos, artists. Default: group, where there is one."""
 
 
 class DataConfig(FrozenModel):
@@ -50,7 +51,7 @@ class DataConfig(FrozenModel):
     """CSV or TSV that says the class of each picture, relative to path; the names of folders then mean nothing. Its
     first line names the columns. A row without a label is unlabelled."""
     test_labels: str | None = None
-    """The same of the test split."""
+    """CSV or TSV of the same form for the test split."""
     columns: Columns | None = None
     """Columns of the tables, for example { file = "name", label = "species" }. Default: found by name."""
     group_by: str | None = None
@@ -83,7 +84,7 @@ class DataConfig(FrozenModel):
     """Files that cannot be read. fail: list them all and stop. skip: list them all and go on without them."""
 
     def shape_for(self, num_classes: int) -> Shape:
-        """What a model of these images is built for, once their classes are counted."""
+        """The shape for which a model of these images is built."""
         return Shape(num_classes, self.image_size, self.channels)
 
     @field_validator("path")
@@ -251,7 +252,7 @@ class TrainConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> Self:
-        # Sampled settings that a rule is about belong in studies.axes.TOGETHER, for whole spaces to be judged by it.
+        # If a rule combines settings that can be sampled, list them in studies.axes.TOGETHER: it checks whole spaces.
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
             raise ValueError(f"warmup_epochs = {self.warmup_epochs:g} must be less than epochs = {self.epochs}")
         for transform in self.augment:
@@ -274,10 +275,10 @@ class TrainConfig(FrozenModel):
 
 @dataclass(frozen=True, kw_only=True)
 class EpochResult:
-    """What one finished epoch of training gave."""
+    """The result of one finished epoch."""
 
     epoch: int
-    """Finished epochs, from 1."""
+    """Number of finished epochs, from 1."""
     train_loss: float
     """Mean loss over the epoch's batches, as trained (smoothed labels, augmented pictures)."""
     val_loss: float
@@ -289,23 +290,23 @@ class EpochResult:
     images_per_second: float
     """Training pictures per second of training time, validation excluded."""
     final: bool = False
-    """Whether no epoch follows: all are done, or patience is at its end."""
+    """Whether no epoch follows, because all are done or because of ``patience``."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a model is built for: the classes it tells apart and the images it takes."""
+    """The outputs and the input of a model."""
 
     num_classes: int
-    """Outputs of the classifier."""
+    """Number of outputs of the classifier."""
     image_size: int
     """Height and width of an image, in pixels."""
     channels: int = 3
-    """Of an image: 3 or 1."""
+    """Number of channels of an image: 3 or 1."""
 
     @property
     def of_image(self) -> tuple[int, int, int]:
-        """Channels, height and width of one image, as torch has them."""
+        """Channels, height and width of one image, in torch's order."""
         return self.channels, self.image_size, self.image_size
 
 

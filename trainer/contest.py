@@ -1,4 +1,4 @@
-"""Data folders as contests hand them out: pictures in flat folders, their classes in a table beside them."""
+"""Data folders of contests: pictures in flat folders, with their classes in a table beside them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ["Suggestion", "suggest_labels"]
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Tables that say the classes of pictures in a folder."""
+    """A suggestion to use label tables found in a data folder."""
 
     lines: str
-    """What to add to the study file, and why."""
+    """Lines to add to the study file, with the reason."""
     contradicts_folders: bool
     """Whether pictures of one top folder have several labels, so that the folders are not the classes."""
 
 
 def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
-    """Find the tables that name most of their files and give them labels; None where there is none.
+    """Find tables that have labels for most of their files; None if there are none.
 
-    Looked at are CSV and TSV files in the data folder and in its folders, but for a contest's sample submission.
+    All CSV and TSV files in the data folder and in its folders are read, except a contest's sample submission.
     """
     tables = [
         file
@@ -73,7 +73,7 @@ def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
 
 
 def _read(file: File, index: FileIndex) -> tuple[Table, str] | None:
-    """A table, and the columns setting that it needs, "" where its columns are found by name."""
+    """A table and the ``columns`` setting that it needs, "" if its columns are found by name."""
     try:
         return read_table(file.path, Columns(), index), ""
     except DataError:
@@ -88,7 +88,7 @@ def _read(file: File, index: FileIndex) -> tuple[Table, str] | None:
         if any(number < len(row) and index.find(row[number]) for _, row in lines[:100])
     ]
     others = [number for number in range(len(header)) if number not in naming]
-    if len(naming) != 1 or len(others) != 1:  # which column says the class is not to be guessed
+    if len(naming) != 1 or len(others) != 1:  # ambiguous: the column of the classes is not guessed
         return None
     name, label = header[naming[0]], header[others[0]]
     columns = Columns(file=name, label=label)
@@ -96,12 +96,12 @@ def _read(file: File, index: FileIndex) -> tuple[Table, str] | None:
 
 
 def _said_split(file: File) -> str | None:
-    """The split that a file's name or its folders say, the name first."""
+    """The split in a file's name, or else in the names of its folders."""
     parts = [re.sub(r"\.\w+$", "", file.base), *file.name.split("/")[-2::-1]]
     return next((split for part in parts if (split := split_of(part)) is not None), None)
 
 
 def _quoted(text: str) -> str:
-    """As a TOML string."""
+    """The text as a TOML string."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

@@ -1,4 +1,4 @@
-"""What depends on the device that trains: threads, memory layout, precision, determinism, where the pictures are."""
+"""Everything that depends on the training device: threads, memory layout, precision, determinism, place of pictures."""
 
 from __future__ import annotations
 
@@ -24,63 +24,62 @@ _MMAP_THRESHOLD_BYTES = 32 * 1024 * 1024  # glibc's own upper bound for it
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 FUSED: tuple[Optimizer, ...] = ("adam", "adamw", "sgd")
-"""Optimizers that torch has fused: 7.6 ms a step where a loop over 473 tensors takes 32.7 on a CPU."""
+"""Optimizers for which torch has a fused step: it takes 7.6 ms on a CPU, a loop over 473 tensors 32.7 ms."""
 
 RESIDENT_SHARE = 0.5
-"""Most of a GPU's free memory that the uint8 pictures may take; the rest is for the model and its activations. Workers
-that share a GPU know nothing of each other: each judges by what those before it left."""
+"""Largest share of a GPU's free memory for the uint8 pictures; the rest is for the model and its activations. Workers
+that share a GPU do not know of each other: each one sees the memory that earlier ones left free."""
 
 MOST_LOADERS = 8
-"""Loader processes of one worker at most: each has torch and the transforms in memory, and takes seconds to start. Not
-measured beside a GPU."""
+"""Most loader processes of one worker: each has torch and the transforms in memory, and takes seconds to start. The
+number was not measured on a machine with a GPU."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out: Python's, a GPU's, or the CPU's, which torch has no class for."""
+    """Whether an error means that memory ran out: Python's, a GPU's, or the CPU's, for which torch has no class."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device that trains, with the switches that depend on it."""
+    """A training device, with the settings that depend on it."""
 
     torch_device: torch.device
     num_threads: int
-    """CPU threads of torch in this process; part of what makes a result bit for bit the same."""
+    """Number of torch's CPU threads in this process; results are bit for bit the same only for the same number."""
     num_loaders: int = 0
-    """Processes that augment on the host where a candidate names transforms; 0: this one. No part of the result."""
+    """Number of processes that run ``augment`` on the host; 0: this process does. It does not change results."""
     held: list[tuple[NDArray[np.uint8], torch.Tensor]] = field(default_factory=list, repr=False, compare=False)
-    """The pictures that live on the GPU, one set at most: kept for the candidates that follow on the same ones."""
+    """The pictures in the GPU's memory, at most one set, kept for the next candidates with the same pictures."""
 
     @property
     def kind(self) -> str:
-        """The ``cpu`` or ``cuda`` of torch."""
+        """Torch's name of the kind of device: ``cpu`` or ``cuda``."""
         return self.torch_device.type
 
     @property
     def name(self) -> str:
-        """What a person calls it: the GPU's product name, or the CPU threads."""
+        """Name for people: the GPU's product name, or the number of CPU threads."""
         if self.kind == "cuda":
             return torch.cuda.get_device_name(self.torch_device)
         return f"CPU, {self.num_threads} thread{'s' if self.num_threads > 1 else ''}"
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Move a model here, channels last: 1.2 to 1.3 times faster on AVX2 CPUs, needed by tensor cores."""
+        """Move a model to this device, channels last: 1.2 to 1.3 times faster on AVX2 CPUs, needed by tensor cores."""
         return model.to(self.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def copy(self, array: NDArray[np.generic]) -> torch.Tensor:
-        """A tensor of the array on this device; to a GPU from pinned memory, without waiting."""
+        """Copy an array to this device; to a GPU from pinned memory, without waiting."""
         tensor = torch.from_numpy(array)
         if self.kind == "cuda":
             return tensor.pin_memory().to(self.torch_device, non_blocking=True)
         return tensor
 
     def ahead(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8] | torch.Tensor]:
-        """Batches from the host: on a GPU the next one is copied beside the step on this one; a CPU gets them as they
-        are.
+        """Pass on batches from the host. On a GPU, the next batch is copied during the step on the present one.
 
-        As the notes on CUDA streams have it (pytorch.org/docs/stable/notes/cuda.html): the copy is made on a side
-        stream, the training's stream waits for it before it uses it, and the allocator is told of that use.
+        Follows the notes on CUDA streams (pytorch.org/docs/stable/notes/cuda.html): a side stream makes the copy, the
+        training's stream waits for it before the use, and the allocator is told of the use.
         """
         if self.kind == "cpu":
             yield from batches
@@ -104,29 +103,29 @@ class Device:
             yield here
 
     def hold(self, images: NDArray[np.uint8], config: TrainConfig) -> torch.Tensor | None:
-        """All pictures in the GPU's memory, copied there once; None where they stay on the host (see choices)."""
+        """All pictures in the GPU's memory, copied there once; None if they stay on the host (see ``choices``)."""
         if not self._residence(images, config)[0]:
             return None
         held = self.resident(images)
         if held is None:
-            self.held.clear()  # the memory of the set before it
+            self.held.clear()  # frees the memory of the previous set
             held = torch.empty(images.shape, dtype=torch.uint8, device=self.torch_device)
             for start in range(0, len(images), 4096):
-                chunk = np.array(images[start : start + 4096])  # a copy: torch warns of the cache's read-only pages
+                chunk = np.array(images[start : start + 4096])  # a copy, because torch warns about read-only pages
                 held[start : start + 4096] = torch.from_numpy(chunk).to(self.torch_device)
             self.held.append((images, held))
         return held
 
     def resident(self, images: NDArray[np.uint8]) -> torch.Tensor | None:
-        """The pictures in the GPU's memory, where ``hold`` has put these very ones."""
+        """The tensor in the GPU's memory, if ``hold`` has copied these same pictures; else None."""
         return next((tensor for pictures, tensor in self.held if pictures is images), None)
 
     def autocast(self, config: TrainConfig) -> contextlib.AbstractContextManager[object]:
         """The precision of forward passes.
 
         Raises:
-            ConfigError: bf16 was asked for where it is missing. CPUs without bf16 units run it at a tenth
-                of the speed, and those with them are not worth a second code path.
+            ConfigError: the study asks for bf16 and the device has none. CPUs never count as having it: without bf16
+                units they run it at a tenth of the speed, and those with units are not worth a second code path.
         """
         if config.precision == "bf16" and not self._has_bf16:
             raise ConfigError(f'precision = "bf16" needs a GPU that has it; {self.name} has not, use "auto"')
@@ -135,7 +134,7 @@ class Device:
         return contextlib.nullcontext()
 
     def choices(self, config: TrainConfig, images: NDArray[np.uint8]) -> list[str]:
-        """What is chosen here for a candidate and its pictures, with the reason: lines for a log."""
+        """The choices for a candidate and its pictures on this device, with reasons: lines for a log."""
         layout = "channels last: 1.2 to 1.3 times faster on CPUs with AVX2, and what tensor cores want"
         if family_of(config.model).is_padded:
             layout += "; ReXNet's channels zero-padded to multiples of 8, for the same units"
@@ -159,14 +158,14 @@ class Device:
         ]
 
     def executor(self, config: TrainConfig) -> str:
-        """Who augments, and why, in words."""
+        """The executor of the augmentation, and the reason, in words."""
         host = "on the host by name, then " if config.augment else ""
         if self.kind == "cuda":
             return f"{host}batched on the GPU: a batch is warped at once"
         return f"{host}by OpenCV on the CPU: a picture at a time is fastest there"
 
     def _precision(self, config: TrainConfig) -> tuple[Literal["fp32", "bf16"], str]:
-        """What forward passes run in here, and that with the reason, in words."""
+        """The precision of forward passes on this device; and in words, with the reason."""
         match config.precision:
             case "fp32":
                 return "fp32", "fp32, as the study says"
@@ -183,14 +182,14 @@ class Device:
         return self.kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
     def _residence(self, images: NDArray[np.uint8], config: TrainConfig) -> tuple[bool, str]:
-        """Whether the pictures live in the GPU's memory, and why."""
+        """Whether the pictures are kept in the GPU's memory, and the reason in words."""
         if self.kind == "cpu":
             return False, "mapped from the cache, which all workers share"
         if config.augment:
             return False, "streamed from the host, where `augment` changes them"
         if self.resident(images) is not None:
             return True, "in the GPU's memory since an earlier candidate"
-        # Memory that torch keeps for reuse is as free as the driver's, and that of another set is about to be.
+        # Memory that torch keeps for reuse is free too, and the memory of another set is about to be freed.
         unused = torch.cuda.memory_reserved(self.torch_device) - torch.cuda.memory_allocated(self.torch_device)
         others = sum(tensor.nbytes for _, tensor in self.held)
         free = torch.cuda.mem_get_info(self.torch_device)[0] + unused + others
@@ -201,15 +200,15 @@ class Device:
 
 
 def open_device(kind: str = "cpu", num_threads: int | None = None) -> Device:
-    """Set this process up for training on its one device.
+    """Set up this process for training on one device.
 
     Args:
         kind: "cpu", or "cuda" for the first GPU that CUDA_VISIBLE_DEVICES shows this process.
-        num_threads: CPU threads for torch and OpenCV, this process's share of the cores; by default one per core it
-            may use, or on the CPU as few as OMP_NUM_THREADS says.
+        num_threads: number of CPU threads for torch and OpenCV. Default: one per core that the process may use; on
+            the CPU, at most OMP_NUM_THREADS.
 
     Raises:
-        ConfigError: there is no such device, or no thread.
+        ConfigError: there is no such device, or ``num_threads`` is below 1.
     """
     if num_threads is not None and num_threads < 1:
         raise ConfigError(f"num_threads = {num_threads}: use 1 or more")
@@ -219,19 +218,19 @@ def open_device(kind: str = "cpu", num_threads: int | None = None) -> Device:
         raise ConfigError("device = 'cuda': torch sees no GPU here; use cpu")
     threads = num_threads or (most_threads(num_cores()) if kind == "cpu" else num_cores())
     torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)  # else each worker takes a thread per core of the machine
+    cv2.setNumThreads(threads)  # otherwise each worker uses one thread per core of the machine
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     if kind == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # "fp32" is fp32; bf16 autocast is not touched by it
-        # The fused backward passes may differ in their last bits from run to run; plain attention's does not.
+        torch.backends.cudnn.allow_tf32 = False  # "fp32" must be real fp32; bf16 autocast is not affected
+        # Fused backward passes of attention may differ in their last bits between runs; the plain one does not.
         torch.backends.cuda.enable_flash_sdp(False)
         torch.backends.cuda.enable_mem_efficient_sdp(False)
         torch.backends.cuda.enable_cudnn_sdp(False)
     if sys.platform == "linux":
-        # Activations of a few MB would otherwise be mapped and unmapped at every step: 11,000 to 48,000 page
-        # faults, 10 to 20 % of a step at 64 and 128 px.
-        with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+        # Otherwise activations of a few MB are mapped and unmapped at every step: 11,000 to 48,000 page faults,
+        # 10 to 20 % of a step at 64 and 128 px.
+        with contextlib.suppress(OSError, AttributeError):  # the C library is not glibc
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
             libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
@@ -240,7 +239,6 @@ def open_device(kind: str = "cpu", num_threads: int | None = None) -> Device:
 
 
 def choose_num_loaders(kind: str, num_threads: int) -> int:
-    """Loader processes beside a training: on a GPU its share of the cores, less the one that feeds the GPU; on the CPU
-    none, whose cores are for the step.
-    """
+    """Number of loader processes of a training. On a GPU: its share of the cores, less one, which feeds the GPU. On
+    the CPU: none, because the step needs all cores."""
     return min(MOST_LOADERS, num_threads - 1) if kind == "cuda" else 0

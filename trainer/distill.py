@@ -1,4 +1,4 @@
-"""A teacher that a candidate learns from: loaded, checked, and its part of the loss."""
+"""A teacher that a candidate learns from: loading, checks, and the teacher's part of the loss."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from trainer.values import nearest
 
 @dataclass(frozen=True)
 class Normalization:
-    """What a model's images are normalised with: mean and standard deviation of each channel, 0 to 1."""
+    """Normalisation of a model's images: mean and standard deviation of each channel, 0 to 1."""
 
     mean: Sequence[float]
     std: Sequence[float]
 
 
 class Teacher:
-    """A model that is not trained, asked about the very views that the student sees."""
+    """A model that is not trained. It classifies the same views that the student sees."""
 
     def __init__(self, settings: Distill, model: nn.Module, rescale: tuple[torch.Tensor, torch.Tensor] | None) -> None:
         self.settings, self.model, self.rescale = settings, model.eval().requires_grad_(False), rescale
 
     def blend(self, loss: torch.Tensor, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """The loss with the teacher's share in it.
+        """The student's loss with the teacher's share.
 
-        Hinton et al., 2015, section 2: the divergence of softened probabilities, times the squared temperature so that
-        its gradient keeps its size.
+        Hinton et al., 2015, section 2: the divergence of softened probabilities, times the squared temperature, which
+        keeps the size of the gradient.
 
         Args:
-            loss: of the labels, a scalar.
-            logits: the student's, [batch, classes] float32.
-            images: what the student saw, normalised, [batch, channels, size, size].
+            loss: loss on the labels, a scalar.
+            logits: the student's logits, [batch, classes] float32.
+            images: the student's images, normalised, [batch, channels, size, size].
         """
         temperature, weight = self.settings.temperature, self.settings.weight
         with torch.no_grad():
@@ -58,10 +58,10 @@ class Teacher:
 
 
 def open_teacher(settings: Distill, data: Dataset, device: Device) -> Teacher:
-    """Load a teacher of these pictures.
+    """Load a teacher for these pictures.
 
     Raises:
-        ConfigError: it cannot be loaded, or its classes are not those of the pictures, in their order.
+        ConfigError: the teacher cannot be loaded, or its classes and their order differ from those of the pictures.
     """
     folder = Path(settings.teacher).expanduser()
     if (folder / "config.json").exists():
@@ -106,7 +106,7 @@ def _load_export(folder: Path, data: Dataset) -> tuple[nn.Module, list[str], Nor
 
 
 def _load_timm(name: str, num_classes: int) -> tuple[nn.Module, Normalization]:
-    """A timm model with its own weights; it must have these classes already."""
+    """A timm model with its pretrained weights; it must have ``num_classes`` classes."""
     bare = name.partition(".")[0]
     if ":" not in name and bare not in timm.list_models():
         raise ConfigError(
@@ -114,7 +114,7 @@ def _load_timm(name: str, num_classes: int) -> tuple[nn.Module, Normalization]:
         )
     try:
         model: nn.Module = timm.create_model(name, pretrained=True)
-    except Exception as error:  # whatever the network or the hub's library raises
+    except Exception as error:  # the network or the hub's library may raise anything
         raise ConfigError(f"distill.teacher {name} cannot be loaded: {error}") from error
     if (found := getattr(model, "num_classes", None)) != num_classes:
         raise ConfigError(f"distill.teacher {name} knows {found} classes, these pictures have {num_classes}")

@@ -1,10 +1,10 @@
-"""What can go wrong in training that the user can mend; each message is one sentence with values and cure.
+"""Errors of training that the user can mend. Each message is one sentence with values and the cure.
 
 TrainerError
 ├── ConfigError      a setting that is unknown, out of range, or does not fit the others
 ├── DataError        pictures that are missing, unreadable, or too few
 ├── LimitError       no candidate fits the limit
-├── DiskError        no room for a cache or a checkpoint, or the disk does not give one
+├── DiskError        no room for a cache or a checkpoint, or the disk cannot read one
 ├── CheckpointError  a checkpoint that is damaged or belongs to another training
 └── DivergedError    the loss stopped being finite
 """
@@ -19,7 +19,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class TrainerError(Exception):
-    """Base of every error whose message is written for the user."""
+    """Base of all errors of this package; the message is written for the user."""
 
 
 class ConfigError(TrainerError):
@@ -35,7 +35,7 @@ class LimitError(TrainerError):
 
 
 class DiskError(TrainerError):
-    """There is no room for a cache or a checkpoint, or the disk does not give one."""
+    """There is no room for a cache or a checkpoint, or the disk cannot read one."""
 
 
 def no_room(error: OSError, what: object) -> DiskError | None:
@@ -58,15 +58,15 @@ class CheckpointError(TrainerError):
 
 
 class DivergedError(TrainerError):
-    """The loss is no longer finite; training on is pointless."""
+    """The loss is no longer finite, so the training cannot go on."""
 
 
 def printable(text: str) -> str:
-    """A text that a terminal may show: a name of a file may hold line breaks, escapes, or bytes that are no letters."""
+    """A text that is safe to print: file names may contain line breaks, escapes, or bytes that are no letters."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def as_lines(problems: Sequence[str]) -> str:
-    """At most 50 problems, each on a line of its own, then how many more there are."""
+    """At most 50 problems, each on its own line, and the number of further ones."""
     more = [f"... and {len(problems) - 50} more"] * (len(problems) > 50)
     return "".join(f"\n  {printable(line)}" for line in [*problems[:50], *more])

@@ -24,19 +24,19 @@ EVALUATION_BATCH = 256
 
 @dataclass(frozen=True, eq=False)
 class Metrics:
-    """What a model does on a split of n pictures of c classes."""
+    """Metrics of a model on a split of pictures with c classes."""
 
     loss: float
-    """Mean cross-entropy, no label smoothing."""
+    """Mean cross-entropy, without label smoothing."""
     accuracy: float
-    """Top-1, 0 to 1."""
+    """Top-1 accuracy, 0 to 1."""
     confusion: NDArray[np.int64]
     """[k, 3]: true class, predicted class, pictures; each pair that occurs, in order. Of 10,000 classes a matrix would
     have a hundred million numbers."""
 
 
 def view_of(pictures: torch.Tensor, name: View) -> torch.Tensor:
-    """A view of pictures [n, channels, height, width] that an evaluation can average with the pictures themselves."""
+    """A view of pictures [n, channels, height, width], for averaging with the pictures themselves."""
     match name:
         case "flip":
             return pictures.flip(3)
@@ -49,12 +49,12 @@ def view_of(pictures: torch.Tensor, name: View) -> torch.Tensor:
 class Ensemble(nn.Module):
     """Soft voting: the mean of the probabilities over members and views.
 
-    It gives the logarithm of that mean, so that whoever takes its argmax or its softmax, as of any model's logits, gets
-    the voters' class and exactly their mean probabilities.
+    The output is the logarithm of that mean. Used like any model's logits, its argmax is the voted class, and its
+    softmax is exactly the mean of the probabilities.
 
     Args:
-        members: models of the same classes.
-        views: of a picture, beside the picture itself.
+        members: models with the same classes.
+        views: views of a picture, in addition to the picture itself.
     """
 
     def __init__(self, members: Sequence[nn.Module], views: Sequence[View] = ()) -> None:
@@ -72,7 +72,7 @@ class Ensemble(nn.Module):
 def predict_logits(
     forward: Callable[[torch.Tensor], torch.Tensor], data: Dataset, split: str, device: Device
 ) -> torch.Tensor:
-    """Logits [n, classes], float32 on the device, of a split in its own order."""
+    """Logits of a split, in its order: [n, classes] float32 on the device."""
     indices, resident = data.splits[split], device.resident(data.images)
     logits = []
     with torch.inference_mode():

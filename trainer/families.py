@@ -1,7 +1,7 @@
-"""The model families that need to be known by name, an entry of FAMILIES each; any other timm model is ``OTHER``.
+"""The model families with special treatment, one entry of FAMILIES each; any other timm model is ``OTHER``.
 
-To add a family, add its entry: the tests hold the lists in trainer/config.py, studies/template.toml and the documents
-to the table, and check what an entry promises on its example.
+To add a family, add its entry. Tests compare the lists in trainer/config.py, studies/template.toml and the documents
+with the table, and check each entry on its example.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from trainer.config import ModelSize, Shape, SizeSetting, TrainConfig
 from trainer.wide_resnet import WideResNet
 
 RESNET_STEM = 64
-"""Channels of a ResNet's first stage at width_mult 1; each further one has growth = 2 times as many (He et al.,
-2015, table 1)."""
+"""Channels of a ResNet's first stage at width_mult 1. Each further stage has growth = 2 times as many (He et al., 2015,
+table 1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,26 +31,27 @@ class Family:
     """Models that are scaled, built and counted alike."""
 
     name: str
-    """How documents call it: a model's name, with * for what varies."""
+    """Name in documents: a model's name, with * for the part that varies."""
     pattern: str
-    """Regular expression of its models' names; no other family's matches them."""
+    """Regular expression for the names of the family's models; it matches no model of another family."""
     example: str
-    """One of its models; the one that an error about a missing setting proposes."""
+    """A model of the family, which errors about a missing setting propose."""
     settings: tuple[SizeSetting, ...] = ()
-    """Settings that change its size."""
+    """Settings that change a model's size."""
     args: Callable[[TrainConfig], dict[str, Any]] = lambda config: {}
-    """Keyword arguments that build a candidate of the size that its settings say."""
+    """Keyword arguments that build a candidate in the size of its settings."""
     stock: Literal["always", "unscaled", "never"] = "always"
-    """When stock timm's ``create_model(name, **args)`` builds it: unscaled is with width and depth at 1."""
+    """When stock timm's ``create_model(name, **args)`` builds a candidate; unscaled: only with width and depth at 1."""
     build: Callable[..., nn.Module] | None = None
-    """Builds, from its model's name and its arguments, what stock timm cannot. None where that is nothing."""
+    """Builds the nets that stock timm cannot, from the model's name and the arguments. None: there are no such nets."""
     size: Callable[[TrainConfig, Shape], ModelSize] | None = None
-    """Its size in closed form, without ``model_args``. None: its net is built on the meta device and counted."""
+    """A candidate's size in closed form, without ``model_args``. None: the net is built on the meta device and
+    counted."""
     dip: Callable[[nn.Module], float] | None = None
-    """Of one of its nets of width 1, the one width_mult at which the size may fall instead of rising. None: it never
+    """From a net of width 1: the one width_mult at which the size may fall instead of rising. None: the size never
     falls."""
     is_padded: bool = False
-    """Whether trainer.padding widens its channels, which are not multiples of 8."""
+    """Whether trainer.padding pads the channels to multiples of 8."""
 
 
 def _rexnet_args(config: TrainConfig) -> dict[str, Any]:
@@ -59,14 +60,14 @@ def _rexnet_args(config: TrainConfig) -> dict[str, Any]:
 
 
 def _rexnet_size(config: TrainConfig, shape: Shape, *, divisor: int) -> ModelSize:
-    """A ReXNet's size, from the channel plan that timm builds it by; its channels are multiples of ``divisor``.
+    """A ReXNet's size, from timm's channel plan; the channels are multiples of ``divisor``.
 
-    Of each convolution: weights k k in out / groups, and as many multiply-adds at each place of its result.
+    A convolution has k k in out / groups weights, and as many multiply-adds at each place of its result.
     """
     width = config.width_mult
     plan = _block_cfg(width, config.depth_mult, config.initial_chs, config.final_chs, 1 / 12, divisor)
     previous = make_divisible(round((32 / width if width < 1 else 32) * width), divisor)
-    side = (shape.image_size + 1) // 2  # of what a layer gives, in pixels; all kernels of 3 are padded by 1
+    side = (shape.image_size + 1) // 2  # of a layer's result, in pixels; all kernels of 3 are padded by 1
     params = (9 * shape.channels + 2) * previous  # a convolution without bias, and its batch norm
     macs = side**2 * 9 * shape.channels * previous
     for out, expansion, stride, squeeze in plan:
@@ -97,9 +98,9 @@ def _resnet_args(config: TrainConfig) -> dict[str, Any]:
 
 
 def _resnet_dip(net: nn.Module) -> float:
-    """A ResNet's first stage needs no projection where it is as wide as its stem.
+    """The width at which a ResNet's first stage is as wide as its stem, and so needs no projection.
 
-    At 16 of 64 channels a resnet50 of ten classes has 1,783 parameters less than at 15, and a resnet10t at 64 has
+    At 16 of 64 channels a resnet50 with ten classes has 1,783 parameters less than at 15, and a resnet10t at 64 has
     1,165 less than at 63.
     """
     block: Any = net.layer1[0]  # type: ignore[index]  # a Sequential of blocks
@@ -107,7 +108,7 @@ def _resnet_dip(net: nn.Module) -> float:
 
 
 def _multipliers(config: TrainConfig) -> dict[str, Any]:
-    if is_unscaled(config):  # create_model refuses them ("multiple values for keyword"), even of 1
+    if is_unscaled(config):  # create_model refuses multipliers ("multiple values for keyword"), even 1
         return {}
     return {"channel_multiplier": config.width_mult, "depth_multiplier": config.depth_mult}
 
@@ -143,13 +144,13 @@ FAMILIES = (
         args=_rexnet_args,
         size=partial(_rexnet_size, divisor=8),
     ),
-    Family(  # they fix their own width inside timm and refuse another
+    Family(  # timm fixes their width and refuses another one
         name="rexnet_*",
         pattern=r"rexnet_(?!100)\d+",
         example="rexnet_130",
         is_padded=True,
     ),
-    Family(  # resnet32ts, resnet51q and their like are another class in timm, without channels
+    Family(  # not resnet32ts, resnet51q and similar: they are another class in timm, without ``channels``
         name="resnet*",
         pattern=r"resnet\d+[cdst]?",
         example="resnet18",
@@ -175,7 +176,7 @@ FAMILIES = (
         stock="unscaled",
         build=_gen_mobilenet_v3,
     ),
-    Family(  # ours (trainer/wide_resnet.py); timm has none for small pictures
+    Family(  # built by trainer/wide_resnet.py; timm has no wide ResNets for small pictures
         name="wrn-*",
         pattern=_WIDE_RESNET,
         example="wrn-16-4",
@@ -187,12 +188,12 @@ FAMILIES = (
 )
 
 OTHER = Family(name="any other timm model", pattern=r".*", example="convnext_atto")
-"""What is known of a model that has no entry: it has one size, and stock timm builds it."""
+"""Family of all models without an entry: they have one size, and stock timm builds them."""
 
 
 @cache
 def family_of(model: str) -> Family:
-    """The family of a model's name; OTHER where it has no entry, even where there is no such model."""
+    """The family of a model's name; OTHER if there is no entry, even if there is no such model."""
     return next((family for family in FAMILIES if re.fullmatch(family.pattern, model)), OTHER)
 
 
@@ -202,5 +203,5 @@ def families_with(setting: SizeSetting) -> tuple[Family, ...]:
 
 
 def is_unscaled(config: TrainConfig) -> bool:
-    """Whether width and depth are those that the model's name says."""
+    """Whether width_mult and depth_mult are 1, so that the model has the size of its name."""
     return config.width_mult == 1.0 and config.depth_mult == 1.0

@@ -35,39 +35,39 @@ def fit(
     micro_batches: int = 1,
     start: dict[str, torch.Tensor] | None = None,
 ) -> Iterator[EpochResult]:
-    """Train a candidate; yield one result per epoch. The caller owns the loop and stops it by not asking on.
+    """Train a candidate; yield one result per epoch. The caller owns the loop, and can stop it at any epoch.
 
-    Long: the loop is one function that is read from top to bottom, without callbacks or hooks.
+    Long: the loop is one function to be read from top to bottom, without callbacks or hooks.
 
-    With ``checkpoint``, the state after each epoch is durable there before its result is yielded. Where the file
-    exists already, its results are yielded first and training goes on after them, bit for bit as if it had never
-    stopped (same kind of device; the thread count is taken from the checkpoint).
+    With ``checkpoint``, the state after each epoch is durable there before its result is yielded. If the file exists
+    already, its results are yielded first, and training goes on after them, bit for bit as if it had never stopped (on
+    the same kind of device; the thread count is taken from the checkpoint).
 
     Args:
         config: the candidate.
         data: pictures with "train" and "val" splits.
-        device: where to train, from ``open_device``.
-        checkpoint: file to resume from and to write; None keeps nothing.
-        micro_batches: parts that a batch goes through the model in, its gradient accumulated, where memory is short.
-            Batch norm sees the parts, so the result is not bit for bit that of whole batches.
-        start: weights to begin with; by default random ones.
+        device: the device to train on, from ``open_device``.
+        checkpoint: file to resume from and to write; None: no state is kept.
+        micro_batches: number of parts of each batch, whose gradients are added up, to save memory. Batch norm sees the
+            parts, so the result is not bit for bit that of whole batches.
+        start: weights to begin with. Default: random weights.
 
     Raises:
         ConfigError: the model, its teacher or the augmentation cannot be built.
         DivergedError: the loss is not finite.
-        CheckpointError: the checkpoint is of another candidate or other pictures.
-        DiskError: no room for the checkpoint, or it cannot be read.
+        CheckpointError: the checkpoint belongs to another candidate or to other pictures.
+        DiskError: there is no room for the checkpoint, or it cannot be read.
     """
     training = Training(config, data, device, micro_batches, start)
     model, optimizer, padding = training.model, training.optimizer, training.padding
     average = WeightAverage(config, model) if config.ema else None
     steps_per_epoch = training.steps_per_epoch
 
-    # -- where it stopped, if it was here before
+    # -- resume from the checkpoint, if there is one
     history: list[EpochResult] = []
     resumed = load_checkpoint(checkpoint) if checkpoint else None
     if resumed is not None:
-        # Compared as JSON, which knows no tuples: they were saved as lists, in the arguments of ``augment``.
+        # Compared as JSON, where tuples are lists: those in the arguments of ``augment`` were saved as lists.
         same_candidate = resumed.config.model_dump_json() == config.model_dump_json()
         if not same_candidate or resumed.data_hash != data.fingerprint:
             raise CheckpointError(
@@ -82,7 +82,7 @@ def fit(
         yield from history
 
     while not (history and history[-1].final):
-        # -- one epoch of training; nothing in it waits for the device
+        # -- train one epoch, without waiting for the device
         epoch = len(history) + 1
         started = time.perf_counter()
         val_losses = [result.val_loss for result in history]
@@ -96,7 +96,7 @@ def fit(
         train_loss = total_loss.item() / steps_per_epoch
         train_seconds = time.perf_counter() - started
 
-        # -- what it is worth
+        # -- evaluate
         evaluated = (average.model if average is not None else model).eval()
         with device.autocast(config):
             logits = predict_logits(evaluated, data, "val", device)
@@ -119,7 +119,7 @@ def fit(
             )
         )
 
-        # -- durable before anyone hears of it
+        # -- make the state durable before the result is yielded
         if checkpoint:
             state = Checkpoint(
                 config=config,
@@ -146,22 +146,22 @@ def fit_folds(
 ) -> Iterator[EpochResult]:
     """Train a candidate once per fold; yield one result per finished fold.
 
-    Many parameters: those of ``fit``, and the two that deal the folds.
+    Many parameters: those of ``fit``, and two for the folds.
 
-    In a result, ``epoch`` counts finished folds, and losses and accuracy are means over them, each at its fold's last
-    epoch. Resumable like ``fit``: every fold has its own checkpoint beside ``checkpoint``.
+    In a result, ``epoch`` counts finished folds; losses and accuracy are means over the folds' last epochs. Resumable
+    like ``fit``: every fold has its own checkpoint beside ``checkpoint``.
 
     Args:
         config: the candidate.
-        data: pictures; its train and val splits together are dealt into folds.
-        device: where to train.
-        folds: how many.
-        seed: of the folds, the same for all candidates.
-        checkpoint: file name that the folds' checkpoints extend.
+        data: the pictures; the train and val splits together are divided into folds.
+        device: the device to train on.
+        folds: number of folds.
+        seed: seed of the folds, the same for all candidates.
+        checkpoint: base name of the folds' checkpoints.
         micro_batches: as in ``fit``.
 
     Raises:
-        DataError: a class has fewer pictures than there are folds; else as ``fit``.
+        DataError: a class has fewer pictures than there are folds. Other errors as in ``fit``.
     """
     ends: list[EpochResult] = []
     for number in range(folds):
@@ -185,8 +185,8 @@ def sweep_lr(
 ) -> Iterator[tuple[float, float]]:
     """Train ``steps`` steps while the learning rate rises from ``low`` to ``high``; yield each rate and its loss.
 
-    The learning-rate range test of Smith, 2015, with a rate that rises evenly in the logarithm. Batches and steps are
-    those of ``fit``, epoch after epoch; only the rate is another.
+    The learning-rate range test of Smith, 2015, with a rate that rises evenly on a logarithmic scale. Batches and
+    steps are those of ``fit``; only the rate differs.
 
     Raises:
         ConfigError: the model, its teacher or the augmentation cannot be built.
@@ -200,10 +200,10 @@ def sweep_lr(
 
 
 class Training:
-    """A candidate as it is trained: its net, its batches, and what one optimizer step is.
+    """The training of a candidate: its net, its batches, and the optimizer step.
 
     Args:
-        config, data, device, micro_batches, start: as ``fit``.
+        config, data, device, micro_batches, start: as in ``fit``.
 
     Raises:
         ConfigError: the model, its teacher or the augmentation cannot be built.
@@ -232,11 +232,11 @@ class Training:
         self.loader = Loader(data, self.augment.on_host, device, config.seed)
         num_train = len(data.splits["train"])
         self.batch_size = min(config.batch_size, num_train)
-        # The incomplete last batch is left out; another one each epoch.
+        # The incomplete last batch is left out; each epoch, other pictures are in it.
         self.steps_per_epoch = num_train // self.batch_size
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, from 1; with them begins the randomness of its dropout and drop path."""
+        """The batches of an epoch (from 1). Also seeds the epoch's dropout and drop path."""
         seed, size = self.config.seed, self.batch_size
         torch.manual_seed(_derive(seed, epoch))
         order = np.random.default_rng((seed, epoch)).permutation(self.data.splits["train"])
@@ -244,11 +244,11 @@ class Training:
         plain = epoch < self.config.augment_from_epoch
         for number, pictures in enumerate(self.loader.epoch(epoch, chosen, plain=plain)):
             labels = self.device.copy(self.data.labels[chosen[number]])
-            # From 1: numpy pads seeds with zeros, so (seed, epoch, 0) is what the order was drawn from.
+            # Numbered from 1: numpy pads seeds with zeros, so (seed, epoch, 0) would repeat the seed of the order.
             yield self.augment(pictures, labels, seed, epoch, number + 1, plain=plain)
 
     def step(self, batch: Batch, lr: float) -> torch.Tensor:
-        """Take one optimizer step; returns the batch's mean loss before it, a scalar on the device, detached."""
+        """Take one optimizer step. Returns the batch's mean loss before it: a detached scalar on the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
@@ -263,7 +263,7 @@ class Training:
         return loss
 
     def _backward(self, batch: Batch) -> torch.Tensor:
-        """The batch's mean loss, detached; its gradient is added to the parameters'."""
+        """Add the gradient of the batch's mean loss to the parameters' gradients. Returns the loss, detached."""
         total = torch.zeros((), device=self.device.torch_device)
         for part in batch.parts(self.micro_batches):
             loss = self._loss(part) * (len(part.labels) / len(batch.labels))
@@ -284,10 +284,10 @@ class Training:
 
 
 def _out_of_patience(accuracies: list[float], patience: int | None) -> bool:
-    """Whether the best accuracy is ``patience`` epochs old."""
+    """Whether the last ``patience`` epochs brought no better accuracy."""
     return patience is not None and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience
 
 
 def _derive(seed: int, epoch: int) -> int:
-    """A seed for torch from (seed, epoch), without the correlations of seed + epoch."""
+    """A seed for torch from (seed, epoch), without the correlations that seed + epoch would have."""
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0])

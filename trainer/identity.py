@@ -1,7 +1,7 @@
-"""What tells one set of settings from another: the same for ever, whatever settings this program gets later.
+"""The identity of settings, which does not change when this program gets new settings.
 
 Fingerprints of studies, the identity of an export and the names of checkpoints and caches are made from settings. A
-setting that did not exist when they were made counts as its default: as long as it has it, it is left out.
+setting added later is left out as long as it has its default.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ FIRST_SETTINGS = {
     "rotate rotations shift scale crop_padding erase brightness augment mixup cutmix mix_alpha augment_from_epoch "
     "precision seed",
 }
-"""The settings that always count: those of November 2026. No setting is ever added, and none can be removed or renamed
-(tests/before): studies have them."""
+"""The settings that always count: those of November 2026. Never add, remove or rename one (tests/before), because
+existing studies depend on this list."""
 
 FIRST_RECIPE = 2
-"""RECIPE_VERSION of that time; what was trained then does not name it."""
+"""RECIPE_VERSION of that time; hashes made then do not contain it."""
 
 
 def identity(settings: BaseModel, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -44,17 +44,17 @@ def identity(settings: BaseModel, *, without: tuple[str, ...] = ()) -> dict[str,
 
 
 def identity_json(settings: BaseModel) -> str:
-    """The same as one line of JSON, always in the same order."""
+    """``identity`` as one line of JSON, always in the same order."""
     return settings.model_dump_json(exclude=_uncounted(settings))
 
 
 def later_recipe() -> list[int]:
-    """What a hash of something trained has beside its settings: the version of the recipe, since there is a second."""
+    """RECIPE_VERSION as part of the hash of a training: [] for FIRST_RECIPE, else a list of the version."""
     return [] if RECIPE_VERSION == FIRST_RECIPE else [RECIPE_VERSION]
 
 
 def _uncounted(value: object) -> dict[Any, Any]:
-    """Later settings that have their default, as pydantic's ``exclude``: name -> True, or the same of a table."""
+    """Later settings at their defaults, as pydantic's ``exclude``: name -> True, or -> the same for a table."""
     if isinstance(value, dict):
         parts = value
     elif isinstance(value, list | tuple):

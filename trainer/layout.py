@@ -1,4 +1,4 @@
-"""What the folders of a data folder mean: splits or classes, told from their names and from where pictures lie."""
+"""The meaning of the folders in a data folder, splits or classes, from their names and the places of the pictures."""
 
 from __future__ import annotations
 
@@ -19,29 +19,31 @@ SPLIT_WORDS = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-"""Split -> the words that name it, alone or among others: seg_train, Test-Set."""
+"""Split -> words that name it, alone or among other words: seg_train, Test-Set."""
 
 UNLABELLED_WORDS = {"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled"}
-"""Words that name a folder of pictures to predict, beside splits: seg_pred."""
+"""Words that name a folder of pictures to predict, next to splits: seg_pred."""
 
 WRAPPER_WORDS = {"data", "image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "unknown"}
-"""Words that name the one folder inside a test folder whose pictures have no label: test/images."""
+"""Words that name a single folder of unlabelled pictures in a test folder: test/images."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the classes of each split lie."""
+    """The folders of each split's classes."""
 
     parts: Sequence[tuple[str, Folder]]
-    """(split, the folder whose folders are its classes)."""
+    """Pairs of a split and the folder that holds its class folders."""
     notices: Sequence[str] = ()
-    """What was passed over, or may be meant otherwise: a sentence each."""
+    """A sentence for everything that was ignored, or that may have another meaning."""
     is_plain: bool = True
-    """Whether nothing about the folders' names speaks against it."""
+    """Whether no folder's name contradicts this layout."""
 
 
 def split_of(name: str) -> str | None:
-    """The split that a folder's name says, in any case, beside other words set off by ``_``, ``-``, ``.`` or a space.
+    """The split that a folder's name contains as a word, in upper or lower case; None if there is none or several.
+
+    Words are separated by ``_``, ``-``, ``.`` or a space.
 
     >>> split_of("seg_train"), split_of("Test-Set"), split_of("trains"), split_of("train_test")
     ('train', 'test', None, None)
@@ -55,25 +57,25 @@ def _words(name: str) -> set[str]:
 
 
 def read_layout(root: Folder, where: str, *, needs_train: bool = True) -> Layout:
-    """Decide what the folders of ``root`` mean.
+    """Decide whether the folders of ``root`` are splits or classes.
 
-    They are splits if each one that holds pictures is named as a split, and classes otherwise. Folders without a
-    picture lie beside splits unnoticed. Test pictures without class folders are unlabelled, and passed over.
+    They are splits if every folder with pictures has the name of a split, and classes otherwise. Next to splits,
+    folders without pictures are ignored. Test pictures outside class folders are unlabelled, and are left out.
 
     Args:
         root: the data folder.
-        where: its path, for messages.
-        needs_train: whether splits without train are refused.
+        where: path of the data folder, for messages.
+        needs_train: whether splits without train are an error.
 
     Raises:
-        DataError: they name splits and train is missing, holds no class folder, or is named twice; or they are
-            neither, because each one holds the same folders.
+        DataError: the folders are splits, but train is missing, has no class folder, or exists twice; or the folders
+            are neither splits nor classes, because all of them hold the same folders.
     """
     named = [folder for folder in root.folders if split_of(folder.base)]
     holding = [folder for folder in root.folders if folder.holds_pictures]
-    if not holding:  # names without the ending of a picture, or nothing at all
+    if not holding:  # no file has the ending of a picture
         holding = [folder for folder in root.folders if any(folder.walk())] or list(root.folders)
-    # train_labels, full of tables, is no split; an empty test folder is one that somebody forgot to fill.
+    # train_labels, full of tables, is no split; an empty test folder is a split that was not filled.
     named = [folder for folder in named if folder in holding or not any(folder.walk())]
     unlabelled = [one for one in holding if _words(one.base) & UNLABELLED_WORDS and not _class_folders(one)]
     if named and all(split_of(folder.base) for folder in holding if folder not in unlabelled):
@@ -127,13 +129,13 @@ def _holding(folder: Folder) -> list[Folder]:
 
 
 def _class_folders(folder: Folder) -> list[Folder]:
-    """The folders in it that hold pictures, if there are several: one alone may be a wrapper, as in test/images."""
+    """The folders inside that hold pictures, if there are several: a single one may be a wrapper, as in test/images."""
     holding = _holding(folder)
     return holding if len(holding) > 1 else []
 
 
 def _is_unlabelled(test: Folder, classes: set[str]) -> bool:
-    """Whether a test folder's pictures lie in no class folder: in itself, or in one named as a wrapper."""
+    """Whether a test folder's pictures are in no class folder: directly in it, or in a wrapper."""
     wrapping = WRAPPER_WORDS | UNLABELLED_WORDS | set(SPLIT_WORDS["test"])
     inner = _holding(test)
     if len(inner) > 1 or not test.holds_pictures:
@@ -152,7 +154,7 @@ def _passed_over(folder: Folder, where: str) -> str:
 
 
 def _without_wrapper(folder: Folder, split: str) -> Folder:
-    """The folder itself, or the one inside that says the same split again: seg_train/seg_train/CLASS."""
+    """The folder itself, or the single folder inside that names the same split again: seg_train/seg_train/CLASS."""
     holding = _holding(folder)
     if len(holding) == 1 and split_of(holding[0].base) == split and not folder.pictures:
         return holding[0]
@@ -160,13 +162,13 @@ def _without_wrapper(folder: Folder, split: str) -> Folder:
 
 
 def _refuse_shared_names(tops: list[Folder], where: str) -> None:
-    """Folders without pictures whose folders have the same names are parts of a data set, not classes."""
+    """Raise if folders without pictures hold folders of the same names: they are parts of a data set, not classes."""
     apart = [folder for folder in tops if not folder.pictures]
     names = [{one.base for one in folder.folders if any(one.walk())} for folder in apart]
     count = Counter(name for found in names for name in found)
     shared = sorted(name for name, number in count.items() if number > 1)
     parts = [folder for folder, found in zip(apart, names, strict=True) if found & set(shared)]
-    if len(shared) < 2 or len(shared) <= len(count) / 2:  # one alone may be a wrapper: cat/images, dog/images
+    if len(shared) < 2 or len(shared) <= len(count) / 2:  # a single one may be a wrapper: cat/images, dog/images
         return
     raise DataError(
         f"{where}: {_names(parts)} hold no pictures of their own and the same folders ({', '.join(shared[:3])}"
@@ -176,7 +178,7 @@ def _refuse_shared_names(tops: list[Folder], where: str) -> None:
 
 
 def _loose_pictures(folder: Folder) -> list[str]:
-    """A sentence about pictures that lie beside class folders, where there are any."""
+    """A sentence about pictures beside class folders, if there are any."""
     loose = folder.pictures
     if not loose or not folder.folders:
         return []

@@ -1,8 +1,8 @@
 """The batches of each epoch: gathered from the cache and augmented on the host, here or in loader processes.
 
-A batch is known by (epoch, number, which pictures), so it is the same whoever makes it. Loader processes are torch's
-own DataLoader, started once per training; they pay only where ``augment`` names transforms that cost more than the
-step itself.
+A batch is determined by (epoch, number, pictures), so every process makes the same batch. Loader processes are those of
+torch's DataLoader, started once per training. They pay off only if ``augment`` names transforms that take longer than
+the step itself.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from trainer.data import Dataset
 from trainer.device import Device
 
 Item = tuple[int, int, NDArray[np.int64]]
-"""Epoch, batch number, indices of its pictures; epoch 0 stands for "not augmented"."""
+"""Epoch, batch number, indices of the batch's pictures. Epoch 0 means "not augmented"."""
 
 
 READ_AHEAD = 2
-"""Batches that are asked for before they are due: a disk that is asked for one picture at a time is mostly idle."""
+"""Number of batches that are requested ahead: a disk with requests for one picture at a time is mostly idle."""
 
 
 class Loader:
@@ -35,9 +35,9 @@ class Loader:
 
     Args:
         data: the pictures.
-        augmentation: what ``augment`` names.
-        device: says how many loader processes there are, and keeps the pictures if they fit on it.
-        seed: of the augmentation.
+        augmentation: the transforms of ``augment``.
+        device: gives the number of loader processes, and holds the pictures if they fit.
+        seed: seed of the augmentation.
     """
 
     def __init__(self, data: Dataset, augmentation: HostAugmentation, device: Device, seed: int) -> None:
@@ -54,11 +54,11 @@ class Loader:
                 num_workers=device.num_loaders,
                 multiprocessing_context="spawn",  # never fork a process that has begun to use CUDA
                 persistent_workers=True,
-                generator=torch.Generator(),  # else it draws from the one that dropout depends on
+                generator=torch.Generator(),  # otherwise it draws from the generator that dropout uses
             )
 
     def epoch(self, epoch: int, batches: list[NDArray[np.int64]], *, plain: bool) -> Iterator[Pictures | torch.Tensor]:
-        """[batch, size, size, channels] uint8 for each batch; on a GPU already there."""
+        """Yield each batch as [batch, size, size, channels] uint8; with a GPU, it is on the GPU already."""
         self.items[:] = [(0 if plain else epoch, number, indices) for number, indices in enumerate(batches)]
         if self.resident is not None:
             for _, _, indices in self.items:
@@ -76,7 +76,7 @@ class Loader:
 
 
 class _Batches(TorchDataset[torch.Tensor]):
-    """Batches by item; in a loader process the pictures are mapped again, not copied."""
+    """Batches by item. A loader process maps the file of pictures again instead of copying it."""
 
     def __init__(self, images: Pictures, augmentation: HostAugmentation, seed: int) -> None:
         self.images, self.augmentation, self.seed = images, augmentation, seed
@@ -89,13 +89,13 @@ class _Batches(TorchDataset[torch.Tensor]):
         return torch.from_numpy(pictures)
 
     def will_need(self, item: Item) -> None:
-        """Let the system read what a batch lacks in memory, all of it at once, while others are trained on."""
+        """Ask the system to read all pictures of a batch that are not in memory, while other batches are trained on."""
         if not isinstance(self.images, np.memmap):
             return
         mapped = self.images.base
         assert isinstance(mapped, mmap.mmap)
         size = self.images.strides[0]
-        first = self.images.offset % mmap.ALLOCATIONGRANULARITY  # of the pictures, in what is mapped
+        first = self.images.offset % mmap.ALLOCATIONGRANULARITY  # offset of the pictures in the mapped memory
         for start in (first + item[2] * size).tolist():
             page = start - start % mmap.PAGESIZE
             mapped.madvise(mmap.MADV_WILLNEED, page, start + size - page)
@@ -106,5 +106,5 @@ class _Batches(TorchDataset[torch.Tensor]):
 
 
 def _open_batches(path: Path, augmentation: HostAugmentation, seed: int) -> _Batches:
-    cv2.setNumThreads(1)  # a loader process is one of several
+    cv2.setNumThreads(1)  # there are several loader processes
     return _Batches(np.load(path, mmap_mode="r"), augmentation, seed)

@@ -1,4 +1,4 @@
-"""Models: built by timm's names, widened where the family has a width, counted without memory on the meta device."""
+"""Models: built by timm's names, scaled if their family has a width, counted without memory on the meta device."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ RESERVED_ARGS = {
     **dict.fromkeys(("drop_rate", "drop_path_rate"), "is set by dropout and drop_path beside model_args"),
     **dict.fromkeys(("depth_mult", "initial_chs", "final_chs"), "is a setting beside model_args"),
 }
-"""Arguments of ``timm.create_model`` that ``model_args`` may not hold: each would be ignored, or break the
+"""Arguments of ``timm.create_model`` that ``model_args`` must not have -> reason. Each would be ignored, or break the
 promise that a candidate is a classifier of these pictures, trained from random weights."""
 
 
 def size_settings(model: str) -> tuple[SizeSetting, ...]:
-    """Which of SIZE_SETTINGS this family has; any other is left at its default."""
+    """The SIZE_SETTINGS that the model's family has; all others keep their defaults."""
     return family_of(model).settings
 
 
@@ -39,7 +39,7 @@ def has_width(model: str) -> bool:
 
 
 def is_stock(config: TrainConfig) -> bool:
-    """Whether stock timm's ``create_model(name, **args)`` builds this net, so that an export comes back through it."""
+    """Whether stock timm's ``create_model(name, **args)`` builds this net, so that it can load an export."""
     stock = family_of(config.model).stock
     match stock:
         case "always":
@@ -53,12 +53,12 @@ def is_stock(config: TrainConfig) -> bool:
 
 
 def model_args(config: TrainConfig, image_size: int) -> dict[str, Any]:
-    """Keyword arguments, besides the numbers of classes and channels, that build this candidate.
+    """Keyword arguments that build this candidate, besides the numbers of classes and channels.
 
-    Where ``is_stock``, they are all that an export needs to come back through ``timm.create_model``.
+    If ``is_stock``, ``timm.create_model`` loads an export with these arguments alone.
 
     Raises:
-        ConfigError: unknown model name, a reserved argument, or a size setting that the family does not have.
+        ConfigError: the model name is unknown, an argument is reserved, or the family lacks a size setting.
     """
     family = family_of(config.model)
     if family.stock != "never" and not _is_timm_model(config.model):
@@ -92,11 +92,11 @@ def build_model(config: TrainConfig, shape: Shape, device: torch.device | str = 
 
     Args:
         config: the candidate.
-        shape: its outputs and its input; the image size matters for families whose layers depend on it.
-        device: where its parameters are; "meta" allocates nothing.
+        shape: outputs and input; the image size matters for families whose layers depend on it.
+        device: device of the parameters; "meta" allocates nothing.
 
     Raises:
-        ConfigError: the name is unknown or the model refuses its arguments.
+        ConfigError: the name is unknown, or the model refuses its arguments.
     """
     args = model_args(config, shape.image_size)
     num_classes, channels = shape.num_classes, shape.channels
@@ -111,17 +111,17 @@ def build_model(config: TrainConfig, shape: Shape, device: torch.device | str = 
 
 
 def count(config: TrainConfig, shape: Shape) -> ModelSize:
-    """Count a candidate's parameters and multiply-adds, exactly, without memory for it.
+    """Count a candidate's parameters and multiply-adds exactly, without allocating its weights.
 
     ReXNets are counted in closed form, in about 0.15 ms; other families on the meta device, in 2 to 250 ms.
 
     Raises:
-        ConfigError: as ``build_model``, or the picture is too small for the net.
+        ConfigError: as in ``build_model``, or the pictures are too small for the net.
     """
     if (size := family_of(config.model).size) is not None and not config.model_args:
-        model_args(config, shape.image_size)  # for what it refuses
+        model_args(config, shape.image_size)  # called for its checks alone
         return size(config, shape)
-    # Eval mode: in train mode batch norm refuses a single value per channel, which small pictures come to.
+    # In train mode, batch norm refuses a single value per channel, which small pictures lead to.
     model = build_model(config, shape, "meta").eval()
     image = torch.empty(1, *shape.of_image, device="meta")
     try:
@@ -133,10 +133,10 @@ def count(config: TrainConfig, shape: Shape) -> ModelSize:
 
 
 def count_params(config: TrainConfig, shape: Shape) -> int:
-    """Count a candidate's trainable parameters alone: without the forward pass of the families that need one.
+    """Count only a candidate's trainable parameters, which needs no forward pass.
 
     Raises:
-        ConfigError: as ``build_model``.
+        ConfigError: as in ``build_model``.
     """
     if family_of(config.model).size is not None and not config.model_args:
         return count(config, shape).params
@@ -144,10 +144,10 @@ def count_params(config: TrainConfig, shape: Shape) -> int:
 
 
 def dip(config: TrainConfig) -> float | None:
-    """The width_mult at which the family's size falls instead of rising; None where it never does.
+    """The width_mult at which the size of the candidate's family falls instead of rising; None if it never falls.
 
     Raises:
-        ConfigError: as ``build_model``.
+        ConfigError: as in ``build_model``.
     """
     find = family_of(config.model).dip
     return None if find is None else find(build_model(config, Shape(2, 224), "meta"))
@@ -159,12 +159,12 @@ def _num_params(model: nn.Module) -> int:
 
 @cache
 def _is_timm_model(model: str) -> bool:
-    return model in timm.list_models()  # which sorts more than a thousand names
+    return model in timm.list_models()  # cached, because it sorts more than a thousand names
 
 
 @cache
 def _takes_image_size(model: str) -> bool:
-    """Whether timm builds this family (vision transformers and kin) for a fixed input size."""
+    """Whether timm builds this model for a fixed input size, as it does vision transformers."""
     try:
         with torch.device("meta"):
             timm.create_model(model, pretrained=False, img_size=224)

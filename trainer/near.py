@@ -1,7 +1,7 @@
 """Near-duplicates: the same picture resized, re-encoded, cropped by a few per cent or flipped, in two splits.
 
-A perceptual hash (ImageHash's pHash, 64 bits) finds candidates; those whose small versions agree, whole or one of
-them cropped, are near-duplicates. Both work on the decoded pictures of the cache.
+A perceptual hash (ImageHash's pHash, 64 bits) finds candidates. Candidates are near-duplicates if small versions of
+them agree, both whole or one of them cropped. Both steps work on the decoded pictures of the cache.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from trainer.data import Dataset
 __all__ = ["NearDuplicate", "find_near_duplicates"]
 
 CANDIDATE_BITS = 18
-"""Bits of 64 by which two hashes may differ: 95 % of pictures cropped by 5 % at a corner are within 16."""
+"""Most bits of 64 by which the hashes of candidates may differ: 95 % of pictures cropped by 5 % at a corner are within
+16."""
 
 SAME = 0.95
-"""Least correlation of two small versions that are one picture's. Of 1,200 pictures each of flowers (128 px), birds
-(64 px) and CIFAR-10, cropped copies had 0.96 and more, JPEGs of quality 40 too, and strangers at most 0.935."""
+"""Least correlation of the small versions of near-duplicates. In 1,200 pictures each of flowers (128 px), birds (64 px)
+and CIFAR-10, cropped copies and JPEGs of quality 40 had at least 0.96, different pictures at most 0.935."""
 
 PLAUSIBLE = 0.6
-"""Least correlation of the whole pictures from which on cropped versions are looked at: they cost 0.7 ms a pair."""
+"""Least correlation of the whole pictures for which cropped versions are compared, which takes 0.7 ms a pair."""
 
 SMALL = 16
 CROP = 0.05
@@ -37,25 +38,28 @@ BLOCK = 1024
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """Two pictures in two splits that are nearly one."""
+    """Two pictures in two splits that are nearly the same."""
 
     first: str
     second: str
     splits: tuple[str, str]
-    """Of the first and of the second."""
+    """Splits of the first and of the second picture."""
     likeness: float
-    """Correlation of their small versions, at most 1."""
+    """Correlation of the pictures' small versions, at most 1."""
 
 
 def find_near_duplicates(
     data: Dataset, splits: Sequence[str] = ("train", "val", "test"), progress: Progress | None = None
 ) -> list[NearDuplicate]:
-    """Every picture's nearest near-duplicate in an earlier split, likest first; exact copies are among them.
+    """Find each picture's most similar near-duplicate in an earlier split, exact copies included.
 
     Args:
         data: the pictures.
-        splits: those to compare.
-        progress: told how many are hashed.
+        splits: the splits to compare.
+        progress: called with the number of hashed pictures.
+
+    Returns:
+        The pairs, the most similar first.
     """
     names = [name for name in splits if len(data.splits[name])]
     hashes, smalls = _hashes(data, progress)
@@ -77,8 +81,8 @@ def find_near_duplicates(
 
 
 def _hashes(data: Dataset, progress: Progress | None) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
-    """[2, N] and [2, N, 16 * 16 * C]: hashes and small versions of the pictures, and of their mirror images."""
-    from imagehash import phash  # and with it SciPy: 0.3 s
+    """Hashes [2, N] and small versions [2, N, 16 * 16 * C] of the pictures and of their mirror images."""
+    from imagehash import phash  # imported here: it imports SciPy, 0.3 s
 
     bits = np.zeros((2, len(data.names), 64), bool)
     smalls = np.zeros((2, len(data.names), SMALL * SMALL * data.images.shape[-1]), np.float32)
@@ -100,9 +104,9 @@ def _candidates(
     first: NDArray[np.int64],
     second: NDArray[np.int64],
 ) -> Iterator[tuple[int, int]]:
-    """Pairs of one picture of ``first`` and one of ``second`` that may be one: by their hashes, then as a whole.
+    """Pairs of a picture of ``first`` and a picture of ``second`` that are similar by their hashes and as a whole.
 
-    Six parameters: what is known of either side, and which pictures are on it.
+    Many parameters: hashes, small versions and indices for either side.
     """
     for start in range(0, len(first), BLOCK):
         part = first[start : start + BLOCK]
@@ -115,14 +119,14 @@ def _candidates(
 
 
 def _likeness(one: NDArray[np.uint8], other: NDArray[np.uint8], *, flip: bool) -> float:
-    """The largest correlation of the two, whole or one of them cropped."""
+    """The largest correlation of two pictures, both whole or one of them cropped."""
     ours = _versions(one[:, ::-1] if flip else one)
     theirs = _versions(other)
     return float(max((theirs @ ours[0]).max(), (ours @ theirs[0]).max()))
 
 
 def _versions(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """[10, 16 * 16 * C]: the picture, its middle, and what is left without an edge or two; each of unit length."""
+    """[10, 16 * 16 * C]: the picture, its middle, and its remainders without one or two edges; each of unit length."""
     image = Image.fromarray(np.ascontiguousarray(pixels.squeeze()))
     side = float(image.width)
     lost = side * CROP
@@ -138,7 +142,7 @@ def _small(image: Image.Image, box: tuple[float, float, float, float] | None) ->
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each without its mean and of length 1, so that a product is a correlation."""
+    """Shift each row to mean 0 and scale it to length 1, so that products of rows are correlations."""
     rows = rows - rows.mean(axis=1, keepdims=True)
     unit: NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
     return unit

@@ -1,4 +1,4 @@
-"""Every step's optimizer, learning rate, loss, gradient limits, sharpness-aware ascent and weight average."""
+"""The parts of an optimizer step: optimizer, learning rate, loss, gradient limits, sharpness-aware ascent, average."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainer.device import FUSED
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer a candidate names.
+    """The optimizer of a candidate.
 
     timm leaves one-dimensional parameters (biases, normalisation) out of weight decay.
     """
@@ -28,7 +28,7 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
     match config.optimizer:
         case "adam" | "adamw" | "nadam":
             extra = {"betas": (config.momentum, 0.999)}
-        case "sgd":  # Nesterov's is timm's choice, which torch refuses without momentum
+        case "sgd":  # timm chooses Nesterov momentum, which torch refuses with momentum 0
             extra = {"momentum": config.momentum, "nesterov": config.momentum > 0}
         case "rmsprop":
             extra = {"momentum": config.momentum}
@@ -40,10 +40,10 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: OptimizerState) -> None:
-    """Load an optimizer's state, each tensor where the optimizer had put it.
+    """Load an optimizer's state, with each tensor on the device on which the optimizer creates it.
 
-    Torch moves all of it but ``step`` to the parameters' device; NAdam's ``mu_product`` belongs on the host, where each
-    step reads it twice for every parameter: from a GPU that would be hundreds of waits.
+    Torch moves everything except ``step`` to the parameters' device. NAdam's ``mu_product`` must stay on the host: each
+    step reads it twice for every parameter, which would mean hundreds of waits for a GPU.
     """
     optimizer.load_state_dict(state)
     for entry in optimizer.state.values():
@@ -58,7 +58,7 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, val_loss
         config: the candidate.
         step: optimizer steps taken before this one, over all epochs.
         steps_per_epoch: optimizer steps in an epoch.
-        val_losses: validation loss of each finished epoch; the plateau schedule alone looks at them.
+        val_losses: validation loss of each finished epoch, used only by the plateau schedule.
     """
     start, length, peak = 0.0, float(config.epochs * steps_per_epoch), config.lr
     if config.schedule == "warm_restarts":  # Loshchilov and Hutter, 2016; each cycle with its own peak and warm-up
@@ -86,7 +86,7 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, val_loss
 
 
 def _plateaus(val_losses: Sequence[float], patience: int) -> int:
-    """How often ``patience`` epochs in a row brought no lower validation loss."""
+    """Number of times that ``patience`` epochs in a row brought no lower validation loss."""
     found, best, waited = 0, math.inf, 0
     for loss in val_losses:
         waited = 0 if loss < best else waited + 1
@@ -97,7 +97,7 @@ def _plateaus(val_losses: Sequence[float], patience: int) -> int:
 
 
 def build_loss(config: TrainConfig) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Mean loss of logits [batch, classes] and labels [batch]."""
+    """A function for the mean loss of logits [batch, classes] and labels [batch]."""
     match config.loss:
         case "cross_entropy":
             return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
@@ -108,7 +108,7 @@ def build_loss(config: TrainConfig) -> Callable[[torch.Tensor, torch.Tensor], to
 
 
 def limit_gradient(config: TrainConfig, model: nn.Module) -> None:
-    """Clip the gradient as the candidate says: adaptively per unit (the classifier left out), by its norm, or both."""
+    """Clip the gradient by the candidate's settings: adaptively per unit (except the classifier), by norm, or both."""
     if config.agc:
         dispatch_clip_grad(model_parameters(model, exclude_head=True), config.agc, mode="agc")
     if config.clip:
@@ -118,8 +118,8 @@ def limit_gradient(config: TrainConfig, model: nn.Module) -> None:
 class Ascent:
     """Sharpness-aware minimization: step uphill to the worst neighbour, take the gradient there, step back.
 
-    SAM is Foret et al., 2021, equation 2; ASAM, with weights measured in units of themselves, Kwon et al., 2021,
-    equation 6 (without bias terms' offset). Batch norm's running statistics see the first pass alone.
+    SAM is Foret et al., 2021, equation 2. ASAM, with the radius in units of each weight's size, is Kwon et al., 2021,
+    equation 6 (without the offset of bias terms). Only the first pass updates batch norm's running statistics.
     """
 
     def __init__(self, config: TrainConfig, model: nn.Module) -> None:
@@ -131,7 +131,7 @@ class Ascent:
 
     @torch.no_grad()
     def climb(self) -> None:
-        """From the gradient at the weights, move them to the neighbour."""
+        """Move the weights to the worst neighbour, by their gradient."""
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.params]
         if self.adaptive:
             sizes = torch._foreach_abs(self.params)
@@ -148,7 +148,7 @@ class Ascent:
 
     @torch.no_grad()
     def descend(self) -> None:
-        """Move the weights back; their gradient stays the neighbour's."""
+        """Move the weights back; the gradient remains that of the neighbour."""
         torch._foreach_sub_(self.params, self.move)
         for module, momentum in zip(self.norms, self.momenta, strict=True):
             module.momentum = momentum
@@ -157,7 +157,7 @@ class Ascent:
 class WeightAverage:
     """Exponential moving average of a model's weights and running statistics, on cached lists of tensors.
 
-    ``torch._foreach_lerp_`` over the lists takes 3.9 ms for 473 tensors where walking the state takes 11.9.
+    ``torch._foreach_lerp_`` over the lists takes 3.9 ms for 473 tensors; a loop over the state takes 11.9 ms.
     """
 
     def __init__(self, config: TrainConfig, model: nn.Module) -> None:
@@ -171,8 +171,8 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after optimizer step ``step``, from 0."""
-        decay = min(self.decay, (1 + step) / (10 + step))  # else a short training's average is mostly its random start
+        """Add the weights after optimizer step ``step`` (from 0) to the average."""
+        decay = min(self.decay, (1 + step) / (10 + step))  # else the random start dominates a short training's average
         torch._foreach_lerp_(self.averages, self.current, 1 - decay)
         if self.counts:
             torch._foreach_copy_(self.counts, self.current_counts)

@@ -1,11 +1,11 @@
-"""ReXNets with their channels zero-padded to multiples of 8, as vector units and tensor cores want them; exactly the
-same function.
+"""ReXNets with channels zero-padded to multiples of 8, the size for vector units and tensor cores. The padded net
+computes exactly the same function.
 
-A ReXNet's channels are odd numbers, with which a GPU's channels-last layout gains nothing (timm's tables on an RTX
-3090: rexnet_130 0.75, rexnetr_100, whose channels are multiples of 8, 1.31). On a CPU it is as fast either way
-(bench/LOG.md); there it is done as well, so that both train by the same path. Padded weights are 0 and stay 0: a
-padded channel holds 0, so the gradient of each weight that reads it vanishes; and no gradient reaches it, since those
-weights are 0. Checkpoints hold the real tensors, so an export takes them as they are.
+A ReXNet's channels are irregular numbers, with which a GPU's channels-last layout gains nothing (timm's tables on an
+RTX 3090: rexnet_130 0.75; rexnetr_100, whose channels are multiples of 8, 1.31). On a CPU, padding does not change the
+speed (bench/LOG.md); CPUs pad too, so that there is one code path. Padded weights are 0 and stay 0: a padded channel is
+0, so the gradient of each weight that reads it is 0; and no gradient reaches the channel, because those weights are 0.
+Checkpoints hold the real tensors, so an export needs no conversion.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from trainer.checkpoint import OptimizerState
 
 State = dict[str, torch.Tensor]
 CHANNEL_MULTIPLE = 8
-"""16 gains less: 1.18, 1.16 and 1.07."""
+"""Padded channels are multiples of this number. 16 gains less: 1.18, 1.16 and 1.07."""
 
 
 class Padding:
     """Pads a model in place; converts its state to that of the real model and back.
 
     Args:
-        model: any; one that is no ReXNet stays as it is, and one with an activation that makes something of 0.
+        model: any model. It is not changed if it is no ReXNet, or if one of its activations does not map 0 to 0.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -40,13 +40,13 @@ class Padding:
         self.model = model
 
     def real(self, state: State) -> State:
-        """The state of the real model, from the padded one's (or its average's)."""
+        """Convert the state of the padded model, or of its average, to that of the real model."""
         if not self.shapes:
             return state
         return {name: _cut(tensor, self.shapes[name]) for name, tensor in state.items()}
 
     def padded(self, state: State) -> State:
-        """The state of the padded model, from the real one's."""
+        """Convert the state of the real model to that of the padded model."""
         if not self.shapes:
             return state
         shapes = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
@@ -57,7 +57,7 @@ class Padding:
         return self._convert(optimizer, optimizer.state_dict(), lambda tensor, real, _: _cut(tensor, real))
 
     def padded_optimizer(self, optimizer: torch.optim.Optimizer, state: OptimizerState) -> OptimizerState:
-        """The optimizer's state for the padded model, from ``real_optimizer``'s."""
+        """The optimizer's state for the padded model, from the result of ``real_optimizer``."""
         return self._convert(optimizer, state, lambda tensor, _, padded: _extend(tensor, padded))
 
     def _convert(
@@ -85,11 +85,11 @@ class Padding:
 
 
 class _PaddedBlock(LinearBottleneck):
-    """A ReXNet block whose shortcut adds the real channels alone: behind them lie zeros in its input, and the real
-    channels that the block widens by in its result."""
+    """A ReXNet block whose shortcut adds only the real channels. The input has zeros after them; the result has the
+    further real channels by which the block is wider."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = super().forward(x)  # without its shortcut
+        result: torch.Tensor = super().forward(x)  # without the shortcut
         if self.drop_path is not None:
             result = self.drop_path(result)
         real = self.in_channels
@@ -136,7 +136,7 @@ def _replace(module: nn.Module, name: str, shape: tuple[int, ...]) -> None:
 def _extend(tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     if tensor.shape == shape:
         return tensor
-    # Channels last as Device.place lays a model out: fused optimizers take state and weight in one order of memory.
+    # Channels last, as in Device.place: fused optimizers need state and weight in the same memory layout.
     layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
     padded = torch.zeros_like(tensor.new_empty(shape), memory_format=layout)
     padded[tuple(slice(size) for size in tensor.shape)] = tensor
@@ -147,5 +147,5 @@ def _cut(tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     if tensor.shape == shape:
         return tensor
     real = tensor[tuple(slice(size) for size in shape)]
-    # A copy: torch.save would write all of what a view is cut from.
+    # A copy, because torch.save would write the whole tensor behind a view.
     return real.clone(memory_format=torch.channels_last if real.ndim == 4 else torch.contiguous_format)

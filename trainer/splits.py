@@ -1,4 +1,4 @@
-"""Which pictures are held out: splits and folds drawn by the hash of content or group, the same on every machine."""
+"""Splits and folds, drawn by the hash of content or group, so that they are the same on every machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["draw_folds", "draw_splits", "group_problems", "groups_of"]
 
 
 def groups_of(config: DataConfig, cache: Cache) -> list[str]:
-    """The group of each picture, "" where it is alone: what a table says, else what ``group_by`` finds in its name."""
+    """The group of each picture, from a table or else from ``group_by`` and the name; "" if it has no group."""
     if config.group_by is None:
         return list(cache.groups)
     pattern = re.compile(config.group_by)
@@ -38,23 +38,23 @@ def _match(pattern: re.Pattern[str], name: str) -> str:
 
 @dataclass(frozen=True)
 class _Unit:
-    """Pictures that go to one side together: a group, or a picture that is in none."""
+    """Pictures that stay together: a group, or a single picture without a group."""
 
     members: list[int]
     order: bytes
-    """Units are taken in the order of this hash."""
+    """Hash by which the units are ordered before they are taken."""
 
 
 def draw_splits(config: DataConfig, cache: Cache, groups: Sequence[str]) -> list[str]:
-    """The split of each picture: its folder's, or drawn from train, class by class unless stratified is off.
+    """The split of each picture: that of its folder, or one drawn from train, class by class unless stratified is off.
 
-    Each class gives the rounded share, at least one picture to each split that is drawn, and keeps at least
-    one; of a class with two, val comes before test. Drawn by the hash of seed and content, not by a random
-    generator: that is the same in every version of numpy, a new file hardly moves the others, and files with
-    the same bytes fall on the same side wherever the share allows it.
+    Each class gives its rounded share, but at least one picture, to each drawn split, and keeps at least one. A class
+    with two pictures gives one to val rather than to test. Pictures are drawn by the hash of seed and content, not by a
+    random generator: the result is the same in every version of numpy, a new file hardly moves the others, and files
+    with the same bytes are in the same split if the shares allow it.
 
-    A group is drawn as a whole, by the hash of seed and group. It is taken where that brings the classes nearer to
-    their shares; a class that would have no validation picture then gives its smallest group.
+    A group is drawn as a whole, by the hash of seed and group. It is taken if the classes then come nearer to their
+    shares. A class that would have no validation picture gives its smallest group.
     """
     splits = list(cache.splits)
     draw_test = "test" not in cache.own_splits and config.test_fraction > 0
@@ -79,7 +79,7 @@ def draw_splits(config: DataConfig, cache: Cache, groups: Sequence[str]) -> list
 
 
 def _units(config: DataConfig, cache: Cache, groups: Sequence[str]) -> list[_Unit]:
-    """The units of the pictures that may be drawn, in the order in which they are taken."""
+    """The units that may be drawn, in the order in which they are taken."""
     members: dict[str, list[int]] = defaultdict(list)
     alone: list[int] = []
     for index, split in enumerate(cache.splits):
@@ -92,7 +92,7 @@ def _units(config: DataConfig, cache: Cache, groups: Sequence[str]) -> list[_Uni
 
 
 def _take(units: list[_Unit], classes: Sequence[str], shares: dict[str, int]) -> tuple[list[int], list[_Unit]]:
-    """The pictures of the units that fill the shares, and the units that are left."""
+    """Take units to fill the shares. Returns the pictures of the taken units, and the remaining units."""
     open_ = Counter(shares)
     taken: list[int] = []
     left = []
@@ -107,9 +107,9 @@ def _take(units: list[_Unit], classes: Sequence[str], shares: dict[str, int]) ->
 
 
 def _lacking(units: list[_Unit], classes: Sequence[str], shares: dict[str, int], has: set[str]) -> list[int]:
-    """Pictures for the classes of which nothing was taken because all their groups are large: their smallest group.
+    """The pictures of the smallest group of each class from which nothing was taken, because its groups are large.
 
-    One that holds all that is left of a class stays where it is.
+    A group that holds all remaining pictures of a class is not taken.
     """
     left = Counter(classes[index] for unit in units for index in unit.members)
     taken: list[int] = []
@@ -130,7 +130,7 @@ def _share(fraction: float, count: int, keep: int) -> int:
 
 
 def group_problems(config: DataConfig, cache: Cache, groups: Sequence[str]) -> Iterator[str]:
-    """Why these pictures cannot be split by their groups, a line each."""
+    """Reasons for which these pictures cannot be split by their groups, a line each."""
     sides: dict[str, set[str]] = defaultdict(set)
     in_class: dict[str, set[str]] = defaultdict(set)
     for index, (group, split) in enumerate(zip(groups, cache.splits, strict=True)):
@@ -152,19 +152,19 @@ def group_problems(config: DataConfig, cache: Cache, groups: Sequence[str]) -> I
 def draw_folds(
     pool: NDArray[np.int64], labels: NDArray[np.int64], groups: Sequence[str], folds: int, seed: int
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """(train, val) positions in ``pool`` of each stratified fold; a group is never on both sides.
+    """(train, val) positions in ``pool`` for each stratified fold; a group is never on both sides.
 
     Args:
-        pool: indices of the pictures that are drawn from.
-        labels: their labels.
-        groups: their groups, "" where a picture is alone.
-        folds: at least 2.
-        seed: of the shuffle.
+        pool: indices of the pictures to draw from.
+        labels: labels of these pictures.
+        groups: groups of these pictures, "" for a picture without a group.
+        folds: number of folds, at least 2.
+        seed: seed of the shuffle.
 
     Raises:
         DataError: there are fewer groups than folds.
     """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # 1 s to import
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # imported here: it takes 1 s
 
     if not any(groups):
         return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(pool, labels))

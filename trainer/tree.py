@@ -1,4 +1,4 @@
-"""A data folder as it lies on the disk: its folders and files, without what systems leave there. Opens no file."""
+"""The tree of folders and files in a data folder, without files that systems leave there. Opens no file."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ LITTER = frozenset(
         *("lost+found", "__pycache__", "sync.ffs_db", "dropbox.attr"),
     )
 )
-"""What systems leave in folders, in lower case; passed over in silence, as every hidden file is: .ipynb_checkpoints."""
+"""Names that systems leave in folders, in lower case. They are ignored silently, like all hidden files, such as
+.ipynb_checkpoints."""
 
 FOUND = re.compile(r"found\.\d{3}")
-"""Where Windows puts what it rescued from a damaged disk."""
+"""Folders in which Windows puts files rescued from a damaged disk."""
 
 LITTER_ENDINGS = (":zone.identifier", ":encryptable", "_zone.identifier")
-"""Windows' streams of a file, where a copy to Linux made files of them."""
+"""Endings of Windows' alternate streams, which a copy to Linux turns into files."""
 
 RUNS_FILES = {"search.db", "last-study"}
 RUNS_NAMES = RUNS_FILES | {"artifacts", "cache", "dashboard.log", "devices", "exports", "studies"}
-"""What a runs folder of the product holds: one of the files, or nothing else and the studies."""
+"""Names in a runs folder. Such a folder has one of RUNS_FILES, or it has ``studies`` and only names of this list."""
 
 CACHE_NAME = re.compile(r"(\.|\.partial-)?.*-\d+px-[0-9a-f]{12}(\.lock)?")
 """Names in a cache of decoded pictures."""
@@ -54,22 +55,22 @@ class File:
     """Path relative to the data folder, with slashes."""
     path: Path
     info: os.stat_result | None
-    """Through links; None for a link to nowhere."""
+    """Result of stat through links; None for a link to nowhere."""
 
     @property
     def base(self) -> str:
-        """The last part of its name."""
+        """The last part of the name."""
         return self.name.rpartition("/")[2]
 
     @property
     def is_picture(self) -> bool:
-        """Whether its name says so."""
+        """Whether the name has the ending of a picture."""
         return self.name.lower().endswith(PICTURE_ENDINGS)
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder, and all that lies below it."""
+    """A folder, with everything below it."""
 
     name: str
     """Path relative to the data folder, with slashes; "" for the data folder itself."""
@@ -78,31 +79,31 @@ class Folder:
 
     @property
     def base(self) -> str:
-        """The last part of its name."""
+        """The last part of the name."""
         return self.name.rpartition("/")[2]
 
     def walk(self) -> Iterator[File]:
-        """Every file in it, at any depth."""
+        """Every file below the folder, at any depth."""
         yield from self.files
         for folder in self.folders:
             yield from folder.walk()
 
     @property
     def pictures(self) -> list[File]:
-        """Its own files that bear the name of a picture, without those of its folders."""
+        """Files directly in the folder whose names have the ending of a picture."""
         return [file for file in self.files if file.is_picture]
 
     @property
     def holds_pictures(self) -> bool:
-        """Whether a file at any depth bears the name of a picture."""
+        """Whether the name of a file at any depth has the ending of a picture."""
         return any(file.is_picture for file in self.walk())
 
 
 def read_tree(root: Path) -> Folder:
-    """Everything below ``root``, through symbolic links, but what systems and this product leave there.
+    """Read the tree below ``root``, through symbolic links, without files of systems and of this product.
 
     Raises:
-        DataError: the folder is missing, or one below it cannot be listed.
+        DataError: the folder is missing, or a folder below it cannot be listed.
     """
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
@@ -111,7 +112,7 @@ def read_tree(root: Path) -> Folder:
 
 
 def _read(path: str, name: str, above: tuple[tuple[int, int], ...]) -> Folder:
-    """``above``: the folders walked through, so that a link back to one of them is not followed for ever."""
+    """Read a folder. ``above`` has the folders above it, so that a link back to one of them is not followed."""
     files: list[File] = []
     folders: list[Folder] = []
     for entry in _entries(path):
@@ -126,7 +127,7 @@ def _read(path: str, name: str, above: tuple[tuple[int, int], ...]) -> Folder:
             files.append(File(below, Path(entry.path), info))
         elif (info.st_dev, info.st_ino) not in above and not _is_ours(entry.path):
             folders.append(_read(entry.path, below, (*above, (info.st_dev, info.st_ino))))
-    if not name and RUNS_FILES & {file.name for file in files}:  # --runs and --data are one folder
+    if not name and RUNS_FILES & {file.name for file in files}:  # --runs and --data name the same folder
         folders = [folder for folder in folders if folder.name not in RUNS_NAMES]
     return Folder(name, tuple(files), tuple(folders))
 
@@ -144,7 +145,7 @@ def _is_litter(name: str) -> bool:
 
 
 def _is_ours(path: str) -> bool:
-    """Whether a folder is what the product writes: a runs folder, a cache of pictures, or an export."""
+    """Whether this product wrote a folder: a runs folder, a cache of pictures, or an export."""
     names = {entry.name for entry in _entries(path)}
     if names & RUNS_FILES or names >= EXPORT_FILES or any(map(CACHE_NAME.fullmatch, names)):
         return True

@@ -1,4 +1,4 @@
-"""Frozen, validated values: how they are built from plain ones, what is said where that fails, and their JSON."""
+"""Frozen, validated values: built from plain values, with clear errors, and turned into JSON."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pydantic_core import ErrorDetails
 from trainer.errors import ConfigError
 
 Json: TypeAlias = JsonValue
-"""What a JSON text holds."""
+"""A value that JSON can represent."""
 
 
 @runtime_checkable
 class OwnForm(Protocol):
-    """A value whose JSON form is another one than its fields."""
+    """A value whose JSON form differs from its fields."""
 
     def to_json(self) -> Json:
         """That form."""
@@ -34,7 +34,7 @@ class FrozenModel(BaseModel):
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """A clause naming the closest known word, or listing all of them where none is close.
+    """A clause that names the closest known word, or lists the known words if none is close.
 
     >>> nearest("lable_smoothing", ["label_smoothing", "lr"])
     'did you mean label_smoothing?'
@@ -50,10 +50,10 @@ Model = TypeVar("Model", bound=BaseModel)
 def override(values: dict[str, object], assignments: Iterable[str]) -> dict[str, object]:
     """A copy of a study file's values with ``key=value`` assignments applied.
 
-    Keys are dotted as in the file ("train.lr=0.01"); values are TOML, and what is no TOML is a string.
+    Keys are dotted as in the file ("train.lr=0.01"). Values are TOML; a value that is not valid TOML is a string.
 
     Raises:
-        ConfigError: an assignment without "=" or through a key that is no table.
+        ConfigError: an assignment has no "=", or goes through a key that is not a table.
     """
     values = copy.deepcopy(values)
     for assignment in assignments:
@@ -76,7 +76,7 @@ def override(values: dict[str, object], assignments: Iterable[str]) -> dict[str,
 
 
 def validate(kind: type[Model], values: object, where: str) -> Model:
-    """Build ``kind`` from plain values; every problem found is one line of the ConfigError."""
+    """Build ``kind`` from plain values. Each problem is one line of the ConfigError's message."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -85,7 +85,7 @@ def validate(kind: type[Model], values: object, where: str) -> Model:
 
 
 def describe_problem(kind: type[BaseModel], problem: ErrorDetails) -> str:
-    """One line for one pydantic problem: the key's path, what is wrong with its value, and the cure."""
+    """One line for a pydantic problem: the key's path, the problem with its value, and the cure."""
     path: Sequence[str | int] = problem["loc"]
     name = ".".join(str(part) for part in path) or kind.__name__
     if problem["type"] == "extra_forbidden":
@@ -99,10 +99,10 @@ def describe_problem(kind: type[BaseModel], problem: ErrorDetails) -> str:
 
 
 def to_json(value: object) -> Json:
-    """The JSON form of a value: its own form, an object of its fields, an array of its items, the text of its path.
+    """The JSON form of a value: its ``to_json``, an object of its fields, an array of its items, or a path's text.
 
     Raises:
-        TypeError: the value is of a kind that has no JSON form.
+        TypeError: values of this type have no JSON form.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value

@@ -14,14 +14,14 @@ class WideResNet(nn.Module):
     """A wide ResNet of ``depth`` layers: three stages of pre-activation blocks, 16, 32 and 64 times ``width`` channels.
 
     Args:
-        depth: 6 n + 4 layers, n blocks a stage.
-        width: factor on the channels; need not be whole.
-        num_classes: outputs.
+        depth: number of layers, 6 n + 4 for n blocks in each stage.
+        width: factor on the channels; need not be an integer.
+        num_classes: number of outputs.
         in_chans: channels of the input [batch, in_chans, height, width].
         drop_rate: dropout between the two convolutions of a block, as in the paper.
 
     Raises:
-        ValueError: a depth that is not 6 n + 4.
+        ValueError: ``depth`` is not 6 n + 4.
     """
 
     def __init__(self, depth: int, width: float, num_classes: int, in_chans: int = 3, drop_rate: float = 0.0) -> None:

@@ -8,7 +8,7 @@ record     what metrics.json says, as frozen values
 metrics    how those values come about: known before training, measured once
 card       metrics.json in words: the model card
 nets       the exported model as one net, members and views included, and its files
-formats    a file per format: written, opened, told
+formats    a module per format: how its file is written, opened and described
 files      the files of an export as its readers see them; without torch
 proof      the clean process that compares an export with its card; shares no code with the writers
 predict    classify pictures with an export; without torch

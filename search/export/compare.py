@@ -40,7 +40,7 @@ COMPARE_VERSION = 1
 BATCH = 64
 LATENCY_BATCHES = (1, 64)
 LATENCY_ROUNDS = 11
-"""Forward passes of each export and batch size, turn by turn; their median is told."""
+"""Forward passes of each export and batch size, in turns; the median counts."""
 
 CLASSES_SHOWN = 10
 
@@ -57,50 +57,50 @@ class Compared:
     study: str
     trial: int
     accuracy: float
-    """On the pictures of the comparison."""
+    """Accuracy on the pictures of the comparison."""
     num_params: int
     macs: int
     bytes: int
-    """Of model.onnx."""
+    """Size of model.onnx."""
     latency_ms: dict[str, float]
     """Batch size -> median milliseconds of a forward pass."""
 
 
 @dataclass(frozen=True)
 class ClassDifference:
-    """A class, as the two exports know it."""
+    """The accuracies of the two exports on one class."""
 
     name: str
     n: int
-    """Its pictures."""
+    """Number of pictures of this class."""
     first: float
-    """Accuracy of the first export on them."""
+    """Accuracy of the first export on this class."""
     second: float
 
     @property
     def difference(self) -> float:
-        """By how much the second is better."""
+        """Accuracy of the second export minus that of the first."""
         return self.second - self.first
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What ``search compare`` answers."""
+    """The answer of ``search compare``."""
 
     exports: tuple[Compared, Compared]
     source: str
     """The pictures, in words: "the test split of digits"."""
     n: int
-    """Their number."""
+    """Number of pictures."""
     only_first: int
     """Pictures that only the first export got right."""
     only_second: int
     p: float
-    """McNemar's test, exact and two-sided."""
+    """Probability by McNemar's test, exact and two-sided."""
     classes: tuple[ClassDifference, ...]
-    """The largest difference first."""
+    """Classes, the largest difference first."""
     counted_in: tuple[str, ...]
-    """Studies in which this was counted as a further look at the test split."""
+    """Studies that count this comparison as a look at their test split."""
 
     def to_json(self) -> dict[str, Json]:
         """``exports``; ``pictures`` {``from``, ``n``}; ``mcnemar`` {``only_first``, ``only_second``, ``p``};
@@ -118,7 +118,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Side:
-    """An export that is compared: its folder and what it says of itself."""
+    """One of the compared exports: its folder and the content of its files."""
 
     folder: Path
     record: ExportRecord
@@ -128,32 +128,32 @@ class Side:
 
 @dataclass(frozen=True)
 class Images:
-    """What both exports are asked about."""
+    """The pictures that both exports classify."""
 
     source: str
-    """In words."""
+    """Description of the pictures in words."""
     labels: NDArray[np.str_]
-    """Names of their classes [n]."""
+    """Class name of each picture [n]."""
     read: tuple[Reader, Reader]
-    """For each export: the batch that begins at an index, as the export takes it."""
+    """For each export, a function that reads the batch at a start index, preprocessed for that export."""
 
 
 def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: URL | None = None) -> Comparison:
-    """What two exports do on the same pictures.
+    """Compare two exports on the same pictures.
 
     Args:
         first: folder that ``search export-best`` wrote.
-        second: another one, of the same classes.
-        data: folder of pictures, test/CLASS/* or CLASS/*: of one that they were trained on, what they were tested on.
-            By default the test split of built-in pictures.
+        second: another such folder, with the same classes.
+        data: folder of pictures, test/CLASS/* or CLASS/*. If the exports were trained on this folder, only their test
+            pictures are used. None: the test split of built-in pictures.
         runs: the runs folder, with the decoded pictures.
         url: the storage of the exports' studies, which count each look at their test split.
 
     Raises:
-        UsageError: no export, other classes, or no pictures to compare on.
-        ProofFailed: an export's files are not those that were proven.
-        DataError: pictures that cannot be read.
-        HeldError, StorageError: the look cannot be counted, for the study is searched now, or its database is away.
+        UsageError: a folder is no export, the classes differ, or there are no pictures to compare on.
+        ProofFailed: the files of an export have changed since its proof.
+        DataError: pictures cannot be read.
+        HeldError, StorageError: the look cannot be counted, because the study is in use or its database is away.
     """
     configs = [read_config(export) for export in (first, second)]
     for export in (first, second):
@@ -199,11 +199,11 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Probability of so uneven a split, or a more uneven one, if both were equally good: McNemar, 1947, exact.
+    """Probability of a split at least this uneven if both exports were equally good: McNemar, 1947, exact.
 
     Args:
-        only_first: pictures that only the first got right.
-        only_second: pictures that only the second got right.
+        only_first: number of pictures that only the first classified correctly.
+        only_second: number of pictures that only the second classified correctly.
     """
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
 
@@ -253,8 +253,10 @@ def text_of_comparison(answer: Comparison) -> Group:
 
 
 def _from_folder(data: Path, sides: Sequence[Side], cache: Path) -> Images:
-    """The pictures of a folder that neither export was trained on, as far as that is known: its test folder, else what
-    was drawn from it to test the exports, else its val folder, else all of it.
+    """The pictures of a folder that neither export was trained on, as far as that is known.
+
+    The first of these that exists: its test folder, the pictures drawn from it to test the exports, its val folder,
+    the whole folder.
     """
     images = _listing(data, [side.record for side in sides]).pictures
     splits = {one.split for one in images}
@@ -281,7 +283,7 @@ def _from_folder(data: Path, sides: Sequence[Side], cache: Path) -> Images:
 
 
 def _listing(data: Path, records: Sequence[ExportRecord]) -> Listing:
-    """By the tables of an export that was trained with some, where the folder has them; else by its folders."""
+    """List the pictures by label tables if an export was trained with some and the folder has them; else by folders."""
     for record in records:
         if record.data.source == "folder":
             config = DataConfig.model_validate({**record.data.config, "path": str(data.resolve())})
@@ -291,13 +293,13 @@ def _listing(data: Path, records: Sequence[ExportRecord]) -> Listing:
 
 
 def _held_out(data: Path, record: ExportRecord, cache: Path) -> tuple[str, set[str]] | None:
-    """The split that an export was tested on and its pictures, where the folder is what it was trained on."""
+    """The split that an export was tested on, and its pictures; None if the export was not trained on this folder."""
     if record.data.source == "digits":
         return None
     config = DataConfig.model_validate({**record.data.config, "path": str(data.resolve())})
     try:
         found = prepare_data(config, cache)
-    except DataError:  # such as one class: nobody was trained on that
+    except DataError:  # for example a single class: no export was trained on that
         return None
     if found.content_hash != record.data.content_hash:
         return None
@@ -306,7 +308,7 @@ def _held_out(data: Path, record: ExportRecord, cache: Path) -> tuple[str, set[s
 
 
 def _built_in(sides: Sequence[Side], cache: Path) -> Images:
-    """The test split, else the validation split, of pictures that need no folder."""
+    """The test split, or else the validation split, of built-in pictures."""
     if any(side.record.data.source == "folder" for side in sides):
         raise UsageError("these exports were trained on a folder of pictures; say which to compare on with --data DIR")
     sets = [prepare_data(DataConfig.model_validate(side.record.data.config), cache) for side in sides]
@@ -334,7 +336,7 @@ def _built_in(sides: Sequence[Side], cache: Path) -> Images:
 
 
 def _count_look(records: Sequence[ExportRecord], data: Path | None, url: URL, runs: Runs) -> list[str]:
-    """Note in each export's study, before it is taken, that its test split is looked at; the names of those studies."""
+    """Count the look at the test split in each export's study, before it is taken. Returns the names of the studies."""
     file = sqlite_file(url)
     if file is not None and not file.exists():
         return []
@@ -344,7 +346,7 @@ def _count_look(records: Sequence[ExportRecord], data: Path | None, url: URL, ru
         with storage_errors(url):
             try:
                 study, spec = find_study(open_storage(url), name)
-            except UsageError:  # it is somebody else's export
+            except UsageError:  # the study of this export is not in this database
                 continue
             if data is None or (spec.data.path is not None and Path(spec.data.path).resolve() == data.resolve()):
                 with own_study(name, url, runs):
@@ -354,7 +356,7 @@ def _count_look(records: Sequence[ExportRecord], data: Path | None, url: URL, ru
 
 
 def _latencies(forwards: Sequence[Forward], images: Sequence[NDArray[np.float32]]) -> list[dict[str, float]]:
-    """Median milliseconds for each model and batch size, taken turn by turn so that both meet the same machine."""
+    """Median milliseconds for each model and batch size, measured in turns so that both have the same conditions."""
     found: list[dict[str, float]] = [{} for _ in forwards]
     for batch in LATENCY_BATCHES:
         asked = [np.ascontiguousarray(np.resize(one, (batch, *one.shape[1:]))) for one in images]

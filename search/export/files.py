@@ -20,11 +20,11 @@ from trainer.sums import SUMS, first_altered, read_sums
 
 
 def check_sums(export: Path, names: Sequence[str] | None = None) -> None:
-    """Compare files of an export with its SHA256SUMS; all that are listed, or ``names``.
+    """Compare files of an export with its SHA256SUMS: ``names``, or all files listed there.
 
     Raises:
-        UsageError: there is no such list.
-        ProofFailed: a file differs, is gone, or is not listed.
+        UsageError: SHA256SUMS is missing or unusable.
+        ProofFailed: a file differs, is missing, or is not listed.
     """
     try:
         listed = read_sums(export)
@@ -47,14 +47,14 @@ class Preprocessing(BaseModel):
     interpolation: Literal["bilinear", "bicubic"]
     crop_pct: float
     crop_mode: str
-    """"squash": the picture is not cropped; anything else: it is."""
+    """"squash": the picture is not cropped. Anything else: it is cropped."""
     mean: tuple[float, ...]
-    """Of each channel, pixels from 0 to 1."""
+    """Mean of each channel, for pixels from 0 to 1."""
     std: tuple[float, ...]
 
 
 class ModelConfig(BaseModel):
-    """What config.json says to who classifies with the export."""
+    """The parts of config.json that are needed to classify pictures with the export."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
@@ -64,11 +64,11 @@ class ModelConfig(BaseModel):
 
 
 def read_config(export: Path) -> ModelConfig:
-    """What an export's config.json says of its classes and its preprocessing.
+    """The classes and the preprocessing of an export, from its config.json.
 
     Raises:
-        UsageError: no export there.
-        ProofFailed: config.json is not the one that was proven.
+        UsageError: the folder is no export.
+        ProofFailed: config.json has changed since the proof.
     """
     try:
         config = ModelConfig.model_validate_json((export / "config.json").read_bytes())
@@ -84,8 +84,8 @@ def open_model(export: Path) -> Forward:
     """An export's model in ONNX Runtime, on the CPU.
 
     Raises:
-        UsageError: it was exported without ONNX, or the file is none.
-        ProofFailed: model.onnx is not the one that was proven.
+        UsageError: the export has no model.onnx, or the file is no ONNX model.
+        ProofFailed: model.onnx has changed since the proof.
     """
     onnx = format_of("onnx")
     file = export / onnx.file
@@ -94,17 +94,17 @@ def open_model(export: Path) -> Forward:
     check_sums(export, [onnx.file])
     try:
         return onnx.open(file).forward
-    except Exception as error:  # onnxruntime raises classes of its own, which share no other base
+    except Exception as error:  # onnxruntime's own exceptions have no other common base
         raise UsageError(
             f"{file} is no ONNX model ({str(error).splitlines()[0]}); give a folder that export-best wrote"
         ) from error
 
 
 def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """[n, 3, size, size], normalised; through the very function that read the training pictures.
+    """Pictures as [n, 3, size, size], normalised, read by the same function as the training pictures.
 
     Raises:
-        DataError: pictures that cannot be read, all of them listed.
+        DataError: pictures cannot be read; the message lists all of them.
     """
     config = DataConfig(
         image_size=preprocessing.input_size[-1],

@@ -1,4 +1,4 @@
-"""What an export's metrics.json says: what is known before training, and what the one evaluation measures."""
+"""Computes the content of metrics.json: what is known before training, and the results of the one evaluation."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 REFERENCE_LOGITS = "reference-logits.npz"
-"""What the exporting process computed, for the proof to compare with; not part of an export."""
+"""File of the logits that the exporting process computed, for the proof to compare with; not part of an export."""
 
 
 def describe(
     retraining: Retraining, trial: FrozenTrial, stages: Stages, size: ModelSize, confirmation: Confirmation | None
 ) -> Description:
-    """What is known of an export before anything is trained."""
+    """The part of an export's record that is known before anything is trained."""
     from trainer.models import is_stock, model_args
 
     spec, data, config = retraining.spec, retraining.data, stages[0][0].config
@@ -121,15 +121,15 @@ def evaluate_once(
     trial: FrozenTrial,
     outcomes: list[list[Outcome]],
 ) -> Results:
-    """What is known once the exported model is there; its logits stay for the proof.
+    """Evaluate the exported model, once; its logits are kept for the proof.
 
     Args:
-        folder: where the model's files are.
+        folder: the folder of the model's files.
         whole: the exported model, views and members included.
         plain: the net that model.safetensors holds.
         retraining: the export's trainings.
         trial: the chosen trial.
-        outcomes: how each training of each stage ended.
+        outcomes: the outcome of each training, by stage.
     """
     import torch
 
@@ -137,7 +137,7 @@ def evaluate_once(
     from trainer.evaluate import Ensemble, Metrics, measure, predict_logits
 
     spec, data, num_members = retraining.spec, retraining.data, retraining.spec.final.ensemble
-    # fp32 on the CPU: what whoever gets the export can repeat to the last picture.
+    # fp32 on the CPU, so that anyone with the export can repeat the result to the last picture.
     cpu = Device(torch.device("cpu"), torch.get_num_threads())
 
     split = "test" if len(data.splits["test"]) else "val"
@@ -196,7 +196,7 @@ def evaluate_once(
 
 
 def _look_alikes(retraining: Retraining, split: str) -> int | None:
-    """Test pictures that look like a training picture; None where the pictures are no files, or no test split."""
+    """Number of test pictures that look like a training picture; None without picture files or a test split."""
     if split != "test" or retraining.spec.data.source != "folder":
         return None
     return len(find_near_duplicates(retraining.data, ("train", "test")))
@@ -228,19 +228,19 @@ def _history(outcomes: Sequence[Sequence[Outcome]], member: int) -> tuple[Epoch,
 
 @dataclass(frozen=True)
 class Export:
-    """What ``search export-best`` answers."""
+    """The answer of ``search export-best``."""
 
     record: ExportRecord
     path: Path
-    """The folder."""
+    """Folder of the export."""
 
     def to_json(self) -> dict[str, Json]:
-        """What metrics.json says, and ``path``."""
+        """The content of metrics.json, and ``path``."""
         return self.record.to_json() | {"path": str(self.path)}
 
 
 def text_of_export(export: Export) -> str:
-    """What ``search export-best`` prints at its end."""
+    """The output of ``search export-best`` at its end."""
     record, path = export.record, export.path
     result, model, best = record.evaluation, record.model, record.confirmed
     libraries = [one.library for one in record.proof.formats.values()]
@@ -262,26 +262,26 @@ def text_of_export(export: Export) -> str:
 
 
 def final_model(weights: Path, views: Sequence[str]) -> str:
-    """What tells one final model from another: the hash of its weights and of the views that it averages."""
+    """Identity of a final model: the hash of its weights and of the views that it averages."""
     return hashlib.sha256(json.dumps([sha256(weights), *views]).encode()).hexdigest()
 
 
 def wilson_interval(hits: int, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion, hits of n (Wilson, 1927): sensible near 1, where accuracies live."""
-    from scipy.stats import binomtest  # 1 s, at the end of an export alone
+    """95 % interval of the proportion ``hits`` of ``n`` (Wilson, 1927). It stays sensible for accuracies near 1."""
+    from scipy.stats import binomtest  # imported here: it takes 1 s, and only the end of an export needs it
 
     interval = binomtest(hits, n).proportion_ci(0.95, "wilson")
     return float(interval.low), float(interval.high)
 
 
 def _commit() -> str | None:
-    """The commit of this program, where it runs from its repository."""
+    """The commit of this program; None if it does not run from its repository."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
         process = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    except OSError:  # no git here
+    except OSError:  # git is not installed
         return None
     return process.stdout.strip() or None

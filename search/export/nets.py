@@ -22,13 +22,13 @@ from trainer.models import build_model
 def build_nets(
     config: TrainConfig, weights: Sequence[dict[str, torch.Tensor]], spec: StudySpec, num_classes: int
 ) -> tuple[nn.Module, nn.Module]:
-    """The exported model, and the net that model.safetensors holds: the same but for the views of a single net.
+    """The exported model, and the net in model.safetensors. They differ only in the views of a single net.
 
     Args:
-        config: what every member is built from.
-        weights: of each member.
-        spec: the study; its ``final.tta`` names the views.
-        num_classes: outputs.
+        config: configuration of every member.
+        weights: state dict of each member.
+        spec: the study; ``final.tta`` names its views.
+        num_classes: number of outputs.
     """
     members = []
     for state in weights:
@@ -45,16 +45,16 @@ def write_graphs(folder: Path, whole: nn.Module, shape: tuple[int, int, int], fo
     """Write the file of each format from one captured graph; any batch size.
 
     Args:
-        folder: where.
+        folder: the folder to write to.
         whole: the exported model, views and members included, in eval mode.
         shape: (channels, size, size) of an image.
-        formats: which.
+        formats: the formats to write.
     """
     if not formats:
         return
     images = torch.zeros(2, *shape)
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
-        warnings.simplefilter("ignore")  # of the exporters about their own internals
+        warnings.simplefilter("ignore")  # the exporters warn about their own internals
         batch = torch.export.Dim("batch", min=1)
         program = torch.export.export(whole, (images,), dynamic_shapes=({0: batch},), strict=False)
         for name in formats:

@@ -1,4 +1,4 @@
-"""Classify images with an export: ONNX Runtime and the preprocessing its config.json names. No torch."""
+"""Classify images with an export: ONNX Runtime, and the preprocessing that config.json describes. No torch."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Class:
-    """A class of a picture."""
+    """A possible class of a picture."""
 
     name: str
     probability: float
-    """0 to 1."""
+    """Probability from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,17 @@ class Prediction:
     """The most likely classes of a picture."""
 
     picture: str
-    """Its file."""
+    """Path of the picture."""
     classes: tuple[Class, ...]
-    """The likeliest first."""
+    """Classes, the most likely first."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What ``search predict`` answers."""
+    """The answer of ``search predict``."""
 
     predictions: tuple[Prediction, ...]
-    """In the order of the files."""
+    """Predictions, in the order of the files."""
     version: int = 1
 
 
@@ -48,13 +48,13 @@ def predict(export: Path, images: list[Path], top: int = 5) -> Predictions:
 
     Args:
         export: folder that ``search export-best`` wrote.
-        images: files.
-        top: classes per image.
+        images: picture files.
+        top: number of classes per picture.
 
     Raises:
-        UsageError: no export there, or one without ONNX.
-        ProofFailed: a file of the export is not what was proven.
-        DataError: images that cannot be read, all of them listed.
+        UsageError: the folder is no export, or has no model.onnx.
+        ProofFailed: a file of the export has changed since the proof.
+        DataError: pictures cannot be read; the message lists all of them.
     """
     config = read_config(export)
     batch = read_images(images, config.pretrained_cfg)

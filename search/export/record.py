@@ -1,6 +1,6 @@
-"""What an export's metrics.json says, as frozen values: known before training, measured once, proven.
+"""The content of metrics.json as frozen values: known before training, measured once, proven.
 
-The proof reads metrics.json without this module, as a stranger does.
+The proof reads metrics.json without this module, as an outsider would.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ METRICS = "metrics.json"
 
 
 class Recorded(BaseModel):
-    """A part of metrics.json. Keys of a later program are ignored; infinite losses are kept."""
+    """A part of metrics.json. Keys of later versions are ignored; infinite losses are kept."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     def to_json(self) -> dict[str, Json]:
-        """As metrics.json has it."""
+        """The values as metrics.json has them."""
         return self.model_dump(mode="json")
 
 
@@ -43,18 +43,18 @@ class RecordedModel(Recorded):
     """The exported model."""
 
     architecture: str
-    """As in timm, or a family of the product."""
+    """Name of a model in timm, or of a family of this product."""
     model_args: Mapping[str, Json]
     stock_timm: bool
-    """Whether stock timm builds it by name."""
+    """Whether stock timm builds the model by name."""
     members: int
-    """Of the ensemble; 1: no ensemble."""
+    """Number of members of the ensemble; 1: no ensemble."""
     views: tuple[str, ...]
     """Views that are averaged with the picture itself."""
     num_params: int
-    """Of all members."""
+    """Parameters of all members together."""
     macs: int
-    """Of all members and views, for one picture."""
+    """Multiply-adds for one picture, of all members and views together."""
 
 
 class RecordedLimit(Recorded):
@@ -63,19 +63,19 @@ class RecordedLimit(Recorded):
     params: int | None
     macs: int | None
     each: bool
-    """Whether it holds for each member alone."""
+    """Whether the limit applies to each member alone."""
 
 
 class RecordedSearch(Recorded):
     """The search that found the trial."""
 
     val_accuracy: float
-    """Of the trial, in the search."""
+    """Validation accuracy of the trial in the search."""
     trials: int
     states: Mapping[str, int]
-    """Optuna's state -> its trials."""
+    """Optuna's state -> number of trials."""
     seconds: float
-    """Of training, over all workers."""
+    """Seconds of training, summed over all workers."""
 
 
 class RecordedData(Recorded):
@@ -86,18 +86,18 @@ class RecordedData(Recorded):
     """The [data] of the study, without the path."""
     content_hash: str
     fingerprint: str
-    """Of the contents and their splits."""
+    """Hash of the pictures' contents and their splits."""
     image_size: int
     resize: str
     channels: int
     class_names: tuple[str, ...]
-    """In the order of the logits."""
+    """Class names, in the order of the logits."""
     pictures: Mapping[str, int]
-    """Split -> its pictures."""
+    """Split -> number of pictures."""
 
 
 class Description(Recorded):
-    """What is known of an export before anything is trained."""
+    """The part of an export's record that is known before anything is trained."""
 
     version: int
     study: str
@@ -107,26 +107,26 @@ class Description(Recorded):
     formats: tuple[str, ...]
     search: RecordedSearch
     confirmation: Confirmation | None
-    """Without its times: an export that confirms nothing anew is the same export."""
+    """The confirmation without its times, which do not make another export."""
     fit_on: str
     sees_validation: bool
     """Whether the weights were trained on the validation split."""
     config: Mapping[str, Json]
-    """The [train] of every member; each has a seed of its own."""
+    """The [train] table of every member; the members differ in their seeds."""
     finetune: Mapping[str, Json] | None
     teacher: str | None
-    """What tells the teacher from others."""
+    """SHA-256 of the teacher's weights, or its name in timm; None without distillation."""
     seeds: tuple[int, ...]
     sampled: Mapping[str, Json]
     data: RecordedData
     versions: Mapping[str, str]
-    """Package -> its version."""
+    """Package -> version."""
     commit: str | None
-    """Of this program, where it runs from its repository."""
+    """Commit of this program; None if it does not run from its repository."""
     identity: str
-    """SHA-256 of all of the above: equal where nothing has changed, so that nothing is exported anew."""
+    """SHA-256 of all of the above. If it has not changed, there is nothing to export anew."""
     event_log: str | None
-    """SHA-256 of the study's journal. Not in the identity: a launch adds lines where it finds the budget spent."""
+    """SHA-256 of the study's journal. Not in the identity: a launch adds lines even if the budget is spent."""
 
     @field_serializer("confirmation")
     def _without_times(self, found: Confirmation | None) -> dict[str, Json] | None:
@@ -134,24 +134,24 @@ class Description(Recorded):
 
     @property
     def confirmed(self) -> Candidate | None:
-        """The exported trial among the confirmed ones."""
+        """The exported trial among the confirmed candidates; None if it was not confirmed."""
         return None if self.confirmation is None else self.confirmation.candidate(self.trial)
 
 
 class Evaluation(Recorded):
-    """The exported model on the split that it is judged by, fp32 on the CPU."""
+    """The final evaluation of the exported model, fp32 on the CPU."""
 
     split: str
-    """The test split; the validation split where there is none."""
+    """Name of the evaluated split: "test", or "val" if there is no test split."""
     n: int
-    """Pictures."""
+    """Number of pictures."""
     accuracy: float
-    """0 to 1, views and members included."""
+    """Accuracy from 0 to 1, with all views and members."""
     interval: tuple[float, float]
     """95 % interval of the accuracy (Wilson)."""
     loss: float
     plain_accuracy: float
-    """Of the net that model.safetensors holds."""
+    """Accuracy of the net in model.safetensors."""
     member_accuracies: tuple[float, ...]
     """Of each member alone; empty for a single net."""
     confusion: tuple[tuple[int, ...], ...] | None
@@ -159,11 +159,11 @@ class Evaluation(Recorded):
     confusion_table: tuple[tuple[int, int, int], ...] | None = Field(None, exclude_if=lambda table: table is None)
     """Of so many classes, each (true class, predicted class, pictures) that occurs; None for fewer."""
     confused: tuple[Confused, ...]
-    """The mistakes made most often."""
+    """The most frequent mistakes."""
     test_openings: int
-    """How often the test split was looked at by then, this time included."""
+    """Number of looks at the test split so far, this one included."""
     near_duplicates: int | None = None
-    """Test pictures that look like a training picture; None where they were not looked for: no files, no test split."""
+    """Number of test pictures that look like a training picture; None without picture files or a test split."""
 
     @property
     def table(self) -> NDArray[np.int64]:
@@ -182,25 +182,25 @@ class Validation(Recorded):
 
 
 class Measured(Recorded):
-    """What another machine would measure otherwise."""
+    """Measurements that differ between machines."""
 
     confirming_seconds: float | None
     training_seconds: tuple[float, ...]
-    """Of each member, all stages."""
+    """Training time of each member, over all stages."""
     hardware: str = ""
-    """Of the proof."""
+    """Hardware on which the proof ran."""
     latency_ms: Mapping[str, Mapping[str, float]] = {}
     """Library -> batch size -> median milliseconds of a forward pass."""
 
 
 class Results(Recorded):
-    """What the trainings and the one evaluation came to."""
+    """Results of the trainings and of the one evaluation."""
 
     created: str
     evaluation: Evaluation
     validation: Validation
     histories: tuple[tuple[Epoch, ...], ...]
-    """Of each member, its epochs in all stages."""
+    """For each member, its epochs in all stages."""
     measured_on_this_machine: Measured
 
 
@@ -210,44 +210,45 @@ class ProvenFormat(Recorded):
     library: str
     accuracy: float
     max_logit_difference: float
-    """To the exporting process."""
+    """Largest difference between its logits and those of the exporting process."""
 
 
 class Proof(Recorded):
-    """What the proof recounted and measured anew."""
+    """Results of the proof."""
 
     num_params: int
     macs: int
     formats: Mapping[str, ProvenFormat]
-    """File -> what it gives."""
+    """File -> its results."""
     stranger_accuracy: float | None
-    """From the raw files, with timm's own preprocessing; None where the pictures are no files."""
+    """Accuracy on the raw files with timm's own preprocessing; None if the pictures are not files."""
     max_logit_difference: float
-    """The largest of all formats."""
+    """The largest ``max_logit_difference`` of all formats."""
     stranger_tolerance: float | None = None
     misread: Mapping[str, int] = {}
-    """Why a plain convert("RGB") reads pictures of the evaluated split otherwise -> how many; see trainer.pictures."""
+    """Reason why a plain convert("RGB") misreads pictures -> their number in the evaluated split; see
+    trainer.pictures."""
     misread_in_all: Mapping[str, int] = {}
-    """The same of all splits."""
+    """``misread``, but for all splits."""
 
 
 class ProofAnswer(Proof):
-    """All that the process of the proof says at its end."""
+    """The whole answer of the proof's process."""
 
     sha256: Mapping[str, str]
-    """File -> its hash, as it was when it was proven."""
+    """File -> SHA-256 at the time of the proof."""
     hardware: str
     latency_ms: Mapping[str, Mapping[str, float]]
 
 
 class ExportRecord(Results, Description):
-    """All that metrics.json says of a proven export."""
+    """The whole content of metrics.json, for a proven export."""
 
     proof: Proof
 
     @classmethod
     def proven(cls, described: Description, results: Results, answer: ProofAnswer) -> Self:
-        """The record of an export whose proof has answered."""
+        """Build the record of an export from its description, its results and the answer of the proof."""
         times = {"hardware": answer.hardware, "latency_ms": answer.latency_ms}
         measured = results.measured_on_this_machine.model_copy(update=times)
         parts = dict(described) | dict(results) | {"measured_on_this_machine": measured, "proof": dict(answer)}
@@ -255,10 +256,10 @@ class ExportRecord(Results, Description):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The record of an export.
+        """Read the record of an export.
 
         Raises:
-            UsageError: there is none, or one of another shape.
+            UsageError: metrics.json is missing, or has another shape.
         """
         file = folder / METRICS
         try:
@@ -276,12 +277,12 @@ class ExportRecord(Results, Description):
 
 
 def without_times(found: Confirmation) -> dict[str, Json]:
-    """A confirmation as metrics.json has it."""
+    """A confirmation in the form of metrics.json, without its times."""
     return {name: value for name, value in found.to_json().items() if name not in ("seconds", "eta_seconds")}
 
 
 def identity_of(described: object) -> str:
-    """The identity of a description, which is in plain values and without ``identity`` and ``event_log``."""
+    """The identity of a description, given as plain values without ``identity`` and ``event_log``."""
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 

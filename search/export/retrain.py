@@ -1,4 +1,4 @@
-"""What is trained for an export: the best candidates with fresh seeds, then the chosen one for good."""
+"""The trainings for an export: the best candidates with fresh seeds, then the final training of the chosen one."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ from trainer.identity import identity_json, later_recipe
 T = TypeVar("T")
 
 Stages = list[list[Training]]
-"""The stages of a final training, one after the other, each with a training for every member."""
+"""The stages of a final training, in order; each has a training for every member."""
 
 
 class Retraining:
-    """The trainings of one export, on all devices; each is kept on disk, so that whatever ends them, they go on.
+    """The trainings of one export, on all devices. Their checkpoints stay on disk, so they survive any interruption.
 
     Args:
         owned: the study.
         runs: the runs folder.
-        data: its pictures.
-        devices: where to train, a worker each.
-        console: shows progress, and says what is worth telling.
+        data: the study's pictures.
+        devices: the devices to train on, one for each worker.
+        console: shows progress and messages.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class Retraining:
         self.owned, self.study, self.spec, self.runs, self.data = owned, owned.study, owned.spec, runs, data
         self.devices, self.console = devices, console
         self.raise_if_stopped = partial(raise_if_stopped, runs, self.spec.name)
-        """Taken between the steps of the export: whether it is asked to stop."""
+        """Called between the steps of the export."""
         self.confirming: list[Training] = []
         self.unrecorded: deque[tuple[int, int, float | None, float]] = deque()
-        """What confirming trainings came to and the database has not taken yet."""
+        """Results of confirming trainings that the database has not taken yet: the arguments of ``record``."""
         self.outage = Outage(console.say)
         self.queue: TrainingQueue | None = None
 
@@ -77,13 +77,13 @@ class Retraining:
     # -- the database, which may be away
 
     def with_database(self, step: Callable[[], T]) -> T:
-        """Take a step that needs the study, and can be repeated; while the database is away, wait for it.
+        """Take a step that needs the database; during an outage, wait. The step must be safe to repeat.
 
         Raises:
-            HeldError: the study is another's by now.
-            StudyChanged: it was deleted.
+            HeldError: another process has taken over the study.
+            StudyChanged: the study was deleted.
             SQLAlchemyError, StorageInternalError: the database stayed away for longer than ``faults.storage_minutes``.
-            Interrupted: asked to stop meanwhile.
+            Interrupted: the export was asked to stop meanwhile.
         """
         answers: list[T] = []
         most = self.spec.faults.storage_minutes
@@ -93,7 +93,7 @@ class Retraining:
         return answers[-1]
 
     def _keep_up(self) -> None:
-        """Heed a stop, keep the study's lock, which a server forgets when it restarts, and record what waits for it."""
+        """Heed a stop request, keep the study's lock (a restarted server forgets it), record results that wait."""
         self.raise_if_stopped()
         self.outage.with_database(self.owned.check, self._record)
 
@@ -106,7 +106,11 @@ class Retraining:
     # -- which trial
 
     def choose(self, number: int | None) -> tuple[FrozenTrial, Confirmation | None]:
-        """The trial to export, and what the confirmation found; confirming trainings that are missing are done."""
+        """Choose the trial to export: ``number``, or else the winner of the confirmation, which is completed first.
+
+        Returns:
+            The trial, and the confirmation if there is one.
+        """
         if number is None and self.spec.confirm.top:
             self._confirm()
         found = confirmed(self.study, self.spec) if self.spec.confirm.top else None
@@ -152,7 +156,7 @@ class Retraining:
     def plan(self, trial: FrozenTrial) -> Stages:
         """The stages of the final training, each with a training for every member.
 
-        A member whose recipe is that of a confirming training has its checkpoint too, and is not trained again.
+        A member with the same recipe as a confirming training shares its checkpoint, and is not trained again.
         """
         final, members = self.spec.final, self.spec.final.ensemble
         first, last = [], []
@@ -166,10 +170,10 @@ class Retraining:
         return [first, last] if last else [first]
 
     def train(self, stages: Stages) -> list[list[Outcome]]:
-        """Do what is not done yet, on all devices.
+        """Run the trainings that are not finished yet, on all devices.
 
         Raises:
-            DivergedError: one of the trainings.
+            DivergedError: one of the trainings diverged.
         """
         ended = []
         for name, stage in zip(("retraining", "finetuning"), stages, strict=False):
@@ -179,11 +183,11 @@ class Retraining:
             for outcome in ended[-1]:
                 if outcome.diverged:
                     raise DivergedError(f"{outcome.training.label}: {outcome.diverged}")
-        self._end_workers()  # their memory is for whatever comes next
+        self._end_workers()  # the evaluation and the proof need their memory
         return ended
 
     def _outcomes(self, stage: str, trainings: list[Training]) -> Generator[Outcome]:
-        """How each training ended; workers are started only for those that are not whole on disk."""
+        """The outcome of each training. Workers are started only for trainings that are not finished on disk."""
         from trainer.checkpoint import load_checkpoint
 
         left = []
@@ -198,7 +202,7 @@ class Retraining:
                 yield from self._queue().train(stage, left, progress)
 
     def _queue(self) -> TrainingQueue:
-        """The one queue of this export: what starts a worker takes seconds, so workers stay from stage to stage."""
+        """The one queue of this export. Its workers stay from stage to stage, because starting one takes seconds."""
         if self.queue is None:
             logs = [self.runs.worker_log(self.spec.name, number) for number in range(len(self.devices))]
             self.queue = TrainingQueue(
@@ -227,7 +231,7 @@ class Retraining:
         fit_on: str = "train",
         start: Path | None = None,
     ) -> Training:
-        """A training whose checkpoint is named after all that its result depends on."""
+        """A training whose checkpoint is named by a hash of everything that its result depends on."""
         teacher = teacher_hash(config)
         parts = [identity_json(config), self.data.fingerprint, folds, fit_on, start and start.parent.name, teacher]
         recipe = hashlib.sha256(json.dumps([*parts, *later_recipe()]).encode()).hexdigest()[:8]
@@ -242,10 +246,10 @@ class Retraining:
 
 
 def raise_if_stopped(runs: Runs, study: str) -> None:
-    """See whether ``search stop`` asks the export of a study to end.
+    """Raise if ``search stop`` has asked the export of a study to end.
 
     Raises:
-        Interrupted: it does.
+        Interrupted: there is a stop request.
     """
     if runs.stop_requested(study):
         raise Interrupted("export stopped; nothing is lost, the same command goes on from there")
@@ -255,7 +259,7 @@ def choose_trial(study: optuna.Study, number: int | None, limit: Limit) -> Froze
     """The trial to export: ``number``, or the best of the search.
 
     Raises:
-        NothingToExport: none is COMPLETE and feasible, or not the one asked for.
+        NothingToExport: no trial is COMPLETE and feasible, or ``number`` is not.
     """
     trials = study.get_trials(deepcopy=False)
     if number is not None:
@@ -277,10 +281,10 @@ def choose_trial(study: optuna.Study, number: int | None, limit: Limit) -> Froze
 
 
 def check_limit(config: TrainConfig, spec: StudySpec, data: Dataset) -> ModelSize:
-    """The size of all that is exported: every member, and for multiply-adds every view.
+    """The size of the whole exported model: of all members and, for multiply-adds, of all views.
 
     Raises:
-        LimitError: it is over the limit. A study file may have changed since the trial was trained.
+        LimitError: the size is over the limit, which may have changed since the trial was trained.
     """
     final = spec.final
     one = Fitter(data.shape, spec.limit).check(config)

@@ -1,8 +1,8 @@
-"""Trainings for an export, on all of a pool's workers: each to its end, whatever happens to a worker meanwhile.
+"""Runs the trainings of an export on the workers of a pool, each to its end, even if workers fail meanwhile.
 
-Workers speak as they do with the coordinator (search/workers/messages.py), and what goes wrong is decided by the same
-policy (search/workers/failures.py), but nothing is asked and nothing is pruned. The caller keeps the results; what a
-training has reached is in its checkpoint, so an interrupted one goes on from there.
+Messages (search/workers/messages.py) and the policy for failures (search/workers/failures.py) are the same as in a
+search, but no sampler and no pruner is asked. The caller keeps the results. An interrupted training goes on from its
+checkpoint.
 """
 
 from __future__ import annotations
@@ -33,42 +33,42 @@ class Training:
     """One training."""
 
     label: str
-    """As shown: "trial 3, seed 1 of 2"."""
+    """Name for people, such as "trial 3, seed 1 of 2"."""
     config: TrainConfig
     checkpoint: Path
-    """Where its state is kept; one that is finished there is not trained again."""
+    """File of the training's state. A training that is finished there is not repeated."""
     folds: int = 0
-    """Cross-validation, as in the search; 0: one training."""
+    """Number of folds of a cross-validation; 0: a single training."""
     fit_on: str = "train"
-    """Splits that are trained on, see ``Dataset.trained_on``."""
+    """Splits to train on, see ``Dataset.trained_on``."""
     start: Path | None = None
-    """Checkpoint whose weights it begins with."""
+    """Checkpoint whose weights the training begins with."""
 
     @property
     def steps(self) -> int:
-        """Results it gives: epochs, or folds."""
+        """Number of results: epochs, or folds."""
         return self.folds or self.config.epochs
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended."""
+    """The outcome of a training."""
 
     training: Training
     results: tuple[EpochResult, ...]
-    """Of its epochs, or folds."""
+    """Results of its epochs, or folds."""
     diverged: str = ""
-    """Why it has no last result, in words."""
+    """Reason in words, if the training diverged; else empty."""
 
     @property
     def seconds(self) -> float:
-        """Time its epochs took."""
+        """Duration of its epochs."""
         return sum(result.seconds for result in self.results)
 
 
 @dataclass
 class _State:
-    """A training under way."""
+    """A training in progress."""
 
     training: Training
     results: dict[int, EpochResult] = field(default_factory=dict)
@@ -76,20 +76,20 @@ class _State:
 
     @property
     def outcome(self) -> Outcome:
-        """What it has come to so far."""
+        """The outcome so far."""
         return Outcome(self.training, tuple(self.results[epoch] for epoch in sorted(self.results)))
 
 
 class TrainingQueue:
-    """Trainings that wait for a pool's workers, which stay for the next ones.
+    """Runs trainings on the workers of a pool, stage by stage; the workers stay alive between stages.
 
     Args:
-        pool: where workers run; whoever opened it closes it.
-        data: how the pictures are read.
-        cache: the decoded pictures.
-        faults: how often to try again, and when a worker counts as hanging.
-        say: called with one line for each thing worth telling.
-        each_turn: called at least every POLL_SECONDS; raises what is to end the trainings.
+        pool: the pool of workers; the caller closes it.
+        data: settings for reading the pictures.
+        cache: path of the decoded pictures.
+        faults: limits for retries, and for silence.
+        say: called with one line about each event that the user should know.
+        each_turn: called at least every POLL_SECONDS; its exceptions end the trainings.
     """
 
     def __init__(
@@ -105,26 +105,26 @@ class TrainingQueue:
         self.each_turn, self.pool = each_turn, pool
         self.crew = Crew(pool, faults, say)
         self.states: list[_State] = []
-        """Of the trainings of this stage; a worker's ``trial`` is its training's place here."""
+        """The trainings of this stage; a worker's ``trial`` is an index into this list."""
         self.waiting: deque[int] = deque()
         self.failed: list[tuple[Training, Failure]] = []
-        """Trainings that were given up."""
+        """Trainings that were given up, with the reason."""
 
     def train(
         self, stage: str, trainings: Sequence[Training], progress: Callable[[str, int, int], None]
     ) -> Iterator[Outcome]:
-        """Do all trainings; yield each as soon as it has ended.
+        """Run all trainings; yield the outcome of each as soon as it has ended.
 
         Args:
-            stage: what they are called together.
-            trainings: what to do.
+            stage: name of the stage, for messages.
+            trainings: the trainings to run.
             progress: called with (stage, epochs done, epochs in all).
 
         Raises:
-            TrainingFailed: a worker cannot start; the same error ended two trainings in a row; or, after all others
-                have ended, a training failed again and again.
+            TrainingFailed: a worker cannot start; the same error ended two trainings in a row; or, once all others
+                have ended, a training has no retries left.
             DiskError: no room for a checkpoint.
-            Exception: whatever ``each_turn`` raises; every training goes on from its last epoch.
+            Exception: raised by ``each_turn``; next time, every training goes on from its last epoch.
         """
         crew, ended = self.crew, 0
         self.states, self.failed = [_State(training) for training in trainings], []
@@ -150,7 +150,7 @@ class TrainingQueue:
                 at_once = max(1, min(len(crew.workers), len(trainings) - ended))
                 left = (total - len(results)) * mean / at_once
                 about = f", about {duration(left)} left" if ended < len(trainings) else ""
-                self.say(_line(stage, outcome, ended, len(trainings), about))  # what is told is kept by now
+                self.say(_line(stage, outcome, ended, len(trainings), about))  # the caller has stored the result by now
         if self.failed:
             raise self._failed(*self.failed[0])
 
@@ -163,7 +163,7 @@ class TrainingQueue:
             data=self.data.model_copy(update={"folds": training.folds}),
             cache=str(self.cache),
             checkpoint=str(training.checkpoint),
-            limit=Limit(),  # counted before, for all members together
+            limit=Limit(),  # checked before, for all members together
             micro_batches=state.setbacks.micro_batches,
             fit_on=training.fit_on,
             start=str(training.start) if training.start else None,
@@ -204,7 +204,7 @@ class TrainingQueue:
             raise TrainingFailed(f"{fatal} ({how}):\n{event.log_tail}")
 
     def _on_failure(self, worker: Worker, failure: Failure) -> Outcome | None:
-        """Do with a worker's training what the policy decides; the outcome of one that diverged."""
+        """Apply the failure policy to a worker's training. Returns its outcome if it diverged."""
         number, worker.trial = worker.trial, None
         if number is None:
             return None
@@ -217,7 +217,7 @@ class TrainingQueue:
                 self.say(words_for(failure, decision, state.training.label, worker.label), WARNING)
                 self.waiting.appendleft(number)
             case "wait":
-                raise DiskError(failure.sentence)  # the same command goes on, when there is room
+                raise DiskError(failure.sentence)  # the same command goes on once there is room
             case "give up" if failure.kind == "diverged":
                 return replace(state.outcome, diverged=failure.sentence)
             case "give up":
@@ -227,7 +227,7 @@ class TrainingQueue:
         return None
 
     def _give_up(self, training: Training, failure: Failure) -> None:
-        """Go on with the other trainings; the same error in two in a row would only cost their time."""
+        """Give up a training and go on with the others; end all if two in a row have failed with the same error."""
         last = self.failed[-1][1].signature if self.failed else None
         self.failed.append((training, failure))
         if failure.signature == last:

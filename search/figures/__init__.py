@@ -1,8 +1,8 @@
-"""What is drawn of a study or an export. It knows trials and no database.
+"""Figures of a study or an export. This room knows trials and no database.
 
-catalogue  which figures a study gets, in the report and on the dashboard
+catalogue  the list of a study's figures, for the report and the dashboard
 charts     the figures of a study (Plotly)
-style      their common look
-timeline   who trained which trial when, and where workers crashed
+style      the common look of the figures
+timeline   times at which each worker trained each trial, and crashes
 png        the figures of an export and of `lr-range` (Matplotlib)
 """

@@ -1,4 +1,4 @@
-"""Which figures a study gets, with their words: on the page of ``search report`` and in the dashboard."""
+"""The figures of a study, with titles and captions: for the page of ``search report`` and for the dashboard."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from studies import StudySpec
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure with its words."""
+    """A figure with its title and caption."""
 
     id: str
-    """Letters and hyphens; the key under which the dashboard replaces it."""
+    """Key under which the dashboard replaces the figure: letters and hyphens."""
     title: str
     caption: str
-    """How to read it, in one or two sentences."""
+    """Explanation of the figure, in one or two sentences."""
     chart: go.Figure
 
 
@@ -46,13 +46,13 @@ def study_figures(
     importances: Mapping[str, float] | None = None,
     segments: Sequence[Segment] = (),
 ) -> list[Figure]:
-    """Every figure that these trials have enough data for.
+    """Every figure for which these trials have enough data.
 
     Args:
         trials: all trials of the study, in any state.
-        spec: what the study searches.
-        importances: as ``setting_importances`` gives them.
-        segments: who trained what when; without any, the trials' own times are shown.
+        spec: the study's spec.
+        importances: shares from ``setting_importances``.
+        segments: times of training for each worker; if empty, the trials' own times are shown.
     """
     segments = segments or segments_of_trials(trials)
     complete = ranked(trials, spec.limit)
@@ -110,21 +110,21 @@ def study_figures(
 
 
 PAGE_TRIALS = 200
-"""Trials drawn as points on the dashboard's study page: it sends every figure every ten seconds."""
+"""Most trials drawn as points on the dashboard's study page, which reloads every figure every ten seconds."""
 
 PAGE_PRUNED = 30
-"""Pruned trials, the latest, among the learning curves there."""
+"""Most pruned trials, the latest, among the learning curves on that page."""
 
 
 def page_figures(
     trials: Sequence[FrozenTrial], spec: StudySpec, importances: Mapping[str, float] | None = None
 ) -> list[Figure]:
-    """The figures of the dashboard's study page, each with its title in it; from the best trials alone.
+    """The figures of the dashboard's study page, with their titles drawn in. They show only the best trials.
 
     Args:
         trials: all trials of the study, in any state.
-        spec: what the study searches.
-        importances: as ``setting_importances`` gives them.
+        spec: the study's spec.
+        importances: shares from ``setting_importances``.
     """
     complete, key = ranked(trials, spec.limit), size_keys(spec)[0]
     sized = [trial for trial in complete if key in trial.user_attrs]

@@ -1,7 +1,8 @@
-"""The figures themselves; each takes all trials of a study and picks its own.
+"""The charts. Each function takes all trials of a study and selects those that it draws.
 
-Only scatters and bars: plotly draws those as SVG, which prints, and which needs no WebGL (its own parallel coordinates
-do). Only lists go in: the dashboard's plotly.js is older than the Python package and reads no encoded arrays.
+The charts use only scatters and bars: plotly draws these as SVG, which prints well and needs no WebGL (plotly's own
+parallel coordinates need it). Data are passed as lists, because the dashboard's plotly.js is older than the Python
+package and cannot read encoded arrays.
 """
 
 from __future__ import annotations
@@ -39,16 +40,16 @@ from search.words import duration, show
 from studies import StudySpec
 
 TOP = 10
-"""Trials whose learning curves are drawn."""
+"""Number of best trials whose learning curves are drawn."""
 
 SLICES_PER_ROW = 3
 
 SIZES = {"num_params": "parameters", "macs": "multiply-adds"}
-"""The attributes that hold a model's size, in words."""
+"""Trial attribute with a model's size -> its name in words."""
 
 
 def optimization_history(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
-    """Accuracy of each trial over their numbers, and the best so far."""
+    """Accuracy of each trial by its number, and the best so far."""
     complete = sorted(ranked(trials, spec.limit), key=lambda trial: trial.number)
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
     floor, _ = accuracy_range(complete)
@@ -57,7 +58,7 @@ def optimization_history(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
         best_so_far.append(max(floor, trial.values[0], *best_so_far[-1:]))
     figure = new_figure(300)
     cross = {"symbol": "x-thin", "size": 5, "line": line_of(QUIET)}
-    # A pruned trial's accuracy is that of an early epoch: drawn to scale, it would press the others flat.
+    # Pruned trials have the low accuracy of an early epoch: drawn to scale, they would flatten the others.
     figure.add_scatter(
         **points_of(pruned, spec.num_steps) | {"y": [floor] * len(pruned)},
         mode="markers",
@@ -86,7 +87,7 @@ def learning_curves(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure
     """Accuracy after each epoch: the best trial, the top ten, and the pruned ones."""
     top = [trial for trial in ranked(trials, spec.limit)[:TOP] if trial.intermediate_values]
     figure = new_figure(340)
-    # One trace with gaps for all of them: thousands of traces would take the page seconds to draw.
+    # All pruned trials share one trace with gaps: the page would take seconds to draw thousands of traces.
     gaps: tuple[list[int | None], list[float | None]] = ([], [])
     for trial in trials:
         if trial.state == TrialState.PRUNED:
@@ -124,7 +125,7 @@ def learning_curves(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure
 def parallel_coordinates(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
     """Completed trials as lines over the sampled settings and the accuracy, each on its own axis."""
     axes = sampled_axes(trials, spec)
-    # After --accept-changes older trials may lack a setting, or have values outside the space of today.
+    # After --accept-changes, older trials may lack a setting, or have values outside today's space.
     complete = [
         trial
         for trial in ranked(trials, spec.limit)
@@ -132,7 +133,7 @@ def parallel_coordinates(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
     ]
     low, high = accuracy_range(complete)
     figure = new_figure(340)
-    # Seven names and more run into each other unless they climb.
+    # Seven or more names overlap unless they are slanted.
     slant = {"yanchor": "bottom"} | ({"textangle": -30, "xanchor": "left"} if len(axes) > 6 else {})
     groups = [("others", complete[5:], line_of(PLAIN, 1)), ("next four", complete[1:5], line_of(GOOD, 1.6))]
     for name, group, line in [*groups, ("best", complete[:1], line_of(BEST, 3))]:
@@ -207,7 +208,7 @@ def slices(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
             assert isinstance(axis, FloatDistribution | IntDistribution)
             ends = [math.log10(axis.low), math.log10(axis.high)] if axis.log else [axis.low, axis.high]
             margin = 0.05 * (ends[1] - ends[0]) or 1
-            # The whole range, used or not: how close to its ends the good trials lie is what one looks for.
+            # The whole range is shown, used or not, so that good trials near its ends stand out.
             figure.update_xaxes(range=[ends[0] - margin, ends[1] + margin], **place)
             if axis.log:
                 figure.update_xaxes(type="log", dtick="D2" if ends[1] - ends[0] < 1.5 else 1, **place)
@@ -215,7 +216,7 @@ def slices(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
 
 
 def importance_bars(importances: Mapping[str, float]) -> go.Figure:
-    """Shares of the settings, the largest on top."""
+    """Importance of each setting, the largest on top."""
     figure = new_figure(20 + 26 * len(importances), foot=8)
     figure.add_bar(
         y=[html.escape(key) for key in importances],
@@ -229,7 +230,7 @@ def importance_bars(importances: Mapping[str, float]) -> go.Figure:
 
 
 def accuracy_against_size(trials: Sequence[FrozenTrial], spec: StudySpec, key: str = "num_params") -> go.Figure:
-    """Completed trials over their size, with the frontier; ``key`` is the attribute with the size."""
+    """Accuracy of completed trials against their size, with the frontier; ``key`` is the attribute with the size."""
     complete = [trial for trial in ranked(trials, spec.limit) if key in trial.user_attrs]
     floor, _ = accuracy_range(complete)
     frontier = [trial for trial in frontier_of(complete, key) if trial.values[0] > floor]
@@ -273,7 +274,7 @@ def accuracy_against_size(trials: Sequence[FrozenTrial], spec: StudySpec, key: s
 
 
 def time_by_outcome(trials: Sequence[FrozenTrial]) -> go.Figure:
-    """Hours of training that went into completed, pruned and failed trials."""
+    """Hours of training of completed, pruned and failed trials."""
     outcomes = [
         ("completed", TrialState.COMPLETE, GOOD),
         ("pruned", TrialState.PRUNED, PLAIN),
@@ -328,7 +329,7 @@ def _short_name(worker: str) -> str:
 
 
 def frontier_of(complete: Sequence[FrozenTrial], key: str) -> list[FrozenTrial]:
-    """The trials that no smaller one equals, the smallest first; ``key`` is the attribute with the size."""
+    """Trials that are better than every smaller one, the smallest first; ``key`` is the attribute with the size."""
     frontier: list[FrozenTrial] = []
     for trial in sorted(complete, key=lambda trial: (trial.user_attrs[key], -trial.values[0])):
         if not frontier or trial.values[0] > frontier[-1].values[0]:
@@ -337,8 +338,8 @@ def frontier_of(complete: Sequence[FrozenTrial], key: str) -> list[FrozenTrial]:
 
 
 def size_keys(spec: StudySpec) -> list[str]:
-    """The attributes with the sizes that matter: what the study limits, the parameters first; where it compares models,
-    both.
+    """The attributes of the relevant sizes, parameters first: those that the study limits, or both if it compares
+    models.
     """
     limited = {"num_params": spec.limit.params, "macs": spec.limit.macs}
     return [key for key, limit in limited.items() if limit is not None or "model" in spec.space] or ["num_params"]

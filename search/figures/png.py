@@ -1,4 +1,4 @@
-"""Figures of an export, and of the best trial of a search: learning curves and confusion matrix, as PNG."""
+"""Figures of an export and of a search's best trial, as PNG: learning curves and confusion matrix."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from trainer.errors import printable
 BLUE, GRAY = "#1f5fa8", "#6e7781"
 
 NAMED_CLASSES = 40
-"""Classes up to which the matrix names them; more would not be readable."""
+"""Most classes whose names the matrix shows; more names would not be readable."""
 
 DRAWN_CELLS = 500
 """Most rows of the matrix that is drawn."""
 
 COUNTED_CLASSES = 20
-"""Classes up to which each cell holds its number."""
+"""Most classes for which each cell shows its number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Epoch:
     stage: str
     """"training", or "finetuning" for the last stage."""
     epoch: int
-    """Of its stage, from 1."""
+    """Number of the epoch in its stage, from 1."""
     train_loss: float
     val_loss: float
     val_accuracy: float
@@ -40,23 +40,23 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class Confused:
-    """Pictures of one class that were taken for another."""
+    """Pictures of one class that were classified as another."""
 
     true: str
     predicted: str
     count: int
     of: int
-    """Pictures of the true class."""
+    """Number of pictures of the true class."""
 
 
 def draw_curves(histories: Sequence[Sequence[Epoch]], path: Path, *, title: str, seen: bool) -> None:
-    """Draw losses and accuracy over the epochs, a line for each member; a last stage goes on after a dashed line.
+    """Draw losses and accuracy by epoch, a line for each member; a dashed line marks the beginning of a last stage.
 
     Args:
-        histories: of each member, its epochs.
+        histories: the epochs of each member.
         path: PNG to write.
-        title: over the figure.
-        seen: the validation pictures were trained on, so their curve is no validation.
+        title: title of the figure.
+        seen: whether the validation pictures were trained on, so that their curve is no validation.
     """
     pyplot = _pyplot()
     figure, (losses, accuracy) = pyplot.subplots(1, 2, figsize=(9, 3.4), dpi=120)
@@ -90,9 +90,9 @@ def draw_accuracies(accuracies: Sequence[float], path: Path, *, title: str, step
     """Draw the validation accuracy of a trial after each step.
 
     Args:
-        accuracies: 0 to 1, from the first step on.
+        accuracies: accuracy after each step, from 0 to 1.
         path: PNG to write.
-        title: over the figure.
+        title: title of the figure.
         step: "epoch" or "fold".
     """
     pyplot = _pyplot()
@@ -131,7 +131,7 @@ def draw_confusion(table: ArrayLike, names: Sequence[str], path: Path, *, title:
         table: [k, 3]: true class, predicted class, pictures.
         names: of the classes.
         path: PNG to write.
-        title: over the figure.
+        title: title of the figure.
     """
     pyplot = _pyplot()
     per_cell = -(-len(names) // DRAWN_CELLS)

@@ -1,4 +1,4 @@
-"""The common look of the figures: colours, axes, and what keeps a hopeless trial from pressing the others flat."""
+"""The common look of the figures: colours, axes, and ranges that a hopeless trial cannot stretch."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ INK, QUIET, GRID, BEST, GOOD, PLAIN, FAILED, CRASH = (
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
 
 ACCURACY = ".4~%"
-"""Ticks and hovers: as many digits as are needed, at most four."""
+"""Number format of ticks and hover texts: as many digits as needed, at most four."""
 
 
 def accuracy_range(complete: Sequence[FrozenTrial]) -> tuple[float, float]:
-    """Ends of an accuracy axis: a few hopeless trials, drawn on its foot, must not press all the others flat."""
+    """Ends of an accuracy axis. A few hopeless trials do not stretch it; they are drawn on its lower end."""
     values = [trial.values[0] for trial in complete] or [0.0, 1.0]
     lower, upper = (float(quartile) for quartile in np.quantile(values, (0.25, 0.75)))
     low, high = min(value for value in values if value >= lower - 3 * (upper - lower)), max(values)
@@ -50,7 +50,7 @@ BARS: dict[str, Any] = {
 
 
 def new_figure(height: int, foot: int = 44) -> go.Figure:
-    """An empty figure; its height in pixels, the room below the axis included."""
+    """An empty figure. ``height`` is in pixels and includes ``foot``, the room below the axis."""
     return apply_style(go.Figure(), height, foot)
 
 
@@ -85,7 +85,7 @@ def line_of(color: str, width: float = 1) -> dict[str, Any]:
 
 
 def points_of(trials: Sequence[FrozenTrial], of_epochs: int) -> dict[str, Any]:
-    """Trials in the order of their numbers, each with its sentence to hover over."""
+    """Trials in the order of their numbers, each with its sentence as hover text."""
     views = [view_of(trial) for trial in trials]
     return {
         "x": [view.number for view in views],
@@ -96,5 +96,5 @@ def points_of(trials: Sequence[FrozenTrial], of_epochs: int) -> dict[str, Any]:
 
 
 def whole_steps(count: int) -> int | None:
-    """Ticks at every trial or epoch where plotly would put some between them."""
+    """Distance of ticks, if plotly would otherwise put some between whole trials or epochs; else None."""
     return 1 if count <= 10 else None

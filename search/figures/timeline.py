@@ -1,4 +1,4 @@
-"""Who trained which trial from when to when, and where workers crashed: from the journal, or from the trials' times."""
+"""Times at which each worker trained each trial, and crashes: from the journal, or from the trials' own times."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from optuna.trial import FrozenTrial
 from search.study.events import Assign, Crash, Event, Launch, Stop, Tell
 
 CRASHED, STOPPED = "crashed", "stopped"
-"""How a segment ends that ends no trial: the worker died, or the search was stopped."""
+"""Outcomes of segments after which the trial is unfinished: the worker died, or the search was stopped."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A trial with a worker."""
+    """An uninterrupted training of a trial by a worker."""
 
     worker: str
     trial: int
     begun: datetime
-    """Local time, as Optuna keeps it."""
+    """Local time, as in Optuna."""
     ended: datetime
     outcome: str
-    """A trial's state in lower case, CRASHED or STOPPED."""
+    """The trial's final state in lower case, CRASHED or STOPPED."""
     reason: str = ""
-    """Why it crashed."""
+    """Reason of the crash."""
 
     @property
     def seconds(self) -> float:
-        """How long it lasted."""
+        """Duration of the segment."""
         return (self.ended - self.begun).total_seconds()
 
 
 def segments_of_journal(events: Iterable[Event]) -> list[Segment]:
-    """The segments that a journal tells of, in the order in which they ended; those that go on are not among them."""
+    """The segments in a journal, in the order of their ends, without those still in progress."""
     found: list[Segment] = []
     open_by_trial: dict[int, Segment] = {}
     last = 0.0
@@ -62,9 +62,9 @@ def segments_of_journal(events: Iterable[Event]) -> list[Segment]:
 
 
 def segments_of_trials(trials: Sequence[FrozenTrial]) -> list[Segment]:
-    """A segment for each finished trial, from its beginning to its end; a pause in between is in it."""
+    """A segment for each finished trial, from its beginning to its end, pauses included."""
     found = []
-    # Equal GPUs share a name, and no attribute says which of them it was: trials that overlap were on different ones.
+    # Equal GPUs share a name, and no attribute tells them apart; but trials that overlap ran on different GPUs.
     ends: dict[str, list[datetime]] = {}
     for trial in sorted((trial for trial in trials if trial.state.is_finished()), key=lambda one: one.number):
         begun, ended = trial.datetime_start, trial.datetime_complete

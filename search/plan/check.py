@@ -1,4 +1,4 @@
-"""What a study means before it is launched: bounds, images, steps, time and disk, and all of its problems at once."""
+"""The meaning of a study before its launch: bounds, images, steps, time and disk, and all of its problems at once."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from trainer.near import NearDuplicate, find_near_duplicates
 from trainer.scan import scan
 
 MEASURED_STEPS = 3
-"""Training steps that the estimate of time is taken from, after one that warms up."""
+"""Number of training steps that are timed for the estimate, after one warm-up step."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a candidate trains on a device."""
+    """The speed of a candidate on a device."""
 
     device: str
-    """The device, as people call it."""
+    """Name of the device for people."""
     images_per_second: float
     """Training images per second, validation excluded."""
     seconds_per_epoch: float
-    """Of the whole training and validation splits."""
+    """Seconds for the whole training and validation splits."""
 
 
 def check_study(
@@ -55,21 +55,21 @@ def check_study(
     duplicates: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Meaning:
-    """Find out what a study means; decodes its images and trains a few steps on the first device.
+    """Find out the meaning of a study. Decodes its images and trains a few steps on the first device.
 
     Args:
         spec: the study.
         runs: the runs folder; its cache is filled.
-        devices: those the search would have, one worker each.
-        figure: PNG to draw augmented training images into.
-        duplicates: PNG to draw near-duplicates across splits into; they are looked for only then.
-        say: told what was drawn.
+        devices: the devices of the search, one worker each.
+        figure: PNG for augmented training images; None: none are drawn.
+        duplicates: PNG for near-duplicates across splits; None: there is no search for them.
+        say: called with a line about each drawing.
 
     Raises:
-        DataError, DiskError: the images cannot be used; problems of limit and recipes are in the message too.
+        DataError, DiskError: the images cannot be used; the message also has the problems of limit and recipes.
         DiskError: there is no room for the checkpoints of a search.
-        LimitError: nothing fits the limit.
-        ConfigError: the model, a recipe or the device cannot be.
+        LimitError: no candidate fits the limit.
+        ConfigError: the model, a recipe or the device is impossible.
         UsageError: ``figure`` or ``duplicates`` cannot be written.
     """
     for option, file in (("--pictures", figure), ("--duplicates", duplicates)):
@@ -88,7 +88,7 @@ def check_study(
     speed = measure_speed(candidate, data, devices[0])
     seconds_per_trial = max(1, spec.data.folds) * spec.train.epochs * speed.seconds_per_epoch
     num_train = len(data.splits["train"])
-    alone = len({device.visible or device.label for device in devices})  # those of one GPU share its speed
+    alone = len({device.visible or device.label for device in devices})  # workers on one GPU share its speed
     return Meaning(
         study=spec.name,
         model=spec.train.model,
@@ -129,9 +129,9 @@ def check_study(
 
 
 def largest_candidate(spec: StudySpec, space: Mapping[str, BaseDistribution], fitter: Fitter) -> TrainConfig:
-    """The widest candidate of the space, with most augmentation, in the smallest batches.
+    """The widest candidate of the space, with the most augmentation and the smallest batches.
 
-    Of words it has the first choice. So where a study samples the model, it is of the first one: others may be larger.
+    Settings that are words take their first choice. If a study samples the model, other models may be larger.
     """
     sampled: dict[str, object] = {}
     for key, axis in space.items():
@@ -152,7 +152,7 @@ def measure_speed(candidate: TrainConfig, data: Dataset, where: WorkerDevice) ->
     """Train ``candidate`` for a few real steps, validate one real batch, and scale both up to an epoch.
 
     Raises:
-        ConfigError: the model, its augmentation or its precision cannot be on this device.
+        ConfigError: the model, its augmentation or its precision is impossible on this device.
     """
     from trainer.device import open_device
     from trainer.evaluate import EVALUATION_BATCH
@@ -160,10 +160,10 @@ def measure_speed(candidate: TrainConfig, data: Dataset, where: WorkerDevice) ->
 
     train, val = data.splits["train"], data.splits["val"]
     batch_size = min(candidate.batch_size, len(train))
-    # A rate that cannot diverge in so few steps; it costs the same time.
+    # With this rate, training cannot diverge in so few steps; the time does not depend on it.
     quick = candidate.model_copy(update={"epochs": 1, "warmup_epochs": 0.0, "augment_from_epoch": 1, "lr": 1e-6})
     device = open_device(where.kind, where.num_threads)
-    for steps, num_val in ((1, 1), (MEASURED_STEPS, EVALUATION_BATCH)):  # the first one warms up
+    for steps, num_val in ((1, 1), (MEASURED_STEPS, EVALUATION_BATCH)):  # the first round warms up
         sample = {"train": train[: steps * batch_size], "val": val[:num_val], "test": val[:0]}
         (result,) = fit(quick, replace(data, splits=sample), device)
     trained = len(sample["train"]) // batch_size * batch_size
@@ -177,7 +177,7 @@ def measure_speed(candidate: TrainConfig, data: Dataset, where: WorkerDevice) ->
 
 
 def _near_duplicates(data: Dataset, out: Path | None, say: Callable[[str], None]) -> tuple[NearDuplicate, ...] | None:
-    """Those across splits, drawn into ``out``; None where that is None."""
+    """Find near-duplicates across splits and draw them into ``out``; None if ``out`` is None."""
     if out is None:
         return None
     with show_progress(Terminal(stderr=True)) as progress:
@@ -188,7 +188,7 @@ def _near_duplicates(data: Dataset, out: Path | None, say: Callable[[str], None]
 
 
 def _prepare(spec: StudySpec, runs: Runs) -> Prepared:
-    """As ``launch.prepare``, but images that cannot be used don't hide what is wrong with limit and recipes."""
+    """Like ``prepare``, but an error of the images does not hide the problems of limit and recipes."""
     try:
         return prepare(spec, runs, Terminal(stderr=True))
     except (DataError, DiskError) as error:
@@ -200,7 +200,7 @@ def _prepare(spec: StudySpec, runs: Runs) -> Prepared:
 
 
 def _fewest_classes(spec: StudySpec) -> int:
-    """A number of classes the data will not go below, so that no problem is made up: 2 where nothing is known."""
+    """Lower bound of the number of classes, so that only real problems are found; 2 if nothing is known."""
     match spec.data.source:
         case "digits" | "cifar10":
             return 10

@@ -1,4 +1,4 @@
-"""What a user should know of the pictures, though it stops no search: a sentence each, in numbers."""
+"""Warnings about the pictures, a sentence with numbers each. They stop no search."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SMALL_VALIDATION = 100
 """With fewer validation pictures than these, one picture is more than a point of accuracy."""
 
 HEAVY_IMBALANCE = 10
-"""Pictures of the largest class for each one of the smallest, from which on imbalance is said."""
+"""Ratio of the largest class to the smallest from which on there is a warning about imbalance."""
 
 
 def warnings_about(data: Dataset, config: DataConfig) -> Iterator[str]:
-    """What may be meant otherwise, or makes accuracies say less than they seem to."""
+    """Warnings about pictures that may be a mistake, or that make accuracies less reliable than they look."""
     yield from data.notices
     yield from misread(data)
     yield from _validation(data, config)
@@ -30,7 +30,7 @@ def warnings_about(data: Dataset, config: DataConfig) -> Iterator[str]:
 
 
 def misread(data: Dataset) -> Iterator[str]:
-    """Pictures that a plain convert("RGB") reads otherwise, with the line that reads them right."""
+    """Warnings about pictures that a plain convert("RGB") misreads, with the line of code that reads them right."""
     told = {
         TURNED: 'they are trained upright, and a plain Image.open(file).convert("RGB") leaves them turned',
         DEPTH: 'they are scaled to 8 bits, and a plain Image.open(file).convert("RGB") clips them',
@@ -44,7 +44,7 @@ def misread(data: Dataset) -> Iterator[str]:
 
 
 def never_predicted(confusion: Path, class_names: Sequence[str]) -> str | None:
-    """A sentence about the classes that the best trial so far never answers; None if there are none, or no trial."""
+    """A warning about classes that the best trial so far never predicts; None if there are none, or no trial."""
     with suppress(OSError, ValueError, KeyError), np.load(confusion) as known:
         if known["names"].tolist() != list(class_names):
             return None

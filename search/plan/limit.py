@@ -21,14 +21,14 @@ class LimitAnswer:
     image_size: int
     limit: Limit
     width_mult: float | None
-    """The width that was asked for, or the widest that fits; None where the model has no width."""
+    """The requested width, or the widest that fits; None if the model has no width."""
     params: int
     macs: int
     """Counts at this width."""
     fits: bool | None
     """Whether the counts are within the limit; None without a limit."""
     next: SizedWidth | None
-    """The proof: one step wider, over the limit; None where a width was given, or none can be wider."""
+    """The proof: one step wider, over the limit. None if a width was given, or if no wider model exists."""
 
 
 def answer_limit(model: str, fitter: Fitter, width_mult: float | None = None) -> LimitAnswer:
@@ -37,12 +37,12 @@ def answer_limit(model: str, fitter: Fitter, width_mult: float | None = None) ->
     Args:
         model: name of a timm model.
         fitter: the classes and images that the model is for, and the limit.
-        width_mult: count this width instead of finding the widest.
+        width_mult: the width to count, instead of the widest.
 
     Raises:
-        UsageError: there is nothing to answer: no limit and no width.
-        LimitError: nothing fits.
-        ConfigError: no such model or width.
+        UsageError: there is neither a limit nor a width.
+        LimitError: no width fits.
+        ConfigError: there is no such model or width.
     """
     limit = fitter.limit
     if limit == Limit() and width_mult is None:
@@ -78,7 +78,7 @@ def answer_limit(model: str, fitter: Fitter, width_mult: float | None = None) ->
 
 
 def text_of_limit(answer: LimitAnswer) -> str:
-    """What ``search limit`` prints: the question, the size, the proof."""
+    """The output of ``search limit``: the question, the size, the proof."""
     limit = answer.limit
     question = f"{answer.model}, {answer.classes} classes, {answer.image_size} px; {describe_limit(limit)}"
     size = ModelSize(params=answer.params, macs=answer.macs)
@@ -91,7 +91,7 @@ def text_of_limit(answer: LimitAnswer) -> str:
 
 
 def size_line(width_mult: float | None, size: ModelSize, limit: Limit) -> str:
-    """One width, its counts, and whether they fit: "width_mult 1.12452   5,001,941 parameters   ..."."""
+    """A line with a width, its counts and the verdict: "width_mult 1.12452   5,001,941 parameters   ..."."""
     over = [f"{excess:,} {UNITS[name]} over" for name, excess in excesses(size, limit).items() if excess > 0]
     verdict = ", ".join(over) if over else "fits" if limit != Limit() else ""
     name = "its one size" if width_mult is None else f"width_mult {width_mult:g}"

@@ -1,4 +1,4 @@
-"""The learning-rate range test: train while the rate rises, and see where the loss falls fastest (Smith, 2015)."""
+"""The learning-rate range test: train while the rate rises, and find where the loss falls fastest (Smith, 2015)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainer.config import TrainConfig
 from trainer.errors import DivergedError, no_room
 
 LOWEST, HIGHEST = 1e-6, 1.0
-"""Range of learning rates that is tried, evenly in the logarithm."""
+"""Range of learning rates that are tried, evenly spaced on a logarithmic scale."""
 
 STEPS = 120
 """Optimizer steps of the test."""
@@ -30,45 +30,45 @@ SMOOTHING = 0.95
 """Decay of the running mean of the loss."""
 
 DIVERGED = 4.0
-"""The test ends where the smoothed loss is so many times its lowest."""
+"""The test ends once the smoothed loss is so many times its minimum."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LrRange:
-    """What the test found: a range of learning rates for the study's space."""
+    """The result of the test: a range of learning rates for the study's space."""
 
     version: int = 2
-    """Of the JSON form."""
+    """Version of the JSON shape."""
     study: str
     optimizer: str
     low: float
-    """A tenth of ``steepest``, to one digit."""
+    """A tenth of ``steepest``, rounded to one digit."""
     high: float
-    """The rate at which the loss was lowest, to one digit."""
+    """The rate at which the loss is lowest, rounded to one digit."""
     steepest: float
     """The rate at which the loss falls fastest."""
     lrs: tuple[float, ...]
     losses: tuple[float, ...]
-    """Smoothed, one for each of ``lrs``."""
+    """Smoothed loss at each of ``lrs``."""
     toml: str
     """The line to paste into [space]."""
     figure: Path
-    """The PNG that was drawn."""
+    """Path of the PNG with the curve."""
 
 
 def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) -> LrRange:
     """Run the test for a study's fixed recipe and draw it.
 
     Args:
-        spec: the study; sampled settings are at the values of its first known recipe that fits, else of [train],
-            a model at the first of those that fit, and a width as near to [train]'s as fits.
+        spec: the study. Sampled settings take the values of its first known recipe that fits, or else those of
+            [train]; a sampled model is the first that fits, and a sampled width the one nearest to [train]'s that fits.
         runs: the runs folder.
-        device: where to train.
+        device: the device to train on.
         out: PNG to write.
 
     Raises:
         DivergedError: the loss never fell.
-        TrainerError: images, model or device.
+        TrainerError: the images, the model or the device cannot be used.
         UsageError: ``out`` cannot be written.
     """
     check_figure("--out", out)
@@ -116,7 +116,7 @@ def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) 
 
 
 def _candidate(spec: StudySpec, prepared: Prepared) -> TrainConfig:
-    """What the test trains: a candidate that the search could have."""
+    """The candidate of the test, one that the search could have."""
     recipe: dict[str, object] = dict(next(iter(known_recipes(spec, prepared.left_out)), {}))
     if isinstance(models := prepared.space.get("model"), CategoricalDistribution):
         recipe = {"model": models.choices[0]} | recipe
@@ -142,7 +142,7 @@ def suggest(lrs: list[float], losses: list[float]) -> tuple[float, float]:
 
 
 def text_of_lr_range(found: LrRange) -> str:
-    """What ``search lr-range`` prints."""
+    """The output of ``search lr-range``."""
     return (
         f"{found.study}, {found.optimizer}: the loss falls fastest at lr {found.steepest:.2g}; "
         f"the curve is in {found.figure}\nfor [space]:  {found.toml}"
@@ -150,7 +150,7 @@ def text_of_lr_range(found: LrRange) -> str:
 
 
 def _round(value: float) -> float:
-    """To one digit: the test is no more exact than that."""
+    """Round to one digit, which is the accuracy of the test."""
     return float(f"{value:.0e}")
 
 

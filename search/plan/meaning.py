@@ -1,4 +1,4 @@
-"""What a study means: the answer of ``search check`` as values, and its text."""
+"""The meaning of a study: the answer of ``search check`` as values, and its text."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Images:
     splits: Mapping[str, int]
     """Number of images in each split."""
     classes: Mapping[str, Mapping[str, int]]
-    """Of each class: number of images in each split."""
+    """Class -> split -> number of images."""
     bad_files: tuple[BadFile, ...]
-    """Files that are left out."""
+    """Files that are left out because they cannot be read."""
     duplicates: tuple[Duplicate, ...]
     near_duplicates: tuple[NearDuplicate, ...] | None
-    """Across splits; None where they were not looked for."""
+    """Near-duplicates across splits; None if there was no search for them."""
     warnings: tuple[str, ...]
-    """What to know of them that stops no search, a sentence each."""
+    """Warnings about the images, a sentence each."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class RangeAxis:
 
     low: float
     high: float
-    """Of width_mult: the exact upper end, where the limit gives it."""
+    """Upper end of the range; for width_mult, the exact value where the limit determines it."""
     log: bool
     step: float | None
 
@@ -66,21 +66,21 @@ class ChoiceAxis:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Time and disk of a search that prunes nothing, with the speed of the largest candidate."""
+    """Time and disk of a search without pruning, from the speed of the largest candidate."""
 
     model: str
     device: str
-    """The device, as people call it."""
+    """Name of the device for people."""
     workers: int
     workers_per_gpu: int
     images_per_second: float
     """Training images per second, validation excluded."""
     seconds_per_epoch: float
-    """Of the whole training and validation splits."""
+    """Seconds for the whole training and validation splits."""
     seconds_per_trial: float
-    """Of all epochs, and all folds."""
+    """Seconds for all epochs, and all folds."""
     seconds_at_most: float
-    """Of the whole search."""
+    """Seconds for the whole search."""
     cache_bytes: int
     checkpoint_bytes: int
     """Disk that the checkpoints of all workers need."""
@@ -90,10 +90,10 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Meaning:
-    """What a study means, before it is launched."""
+    """The meaning of a study before its launch."""
 
     version: int = 1
-    """Of the JSON form."""
+    """Version of the JSON shape."""
     study: str
     model: str
     epochs: int
@@ -101,17 +101,17 @@ class Meaning:
     limit: Limit
     pictures: Images
     space: Mapping[str, RangeAxis | ChoiceAxis]
-    """What is sampled, by the name of the setting."""
+    """Sampled setting -> its axis."""
     largest: SizedWidth
     """The largest candidate."""
     widest: SizedWidth | None
-    """The widest width that fits the limit; None where the width is not sampled."""
+    """The widest width that fits the limit; None if the width is not sampled."""
     next: SizedWidth | None
-    """One step wider, over the limit; None also where even the widest possible fits."""
+    """One step wider, over the limit; None if there is none, because the widest possible width fits."""
     left_out: Mapping[str, str]
-    """Why each model, and each known recipe ("known.0"), that does not fit the limit is left out."""
+    """Model or known recipe ("known.0") that does not fit the limit -> reason."""
     exported: ModelSize
-    """What the limit counts of the largest candidate's export, members and views included."""
+    """Size of the largest candidate's export as the limit counts it, with all members and views."""
     fixed: Mapping[str, Json]
     """Settings of [train] that are neither sampled nor their default."""
     known: tuple[Mapping[str, Value], ...]
@@ -122,7 +122,7 @@ class Meaning:
 
 
 def text_of_check(meaning: Meaning) -> Group:
-    """What ``search check`` prints; fits 80 columns unless names are longer."""
+    """The output of ``search check``; fits 80 columns unless names are longer."""
     epochs = f"{meaning.epochs} epoch{'s' if meaning.epochs > 1 else ''}"
     models = meaning.space.get("model")
     model = f"{len(models.choices)} models" if isinstance(models, ChoiceAxis) else meaning.model
@@ -163,7 +163,7 @@ def _text_of_images(images: Images) -> list[RenderableType]:
 
 
 def _text_of_sizes(meaning: Meaning) -> list[RenderableType]:
-    """The limit, and what fits it."""
+    """The limit, and the sizes that fit."""
     limit, largest, widest = meaning.limit, meaning.largest, meaning.widest
     parts: list[RenderableType] = [
         _heading("no limit" if limit == Limit() else f"limit: {describe_limit(limit)}"),
@@ -188,7 +188,7 @@ def _text_of_sizes(meaning: Meaning) -> list[RenderableType]:
 
 
 def _text_of_recipes(meaning: Meaning) -> list[RenderableType]:
-    """What is fixed, and what is tried first."""
+    """The fixed settings, and the known recipes."""
     parts: list[RenderableType] = []
     if meaning.fixed:
         parts += [_heading("fixed, where it is not the default"), _pairs_table(meaning.fixed)]

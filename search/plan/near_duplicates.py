@@ -13,14 +13,14 @@ from trainer.near import NearDuplicate
 
 PAIRS_A_ROW = 4
 MOST_PAIRS = 60
-"""So many are drawn, likest first; all are listed."""
+"""Most pairs that are drawn, the most similar first; all are listed."""
 
 CELL_PIXELS = 112
 GAP_PIXELS = 4
 
 
 def draw_pairs(data: Dataset, pairs: Sequence[NearDuplicate], out: Path) -> str:
-    """Draw the pairs, each side by side, from left to right and likest first; returns a sentence about it.
+    """Draw the pairs, each side by side, the most similar first. Returns a sentence about the drawing.
 
     Raises:
         UsageError: the file cannot be written.

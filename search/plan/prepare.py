@@ -1,4 +1,4 @@
-"""A study made concrete before anything trains: its images, its space's exact bounds, room for its checkpoints."""
+"""A study made concrete before any training: images, exact bounds of the space, room for checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainer.errors import DiskError
 from trainer.sums import check_teacher
 
 CHECKPOINT_BYTES_PER_PARAMETER = 12
-"""fp32 weights and AdamW's two moments; an average of the weights comes on top."""
+"""fp32 weights and AdamW's two moments; an average of the weights needs 4 bytes more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +29,14 @@ class Prepared(Bounds):
 
     @property
     def num_classes(self) -> int:
-        """Outputs of the classifier."""
+        """Number of outputs of the classifier."""
         return len(self.data.class_names)
 
 
 def prepare(
     spec: StudySpec, runs: Runs, console: Console, raise_if_stopped: Callable[[], None] = lambda: None
 ) -> Prepared:
-    """Read the images and find the exact bounds of the space; ``raise_if_stopped`` is called now and then.
+    """Read the images and find the exact bounds of the space. ``raise_if_stopped`` is called regularly.
 
     Raises:
         DataError, DiskError: the images cannot be used.
@@ -51,28 +51,28 @@ def prepare(
 
 
 def checkpoint_bytes(params: int, workers: int, *, averaged: bool = False, folds: int = 0) -> int:
-    """Disk that checkpoints need: each running trial keeps two of every fold, and writes the next beside them.
+    """Bytes of disk for checkpoints: a running trial keeps two for each fold, and writes the next beside them.
 
     Args:
-        params: parameters of the largest candidate.
-        workers: trials that run at once.
+        params: number of parameters of the largest candidate.
+        workers: number of trials that run at once.
         averaged: whether candidates keep an average of their weights.
-        folds: of the data; 0 for one validation split.
+        folds: number of folds; 0 for one validation split.
     """
     return (2 * max(1, folds) + 1) * workers * (CHECKPOINT_BYTES_PER_PARAMETER + 4 * averaged) * params
 
 
 def room_needed(spec: StudySpec, bounds: Bounds, workers: int) -> int:
-    """Bytes of disk for so many workers, what their trials have written already included."""
+    """Bytes of disk for the checkpoints of so many workers, including those already written."""
     averaged = spec.train.ema > 0 or "ema" in spec.space
     return checkpoint_bytes(bounds.most_params, workers, averaged=averaged, folds=spec.data.folds)
 
 
 def check_room(spec: StudySpec, runs: Runs, needed: int) -> None:
-    """See whether there is room for the checkpoints of all workers, which ``room_needed`` counts.
+    """Check that the disk has room for ``needed`` bytes of checkpoints, see ``room_needed``.
 
     Raises:
-        DiskError: there is not.
+        DiskError: there is too little room.
     """
     free, needed = shutil.disk_usage(runs.root).free, runs.still_needed(spec.name, needed, spec.data.folds)
     if free < needed:
@@ -82,10 +82,10 @@ def check_room(spec: StudySpec, runs: Runs, needed: int) -> None:
 
 
 def images_of(prepared: Prepared) -> str:
-    """How many images each split has, in words."""
+    """The number of images of each split, in words."""
     return ", ".join(f"{len(indices):,} {split}" for split, indices in prepared.data.splits.items() if len(indices))
 
 
 def models_of(spec: StudySpec, prepared: Prepared) -> list[str]:
-    """The models that are searched."""
+    """The models that the study searches."""
     return list(getattr(prepared.space.get("model"), "choices", [spec.train.model]))

@@ -1,4 +1,4 @@
-"""A grid of training images as the model will see them: ``search check --pictures OUT.png``."""
+"""A grid of training images as the model sees them: ``search check --pictures OUT.png``."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from trainer.data import Dataset
 from trainer.errors import no_room
 
 ROWS, COLUMNS = 6, 9
-"""Images in the grid: the first of each row is plain, the others are draws of its augmentation."""
+"""Size of the grid. The first image of each row is plain, the others are random augmentations of it."""
 
 CELL_PIXELS = 112
 GAP_PIXELS = 4
 
 
 def check_figure(option: str, file: Path) -> None:
-    """See whether a PNG can be written, before what it shows is computed.
+    """Check that a PNG can be written, before the long computation of its content.
+
+    Args:
+        option: the option that named the file, for the message.
+        file: the PNG.
 
     Raises:
-        UsageError: it cannot; ``option`` is what named it.
+        UsageError: the file cannot be written.
     """
     if file.suffix.lower() != ".png":
         raise UsageError(f"{option} {file}: the picture is a PNG; give it a name that ends in .png")
@@ -35,7 +39,7 @@ def check_figure(option: str, file: Path) -> None:
 
 
 def draw_images(spec: StudySpec, data: Dataset, out: Path) -> str:
-    """Draw the grid, through the very code that training runs; returns a sentence about it.
+    """Draw the grid with the same code that training uses. Returns a sentence about the drawing.
 
     Raises:
         ConfigError: the augmentation cannot be built.
@@ -63,7 +67,7 @@ def draw_images(spec: StudySpec, data: Dataset, out: Path) -> str:
         shown = ((drawn * std + mean).clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).numpy()
         for row, image in enumerate(shown):
             cell = Image.fromarray(image.squeeze()).convert("RGB")
-            small = cell.width < CELL_PIXELS  # enlarged pixels stay pixels
+            small = cell.width < CELL_PIXELS  # small images are enlarged without smoothing
             filter = Image.Resampling.NEAREST if small else Image.Resampling.BICUBIC
             sheet.paste(cell.resize((CELL_PIXELS, CELL_PIXELS), filter), (column * step, row * step))
     try:

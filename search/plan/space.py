@@ -1,4 +1,4 @@
-"""What is sampled: the study's space as Optuna distributions, its width bounded by the widest that fits."""
+"""The study's space as Optuna distributions; the widest width that fits is its upper bound."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ class Bounds:
     """A study's space with exact bounds."""
 
     width: Width | None
-    """The widest width that fits; None where the study does not sample it, or where it depends on the trial."""
+    """The widest width that fits; None if the study does not sample the width, or if the bound depends on the trial."""
     most_params: int
-    """Parameters of the largest candidate; where that depends on the trial, the limit, or about as many."""
+    """Parameters of the largest candidate; if that depends on the trial, the limit or a similar number."""
     space: dict[str, BaseDistribution]
     known: list[dict[str, Value]]
-    """The known recipes in terms of what is sampled."""
+    """The known recipes, with the sampled settings as keys."""
     left_out: dict[str, str]
-    """Models of the space, and known recipes ("known.0"), that do not fit the limit, and why."""
+    """Model or known recipe ("known.0") that does not fit the limit -> reason."""
 
 
 def find_bounds(spec: StudySpec, num_classes: int, runs: Runs) -> Bounds:
-    """Find the exact bounds of the space for so many classes.
+    """Find the exact bounds of the space for ``num_classes`` classes.
 
     Raises:
         LimitError: no candidate fits.
-        ConfigError: the model or a recipe cannot be.
+        ConfigError: the model or a recipe is impossible.
     """
     fitter = Fitter(spec.data.shape_for(num_classes), spec.limit, runs.widths)
     if spec.sizes_vary:
@@ -65,8 +65,8 @@ def find_bounds(spec: StudySpec, num_classes: int, runs: Runs) -> Bounds:
 
 
 def _most_params(spec: StudySpec, models: list[str], fitter: Fitter) -> int:
-    """Parameters of about the largest candidate: the largest of each other setting, and the widest that fits."""
-    from trainer.models import count_params  # torch and timm: 5 s, and rarely needed
+    """Approximate parameters of the largest candidate: every other setting at its largest, and the widest that fits."""
+    from trainer.models import count_params  # imports torch and timm, 5 s, and is rarely needed
 
     others = {key: max(values) for key, values in _other_sizes(spec).items()}
     most = 0
@@ -84,12 +84,12 @@ def distributions(
 
     Args:
         spec: the study.
-        width: the widest width that fits, where the study samples it.
-        models: those of its models that fit the limit, where the study samples the model; default all.
+        width: the widest width that fits, if the study samples the width.
+        models: the models that fit the limit, if the study samples the model. Default: all of its models.
 
     Raises:
         LimitError: no width of the space fits.
-        ConfigError: known recipes are wider than what fits.
+        ConfigError: a known recipe is wider than the widest that fits.
     """
     space: dict[str, BaseDistribution] = {}
     for key, axis in spec.space.items():
@@ -103,7 +103,7 @@ def distributions(
             assert width is not None
             space[key] = _width_axis(axis, width)
         else:
-            assert axis.high is not None  # StudySpec allows none for width_mult alone
+            assert axis.high is not None  # StudySpec lets only width_mult leave it out
             high = _last_step(axis, axis.high)
             if annotation_of(key) is int:
                 space[key] = IntDistribution(int(axis.low), int(high), log=axis.log, step=int(axis.step or 1))
@@ -114,13 +114,14 @@ def distributions(
 
 
 def feasible_models(spec: StudySpec, fitter: Fitter) -> tuple[list[str], dict[str, str]]:
-    """Which of a study's models fit the limit at the narrowest width and the largest other sizes.
+    """Find the models of a study that fit the limit at the narrowest width, with all other sizes at their largest.
 
     Returns:
-        Those that fit, and for each other one, and for each known recipe ("known.0") of one of those, why not.
+        The models that fit; and for each other model, and each known recipe ("known.0") with such a model, the reason.
 
     Raises:
-        LimitError: none fits; for a study of one model, the largest value of each size setting that would is named.
+        LimitError: no model fits. For a study of one model, the message has the largest value of each size setting
+            that would fit.
     """
     fitting: list[str] = []
     left_out: dict[str, str] = {}
@@ -134,22 +135,22 @@ def feasible_models(spec: StudySpec, fitter: Fitter) -> tuple[list[str], dict[st
     if not fitting:
         cures = _largest_values(spec, fitter) if len(left_out) == 1 else []
         raise LimitError("\n".join(["no model of the space fits the limit:", *left_out.values(), *cures]))
-    for number, recipe in enumerate(spec.known):  # Optuna could not even ask for one of these
+    for number, recipe in enumerate(spec.known):  # Optuna cannot sample a recipe whose model is not a choice
         if recipe.get("model", fitting[0]) not in fitting:
             left_out[f"known.{number}"] = f"its model, {recipe['model']}, does not fit"
     return fitting, left_out
 
 
 def known_recipes(spec: StudySpec, left_out: Mapping[str, str]) -> list[dict[str, Value]]:
-    """The known recipes but for those that ``feasible_models`` left out, as the study file has them."""
+    """The known recipes of the study file, without those that ``feasible_models`` left out."""
     return [dict(recipe) for number, recipe in enumerate(spec.known) if f"known.{number}" not in left_out]
 
 
 def as_sampled(spec: StudySpec, recipe: Mapping[str, Value], fitter: Fitter) -> dict[str, Value]:
-    """A known recipe in terms of what is sampled: its width_mult as a share of the widths that fit.
+    """A known recipe with the sampled settings as keys: width_mult becomes a share of the widths that fit.
 
     Raises:
-        ConfigError: its width is out of range, or other settings that its size depends on are left out.
+        ConfigError: the width is out of range, or the recipe lacks a setting that the size depends on.
     """
     if not spec.shares_width or "width_mult" not in recipe:
         return dict(recipe)
@@ -166,7 +167,7 @@ def as_sampled(spec: StudySpec, recipe: Mapping[str, Value], fitter: Fitter) -> 
 
 
 def _check_corner(spec: StudySpec, model: str, fitter: Fitter, changed: Mapping[str, Value]) -> None:
-    """Check the narrowest width with every other size setting at its largest, but for what is ``changed``."""
+    """Check the narrowest width with every other size setting at its largest, except for those in ``changed``."""
     sampled = {key: max(values) for key, values in _other_sizes(spec).items()}
     narrowest, _ = spec.width_range
     config = spec.config_for({**sampled, **changed, "model": model}, 0)
@@ -174,7 +175,7 @@ def _check_corner(spec: StudySpec, model: str, fitter: Fitter, changed: Mapping[
 
 
 def _largest_values(spec: StudySpec, fitter: Fitter) -> list[str]:
-    """For each size setting but the width, the largest value that fits with the others at their smallest."""
+    """For each size setting except the width, the largest value that fits with the others at their smallest."""
     sizes = _other_sizes(spec)
     smallest = {key: min(values) for key, values in sizes.items()}
     lines = []
@@ -197,7 +198,7 @@ def _largest_values(spec: StudySpec, fitter: Fitter) -> list[str]:
 
 
 def _other_sizes(spec: StudySpec) -> dict[str, list[float]]:
-    """The sampled size settings but the width, each with its choices, or both ends of its range."""
+    """The sampled size settings except the width, each with its choices or with both ends of its range."""
     return {
         key: numbers_of(key, spec.train, spec.space)
         for key in SIZE_SETTINGS
@@ -217,16 +218,16 @@ def _width_axis(axis: Range, width: Width) -> FloatDistribution:
 
 
 def _last_step(axis: Range, high: float) -> float:
-    """The highest of low, low + step, ... up to ``high``; Optuna would take it too, but warn in every trial."""
+    """The highest of low, low + step, ... up to ``high``. Optuna would find it too, but warn in every trial."""
     if axis.step is None:
         return high
-    # Decimal, as Optuna does it: in floats 0.8 + 3 x 0.1 is off the steps.
+    # Decimal, as in Optuna: with floats, 0.8 + 3 x 0.1 is not on a step.
     low, step = Decimal(str(axis.low)), Decimal(str(axis.step))
     return float(low + (Decimal(str(high)) - low) // step * step)
 
 
 def _check_known(spec: StudySpec, width: Width | None) -> None:
-    """Optuna would take a value out of range without a word; see ``as_sampled`` for a shared width."""
+    """Check the widths of known recipes: Optuna accepts values out of range silently. ``as_sampled`` checks shares."""
     if width is None:
         return
     widest = width.widest.width_mult

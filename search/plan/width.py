@@ -1,4 +1,4 @@
-"""The limit, exactly: the widest width that fits, found by bisection on the meta device and remembered."""
+"""The widest width that fits the limit, found exactly by bisection on the meta device, and remembered."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from trainer.kept import recall, write_checked
 from trainer.values import Json
 
 WIDTH_STEP = 1e-5
-"""Widths are looked at in steps of this; parameters are a monotone staircase in the width, far coarser."""
+"""Resolution of widths. The number of parameters is a monotone step function of the width, with far wider steps."""
 
 WIDEST = 10.0
-"""TrainConfig takes no width beyond this one."""
+"""Largest width that TrainConfig accepts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SizedWidth(ModelSize):
-    """A width of a model, and the size at it."""
+    """A width of a model, and the model's size at that width."""
 
     width_mult: float
 
@@ -46,22 +46,22 @@ class Width:
     widest: SizedWidth
     """The widest width that fits."""
     next: SizedWidth | None
-    """One step wider, over the limit; None where even the widest possible fits."""
+    """One step wider, over the limit; None if even the widest possible width fits."""
 
 
 @dataclass(frozen=True)
 class Fitter:
-    """What fits a limit among the candidates of one shape."""
+    """Counts candidates for given classes and images, and finds those that fit a limit."""
 
     shape: Shape
     """The classes and images that a candidate is built for."""
     limit: Limit
-    """The most parameters and multiply-adds."""
+    """The limit on parameters and multiply-adds."""
     memory: Path | None = None
-    """File of the answers already found; None: nothing is remembered."""
+    """File of answers found before; None: nothing is remembered."""
 
     def size(self, config: TrainConfig) -> ModelSize:
-        """Count a candidate as it is, over the limit or not.
+        """Count a candidate, whether it fits or not.
 
         Raises:
             ConfigError: the candidate cannot be built.
@@ -71,14 +71,14 @@ class Fitter:
         if key in known:
             return _SIZE.validate_python(known[key])
 
-        from trainer.models import count  # torch and timm: 5 s, and not at all where the answer is remembered
+        from trainer.models import count  # imports torch and timm, 5 s, which a remembered answer saves
 
         size = count(config, self.shape)
         _remember(self.memory, known | {key: asdict(size)})
         return size
 
     def check(self, config: TrainConfig) -> ModelSize:
-        """The size of a candidate as it is, which is within the limit.
+        """Count a candidate, and check that it fits.
 
         Raises:
             LimitError: the size is over the limit.
@@ -93,15 +93,15 @@ class Fitter:
         return size
 
     def widest(self, config: TrainConfig, low: float = WIDTH_STEP) -> Width:
-        """Find the widest width_mult up to which every width fits: exact to WIDTH_STEP, about 20 counts.
+        """Find the widest width_mult up to which every width fits, exact to WIDTH_STEP. Takes about 20 counts.
 
         Args:
-            config: the family and what else changes its size; its own width_mult is ignored.
-            low: smallest width of interest.
+            config: the model and all other settings that change its size; its own width_mult is ignored.
+            low: the narrowest allowed width.
 
         Raises:
             LimitError: not even ``low`` fits.
-            ConfigError: no such model, or one without a width.
+            ConfigError: there is no such model, or it has no width.
         """
         others = [name for name in SIZE_SETTINGS if name != "width_mult"]
         key = self._question(config, others, self.limit.params, self.limit.macs, low)
@@ -113,16 +113,16 @@ class Fitter:
         return found
 
     def resolve(self, config: TrainConfig, share: float, low: float, high: float | None) -> TrainConfig:
-        """The candidate that a sampled share of the feasible widths stands for.
+        """The candidate for a sampled share of the feasible widths.
 
-        Size settings that its family does not have go back to their defaults: the space is flat, and a trial samples
-        them all.
+        Size settings that the model's family does not have are set to their defaults: a trial samples them all,
+        because the space is flat.
 
         Args:
-            config: the candidate but for its width.
-            share: 0 the narrowest, 1 the widest that fits.
-            low: the narrowest width.
-            high: the widest of interest; None for no other bound than the limit.
+            config: the candidate without its width.
+            share: from 0 for the narrowest width to 1 for the widest that fits.
+            low: the narrowest allowed width.
+            high: the widest allowed width; None if only the limit bounds it.
 
         Raises:
             LimitError: not even ``low`` fits.
@@ -165,7 +165,7 @@ class Fitter:
                 f"no width of {config.model} fits: at {low:g}, the narrowest, it has {self._in_words(narrowest)}; the "
                 f"limit is {describe_limit(self.limit)}; raise it, or choose a smaller width or model"
             )
-        # Sizes rise with the width but for one dip, so what fits at its brim and at the end fits all the way.
+        # Sizes rise with the width, except for one dip. A limit that holds before the dip and at the end holds always.
         fall = dip(config)
         brim = [] if fall is None else [math.ceil(fall / WIDTH_STEP) - 1]
         over = [steps for steps in (*brim, end) if steps > fitting and is_over(steps)]
@@ -181,7 +181,7 @@ class Fitter:
         return Width(sized(fitting), sized(failing))
 
     def _question(self, config: TrainConfig, sizes: Iterable[str], *others: float | None) -> str:
-        """What an answer is remembered by: all that it depends on."""
+        """Key of a remembered answer: everything that the answer depends on."""
         settings = {name: getattr(config, name) for name in ("model", "model_args", *sizes)}
         shape = (self.shape.num_classes, self.shape.image_size, self.shape.channels)
         return json.dumps([settings, [*shape, *others], version("timm"), version("torch")])

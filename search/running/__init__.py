@@ -1,6 +1,6 @@
-"""A search while it runs, and the only writer of its trials. It may know every room but export.
+"""A running search, and the only writer of its trials. It may know every room but export.
 
-launch       from a study to a running search; how it is asked to stop
+launch       from a study to a running search; stop requests
 coordinator  the loop: assign, answer, resume, pause, stop
 trials       the trials of the study: ask, report, prune, tell
 """

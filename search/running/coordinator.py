@@ -1,6 +1,6 @@
 """The coordinator: the one process that owns a study. ask -> assign -> report, prune -> tell.
 
-The state of a trial is Optuna's; what is kept here besides is who trains it, and how often that went wrong:
+Optuna holds the state of each trial. The coordinator adds which worker trains it, and its failures so far:
 
     WAITING --ask--> RUNNING --last epoch--> COMPLETE
                        |  ^ --pruner, loss not finite, or too large for the memory--> PRUNED
@@ -42,18 +42,18 @@ from trainer.errors import DiskError
 
 
 class Audience(Protocol):
-    """Those who are told how a search goes. What they do with it must not delay the search."""
+    """Observers of a search. They must not delay it."""
 
     def watch(self, snapshot: Snapshot) -> None:
-        """See the search as it is; called at least every POLL_SECONDS."""
+        """Called with the current state of the search, at least every POLL_SECONDS."""
 
     def say(self, line: str, level: int = INFO, /) -> None:
-        """Hear one thing worth telling; the level is one of logging's."""
+        """Called with one line for the user; ``level`` is one of logging's."""
 
 
 @dataclass
 class Said:
-    """What a worker said, until the database has taken it."""
+    """An event of a worker that the database has not taken yet."""
 
     worker: int
     event: Event
@@ -61,7 +61,7 @@ class Said:
 
     @property
     def can_go_on(self) -> bool:
-        """Whether it waits for an answer that needs no database: an epoch's, unless it was the last."""
+        """Whether the worker can be answered without the database: after an epoch that was not the last."""
         return isinstance(self.event, Epoch) and not self.event.result.final
 
 
@@ -70,11 +70,11 @@ class Coordinator:
 
     Args:
         owned: the study.
-        bounds: its space, and the known recipes to try first.
-        pool: where workers run.
-        runs: where checkpoints, logs and the journal go.
-        cache: the decoded pictures, given to the workers.
-        audience: told how the search goes.
+        bounds: the study's search space, and the known recipes to try first.
+        pool: the pool of workers.
+        runs: the runs folder, for checkpoints, logs and the journal.
+        cache: path of the decoded pictures, for the workers.
+        audience: observers of the search.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Coordinator:
         self.owned, self.spec, self.known, self.runs, self.cache = owned, owned.spec, bounds.known, runs, cache
         self.pool, self.audience, self.say = pool, audience, audience.say
         self.room_needed = room_needed(self.spec, bounds, len(pool.devices))
-        """Bytes for all checkpoints, those there are included; a search that ran out of disk waits for them."""
+        """Bytes for all checkpoints, existing ones included; a search that ran out of disk waits for that much room."""
         self.crew = Crew(pool, self.spec.faults, self.say)
         self.trials = Trials(owned, bounds.space, runs)
         self.journal = self.trials.journal
@@ -92,7 +92,7 @@ class Coordinator:
         self.deadline = math.inf
         self.outage = Outage(self.say)
         self.backlog: deque[Said] = deque()
-        """What workers have said and the database has not taken yet."""
+        """Events of workers that the database has not taken yet."""
         self.no_room: str | None = None
         self.last_failure: str | None = None
         self.fatal: BaseException | None = None
@@ -102,7 +102,7 @@ class Coordinator:
     # -- from outside
 
     def stop(self, grace_seconds: float = math.inf) -> None:
-        """Let every worker finish its epoch, or give it up after a while; a second call ends at once.
+        """Let every worker finish its epoch, for at most ``grace_seconds``; a second call ends the search at once.
 
         Safe in a signal handler.
         """
@@ -111,12 +111,12 @@ class Coordinator:
         self.deadline = min(self.deadline, time.monotonic() + grace_seconds)
 
     def run(self) -> bool:
-        """Search. Returns whether the budget is spent; False means stopped, to be continued.
+        """Search. Returns True once the budget is spent; False if the search was stopped and can be continued.
 
         Raises:
             TrainingFailed: workers cannot start, or the same error ended two trials in a row.
             DiskError: checkpoints cannot be written although there is room; the trials go on with the next launch.
-            HeldError, StudyChanged: the study was taken over, or deleted, by others.
+            HeldError, StudyChanged: another process took over the study or deleted it.
             StorageError: the database stayed away for longer than ``faults.storage_minutes``.
         """
         try:
@@ -139,13 +139,13 @@ class Coordinator:
             self.begin()
             while self.step():
                 pass
-        except LookupError:  # what Optuna says of a trial that is not there
+        except LookupError:  # Optuna's error for a trial that does not exist
             self.owned.check()
             raise
         self.audience.watch(self.snapshot())
 
     def begin(self) -> None:
-        """Take over what a predecessor left, queue the known recipes, start the workers."""
+        """Adopt trials that the last launch left unfinished, queue the known recipes, start the workers."""
         self.owned.check()
         for line in self.trials.adopt():
             self.say(line, WARNING)
@@ -158,12 +158,12 @@ class Coordinator:
         self.crew.start(self._left_to_do())
 
     def step(self) -> bool:
-        """One turn: what waits for the database, idle workers, new messages. False once there is nothing to do."""
+        """One turn: waiting events, idle workers, new messages. Returns False once there is nothing left to do."""
         if self.runs.stop_requested(self.spec.name) and not self.stopping:
             self.stop()
         checks = (self.owned.check, self.trials.check_writable)
         most = self.spec.faults.storage_minutes
-        # One more attempt at a server that has vanished could outlast whoever kills after the grace.
+        # Another attempt to reach a vanished server could last beyond the grace, and the process would be killed.
         too_late = self.outage.is_on and time.monotonic() + ANSWER_SECONDS + CONNECT_SECONDS > self.deadline
         steps = (self.trials.complete_asking, self._catch_up, self._assign, self._finish_off)
         if too_late or not self.outage.with_database(*checks, *steps, most_minutes=most):
@@ -195,7 +195,7 @@ class Coordinator:
         )
 
     def _problems(self) -> list[str]:
-        """What keeps the search from going on as it should, each with what it waits for."""
+        """Obstacles to the search, each with its remedy or with the condition it waits for."""
         problems = [
             f"{worker.label} put aside: {worker.disabled_reason}; leave it out of --gpus, or reset it and launch again"
             for worker in self.crew.workers
@@ -211,12 +211,12 @@ class Coordinator:
     # -- the database, which may be away
 
     def _catch_up(self) -> None:
-        while self.backlog:  # what fails in the middle is handled again next time, from its start
+        while self.backlog:  # an event that fails halfway is handled again next time, from its start
             self._handle(self.backlog[0])
             self.backlog.popleft()
 
     def _go_on_without_storage(self) -> None:
-        """Let workers train on; whether the pruner would have stopped them is decided when the database is back."""
+        """Let workers train on. The pruner is asked about their epochs once the database is back."""
         for said in self.backlog:
             if said.can_go_on:
                 self._answer(said, go_on=not self.stopping)
@@ -248,20 +248,20 @@ class Coordinator:
             self.journal.append(events.Assign(trial=trial, worker=worker.label, attempt=progress.attempts))
 
     def _finish_off(self) -> None:
-        """Once the budget is spent, end what a broken connection has left."""
+        """Once the budget is spent, fail the trials that a broken connection has left behind."""
         if not (self.stopping or self.crew.training() or self._left_to_do()):
             self.trials.fail_unknown()
 
     def _worth_waiting(self) -> bool:
-        """Whether anyone has something to do, or will have."""
+        """Whether there is work in progress or left to do."""
         if self.stopping and (self.outage.is_on or self.no_room):
-            return self.crew.busy()  # what they said is in their checkpoints: nothing to wait for but their epochs
+            return self.crew.busy()  # results are safe in the checkpoints: wait only for epochs in progress
         if self.backlog or self.crew.training() or self.outage.is_on:
             return True
         return not self.stopping and self._left_to_do() > 0
 
     def _left_to_do(self) -> int:
-        """Trials that nobody trains and that the budget allows: orphans, and new ones."""
+        """Number of trials left to assign: orphans, and new ones that the budget allows."""
         hours = self.spec.search.hours
         in_time = hours is None or time.monotonic() - self.started < hours * 3600
         return len(self.trials.orphans) + (self.trials.left if in_time else 0)
@@ -284,14 +284,14 @@ class Coordinator:
         best = f"; best {snapshot.best.value:.2%} (trial {snapshot.best.number})" if snapshot.best else ""
         return f"{view.sentence(self.spec.num_steps)}; {len(self.trials.finished)} of {snapshot.budget} done{best}"
 
-    # -- what workers say
+    # -- events of workers
 
     def _trains(self, worker: Worker) -> bool:
         """Whether a worker has a trial that is not finished."""
         return worker.trial in self.trials.progress
 
     def _handle(self, said: Said) -> None:
-        """Deal with what a worker said; taken again from the start if the database is away in the middle."""
+        """Handle an event of a worker; repeated from the start if the database goes away halfway."""
         worker, event = self.crew.workers[said.worker], said.event
         match event:
             case Started():
@@ -316,7 +316,7 @@ class Coordinator:
                 assert_never(event)
 
     def _on_epoch(self, worker: Worker, trial: int, result: EpochResult) -> bool:
-        """Report an epoch and decide; True means go on."""
+        """Report an epoch and ask the pruner. Returns whether the worker shall go on."""
         worker.epoch = result
         try:
             pruned = self.trials.report(trial, result)
@@ -331,7 +331,7 @@ class Coordinator:
         return not (result.final or pruned or self.stopping)
 
     def _release(self, worker: Worker) -> None:
-        """A worker has let go of its trial; one that is not finished waits for the next free worker or launch."""
+        """Mark a worker as free. An unfinished trial waits for the next free worker, or for the next launch."""
         if worker.trial in self.trials.progress:
             self.trials.orphans.appendleft(worker.trial)
         worker.trial = worker.epoch = None
@@ -346,7 +346,7 @@ class Coordinator:
             self._end_with(TrainingFailed(f"{fatal} ({how}):\n{event.log_tail}"))
 
     def _on_failure(self, worker: Worker, failure: Failure) -> None:
-        """Do with a worker's trial what the policy decides; nothing if it was finished while the database was away."""
+        """Apply the failure policy to a worker's trial. Does nothing if the trial has finished already."""
         trial = worker.trial
         if trial is None or trial not in self.trials.progress:
             return
@@ -363,9 +363,9 @@ class Coordinator:
                     self.say(f"paused: {failure.sentence}; the search goes on by itself when there is room", WARNING)
                 self.no_room = failure.sentence
             case "give up" if failure.kind == "disk":
-                self._end_with(DiskError(failure.sentence))  # the trial goes on with the next launch
+                self._end_with(DiskError(failure.sentence))  # the next launch goes on with the trial
             case "give up" if failure.teaches:
-                # PRUNED keeps the last finite value, and teaches the sampler; FAIL would be invisible to it.
+                # PRUNED keeps the last finite value, from which the sampler learns; it ignores FAIL.
                 parts = f"{OUT_OF_MEMORY} with {progress.setbacks.micro_batches} micro-batches"
                 reason = parts if failure.kind == "memory" else failure.reason
                 self._finish(worker, Ending(state=TrialState.PRUNED, reason=reason, failure=failure.kind))
@@ -375,7 +375,7 @@ class Coordinator:
                 assert_never(decision.verdict)
 
     def _fail(self, worker: Worker, failure: Failure) -> None:
-        """End a trial as FAIL; the same error in two trials in a row would only burn the rest of the budget."""
+        """End a trial as FAIL. End the search if the trial before failed with the same error: it would fail on."""
         self._finish(worker, Ending(state=TrialState.FAIL, reason=failure.reason, failure=failure.kind))
         if failure.signature == self.last_failure:
             self._end_with(

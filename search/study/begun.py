@@ -1,4 +1,4 @@
-"""How a study goes on under a later version of this program, or of its file: what it keeps of how it was begun."""
+"""How a study goes on under a later version of this program or of its file, and which settings it keeps."""
 
 from __future__ import annotations
 
@@ -25,36 +25,37 @@ KEPT = {
     "search": ("trials", "sampler", "startup_trials", "pruner", "min_epochs", "reduction_factor"),
     "confirm": ("top", "seeds"),
 }
-"""Settings that a study keeps unless its file names them, so that a later default is for new studies only. Not
-search.hours, which is each launch's own."""
+"""Settings that a study keeps unless its file names them: a later default applies to new studies only. search.hours is
+missing here, because it limits a single launch."""
 
 SHOWN_DIFFERENCES = 3
-"""Most differences between the text that a study was begun with and today's that are listed, the others are counted."""
+"""At most so many differences between a study's first text and today's are listed; the others are counted."""
 
 
 Tables: TypeAlias = "dict[str, dict[str, object]]"
-"""A study's spec as it was stored, perhaps by another version; its name and seed are no tables."""
+"""A study's spec as it was stored, perhaps by another version: table -> setting -> value. Its ``name`` and ``seed`` are
+plain values, not tables."""
 
 
 @dataclass(frozen=True)
 class Begun:
-    """A study as it goes on."""
+    """A study as this launch continues it."""
 
     spec: StudySpec
     kept: dict[str, object]
-    """Setting ("search.pruner") -> its value, where the file does not name it and the default is another one."""
+    """Setting ("search.pruner") -> stored value, where the file leaves the setting out and its default has changed."""
     notes: list[str]
-    """What of this is worth telling, a line each."""
+    """Lines for the user: the kept settings, or the differences from today's text."""
 
 
 def as_begun(asked: StudySpec, storage: RDBStorage, overrides: Sequence[str] | None) -> Begun:
-    """What a launch searches: what is asked for, with all that the study in the database keeps.
+    """The spec that a launch searches: the one asked for, with the settings that the stored study keeps.
 
     Args:
         asked: the study file with the overrides.
         storage: where the study is, or will be.
-        overrides: "key=value", given beside a study file that comes with the product: a study that exists goes on with
-            the text it was begun with. None: the file is the user's own, and counts as it is now.
+        overrides: "key=value" settings, if ``asked`` is a shipped study file: an existing study then goes on with the
+            text it was begun with. None if ``asked`` is the user's own file, which counts as it is now.
 
     Raises:
         ConfigError: an override contradicts the text that the study was begun with.
@@ -77,15 +78,15 @@ def as_begun(asked: StudySpec, storage: RDBStorage, overrides: Sequence[str] | N
 
 
 def with_kept(asked: StudySpec, stored: Tables, tables: Sequence[str] = tuple(KEPT)) -> Begun:
-    """A study file with what the study keeps, for it does not name it.
+    """The study file, with the kept values of settings that it does not name.
 
     Args:
         asked: the study file.
         stored: the study's spec as it was stored.
-        tables: of the study file.
+        tables: tables of the study file whose settings are kept.
 
     Raises:
-        ConfigError: what it names and what is kept contradict each other.
+        ConfigError: the file's settings and the kept ones contradict each other.
     """
     values = asked.model_dump(mode="json")
     kept = {
@@ -130,9 +131,9 @@ def _difference_to_today(spec: StudySpec, asked: StudySpec) -> list[str]:
 
 
 def renew(study: optuna.Study, runs: Runs, was: int) -> str:
-    """Begin unfinished trainings anew where the same settings train to another result than in an earlier version.
+    """Begin unfinished trials anew after a change of recipe: the same settings may now train to another result.
 
-    Can be repeated: a study has its new recipe only after this.
+    Idempotent: the study's new recipe version is stored only after this.
 
     Args:
         study: the study, owned.
@@ -140,7 +141,7 @@ def renew(study: optuna.Study, runs: Runs, was: int) -> str:
         was: RECIPE_VERSION when the study was last launched.
 
     Returns:
-        What was done, in one line.
+        One line for the user.
     """
     name, trials = study.study_name, study.get_trials(deepcopy=False)
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]

@@ -1,8 +1,8 @@
-"""Which trial is best, honestly: the best of a search trained again with fresh seeds, ranked by their mean.
+"""The confirmation: the best trials of a search are trained again with fresh seeds and ranked by their mean.
 
-The best of many noisy values is an over-estimate; its mean over seeds that took no part in the search is much less of
-one. Results are kept in the study's attributes as soon as they are known (finished trials take no more), so a
-confirmation that was cut short goes on where it stopped.
+The best of many noisy values is an over-estimate; the mean over seeds that took no part in the search is much less of
+one. Each result is stored in the study's attributes as soon as it is known (Optuna adds nothing to finished trials),
+so an interrupted confirmation goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -28,76 +28,76 @@ from trainer.config import RECIPE_VERSION
 from trainer.values import FrozenModel, Json
 
 CONFIRM = "featherweight:confirm"
-"""Study attribute: what the confirmation has found."""
+"""Study attribute that holds the confirmation, see ``Kept``."""
 
 SIGNIFICANCE = 0.05
-"""Chance of telling two equally good candidates apart."""
+"""Chance that two equally good candidates are told apart."""
 
 TEST = (
     "Fisher's least significant difference at 5 %: a t test with the standard deviation over seeds pooled over all "
     "confirmed candidates"
 )
-"""What "tied" means."""
+"""The test that decides which candidates are tied."""
 
 
 def final_seed(spec: StudySpec, trial: int, number: int) -> int:
-    """The seed of a trial's confirming or final training ``number``, from 0; no training of the search had it.
+    """The seed of a trial's confirming or final training ``number``, from 0. No training of the search used it.
 
-    Both have the same, so that a confirming training is a final one wherever their recipes are the same.
+    Confirming and final trainings share their seeds: where their recipes are the same, so is the training.
     """
     return seed_of(spec.seed, trial, purpose=3 + number)
 
 
 class Result(FrozenModel):
-    """What one confirming training came to."""
+    """The result of one confirming training."""
 
     trial: int
     seed: int
-    """Which of the fresh seeds, from 0."""
+    """Number of the fresh seed, from 0."""
     accuracy: float | None
-    """On validation; None where it diverged."""
+    """Validation accuracy; None if the training diverged."""
     seconds: float
 
 
 class Kept(FrozenModel):
-    """What the study attribute CONFIRM holds."""
+    """Content of the study attribute CONFIRM."""
 
     of: str
-    """What the results are of, see ``_identity``."""
+    """Identity of recipe and pictures, see ``_identity``."""
     workers: int
-    """Trainings at once, for the time that is left."""
+    """Number of trainings at once, for the estimate of the time left."""
     confirm: Confirm
-    """How many candidates and seeds there are, as the confirmation was begun."""
+    """Numbers of candidates and seeds when the confirmation was begun."""
     by: str = ""
-    """The process that confirms, see ``owner_name``."""
+    """Name of the confirming process, see ``owner_name``."""
     results: tuple[Result, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A trial and what its confirming trainings gave."""
+    """A trial and the results of its confirming trainings."""
 
     trial: int
     num_params: int
     search_accuracy: float
-    """What the search reported."""
+    """Validation accuracy in the search."""
     accuracies: tuple[float, ...]
-    """Validation accuracy of each seed, those known so far."""
+    """Validation accuracy of each seed that is known so far."""
     diverged: int = 0
-    """Trainings that ended without a result; one is enough not to be chosen."""
+    """Number of trainings that diverged; a candidate with one is never chosen."""
     standard_error: float | None = None
-    """Of the mean, from the deviation over seeds of all candidates; None where no candidate has two results."""
+    """Standard error of the mean, from the pooled deviation over seeds; None if no candidate has two results."""
     tied: bool = False
-    """Not to be told apart from the best mean, see TEST."""
+    """Whether the mean cannot be told apart from the best one, see TEST."""
 
     @property
     def mean(self) -> float | None:
-        """Over the seeds; None before the first."""
+        """Mean accuracy over the seeds; None before the first result."""
         return fmean(self.accuracies) if self.accuracies else None
 
     @property
     def mean_in_words(self) -> str:
-        """The mean with its standard error where that is known: "97.12% +- 0.30%"; "-" before the first result."""
+        """The mean and, if known, its standard error: "97.12% +- 0.30%". "-" before the first result."""
         error = f" +- {self.standard_error:.2%}" if self.standard_error is not None else ""
         return "-" if self.mean is None else f"{self.mean:.2%}{error}"
 
@@ -108,29 +108,29 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
-    """What the confirmation of a study has found so far."""
+    """The confirmation of a study as it is now."""
 
     trainings: int
     done: int
     seconds: float = 0.0
-    """What the done trainings took."""
+    """Duration of the trainings that are done, added up."""
     eta_seconds: float | None = None
-    """What the others will take; None unless the study's owner is at them."""
+    """Estimated time until all are done; None unless the study's owner is running them."""
     candidates: tuple[Candidate, ...]
-    """Best first."""
+    """Candidates, best first."""
     winner: int | None
-    """Number of the trial that is chosen; None before all trainings are done, and where all candidates diverged."""
+    """Number of the chosen trial; None before all trainings are done, and if all candidates diverged."""
     estimate: float | None
-    """Its mean."""
+    """Mean accuracy of the winner."""
     raw_best: float
-    """What the search's best trial claimed."""
+    """Validation accuracy of the best trial in the search."""
     test: str | None
-    """What tied means; None where there is no test."""
+    """TEST; None if there are too few results to test."""
     sentence: str
-    """All of this in one line."""
+    """The confirmation in one line."""
 
     def candidate(self, trial: int | None) -> Candidate | None:
-        """The candidate of a trial's number; None where the trial is none."""
+        """The candidate with this trial number; None if there is none."""
         return next((one for one in self.candidates if one.trial == trial), None)
 
     def to_json(self) -> dict[str, Json]:
@@ -144,7 +144,7 @@ def candidates(study: optuna.Study, spec: StudySpec) -> list[FrozenTrial]:
 
 
 def missing(study: optuna.Study, spec: StudySpec) -> list[tuple[FrozenTrial, int]]:
-    """Confirming trainings that are still to be done, as (trial, number of the seed): every candidate once first."""
+    """Confirming trainings still to be done, as (trial, number of the seed). Seed 0 of every candidate comes first."""
     done = {(result.trial, result.seed) for result in _results(study)}
     chosen = candidates(study, spec)
     return [
@@ -156,12 +156,14 @@ def missing(study: optuna.Study, spec: StudySpec) -> list[tuple[FrozenTrial, int
 
 
 def begin(study: optuna.Study, spec: StudySpec, workers: int = 1) -> None:
-    """Keep what is to be confirmed, which a study file may have changed since the launch; before any ``record``.
+    """Store the numbers of candidates and seeds; the study file may have changed since the launch.
+
+    To be called before ``record``.
 
     Args:
         study: the study, owned.
-        spec: its ``confirm``.
-        workers: how many train at once, for the time that is left.
+        spec: the study's spec, for its ``confirm``.
+        workers: number of trainings at once, for the estimate of the time left.
     """
     kept = Kept(of=_identity(study), workers=workers, confirm=spec.confirm, by=owner_name(), results=_results(study))
     if _kept(study) != kept:
@@ -169,14 +171,14 @@ def begin(study: optuna.Study, spec: StudySpec, workers: int = 1) -> None:
 
 
 def record(study: optuna.Study, trial: int, number: int, accuracy: float | None, seconds: float) -> None:
-    """Keep the result of one confirming training; kept twice, it counts once.
+    """Store the result of one confirming training. A result that is stored twice counts once.
 
     Args:
         study: the study, owned; ``begin`` was called before.
-        trial: which candidate.
-        number: which seed, from 0.
-        accuracy: on validation; None where it diverged.
-        seconds: that it took.
+        trial: number of the candidate's trial.
+        number: number of the seed, from 0.
+        accuracy: validation accuracy; None if the training diverged.
+        seconds: duration of the training.
     """
     kept = _kept(study)
     assert kept is not None
@@ -186,13 +188,13 @@ def record(study: optuna.Study, trial: int, number: int, accuracy: float | None,
 
 
 def confirmed(study: optuna.Study, spec: StudySpec, *, owner: str | None = None) -> Confirmation | None:
-    """What the confirmation of a study has found so far; None where it is off or not begun.
+    """The confirmation of a study as it is now; None if it is off or has no result yet.
 
     Args:
         study: the study.
-        spec: what it searches; how many candidates and seeds there are was kept when the confirmation began.
-        owner: who owns the study now, in ``owner_of``'s words. A search that goes on may find a new candidate, which
-            nobody confirms before the next export.
+        spec: the study's spec. The numbers of candidates and seeds are those stored by ``begin``.
+        owner: the study's owner now, as ``owner_of`` names it; the time left is estimated only for the owner that
+            began the confirmation. A running search may find a new candidate, which only the next export confirms.
     """
     kept = _kept(study)
     if kept is None:
@@ -243,9 +245,9 @@ def _candidate(trial: FrozenTrial, results: Sequence[Result]) -> Candidate:
 
 
 def pooled_deviation(found: Sequence[Candidate]) -> float | None:
-    """Standard deviation over seeds, pooled over the candidates; None where none has two results.
+    """Standard deviation over seeds, pooled over the candidates; None if none has two results.
 
-    Pooled, because three values say little of their own spread, and candidates of one search differ little in it.
+    Pooled, because three values say little about their own spread, and the candidates of a search have similar spreads.
     """
     repeated = [one.accuracies for one in found if len(one.accuracies) > 1]
     if not repeated:
@@ -255,17 +257,17 @@ def pooled_deviation(found: Sequence[Candidate]) -> float | None:
 
 
 def ties(found: Sequence[Candidate], spread: float | None) -> set[int]:
-    """Trials that cannot be told apart from the best mean, itself included; see TEST.
+    """Trials whose mean cannot be told apart from the best one, and the best itself; see TEST.
 
-    It knows the chance of the seeds on these validation pictures, not the chance of the pictures. With one seed each
-    there is nothing to test by, and only equal results are tied.
+    The test covers the randomness of the seeds on these validation pictures, not that of the choice of pictures. With
+    one seed each no test is possible, and only equal results are tied.
     """
     sound = [one for one in found if not one.diverged and one.mean is not None]
     if not sound:
         return set()
     best = max(sound, key=lambda one: one.mean or 0)
     freedom = sum(len(one.accuracies) - 1 for one in found if len(one.accuracies) > 1)
-    from scipy.special import stdtrit  # 0.25 s, for every command that never comes here
+    from scipy.special import stdtrit  # imported here: it takes 0.25 s, and most commands never need it
 
     bound = float(stdtrit(freedom, 1 - SIGNIFICANCE / 2)) if spread is not None else 0.0
     tied = set()
@@ -277,7 +279,7 @@ def ties(found: Sequence[Candidate], spread: float | None) -> set[int]:
 
 
 def choose(found: Sequence[Candidate], tied: set[int]) -> Candidate | None:
-    """The winner: of those tied with the best the one with the fewest parameters; None where all diverged."""
+    """The winner: among the candidates tied with the best, the one with the fewest parameters; None if all diverged."""
     among = [one for one in found if one.trial in tied]
     return min(among, key=lambda one: (one.num_params, -(one.mean or 0), one.trial), default=None)
 
@@ -300,15 +302,15 @@ def _sentence(found: Confirmation, study: str) -> str:
 
 
 def _identity(study: optuna.Study) -> str:
-    """Of what the results are: another recipe or other pictures make them void."""
+    """Identity of recipe and pictures: results of another recipe or of other pictures are void."""
     of = study.user_attrs.get(FINGERPRINT)
-    if of is not None:  # an export trains by the recipe of today, even before the study's next launch
+    if of is not None:  # an export trains with today's recipe, even before the study's next launch
         of = of | {"recipe_version": RECIPE_VERSION}
     return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _kept(study: optuna.Study) -> Kept | None:
-    """The study attribute; None where there is none, and where it is not to be read: the trainings are done again."""
+    """The study attribute; None if it is missing or unreadable: the trainings are then done again."""
     try:
         return Kept.model_validate(study.user_attrs.get(CONFIRM))
     except ValidationError:

@@ -1,4 +1,4 @@
-"""A database that goes away: the steps that wait for it, and what a worker has said meanwhile."""
+"""An outage of the database: steps that need the database are retried until it is back."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from search.study.storage import STORAGE_FAILURES, is_away
 from search.words import duration
 
 RETRY_SECONDS = 2.0
-"""Between two attempts to reach a database that has gone away."""
+"""Pause between two attempts to reach the database during an outage."""
 
 
 class Outage:
-    """Whether the database is away. Steps towards it are taken again, from the first, until it is back.
+    """Keeps track of whether the database is away. After a failure, the caller takes all steps again, from the first.
 
     Args:
-        say: called with a sentence when it goes and when it is back.
+        say: called with a sentence when the database goes away and when it is back.
     """
 
     def __init__(self, say: Say) -> None:
@@ -34,18 +34,18 @@ class Outage:
 
     @property
     def seconds(self) -> float:
-        """For how long it has not been reached; 0 while it is there."""
+        """Seconds since the outage began; 0 while the database is there."""
         return 0.0 if self._since is None else time.monotonic() - self._since
 
     def with_database(self, *steps: Callable[[], object], most_minutes: float = math.inf) -> bool:
-        """Take steps that need the database; False if it cannot be reached now.
+        """Take steps that need the database. Returns False if the database cannot be reached now.
 
         Args:
-            steps: each may be taken more than once.
-            most_minutes: longest that the database may be away.
+            steps: called in order; each must be safe to repeat.
+            most_minutes: longest outage to wait for.
 
         Raises:
-            SQLAlchemyError, StorageInternalError: of another kind, or it has been away for too long.
+            SQLAlchemyError, StorageInternalError: the error is not an outage, or the outage lasts too long.
         """
         begun = time.monotonic()
         if self.is_on and begun - self._tried < RETRY_SECONDS:
@@ -54,7 +54,7 @@ class Outage:
             for step in steps:
                 step()
         except STORAGE_FAILURES as error:
-            self._tried = time.monotonic()  # not before: an attempt may take as long as the pause between two
+            self._tried = time.monotonic()  # only now: the attempt itself may take as long as the pause
             if not is_away(error) or self.seconds > 60 * most_minutes:
                 raise
             if self._since is None:

@@ -1,4 +1,4 @@
-"""A study that this process owns: Optuna's study, what it searches, and the check before each write to it."""
+"""A study that this process owns: Optuna's study, its spec, and the check before each write."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from studies import StudySpec
 
 
 class OwnedStudy:
-    """The one value that says "this study is ours"; only its holder writes to the study.
+    """Proof that this process owns a study; only its holder writes to the study.
 
     Args:
         study: opened by ``search.study.study.open_study`` or ``find_study``.
-        spec: what it searches.
-        check_lock: given by ``search.study.lock.own_study``; raises HeldError once another process has the lock.
+        spec: the study's spec.
+        check_lock: from ``search.study.lock.own_study``; raises HeldError once another process has the lock.
 
     Raises:
         StudyChanged: the study is gone already.
@@ -27,11 +27,11 @@ class OwnedStudy:
         self._check_lock, self._check_identity = check_lock, identify(study)
 
     def check(self) -> None:
-        """See, before a write, whether the study is still ours and still the same.
+        """Check, before a write, that this process still owns the study and that it is still the same study.
 
         Raises:
-            HeldError: another process has taken the lock, which a restarted Postgres server forgets.
-            StudyChanged: the study was deleted, or replaced by another of its name.
+            HeldError: another process has taken the lock. (A Postgres server that restarts forgets its locks.)
+            StudyChanged: the study was deleted, or replaced by another one of the same name.
         """
         self._check_lock()
         self._check_identity()

@@ -1,4 +1,4 @@
-"""Connections to a Postgres server that wait for no answer for ever: a table may be locked, a server may hang."""
+"""Connections to a Postgres server with a time limit on every answer: a table may be locked, a server may hang."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ANSWER_SECONDS, CONNECT_SECONDS = 5, 5
-"""Longest wait for a sign of life of a server, and for it to accept a connection after that."""
+"""Longest wait for a server's first sign of life, and then for the connection to be accepted."""
 
 KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-"""When client and server give each other up: 10 s of silence, then 3 questions, one every 5 s, without an answer."""
+"""Client and server each close the connection after 10 s of silence and 3 unanswered probes, one every 5 s."""
 
 STATEMENT_SECONDS = 60
-"""Longest that a statement may take, locks included: a report of 20,000 trials takes seconds."""
+"""Longest time for a statement, waiting for locks included; a report of 20,000 trials takes a few seconds."""
 
 TURN_STATEMENT_SECONDS, TURN_LOCK_SECONDS = 3, 1
-"""The same, and for locks alone, of a process that has workers, signals and a display to attend to."""
+"""Longest time for a statement, and for its locks alone, in a process that serves workers, signals and a display."""
 
 LATE_SECONDS = 2
-"""A server that has not ended a statement so long after its time hangs, and the client gives the connection up."""
+"""If the server has not cancelled a statement so long after its time limit, it hangs: the client closes the
+connection."""
 
 
 def arguments(url: URL) -> dict[str, Any]:
-    """What libpq is told for every connection."""
-    # The server's half: until it gives up a client that has vanished, by itself after two hours, that one's lock holds.
+    """Arguments for libpq, the same for every connection."""
+    # The server's half: a vanished client keeps its lock until the server gives it up, by default after two hours.
     halves = " ".join(f"-c tcp_{name}={value}" for name, value in KEEPALIVES.items())
     limit = 1000 * STATEMENT_SECONDS
-    # The last of two equal options wins, so the URL's own may change those, and not the time zone.
+    # Of two equal options the last one wins: the URL's options override those before them, but not the time zone.
     options = f"{halves} -c statement_timeout={limit} {url.query.get('options', '')} -c timezone=UTC"
-    # The client's half: a server that vanishes without a word is given up after a quarter of an hour otherwise.
+    # The client's half: otherwise it gives up a vanished server only after a quarter of an hour.
     return KEEPALIVES | {
         "connect_timeout": CONNECT_SECONDS,
         "tcp_user_timeout": 1000 * ANSWER_SECONDS,
@@ -46,14 +47,14 @@ def arguments(url: URL) -> dict[str, Any]:
 
 
 def connector(url: URL, seconds: float = STATEMENT_SECONDS) -> Callable[[], psycopg.Connection]:
-    """What opens a connection, for SQLAlchemy's ``creator``.
+    """A function that opens a connection, for SQLAlchemy's ``creator``.
 
     Args:
-        url: of the database.
-        seconds: longest that a statement may take; the server is told by ``arguments``, or by ``hurry``.
+        url: URL of the database.
+        seconds: longest time for a statement, on the client's side; ``arguments`` or ``hurry`` tells the server.
     """
     kind: Any = url.get_dialect()
-    # SQLAlchemy's own way from a URL to what the driver takes.
+    # SQLAlchemy's own conversion of a URL into arguments for the driver.
     args, options = kind(dbapi=kind.import_dbapi()).create_connect_args(url)
 
     def connect() -> psycopg.Connection:
@@ -65,17 +66,17 @@ def connector(url: URL, seconds: float = STATEMENT_SECONDS) -> Callable[[], psyc
 
 
 def hurry(connection: Any) -> None:
-    """Tell a connection that its process has more to do than to wait."""
+    """Give a connection the short limits of a process that must not wait: TURN_STATEMENT_SECONDS, TURN_LOCK_SECONDS."""
     milliseconds = {"statement_timeout": 1000 * TURN_STATEMENT_SECONDS, "lock_timeout": 1000 * TURN_LOCK_SECONDS}
     for name, value in milliseconds.items():
         connection.execute(f"SET {name} = {value}")
-    connection.commit()  # else a rollback takes it back
+    connection.commit()  # otherwise a rollback would undo SET
     connection.seconds = TURN_STATEMENT_SECONDS + LATE_SECONDS
 
 
 @cache
 def _patient() -> Any:
-    """The driver's connection with an end to its patience; psycopg belongs to an extra."""
+    """The driver's connection class with a time limit. Made on first use, because psycopg belongs to an extra."""
     import psycopg
     from psycopg.errors import _WaitTimeout  # an OperationalError without a public name
 
@@ -87,7 +88,7 @@ def _patient() -> Any:
             try:
                 return super().wait(gen, interval, limit)
             except _WaitTimeout:
-                self.pgconn.finish()  # an answer that comes later would be taken for the next one's
+                self.pgconn.finish()  # a late answer would be taken for the answer to the next statement
                 raise psycopg.OperationalError(f"the server has not answered for {limit:g} s") from None
 
     return Patient

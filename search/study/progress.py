@@ -1,4 +1,4 @@
-"""How far a search has come: workers, problems, and the time that is left."""
+"""The progress of a search: workers, problems, and the time left."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from search.words import duration
 from studies import StudySpec
 
 SILENT_EPOCHS, SILENT_SECONDS = 5, 120
-"""A worker that has said nothing for so many of its epochs, and for so long, is named as a problem."""
+"""A worker that is silent for longer than so many of its epochs, and than so many seconds, is reported as a problem."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerView:
-    """A worker and what it does."""
+    """A worker and its current work."""
 
     label: str = ""
-    """What it was started on, such as "gpu 0" or "cpu:1"; empty where only the database is known."""
+    """The device it was started on, such as "gpu 0" or "cpu:1"; empty if only the database is known."""
     device: str = ""
-    """What it found there; "starting" until it has."""
+    """Name of the device as the worker found it; "starting" until then."""
     trial: int | None = None
     attempt: int = 1
-    """How many times the trial has been taken up in this launch, this time included."""
+    """Number of times this launch has started the trial, this time included."""
     epoch: int = 0
-    """Finished epochs."""
+    """Finished epochs of the trial."""
     epochs: int = 0
-    """Of so many."""
+    """Epochs that the trial has in all."""
     val_accuracy: float | None = None
     images_per_second: float | None = None
     epoch_seconds: float | None = None
-    """What the last epoch took."""
+    """Duration of the last epoch."""
     seconds_since_progress: float | None = None
-    """Since it last said anything."""
+    """Seconds since the worker's last message."""
     memory_bytes: int | None = None
-    """Its peak: reserved on the GPU, or resident on the CPU."""
+    """Peak memory of the worker: reserved on a GPU, or resident on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,19 @@ class Snapshot:
     eta_seconds: float | None
     stopping: bool = False
     epochs: int = 0
-    """Of a trial that nothing ends before."""
+    """Epochs of a trial that runs to its end."""
     problems: tuple[str, ...] = ()
-    """What keeps the search from going on as it should, and what it waits for."""
+    """Obstacles to the search, one sentence each, with the remedy."""
     checkpoint_bytes: int = 0
-    """What checkpoints take on this machine, and what they may."""
+    """Bytes that checkpoints take on this machine."""
     checkpoint_quota: float = 0.0
+    """Bytes that checkpoints may take on this machine."""
     confirmation: Confirmation | None = None
-    """What the confirmation of the best has found so far."""
+    """State of the confirmation; None if it is off or not begun."""
 
     @property
     def best(self) -> TrialView | None:
-        """The best feasible completed trial, as ``search.study.trial.best_of`` has it."""
+        """The best feasible completed trial, ranked as in ``search.study.trial.best_of``."""
         complete = [trial for trial in self.finished if trial.state == "COMPLETE" and trial.feasible]
         return min(complete, key=lambda trial: rank(trial.value, trial.num_params, trial.number), default=None)
 
@@ -72,7 +73,7 @@ class Snapshot:
 
 
 def typical_epoch_seconds(finished: Sequence[TrialView], workers: Sequence[WorkerView]) -> float | None:
-    """What an epoch takes on average; None before one was measured."""
+    """Average duration of an epoch; None before one was measured."""
     seconds = sum(trial.seconds for trial in finished)
     epochs = sum(trial.epochs for trial in finished if trial.seconds)
     if epochs:
@@ -84,19 +85,19 @@ def typical_epoch_seconds(finished: Sequence[TrialView], workers: Sequence[Worke
 def eta_seconds(
     spec: StudySpec, finished: Sequence[TrialView], workers: Sequence[WorkerView], seconds_left: float | None = None
 ) -> float | None:
-    """Seconds until the budget is spent, from measured epochs and from how far trials come before they are pruned.
+    """Seconds until the budget is spent, from measured epochs and from the epochs that trials reach before pruning.
 
-    The share of trials that ends after each epoch is that of Kaplan and Meier, 1958: a trial that still runs tells
-    that it came so far. Taking finished trials alone would promise too much, because pruned ones are finished first.
+    The share of trials that end after each epoch is estimated as by Kaplan and Meier, 1958: a running trial counts as
+    having reached its epoch. Finished trials alone would give too short a time, because pruned ones finish first.
 
     Args:
-        spec: its budget and the length of a trial.
-        finished: measured trials.
-        workers: with what they do.
-        seconds_left: of a budget in hours, after which no trial begins.
+        spec: the study's spec, for its budget and the length of a trial.
+        finished: the finished trials.
+        workers: the workers, with their current trials.
+        seconds_left: seconds left of a budget in hours; no trial begins after that. None without such a budget.
 
     Returns:
-        None before an epoch was measured, or without workers.
+        The seconds; None before an epoch was measured, or without workers.
     """
     epoch_seconds = typical_epoch_seconds(finished, workers)
     if epoch_seconds is None or not workers:
@@ -111,7 +112,7 @@ def eta_seconds(
     going_on = [1 - end / max(1, count) for end, count in zip(ended, reached, strict=True)]
 
     def epochs_left(done: int) -> float:
-        """Of a trial that goes on after so many."""
+        """Expected number of further epochs of a trial that has finished ``done`` and goes on."""
         expected, chance = 0.0, 1.0
         for epoch in range(done, spec.num_steps):
             chance *= going_on[epoch] if epoch > done else 1.0
@@ -130,7 +131,7 @@ def eta_seconds(
 
 
 def problems(snapshot: Snapshot) -> list[str]:
-    """What has gone wrong and what to do about it, the newest last, one sentence each."""
+    """Everything that has gone wrong, with its remedy: one sentence each, the newest last."""
     found = []
     failed = [trial for trial in snapshot.finished if trial.state == "FAIL"]
     for trial in sorted(failed, key=lambda trial: trial.number):
@@ -149,4 +150,4 @@ def problems(snapshot: Snapshot) -> list[str]:
 def _cure(trial: TrialView, study: str) -> str:
     if trial.failure in ("memory", "killed"):
         return "if memory ran out: fewer workers, a smaller batch_size or image_size"
-    return f"all of the reason: search report {study}"
+    return f"full reason: search report {study}"

@@ -1,4 +1,4 @@
-"""A database that can only be read: what a dashboard and a page that is drawn elsewhere connect to."""
+"""Connections that can only read the database, for the dashboard and for the process that draws the study's page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.study.storage import parse_url, sqlite_file
 
-CONNECT_TIMEOUT_SECONDS = 5  # a page that hangs for longer looks broken
+CONNECT_TIMEOUT_SECONDS = 5  # a page that takes longer looks broken
 
 
 class NotReadyError(Exception):
@@ -23,8 +23,8 @@ class NotReadyError(Exception):
 class Database:
     """A storage URL turned into connections that can only read, unless ``writable``.
 
-    What it says about Postgres names neither host nor database: in a URL with an unescaped `@` or `/` in the
-    password, pieces of the password are parsed as host and database.
+    Its messages about Postgres name neither host nor database: if the password in a URL has an unescaped `@` or `/`,
+    pieces of the password are parsed as host and database.
     """
 
     def __init__(self, storage_url: str, *, writable: bool = False) -> None:
@@ -35,13 +35,13 @@ class Database:
         connect_args: dict[str, Any]
         if self.path is not None:
             self.name = str(self.path)
-            # Quoted for SQLite's own URI, so that a ? or # in a folder's name stays a letter.
+            # Quoted for SQLite's own URI, so that a ? or # in a folder's name has no special meaning.
             mode = "rw" if writable else "ro"  # both refuse to create a file
             url = URL.create("sqlite", database=f"file:{quote(self.name)}", query={"mode": mode, "uri": "true"})
             connect_args = {"timeout": CONNECT_TIMEOUT_SECONDS}
         else:
             self.name = "The Postgres database"
-            # The last of two equal options wins, so the user's own come first.
+            # Of two equal options the last one wins, so the user's own options come first.
             read_only = "off" if writable else "on"
             options = f"{url.query.get('options', '')} -c default_transaction_read_only={read_only} -c timezone=UTC"
             connect_args = {"options": options.strip(), "connect_timeout": CONNECT_TIMEOUT_SECONDS}
@@ -53,7 +53,7 @@ class Database:
         self.engine = sqlalchemy.create_engine(self.url, **self.engine_arguments)
 
     def identity(self) -> tuple[int, int] | None:
-        """Which file it is, or None for Postgres; raises NotReadyError when there is no file."""
+        """Identity of the SQLite file; None for Postgres. Raises NotReadyError if there is no file."""
         if self.path is None:
             return None
         try:
@@ -79,11 +79,11 @@ class Database:
                 "or run `optuna storage upgrade`."
             ) from None
         except (SQLAlchemyError, StorageInternalError):
-            # A writer is between creating that table and filling it. Optuna would fill it itself, and can't.
+            # A writer has created that table and not yet filled it. Optuna would fill it, but may not write here.
             raise NotReadyError(f"{self.name} is being created.") from None
 
     def unreadable(self, error: Exception) -> NotReadyError:
-        """The sentence for a database that is there and does not answer."""
+        """The error for a database that exists but does not answer."""
         if self.path is None:
             return NotReadyError(f"{self.name} does not answer, or refuses this user.")
         cause = error if isinstance(error, SQLAlchemyError) else error.__cause__

@@ -1,4 +1,4 @@
-"""The replay of a journal: a fresh sampler and pruner, asked everything again in the logged order."""
+"""The replay of a journal: a fresh sampler and pruner are asked everything again, in the logged order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trainer.values import Json, validate
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """What came of asking a fresh sampler and a fresh pruner everything again, in the logged order."""
+    """Result of asking a fresh sampler and a fresh pruner everything again, in the logged order."""
 
     study: str = ""
     asks: int
@@ -34,14 +34,14 @@ class Replay:
     decisions: int
     same_decisions: int
     rebuilt: int
-    """Trials that were, at least in part, searched without this journal: what nobody logged is not judged."""
+    """Number of trials searched at least partly without this journal; the parts that are not logged are not judged."""
     first_difference: str | None
     versions: dict[str, list[str]]
-    """Package -> [those that launches recorded, ..., the installed one], where any differs."""
+    """Package -> [versions that launches recorded, ..., installed version], for packages whose versions differ."""
 
     @property
     def identical(self) -> bool:
-        """Whether nothing differs."""
+        """Whether all suggestions and pruning decisions are the same."""
         return self.same_asks == self.asks and self.same_decisions == self.decisions
 
     def to_json(self) -> dict[str, Json]:
@@ -51,39 +51,39 @@ class Replay:
 
 @dataclass(frozen=True, kw_only=True)
 class OtherPruner:
-    """What another pruner would have done with the candidates of a search, in the same order."""
+    """The decisions of another pruner on the candidates of a search, in the same order."""
 
     study: str = ""
     pruner: str
     trials: int
     rebuilt: int
-    """As in ``Replay``."""
+    """See ``Replay.rebuilt``."""
     stopped_earlier: tuple[int, ...]
-    """Numbers of trials, here and below."""
+    """Numbers of the trials that this pruner would have stopped earlier than the search did."""
     stopped_at_the_same_epoch: tuple[int, ...]
     kept: tuple[int, ...]
-    """Trained to the end, as they were."""
+    """Numbers of the completed trials that this pruner would have kept, too."""
     unknown: tuple[int, ...]
-    """Pruned in the search, and kept by this pruner so far."""
+    """Numbers of the trials that the search pruned and that this pruner would not have stopped by then."""
     epochs_trained: int
     epochs_saved: int
     best_trial: int | None
     best_would_be_stopped_at: int | None
-    """Epoch; None where it would have been kept."""
+    """Epoch after which the best trial would have been stopped; None if it would have been kept."""
 
 
 def replay_study(name: str, runs: Runs, other: str | None = None) -> Replay | OtherPruner:
-    """What ``search replay`` answers: whether a study repeats itself, or what another pruner would have done.
+    """The answer of ``search replay``: a check that the study repeats itself, or the decisions of another pruner.
 
     Args:
-        name: the study.
+        name: name of the study.
         runs: the runs folder that has its journal.
-        other: "pruner=NAME".
+        other: another pruner, as "pruner=NAME"; None to check the study's own.
 
     Raises:
-        UsageError: no such study here, or ``other`` is of another form.
+        UsageError: the study has no journal in this runs folder, or ``other`` is malformed.
         ReplayFailed: the journal is damaged.
-        StudyChanged: it is of another version of this program.
+        StudyChanged: the journal was written by another version of this program, which this one cannot read.
         ConfigError: there is no such pruner.
     """
     events = read_journal(runs.journal(name)) if STUDY_NAME.fullmatch(name) else []
@@ -98,7 +98,7 @@ def replay_study(name: str, runs: Runs, other: str | None = None) -> Replay | Ot
 
 
 def text_of_replay(answer: Replay | OtherPruner) -> str:
-    """What ``search replay`` prints."""
+    """The output of ``search replay``."""
     if isinstance(answer, OtherPruner):
         fate = _fate(answer.best_trial, answer.best_would_be_stopped_at)
         return (
@@ -179,11 +179,11 @@ def _note_version(versions: dict[str, list[str]], name: str, recorded: str) -> N
 
 
 def replay_with(events: list[Event], pruner: str) -> OtherPruner:
-    """What another pruner would have done with the same candidates, reported in the same order.
+    """The decisions of another pruner on the same candidates, reported in the same order.
 
-    A trial that it would have stopped earlier saves the epochs that were trained after that. One that it would not
-    have stopped by the end of its curve goes on unseen if it was pruned there: nothing is claimed about it. Nor is
-    anything about trials that were searched without this journal.
+    A trial that this pruner would have stopped earlier saves the epochs trained after that. If the search pruned a
+    trial that this pruner would have kept so far, its further course is unknown, and nothing is claimed about it.
+    Neither is anything claimed about trials that were searched without this journal.
 
     Raises:
         ConfigError: there is no such pruner.

@@ -1,4 +1,4 @@
-"""Sampler and pruner, and how a trial is asked for or resumed: all that Optuna has no public way for."""
+"""Sampler and pruner, and how a trial is asked for or resumed. All uses of Optuna's private parts stand here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sqlalchemy import delete
 from studies import StudySpec
 
 RUNG = "completed_rung_"
-"""What successive halving's notes on a trial begin with."""
+"""Prefix of the attributes that successive halving stores on a trial."""
 
 
 def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
@@ -62,8 +62,8 @@ def seed_of(study_seed: int, trial: int, purpose: int = 0) -> int:
 
 
 def new_trial(study: optuna.Study) -> FrozenTrial:
-    """The next trial: the first that waits, else a new one; RUNNING, without any sampled settings."""
-    study.sampler = RandomSampler()  # draws nothing for a trial that names no settings
+    """The next trial, RUNNING and without sampled settings: the first one that waits, or a new one."""
+    study.sampler = RandomSampler()  # draws nothing here, because no settings are asked for
     number = study.ask().number
     return study.get_trials(deepcopy=False)[number]
 
@@ -71,13 +71,13 @@ def new_trial(study: optuna.Study) -> FrozenTrial:
 def resume_trial(
     study: optuna.Study, spec: StudySpec, frozen: FrozenTrial, space: dict[str, BaseDistribution]
 ) -> Trial:
-    """A RUNNING trial, to go on with; settings that it lacks are drawn as ``study.ask`` would have drawn them.
+    """Go on with a RUNNING trial: the settings that it lacks are drawn as ``study.ask`` would have drawn them.
 
-    The sampler is seeded by the trial's number, and a setting that was stored before a kill is drawn once more and
-    thrown away, so that those after it get the same random numbers.
+    The sampler is seeded by the trial's number. A setting that was stored before a kill is drawn once more and the
+    draw discarded, so that the settings after it get the same random numbers.
     """
     study.sampler = build_sampler(spec, frozen.number)
-    trial = Trial(study, frozen._trial_id)  # no public way to take a trial up again
+    trial = Trial(study, frozen._trial_id)  # Optuna has no public way to resume a trial
     stored = dict(frozen.params)
     for name, distribution in space.items():
         drawn = name in trial.relative_params or name in frozen.system_attrs.get("fixed_params", {})
@@ -88,10 +88,10 @@ def resume_trial(
 
 
 def undo_prune_query(study: optuna.Study, frozen: FrozenTrial) -> None:
-    """Make the pruner as if it had not been asked at a trial's last step.
+    """Reset the pruner to its state before it was asked about a trial's last step.
 
-    Successive halving notes the rung on the trial before it answers; asked again, it would begin at the next rung, and
-    keep a trial that it had ended.
+    Successive halving notes the rung on the trial before it answers. If it is asked again, it begins at the next rung,
+    and keeps a trial that it had pruned.
     """
     pruner = study.pruner
     if frozen.last_step is None:
@@ -114,7 +114,7 @@ def undo_prune_query(study: optuna.Study, frozen: FrozenTrial) -> None:
 
 
 def begin_anew(study: optuna.Study, frozen: FrozenTrial) -> None:
-    """Make a RUNNING trial as if it had not finished an epoch: its settings stay."""
+    """Reset a RUNNING trial to its state before the first epoch; its settings stay."""
     values, attributes = models.TrialIntermediateValueModel, models.TrialSystemAttributeModel
     rungs = attributes.key.startswith(RUNG, autoescape=True)
     with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]  # no public way

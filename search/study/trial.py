@@ -16,10 +16,10 @@ from studies.spec import fits
 from trainer.config import ModelSize
 
 DIVERGED, OUT_OF_MEMORY = "diverged", "out of memory"
-"""Outcomes of trials that are PRUNED, but by no pruner."""
+"""Outcomes of trials that are PRUNED, but not by the pruner."""
 
 FAILURE = "failure"
-"""Trial attribute: the kind of failure that ended it; studies of before have none."""
+"""Trial attribute: the kind of failure that ended the trial. Studies of older versions do not have it."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class TrialView:
     seconds: float
     reason: str
     failure: FailureKind | None = None
-    """The kind of failure that ended it."""
+    """Kind of failure that ended the trial; None if nothing went wrong."""
     feasible: bool = True
-    """Whether its model is within the study's limit, which may have been lowered since."""
+    """Whether the model is within the study's limit, which may have been lowered since."""
 
     def sentence(self, of_epochs: int) -> str:
         """One line for a log."""
@@ -49,7 +49,7 @@ class TrialView:
 
 
 def recipe_of(trial: FrozenTrial) -> dict[str, Value]:
-    """A trial's sampled settings as a study file names them: its width where it sampled a share of those that fit."""
+    """A trial's sampled settings as a study file names them: a sampled share of the widths is given as the width."""
     recipe = dict(trial.params)
     if recipe.pop(WIDTH_SHARE, None) is not None and "sizes" in trial.user_attrs:
         recipe["width_mult"] = trial.user_attrs["sizes"]["width_mult"]
@@ -57,18 +57,18 @@ def recipe_of(trial: FrozenTrial) -> dict[str, Value]:
 
 
 def rank(value: float | None, num_params: int | None, number: int) -> tuple[float, int, int]:
-    """What completed trials are sorted by, best first; the smaller model, then the older trial on a tie."""
+    """Sort key of completed trials, best first; on a tie the smaller model, then the older trial."""
     return -(value or 0.0), num_params or 0, number
 
 
 def is_feasible(trial: FrozenTrial, limit: Limit | None = None) -> bool:
-    """Whether a trial's model is within the limit it was trained under and, if one is given, within that of now."""
+    """Whether a trial's model is within the limit it was trained under and, if given, within ``limit``, today's."""
     size = ModelSize(params=trial.user_attrs.get("num_params", 0), macs=trial.user_attrs.get("macs", 0))
     return all(excess <= 0 for excess in trial.constraints.values()) and fits(size, limit or Limit())
 
 
 def view_of(trial: FrozenTrial, limit: Limit | None = None) -> TrialView:
-    """What people want to know of a finished trial; ``limit``: as ``is_feasible`` takes it."""
+    """A finished trial as people see it; ``limit`` as in ``is_feasible``."""
     values = trial.intermediate_values
     attributes = trial.user_attrs
     return TrialView(
@@ -87,11 +87,11 @@ def view_of(trial: FrozenTrial, limit: Limit | None = None) -> TrialView:
 
 
 def ranked(trials: Sequence[FrozenTrial], limit: Limit | None = None) -> list[FrozenTrial]:
-    """Feasible COMPLETE trials, best first; the smaller model, then the older trial on a tie.
+    """Feasible COMPLETE trials, best first; on a tie the smaller model, then the older trial.
 
     Args:
-        trials: of one study.
-        limit: the study's, if it may have been lowered since they were trained.
+        trials: trials of one study.
+        limit: the study's limit today, which may have been lowered since they were trained.
     """
     return sorted(
         (trial for trial in trials if trial.state == TrialState.COMPLETE and is_feasible(trial, limit)),
@@ -100,14 +100,14 @@ def ranked(trials: Sequence[FrozenTrial], limit: Limit | None = None) -> list[Fr
 
 
 def best_of(trials: Sequence[FrozenTrial], limit: Limit | None = None) -> FrozenTrial | None:
-    """The first of those that are ``ranked``; None where none is."""
+    """The first trial of ``ranked``; None if there is none."""
     return next(iter(ranked(trials, limit)), None)
 
 
 def sampled_axes(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[str, BaseDistribution]:
-    """The space as the latest trial had it, in the study file's order; empty before the first trial.
+    """The search space of the latest trial, in the study file's order; empty before the first trial.
 
-    Where trials sample a share of the widths that fit, the axis of the width spans those that they came to.
+    If trials sample a share of the widths that fit, the width's axis spans the resulting widths.
     """
     axes = latest_axes(trials)
     widths = [float(recipe["width_mult"]) for recipe in map(recipe_of, trials) if "width_mult" in recipe]
@@ -117,13 +117,13 @@ def sampled_axes(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[str, Ba
 
 
 def latest_axes(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
-    """What the latest trial sampled from."""
+    """The axes that the latest trial sampled from."""
     latest = max((trial for trial in trials if trial.distributions), key=lambda trial: trial.number, default=None)
     return {} if latest is None else dict(latest.distributions)
 
 
 def position(axis: BaseDistribution, value: Value | None) -> float:
-    """Where a value lies between the ends of its range, 0 to 1, in the logarithm where it is sampled so."""
+    """Position of a value between the ends of its range, 0 to 1; on a logarithmic scale if it is sampled on one."""
     if isinstance(axis, CategoricalDistribution):
         return axis.choices.index(value) / max(1, len(axis.choices) - 1)
     assert isinstance(axis, FloatDistribution | IntDistribution)
@@ -137,16 +137,16 @@ def position(axis: BaseDistribution, value: Value | None) -> float:
 
 
 def step_of(spec: StudySpec) -> str:
-    """What a trial reports after: an epoch, or a fold."""
+    """Name of the unit after which a trial reports: "epoch" or "fold"."""
     return "fold" if spec.data.folds else "epoch"
 
 
 def failure_of(trial: FrozenTrial) -> FailureKind | None:
-    """The kind of failure that ended a trial; None where nothing went wrong."""
+    """The kind of failure that ended a trial; None if nothing went wrong."""
     if FAILURE in trial.user_attrs:
         kept: FailureKind = trial.user_attrs[FAILURE]
         return kept
-    reason = trial.user_attrs.get("reason", "")  # of a study of before, which kept the sentence alone
+    reason = trial.user_attrs.get("reason", "")  # studies of older versions stored the sentence alone
     if trial.state == TrialState.PRUNED:
         return "diverged" if reason.startswith("DivergedError") else "memory" if reason.startswith("out of m") else None
     if trial.state == TrialState.FAIL:
@@ -155,13 +155,13 @@ def failure_of(trial: FrozenTrial) -> FailureKind | None:
 
 
 def outcome_of(trial: FrozenTrial) -> str:
-    """How a trial stands or ended, in words: its state, or why it is PRUNED if not for its pruner."""
+    """A trial's state in words; for a PRUNED trial that the pruner did not end, the cause."""
     if trial.state == TrialState.PRUNED:
         return {"diverged": DIVERGED, "memory": OUT_OF_MEMORY}.get(failure_of(trial) or "", "pruned")
     return "failed" if trial.state == TrialState.FAIL else trial.state.name.lower()
 
 
 def sampled_settings(trial: FrozenTrial) -> dict[str, Value]:
-    """What a trial's configuration is built from: its sampled settings, with the sizes that its worker found."""
-    sizes: dict[str, Value] = trial.user_attrs.get("sizes", {})  # where a width_share stands for a width
+    """The values for a trial's configuration: its sampled settings, with the sizes that its worker found."""
+    sizes: dict[str, Value] = trial.user_attrs.get("sizes", {})  # set if a width_share was sampled
     return trial.params | sizes

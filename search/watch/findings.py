@@ -1,4 +1,4 @@
-"""What the trials of a study say, in words and numbers: for the report, and for whoever shows a study elsewhere."""
+"""Conclusions from a study's trials, in words and numbers, for the report and for other views of a study."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ from studies.axes import WIDTH_SHARE
 from studies.spec import describe_limit
 
 RECIPES = 5
-"""Best trials that are shown, and that an edge of the space is judged by."""
+"""Number of best trials that are shown, and that show whether the best settings lie at an edge of the space."""
 
 FEW_TRIALS = 10
-"""Completed trials below which importance is not computed."""
+"""With fewer completed trials, importance is not computed."""
 
 IMPORTANCE_TRIALS = 200
-"""Completed trials that importance is computed from; its cost grows with their square."""
+"""Most completed trials that importance is computed from; the cost grows with the square of their number."""
 
 EDGE = 0.05
-"""Share of a range, in the logarithm where it is sampled so, that counts as its edge."""
+"""Share of a range that counts as its edge; on a logarithmic scale if the setting is sampled on one."""
 
 SURE_TRIALS = 30
-"""Completed trials below which the importance is called a guess."""
+"""With fewer completed trials, importance is called a guess."""
 
 
 def setting_importances(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[str, float]:
     """Share of each sampled setting in the variance of the accuracy, largest first; empty with too few trials."""
-    from optuna.importance import FanovaImportanceEvaluator, get_param_importances  # scikit-learn: seconds
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances  # imports scikit-learn: seconds
 
     axes = latest_axes(trials)
     complete = [trial for trial in ranked(trials, spec.limit) if trial.distributions == axes]
     if len(complete) < FEW_TRIALS or complete[0].value == complete[-1].value:
         return {}
-    # Optuna's default, PED-ANOVA, asks what sets the best tenth apart: of 20 trials those are two, and it found the two
-    # settings that mattered in 2 of 10 studies; fANOVA did in 10, with 16 trees as well as with 64.
+    # Optuna's default, PED-ANOVA, compares the best tenth with the rest: of 20 trials, two. It found the two settings
+    # that mattered in 2 of 10 studies; fANOVA found them in all 10, with 16 trees as well as with 64.
     evaluator = FanovaImportanceEvaluator(n_trees=16, seed=0)
     sample = optuna.create_study(direction="maximize")
     sample.add_trials(complete[:: math.ceil(len(complete) / IMPORTANCE_TRIALS)])
@@ -66,7 +66,7 @@ def setting_importances(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[
 
 
 def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
-    """The search in a few sentences: what was searched, when, what came out, what it cost."""
+    """The search in a few sentences: subject, time, result and cost."""
     views = [view_of(trial) for trial in trials if trial.state.is_finished()]
     by_state = {state: [view for view in views if view.state == state] for state in ("COMPLETE", "PRUNED", "FAIL")}
     place = f" ({Path(spec.data.path).name})" if spec.data.path else ""
@@ -101,7 +101,7 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
         words = {"COMPLETE": "completed", "PRUNED": "were pruned", "FAIL": "failed"}
         shares = [f"{seconds / total:.0%} on trials that {words[state]}" for state, seconds in spent.items() if seconds]
         sentences.append(f"Training took {duration(total)}, summed over the workers: {', '.join(shares)}.")
-    # What a pruned trial would have cost is its own time per epoch, or fold, carried on to the last one.
+    # The full cost of a pruned trial is estimated from its own time per epoch, or fold.
     saved = sum(
         view.seconds / view.epochs * (spec.num_steps - view.epochs) for view in by_state["PRUNED"] if view.epochs
     )
@@ -111,7 +111,7 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
 
 
 def findings(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mapping[str, float]) -> list[str]:
-    """What someone should know before trusting the result or launching the next search, one sentence or two each."""
+    """Facts to know before trusting the result or launching the next search, one or two sentences each."""
     complete = ranked(trials, spec.limit)
     finished = [trial for trial in trials if trial.state.is_finished()]
     unfinished = sum(trial.state == TrialState.RUNNING for trial in trials)
@@ -148,7 +148,7 @@ def findings(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mappin
 
 
 def as_toml(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
-    """Trials as the ``[[known]]`` tables of a study file, which make a search begin with them."""
+    """Trials as ``[[known]]`` tables of a study file: a search with these tables begins with them."""
 
     def lines(trial: FrozenTrial) -> Iterator[str]:
         recipe = recipe_of(trial)
@@ -168,7 +168,7 @@ def _edges(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[Frozen
     best = complete[0]
     for key, axis in sampled_axes(trials, spec).items():
         if key not in best.params or isinstance(axis, CategoricalDistribution):
-            continue  # a shared width too: what fits is another range for each trial
+            continue  # a width_share too: each trial has its own range of widths that fit
         assert isinstance(axis, FloatDistribution | IntDistribution)
         at = position(axis, best.params[key])
         end = "lower" if at <= EDGE else "upper" if at >= 1 - EDGE else None
@@ -192,7 +192,7 @@ def _edges(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[Frozen
 
 
 def _first_rung(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[FrozenTrial]) -> Iterator[str]:
-    """How many trials the pruner ended at its first chance, and whether that early accuracy tells anything."""
+    """Number of trials pruned at the first rung, and whether the accuracy there predicts the final one."""
     rung = spec.search.min_epochs
     pruned = [view_of(trial) for trial in trials if outcome_of(trial) == "pruned"]
     first = sum(view.epochs <= rung for view in pruned)
@@ -204,7 +204,7 @@ def _first_rung(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[F
     pairs = [
         (trial.intermediate_values[rung], trial.values[0]) for trial in complete if rung in trial.intermediate_values
     ]
-    if len(pairs) >= 8:  # with fewer, chance alone makes any correlation
+    if len(pairs) >= 8:  # with fewer, chance alone can produce any correlation
         early, final = (np.unique([pair[side] for pair in pairs], return_inverse=True)[1] for side in (0, 1))
         agreement = float(np.corrcoef(early, final)[0, 1]) if early.any() and final.any() else 0.0
         sentence += f" Among the {len(pairs)} that completed, the rank after {early_steps} and the final rank"

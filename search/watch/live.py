@@ -1,4 +1,4 @@
-"""How a search looks in a terminal of 80 columns: live view, plain lines for a log file, ``search status``."""
+"""A search in a terminal of 80 columns: live view, plain lines for a log file, ``search status``."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from trainer.errors import NO_ROOM
 logger = logging.getLogger(__name__)
 
 COLUMNS = 80
-"""What everything fits; wider terminals get no wider bars."""
+"""Width of all output; wider terminals do not get wider bars."""
 
 RECENT_TRIALS = 8
-"""Finished trials shown, fewer where the terminal is low."""
+"""Most finished trials that are shown; a terminal with few rows shows fewer."""
 
 SHOWN_PROBLEMS = 3
 
 LOG_SECONDS = 600
-"""After so long without a line, a log file is told how it goes."""
+"""After so long without a line, a log file gets a progress line."""
 
 
 def text_of_snapshot(snapshot: Snapshot, *, rows: int = 40) -> Group:
     """A search at one moment: budget, problems, best, workers, last trials.
 
     Args:
-        snapshot: what to show.
-        rows: height of the terminal; trials are left out first.
+        snapshot: the search to show.
+        rows: height of the terminal; if it is too low, trials are left out first.
     """
     parts: list[RenderableType] = [Text(headline(snapshot), style="bold")]
     parts.append(_bar(len(snapshot.finished), snapshot.budget, COLUMNS))
@@ -97,7 +97,7 @@ def _workers(snapshot: Snapshot) -> Table:
         "images/s": [_or_none(worker.images_per_second, "{:,.0f}") for worker in snapshot.workers],
         "memory": [megabytes(worker.memory_bytes) if worker.memory_bytes else None for worker in snapshot.workers],
     }
-    if not any(columns["worker"]):  # seen through the database, which knows no more
+    if not any(columns["worker"]):  # seen through the database alone, which has no other columns
         columns = {name: columns[name] for name in ("trial", "epoch", "", "accuracy")}
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     for name in columns:
@@ -119,7 +119,7 @@ def _or_none(value: float | None, form: str) -> str | None:
 
 
 def epochs_done(worker: WorkerView, typical_seconds: float | None) -> float:
-    """Finished epochs and the share of the one in progress that its time suggests, never all of it."""
+    """Finished epochs plus the share of the current one, estimated from its time and always below 1."""
     seconds = worker.epoch_seconds or typical_seconds
     if not seconds or worker.seconds_since_progress is None or worker.epoch >= worker.epochs:
         return worker.epoch
@@ -159,7 +159,7 @@ def _entry(name: str, words: str, style: str) -> RenderableType:
 
 
 def _bar(done: float, total: float, width: int) -> RenderableType:
-    # Not rich's own pink: red is for problems.
+    # Not rich's default pink, because red means a problem here.
     bar = ProgressBar(total=max(total, 1), completed=done, width=width, complete_style="cyan", finished_style="green")
     return Padding(bar, 0)
 
@@ -167,8 +167,8 @@ def _bar(done: float, total: float, width: int) -> RenderableType:
 class Display:
     """Shows a running search: a live view in a terminal, plain lines elsewhere.
 
-    A terminal that has gone away (a closed ssh session) must not end the search: writing to it stops quietly. A log
-    file on a full disk gets its lines when there is room. A quiet one shows only warnings, on stderr.
+    A terminal that has gone away (a closed ssh session) must not end the search: output to it stops silently. A log
+    file on a full disk gets its lines once there is room. With ``quiet``, only warnings are shown, on stderr.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -176,7 +176,7 @@ class Display:
         self.console = Terminal(file=sys.stderr if quiet else sys.stdout, highlight=False)
         self._live = None
         if self.console.is_terminal and not quiet:
-            # What goes to stderr is moved above the view, unless it goes to a file.
+            # Lines on stderr appear above the live view, unless stderr is a file.
             to_terminal = bool(sys.stderr and sys.stderr.isatty())
             self._live = Live(console=self.console, auto_refresh=False, redirect_stderr=to_terminal)
         self._gone = False
@@ -204,14 +204,14 @@ class Display:
             self.say(log_line(snapshot))
 
     def say(self, line: str, level: int = logging.INFO, /) -> None:
-        """Say one line, which stays, and log it."""
+        """Show one line permanently, and log it."""
         self._said = time.monotonic()
         logger.log(level, "%s", line)
         if self._quiet and level < logging.WARNING:
             return
         if self._live:
             self._try(lambda: self.console.print(without_controls(line), soft_wrap=True, markup=False))
-        else:  # rich would say once more what Python keeps while there is no room
+        else:  # without room on the disk, Python keeps the line in its buffer, and rich would write it twice
             self._try(lambda: print(without_controls(line), file=self.console.file, flush=True))
 
     def _try(self, show: Callable[[], object]) -> None:
@@ -225,7 +225,7 @@ class Display:
 
 
 def log_line(snapshot: Snapshot) -> str:
-    """A search at one moment in a line of a log file."""
+    """A search at one moment, as one line of a log file."""
     running = [
         f"trial {worker.trial} at epoch {worker.epoch} of {worker.epochs}"
         for worker in snapshot.workers
@@ -235,7 +235,7 @@ def log_line(snapshot: Snapshot) -> str:
 
 
 def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs) -> str:
-    """What ``search launch`` says when a budget is spent: how to go on, and how to hand over the best."""
+    """Last message of ``search launch`` when the budget is spent: how to go on, and how to export the best trial."""
     best = snapshot.best
     counts = f"({snapshot.count('PRUNED')} pruned, {snapshot.count('FAIL')} failed)"
     if len(snapshot.finished) < snapshot.budget:
@@ -267,7 +267,7 @@ def show_status(name: str, url: URL, runs: Runs, *, watch: bool, as_json: bool) 
             try:
                 for snapshot, held_by in moments:
                     print(json.dumps(shape(snapshot, held_by=held_by)), flush=True)
-            except BrokenPipeError:  # nobody watches any more
+            except BrokenPipeError:  # the reader of the output has ended
                 drop_output(sys.stdout)
         return
     snapshot, held_by = read_snapshot(name, url, runs)
@@ -303,7 +303,7 @@ def show_watched(moments: Iterable[tuple[Snapshot, str | None]], runs: Runs) -> 
 
 
 def ending(snapshot: Snapshot, held_by: str | None, runs: Runs) -> str:
-    """Who is at it, or what to do now that nobody is."""
+    """The process that uses the study, or the next command if there is none."""
     if held_by:
         return f"in use by {held_by}"
     if len(snapshot.finished) >= snapshot.budget and snapshot.best is None:

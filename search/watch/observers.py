@@ -1,7 +1,7 @@
-"""Whoever is told how a search goes: the terminal, ``search status``, the dashboard's study page, a webhook.
+"""Observers of a search: the terminal, ``search status``, the dashboard's study page, a webhook.
 
-The coordinator calls ``watch`` at least twice a second and knows none of them. None of them can disturb the search:
-one that fails is left alone for a minute, and its first failure is said.
+The coordinator calls ``watch`` at least twice a second and knows no single observer. An observer cannot disturb the
+search: one that raises is skipped for a minute, and its first error is reported.
 """
 
 from __future__ import annotations
@@ -21,43 +21,46 @@ from search.watch.live import Display
 from search.watch.status import STATE_SECONDS, write_state
 
 PAUSE_SECONDS = 60.0
-"""Before an observer that failed is told of the search again: a full disk or a restarted database may be well again."""
+"""Pause before an observer that raised is called again: by then the disk or the database may have recovered."""
 
 
 FINISHED_SECONDS, STOPPED_SECONDS = 20.0, 4.0
-"""Longest that each observer may take at the end: when the budget is spent, and when the search was told to stop."""
+"""Longest time for each observer at the end: after a spent budget, and after a stop request."""
 
 
 class Observer(Protocol):
-    """Someone beside the terminal who wants to know how a search goes; may raise whatever it likes."""
+    """An observer of a search, besides the terminal. Its methods may raise any exception."""
 
     name: str
-    """With an article: "the study page"."""
+    """Name for messages, with an article: "the study page"."""
 
     def watch(self, snapshot: Snapshot) -> None:
-        """See the search as it is now; workers wait meanwhile, so milliseconds matter."""
+        """Called with the current state of the search. Must return within milliseconds, because workers wait."""
 
     def end(self, snapshot: Snapshot, reason: str | None, seconds: float, *, lost: bool = False) -> None:
-        """See it for the last time, and take at most so long.
+        """Called once at the end of the search.
 
-        ``reason`` is None when the budget is spent, else why the search stopped: "" where it was told to.
-        ``lost``: because the study is another's, and nothing may be written to it.
+        Args:
+            snapshot: the last state of the search.
+            reason: None if the budget is spent; else why the search stopped, "" after a stop request.
+            seconds: longest time to take.
+            lost: whether another process owns the study by now, so that nothing may be written to it.
         """
 
 
 class Observers:
-    """The display and everyone else; a context manager, which tells them when and how the search ended.
+    """The display and all other observers. A context manager: on exit it tells them how the search ended.
 
     Args:
         display: the terminal.
-        others: whoever else wants to know.
-        at_once: whether somebody is in a hurry when it ends.
+        others: the other observers.
+        at_once: returns whether the search must end without any delay.
     """
 
     def __init__(self, display: Display, others: Sequence[Observer], *, at_once: Callable[[], bool]) -> None:
         self._display, self._at_once = display, at_once
         self._others = dict.fromkeys(others, -math.inf)
-        """Whom to tell, and from when on."""
+        """Observer -> time from which on it is called again."""
         self._failed: set[str] = set()
         self._last: Snapshot | None = None
 
@@ -65,7 +68,7 @@ class Observers:
         return self
 
     def watch(self, snapshot: Snapshot) -> None:
-        """Show everyone the search as it is now."""
+        """Pass the current state of the search to all observers."""
         self._last = snapshot
         self._display.watch(snapshot)
         now = time.monotonic()
@@ -75,7 +78,7 @@ class Observers:
                     other.watch(snapshot)
 
     def say(self, line: str, level: int = INFO, /) -> None:
-        """Say one line, which stays, in the terminal."""
+        """Show one line permanently in the terminal."""
         self._display.say(line, level)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -100,7 +103,7 @@ class Observers:
 
 
 class StateFile:
-    """What ``search status`` in another terminal shows of the workers."""
+    """Writes the state file, from which ``search status`` in another terminal reads the workers."""
 
     name = "search status"
 
@@ -109,11 +112,11 @@ class StateFile:
         self._written = 0.0
 
     def watch(self, snapshot: Snapshot) -> None:
-        """Write it, at most every STATE_SECONDS."""
+        """Write the file, at most every STATE_SECONDS."""
         if time.monotonic() - self._written >= STATE_SECONDS:
             write_state(self._file, snapshot, self._owner)
             self._written = time.monotonic()
 
     def end(self, snapshot: Snapshot, reason: str | None, seconds: float, *, lost: bool = False) -> None:
-        """Nobody works any more."""
+        """Remove the file: there are no workers any more."""
         self._file.unlink(missing_ok=True)

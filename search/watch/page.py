@@ -1,12 +1,12 @@
-"""What the dashboard shows of a study, kept up to date while it is searched: a note, figures, those of an export.
+"""A study's page in the dashboard, kept up to date during the search: a note, figures, the figures of an export.
 
-Drawing takes seconds, and merely importing optuna-dashboard takes two. So another process does both, from a connection
-that can only read, and leaves the study attributes that the dashboard's own functions would have written:
+Drawing takes seconds, and merely importing optuna-dashboard takes two. So another process does both, over a connection
+that can only read. It writes to a file the study attributes that the dashboard's own functions would have stored:
 
-    -> {"storage", "study", "runs"}   once: where to read, and the folder to leave a file with the attributes in
-    -> {"note"}                       the note's text: draw; done when the file is there
+    -> {"storage", "study", "runs"}   once: the database to read, and the runs folder for the file
+    -> {"note"}                       text of the note: draw; the drawing is done when the file appears
 
-The coordinator, the study's only writer, writes them, a few at a time between the answers to its workers.
+The coordinator, the study's only writer, stores the attributes, a few at a time between the answers to its workers.
 """
 
 from __future__ import annotations
@@ -42,23 +42,24 @@ from trainer.kept import read_checked, write_checked
 from trainer.values import Json
 
 FIRST_SECONDS = 30.0
-"""A search that is over sooner has no page: the process that draws takes some seconds of a CPU to start."""
+"""A shorter search gets no page, because starting the drawing process takes some seconds of CPU time."""
 
 UPDATE_SECONDS = 60.0
-"""Between two updates, unless there is a new best."""
+"""Time between two updates without a new best."""
 
 NEW_BEST_SECONDS = 10.0
-"""Between two updates for a new best each."""
+"""Time between two updates that each show a new best."""
 
 WRITES = 8
-"""Attributes written at a time; one takes a millisecond or two."""
+"""Number of attributes written at a time; each takes one or two milliseconds."""
 
 NICENESS = 10
-"""Of the process that draws: it must not take turns with training."""
+"""Niceness of the drawing process, so that it does not take CPU time from training."""
 
 CONFIRMED = "\n\n#### Confirmed with fresh seeds\n\n"
 HANDED_OVER = "\n\n#### Handed over\n\n"
-"""Parts of the note below the search's own; the last was written by an export, and stays when the search goes on."""
+"""Headings of the note's parts below the search's own part. The last part comes from an export, and stays when the
+search goes on."""
 
 
 class StudyPage:
@@ -66,9 +67,9 @@ class StudyPage:
 
     Args:
         owned: the study.
-        facts: what else to say about it, name and words each.
-        url: of its storage, for the process that draws.
-        runs: where that process leaves its attributes and its log.
+        facts: further lines of the note, as (name, words).
+        url: URL of the study's storage, for the drawing process.
+        runs: the runs folder, for the attributes and the log of that process.
     """
 
     name = "the study's page in the dashboard"
@@ -86,7 +87,7 @@ class StudyPage:
         self._waiting: list[tuple[str, Json]] = []
 
     def watch(self, snapshot: Snapshot) -> None:
-        """Write a few attributes of the last update, or order the next one when it is due."""
+        """Write a few attributes of the last update, or order the next update if it is due."""
         self._take_drawing()
         if self._waiting:
             self._write()
@@ -97,7 +98,7 @@ class StudyPage:
             self._order(snapshot, "is being stopped" if snapshot.stopping else "is being searched")
 
     def end(self, snapshot: Snapshot, reason: str | None, seconds: float, *, lost: bool = False) -> None:
-        """The last update, if it comes soon, of a page that was begun."""
+        """Write a last update, if the page was begun and the drawing is done in time."""
         process = self._process
         if process is None:
             return
@@ -136,7 +137,7 @@ class StudyPage:
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the search
             )
-        # The URL may hold a password, and a command line is for all to read.
+        # Sent over stdin: the URL may hold a password, and every user can read command lines.
         address = self._url.render_as_string(hide_password=False)
         self._say(process, {"storage": address, "study": self._spec.name, "runs": str(self._runs.root)})
         return process
@@ -161,7 +162,7 @@ class StudyPage:
         self._owned.check()  # the coordinator asks less often while the database is away
         for key, value in self._waiting[:WRITES]:
             self._storage.set_study_system_attr(self._study_id, key, value)
-        del self._waiting[:WRITES]  # after it: what a database that is away did not take is written when it is back
+        del self._waiting[:WRITES]  # only after the writes: those that failed in an outage are repeated
 
     def _wait_for_drawing(self, deadline: float) -> None:
         while self._drawing and time.monotonic() < deadline:
@@ -175,11 +176,11 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
     """The study's note, in Markdown.
 
     Args:
-        spec: what is searched.
-        facts: further lines, name and words each.
-        snapshot: how far it is.
-        state: what becomes of the search: "is being searched".
-        now: the note's time.
+        spec: the study's spec.
+        facts: further lines, as (name, words).
+        snapshot: the progress of the search.
+        state: predicate for the study, such as "is being searched".
+        now: time of the note.
     """
     lines = []
     if (best := snapshot.best) is not None:
@@ -201,7 +202,7 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
 
 
 def text_of_confirmation(found: Confirmation) -> str:
-    """What a confirmation has found, in Markdown."""
+    """A confirmation in Markdown."""
     sentence, head = found.sentence, "| trial | parameters | in the search | confirmed | |"
     rows = []
     for one in found.candidates:
@@ -213,7 +214,7 @@ def text_of_confirmation(found: Confirmation) -> str:
 
 
 def show_confirmation(study: optuna.Study, spec: StudySpec) -> None:
-    """Put what the confirmation has found so far into the note of a study that this process owns."""
+    """Put the confirmation as it is now into the note of a study that this process owns."""
     from optuna_dashboard import get_note, save_note
 
     own, handed_over = _parts(get_note(study))
@@ -221,7 +222,7 @@ def show_confirmation(study: optuna.Study, spec: StudySpec) -> None:
 
 
 def _parts(note: str) -> tuple[str, str]:
-    """What the search wrote into a note, and what an export did."""
+    """The part of a note that the search wrote, and the part that an export wrote."""
     head, _, handed_over = note.partition(HANDED_OVER)
     return head.partition(CONFIRMED)[0], handed_over
 
@@ -232,14 +233,14 @@ def _whole(own: str, found: Confirmation | None, handed_over: str) -> str:
 
 
 def show_export(study: optuna.Study, spec: StudySpec, artifacts: Path, words: str, figures: Iterable[Path]) -> None:
-    """Put what was handed over on the study's page: words into its note, figures among its artifacts.
+    """Put an export on the study's page: words into its note, figures among its artifacts.
 
     Args:
-        study: owned by this process.
-        spec: what it searches.
-        artifacts: the folder that the dashboard shows artifacts from.
-        words: plain text in lines; those of an earlier export are replaced.
-        figures: shown under their file names; a figure of an earlier export with the same name is replaced.
+        study: the study, owned by this process.
+        spec: the study's spec.
+        artifacts: the dashboard's folder of artifacts.
+        words: plain text; it replaces the text of an earlier export.
+        figures: image files, shown under their file names; each replaces an earlier export's figure of the same name.
     """
     from optuna_dashboard import get_note, save_note
 
@@ -270,7 +271,7 @@ def _axis(axis: Axis) -> str:
 
 
 def main() -> None:
-    """The process that draws; it ends with the end of its input, so with the coordinator."""
+    """The drawing process. It ends at the end of its input, and so with the coordinator."""
     os.nice(NICENESS)
     order = json.loads(sys.stdin.readline())
 
@@ -298,15 +299,15 @@ def page_attributes(
     spec: StudySpec,
     runs: Runs,
 ) -> dict[str, Json]:
-    """What the dashboard's own functions make of a study's attributes when they save a note, figures and artifacts.
+    """The attributes that the dashboard's own functions store when they save a note, figures and artifacts.
 
     Args:
-        shown: the study's system attributes as they are; what an export added to the note stays in it.
-        note: in Markdown.
-        found: what the confirmation has found, if it was begun.
+        shown: the study's current system attributes; an export's part of the note is kept.
+        note: the search's part of the note, in Markdown.
+        found: the confirmation, if it was begun.
         trials: all trials of the study, in any state.
-        spec: what it searches.
-        runs: where the artifacts are.
+        spec: the study's spec.
+        runs: the runs folder, with the artifacts.
     """
     from optuna_dashboard import get_note, save_note, save_plotly_graph_object
 
@@ -327,7 +328,7 @@ def page_attributes(
 
 
 def draw_best(trials: Sequence[FrozenTrial], spec: StudySpec, runs: Runs, folder: Path) -> list[Path]:
-    """Draw the learning curve of the best trial, and what it mistakes for what where that is known, as PNG."""
+    """Draw the learning curve of the best trial and, if known, its confusion matrix, as PNG files."""
     import numpy as np
 
     from search.figures.png import draw_accuracies, draw_confusion, table_of

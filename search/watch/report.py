@@ -1,4 +1,4 @@
-"""``search report``: one HTML page that tells a search's story, and needs neither a network nor this program."""
+"""``search report``: one HTML page about a search, which needs neither a network nor this program."""
 
 from __future__ import annotations
 
@@ -47,31 +47,31 @@ REPORT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What ``search report`` answers."""
+    """The answer of ``search report``."""
 
     page: str
-    """The file that was written."""
+    """Path of the written file."""
     bytes: int
-    """Its size."""
+    """Size of the file."""
     study: str
     story: str
-    """The search in sentences."""
+    """The search in a few sentences."""
     findings: Sequence[str]
-    """Worth knowing, a sentence or two each."""
+    """Findings, one or two sentences each."""
     counts: Mapping[str, int]
-    """Optuna's state -> its trials."""
+    """Optuna's state -> number of trials."""
     seconds: Mapping[str, float]
-    """State of finished trials -> their seconds of training."""
+    """State of finished trials -> seconds of training."""
     best: Sequence[TrialView]
-    """The best trials, the best first."""
+    """The best trials, best first."""
     toml: str
-    """These as the end of a study file."""
+    """The best trials as TOML, for the end of a study file."""
     importances: Mapping[str, float]
     """Share of each setting in the variance of the accuracy."""
     failures: Sequence[TrialView]
     """Trials that failed, diverged or ran out of memory."""
     crashes: Sequence[Segment]
-    """Times that a worker crashed."""
+    """Segments of training that ended in a crash."""
 
     def to_json(self) -> dict[str, Json]:
         """The documented shape: the fields, and ``version``."""
@@ -101,18 +101,18 @@ def _facts(view: TrialView) -> dict[str, Json]:
 
 
 def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None) -> Report:
-    """Write the report of a study, running or not; an earlier one is replaced.
+    """Write the report of a study, running or not. It replaces an earlier report.
 
     Args:
-        study_name: the study.
-        url: the storage.
-        runs: the runs folder, where the search's journal is; another machine's search has none here.
+        study_name: name of the study.
+        url: URL of the storage.
+        runs: the runs folder with the search's journal. A search on another machine has no journal here.
         out: the file; by default STUDY-report.html in the current folder.
 
     Raises:
-        ReplayFailed: the journal was changed by something else.
-        StorageError: no database, or it cannot be read.
-        UsageError: no such study, or the file cannot be written.
+        ReplayFailed: the journal was changed by another program.
+        StorageError: the database is missing or cannot be read.
+        UsageError: there is no such study, or the file cannot be written.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with storage_errors(url):
@@ -153,12 +153,12 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
 
 
 def text_of_report(answer: Report) -> str:
-    """What ``search report`` prints."""
+    """The output of ``search report``."""
     return f"wrote {answer.page}, {answer.bytes / 1e6:.1f} MB; open it in a browser"
 
 
 def _bad(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials that came to nothing, and not because a pruner said so."""
+    """Trials that failed, diverged or ran out of memory."""
     return [trial for trial in trials if outcome_of(trial) in ("failed", DIVERGED, OUT_OF_MEMORY)]
 
 
@@ -172,11 +172,11 @@ def html_of_report(
     """The page: about 5 MB, nearly all of it plotly.js.
 
     Args:
-        spec: what the study searches.
-        trials: all of its trials, in any state.
-        importances: share of each setting, or empty with too few trials.
+        spec: the study's spec.
+        trials: all trials of the study, in any state.
+        importances: share of each setting; empty if there are too few trials.
         now: date on the page.
-        segments: who trained what when; without any, the trials' own times are shown.
+        segments: times of training for each worker; if empty, the trials' own times are shown.
     """
     best = ranked(trials, spec.limit)[:RECIPES]
     sections = [
@@ -188,7 +188,7 @@ def html_of_report(
         _settings(spec),
     ]
     title, body = _text(f"{spec.name}: search report"), "\n".join(filter(None, sections))
-    # The policy holds the page to its promise: the browser refuses it every address, whatever a figure may ask for.
+    # The policy enforces that the page needs no network: the browser blocks every address.
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -208,7 +208,7 @@ def html_of_report(
 """
 
 
-# -- the page's parts, in its order; whatever comes from outside goes through _text
+# -- the parts of the page, in order; all text from outside goes through _text
 
 
 def _header(spec: StudySpec, trials: Sequence[FrozenTrial], now: datetime) -> str:
@@ -292,7 +292,7 @@ def _settings(spec: StudySpec) -> str:
     data = {
         f"data.{key}": value
         for key, value in spec.data.model_dump(mode="json", exclude_defaults=True).items()
-        if key != "path"  # a page that is passed on need not tell where pictures lie
+        if key != "path"  # the page may be passed on, and should not show where the pictures are
     }
     limit = {f"limit.{key}": value for key, value in spec.limit.model_dump().items() if value is not None}
     rows = [[key, _number(value)] for key, value in (data | limit | fixed | searched | {"seed": spec.seed}).items()]
@@ -300,7 +300,7 @@ def _settings(spec: StudySpec) -> str:
 
 
 def _table(header: list[str], rows: list[list[str]], *, left: int) -> str:
-    """A table whose first ``left`` columns hold words and the others numbers."""
+    """A table; its first ``left`` columns hold words, the others numbers."""
 
     def row(tag: str, cells: list[str]) -> str:
         kinds = ["" if number < left else " class=number" for number in range(len(cells))]

@@ -1,6 +1,6 @@
-"""A search in numbers: what its coordinator, its database and its state file say, and the JSON of ``search status``.
+"""A search in numbers, from its coordinator, its database and its state file; the JSON of ``search status``.
 
-How it looks in a terminal is in search/watch/live.py.
+search/watch/live.py shows it in a terminal.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ STATUS_VERSION: Final = 2
 """Version of the JSON shape of ``search status --json``."""
 
 STATE_SECONDS = 1.0
-"""Between two writings of the state file, and between two looks of ``search status --watch``."""
+"""Time between two writes of the state file, and between two reads of ``search status --watch``."""
 
 
 class State(BaseModel):
-    """What the state file says: all that the database does not know."""
+    """Content of the state file: the facts that the database does not have."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     version: Literal[2]
     """STATUS_VERSION."""
     owner: str
-    """What ``owner_of`` says meanwhile."""
+    """Owner of the study, as ``owner_of`` names it while the search runs."""
     at: float
-    """When it was written, seconds since 1970."""
+    """Time of writing, in seconds since 1970."""
     eta_seconds: float | None
     stopping: bool
     problems: tuple[str, ...]
@@ -56,12 +56,12 @@ class State(BaseModel):
 
 
 def write_state(file: Path, snapshot: Snapshot, owner: str) -> None:
-    """Leave what the database does not know for ``read_snapshot``; the file appears whole.
+    """Write the state file for ``read_snapshot``, atomically.
 
     Args:
         file: the state file.
-        snapshot: the search as it is.
-        owner: what ``owner_of`` says meanwhile.
+        snapshot: the search as it is now.
+        owner: owner of the study, as ``owner_of`` names it while the search runs.
     """
     state = State(
         version=STATUS_VERSION,
@@ -76,22 +76,22 @@ def write_state(file: Path, snapshot: Snapshot, owner: str) -> None:
 
 
 def read_snapshot(name: str, url: URL, runs: Runs) -> tuple[Snapshot, str | None]:
-    """A study as its database has it, with the workers of a search on this machine, and who is searching it.
+    """A study from its database, with the workers if it is searched on this machine, and its owner.
 
     Raises:
-        StorageError: no database, or it cannot be read.
-        UsageError: no such study.
+        StorageError: the database is missing or cannot be read.
+        UsageError: there is no such study.
     """
     with contextlib.closing(follow(name, url, runs)) as moments:
         return next(moments)
 
 
 def follow(name: str, url: URL, runs: Runs) -> Generator[tuple[Snapshot, str | None], None, None]:
-    """``read_snapshot`` again and again, every STATE_SECONDS, until nobody searches the study any more."""
+    """Yield ``read_snapshot`` every STATE_SECONDS until the study has no owner any more."""
     with storage_errors(url):
         study, spec = find_study(open_storage(url), name)
         while True:
-            held_by = owner_of(name, url, runs)  # first: whoever ends in between has told all by then
+            held_by = owner_of(name, url, runs)  # before the trials: an owner that ends in between has stored them all
             trials = study.get_trials(deepcopy=False)
             snapshot = snapshot_of(spec, trials, read_state(runs.state(name), held_by))
             yield completed(snapshot, study, spec, runs, held_by), held_by
@@ -103,7 +103,7 @@ def follow(name: str, url: URL, runs: Runs) -> Generator[tuple[Snapshot, str | N
 def completed(
     snapshot: Snapshot, study: optuna.Study, spec: StudySpec, runs: Runs, held_by: str | None = None
 ) -> Snapshot:
-    """The same with what is kept beside the trials: what checkpoints take, and what a confirmation has found."""
+    """The snapshot completed with the size of the checkpoints and with the confirmation."""
     return replace(
         snapshot,
         checkpoint_bytes=sum(runs.checkpoints(spec.name).values()),
@@ -113,7 +113,7 @@ def completed(
 
 
 def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: State | None = None) -> Snapshot:
-    """A search seen from outside, through its database, and through its state file where ``read_state`` gives it."""
+    """A search seen from outside: from the trials in its database and, if given, from its state file."""
     finished = tuple(view_of(trial, spec.limit) for trial in trials if trial.state.is_finished())
     if told is not None:
         aged = time.time() - told.at

@@ -1,7 +1,7 @@
 """``[notify] webhook``: a JSON POST on a new best, when a search stops, and when it is finished.
 
-The address is a secret: whoever has it can post. It stands in the study file alone, and no message shows more of it
-than its host.
+The address is a secret, because anyone who has it can post. It stands only in the study file, and messages show no
+more of it than the host.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from search.watch.live import headline
 from trainer.values import Json
 
 NOTIFY_VERSION = 1
-"""Version of the JSON shape that is posted."""
+"""Version of the posted JSON shape."""
 
 TIMEOUT_SECONDS = 5
-"""For a server to take the connection, and again for it to answer."""
+"""Longest wait for a server to accept the connection, and again for its answer."""
 
 END_SECONDS = 6
 """Longest wait for the last message when a search ends."""
 
 
 class Webhook:
-    """Posts from a thread of its own; what has not been sent when something newer of its kind comes is left out."""
+    """Posts from a separate thread. A message that still waits when a newer one of its kind comes is dropped."""
 
     name = "the webhook"
 
@@ -47,7 +47,7 @@ class Webhook:
         self._thread.start()
 
     def watch(self, snapshot: Snapshot) -> None:
-        """Tell of a new best; the best of an earlier launch is none."""
+        """Post a new best. The best of an earlier launch does not count as new."""
         best = snapshot.best
         if best is not None and best.number != self._best:
             if self._begun:
@@ -56,7 +56,7 @@ class Webhook:
         self._begun = True
 
     def end(self, snapshot: Snapshot, reason: str | None, seconds: float, *, lost: bool = False) -> None:
-        """Tell how it ended, and wait a moment for the message to be gone."""
+        """Post how the search ended, and wait a moment until the message is sent."""
         event = "finished" if reason is None else "stopped"
         text = f"{headline(snapshot)}; {event}"
         text += f", best {snapshot.best.value:.2%} (trial {snapshot.best.number})" if snapshot.best else ""
@@ -100,7 +100,7 @@ class Webhook:
             except Exception as error:
                 late = time.monotonic() - began >= TIMEOUT_SECONDS
                 why = f"no answer within {TIMEOUT_SECONDS} s" if late else _reason(error)
-                if not self._failing:  # said once, not at every new best of a night
+                if not self._failing:  # reported once, not at every new best
                     self._say(f"webhook: {self._host} cannot be told ({why}); the search goes on", WARNING)
                 self._failing = True
 
@@ -112,14 +112,14 @@ class Webhook:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would arrive as a GET, without its message: better an error."""
+    """Turns a redirect into an error: a redirected POST would arrive as a GET without its message."""
 
     def redirect_request(self, *_: object) -> None:
         return None
 
 
 def _reason(error: Exception) -> str:
-    """Without the address, which some errors hold."""
+    """An error in words, without the address, which some errors contain."""
     if isinstance(error, HTTPError):
         return f"it answers {error.code}"
     cause = getattr(error, "reason", error)

@@ -1,4 +1,4 @@
-"""The workers of a pool: which are ready, which hang, which are started again, whose device is put aside."""
+"""The workers of a pool: the crew starts them, kills those that hang, replaces them, and puts bad devices aside."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from studies.spec import Faults
 from trainer.config import EpochResult
 
 Event: TypeAlias = Started | Epoch | Left | Failed | Exit
-"""What a worker says about the trial that it trains."""
+"""An event that concerns the trial of a worker."""
 
 POLL_SECONDS = 0.5
 """Longest wait for a worker's message before signals and the display get their turn."""
 
 STUCK_SECONDS = 60.0
-"""After a process was killed, how long it may take to end. One that waits for a driver or a disk may never."""
+"""Longest time for a killed process to end. A process that waits for a driver or a disk may never end."""
 
 
 _STUCK = "was killed and does not end"
@@ -33,52 +33,52 @@ _STUCK = "was killed and does not end"
 
 @dataclass
 class Worker:
-    """What is known of a worker."""
+    """A worker as the crew sees it."""
 
     number: int
     label: str
     device: str = "starting"
     process: Literal["none", "running", "ended"] = "none"
-    """"ended" until its Exit, which may wait for the database, is dealt with."""
+    """"ended" until its Exit has been handled, which may wait for the database."""
     ready: bool = False
     was_ready: bool = False
-    """Whether any of its processes ever was."""
+    """Whether any process of this worker was ever ready."""
     trial: int | None = None
-    """The number of the trial that it trains, or of an export's training."""
+    """Number of the trial in progress, or of an export's training; None without work."""
     attempt: int = 0
-    """Times that trial was begun, this one included."""
+    """Number of times that trial was started, this time included."""
     epoch: EpochResult | None = None
     """The last finished epoch of that trial."""
     busy_since: float | None = None
-    """Time of the last message to or from it, while it owes one; None while it waits for one."""
+    """Time of the last message to or from the worker, while the worker owes one; None while it waits for work."""
     kill_reason: str | None = None
-    """Why the crew ended its process."""
+    """Reason for which the crew killed the process; None if it did not."""
     killed_at: float | None = None
     """Time of the kill; None once the process has exited."""
     memory_bytes: int | None = None
-    """Its peak, as it said with its last epoch."""
+    """Peak memory, from the worker's last epoch."""
     failed_starts: int = 0
     device_errors: int = 0
     disabled_reason: str | None = None
-    """Why its device is not used any more."""
+    """Reason for which the device was put aside; None while it is in use."""
 
     @property
     def silent_seconds(self) -> float:
-        """Seconds since its last progress; 0 while it waits for work."""
+        """Seconds since the worker's last progress; 0 while it waits for work."""
         return 0.0 if self.busy_since is None else time.monotonic() - self.busy_since
 
     @property
     def disabled(self) -> bool:
-        """Whether its device is not used any more."""
+        """Whether the device was put aside."""
         return self.disabled_reason is not None
 
     @property
     def unused(self) -> bool:
-        """Whether its device is sound and was never started: there was less to do than there are devices."""
+        """Whether the device is sound and has no process: the search has more devices than work."""
         return self.process == "none" and not self.disabled
 
     def view(self, epochs: int) -> WorkerView:
-        """Its state for people; ``epochs`` is how many its trial has."""
+        """The worker's state for people; ``epochs`` is the number of epochs of its trial."""
         epoch = self.epoch
         return WorkerView(
             label=self.label,
@@ -95,7 +95,7 @@ class Worker:
         )
 
     def failure_of(self, event: Exit) -> Failure:
-        """What the end of its process means for what it trained."""
+        """The failure that the end of the worker's process means for its training."""
         if event.out_of_memory:
             return Failure(
                 kind="memory", sentence="the worker ran out of memory and was killed by the system", log=event.log_tail
@@ -109,12 +109,12 @@ class Worker:
 
 
 class Crew:
-    """The workers of a pool, and the care that their processes need.
+    """The workers of a pool. The crew starts, watches and replaces their processes.
 
     Args:
-        pool: where they run.
-        faults: how often to start one again, and when one counts as hanging.
-        say: called with one line for each thing worth telling.
+        pool: the pool that runs the processes.
+        faults: limits for restarts, and for silence.
+        say: called with one line about each event that the user should know.
     """
 
     def __init__(self, pool: Pool, faults: Faults, say: Say) -> None:
@@ -122,7 +122,7 @@ class Crew:
         self.workers = [Worker(number, device.label) for number, device in enumerate(pool.devices)]
 
     def start(self, number: int) -> None:
-        """See to it that so many workers run, if there are so many."""
+        """Make sure that ``number`` workers run, or all if there are fewer."""
         for worker in [worker for worker in self.workers if not worker.disabled][:number]:
             if worker.unused:
                 self._start(worker)
@@ -140,17 +140,17 @@ class Crew:
         return any(worker.trial is not None and worker.busy_since is not None for worker in self.workers)
 
     def send(self, number: int, message: ToWorker) -> None:
-        """Send a message that is answered by another, unless the process is gone: its Exit is all that follows."""
+        """Send a message that the worker answers. A process that is gone gets nothing, and only its Exit follows."""
         if self.workers[number].process == "running":
             self.workers[number].busy_since = time.monotonic()
             self.pool.send(number, message)
 
     def events(self, timeout: float, patience: Callable[[Worker], float]) -> Iterator[tuple[int, Event]]:
-        """What workers say about their trials. A worker that hangs is killed; its Exit follows.
+        """Events of the workers' trials. A worker that hangs is killed; its Exit follows.
 
         Args:
-            timeout: seconds to wait at most.
-            patience: seconds after which a worker that trains counts as hanging.
+            timeout: longest wait, in seconds.
+            patience: gives the seconds of silence after which a training worker counts as hanging.
         """
         for number, event in self.pool.events(timeout):
             worker = self.workers[number]
@@ -174,25 +174,25 @@ class Crew:
                 yield worker.number, self._abandon(worker)
 
     def replace(self, worker: Worker, failure: Failure) -> None:
-        """Give a worker a new process; after too many errors of its device, put that aside instead."""
+        """Give a worker a new process; after too many errors of its device, put the device aside instead."""
         if failure.kind == "device":
             worker.device_errors += 1
         sharing = self._sharing(worker)
         if sum(other.device_errors for other in sharing) >= MOST_DEVICE_ERRORS and not worker.disabled:
             why = f"{MOST_DEVICE_ERRORS} CUDA errors, the last: {failure.sentence}"
-            for other in sharing:  # one that trains may still finish its trial
+            for other in sharing:  # a worker that is training may still finish its trial
                 other.disabled_reason = why
             name = worker.label if len(sharing) == 1 else worker.label.rpartition(":")[0]
             self.say(f"{name} is put aside after {why}", WARNING)
         self._kill(worker, worker.disabled_reason or "was replaced")
 
     def on_exit(self, worker: Worker, *, restart: bool) -> str | None:
-        """A worker's process has ended: start another, or say why the search cannot go on."""
+        """Handle the end of a worker's process: start another one, or return why the search cannot go on."""
         worker.failed_starts += not worker.ready and worker.kill_reason is None
         worker.process, worker.ready, worker.device, worker.kill_reason = "none", False, "starting", None
         if worker.failed_starts > self.faults.retries and not worker.disabled:
             worker.disabled_reason = "no new process of it can start, see its log"
-            # Where one has started, it is the device; where none ever has, they would all fail for the same reason.
+            # If another worker has started, this device is at fault; if none ever has, all share the same cause.
             if all(other.disabled for other in self.workers) or not any(other.was_ready for other in self.workers):
                 return f"worker {worker.label} cannot start"
             self.say(f"{worker.label} is put aside: {worker.disabled_reason}", WARNING)
@@ -207,12 +207,12 @@ class Crew:
         return None
 
     def close(self, patience_seconds: float) -> None:
-        """End all processes, those still busy after so many seconds by force."""
+        """End all processes; kill those that are still busy after ``patience_seconds``."""
         for process in self.pool.close(patience_seconds):
             self.say(f"process {process} {_STUCK}; its device may need a reset", WARNING)
 
     def _sharing(self, worker: Worker) -> list[Worker]:
-        """The workers of the same GPU, this one among them."""
+        """The workers on the same GPU, this one included."""
         gpu = self.pool.devices[worker.number].visible
         return [
             other
@@ -227,10 +227,10 @@ class Crew:
             self.pool.kill(worker.number)
 
     def _abandon(self, worker: Worker) -> Exit:
-        """Do without a process that was killed and does not end, and without its device.
+        """Give up a killed process that does not end, and its device.
 
-        Should it ever wake, it ends with the system call that it is in. If that was to write a checkpoint, whose
-        training goes on elsewhere by then, the file's hash and the one before it keep the damage to an epoch.
+        If the process ever wakes, it ends with its current system call. That call may still write a checkpoint, while
+        another worker has resumed the training: the file's hash and the previous file limit the damage to one epoch.
         """
         worker.process, worker.killed_at = "ended", None
         worker.disabled_reason = f"process {self.pool.abandon(worker.number)} {_STUCK}"
@@ -247,9 +247,10 @@ def patience(faults: Faults, own: float | None, others: float | None, epochs: in
 
     Args:
         faults: the study's numbers.
-        own: the slowest result of what it trains; None before the first.
-        others: the slowest of the others, which say little: a candidate may be many times as large as theirs.
-        epochs: that a result stands for; a fold's are all of them.
+        own: seconds of the slowest result of this worker's training; None before the first.
+        others: seconds of the slowest result of all other trainings. They say little: this candidate may be many times
+            as large as theirs.
+        epochs: number of epochs that one result stands for: 1, or all epochs of a fold.
     """
     if own is not None:
         return max(faults.hang_seconds, faults.hang_factor * own)

@@ -1,4 +1,4 @@
-"""What went wrong with a training, a trial's or an export's, and the one policy for what becomes of it."""
+"""Failures of a training, in a search or in an export, and the one policy for all of them."""
 
 from __future__ import annotations
 
@@ -10,83 +10,83 @@ from search.errors import FailureKind
 from studies import Faults
 
 MOST_MICRO_BATCHES = 4
-"""Parts that a batch is divided into at most when memory runs out: first two, then four."""
+"""Most parts that a batch is divided into when memory runs out: first two, then four."""
 
 MOST_DEVICE_ERRORS = 3
-"""CUDA errors on one device, met by any of its workers, after which it is put aside."""
+"""Number of CUDA errors on one device, over all its workers, after which it is put aside."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """What went wrong with a training."""
+    """A failure of a training."""
 
     kind: FailureKind
     sentence: str
-    """What happened, in one line or, where several things are wrong, a line each."""
+    """Description of the failure: one line, or a line for each of several mistakes."""
     log: str = ""
     """The last lines of the worker's log."""
 
     @property
     def reason(self) -> str:
-        """The sentence, and the log below it."""
+        """The sentence, and below it the log."""
         return f"{self.sentence}\n{self.log}" if self.log else self.sentence
 
     @property
     def signature(self) -> str:
-        """What tells the same error again in another training, whose paths and numbers are its own."""
+        """The sentence without paths and numbers, so that the same error in two trainings has the same signature."""
         raised = self.kind in ("crash", "device", "memory")
         return re.sub(r"[^\s'\"]*/[^\s'\"]*|\d+", "_", self.sentence) if raised else self.sentence
 
     @property
     def is_crash(self) -> bool:
-        """Whether the process or the machine broke, so that the worker's log tells more."""
+        """Whether the process or the machine failed, so that the worker's log has more details."""
         return self.kind in ("memory", "device", "crash", "hang", "killed", "exit")
 
     @property
     def spoils_process(self) -> bool:
-        """Whether the process that met it is not to be used again: only a new one has a clean memory."""
+        """Whether the process must be replaced: only a new process has a clean memory."""
         return self.kind in ("memory", "device")
 
     @property
     def teaches(self) -> bool:
-        """Whether it is the candidate's own fault, so that a sampler should learn from it."""
+        """Whether the candidate itself is at fault, so that the sampler should learn from the failure."""
         return self.kind in ("diverged", "memory")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setbacks:
-    """What has gone wrong with one training so far."""
+    """All failures of one training so far."""
 
     retries: int = 0
-    """Times it was taken up again since its last new epoch."""
+    """Number of retries since the training's last new epoch."""
     device_errors: int = 0
-    """CUDA errors that it met."""
+    """Number of CUDA errors in this training."""
     micro_batches: int = 1
-    """Parts that its batches are divided into, for want of memory."""
+    """Number of parts that each batch is divided into, because memory ran out."""
 
     def after_new_epoch(self) -> Setbacks:
-        """The training got further: it may be taken up again as often as ever."""
+        """The setbacks after a new epoch: the count of retries begins again at 0."""
         return replace(self, retries=0)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of a training that failed."""
+    """The decision about a training that failed."""
 
     verdict: Literal["again", "wait", "give up"]
-    """again: from its last epoch. wait: the same, once there is room on the disk. give up: it ends here."""
+    """again: resume from the last epoch. wait: resume once there is room on the disk. give up: end the training."""
     setbacks: Setbacks
-    """With this failure counted."""
+    """The training's setbacks, this failure included."""
 
 
 def decide(failure: Failure, setbacks: Setbacks, faults: Faults, *, has_room: bool = True) -> Decision:
-    """The one policy for what goes wrong in a training, of a search and of an export alike.
+    """Decide about a training that failed: the one policy, for a search and for an export.
 
     Args:
-        failure: what went wrong.
-        setbacks: what had gone wrong with this training before.
-        faults: the study's numbers.
-        has_room: whether the disk has room. Where it has and writing fails all the same, waiting would not help.
+        failure: the failure.
+        setbacks: the training's failures before this one.
+        faults: the study's limits.
+        has_room: whether the disk has room. If it has and writing fails all the same, waiting would not help.
     """
     match failure.kind:
         case "diverged" | "user" | "changed":
@@ -96,7 +96,7 @@ def decide(failure: Failure, setbacks: Setbacks, faults: Faults, *, has_room: bo
                 return Decision("give up", setbacks)
             return Decision("again", replace(setbacks, micro_batches=2 * setbacks.micro_batches))
         case "device":
-            # So many put a device aside: one more was met on another, or in a later launch.
+            # So many errors put a device aside, so this one occurred on another device or in a later launch.
             if setbacks.device_errors >= MOST_DEVICE_ERRORS:
                 return Decision("give up", setbacks)
             return Decision("again", replace(setbacks, device_errors=setbacks.device_errors + 1))
@@ -117,13 +117,13 @@ def _retry(setbacks: Setbacks, faults: Faults, verdict: Literal["again", "wait"]
 
 
 def words_for(failure: Failure, decision: Decision, label: str, worker: str) -> str:
-    """What people are told of a training that failed and goes on.
+    """The message about a training that failed and goes on.
 
     Args:
-        failure: what went wrong.
-        decision: what was decided.
-        label: the training: "trial 3".
-        worker: the worker's label: "cpu:0".
+        failure: the failure.
+        decision: the decision about it.
+        label: name of the training, such as "trial 3".
+        worker: label of the worker, such as "cpu:0".
     """
     if failure.kind == "memory":
         return (

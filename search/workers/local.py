@@ -1,4 +1,4 @@
-"""Workers as subprocesses of this machine, pinned to a device, speaking JSON lines over their pipes."""
+"""Workers as subprocesses on this machine, each pinned to a device; messages are JSON lines over pipes."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ STARVED = ("MemoryError", "bad_alloc", "allocate memory", "out of memory")
 """How libraries say that memory ran out, in the last words of a process."""
 
 LOG_TAIL_LINES = 15
-"""Lines of a dead worker's log that go into the reason."""
+"""Number of lines of a dead worker's log that become part of the failure's reason."""
 
 END_SECONDS = 5.0
-"""How long processes that were killed may take to end before ``close`` leaves them to the system."""
+"""Longest time for killed processes to end before ``close`` leaves them to the system."""
 
 logger = logging.getLogger(__name__)
 
 SECRETS = ("SEARCH_STORAGE", "PGPASSWORD")
-"""Environment variables that may hold the database's password: no worker's business."""
+"""Environment variables that may hold the database's password; workers do not get them."""
 
 
 @dataclass
@@ -42,23 +42,23 @@ class _Process:
     device: WorkerDevice
     process: subprocess.Popen[bytes]
     oom_kills: int
-    """What the system had killed for want of memory when the process was started."""
+    """Number of processes that the system had killed for lack of memory when this one was started."""
     killed: bool = False
-    """Whether it was ended from here."""
+    """Whether this pool killed the process."""
     unread: bytes = b""
-    """Of its output, the beginning of a line."""
+    """Beginning of a line that the process has not finished writing."""
     unsent: bytes = b""
-    """Of its input, what the pipe has no room for: a process that is stopped reads nothing."""
+    """Input for which the pipe has no room yet: a stopped process reads nothing."""
     silent: bool = False
-    """Whether it has closed its end of the pipe: it is about to end."""
+    """Whether the process has closed its end of the pipe, and so is about to end."""
 
 
 class LocalPool:
-    """One subprocess per device of this machine; what its methods promise stands in ``search.workers.pool.Pool``.
+    """One subprocess per device of this machine. ``search.workers.pool.Pool`` documents the methods.
 
     Args:
-        devices: what to train on, a worker each.
-        logs: the file to which each worker's output is appended.
+        devices: the devices to train on, one for each worker.
+        logs: for each worker, the file to which its output is appended.
     """
 
     def __init__(self, devices: Sequence[WorkerDevice], logs: Sequence[Path]) -> None:
@@ -67,7 +67,8 @@ class LocalPool:
         self._processes: dict[int, _Process] = {}
         self._selector = selectors.DefaultSelector()
         self._oom_explained = 0
-        """The system's count of kills for want of memory, up to which they explain no further worker's end."""
+        """The system's count of out-of-memory kills already attributed to a worker; only kills beyond it explain the
+        end of another worker."""
 
     def start(self, worker: int) -> None:
         """Start a process with the worker's device in its environment."""
@@ -81,7 +82,7 @@ class LocalPool:
         }
         with _opened(log) as output:
             process = subprocess.Popen(
-                # -P: a folder named search or trainer where the user stands must not be imported instead.
+                # -P: a folder named search or trainer in the user's current folder must not be imported instead.
                 [sys.executable, "-P", "-m", "search.workers.worker", device.kind, str(device.num_threads)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -96,7 +97,7 @@ class LocalPool:
         logger.debug("worker %d on %s: process %d, log %s", worker, device.label, process.pid, log)
 
     def send(self, worker: int, message: ToWorker) -> None:
-        """Write to the process's pipe; what finds no room there follows while ``events`` waits."""
+        """Write to the process's pipe; if the pipe is full, the rest is written while ``events`` waits."""
         if worker in self._processes:
             entry = self._processes[worker]
             waits = bool(entry.unsent)
@@ -105,11 +106,11 @@ class LocalPool:
                 self._flush(worker)
 
     def events(self, timeout: float) -> Iterator[tuple[int, FromWorker | Exit]]:
-        """Read every pipe that has something, and reap the processes that have closed theirs."""
+        """Read every pipe that has data, and reap the processes that have closed theirs."""
         for key, _ in self._selector.select(timeout):
             worker: int = key.data
             entry = self._processes.get(worker)
-            if entry is None:  # abandoned by whoever handled the event before
+            if entry is None:  # the caller abandoned it on an earlier event
                 continue
             if key.fileobj is entry.process.stdin:
                 self._selector.unregister(key.fileobj)
@@ -160,7 +161,7 @@ class LocalPool:
         return entry.process.pid
 
     def close(self, patience_seconds: float = 5) -> list[int]:
-        """Close every process's input, at which those that wait end; kill those still busy after a while."""
+        """Close every process's input, so that idle ones end; kill those still busy after ``patience_seconds``."""
         for entry in self._processes.values():
             self._hang_up(entry.process)
         deadline = time.monotonic() + patience_seconds
@@ -185,14 +186,14 @@ class LocalPool:
         return code
 
     def _flush(self, worker: int) -> None:
-        """Write what a process has not been sent, as far as its pipe has room; the rest follows when it has."""
+        """Write as much unsent input as the pipe has room for; the rest follows when there is room again."""
         entry = self._processes[worker]
         stdin = _pipe(entry.process.stdin)
         try:
             entry.unsent = entry.unsent[os.write(stdin.fileno(), entry.unsent) :]
         except BlockingIOError:
             pass
-        except BrokenPipeError:  # it has ended: its Exit tells
+        except BrokenPipeError:  # the process has ended; its Exit follows
             entry.unsent = b""
         if entry.unsent:
             self._selector.register(stdin, selectors.EVENT_WRITE, worker)
@@ -208,7 +209,7 @@ class LocalPool:
         stdin.close()
 
     def _explain(self, entry: _Process) -> bool:
-        """Whether the system has killed something for want of memory, since this began, that was no other worker."""
+        """Whether the system has killed a process for lack of memory since this one began, kills of others aside."""
         before = max(entry.oom_kills, self._oom_explained)
         if oom_kills() <= before:
             return False
@@ -230,12 +231,12 @@ def _opened(log: Path) -> Iterator[IO[bytes]]:
 
 
 def without_secrets() -> dict[str, str]:
-    """This process's environment as a child may have it."""
+    """This process's environment without SECRETS, for a child process."""
     return {name: value for name, value in os.environ.items() if name not in SECRETS}
 
 
 def _oom_counters() -> Iterator[Path]:
-    """Where the system counts such kills: in this process's own group; the whole machine only where there is none."""
+    """Files in which the system counts out-of-memory kills: first this process's own cgroup, then the whole machine."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, group = line.split(":", 2)

@@ -1,14 +1,14 @@
-"""What coordinator and workers say to each other: frozen values with one JSON form, a line each.
+"""Messages between coordinator and workers: frozen values with one JSON form, a line each.
 
-    coordinator -> worker   Assign   train this
+    coordinator -> worker   Assign   train this candidate
     worker -> coordinator   Ready    the process has imported everything and opened its device
                             Started  the candidate is counted, and training begins
                             Epoch    an epoch is finished, and durable in the checkpoint
     coordinator -> worker   Answer   whether to go on after that epoch
-    worker -> coordinator   Left     it has let go, after an answer that says no or after the last epoch
-                            Failed   it cannot go on; it waits for the next assignment
+    worker -> coordinator   Left     the worker is free again, after the answer "stop" or after the last epoch
+                            Failed   the training cannot go on; the worker waits for the next assignment
 
-A message that is not one of these, or lacks a field, is refused by the reader.
+The reader refuses a message that is none of these or lacks a field.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ from trainer.config import DataConfig, EpochResult
 
 @dataclass(frozen=True, kw_only=True)
 class WidthShare:
-    """A width as a share of those that fit, which the worker finds: it depends on the candidate's other settings."""
+    """A width as a share of those that fit. The worker finds the width, which depends on the other settings."""
 
     share: float
-    """0 the narrowest, 1 the widest that fits."""
+    """From 0 for the narrowest width to 1 for the widest that fits."""
     low: float
     """The narrowest width."""
     high: float | None
-    """The widest of interest; None for no other bound than the limit."""
+    """The widest width allowed by the study file; None if only the limit bounds it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assign:
-    """Train this, from its last epoch if there is a checkpoint."""
+    """Train this candidate, from its last epoch if there is a checkpoint."""
 
     trial: int
-    """The trial's number; in an export, the training's."""
+    """Number of the trial; in an export, number of the training."""
     config: dict[str, object]
     """Values of a TrainConfig. The worker validates them: a mistake ends the trial and not the search."""
     data: DataConfig
     cache: str
-    """Where the pictures are decoded."""
+    """Path of the decoded pictures."""
     checkpoint: str
     limit: Limit
     width: WidthShare | None = None
     micro_batches: int = 1
-    """Parts that each batch is divided into."""
+    """Number of parts that each batch is divided into."""
     fit_on: str | None = None
-    """Of an export: the splits that are trained on, see ``Dataset.trained_on``. None: a training of the search."""
+    """In an export: the splits to train on, see ``Dataset.trained_on``. None in a search."""
     start: str | None = None
-    """Of an export: the checkpoint whose weights it begins with."""
+    """In an export: path of the checkpoint whose weights the training begins with."""
     type: Literal["assign"] = "assign"
 
 
@@ -68,10 +68,10 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Ready:
-    """The process can be given work."""
+    """The process is ready for work."""
 
     device: str
-    """What it found, for people: "NVIDIA H100"."""
+    """Name of the device that the worker found, such as "NVIDIA H100"."""
     type: Literal["ready"] = "ready"
 
 
@@ -83,7 +83,7 @@ class Started:
     num_params: int
     macs: int
     sizes: dict[str, float] = field(default_factory=dict)
-    """The settings that change its size, as they came out."""
+    """Final values of the settings that change the model's size."""
     type: Literal["started"] = "started"
 
 
@@ -94,13 +94,13 @@ class Epoch:
     trial: int
     result: EpochResult
     memory_bytes: int
-    """The process's peak: reserved on the GPU, or resident on the CPU."""
+    """Peak memory of the process: reserved on a GPU, or resident on the CPU."""
     type: Literal["epoch"] = "epoch"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Left:
-    """The worker has let go of what it trained."""
+    """The worker has ended its training and is free again."""
 
     trial: int
     type: Literal["left"] = "left"
@@ -108,7 +108,7 @@ class Left:
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """The worker cannot go on with what it trains."""
+    """The worker cannot go on with its training."""
 
     trial: int
     failure: Failure
@@ -118,31 +118,31 @@ class Failed:
 ToWorker: TypeAlias = Assign | Answer
 FromWorker: TypeAlias = Ready | Started | Epoch | Left | Failed
 
-# A loss may be infinite, and must stay so.
+# A loss may be infinite, and must survive JSON.
 _CONFIG = ConfigDict(ser_json_inf_nan="constants", extra="forbid")
 _TO_WORKER: TypeAdapter[ToWorker] = TypeAdapter(Annotated[ToWorker, Field(discriminator="type")], config=_CONFIG)
 _FROM_WORKER: TypeAdapter[FromWorker] = TypeAdapter(Annotated[FromWorker, Field(discriminator="type")], config=_CONFIG)
 
 
 def to_json(message: ToWorker | FromWorker) -> bytes:
-    """A message as a line of JSON, its end included."""
+    """A message as a line of JSON, with the line break."""
     adapter = _TO_WORKER if isinstance(message, ToWorker) else _FROM_WORKER
     return adapter.dump_json(message) + b"\n"  # type: ignore[arg-type]  # mypy does not narrow by an alias
 
 
 def to_worker(line: bytes | str) -> ToWorker:
-    """The message that a line holds for a worker.
+    """Parse a line that the coordinator sent to a worker.
 
     Raises:
-        pydantic.ValidationError: it holds none.
+        pydantic.ValidationError: the line is no such message.
     """
     return _TO_WORKER.validate_json(line)
 
 
 def from_worker(line: bytes | str) -> FromWorker:
-    """The message that a line holds from a worker.
+    """Parse a line that a worker sent.
 
     Raises:
-        pydantic.ValidationError: it holds none.
+        pydantic.ValidationError: the line is no such message.
     """
     return _FROM_WORKER.validate_json(line)

@@ -1,4 +1,4 @@
-"""The contract between whoever has work and the processes that do it: what every pool of workers promises."""
+"""The contract of every pool of workers: what a search or an export may rely on."""
 
 from __future__ import annotations
 
@@ -15,59 +15,58 @@ class Exit:
     """A worker's process has ended."""
 
     returncode: int
-    """Negative: the signal that ended it."""
+    """Exit code of the process; negative if a signal ended it."""
     log_tail: str
-    """The last lines of its log."""
+    """The last lines of the worker's log."""
     out_of_memory: bool = False
-    """Whether the system killed it for want of memory."""
+    """Whether the system killed the process for lack of memory."""
 
 
 class Pool(Protocol):
-    """Workers, each known by its number from 0, which stays when its process is replaced.
+    """Workers, numbered from 0. A worker keeps its number when its process is replaced.
 
-    Promised of every worker, beside what each method says:
+    Every pool promises, besides the contract of each method:
 
-    - It ends by itself once nobody reads what it says any more: its coordinator has ended, was killed, or has closed
-      the pool. At most the epoch in progress is lost.
-    - It hears no Ctrl-C, SIGTERM or closed terminal; those are for the coordinator to answer.
-    - Its environment names its device before torch is imported, and holds no secret of the database.
+    - A worker's process ends by itself once its coordinator has ended, was killed, or has closed the pool. At most
+      the epoch in progress is lost.
+    - Ctrl-C, SIGTERM and a closed terminal do not reach workers; the coordinator handles them.
+    - A worker's environment names its device before torch is imported, and holds no secret of the database.
     """
 
     @property
     def devices(self) -> Sequence[WorkerDevice]:
-        """What each worker trains on; a worker's number is the place of its device."""
+        """The device of each worker, in the order of their numbers."""
 
     def start(self, worker: int) -> None:
-        """Start a process for a worker that has none, without waiting for it; its first message is ``Ready``.
+        """Start a process for a worker that has none, without waiting for it. Its first message is ``Ready``.
 
-        Allowed again after the worker's Exit, and after ``abandon``.
+        Allowed again after the worker's Exit and after ``abandon``.
         """
 
     def send(self, worker: int, message: ToWorker) -> None:
-        """Send a message, in order after those before. Never blocks, even if the process is stopped and reads nothing.
+        """Send a message. Messages arrive in order. Never blocks, even if the process is stopped and reads nothing.
 
-        A worker that has no process, or whose process has ended, gets nothing, and nothing is raised: its Exit tells.
+        A message to a worker without a living process is dropped without an error; the Exit reports the end.
         """
 
     def events(self, timeout: float) -> Iterator[tuple[int, FromWorker | Exit]]:
-        """What workers said, whole messages, in order for each worker; waits up to ``timeout`` seconds for the first.
+        """Whole messages from the workers, in order for each worker. Waits up to ``timeout`` seconds for the first.
 
-        Each process that was started is followed by exactly one Exit, after all that it said; none follows where the
-        worker was abandoned before.
+        Each started process yields exactly one Exit, after all its messages; an abandoned one yields none.
         """
 
     def kill(self, worker: int) -> None:
-        """End a worker's process at once; its Exit comes through ``events``. Does nothing where there is none."""
+        """Kill a worker's process; its Exit comes through ``events``. Does nothing if the worker has no process."""
 
     def abandon(self, worker: int) -> int:
-        """Forget a process that was killed and does not end. Returns its number in the system; no Exit comes for it."""
+        """Forget a killed process that does not end. Returns its process id; no Exit follows for it."""
 
     def log_tail(self, worker: int) -> str:
-        """The last lines that a worker printed, also of one that has ended; "" where it printed none."""
+        """The last lines that a worker printed, even after its end; "" if it printed nothing."""
 
     def close(self, patience_seconds: float = 5) -> list[int]:
-        """End all processes, busy ones after ``patience_seconds`` by force. The pool is not used again.
+        """End all processes; kill those still busy after ``patience_seconds``. The pool cannot be used again.
 
         Returns:
-            Numbers in the system of those that were killed and did not end.
+            Process ids of those that were killed and did not end.
         """

@@ -1,11 +1,11 @@
 """The child process: one device, one trial at a time, every epoch's result sent and answered.
 
-It knows nothing of Optuna or of the database. Messages (search/workers/messages.py) come in on stdin and go out on
+It knows nothing about Optuna or the database. Messages (search/workers/messages.py) come in on stdin and go out on
 stdout, a line of JSON each.
 
 The end of stdin means that the coordinator is gone: the process exits at once. At most the epoch in progress is lost.
-A process that is stopped or stuck cannot see it, so the system is asked to kill it when its parent ends. Signals that
-were meant for the whole session (Ctrl-C, Slurm's SIGTERM, a closed terminal) are the coordinator's to answer.
+A stopped or stuck process cannot notice that, so the system is asked to kill it when its parent ends. Signals to the
+whole session (Ctrl-C, Slurm's SIGTERM, a closed terminal) are ignored here; the coordinator handles them.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _die_with_parent()
-    # Libraries print to stdout; the real one is for messages alone.
+    # Libraries print to stdout, so messages get a channel of their own.
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
-    gc.disable()  # looking again and again through all that torch and timm leave takes an eighth of their import
+    gc.disable()  # collections during the import of torch and timm take an eighth of its time
     from search.workers.messages import Assign, Failed, Ready, to_json, to_worker
 
     def send(message: FromWorker) -> None:
@@ -80,7 +80,7 @@ def main() -> None:
         try:
             _train(assignment, device, datasets, inbox, send)
         except Exception as error:
-            with contextlib.suppress(OSError):  # the log lies on the disk that may just have filled up
+            with contextlib.suppress(OSError):  # the log is on the disk that may just have filled up
                 traceback.print_exc()
             send(Failed(trial=assignment.trial, failure=_failure_of(error)))
 
@@ -111,7 +111,7 @@ def _train(
         data = data.trained_on(assignment.fit_on)
         if assignment.start:
             before = load_checkpoint(Path(assignment.start))
-            assert before is not None, "a last stage begins with what the stage before left"
+            assert before is not None, "a last stage begins with the checkpoint of the stage before"
             start = before.weights
     torch.set_num_threads(device.num_threads)  # a resumed trial may have set its own
 
@@ -142,7 +142,7 @@ def _train(
 
 
 def _leave_confusion(trial: int, checkpoint: Path, config: TrainConfig, data: Dataset, device: Device) -> None:
-    """Leave what a finished candidate mistakes for what, on validation, beside its checkpoint: for the study's page."""
+    """Write a finished candidate's confusion matrix on validation beside its checkpoint, for the study's page."""
     import numpy as np
 
     from trainer.checkpoint import load_checkpoint
@@ -154,7 +154,7 @@ def _leave_confusion(trial: int, checkpoint: Path, config: TrainConfig, data: Da
         return
     net = build_model(config, data.shape)
     net.load_state_dict(saved.weights)
-    with device.autocast(config):  # as the trial's own value was found
+    with device.autocast(config):  # as in the trial's own evaluation
         logits = predict_logits(device.place(net).eval(), data, "val", device)
     confusion = measure(logits, data.labels[data.splits["val"]]).confusion
     with contextlib.suppress(OSError):  # a picture is not worth a trial
@@ -162,7 +162,7 @@ def _leave_confusion(trial: int, checkpoint: Path, config: TrainConfig, data: Da
 
 
 def _peak_memory_bytes() -> int:
-    """The most this process has had: reserved on its GPU, else resident; without its loader processes."""
+    """Peak memory of this process: reserved on its GPU, or else resident. Its loader processes are not counted."""
     import torch
 
     if torch.cuda.is_available():
@@ -195,7 +195,7 @@ def _die_with_parent() -> None:
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it had ended before
+        if os.getppid() != parent:  # the parent ended before the request took effect
             os._exit(EXIT_COORDINATOR_GONE)
 
 

@@ -1,4 +1,4 @@
-"""What a format of an export is."""
+"""The interface of an export's format."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Opened:
 
     forward: Forward
     net: nn.Module | None = None
-    """The net itself, for the proof to count; None where the library shows none."""
+    """The net itself, whose parameters the proof counts; None if the library does not give access to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,17 +32,17 @@ class Format:
     """A file beside config.json and model.safetensors that holds all of an exported model."""
 
     file: str
-    """Its name in the folder."""
+    """Name of the file in the export's folder."""
     library: str
-    """The stock library that opens it, as users are told."""
+    """Name of the stock library that opens the file, for users."""
     hub_library: str
-    """The ``library_name`` of a model card that says so to model hubs."""
+    """Name of that library for model hubs: ``library_name`` of the model card."""
     packages: tuple[str, ...]
     """Packages whose versions metrics.json records."""
     loading: str
-    """The part of the model card that says how to use it; logits from ``pictures``."""
+    """The model card's instructions for loading the file and computing ``logits`` from ``pictures``."""
     write: Callable[[ExportedProgram, Path], None]
-    """Write the captured model, whose batch size is free, to this file."""
+    """Writes the captured model, which takes any batch size, to this path."""
     open: Callable[[Path], Opened]
-    """Open this file by its library and nothing else: the proof and ``search predict`` read as a stranger does.
-    Raises whatever the library does."""
+    """Opens this path with the library alone, as an outsider would; for the proof and ``search predict``. The
+    library's exceptions pass through."""

@@ -31,7 +31,7 @@ def _write(program: ExportedProgram, file: Path) -> None:
 
 def _open(file: Path) -> Opened:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the loader about its own internals
+        warnings.simplefilter("ignore")  # the loader warns about its own internals
         net = torch.export.load(file).module()
 
     def forward(images: NDArray[np.float32]) -> NDArray[np.float32]:

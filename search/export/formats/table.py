@@ -1,4 +1,4 @@
-"""Which formats there are: those that ``final.formats`` may name."""
+"""The list of formats: those that ``final.formats`` may name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
 
 
 def format_of(name: FormatName) -> Format:
-    """A format by its name; its library is imported only then, for pt2's is torch."""
+    """A format by its name. Its library is imported only here, because that of pt2 is torch."""
     match name:
         case "onnx":
             from search.export.formats.onnx import ONNX

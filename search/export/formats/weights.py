@@ -24,7 +24,7 @@ CLASS_MAP = "class_map.txt"
 """The classes in the order of the logits, a line each, as timm's readers take it: ``--class-map``."""
 
 LIBRARY = "timm"
-"""The stock library that opens it, as users are told; model hubs have the same name for it."""
+"""Name of the stock library that opens the files, for users and for model hubs."""
 
 LOADING = """With timm, nothing of the program that made it:
 
@@ -91,7 +91,7 @@ def has_timms_order(names: Sequence[str]) -> bool:
 
 
 def open_weights(folder: Path) -> Opened:
-    """Open them by timm and nothing else, where stock timm builds the net."""
+    """Open both files with timm alone; only for nets that stock timm builds."""
     import timm
     import torch
 
