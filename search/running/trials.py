@@ -321,7 +321,7 @@ class Trials:
         trial.set_user_attr("reason", reason)
         trial.set_user_attr(FAILURE, "user")
         self.study.tell(number, state=TrialState.FAIL)
-        self.journal.append("tell", trial=number, state="FAIL", value=None, reason=reason)
+        self.journal.append(events.Tell(trial=number, state="FAIL", value=None, reason=reason))
         self.finished[number] = view_of(self._frozen(trial), self.spec.limit)
         self.refused.append(number)
 
