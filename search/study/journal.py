@@ -89,7 +89,8 @@ class Journal:
         """
         if self.lost:
             return
-        logger.debug("%.300s", event)  # a launch has the whole study file
+        told = event.model_dump(exclude={"at", "event"}, exclude_unset=True)
+        logger.debug("%s %.300s", event.event, told)  # a launch has the whole study file
         self._late.append(event)
         if isinstance(event, Ask):
             self.asked[event.trial] = dict(event.params)

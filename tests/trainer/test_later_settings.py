@@ -18,7 +18,12 @@ MODELS: dict[str, type[BaseModel]] = {
     kind.__name__: kind for kind in (DataConfig, Distill, Finetune, studies.Limit, Range, Sam, TrainConfig)
 }
 
-LATER: dict[str, Any] = {}
+LATER: dict[str, Any] = {
+    "DataConfig.labels": None,
+    "DataConfig.test_labels": None,
+    "DataConfig.columns": None,
+    "DataConfig.group_by": None,
+}
 """Setting that came after November 2026 ("TrainConfig.warmth") -> its default."""
 
 

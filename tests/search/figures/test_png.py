@@ -10,7 +10,7 @@ from PIL import Image
 
 import search.figures.png
 from search.export.card import _cell
-from search.figures.png import draw_confusion, numbered
+from search.figures.png import draw_confusion, numbered, table_of
 
 ODD = {
     "a formula": r"$\mathds{R}$",
@@ -32,7 +32,7 @@ ODD = {
 @pytest.mark.parametrize("name", ODD.values(), ids=ODD)
 def test_a_class_of_any_name_is_drawn(name: str, tmp_path: Path) -> None:
     file = tmp_path / "confusion.png"
-    draw_confusion(np.eye(2, dtype=int) * 5, ["plain", name], file, title="two classes")
+    draw_confusion(table_of(np.eye(2, dtype=np.int64) * 5), ["plain", name], file, title="two classes")
     with Image.open(file) as drawn:
         assert drawn.size[0] > 300
 

@@ -284,14 +284,17 @@ class TestTerminal:
             "there is room on the disk; going on",
         ]
 
-    def test_a_log_file_that_stays_full_does_not_change_how_the_command_ends(
-        self, monkeypatch: pytest.MonkeyPatch
+    def test_what_a_log_file_that_stays_full_does_not_take_is_kept_for_the_commands_end_to_tell(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with Path("/dev/full").open("w") as log:
             monkeypatch.setattr(sys, "stdout", log)
             with Display() as display:
                 display.say("paused: no room for a checkpoint")
-            log.flush()  # as the interpreter does at its end, which would give exit code 120
+            with pytest.raises(OSError, match="No space left"):
+                log.flush()  # which is exit code 11, see tests/search/test_full_disk.py
+            with (tmp_path / "log").open("w") as room:
+                os.dup2(room.fileno(), log.fileno())
 
 
 def test_where_no_trial_has_completed_nothing_is_said_to_be_handed_over() -> None:
