@@ -21,9 +21,8 @@ from pathlib import Path, PurePosixPath
 
 from search.errors import SearchError, UsageError
 from search.export.formats import weights
-from search.export.formats.table import format_of
+from search.export.formats.table import FORMAT_NAMES, format_of
 from search.export.record import METRICS, ExportRecord
-from studies.spec import FormatName
 from trainer.errors import no_room
 from trainer.kept import sync_folder
 from trainer.sums import SUMS, first_altered, read_sums
@@ -50,7 +49,7 @@ def altered(folder: Path) -> str | None:
         record, listed = ExportRecord.load(folder), read_sums(folder)
     except (SearchError, ValueError, FileNotFoundError, NotADirectoryError):
         return f"{METRICS} or {SUMS} is missing or altered"
-    name = first_altered(folder, listed, [*_files_of(record), *listed])
+    name = first_altered(folder, listed, listed) or first_altered(folder, listed, _files_of(record))
     return None if name is None else f"{name} is missing or altered"
 
 
@@ -70,8 +69,9 @@ def foreign(folder: Path) -> str | None:
 def _files_of(record: ExportRecord) -> Iterator[str]:
     """The files that an export has, SHA256SUMS apart."""
     yield from ("config.json", weights.FILE, METRICS, CARD, CURVES, CONFUSION)
-    formats: tuple[FormatName, ...] = record.formats  # type: ignore[assignment]  # those of before and of today
-    yield from (format_of(name).file for name in formats)
+    for name in record.formats:
+        # One that only a later version knows is among the listed files, if it is there.
+        yield from (format_of(known).file for known in FORMAT_NAMES if known == name)
     if record.version >= CLASS_MAP_SINCE:
         yield weights.CLASS_MAP
 
