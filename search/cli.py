@@ -14,6 +14,8 @@ import typer
 from search.console import Terminal, remark, tell
 from search.errors import ReplayFailed
 from search.options import (
+    AllowEditsOption,
+    AllowHostOption,
     Commands,
     DataOption,
     DuplicatesOption,
@@ -21,14 +23,18 @@ from search.options import (
     ExportedArgument,
     FigureOption,
     GpusOption,
+    HostOption,
     JsonOption,
     LabelsOption,
     LoudnessOption,
+    PortOption,
+    ProxyOption,
     RunsOption,
     SetOption,
     SpecArgument,
     StorageOption,
     StudyArgument,
+    TokenFileOption,
     VersionOption,
     overrides_of,
 )
@@ -240,20 +246,12 @@ def replay(
 
 @app.command()
 def dashboard(
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; beyond this machine, a token is needed.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
-    token_file: Annotated[
-        Path | None, typer.Option(help="File with the token. Default: where one is needed, a new one, printed once.")
-    ] = None,
-    allow_hosts: Annotated[
-        list[str] | None,
-        typer.Option("--allow-host", metavar="NAME", help="Answer under this name too (tunnel, container)."),
-    ] = None,
-    allow_edits: Annotated[
-        bool, typer.Option("--allow-edits", help="Let browsers of this machine change studies; not during a search.")
-    ] = False,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8080,
+    token_file: TokenFileOption = None,
+    allow_hosts: AllowHostOption = None,
+    proxy: ProxyOption = None,
+    allow_edits: AllowEditsOption = False,
     storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
@@ -267,6 +265,7 @@ def dashboard(
         host=host,
         port=port,
         allow_hosts=allow_hosts or [],
+        url=proxy,
         token_file=token_file,
         edits=allow_edits,
         runs=folder,

@@ -118,6 +118,25 @@ GpusOption = Annotated[
         autocompletion=_devices,
     ),
 ]
+HostOption = Annotated[str, typer.Option(help="Address to listen on; beyond this machine, a token is needed.")]
+PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")]
+TokenFileOption = Annotated[
+    Path | None, typer.Option(help="File with the token. Default: where one is needed, a new one, printed once.")
+]
+AllowHostOption = Annotated[
+    list[str] | None,
+    typer.Option("--allow-host", metavar="NAME", help="Answer under this name too (tunnel, container)."),
+]
+ProxyOption = Annotated[
+    str | None,
+    typer.Option("--url", metavar="https://HOST", help="Address of a proxy with TLS before it; a token is needed."),
+]
+AllowEditsOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-edits", help="Let browsers of this machine, or of --url, change studies; not during a search."
+    ),
+]
 LoudnessOption = Annotated[
     bool | None,
     typer.Option(

@@ -1,7 +1,7 @@
 """`search dashboard`: optuna-dashboard in the browser. What it lets through is decided in search/watch/front.py.
 
-Without options it is on this machine only and unable to write. Whoever reaches it from elsewhere needs a token;
-writing is for this machine alone.
+Without options it is on this machine only and unable to write. Whoever reaches it from elsewhere or through a proxy
+needs a token, and so does whoever writes; writing is for this machine and for a proxy with TLS.
 """
 
 from __future__ import annotations
@@ -22,22 +22,19 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
 from waitress import wasyncore
-from waitress.server import create_server
 
 from search.errors import UsageError
 from search.paths import Runs
 from search.watch.front import LOOPBACK_HOSTS, DashboardGate, build_app
+from search.watch.server import DashboardServer
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 8080
 
 MIN_TOKEN_CHARACTERS = 16
-
-MAX_BODY_BYTES = {False: 1 << 16, True: 1 << 27}
-"""Of a request, without and with edits. Reading has no body; by default waitress spools a gigabyte of one to disk."""
 
 NICENESS = 10
 """Of a dashboard beside a search: drawing a page of 2,000 trials must not take turns with training."""
@@ -49,6 +46,7 @@ def serve_dashboard(
     host: str = LOOPBACK,
     port: int = DEFAULT_PORT,
     allow_hosts: Collection[str] = (),
+    url: str | None = None,
     token_file: Path | None = None,
     edits: bool = False,
     runs: Runs | None = None,
@@ -63,32 +61,65 @@ def serve_dashboard(
         host: address to listen on.
         port: 0 takes a free one.
         allow_hosts: further names under which browsers reach it.
+        url: what browsers call it behind a proxy with TLS, "https://HOST".
         token_file: holds the token that browsers have to bring. Without it, one is made wherever one is needed:
-            as soon as ``host`` or ``allow_hosts`` go beyond this machine.
-        edits: let browsers of this machine change studies while none is searched.
+            for edits, with ``url``, and as soon as ``host`` or ``allow_hosts`` go beyond this machine.
+        edits: let browsers of this machine, or those that come by ``url``, change studies while none is searched.
         runs: the runs folder, with the studies' artifacts.
         announce: called once, when the port already answers, with the address. A generated token is in it; one
             from a file never is.
 
     Raises:
-        UsageError: the address cannot be had, the token is too weak, or edits are asked for beyond this machine.
+        UsageError: the address cannot be had, the token is too weak, ``url`` is none, or edits are asked for beyond
+            this machine without it.
         StorageError: not a storage URL, or its driver is not installed.
     """
     named = [_host_name(name) for name in allow_hosts]
     beyond = [name for name in (_host_name(host), *named) if not _is_loopback(name)]
-    if edits and beyond:
-        raise UsageError(f"--allow-edits is for this machine alone, not for {beyond[0]}; leave one of the two out")
-    token = read_token(token_file) if token_file else secrets.token_urlsafe(32) if beyond else None
-    names = LOOPBACK_HOSTS.union(named, [_reachable_name(host)])
-    app = build_app(storage_url, runs=runs, allowed_hosts=names, token=token, edits=edits)
+    origin = None if url is None else parse_origin(url)
+    if edits and beyond and not origin:
+        raise UsageError(
+            f"--allow-edits is for this machine alone, not for {beyond[0]}; leave one of the two out, or put a proxy "
+            "with TLS before it and name that with --url"
+        )
+    needed = edits or beyond or origin
+    token = read_token(token_file) if token_file else secrets.token_urlsafe(32) if needed else None
+    names = LOOPBACK_HOSTS.union(named, [_reachable_name(host)], [_host_of(origin)] if origin else [])
+    app = build_app(storage_url, runs=runs, allowed_hosts=names, token=token, edits=edits, origin=origin)
     listener = listen(host, port)
     shown = named[0] if named else _reachable_name(host)
-    address = f"http://{shown}:{listener.getsockname()[1]}/"
+    address = f"{origin or f'http://{shown}:{listener.getsockname()[1]}'}/"
     if token_file:
         address += f"?token=TOKEN, with the token in {token_file}"
     elif token:
         address += f"?token={token}"
     _serve(app, listener, edits=edits, announce=lambda: announce(address))
+
+
+def parse_origin(url: str) -> str:
+    """The address of a proxy as browsers send it in Origin: "https://box.example.org", with the port if it is not 443.
+
+    Raises:
+        UsageError: another scheme, a path, or no name of a host.
+    """
+    try:
+        parts = urlsplit(url)
+        name, port = _host_name(parts.hostname or ""), parts.port
+    except (UsageError, ValueError):
+        raise UsageError(f"--url {url} is no address of a host; write --url https://box.example.org") from None
+    if parts.scheme != "https":
+        raise UsageError(f"--url {url}: browsers must reach the proxy by https; without TLS use --allow-host {name}")
+    rest = url.partition("://")[2].partition("/")[2] or parts.query or parts.fragment
+    if rest or "@" in parts.netloc:
+        raise UsageError(
+            f"--url {url}: the dashboard needs a host name of its own and works under no path; "
+            f"write --url https://{name}"
+        )
+    return f"https://{name}" + (f":{port}" if port not in (None, 443) else "")
+
+
+def _host_of(origin: str) -> str:
+    return re.sub(r":\d+$", "", origin.removeprefix("https://"))
 
 
 def read_token(file: Path) -> str:
@@ -191,10 +222,9 @@ def _serve(app: DashboardGate, listener: socket.socket, *, edits: bool, announce
     # A burst of requests, such as any page's first, is a warning to waitress; nobody could act on it.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    connections: dict[int, Any] = {}
-    server = create_server(
-        app, map=connections, sockets=[listener], threads=8, ident=None, max_request_body_size=MAX_BODY_BYTES[edits]
-    )
+    connections: dict[int, wasyncore.dispatcher] = {}
+    port = str(listener.getsockname()[1])
+    server = DashboardServer(app, listener, connections, lambda cookies: edits and app.has_cookie(cookies, port))
     try:
         announce()
         server.run()  # returns on KeyboardInterrupt

@@ -31,6 +31,9 @@ from studies.spec import STUDY_NAME
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
+PROXY_HEADERS = ("HTTP_X_FORWARDED", "HTTP_X_REAL_IP", "HTTP_FORWARDED", "HTTP_VIA")
+"""How the names of headers begin, in WSGI's spelling, that only a proxy adds."""
+
 RETRY_SECONDS = 3  # how often the waiting page asks again
 
 # The dashboard frames its own artifact pages, hence SAMEORIGIN and not DENY.
@@ -77,6 +80,7 @@ def build_app(
     allowed_hosts: Collection[str] = LOOPBACK_HOSTS,
     token: str | None = None,
     edits: bool = False,
+    origin: str | None = None,
 ) -> DashboardGate:
     """The gate with the dashboard behind it, as one WSGI application; nothing is connected to before the first request.
 
@@ -84,13 +88,15 @@ def build_app(
         storage_url: the database.
         runs: the runs folder, with the studies' artifacts, and with the name of whoever searches them.
         allowed_hosts: host names in lower case, without port, an IPv6 address in brackets.
-        token: what a browser has to bring; None lets everybody in who reaches the port.
+        token: what a browser has to bring; None lets everybody in who reaches the port without a proxy.
         edits: let it write as well, while no study is searched.
+        origin: what browsers call it behind a proxy with TLS, for example "https://box.example.org".
 
     Raises:
         StorageError: not a storage URL, or its driver is not installed.
     """
-    return DashboardGate(Database(storage_url, writable=edits), allowed_hosts, runs=runs, token=token)
+    database = Database(storage_url, writable=edits)
+    return DashboardGate(database, allowed_hosts, runs=runs, token=token, origin=origin)
 
 
 class DashboardGate:
@@ -101,13 +107,20 @@ class DashboardGate:
     """
 
     def __init__(
-        self, database: Database, allowed_hosts: Collection[str], *, runs: Runs | None, token: str | None
+        self,
+        database: Database,
+        allowed_hosts: Collection[str],
+        *,
+        runs: Runs | None,
+        token: str | None,
+        origin: str | None,
     ) -> None:
         self._database = database
         self._allowed_hosts = allowed_hosts
         self._runs = runs
         self._artifacts = runs and FileSystemArtifactStore(runs.artifacts)
         self._token = token
+        self._origin = origin
         self._lock = threading.Lock()
         self._mounted: WSGIApplication | None = None
         self._mounted_for: tuple[int, int] | None = None
@@ -126,26 +139,39 @@ class DashboardGate:
         host = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:[0-9]*)?", environ.get("HTTP_HOST", "").lower())
         if host is None or host[1] not in self._allowed_hosts:
             names = ", ".join(sorted(self._allowed_hosts))
-            sentence = f"This dashboard answers only under these names: {names}; --allow-host adds one."
+            sentence = (
+                f"This dashboard answers only under these names: {names}; --allow-host adds one, --url that of a proxy."
+            )
             return _answer(environ, start, "403 Forbidden", sentence)
+        # A proxy on this machine makes the whole world look like this machine.
+        proxied = [name for name in environ if name.startswith(PROXY_HEADERS)]
+        if self._token is None and proxied:
+            sentence = (
+                "This dashboard was started without a token, so it is shown to nobody who comes through a proxy; "
+                "start it with search dashboard --url https://HOST."
+            )
+            return _answer(environ, start, "401 Unauthorized", sentence)
         if self._token is not None:
-            cookie = f"featherweight-{environ.get('SERVER_PORT', '')}"  # browsers share cookies among a host's ports
             given = parse_qs(environ.get("QUERY_STRING", "")).get("token", [])
             if path == "/" and any(self._is_token(value) for value in given):
-                keep = ("Set-Cookie", f"{cookie}={self._token}; Path=/; HttpOnly; SameSite=Strict")
-                return _answer(environ, start, "303 See Other", "", ("Location", "/"), keep)
-            pairs = (pair.strip().partition("=") for pair in environ.get("HTTP_COOKIE", "").split(";"))
-            if not any(name == cookie and self._is_token(value) for name, _, value in pairs):
+                secure = "; Secure" if self._origin else ""
+                cookie = f"{_cookie(environ['SERVER_PORT'])}={self._token}; Path=/; HttpOnly; SameSite=Strict{secure}"
+                return _answer(environ, start, "303 See Other", "", ("Location", "/"), ("Set-Cookie", cookie))
+            if not self.has_cookie(environ.get("HTTP_COOKIE", ""), environ["SERVER_PORT"]):
                 sentence = "This dashboard is shown only to those who bring its token."
                 return _answer(environ, start, "401 Unauthorized", sentence)
+        origin = self._origin or f"http://{host[0]}"
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             if not self._database.writable:
                 sentence = "This dashboard is read-only: it shows studies and changes nothing."
                 return _answer(environ, start, "405 Method Not Allowed", sentence, ("Allow", "GET, HEAD"))
             # A foreign page may send requests here, though it cannot read the answers. Programs send no Origin.
-            if environ.get("HTTP_ORIGIN", f"http://{host[0]}").lower() != f"http://{host[0]}":
+            if environ.get("HTTP_ORIGIN", origin).lower() != origin:
                 sentence = "This dashboard takes changes from its own pages only."
                 return _answer(environ, start, "403 Forbidden", sentence)
+        for name in proxied:  # the client may have sent them, and optuna-dashboard's framework believes them
+            del environ[name]
+        environ["wsgi.url_scheme"], _, environ["HTTP_HOST"] = origin.partition("://")
         # optuna-dashboard reads this header without a default and answers 500 to a client that sends none.
         environ.setdefault("HTTP_ACCEPT_ENCODING", "")
         try:
@@ -175,6 +201,13 @@ class DashboardGate:
                 return f"Study {name!r} is in use by {owner}"
         return None
 
+    def has_cookie(self, cookies: str, port: str) -> bool:
+        """Whether a Cookie header has the token of the dashboard on this port; where there is none, nobody has it."""
+        pairs = (pair.strip().partition("=") for pair in cookies.split(";"))
+        return self._token is not None and any(
+            name == _cookie(port) and self._is_token(value) for name, _, value in pairs
+        )
+
     def _is_token(self, given: str) -> bool:
         assert self._token is not None
         return hmac.compare_digest(given.encode(errors="replace"), self._token.encode())
@@ -193,6 +226,10 @@ class DashboardGate:
                 dashboard.catchall = False
                 self._mounted, self._mounted_for = dashboard, identity
             return self._mounted
+
+
+def _cookie(port: str) -> str:
+    return f"featherweight-{port}"  # browsers share cookies among a host's ports
 
 
 def _answer(

@@ -26,7 +26,7 @@ from shown import TOKEN, Search, add_trial, ask, names
 from search.errors import StorageError, UsageError
 from search.paths import Runs
 from search.study.readonly import Database
-from search.watch.dashboard import dashboard_beside, serve_dashboard
+from search.watch.dashboard import dashboard_beside, parse_origin, serve_dashboard
 from search.watch.front import build_app
 
 SECRET = "s3cr{e}t"
@@ -48,6 +48,43 @@ def test_edits_beyond_this_machine_are_refused(beyond: dict[str, Any], name: str
 def test_a_name_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="is no name of a host"):
         serve_dashboard("sqlite:///search.db", port=0, allow_hosts=[name])
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("https://box.example.org/optuna", "needs a host name of its own and works under no path"),
+        ("https://box.example.org/optuna/", "write --url https://box.example.org$"),
+        ("https://box.example.org//", "works under no path"),
+        ("https://box.example.org/?a=b", "works under no path"),
+        ("https://box.example.org#a", "works under no path"),
+        ("https://me:word@box.example.org", "works under no path"),
+        ("http://box.example.org", "must reach the proxy by https; without TLS use --allow-host box.example.org"),
+        ("box.example.org", "is no address of a host; write --url https://box.example.org"),
+        ("https://", "is no address of a host"),
+        ("https://a b", "is no address of a host"),
+        ("https://box:port", "is no address of a host"),
+        ("https://box:99999", "is no address of a host"),
+        ("", "is no address of a host"),
+    ],
+)
+def test_a_url_that_is_more_or_less_than_a_host_with_tls_is_refused(url: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        serve_dashboard("sqlite:///search.db", port=0, url=url)
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://Box.example.org", "https://box.example.org"),
+        ("https://box.example.org/", "https://box.example.org"),
+        ("https://box:443", "https://box"),
+        ("https://box:8443/", "https://box:8443"),
+        ("https://[::1]:8443", "https://[::1]:8443"),
+    ],
+)
+def test_a_url_counts_as_browsers_write_its_origin(url: str, origin: str) -> None:
+    assert parse_origin(url) == origin
 
 
 @pytest.mark.parametrize("text", ["", "short", "with space in the middle", "two\nlines-of-characters", "ü" * 20])
@@ -188,9 +225,10 @@ def served(*arguments: object, **environment: str) -> Iterator[tuple[subprocess.
             server.kill()
 
 
-def status_of(address: str, **headers: str) -> int:
+def status_of(address: str, method: str = "GET", **headers: str) -> int:
+    request = urllib.request.Request(address, headers=headers, method=method)
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=20) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as refusal:
         with refusal:
@@ -210,6 +248,32 @@ def test_beyond_loopback_a_token_is_made_and_shown_once(search: Search) -> None:
         assert status_of(f"{local}?token={found[3]}") == 401, "urllib follows the redirect and keeps no cookie"
         server.send_signal(signal.SIGTERM)
         assert server.communicate(timeout=20) == ("", "")
+
+
+def test_edits_need_a_token_on_this_machine_too(search: Search) -> None:
+    with served("--allow-edits", "--storage", search.url) as (server, line):
+        found = re.fullmatch(r"(http://127\.0\.0\.1:(\d+)/)\?token=([\w-]{43})", line)
+        assert found, server.communicate()
+        address = f"{found[1]}api/studies/1"
+        assert status_of(address) == 401
+        assert status_of(address, "DELETE") == 401
+        cookie = f"featherweight-{found[2]}={found[3]}"
+        assert status_of(address, "DELETE", Cookie=cookie, Origin="http://evil.example") == 403
+        assert status_of(address, "DELETE", Cookie=cookie) == 204
+
+
+def test_behind_a_proxy_its_name_is_answered_with_a_token_and_edits_are_allowed(search: Search) -> None:
+    url = "https://box.example.org:8443"
+    with served("--url", url, "--host", "0.0.0.0", "--allow-edits", "--storage", search.url) as (server, line):
+        found = re.fullmatch(rf"{url}/\?token=([\w-]{{43}})", line)
+        assert found, server.communicate()
+        (port,) = {connection.laddr.port for connection in psutil.Process(server.pid).net_connections("inet")}
+        address, here = f"http://127.0.0.1:{port}/api/studies/1", {"Host": "box.example.org", "Via": "1.1 box"}
+        assert status_of(address) == 401
+        assert status_of(address, "DELETE", **here) == 401
+        here["Cookie"] = f"featherweight-{port}={found[1]}"
+        assert status_of(address, "DELETE", Origin="https://box.example.org", **here) == 403
+        assert status_of(address, "DELETE", Origin=url, **here) == 204
 
 
 def test_a_token_from_a_file_is_never_shown_and_a_password_is_in_no_process_list(tmp_path: Path) -> None:

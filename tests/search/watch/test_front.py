@@ -339,3 +339,54 @@ def test_a_token_becomes_a_cookie_and_leaves_the_address(search: Search) -> None
     assert ask(app, "/api/studies", **brought).status == 200
     assert ask(app, "/api/studies/1", "DELETE", **brought).status == 405
     assert ask(app, "/api/studies", HTTP_HOST="evil.example", **brought).status == 403
+
+
+# -- behind a proxy
+
+PROXY_HEADERS = {
+    "HTTP_X_FORWARDED_FOR": "127.0.0.1",
+    "HTTP_X_FORWARDED_PROTO": "https",
+    "HTTP_X_FORWARDED_HOST": "localhost",
+    "HTTP_X_FORWARDED_ANYTHING": "1",
+    "HTTP_X_REAL_IP": "::1",
+    "HTTP_FORWARDED": "for=127.0.0.1",
+    "HTTP_VIA": "1.1 localhost",
+}
+ORIGIN = "https://box.example.org"
+
+
+@pytest.mark.parametrize("header", PROXY_HEADERS)
+def test_through_a_proxy_nobody_counts_as_this_machine(search: Search, header: str) -> None:
+    behind = {header: PROXY_HEADERS[header], "REMOTE_ADDR": "127.0.0.1"}
+    open_to_all = build_app(search.url)
+    refused = ask(open_to_all, "/api/studies", **behind)
+    assert (refused.status, b"--url https://HOST" in refused.body) == (401, True)
+    assert ask(open_to_all, "/api/studies").status == 200
+    assert ask(build_app(search.url, edits=True), "/api/studies/1", "DELETE", **behind).status == 401
+    guarded = build_app(search.url, token=TOKEN, edits=True)
+    assert ask(guarded, "/api/studies/1", "DELETE", **behind).status == 401
+    assert ask(guarded, "/api/studies", HTTP_COOKIE=f"featherweight-80={TOKEN}", **behind).status == 200
+
+
+def test_what_a_proxy_or_its_client_says_changes_no_address(search: Search) -> None:
+    app = build_app(search.url, token=TOKEN)
+    forged = {"HTTP_X_FORWARDED_HOST": "evil.example", "HTTP_X_FORWARDED_PROTO": "gopher"}
+    answer = ask(app, "/", HTTP_COOKIE=f"featherweight-80={TOKEN}", **forged)
+    assert answer.headers["Location"] == "http://127.0.0.1:8080/dashboard"
+
+
+def test_behind_a_proxy_with_tls_the_cookie_and_every_address_are_secure(search: Search) -> None:
+    app = build_app(search.url, token=TOKEN, allowed_hosts={"box.example.org"}, origin=ORIGIN)
+    here = {"HTTP_HOST": "box.example.org", "HTTP_X_FORWARDED_PROTO": "https"}
+    cookie = ask(app, "/", QUERY_STRING=f"token={TOKEN}", **here).headers["Set-Cookie"]
+    assert cookie == f"featherweight-80={TOKEN}; Path=/; HttpOnly; SameSite=Strict; Secure"
+    brought = here | {"HTTP_COOKIE": f"featherweight-80={TOKEN}"}
+    assert ask(app, "/", **brought).headers["Location"] == f"{ORIGIN}/dashboard"
+
+
+def test_behind_a_proxy_with_tls_changes_come_from_its_pages_only(search: Search) -> None:
+    app = build_app(search.url, token=TOKEN, allowed_hosts={"box.example.org"}, origin=ORIGIN, edits=True)
+    brought = {"HTTP_HOST": "box.example.org", "HTTP_COOKIE": f"featherweight-80={TOKEN}", "HTTP_VIA": "1.1 box"}
+    for origin in ("http://box.example.org", f"{ORIGIN}:8443", f"{ORIGIN}.evil.example", "http://127.0.0.1", "null"):
+        assert ask(app, "/api/studies/1", "DELETE", HTTP_ORIGIN=origin, **brought).status == 403, origin
+    assert ask(app, "/api/studies/1", "DELETE", HTTP_ORIGIN="https://Box.example.org", **brought).status == 204

@@ -1,0 +1,179 @@
+"""The dashboard's server: waitress, changed so that no client keeps another from being answered.
+
+Waitress alone stops to accept at 100 connections, gives an idle one two minutes, and one that sends or reads a byte now
+and then any time. Here the newest connection is always accepted; the oldest makes room for it.
+"""
+
+from __future__ import annotations
+
+import copy
+import socket
+import sys
+import time
+from collections.abc import Callable, Collection
+from wsgiref.types import WSGIApplication
+
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
+from waitress.server import TcpWSGIServer
+from waitress.task import ThreadedTaskDispatcher
+from waitress.wasyncore import dispatcher
+
+NUM_THREADS = 8
+
+MAX_CONNECTIONS_PER_ADDRESS = 64
+"""A browser opens six; a proxy as many as it has requests at a time."""
+
+MAX_CONNECTIONS = 192
+"""In all; each takes at most three file descriptors, and a process has often no more than 1,024."""
+
+PATIENCE_SECONDS = 10.0
+"""How long a client may take to send a request or to read an answer, and MIN_BYTES_PER_SECOND on top."""
+
+MIN_BYTES_PER_SECOND = 10_000
+
+IDLE_SECONDS = 75.0
+"""How long a connection that was answered may wait for its next request; longer than nginx keeps one open."""
+
+MAX_HEADER_BYTES = 1 << 15
+
+MAX_BODY_BYTES = 1 << 16
+"""Of a request. Reading has no body; by default waitress spools a gigabyte of one to disk."""
+
+MAX_EDIT_BYTES = 1 << 27
+"""The same where it may change something: artifacts are sent in a body."""
+
+
+class DashboardServer(TcpWSGIServer):  # type: ignore[misc]  # waitress ships no type information
+    """Serves an application on a socket that listens, with bounds on what each client can take."""
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        listener: socket.socket,
+        connections: dict[int, dispatcher],
+        may_edit: Callable[[str], bool],
+    ) -> None:
+        """Begin to accept; ``run`` answers, until KeyboardInterrupt.
+
+        Args:
+            app: the application.
+            listener: bound, of IPv4 or IPv6.
+            connections: is filled by the server, for whoever closes all of them.
+            may_edit: whether a Cookie header allows requests of up to MAX_EDIT_BYTES.
+        """
+        self.may_edit = may_edit
+        settings = Adjustments(
+            sockets=[listener],
+            ident=None,
+            # More than there can be, so that waitress never stops to accept; poll, as select ends at descriptor 1,023.
+            connection_limit=2 * MAX_CONNECTIONS,
+            asyncore_use_poll=True,
+            cleanup_interval=1,
+            max_request_header_size=MAX_HEADER_BYTES,
+            max_request_body_size=MAX_BODY_BYTES,
+            # An answer that is not read waits on the disk, not in a thread.
+            outbuf_high_watermark=sys.maxsize,
+            # The application's own gate reads them.
+            clear_untrusted_proxy_headers=False,
+        )
+        threads = ThreadedTaskDispatcher()
+        threads.set_thread_count(NUM_THREADS)
+        where = (listener.family, listener.type, listener.proto, listener.getsockname())
+        super().__init__(
+            app, connections, _sock=listener, dispatcher=threads, adj=settings, bind_socket=False, sockinfo=where
+        )
+
+    def channel_class(self, *arguments: object, **named: object) -> None:
+        """Take a connection that was accepted, and close another where there are too many."""
+        newest = _Connection(*arguments, **named)
+        others = [one for one in self.active_channels.values() if one is not newest]
+        same = [one for one in others if one.addr[0] == newest.addr[0]]
+        if len(same) >= MAX_CONNECTIONS_PER_ADDRESS:
+            _oldest(same).handle_close()
+        elif len(others) >= MAX_CONNECTIONS:
+            _oldest(others).handle_close()
+
+    def maintenance(self, now: float) -> None:
+        """Close connections whose client is too slow; waitress itself waits until it can write to them."""
+        for connection in list(self.active_channels.values()):
+            if connection.is_late(now):
+                connection.handle_close()
+
+
+def _oldest(connections: Collection[_Connection]) -> _Connection:
+    """The one to close first; those whose answer is being made come last."""
+    return min(connections, key=lambda one: (bool(one.requests), one.begun))
+
+
+class _Connection(HTTPChannel):  # type: ignore[misc]
+    """A connection that knows since when its client sends or reads, and how many bytes it has."""
+
+    begun = 0.0
+    """When the connection, its present request, or the answer to it began."""
+    moved = 0
+    """Bytes since then."""
+    answered = False
+    """Whether an answer has begun and no request since."""
+
+    def __init__(self, *arguments: object, **named: object) -> None:
+        super().__init__(*arguments, **named)
+        self.begun = self.creation_time
+
+    def is_late(self, now: float) -> bool:
+        """Whether the client has taken too long."""
+        if self.total_outbufs_len == 0:
+            if self.requests:  # the answer is being made
+                return False
+            if self.request is None and self.answered:
+                return bool(now - self.last_activity > IDLE_SECONDS)
+        return now - self.begun > PATIENCE_SECONDS + self.moved / MIN_BYTES_PER_SECOND
+
+    def handle_close(self) -> None:
+        """Close the connection, and the file with what has come of a request."""
+        super().handle_close()
+        if self.request is not None:
+            self.request.close()
+
+    def parser_class(self, settings: Adjustments) -> _Request:
+        """What reads the next request."""
+        return _Request(settings, self.server.may_edit)
+
+    def received(self, data: bytes) -> bool:
+        """Take in what the client has sent."""
+        if self.answered:
+            self.begun, self.moved, self.answered = time.time(), 0, False
+        self.moved += len(data)
+        taken = super().received(data)
+        if len(self.requests) > 1:  # no browser asks again before it was answered; all answers would be kept at once
+            self.handle_close()
+        return bool(taken)
+
+    def write_soon(self, data: object) -> int:
+        """Take in a part of the answer, in the thread that makes it."""
+        if self.total_outbufs_len == 0:
+            self.begun, self.moved = time.time(), 0
+        self.answered = True
+        return int(super().write_soon(data))
+
+    def send(self, data: bytes, do_close: bool = True) -> int:
+        """Send a part of the answer, as much as the client's side takes."""
+        sent = int(super().send(data, do_close=do_close))
+        self.moved += sent
+        return sent
+
+
+class _Request(HTTPRequestParser):  # type: ignore[misc]
+    """A request whose body may be large only where its client may change something: it is kept before it is judged."""
+
+    def __init__(self, settings: Adjustments, may_edit: Callable[[str], bool]) -> None:
+        super().__init__(settings)
+        self.may_edit = may_edit
+
+    def parse_header(self, header: bytes) -> None:
+        """Read the header."""
+        super().parse_header(header)
+        if self.body_rcv is not None and self.may_edit(self.headers.get("COOKIE", "")):
+            self.adj: Adjustments = copy.copy(self.adj)
+            self.adj.max_request_body_size = MAX_EDIT_BYTES
