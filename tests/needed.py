@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import subprocess
 import tempfile
 import warnings
@@ -30,6 +31,12 @@ def required(module: str) -> Any:
             return importlib.import_module(module)
     except ImportError:
         missing(f"{module} is not installed")
+
+
+def program(name: str) -> str:
+    """The path of a program of the system."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    return found or missing(f"{name} is not installed")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ webhook    JSON POSTs on a new best and at the end
 page       the dashboard's page of a study: note, figures, an export's figures; drawn in another process
 dashboard  serves optuna-dashboard, alone or beside a launch; the token
 front      the WSGI application in front of optuna-dashboard: hosts, token, read-only methods, waiting page
+server     waitress, with bounds on what each client can take
 report     one HTML page, no network
 findings   conclusions from a study's trials, in words and numbers
 """
