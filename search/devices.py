@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from logging import WARNING
+from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from search.console import Say
 from search.errors import DeviceHeld, UsageError
-from search.paths import Runs
+from search.words import megabytes
 from trainer.cores import most_threads, num_cores
 
 UUIDS = ("GPU-", "MIG-")
 """How the UUIDs of GPUs and of their parts begin."""
+
+LOCK_FOLDERS = (Path("/run/lock"), Path("/tmp"))
+"""Where a GPU's lock lies: in the first that all users may write to and where nobody removes another's files.
+
+/run/lock is there for it, but only some distributions let all users in. Not $TMPDIR, which may be each user's own.
+"""
+
+FILLED_SHARE = 0.5
+"""Of a GPU's memory: what other programs may have before we say so. A desktop has some hundred megabytes."""
 
 
 @dataclass(frozen=True)
@@ -162,22 +175,104 @@ def use_gpu(device: WorkerDevice) -> None:
 
 
 @contextlib.contextmanager
-def hold_devices(devices: list[WorkerDevice], runs: Runs) -> Iterator[None]:
-    """Keep other searches in this runs folder off the GPUs; the CPU is for everybody.
+def hold_devices(devices: list[WorkerDevice], say: Say) -> Iterator[None]:
+    """Keep other searches and exports on this machine, whoever began them, off the GPUs; the CPU is for everybody.
+
+    Args:
+        devices: of all workers.
+        say: told of a GPU that another program fills, and of one that cannot be locked, which is used all the same.
 
     Raises:
-        DeviceHeld: another search trains on one of them.
+        DeviceHeld: another search or export trains on one of them.
     """
     with contextlib.ExitStack() as stack:
         gpus = {device.visible: device.label for device in reversed(devices) if device.visible is not None}
         for uuid, label in sorted(gpus.items()):
-            lock = FileLock(runs.device(uuid))
+            name = label.partition(":")[0]
             try:
-                runs.device(uuid).parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(lock.acquire(timeout=0))
-            except Timeout:
-                name = label.partition(":")[0]
+                stack.enter_context(_gpu_lock(uuid))
+            except BlockingIOError:
                 raise DeviceHeld(
-                    f"{name} is in use by another search or export in {runs.root}; name others in --gpus"
+                    f"{name} is in use by another search or export on this machine; name others in --gpus"
                 ) from None
+            except OSError as error:  # of what another user left there, perhaps on purpose
+                reason = f"{error.filename}: {error.strerror}"
+                say(f"{name} cannot be locked ({reason}); make sure that no other search trains on it", WARNING)
+            if (use := _use_of(uuid)) is not None and use.used_bytes > FILLED_SHARE * use.total_bytes:
+                say(_filled(name, use), WARNING)
         yield
+
+
+@contextlib.contextmanager
+def _gpu_lock(uuid: str) -> Iterator[None]:
+    """Hold the lock of a GPU; BlockingIOError where another process has it, another OSError where there is no lock."""
+    shared = stat.S_ISVTX | stat.S_IWOTH
+    folder = next((one for one in LOCK_FOLDERS if one.is_dir() and one.stat().st_mode & shared == shared), None)
+    if folder is None:
+        raise FileNotFoundError(errno.ENOENT, "no folder that all users share", " or ".join(map(str, LOCK_FOLDERS)))
+    file = folder / f"featherweight-{uuid.replace('/', '-')}.lock"
+    descriptor = _open_lock(file)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise FileExistsError(errno.EEXIST, "no plain file", str(file))
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)  # the file stays: were it removed, two processes could hold two files of one name
+
+
+def _open_lock(file: Path) -> int:
+    """Open a file in a folder where others may have put anything: never through a link, and waiting for nobody.
+
+    Reading is enough to lock it, and the system lets nobody open with O_CREAT what is another user's there.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    with contextlib.suppress(FileNotFoundError):
+        return os.open(file, flags)
+    try:
+        descriptor = os.open(file, flags | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:  # another process was faster
+        return os.open(file, flags)
+    os.fchmod(descriptor, 0o644)  # whatever the umask, other users shall be able to lock it
+    return descriptor
+
+
+@dataclass(frozen=True)
+class GpuUse:
+    """What programs have of a GPU's memory."""
+
+    used_bytes: int
+    total_bytes: int
+    processes: tuple[int, ...]
+    """Their numbers; none where the driver does not show them, as in a container."""
+
+
+def _filled(name: str, use: GpuUse) -> str:
+    """The sentence for a GPU that others fill."""
+    kind = "process" if len(use.processes) == 1 else "processes"
+    who = f" ({kind} {', '.join(map(str, use.processes))})" if use.processes else ""
+    return (
+        f"{name}: another program{who} has {megabytes(use.used_bytes)} of its {megabytes(use.total_bytes)}, "
+        "and trials may run out of memory; end that, or leave this GPU out of --gpus"
+    )
+
+
+def _use_of(uuid: str) -> GpuUse | None:
+    """What is used of a GPU or a part of one; None where the driver does not say."""
+    import pynvml  # nvidia-ml-py
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        processes: tuple[int, ...] = ()
+        with contextlib.suppress(pynvml.NVMLError):
+            processes = tuple(one.pid for one in pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
+        return GpuUse(memory.used, memory.total, processes)
+    except pynvml.NVMLError:  # memory that is shared with the CPU, for one
+        return None
+    finally:
+        pynvml.nvmlShutdown()

@@ -111,10 +111,6 @@ class Runs:
         except OSError:
             return False
 
-    def device(self, name: str) -> Path:
-        """Lock of the process that trains on a GPU."""
-        return self.root / "devices" / f"{name}.lock"
-
     def state(self, study: str) -> Path:
         """Current state of a search's workers, for ``search status``; valid only while the study has an owner."""
         return self.study(study) / "state.json"

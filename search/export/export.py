@@ -98,7 +98,7 @@ def export_best(
     with (
         own_study(study_name, url, runs) as check_lock,
         log_to(runs.export_log(study_name), console.say),
-        hold_devices(devices, runs),
+        hold_devices(devices, console.say),
         storage_errors(url),
         _disk_errors((out or runs.export(study_name, 0)).parent),
         ExitStack() as stack,

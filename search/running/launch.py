@@ -74,7 +74,7 @@ def launch(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     display = Display(quiet=is_quiet())
     log = log_to(runs.coordinator_log(spec.name), display.say)
-    with own_study(spec.name, url, runs) as check_lock, log, hold_devices(devices, runs), storage_errors(url):
+    with own_study(spec.name, url, runs) as check_lock, log, hold_devices(devices, display.say), storage_errors(url):
         storage = open_storage(url, create=True)
         begun = as_begun(spec, storage, overrides)
         spec, notes = begun.spec, list(begun.notes)

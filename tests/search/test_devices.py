@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from search import devices
-from search.devices import Gpu, WorkerDevice, hold_devices, parse_devices, share_gpus
+from search.devices import Gpu, GpuUse, WorkerDevice, hold_devices, parse_devices, share_gpus
 from search.errors import DeviceHeld, UsageError
-from search.paths import Runs
 from trainer.cores import num_cores
 
 CORES = num_cores()
@@ -139,17 +146,178 @@ def test_looking_for_gpus_finds_what_the_driver_shows() -> None:
     assert all(gpu.uuid.startswith("GPU-") for gpu in found)
 
 
-def test_a_gpu_that_another_search_trains_on_is_refused(tmp_path: Path) -> None:
-    runs, both = Runs(tmp_path), [WorkerDevice("gpu 0", "GPU-a", 1), WorkerDevice("gpu 1:0", "GPU-b", 1)]
-    with hold_devices(both[:1], runs):
+# -- who has a GPU
+
+BOTH = [WorkerDevice("gpu 0", "GPU-a", 1), WorkerDevice("gpu 1:0", "GPU-b", 1)]
+LOCK = "featherweight-GPU-a.lock"
+
+
+@pytest.fixture
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for locks, as all users share it, and a driver that says nothing of memory."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    monkeypatch.setattr(devices, "LOCK_FOLDERS", (tmp_path / "nowhere", tmp_path, folder))
+    monkeypatch.setattr(devices, "_use_of", lambda uuid: None)
+    return folder
+
+
+def said_of(first: list[WorkerDevice]) -> list[str]:
+    """What is said when these are held."""
+    said: list[str] = []
+    with hold_devices(first, lambda line, level=0: said.append(line)):
+        return said
+
+
+@pytest.mark.usefixtures("shared")
+def test_a_gpu_that_another_search_trains_on_is_refused() -> None:
+    with hold_devices(BOTH[:1], print):
         with pytest.raises(
-            DeviceHeld, match=r"gpu 0 is in use by another search or export in .*; name others in --gpus"
+            DeviceHeld, match=r"gpu 0 is in use by another search or export on this machine; name others in --gpus"
         ):
-            hold_devices(both, runs).__enter__()
-        with hold_devices(both[1:], runs), hold_devices([WorkerDevice("cpu", None, 1)], runs):
+            hold_devices(BOTH, print).__enter__()
+        with hold_devices(BOTH[1:], print), hold_devices([WorkerDevice("cpu", None, 1)], print):
             pass
-    with hold_devices(both, runs):
+    with hold_devices(BOTH, print):
         pass
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from search import devices
+devices.LOCK_FOLDERS = (Path(sys.argv[1]),)
+with devices.hold_devices([devices.WorkerDevice("gpu 0", "GPU-a", 1)], print):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_lock_ends_with_its_process_and_its_file_is_no_obstacle(shared: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, shared], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(DeviceHeld):
+            said_of(BOTH)
+        holder.kill()
+    assert (shared / LOCK).exists()
+    assert said_of(BOTH) == []
+
+
+def test_a_lock_is_open_to_other_users_whatever_the_umask(shared: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        said_of(BOTH)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((shared / LOCK).stat().st_mode) == 0o644
+
+
+NOBODY = 65534
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(("mode", "lines"), [(0o644, 0), (0o600, 1)])
+def test_a_lock_file_of_another_user_blocks_nobody(mode: int, lines: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_use_of", lambda uuid: None)
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folder is its owner's alone
+        shared = Path(folder)
+        shared.chmod(0o1777)
+        monkeypatch.setattr(devices, "LOCK_FOLDERS", (shared,))
+        said_of(BOTH)
+        os.chown(shared / LOCK, NOBODY, NOBODY)
+        (shared / LOCK).chmod(mode)
+        os.seteuid(NOBODY - 1)  # neither of them
+        try:
+            named = said_of(BOTH)
+            assert len(named) == lines
+            assert all(f"{LOCK}: Permission denied" in line for line in named)
+            with pytest.raises(PermissionError):
+                (shared / LOCK).unlink()
+        finally:
+            os.seteuid(0)
+
+
+def a_link(file: Path) -> None:
+    target = file.parent / "target"
+    target.write_text("somebody's")
+    file.symlink_to(target)
+
+
+@pytest.mark.parametrize(
+    ("leave", "reason"),
+    [
+        (a_link, "Too many levels of symbolic links"),
+        (lambda file: file.symlink_to("/nowhere/made"), "Too many levels of symbolic links"),
+        (Path.mkdir, "no plain file"),
+        (lambda file: os.mkfifo(file), "no plain file"),
+    ],
+    ids=["link", "dangling link", "folder", "pipe"],
+)
+def test_what_another_user_left_in_its_place_blocks_nobody_and_is_named(
+    shared: Path, leave: Callable[[Path], None], reason: str
+) -> None:
+    leave(shared / LOCK)
+    (line,) = said_of(BOTH)
+    assert line == f"gpu 0 cannot be locked ({shared / LOCK}: {reason}); make sure that no other search trains on it"
+    assert not (shared / "target").exists() or (shared / "target").read_text() == "somebody's"
+
+
+def test_without_a_folder_that_all_users_share_the_search_goes_on_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "LOCK_FOLDERS", (tmp_path,))
+    monkeypatch.setattr(devices, "_use_of", lambda uuid: None)
+    (line,) = said_of(BOTH[:1])
+    assert f"gpu 0 cannot be locked ({tmp_path}: no folder that all users share)" in line
+
+
+@pytest.mark.usefixtures("shared")
+@pytest.mark.parametrize(
+    ("processes", "who"), [((), ""), ((4711,), " (process 4711)"), ((4711, 4712), " (processes 4711, 4712)")]
+)
+def test_a_gpu_that_another_program_fills_is_named(
+    monkeypatch: pytest.MonkeyPatch, processes: tuple[int, ...], who: str
+) -> None:
+    use = {"GPU-a": GpuUse(70_000_000_000, 80_000_000_000, processes), "GPU-b": GpuUse(600_000_000, 80_000_000_000, ())}
+    monkeypatch.setattr(devices, "_use_of", use.get)
+    assert said_of(BOTH) == [
+        f"gpu 0: another program{who} has 70.0 GB of its 80.0 GB, and trials may run out of memory; "
+        "end that, or leave this GPU out of --gpus"
+    ]
+
+
+def test_what_is_used_of_a_gpu_is_asked_of_the_driver_by_its_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pynvml
+
+    memory, process = SimpleNamespace(used=7, total=8), SimpleNamespace(pid=4711)
+    answers: dict[str, Callable[..., Any]] = {
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetHandleByUUID": {"MIG-a": "handle"}.__getitem__,
+        "nvmlDeviceGetMemoryInfo": {"handle": memory}.__getitem__,
+        "nvmlDeviceGetComputeRunningProcesses": {"handle": [process]}.__getitem__,
+    }
+    for name, call in answers.items():
+        monkeypatch.setattr(pynvml, name, call)
+    assert devices._use_of("MIG-a") == GpuUse(7, 8, (4711,))
+
+    def unsupported(handle: object) -> None:
+        raise pynvml.NVMLError_NotSupported  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", unsupported)
+    assert devices._use_of("MIG-a") == GpuUse(7, 8, ())
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", unsupported)
+    assert devices._use_of("MIG-a") is None
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("cuda")
+def test_the_driver_says_what_is_used_of_a_gpu() -> None:
+    use = devices._use_of(devices._installed_gpus()[0].uuid)
+    assert use is not None
+    assert 0 < use.used_bytes < use.total_bytes
 
 
 @pytest.mark.usefixtures("four_gpus")
