@@ -152,6 +152,21 @@ PROMISES = {
         "test_a_study_name_that_is_a_path_makes_no_folder",
         "test_an_export_whose_study_is_a_path_makes_no_file_there",
     ],
+    "clients of the dashboard": [
+        "test_the_newest_is_answered_however_many_of_its_own_address_wait",
+        "test_many_who_do_not_read_a_large_answer_hold_no_thread",
+        "test_a_body_is_kept_only_for_whoever_may_edit",
+    ],
+    "a proxy": [
+        "test_through_a_proxy_nobody_counts_as_this_machine",
+        "test_behind_a_proxy_with_tls_changes_come_from_its_pages_only",
+        "test_the_recipe_of_a_proxy_shows_and_edits_studies_for_those_with_the_token",
+    ],
+    "another user left": ["test_what_another_user_left_in_its_place_blocks_nobody_and_is_named"],
+    "the network": [
+        "test_a_check_does_not_use_the_network",
+        "test_from_launch_to_report_only_the_webhook_of_the_study_is_connected_to",
+    ],
     "a password": [
         "test_the_password_is_in_no_output_process_list_page_database_or_file",
         "test_the_services_work_together_and_keep_their_secrets",

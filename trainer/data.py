@@ -132,11 +132,13 @@ class Dataset:
         return replace(self, splits={**self.splits, "train": pool[train], "val": pool[val]})
 
 
-def prepare_data(config: DataConfig, cache_dir: Path, *, progress: Progress | None = None) -> Dataset:
+def prepare_data(
+    config: DataConfig, cache_dir: Path, *, progress: Progress | None = None, download: bool = True
+) -> Dataset:
     """Look at the source, decode its pictures where that was not done yet, split them and check them.
 
     A cache that is there is read once, to see whether it is what was written; one that is damaged is built again, with
-    a warning.
+    a warning. With ``download`` off, nothing goes to the network: CIFAR must be there.
 
     Raises DataError with every problem found, and DiskError where the cache finds no room.
     """
@@ -150,7 +152,7 @@ def prepare_data(config: DataConfig, cache_dir: Path, *, progress: Progress | No
         case "digits":
             list_pictures = _list_digits
         case "cifar10" | "cifar100" if folder is None or _is_torchvisions(folder):
-            list_pictures = partial(_list_cifar, config.source, folder, cache_dir / "downloads")
+            list_pictures = partial(_list_cifar, config.source, folder, cache_dir / "downloads", download)
         case "folder" | "cifar10" | "cifar100":
             if folder is None:
                 raise DataError(
@@ -342,15 +344,21 @@ def _is_torchvisions(folder: Path) -> bool:
     return folder.name in known or not folders or bool(folders & known)
 
 
-def _list_cifar(source: str, folder: Path | None, downloads: Path) -> Listing:
+def _list_cifar(source: str, folder: Path | None, downloads: Path, may_download: bool) -> Listing:
     from torchvision import datasets  # and torch with it: 4 s to import
 
     own_name = TORCHVISION_FOLDERS[source]
     root = folder or downloads
     if root.name == own_name:
         root = root.parent
+    is_there = (root / own_name).is_dir()
+    if not is_there and not may_download:
+        raise DataError(
+            f"{source} is not in {root} yet; search launch downloads it, a check never uses the network; or give"
+            f" --data DIR, where DIR holds torchvision's {own_name}"
+        )
     # What the user gave is read and never mended; what was downloaded here may be.
-    download = folder is None or not (root / own_name).is_dir()
+    download = may_download and (folder is None or not is_there)
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[source]
     try:
         parts = {split: kind(root, train=split == "train", download=download) for split in ("train", "test")}

@@ -88,6 +88,26 @@ def open_teacher(settings: Distill, data: Dataset, device: Device) -> Teacher:
     return teacher
 
 
+def may_download(settings: Distill) -> bool:
+    """Whether loading the teacher may use the network: it is no folder, but a timm model.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if (Path(settings.teacher).expanduser() / "config.json").exists():
+        return False
+    _check_timm_name(settings.teacher)
+    return True
+
+
+def _check_timm_name(name: str) -> None:
+    bare = name.partition(".")[0]
+    if ":" not in name and bare not in timm.list_models():
+        raise ConfigError(
+            f"distill.teacher = {name!r} is neither an export nor a timm model; {nearest(bare, timm.list_models())}"
+        )
+
+
 def _load_export(folder: Path, data: Dataset) -> tuple[nn.Module, list[str], Normalization]:
     """The net, the class names and the normalization of a folder that an export wrote."""
     check_teacher(str(folder))
@@ -107,11 +127,7 @@ def _load_export(folder: Path, data: Dataset) -> tuple[nn.Module, list[str], Nor
 
 def _load_timm(name: str, num_classes: int) -> tuple[nn.Module, Normalization]:
     """A timm model with its pretrained weights; it must have ``num_classes`` classes."""
-    bare = name.partition(".")[0]
-    if ":" not in name and bare not in timm.list_models():
-        raise ConfigError(
-            f"distill.teacher = {name!r} is neither an export nor a timm model; {nearest(bare, timm.list_models())}"
-        )
+    _check_timm_name(name)
     try:
         model: nn.Module = timm.create_model(name, pretrained=True)
     except Exception as error:  # the network or the hub's library may raise anything

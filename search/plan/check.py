@@ -57,6 +57,8 @@ def check_study(
 ) -> Meaning:
     """Find out the meaning of a study. Decodes its images and trains a few steps on the first device.
 
+    Nothing goes to the network.
+
     Args:
         spec: the study.
         runs: the runs folder; its cache is filled.
@@ -85,7 +87,8 @@ def check_study(
     largest = fitter.size(candidate)
     for_checkpoints = room_needed(spec, prepared, len(devices))
     check_room(spec, runs, for_checkpoints)
-    speed = measure_speed(candidate, data, devices[0])
+    left_out = _teacher_left_out(candidate)
+    speed = measure_speed(candidate.model_copy(update={"distill": None}) if left_out else candidate, data, devices[0])
     seconds_per_trial = max(1, spec.data.folds) * spec.train.epochs * speed.seconds_per_epoch
     num_train = len(data.splits["train"])
     alone = len({device.visible or device.label for device in devices})  # workers on one GPU share its speed
@@ -95,7 +98,7 @@ def check_study(
         epochs=spec.train.epochs,
         trials=spec.search.trials,
         limit=spec.limit,
-        pictures=replace(_images_of(spec, data, runs), near_duplicates=_near_duplicates(data, duplicates, say)),
+        pictures=_images_of(spec, data, runs, _near_duplicates(data, duplicates, say), left_out),
         space={key: _axis_of(axis) for key, axis in space.items()},
         largest=SizedWidth.of(candidate.width_mult, largest),
         widest=None if width is None else width.widest,
@@ -190,7 +193,7 @@ def _near_duplicates(data: Dataset, out: Path | None, say: Callable[[str], None]
 def _prepare(spec: StudySpec, runs: Runs) -> Prepared:
     """Like ``prepare``, but an error of the images does not hide the problems of limit and recipes."""
     try:
-        return prepare(spec, runs, Terminal(stderr=True))
+        return prepare(spec, runs, Terminal(stderr=True), download=False)
     except (DataError, DiskError) as error:
         try:
             find_bounds(spec, _fewest_classes(spec), runs)
@@ -219,7 +222,27 @@ def _fewest_classes(spec: StudySpec) -> int:
     return max(2, len({picture.class_name for picture in listing.pictures if picture.split == "train"}))
 
 
-def _images_of(spec: StudySpec, data: Dataset, runs: Runs) -> Images:
+def _teacher_left_out(candidate: TrainConfig) -> tuple[str, ...]:
+    """A warning where the teacher would have to be fetched from the network."""
+    if candidate.distill is None:
+        return ()
+    from trainer.distill import may_download
+
+    if not may_download(candidate.distill):
+        return ()
+    return (
+        f"distill.teacher {candidate.distill.teacher} was not loaded, as a check never uses the network: its classes "
+        "were not compared, and the time is that of a training without it",
+    )
+
+
+def _images_of(
+    spec: StudySpec,
+    data: Dataset,
+    runs: Runs,
+    near_duplicates: tuple[NearDuplicate, ...] | None,
+    notes: tuple[str, ...],
+) -> Images:
     unanswered = never_predicted(runs.confusion(spec.name), data.class_names)
     counts = {split: Counter(data.labels[indices].tolist()) for split, indices in data.splits.items()}
     return Images(
@@ -232,8 +255,8 @@ def _images_of(spec: StudySpec, data: Dataset, runs: Runs) -> Images:
         },
         bad_files=data.bad_files,
         duplicates=data.duplicates,
-        near_duplicates=None,
-        warnings=(*warnings_about(data, spec.data), *filter(None, [unanswered])),
+        near_duplicates=near_duplicates,
+        warnings=(*warnings_about(data, spec.data), *filter(None, [unanswered]), *notes),
     )
 
 

@@ -34,9 +34,16 @@ class Prepared(Bounds):
 
 
 def prepare(
-    spec: StudySpec, runs: Runs, console: Console, raise_if_stopped: Callable[[], None] = lambda: None
+    spec: StudySpec,
+    runs: Runs,
+    console: Console,
+    raise_if_stopped: Callable[[], None] = lambda: None,
+    *,
+    download: bool = True,
 ) -> Prepared:
     """Read the images and find the exact bounds of the space. ``raise_if_stopped`` is called regularly.
+
+    With ``download`` off, nothing goes to the network.
 
     Raises:
         DataError, DiskError: the images cannot be used.
@@ -46,7 +53,7 @@ def prepare(
     if spec.train.distill is not None:
         check_teacher(spec.train.distill.teacher)
     with show_progress(console, raise_if_stopped) as progress:
-        data = prepare_data(spec.data, runs.cache, progress=progress)
+        data = prepare_data(spec.data, runs.cache, progress=progress, download=download)
     return Prepared(data=data, **vars(find_bounds(spec, len(data.class_names), runs)))
 
 

@@ -110,6 +110,8 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
                     f"database {file} has another name too (a hard link), by which SQLite would not know that it is "
                     "open; keep one of the two, or make a symbolic link of the other"
                 )
+            if not file.exists():  # SQLite itself would let everybody read it; its -wal and -shm are as the file is
+                os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
             storage = RDBStorage(_plain(url), engine_kwargs={"connect_args": {"timeout": SQLITE_BUSY_SECONDS}})
             _use_write_ahead_log(storage.engine)
             opened = file.stat()

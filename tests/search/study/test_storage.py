@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -104,6 +105,28 @@ def test_a_server_that_is_not_there_is_an_error_without_the_password() -> None:
     with pytest.raises(StorageError, match=r"refused.*; check host, port, user and password") as raised:
         open_storage(url)
     assert CANARY not in str(raised.value)
+
+
+def test_a_database_that_is_created_is_its_owners_alone_and_one_that_is_there_keeps_its_mode(url: URL) -> None:
+    before = os.umask(0)
+    try:
+        with opened(url) as storage:
+            optuna.create_study(storage=storage)
+            files = sorted(Path(str(url.database)).parent.glob("search.db*"))
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in files if file.suffix != ".lock"}
+        assert modes == {"search.db": 0o600, "search.db-shm": 0o600, "search.db-wal": 0o600}
+    finally:
+        os.umask(before)
+    Path(str(url.database)).chmod(0o664)
+    with opened(url):
+        assert stat.S_IMODE(Path(str(url.database)).stat().st_mode) == 0o664
+
+
+def test_a_database_behind_a_link_that_leads_nowhere_yet_is_created_there(url: URL, tmp_path: Path) -> None:
+    Path(str(url.database)).parent.mkdir(parents=True)
+    Path(str(url.database)).symlink_to(tmp_path / "real.db")
+    with opened(url):
+        assert stat.S_IMODE((tmp_path / "real.db").stat().st_mode) == 0o600
 
 
 def test_a_database_that_does_not_exist_is_created_only_when_asked_to(url: URL) -> None:

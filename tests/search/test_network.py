@@ -1,0 +1,135 @@
+"""Nothing goes to the network but what the study names, and a check goes there never."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from inside import run_inside
+from tiny import tiny_study
+
+TEACHER = '\n[train.distill]\nteacher = "{}"\n'
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What was looked up or connected to in this process; every attempt fails."""
+    found: list[Any] = []
+
+    def refuse(*arguments: Any, **named: Any) -> None:
+        found.append(arguments)
+        raise OSError("the network is forbidden here")
+
+    for name in ("connect", "connect_ex", "sendto", "sendmsg"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
+        monkeypatch.setattr(socket, name, refuse)
+    return found
+
+
+def check(folder: Path, end: str = "", source: str = "digits") -> tuple[int, str, str]:
+    text = tiny_study("tiny", trials=1).replace('source = "digits"', f'source = "{source}"')
+    augmented = text.replace("[train]", '[train]\naugment = ["AutoAugment", "GaussianBlur"]')
+    (folder / "tiny.toml").write_text(augmented + end)
+    return run_inside(folder, "check", "tiny.toml", "--gpus", "cpu", "--json")
+
+
+def test_a_check_does_not_use_the_network(tmp_path: Path, asked: list[Any]) -> None:
+    code, out, _ = check(tmp_path, '[notify]\nwebhook = "http://example.org/told"\n')
+    assert (code, json.loads(out)["study"], asked) == (0, "tiny", [])
+
+
+@pytest.mark.parametrize("source", ["cifar10", "cifar100"])
+def test_a_check_does_not_download_pictures(tmp_path: Path, asked: list[Any], source: str) -> None:
+    code, _, err = check(tmp_path, source=source)
+    assert (code, asked) == (4, [])
+    assert f"{source} is not in runs/cache/downloads yet; search launch downloads it, a check never uses" in err
+
+
+@pytest.mark.parametrize("teacher", ["hf-hub:somebody/birds", "resnet18.a1_in1k", "resnet10t"])
+def test_a_check_does_not_download_a_teacher_and_says_so(tmp_path: Path, asked: list[Any], teacher: str) -> None:
+    code, out, _ = check(tmp_path, TEACHER.format(teacher))
+    assert (code, asked) == (0, [])
+    (warning,) = [line for line in json.loads(out)["pictures"]["warnings"] if "teacher" in line]
+    assert warning.startswith(f"distill.teacher {teacher} was not loaded, as a check never uses the network")
+
+
+def test_a_check_still_names_a_teacher_that_is_none(tmp_path: Path, asked: list[Any]) -> None:
+    code, _, err = check(tmp_path, TEACHER.format("resnet18x"))
+    assert (code, asked) == (2, [])
+    assert "is neither an export nor a timm model" in err
+
+
+WATCH = """
+import os, socket, sys
+
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.sendto") and arguments[0].family != socket.AF_UNIX:
+        note(arguments[1])
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        note(arguments[:2])
+
+def note(address):
+    with open(os.environ["NETWORK_NOTES"], "a") as notes:
+        print(*address[:2], file=notes)
+
+sys.addaudithook(watch)
+"""
+
+
+class Told(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def webhook() -> Iterator[int]:
+    """The port of something that wants to be told."""
+    with HTTPServer(("127.0.0.1", 0), Told) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.slow
+def test_from_launch_to_report_only_the_webhook_of_the_study_is_connected_to(tmp_path: Path, webhook: int) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WATCH)
+    notes = tmp_path / "notes"
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path, "NETWORK_NOTES": str(notes), "OMP_NUM_THREADS": "1"}
+    (tmp_path / "tiny.toml").write_text(
+        tiny_study("tiny", trials=1)
+        + '[confirm]\ntop = 0\n[final]\nformats = ["onnx", "pt2"]\n'
+        + f'[notify]\nwebhook = "http://127.0.0.1:{webhook}/told"\n'
+    )
+
+    def search(*arguments: str) -> None:
+        command = [Path(sys.executable).with_name("search"), *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    search("launch", "tiny.toml", "--gpus", "cpu:1")
+    assert set(notes.read_text().splitlines()) == {f"127.0.0.1 {webhook}"}
+    notes.unlink()
+    search("check", "tiny.toml", "--gpus", "cpu:1")
+    search("export-best", "tiny", "--gpus", "cpu:1")
+    search("status", "tiny")
+    search("report", "tiny")
+    search("replay", "tiny")
+    assert not notes.exists(), notes.read_text()
