@@ -55,9 +55,7 @@ def check_study(
     duplicates: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Meaning:
-    """Find out the meaning of a study. Decodes its images and trains a few steps on the first device.
-
-    Nothing goes to the network.
+    """Find out the meaning of a study without the network. Decodes its images and trains a few steps on one device.
 
     Args:
         spec: the study.
@@ -87,8 +85,7 @@ def check_study(
     largest = fitter.size(candidate)
     for_checkpoints = room_needed(spec, prepared, len(devices))
     check_room(spec, runs, for_checkpoints)
-    left_out = _teacher_left_out(candidate)
-    speed = measure_speed(candidate.model_copy(update={"distill": None}) if left_out else candidate, data, devices[0])
+    speed = measure_speed(candidate, data, devices[0])
     seconds_per_trial = max(1, spec.data.folds) * spec.train.epochs * speed.seconds_per_epoch
     num_train = len(data.splits["train"])
     alone = len({device.visible or device.label for device in devices})  # workers on one GPU share its speed
@@ -98,7 +95,7 @@ def check_study(
         epochs=spec.train.epochs,
         trials=spec.search.trials,
         limit=spec.limit,
-        pictures=_images_of(spec, data, runs, _near_duplicates(data, duplicates, say), left_out),
+        pictures=_images_of(spec, data, runs, _near_duplicates(data, duplicates, say), candidate),
         space={key: _axis_of(axis) for key, axis in space.items()},
         largest=SizedWidth.of(candidate.width_mult, largest),
         widest=None if width is None else width.widest,
@@ -154,6 +151,8 @@ def largest_candidate(spec: StudySpec, space: Mapping[str, BaseDistribution], fi
 def measure_speed(candidate: TrainConfig, data: Dataset, where: WorkerDevice) -> Speed:
     """Train ``candidate`` for a few real steps, validate one real batch, and scale both up to an epoch.
 
+    A teacher that would have to be downloaded is left out.
+
     Raises:
         ConfigError: the model, its augmentation or its precision is impossible on this device.
     """
@@ -165,6 +164,8 @@ def measure_speed(candidate: TrainConfig, data: Dataset, where: WorkerDevice) ->
     batch_size = min(candidate.batch_size, len(train))
     # With this rate, training cannot diverge in so few steps; the time does not depend on it.
     quick = candidate.model_copy(update={"epochs": 1, "warmup_epochs": 0.0, "augment_from_epoch": 1, "lr": 1e-6})
+    if _teacher_left_out(candidate) is not None:
+        quick = quick.model_copy(update={"distill": None})
     device = open_device(where.kind, where.num_threads)
     for steps, num_val in ((1, 1), (MEASURED_STEPS, EVALUATION_BATCH)):  # the first round warms up
         sample = {"train": train[: steps * batch_size], "val": val[:num_val], "test": val[:0]}
@@ -222,17 +223,17 @@ def _fewest_classes(spec: StudySpec) -> int:
     return max(2, len({picture.class_name for picture in listing.pictures if picture.split == "train"}))
 
 
-def _teacher_left_out(candidate: TrainConfig) -> tuple[str, ...]:
-    """A warning where the teacher would have to be fetched from the network."""
+def _teacher_left_out(candidate: TrainConfig) -> str | None:
+    """A warning where the teacher would have to be downloaded."""
     if candidate.distill is None:
-        return ()
+        return None
     from trainer.distill import may_download
 
     if not may_download(candidate.distill):
-        return ()
+        return None
     return (
         f"distill.teacher {candidate.distill.teacher} was not loaded, as a check never uses the network: its classes "
-        "were not compared, and the time is that of a training without it",
+        "were not compared, and the time is that of a training without it"
     )
 
 
@@ -241,7 +242,7 @@ def _images_of(
     data: Dataset,
     runs: Runs,
     near_duplicates: tuple[NearDuplicate, ...] | None,
-    notes: tuple[str, ...],
+    candidate: TrainConfig,
 ) -> Images:
     unanswered = never_predicted(runs.confusion(spec.name), data.class_names)
     counts = {split: Counter(data.labels[indices].tolist()) for split, indices in data.splits.items()}
@@ -256,7 +257,7 @@ def _images_of(
         bad_files=data.bad_files,
         duplicates=data.duplicates,
         near_duplicates=near_duplicates,
-        warnings=(*warnings_about(data, spec.data), *filter(None, [unanswered]), *notes),
+        warnings=(*warnings_about(data, spec.data), *filter(None, [unanswered, _teacher_left_out(candidate)])),
     )
 
 
