@@ -225,8 +225,10 @@ def _open_formats(
     folder: Path, card: dict[str, Any], data: Dataset
 ) -> tuple[Any, bool, dict[str, tuple[str, Forward]]]:
     """The net with its parameters, whether the views are in it, and each library's file and how it answers."""
-    known = [format_of(name) for name in FORMAT_NAMES]
-    opened = {one: one.open(folder / one.file) for one in known if (folder / one.file).exists()}
+    recorded = [format_of(name) for name in FORMAT_NAMES if name in card["formats"]]
+    if gone := next((one.file for one in recorded if not (folder / one.file).exists()), None):
+        raise Difference(f"{gone} is not there, although metrics.json lists its format")
+    opened = {one: one.open(folder / one.file) for one in recorded}
     forwards = {one.library: (one.file, found.forward) for one, found in opened.items()}
     is_ensemble = card["model"]["members"] > 1
     if card["model"]["stock_timm"]:

@@ -366,8 +366,8 @@ def test_an_export_never_overwrites_what_is_no_export(used: Desk) -> None:
     mine = used.folder / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
-    refused(used.inside("export-best", "--gpus", "cpu", "--out", "mine"), 2, "exists and is no export")
-    refused(used.inside("export-best", "--gpus", "cpu", "--out", "mine/thesis.txt"), 2, "exists and is no export")
+    refused(used.inside("export-best", "--gpus", "cpu", "--out", "mine"), 2, "exists and is no whole export")
+    refused(used.inside("export-best", "--gpus", "cpu", "--out", "mine/thesis.txt"), 2, "exists and is no whole export")
     refused(used.inside("export-best", "--gpus", "cpu", "--out", "mine/thesis.txt/x"), 2, "cannot be made")
     assert (mine / "thesis.txt").read_text() == "years of work"
 

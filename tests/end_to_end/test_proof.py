@@ -74,6 +74,10 @@ def _other_onnx(folder: Path) -> None:
     onnx.save(model, folder / "model.onnx")
 
 
+def _no_onnx(folder: Path) -> None:
+    (folder / "model.onnx").unlink()
+
+
 def _nothing(_folder: Path) -> None:
     """The proof of an export that nobody touched."""
 
@@ -86,14 +90,14 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], int, str]] = {
     "accuracy": (_accuracy, 9, "accuracy through timm: 0."),
     "limit": (_limit, 9, "parameters, over the limit of "),
     "multiply-adds": (_macs, 9, "multiply-adds: "),
+    "a file": (_no_onnx, 9, "model.onnx is not there, although metrics.json lists its format"),
     "onnx": (_other_onnx, 9, "ONNX Runtime's logits differ by 1.0e-02, more than 1e-04"),
 }
 
 
 def test_the_proof_finds_files_that_are_not_read_as_in_the_training(exported: Exported, tmp_path: Path) -> None:
     folder = shutil.copytree(exported.shapes.folder, tmp_path / "export")
-    for file in ("model.onnx", "model.pt2"):
-        (folder / file).unlink()
+    _metrics(folder, lambda metrics: metrics.update(formats=[]))
     np.savez(folder / "reference-logits.npz", whole=exported.shapes.logits, plain=exported.shapes.logits)
     pictures = exported.shapes.test_pictures[0].parents[2]
     config = load(str(pictures.parent / "shapes.toml"), [f"data.path={pictures}"]).data
