@@ -21,13 +21,13 @@ UUIDS = ("GPU-", "MIG-")
 """How the UUIDs of GPUs and of their parts begin."""
 
 LOCK_FOLDERS = (Path("/run/lock"), Path("/tmp"))
-"""Where a GPU's lock lies: in the first that all users may write to and where nobody removes another's files.
+"""Folders for GPU locks: the first is used that all users may write to, and where nobody can remove others' files.
 
-/run/lock is there for it, but only some distributions let all users in. Not $TMPDIR, which may be each user's own.
+/run/lock is made for locks, but only some distributions let all users in. Not $TMPDIR, which may be each user's own.
 """
 
 FILLED_SHARE = 0.5
-"""Of a GPU's memory: what other programs may have before we say so. A desktop has some hundred megabytes."""
+"""Share of a GPU's memory that other programs may use before the user is warned. A desktop uses some 100 MB."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def visible_gpus() -> list[Gpu]:
     for part in map(str.strip, outer.split(",")):
         gpu = next((gpu for gpu in there if gpu.name == part), None) or _by_uuid(part, there)
         if gpu is None:
-            break  # CUDA too goes by nothing that follows
+            break  # like CUDA, ignore all entries after an unknown one
         found.append(gpu)
     return found
 
@@ -179,8 +179,8 @@ def hold_devices(devices: list[WorkerDevice], say: Say) -> Iterator[None]:
     """Keep other searches and exports on this machine, whoever began them, off the GPUs; the CPU is for everybody.
 
     Args:
-        devices: of all workers.
-        say: told of a GPU that another program fills, and of one that cannot be locked, which is used all the same.
+        devices: the devices of all workers.
+        say: called with a warning about each GPU that another program fills or that cannot be locked; it is used.
 
     Raises:
         DeviceHeld: another search or export trains on one of them.

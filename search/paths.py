@@ -59,13 +59,13 @@ class Runs:
         """The name of the study launched last.
 
         Raises:
-            UsageError: none was, or the file that says which is damaged.
+            UsageError: no study was launched yet, or the file with its name is damaged.
         """
         from studies.spec import STUDY_NAME  # 0.2 s
 
         try:
             content = self.last_study.read_bytes()
-            if STUDY_NAME.fullmatch(name := content.decode("ascii", "replace").strip()):  # of a version before
+            if STUDY_NAME.fullmatch(name := content.decode("ascii", "replace").strip()):  # as an older version wrote it
                 return name
             return str(read_checked(self.last_study)["study"])
         except FileNotFoundError:
@@ -124,7 +124,7 @@ class Runs:
         return self.study(study) / "logs" / "page.log"
 
     def confusion(self, study: str) -> Path:
-        """What the best trial so far mistook for what: "trial", "table" [k, 3] and the "names" of its classes."""
+        """Confusion matrix of the best trial so far: "trial", "table" [k, 3] and the "names" of its classes."""
         return self.study(study) / "confusion.npz"
 
     def trials(self, study: str) -> Path:

@@ -123,7 +123,7 @@ def export_best(
         else:
             record = _export(place, described, retraining, trial, stages)
         export = Export(record, target)
-        # For an export of before too: it may have been killed between its last move and these.
+        # Also for an export that was there already: that run may have been killed before these last steps.
         retraining.tidy(trial)
         figures = sorted((target / "plots").glob("*.png"))
         retraining.with_database(lambda: show_export(study, spec, runs.artifacts, text_of_export(export), figures))

@@ -105,10 +105,10 @@ def describe(
         "commit": _commit(),
     }
     described = json.loads(json.dumps(described))
-    # Not in the identity: what the file's shape is called, so that an export of before counts as the same.
+    # The identity leaves out the version of the shape, so that an older export counts as the same.
     unchanged = described | {"version": 2}
     known_by: object = [unchanged, *later_recipe()] if later_recipe() else unchanged
-    # Beside it: a launch adds lines to the log even where it finds the budget spent, and nothing is exported anew then.
+    # The journal's hash is not part of the identity: a launch adds lines even if the budget is spent.
     beside = {"identity": identity_of(known_by), "event_log": digest(retraining.runs.journal(spec.name))}
     return Description.model_validate(described | beside)
 

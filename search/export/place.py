@@ -40,7 +40,7 @@ _NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of kernels and 
 
 
 def altered(folder: Path) -> str | None:
-    """What is missing of an export or not as it was proven, in words; None where nothing is.
+    """The first file that is missing or has changed since the proof, in words; None if the export is whole.
 
     Raises:
         OSError: the disk does not give a file.
@@ -83,7 +83,8 @@ class Place:
     target: Path
     """Absolute."""
     is_default: bool
-    """Whether nobody chose it: what is there and no whole export is set aside then; else the export is refused."""
+    """Whether this is the default folder. What is no whole export in it is set aside; in a folder that the user chose,
+    the export is refused."""
 
     @property
     def flaw(self) -> str | None:

@@ -119,7 +119,7 @@ PAGE_PRUNED = 30
 def page_figures(
     trials: Sequence[FrozenTrial], spec: StudySpec, importances: Mapping[str, float] | None = None
 ) -> list[Figure]:
-    """The figures of the dashboard's study page, with their titles drawn in. They show only the best trials.
+    """The figures of the dashboard's study page, with titles drawn in, of the best and the latest pruned trials.
 
     Args:
         trials: all trials of the study, in any state.

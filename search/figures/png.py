@@ -110,7 +110,7 @@ def draw_accuracies(accuracies: Sequence[float], path: Path, *, title: str, step
 
 
 def dense(table: ArrayLike, classes: int, per_cell: int = 1) -> NDArray[np.int64]:
-    """The matrix [c, c] of a confusion's table [k, 3]; ``per_cell`` neighbouring classes together in a row."""
+    """The matrix [c, c] of a confusion's table [k, 3]; each cell sums ``per_cell`` neighbouring classes."""
     rows, columns, pictures = np.asarray(table, np.int64).reshape(-1, 3).T
     cells = -(-classes // per_cell)
     counts = np.zeros((cells, cells), np.int64)
@@ -125,11 +125,11 @@ def table_of(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def draw_confusion(table: ArrayLike, names: Sequence[str], path: Path, *, title: str) -> None:
-    """Draw a confusion matrix, rows true classes, as shares of each row; of many classes, several are one cell.
+    """Draw a confusion matrix, rows true classes, as shares of each row; with many classes, a cell stands for several.
 
     Args:
         table: [k, 3]: true class, predicted class, pictures.
-        names: of the classes.
+        names: class names.
         path: PNG to write.
         title: title of the figure.
     """

@@ -48,7 +48,7 @@ def prepare(
     Raises:
         DataError, DiskError: the images cannot be used.
         LimitError: no candidate fits.
-        ConfigError: the model or a recipe cannot be, or the teacher is not what was proven.
+        ConfigError: the model or a recipe is impossible, or the teacher has changed since its proof.
     """
     if spec.train.distill is not None:
         check_teacher(spec.train.distill.teacher)

@@ -165,7 +165,8 @@ class Fitter:
                 f"no width of {config.model} fits: at {low:g}, the narrowest, it has {self._in_words(narrowest)}; the "
                 f"limit is {describe_limit(self.limit)}; raise it, or choose a smaller width or model"
             )
-        # Sizes rise with the width, except for one dip. A limit that holds before the dip and at the end holds always.
+        # Sizes rise with the width, except for one dip. If the size just before the dip and
+        # at the widest width is within the limit, it is at every width.
         fall = dip(config)
         brim = [] if fall is None else [math.ceil(fall / WIDTH_STEP) - 1]
         over = [steps for steps in (*brim, end) if steps > fitting and is_over(steps)]

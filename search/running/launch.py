@@ -41,7 +41,7 @@ from trainer.data import Dataset
 from trainer.kept import write_checked
 
 STOP_POLL_SECONDS = 0.5
-"""Between two looks whether a search that was asked to stop has stopped."""
+"""Seconds between two checks of whether the search has stopped."""
 
 
 def launch(

@@ -40,7 +40,7 @@ but a trial that has become another one must not go on under the old number."""
 
 @dataclass
 class Progress:
-    """A trial that is not finished, and what is kept of it that is not in Optuna until it is."""
+    """An unfinished trial, with the facts that Optuna gets only when it has finished."""
 
     trial: Trial
     reported: dict[int, float]
@@ -91,7 +91,7 @@ class Trials:
         self.refused: deque[int] = deque()
         """Trials that another program queued with impossible values: they have failed, and nobody was told yet."""
         self.asking = False
-        """Whether a candidate is being asked for: still so in the next turn, the database went away meanwhile."""
+        """Whether a candidate is being asked for. If still set in the next turn, the database went away in between."""
         self.progress: dict[int, Progress] = {}
         self.finished: dict[int, TrialView] = {}
 
@@ -108,8 +108,8 @@ class Trials:
         """Take over what a predecessor left: finished trials count, RUNNING ones are orphans.
 
         Returns:
-            What is worth telling of it, a line each: which packages have other versions now, which trials that were
-            begun with them keep as a warning; and of which trials the journal told less than a kill explains.
+            Lines for the user: packages whose versions have changed, which unfinished trials keep as a warning, and
+            trials for which the journal lacks more than one step.
         """
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if (frozen.number, frozen.last_step) not in self.journal.decided:
@@ -161,9 +161,9 @@ class Trials:
     def complete_asking(self) -> None:
         """Make an orphan of a candidate that was being asked for when the database went away.
 
-        It is RUNNING and known to nobody, perhaps with some of its settings. The others are drawn before anything that
-        happened meanwhile is stored, because the sampler would learn from it. Of two, where the answer to the first
-        was lost, the first is resumed: a replay asks for them in this order.
+        The trial is RUNNING in the database, perhaps with only some settings, and no worker has it. The other settings
+        are drawn before any later result is stored, because the sampler would learn from it. If two were created, since
+        the first reply was lost, the first is resumed: a replay asks for them in this order.
         """
         if self.asking:
             for frozen in self._unknown()[:1]:

@@ -13,12 +13,12 @@
     tell      trial, state, value, reason  finished
     stop      reason                       the coordinator ends
 
-A launch that finds more in the database than one step, which is what a kill keeps out, cannot know in which order it
-happened. It has two keys more: "rebuilt", the numbers of the trials that it happened to, and "history", all trials as
-they were then. What follows goes on from there. So has the first launch after a "recipe".
+A kill can leave one step in the database that is missing from the journal. A launch that finds more than one missing
+step cannot know their order. Its line has two keys more: "rebuilt", the numbers of the trials with such steps, and
+"history", all trials at that moment, from which a replay goes on. The first launch after a "recipe" has them too.
 
-The last key of a line is its sum: the CRC-32 of all before it, begun with the sum of the line above. So a line that was
-altered, taken out or put in breaks the chain. Lines of versions before have none.
+The last key of a line is its checksum: the CRC-32 of the rest of the line, chained to the checksum of the line above. A
+line that was altered, removed or inserted breaks the chain. Lines of earlier versions have no checksum.
 """
 
 from __future__ import annotations

@@ -58,10 +58,10 @@ def _checked(runs: Runs, study: str, notes: list[str]) -> str | None:
 
 
 def identify(study: optuna.Study) -> Callable[[], None]:
-    """Remember which study this is: it may be deleted, or its file, and another of its name be made.
+    """Remember the study's UUID. The study or its file may later be deleted, and another made under the same name.
 
     Returns:
-        What is to be called before the study is written to; raises StudyChanged once it is gone or another.
+        A function to call before each write. It raises StudyChanged if the study was deleted or replaced.
 
     Raises:
         StudyChanged: it is gone already.

@@ -85,7 +85,8 @@ class Journal:
     def append(self, event: Event) -> None:
         """Add one line, durable when this returns unless the disk is full.
 
-        It goes to wherever the file ends by then: one who lost the study unawares must not overwrite the next owner.
+        It is appended at the current end of the file, so that a process that has lost the study without noticing does
+        not overwrite the lines of its successor.
         """
         if self.lost:
             return
@@ -125,7 +126,7 @@ class Journal:
             uuid: the study's.
 
         Returns:
-            Numbers of the trials of which more was missing than a kill keeps out.
+            Numbers of the trials for which the journal lacked more than one step.
         """
         known = read_journal(self.path)
         since = known[_since_recipe(known) :]

@@ -1,4 +1,4 @@
-"""One process at a time owns a study: whoever is killed is free of it at once, and whoever asks is told who has it."""
+"""One process at a time owns a study. The lock ends with its process, and others can ask who the owner is."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
 
     Its folder has a lock too, for studies of one name in two databases, and for whoever takes a lost Postgres lock.
 
-    What it gives is to be called before writing: a Postgres lock is lost when the server restarts, and then taken
-    again, which raises HeldError if another process has been faster.
+    Yields a function to call before each write. A Postgres lock is lost when the server restarts; the function takes it
+    again, and raises HeldError if another process was faster.
 
     Raises:
         HeldError: another process has it; the message says which and since when.

@@ -38,7 +38,7 @@ TEST_OPENING = "featherweight:test_opening:"
 
 
 PLACES = ("path", "source", "bad_files", "labels", "test_labels", "columns")
-"""Settings of [data] that say where the pictures and their labels come from; what comes is in their content's hash."""
+"""Settings of [data] that locate pictures and labels. The fingerprint has the content's hash instead."""
 
 
 def fingerprint(spec: StudySpec, content_hash: str) -> dict[str, Json]:

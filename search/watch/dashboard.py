@@ -37,7 +37,7 @@ DEFAULT_PORT = 8080
 MIN_TOKEN_CHARACTERS = 16
 
 NICENESS = 10
-"""Of a dashboard beside a search: drawing a page of 2,000 trials must not take turns with training."""
+"""Niceness of a dashboard beside a search, so that drawing a page of 2,000 trials takes no CPU from training."""
 
 
 def serve_dashboard(
@@ -70,8 +70,8 @@ def serve_dashboard(
             from a file never is.
 
     Raises:
-        UsageError: the address cannot be had, the token is too weak, ``url`` is none, or edits are asked for beyond
-            this machine without it.
+        UsageError: the address is not available, the token is too weak, ``url`` is no valid https address, or edits
+            from other machines are requested without ``url``.
         StorageError: not a storage URL, or its driver is not installed.
     """
     named = [_host_name(name) for name in allow_hosts]

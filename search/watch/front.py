@@ -32,7 +32,7 @@ from studies.spec import STUDY_NAME
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 PROXY_HEADERS = ("HTTP_X_FORWARDED", "HTTP_X_REAL_IP", "HTTP_FORWARDED", "HTTP_VIA")
-"""How the names of headers begin, in WSGI's spelling, that only a proxy adds."""
+"""Prefixes of the headers that only a proxy adds, in WSGI's spelling."""
 
 RETRY_SECONDS = 3  # how often the waiting page asks again
 

@@ -1,7 +1,7 @@
 """The dashboard's server: waitress, changed so that no client keeps another from being answered.
 
-Waitress alone stops to accept at 100 connections, gives an idle one two minutes, and one that sends or reads a byte now
-and then any time. Here the newest connection is always accepted; the oldest makes room for it.
+By default, waitress stops accepting at 100 connections, closes an idle one after two minutes, and never closes one that
+sends or reads a byte now and then. Here the newest connection is always accepted; the oldest makes room for it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from waitress.wasyncore import dispatcher
 NUM_THREADS = 8
 
 MAX_CONNECTIONS_PER_ADDRESS = 64
-"""A browser opens six; a proxy as many as it has requests at a time."""
+"""Most connections from one address. A browser opens six, a proxy one for each request in progress."""
 
 MAX_CONNECTIONS = 192
-"""In all; each takes at most three file descriptors, and a process has often no more than 1,024."""
+"""Most connections in all. Each takes up to three file descriptors, and a process often has only 1,024."""
 
 PATIENCE_SECONDS = 10.0
 """How long a client may take to send a request or to read an answer, and MIN_BYTES_PER_SECOND on top."""
@@ -39,10 +39,10 @@ IDLE_SECONDS = 75.0
 MAX_HEADER_BYTES = 1 << 15
 
 MAX_BODY_BYTES = 1 << 16
-"""Of a request. Reading has no body; by default waitress spools a gigabyte of one to disk."""
+"""Largest body of a request that only reads, which has none; by default waitress spools a gigabyte to disk."""
 
 MAX_EDIT_BYTES = 1 << 27
-"""The same where it may change something: artifacts are sent in a body."""
+"""Largest body of a request that may change something: artifacts are sent in a body."""
 
 
 class DashboardServer(TcpWSGIServer):  # type: ignore[misc]  # waitress ships no type information

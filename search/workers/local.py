@@ -121,7 +121,7 @@ class LocalPool:
             for line in lines:
                 try:
                     message = from_worker(line)
-                except ValidationError as error:  # not of this version, or something writes to its channel
+                except ValidationError as error:  # another version, or a library writes to the channel
                     with _opened(self._logs[worker]) as log:
                         log.write(f"ended for a line that is no message: {line!r}\n{error}\n".encode())
                     entry.process.kill()

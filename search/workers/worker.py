@@ -157,7 +157,7 @@ def _leave_confusion(trial: int, checkpoint: Path, config: TrainConfig, data: Da
     with device.autocast(config):  # as in the trial's own evaluation
         logits = predict_logits(device.place(net).eval(), data, "val", device)
     confusion = measure(logits, data.labels[data.splits["val"]]).confusion
-    with contextlib.suppress(OSError):  # a picture is not worth a trial
+    with contextlib.suppress(OSError):  # a missing confusion matrix must not fail the trial
         np.savez(checkpoint.with_name("confusion.npz"), trial=trial, table=confusion, names=data.class_names)
 
 
