@@ -152,12 +152,12 @@ def _text(study: str) -> str:
     path = Path(study)
     logger.debug("study file %s", path.absolute())
     if path.suffix != ".toml" and not path.exists():
-        raise ConfigError(
-            f"no study {study!r} comes with the product, nor is it a .toml file; {nearest(study, names())}"
-        )
+        file = f"{study}.toml"
+        cure = f"did you mean {file}?" if Path(file).is_file() else nearest(study, names())
+        raise ConfigError(f"no study {study!r} comes with the product, nor is it a .toml file; {cure}")
     if not path.exists():
         raise ConfigError(f"there is no file {study}; search studies --new {study} begins one")
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # Windows' editors begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read study {study}: {error}") from error

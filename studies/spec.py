@@ -68,7 +68,7 @@ class Search(FrozenModel):
     min_epochs: int = Field(1, ge=1)
     """Epochs before a trial can be pruned (min_resource; the median's warm-up steps)."""
     reduction_factor: int = Field(3, ge=2)
-    """At each rung, successive halving and hyperband keep one of this many trials."""
+    """Successive halving and hyperband compare trials at certain epochs (rungs), and keep one of this many at each."""
     workers_per_gpu: int = Field(1, ge=1, le=16)
     """Workers on each GPU, each with its own trial. Useful where a single small model leaves the GPU idle. Without
     effect on the CPU, where ``--gpus cpu:2`` asks for two workers."""
@@ -232,7 +232,10 @@ class StudySpec(FrozenModel):
     @classmethod
     def _name_is_no_path(cls, name: str) -> str:
         if not STUDY_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} cannot name a study; use 1 to 64 letters, digits, '.', '_' or '-'")
+            raise ValueError(
+                f"{name!r} cannot name a study; use 1 to 64 letters, digits, '.', '_' or '-'; rename the file, or give "
+                "--set name=NEW"
+            )
         return name
 
     # Each field is checked by itself, against the fields above it, so that one mistake does not hide the others.

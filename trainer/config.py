@@ -167,7 +167,8 @@ class TrainConfig(FrozenModel):
     epochs: int = Field(50, ge=1)
     """Passes over the training split."""
     batch_size: int = Field(128, ge=2)
-    """Pictures per optimizer step."""
+    """Pictures per optimizer step. The incomplete last batch of an epoch is left out, with other
+    pictures each epoch."""
     optimizer: Optimizer = "adamw"
     """timm's names; sgd has Nesterov momentum."""
     sam: Sam | None = None

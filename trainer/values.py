@@ -41,7 +41,9 @@ def nearest(word: str, words: Iterable[str]) -> str:
     """
     known = sorted(words)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known[:40])}"
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"known: {', '.join(known[:40])}{f' and {len(known) - 40:,} more' if len(known) > 40 else ''}"
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -117,6 +117,8 @@ def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> NDArray[
     for file in files:
         try:
             images.append(read_picture(file.read_bytes(), config))
+        except IsADirectoryError:
+            problems.append(f"  {file}: is a folder; give the files in it, {file}/*")
         except (OSError, DataError) as error:
             problems.append(f"  {file}: {error.strerror if isinstance(error, OSError) and error.strerror else error}")
     if problems:

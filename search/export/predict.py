@@ -71,6 +71,7 @@ def predict(export: Path, images: list[Path], top: int = 5) -> Predictions:
 
 def text_of_prediction(answer: Predictions) -> Table:
     """A table per image."""
+    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -82,4 +83,5 @@ def text_of_prediction(answer: Predictions) -> Table:
             table.add_row(
                 printable(first), printable(found.name), f"{found.probability:.2%}", style="" if rank else "bold"
             )
+    table.width = Console(width=10**6).measure(table).maximum  # a file's name is never broken, nor in a pipe
     return table

@@ -148,6 +148,8 @@ def open_study(
     changes = [] if begun is None else differences(begun | {"recipe_version": max(was, RECIPE_VERSION)}, asked)
     if changes and not accept_changes:
         listed = "\n".join(f"  {line}" for line in changes)
+        if any(line.startswith("data.content:") for line in changes):
+            listed += "\ndata.content is a checksum: the pictures or their classes are others than before."
         raise StudyChanged(
             f"study {spec.name!r} was begun with other settings:\n{listed}\n"
             "Undo the change, give the study another name (--set name=NEW), or go on with --accept-changes."

@@ -416,6 +416,19 @@ def test_a_study_that_is_not_there_is_one_sentence(study_name: str, sentence: st
     assert str(caught.value) == sentence
 
 
+def test_a_study_named_without_its_ending_is_told_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digit.toml").write_text("[space]\ndropout = [0.0, 0.2]\n")
+    with pytest.raises(ConfigError, match=r"did you mean digit\.toml\?$"):
+        studies.load("digit")
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text("[space]\ndropout = [0.0, 0.2]\n", encoding="utf-8-sig")
+    assert studies.load(str(file)).name == "x"
+
+
 def test_a_file_that_is_no_toml_says_where(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_text("lr = = 3")
     with pytest.raises(ConfigError, match=r"is not TOML: .*line 1, column 6"):

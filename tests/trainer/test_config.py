@@ -99,6 +99,7 @@ def test_the_digits_take_no_folder() -> None:
 def test_nearest_completes_a_sentence() -> None:
     assert nearest("rexnet100", ["rexnet_100", "resnet18"]) == "did you mean rexnet_100?"
     assert nearest("x", ["b", "a"]) == "known: a, b"
+    assert nearest("x", [f"{number:02}" for number in range(43)]).endswith(", 39 and 3 more")
 
 
 def test_assignments_are_dotted_keys_and_toml_values() -> None:
