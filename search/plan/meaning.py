@@ -232,7 +232,8 @@ def _estimate_table(meaning: Meaning) -> Table:
     return _pairs_table(
         {
             "steps per epoch": ", ".join(
-                f"{number:,} in batches of {size}" for size, number in meaning.steps_per_epoch.items()
+                _steps(number, size, meaning.pictures.splits["train"])
+                for size, number in meaning.steps_per_epoch.items()
             ),
             "device": f"{estimate.device}, {estimate.images_per_second:,.0f} images/s with the largest "
             f"{estimate.model}",
@@ -243,6 +244,13 @@ def _estimate_table(meaning: Meaning) -> Table:
             f"{megabytes(estimate.free_bytes)} free",
         }
     )
+
+
+def _steps(number: int, batch_size: int, num_train: int) -> str:
+    left_out = num_train - number * min(batch_size, num_train)
+    much = left_out > num_train / 10
+    told = f"; {left_out:,} of {num_train:,} pictures left out, others each epoch" if much else ""
+    return f"{number:,} in batches of {batch_size}{told}"
 
 
 def _pairs_table(pairs: Mapping[str, object]) -> Table:

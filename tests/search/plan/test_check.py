@@ -207,6 +207,22 @@ def test_of_several_families_the_time_says_which_one_it_is_of(runs: Runs) -> Non
     assert "\n  known.0: its model, mobilenetv3_small_050, does not fit\n" in shown(meaning)
 
 
+def test_many_pictures_left_out_of_each_epoch_are_told(runs: Runs, tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path, {"a": 12, "b": 12})
+    spec = study(
+        data={"path": str(folder), "image_size": 16},
+        train={"model": "resnet10t", "epochs": 1, "batch_size": 16},
+        space={"lr": [0.1, 0.2]},
+        known=[],
+        limit={},
+    )
+    meaning = check_study(spec, runs, TWO_WORKERS[:1])
+    num_train = meaning.pictures.splits["train"]
+    told = f"1 in batches of 16; {num_train - 16} of {num_train} pictures left out, others each epoch"
+    assert told in shown(meaning, 200)
+    assert "left out, others" not in shown(replace(meaning, steps_per_epoch={4: num_train // 4}), 200)
+
+
 def test_a_batch_larger_than_the_training_split_is_measured_as_it_trains(runs: Runs, tmp_path: Path) -> None:
     folder = make_pictures(tmp_path, {"a": 4, "b": 4})
     spec = study(data={"path": str(folder), "image_size": 16}, space={"lr": [0.1, 0.2]}, known=[], limit={})
