@@ -246,7 +246,7 @@ def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs) -> str:
     else:
         words = (
             f"study {spec.name!r} has spent its budget of {snapshot.budget} trials {counts}; to go on, repeat the "
-            f"command with --trials {2 * snapshot.budget}"
+            f"command with --trials {_larger_budget(snapshot)}"
         )
     if best is not None and best.value is not None:
         words += (
@@ -254,6 +254,10 @@ def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs) -> str:
             f"hand it over with: search export-best {spec.name}{runs.option}"
         )
     return words
+
+
+def _larger_budget(snapshot: Snapshot) -> int:
+    return 2 * max(snapshot.budget, len(snapshot.finished))  # the budget may have been set below what is finished
 
 
 def show_status(name: str, url: URL, runs: Runs, *, watch: bool, as_json: bool) -> None:
@@ -309,7 +313,7 @@ def ending(snapshot: Snapshot, held_by: str | None, runs: Runs) -> str:
     if len(snapshot.finished) >= snapshot.budget and snapshot.best is None:
         return (
             f"nobody is searching it, the budget is spent and no trial has completed; search report {snapshot.study} "
-            f"says why; to go on, repeat its search launch with --trials {2 * snapshot.budget}"
+            f"says why; to go on, repeat its search launch with --trials {_larger_budget(snapshot)}"
         )
     if len(snapshot.finished) >= snapshot.budget:
         command = f"search export-best {snapshot.study}{runs.option}"

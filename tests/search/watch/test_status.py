@@ -242,6 +242,10 @@ class TestTerminal:
         )
         assert ending(spent, "process 7", DEFAULT_RUNS) == "in use by process 7"
 
+    def test_a_budget_below_what_is_finished_is_told_one_that_goes_on(self) -> None:
+        lowered = Snapshot("birds", 1, tuple(trial(number, 1, "PRUNED") for number in range(3)), (), None)
+        assert ending(lowered, None, DEFAULT_RUNS).endswith("with --trials 6")
+
     def test_a_log_file_gets_a_line_for_each_trial_and_one_at_the_end(self, capsys: pytest.CaptureFixture[str]) -> None:
         def at(*finished: TrialView) -> Snapshot:
             return Snapshot("birds", 3, finished, (training(2, 1),), 40.0, epochs=3)
