@@ -149,7 +149,8 @@ def test_an_ensembles_weights_are_proven_too_although_no_stock_library_has_its_n
     write_weights(tmp_path, plain, spec.train, spec, digits)
     shutil.copy(exported[1] / "model.pt2", tmp_path)
     model = {"stock_timm": False, "members": 2, "views": []}
-    _, _, forwards = _open_formats(tmp_path, {"model": model, "config": spec.train.model_dump(mode="json")}, digits)
+    card = {"model": model, "config": spec.train.model_dump(mode="json"), "formats": ["pt2"]}
+    _, _, forwards = _open_formats(tmp_path, card, digits)
     assert [file for file, _ in forwards.values()] == ["model.pt2", "model.safetensors"]
     pictures = torch.randn(3, 3, 16, 16)
     with torch.inference_mode():
