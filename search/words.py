@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 
 def duration(seconds: float) -> str:
     """Seconds as people say them: "40 s", "12 min", "3 h 20 min"."""
@@ -24,3 +26,9 @@ def show(value: object) -> str:
 def count(number: int, noun: str) -> str:
     """A number of things: "1 trial", "1,200 trials"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def short_json(value: object) -> str:
+    """A value in JSON, cut in the middle if it is long."""
+    shown = json.dumps(value)
+    return shown if len(shown) <= 60 else f"{shown[:28]}...{shown[-28:]}"

@@ -34,6 +34,7 @@ from search.export.trainings import Outcome
 from search.figures.png import Epoch, confused_pairs, dense
 from search.study.confirmation import Confirmation, confirmed
 from search.study.journal import digest
+from search.study.marks import own_trials
 from search.study.study import open_test_split, teacher_hash
 from search.study.trial import recipe_of
 from search.words import count
@@ -58,7 +59,7 @@ def describe(
     from trainer.models import is_stock, model_args
 
     spec, data, config = retraining.spec, retraining.data, stages[0][0].config
-    trials = retraining.study.get_trials(deepcopy=False)
+    trials = own_trials(retraining.study)
     final = spec.final
     packages = [package for name in final.formats for package in format_of(name).packages]
     described: dict[str, object] = {

@@ -23,6 +23,7 @@ from search.export.trainings import Outcome, Training, TrainingQueue
 from search.paths import Runs
 from search.plan.width import Fitter
 from search.study.confirmation import Confirmation, begin, candidates, confirmed, final_seed, missing, record
+from search.study.marks import own_trials
 from search.study.outage import Outage
 from search.study.owned import OwnedStudy
 from search.study.storage import wait_briefly
@@ -261,7 +262,7 @@ def choose_trial(study: optuna.Study, number: int | None, limit: Limit) -> Froze
     Raises:
         NothingToExport: no trial is COMPLETE and feasible, or ``number`` is not.
     """
-    trials = study.get_trials(deepcopy=False)
+    trials = own_trials(study)
     if number is not None:
         found = ranked([trial for trial in trials if trial.number == number], limit)
         if not found:

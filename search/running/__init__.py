@@ -3,4 +3,5 @@
 launch       from a study to a running search; stop requests
 coordinator  the loop: assign, answer, resume, pause, stop
 trials       the trials of the study: ask, report, prune, tell
+records      what both keep beside the database: trials in progress, their ends, unstored messages
 """

@@ -14,55 +14,35 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from logging import INFO, WARNING
-from typing import Protocol, assert_never
+from typing import assert_never
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from search.errors import HeldError, StudyChanged, TrainingFailed, reason_of
 from search.paths import Runs
 from search.plan.prepare import room_needed
 from search.plan.space import Bounds
-from search.running.trials import Changed, Ending, Trials
+from search.running.records import Changed, Ending, Said
+from search.running.trials import Trials
 from search.study import events
+from search.study.marks import FOREIGN_REASON
 from search.study.outage import Outage
 from search.study.owned import OwnedStudy
 from search.study.postgres import ANSWER_SECONDS, CONNECT_SECONDS
 from search.study.progress import Snapshot, eta_seconds
 from search.study.storage import wait_briefly
 from search.study.trial import OUT_OF_MEMORY, TrialView, step_of
+from search.watch.observers import Audience
 from search.words import duration
-from search.workers.crew import POLL_SECONDS, Crew, Event, Worker, patience
+from search.workers.crew import POLL_SECONDS, Crew, Worker, patience
 from search.workers.failures import Failure, decide, words_for
 from search.workers.messages import Answer, Epoch, Failed, Left, Started
 from search.workers.pool import Exit, Pool
 from trainer.config import EpochResult
 from trainer.errors import DiskError
-
-
-class Audience(Protocol):
-    """Observers of a search. They must not delay it."""
-
-    def watch(self, snapshot: Snapshot) -> None:
-        """Called with the current state of the search, at least every POLL_SECONDS."""
-
-    def say(self, line: str, level: int = INFO, /) -> None:
-        """Called with one line for the user; ``level`` is one of logging's."""
-
-
-@dataclass
-class Said:
-    """An event of a worker that the database has not taken yet."""
-
-    worker: int
-    event: Event
-    answered: bool = False
-
-    @property
-    def can_go_on(self) -> bool:
-        """Whether the worker can be answered without the database: after an epoch that was not the last."""
-        return isinstance(self.event, Epoch) and not self.event.result.final
 
 
 class Coordinator:
@@ -165,7 +145,7 @@ class Coordinator:
         most = self.spec.faults.storage_minutes
         # Another attempt to reach a vanished server could last beyond the grace, and the process would be killed.
         too_late = self.outage.is_on and time.monotonic() + ANSWER_SECONDS + CONNECT_SECONDS > self.deadline
-        steps = (self.trials.complete_asking, self._catch_up, self._assign, self._finish_off)
+        steps = (self.trials.complete_asking, self._catch_up, self._assign, self._finish_off, self._tell_of_others)
         if too_late or not self.outage.with_database(*checks, *steps, most_minutes=most):
             self._go_on_without_storage()
         if self.killed or time.monotonic() >= self.deadline or not self._worth_waiting():
@@ -212,8 +192,13 @@ class Coordinator:
 
     def _catch_up(self) -> None:
         while self.backlog:  # an event that fails halfway is handled again next time, from its start
-            self._handle(self.backlog[0])
-            self.backlog.popleft()
+            try:
+                self._handle(self.backlog[0])
+            except UpdateFinishedTrialError:
+                if not self.trials.lose_foreign():
+                    raise
+            else:
+                self.backlog.popleft()
 
     def _go_on_without_storage(self) -> None:
         """Let workers train on. The pruner is asked about their epochs once the database is back."""
@@ -237,8 +222,6 @@ class Coordinator:
             if self.stopping or self.no_room or not self._left_to_do():
                 break
             trial = self.trials.next()
-            while self.trials.refused:
-                self.say(self._outcome_line(self.trials.finished[self.trials.refused.popleft()]), WARNING)
             if trial is None:
                 break
             progress = self.trials.progress[trial]
@@ -246,6 +229,14 @@ class Coordinator:
             worker.trial, worker.attempt, worker.epoch = trial, progress.attempts, None
             self.crew.send(worker.number, self.trials.assignment(trial, self.cache))
             self.journal.append(events.Assign(trial=trial, worker=worker.label, attempt=progress.attempts))
+
+    def _tell_of_others(self) -> None:
+        """Say which trials other programs have spoilt, once."""
+        while self.trials.refused:
+            self.say(self._outcome_line(self.trials.finished[self.trials.refused.popleft()]), WARNING)
+        if self.trials.foreign:
+            self.say(f"trial {', '.join(map(str, self.trials.foreign))}: {FOREIGN_REASON}", WARNING)
+            self.trials.foreign.clear()
 
     def _finish_off(self) -> None:
         """Once the budget is spent, fail the trials that a broken connection has left behind."""
@@ -295,7 +286,8 @@ class Coordinator:
         worker, event = self.crew.workers[said.worker], said.event
         match event:
             case Started():
-                self.trials.counted(event)
+                if self._trains(worker):  # else another program has finished the trial
+                    self.trials.counted(event)
             case Epoch():
                 worker.memory_bytes = event.memory_bytes
                 go_on = self._trains(worker) and self._on_epoch(worker, event.trial, event.result)

@@ -10,20 +10,30 @@ import contextlib
 import logging
 import shutil
 from collections import deque
-from dataclasses import dataclass, field
 from typing import Any
 
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from search.errors import FailureKind
 from search.paths import Runs
+from search.running.records import Changed, Ending, Progress
 from search.study import events
 from search.study.journal import Journal, installed
+from search.study.marks import FOREIGN_REASON, MarkedStorage, Marks, is_foreign, own_trials
 from search.study.owned import OwnedStudy
-from search.study.sampling import new_trial, resume_trial, seed_of, undo_prune_query
+from search.study.sampling import (
+    QUEUED,
+    impossible,
+    make_own,
+    new_trial,
+    resume_trial,
+    seed_of,
+    set_attributes,
+    undo_prune_query,
+)
 from search.study.storage import check_writable
-from search.study.study import UUID, VERSIONS
+from search.study.study import UUID, VERSIONS, check_trials
 from search.study.trial import FAILURE, TrialView, best_of, step_of, view_of
 from search.workers.failures import Decision, Failure, Setbacks
 from search.workers.messages import Assign, Started, WidthShare
@@ -33,44 +43,25 @@ from trainer.config import EpochResult, ModelSize
 
 logger = logging.getLogger(__name__)
 
+KEPT = (
+    "reason",
+    FAILURE,
+    "num_params",
+    "macs",
+    "sizes",
+    "seconds",
+    "seconds_per_epoch",
+    "images_per_second",
+    "device",
+    "micro_batches",
+    "device_errors",
+    "warning",
+)
+"""Attributes in which a trial keeps what the search found out; a program that queues one may use the same names."""
+
 REPEAT_TOLERANCE = 0.05
 """Most that the accuracy of an epoch trained again may differ from what was reported: other hardware rounds otherwise,
 but a trial that has become another one must not go on under the old number."""
-
-
-@dataclass
-class Progress:
-    """An unfinished trial, with the facts that Optuna gets only when it has finished."""
-
-    trial: Trial
-    reported: dict[int, float]
-    asked: int = 0
-    """The last step at which the pruner was asked, answered or not."""
-    decided: dict[int, bool] = field(default_factory=dict)
-    """Whether the pruner ends the trial, by the last step that it was asked at: it is asked once."""
-    seconds: dict[int, float] = field(default_factory=dict)
-    images_per_second: float = 0.0
-    attempts: int = 0
-    crashed: int = 0
-    """The last attempt that ended in a crash."""
-    setbacks: Setbacks = field(default_factory=Setbacks)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ending:
-    """How a trial ends."""
-
-    state: TrialState
-    value: float | None = None
-    """The objective of a COMPLETE trial."""
-    reason: str = ""
-    """Why it is not COMPLETE; the first line says what happened, a log may follow."""
-    failure: FailureKind | None = None
-    """The kind of failure that ended it; None where nothing went wrong."""
-
-
-class Changed(Exception):
-    """An epoch that was trained again gave another result; the message says which."""
 
 
 class Trials:
@@ -85,11 +76,16 @@ class Trials:
     def __init__(self, owned: OwnedStudy, space: dict[str, BaseDistribution], runs: Runs) -> None:
         self.study, self.spec, self.space, self.runs = owned.study, owned.spec, space, runs
         self.uuid = self.study.user_attrs.get(UUID)
+        self.marks = Marks.of(self.study, self.uuid)
         self.journal = Journal(runs.journal(self.spec.name))
         self.orphans: deque[int] = deque()
         """Trials that were begun and that nobody trains."""
         self.refused: deque[int] = deque()
         """Trials that another program queued with impossible values: they have failed, and nobody was told yet."""
+        self.foreign: deque[int] = deque()
+        """Trials that another program has finished, of which nobody was told yet."""
+        self._noted: set[int] = set()
+        """Trials that the journal knows."""
         self.asking = False
         """Whether a candidate is being asked for. If still set in the next turn, the database went away in between."""
         self.progress: dict[int, Progress] = {}
@@ -111,16 +107,22 @@ class Trials:
             Lines for the user: packages whose versions have changed, which unfinished trials keep as a warning, and
             trials for which the journal lacks more than one step.
         """
-        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+            if not self.marks.is_asked(frozen) and impossible(frozen, self.space) is None:
+                frozen = make_own(self.study, frozen, KEPT)  # before the journal tells of it
             if (frozen.number, frozen.last_step) not in self.journal.decided:
                 undo_prune_query(self.study, frozen)
         trials = self.study.get_trials(deepcopy=False)
-        unwitnessed = ", ".join(map(str, self.journal.begin(self.spec, self.space, trials, self.uuid)))
+        self.foreign += [one.number for one in trials if is_foreign(one) and one.number not in self.journal.told]
+        gap = self.journal.begin(self.spec, self.space, trials, self.uuid)
+        self._noted |= {frozen.number for frozen in trials}
+        for number in gap.others:
+            self._forget(number)
         running = {str(frozen.number) for frozen in trials if frozen.state == TrialState.RUNNING}
         for folder in self.runs.trials(self.spec.name).glob("*"):
             if folder.name not in running:
                 shutil.rmtree(folder, ignore_errors=True)
-        for frozen in trials:
+        for frozen in own_trials(self.study):
             if frozen.state.is_finished():
                 self.finished[frozen.number] = view_of(frozen, self.spec.limit)
         for frozen in trials:
@@ -134,13 +136,11 @@ class Trials:
         if before != now:
             self.study.set_user_attr(VERSIONS, now)
         notes = [f"other versions than at the last launch: {others}; that may change results"] if others else []
-        if unwitnessed:
-            notes.append(f"the database has more of trial {unwitnessed} than the journal: a replay does not judge that")
-        return notes
+        return [*notes, *gap.sentences()]
 
     def enqueue(self, recipes: list[dict[str, Any]]) -> None:
         """Queue known recipes, in terms of the space, unless they were queued before."""
-        queued = [trial.system_attrs.get("fixed_params") for trial in self.study.get_trials(deepcopy=False)]
+        queued = [trial.system_attrs.get(QUEUED) for trial in self.study.get_trials(deepcopy=False)]
         for number, recipe in enumerate(recipes):
             if recipe not in queued:
                 self.study.enqueue_trial(recipe, user_attrs={"known": number})
@@ -237,9 +237,15 @@ class Trials:
         return progress.decided[step]
 
     def finish(self, number: int, device: str, ending: Ending) -> TrialView:
-        """Tell Optuna how a trial ended; nothing can be added to it after that."""
+        """Tell Optuna how a trial ended; nothing can be added to it after that.
+
+        Raises:
+            UpdateFinishedTrialError: another program has finished it, see ``lose_foreign``.
+        """
         progress = self.progress[number]
         trial, frozen = progress.trial, self._frozen(progress.trial)
+        if is_foreign(frozen):
+            raise UpdateFinishedTrialError(FOREIGN_REASON)
         if not frozen.state.is_finished():  # else the database took it, and its answer was lost
             seconds = list(progress.seconds.values())
             trial.set_user_attr("seconds", round(sum(seconds), 3))
@@ -251,6 +257,7 @@ class Trials:
                 trial.set_user_attr("reason", ending.reason)
             if ending.failure:
                 trial.set_user_attr(FAILURE, ending.failure)
+            self.marks.note_ended(self.study, frozen)
             self.study.tell(trial, ending.value, ending.state)
             frozen = self._frozen(trial)
         self._keep_confusion(frozen)
@@ -264,6 +271,7 @@ class Trials:
     def fail_unknown(self) -> None:
         """End what a broken connection has created twice: trials beyond the budget, that nobody ever trained."""
         for frozen in self._unknown():
+            self.marks.note_ended(self.study, frozen)
             self.study.tell(frozen.number, state=TrialState.FAIL)
             self.journal.append(events.Tell(trial=frozen.number, state="FAIL", value=None, reason="created twice"))
 
@@ -292,14 +300,28 @@ class Trials:
         return [frozen for frozen in running if frozen.number not in known]
 
     def _resume(self, frozen: FrozenTrial) -> None:
-        """Make an orphan of a RUNNING trial; one that another program queued with impossible values fails instead."""
+        """Make an orphan of a RUNNING trial; one that another program queued with impossible values fails instead.
+
+        Raises:
+            StudyChanged: another program's trial samples a setting in another way, so Optuna lets nobody sample it.
+        """
+        self.lose_foreign(below=frozen.number)
         try:
+            if not self.marks.is_asked(frozen):
+                if (reason := impossible(frozen, self.space)) is not None:
+                    self._note_queued(frozen)
+                    self._refuse(frozen, reason)
+                    return
+                frozen = make_own(self.study, frozen, KEPT)
+                self._note_queued(frozen)
+                self.marks.note_asked(self.study, frozen)
             trial = resume_trial(self.study, self.spec, frozen, self.space)
-        except (TypeError, ValueError) as error:
-            if "fixed_params" not in frozen.system_attrs and (not frozen.params or frozen.number in self.journal.asked):
-                raise  # nobody but us has chosen its values
-            self._refuse(frozen, error)
-            return
+        except UpdateFinishedTrialError:
+            return  # by another program, which the next trial's turn will find
+        except ValueError:
+            assert isinstance(self.study._storage, MarkedStorage)
+            check_trials(self.spec, self.study._storage.backend, self.space)  # a foreign trial may bar an axis
+            raise
         if self.journal.asked.get(trial.number) != trial.params:
             self.journal.append(events.Ask(trial=trial.number, params=trial.params))
         step = frozen.last_step or 0
@@ -315,14 +337,42 @@ class Trials:
         )
         self.orphans.append(frozen.number)
 
-    def _refuse(self, frozen: FrozenTrial, error: Exception) -> None:
-        number, reason = frozen.number, f"queued by another program with values that cannot be: {error}"
-        trial = Trial(self.study, frozen._trial_id)
-        trial.set_user_attr("reason", reason)
-        trial.set_user_attr(FAILURE, "user")
+    def lose_foreign(self, below: int = 0) -> bool:
+        """Let go of trials that another program has finished; a replay takes them for failed ones.
+
+        Args:
+            below: the number of the trial that is asked for; the journal needs a line for each one before it.
+
+        Returns:
+            Whether one of them was being trained.
+        """
+        lost = False
+        for frozen in self.study.get_trials(deepcopy=False):
+            number = frozen.number
+            in_progress = number in self.progress
+            if is_foreign(frozen) and (in_progress or (number < below and number not in self._noted)):
+                reason = FOREIGN_REASON
+                self.journal.append(events.Tell(trial=number, state="FAIL", value=None, reason=reason))
+                self.progress.pop(number, None)
+                self._noted.add(number)
+                self.foreign.append(number)
+                lost = lost or in_progress
+        return lost
+
+    def _note_queued(self, frozen: FrozenTrial) -> None:
+        recipe = frozen.system_attrs.get(QUEUED)
+        if frozen.number not in self._noted and "known" not in frozen.user_attrs and isinstance(recipe, dict):
+            self.journal.append(events.Enqueue(params=recipe))
+        self._noted.add(frozen.number)
+
+    def _refuse(self, frozen: FrozenTrial, error: str) -> None:
+        by = "" if "known" in frozen.user_attrs else " by another program"
+        number, reason = frozen.number, f"queued{by} with values that cannot be: {error}"
+        set_attributes(self.study, frozen, {"reason": reason, FAILURE: "user"})
+        self.marks.note_ended(self.study, frozen)
         self.study.tell(number, state=TrialState.FAIL)
         self.journal.append(events.Tell(trial=number, state="FAIL", value=None, reason=reason))
-        self.finished[number] = view_of(self._frozen(trial), self.spec.limit)
+        self.finished[number] = view_of(self.study.get_trials(deepcopy=False)[number], self.spec.limit)
         self.refused.append(number)
 
     def _frozen(self, trial: Trial) -> FrozenTrial:

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial
 from pydantic import ValidationError
 
 from search.study.lock import owner_name
+from search.study.marks import own_trials
 from search.study.sampling import seed_of
 from search.study.study import FINGERPRINT
 from search.study.trial import ranked
@@ -140,7 +141,7 @@ class Confirmation:
 
 def candidates(study: optuna.Study, spec: StudySpec) -> list[FrozenTrial]:
     """The trials to confirm, best first."""
-    return ranked(study.get_trials(deepcopy=False), spec.limit)[: spec.confirm.top]
+    return ranked(own_trials(study), spec.limit)[: spec.confirm.top]
 
 
 def missing(study: optuna.Study, spec: StudySpec) -> list[tuple[FrozenTrial, int]]:

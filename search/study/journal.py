@@ -11,9 +11,12 @@ import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from optuna.distributions import BaseDistribution
@@ -36,6 +39,8 @@ from search.study.events import (
     read_line,
     sum_at_the_end,
 )
+from search.study.marks import is_foreign
+from search.study.sampling import QUEUED
 from studies import StudySpec
 
 logger = logging.getLogger(__name__)
@@ -50,6 +55,31 @@ PACKAGES = (*DECIDING, "torch", "torchvision", "timm", "albumentations", "opencv
 def installed() -> dict[str, str]:
     """The versions that a search runs with."""
     return {name: version(name) for name in PACKAGES}
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How database and journal differ, beyond what a kill keeps out of a journal."""
+
+    more: list[int]
+    """Trials of which the database has more."""
+    less: list[int]
+    """Trials of which it has less: it is an older copy, or was searched from an older copy."""
+    others: list[int]
+    """Those of them that it does not have, or that have other settings now."""
+
+    def sentences(self) -> list[str]:
+        """For the user, each with its consequence."""
+        said = []
+        if self.less:
+            said.append(
+                f"the journal has more of trial {_numbers(self.less)} than the database, which is an older copy: the "
+                "search goes on from the database, and a replay does not judge these trials"
+            )
+        if self.more:
+            numbers = _numbers(self.more)
+            said.append(f"the database has more of trial {numbers} than the journal: a replay does not judge that")
+        return said
 
 
 class Journal:
@@ -72,15 +102,18 @@ class Journal:
         self._late: list[Event] = []
         self.lost = False
         """Set once the study is another's: nothing is written any more."""
-        known = read_journal(path)
-        self.asked = {event.trial: dict(event.params) for event in known if isinstance(event, Ask)}
+        self.asked: dict[int, dict[str, Any]] = {}
         """Trial -> its settings, as they are in it."""
-        self.started = {event.trial for event in known if isinstance(event, Started)}
+        self.started: set[int] = set()
         """Trials whose size is in it."""
-        valid = known[_since_recipe(known) :]
-        epochs = {(event.trial, event.step): event.pruned for event in valid if isinstance(event, Epoch)}
-        self.decided: dict[tuple[int, int | None], bool] = {at: yes for at, yes in epochs.items() if yes is not None}
+        self.told: set[int] = set()
+        """Trials whose end is in it."""
+        self.decided: dict[tuple[int, int | None], bool] = {}
         """(trial, step) -> whether the pruner ended the trial there, as an earlier launch noted."""
+        for event in read_journal(path):
+            self._learn(event)
+            if isinstance(event, Epoch) and event.pruned is not None:
+                self.decided[event.trial, event.step] = event.pruned
 
     def append(self, event: Event) -> None:
         """Add one line, durable when this returns unless the disk is full.
@@ -93,10 +126,7 @@ class Journal:
         told = event.model_dump(exclude={"at", "event"}, exclude_unset=True)
         logger.debug("%s %.300s", event.event, told)  # a launch has the whole study file
         self._late.append(event)
-        if isinstance(event, Ask):
-            self.asked[event.trial] = dict(event.params)
-        elif isinstance(event, Started):
-            self.started.add(event.trial)
+        self._learn(event)
         with contextlib.suppress(OSError), self.path.open("a+b", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - TAIL_BYTES))
@@ -114,10 +144,31 @@ class Journal:
             else:
                 file.truncate(end)  # a part, for which there was room; all of it comes with the next line
 
+    def _learn(self, event: Event) -> None:
+        match event:
+            case Ask():
+                self.asked[event.trial] = dict(event.params)
+            case Started():
+                self.started.add(event.trial)
+            case Tell():
+                self.told.add(event.trial)
+            case Recipe():
+                self.decided.clear()
+            case Launch():
+                for trial in event.rebuilt or ():  # what was told of it before may be of another copy of the database
+                    self.asked.pop(trial, None)
+                    self.started.discard(trial)
+                    self.decided = {at: pruned for at, pruned in self.decided.items() if at[0] != trial}
+                if event.history is not None:
+                    ended = (number for number, one in enumerate(event.history) if TrialState[one.state].is_finished())
+                    self.told = set(ended)
+
     def begin(
         self, spec: StudySpec, space: dict[str, BaseDistribution], trials: Sequence[FrozenTrial], uuid: str | None
-    ) -> list[int]:
+    ) -> Gap:
         """Note a launch, and whatever the database knows and the journal does not.
+
+        A journal that knows what the database does not is that of a later copy: from here it tells of this one.
 
         Args:
             spec: what the study searches.
@@ -126,29 +177,32 @@ class Journal:
             uuid: the study's.
 
         Returns:
-            Numbers of the trials for which the journal lacked more than one step.
+            How they differ, beyond what a kill keeps out of a journal.
         """
         known = read_journal(self.path)
         since = known[_since_recipe(known) :]
         # Trials that begin anew have fewer epochs now than the journal has told of.
         begins_anew = len(since) < len(known) and not any(isinstance(line, Launch) for line in since)
-        known = known if begins_anew else since
-        there = {_step(line) for line in known}
-        for line in known:
-            for number, trial in enumerate(line.history or [] if isinstance(line, Launch) else []):
-                there |= {_step(step) for step in _lines_of(number, trial.restored(), space)}
-        missing = [
-            event for trial in trials for event in _lines_of(trial.number, trial, space) if _step(event) not in there
-        ]
+        told = _since_history(known if begins_anew else since)
+        missing = _missing(told, trials, space)
+        lost = [] if begins_anew else _lost(told, trials)
         launch = Launch(
             uuid=uuid,
             spec=spec.model_dump(mode="json", exclude={"notify"}),  # a webhook's address is a secret
             space=as_json(space),
             versions=installed(),
         )
-        rebuilt: list[int] = []
-        if begins_anew or len(missing) > 1:
-            rebuilt = sorted({event.trial for event in missing if not isinstance(event, Enqueue)})
+        foreign = {trial.number for trial in trials if is_foreign(trial)}
+        more = sorted({event.trial for event in missing if not isinstance(event, Enqueue)} - foreign)
+        others = [
+            event.trial
+            for event in lost
+            if isinstance(event, Ask) and (event.trial >= len(trials) or trials[event.trial].params != event.params)
+        ]
+        gap = Gap(more=[], less=sorted({event.trial for event in lost}), others=others)
+        if begins_anew or lost or sum(isinstance(event, Enqueue) or event.trial in more for event in missing) > 1:
+            gap = replace(gap, more=[] if begins_anew else more)
+            rebuilt = sorted({*more, *gap.less})
             history = [RecordedTrial.of(trial) for trial in trials]
             self.append(launch.model_copy(update={"rebuilt": rebuilt, "history": history}))
         else:
@@ -156,7 +210,7 @@ class Journal:
             for event in missing:
                 self.append(event)
         self.asked |= {trial.number: trial.params for trial in trials if trial.params.keys() == space.keys()}
-        return [] if begins_anew else rebuilt
+        return gap
 
 
 def cut_torn_line(path: Path) -> bool:
@@ -217,8 +271,8 @@ def _lines_of(
     number: int, trial: FrozenTrial, space: dict[str, BaseDistribution]
 ) -> Iterator[Enqueue | Ask | Started | Epoch | Tell]:
     """The lines that a journal should have of a trial that is in the database."""
-    recipe = trial.system_attrs.get("fixed_params")
-    if recipe is not None:
+    recipe = trial.system_attrs.get(QUEUED)
+    if isinstance(recipe, dict):
         yield Enqueue(params=recipe)
     if trial.state == TrialState.WAITING:
         return
@@ -231,6 +285,56 @@ def _lines_of(
     if trial.state.is_finished():
         reason = trial.user_attrs.get("reason", "")
         yield Tell(trial=number, state=trial.state.name, value=trial.value, reason=reason)
+
+
+def _missing(
+    known: Sequence[Event], trials: Sequence[FrozenTrial], space: dict[str, BaseDistribution]
+) -> list[Enqueue | Ask | Started | Epoch | Tell]:
+    """The lines that a journal should have of the trials and does not have."""
+    there = Counter(map(_step, known))
+    for line in known:
+        for number, recorded in enumerate(line.history or [] if isinstance(line, Launch) else []):
+            there.update(map(_step, _lines_of(number, recorded.restored(), space)))
+    missing = []
+    for trial in trials:
+        for event in _lines_of(trial.number, trial, space):
+            if not there[_step(event)]:
+                missing.append(event)
+            elif isinstance(event, Enqueue):
+                there[_step(event)] -= 1  # the same values may be queued twice
+    return missing
+
+
+def _lost(known: Sequence[Event], trials: Sequence[FrozenTrial]) -> list[Ask | Started | Epoch | Tell]:
+    """The lines of a journal that tell of what the database does not have. It is written first, so it is another."""
+    last = {event.trial: event for event in known if isinstance(event, Ask)}
+    lost: list[Ask | Started | Epoch | Tell] = []
+    for event in known:
+        if not isinstance(event, Ask | Started | Epoch | Tell):
+            continue
+        trial = trials[event.trial] if event.trial < len(trials) else None
+        if trial is not None and is_foreign(trial):
+            continue  # what it was before does not matter
+        match event:
+            case _ if trial is None:
+                lost.append(event)
+            case Ask() if event is last[event.trial] and event.params != trial.params:
+                lost.append(event)
+            case Epoch() if event.step not in trial.intermediate_values:
+                lost.append(event)
+            case Tell() if event.state != trial.state.name:
+                lost.append(event)
+    return lost
+
+
+def _numbers(trials: Sequence[int]) -> str:
+    return ", ".join(map(str, trials))
+
+
+def _since_history(events: Sequence[Event]) -> Sequence[Event]:
+    """The events from the last launch on that wrote all trials down."""
+    at = [index for index, event in enumerate(events) if isinstance(event, Launch) and event.history is not None]
+    return events[at[-1] :] if at else events
 
 
 def _since_recipe(events: Sequence[Event]) -> int:

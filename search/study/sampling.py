@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import assert_never
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+)
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, Trial
 from sqlalchemy import delete
 
+from search.words import short_json
 from studies import StudySpec
+from trainer.values import Json
+
+QUEUED = "fixed_params"
+"""Name of the attribute in which Optuna keeps the values of a trial that was queued."""
 
 RUNG = "completed_rung_"
 """Prefix of the attributes that successive halving stores on a trial."""
@@ -80,11 +92,71 @@ def resume_trial(
     trial = Trial(study, frozen._trial_id)  # Optuna has no public way to resume a trial
     stored = dict(frozen.params)
     for name, distribution in space.items():
-        drawn = name in trial.relative_params or name in frozen.system_attrs.get("fixed_params", {})
+        drawn = name in trial.relative_params or name in frozen.system_attrs.get(QUEUED, {})
         if name in stored and not drawn and not distribution.single():
             study.sampler.sample_independent(study, frozen, name, distribution)
         trial._suggest(name, distribution)
     return trial
+
+
+def set_attributes(study: optuna.Study, trial: FrozenTrial, attributes: Mapping[str, Json]) -> None:
+    """Store attributes of an unfinished trial; a ``Trial``, which can do it, asks the sampler when it is made."""
+    for name, value in attributes.items():
+        study._storage.set_trial_user_attr(trial._trial_id, name, value)
+
+
+def make_own(study: optuna.Study, frozen: FrozenTrial, attributes: Collection[str]) -> FrozenTrial:
+    """Keep nothing of an unfinished trial of another program but its settings, as if they had been queued.
+
+    Args:
+        study: the study, owned.
+        frozen: the trial; its settings are possible.
+        attributes: names of those in which a trial of ours keeps something else.
+    """
+    if frozen.intermediate_values:
+        begin_anew(study, frozen)
+    if frozen.user_attrs.keys() & set(attributes):
+        model = models.TrialUserAttributeModel
+        with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]  # no public way
+            connection.execute(delete(model).where(model.trial_id == frozen._trial_id, model.key.in_(attributes)))
+    if frozen.params:
+        queued = frozen.system_attrs.get(QUEUED, {}) | frozen.params
+        study._storage.set_trial_system_attr(frozen._trial_id, QUEUED, queued)
+    return study.get_trials(deepcopy=False)[frozen.number]
+
+
+def impossible(frozen: FrozenTrial, space: dict[str, BaseDistribution]) -> str | None:
+    """Why values that another program chose for a trial cannot be trained; None if they can.
+
+    Optuna itself trains values outside a range, with a warning, and ignores settings that are not sampled.
+    """
+    queued = frozen.system_attrs.get(QUEUED, {})
+    if not isinstance(queued, dict):
+        return f"{queued!r} names no settings"
+    for name, value in (queued | frozen.params).items():
+        if name not in space:
+            return f"{name} is not sampled in this study, which samples {', '.join(space)}"
+        axis = space[name]
+        stored = frozen.distributions.get(name, axis)
+        try:
+            check_distribution_compatibility(stored, axis)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            allowed = number or isinstance(axis, CategoricalDistribution)
+            allowed = allowed and axis._contains(axis.to_internal_repr(value))
+        except (TypeError, ValueError):
+            allowed = False
+        if not allowed:
+            return f"{name} = {value!r} is not among {described(axis)}"
+    return None
+
+
+def described(axis: BaseDistribution) -> str:
+    """The values of an axis in words."""
+    if isinstance(axis, CategoricalDistribution):
+        return f"the choices {short_json(list(axis.choices))}"
+    assert isinstance(axis, FloatDistribution | IntDistribution)
+    kind = "whole numbers" if isinstance(axis, IntDistribution) else "numbers"
+    return f"{kind} {axis.low:g} to {axis.high:g}{', log' if axis.log else ''}"
 
 
 def undo_prune_query(study: optuna.Study, frozen: FrozenTrial) -> None:

@@ -12,15 +12,14 @@ from pathlib import Path
 import optuna
 from optuna.distributions import (
     BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
     check_distribution_compatibility,
 )
 from optuna.storages import RDBStorage
 
 from search.errors import StudyChanged, UsageError
-from search.study.sampling import build_pruner, build_sampler
+from search.study.marks import mark_those_before, with_marks
+from search.study.sampling import build_pruner, build_sampler, described
+from search.words import short_json
 from studies import Range, StudySpec
 from trainer.config import RECIPE_VERSION, TrainConfig
 from trainer.errors import ConfigError
@@ -78,7 +77,7 @@ def differences(before: Mapping[str, Json], after: Mapping[str, Json], prefix: s
         if isinstance(old, dict) and isinstance(new, dict):
             lines += differences(old, new, f"{prefix}{key}.")
         elif old != new:
-            lines.append(f"{prefix}{key}: {_show(old)} -> {_show(new)}")
+            lines.append(f"{prefix}{key}: {short_json(old)} -> {short_json(new)}")
     return lines
 
 
@@ -94,18 +93,10 @@ def check_trials(spec: StudySpec, storage: RDBStorage, space: dict[str, BaseDist
                 check_distribution_compatibility(trial.distributions[name], space[name])
             except ValueError:
                 raise StudyChanged(
-                    f"study {spec.name!r} has trials with {name} from {_axis(trial.distributions[name])}, and it is "
-                    f"{_axis(space[name])} now; a range may get other ends, all else needs a new study: "
+                    f"study {spec.name!r} has trials with {name} from {described(trial.distributions[name])}, and it "
+                    f"is {described(space[name])} now; a range may get other ends, all else needs a new study: "
                     "give it another name (--set name=NEW)"
                 ) from None
-
-
-def _axis(axis: BaseDistribution) -> str:
-    if isinstance(axis, CategoricalDistribution):
-        return f"the choices {_show(list(axis.choices))}"
-    assert isinstance(axis, FloatDistribution | IntDistribution)
-    kind = "whole numbers" if isinstance(axis, IntDistribution) else "numbers"
-    return f"{kind} {axis.low:g} to {axis.high:g}{', log' if axis.log else ''}"
 
 
 def open_study(
@@ -160,12 +151,13 @@ def open_study(
         renewed(study, was)
     if UUID not in study.user_attrs:
         study.set_user_attr(UUID, str(uuid.uuid4()))
+    mark_those_before(study)
     if begun != asked:
         study.set_user_attr(FINGERPRINT, asked)
     values = spec.model_dump(mode="json", exclude={"notify"})  # a webhook's address is a secret, and this is shown
     if study.user_attrs.get(SPEC) != values:
         study.set_user_attr(SPEC, values)
-    return study
+    return with_marks(study, storage, study.user_attrs[UUID])
 
 
 def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]:
@@ -186,7 +178,7 @@ def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]
     spec = stored_spec(study.user_attrs[SPEC], f"study {name!r} was last launched", cure)
     if spec.name != name:  # a copy by another program, whose name may be a path, and names our files
         raise foreign
-    return study, spec
+    return with_marks(study, storage, study.user_attrs.get(UUID)), spec
 
 
 def stored_spec(values: object, what: str, cure: str) -> StudySpec:
@@ -230,8 +222,3 @@ def open_test_split(study: optuna.Study, who: str, **facts: Json) -> int:
     if name not in looks:
         study.set_user_attr(name, facts | {"at": datetime.now(UTC).isoformat(timespec="seconds")})
     return len(looks | {name})
-
-
-def _show(value: object) -> str:
-    shown = json.dumps(value)
-    return shown if len(shown) <= 60 else f"{shown[:28]}...{shown[-28:]}"

@@ -28,6 +28,16 @@ FINISHED_SECONDS, STOPPED_SECONDS = 20.0, 4.0
 """Longest time for each observer at the end: after a spent budget, and after a stop request."""
 
 
+class Audience(Protocol):
+    """The observers of a search, as its coordinator calls them. They must not delay it."""
+
+    def watch(self, snapshot: Snapshot) -> None:
+        """Called with the current state of the search, at least twice a second."""
+
+    def say(self, line: str, level: int = INFO, /) -> None:
+        """Called with one line for the user; ``level`` is one of logging's."""
+
+
 class Observer(Protocol):
     """An observer of a search, besides the terminal. Its methods may raise any exception."""
 

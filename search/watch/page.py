@@ -30,6 +30,7 @@ from sqlalchemy import URL
 from search.paths import Runs
 from search.study.confirmation import Confirmation, confirmed
 from search.study.lock import owner_name
+from search.study.marks import own_trials
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
 from search.study.trial import best_of, step_of
@@ -287,7 +288,7 @@ def main() -> None:
     for line in sys.stdin:
         shown = storage.get_study_system_attrs(study_id)
         found = confirmed(study, spec)
-        drawn = page_attributes(shown, json.loads(line)["note"], found, study.get_trials(deepcopy=False), spec, runs)
+        drawn = page_attributes(shown, json.loads(line)["note"], found, own_trials(study), spec, runs)
         write_checked(file, {key: drawn[key] for key in drawn if drawn[key] != shown.get(key)}, durable=False)
 
 

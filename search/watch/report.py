@@ -22,6 +22,7 @@ from search.figures.style import FONT
 from search.figures.timeline import CRASHED, Segment, segments_of_journal
 from search.paths import Runs
 from search.study.journal import read_journal
+from search.study.marks import own_trials
 from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study
 from search.study.trial import (
@@ -117,7 +118,7 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with storage_errors(url):
         study, spec = find_study(open_storage(url), study_name)
-        trials = study.get_trials(deepcopy=False)
+        trials = own_trials(study)
     importances = setting_importances(trials, spec)
     segments = segments_of_journal(read_journal(runs.journal(study_name)))
     page = html_of_report(spec, trials, importances, datetime.now(), segments)

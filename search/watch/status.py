@@ -20,6 +20,7 @@ from sqlalchemy import URL
 from search.paths import Runs
 from search.study.confirmation import confirmed
 from search.study.lock import owner_of
+from search.study.marks import own_trials
 from search.study.progress import Snapshot, WorkerView, eta_seconds, problems
 from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study
@@ -92,7 +93,7 @@ def follow(name: str, url: URL, runs: Runs) -> Generator[tuple[Snapshot, str | N
         study, spec = find_study(open_storage(url), name)
         while True:
             held_by = owner_of(name, url, runs)  # before the trials: an owner that ends in between has stored them all
-            trials = study.get_trials(deepcopy=False)
+            trials = own_trials(study)
             snapshot = snapshot_of(spec, trials, read_state(runs.state(name), held_by))
             yield completed(snapshot, study, spec, runs, held_by), held_by
             if held_by is None:

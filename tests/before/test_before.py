@@ -32,7 +32,8 @@ from search.export.metrics import describe
 from search.export.retrain import Retraining
 from search.paths import Runs
 from search.plan.prepare import find_bounds, prepare
-from search.running.trials import Ending, Trials
+from search.running.records import Ending
+from search.running.trials import Trials
 from search.study.begun import as_begun, renew
 from search.study.confirmation import confirmed
 from search.study.journal import read_journal

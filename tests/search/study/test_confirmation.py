@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 import pytest
+from marked import add_own
 from optuna.trial import create_trial
 from scipy.stats import ttest_ind
 
@@ -48,7 +49,7 @@ def study(tmp_path: Path) -> Iterator[optuna.Study]:
         values: dict[str, Any] = {"params": {"lr": 0.01}, "distributions": {"lr": axis}}
         values |= {"user_attrs": {"num_params": 1000 + number}}
         state = optuna.trial.TrialState.COMPLETE if number < 5 else optuna.trial.TrialState.PRUNED
-        study.add_trial(create_trial(state=state, value=0.5 + number / 100, **values))
+        add_own(study, [create_trial(state=state, value=0.5 + number / 100, **values)])
     yield study
     storage.remove_session()
     storage.engine.dispose()

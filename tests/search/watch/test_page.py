@@ -14,6 +14,7 @@ import numpy as np
 import optuna
 import psutil
 import pytest
+from marked import add_own
 from optuna.artifacts import get_all_artifact_meta
 from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
@@ -147,7 +148,7 @@ def seen(spec: StudySpec, study: optuna.Study) -> Snapshot:
 
 def test_the_note_says_what_is_searched_how_far_it_is_and_how_to_have_the_best(spec: StudySpec) -> None:
     study = optuna.create_study(direction="maximize")
-    study.add_trials([*many(4), create_trial(state=TrialState.RUNNING, params={}, distributions={})])
+    add_own(study, [*many(4), create_trial(state=TrialState.RUNNING, params={}, distributions={})])
     now = datetime(2026, 3, 7, 9, 30, tzinfo=UTC)
     note = note_text(spec, FACTS, seen(spec, study), "is being searched", now)
     for words in (
@@ -180,7 +181,7 @@ def test_a_search_of_a_thousand_trials_sends_the_browser_little_more_than_one_of
 def test_a_running_searchs_page_is_drawn_and_goes_with_it(
     spec: StudySpec, study: optuna.Study, storage: RDBStorage, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study.add_trials(many(14))
+    add_own(study, many(14))
     page = page_of(spec, storage, runs)
     page.watch(seen(spec, study))
     assert page._process is None, "a search of seconds has no page"
@@ -203,7 +204,7 @@ def test_a_running_searchs_page_is_drawn_and_goes_with_it(
 
     process = page._process
     assert process is not None
-    study.add_trial(trial(14, 0.99))
+    add_own(study, [trial(14, 0.99)])
     page.end(seen(spec, study), None, 20)
     assert "Best so far: 99.00%" in get_note(study)
     assert "has spent its budget" in get_note(study)
@@ -295,7 +296,7 @@ def test_the_best_so_far_has_its_pictures_among_the_artifacts(spec: StudySpec, s
     runs.study("birds").mkdir(parents=True)
     storage = study._storage
     for number in range(2):
-        study.add_trial(trial(number, 0.8 + number / 10))
+        add_own(study, [trial(number, 0.8 + number / 10)])
         np.savez(runs.confusion("birds"), trial=number, confusion=[[5, 1], [0, 6]], names=["owl", "wren"])
         shown = storage.get_study_system_attrs(study._study_id)
         drawn = page_attributes(shown, "", None, study.get_trials(), spec, runs)
@@ -314,7 +315,7 @@ def test_a_damaged_file_of_confusions_is_said_in_the_log_and_the_curve_is_drawn_
 ) -> None:
     file = runs.confusion("birds")
     file.parent.mkdir(parents=True)
-    study.add_trial(trial(0, 0.8))
+    add_own(study, [trial(0, 0.8)])
     np.savez(file, trial=0, table=[[0, 0, 5], [1, 1, 6]], names=["owl", "wren"])
     content = bytearray(file.read_bytes())
     content[content.index(b"NUMPY", content.index(b"table.npy")) + 140] ^= 1
@@ -353,7 +354,7 @@ def test_what_was_confirmed_is_in_the_note_from_its_first_result_on(
     spec: StudySpec, study: optuna.Study, runs: Runs
 ) -> None:
     spec = spec.model_copy(update={"confirm": Confirm(top=2, seeds=2)})
-    study.add_trials([trial(0, 0.9), trial(1, 0.91), trial(2, 0.8)])
+    add_own(study, [trial(0, 0.9), trial(1, 0.91), trial(2, 0.8)])
     save_note(study, "what the search wrote")
     begin(study, spec)
     for number, seed, accuracy in ((1, 0, 0.88), (0, 0, 0.89), (1, 1, 0.90), (0, 1, 0.90)):
@@ -385,9 +386,9 @@ def test_the_page_is_drawn_once_a_minute_and_soon_after_a_new_best(
     monkeypatch.setattr(StudyPage, "_start", lambda _: SimpleNamespace(poll=lambda: None))
     drawn: list[float] = []
     monkeypatch.setattr(StudyPage, "_say", lambda *_: drawn.append(clock[0]))
-    study.add_trials([trial(0, 0.5)])
+    add_own(study, [trial(0, 0.5)])
     first = seen(spec, study)
-    study.add_trials([trial(1, 0.6)])
+    add_own(study, [trial(1, 0.6)])
     second = seen(spec, study)
     page = page_of(spec, storage, runs)
     for second_of in range(200):

@@ -16,6 +16,7 @@ import optuna
 import pytest
 from invented import BEGAN, complete, many_trials, page_of, pruned, trial
 from lines import events_of, launch
+from marked import add_own
 from optuna.trial import TrialState
 from sqlalchemy import URL
 from typer.testing import CliRunner
@@ -167,7 +168,7 @@ class TestPage:
 
 class TestCommand:
     def test_writes_the_page_and_says_where(self, study: optuna.Study, url: URL, tmp_path: Path) -> None:
-        study.add_trials(many_trials(14))
+        add_own(study, many_trials(14))
         page = tmp_path / "story.html"
         answer = CliRunner().invoke(app, ["report", "digits", "--storage", str(url), "--out", str(page)])
         assert answer.exit_code == 0
@@ -179,7 +180,7 @@ class TestCommand:
 
     def test_says_the_same_as_json(self, study: optuna.Study, url: URL, tmp_path: Path) -> None:
         trials = [*many_trials(14), trial(14, TrialState.FAIL, [0.2], reason="out of memory")]
-        study.add_trials(trials)
+        add_own(study, trials)
         journal = Journal(Runs(tmp_path).journal("digits"))
         journal.append(Assign(trial=3, worker="cpu:1", attempt=1))
         journal.append(Crash(trial=3, worker="cpu:1", reason="the worker ended with signal 9"))

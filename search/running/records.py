@@ -1,0 +1,61 @@
+"""What a coordinator and its trials keep beside the database: trials in progress, their ends, unstored messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from optuna.trial import Trial, TrialState
+
+from search.errors import FailureKind
+from search.workers.crew import Event
+from search.workers.failures import Setbacks
+from search.workers.messages import Epoch
+
+
+@dataclass
+class Progress:
+    """An unfinished trial, with the facts that Optuna gets only when it has finished."""
+
+    trial: Trial
+    reported: dict[int, float]
+    asked: int = 0
+    """The last step at which the pruner was asked, answered or not."""
+    decided: dict[int, bool] = field(default_factory=dict)
+    """Whether the pruner ends the trial, by the last step that it was asked at: it is asked once."""
+    seconds: dict[int, float] = field(default_factory=dict)
+    images_per_second: float = 0.0
+    attempts: int = 0
+    crashed: int = 0
+    """The last attempt that ended in a crash."""
+    setbacks: Setbacks = field(default_factory=Setbacks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a trial ends."""
+
+    state: TrialState
+    value: float | None = None
+    """The objective of a COMPLETE trial."""
+    reason: str = ""
+    """Why it is not COMPLETE; the first line says what happened, a log may follow."""
+    failure: FailureKind | None = None
+    """The kind of failure that ended it; None where nothing went wrong."""
+
+
+class Changed(Exception):
+    """An epoch that was trained again gave another result; the message says which."""
+
+
+@dataclass
+class Said:
+    """An event of a worker that the database has not taken yet."""
+
+    worker: int
+    event: Event
+    answered: bool = False
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the worker can be answered without the database: after an epoch that was not the last."""
+        return isinstance(self.event, Epoch) and not self.event.result.final

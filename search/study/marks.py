@@ -1,0 +1,153 @@
+"""Which finished trials are the search's own: other programs may add, copy or finish trials in the same database.
+
+A trial is marked when the search asks for it, and again just before its end is stored, because Optuna adds nothing to a
+finished one. In place of a trial that is finished without the second mark, the search sees a failed one: samplers,
+pruners, rankings and figures never learn from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.storages._cached_storage import _CachedStorage
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import Field, ValidationError
+
+from search.study.sampling import set_attributes
+from search.study.trial import FAILURE
+from trainer.values import FrozenModel
+
+MARK = "featherweight:mark"
+"""Trial attribute: the study's UUID and the trial's number, so that the mark of a copied trial is none."""
+
+ENDED = "/ended"
+"""What is added to the mark before a trial's end is stored."""
+
+BEFORE = "featherweight:marked_since"
+"""Study attribute: see ``Before``."""
+
+FOREIGN = "featherweight:foreign"
+"""Attribute of the stand-in for a trial that is not the search's own."""
+
+FOREIGN_REASON = "finished by another program; its value counts for nothing"
+
+
+class Before(FrozenModel):
+    """The trials that were finished before trials were marked; they count as the search's own."""
+
+    trials: int = Field(ge=0)
+    """Number of trials of that time."""
+    without: tuple[int, ...] = ()
+    """Those of them that were not finished, or not trained by a worker."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The marks of one study."""
+
+    uuid: str | None
+    before: Before | None
+    """None until a launch has stored it: the study is one of before, and every trial that a worker trained counts."""
+
+    def note_asked(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Mark a trial that the search has asked for."""
+        set_attributes(study, trial, {MARK: self.asked(trial.number)})
+
+    def note_ended(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Mark a trial whose end is about to be stored."""
+        set_attributes(study, trial, {MARK: self.asked(trial.number) + ENDED})
+
+    @classmethod
+    def of(cls, study: optuna.Study, uuid: str | None) -> Marks:
+        """The marks of a study with this UUID."""
+        try:
+            before = Before.model_validate(study.user_attrs.get(BEFORE))
+        except ValidationError:
+            before = None
+        return cls(uuid, before)
+
+    def is_own(self, trial: FrozenTrial) -> bool:
+        """Whether nobody but the search has finished a trial; True while it is not finished."""
+        if not trial.state.is_finished() or trial.user_attrs.get(MARK) == self.asked(trial.number) + ENDED:
+            return True
+        if self.before is None:
+            return _is_trained(trial)
+        return trial.number < self.before.trials and trial.number not in self.before.without
+
+    def is_asked(self, trial: FrozenTrial) -> bool:
+        """Whether the search has asked for a trial that is not finished, perhaps before there were marks."""
+        without = () if self.before is None else self.before.without
+        return trial.user_attrs.get(MARK) == self.asked(trial.number) or trial.number in without
+
+    def asked(self, number: int) -> str:
+        """The mark of a trial that was asked for."""
+        return f"{self.uuid}/{number}"
+
+
+class MarkedStorage(_CachedStorage):
+    """Optuna's storage, as far as a search sees it: stand-ins for the trials of one study that are not its own.
+
+    Samplers and pruners ask the storage for trials, each in its own way; all of them end here.
+    """
+
+    def __init__(self, backend: RDBStorage, study_id: int, marks: Marks) -> None:
+        super().__init__(backend)
+        self._study_id, self._marks = study_id, marks
+
+    @property
+    def backend(self) -> RDBStorage:
+        """The storage with all trials as they are."""
+        return self._backend
+
+    def _add_trials_to_cache(self, study_id: int, trials: list[FrozenTrial]) -> None:
+        if study_id == self._study_id:
+            trials = [trial if self._marks.is_own(trial) else _stand_in(trial) for trial in trials]
+        super()._add_trials_to_cache(study_id, trials)
+
+
+def with_marks(study: optuna.Study, storage: RDBStorage | MarkedStorage, uuid: str | None) -> optuna.Study:
+    """The study with stand-ins for the trials that are not its own."""
+    backend = storage.backend if isinstance(storage, MarkedStorage) else storage
+    marked = MarkedStorage(backend, study._study_id, Marks.of(study, uuid))
+    return optuna.load_study(study_name=study.study_name, storage=marked, sampler=study.sampler, pruner=study.pruner)
+
+
+def mark_those_before(study: optuna.Study) -> None:
+    """Once, for a study that has no marks yet: take the trials that a worker has trained as the search's own."""
+    if BEFORE in study.user_attrs:
+        return
+    trials = study.get_trials(deepcopy=False)
+    without = [trial.number for trial in trials if not (trial.state.is_finished() and _is_trained(trial))]
+    study.set_user_attr(BEFORE, Before(trials=len(trials), without=tuple(without)).model_dump(mode="json"))
+
+
+def is_foreign(trial: FrozenTrial) -> bool:
+    """Whether this is the stand-in for a trial that another program finished."""
+    return FOREIGN in trial.user_attrs
+
+
+def own_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials of a search, for people; what other programs finished is not among them."""
+    return [trial for trial in study.get_trials(deepcopy=False) if not is_foreign(trial)]
+
+
+def _is_trained(trial: FrozenTrial) -> bool:
+    return trial.state != TrialState.COMPLETE or "num_params" in trial.user_attrs  # each worker counts first
+
+
+def _stand_in(trial: FrozenTrial) -> FrozenTrial:
+    return FrozenTrial(
+        number=trial.number,
+        state=TrialState.FAIL,
+        value=None,
+        datetime_start=trial.datetime_start,
+        datetime_complete=trial.datetime_complete,
+        params={},
+        distributions={},
+        user_attrs={FOREIGN: True, "reason": FOREIGN_REASON, FAILURE: "user"},
+        system_attrs={},
+        intermediate_values={},
+        trial_id=trial._trial_id,
+    )
