@@ -368,10 +368,10 @@ def main() -> NoReturn:
 
 def _places(storage: str | None, runs: Path) -> tuple[Runs, URL]:
     """The runs folder, and the storage URL with its default filled in."""
-    from search.study.storage import parse_url
+    from search.study.storage import parse_url, sqlite_url
 
     folder = Runs(runs)
-    return folder, parse_url(storage or f"sqlite:///{folder.database}")
+    return folder, parse_url(storage) if storage else sqlite_url(folder.database)
 
 
 def _load(study: str, assignments: list[str], data: Path | None, labels: str | None = None) -> StudySpec:

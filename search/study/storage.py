@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote_plus
+from urllib.parse import quote_plus, unquote
 
 import optuna
 from filelock import FileLock
@@ -28,13 +29,19 @@ from sqlalchemy.exc import (
 
 from search.errors import StorageError
 from search.study import postgres
-from trainer.errors import DiskError, no_room
+from trainer.errors import DiskError, no_room, printable
 
 SQLITE_BUSY_SECONDS = 60
 """How long a writer waits for another; 0.5 s lost 11 of 48 trials at 8 processes, 60 s none."""
 
 SQLITE_TURN_SECONDS = 1.0
 """The same for a writer that has workers, signals and a display to attend to, and tries again by itself."""
+
+SQLITE_SETTINGS = re.compile(
+    r"((cache|cached_statements|check_same_thread|detect_types|immutable|isolation_level|mode|nolock|timeout|uri|vfs)"
+    r"=[^/&]*(&|$))+"
+)
+"""Settings that SQLite and its driver read from a URL."""
 
 STORAGE_FAILURES = (SQLAlchemyError, StorageInternalError)
 """What SQLAlchemy, and Optuna on its behalf, raise."""
@@ -43,11 +50,15 @@ STORAGE_FAILURES = (SQLAlchemyError, StorageInternalError)
 def parse_url(url: str) -> URL:
     """Check a storage URL.
 
+    As in SQLAlchemy, %3F stands for a ? and so on; in the path of a SQLite file a ?, # or space may also be written.
+
     Raises:
         StorageError: not a URL, or of a database that is not supported.
     """
     try:
         parsed = make_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            parsed = _sqlite_url_of(url, parsed)
     except (ArgumentError, ValueError) as error:
         raise StorageError(
             "--storage is not a URL; write sqlite:///FILE or postgresql+psycopg://USER@HOST/DB"
@@ -70,6 +81,30 @@ def parse_url(url: str) -> URL:
     except ImportError:
         raise StorageError(f"--storage {hidden(parsed)}: pip install 'featherweight[postgres]' first") from None
     return parsed
+
+
+def sqlite_url(file: Path) -> URL:
+    """The URL of a database file.
+
+    Raises:
+        StorageError: the file's name cannot be written in a URL.
+    """
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        raise StorageError(f"{printable(str(file))} is not named in UTF-8; choose another --runs folder") from None
+    return URL.create("sqlite", database=str(file))
+
+
+def _sqlite_url_of(text: str, parsed: URL) -> URL:
+    """The URL of a database file, of which ``parsed`` has only what precedes the first ?."""
+    _, _, path = text.partition(":///")
+    _, mark, last = path.rpartition("?")
+    if path.startswith("file:") or (mark and SQLITE_SETTINGS.fullmatch(last)):
+        raise StorageError(f"--storage {text}: a SQLite database takes no settings; write sqlite:///FILE")
+    with contextlib.suppress(UnicodeDecodeError):  # of a % that stands for itself
+        path = unquote(path, errors="strict")
+    return parsed.set(host=None, query={}, database=path)
 
 
 def hidden(url: URL) -> str:

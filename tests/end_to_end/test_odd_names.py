@@ -10,6 +10,8 @@ import pytest
 from inside import run_inside
 from PIL import Image
 
+from search.study.storage import sqlite_url
+
 NAMES = (r"$\mathds{R}$", "참새", "<b>[red]bold", "\x1b[31mred", "caf\udce9", "étourneau", "x" * 250)
 
 STUDY = """
@@ -73,3 +75,17 @@ def test_two_spellings_of_one_accent_are_one_class(tmp_path: Path) -> None:
         (tmp_path / split / "crow/1.png").write_bytes(b"picture")
     classes = {picture.class_name for picture in scan_folder(tmp_path).pictures}
     assert classes == {"crow", unicodedata.normalize("NFC", "étourneau")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", ["r?x=1#%20 y/runs", "50%/a?b"])
+def test_a_runs_folder_of_any_name_is_searched_told_and_exported_from(tmp_path: Path, runs: str) -> None:
+    (tmp_path / "odd.toml").write_text(STUDY.replace("[data]", '[data]\nsource = "digits"'))
+    for words in ("launch odd.toml --gpus cpu", "status odd", "report odd", "replay odd", "export-best odd --gpus cpu"):
+        code, _, err = run_inside(tmp_path, *words.split(), "--runs", runs)
+        assert code == 0, f"{words}: {err}"
+        assert not err, words
+    assert {path.name for path in tmp_path.iterdir()} == {"odd.toml", "odd-report.html", Path(runs).parts[0]}
+    assert (tmp_path / runs / "search.db").exists()
+    storage = sqlite_url(Path(runs, "search.db")).render_as_string()
+    assert run_inside(tmp_path, "status", "odd", "--storage", storage)[0] == 0

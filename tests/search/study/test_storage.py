@@ -22,7 +22,8 @@ from sqlalchemy import URL
 
 import search.study.storage
 from search.errors import StorageError
-from search.study.storage import hidden, open_storage, parse_url, storage_errors
+from search.study.readonly import Database
+from search.study.storage import hidden, open_storage, parse_url, sqlite_url, storage_errors
 from search.study.study import find_study
 
 CANARY = "canary-4711"
@@ -51,6 +52,7 @@ def url(tmp_path: Path) -> URL:
         ("postgresql://host:port/db", "is not a URL"),
         ("mysql://me@host/db", "use sqlite:///FILE or postgresql"),
         ("sqlite://", "name a file"),
+        ("sqlite://runs/search.db", "name a file"),
         ("sqlite:///:memory:", "name a file"),
         ("postgresql+nonsense://me@host/db", "use sqlite:///FILE or postgresql"),
     ],
@@ -94,6 +96,48 @@ def test_a_url_that_may_have_a_part_of_the_password_where_others_see_it_is_refus
         parse_url(text)
     assert CANARY not in str(raised.value)
     assert parse_url("postgresql://me:a%40b%2Fc@host/db").password == "a@b/c"
+
+
+@pytest.mark.parametrize(
+    "name", ["a?b", "a?b=c", "a#b", "50% b", "a%41", "a%de", "a b", "é?#% +&=", "a@b:c", "{x}", "a?b/c?d=e", "~", "'\""]
+)
+def test_a_database_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name / "search.db"
+    with opened(sqlite_url(file)) as storage:
+        optuna.create_study(storage=storage, study_name="one")
+    assert file.exists()
+    written = sqlite_url(file).render_as_string(hide_password=False)
+    assert parse_url(written) == sqlite_url(file), "as the dashboard and the page's process are given it"
+    assert Database(written).open().get_all_studies()[0].study_name == "one"
+    assert [path.name for path in tmp_path.iterdir()] == [Path(name).parts[0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "file"),
+    [
+        ("sqlite:///a?b/search.db", "a?b/search.db"),
+        ("sqlite:////x/a?b=c/#d e.db", "/x/a?b=c/#d e.db"),
+        ("sqlite:///a%3Fb%23.db", "a?b#.db"),
+        ("sqlite:///50%/a%20b.db", "50%/a b.db"),
+        ("sqlite:///a%de.db", "a%de.db"),
+        ("sqlite:///a?key=1", "a?key=1"),
+    ],
+)
+def test_a_url_of_a_file_is_read_as_sqlalchemy_does_and_its_path_may_stand_as_it_is(text: str, file: str) -> None:
+    assert parse_url(text).database == file
+
+
+@pytest.mark.parametrize(
+    "text", ["sqlite:///a.db?mode=ro", "sqlite:///a.db?timeout=5&uri=true", "sqlite:///file:a.db?uri=true"]
+)
+def test_settings_in_the_url_of_a_file_are_refused(text: str) -> None:
+    with pytest.raises(StorageError, match="takes no settings; write sqlite:///FILE"):
+        parse_url(text)
+
+
+def test_a_folder_whose_name_is_no_text_is_refused() -> None:
+    with pytest.raises(StorageError, match="choose another --runs folder"):
+        sqlite_url(Path(os.fsdecode(b"caf\xe9/search.db")))
 
 
 def test_a_plain_postgres_url_uses_the_driver_that_is_installed() -> None:
