@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
-from search.console import Terminal, remark, tell
+from search.console import remark, tell
 from search.errors import ReplayFailed
+from search.housekeeping import delete, studies
 from search.options import (
     AllowEditsOption,
     AllowHostOption,
@@ -38,15 +39,12 @@ from search.options import (
     VersionOption,
     overrides_of,
 )
+from search.options import places as _places
+from search.options import print_answer as _print
 from search.paths import DEFAULT_RUNS, Runs
 from search.process import leave_after, run_command
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rich.console import RenderableType
-    from sqlalchemy import URL
-
     from studies import StudySpec
 
 Answer = TypeVar("Answer")
@@ -60,9 +58,6 @@ app = typer.Typer(
     "7 in use by another process, 8 study changed, 9 proof or replay failed, 10 training failed, 11 disk full, "
     "75 interrupted (run it again to go on), 130 second signal, 70 internal.",
 )
-
-JSON_VERSION = 1
-"""Version of the JSON shapes that have no version of their own."""
 
 
 @app.callback()
@@ -347,31 +342,13 @@ def compare(
     _print(run(first, second, data=data, runs=folder, url=url), text_of_comparison, as_json=as_json)
 
 
-@app.command()
-def studies(
-    new: Annotated[Path | None, typer.Option("--new", help="Write a commented study file to start from.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List the studies that come with the product, or start one of your own."""
-    import studies as shipped
-
-    if new is None:
-        _print(shipped.shipped(), shipped.text_of_studies, as_json=as_json)
-    else:
-        _print(shipped.begin(new), shipped.text_of_begun, as_json=as_json)
+app.command()(studies)
+app.command()(delete)
 
 
 def main() -> NoReturn:
     """Entry point of ``search``."""
     leave_after(lambda: run_command(app))
-
-
-def _places(storage: str | None, runs: Path) -> tuple[Runs, URL]:
-    """The runs folder, and the storage URL with its default filled in."""
-    from search.study.storage import parse_url, sqlite_url
-
-    folder = Runs(runs)
-    return folder, parse_url(storage) if storage else sqlite_url(folder.database)
 
 
 def _load(study: str, assignments: list[str], data: Path | None, labels: str | None = None) -> StudySpec:
@@ -385,15 +362,3 @@ def _study_name(study: str | None, runs: Runs) -> str:
     if study is None:
         return runs.study_last_launched()
     return _load(study, [], None).name if study.endswith(".toml") or "/" in study else study
-
-
-def _print(answer: Answer, text_of: Callable[[Answer], RenderableType], *, as_json: bool) -> None:
-    """Print the answer of a command. In JSON, an answer's own ``version`` replaces JSON_VERSION."""
-    if as_json:
-        from trainer.values import to_json
-
-        values = to_json(answer)
-        assert isinstance(values, dict)
-        tell(json.dumps({"version": JSON_VERSION} | values, indent=2))
-    else:
-        Terminal(highlight=False, markup=False).print(text_of(answer), soft_wrap=True)

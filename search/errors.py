@@ -68,8 +68,12 @@ class HeldError(SearchError):
 
     exit_code = 7
 
-    def __init__(self, study: str, owner: str) -> None:
-        super().__init__(f"study {study!r} is in use by {owner}; wait for it, or end it: search stop {study}")
+    def __init__(self, study: str, owner: str, person: str | None = None) -> None:
+        whose = "" if person is None else f", which is {person}'s,"
+        own = "" if person is None else ", or search one of your own: --set name=NEW"
+        super().__init__(
+            f"study {study!r}{whose} is in use by {owner}; wait for it, or end it: search stop {study}{own}"
+        )
         self.owner = owner
 
 

@@ -1,18 +1,29 @@
-"""Options that commands share: names, help, shell completion; -v and -q before or after the command."""
+"""What commands share: options with their help and shell completion, -v and -q, the storage URL, how they answer."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
 
-from search.console import quietly, tell
+from search.console import Terminal, quietly, tell
 from search.paths import DEFAULT_RUNS, Runs
 from search.process import debug_lines, versions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import RenderableType
+    from sqlalchemy import URL
+
+Answer = TypeVar("Answer")
+
+JSON_VERSION = 1
+"""Version of the JSON shapes that have no version of their own."""
 
 SAFE_WORD = re.compile(r"[\w.-]+", re.ASCII)
 """Names that are offered to a shell for completion. Folders can have any name, and some shells evaluate them."""
@@ -49,7 +60,10 @@ def _studies_to_search(incomplete: str) -> list[str]:
 
 def _studies_there(context: typer.Context, incomplete: str) -> list[str]:
     """Names of the studies that have a folder under the runs folder; asking the database would take half a second."""
-    there = (path.name for path in Runs(context.params.get("runs") or DEFAULT_RUNS.root).studies.glob("*"))
+    there = (
+        path.parent.name
+        for path in Runs(context.params.get("runs") or DEFAULT_RUNS.root).studies.glob("*/journal.jsonl")
+    )
     return sorted(name for name in there if name.startswith(incomplete) and SAFE_WORD.fullmatch(name))
 
 
@@ -77,6 +91,7 @@ StudyArgument = Annotated[
     str | None,
     typer.Argument(help="Name of a study, or its file. Default: the one last launched.", autocompletion=_studies_there),
 ]
+BegunArgument = Annotated[str, typer.Argument(help="Name of a study.", autocompletion=_studies_there)]
 ExportedArgument = Annotated[
     str | None,
     typer.Argument(
@@ -157,6 +172,26 @@ VersionOption = Annotated[
         help="Print the versions of this program, Python, torch, timm and optuna.",
     ),
 ]
+
+
+def places(storage: str | None, runs: Path) -> tuple[Runs, URL]:
+    """The runs folder, and the storage URL with its default filled in."""
+    from search.study.storage import parse_url, sqlite_url
+
+    folder = Runs(runs)
+    return folder, parse_url(storage) if storage else sqlite_url(folder.database)
+
+
+def print_answer(answer: Answer, text_of: Callable[[Answer], RenderableType], *, as_json: bool) -> None:
+    """Print the answer of a command. In JSON, an answer's own ``version`` replaces JSON_VERSION."""
+    if as_json:
+        from trainer.values import to_json
+
+        values = to_json(answer)
+        assert isinstance(values, dict)
+        tell(json.dumps({"version": JSON_VERSION} | values, indent=2))
+    else:
+        Terminal(highlight=False, markup=False).print(text_of(answer), soft_wrap=True)
 
 
 def overrides_of(assignments: list[str] | None, data: Path | None, labels: str | None = None) -> list[str]:

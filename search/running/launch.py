@@ -29,7 +29,7 @@ from search.study.lock import own_study, owner_of, read_holder
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
 from search.study.storage import STORAGE_FAILURES, open_storage, storage_errors
-from search.study.study import check_trials, find_study, open_study, uuid_of
+from search.study.study import another_owner, check_trials, find_study, open_study, uuid_of
 from search.watch.live import Display
 from search.watch.observers import Observer, Observers, StateFile
 from search.watch.page import StudyPage
@@ -101,6 +101,8 @@ def launch(
             display.say(opening_line(spec, prepared, workers))
             for name, reason in prepared.left_out.items():
                 display.say(f"left out: {name}: {reason}", WARNING)
+            if (person := another_owner(study)) is not None:
+                notes.append(f"study {spec.name!r} is {person}'s; for one of your own: --set name=NEW")
             for line in [*doubts(prepared.data), *warnings_about(prepared.data, spec.data), *notes]:
                 display.say(line, WARNING)
             page = StudyPage(owned, _facts(spec, prepared), url, runs)

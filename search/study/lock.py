@@ -18,7 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from search.errors import HeldError, StorageError
 from search.paths import Runs
 from search.study import postgres
-from search.study.storage import sqlite_file, storage_errors
+from search.study.storage import open_storage, sqlite_file, storage_errors
+from search.study.study import owner_in_database
 from trainer.errors import no_room
 from trainer.kept import write_whole
 
@@ -44,8 +45,11 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
     with contextlib.ExitStack() as stack:
         try:
             holder.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_file_lock(runs.lock(name), name, holder, LOCK_PATIENCE_SECONDS))
-            still_owner = stack.enter_context(_lock(name, url, holder, patience_seconds=LOCK_PATIENCE_SECONDS))
+            try:
+                stack.enter_context(_file_lock(runs.lock(name), name, holder, LOCK_PATIENCE_SECONDS))
+                still_owner = stack.enter_context(_lock(name, url, holder, patience_seconds=LOCK_PATIENCE_SECONDS))
+            except HeldError as held:
+                raise HeldError(name, held.owner, _another_owner(name, url)) from None
             runs.stop_request(name).unlink(missing_ok=True)  # meant for a predecessor
             owner = f"{owner_name()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
             write_whole(holder, owner.encode(), durable=False)
@@ -61,6 +65,12 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
         finally:
             if read_holder(holder) == owner:  # else another process has it by now
                 holder.unlink(missing_ok=True)
+
+
+def _another_owner(name: str, url: URL) -> str | None:
+    with contextlib.suppress(StorageError, OSError), storage_errors(url):
+        return owner_in_database(name, open_storage(url))
+    return None
 
 
 def owner_name() -> str:

@@ -58,6 +58,8 @@ class Snapshot:
     """Bytes that checkpoints take on this machine."""
     checkpoint_quota: float = 0.0
     """Bytes that checkpoints may take on this machine."""
+    owner: str | None = None
+    """Name of the person who began the study; None if unknown."""
     confirmation: Confirmation | None = None
     """State of the confirmation; None if it is off or not begun."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import pwd
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -22,7 +24,7 @@ from search.study.sampling import build_pruner, build_sampler, described
 from search.words import short_json
 from studies import Range, StudySpec
 from trainer.config import RECIPE_VERSION, TrainConfig
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, printable
 from trainer.identity import identity
 from trainer.values import Json, nearest, validate
 
@@ -30,7 +32,11 @@ SPEC = "featherweight:study"
 FINGERPRINT = "featherweight:fingerprint"
 UUID = "featherweight:uuid"
 VERSIONS = "featherweight:versions"
+OWNER = "featherweight:owner"
 """Names of the study attributes in which the coordinator keeps what a later launch and an export need."""
+
+OWNER_LENGTH = 60
+"""Longest name of an owner, in characters."""
 
 TEST_OPENING = "featherweight:test_opening:"
 """Study attributes: each look at the test split, named after the hash of what looked."""
@@ -142,13 +148,15 @@ def open_study(
         if any(line.startswith("data.content:") for line in changes):
             listed += "\ndata.content is a checksum: the pictures or their classes are others than before."
         raise StudyChanged(
-            f"study {spec.name!r} was begun with other settings:\n{listed}\n"
+            f"study {spec.name!r}{_of_another(study)} was begun with other settings:\n{listed}\n"
             "Undo the change, give the study another name (--set name=NEW), or go on with --accept-changes."
         )
     if changes:
         accepted(changes)
     if was < RECIPE_VERSION:
         renewed(study, was)
+    if begun is None:
+        study.set_user_attr(OWNER, user_name())
     if UUID not in study.user_attrs:
         study.set_user_attr(UUID, str(uuid.uuid4()))
     mark_those_before(study)
@@ -204,6 +212,41 @@ def uuid_of(name: str, storage: RDBStorage) -> str | None:
         return None
     found: str | None = optuna.load_study(study_name=name, storage=storage).user_attrs.get(UUID)
     return found
+
+
+def user_name() -> str:
+    """The person for whom this process works: SEARCH_OWNER, or the operating system's user."""
+    named = printable(os.environ.get("SEARCH_OWNER", "").strip())
+    if named:
+        return named[:OWNER_LENGTH]
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # in a container that runs as a user of the host
+        return f"user {os.getuid()}"
+
+
+def person_of(study: optuna.Study) -> str | None:
+    """The person who began a study; None where that was not kept."""
+    found = study.user_attrs.get(OWNER)
+    return printable(found)[:OWNER_LENGTH] if isinstance(found, str) and found else None
+
+
+def another_owner(study: optuna.Study) -> str | None:
+    """The person who began a study; None where that was not kept, or is the one for whom this process works."""
+    person = person_of(study)
+    return None if person == user_name() else person
+
+
+def owner_in_database(name: str, storage: RDBStorage) -> str | None:
+    """As ``another_owner``; None where there is no such study."""
+    if name not in optuna.get_all_study_names(storage):
+        return None
+    return another_owner(optuna.load_study(study_name=name, storage=storage))
+
+
+def _of_another(study: optuna.Study) -> str:
+    person = another_owner(study)
+    return "" if person is None else f" of {person}"
 
 
 def open_test_split(study: optuna.Study, who: str, **facts: Json) -> int:

@@ -285,6 +285,8 @@ def show_once(snapshot: Snapshot, held_by: str | None, runs: Runs) -> None:
     """``search status``."""
     console = Terminal(highlight=False)
     console.print(text_of_snapshot(snapshot))
+    if snapshot.owner is not None:
+        console.print(f"owner: {snapshot.owner}", style="dim", markup=False)
     taken, quota = snapshot.checkpoint_bytes / 1e9, snapshot.checkpoint_quota / 1e9
     console.print(f"checkpoints: {taken:.2f} of {quota:g} GB", style="dim")
     console.print(ending(snapshot, held_by, runs), style="dim", markup=False, soft_wrap=True)

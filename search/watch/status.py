@@ -23,7 +23,7 @@ from search.study.lock import owner_of
 from search.study.marks import own_trials
 from search.study.progress import Snapshot, WorkerView, eta_seconds, problems
 from search.study.storage import open_storage, storage_errors
-from search.study.study import find_study
+from search.study.study import find_study, person_of
 from search.study.trial import view_of
 from studies import StudySpec
 from trainer.kept import recall, write_checked
@@ -107,6 +107,7 @@ def completed(
     """The snapshot completed with the size of the checkpoints and with the confirmation."""
     return replace(
         snapshot,
+        owner=person_of(study),
         checkpoint_bytes=sum(runs.checkpoints(spec.name).values()),
         checkpoint_quota=spec.faults.checkpoint_gb * 1e9,
         confirmation=confirmed(study, spec, owner=held_by),
@@ -161,6 +162,7 @@ def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Json]:
     return {
         "version": STATUS_VERSION,
         "study": snapshot.study,
+        "owner": snapshot.owner,
         "held_by": held_by,
         "stopping": snapshot.stopping,
         "budget": snapshot.budget,

@@ -1,0 +1,199 @@
+"""The studies of a database: what ``search studies`` lists of them, and what ``search delete`` removes."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import optuna
+from optuna.artifacts import get_all_artifact_meta
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
+from sqlalchemy import URL
+
+from search.errors import StorageError, StudyChanged, UsageError
+from search.paths import Runs
+from search.study.identity import take_folder
+from search.study.lock import own_study, owner_of
+from search.study.marks import own_trials
+from search.study.storage import open_storage, sqlite_file, storage_errors
+from search.study.study import SPEC, find_study, person_of, uuid_of
+from search.study.trial import best_of
+from studies.spec import STUDY_NAME
+from trainer.errors import no_room
+from trainer.values import nearest
+
+State: TypeAlias = Literal["in use", "stopped", "finished", "unreadable", "foreign"]
+"""State of a study.
+
+    in use      a process searches, exports or compares it
+    stopped     its budget is not spent
+    finished    its budget is spent
+    unreadable  another version of this program launched it last
+    foreign     another program made it
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """A study of a database."""
+
+    name: str
+    owner: str | None
+    """Name of the person who began it; None for studies of other programs, and of versions that kept no owner."""
+    state: State
+    held_by: str | None
+    """The process that uses it now."""
+    trials: int | None
+    """Its budget; None if its settings cannot be read."""
+    finished: int
+    best: float | None
+    """Validation accuracy of the best trial."""
+    last_change: str | None
+    """Local time of its last trial's begin or end, ISO 8601; None before the first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deleted:
+    """The answer of ``search delete``."""
+
+    study: str
+    deleted: bool
+    trials: int
+    """Number of its trials."""
+
+
+def list_studies(url: URL, runs: Runs) -> tuple[Listed, ...]:
+    """The studies of a database, by name; none if its file does not exist.
+
+    Raises:
+        StorageError: the database cannot be reached or read.
+    """
+    file = sqlite_file(url)
+    if file is not None and not file.exists():
+        return ()
+    with storage_errors(url):
+        storage = open_storage(url)
+        return tuple(_listed(name, storage, url, runs) for name in sorted(optuna.get_all_study_names(storage)))
+
+
+def _listed(name: str, storage: RDBStorage, url: URL, runs: Runs) -> Listed:
+    state: State
+    study = optuna.load_study(study_name=name, storage=storage)
+    person, held_by, spec = person_of(study), None, None
+    try:
+        study, spec = find_study(storage, name)
+        held_by = owner_of(name, url, runs)
+        state = "in use" if held_by else "stopped"
+    except StudyChanged:
+        state = "unreadable"
+    except UsageError:
+        state = "foreign"
+    trials = own_trials(study)
+    finished = sum(trial.state.is_finished() for trial in trials)
+    if spec is not None and state == "stopped" and finished >= spec.search.trials:
+        state = "finished"
+    best = None if spec is None else best_of(trials, spec.limit)
+    return Listed(
+        name=name,
+        owner=person,
+        state=state,
+        held_by=held_by,
+        trials=None if spec is None else spec.search.trials,
+        finished=finished,
+        best=None if best is None else best.values[0],
+        last_change=_last_change(trials),
+    )
+
+
+def _last_change(trials: Sequence[FrozenTrial]) -> str | None:
+    times = [at for trial in trials for at in (trial.datetime_start, trial.datetime_complete) if at is not None]
+    return max(times).isoformat(timespec="seconds") if times else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A study that may be deleted."""
+
+    name: str
+    uuid: str | None
+    owner: str | None
+    trials: int
+
+    @property
+    def question(self) -> str:
+        """What is asked before it is deleted."""
+        whose = "" if self.owner is None else f" of {self.owner}"
+        return f"delete study {self.name!r}{whose} with its {self.trials} trials, its journal and its checkpoints?"
+
+
+def find_to_delete(name: str, url: URL) -> Found:
+    """The study of this name.
+
+    Raises:
+        StorageError: the database cannot be reached or read.
+        UsageError: there is none of this name, or another program made it.
+    """
+    with storage_errors(url):
+        storage = open_storage(url)
+        found = optuna.get_all_study_names(storage)
+        if name not in found:
+            raise UsageError(
+                f"no study {name!r} in this database; {nearest(name, found) if found else 'it has none yet'}"
+            )
+        study = optuna.load_study(study_name=name, storage=storage)
+        if SPEC not in study.user_attrs or not STUDY_NAME.fullmatch(name):
+            raise UsageError(f"study {name!r} was made by another program; delete it with optuna delete-study")
+        trials = len(study.get_trials(deepcopy=False))
+        return Found(name=name, uuid=uuid_of(name, storage), owner=person_of(study), trials=trials)
+
+
+def delete_study(found: Found, url: URL, runs: Runs) -> None:
+    """Delete a study from the database, and what a search left of it in the runs folder; its exports stay.
+
+    A deletion that was interrupted has left files at most, which the next study of this name puts aside.
+
+    Raises:
+        HeldError: a process searches, exports or compares the study.
+        StudyChanged: it is another study by now.
+        DiskError, StorageError: it cannot be removed.
+    """
+    name = found.name
+    with own_study(name, url, runs) as check_lock, storage_errors(url):
+        storage = open_storage(url)
+        if uuid_of(name, storage) != found.uuid:
+            raise StudyChanged(f"study {name!r} was deleted or replaced meanwhile; nothing was deleted")
+        take_folder(runs, name, found.uuid)  # what belongs to others of its name is put aside, and stays
+        study = optuna.load_study(study_name=name, storage=storage)
+        artifacts = [meta.artifact_id for meta in get_all_artifact_meta(study)]
+        check_lock()
+        optuna.delete_study(study_name=name, storage=storage)
+        try:
+            _remove_files(name, artifacts, runs)
+        except OSError as error:
+            if full := no_room(error, runs.root):
+                raise full from error
+            raise StorageError(
+                f"study {name!r} is deleted from the database, but {error.filename} cannot be removed: {error.strerror}"
+            ) from error
+
+
+def _remove_files(name: str, artifacts: Sequence[str], runs: Runs) -> None:
+    for artifact in artifacts:
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            (runs.artifacts / str(uuid.UUID(artifact))).unlink()
+    kept = (runs.lock(name), runs.holder(name), runs.earlier(name, "").parent)
+    for path in runs.study(name).iterdir():
+        if path in kept:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    with contextlib.suppress(UsageError):
+        if runs.study_last_launched() == name:
+            runs.last_study.unlink()
