@@ -1,7 +1,8 @@
 """The service: it searches a study's space, shows the search, and exports the best model.
 
 cli              the commands: parse, call one function, print, exit code; nothing heavy at import
-options          options that commands share, and shell completion
+housekeeping     the commands about studies as a whole: list, begin, delete
+options          options that commands share, shell completion, how commands answer
 running, export  a running search; from the best trial to a proven folder
 watch            a search as people see it
 workers          processes that train

@@ -127,8 +127,32 @@ PROMISES = {
         "test_a_server_that_is_stopped_is_given_up_by_the_client_and_counts_as_away",
         "test_no_signal_waits_for_a_call_that_never_comes_back",
     ],
-    "another program queued a trial with values that cannot be": [
-        "test_a_trial_queued_by_another_program_with_values_that_cannot_be_fails_and_the_search_goes_on"
+    "another program queues or adds a trial with values that cannot be": [
+        "test_a_trial_queued_by_another_program_with_values_that_cannot_be_fails_and_the_search_goes_on",
+        "test_a_queued_trial_with_values_that_cannot_be_fails_with_the_reason_and_the_search_goes_on",
+        "test_an_added_trial_with_values_that_cannot_be_fails_too",
+    ],
+    "another program adds, copies or finishes trials": [
+        "test_a_finished_trial_of_another_program_is_named_once_and_never_the_best",
+        "test_a_foreign_trial_teaches_neither_sampler_nor_pruner",
+        "test_a_trial_that_another_program_finishes_while_it_is_trained_is_let_go",
+    ],
+    "the database is an older copy than the journal": [
+        "test_an_older_database_beside_a_newer_journal_is_said_and_searched_from_there",
+        "test_a_newer_database_beside_an_older_journal_is_said_and_searched_from_there",
+        "test_a_database_and_a_journal_that_have_each_gone_on_alone_are_brought_together",
+    ],
+    "a runs folder or a database file": [
+        "test_a_database_file_may_have_any_name",
+        "test_a_runs_folder_of_any_name_is_searched_told_and_exported_from",
+    ],
+    "two people have a study of the same name": [
+        "test_two_people_with_one_database_are_told_whose_study_it_is",
+    ],
+    "a study is deleted with search delete": [
+        "test_a_deleted_study_takes_what_belongs_to_it_and_nothing_else",
+        "test_a_deletion_leaves_the_files_of_another_study_of_its_name",
+        "test_a_study_in_use_is_not_deleted",
     ],
     "the database is of another version of Optuna": [
         "test_a_database_of_another_version_of_optuna_is_an_error_with_optunas_own_cure",

@@ -101,9 +101,7 @@ def launch(
             display.say(opening_line(spec, prepared, workers))
             for name, reason in prepared.left_out.items():
                 display.say(f"left out: {name}: {reason}", WARNING)
-            if (person := another_owner(study)) is not None:
-                notes.append(f"study {spec.name!r} is {person}'s; for one of your own: --set name=NEW")
-            for line in [*doubts(prepared.data), *warnings_about(prepared.data, spec.data), *notes]:
+            for line in [*doubts(prepared.data), *warnings_about(prepared.data, spec.data), *_whose(study), *notes]:
                 display.say(line, WARNING)
             page = StudyPage(owned, _facts(spec, prepared), url, runs)
             others: list[Observer] = [StateFile(runs.state(spec.name), read_holder(runs.holder(spec.name))), page]
@@ -164,6 +162,11 @@ def text_of_stop(answer: Stopped) -> str:
     if answer.stopped:
         return f"study {answer.study!r} has stopped; nothing is lost, the same command goes on from there"
     return f"nobody is searching or exporting study {answer.study!r}"
+
+
+def _whose(study: optuna.Study) -> list[str]:
+    person = another_owner(study)
+    return [] if person is None else [f"study {study.study_name!r} is {person}'s; for one of your own: --set name=NEW"]
 
 
 def _facts(spec: StudySpec, prepared: Prepared) -> list[tuple[str, str]]:

@@ -7,9 +7,11 @@ study         opens Optuna studies: fingerprint, stored spec, looks at the test 
 begun         settings that a study keeps under a later version or study file
 identity      which study a folder belongs to, and whether a study is still the same
 lock          one process at a time owns a study
+inventory     the studies of a database; deletes one
 owned         a study that this process owns, and the check before each write
 outage        retries database steps while the database is away
 sampling      sampler and pruner; asks for trials and resumes them
+marks         which finished trials are the search's own
 trial         one trial as the product sees it: view, rank, outcome
 progress      a search at one moment: workers, problems, time left
 confirmation  which trial is best: results of fresh seeds, ties, winner

@@ -186,7 +186,7 @@ def _remove_files(name: str, artifacts: Sequence[str], runs: Runs) -> None:
     for artifact in artifacts:
         with contextlib.suppress(ValueError, FileNotFoundError):
             (runs.artifacts / str(uuid.UUID(artifact))).unlink()
-    kept = (runs.lock(name), runs.holder(name), runs.earlier(name, "").parent)
+    kept = (runs.lock(name), runs.holder(name), runs.earlier(name, "any").parent)
     for path in runs.study(name).iterdir():
         if path in kept:
             continue

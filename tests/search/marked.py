@@ -13,7 +13,11 @@ from search.study.study import UUID
 
 def add_own(study: optuna.Study, trials: Iterable[FrozenTrial]) -> None:
     """Add trials with the mark of the search."""
-    marks = Marks(study.user_attrs.get(UUID), None)
     for number, trial in enumerate(trials, len(study.get_trials(deepcopy=False))):
-        trial.set_user_attr(MARK, marks.asked(number) + ENDED)
+        trial.set_user_attr(MARK, mark_of(study, number))
         study.add_trial(trial)
+
+
+def mark_of(study: optuna.Study, number: int) -> str:
+    """The mark of a trial whose end is about to be stored."""
+    return Marks(study.user_attrs.get(UUID), None).asked(number) + ENDED

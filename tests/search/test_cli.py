@@ -112,6 +112,7 @@ def test_every_answer_in_json_has_what_the_documents_say_and_its_version(
         "report": ["scripted"],
         "predict": [exports[0], "pictures/red/0.png"],
         "compare": [*exports, "--data", "pictures"],
+        "delete": ["scripted", "--yes"],
     }
     page = (Path(__file__).parents[2] / "docs/scripting.md").read_text(encoding="utf-8")
     documented = {

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import optuna
 import pytest
 from invented import SPACE, complete, many_trials, page_of, pruned, trial
+from marked import mark_of
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 from scripted import EPOCHS, Bench, ScriptedPool, epoch, spec_of, started
@@ -15,6 +16,7 @@ from scripted import EPOCHS, Bench, ScriptedPool, epoch, spec_of, started
 from search.export.retrain import choose_trial
 from search.figures.catalogue import study_figures
 from search.figures.charts import learning_curves
+from search.study.marks import MARK
 from search.study.trial import ranked, view_of
 from search.watch.findings import as_toml, findings, setting_importances, story
 from search.watch.status import snapshot_of
@@ -136,6 +138,7 @@ class TestNumbers:
         for accuracy, excess in ((0.9, -1), (0.99, 1)):
             asked = study.ask(SPACE)
             asked.set_constraint("params", excess)
+            asked.set_user_attr(MARK, mark_of(study, asked.number))
             study.tell(asked, accuracy)
         assert [trial.number for trial in ranked(study.get_trials())] == [0]
 
