@@ -79,7 +79,10 @@ def test_two_spellings_of_one_accent_are_one_class(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runs", ["r?x=1#%20 y/runs", "50%/a?b"])
-def test_a_runs_folder_of_any_name_is_searched_told_and_exported_from(tmp_path: Path, runs: str) -> None:
+def test_a_runs_folder_of_any_name_is_searched_told_and_exported_from(
+    tmp_path: Path, runs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEARCH_OWNER", "someone-in-particular")
     (tmp_path / "odd.toml").write_text(STUDY.replace("[data]", '[data]\nsource = "digits"'))
     for words in ("launch odd.toml --gpus cpu", "status odd", "report odd", "replay odd", "export-best odd --gpus cpu"):
         code, _, err = run_inside(tmp_path, *words.split(), "--runs", runs)
@@ -89,3 +92,7 @@ def test_a_runs_folder_of_any_name_is_searched_told_and_exported_from(tmp_path: 
     assert (tmp_path / runs / "search.db").exists()
     storage = sqlite_url(Path(runs, "search.db")).render_as_string()
     assert run_inside(tmp_path, "status", "odd", "--storage", storage)[0] == 0
+    assert "someone-in-particular" in run_inside(tmp_path, "studies", "--runs", runs)[1]
+    files = [path for path in (tmp_path / runs / "exports").rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if b"someone-in-particular" in path.read_bytes()], "never in an export"
