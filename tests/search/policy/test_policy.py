@@ -1,0 +1,145 @@
+"""The rungs, and who goes on from them."""
+
+import random
+
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
+
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder, ladder_for, reached
+from search.policy.promotion import Promotion
+
+
+@pytest.mark.parametrize(
+    ("epochs", "lengths"),
+    [(1, (1,)), (2, (1, 2)), (3, (1, 3)), (5, (2, 5)), (9, (3, 9)), (18, (2, 6, 18)), (50, (6, 18, 50))],
+)
+def test_whole_trainings_are_a_ninth_and_a_third_and_none_is_of_one_epoch_if_that_can_be(epochs, lengths):
+    assert ladder_for(epochs, anew=True, factor=3).lengths == lengths
+
+
+@pytest.mark.parametrize(
+    ("epochs", "warmup", "lengths"),
+    [(50, 5, (6, 18, 50)), (50, 0, (6, 18, 50)), (18, 1, (2, 6, 18)), (9, 2, (3, 9)), (9, 5, (9,)), (5, 0, (1, 5))],
+)
+def test_a_training_is_looked_at_first_after_its_warmup_and_last_before_its_half(epochs, warmup, lengths):
+    assert ladder_for(epochs, anew=False, factor=3, warmup=warmup).lengths == lengths
+
+
+def test_a_first_rung_that_is_named_stands_wherever_it_is():
+    assert ladder_for(10, anew=False, factor=3, first=8).lengths == (8, 10)
+    assert ladder_for(10, anew=True, factor=3, first=1).lengths == (1, 3, 10)
+    assert ladder_for(10, anew=True, factor=2, first=10).lengths == (10,)
+
+
+def test_the_steps_of_whole_trainings_count_on():
+    ladder = Ladder((2, 6, 18), anew=True)
+    assert ladder.steps == (2, 8, 26)
+    assert [ladder.stage_after(step) for step in (0, 2, 8)] == [0, 1, 2]
+    assert [ladder.begins_at(stage) for stage in range(3)] == [0, 2, 8]
+    assert [ladder.next_step(step) for step in (0, 1, 2, 8, 26)] == [2, 2, 8, 26, 26]
+
+
+def test_one_training_goes_through_all_rungs():
+    ladder = Ladder((2, 6, 18))
+    assert ladder.steps == (2, 6, 18)
+    assert [ladder.begins_at(stage) for stage in range(3)] == [0, 0, 0]
+
+
+def trial_with(values, **more):
+    axis = {"lr": FloatDistribution(0, 1)}
+    state = more.pop("state", TrialState.RUNNING)
+    return create_trial(
+        state=state, params={"lr": 0.5}, distributions=axis, intermediate_values=values, value=more.pop("value", None),
+        user_attrs=more,
+    )  # fmt: skip
+
+
+def test_a_trial_has_reached_the_rungs_that_it_has_passed():
+    ladder = Ladder((2, 6, 18), anew=True)
+    assert reached(trial_with({1: 0.1}), ladder) == {}
+    assert reached(trial_with({1: 0.1, 2: 0.2, 3: 0.15}), ladder) == {0: 0.2}
+    whole = trial_with({step: step / 100 for step in range(1, 27)}, state=TrialState.COMPLETE, value=0.26)
+    assert reached(whole, ladder) == {0: 0.02, 1: 0.08, 2: 0.26}
+
+
+def test_a_training_that_lost_patience_before_a_rung_has_its_last_value_there():
+    ladder = Ladder((4, 12), anew=True)
+    assert reached(trial_with({1: 0.3, 2: 0.2}, **{PAUSED_AT: 4}), ladder) == {0: 0.2}
+    assert reached(trial_with({1: 0.3, 2: 0.2, 5: 0.1}, **{PROMOTED_AT: 4}), ladder) == {0: 0.2}
+    ended = trial_with({1: 0.3, 2: 0.2}, state=TrialState.COMPLETE, value=0.2)
+    assert reached(ended, Ladder((4, 12))) == {0: 0.2, 1: 0.2}
+
+
+def test_the_best_third_goes_on_and_the_others_wait():
+    standings = Promotion(num_rungs=1, factor=3)
+    for number, value in enumerate([0.5, 0.6, 0.4]):
+        standings.arrive(number, 0, value)
+        assert standings.goes_on(number, 0) is False  # of one, two or three the best is none, none and trial 1
+        standings.wait(number, 0)
+    assert standings.next() == 1
+    standings.go(1)
+    assert standings.next() is None
+    assert standings.next(at_least=2) == 0
+    standings.arrive(3, 0, 0.9)
+    assert standings.goes_on(3, 0) is True
+    assert standings.order() == [0, 2]
+
+
+def test_a_later_and_worse_candidate_lets_an_earlier_one_go_on():
+    standings = Promotion(num_rungs=1, factor=2)
+    standings.arrive(0, 0, 0.5)
+    standings.wait(0, 0)
+    assert standings.next() is None
+    standings.arrive(1, 0, 0.1)
+    assert standings.next() == 0
+
+
+def test_the_deepest_rung_comes_first():
+    standings = Promotion(num_rungs=2, factor=1)
+    for number, rung in ((0, 0), (1, 1)):
+        standings.arrive(number, rung, 0.5)
+        standings.wait(number, rung)
+    assert standings.next() == 1
+    assert standings.order() == [1, 0]
+
+
+def test_equal_values_go_on_in_the_order_of_their_numbers():
+    standings = Promotion(num_rungs=1, factor=2)
+    for number in (3, 1, 2, 0):
+        standings.arrive(number, 0, 0.5)
+        standings.wait(number, 0)
+    assert [standings.next(), standings.order()] == [0, [0, 1, 2, 3]]
+
+
+def test_who_has_left_holds_no_place_and_still_counts_as_one_that_came():
+    standings = Promotion(num_rungs=2, factor=2)
+    for number, value in enumerate([0.9, 0.5]):
+        standings.arrive(number, 0, value)
+        standings.wait(number, 0)
+    standings.leave(0)
+    assert standings.next() == 1
+
+
+def test_a_diverged_candidate_is_the_last_of_its_rung():
+    standings = Promotion(num_rungs=1, factor=2)
+    standings.arrive(0, 0, 0.5)
+    standings.wait(0, 0)
+    standings.leave(1, diverged=True)
+    assert standings.next() == 0
+
+
+def test_the_order_of_arrivals_does_not_matter():
+    draw = random.Random(0)
+    values = {number: draw.random() for number in range(40)}
+
+    def standings_of(numbers):
+        standings = Promotion(num_rungs=1, factor=3)
+        for number in numbers:
+            standings.arrive(number, 0, values[number])
+            standings.wait(number, 0)
+        return standings
+
+    one, other = standings_of(range(40)), standings_of(draw.sample(range(40), 40))
+    assert one.order() == other.order()
+    assert one.next() == other.next() == max(values, key=values.__getitem__)
