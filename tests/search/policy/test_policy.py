@@ -71,75 +71,79 @@ def test_a_training_that_lost_patience_before_a_rung_has_its_last_value_there():
     assert reached(ended, Ladder((4, 12))) == {0: 0.2, 1: 0.2}
 
 
+def arrived_and_waiting(values, factor, *, order=None):
+    """Candidates at the only rung, of step 2."""
+    standings = Promotion(Ladder((2, 6)), factor)
+    for number in order or range(len(values)):
+        standings.arrive(number, 2, values[number])
+        standings.wait(number, 2)
+    return standings
+
+
 def test_the_best_third_goes_on_and_the_others_wait():
-    standings = Promotion(num_rungs=1, factor=3)
-    for number, value in enumerate([0.5, 0.6, 0.4]):
-        standings.arrive(number, 0, value)
-        assert standings.goes_on(number, 0) is False  # of one, two or three the best is none, none and trial 1
-        standings.wait(number, 0)
+    standings = Promotion(Ladder((2, 6)), factor=3)
+    # Of one or two the best third is nobody; of three it is trial 1, which waits already.
+    assert [standings.arrive(number, 2, value) for number, value in enumerate([0.5, 0.6, 0.4])] == [False] * 3
+    for number in range(3):
+        standings.wait(number, 2)
     assert standings.next() == 1
     standings.go(1)
     assert standings.next() is None
     assert standings.next(at_least=2) == 0
-    standings.arrive(3, 0, 0.9)
-    assert standings.goes_on(3, 0) is True
+    assert standings.arrive(3, 2, 0.9) is True
     assert standings.order() == [0, 2]
 
 
 def test_a_later_and_worse_candidate_lets_an_earlier_one_go_on():
-    standings = Promotion(num_rungs=1, factor=2)
-    standings.arrive(0, 0, 0.5)
-    standings.wait(0, 0)
+    standings = arrived_and_waiting([0.5], factor=2)
     assert standings.next() is None
-    standings.arrive(1, 0, 0.1)
+    standings.arrive(1, 2, 0.1)
     assert standings.next() == 0
 
 
 def test_the_deepest_rung_comes_first():
-    standings = Promotion(num_rungs=2, factor=1)
-    for number, rung in ((0, 0), (1, 1)):
-        standings.arrive(number, rung, 0.5)
-        standings.wait(number, rung)
+    standings = Promotion(Ladder((2, 6, 18)), factor=1)
+    for number, step in ((0, 2), (1, 6)):
+        standings.arrive(number, step, 0.5)
+        standings.wait(number, step)
     assert standings.next() == 1
     assert standings.order() == [1, 0]
 
 
 def test_equal_values_go_on_in_the_order_of_their_numbers():
-    standings = Promotion(num_rungs=1, factor=2)
-    for number in (3, 1, 2, 0):
-        standings.arrive(number, 0, 0.5)
-        standings.wait(number, 0)
+    standings = arrived_and_waiting([0.5] * 4, factor=2, order=[3, 1, 2, 0])
     assert [standings.next(), standings.order()] == [0, [0, 1, 2, 3]]
 
 
 def test_who_has_left_holds_no_place_and_still_counts_as_one_that_came():
-    standings = Promotion(num_rungs=2, factor=2)
-    for number, value in enumerate([0.9, 0.5]):
-        standings.arrive(number, 0, value)
-        standings.wait(number, 0)
+    standings = arrived_and_waiting([0.9, 0.5], factor=2)
     standings.leave(0)
     assert standings.next() == 1
 
 
 def test_a_diverged_candidate_is_the_last_of_its_rung():
-    standings = Promotion(num_rungs=1, factor=2)
-    standings.arrive(0, 0, 0.5)
-    standings.wait(0, 0)
+    standings = arrived_and_waiting([0.5], factor=2)
     standings.leave(1, diverged=True)
     assert standings.next() == 0
 
 
+def test_a_training_that_ends_early_counts_at_every_rung():
+    standings = Promotion(Ladder((2, 6, 18)), factor=2)
+    standings.complete(0, 0.9)
+    assert standings.arrive(1, 6, 0.5) is False
+    assert standings.arrive(2, 6, 0.4) is False
+    assert standings.arrive(3, 6, 0.95) is True
+
+
+def test_a_step_before_a_rung_belongs_to_it():
+    standings = Promotion(Ladder((2, 6), anew=True), factor=1)
+    assert standings.arrive(0, 1, 0.5) is True, "its patience ended before the rung"
+
+
 def test_the_order_of_arrivals_does_not_matter():
     draw = random.Random(0)
-    values = {number: draw.random() for number in range(40)}
-
-    def standings_of(numbers):
-        standings = Promotion(num_rungs=1, factor=3)
-        for number in numbers:
-            standings.arrive(number, 0, values[number])
-            standings.wait(number, 0)
-        return standings
-
-    one, other = standings_of(range(40)), standings_of(draw.sample(range(40), 40))
+    values = [draw.random() for _ in range(40)]
+    one = arrived_and_waiting(values, factor=3)
+    other = arrived_and_waiting(values, factor=3, order=draw.sample(range(40), 40))
     assert one.order() == other.order()
-    assert one.next() == other.next() == max(values, key=values.__getitem__)
+    assert one.next() == other.next() == values.index(max(values))
