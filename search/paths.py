@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -135,9 +136,9 @@ class Runs:
         """Folder of a running trial; removed when the trial has finished."""
         return self.trials(study) / str(trial)
 
-    def checkpoint(self, study: str, trial: int) -> Path:
-        """State of a running trial after its last finished epoch."""
-        return self.trial(study, trial) / "checkpoint"
+    def checkpoint(self, study: str, trial: int, stage: int = 0) -> Path:
+        """State of a running trial after its last finished epoch; ``stage``: in which of its trainings, from 0."""
+        return self.trial(study, trial) / (f"checkpoint-{stage}" if stage else "checkpoint")
 
     def trial_confusion(self, study: str, trial: int) -> Path:
         """Confusion matrix of a trial that has just finished its last epoch."""
@@ -173,33 +174,44 @@ class Runs:
                 found[folder] = (newest, size)
         return {folder: size for folder, (_, size) in sorted(found.items(), key=lambda item: item[1])}
 
-    def still_needed(self, study: str, needed: int, folds: int = 0) -> int:
+    def still_needed(self, study: str, needed: int, folds: int = 0, waiting: Sequence[int] = ()) -> int:
         """Bytes that must be free for the checkpoints of a study's running trials, besides those they already take.
 
         Args:
             study: name of the study.
             needed: bytes for all checkpoints: two for each fold are kept, and the next is written beside them.
             folds: number of folds of the study's data; 0 for one validation split.
+            waiting: numbers of the trials that nobody trains now.
         """
-        taken = sum(size for folder, size in self.checkpoints(study).items() if folder.parent == self.trials(study))
+        idle = {self.trial(study, number) for number in waiting}
+        sizes = self.checkpoints(study).items()
+        taken = sum(size for folder, size in sizes if folder.parent == self.trials(study) and folder not in idle)
         # There may be more trials than are trained at once, and the next checkpoint needs room all the same.
         return max(needed - taken, needed // (2 * max(1, folds) + 1))
 
-    def has_room(self, study: str, needed: int, folds: int = 0) -> bool:
+    def has_room(self, study: str, needed: int, folds: int = 0, waiting: Sequence[int] = ()) -> bool:
         """Whether ``still_needed`` bytes are free; False if the disk does not answer."""
         try:
-            return shutil.disk_usage(self.root).free >= self.still_needed(study, needed, folds)
+            return shutil.disk_usage(self.root).free >= self.still_needed(study, needed, folds, waiting)
         except OSError:
             return False
 
-    def keep_to_quota(self, study: str, quota: float) -> list[str]:
-        """Delete the oldest unused checkpoints until the rest takes at most ``quota`` bytes. Returns their names."""
+    def keep_to_quota(self, study: str, quota: float, waiting: Sequence[int] = ()) -> list[str]:
+        """Delete the oldest unused checkpoints until the rest takes at most ``quota`` bytes. Returns their names.
+
+        Args:
+            study: name of the study.
+            quota: most bytes.
+            waiting: numbers of the trials that nobody trains now; the first of them lose theirs after all unused ones.
+        """
         removed: list[str] = []
         try:
             sizes = self.checkpoints(study)
         except OSError:  # the disk does not answer; the error is reported where it matters
             return removed
-        for folder in [folder for folder in sizes if folder.parent != self.trials(study)]:
+        unused = [folder for folder in sizes if folder.parent != self.trials(study)]
+        waits = [folder for number in waiting if (folder := self.trial(study, number)) in sizes]
+        for folder in unused + waits:
             if sum(sizes.values()) <= quota:
                 break
             shutil.rmtree(folder, ignore_errors=True)

@@ -63,12 +63,15 @@ class Search(FrozenModel):
     """Optuna's sampler: tree-structured Parzen estimator, uniform, or Gaussian process (slow past 200 trials)."""
     startup_trials: int = Field(10, ge=1)
     """Random trials before tpe or gp begins to model."""
-    pruner: Literal["successive_halving", "hyperband", "median", "none"] = "successive_halving"
-    """Optuna's pruner, asked after every epoch but the last."""
-    min_epochs: int = Field(1, ge=1)
-    """Epochs before a trial can be pruned (min_resource; the median's warm-up steps)."""
+    pruner: Literal["promote", "successive_halving", "hyperband", "median", "none"] = "successive_halving"
+    """promote: candidates are compared at rungs; those that do not go on are paused, and may go on later. The others
+    are Optuna's, asked after every epoch but the last, and what they stop is lost."""
+    min_epochs: int | None = Field(None, ge=1)
+    """Epochs before a trial can be paused or pruned: the first rung (min_resource; the median's warm-up steps). With
+    folds: a number of folds. Default: 1; with promote a ninth of the epochs, or a third, see docs/settings.md."""
     reduction_factor: int = Field(3, ge=2)
-    """Successive halving and hyperband compare trials at certain epochs (rungs), and keep one of this many at each."""
+    """Promote, successive halving and hyperband compare trials at certain epochs (rungs), each this many times as far
+    as the one before, and one of so many goes on."""
     workers_per_gpu: int = Field(1, ge=1, le=16)
     """Workers on each GPU, each with its own trial. Useful where a single small model leaves the GPU idle. Without
     effect on the CPU, where ``--gpus cpu:2`` asks for two workers."""
@@ -279,7 +282,7 @@ class StudySpec(FrozenModel):
         train = info.data.get("train")
         data = info.data.get("data")
         folds = data.folds if data is not None else 0
-        if train is not None and search.min_epochs > (folds or train.epochs):
+        if train is not None and (search.min_epochs or 1) > (folds or train.epochs):
             steps = f"data.folds = {folds}" if folds else f"train.epochs = {train.epochs}"
             raise _problems([(("min_epochs",), f"{search.min_epochs} exceeds {steps}; lower it, or raise that")])
         return search
@@ -322,15 +325,32 @@ class StudySpec(FrozenModel):
         axis = self.space.get("width_mult")
         return (axis.low, axis.high) if isinstance(axis, Range) else (self.train.width_mult, self.train.width_mult)
 
-    def values_for(self, sampled: Mapping[str, object], seed: int) -> dict[str, object]:
+    @property
+    def decays_as_a_whole(self) -> bool:
+        """Whether every schedule of the study decays by the training's length, so that a short one is whole, too."""
+        return {"cosine", "milestones"}.issuperset(values_of("schedule", self.train, self.space))
+
+    def values_for(self, sampled: Mapping[str, object], seed: int, epochs: int | None = None) -> dict[str, object]:
         """The settings for a trial's sampled values and seed, as plain values and not validated.
 
         They may be invalid: every point of the space is valid, but the trial may be older than the present space.
+
+        Args:
+            sampled: the trial's sampled values.
+            seed: of its training.
+            epochs: length of a shorter training, whose settings that count epochs shrink alike. Default: the study's.
         """
         values: dict[str, object] = self.train.model_dump(mode="json") | {"seed": seed}
         for key, value in sampled.items():
             if key != WIDTH_SHARE:  # search.plan.width finds the width for it
                 assign(values, key, value)
+        if epochs is not None and epochs != self.train.epochs:
+            share = epochs / self.train.epochs
+            warmup, first = values["warmup_epochs"], values["augment_from_epoch"]
+            assert isinstance(warmup, int | float)
+            assert isinstance(first, int)
+            values |= {"epochs": epochs, "warmup_epochs": warmup * share}
+            values["augment_from_epoch"] = 1 + round((first - 1) * share)
         return values
 
     def config_for(self, sampled: Mapping[str, object], seed: int) -> TrainConfig:

@@ -42,6 +42,10 @@ class Ladder:
         """The step of the end."""
         return self.steps[-1]
 
+    def rung_of(self, step: int) -> int:
+        """The step of the rung, or of the end, that a training comes to with or after ``step``."""
+        return next((one for one in self.steps if one >= step), self.last_step)
+
     def stage_after(self, promoted_at: int) -> int:
         """The stage that a candidate trains after it left the rung at step ``promoted_at``, 0 for none; from 0."""
         return sum(step <= promoted_at for step in self.rungs)

@@ -8,6 +8,7 @@ others to arrive, and nobody is lost: a candidate that waits goes on when later 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Iterator
 
 from search.policy.ladder import Ladder
 
@@ -77,11 +78,11 @@ class Promotion:
         Args:
             at_least: so many may go on at each rung, however few have come there.
         """
-        for rung in reversed(range(len(self._alive))):
-            for _, number in self._best(rung, at_least):
-                if self.waiting.get(number) == rung:
-                    return number
-        return None
+        return next(self._may_go_on(at_least), None)
+
+    def promotable(self, at_least: int = 0) -> int:
+        """Number of candidates that may go on now; ``at_least`` as for ``next``."""
+        return sum(1 for _ in self._may_go_on(at_least))
 
     def order(self) -> list[int]:
         """Those that wait, the likeliest to be promoted first."""
@@ -91,6 +92,12 @@ class Promotion:
             for _, number in self._alive[rung]
             if self.waiting.get(number) == rung
         ]
+
+    def _may_go_on(self, at_least: int) -> Iterator[int]:
+        for rung in reversed(range(len(self._alive))):
+            for _, number in self._best(rung, at_least):
+                if self.waiting.get(number) == rung:
+                    yield number
 
     def _note(self, number: int, rung: int, value: float) -> None:
         if number not in self._arrived[rung]:

@@ -3,5 +3,7 @@
 launch       from a study to a running search; stop requests
 coordinator  the loop: assign, answer, resume, pause, stop
 trials       the trials of the study: ask, report, prune, tell
+rungs        who goes on at a rung, who waits, who is promoted
+assignment   what a worker is told to train
 records      what both keep beside the database: trials in progress, their ends, unstored messages
 """

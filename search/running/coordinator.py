@@ -7,6 +7,8 @@ Optuna holds the state of each trial. The coordinator adds which worker trains i
         worker dies, or |  |
         search stops    v  | resumed under its own number, from its last epoch
                       nobody --no retry left--> FAIL
+
+    With the pruner "promote" a trial may also wait at a rung, still RUNNING, until it is promoted.
 """
 
 from __future__ import annotations
@@ -160,7 +162,7 @@ class Coordinator:
 
     def snapshot(self) -> Snapshot:
         """The search as it is now, for people."""
-        workers = [worker.view(self.spec.num_steps) for worker in self.crew.workers]
+        workers = [worker.view(self.trials.epochs_of(worker.trial)) for worker in self.crew.workers]
         finished, hours = tuple(self.trials.finished.values()), self.spec.search.hours
         seconds_left = None if hours is None else max(0.0, self.started + hours * 3600 - time.monotonic())
         return Snapshot(
@@ -252,10 +254,10 @@ class Coordinator:
         return not self.stopping and self._left_to_do() > 0
 
     def _left_to_do(self) -> int:
-        """Number of trials left to assign: orphans, and new ones that the budget allows."""
+        """Number of trials left to assign: orphans, those that may go on from their rung, new ones in the budget."""
         hours = self.spec.search.hours
         in_time = hours is None or time.monotonic() - self.started < hours * 3600
-        return len(self.trials.orphans) + (self.trials.left if in_time else 0)
+        return len(self.trials.orphans) + (self.trials.left + self.trials.promotable if in_time else 0)
 
     def _finish(self, worker: Worker, ending: Ending) -> None:
         assert worker.trial is not None
@@ -266,9 +268,11 @@ class Coordinator:
         self.say(self._outcome_line(view), WARNING if ending.state == TrialState.FAIL else INFO)
 
     def _keep_to_quota(self) -> None:
-        removed = self.runs.keep_to_quota(self.spec.name, self.spec.faults.checkpoint_gb * 1e9)
+        quota, waiting = self.spec.faults.checkpoint_gb, self.trials.rungs.order()
+        removed = self.runs.keep_to_quota(self.spec.name, quota * 1e9, waiting[::-1])
         if removed:
-            self.say(f"checkpoints beyond {self.spec.faults.checkpoint_gb:g} GB: removed {', '.join(removed)}")
+            anew = "; a paused trial among them would begin anew" if waiting else ""
+            self.say(f"checkpoints beyond {quota:g} GB: removed {', '.join(removed)}{anew}")
 
     def _outcome_line(self, view: TrialView) -> str:
         snapshot = self.snapshot()
@@ -311,21 +315,22 @@ class Coordinator:
         """Report an epoch and ask the pruner. Returns whether the worker shall go on."""
         worker.epoch = result
         try:
-            pruned = self.trials.report(trial, result)
+            verdict = self.trials.report(trial, result)
         except Changed as change:
             self._on_failure(worker, Failure(kind="changed", sentence=str(change)))
             return False
-        if result.final:
-            self._finish(worker, Ending(state=TrialState.COMPLETE, value=result.val_accuracy))
-        elif pruned:
-            reason = f"{self.spec.search.pruner} after {step_of(self.spec)} {result.epoch}"
-            self._finish(worker, Ending(state=TrialState.PRUNED, reason=reason))
-        return not (result.final or pruned or self.stopping)
+        match verdict:
+            case "complete":
+                self._finish(worker, Ending(state=TrialState.COMPLETE, value=result.val_accuracy))
+            case "stop":
+                reason = f"{self.spec.search.pruner} after {step_of(self.spec)} {result.epoch}"
+                self._finish(worker, Ending(state=TrialState.PRUNED, reason=reason))
+        return verdict == "go on" and not self.stopping
 
     def _release(self, worker: Worker) -> None:
-        """Mark a worker as free. An unfinished trial waits for the next free worker, or for the next launch."""
-        if worker.trial in self.trials.progress:
-            self.trials.orphans.appendleft(worker.trial)
+        """Mark a worker as free. An unfinished trial waits at its rung, for a free worker, or for the next launch."""
+        if worker.trial is not None and self.trials.release(worker.trial):
+            self._keep_to_quota()
         worker.trial = worker.epoch = None
 
     def _on_exit(self, worker: Worker, event: Exit) -> None:
@@ -378,7 +383,8 @@ class Coordinator:
         self.last_failure = failure.signature
 
     def _has_room(self) -> bool:
-        return self.runs.has_room(self.spec.name, self.room_needed, self.spec.data.folds)
+        waiting = self.trials.rungs.order()
+        return self.runs.has_room(self.spec.name, self.room_needed, self.spec.data.folds, waiting)
 
     def _end_with(self, error: Exception) -> None:
         self.stopping, self.fatal = True, self.fatal or error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from optuna.trial import Trial, TrialState
 
@@ -10,6 +11,9 @@ from search.errors import FailureKind
 from search.workers.crew import Event
 from search.workers.failures import Setbacks
 from search.workers.messages import Epoch
+
+Verdict: TypeAlias = Literal["go on", "stop", "leave", "complete"]
+"""What becomes of a trial after an epoch. stop: the pruner ends it. leave: it is at a rung, and its worker is free."""
 
 
 @dataclass
@@ -28,6 +32,22 @@ class Progress:
     crashed: int = 0
     """The last attempt that ended in a crash."""
     setbacks: Setbacks = field(default_factory=Setbacks)
+    stage: int = 0
+    """Which of its trainings it is at, where each rung has one of its own."""
+    paused_at: int | None = None
+    """The step of the last rung at which it was paused."""
+    promoted_at: int | None = None
+    """The step of the last rung that it went on from; see ``search.policy.ladder``."""
+
+    @property
+    def step(self) -> int:
+        """The last step that was reported; 0 before the first."""
+        return max(self.reported, default=0)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it was decided that it waits at a rung."""
+        return self.paused_at is not None and self.paused_at != self.promoted_at
 
 
 @dataclass(frozen=True, kw_only=True)

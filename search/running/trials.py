@@ -17,7 +17,10 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.paths import Runs
-from search.running.records import Changed, Ending, Progress
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT
+from search.running.assignment import assignment_of
+from search.running.records import Changed, Ending, Progress, Verdict
+from search.running.rungs import Rungs
 from search.study import events
 from search.study.journal import Journal, installed
 from search.study.marks import FOREIGN_REASON, MarkedStorage, Marks, is_foreign, own_trials
@@ -28,7 +31,6 @@ from search.study.sampling import (
     make_own,
     new_trial,
     resume_trial,
-    seed_of,
     set_attributes,
     undo_prune_query,
 )
@@ -36,8 +38,7 @@ from search.study.storage import check_writable
 from search.study.study import UUID, VERSIONS, check_trials
 from search.study.trial import FAILURE, TrialView, best_of, step_of, view_of
 from search.workers.failures import Decision, Failure, Setbacks
-from search.workers.messages import Assign, Started, WidthShare
-from studies.axes import WIDTH_SHARE
+from search.workers.messages import Assign, Started
 from studies.spec import excesses
 from trainer.config import EpochResult, ModelSize
 
@@ -56,6 +57,8 @@ KEPT = (
     "micro_batches",
     "device_errors",
     "warning",
+    PAUSED_AT,
+    PROMOTED_AT,
 )
 """Attributes in which a trial keeps what the search found out; a program that queues one may use the same names."""
 
@@ -89,12 +92,29 @@ class Trials:
         self.asking = False
         """Whether a candidate is being asked for. If still set in the next turn, the database went away in between."""
         self.progress: dict[int, Progress] = {}
+        """Trials that are trained, or that wait for a worker."""
         self.finished: dict[int, TrialView] = {}
+        self.rungs = Rungs(self.spec, self.journal)
 
     @property
     def left(self) -> int:
         """Trials that the budget still allows to be begun."""
-        return max(0, self.spec.search.trials - len(self.progress) - len(self.finished))
+        return max(0, self.spec.search.trials - len(self.progress) - len(self.finished) - len(self.rungs.paused))
+
+    @property
+    def promotable(self) -> int:
+        """Trials that wait at a rung and may go on now."""
+        return self.rungs.promotable(self._at_least)
+
+    @property
+    def _at_least(self) -> int:
+        """How many may go on at each rung: once no candidate begins any more, the best may, however few there are."""
+        return 0 if self.left else 1
+
+    def _go_on(self, progress: Progress | None) -> None:
+        if progress is not None:
+            self.progress[progress.trial.number] = progress
+            self.orphans.appendleft(progress.trial.number)
 
     def check_writable(self) -> None:
         """See whether the database can be written to; Optuna would try five times to create a trial, and sleep."""
@@ -125,6 +145,7 @@ class Trials:
         for frozen in own_trials(self.study):
             if frozen.state.is_finished():
                 self.finished[frozen.number] = view_of(frozen, self.spec.limit)
+        self.rungs.adopt(own_trials(self.study))
         for frozen in trials:
             if frozen.state == TrialState.RUNNING:
                 self._resume(frozen)
@@ -147,11 +168,14 @@ class Trials:
                 self.journal.append(events.Enqueue(params=recipe))
 
     def next(self) -> int | None:
-        """An orphan, else a new candidate, drawn by a sampler whose seed depends on the trial's number alone.
+        """An orphan, else one that is promoted from its rung, else a new candidate.
 
-        None where the candidate was queued by another program with values that cannot be: it has failed.
+        A new candidate is drawn by a sampler whose seed depends on the trial's number alone. None where nothing may
+        begin, and where the candidate was queued by another program with values that cannot be: it has failed.
         """
-        if not self.orphans:
+        if not self.orphans and self.promotable:
+            self._go_on(self.rungs.promote(self._at_least))
+        elif not self.orphans and self.left:
             self.asking = True
             if not self._unknown():
                 new_trial(self.study)
@@ -159,38 +183,26 @@ class Trials:
         return self.orphans.popleft() if self.orphans else None
 
     def complete_asking(self) -> None:
-        """Make an orphan of a candidate that was being asked for when the database went away.
+        """Make an orphan of a candidate that was being promoted or asked for when the database went away.
 
         The trial is RUNNING in the database, perhaps with only some settings, and no worker has it. The other settings
         are drawn before any later result is stored, because the sampler would learn from it. If two were created, since
         the first reply was lost, the first is resumed: a replay asks for them in this order.
         """
+        self._go_on(self.rungs.complete_promoting())
         if self.asking:
             for frozen in self._unknown()[:1]:
                 self._resume(frozen)
             self.asking = False
 
+    def epochs_of(self, number: int | None) -> int:
+        """Epochs of the training that a trial in progress is at; those of a full one for a trial that is not."""
+        progress = self.progress.get(number) if number is not None else None
+        return self.spec.num_steps if progress is None else self.rungs.epochs_of(progress)
+
     def assignment(self, number: int, cache: str) -> Assign:
         """What a worker is told to train; ``cache`` is where the pictures are decoded."""
-        progress = self.progress[number]
-        return Assign(
-            trial=number,
-            config=self.spec.values_for(progress.trial.params, seed_of(self.spec.seed, number)),
-            data=self.spec.data,
-            cache=cache,
-            checkpoint=str(self.runs.checkpoint(self.spec.name, number)),
-            limit=self.spec.limit,
-            width=self._width_share(progress.trial),
-            micro_batches=progress.setbacks.micro_batches,
-        )
-
-    def _width_share(self, trial: Trial) -> WidthShare | None:
-        """What the worker needs to find the width of a trial whose other settings change its size too."""
-        if not self.spec.sizes_vary:
-            return None
-        low, high = self.spec.width_range
-        share = trial.params[WIDTH_SHARE] if self.spec.shares_width else 0.0
-        return WidthShare(share=share, low=low, high=high)
+        return assignment_of(self.progress[number], self.spec, self.rungs.ladder, self.runs, cache)
 
     def counted(self, started: Started) -> None:
         """Store a trial's size and by how much it stays under the limit."""
@@ -208,14 +220,14 @@ class Trials:
         trial.set_user_attr("macs", started.macs)
         self.journal.append(events.Started(trial=trial.number, constraints=constraints))
 
-    def report(self, number: int, result: EpochResult) -> bool:
-        """Report an epoch; whether the pruner ends the trial. A resumed trial brings its old epochs again.
+    def report(self, number: int, result: EpochResult) -> Verdict:
+        """Report an epoch and decide about it. A resumed trial brings its old epochs again.
 
         Raises:
             Changed: it differs from what was reported before.
         """
-        progress, step, value = self.progress[number], result.epoch, result.val_accuracy
-        trial = progress.trial
+        progress, value = self.progress[number], result.val_accuracy
+        trial, step = progress.trial, self.rungs.step_of(progress, result.epoch)
         progress.seconds[step] = result.seconds
         progress.images_per_second = result.images_per_second
         if step not in progress.reported:
@@ -225,16 +237,45 @@ class Trials:
         elif abs(value - progress.reported[step]) > REPEAT_TOLERANCE:
             name, was = step_of(self.spec), progress.reported[step]
             raise Changed(f"{name} {step} was {was:.2%} before an interruption and is {value:.2%} trained again")
-        elif step < max(progress.reported):
-            return False  # reported and decided before the interruption
+        elif step < progress.step:
+            return "go on"  # reported and decided before the interruption
+        rung = self.rungs.rung_at(progress, step, last=result.final)
+        if rung is not None and rung == progress.promoted_at:
+            return "go on"  # it was paused here, and its worker tells once more what it has
         if step not in progress.decided:
-            if progress.asked == step:
-                undo_prune_query(self.study, self._frozen(trial))
-            progress.asked = step
-            pruned = None if result.final else bool(trial.should_prune())  # a numpy bool, of the median pruner
+            pruned = self._decide(progress, step, value, rung, last=result.final)
             self.journal.append(events.Epoch(trial=number, step=step, value=value, pruned=pruned))
             progress.decided = {step: bool(pruned)}
-        return progress.decided[step]
+        if progress.decided[step]:
+            return "stop" if rung is None else "leave"
+        if result.final:
+            return "complete" if rung is None else "leave"
+        return "go on"
+
+    def _decide(self, progress: Progress, step: int, value: float, rung: int | None, *, last: bool) -> bool | None:
+        """Whether a trial is pruned, or waits at its rung; None where that was not asked."""
+        if rung is not None:
+            return self.rungs.decide(progress, rung, value)
+        if progress.asked == step:
+            undo_prune_query(self.study, self._frozen(progress.trial))
+        progress.asked = step
+        if last or self.rungs.pauses:
+            return None
+        return bool(progress.trial.should_prune())  # a numpy bool, of the median pruner
+
+    def release(self, number: int) -> bool:
+        """Note that no worker trains a trial: it waits for the next free one, or at its rung. Returns whether there."""
+        progress = self.progress.get(number)
+        if progress is None:
+            return False
+        if not self.rungs.is_resumable(progress):
+            self._forget(number)  # its next training begins anew
+        if progress.waits:
+            del self.progress[number]
+            self.rungs.pause(progress)
+        else:
+            self.orphans.appendleft(number)
+        return progress.waits
 
     def finish(self, number: int, device: str, ending: Ending) -> TrialView:
         """Tell Optuna how a trial ended; nothing can be added to it after that.
@@ -262,7 +303,9 @@ class Trials:
             frozen = self._frozen(trial)
         self._keep_confusion(frozen)
         state, value = ending.state.name, frozen.value
-        self.journal.append(events.Tell(trial=number, state=state, value=value, reason=ending.reason))
+        why, kind = ending.reason, ending.failure
+        self.journal.append(events.Tell(trial=number, state=state, value=value, reason=why, failure=kind))
+        self.rungs.end(number, ending.value, diverged=ending.failure == "diverged")
         del self.progress[number]
         self.finished[number] = view_of(frozen, self.spec.limit)
         self._forget(number)
@@ -295,7 +338,7 @@ class Trials:
         progress.setbacks = setbacks
 
     def _unknown(self) -> list[FrozenTrial]:
-        known = self.progress.keys() | self.finished.keys()
+        known = self.progress.keys() | self.finished.keys() | self.rungs.paused.keys()
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return [frozen for frozen in running if frozen.number not in known]
 
@@ -326,7 +369,7 @@ class Trials:
             self.journal.append(events.Ask(trial=trial.number, params=trial.params))
         step = frozen.last_step or 0
         pruned = self.journal.decided.get((frozen.number, step))
-        self.progress[frozen.number] = Progress(
+        progress = Progress(
             trial=trial,
             reported=dict(frozen.intermediate_values),
             decided={} if pruned is None else {step: pruned},
@@ -334,8 +377,14 @@ class Trials:
                 micro_batches=frozen.user_attrs.get("micro_batches", 1),
                 device_errors=frozen.user_attrs.get("device_errors", 0),
             ),
+            paused_at=frozen.user_attrs.get(PAUSED_AT),
         )
-        self.orphans.append(frozen.number)
+        self.rungs.place(progress, frozen.user_attrs.get(PROMOTED_AT))
+        if progress.waits:
+            self.rungs.wait(progress)
+        else:
+            self.progress[frozen.number] = progress
+            self.orphans.append(frozen.number)
 
     def lose_foreign(self, below: int = 0) -> bool:
         """Let go of trials that another program has finished; a replay takes them for failed ones.
@@ -349,11 +398,12 @@ class Trials:
         lost = False
         for frozen in self.study.get_trials(deepcopy=False):
             number = frozen.number
-            in_progress = number in self.progress
+            in_progress = number in self.progress or number in self.rungs.paused
             if is_foreign(frozen) and (in_progress or (number < below and number not in self._noted)):
                 reason = FOREIGN_REASON
                 self.journal.append(events.Tell(trial=number, state="FAIL", value=None, reason=reason))
                 self.progress.pop(number, None)
+                self.rungs.end(number, None)
                 self._noted.add(number)
                 self.foreign.append(number)
                 lost = lost or in_progress

@@ -13,6 +13,7 @@ outage        retries database steps while the database is away
 sampling      sampler and pruner; asks for trials and resumes them
 marks         which finished trials are the search's own
 trial         one trial as the product sees it: view, rank, outcome
+standings     who has come to which rung, and who waits there
 progress      a search at one moment: workers, problems, time left
 confirmation  which trial is best: results of fresh seeds, ties, winner
 events        the lines of a journal as checked values

@@ -8,9 +8,12 @@
     ask       trial, params                a candidate has all its settings
     assign    trial, worker, attempt       a worker has it; attempts from 1
     started   trial, constraints           counted, and the limit recorded
-    epoch     trial, step, value, pruned   reported and decided; pruned is null where the pruner was not asked
+    epoch     trial, step, value, pruned   reported and decided; pruned is null where nobody was asked; at a rung of
+                                           the pruner "promote" it says whether the trial waits there
+    pause     trial, step                  it waits at a rung, after its epoch was decided so
+    promote   trial, step, at_least        it goes on from there; at_least candidates may at each rung, null: unknown
     crash     trial, worker, kind, reason  its training failed; kinds in search/errors.py
-    tell      trial, state, value, reason  finished
+    tell      trial, state, value, reason, failure  finished; failure is the kind, see search/errors.py
     stop      reason                       the coordinator ends
 
 A kill can leave one step in the database that is missing from the journal. A launch that finds more than one missing
@@ -35,6 +38,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from search.errors import FailureKind
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT
+from search.study.trial import FAILURE
 from trainer.values import Json
 
 StateName = Annotated[str, Field(pattern=f"^({'|'.join(state.name for state in TrialState)})$")]
@@ -44,6 +49,9 @@ Words = Annotated[
     BeforeValidator(lambda text: text.encode(errors="backslashreplace").decode() if isinstance(text, str) else text),
 ]
 """A text that may name a file, whose name may be no text."""
+
+REMEMBERED = (PAUSED_AT, PROMOTED_AT, FAILURE)
+"""Attributes of a trial that the decisions about others depend on."""
 
 Setting: TypeAlias = bool | int | float | str | None
 """A value of a sampled setting; None where another program chose it."""
@@ -70,6 +78,8 @@ class RecordedTrial(_Recorded):
     """Step -> accuracy."""
     system_attrs: Mapping[str, Any]
     """Recipes that wait, constraints, the rungs of successive halving."""
+    user_attrs: Mapping[str, Any] = Field(default_factory=dict)
+    """Where it was paused and promoted, and the kind of its failure."""
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> RecordedTrial:
@@ -81,6 +91,7 @@ class RecordedTrial(_Recorded):
             distributions=as_json(trial.distributions),
             intermediate_values={str(step): value for step, value in trial.intermediate_values.items()},
             system_attrs=trial.system_attrs,
+            user_attrs={name: trial.user_attrs[name] for name in REMEMBERED if name in trial.user_attrs},
         )
 
     def restored(self) -> FrozenTrial:
@@ -92,6 +103,7 @@ class RecordedTrial(_Recorded):
             distributions=axes_of(self.distributions),
             intermediate_values={int(step): value for step, value in self.intermediate_values.items()},
             system_attrs=dict(self.system_attrs),
+            user_attrs=dict(self.user_attrs),
         )
 
     @model_validator(mode="after")
@@ -191,6 +203,24 @@ class Epoch(_Line):
     pruned: bool | None
 
 
+class Pause(_Line):
+    """A trial waits at a rung."""
+
+    event: Literal["pause"] = "pause"
+    trial: int
+    step: int
+
+
+class Promote(_Line):
+    """A trial that waited goes on."""
+
+    event: Literal["promote"] = "promote"
+    trial: int
+    step: int
+    at_least: int | None
+    """The argument of ``search.policy.promotion.Promotion.next``."""
+
+
 class Crash(_Line):
     """A training failed."""
 
@@ -209,6 +239,7 @@ class Tell(_Line):
     state: StateName
     value: float | None
     reason: Words
+    failure: FailureKind | None = None
 
 
 class Stop(_Line):
@@ -225,11 +256,25 @@ class Later(_Line):
 
 
 Event: TypeAlias = (
-    Launch | Accept | Keep | Recipe | Enqueue | Ask | Assign | Started | Epoch | Crash | Tell | Stop | Later
+    Launch
+    | Accept
+    | Keep
+    | Recipe
+    | Enqueue
+    | Ask
+    | Assign
+    | Started
+    | Epoch
+    | Pause
+    | Promote
+    | Crash
+    | Tell
+    | Stop
+    | Later
 )
 
 _Known = Annotated[
-    Launch | Accept | Keep | Recipe | Enqueue | Ask | Assign | Started | Epoch | Crash | Tell | Stop,
+    Launch | Accept | Keep | Recipe | Enqueue | Ask | Assign | Started | Epoch | Pause | Promote | Crash | Tell | Stop,
     Field(discriminator="event"),
 ]
 _KNOWN: TypeAdapter[Event] = TypeAdapter(_Known)

@@ -16,13 +16,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import ReplayFailed
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT
 from search.study.events import (
     TAIL_BYTES,
     Ask,
@@ -30,6 +31,8 @@ from search.study.events import (
     Epoch,
     Event,
     Launch,
+    Pause,
+    Promote,
     Recipe,
     RecordedTrial,
     Started,
@@ -41,6 +44,7 @@ from search.study.events import (
 )
 from search.study.marks import is_foreign
 from search.study.sampling import QUEUED
+from search.study.trial import failure_of
 from studies import StudySpec
 
 logger = logging.getLogger(__name__)
@@ -50,6 +54,10 @@ DECIDING = ("optuna", "numpy", "scipy")
 
 PACKAGES = (*DECIDING, "torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "pillow")
 """Those, and the ones whose versions decide what a training comes to."""
+
+
+OfTrial: TypeAlias = Enqueue | Ask | Started | Epoch | Pause | Promote | Tell
+"""The lines that a trial in the database tells of."""
 
 
 def installed() -> dict[str, str]:
@@ -267,9 +275,7 @@ def digest(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
-def _lines_of(
-    number: int, trial: FrozenTrial, space: dict[str, BaseDistribution]
-) -> Iterator[Enqueue | Ask | Started | Epoch | Tell]:
+def _lines_of(number: int, trial: FrozenTrial, space: dict[str, BaseDistribution]) -> Iterator[OfTrial]:
     """The lines that a journal should have of a trial that is in the database."""
     recipe = trial.system_attrs.get(QUEUED)
     if isinstance(recipe, dict):
@@ -282,14 +288,19 @@ def _lines_of(
         yield Started(trial=number, constraints=trial.constraints)
     for step, value in sorted(trial.intermediate_values.items()):
         yield Epoch(trial=number, step=step, value=value, pruned=None)
+    if (paused_at := trial.user_attrs.get(PAUSED_AT)) is not None:
+        yield Pause(trial=number, step=paused_at)
+        if trial.user_attrs.get(PROMOTED_AT) == paused_at:
+            yield Promote(trial=number, step=paused_at, at_least=None)
     if trial.state.is_finished():
         reason = trial.user_attrs.get("reason", "")
-        yield Tell(trial=number, state=trial.state.name, value=trial.value, reason=reason)
+        state, failure = trial.state.name, failure_of(trial)
+        yield Tell(trial=number, state=state, value=trial.value, reason=reason, failure=failure)
 
 
 def _missing(
     known: Sequence[Event], trials: Sequence[FrozenTrial], space: dict[str, BaseDistribution]
-) -> list[Enqueue | Ask | Started | Epoch | Tell]:
+) -> list[OfTrial]:
     """The lines that a journal should have of the trials and does not have."""
     there = Counter(map(_step, known))
     for line in known:
@@ -305,12 +316,14 @@ def _missing(
     return missing
 
 
-def _lost(known: Sequence[Event], trials: Sequence[FrozenTrial]) -> list[Ask | Started | Epoch | Tell]:
+def _lost(
+    known: Sequence[Event], trials: Sequence[FrozenTrial]
+) -> list[Ask | Started | Epoch | Pause | Promote | Tell]:
     """The lines of a journal that tell of what the database does not have. It is written first, so it is another."""
     last = {event.trial: event for event in known if isinstance(event, Ask)}
-    lost: list[Ask | Started | Epoch | Tell] = []
+    lost: list[Ask | Started | Epoch | Pause | Promote | Tell] = []
     for event in known:
-        if not isinstance(event, Ask | Started | Epoch | Tell):
+        if not isinstance(event, Ask | Started | Epoch | Pause | Promote | Tell):
             continue
         trial = trials[event.trial] if event.trial < len(trials) else None
         if trial is not None and is_foreign(trial):
@@ -321,6 +334,10 @@ def _lost(known: Sequence[Event], trials: Sequence[FrozenTrial]) -> list[Ask | S
             case Ask() if event is last[event.trial] and event.params != trial.params:
                 lost.append(event)
             case Epoch() if event.step not in trial.intermediate_values:
+                lost.append(event)
+            case Pause() if event.step > trial.user_attrs.get(PAUSED_AT, 0):
+                lost.append(event)
+            case Promote() if event.step > trial.user_attrs.get(PROMOTED_AT, 0):
                 lost.append(event)
             case Tell() if event.state != trial.state.name:
                 lost.append(event)
@@ -350,7 +367,7 @@ def _step(event: Event) -> tuple[object, ...]:
         case Ask():
             # A candidate is asked for again where changes that were accepted have given it another setting.
             return event.event, event.trial, *sorted(event.params)
-        case Epoch():
+        case Epoch() | Pause() | Promote():
             return event.event, event.trial, event.step
         case Started() | Tell():
             return event.event, event.trial

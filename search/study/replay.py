@@ -14,10 +14,13 @@ from optuna.trial import Trial, TrialState
 
 from search.errors import ReplayFailed, UsageError
 from search.paths import Runs
-from search.study.events import Ask, Enqueue, Epoch, Event, Launch, Started, Tell
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT
+from search.study.events import Ask, Enqueue, Epoch, Event, Launch, Pause, Promote, Started, Tell
 from search.study.journal import DECIDING, read_journal
 from search.study.sampling import build_pruner, new_trial, resume_trial
+from search.study.standings import standings_of
 from search.study.study import stored_spec
+from search.study.trial import FAILURE
 from studies import Search, StudySpec
 from studies.axes import Value
 from studies.spec import STUDY_NAME
@@ -64,7 +67,7 @@ class OtherPruner:
     kept: tuple[int, ...]
     """Numbers of the completed trials that this pruner would have kept, too."""
     unknown: tuple[int, ...]
-    """Numbers of the trials that the search pruned and that this pruner would not have stopped by then."""
+    """Numbers of the trials that the search pruned or paused and that this pruner would not have stopped by then."""
     epochs_trained: int
     epochs_saved: int
     best_trial: int | None
@@ -106,7 +109,7 @@ def text_of_replay(answer: Replay | OtherPruner) -> str:
             f"  would have stopped earlier   {_numbers(answer.stopped_earlier)}\n"
             f"  would have kept to the end   {_numbers(answer.kept)}\n"
             f"  stopped at the same epoch    {_numbers(answer.stopped_at_the_same_epoch)}\n"
-            f"  can't be known               {_numbers(answer.unknown)} (pruned in the search, kept by it so far)\n"
+            f"  can't be known               {_numbers(answer.unknown)} (cut off in the search, kept by it so far)\n"
             f"  epochs known to be saved     {answer.epochs_saved} of {answer.epochs_trained}\n"
             f"  the best trial               {fate}{_not_judged(answer.rebuilt)}"
         )
@@ -156,6 +159,10 @@ def replay(events: list[Event]) -> Replay:
             if not decisions[-1] and first_difference is None:
                 was, now = ("pruned" if pruned else "kept" for pruned in (event.pruned, answer))
                 first_difference = f"trial {event.trial} was {was} after step {event.step}, and is {now} now"
+        elif isinstance(event, Promote) and answer is not None:
+            decisions.append(answer is True)
+            if not decisions[-1] and first_difference is None:
+                first_difference = f"trial {event.trial} was promoted from step {event.step}, and is not now"
     return Replay(
         asks=len(asks),
         same_asks=sum(asks),
@@ -183,12 +190,15 @@ def replay_with(events: list[Event], pruner: str) -> OtherPruner:
 
     A trial that this pruner would have stopped earlier saves the epochs trained after that. If the search pruned a
     trial that this pruner would have kept so far, its further course is unknown, and nothing is claimed about it.
-    Neither is anything claimed about trials that were searched without this journal.
+    Neither is anything claimed about paused trials that it would have kept, and about trials that were searched without
+    this journal.
 
     Raises:
         ConfigError: there is no such pruner.
-        UsageError: the journal has no launch.
+        UsageError: the journal has no launch, or what this pruner would have done cannot be known at all.
     """
+    if pruner == "promote":
+        raise UsageError("--with pruner=promote: it goes on with trials that others have stopped, so nobody can know")
     stopped: dict[int, int] = {}
     rebuilt = _rebuilt(events)
     for event, answer in _play(events, pruner):
@@ -200,15 +210,16 @@ def replay_with(events: list[Event], pruner: str) -> OtherPruner:
             lengths[event.trial] = max(event.step, lengths.get(event.trial, 0))
     told = {event.trial: event for event in events if isinstance(event, Tell) and event.trial not in rebuilt}
     complete = {n: event for n, event in told.items() if event.state == "COMPLETE"}
+    cut = {n for n, event in told.items() if event.state == "PRUNED"} | (lengths.keys() - told.keys())
     best = max(complete, key=lambda number: complete[number].value or 0.0, default=None)
     return OtherPruner(
         pruner=pruner,
-        trials=len(told),
+        trials=len(told.keys() | cut),
         rebuilt=len(rebuilt),
         stopped_earlier=tuple(sorted(n for n, step in stopped.items() if step < lengths[n])),
-        stopped_at_the_same_epoch=tuple(sorted(n for n, step in stopped.items() if n in told and step == lengths[n])),
+        stopped_at_the_same_epoch=tuple(sorted(n for n, step in stopped.items() if step == lengths[n])),
         kept=tuple(sorted(n for n in complete if n not in stopped)),
-        unknown=tuple(sorted(n for n, event in told.items() if event.state == "PRUNED" and n not in stopped)),
+        unknown=tuple(sorted(cut - stopped.keys())),
         epochs_trained=sum(lengths.values()),
         epochs_saved=sum(lengths[n] - step for n, step in stopped.items()),
         best_trial=best,
@@ -253,6 +264,7 @@ class _Played:
         self.reported: set[tuple[int, int]] = set()
         self.closed: set[int] = set()
         """Trials that the other pruner has ended."""
+        self.standings = standings_of(spec, [])
 
     @classmethod
     def begun(cls, launch: Launch, before: _Played | None, pruner: str | None) -> _Played:
@@ -270,7 +282,17 @@ class _Played:
             played.reported = {(one.number, step) for one in there for step in one.intermediate_values}
         played.spec, played.space = spec, launch.axes
         played.study.pruner = _other_pruner(spec, pruner) if pruner else build_pruner(spec)
+        played.standings = standings_of(spec, played.study.get_trials(deepcopy=False))
+        if pruner and played.standings.ladder.anew:
+            raise UsageError(
+                "a candidate of this search has a training for each rung; no other pruner can know of them"
+            )
         return played
+
+    @property
+    def pauses(self) -> bool:
+        """Whether the search's own decisions at rungs are played."""
+        return self.pruner is None and self.spec.search.pruner == "promote"
 
     def take(self, event: Event) -> dict[str, Value] | bool | None:
         """Take a step; what sampler or pruner answer."""
@@ -286,10 +308,21 @@ class _Played:
                         self.trials[event.trial].set_constraint(name, excess)
             case Epoch() if event.trial not in self.closed:
                 return self._report(event)
+            case Pause():
+                self.trials[event.trial].set_user_attr(PAUSED_AT, event.step)
+                self.standings.wait(event.trial, event.step)
+            case Promote():
+                return self._promote(event)
             case Tell() if event.trial not in self.closed:
                 value = event.value if event.state == "COMPLETE" else None
                 if event.trial not in self.trials:  # a broken connection created it, and nobody asked for its settings
                     self.trials[event.trial] = Trial(self.study, new_trial(self.study)._trial_id)
+                if event.failure is not None:
+                    self.trials[event.trial].set_user_attr(FAILURE, event.failure)
+                if value is None:
+                    self.standings.leave(event.trial, diverged=event.failure == "diverged")
+                else:
+                    self.standings.complete(event.trial, value)
                 self.study.tell(self.trials[event.trial], value, TrialState[event.state])
         return None
 
@@ -307,13 +340,36 @@ class _Played:
         if (event.trial, event.step) not in self.reported:  # else decided once more after an interruption
             trial.report(event.value, event.step)
             self.reported.add((event.trial, event.step))
-        if event.pruned is None:
+        if self.pauses:
+            return self._at_rung(event, trial)
+        if event.pruned is None and not (self.spec.search.pruner == "promote" and event.step < self.spec.num_steps):
             return None
         answer = bool(trial.should_prune())
         if self.pruner and answer:
             self.closed.add(event.trial)
             self.study.tell(trial, state=TrialState.PRUNED)
         return answer
+
+    def _at_rung(self, event: Epoch, trial: Trial) -> bool | None:
+        """Whether a trial waits at the rung to which an epoch has brought it; None between rungs."""
+        ladder = self.standings.ladder
+        if event.pruned is None and event.step not in ladder.rungs:
+            return None
+        goes_on = self.standings.arrive(event.trial, event.step, event.value)
+        if event.pruned is None:  # it is at its end, or its decision comes with a later line
+            return None
+        if event.pruned:
+            trial.set_user_attr(PAUSED_AT, ladder.rung_of(event.step))
+        elif ladder.anew:
+            trial.set_user_attr(PROMOTED_AT, ladder.rung_of(event.step))
+        return not goes_on
+
+    def _promote(self, event: Promote) -> bool | None:
+        """Whether this is the trial to promote; None where it is unknown how many may be."""
+        same = None if event.at_least is None else self.standings.next(event.at_least) == event.trial
+        self.trials[event.trial].set_user_attr(PROMOTED_AT, event.step)
+        self.standings.go(event.trial)
+        return same
 
 
 def _set_params(

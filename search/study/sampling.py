@@ -20,8 +20,10 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, Trial
 from sqlalchemy import delete
 
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder, ladder_for
 from search.words import short_json
 from studies import StudySpec
+from studies.axes import numbers_of
 from trainer.values import Json
 
 QUEUED = "fixed_params"
@@ -45,21 +47,34 @@ def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
             assert_never(search.sampler)
 
 
+def build_ladder(spec: StudySpec) -> Ladder:
+    """The rungs at which the study's candidates are compared; none for a pruner that does not pause."""
+    if spec.search.pruner != "promote":
+        return Ladder((spec.num_steps,))
+    return ladder_for(
+        spec.num_steps,
+        anew=spec.decays_as_a_whole and not spec.data.folds,
+        factor=spec.search.reduction_factor,
+        first=spec.search.min_epochs,
+        warmup=0 if spec.data.folds else max(numbers_of("warmup_epochs", spec.train, spec.space)),
+    )
+
+
 def build_pruner(spec: StudySpec) -> BasePruner:
-    """The study's pruner."""
-    search = spec.search
+    """The study's pruner. One that pauses is not Optuna's: ``search.policy.promotion`` decides instead."""
+    search, min_epochs = spec.search, spec.search.min_epochs or 1
     match search.pruner:
         case "successive_halving":
-            return SuccessiveHalvingPruner(min_resource=search.min_epochs, reduction_factor=search.reduction_factor)
+            return SuccessiveHalvingPruner(min_resource=min_epochs, reduction_factor=search.reduction_factor)
         case "hyperband":
             return HyperbandPruner(
-                min_resource=search.min_epochs,
+                min_resource=min_epochs,
                 max_resource=spec.num_steps,
                 reduction_factor=search.reduction_factor,
             )
         case "median":
-            return MedianPruner(n_startup_trials=search.startup_trials, n_warmup_steps=search.min_epochs - 1)
-        case "none":
+            return MedianPruner(n_startup_trials=search.startup_trials, n_warmup_steps=min_epochs - 1)
+        case "none" | "promote":
             return NopPruner()
         case _:
             assert_never(search.pruner)
@@ -88,7 +103,9 @@ def resume_trial(
     The sampler is seeded by the trial's number. A setting that was stored before a kill is drawn once more and the
     draw discarded, so that the settings after it get the same random numbers.
     """
-    study.sampler = build_sampler(spec, frozen.number)
+    # A trial that has all its settings needs no sampler, and some samplers think for long.
+    whole = frozen.params.keys() >= space.keys()
+    study.sampler = RandomSampler() if whole else build_sampler(spec, frozen.number)
     trial = Trial(study, frozen._trial_id)  # Optuna has no public way to resume a trial
     stored = dict(frozen.params)
     for name, distribution in space.items():
@@ -189,6 +206,9 @@ def begin_anew(study: optuna.Study, frozen: FrozenTrial) -> None:
     """Reset a RUNNING trial to its state before the first epoch; its settings stay."""
     values, attributes = models.TrialIntermediateValueModel, models.TrialSystemAttributeModel
     rungs = attributes.key.startswith(RUNG, autoescape=True)
+    marks = models.TrialUserAttributeModel
+    paused = marks.key.in_((PAUSED_AT, PROMOTED_AT))
     with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]  # no public way
         connection.execute(delete(values).where(values.trial_id == frozen._trial_id))
+        connection.execute(delete(marks).where(marks.trial_id == frozen._trial_id, paused))
         connection.execute(delete(attributes).where(attributes.trial_id == frozen._trial_id, rungs))

@@ -20,7 +20,8 @@ from optuna.storages import RDBStorage
 
 from search.errors import StudyChanged, UsageError
 from search.study.marks import mark_those_before, with_marks
-from search.study.sampling import build_pruner, build_sampler, described
+from search.study.sampling import build_ladder, build_pruner, build_sampler, described
+from search.study.trial import is_paused
 from search.words import short_json
 from studies import Range, StudySpec
 from trainer.config import RECIPE_VERSION, TrainConfig
@@ -105,6 +106,35 @@ def check_trials(spec: StudySpec, storage: RDBStorage, space: dict[str, BaseDist
                 ) from None
 
 
+def check_rungs(spec: StudySpec, study: optuna.Study) -> None:
+    """See whether a study can go on with the rungs of today: its candidates were compared at those of before.
+
+    Raises:
+        StudyChanged: candidates wait at other rungs, or steps counted otherwise.
+    """
+    if SPEC not in study.user_attrs:
+        return
+    cure = "launch it again with this version, or use that one"
+    before = build_ladder(stored_spec(study.user_attrs[SPEC], f"study {spec.name!r} was last launched", cure))
+    now, trials = build_ladder(spec), study.get_trials(deepcopy=False)
+    if before == now:
+        return
+    rungs = f"its rungs were at {list(before.rungs)}, the last step {before.last_step}, and would be at "
+    rungs += f"{list(now.rungs)}, the last step {now.last_step}"
+    waiting = [trial.number for trial in trials if is_paused(trial)]
+    if waiting:
+        raise StudyChanged(
+            f"study {spec.name!r}: {rungs}, but trial {', '.join(map(str, waiting))} waits at them; undo the change of "
+            f"pruner, min_epochs, reduction_factor, schedule or epochs, or end these trials: search stop {spec.name} "
+            "--finish"
+        )
+    if (before.anew or now.anew) and any(trial.intermediate_values for trial in trials):
+        raise StudyChanged(
+            f"study {spec.name!r}: {rungs}; its trials cannot be compared with those to come; undo the change of "
+            "pruner, min_epochs, reduction_factor, schedule or epochs, or give the study another name (--set name=NEW)"
+        )
+
+
 def open_study(
     spec: StudySpec,
     storage: RDBStorage,
@@ -126,7 +156,8 @@ def open_study(
             before the new one is the study's own; no training of the older one may go on then.
 
     Raises:
-        StudyChanged: the fingerprint differs and ``accept_changes`` is off; each difference is a line.
+        StudyChanged: the fingerprint differs and ``accept_changes`` is off; each difference is a line. Or its rungs
+            do, see ``check_rungs``.
     """
     study = optuna.create_study(
         study_name=spec.name,
@@ -151,6 +182,7 @@ def open_study(
             f"study {spec.name!r}{_of_another(study)} was begun with other settings:\n{listed}\n"
             "Undo the change, give the study another name (--set name=NEW), or go on with --accept-changes."
         )
+    check_rungs(spec, study)
     if changes:
         accepted(changes)
     if was < RECIPE_VERSION:

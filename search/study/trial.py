@@ -10,6 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import FailureKind
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT
 from studies import Limit, StudySpec
 from studies.axes import WIDTH_SHARE, Value
 from studies.spec import fits
@@ -152,6 +153,13 @@ def failure_of(trial: FrozenTrial) -> FailureKind | None:
     if trial.state == TrialState.FAIL:
         return "killed" if "signal 9" in reason else "memory" if "out of memory" in reason else "crash"
     return None
+
+
+def is_paused(trial: FrozenTrial) -> bool:
+    """Whether a trial waits at a rung. It is RUNNING for Optuna, which would hand out one that is WAITING."""
+    paused_at = trial.user_attrs.get(PAUSED_AT)
+    running = trial.state == TrialState.RUNNING
+    return running and paused_at is not None and trial.user_attrs.get(PROMOTED_AT) != paused_at
 
 
 def outcome_of(trial: FrozenTrial) -> str:

@@ -193,7 +193,7 @@ def _edges(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[Frozen
 
 def _first_rung(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[FrozenTrial]) -> Iterator[str]:
     """Number of trials pruned at the first rung, and whether the accuracy there predicts the final one."""
-    rung = spec.search.min_epochs
+    rung = spec.search.min_epochs or 1
     pruned = [view_of(trial) for trial in trials if outcome_of(trial) == "pruned"]
     first = sum(view.epochs <= rung for view in pruned)
     if not first:

@@ -1,0 +1,145 @@
+"""The rungs of a running search: who goes on there, who waits, and who is promoted later.
+
+Every step can be repeated, as in ``search.running.trials``. At a rung the decision is stored with the epoch. A trial
+that does not go on is paused once its worker has left it: from then on it may be promoted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from optuna.trial import FrozenTrial
+
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT
+from search.running.records import Progress
+from search.study.events import Pause, Promote
+from search.study.journal import Journal
+from search.study.standings import standings_of
+from studies import StudySpec
+
+
+class Rungs:
+    """The rungs of one study; none for a pruner that does not pause.
+
+    Args:
+        spec: the study.
+        journal: its journal.
+    """
+
+    def __init__(self, spec: StudySpec, journal: Journal) -> None:
+        self.spec, self.journal = spec, journal
+        self.standings = standings_of(spec, [])
+        self.ladder = self.standings.ladder
+        self.paused: dict[int, Progress] = {}
+        """Trials that wait."""
+        self._promoting: Promote | None = None
+        """The promotion that is being stored. If still set in the next turn, the database went away in between."""
+
+    def adopt(self, trials: Iterable[FrozenTrial]) -> None:
+        """Take over the standings that a predecessor left."""
+        self.standings = standings_of(self.spec, trials)
+
+    @property
+    def pauses(self) -> bool:
+        """Whether candidates wait at rungs, and no pruner of Optuna's is asked."""
+        return self.spec.search.pruner == "promote"
+
+    def step_of(self, progress: Progress, epoch: int) -> int:
+        """The step of an epoch of the training that a worker is at."""
+        return self.ladder.begins_at(progress.stage) + epoch
+
+    def epochs_of(self, progress: Progress) -> int:
+        """Epochs (or folds) of the training that a worker is at, to its end."""
+        return self.ladder.lengths[progress.stage] if self.ladder.anew else self.ladder.last_step
+
+    def left_of(self, progress: Progress) -> int:
+        """Steps that a trial in progress has still to do, at most, up to the next rung or its end."""
+        if progress.waits:
+            return 0
+        ends = self.ladder.steps[progress.stage] if self.ladder.anew else self.ladder.next_step(progress.step)
+        return ends - progress.step
+
+    def is_resumable(self, progress: Progress) -> bool:
+        """Whether the checkpoint of a trial has a part of the training that it is at, or will be at."""
+        between = not progress.waits and progress.step > self.ladder.begins_at(progress.stage)
+        return between or not self.ladder.anew
+
+    def rung_at(self, progress: Progress, step: int, *, last: bool) -> int | None:
+        """The step of the rung to which an epoch has brought a trial; None between rungs, and at the end.
+
+        Args:
+            progress: the trial.
+            step: of the epoch.
+            last: whether it is the last of its training, perhaps because of its patience.
+        """
+        if self.ladder.anew:
+            return self.ladder.steps[progress.stage] if last and progress.stage < len(self.ladder.rungs) else None
+        return step if step in self.ladder.rungs and not last else None
+
+    def decide(self, progress: Progress, rung: int, value: float) -> bool:
+        """Decide about a trial at a rung, and store it. Returns whether it pauses."""
+        goes_on = self.standings.arrive(progress.trial.number, rung, value)
+        if not goes_on:
+            progress.trial.set_user_attr(PAUSED_AT, rung)
+            progress.paused_at = rung
+        elif self.ladder.anew:
+            progress.trial.set_user_attr(PROMOTED_AT, rung)
+            self.place(progress, rung)
+        return not goes_on
+
+    def place(self, progress: Progress, promoted_at: int | None) -> None:
+        """Note the last rung that a trial went on from, and so the training that it is at."""
+        progress.promoted_at = promoted_at
+        progress.stage = self.ladder.stage_after(promoted_at or 0) if self.ladder.anew else 0
+
+    def pause(self, progress: Progress) -> None:
+        """Let a trial wait, whose worker has left it."""
+        number, step = progress.trial.number, progress.paused_at
+        assert step is not None
+        self.journal.append(Pause(trial=number, step=step))
+        self.wait(progress)
+
+    def wait(self, progress: Progress) -> None:
+        """Count a trial among those that wait."""
+        assert progress.paused_at is not None
+        self.paused[progress.trial.number] = progress
+        self.standings.wait(progress.trial.number, progress.paused_at)
+
+    def promotable(self, at_least: int) -> int:
+        """Number of trials that wait and may go on now. ``at_least``: so many may at each rung."""
+        return self.standings.promotable(at_least)
+
+    def promote(self, at_least: int) -> Progress | None:
+        """Let the deepest trial go on that may; None where none may."""
+        number = self.standings.next(at_least)
+        if self._promoting is None and number is not None:
+            step = self.paused[number].paused_at
+            assert step is not None
+            self._promoting = Promote(trial=number, step=step, at_least=at_least)
+        return self.complete_promoting()
+
+    def complete_promoting(self) -> Progress | None:
+        """Store a promotion, and finish one that the database went away from; the trial, which nobody trains yet."""
+        if self._promoting is None:
+            return None
+        event, progress = self._promoting, self.paused.get(self._promoting.trial)
+        if progress is not None:  # else another program has finished it meanwhile
+            progress.trial.set_user_attr(PROMOTED_AT, event.step)
+            self.place(progress, event.step)
+            self.journal.append(event)
+            del self.paused[event.trial]
+            self.standings.go(event.trial)
+        self._promoting = None
+        return progress
+
+    def order(self) -> list[int]:
+        """Those that wait and have a checkpoint, the likeliest to be promoted first."""
+        return [] if self.ladder.anew else self.standings.order()
+
+    def end(self, number: int, value: float | None, *, diverged: bool = False) -> None:
+        """A trial has ended: completed with a value, or before its time."""
+        self.paused.pop(number, None)
+        if value is not None:
+            self.standings.complete(number, value)
+        else:
+            self.standings.leave(number, diverged=diverged)

@@ -1,0 +1,30 @@
+"""The standings of a study's candidates at its rungs, from its trials; a search and its replay begin with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from optuna.trial import FrozenTrial, TrialState
+
+from search.policy.ladder import PAUSED_AT, reached
+from search.policy.promotion import Promotion
+from search.study.sampling import build_ladder
+from search.study.trial import failure_of, is_paused
+from studies import StudySpec
+
+
+def standings_of(spec: StudySpec, trials: Iterable[FrozenTrial]) -> Promotion:
+    """Who has come to which rung, and who waits there."""
+    ladder = build_ladder(spec)
+    standings = Promotion(ladder, spec.search.reduction_factor)
+    for trial in trials:
+        for rung, value in reached(trial, ladder).items():
+            if rung < len(ladder.rungs):
+                standings.arrive(trial.number, ladder.steps[rung], value)
+        if trial.state == TrialState.COMPLETE and trial.value is not None:
+            standings.complete(trial.number, trial.value)
+        elif trial.state in (TrialState.PRUNED, TrialState.FAIL):
+            standings.leave(trial.number, diverged=failure_of(trial) == "diverged")
+        elif is_paused(trial):
+            standings.wait(trial.number, trial.user_attrs[PAUSED_AT])
+    return standings

@@ -1,0 +1,303 @@
+"""Candidates wait at rungs and are promoted: real Optuna, a real database, workers that play a script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+from scripted import Bench, ScriptedPool, failed, result, spec_of, started
+
+from search.errors import StudyChanged, UsageError
+from search.study.events import Epoch as EpochLine
+from search.study.events import Pause, Promote
+from search.study.journal import read_journal
+from search.study.replay import replay, replay_with
+from search.study.trial import is_paused
+from search.workers.messages import Assign, Epoch, FromWorker
+from search.workers.pool import Exit
+from studies import StudySpec
+
+PARTS, WHOLE = "constant", "cosine"
+"""Schedules whose trainings are looked at on their way, and whose rungs have whole trainings."""
+
+
+def spec(schedule: str, *, epochs: int = 9, patience: int | None = None, **search: Any) -> StudySpec:
+    """Rungs after 3 of 9 epochs (parts: after 1 and 3); with whole trainings the last step is 12."""
+    made = spec_of(pruner="promote", sampler="random").model_dump()
+    train = {"epochs": epochs, "schedule": schedule, "patience": patience}
+    changes = {"train": made["train"] | train, "search": made["search"] | {"trials": 9} | search}
+    return StudySpec.model_validate(made | changes)
+
+
+def quality(trial: int) -> float:
+    """Of a candidate: 0.1 to 0.9, every trial its own."""
+    return (1 + 7 * trial % 9) / 10
+
+
+def trains(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
+    """A worker that begins where its checkpoint would: the same epochs have the same accuracies again."""
+    trial, epochs = assignment.trial, assignment.config["epochs"]
+    assert isinstance(epochs, int)
+    yield started(trial)
+    for number in range(1, epochs + 1):
+        value = quality(trial) * (0.5 + 0.5 * number / epochs)
+        yield Epoch(trial=trial, result=result(number, value, epochs=epochs), memory_bytes=1)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("schedule", [PARTS, WHOLE])
+def test_the_best_go_on_the_others_wait_and_a_replay_repeats_it(bench: Bench, schedule: str, workers: int) -> None:
+    coordinator = bench.coordinator(ScriptedPool(trains, workers), spec(schedule))
+    assert coordinator.run() is True
+    trials = coordinator.trials.study.get_trials()
+    assert len(trials) == 9
+    complete = [trial.number for trial in trials if trial.state == TrialState.COMPLETE]
+    paused = [trial.number for trial in trials if is_paused(trial)]
+    assert sorted(complete + paused) == list(range(9)), "nobody is lost, and nobody is in between"
+    assert max(range(9), key=quality) in complete
+    assert len(paused) >= 5
+    events = read_journal(coordinator.journal.path)
+    assert sum(isinstance(event, Pause) for event in events) >= len(paused)
+    assert sum(isinstance(event, Promote) for event in events) >= 1
+    played = replay(events)
+    assert played.identical, played.first_difference
+    assert played.decisions >= 9
+
+
+def test_the_steps_of_a_candidate_keep_rising_through_its_trainings_and_its_value_is_the_last(bench: Bench) -> None:
+    pool = ScriptedPool(trains)
+    coordinator = bench.coordinator(pool, spec(WHOLE))
+    coordinator.run()
+    best = coordinator.trials.study.best_trial
+    assert sorted(best.intermediate_values) == list(range(1, 13))
+    assert best.value == best.intermediate_values[12]
+    lengths = [one.config["epochs"] for one in pool.assigned if one.trial == best.number]
+    assert lengths == [3, 9], "a whole training for the rung, and then one of full length"
+    files = [one.checkpoint for one in pool.assigned if one.trial == best.number]
+    assert len(set(files)) == 2, "no training takes the checkpoint of another for its own"
+
+
+def test_a_shorter_training_has_a_shorter_warmup_and_augments_as_much_earlier() -> None:
+    made = spec(WHOLE, epochs=18)
+    train = made.train.model_copy(update={"warmup_epochs": 3.0, "augment_from_epoch": 7})
+    made = made.model_copy(update={"train": train})
+    short = made.values_for({"lr": 0.01}, 1, 6)
+    assert (short["epochs"], short["warmup_epochs"], short["augment_from_epoch"]) == (6, 1.0, 3)
+    assert made.values_for({"lr": 0.01}, 1, 18) == made.values_for({"lr": 0.01}, 1)
+
+
+@pytest.mark.parametrize("schedule", [PARTS, WHOLE])
+def test_a_paused_candidate_goes_on_under_its_number_with_a_later_launch(bench: Bench, schedule: str) -> None:
+    def later_ones_are_worse(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
+        for said in trains(assignment, times):
+            if isinstance(said, Epoch) and assignment.trial >= 4:
+                worse = replace(said.result, val_accuracy=said.result.val_accuracy / 10)
+                yield replace(said, result=worse)
+            else:
+                yield said
+
+    bench.coordinator(ScriptedPool(trains), spec(schedule, trials=4)).run()
+    pool = ScriptedPool(later_ones_are_worse)
+    coordinator = bench.coordinator(pool, spec(schedule, trials=12))
+    coordinator.begin()
+    waiting = set(coordinator.trials.rungs.paused)
+    assert waiting, "some wait since the first launch"
+    while coordinator.step():
+        pass
+    trials = coordinator.trials.study.get_trials()
+    assert len(trials) == 12
+    events = read_journal(coordinator.journal.path)
+    promoted = {event.trial for event in events if isinstance(event, Promote)}
+    assert promoted & waiting, "twelve candidates are worse than four, so one of those goes on"
+    assert replay(events).identical
+
+
+@pytest.mark.parametrize("schedule", [PARTS, WHOLE])
+def test_killed_workers_lose_nothing_at_a_rung(bench: Bench, schedule: str) -> None:
+    def dies_once_everywhere(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
+        for said in trains(assignment, times):
+            yield said
+            if isinstance(said, Epoch) and times == 0 and said.result.epoch == 3:
+                yield Exit(-9, "")
+
+    coordinator = bench.coordinator(ScriptedPool(dies_once_everywhere, 2), spec(schedule))
+    assert coordinator.run() is True
+    quiet = Bench(bench.folder / "quiet")
+    other = quiet.coordinator(ScriptedPool(trains, 1), spec(schedule))
+    other.run()
+    assert coordinator.trials.study.best_trial.number == other.trials.study.best_trial.number
+    assert all(trial.state in (TrialState.COMPLETE, TrialState.RUNNING) for trial in coordinator.trials.study.trials)
+    assert replay(read_journal(coordinator.journal.path)).identical
+
+
+def test_a_diverged_candidate_is_pruned_and_counts_as_the_last_at_its_rung(bench: Bench) -> None:
+    def diverges(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
+        if assignment.trial % 3 == 0:
+            yield started(assignment.trial)
+            yield failed(assignment.trial, "diverged", "the loss is not finite")
+        else:
+            yield from trains(assignment, times)
+
+    coordinator = bench.coordinator(ScriptedPool(diverges), spec(WHOLE))
+    assert coordinator.run() is True
+    trials = coordinator.trials.study.get_trials()
+    assert [trial.number for trial in trials if trial.state == TrialState.PRUNED] == [0, 3, 6]
+    standings = coordinator.trials.rungs.standings
+    assert len(standings._arrived[0]) == 9
+    assert len(standings._alive[0]) == 6
+    assert replay(read_journal(coordinator.journal.path)).identical
+
+
+def test_a_candidate_too_large_for_the_memory_holds_no_place_at_its_rung(bench: Bench) -> None:
+    def too_large(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
+        if assignment.trial == 4:
+            yield started(assignment.trial)
+            yield failed(assignment.trial, "memory", "CUDA out of memory")
+        else:
+            yield from trains(assignment, times)
+
+    coordinator = bench.coordinator(ScriptedPool(too_large), spec(PARTS))
+    assert coordinator.run() is True
+    assert coordinator.trials.study.get_trials()[4].state == TrialState.PRUNED
+    assert 4 not in coordinator.trials.rungs.standings._arrived[0]
+    assert replay(read_journal(coordinator.journal.path)).identical
+
+
+@pytest.mark.parametrize("schedule", [PARTS, WHOLE])
+def test_a_training_that_loses_patience_before_its_rung_is_compared_there_all_the_same(
+    bench: Bench, schedule: str
+) -> None:
+    def loses_patience(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
+        for said in trains(assignment, times):
+            if isinstance(said, Epoch) and said.result.epoch == 2:
+                last = result(2, said.result.val_accuracy, epochs=2)
+                assert last.final
+                yield Epoch(trial=said.trial, result=last, memory_bytes=1)
+                return
+            yield said
+
+    coordinator = bench.coordinator(ScriptedPool(loses_patience), spec(schedule, patience=1))
+    assert coordinator.run() is True
+    trials = coordinator.trials.study.get_trials()
+    assert [trial.state for trial in trials].count(TrialState.COMPLETE) >= 1
+    if schedule == WHOLE:  # two epochs of the short training are its steps 1 and 2, the next one's begin after step 3
+        best = coordinator.trials.study.best_trial
+        assert sorted(best.intermediate_values) == [1, 2, 4, 5]
+    assert replay(read_journal(coordinator.journal.path)).identical
+
+
+def test_folds_are_rungs(bench: Bench) -> None:
+    made = spec(WHOLE)
+    data = made.data.model_copy(update={"folds": 3})
+    made = made.model_copy(update={"data": data})
+
+    def folds(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
+        yield started(assignment.trial)
+        for number in range(1, 4):
+            fold = result(number, quality(assignment.trial), epochs=3)
+            yield Epoch(trial=assignment.trial, result=fold, memory_bytes=1)
+
+    pool = ScriptedPool(folds)
+    coordinator = bench.coordinator(pool, made)
+    assert coordinator.trials.rungs.ladder.steps == (1, 3)
+    assert coordinator.run() is True
+    assert all(one.config["epochs"] == 9 for one in pool.assigned), "a fold is never shortened"
+    assert replay(read_journal(coordinator.journal.path)).identical
+
+
+def test_min_epochs_names_the_first_rung(bench: Bench) -> None:
+    coordinator = bench.coordinator(ScriptedPool(trains), spec(PARTS, min_epochs=4))
+    assert coordinator.trials.rungs.ladder.lengths == (4, 9)
+    coordinator.run()
+    lines = [one for one in read_journal(coordinator.journal.path) if isinstance(one, EpochLine)]
+    assert {one.step for one in lines if one.pruned is not None} == {4}
+
+
+def test_a_plateau_schedule_is_looked_at_on_its_way(bench: Bench) -> None:
+    coordinator = bench.coordinator(ScriptedPool(trains), spec("plateau"))
+    assert coordinator.trials.rungs.ladder.anew is False
+    assert coordinator.run() is True
+
+
+def test_a_search_whose_candidates_all_fail_ends(bench: Bench) -> None:
+    def fails(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
+        yield started(assignment.trial)
+        yield failed(assignment.trial, "diverged", "the loss is not finite")
+
+    coordinator = bench.coordinator(ScriptedPool(fails), spec(WHOLE, trials=3))
+    assert coordinator.run() is True
+    assert [trial.state for trial in coordinator.trials.study.trials] == [TrialState.PRUNED] * 3
+
+
+def test_the_best_goes_on_although_fewer_came_than_it_takes(bench: Bench) -> None:
+    coordinator = bench.coordinator(ScriptedPool(trains), spec(WHOLE, trials=2))
+    coordinator.run()
+    assert coordinator.trials.study.best_trial.number == max(range(2), key=quality)
+
+
+def test_if_the_best_fails_later_the_next_one_goes_on(bench: Bench) -> None:
+    best = max(range(3), key=quality)
+
+    def fails_at_full_length(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
+        if assignment.trial == best and assignment.config["epochs"] == 9:
+            yield started(assignment.trial)
+            yield failed(assignment.trial, "user", "no such augmentation")
+        else:
+            yield from trains(assignment, times)
+
+    coordinator = bench.coordinator(ScriptedPool(fails_at_full_length), spec(WHOLE, trials=3))
+    coordinator.run()
+    trials = coordinator.trials.study.get_trials()
+    assert trials[best].state == TrialState.FAIL
+    assert [trial.state for trial in trials].count(TrialState.COMPLETE) == 1
+
+
+def test_a_full_quota_takes_the_checkpoint_of_the_least_promotable(bench: Bench) -> None:
+    def saves(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
+        for said in trains(assignment, times):
+            if isinstance(said, Epoch):
+                path = coordinator.runs.checkpoint("scripted", assignment.trial)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(bytes(1000))
+            yield said
+
+    made = spec(PARTS)
+    made = made.model_copy(update={"faults": made.faults.model_copy(update={"checkpoint_gb": 3.5e-6})})
+    coordinator = bench.coordinator(ScriptedPool(saves), made)
+    coordinator.run()
+    order = coordinator.trials.rungs.order()
+    assert len(order) > 3
+    kept = [number for number in order if coordinator.runs.checkpoint("scripted", number).exists()]
+    assert kept == order[: len(kept)]
+    assert 1 <= len(kept) <= 3
+    assert any("a paused trial among them would begin anew" in note for note in bench.notes)
+
+
+def test_other_rungs_are_refused_while_candidates_wait_at_these(bench: Bench) -> None:
+    bench.coordinator(ScriptedPool(trains), spec(PARTS)).run()
+    with pytest.raises(StudyChanged, match=r"waits at them; .*search stop scripted --finish"):
+        bench.coordinator(ScriptedPool(trains), spec(PARTS, min_epochs=2))
+    with pytest.raises(StudyChanged, match="--finish"):
+        bench.coordinator(ScriptedPool(trains), spec(PARTS, pruner="median"))
+
+
+def test_what_another_pruner_would_have_done_is_known_in_part_or_not_at_all(bench: Bench) -> None:
+    coordinator = bench.coordinator(ScriptedPool(trains), spec(PARTS))
+    coordinator.run()
+    events = read_journal(coordinator.journal.path)
+    other = replay_with(events, "none")
+    paused = [trial.number for trial in coordinator.trials.study.trials if is_paused(trial)]
+    assert other.unknown == tuple(paused)
+    assert not other.stopped_earlier
+    with pytest.raises(UsageError, match="nobody can know"):
+        replay_with(events, "promote")
+
+
+def test_another_pruner_knows_nothing_of_a_series_of_trainings(bench: Bench) -> None:
+    coordinator = bench.coordinator(ScriptedPool(trains), spec(WHOLE))
+    coordinator.run()
+    with pytest.raises(UsageError, match="a training for each rung"):
+        replay_with(read_journal(coordinator.journal.path), "median")
