@@ -16,12 +16,14 @@ from search.console import Terminal, show_progress
 from search.devices import WorkerDevice, use_gpu
 from search.paths import Runs
 from search.plan.data_warnings import never_predicted, warnings_about
-from search.plan.meaning import ChoiceAxis, Estimate, Images, Meaning, RangeAxis
+from search.plan.meaning import Candidates, ChoiceAxis, Estimate, Images, Meaning, RangeAxis
 from search.plan.near_duplicates import draw_pairs
 from search.plan.prepare import Prepared, check_room, prepare, room_needed
 from search.plan.preview import check_figure, draw_images
 from search.plan.space import find_bounds, known_recipes
 from search.plan.width import Fitter, SizedWidth
+from search.study.budget import Budget
+from search.study.sampling import first_rung
 from studies import StudySpec
 from studies.spec import exported_size
 from trainer.config import TrainConfig
@@ -87,13 +89,13 @@ def check_study(
     check_room(spec, runs, for_checkpoints)
     speed = measure_speed(candidate, data, devices[0])
     seconds_per_trial = max(1, spec.data.folds) * spec.train.epochs * speed.seconds_per_epoch
-    num_train = len(data.splits["train"])
+    candidates = bought_by(spec)
     alone = len({device.visible or device.label for device in devices})  # workers on one GPU share its speed
     return Meaning(
         study=spec.name,
         model=spec.train.model,
         epochs=spec.train.epochs,
-        trials=spec.search.trials,
+        budget=Budget.of(spec),
         limit=spec.limit,
         pictures=_images_of(spec, data, runs, _near_duplicates(data, duplicates, say), candidate),
         space={key: _axis_of(axis) for key, axis in space.items()},
@@ -108,10 +110,7 @@ def check_study(
             if key not in space and key not in ("model", "epochs", "seed")
         },
         known=tuple(known_recipes(spec, prepared.left_out)),
-        steps_per_epoch={
-            batch_size: num_train // min(batch_size, num_train)
-            for batch_size in _batch_sizes(spec.train, space.get("batch_size"))
-        },
+        steps_per_epoch=_steps_per_epoch(len(data.splits["train"]), _batch_sizes(spec.train, space.get("batch_size"))),
         estimate=Estimate(
             model=candidate.model,
             device=speed.device,
@@ -120,12 +119,24 @@ def check_study(
             images_per_second=speed.images_per_second,
             seconds_per_epoch=speed.seconds_per_epoch,
             seconds_per_trial=seconds_per_trial,
-            seconds_at_most=math.ceil(spec.search.trials / alone) * seconds_per_trial,
+            candidates=candidates,
+            seconds_at_most=math.ceil(candidates.trained_to_the_end / alone) * seconds_per_trial,
             cache_bytes=sum(file.stat().st_size for file in data.cache_path.iterdir()),
             checkpoint_bytes=for_checkpoints,
             free_bytes=shutil.disk_usage(runs.root).free,
         ),
     )
+
+
+def bought_by(spec: StudySpec) -> Candidates:
+    """How many candidates the budget buys. None is stopped or paused before its first rung."""
+    budget, first = Budget.of(spec), first_rung(spec)
+    most = math.inf if budget.trials is None else budget.trials
+    ends = (
+        most if budget.trainings is None else budget.trainings * budget.steps / each for each in (budget.steps, first)
+    )
+    at_least, at_most = (math.ceil(min(most, round(end, 6))) for end in ends)
+    return Candidates(trained_to_the_end=at_least, stopped_at_first_rung=at_most, first_rung=first)
 
 
 def largest_candidate(spec: StudySpec, space: Mapping[str, BaseDistribution], fitter: Fitter) -> TrainConfig:
@@ -268,6 +279,10 @@ def _batch_sizes(train: TrainConfig, axis: BaseDistribution | None) -> list[int]
     if isinstance(axis, IntDistribution):
         return [axis.low, axis.high]
     return [train.batch_size]
+
+
+def _steps_per_epoch(num_train: int, batch_sizes: list[int]) -> dict[int, int]:
+    return {batch_size: num_train // min(batch_size, num_train) for batch_size in batch_sizes}
 
 
 def _axis_of(axis: BaseDistribution) -> RangeAxis | ChoiceAxis:

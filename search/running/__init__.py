@@ -4,6 +4,8 @@ launch       from a study to a running search; stop requests
 coordinator  the loop: assign, answer, resume, pause, stop
 trials       the trials of the study: ask, report, prune, tell
 rungs        who goes on at a rung, who waits, who is promoted
+allowance    what the budget allows to begin or to go on
+others       trials that other programs have queued or finished
 assignment   what a worker is told to train
 records      what both keep beside the database: trials in progress, their ends, unstored messages
 """

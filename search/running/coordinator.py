@@ -17,6 +17,7 @@ import math
 import time
 from collections import deque
 from dataclasses import replace
+from functools import partial
 from logging import INFO, WARNING
 from typing import assert_never
 
@@ -35,7 +36,7 @@ from search.study.outage import Outage
 from search.study.owned import OwnedStudy
 from search.study.postgres import ANSWER_SECONDS, CONNECT_SECONDS
 from search.study.progress import Snapshot, eta_seconds
-from search.study.storage import wait_briefly
+from search.study.storage import check_writable, wait_briefly
 from search.study.trial import OUT_OF_MEMORY, TrialView, step_of
 from search.watch.observers import Audience
 from search.words import duration
@@ -143,7 +144,7 @@ class Coordinator:
         """One turn: waiting events, idle workers, new messages. Returns False once there is nothing left to do."""
         if self.runs.stop_requested(self.spec.name) and not self.stopping:
             self.stop()
-        checks = (self.owned.check, self.trials.check_writable)
+        checks = (self.owned.check, partial(check_writable, self.trials.study))
         most = self.spec.faults.storage_minutes
         # Another attempt to reach a vanished server could last beyond the grace, and the process would be killed.
         too_late = self.outage.is_on and time.monotonic() + ANSWER_SECONDS + CONNECT_SECONDS > self.deadline
@@ -167,10 +168,11 @@ class Coordinator:
         seconds_left = None if hours is None else max(0.0, self.started + hours * 3600 - time.monotonic())
         return Snapshot(
             study=self.spec.name,
-            budget=self.spec.search.trials,
+            budget=self.trials.budget,
+            spent=(spent := self.trials.spent),
             finished=finished,
             workers=tuple(workers),
-            eta_seconds=eta_seconds(self.spec, finished, workers, seconds_left),
+            eta_seconds=eta_seconds(self.trials.budget, spent, finished, workers, seconds_left),
             stopping=self.stopping,
             epochs=self.spec.num_steps,
             problems=tuple(self._problems()),
@@ -221,10 +223,8 @@ class Coordinator:
             self.say("there is room on the disk; going on")
             self.no_room = None
         for worker in self.crew.idle():
-            if self.stopping or self.no_room or not self._left_to_do():
-                break
-            trial = self.trials.next()
-            if trial is None:
+            idle = self.stopping or self.no_room or not self._left_to_do()
+            if idle or (trial := self.trials.next()) is None:
                 break
             progress = self.trials.progress[trial]
             progress.attempts += 1
@@ -234,11 +234,11 @@ class Coordinator:
 
     def _tell_of_others(self) -> None:
         """Say which trials other programs have spoilt, once."""
-        while self.trials.refused:
-            self.say(self._outcome_line(self.trials.finished[self.trials.refused.popleft()]), WARNING)
-        if self.trials.foreign:
-            self.say(f"trial {', '.join(map(str, self.trials.foreign))}: {FOREIGN_REASON}", WARNING)
-            self.trials.foreign.clear()
+        while (others := self.trials.others).refused:
+            self.say(self._outcome_line(self.trials.finished[others.refused.popleft()]), WARNING)
+        if others.foreign:
+            self.say(f"trial {', '.join(map(str, others.foreign))}: {FOREIGN_REASON}", WARNING)
+            others.foreign.clear()
 
     def _finish_off(self) -> None:
         """Once the budget is spent, fail the trials that a broken connection has left behind."""
@@ -257,7 +257,7 @@ class Coordinator:
         """Number of trials left to assign: orphans, those that may go on from their rung, new ones in the budget."""
         hours = self.spec.search.hours
         in_time = hours is None or time.monotonic() - self.started < hours * 3600
-        return len(self.trials.orphans) + (self.trials.left + self.trials.promotable if in_time else 0)
+        return len(self.trials.orphans) + (self.trials.allowance.total if in_time else 0)
 
     def _finish(self, worker: Worker, ending: Ending) -> None:
         assert worker.trial is not None
@@ -270,14 +270,15 @@ class Coordinator:
     def _keep_to_quota(self) -> None:
         quota, waiting = self.spec.faults.checkpoint_gb, self.trials.rungs.order()
         removed = self.runs.keep_to_quota(self.spec.name, quota * 1e9, waiting[::-1])
+        anew = "; a paused trial among them would begin anew" if waiting else ""
         if removed:
-            anew = "; a paused trial among them would begin anew" if waiting else ""
             self.say(f"checkpoints beyond {quota:g} GB: removed {', '.join(removed)}{anew}")
 
     def _outcome_line(self, view: TrialView) -> str:
         snapshot = self.snapshot()
         best = f"; best {snapshot.best.value:.2%} (trial {snapshot.best.number})" if snapshot.best else ""
-        return f"{view.sentence(self.spec.num_steps)}; {len(self.trials.finished)} of {snapshot.budget} done{best}"
+        spent = " ".join(snapshot.budget.progress(snapshot.spent))
+        return f"{view.sentence(self.spec.num_steps)}; {spent}{best}"
 
     # -- events of workers
 
@@ -383,8 +384,8 @@ class Coordinator:
         self.last_failure = failure.signature
 
     def _has_room(self) -> bool:
-        waiting = self.trials.rungs.order()
-        return self.runs.has_room(self.spec.name, self.room_needed, self.spec.data.folds, waiting)
+        name, folds, waiting = self.spec.name, self.spec.data.folds, self.trials.rungs.order()
+        return self.runs.has_room(name, self.room_needed, folds, waiting)
 
     def _end_with(self, error: Exception) -> None:
         self.stopping, self.fatal = True, self.fatal or error

@@ -8,9 +8,29 @@ from typing import Literal, TypeAlias
 from optuna.trial import Trial, TrialState
 
 from search.errors import FailureKind
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT
+from search.study.trial import FAILURE
 from search.workers.crew import Event
 from search.workers.failures import Setbacks
 from search.workers.messages import Epoch
+
+KEPT = (
+    "reason",
+    FAILURE,
+    "num_params",
+    "macs",
+    "sizes",
+    "seconds",
+    "seconds_per_epoch",
+    "images_per_second",
+    "device",
+    "micro_batches",
+    "device_errors",
+    "warning",
+    PAUSED_AT,
+    PROMOTED_AT,
+)
+"""Attributes in which a trial keeps what the search found out; a program that queues one may use the same names."""
 
 Verdict: TypeAlias = Literal["go on", "stop", "leave", "complete"]
 """What becomes of a trial after an epoch. stop: the pruner ends it. leave: it is at a rung, and its worker is free."""

@@ -18,11 +18,15 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.paths import Runs
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT
+from search.running.allowance import Allowance, allowance_of
 from search.running.assignment import assignment_of
-from search.running.records import Changed, Ending, Progress, Verdict
+from search.running.others import Others
+from search.running.records import KEPT, Changed, Ending, Progress, Verdict
 from search.running.rungs import Rungs
 from search.study import events
-from search.study.journal import Journal, installed
+from search.study.begun import note_versions, other_versions
+from search.study.budget import Budget, Spent
+from search.study.journal import Journal
 from search.study.marks import FOREIGN_REASON, MarkedStorage, Marks, is_foreign, own_trials
 from search.study.owned import OwnedStudy
 from search.study.sampling import (
@@ -31,11 +35,9 @@ from search.study.sampling import (
     make_own,
     new_trial,
     resume_trial,
-    set_attributes,
     undo_prune_query,
 )
-from search.study.storage import check_writable
-from search.study.study import UUID, VERSIONS, check_trials
+from search.study.study import UUID, check_trials
 from search.study.trial import FAILURE, TrialView, best_of, step_of, view_of
 from search.workers.failures import Decision, Failure, Setbacks
 from search.workers.messages import Assign, Started
@@ -43,24 +45,6 @@ from studies.spec import excesses
 from trainer.config import EpochResult, ModelSize
 
 logger = logging.getLogger(__name__)
-
-KEPT = (
-    "reason",
-    FAILURE,
-    "num_params",
-    "macs",
-    "sizes",
-    "seconds",
-    "seconds_per_epoch",
-    "images_per_second",
-    "device",
-    "micro_batches",
-    "device_errors",
-    "warning",
-    PAUSED_AT,
-    PROMOTED_AT,
-)
-"""Attributes in which a trial keeps what the search found out; a program that queues one may use the same names."""
 
 REPEAT_TOLERANCE = 0.05
 """Most that the accuracy of an epoch trained again may differ from what was reported: other hardware rounds otherwise,
@@ -78,17 +62,13 @@ class Trials:
 
     def __init__(self, owned: OwnedStudy, space: dict[str, BaseDistribution], runs: Runs) -> None:
         self.study, self.spec, self.space, self.runs = owned.study, owned.spec, space, runs
+        self.budget = Budget.of(self.spec)
         self.uuid = self.study.user_attrs.get(UUID)
         self.marks = Marks.of(self.study, self.uuid)
         self.journal = Journal(runs.journal(self.spec.name))
         self.orphans: deque[int] = deque()
         """Trials that were begun and that nobody trains."""
-        self.refused: deque[int] = deque()
-        """Trials that another program queued with impossible values: they have failed, and nobody was told yet."""
-        self.foreign: deque[int] = deque()
-        """Trials that another program has finished, of which nobody was told yet."""
-        self._noted: set[int] = set()
-        """Trials that the journal knows."""
+        self.others = Others(self.study, self.marks, self.journal)
         self.asking = False
         """Whether a candidate is being asked for. If still set in the next turn, the database went away in between."""
         self.progress: dict[int, Progress] = {}
@@ -97,28 +77,22 @@ class Trials:
         self.rungs = Rungs(self.spec, self.journal)
 
     @property
-    def left(self) -> int:
-        """Trials that the budget still allows to be begun."""
-        return max(0, self.spec.search.trials - len(self.progress) - len(self.finished) - len(self.rungs.paused))
+    def spent(self) -> Spent:
+        """What the search has spent by now."""
+        paused = self.rungs.paused
+        steps = [progress.step for progress in (*self.progress.values(), *paused.values())]
+        return Spent.so_far(self.finished.values(), steps, self.spec, len(paused))
 
     @property
-    def promotable(self) -> int:
-        """Trials that wait at a rung and may go on now."""
-        return self.rungs.promotable(self._at_least)
-
-    @property
-    def _at_least(self) -> int:
-        """How many may go on at each rung: once no candidate begins any more, the best may, however few there are."""
-        return 0 if self.left else 1
+    def allowance(self) -> Allowance:
+        """What may begin now, beside the trials in progress."""
+        committed = sum(map(self.rungs.left_of, self.progress.values()))
+        return allowance_of(self.budget, self.spent, committed, self.rungs, idle=not self.progress)
 
     def _go_on(self, progress: Progress | None) -> None:
         if progress is not None:
             self.progress[progress.trial.number] = progress
             self.orphans.appendleft(progress.trial.number)
-
-    def check_writable(self) -> None:
-        """See whether the database can be written to; Optuna would try five times to create a trial, and sleep."""
-        check_writable(self.study)
 
     def adopt(self) -> list[str]:
         """Take over what a predecessor left: finished trials count, RUNNING ones are orphans.
@@ -133,9 +107,8 @@ class Trials:
             if (frozen.number, frozen.last_step) not in self.journal.decided:
                 undo_prune_query(self.study, frozen)
         trials = self.study.get_trials(deepcopy=False)
-        self.foreign += [one.number for one in trials if is_foreign(one) and one.number not in self.journal.told]
+        self.others.adopt(trials)
         gap = self.journal.begin(self.spec, self.space, trials, self.uuid)
-        self._noted |= {frozen.number for frozen in trials}
         for number in gap.others:
             self._forget(number)
         running = {str(frozen.number) for frozen in trials if frozen.state == TrialState.RUNNING}
@@ -149,13 +122,11 @@ class Trials:
         for frozen in trials:
             if frozen.state == TrialState.RUNNING:
                 self._resume(frozen)
-        now = installed()
-        before = self.study.user_attrs.get(VERSIONS, {})
-        others = ", ".join(f"{name} {was} -> {now[name]}" for name, was in before.items() if now.get(name, was) != was)
-        for number in self.orphans if others else ():
-            self.progress[number].trial.set_user_attr("warning", f"begun with other versions: {others}")
-        if before != now:
-            self.study.set_user_attr(VERSIONS, now)
+        others = other_versions(self.study)
+        unfinished = (*self.progress.values(), *self.rungs.paused.values())
+        for progress in unfinished if others else ():
+            progress.trial.set_user_attr("warning", f"begun with other versions: {others}")
+        note_versions(self.study)
         notes = [f"other versions than at the last launch: {others}; that may change results"] if others else []
         return [*notes, *gap.sentences()]
 
@@ -173,9 +144,10 @@ class Trials:
         A new candidate is drawn by a sampler whose seed depends on the trial's number alone. None where nothing may
         begin, and where the candidate was queued by another program with values that cannot be: it has failed.
         """
-        if not self.orphans and self.promotable:
-            self._go_on(self.rungs.promote(self._at_least))
-        elif not self.orphans and self.left:
+        allowance = self.allowance
+        if not self.orphans and allowance.promotions:
+            self._go_on(self.rungs.promote(allowance.at_least))
+        elif not self.orphans and allowance.candidates:
             self.asking = True
             if not self._unknown():
                 new_trial(self.study)
@@ -352,11 +324,10 @@ class Trials:
         try:
             if not self.marks.is_asked(frozen):
                 if (reason := impossible(frozen, self.space)) is not None:
-                    self._note_queued(frozen)
-                    self._refuse(frozen, reason)
+                    self.finished[frozen.number] = view_of(self.others.refuse(frozen, reason), self.spec.limit)
                     return
                 frozen = make_own(self.study, frozen, KEPT)
-                self._note_queued(frozen)
+                self.others.note_queued(frozen)
                 self.marks.note_asked(self.study, frozen)
             trial = resume_trial(self.study, self.spec, frozen, self.space)
         except UpdateFinishedTrialError:
@@ -395,35 +366,12 @@ class Trials:
         Returns:
             Whether one of them was being trained.
         """
-        lost = False
-        for frozen in self.study.get_trials(deepcopy=False):
-            number = frozen.number
-            in_progress = number in self.progress or number in self.rungs.paused
-            if is_foreign(frozen) and (in_progress or (number < below and number not in self._noted)):
-                reason = FOREIGN_REASON
-                self.journal.append(events.Tell(trial=number, state="FAIL", value=None, reason=reason))
-                self.progress.pop(number, None)
-                self.rungs.end(number, None)
-                self._noted.add(number)
-                self.foreign.append(number)
-                lost = lost or in_progress
-        return lost
-
-    def _note_queued(self, frozen: FrozenTrial) -> None:
-        recipe = frozen.system_attrs.get(QUEUED)
-        if frozen.number not in self._noted and "known" not in frozen.user_attrs and isinstance(recipe, dict):
-            self.journal.append(events.Enqueue(params=recipe))
-        self._noted.add(frozen.number)
-
-    def _refuse(self, frozen: FrozenTrial, error: str) -> None:
-        by = "" if "known" in frozen.user_attrs else " by another program"
-        number, reason = frozen.number, f"queued{by} with values that cannot be: {error}"
-        set_attributes(self.study, frozen, {"reason": reason, FAILURE: "user"})
-        self.marks.note_ended(self.study, frozen)
-        self.study.tell(number, state=TrialState.FAIL)
-        self.journal.append(events.Tell(trial=number, state="FAIL", value=None, reason=reason))
-        self.finished[number] = view_of(self.study.get_trials(deepcopy=False)[number], self.spec.limit)
-        self.refused.append(number)
+        unfinished = self.progress.keys() | self.rungs.paused.keys()
+        lost = self.others.finished(below, unfinished)
+        for number in lost:
+            self.progress.pop(number, None)
+            self.rungs.end(number, None)
+        return not unfinished.isdisjoint(lost)
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[trial.number]

@@ -14,15 +14,15 @@ from optuna.trial import TrialState
 from search.errors import StudyChanged
 from search.paths import Runs
 from search.study.events import Recipe
-from search.study.journal import Journal
+from search.study.journal import Journal, installed
 from search.study.sampling import begin_anew
-from search.study.study import SPEC, differences, stored_spec
+from search.study.study import SPEC, VERSIONS, differences, stored_spec
 from studies import StudySpec
 from trainer.config import RECIPE_VERSION
 from trainer.values import override, validate
 
 KEPT = {
-    "search": ("trials", "sampler", "startup_trials", "pruner", "min_epochs", "reduction_factor"),
+    "search": ("trials", "trainings", "sampler", "startup_trials", "pruner", "min_epochs", "reduction_factor"),
     "confirm": ("top", "seeds"),
 }
 """Settings that a study keeps unless its file names them: a later default applies to new studies only. search.hours is
@@ -89,6 +89,8 @@ def with_kept(asked: StudySpec, stored: Tables, tables: Sequence[str] = tuple(KE
         ConfigError: the file's settings and the kept ones contradict each other.
     """
     values = asked.model_dump(mode="json")
+    if "trials" in stored.get("search", {}):  # a study of before that has trials alone has no budget of compute
+        stored = {**stored, "search": {"trainings": None} | stored["search"]}
     kept = {
         f"{table}.{name}": stored[table][name]
         for table in tables
@@ -101,7 +103,7 @@ def with_kept(asked: StudySpec, stored: Tables, tables: Sequence[str] = tuple(KE
     for setting, value in kept.items():
         table, name = setting.split(".")
         values[table][name] = value
-    listed = ", ".join(f"{setting} = {value}" for setting, value in kept.items())
+    listed = ", ".join(f"no {key}" if value is None else f"{key} = {value}" for key, value in kept.items())
     line = f"kept from before, because the study file does not name it: {listed}"
     return Begun(validate(StudySpec, values, f"study {asked.name}, {line}"), kept, [line])
 
@@ -128,6 +130,18 @@ def _difference_to_today(spec: StudySpec, asked: StudySpec) -> list[str]:
         f"{spec.name} goes on with the text it was begun with; a new study (--set name=NEW) would have "
         f"{', '.join(changes[:SHOWN_DIFFERENCES])}{more}"
     ]
+
+
+def other_versions(study: optuna.Study) -> str:
+    """Packages that have other versions now than when a study was last launched, with both; "" if there are none."""
+    now, before = installed(), study.user_attrs.get(VERSIONS, {})
+    return ", ".join(f"{name} {was} -> {now[name]}" for name, was in before.items() if now.get(name, was) != was)
+
+
+def note_versions(study: optuna.Study) -> None:
+    """Keep the versions of today's packages for the next launch."""
+    if study.user_attrs.get(VERSIONS) != installed():
+        study.set_user_attr(VERSIONS, installed())
 
 
 def renew(study: optuna.Study, runs: Runs, was: int) -> str:

@@ -60,6 +60,17 @@ def build_ladder(spec: StudySpec) -> Ladder:
     )
 
 
+def first_rung(spec: StudySpec) -> int:
+    """Steps after which a candidate is paused or pruned at the earliest; all of them where none is."""
+    match spec.search.pruner:
+        case "promote":
+            return build_ladder(spec).steps[0]
+        case "none":
+            return spec.num_steps
+        case _:
+            return spec.search.min_epochs or 1
+
+
 def build_pruner(spec: StudySpec) -> BasePruner:
     """The study's pruner. One that pauses is not Optuna's: ``search.policy.promotion`` decides instead."""
     search, min_epochs = spec.search, spec.search.min_epochs or 1

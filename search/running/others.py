@@ -1,0 +1,76 @@
+"""Trials that other programs have queued or finished in the database of a running search."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.study import events
+from search.study.journal import Journal
+from search.study.marks import FOREIGN_REASON, Marks, is_foreign
+from search.study.sampling import QUEUED, set_attributes
+from search.study.trial import FAILURE
+
+
+class Others:
+    """What the journal and the user are told of other programs' trials.
+
+    Args:
+        study: the study, owned.
+        marks: of the study.
+        journal: of the study.
+    """
+
+    def __init__(self, study: optuna.Study, marks: Marks, journal: Journal) -> None:
+        self.study, self.marks, self.journal = study, marks, journal
+        self.refused: deque[int] = deque()
+        """Trials that were queued with impossible values: they have failed, and nobody was told yet."""
+        self.foreign: deque[int] = deque()
+        """Trials that another program has finished, of which nobody was told yet."""
+        self._noted: set[int] = set()
+        """Trials that the journal knows."""
+
+    def adopt(self, trials: Collection[FrozenTrial]) -> None:
+        """Take all trials for known, and tell of those that were finished before this launch."""
+        self.foreign += [one.number for one in trials if is_foreign(one) and one.number not in self.journal.told]
+        self._noted |= {frozen.number for frozen in trials}
+
+    def finished(self, below: int, unfinished: Collection[int]) -> list[int]:
+        """The trials that another program has finished and that nobody has noted; a replay takes them for failed ones.
+
+        Args:
+            below: the number of the trial that is asked for; the journal needs a line for each one before it.
+            unfinished: numbers of the trials that the search has not finished.
+        """
+        found = []
+        for frozen in self.study.get_trials(deepcopy=False):
+            number = frozen.number
+            if is_foreign(frozen) and (number in unfinished or (number < below and number not in self._noted)):
+                reason = FOREIGN_REASON
+                self.journal.append(events.Tell(trial=number, state="FAIL", value=None, reason=reason))
+                self._noted.add(number)
+                self.foreign.append(number)
+                found.append(number)
+        return found
+
+    def note_queued(self, frozen: FrozenTrial) -> None:
+        """Tell the journal of a trial that somebody has queued."""
+        recipe = frozen.system_attrs.get(QUEUED)
+        if frozen.number not in self._noted and "known" not in frozen.user_attrs and isinstance(recipe, dict):
+            self.journal.append(events.Enqueue(params=recipe))
+        self._noted.add(frozen.number)
+
+    def refuse(self, frozen: FrozenTrial, error: str) -> FrozenTrial:
+        """Fail a trial that was queued with impossible values, which ``error`` describes. Returns it as it is then."""
+        by = "" if "known" in frozen.user_attrs else " by another program"
+        number, reason = frozen.number, f"queued{by} with values that cannot be: {error}"
+        self.note_queued(frozen)
+        set_attributes(self.study, frozen, {"reason": reason, FAILURE: "user"})
+        self.marks.note_ended(self.study, frozen)
+        self.study.tell(number, state=TrialState.FAIL)
+        self.journal.append(events.Tell(trial=number, state="FAIL", value=None, reason=reason))
+        self.refused.append(number)
+        return self.study.get_trials(deepcopy=False)[number]
