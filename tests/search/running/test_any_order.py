@@ -6,6 +6,7 @@ import contextlib
 import math
 import shutil
 import tempfile
+from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
@@ -14,18 +15,18 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from optuna.trial import TrialState
-from scripted import EPOCHS, Bench, epoch, failed, spec_of, started
+from scripted import EPOCHS, Bench, failed, result, spec_of, started
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-import search.study.outage
 from search.devices import WorkerDevice
 from search.errors import FailureKind
 from search.running.coordinator import Coordinator
-from search.study.events import Epoch
+from search.study.events import Epoch as EpochLine
 from search.study.journal import read_journal
 from search.study.replay import replay
-from search.workers.messages import Assign, FromWorker, Left, Ready, ToWorker
+from search.study.trial import is_paused
+from search.workers.messages import Assign, Epoch, FromWorker, Left, Ready, ToWorker
 from search.workers.pool import Exit
 from studies import Limit
 
@@ -34,17 +35,31 @@ BUDGET = 6
 RETRIES = 1
 
 
-def accuracy(trial: int, number: int) -> float:
-    return (7 * trial % 5 + number) / 10
+SEARCHES: dict[str, dict[str, str]] = {
+    "median": {"pruner": "median"},
+    "successive halving": {"pruner": "successive_halving"},
+    "parts": {"pruner": "promote", "schedule": "constant"},
+    "whole trainings": {"pruner": "promote", "schedule": "cosine"},
+}
+
+
+def accuracy(trial: int, number: int, epochs: int = EPOCHS) -> float:
+    return (7 * trial % 5 + number) / 10 + (0.01 if epochs < EPOCHS else 0)
+
+
+def epoch(trial: int, number: int, epochs: int) -> Epoch:
+    said = result(number, accuracy(trial, number, epochs), epochs=epochs)
+    return Epoch(trial=trial, result=said, memory_bytes=1 << 30)
 
 
 class Puppets:
     """A pool whose workers do nothing until they are told to; what they have saved outlives them."""
 
-    def __init__(self, saved: dict[int, int]) -> None:
+    def __init__(self, saved: dict[str, int]) -> None:
         self.devices = [WorkerDevice(f"cpu:{number}", None, 1) for number in range(WORKERS)]
         self.saved = saved
         self.trial: dict[int, int | None] = {}
+        self.assigned: dict[int, Assign] = {}
         self.waits: set[int] = set()
         self.said: list[tuple[int, FromWorker | Exit]] = []
 
@@ -58,10 +73,10 @@ class Puppets:
         if isinstance(message, Assign):
             trial = message.trial
             assert trial not in self.trial.values(), f"trial {trial} has two owners"
-            self.trial[worker] = trial
+            self.trial[worker], self.assigned[worker] = trial, message
             self.said.append((worker, started(trial)))
-            for number in range(1, self.saved.get(trial, 0) + 1):
-                self.said.append((worker, epoch(trial, number, accuracy(trial, number))))
+            for number in range(1, self.saved.get(message.checkpoint, 0) + 1):
+                self.said.append((worker, epoch(trial, number, self.epochs(worker))))
         else:
             self.waits.discard(worker)
             if not message.go_on:
@@ -91,13 +106,18 @@ class Puppets:
 
     # -- what may happen to them
 
+    def epochs(self, worker: int) -> int:
+        epochs = self.assigned[worker].config["epochs"]
+        assert isinstance(epochs, int)
+        return epochs
+
     def train(self, worker: int) -> None:
-        trial = self.trial[worker]
+        trial, checkpoint = self.trial[worker], self.assigned[worker].checkpoint
         assert trial is not None
-        number = self.saved.get(trial, 0) + 1
-        if number <= EPOCHS:
-            self.saved[trial] = number
-            self.said.append((worker, epoch(trial, number, accuracy(trial, number))))
+        number = self.saved.get(checkpoint, 0) + 1
+        if number <= self.epochs(worker):
+            self.saved[checkpoint] = number
+            self.said.append((worker, epoch(trial, number, self.epochs(worker))))
 
     def die(self, worker: int) -> None:
         if worker in self.trial:
@@ -115,12 +135,13 @@ class Killed(BaseException):
 
 
 class Search(RuleBasedStateMachine):
-    @initialize(pruner=st.sampled_from(["median", "successive_halving"]))
-    def launch(self, pruner: str) -> None:
+    @initialize(kind=st.sampled_from(sorted(SEARCHES)))
+    def launch(self, kind: str) -> None:
         self.folder = Path(tempfile.mkdtemp())
-        self.saved: dict[int, int] = {}
-        spec = spec_of(trials=BUDGET, pruner=pruner, startup_trials=2, faults={"retries": RETRIES})
-        self.spec = spec.model_copy(update={"limit": Limit(params=10_000, macs=10_000)})
+        self.saved: dict[str, int] = {}
+        spec = spec_of(trials=BUDGET, pruner=SEARCHES[kind]["pruner"], startup_trials=2, faults={"retries": RETRIES})
+        train = spec.train.model_copy(update={"schedule": SEARCHES[kind].get("schedule", spec.train.schedule)})
+        self.spec = spec.model_copy(update={"limit": Limit(params=10_000, macs=10_000), "train": train})
         self.at_once = patch.object(search.study.outage, "RETRY_SECONDS", 0)
         self.at_once.start()
         self.relaunch()
@@ -212,12 +233,18 @@ class Search(RuleBasedStateMachine):
         if self.coordinator.fatal is None:  # the same error twice in a row ends a search early
             trials = self.coordinator.trials.study.get_trials(deepcopy=False)
             assert [trial.number for trial in trials] == list(range(BUDGET))
-            assert all(trial.state.is_finished() for trial in trials)
+            assert all(trial.state.is_finished() or is_paused(trial) for trial in trials)
+            if any(map(is_paused, trials)):
+                assert any(trial.state == TrialState.COMPLETE for trial in trials)
+        ladder = self.coordinator.trials.rungs.ladder
         for trial in self.coordinator.trials.study.get_trials(deepcopy=False):
-            for number, value in trial.intermediate_values.items():
-                assert value == accuracy(trial.number, number), "a result was overwritten"
+            for step, value in trial.intermediate_values.items():
+                stage = bisect_left(ladder.steps, step) if ladder.anew else 0
+                number, epochs = step - ladder.begins_at(stage), ladder.lengths[stage if ladder.anew else -1]
+                assert value == accuracy(trial.number, number, epochs), "a result was overwritten"
         events = read_journal(self.coordinator.journal.path)
-        for number in {step.trial for step in events if isinstance(step, Epoch) and step.pruned}:
+        stops = self.spec.search.pruner != "promote"
+        for number in {step.trial for step in events if stops and isinstance(step, EpochLine) and step.pruned}:
             state = self.coordinator.trials.study.get_trials(deepcopy=False)[number].state
             assert state != TrialState.COMPLETE, "a decision to prune was lost"
         assert replay(events).identical
@@ -226,7 +253,7 @@ class Search(RuleBasedStateMachine):
 
 
 Search.TestCase.settings = settings(
-    max_examples=6,
+    max_examples=12,
     stateful_step_count=18,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
