@@ -20,7 +20,8 @@ from search.paths import Runs
 from search.running.records import Changed, Ending, Progress
 from search.study import events
 from search.study.journal import Journal, installed
-from search.study.marks import FOREIGN_REASON, MarkedStorage, Marks, is_foreign, own_trials
+from search.study.marks import FOREIGN_REASON, Marks, is_foreign, own_trials
+from search.study.memory import read_anew
 from search.study.owned import OwnedStudy
 from search.study.sampling import (
     QUEUED,
@@ -32,7 +33,7 @@ from search.study.sampling import (
     set_attributes,
     undo_prune_query,
 )
-from search.study.storage import check_writable
+from search.study.storage import backend_of, check_writable
 from search.study.study import UUID, VERSIONS, check_trials
 from search.study.trial import FAILURE, TrialView, best_of, step_of, view_of
 from search.workers.failures import Decision, Failure, Setbacks
@@ -308,6 +309,7 @@ class Trials:
         self.lose_foreign(below=frozen.number)
         try:
             if not self.marks.is_asked(frozen):
+                frozen = read_anew(self.study, frozen)  # another program may have begun it
                 if (reason := impossible(frozen, self.space)) is not None:
                     self._note_queued(frozen)
                     self._refuse(frozen, reason)
@@ -319,8 +321,7 @@ class Trials:
         except UpdateFinishedTrialError:
             return  # by another program, which the next trial's turn will find
         except ValueError:
-            assert isinstance(self.study._storage, MarkedStorage)
-            check_trials(self.spec, self.study._storage.backend, self.space)  # a foreign trial may bar an axis
+            check_trials(self.spec, backend_of(self.study), self.space)  # a foreign trial may bar an axis
             raise
         if self.journal.asked.get(trial.number) != trial.params:
             self.journal.append(events.Ask(trial=trial.number, params=trial.params))

@@ -20,6 +20,7 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, Trial
 from sqlalchemy import delete
 
+from search.study.memory import below_optuna
 from search.words import short_json
 from studies import StudySpec
 from trainer.values import Json
@@ -117,7 +118,7 @@ def make_own(study: optuna.Study, frozen: FrozenTrial, attributes: Collection[st
         begin_anew(study, frozen)
     if frozen.user_attrs.keys() & set(attributes):
         model = models.TrialUserAttributeModel
-        with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]  # no public way
+        with below_optuna(study, frozen) as connection:
             connection.execute(delete(model).where(model.trial_id == frozen._trial_id, model.key.in_(attributes)))
     if frozen.params:
         queued = frozen.system_attrs.get(QUEUED, {}) | frozen.params
@@ -179,9 +180,9 @@ def undo_prune_query(study: optuna.Study, frozen: FrozenTrial) -> None:
     while first * pruner._reduction_factor**rung < frozen.last_step:
         rung += 1
     noted = f"{RUNG}{rung}"
-    if noted in frozen.system_attrs:  # no public way to remove it
+    if noted in frozen.system_attrs:
         model = models.TrialSystemAttributeModel
-        with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]
+        with below_optuna(study, frozen) as connection:
             connection.execute(delete(model).where(model.trial_id == frozen._trial_id, model.key == noted))
 
 
@@ -189,6 +190,6 @@ def begin_anew(study: optuna.Study, frozen: FrozenTrial) -> None:
     """Reset a RUNNING trial to its state before the first epoch; its settings stay."""
     values, attributes = models.TrialIntermediateValueModel, models.TrialSystemAttributeModel
     rungs = attributes.key.startswith(RUNG, autoescape=True)
-    with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]  # no public way
+    with below_optuna(study, frozen) as connection:
         connection.execute(delete(values).where(values.trial_id == frozen._trial_id))
         connection.execute(delete(attributes).where(attributes.trial_id == frozen._trial_id, rungs))

@@ -25,6 +25,7 @@ from search.running.coordinator import Coordinator
 from search.study.events import Epoch
 from search.study.journal import read_journal
 from search.study.replay import replay
+from search.study.storage import backend_of
 from search.workers.messages import Assign, FromWorker, Left, Ready, ToWorker
 from search.workers.pool import Exit
 from studies import Limit
@@ -131,7 +132,7 @@ class Search(RuleBasedStateMachine):
         self.pool = Puppets(self.saved)
         self.coordinator: Coordinator = Bench(self.folder).coordinator(self.pool, self.spec)
         self.coordinator.begin()
-        engine = self.coordinator.trials.study._storage._backend.engine  # type: ignore[attr-defined]
+        engine = backend_of(self.coordinator.trials.study).engine
         event.listen(engine, "before_cursor_execute", self.count)
         commit = engine.dialect.do_commit
 
