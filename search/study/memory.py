@@ -74,7 +74,9 @@ class RememberingStorage(_CachedStorage):
         if study_id != self._study_id:
             return super().get_all_trials(study_id, deepcopy, states)
         self._look()
-        trials = [trial for trial in self._trials.values() if states is None or trial.state in states]
+        trials = list(self._trials.values())
+        if states is not None:
+            trials = [trial for trial in trials if trial.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
