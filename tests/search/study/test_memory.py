@@ -298,6 +298,42 @@ def test_a_look_at_trials_that_nobody_changed_is_one_statement_and_copies_none(s
     assert searched.get_trials()[0] is not after[0]
 
 
+def test_after_a_trial_is_told_it_alone_is_read(searched: optuna.Study) -> None:
+    for _ in range(3):
+        searched.ask()
+    searched.tell(0, 0.5)
+    before = searched.get_trials(deepcopy=False)
+    searched.tell(1, 0.5)
+    after = searched.get_trials(deepcopy=False)
+    assert [old is new for old, new in zip(before, after, strict=True)] == [True, False, True]
+    compare(searched)
+
+
+def test_values_are_shown_as_the_database_returns_them(searched: optuna.Study) -> None:
+    trial = searched.ask({"pair": CategoricalDistribution(["a", 2, 1.0])} | SPACE)
+    read_anew(searched, searched.get_trials(deepcopy=False)[0])  # it is known from now on
+    trial.set_user_attr("pair", (1, {2: "b"}))
+    searched._storage.set_trial_system_attr(trial._trial_id, "pair", (1,))  # type: ignore[arg-type]
+    trial.report(1, 1)
+    trial.report(float("nan"), 2)
+    compare(searched)
+    searched._storage.set_trial_param(trial._trial_id, "lr", 0.07, SPACE["lr"])  # which Optuna leaves as it was
+    compare(searched)
+    searched.enqueue_trial({"lr": 0.01}, user_attrs={"pair": (1, {2: "b"})})
+    compare(searched)
+
+
+def test_no_write_changes_a_trial_that_somebody_holds(searched: optuna.Study) -> None:
+    trial = Trial(searched, searched.ask()._trial_id)
+    (held,) = searched.get_trials(deepcopy=False)
+    before = facts(held)
+    trial.report(0.5, 1)
+    trial.set_user_attr("a", 1)
+    trial.set_constraint("params", 1)
+    trial.suggest_float("lr", 1e-4, 1e-1, log=True)
+    assert facts(held) == before != facts(searched.get_trials(deepcopy=False)[0])
+
+
 WRITES: dict[str, Callable[[optuna.Study, Trial], object]] = {
     "create": lambda study, _: study._storage.create_new_trial(study._study_id),
     "param": lambda _, trial: trial.suggest_float("lr", 1e-4, 1e-1, log=True),
