@@ -27,7 +27,8 @@ from search.study import events
 from search.study.begun import note_versions, other_versions
 from search.study.budget import Budget, Spent
 from search.study.journal import Journal
-from search.study.marks import FOREIGN_REASON, MarkedStorage, Marks, is_foreign, own_trials
+from search.study.marks import FOREIGN_REASON, Marks, is_foreign, own_trials
+from search.study.memory import read_anew
 from search.study.owned import OwnedStudy
 from search.study.sampling import (
     QUEUED,
@@ -37,6 +38,7 @@ from search.study.sampling import (
     resume_trial,
     undo_prune_query,
 )
+from search.study.storage import backend_of
 from search.study.study import UUID, check_trials
 from search.study.trial import FAILURE, TrialView, best_of, step_of, view_of
 from search.workers.failures import Decision, Failure, Setbacks
@@ -323,6 +325,7 @@ class Trials:
         self.lose_foreign(below=frozen.number)
         try:
             if not self.marks.is_asked(frozen):
+                frozen = read_anew(self.study, frozen)  # another program may have begun it
                 if (reason := impossible(frozen, self.space)) is not None:
                     self.finished[frozen.number] = view_of(self.others.refuse(frozen, reason), self.spec.limit)
                     return
@@ -333,8 +336,7 @@ class Trials:
         except UpdateFinishedTrialError:
             return  # by another program, which the next trial's turn will find
         except ValueError:
-            assert isinstance(self.study._storage, MarkedStorage)
-            check_trials(self.spec, self.study._storage.backend, self.space)  # a foreign trial may bar an axis
+            check_trials(self.spec, backend_of(self.study), self.space)  # a foreign trial may bar an axis
             raise
         if self.journal.asked.get(trial.number) != trial.params:
             self.journal.append(events.Ask(trial=trial.number, params=trial.params))

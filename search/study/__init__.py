@@ -3,6 +3,7 @@
 storage       storage URL -> storage: WAL, time-outs, UTC, hidden passwords
 postgres      connections to a Postgres server, with a time limit on every answer
 readonly      connections that can only read, for the dashboard and the page
+memory        the trials of a study in memory, written through: for the process that owns it
 study         opens Optuna studies: fingerprint, stored spec, looks at the test split
 begun         settings that a study keeps under a later version or study file
 identity      which study a folder belongs to, and whether a study is still the same

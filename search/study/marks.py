@@ -10,12 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import optuna
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, ValidationError
 
+from search.study.memory import RememberingStorage
 from search.study.sampling import set_attributes
+from search.study.storage import backend_of
 from search.study.trial import FAILURE
 from trainer.values import FrozenModel
 
@@ -81,6 +83,10 @@ class Marks:
         without = () if self.before is None else self.before.without
         return trial.user_attrs.get(MARK) == self.asked(trial.number) or trial.number in without
 
+    def seen(self, trial: FrozenTrial) -> FrozenTrial:
+        """What a search sees of a trial: the trial itself, or a failed one in its place."""
+        return trial if self.is_own(trial) else _stand_in(trial)
+
     def asked(self, number: int) -> str:
         """The mark of a trial that was asked for."""
         return f"{self.uuid}/{number}"
@@ -96,22 +102,25 @@ class MarkedStorage(_CachedStorage):
         super().__init__(backend)
         self._study_id, self._marks = study_id, marks
 
-    @property
-    def backend(self) -> RDBStorage:
-        """The storage with all trials as they are."""
-        return self._backend
-
     def _add_trials_to_cache(self, study_id: int, trials: list[FrozenTrial]) -> None:
         if study_id == self._study_id:
-            trials = [trial if self._marks.is_own(trial) else _stand_in(trial) for trial in trials]
+            trials = [self._marks.seen(trial) for trial in trials]
         super()._add_trials_to_cache(study_id, trials)
 
 
-def with_marks(study: optuna.Study, storage: RDBStorage | MarkedStorage, uuid: str | None) -> optuna.Study:
-    """The study with stand-ins for the trials that are not its own."""
-    backend = storage.backend if isinstance(storage, MarkedStorage) else storage
-    marked = MarkedStorage(backend, study._study_id, Marks.of(study, uuid))
-    return optuna.load_study(study_name=study.study_name, storage=marked, sampler=study.sampler, pruner=study.pruner)
+def with_marks(study: optuna.Study, uuid: str | None, *, in_memory: bool = False) -> optuna.Study:
+    """The study with stand-ins for the trials that are not its own.
+
+    Args:
+        study: as Optuna opened it.
+        uuid: the study's UUID.
+        in_memory: keep its trials in memory, see ``RememberingStorage``; else each look reads the unfinished ones.
+    """
+    backend, number, marks = backend_of(study), study._study_id, Marks.of(study, uuid)
+    storage: BaseStorage = MarkedStorage(backend, number, marks)
+    if in_memory:
+        storage = RememberingStorage(backend, number, marks.seen)
+    return optuna.load_study(study_name=study.study_name, storage=storage, sampler=study.sampler, pruner=study.pruner)
 
 
 def mark_those_before(study: optuna.Study) -> None:

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, Trial
 from sqlalchemy import delete
 
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder, ladder_for
+from search.study.memory import below_optuna
 from search.words import short_json
 from studies import StudySpec
 from studies.axes import numbers_of
@@ -145,7 +146,7 @@ def make_own(study: optuna.Study, frozen: FrozenTrial, attributes: Collection[st
         begin_anew(study, frozen)
     if frozen.user_attrs.keys() & set(attributes):
         model = models.TrialUserAttributeModel
-        with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]  # no public way
+        with below_optuna(study, frozen) as connection:
             connection.execute(delete(model).where(model.trial_id == frozen._trial_id, model.key.in_(attributes)))
     if frozen.params:
         queued = frozen.system_attrs.get(QUEUED, {}) | frozen.params
@@ -207,9 +208,9 @@ def undo_prune_query(study: optuna.Study, frozen: FrozenTrial) -> None:
     while first * pruner._reduction_factor**rung < frozen.last_step:
         rung += 1
     noted = f"{RUNG}{rung}"
-    if noted in frozen.system_attrs:  # no public way to remove it
+    if noted in frozen.system_attrs:
         model = models.TrialSystemAttributeModel
-        with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]
+        with below_optuna(study, frozen) as connection:
             connection.execute(delete(model).where(model.trial_id == frozen._trial_id, model.key == noted))
 
 
@@ -219,7 +220,7 @@ def begin_anew(study: optuna.Study, frozen: FrozenTrial) -> None:
     rungs = attributes.key.startswith(RUNG, autoescape=True)
     marks = models.TrialUserAttributeModel
     paused = marks.key.in_((PAUSED_AT, PROMOTED_AT))
-    with study._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]  # no public way
+    with below_optuna(study, frozen) as connection:
         connection.execute(delete(values).where(values.trial_id == frozen._trial_id))
         connection.execute(delete(marks).where(marks.trial_id == frozen._trial_id, paused))
         connection.execute(delete(attributes).where(attributes.trial_id == frozen._trial_id, rungs))

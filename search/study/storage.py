@@ -222,7 +222,7 @@ def is_away(error: Exception) -> bool:
 
 def is_same_file(study: optuna.Study) -> bool:
     """Whether a SQLite file is still where it was opened: a deleted one is read and written without an error."""
-    engine = _engine(study)
+    engine = backend_of(study).engine
     opened = engine.get_execution_options().get("opened")
     if opened is None:
         return True
@@ -237,7 +237,7 @@ def is_same_file(study: optuna.Study) -> bool:
 
 def wait_briefly(study: optuna.Study) -> None:
     """From now on, give up soon what is locked, or a server that hangs: for a process that tries again by itself."""
-    engine = _engine(study)
+    engine = backend_of(study).engine
 
     def configure(connection: Any, _record: object) -> None:
         if engine.dialect.name == "sqlite":
@@ -255,15 +255,16 @@ def check_writable(study: optuna.Study) -> None:
     Raises:
         OperationalError: somebody is, for longer than a connection waits.
     """
-    engine = _engine(study)
+    engine = backend_of(study).engine
     if engine.dialect.name == "sqlite":
         with engine.connect() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _engine(study: optuna.Study) -> Engine:
-    engine: Engine = study._storage._backend.engine  # type: ignore[attr-defined]  # below Optuna's cache
-    return engine
+def backend_of(study: optuna.Study) -> RDBStorage:
+    """The database of a study as it is, below caches, memory and stand-ins. The only way to it and to its engine."""
+    backend: RDBStorage = study._storage._backend  # type: ignore[attr-defined]
+    return backend
 
 
 def _plain(url: URL) -> str:

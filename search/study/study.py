@@ -197,7 +197,7 @@ def open_study(
     values = spec.model_dump(mode="json", exclude={"notify"})  # a webhook's address is a secret, and this is shown
     if study.user_attrs.get(SPEC) != values:
         study.set_user_attr(SPEC, values)
-    return with_marks(study, storage, study.user_attrs[UUID])
+    return with_marks(study, study.user_attrs[UUID], in_memory=True)
 
 
 def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]:
@@ -218,7 +218,7 @@ def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]
     spec = stored_spec(study.user_attrs[SPEC], f"study {name!r} was last launched", cure)
     if spec.name != name:  # a copy by another program, whose name may be a path, and names our files
         raise foreign
-    return with_marks(study, storage, study.user_attrs.get(UUID)), spec
+    return with_marks(study, study.user_attrs.get(UUID)), spec
 
 
 def stored_spec(values: object, what: str, cure: str) -> StudySpec:

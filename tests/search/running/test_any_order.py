@@ -22,9 +22,11 @@ from sqlalchemy.exc import OperationalError
 from search.devices import WorkerDevice
 from search.errors import FailureKind
 from search.running.coordinator import Coordinator
+from search.study import outage
 from search.study.events import Epoch as EpochLine
 from search.study.journal import read_journal
 from search.study.replay import replay
+from search.study.storage import backend_of
 from search.study.trial import is_paused
 from search.workers.messages import Assign, Epoch, FromWorker, Left, Ready, ToWorker
 from search.workers.pool import Exit
@@ -142,7 +144,7 @@ class Search(RuleBasedStateMachine):
         spec = spec_of(trials=BUDGET, pruner=SEARCHES[kind]["pruner"], startup_trials=2, faults={"retries": RETRIES})
         train = spec.train.model_copy(update={"schedule": SEARCHES[kind].get("schedule", spec.train.schedule)})
         self.spec = spec.model_copy(update={"limit": Limit(params=10_000, macs=10_000), "train": train})
-        self.at_once = patch.object(search.study.outage, "RETRY_SECONDS", 0)
+        self.at_once = patch.object(outage, "RETRY_SECONDS", 0)
         self.at_once.start()
         self.relaunch()
 
@@ -152,7 +154,7 @@ class Search(RuleBasedStateMachine):
         self.pool = Puppets(self.saved)
         self.coordinator: Coordinator = Bench(self.folder).coordinator(self.pool, self.spec)
         self.coordinator.begin()
-        engine = self.coordinator.trials.study._storage._backend.engine  # type: ignore[attr-defined]
+        engine = backend_of(self.coordinator.trials.study).engine
         event.listen(engine, "before_cursor_execute", self.count)
         commit = engine.dialect.do_commit
 

@@ -26,7 +26,7 @@ from search.paths import Runs
 from search.plan.space import Bounds, distributions
 from search.running.coordinator import Coordinator
 from search.study.owned import OwnedStudy
-from search.study.storage import is_away, open_storage, parse_url, wait_briefly
+from search.study.storage import backend_of, is_away, open_storage, parse_url, wait_briefly
 from search.study.study import open_study
 
 pytestmark = pytest.mark.postgres
@@ -89,7 +89,7 @@ def test_while_another_connection_locks_a_table_training_goes_on_and_nothing_is_
     while coordinator.step():
         pass
     coordinator.crew.close(0)
-    engine = coordinator.trials.study._storage._backend.engine  # type: ignore[attr-defined]
+    engine = backend_of(coordinator.trials.study).engine
     assert any(note.startswith("the database is back after") for note in notes)
     trials = coordinator.trials.study.get_trials()
     assert states(coordinator.trials.study) == ["COMPLETE"] * 3
@@ -104,7 +104,7 @@ def test_a_server_that_is_stopped_is_given_up_by_the_client_and_counts_as_away(
     monkeypatch.setattr(search.study.postgres, "LATE_SECONDS", 0.5)
     study = open_study(spec_of(), open_storage(parse_url(url), create=True), "content")
     wait_briefly(study)
-    engine = study._storage._backend.engine  # type: ignore[attr-defined]
+    engine = backend_of(study).engine
     with engine.connect() as connection:
         number = connection.execute(text("SELECT pg_backend_pid()")).scalar()
         process = psutil.Process(number)

@@ -25,7 +25,7 @@ from search.study.events import Ask, Started, Tell
 from search.study.journal import read_journal
 from search.study.progress import Snapshot
 from search.study.replay import replay
-from search.study.storage import SQLITE_TURN_SECONDS, parse_url, storage_errors
+from search.study.storage import SQLITE_TURN_SECONDS, backend_of, parse_url, storage_errors
 from search.workers.messages import Assign, Epoch, FromWorker
 from search.workers.pool import Exit
 from studies import Faults, Limit
@@ -234,7 +234,7 @@ def test_a_candidate_whose_asking_is_cut_short_is_drawn_before_what_happened_mea
                 raise OperationalError("", None, Exception("the server is gone"))
 
     coordinator = bench.coordinator(ScriptedPool(ends_meanwhile, 2), spec_of(trials=5, startup_trials=2))
-    event.listen(coordinator.trials.study._storage._backend.engine, "before_cursor_execute", breaks)  # type: ignore[attr-defined]
+    event.listen(backend_of(coordinator.trials.study).engine, "before_cursor_execute", breaks)
     assert coordinator.run() is True
     events = read_journal(coordinator.journal.path)
     steps = [(step.event, step.trial) for step in events if isinstance(step, Ask | Tell)]
@@ -248,7 +248,7 @@ def test_of_a_candidate_that_was_created_twice_the_first_is_asked_for_first(
     """Optuna itself tries again when the answer to a creation is lost."""
     coordinator = bench.coordinator(ScriptedPool(trains), spec_of(trials=3))
     coordinator.begin()
-    dialect = coordinator.trials.study._storage._backend.engine.dialect  # type: ignore[attr-defined]
+    dialect = backend_of(coordinator.trials.study).engine.dialect
     commit = dialect.do_commit
 
     def loses_an_answer(connection: Any) -> None:
@@ -271,7 +271,7 @@ def test_a_size_whose_storing_was_not_acknowledged_is_stored_and_noted_once(
     spec = spec_of(trials=1).model_copy(update={"limit": Limit(params=10_000, macs=10_000)})
     coordinator = bench.coordinator(ScriptedPool(trains), spec)
     coordinator.begin()
-    dialect, last = coordinator.trials.study._storage._backend.engine.dialect, list[Any]()  # type: ignore[attr-defined]
+    dialect, last = backend_of(coordinator.trials.study).engine.dialect, list[Any]()
     commit, execute = dialect.do_commit, dialect.do_execute
 
     def remembers(cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
