@@ -36,7 +36,10 @@ from search.options import (
     StorageOption,
     StudyArgument,
     TokenFileOption,
+    TrainingsOption,
+    TrialsOption,
     VersionOption,
+    budget_of,
     overrides_of,
 )
 from search.options import places as _places
@@ -73,7 +76,8 @@ def launch(
         Path | None, typer.Option("--data", help="Folder with the pictures; the study's later launches remember it.")
     ] = None,
     labels: LabelsOption = None,
-    trials: Annotated[int | None, typer.Option(help="Budget: finished trials in all.")] = None,
+    trainings: TrainingsOption = None,
+    trials: TrialsOption = None,
     hours: Annotated[float | None, typer.Option(help="Budget: hours of this launch.")] = None,
     assignments: SetOption = None,
     accept_changes: Annotated[
@@ -92,8 +96,7 @@ def launch(
 
     devices = parse_devices(gpus)
     overrides = overrides_of(assignments, data, labels)
-    overrides += [f"search.trials={trials}"] if trials is not None else []
-    overrides += [f"search.hours={hours}"] if hours is not None else []
+    overrides += budget_of(trainings=trainings, trials=trials, hours=hours)
     spec, is_shipped = shipped.load(study, overrides), study in shipped.names()
     folder, url = _places(storage, runs)
 
@@ -123,6 +126,8 @@ def check(
     data: DataOption = None,
     labels: LabelsOption = None,
     gpus: GpusOption = None,
+    trainings: TrainingsOption = None,
+    trials: TrialsOption = None,
     figure: FigureOption = None,
     duplicates: DuplicatesOption = False,
     assignments: SetOption = None,
@@ -134,7 +139,8 @@ def check(
     from search.plan.check import check_study
     from search.plan.meaning import text_of_check
 
-    spec = _load(study, assignments or [], data, labels)
+    budget = budget_of(trainings=trainings, trials=trials)
+    spec = _load(study, [*(assignments or []), *budget], data, labels)
     workers = share_gpus(parse_devices(gpus), spec.search.workers_per_gpu)
     pairs = Path(f"{spec.name}-duplicates.png") if duplicates else None
     say = partial(remark, aside=as_json)

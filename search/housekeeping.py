@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class Studies:
     """The answer of ``search studies``."""
 
+    version: int = 2
+    """Version of the JSON shape."""
     studies: tuple[Shipped, ...]
     """Those that come with the product."""
     storage: str
@@ -101,7 +103,7 @@ def _text_of_studies(answer: Studies) -> str:
     text = text_of_studies(ShippedStudies(answer.studies))
     if not answer.begun:
         return text
-    rows = [("study", "owner", "state", "trials", "best", "last change"), *map(_row, answer.begun)]
+    rows = [("study", "owner", "state", "budget", "best", "last change"), *map(_row, answer.begun)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "\n".join([text, "", f"in {answer.storage}:", *lines])
@@ -110,7 +112,9 @@ def _text_of_studies(answer: Studies) -> str:
 def _row(one: Listed) -> tuple[str, ...]:
     from trainer.errors import printable
 
-    budget = str(one.finished) if one.trials is None else f"{one.finished} of {one.trials}"
+    budget = f"{one.finished} trials finished"
+    if one.budget is not None and one.spent is not None:
+        budget = " ".join(one.budget.progress(one.spent))
     best = "-" if one.best is None else f"{one.best:.2%}"
     state = {"unreadable": "of another version", "foreign": "of another program"}.get(one.state, one.state)
     changed = (one.last_change or "-").replace("T", " ")

@@ -125,6 +125,8 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override the study file, e.g. train.epochs=5"),
 ]
+TrainingsOption = Annotated[float | None, typer.Option(help="Budget: compute of the whole study, in full trainings.")]
+TrialsOption = Annotated[int | None, typer.Option(help="Budget: trials of the whole study.")]
 GpusOption = Annotated[
     str | None,
     typer.Option(
@@ -199,3 +201,9 @@ def overrides_of(assignments: list[str] | None, data: Path | None, labels: str |
     given = {"path": data, "labels": labels}
     named = {name: json.dumps(str(one), ensure_ascii=False) for name, one in given.items() if one is not None}
     return [*(assignments or []), *(f"data.{name}={value}" for name, value in named.items())]
+
+
+def budget_of(*, trainings: float | None, trials: int | None, hours: float | None = None) -> list[str]:
+    """``--trainings``, ``--trials`` and ``--hours`` as "key=value" overrides of the study file."""
+    given = {"trainings": trainings, "trials": trials, "hours": hours}
+    return [f"search.{name}={value}" for name, value in given.items() if value is not None]

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from studies.axes import Range, values_of
-from studies.spec import Confirm, Faults, Final, Finetune, Limit, Search, StudySpec
+from studies.final import Final, Finetune
+from studies.spec import Confirm, Faults, Limit, Search, StudySpec, describe_budget
 from trainer.errors import ConfigError, no_room
 from trainer.values import nearest, override, validate
 
@@ -107,7 +108,10 @@ class Shipped:
     """Source of the images."""
     models: tuple[str, ...]
     """The models that the study searches."""
-    trials: int
+    trainings: float | None
+    """Budget of compute, in full trainings."""
+    trials: int | None
+    """Budget of trials."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ def shipped() -> ShippedStudies:
                 name=name,
                 data=spec.data.source,
                 models=tuple(map(str, values_of("model", spec.train, spec.space))),
+                trainings=spec.search.trainings,
                 trials=spec.search.trials,
             )
             for name, spec in ((name, load(name)) for name in names())
@@ -139,9 +144,10 @@ def text_of_studies(answer: ShippedStudies) -> str:
         for study in answer.studies
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    budgets = [describe_budget(study.trainings, study.trials) for study in answer.studies]
     return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), f"{study.trials} trials"])
-        for cells, study in zip(rows, answer.studies, strict=True)
+        "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), budget])
+        for cells, budget in zip(rows, budgets, strict=True)
     )
 
 

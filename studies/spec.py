@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self, TypeAlias, assert_never, get_args
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -26,7 +26,8 @@ from studies.axes import (
     sizes_vary,
     values_of,
 )
-from trainer.config import SIZE_SETTINGS, DataConfig, Distill, ModelSize, Optimizer, TrainConfig, View
+from studies.final import Final
+from trainer.config import SIZE_SETTINGS, DataConfig, ModelSize, TrainConfig
 from trainer.values import FrozenModel, validate
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -55,8 +56,11 @@ class Limit(FrozenModel):
 class Search(FrozenModel):
     """Sampler, pruner and budget. May be changed between two launches of a study."""
 
-    trials: int = Field(30, ge=1)
-    """Budget: finished trials (completed, pruned or failed) after which the search ends."""
+    trainings: float | None = Field(30, gt=0)
+    """Budget: compute, in full trainings. A trial that ends after a third of its epochs, or folds, counts a third.
+    Default: no limit if ``trials`` is named."""
+    trials: int | None = Field(None, ge=1)
+    """Budget: trials begun (completed, pruned and failed ones too). Default: no limit."""
     hours: float | None = Field(None, gt=0)
     """Budget: hours after which a launch starts no further trial. Default: no limit."""
     sampler: Literal["tpe", "random", "gp"] = "tpe"
@@ -72,6 +76,19 @@ class Search(FrozenModel):
     workers_per_gpu: int = Field(1, ge=1, le=16)
     """Workers on each GPU, each with its own trial. Useful where a single small model leaves the GPU idle. Without
     effect on the CPU, where ``--gpus cpu:2`` asks for two workers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_two_budgets_the_unnamed_is_none(cls, values: object) -> object:
+        if isinstance(values, Mapping) and not {"trainings", "trials"}.isdisjoint(values):
+            return {"trainings": None, "trials": None} | dict(values)
+        return values
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.trainings is None and self.trials is None:
+            raise ValueError("no budget: name trainings, or trials, or both")
+        return self
 
 
 class Faults(FrozenModel):
@@ -121,83 +138,6 @@ class Confirm(FrozenModel):
     """Number of the best trials to train again. 0: no confirmation; the best trial of the search is exported."""
     seeds: int = Field(3, ge=1)
     """Number of fresh seeds for each of them. Two or more give a standard error, and so ties can be recognised."""
-
-
-class Finetune(FrozenModel):
-    """A last stage on the validation split alone. It starts from the retrained weights and keeps the last ones.
-
-    Batch size, weight decay, momentum and loss stay the candidate's. Its schedule and augmentation do not apply; the
-    only augmentation is hflip. The defaults are those of the contest's winning team.
-    """
-
-    optimizer: Optimizer = "adam"
-    """As in [train]."""
-    lr: float = Field(1e-3, gt=0)
-    """Learning rate, constant."""
-    epochs: int = Field(4, ge=1)
-    """Passes over the validation split."""
-    dropout: float = Field(0.16, ge=0, lt=1)
-    """Drop rate before the classifier."""
-    hflip: float = Field(0.5, ge=0, le=1)
-    """Probability of a left-right flip."""
-
-
-FormatName: TypeAlias = Literal["onnx", "pt2"]
-"""Name of a format. Each format has a module in search/export/formats."""
-
-
-class Final(FrozenModel):
-    """How the chosen candidate is trained for its export, and what the export holds. May be changed at any time."""
-
-    fit_on: Literal["train", "train+val"] = "train"
-    """Splits to train on. With train+val no split is left to select by, and the search's patience does not apply."""
-    epochs: int | None = Field(None, ge=1)
-    """Passes over the pictures. Default: as many as in the search."""
-    ema: float | None = Field(None, ge=0, lt=1)
-    """Decay per step of an average of the weights, 0: none. Default: as in the search."""
-    ensemble: int = Field(1, ge=1)
-    """Number of members, each trained with its own seed; their probabilities are averaged. The limit counts all."""
-    limit_each: bool = False
-    """true: the limit holds for each member of an ensemble alone."""
-    tta: tuple[View, ...] = ()
-    """Views that are averaged with the picture itself: flip (left-right), vflip (top-bottom). Each view adds the
-    model's multiply-adds once more, and the limit counts them."""
-    formats: tuple[FormatName, ...] = ("onnx", "pt2")
-    """Formats beside config.json and model.safetensors: model.onnx, and model.pt2 (torch.export)."""
-    finetune: Finetune | None = None
-    """A last stage on the validation split. Default: none."""
-    distill: Distill | None = None
-    """A teacher for the export's training. Default: as in [train]."""
-
-    @field_validator("tta", "formats")
-    @classmethod
-    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(names)) < len(names):
-            raise ValueError(f"{list(names)} names one twice; name each once")
-        return names
-
-    @model_validator(mode="after")
-    def _something_holds_all_of_it(self) -> Self:
-        if not self.formats and (self.ensemble > 1 or self.tta):
-            names = ", ".join(f'"{name}"' for name in get_args(FormatName))
-            raise ValueError(f"formats = []: no file would hold an ensemble or its views; name at least one of {names}")
-        return self
-
-    @property
-    def sees_validation(self) -> bool:
-        """Whether the exported weights were trained on the validation split, so that it cannot judge them."""
-        return self.fits_on_validation or self.finetune is not None
-
-    @property
-    def fits_on_validation(self) -> bool:
-        """Whether the validation split is part of the training pictures, so that no split is left to select by."""
-        match self.fit_on:
-            case "train":
-                return False
-            case "train+val":
-                return True
-            case _:
-                assert_never(self.fit_on)
 
 
 class StudySpec(FrozenModel):
@@ -388,6 +328,13 @@ def describe_limit(limit: Limit) -> str:
     parts = [f"{limit.params:,} parameters"] if limit.params else []
     parts += [f"{limit.macs:,} multiply-adds"] if limit.macs else []
     return " and ".join(parts) or "no limit"
+
+
+def describe_budget(trainings: float | None, trials: int | None) -> str:
+    """The budget of a whole study in words: "30 trainings", "30 trainings or 60 trials"."""
+    parts = [] if trainings is None else [f"{trainings:,g} training{'' if trainings == 1 else 's'}"]
+    parts += [] if trials is None else [f"{trials:,} trial{'' if trials == 1 else 's'}"]
+    return " or ".join(parts)
 
 
 def _problems(found: Sequence[tuple[tuple[int | str, ...], str]]) -> ValidationError:

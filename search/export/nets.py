@@ -13,7 +13,7 @@ from torch import nn
 
 from search.export.formats.table import format_of
 from studies import StudySpec
-from studies.spec import FormatName
+from studies.final import FormatName
 from trainer.config import TrainConfig
 from trainer.evaluate import Ensemble
 from trainer.models import build_model

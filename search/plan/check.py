@@ -16,12 +16,13 @@ from search.console import Terminal, show_progress
 from search.devices import WorkerDevice, use_gpu
 from search.paths import Runs
 from search.plan.data_warnings import never_predicted, warnings_about
-from search.plan.meaning import ChoiceAxis, Estimate, Images, Meaning, RangeAxis
+from search.plan.meaning import Candidates, ChoiceAxis, Estimate, Images, Meaning, RangeAxis
 from search.plan.near_duplicates import draw_pairs
 from search.plan.prepare import Prepared, check_room, prepare, room_needed
 from search.plan.preview import check_figure, draw_images
 from search.plan.space import find_bounds, known_recipes
 from search.plan.width import Fitter, SizedWidth
+from search.study.budget import Budget
 from studies import StudySpec
 from studies.spec import exported_size
 from trainer.config import TrainConfig
@@ -88,12 +89,13 @@ def check_study(
     speed = measure_speed(candidate, data, devices[0])
     seconds_per_trial = max(1, spec.data.folds) * spec.train.epochs * speed.seconds_per_epoch
     num_train = len(data.splits["train"])
+    candidates = bought_by(spec)
     alone = len({device.visible or device.label for device in devices})  # workers on one GPU share its speed
     return Meaning(
         study=spec.name,
         model=spec.train.model,
         epochs=spec.train.epochs,
-        trials=spec.search.trials,
+        budget=Budget.of(spec),
         limit=spec.limit,
         pictures=_images_of(spec, data, runs, _near_duplicates(data, duplicates, say), candidate),
         space={key: _axis_of(axis) for key, axis in space.items()},
@@ -120,12 +122,25 @@ def check_study(
             images_per_second=speed.images_per_second,
             seconds_per_epoch=speed.seconds_per_epoch,
             seconds_per_trial=seconds_per_trial,
-            seconds_at_most=math.ceil(spec.search.trials / alone) * seconds_per_trial,
+            candidates=candidates,
+            seconds_at_most=math.ceil(candidates.trained_to_the_end / alone) * seconds_per_trial,
             cache_bytes=sum(file.stat().st_size for file in data.cache_path.iterdir()),
             checkpoint_bytes=for_checkpoints,
             free_bytes=shutil.disk_usage(runs.root).free,
         ),
     )
+
+
+def bought_by(spec: StudySpec) -> Candidates:
+    """How many candidates the budget buys. A pruner stops none before its first rung, ``search.min_epochs``."""
+    budget = Budget.of(spec)
+    first = spec.num_steps if spec.search.pruner == "none" else spec.search.min_epochs
+    most = math.inf if budget.trials is None else budget.trials
+    ends = (
+        most if budget.trainings is None else budget.trainings * budget.steps / each for each in (budget.steps, first)
+    )
+    at_least, at_most = (math.ceil(min(most, round(end, 6))) for end in ends)
+    return Candidates(trained_to_the_end=at_least, stopped_at_first_rung=at_most, first_rung=first)
 
 
 def largest_candidate(spec: StudySpec, space: Mapping[str, BaseDistribution], fitter: Fitter) -> TrainConfig:

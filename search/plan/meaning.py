@@ -12,7 +12,8 @@ from rich.text import Text
 
 from search.plan.limit import size_line
 from search.plan.width import SizedWidth
-from search.words import duration, megabytes
+from search.study.budget import Budget
+from search.words import count, duration, megabytes
 from studies import Limit
 from studies.axes import Value
 from studies.spec import describe_limit, fits
@@ -65,8 +66,20 @@ class ChoiceAxis:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """How many candidates a budget buys, roughly."""
+
+    trained_to_the_end: int
+    """If no candidate is stopped."""
+    stopped_at_first_rung: int
+    """If each candidate is stopped as soon as the pruner can stop one."""
+    first_rung: int
+    """Steps (epochs, or folds) after which that is."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Time and disk of a search without pruning, from the speed of the largest candidate."""
+    """Candidates, time and disk of a search, from the speed of the largest candidate."""
 
     model: str
     device: str
@@ -79,8 +92,9 @@ class Estimate:
     """Seconds for the whole training and validation splits."""
     seconds_per_trial: float
     """Seconds for all epochs, and all folds."""
+    candidates: Candidates
     seconds_at_most: float
-    """Seconds for the whole search."""
+    """Seconds for the whole search, if no candidate is stopped."""
     cache_bytes: int
     checkpoint_bytes: int
     """Disk that the checkpoints of all workers need."""
@@ -92,12 +106,12 @@ class Estimate:
 class Meaning:
     """The meaning of a study before its launch."""
 
-    version: int = 1
+    version: int = 2
     """Version of the JSON shape."""
     study: str
     model: str
     epochs: int
-    trials: int
+    budget: Budget
     limit: Limit
     pictures: Images
     space: Mapping[str, RangeAxis | ChoiceAxis]
@@ -127,7 +141,7 @@ def text_of_check(meaning: Meaning) -> Group:
     models = meaning.space.get("model")
     model = f"{len(models.choices)} models" if isinstance(models, ChoiceAxis) else meaning.model
     return Group(
-        Text(f"{meaning.study}: {meaning.trials} trials of {model}, {epochs} each"),
+        Text(f"{meaning.study}: {meaning.budget.words} of {model}, {epochs} each"),
         *_text_of_images(meaning.pictures),
         *_text_of_sizes(meaning),
         *(_heading("space"), _space_table(meaning.space)),
@@ -229,6 +243,7 @@ def _estimate_table(meaning: Meaning) -> Table:
     workers = f"{estimate.workers} worker{'s' if estimate.workers > 1 else ''}"
     if estimate.workers_per_gpu > 1:
         workers += f", {estimate.workers_per_gpu} on each GPU"
+    shorter = "; pruning makes it shorter" if meaning.budget.trainings is None else ""
     return _pairs_table(
         {
             "steps per epoch": ", ".join(
@@ -239,11 +254,22 @@ def _estimate_table(meaning: Meaning) -> Table:
             f"{estimate.model}",
             "epoch": f"about {duration(estimate.seconds_per_epoch)}",
             "trial": f"about {duration(estimate.seconds_per_trial)} unless it is pruned",
-            "search": f"at most about {duration(estimate.seconds_at_most)} with {workers}; pruning makes it shorter",
+            "search": f"at most about {duration(estimate.seconds_at_most)} with {workers}{shorter}",
+            "budget": _bought(meaning),
             "disk": f"{megabytes(estimate.cache_bytes)} cache, {megabytes(estimate.checkpoint_bytes)} checkpoints; "
             f"{megabytes(estimate.free_bytes)} free",
         }
     )
+
+
+def _bought(meaning: Meaning) -> str:
+    """What the budget buys, in candidates."""
+    candidates, hours = meaning.estimate.candidates, meaning.budget.hours
+    least, most = candidates.trained_to_the_end, candidates.stopped_at_first_rung
+    words = f"{meaning.budget.words}: {count(least, 'candidate')} trained to the end"
+    if most > least:
+        words += f", up to {most:,} if each is stopped at its first rung"
+    return words if hours is None else f"{words}; none begins after {hours:g} hours of a launch"
 
 
 def _steps(number: int, batch_size: int, num_train: int) -> str:

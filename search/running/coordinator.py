@@ -165,10 +165,11 @@ class Coordinator:
         seconds_left = None if hours is None else max(0.0, self.started + hours * 3600 - time.monotonic())
         return Snapshot(
             study=self.spec.name,
-            budget=self.spec.search.trials,
+            budget=self.trials.budget,
+            spent=(spent := self.trials.spent),
             finished=finished,
             workers=tuple(workers),
-            eta_seconds=eta_seconds(self.spec, finished, workers, seconds_left),
+            eta_seconds=eta_seconds(self.trials.budget, spent, finished, workers, seconds_left),
             stopping=self.stopping,
             epochs=self.spec.num_steps,
             problems=tuple(self._problems()),
@@ -273,7 +274,8 @@ class Coordinator:
     def _outcome_line(self, view: TrialView) -> str:
         snapshot = self.snapshot()
         best = f"; best {snapshot.best.value:.2%} (trial {snapshot.best.number})" if snapshot.best else ""
-        return f"{view.sentence(self.spec.num_steps)}; {len(self.trials.finished)} of {snapshot.budget} done{best}"
+        spent = " ".join(snapshot.budget.progress(snapshot.spent))
+        return f"{view.sentence(self.spec.num_steps)}; {spent}{best}"
 
     # -- events of workers
 

@@ -22,6 +22,7 @@ from search.plan.prepare import Prepared, check_room, images_of, models_of, prep
 from search.process import STOP_SIGNALS, allow_grace, log_to
 from search.running.coordinator import Coordinator
 from search.study.begun import as_begun, renew
+from search.study.budget import Budget
 from search.study.events import Accept, Keep
 from search.study.identity import take_folder
 from search.study.journal import Journal
@@ -118,9 +119,9 @@ def launch(
             with contextlib.suppress(*STORAGE_FAILURES):  # it may go away now: all is written
                 snapshot = completed(snapshot, study, spec, runs)
             return snapshot
-    done = len(coordinator.trials.finished)
+    trials = coordinator.trials
     raise Interrupted(
-        f"study {spec.name!r} stopped with {done} of {spec.search.trials} trials finished; "
+        f"study {spec.name!r} stopped with {trials.budget.describe(trials.spent)}; "
         "nothing is lost, the same command goes on from there",
         at_once=coordinator.killed,
     )
@@ -189,7 +190,7 @@ def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice
     width = f"; width_mult up to {prepared.width.widest.width_mult:g}" if prepared.width else ""
     where = ", ".join(device.label for device in devices)
     return (
-        f"{spec.name}: {spec.search.trials} trials of {', '.join(models_of(spec, prepared))} on {where}; "
+        f"{spec.name}: {Budget.of(spec).words} of {', '.join(models_of(spec, prepared))} on {where}; "
         f"{prepared.num_classes} classes, pictures: {images_of(prepared)}{width}"
     )
 

@@ -29,6 +29,11 @@ class Progress:
     """The last attempt that ended in a crash."""
     setbacks: Setbacks = field(default_factory=Setbacks)
 
+    @property
+    def step(self) -> int:
+        """The last step that was reported; 0 before the first."""
+        return max(self.reported, default=0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:

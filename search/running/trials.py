@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search.paths import Runs
 from search.running.records import Changed, Ending, Progress
 from search.study import events
+from search.study.budget import Budget, Spent
 from search.study.journal import Journal, installed
 from search.study.marks import FOREIGN_REASON, MarkedStorage, Marks, is_foreign, own_trials
 from search.study.owned import OwnedStudy
@@ -75,6 +76,7 @@ class Trials:
 
     def __init__(self, owned: OwnedStudy, space: dict[str, BaseDistribution], runs: Runs) -> None:
         self.study, self.spec, self.space, self.runs = owned.study, owned.spec, space, runs
+        self.budget = Budget.of(self.spec)
         self.uuid = self.study.user_attrs.get(UUID)
         self.marks = Marks.of(self.study, self.uuid)
         self.journal = Journal(runs.journal(self.spec.name))
@@ -92,9 +94,16 @@ class Trials:
         self.finished: dict[int, TrialView] = {}
 
     @property
+    def spent(self) -> Spent:
+        """What the search has spent by now."""
+        steps = [progress.step for progress in self.progress.values()]
+        return Spent.so_far(self.finished.values(), steps, self.spec)
+
+    @property
     def left(self) -> int:
-        """Trials that the budget still allows to be begun."""
-        return max(0, self.spec.search.trials - len(self.progress) - len(self.finished))
+        """Candidates that the budget still allows to be begun, at most."""
+        committed = sum(self.spec.num_steps - progress.step for progress in self.progress.values())
+        return self.budget.candidates_left(self.spent, committed)
 
     def check_writable(self) -> None:
         """See whether the database can be written to; Optuna would try five times to create a trial, and sleep."""

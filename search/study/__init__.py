@@ -14,6 +14,7 @@ sampling      sampler and pruner; asks for trials and resumes them
 marks         which finished trials are the search's own
 trial         one trial as the product sees it: view, rank, outcome
 progress      a search at one moment: workers, problems, time left
+budget        what a search may spend, what it has spent, whether another candidate may begin
 confirmation  which trial is best: results of fresh seeds, ties, winner
 events        the lines of a journal as checked values
 journal       the append-only log of a search

@@ -22,7 +22,7 @@ from trainer.config import RECIPE_VERSION
 from trainer.values import override, validate
 
 KEPT = {
-    "search": ("trials", "sampler", "startup_trials", "pruner", "min_epochs", "reduction_factor"),
+    "search": ("trials", "trainings", "sampler", "startup_trials", "pruner", "min_epochs", "reduction_factor"),
     "confirm": ("top", "seeds"),
 }
 """Settings that a study keeps unless its file names them: a later default applies to new studies only. search.hours is
@@ -89,6 +89,8 @@ def with_kept(asked: StudySpec, stored: Tables, tables: Sequence[str] = tuple(KE
         ConfigError: the file's settings and the kept ones contradict each other.
     """
     values = asked.model_dump(mode="json")
+    if "trials" in stored.get("search", {}):  # a study of before that has trials alone has no budget of compute
+        stored = {**stored, "search": {"trainings": None} | stored["search"]}
     kept = {
         f"{table}.{name}": stored[table][name]
         for table in tables
@@ -101,7 +103,7 @@ def with_kept(asked: StudySpec, stored: Tables, tables: Sequence[str] = tuple(KE
     for setting, value in kept.items():
         table, name = setting.split(".")
         values[table][name] = value
-    listed = ", ".join(f"{setting} = {value}" for setting, value in kept.items())
+    listed = ", ".join(f"no {key}" if value is None else f"{key} = {value}" for key, value in kept.items())
     line = f"kept from before, because the study file does not name it: {listed}"
     return Begun(validate(StudySpec, values, f"study {asked.name}, {line}"), kept, [line])
 

@@ -17,6 +17,7 @@ from sqlalchemy import URL
 
 from search.errors import StorageError, StudyChanged, UsageError
 from search.paths import Runs
+from search.study.budget import Budget, Spent
 from search.study.identity import take_folder
 from search.study.lock import own_study, owner_of
 from search.study.marks import own_trials
@@ -48,9 +49,12 @@ class Listed:
     state: State
     held_by: str | None
     """The process that uses it now."""
-    trials: int | None
-    """Its budget; None if its settings cannot be read."""
+    budget: Budget | None
+    """None if its settings cannot be read."""
+    spent: Spent | None
+    """None if its settings cannot be read."""
     finished: int
+    """Number of finished trials."""
     best: float | None
     """Validation accuracy of the best trial."""
     last_change: str | None
@@ -94,8 +98,8 @@ def _listed(name: str, storage: RDBStorage, url: URL, runs: Runs) -> Listed:
     except UsageError:
         state = "foreign"
     trials = own_trials(study)
-    finished = sum(trial.state.is_finished() for trial in trials)
-    if spec is not None and state == "stopped" and finished >= spec.search.trials:
+    budget, spent = (None, None) if spec is None else (Budget.of(spec), Spent.of(trials, spec))
+    if state == "stopped" and budget is not None and spent is not None and budget.is_spent(spent):
         state = "finished"
     best = None if spec is None else best_of(trials, spec.limit)
     return Listed(
@@ -103,8 +107,9 @@ def _listed(name: str, storage: RDBStorage, url: URL, runs: Runs) -> Listed:
         owner=person,
         state=state,
         held_by=held_by,
-        trials=None if spec is None else spec.search.trials,
-        finished=finished,
+        budget=budget,
+        spent=spent,
+        finished=sum(trial.state.is_finished() for trial in trials),
         best=None if best is None else best.values[0],
         last_change=_last_change(trials),
     )

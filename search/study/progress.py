@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from search.study.budget import Budget, Spent
 from search.study.confirmation import Confirmation
 from search.study.trial import TrialView, rank
 from search.words import duration
-from studies import StudySpec
 
 SILENT_EPOCHS, SILENT_SECONDS = 5, 120
 """A worker that is silent for longer than so many of its epochs, and than so many seconds, is reported as a problem."""
@@ -45,7 +45,8 @@ class Snapshot:
     """A search at one moment."""
 
     study: str
-    budget: int
+    budget: Budget
+    spent: Spent
     finished: tuple[TrialView, ...]
     workers: tuple[WorkerView, ...]
     eta_seconds: float | None
@@ -69,6 +70,11 @@ class Snapshot:
         complete = [trial for trial in self.finished if trial.state == "COMPLETE" and trial.feasible]
         return min(complete, key=lambda trial: rank(trial.value, trial.num_params, trial.number), default=None)
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether the budget of the whole study is spent."""
+        return self.budget.is_spent(self.spent)
+
     def count(self, state: str) -> int:
         """Finished trials in one of Optuna's states."""
         return sum(trial.state == state for trial in self.finished)
@@ -85,15 +91,22 @@ def typical_epoch_seconds(finished: Sequence[TrialView], workers: Sequence[Worke
 
 
 def eta_seconds(
-    spec: StudySpec, finished: Sequence[TrialView], workers: Sequence[WorkerView], seconds_left: float | None = None
+    budget: Budget,
+    spent: Spent,
+    finished: Sequence[TrialView],
+    workers: Sequence[WorkerView],
+    seconds_left: float | None = None,
 ) -> float | None:
     """Seconds until the budget is spent, from measured epochs and from the epochs that trials reach before pruning.
+
+    A budget of compute is divided by the speed. One of trials needs the length of a trial that may be pruned.
 
     The share of trials that end after each epoch is estimated as by Kaplan and Meier, 1958: a running trial counts as
     having reached its epoch. Finished trials alone would give too short a time, because pruned ones finish first.
 
     Args:
-        spec: the study's spec, for its budget and the length of a trial.
+        budget: the study's budget, with the length of a trial.
+        spent: what is spent of it.
         finished: the finished trials.
         workers: the workers, with their current trials.
         seconds_left: seconds left of a budget in hours; no trial begins after that. None without such a budget.
@@ -105,9 +118,9 @@ def eta_seconds(
     if epoch_seconds is None or not workers:
         return None
     running = [worker for worker in workers if worker.trial is not None]
-    reached, ended = [0] * (spec.num_steps + 1), [0] * (spec.num_steps + 1)
+    reached, ended = [0] * (budget.steps + 1), [0] * (budget.steps + 1)
     for epochs, is_over in [*((t.epochs, True) for t in finished), *((w.epoch, False) for w in running)]:
-        last = min(epochs, spec.num_steps)
+        last = min(epochs, budget.steps)
         ended[last] += is_over
         for epoch in range(last + 1):
             reached[epoch] += 1
@@ -116,7 +129,7 @@ def eta_seconds(
     def epochs_left(done: int) -> float:
         """Expected number of further epochs of a trial that has finished ``done`` and goes on."""
         expected, chance = 0.0, 1.0
-        for epoch in range(done, spec.num_steps):
+        for epoch in range(done, budget.steps):
             chance *= going_on[epoch] if epoch > done else 1.0
             expected += chance
         return expected
@@ -127,9 +140,12 @@ def eta_seconds(
         for worker in running
         for seconds in [worker.epoch_seconds or epoch_seconds]
     ]
-    to_ask = max(0, spec.search.trials - len(finished) - len(running))
-    total = max([(sum(left) + to_ask * of_a_trial) / len(workers), *left])
-    return total if seconds_left is None else min(total, max([seconds_left + of_a_trial if to_ask else 0.0, *left]))
+    to_come = [] if budget.trials is None else [(budget.trials - len(finished) - len(running)) * of_a_trial]
+    if budget.trainings is not None:
+        to_come.append((budget.trainings * budget.steps - spent.epochs) * epoch_seconds - sum(left))
+    new = max(0.0, min(to_come))
+    total = max([(sum(left) + new) / len(workers), *left])
+    return total if seconds_left is None else min(total, max([seconds_left + of_a_trial if new else 0.0, *left]))
 
 
 def problems(snapshot: Snapshot) -> list[str]:

@@ -21,6 +21,9 @@ DIVERGED, OUT_OF_MEMORY = "diverged", "out of memory"
 FAILURE = "failure"
 """Trial attribute: the kind of failure that ended the trial. Studies of older versions do not have it."""
 
+PAUSED, PROMOTED = "paused_at", "promoted_at"
+"""Trial attributes: the step after which the trial was last paused, and the one from which it last went on."""
+
 
 @dataclass(frozen=True)
 class TrialView:
@@ -139,6 +142,12 @@ def position(axis: BaseDistribution, value: Value | None) -> float:
 def step_of(spec: StudySpec) -> str:
     """Name of the unit after which a trial reports: "epoch" or "fold"."""
     return "fold" if spec.data.folds else "epoch"
+
+
+def is_paused(trial: FrozenTrial) -> bool:
+    """Whether a RUNNING trial waits for later results, and no worker trains it."""
+    paused = trial.user_attrs.get(PAUSED)
+    return trial.state == TrialState.RUNNING and paused is not None and paused != trial.user_attrs.get(PROMOTED)
 
 
 def failure_of(trial: FrozenTrial) -> FailureKind | None:

@@ -13,6 +13,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from search.study.budget import Budget, Spent
 from search.study.trial import (
     DIVERGED,
     OUT_OF_MEMORY,
@@ -87,7 +88,7 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
     ended = [trial.datetime_complete for trial in trials if trial.datetime_complete]
     when = f" from {_moment(min(begun))} to {_moment(max(ended))}" if begun and ended else ""
     sentences.append(
-        f"{len(views)} of {count(spec.search.trials, 'trial')} finished{when}: {len(by_state['COMPLETE'])} completed, "
+        f"{' '.join(Budget.of(spec).progress(Spent.of(trials, spec)))}{when}: {len(by_state['COMPLETE'])} completed, "
         f"{len(by_state['PRUNED'])} pruned, {len(by_state['FAIL'])} failed."
     )
     if best := best_of(trials, spec.limit):
@@ -114,16 +115,14 @@ def findings(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mappin
     """Facts to know before trusting the result or launching the next search, one or two sentences each."""
     complete = ranked(trials, spec.limit)
     finished = [trial for trial in trials if trial.state.is_finished()]
-    unfinished = sum(trial.state == TrialState.RUNNING for trial in trials)
+    budget, spent = Budget.of(spec), Spent.of(trials, spec)
+    unfinished = spent.begun - spent.finished - spent.paused
     found = []
     if finished and not complete:
         found.append("No trial has completed, so there is no best recipe yet.")
-    if len(finished) < spec.search.trials:
-        running = f", {unfinished} more begun" if unfinished else ""
-        found.append(
-            f"The budget is not spent: {len(finished)} of {count(spec.search.trials, 'trial')} finished{running}. "
-            "The same launch command goes on."
-        )
+    if not budget.is_spent(spent):
+        running = f", {unfinished} unfinished" if unfinished else ""
+        found.append(f"The budget is not spent: {budget.describe(spent)}{running}. The same launch command goes on.")
     if complete:
         found += _edges(spec, trials, complete)
     if complete and len(complete) < SURE_TRIALS:

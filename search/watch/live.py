@@ -50,7 +50,7 @@ def text_of_snapshot(snapshot: Snapshot, *, rows: int = 40) -> Group:
         rows: height of the terminal; if it is too low, trials are left out first.
     """
     parts: list[RenderableType] = [Text(headline(snapshot), style="bold")]
-    parts.append(_bar(len(snapshot.finished), snapshot.budget, COLUMNS))
+    parts.append(_bar(snapshot.budget.share(snapshot.spent), 1, COLUMNS))
     trouble = problems(snapshot)
     for problem in trouble[-SHOWN_PROBLEMS:]:
         parts.append(_entry("problem", problem, "red"))
@@ -74,10 +74,10 @@ def text_of_snapshot(snapshot: Snapshot, *, rows: int = 40) -> Group:
 
 def headline(snapshot: Snapshot) -> str:
     """The budget in one line."""
-    parts = [f"{len(snapshot.finished):,} of {snapshot.budget:,} trials"]
+    parts = [snapshot.budget.describe(snapshot.spent)]
     parts += [f"{snapshot.count('PRUNED'):,} pruned"] if snapshot.count("PRUNED") else []
     parts += [f"{snapshot.count('FAIL'):,} failed"] if snapshot.count("FAIL") else []
-    if snapshot.eta_seconds is not None and len(snapshot.finished) < snapshot.budget:
+    if snapshot.eta_seconds is not None and not snapshot.is_spent:
         parts.append(f"about {duration(snapshot.eta_seconds)} left")
     return f"{snapshot.study}: {', '.join(parts)}"
 
@@ -236,17 +236,17 @@ def log_line(snapshot: Snapshot) -> str:
 
 def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs) -> str:
     """Last message of ``search launch`` when the budget is spent: how to go on, and how to export the best trial."""
-    best = snapshot.best
+    best, budget, spent = snapshot.best, snapshot.budget, snapshot.spent
     counts = f"({snapshot.count('PRUNED')} pruned, {snapshot.count('FAIL')} failed)"
-    if len(snapshot.finished) < snapshot.budget:
+    if not snapshot.is_spent:
         words = (
-            f"study {spec.name!r} has spent its {spec.search.hours:g} hours with {len(snapshot.finished)} of "
-            f"{snapshot.budget} trials finished {counts}; to go on, repeat the command"
+            f"study {spec.name!r} has spent its {spec.search.hours:g} hours with {budget.describe(spent)} {counts}; "
+            "to go on, repeat the command"
         )
     else:
         words = (
-            f"study {spec.name!r} has spent its budget of {snapshot.budget} trials {counts}; to go on, repeat the "
-            f"command with --trials {_larger_budget(snapshot)}"
+            f"study {spec.name!r} has spent its budget of {budget.words} {counts}; to go on, repeat the command with "
+            f"{budget.larger(spent)}"
         )
     if best is not None and best.value is not None:
         words += (
@@ -254,10 +254,6 @@ def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs) -> str:
             f"hand it over with: search export-best {spec.name}{runs.option}"
         )
     return words
-
-
-def _larger_budget(snapshot: Snapshot) -> int:
-    return 2 * max(snapshot.budget, len(snapshot.finished))  # the budget may have been set below what is finished
 
 
 def show_status(name: str, url: URL, runs: Runs, *, watch: bool, as_json: bool) -> None:
@@ -312,12 +308,12 @@ def ending(snapshot: Snapshot, held_by: str | None, runs: Runs) -> str:
     """The process that uses the study, or the next command if there is none."""
     if held_by:
         return f"in use by {held_by}"
-    if len(snapshot.finished) >= snapshot.budget and snapshot.best is None:
+    if snapshot.is_spent and snapshot.best is None:
         return (
             f"nobody is searching it, the budget is spent and no trial has completed; search report {snapshot.study} "
-            f"says why; to go on, repeat its search launch with --trials {_larger_budget(snapshot)}"
+            f"says why; to go on, repeat its search launch with {snapshot.budget.larger(snapshot.spent)}"
         )
-    if len(snapshot.finished) >= snapshot.budget:
+    if snapshot.is_spent:
         command = f"search export-best {snapshot.study}{runs.option}"
         return f"nobody is searching it, the budget is spent; hand over the best: {command}"
     unfinished = f", {len(snapshot.workers)} unfinished" if snapshot.workers else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from search.figures.catalogue import Figure, study_figures
 from search.figures.style import FONT
 from search.figures.timeline import CRASHED, Segment, segments_of_journal
 from search.paths import Runs
+from search.study.budget import Budget, Spent
 from search.study.journal import read_journal
 from search.study.marks import own_trials
 from search.study.storage import open_storage, storage_errors
@@ -42,7 +43,7 @@ from studies import StudySpec
 from trainer.errors import no_room
 from trainer.values import Json
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 """Version of the JSON shape of ``search report --json``."""
 
 
@@ -59,6 +60,8 @@ class Report:
     """The search in a few sentences."""
     findings: Sequence[str]
     """Findings, one or two sentences each."""
+    budget: Budget
+    spent: Spent
     counts: Mapping[str, int]
     """Optuna's state -> number of trials."""
     seconds: Mapping[str, float]
@@ -83,6 +86,8 @@ class Report:
             "study": self.study,
             "story": self.story,
             "findings": list(self.findings),
+            "budget": asdict(self.budget),
+            "spent": asdict(self.spent),
             "counts": dict(self.counts),
             "seconds": dict(self.seconds),
             "best": [_facts(one) for one in self.best],
@@ -139,6 +144,8 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
         study=spec.name,
         story=story(spec, trials),
         findings=findings(spec, trials, importances),
+        budget=Budget.of(spec),
+        spent=Spent.of(trials, spec),
         counts={state.name: sum(trial.state == state for trial in trials) for state in TrialState},
         seconds={
             state.name: round(sum(view_of(trial).seconds for trial in trials if trial.state == state), 3)
@@ -214,11 +221,11 @@ def html_of_report(
 
 def _header(spec: StudySpec, trials: Sequence[FrozenTrial], now: datetime) -> str:
     best = best_of(trials, spec.limit)
-    finished = sum(trial.state.is_finished() for trial in trials)
+    done, of_what = Budget.of(spec).progress(Spent.of(trials, spec))
     facts = {
         "best accuracy": f"{best.values[0]:.2%}" if best else "none yet",
         "its parameters": f"{best.user_attrs['num_params']:,}" if best and "num_params" in best.user_attrs else "-",
-        "trials finished": f"{finished} of {spec.search.trials}",
+        of_what: done,
         "training time": duration(sum(view_of(trial).seconds for trial in trials if trial.state.is_finished())),
     }
     listed = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in facts.items())

@@ -18,18 +18,19 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import URL
 
 from search.paths import Runs
+from search.study.budget import Budget, Spent
 from search.study.confirmation import confirmed
 from search.study.lock import owner_of
 from search.study.marks import own_trials
 from search.study.progress import Snapshot, WorkerView, eta_seconds, problems
 from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study, person_of
-from search.study.trial import view_of
+from search.study.trial import is_paused, view_of
 from studies import StudySpec
 from trainer.kept import recall, write_checked
 from trainer.values import Json
 
-STATUS_VERSION: Final = 2
+STATUS_VERSION: Final = 3
 """Version of the JSON shape of ``search status --json``."""
 
 STATE_SECONDS = 1.0
@@ -41,7 +42,7 @@ class State(BaseModel):
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
-    version: Literal[2]
+    version: Literal[3]
     """STATUS_VERSION."""
     owner: str
     """Owner of the study, as ``owner_of`` names it while the search runs."""
@@ -117,12 +118,14 @@ def completed(
 def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: State | None = None) -> Snapshot:
     """A search seen from outside: from the trials in its database and, if given, from its state file."""
     finished = tuple(view_of(trial, spec.limit) for trial in trials if trial.state.is_finished())
+    budget, spent = Budget.of(spec), Spent.of(trials, spec)
     if told is not None:
         aged = time.time() - told.at
         workers = [replace(w, seconds_since_progress=(w.seconds_since_progress or 0.0) + aged) for w in told.workers]
         return Snapshot(
             study=spec.name,
-            budget=spec.search.trials,
+            budget=budget,
+            spent=spent,
             finished=finished,
             workers=tuple(workers),
             eta_seconds=told.eta_seconds,
@@ -138,10 +141,10 @@ def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: State | None =
             val_accuracy=trial.intermediate_values.get(epoch),
         )
         for trial in trials
-        if trial.state == TrialState.RUNNING
+        if trial.state == TrialState.RUNNING and not is_paused(trial)
     ]
-    eta = eta_seconds(spec, finished, workers)
-    return Snapshot(spec.name, spec.search.trials, finished, tuple(workers), eta, epochs=spec.num_steps)
+    eta = eta_seconds(budget, spent, finished, workers)
+    return Snapshot(spec.name, budget, spent, finished, tuple(workers), eta, epochs=spec.num_steps)
 
 
 def read_state(file: Path, held_by: str | None) -> State | None:
@@ -165,7 +168,8 @@ def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Json]:
         "owner": snapshot.owner,
         "held_by": held_by,
         "stopping": snapshot.stopping,
-        "budget": snapshot.budget,
+        "budget": asdict(snapshot.budget),
+        "spent": asdict(snapshot.spent),
         "counts": {state.name: snapshot.count(state.name) for state in TrialState if state.is_finished()},
         "workers": [asdict(worker) for worker in snapshot.workers],
         "best": asdict(snapshot.best) if snapshot.best else None,

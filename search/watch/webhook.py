@@ -21,7 +21,7 @@ from search.study.progress import Snapshot
 from search.watch.live import headline
 from trainer.values import Json
 
-NOTIFY_VERSION = 1
+NOTIFY_VERSION = 2
 """Version of the posted JSON shape."""
 
 TIMEOUT_SECONDS = 5
@@ -77,8 +77,8 @@ class Webhook:
             "study": snapshot.study,
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "text": text,
-            "finished": len(snapshot.finished),
-            "budget": snapshot.budget,
+            "budget": asdict(snapshot.budget),
+            "spent": asdict(snapshot.spent),
             "eta_seconds": snapshot.eta_seconds,
             "best": best,
         }

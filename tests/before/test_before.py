@@ -136,7 +136,7 @@ def test_every_command_that_looks_finds_the_study(folder: Path) -> None:
     code, out, err = run_inside(folder, "status", "before", "--json")
     assert code == 0, err
     status = json.loads(out)
-    assert status["budget"] == 12
+    assert (status["budget"]["trainings"], status["budget"]["trials"]) == (None, 12)
     assert status["counts"] == {"COMPLETE": 3, "PRUNED": 7, "FAIL": 0}
     assert (status["best"]["number"], status["best"]["value"]) == (3, 0.729050279329609)
     assert status["confirmation"]["candidates"][0]["mean"] == 0.6033519553072626
@@ -296,12 +296,37 @@ def test_what_a_study_keeps_is_told_and_in_its_journal(folder: Path, runs: Runs)
     (folder / "digits.toml").write_text(UNNAMED)
     code, out, err = run_inside(folder, "launch", "digits.toml", "--gpus", "cpu")
     assert code == 0, err
-    assert "not name it: search.trials = 2, search.startup_trials = 6, confirm.top = 1, confirm.seeds = 1\n" in out
+    words = "not name it: search.trials = 2, no search.trainings, search.startup_trials = 6, confirm.top = 1, "
+    assert f"{words}confirm.seeds = 1\n" in out
     assert "has spent its budget of 2 trials" in out
     (event,) = events_of(runs, "keep", "digits")
-    kept = {"search.trials": 2, "search.startup_trials": 6, "confirm.top": 1, "confirm.seeds": 1}
+    kept = {
+        "search.trials": 2,
+        "search.trainings": None,
+        "search.startup_trials": 6,
+        "confirm.top": 1,
+        "confirm.seeds": 1,
+    }
     assert event["settings"] == kept
     assert run_inside(folder, "replay", "digits")[0] == 0
+
+
+def test_a_study_of_before_keeps_its_trials_until_a_budget_is_named(folder: Path, storage: RDBStorage) -> None:
+    def budget(*overrides: str, named: str = "trials = 12\n") -> tuple[float | None, int | None]:
+        text = (folder / "before.toml").read_text()
+        assert "trials = 12\n" in text
+        (folder / "changed.toml").write_text('name = "before"\n' + text.replace("trials = 12\n", named))
+        search = as_begun(load(str(folder / "changed.toml"), overrides), storage, None).spec.search
+        return search.trainings, search.trials
+
+    assert find_study(storage, "before")[1].search.trainings is None
+    assert budget() == (None, 12)
+    assert budget(named="") == (None, 12)
+    assert budget("search.trainings=5") == (5, 12)
+    assert budget("search.trainings=5", named="") == (5, None)
+    assert budget("search.trials=20", named="") == (None, 20)
+    shipped = as_begun(load("digits"), storage, ["search.trainings=5"]).spec.search
+    assert (shipped.trainings, shipped.trials) == (5, 2), "its own text names trials"
 
 
 def test_later_defaults_are_for_new_studies_only(storage: RDBStorage, folder: Path) -> None:

@@ -122,7 +122,7 @@ def test_a_second_launch_of_a_running_study_is_refused_and_names_the_holder(fini
 def test_status_shows_a_search_while_it_runs(finished: Watched) -> None:
     status = finished.status.json()
     assert finished.status.code == 0, finished.status.err
-    assert (status["version"], status["study"], status["budget"]) == (2, "small", 9)
+    assert (status["version"], status["study"], status["budget"]["trials"]) == (3, "small", 9)
     assert status["held_by"].startswith("process ")
     assert [worker["label"] for worker in status["workers"]] == ["cpu:0", "cpu:1"]
     busy = next(worker for worker in status["workers"] if worker["trial"] is not None and worker["memory_bytes"])
@@ -165,7 +165,7 @@ def test_status_is_readable_too(finished: Watched) -> None:
     answer = finished.desk.search("status")
     shown = answer.out
     assert answer.err == ""
-    assert "small: 9 of 9 trials" in shown
+    assert "small: 9 of 9 trials finished" in shown
     assert "checkpoints: 0.00 of 20 GB" in shown
     assert "nobody is searching it" in shown
 
@@ -175,7 +175,7 @@ def test_whoever_asked_is_told_of_each_new_best_and_of_the_end(finished: Watched
     assert bests
     assert {told["event"] for told in bests} == {"new_best"}
     assert [told["best"]["value"] for told in bests] == sorted(told["best"]["value"] for told in bests)
-    assert (end["event"], end["finished"], end["budget"]) == ("finished", 9, 9)
+    assert (end["event"], end["spent"]["finished"], end["budget"]["trials"]) == ("finished", 9, 9)
     assert end["best"] == finished.desk.inside("status", "--json").json()["best"]
 
 
@@ -208,7 +208,7 @@ def test_watching_a_search_tells_of_each_trial_and_ends_with_it(finished: Watche
     begun = int(first.removeprefix("small: ")[0])
     assert len(trials) == 9 - begun
     assert all(line in finished.answer.out for line in trials)
-    assert last.startswith("small: 9 of 9 trials")
+    assert last.startswith("small: 9 of 9 trials finished")
     assert "nobody is searching it" in advice
     (line,) = finished.desk.inside("status", "--watch", "--json").out.splitlines()
     assert json.loads(line)["counts"]["COMPLETE"] >= 1

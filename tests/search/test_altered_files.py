@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from exports import write_whole_export
 from lines import events_of
+from moments import moment
 from PIL import Image
 from scripted import Bench, ScriptedPool, spec_of, trains
 
@@ -38,7 +39,6 @@ from search.plan.width import Fitter
 from search.study.identity import take_folder
 from search.study.journal import Journal, read_journal
 from search.study.lock import read_holder
-from search.study.progress import Snapshot
 from search.study.replay import replay
 from search.watch.status import read_state, write_state
 from studies import Limit
@@ -188,7 +188,7 @@ def last_study(_searched: Path, folder: Path) -> Kind:
 
 def state(_searched: Path, folder: Path) -> Kind:
     file = folder / "state.json"
-    write_state(file, Snapshot("birds", 6, (), (), 77.0), "process 7")
+    write_state(file, moment("birds", 6, (), (), 77.0), "process 7")
     return Kind("state", file, lambda: (read_state(file, "process 7"), []))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import typer.main
 from exports import write_export
+from moments import moment
 from PIL import Image
 from scripted import Bench, ScriptedPool, trains
 from typer.testing import CliRunner
@@ -21,6 +22,8 @@ from search import errors
 from search.cli import app
 from search.running.launch import Stopped
 from search.study.progress import Snapshot
+from studies import StudySpec
+from trainer.errors import ConfigError
 
 COMMAND = Path(sys.executable).with_name("search")
 
@@ -155,7 +158,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 def test_a_launch_and_a_stop_end_with_one_json_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def launched(*_: object, **__: object) -> Snapshot:
         print("what a launch says meanwhile")
-        return Snapshot("digits", 30, (), (), None)
+        return moment("digits", {"trainings": 30}, (), (), None)
 
     def stopped(*_: object, tell: Any) -> Stopped:
         tell("what a stop says meanwhile")
@@ -165,11 +168,30 @@ def test_a_launch_and_a_stop_end_with_one_json_object(tmp_path: Path, monkeypatc
     monkeypatch.setattr("search.running.launch.stop_search", stopped)
     runs = ["--json", "--runs", str(tmp_path)]
     launch = CliRunner().invoke(app, ["launch", "--gpus", "cpu", *runs])
-    assert json.loads(launch.stdout).items() >= {"version": 2, "study": "digits", "budget": 30}.items()
+    told = json.loads(launch.stdout)
+    assert (told["version"], told["study"], told["budget"]["trainings"]) == (3, "digits", 30)
     assert "what a launch says meanwhile" in launch.stderr
     stop = CliRunner().invoke(app, ["stop", "digits", *runs])
     assert json.loads(stop.stdout) == {"version": 1, "study": "digits", "stopped": True}
     assert "what a stop says meanwhile" in stop.stderr
+
+
+def test_the_budget_is_named_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    specs: list[StudySpec] = []
+
+    def begun(spec: StudySpec, *_: object, **__: object) -> Snapshot:
+        specs.append(spec)
+        raise errors.UsageError("enough")
+
+    monkeypatch.setattr("search.running.launch.launch", begun)
+    monkeypatch.setattr("search.plan.check.check_study", begun)
+    for command in ("launch", "check"):
+        for options in (["--trainings", "4.5"], ["--trials", "7"], ["--trainings", "4.5", "--trials", "7"]):
+            CliRunner().invoke(app, [command, "survey", *options, "--gpus", "cpu", "--runs", str(tmp_path)])
+    budgets = [(spec.search.trainings, spec.search.trials) for spec in specs]
+    assert budgets == [(4.5, None), (22, 7), (4.5, 7)] * 2
+    answer = CliRunner().invoke(app, ["launch", "survey", "--trainings", "0"])
+    assert isinstance(answer.exception, ConfigError)
 
 
 def test_an_unknown_command_or_option_is_a_usage_error() -> None:

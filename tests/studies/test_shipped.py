@@ -64,10 +64,11 @@ def test_what_the_list_of_studies_names_can_be_launched() -> None:
     assert list(rows) == studies.names()
     assert to_json(rows["contest/rexnet_sgd"]) == {
         **{"name": "contest/rexnet_sgd", "data": "folder", "models": ["rexnet_100"]},
-        "trials": studies.load("contest/rexnet_sgd").search.trials,
+        "trainings": studies.load("contest/rexnet_sgd").search.trainings,
+        "trials": None,
     }
     lines = studies.text_of_studies(studies.shipped()).splitlines()
-    assert lines[-1].split() == ["survey", "folder", "20", "models", "80", "trials"]
+    assert lines[-1].split() == ["survey", "folder", "20", "models", "22", "trainings"]
     assert len({line.index(f"  {row.data} ") for line, row in zip(lines, rows.values(), strict=True)}) == 1
 
 

@@ -60,6 +60,35 @@ def test_an_unknown_key_names_the_nearest_at_every_level(values: dict[str, Any],
 
 
 @pytest.mark.parametrize(
+    ("named", "trainings", "trials"),
+    [
+        ({}, 30.0, None),
+        ({"hours": 2}, 30.0, None),
+        ({"trials": 12}, None, 12),
+        ({"trainings": 4.5}, 4.5, None),
+        ({"trainings": 4.5, "trials": 12}, 4.5, 12),
+    ],
+)
+def test_of_two_budgets_one_that_is_not_named_is_none(
+    named: dict[str, Any], trainings: float | None, trials: int | None
+) -> None:
+    search = study(search=named).search
+    assert (search.trainings, search.trials) == (trainings, trials)
+    dumped = search.model_dump(mode="json")
+    assert (dumped["trainings"], dumped["trials"]) == (trainings, trials)
+    assert Search.model_validate(dumped) == search
+    assert (
+        ("trials" in search.model_fields_set)
+        == ("trainings" in search.model_fields_set)
+        == bool({"trainings", "trials"} & named.keys())
+    ), "a study keeps neither or both"
+
+
+def test_a_search_without_any_budget_is_refused() -> None:
+    assert problems(search={"trainings": None}) == ["search: no budget: name trainings, or trials, or both"]
+
+
+@pytest.mark.parametrize(
     ("space", "line"),
     [
         ({}, "space: is empty; name at least one setting to sample, for example lr"),
@@ -240,6 +269,7 @@ def test_a_plain_name_is_taken(name: str) -> None:
         ({"train": {"lr": float("nan")}}, "train.lr = nan: input should be a finite number"),
         ({"data": {"source": "web"}}, "data.source = 'web': input should be 'folder', 'digits', 'cifar10' or"),
         ({"search": {"trials": 0}}, "search.trials = 0: input should be greater than or equal to 1"),
+        ({"search": {"trainings": 0}}, "search.trainings = 0: input should be greater than 0"),
         ({"search": {"pruner": "asha"}}, "search.pruner = 'asha': input should be 'successive_halving', 'hyperband',"),
         ({"search": {"min_epochs": 60}}, "search.min_epochs: 60 exceeds train.epochs = 50"),
         ({"train": {"epochs": 2, "warmup_epochs": 2}}, "train: warmup_epochs = 2 must be less than epochs = 2"),

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 import studies
 from studies import Range
-from studies.spec import Finetune
+from studies.final import Finetune
 from trainer.config import DataConfig, Distill, Sam, TrainConfig
 from trainer.identity import FIRST_SETTINGS, identity, identity_json
 from trainer.values import FrozenModel

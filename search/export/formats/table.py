@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import assert_never, get_args
 
 from search.export.formats.format import Format
-from studies.spec import FormatName
+from studies.final import FormatName
 
 FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
 

@@ -28,7 +28,7 @@ from search.export.nets import build_nets, write_graphs
 from search.export.proof import _open_formats
 from search.export.record import ExportRecord
 from studies import StudySpec
-from studies.spec import Final, FormatName
+from studies.final import Final, FormatName
 from trainer.config import Shape
 from trainer.data import Dataset
 from trainer.evaluate import Ensemble

@@ -19,11 +19,12 @@ from rich.console import Console
 from search.devices import WorkerDevice
 from search.errors import UsageError
 from search.paths import Runs
-from search.plan.check import check_study, largest_candidate, measure_speed
-from search.plan.meaning import Meaning, RangeAxis, text_of_check
+from search.plan.check import bought_by, check_study, largest_candidate, measure_speed
+from search.plan.meaning import Candidates, Meaning, RangeAxis, text_of_check
 from search.plan.prepare import checkpoint_bytes, prepare, room_needed
 from search.plan.space import distributions, find_bounds
 from search.plan.width import Fitter
+from search.study.budget import Budget
 from studies import Limit, StudySpec
 from trainer.config import ModelSize, Shape, TrainConfig
 from trainer.data import prepare_data
@@ -121,17 +122,38 @@ def test_time_and_disk_are_scaled_from_what_was_measured(meaning: Meaning, runs:
     num_train = meaning.pictures.splits["train"]
     assert estimate.seconds_per_epoch > (num_train // 16 * 16) / estimate.images_per_second
     assert estimate.seconds_per_trial == 3 * estimate.seconds_per_epoch
+    assert estimate.candidates == Candidates(trained_to_the_end=7, stopped_at_first_rung=7, first_rung=1)
     assert estimate.seconds_at_most == math.ceil(7 / 2) * estimate.seconds_per_trial
     (pictures_file,) = runs.cache.glob("*/pictures.npy")
     assert estimate.cache_bytes > pictures_file.stat().st_size > 1797 * 16 * 16 * 3
     assert estimate.checkpoint_bytes == checkpoint_bytes(meaning.largest.params, 2)
 
 
+@pytest.mark.parametrize(
+    ("search", "candidates", "line"),
+    [
+        ({"trainings": 8, "min_epochs": 3}, (8, 24, 3), "8 trainings: 8 candidates trained to the end, up to 24 if"),
+        ({"trainings": 8, "pruner": "none"}, (8, 8, 9), "8 trainings: 8 candidates trained to the end"),
+        ({"trainings": 1.5, "trials": 12}, (2, 12, 1), "1.5 trainings or 12 trials: 2 candidates trained to the end"),
+        ({"trials": 12, "hours": 2}, (12, 12, 1), "12 candidates trained to the end; none begins after 2 hours of a"),
+        ({"trainings": 0.1}, (1, 1, 1), "0.1 trainings: 1 candidate trained to the end"),
+    ],
+)
+def test_what_a_budget_buys_is_said_in_candidates(
+    meaning: Meaning, search: dict[str, Any], candidates: tuple[int, int, int], line: str
+) -> None:
+    spec = study(search=search, train={"epochs": 9})
+    found = bought_by(spec)
+    assert (found.trained_to_the_end, found.stopped_at_first_rung, found.first_rung) == candidates
+    told = replace(meaning, budget=Budget.of(spec), estimate=replace(meaning.estimate, candidates=found))
+    assert line in " ".join(shown(told, 200).split())
+
+
 def test_the_answer_is_json(meaning: Meaning) -> None:
     found = json.loads(json.dumps(to_json(meaning)))
     assert found == to_json(meaning)
     assert list(found) == [
-        *("version", "study", "model", "epochs", "trials", "limit", "pictures", "space", "largest", "widest", "next"),
+        *("version", "study", "model", "epochs", "budget", "limit", "pictures", "space", "largest", "widest", "next"),
         *("left_out", "exported", "fixed", "known", "steps_per_epoch", "estimate"),
     ]
     assert found["limit"] == {"params": 60_000, "macs": None}
@@ -388,7 +410,8 @@ def test_the_command_answers_and_exits_as_documented(tmp_path: Path) -> None:
     assert code == 0, err
     assert err.startswith("wrote grid.png: plain pictures on the left")
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads(out).items() >= {"version": 1, "study": "mine"}.items()
+    told = json.loads(out)
+    assert (told["version"], told["study"]) == (2, "mine")
     code, out, err = run_inside(tmp_path, *command, "--set", "limit.params=9")
     assert (code, out) == (5, "")
     assert err.startswith("search: resnet10t at width_mult 1 has ")

@@ -130,7 +130,7 @@ def test_a_trial_whose_telling_is_cut_short_is_told_to_people_once_and_leaves_no
     there = coordinator.trials._keep_confusion
     monkeypatch.setattr(coordinator.trials, "_keep_confusion", away_once)
     assert coordinator.run() is True
-    assert ["1 of 1 done" in note for note in bench.notes].count(True) == 1
+    assert ["1 of 1 trials finished" in note for note in bench.notes].count(True) == 1
     assert [event.event for event in read_journal(coordinator.journal.path)].count("tell") == 1
     assert list((bench.folder / "studies/scripted/trials").iterdir()) == []
 

@@ -114,9 +114,8 @@ class TestFindings:
 
     def test_a_search_that_goes_on_says_so(self, spec: StudySpec) -> None:
         lines = findings(spec, [complete(0, 0.9), trial(1, TrialState.RUNNING, [0.2])], {})
-        assert (
-            "The budget is not spent: 1 of 60 trials finished, 1 more begun. The same launch command goes on." in lines
-        )
+        unspent = "The budget is not spent: 1 of 60 trials finished, 1 complete, 1 unfinished. "
+        assert f"{unspent}The same launch command goes on." in lines
 
     def test_folds_are_counted_as_folds(self, spec: StudySpec) -> None:
         folded = StudySpec.model_validate(spec.model_dump() | {"data": {"source": "digits", "folds": 3}})

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from moments import moment
 
 from search.study.progress import Snapshot, WorkerView
 from search.watch import observers as module
@@ -32,7 +33,7 @@ class Someone:
 
 
 def snapshot(*, stopping: bool = False) -> Snapshot:
-    return Snapshot("birds", 3, (), (WorkerView(label="cpu:0", trial=0, attempt=2),), None, stopping=stopping)
+    return moment("birds", 3, (), (WorkerView(label="cpu:0", trial=0, attempt=2),), None, stopping=stopping)
 
 
 def test_one_that_fails_is_left_alone_for_a_minute_and_named_once(

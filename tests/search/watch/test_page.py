@@ -15,6 +15,7 @@ import optuna
 import psutil
 import pytest
 from marked import add_own
+from moments import moment
 from optuna.artifacts import get_all_artifact_meta
 from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
@@ -156,13 +157,14 @@ def test_the_note_says_what_is_searched_how_far_it_is_and_how_to_have_the_best(s
         "Trial 3, 200,003 parameters, 9,000,000 multiply-adds",
         "| lr | 0.0013 |",
         "`search export-best birds`",
-        "4 of 20 trials, 1 pruned, about 8 min left, at 09:30 UTC on 7 March 2026. The study is being searched.",
+        "4 of 20 trials finished, 3 complete, 1 pruned, about 8 min left, at 09:30 UTC on 7 March 2026. "
+        "The study is being searched.",
         "- **widest that fits**: width_mult 0.23242",
         "- **limit**: 300,000 parameters",
         "lr 0.001 to 0.02 (log), width_mult 0.1 to the widest that fits, dropout 0 | 0.2",
     ):
         assert words in note, words
-    empty = note_text(spec, FACTS, Snapshot("birds", 20, (), (), None), "is being searched", now)
+    empty = note_text(spec, FACTS, moment("birds", 20, (), (), None), "is being searched", now)
     assert "Best" not in empty
     assert "export-best" not in empty
 

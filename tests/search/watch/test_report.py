@@ -189,9 +189,11 @@ class TestCommand:
         answer = CliRunner().invoke(app, ["report", "digits", *places, "--json"])
         facts = json.loads(answer.output)
         text = html.unescape(page.read_text())
-        assert (facts["version"], facts["page"], facts["bytes"]) == (1, str(page), page.stat().st_size)
+        assert (facts["version"], facts["page"], facts["bytes"]) == (2, str(page), page.stat().st_size)
         assert facts["story"] in text
         assert facts["findings"]
+        assert (facts["budget"]["trials"], facts["spent"]["begun"], facts["spent"]["finished"]) == (60, 15, 15)
+        assert facts["spent"]["epochs"] == sum(one.last_step or 0 for one in trials)
         assert all(line in text for line in facts["findings"])
         assert facts["best"][0]["trial"] == ranked(trials)[0].number
         assert tomllib.loads(facts["toml"])["known"][0] == facts["best"][0]["params"]

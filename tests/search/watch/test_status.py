@@ -13,30 +13,39 @@ from typing import Any
 
 import optuna
 import pytest
+from moments import moment, spec_of
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from search.paths import DEFAULT_RUNS, Runs
+from search.study.budget import Budget, Spent
 from search.study.progress import Snapshot, WorkerView, eta_seconds, problems
 from search.study.storage import open_storage, parse_url
 from search.study.study import open_study
 from search.study.trial import TrialView
 from search.watch import live as terminal
-from search.watch.live import Display, ending, epochs_done, log_line, show_watched, text_of_snapshot
+from search.watch.live import (
+    Display,
+    ending,
+    epochs_done,
+    headline,
+    last_words,
+    log_line,
+    show_watched,
+    text_of_snapshot,
+)
 from search.watch.status import as_json, read_snapshot, read_state, snapshot_of, write_state
-from studies import Faults, StudySpec
+from studies import Faults
 from trainer.kept import read_checked, write_checked
 
 
-def spec_of(trials: int = 6, epochs: int = 3) -> StudySpec:
-    return StudySpec.model_validate(
-        {
-            "name": "birds",
-            "train": {"epochs": epochs},
-            "space": {"lr": {"low": 1e-4, "high": 1e-1, "log": True}},
-            "search": {"trials": trials},
-        }
-    )
+def eta(
+    finished: list[TrialView], workers: list[WorkerView], seconds_left: float | None = None, **search: float
+) -> float | None:
+    """Of a search that has these trials, with a budget of six trials unless another one is named."""
+    spec = spec_of(**(search or {"trials": 6}))
+    spent = Spent.so_far(finished, [worker.epoch for worker in workers if worker.trial is not None], spec)
+    return eta_seconds(Budget.of(spec), spent, finished, workers, seconds_left)
 
 
 def trial(number: int, epochs: int = 3, state: str = "COMPLETE", **more: Any) -> TrialView:
@@ -54,34 +63,44 @@ IDLE = WorkerView(label="cpu:1", device="cpu", epochs=3)
 
 class TestEta:
     def test_is_unknown_before_an_epoch_was_measured(self) -> None:
-        assert eta_seconds(spec_of(), [], [training(0, 0)]) is None
-        assert eta_seconds(spec_of(), [trial(0)], []) is None
+        assert eta([], [training(0, 0)]) is None
+        assert eta([trial(0)], []) is None
 
     def test_shares_what_is_left_among_the_workers(self) -> None:
-        assert eta_seconds(spec_of(), [trial(0), trial(1)], [IDLE, IDLE]) == pytest.approx(4 * 30 / 2)
+        assert eta([trial(0), trial(1)], [IDLE, IDLE]) == pytest.approx(4 * 30 / 2)
 
     def test_before_the_first_trial_has_ended_expects_none_to_be_pruned(self) -> None:
-        assert eta_seconds(spec_of(), [], [training(0, 1, epoch_seconds=10.0)]) == pytest.approx(2 * 10 + 5 * 30)
+        assert eta([], [training(0, 1, epoch_seconds=10.0)]) == pytest.approx(2 * 10 + 5 * 30)
 
     def test_counts_trials_that_run_as_having_come_so_far(self) -> None:
         """Two of four were pruned after epoch 1; the mean of those that have ended would promise one epoch a trial."""
         finished = [trial(0, 1, "PRUNED"), trial(1, 1, "PRUNED")]
         running = [training(2, 2), training(3, 2)]
         # Each of those that run has one epoch to go; of the two to come, half end after one epoch, half after three.
-        assert eta_seconds(spec_of(), finished, running) == pytest.approx((2 * 10 + 2 * 20) / 2)
+        assert eta(finished, running) == pytest.approx((2 * 10 + 2 * 20) / 2)
 
     def test_takes_off_the_part_of_the_epoch_that_has_passed_but_never_more_than_it(self) -> None:
-        spec = spec_of(trials=2)
         for passed, left in ((4.0, 6.0), (99.0, 0.0)):
             running = [training(1, 2, epoch_seconds=10.0, seconds_since_progress=passed)]
-            assert eta_seconds(spec, [trial(0)], running) == pytest.approx(left)
+            assert eta([trial(0)], running, trials=2) == pytest.approx(left)
 
     def test_a_budget_in_hours_ends_it_with_the_trial_that_is_last_begun(self) -> None:
-        assert eta_seconds(spec_of(trials=1000), [trial(0)], [IDLE], seconds_left=100.0) == pytest.approx(130.0)
+        assert eta([trial(0)], [IDLE], 100.0, trials=1000) == pytest.approx(130.0)
+
+    def test_a_budget_of_compute_is_divided_by_the_speed(self) -> None:
+        """Five trainings are 15 epochs of 10 s. Whether trials are pruned does not matter."""
+        finished = [trial(0), trial(1, 1, "PRUNED"), trial(2, 1, "PRUNED")]
+        assert eta(finished, [IDLE, IDLE], trainings=5) == pytest.approx(10 * 10 / 2)
+        assert eta(finished, [training(3, 2), IDLE], trainings=5) == pytest.approx(8 * 10 / 2)
+        assert eta(finished, [training(3, 1)], trainings=2) == pytest.approx(20.0), "what runs goes on to its end"
+
+    def test_the_budget_that_is_spent_first_ends_it(self) -> None:
+        assert eta([trial(0)], [IDLE], trainings=5, trials=2) == pytest.approx(30.0)
+        assert eta([trial(0)], [IDLE], trainings=2, trials=9) == pytest.approx(30.0)
 
     def test_is_not_shorter_than_the_longest_trial_that_runs(self) -> None:
         workers = [training(1, 1), IDLE, IDLE]
-        assert eta_seconds(spec_of(trials=2), [trial(0)], workers) == pytest.approx(20.0)
+        assert eta([trial(0)], workers, trials=2) == pytest.approx(20.0)
 
 
 class TestProblems:
@@ -89,7 +108,7 @@ class TestProblems:
         reason = "the worker ended with signal 9: log\nmore"
         killed = trial(3, 0, "FAIL", reason=reason, failure="killed", value=None)
         silent = training(4, 1, epoch_seconds=30.0, seconds_since_progress=700.0)
-        assert problems(Snapshot("birds", 6, (killed,), (silent,), None)) == [
+        assert problems(moment("birds", 6, (killed,), (silent,), None)) == [
             "trial 3 failed: the worker ended with signal 9: log; if memory ran out: fewer workers, a smaller "
             "batch_size or image_size",
             "worker cpu:0 has said nothing for 12 min, its last epoch took 30 s; see its log in "
@@ -98,7 +117,7 @@ class TestProblems:
 
     def test_long_epochs_are_none(self) -> None:
         slow = training(4, 1, epoch_seconds=600.0, seconds_since_progress=700.0)
-        assert problems(Snapshot("birds", 6, (trial(0, 1, "PRUNED"),), (slow,), None)) == []
+        assert problems(moment("birds", 6, (trial(0, 1, "PRUNED"),), (slow,), None)) == []
 
 
 OWNER = "process 7 on here since today"
@@ -116,9 +135,9 @@ class TestSeenFromOutside:
     def test_the_state_file_knows_what_the_database_does_not(self, study: optuna.Study, tmp_path: Path) -> None:
         busy = training(1, 1, attempt=2, memory_bytes=10, seconds_since_progress=5.0)
         file = tmp_path / "state.json"
-        write_state(file, Snapshot("birds", 6, (), (busy, IDLE), 77.0, stopping=True), OWNER)
+        write_state(file, moment("birds", 6, (), (busy, IDLE), 77.0, stopping=True), OWNER)
         write_checked(file, read_checked(file) | {"at": time.time() - 60})
-        seen = snapshot_of(spec_of(), study.get_trials(), read_state(file, OWNER))
+        seen = snapshot_of(spec_of(trials=6), study.get_trials(), read_state(file, OWNER))
         assert [replace(worker, seconds_since_progress=None) for worker in seen.workers] == [
             replace(busy, seconds_since_progress=None),
             IDLE,
@@ -134,12 +153,12 @@ class TestSeenFromOutside:
         with pytest.warns(UserWarning, match=r"state\.json is damaged.*; what the workers do is not shown"):
             damaged = read_state(tmp_path / "state.json", OWNER)
         for state in (damaged, read_state(tmp_path / "nothing.json", OWNER)):
-            (worker,) = snapshot_of(spec_of(), study.get_trials(), state).workers
+            (worker,) = snapshot_of(spec_of(trials=6), study.get_trials(), state).workers
             assert (worker.trial, worker.epoch, worker.val_accuracy) == (1, 1, 0.4)
 
     def test_a_state_file_of_another_form_counts_as_none(self, tmp_path: Path) -> None:
         file = tmp_path / "state.json"
-        write_state(file, Snapshot("birds", 6, (), (training(1, 1),), 77.0), OWNER)
+        write_state(file, moment("birds", 6, (), (training(1, 1),), 77.0), OWNER)
         said = read_checked(file)
         for foreign in ({"workers": [{"epoch": "first"}]}, {"at": None}, {"version": 1}):
             write_checked(file, said | foreign)
@@ -147,7 +166,7 @@ class TestSeenFromOutside:
 
     def test_what_a_killed_search_left_is_not_taken_for_that_of_the_owner_now(self, tmp_path: Path) -> None:
         file = tmp_path / "state.json"
-        write_state(file, Snapshot("birds", 6, (), (training(1, 1),), 77.0), OWNER)
+        write_state(file, moment("birds", 6, (), (training(1, 1),), 77.0), OWNER)
         assert read_state(file, OWNER) is not None
         for owner in (None, "another process", OWNER.replace("7", "8"), OWNER.replace("today", "yesterday")):
             assert read_state(file, owner) is None, "a restarted container may have the same process number and name"
@@ -155,7 +174,7 @@ class TestSeenFromOutside:
     def test_it_says_what_checkpoints_take_of_how_much(self, tmp_path: Path) -> None:
         runs, url = Runs(tmp_path), parse_url(f"sqlite:///{tmp_path}/search.db")
         storage = open_storage(url, create=True)
-        spec = spec_of().model_copy(update={"faults": Faults(checkpoint_gb=2)})
+        spec = spec_of(trials=6).model_copy(update={"faults": Faults(checkpoint_gb=2)})
         open_study(spec, storage, "content")
         for file, size in ((runs.checkpoint("birds", 0), 1000), (runs.final_checkpoint("birds", "3-abc"), 500)):
             file.parent.mkdir(parents=True)
@@ -166,7 +185,7 @@ class TestSeenFromOutside:
         assert as_json(snapshot, held_by=held_by)["checkpoints"] == {"bytes": 1500, "quota_bytes": 2e9}
 
     def test_its_json_can_be_written(self) -> None:
-        shape = as_json(Snapshot("birds", 6, (trial(0),), (training(1, 1),), None), held_by=None)
+        shape = as_json(moment("birds", 6, (trial(0),), (training(1, 1),), None), held_by=None)
         assert json.loads(json.dumps(shape))["workers"][0].keys() >= {
             *("device", "trial", "attempt", "epoch", "seconds_since_progress", "memory_bytes")
         }
@@ -198,7 +217,7 @@ def crowded() -> Snapshot:
     reason = "ConfigError: a reason " + "that goes on " * 20
     finished = [trial(number, 300, num_params=4_997_523, params=params) for number in range(1900, 1990)]
     finished += [trial(number, 0, "FAIL", reason=reason, value=None) for number in range(1990, 1995)]
-    return Snapshot("a-study-with-a-long-name", 2000, tuple(finished), (gpu,) * 4, 360_000.0)
+    return moment("a-study-with-a-long-name", 2000, tuple(finished), (gpu,) * 4, 360_000.0)
 
 
 class TestTerminal:
@@ -214,7 +233,7 @@ class TestTerminal:
 
     def test_what_nobody_knows_of_the_workers_has_no_column(self) -> None:
         seen = WorkerView(trial=1, epoch=1, epochs=3, val_accuracy=0.4)
-        lines = shown(text_of_snapshot(Snapshot("birds", 3, (), (seen,), None))).splitlines()
+        lines = shown(text_of_snapshot(moment("birds", 3, (), (seen,), None))).splitlines()
         assert lines[-2].split() == ["trial", "epoch", "accuracy"]
         assert lines[-1].split()[:2] == ["1", "1/3"]
         assert "-" not in lines[-1]
@@ -234,37 +253,78 @@ class TestTerminal:
         assert (epochs_done(first, None), epochs_done(first, 20.0)) == (0, pytest.approx(0.25))
 
     def test_what_to_do_next_is_said_at_the_end(self) -> None:
-        spent = Snapshot("birds", 1, (trial(0),), (), None)
+        spent = moment("birds", 1, (trial(0),), (), None)
         assert ending(spent, None, DEFAULT_RUNS).endswith("hand over the best: search export-best birds")
         assert ending(spent, None, Runs(Path("a b"))).endswith("search export-best birds --runs 'a b'")
-        assert ending(replace(spent, budget=9, workers=(training(1, 1),)), None, DEFAULT_RUNS) == (
+        assert ending(moment("birds", 9, (trial(0),), (training(1, 1),), None), None, DEFAULT_RUNS) == (
             "nobody is searching it, 1 unfinished; to go on, repeat its search launch"
         )
         assert ending(spent, "process 7", DEFAULT_RUNS) == "in use by process 7"
 
     def test_a_budget_below_what_is_finished_is_told_one_that_goes_on(self) -> None:
-        lowered = Snapshot("birds", 1, tuple(trial(number, 1, "PRUNED") for number in range(3)), (), None)
+        lowered = moment("birds", 1, tuple(trial(number, 1, "PRUNED") for number in range(3)), (), None)
         assert ending(lowered, None, DEFAULT_RUNS).endswith("with --trials 6")
+
+    def test_a_budget_of_compute_is_told_in_trainings(self) -> None:
+        finished = [trial(0), *(trial(number, 1, "PRUNED") for number in range(1, 7))]
+        going = moment("birds", {"trainings": 5}, finished, (training(7, 1),), 40.0)
+        assert headline(going) == (
+            "birds: 3.3 of 5 trainings spent, 8 candidates, 1 complete, 6 pruned, about 40 s left"
+        )
+        spent = moment("birds", {"trainings": 3}, finished, (), None)
+        assert "about" not in headline(spent)
+        words = last_words(spec_of(trainings=3), spent, DEFAULT_RUNS)
+        assert words.startswith(
+            "study 'birds' has spent its budget of 3 trainings (6 pruned, 0 failed); to go on, repeat the command with "
+            "--trainings 5\nbest: trial 0, "
+        )
+        late = moment("birds", {"trainings": 9}, finished, (), None)
+        words = last_words(spec_of(trainings=9, hours=2), late, DEFAULT_RUNS)
+        assert words.startswith(
+            "study 'birds' has spent its 2 hours with 3.0 of 9 trainings spent, 7 candidates, 1 complete (6 pruned, 0 "
+            "failed); to go on, repeat the command"
+        )
+
+    def test_the_json_has_the_budget_and_what_is_spent_of_it(self) -> None:
+        shape = as_json(moment("birds", {"trainings": 5}, [trial(0)], [training(1, 1)], None), held_by=None)
+        assert shape["version"] == 3
+        assert shape["budget"] == {"trainings": 5, "trials": None, "hours": None, "steps": 3}
+        assert shape["spent"] == {
+            **{"epochs": 4, "trainings": 4 / 3},
+            **{"begun": 2, "finished": 1, "complete": 1, "paused": 0},
+        }
+
+    def test_a_paused_trial_has_no_worker(self) -> None:
+        study = optuna.create_study()
+        for attributes in ({}, {"paused_at": 1}):
+            asked = study.ask()
+            asked.report(0.4, 1)
+            for key, value in attributes.items():
+                asked.set_user_attr(key, value)
+        seen = snapshot_of(spec_of(trainings=1), study.get_trials())
+        assert [worker.trial for worker in seen.workers] == [0]
+        assert (seen.spent.begun, seen.spent.paused) == (2, 1)
 
     def test_a_log_file_gets_a_line_for_each_trial_and_one_at_the_end(self, capsys: pytest.CaptureFixture[str]) -> None:
         def at(*finished: TrialView) -> Snapshot:
-            return Snapshot("birds", 3, finished, (training(2, 1),), 40.0, epochs=3)
+            workers = () if len(finished) == 3 else (training(2, 1),)
+            return moment("birds", 3, finished, workers, 40.0, epochs=3)
 
         moments = [(at(trial(0)), "process 7"), (at(trial(0), trial(1, 1, "PRUNED")), "process 7")]
         moments += [(at(trial(0), trial(1, 1, "PRUNED"), trial(2)), None)]
         show_watched(moments, DEFAULT_RUNS)
         assert capsys.readouterr().out.splitlines() == [
-            "birds: 1 of 3 trials, about 40 s left; trial 2 at epoch 1 of 3",
+            "birds: 1 of 3 trials finished, 1 complete, about 40 s left; trial 2 at epoch 1 of 3",
             "trial 1 pruned, 90.00% at epoch 1 of 3",
             "trial 2 complete, 90.00% at epoch 3 of 3",
-            "birds: 3 of 3 trials, 1 pruned; trial 2 at epoch 1 of 3",
+            "birds: 3 of 3 trials finished, 2 complete, 1 pruned",
             "nobody is searching it, the budget is spent; hand over the best: search export-best birds",
         ]
 
     def test_a_log_file_that_was_told_nothing_for_long_is_told_how_it_goes(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        snapshot = Snapshot("birds", 3, (trial(0),), (training(2, 1),), 40.0)
+        snapshot = moment("birds", 3, (trial(0),), (training(2, 1),), 40.0)
         with Display() as display:
             display.watch(snapshot)
             monkeypatch.setattr(terminal, "LOG_SECONDS", 0)
@@ -303,7 +363,7 @@ class TestTerminal:
 
 def test_where_no_trial_has_completed_nothing_is_said_to_be_handed_over() -> None:
     pruned = trial(0, 1, "PRUNED", value=None)
-    words = ending(Snapshot("birds", 1, (pruned,), (), None), None, Runs(Path("runs")))
+    words = ending(moment("birds", 1, (pruned,), (), None), None, Runs(Path("runs")))
     assert "no trial has completed" in words
     assert "--trials 2" in words
     assert "export-best" not in words

@@ -12,6 +12,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from moments import moment
 
 from search.study.progress import Snapshot
 from search.study.trial import TrialView
@@ -70,7 +71,7 @@ def trial(number: int, value: float) -> TrialView:
 
 
 def snapshot(*values: float) -> Snapshot:
-    return Snapshot("birds", 6, tuple(trial(number, value) for number, value in enumerate(values)), (), 60.0)
+    return moment("birds", 6, tuple(trial(number, value) for number, value in enumerate(values)), (), 60.0)
 
 
 def wait_for(listener: Listener, count: int) -> None:
@@ -95,9 +96,10 @@ def test_a_new_best_and_the_end_are_told_and_nothing_else(listener: Listener) ->
     assert listener.told[1]["text"] == "birds: new best, trial 2, 60.00%"
     assert listener.told[1]["best"]["params"] == {"lr": 0.01}
     assert listener.told[2].keys() == {
-        *("version", "event", "study", "at", "text", "finished", "budget", "eta_seconds", "best")
+        *("version", "event", "study", "at", "text", "budget", "spent", "eta_seconds", "best")
     }
-    assert (listener.told[2]["version"], listener.told[2]["finished"], listener.told[2]["budget"]) == (1, 3, 6)
+    end = listener.told[2]
+    assert (end["version"], end["spent"]["finished"], end["budget"]["trials"]) == (2, 3, 6)
     assert notes == []
 
 

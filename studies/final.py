@@ -1,0 +1,87 @@
+"""[final] of a study file: how the chosen candidate is trained for its export, and what the export holds."""
+
+from __future__ import annotations
+
+from typing import Literal, Self, TypeAlias, assert_never, get_args
+
+from pydantic import Field, field_validator, model_validator
+
+from trainer.config import Distill, Optimizer, View
+from trainer.values import FrozenModel
+
+
+class Finetune(FrozenModel):
+    """A last stage on the validation split alone. It starts from the retrained weights and keeps the last ones.
+
+    Batch size, weight decay, momentum and loss stay the candidate's. Its schedule and augmentation do not apply; the
+    only augmentation is hflip. The defaults are those of the contest's winning team.
+    """
+
+    optimizer: Optimizer = "adam"
+    """As in [train]."""
+    lr: float = Field(1e-3, gt=0)
+    """Learning rate, constant."""
+    epochs: int = Field(4, ge=1)
+    """Passes over the validation split."""
+    dropout: float = Field(0.16, ge=0, lt=1)
+    """Drop rate before the classifier."""
+    hflip: float = Field(0.5, ge=0, le=1)
+    """Probability of a left-right flip."""
+
+
+FormatName: TypeAlias = Literal["onnx", "pt2"]
+"""Name of a format. Each format has a module in search/export/formats."""
+
+
+class Final(FrozenModel):
+    """How the chosen candidate is trained for its export, and what the export holds. May be changed at any time."""
+
+    fit_on: Literal["train", "train+val"] = "train"
+    """Splits to train on. With train+val no split is left to select by, and the search's patience does not apply."""
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the pictures. Default: as many as in the search."""
+    ema: float | None = Field(None, ge=0, lt=1)
+    """Decay per step of an average of the weights, 0: none. Default: as in the search."""
+    ensemble: int = Field(1, ge=1)
+    """Number of members, each trained with its own seed; their probabilities are averaged. The limit counts all."""
+    limit_each: bool = False
+    """true: the limit holds for each member of an ensemble alone."""
+    tta: tuple[View, ...] = ()
+    """Views that are averaged with the picture itself: flip (left-right), vflip (top-bottom). Each view adds the
+    model's multiply-adds once more, and the limit counts them."""
+    formats: tuple[FormatName, ...] = ("onnx", "pt2")
+    """Formats beside config.json and model.safetensors: model.onnx, and model.pt2 (torch.export)."""
+    finetune: Finetune | None = None
+    """A last stage on the validation split. Default: none."""
+    distill: Distill | None = None
+    """A teacher for the export's training. Default: as in [train]."""
+
+    @field_validator("tta", "formats")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"{list(names)} names one twice; name each once")
+        return names
+
+    @model_validator(mode="after")
+    def _something_holds_all_of_it(self) -> Self:
+        if not self.formats and (self.ensemble > 1 or self.tta):
+            names = ", ".join(f'"{name}"' for name in get_args(FormatName))
+            raise ValueError(f"formats = []: no file would hold an ensemble or its views; name at least one of {names}")
+        return self
+
+    @property
+    def sees_validation(self) -> bool:
+        """Whether the exported weights were trained on the validation split, so that it cannot judge them."""
+        return self.fits_on_validation or self.finetune is not None
+
+    @property
+    def fits_on_validation(self) -> bool:
+        """Whether the validation split is part of the training pictures, so that no split is left to select by."""
+        match self.fit_on:
+            case "train":
+                return False
+            case "train+val":
+                return True
+            case _:
+                assert_never(self.fit_on)

@@ -1,0 +1,40 @@
+"""A search at one moment, without a search."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from search.study.budget import Budget, Spent
+from search.study.progress import Snapshot, WorkerView
+from search.study.trial import TrialView
+from studies import StudySpec
+
+STEPS = 3
+"""Epochs of a full training."""
+
+
+def spec_of(**search: Any) -> StudySpec:
+    return StudySpec.model_validate(
+        {
+            "name": "birds",
+            "train": {"epochs": STEPS},
+            "space": {"lr": {"low": 1e-4, "high": 1e-1, "log": True}},
+            "search": search,
+        }
+    )
+
+
+def moment(
+    study: str,
+    budget: int | dict[str, float],
+    finished: Collection[TrialView],
+    workers: Collection[WorkerView],
+    eta_seconds: float | None,
+    **more: Any,
+) -> Snapshot:
+    """``budget``: a number of trials, or the budget of [search]. The workers' trials are all that is in progress."""
+    spec = spec_of(**({"trials": budget} if isinstance(budget, int) else budget))
+    steps = [worker.epoch for worker in workers if worker.trial is not None]
+    spent = Spent.so_far(finished, steps, spec)
+    return Snapshot(study, Budget.of(spec), spent, tuple(finished), tuple(workers), eta_seconds, **more)
