@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--set", action="append", default=[])
     options = parser.parse_args()
-    overrides = [f"search.trials={options.trials}", "search.pruner=none", *options.set]
+    overrides = [f"search.trainings={options.trials}", "search.pruner=none", *options.set]
     spec = studies.load("digits", overrides)
     search.running.launch.LocalPool = TimedPool
     with tempfile.TemporaryDirectory() as folder:

@@ -88,7 +88,6 @@ def check_study(
     check_room(spec, runs, for_checkpoints)
     speed = measure_speed(candidate, data, devices[0])
     seconds_per_trial = max(1, spec.data.folds) * spec.train.epochs * speed.seconds_per_epoch
-    num_train = len(data.splits["train"])
     candidates = bought_by(spec)
     alone = len({device.visible or device.label for device in devices})  # workers on one GPU share its speed
     return Meaning(
@@ -110,10 +109,7 @@ def check_study(
             if key not in space and key not in ("model", "epochs", "seed")
         },
         known=tuple(known_recipes(spec, prepared.left_out)),
-        steps_per_epoch={
-            batch_size: num_train // min(batch_size, num_train)
-            for batch_size in _batch_sizes(spec.train, space.get("batch_size"))
-        },
+        steps_per_epoch=_steps_per_epoch(len(data.splits["train"]), _batch_sizes(spec.train, space.get("batch_size"))),
         estimate=Estimate(
             model=candidate.model,
             device=speed.device,
@@ -283,6 +279,10 @@ def _batch_sizes(train: TrainConfig, axis: BaseDistribution | None) -> list[int]
     if isinstance(axis, IntDistribution):
         return [axis.low, axis.high]
     return [train.batch_size]
+
+
+def _steps_per_epoch(num_train: int, batch_sizes: list[int]) -> dict[int, int]:
+    return {batch_size: num_train // min(batch_size, num_train) for batch_size in batch_sizes}
 
 
 def _axis_of(axis: BaseDistribution) -> RangeAxis | ChoiceAxis:

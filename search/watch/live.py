@@ -24,7 +24,7 @@ from search.study.progress import Snapshot, WorkerView, problems, typical_epoch_
 from search.study.trial import TrialView
 from search.watch.status import as_json as shape
 from search.watch.status import follow, read_snapshot
-from search.words import duration, megabytes, show
+from search.words import count, duration, megabytes, show
 from studies import StudySpec
 from trainer.errors import NO_ROOM
 
@@ -237,15 +237,16 @@ def log_line(snapshot: Snapshot) -> str:
 def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs) -> str:
     """Last message of ``search launch`` when the budget is spent: how to go on, and how to export the best trial."""
     best, budget, spent = snapshot.best, snapshot.budget, snapshot.spent
-    counts = f"({snapshot.count('PRUNED')} pruned, {snapshot.count('FAIL')} failed)"
+    counts = f"{snapshot.count('PRUNED')} pruned, {snapshot.count('FAIL')} failed"
     if not snapshot.is_spent:
         words = (
-            f"study {spec.name!r} has spent its {spec.search.hours:g} hours with {budget.describe(spent)} {counts}; "
+            f"study {spec.name!r} has spent its {spec.search.hours:g} hours with {budget.describe(spent)}, {counts}; "
             "to go on, repeat the command"
         )
     else:
+        begun = "" if budget.trainings is None else f"{count(spent.begun, 'candidate')}, "
         words = (
-            f"study {spec.name!r} has spent its budget of {budget.words} {counts}; to go on, repeat the command with "
+            f"study {spec.name!r} has spent its budget of {budget.words} ({begun}{counts}); to go on, repeat the command with "
             f"{budget.larger(spent)}"
         )
     if best is not None and best.value is not None:

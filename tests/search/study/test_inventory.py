@@ -15,6 +15,7 @@ from scripted import Bench, ScriptedPool, spec_of, trains
 
 from search.errors import HeldError, StudyChanged
 from search.paths import Runs
+from search.study.budget import Budget, Spent
 from search.study.inventory import Listed, delete_study, find_to_delete, list_studies
 from search.study.lock import own_study
 from search.study.storage import sqlite_url
@@ -160,20 +161,29 @@ def test_the_studies_of_a_database_are_listed_with_owner_state_budget_best_and_l
     assert listed(runs)["longer"].state == "stopped"
     assert found["longer"].held_by is not None
     one = found["scripted"]
-    assert (one.owner, one.trials, one.finished, one.best) == ("anna", 2, 2, best)
+    assert (one.owner, one.finished, one.best) == ("anna", 2, best)
+    assert one.budget == Budget(trainings=None, trials=2, hours=None, steps=3)
+    assert one.spent == Spent(epochs=6, trainings=2, begun=2, finished=2, complete=2)
     assert one.last_change is not None
     assert abs((datetime.now() - datetime.fromisoformat(one.last_change)).total_seconds()) < 600
-    assert (found["later"].trials, found["later"].finished, found["later"].best) == (None, 2, None)
+    assert (found["later"].budget, found["later"].spent, found["later"].finished, found["later"].best) == (
+        None,
+        None,
+        2,
+        None,
+    )
 
     code, out, _ = run_inside(folder, "studies")
     assert code == 0
     assert "\x1b" not in out
     lines = out.partition("in sqlite:///runs/search.db:\n")[2].splitlines()
-    assert lines[0].split() == ["study", "owner", "state", "trials", "best", "last", "change"]
+    assert lines[0].split() == ["study", "owner", "state", "budget", "best", "last", "change"]
     assert lines[1].split()[:4] == [r"../else\x1b[31m", "unknown", "of", "another"]
-    assert f"anna     finished            2 of 2  {best:.2%}" in lines[-1]
+    assert f"anna     finished            2 of 2 trials finished  {best:.2%}" in lines[-1]
+    assert "of another version  2 trials finished " in lines[3]
     shown = json.loads(run_inside(folder, "studies", "--json")[1])
     assert [one["name"] for one in shown["begun"]] == sorted(found)
+    assert (shown["version"], shown["begun"][-1]["budget"]["trials"], shown["begun"][-1]["spent"]["begun"]) == (2, 2, 2)
 
 
 def test_a_database_that_cannot_be_read_is_said(folder: Path, runs: Runs) -> None:

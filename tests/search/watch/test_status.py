@@ -275,14 +275,14 @@ class TestTerminal:
         assert "about" not in headline(spent)
         words = last_words(spec_of(trainings=3), spent, DEFAULT_RUNS)
         assert words.startswith(
-            "study 'birds' has spent its budget of 3 trainings (6 pruned, 0 failed); to go on, repeat the command with "
-            "--trainings 5\nbest: trial 0, "
+            "study 'birds' has spent its budget of 3 trainings (7 candidates, 6 pruned, 0 failed); to go on, repeat "
+            "the command with --trainings 5\nbest: trial 0, "
         )
         late = moment("birds", {"trainings": 9}, finished, (), None)
         words = last_words(spec_of(trainings=9, hours=2), late, DEFAULT_RUNS)
         assert words.startswith(
-            "study 'birds' has spent its 2 hours with 3.0 of 9 trainings spent, 7 candidates, 1 complete (6 pruned, 0 "
-            "failed); to go on, repeat the command"
+            "study 'birds' has spent its 2 hours with 3.0 of 9 trainings spent, 7 candidates, 1 complete, 6 pruned, "
+            "0 failed; to go on, repeat the command"
         )
 
     def test_the_json_has_the_budget_and_what_is_spent_of_it(self) -> None:
