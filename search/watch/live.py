@@ -246,8 +246,8 @@ def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs) -> str:
     else:
         begun = "" if budget.trainings is None else f"{count(spent.begun, 'candidate')}, "
         words = (
-            f"study {spec.name!r} has spent its budget of {budget.words} ({begun}{counts}); to go on, repeat the command with "
-            f"{budget.larger(spent)}"
+            f"study {spec.name!r} has spent its budget of {budget.words} ({begun}{counts}); to go on, repeat "
+            f"the command with {budget.larger(spent)}"
         )
     if best is not None and best.value is not None:
         words += (
