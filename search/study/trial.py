@@ -10,6 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import FailureKind
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT
 from studies import Limit, StudySpec
 from studies.axes import WIDTH_SHARE, Value
 from studies.spec import fits
@@ -20,9 +21,6 @@ DIVERGED, OUT_OF_MEMORY = "diverged", "out of memory"
 
 FAILURE = "failure"
 """Trial attribute: the kind of failure that ended the trial. Studies of older versions do not have it."""
-
-PAUSED, PROMOTED = "paused_at", "promoted_at"
-"""Trial attributes: the step after which the trial was last paused, and the one from which it last went on."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +144,8 @@ def step_of(spec: StudySpec) -> str:
 
 def is_paused(trial: FrozenTrial) -> bool:
     """Whether a RUNNING trial waits for later results, and no worker trains it."""
-    paused = trial.user_attrs.get(PAUSED)
-    return trial.state == TrialState.RUNNING and paused is not None and paused != trial.user_attrs.get(PROMOTED)
+    paused = trial.user_attrs.get(PAUSED_AT)
+    return trial.state == TrialState.RUNNING and paused is not None and paused != trial.user_attrs.get(PROMOTED_AT)
 
 
 def failure_of(trial: FrozenTrial) -> FailureKind | None:
