@@ -344,11 +344,10 @@ class Coordinator:
             self._end_with(TrainingFailed(f"{fatal} ({how}):\n{event.log_tail}"))
 
     def _on_failure(self, worker: Worker, failure: Failure) -> None:
-        """Apply the failure policy to a worker's trial. Does nothing if the trial has finished already."""
+        """Apply the failure policy to a worker's trial, unless the trial has finished, or waits at a rung from now on."""
         trial = worker.trial
-        if trial is None or trial not in self.trials.progress:
+        if trial is None or (progress := self.trials.progress.get(trial)) is None or progress.waits:
             return
-        progress = self.trials.progress[trial]
         decision = decide(failure, progress.setbacks, self.spec.faults, has_room=self._has_room())
         self.trials.record_failure(trial, worker.label, failure, decision)
         match decision.verdict:

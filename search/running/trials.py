@@ -331,7 +331,7 @@ class Trials:
                     return
                 frozen = make_own(self.study, frozen, KEPT)
                 self.others.note_queued(frozen)
-                self.marks.note_asked(self.study, frozen)
+            self.marks.note_asked(self.study, frozen)
             trial = resume_trial(self.study, self.spec, frozen, self.space)
         except UpdateFinishedTrialError:
             return  # by another program, which the next trial's turn will find

@@ -54,8 +54,9 @@ class Marks:
     """None until a launch has stored it: the study is one of before, and every trial that a worker trained counts."""
 
     def note_asked(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Mark a trial that the search has asked for."""
-        set_attributes(study, trial, {MARK: self.asked(trial.number)})
+        """Mark a trial that the search has asked for, unless it is marked so."""
+        if trial.user_attrs.get(MARK) != self.asked(trial.number):
+            set_attributes(study, trial, {MARK: self.asked(trial.number)})
 
     def note_ended(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Mark a trial whose end is about to be stored."""
@@ -81,7 +82,8 @@ class Marks:
     def is_asked(self, trial: FrozenTrial) -> bool:
         """Whether the search has asked for a trial that is not finished, perhaps before there were marks."""
         without = () if self.before is None else self.before.without
-        return trial.user_attrs.get(MARK) == self.asked(trial.number) or trial.number in without
+        asked = self.asked(trial.number)  # a kill may have come just before its end was stored
+        return trial.user_attrs.get(MARK) in (asked, asked + ENDED) or trial.number in without
 
     def seen(self, trial: FrozenTrial) -> FrozenTrial:
         """What a search sees of a trial: the trial itself, or a failed one in its place."""
