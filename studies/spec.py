@@ -59,10 +59,11 @@ class Search(FrozenModel):
     """Budget: finished trials (completed, pruned or failed) after which the search ends."""
     hours: float | None = Field(None, gt=0)
     """Budget: hours after which a launch starts no further trial. Default: no limit."""
-    sampler: Literal["tpe", "random", "gp"] = "tpe"
-    """Optuna's sampler: tree-structured Parzen estimator, uniform, or Gaussian process (slow past 200 trials)."""
+    sampler: Literal["tpe", "random", "gp", "model"] = "tpe"
+    """Optuna's sampler: tree-structured Parzen estimator, uniform, or Gaussian process (slow past 200 trials). Or
+    model: a Gaussian process on the estimated ends of all candidates, unfinished ones too."""
     startup_trials: int = Field(10, ge=1)
-    """Random trials before tpe or gp begins to model."""
+    """Random trials (of model: evenly spread ones) before tpe, gp or model begins to model."""
     pruner: Literal["successive_halving", "hyperband", "median", "none"] = "successive_halving"
     """Optuna's pruner, asked after every epoch but the last."""
     min_epochs: int = Field(1, ge=1)

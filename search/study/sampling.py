@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import assert_never
 
 import numpy as np
@@ -20,6 +21,8 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, Trial
 from sqlalchemy import delete
 
+from search.policy.ladder import Ladder
+from search.policy.model import ModelSampler
 from search.words import short_json
 from studies import StudySpec
 from trainer.values import Json
@@ -41,8 +44,20 @@ def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
             return RandomSampler(seed=seed)
         case "gp":
             return GPSampler(seed=seed, n_startup_trials=search.startup_trials)
+        case "model":  # it draws from its seed and the trial's number, and remembers what it read of finished trials
+            return _model_sampler(seed_of(spec.seed, 0, purpose=1), build_ladder(spec), search.startup_trials)
         case _:
             assert_never(search.sampler)
+
+
+@lru_cache(maxsize=1)
+def _model_sampler(seed: int, ladder: Ladder, startup_trials: int) -> ModelSampler:
+    return ModelSampler(seed=seed, ladder=ladder, startup_trials=startup_trials)
+
+
+def build_ladder(spec: StudySpec) -> Ladder:
+    """The rungs at which the study's candidates are compared; none for a pruner that does not pause."""
+    return Ladder((spec.num_steps,))
 
 
 def build_pruner(spec: StudySpec) -> BasePruner:
