@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky, lapack, solve_triangular
+from scipy.linalg import cho_solve, cholesky, lapack
 from scipy.optimize import minimize
 
 Array = NDArray[np.float64]
@@ -50,22 +50,26 @@ class Process:
         self._lengths = np.exp(theta[:-2])[setting_of]
         self._variance = float(np.exp(theta[-2]))
         self._scaled = observations.features / self._lengths
-        covariance = self._variance * _matern(_distances(self._scaled, self._scaled))[0]
+        covariance = self._variance * _matern(_distances(self._scaled, self._scaled))
         covariance[np.diag_indices_from(covariance)] += observations.variances + np.exp(theta[-1]) + JITTER
-        self._factor = cholesky(covariance, lower=True)
-        self._weights = cho_solve((self._factor, True), observations.values)
+        factor = cholesky(covariance, lower=True)
+        self._weights = cho_solve((factor, True), observations.values)
+        self._whitening, _ = lapack.dtrtri(factor, lower=1)
 
     def predict(self, features: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the noise-free values at these points."""
-        cross = self._variance * _matern(_distances(features / self._lengths, self._scaled))[0]
-        explained = solve_triangular(self._factor, cross.T, lower=True)
-        variance = self._variance - np.einsum("ij,ij->j", explained, explained)
+        cross = self._covariances(features)
+        explained = cross @ self._whitening.T
+        variance = self._variance - np.einsum("ij,ij->i", explained, explained)
         return cross @ self._weights, np.sqrt(np.maximum(variance, 1e-9))
 
     def mean(self, features: Array) -> Array:
         """Mean of the values at these points."""
-        means: Array = self._variance * _matern(_distances(features / self._lengths, self._scaled))[0] @ self._weights
+        means: Array = self._covariances(features) @ self._weights
         return means
+
+    def _covariances(self, features: Array) -> Array:
+        return self._variance * _matern(_distances(features / self._lengths, self._scaled))
 
 
 def first_theta(settings: int) -> Array:
@@ -89,7 +93,7 @@ def _loss(theta: Array, observations: Observations, setting_of: NDArray[np.int_]
     lengths, variance, noise = np.exp(theta[:settings])[setting_of], np.exp(theta[-2]), np.exp(theta[-1])
     scaled = observations.features / lengths
     values = observations.values
-    signal, slope = _matern(_distances(scaled, scaled))
+    signal, slope = _matern_and_slope(_distances(scaled, scaled))
     covariance = variance * signal
     covariance[np.diag_indices_from(covariance)] += observations.variances + noise + JITTER
     factor = cholesky(covariance, lower=True, check_finite=False)
@@ -116,8 +120,16 @@ def _distances(one: Array, other: Array) -> Array:
     return np.maximum(squared, 0.0, out=squared)
 
 
-def _matern(squared: Array) -> tuple[Array, Array]:
+def _matern(squared: Array) -> Array:
+    """Matern 5/2 at these squared distances."""
+    root = np.sqrt(5.0 * squared)
+    found: Array = (1 + root + root**2 / 3) * np.exp(-root)
+    return found
+
+
+def _matern_and_slope(squared: Array) -> tuple[Array, Array]:
     """Matern 5/2 at these squared distances, and -2 times its derivative by the squared distance."""
     root = np.sqrt(5.0 * squared)
     decay = np.exp(-root)
-    return (1 + root + root**2 / 3) * decay, (5 / 3) * (1 + root) * decay
+    slope = (1 + root) * decay
+    return slope + root**2 / 3 * decay, (5 / 3) * slope

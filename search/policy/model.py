@@ -23,7 +23,7 @@ from search.policy.ladder import Ladder
 from search.policy.propose import proposed
 from search.policy.seen import Candidate, Seen, common_space
 
-MOST, CHOSEN = 300, 200
+MOST, CHOSEN = 300, 150
 """The model is of all candidates, and where there are more than the first, of so many of them."""
 
 REFIT_EVERY = 10
@@ -32,14 +32,14 @@ REFIT_EVERY = 10
 THETA = "model:theta"
 """Attribute of a trial: the settings that the model knew and the hyperparameters that it found, beyond ``MOST``."""
 
-RANDOM_EVERY = 2
+RANDOM_EVERY = 3
 """Every so many candidates, one is random, whatever the model holds."""
 
 
 class ModelSampler(BaseSampler):
     """Learns from all candidates of a study at once: finished, stopped, paused and running.
 
-    The first candidates are a scrambled Sobol sequence. After them every second one is random; the others have the
+    The first candidates are a scrambled Sobol sequence. After them every third one is random; the others have the
     highest expected improvement of a Gaussian process on the estimated ends (``search.policy.estimate``), each with
     the variance of what its rung does not say. Candidates that have reached no rung are believed at their mean.
     Diverged ones count as the worst, and no value counts as worse than the best is better than the median.

@@ -9,7 +9,7 @@ from scipy.special import ndtr
 from search.policy.encoding import Encoding, Points
 from search.policy.gp import Process
 
-RANDOM, NEAR, PARENTS, POLISH = 800, 120, 5, 200
+RANDOM, NEAR, PARENTS, POLISH = 500, 100, 5, 100
 """Random points; points near each of so many of the best; and at last points near the best of all of those."""
 
 REACHES, POLISH_REACH = (0.02, 0.06, 0.15), 0.03

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
@@ -31,14 +32,20 @@ class Candidate:
     """Whether anything is known of its end."""
 
 
+_Content: TypeAlias = (
+    "tuple[TrialState, tuple[float, ...], dict[str, Setting], dict[str, BaseDistribution], dict[int, float], object]"
+)
+"""Of a trial, all that a candidate is made of."""
+
+
 @dataclass(frozen=True)
 class _Entry:
     """A trial as it was when it was last read."""
 
-    trial: FrozenTrial
-    is_finished: bool
-    content: tuple[TrialState, dict[str, Setting], dict[int, float], object, object]
-    candidate: Candidate
+    settled: FrozenTrial | None
+    """The trial, if it is finished: this object does not change any more."""
+    content: _Content
+    candidate: Candidate | None
 
 
 class Seen:
@@ -54,28 +61,34 @@ class Seen:
         if ladder is not None and not ladder.rungs:
             ladder = ladder_for(ladder.last_step, anew=False, factor=3, first=1)
         self._ladder = ladder
-        self._entries: dict[int, _Entry] = {}
+        self._entries: list[_Entry] = []
         self._spaces: list[dict[str, BaseDistribution]] = []
 
     def candidates(self, trials: Sequence[FrozenTrial], but: int) -> list[Candidate]:
         """The candidates among these trials, in their order.
 
         Args:
-            trials: all trials of a study.
+            trials: all trials of a study, by number.
             but: number of the trial that is asked for.
         """
         found, entries = [], self._entries
-        for trial in trials:
-            entry = entries.get(trial.number)
-            if entry is None or entry.trial is not trial or not entry.is_finished:
-                if trial.state in (TrialState.FAIL, TrialState.WAITING) or trial.number == but or not trial.params:
+        for index, trial in enumerate(trials):
+            entry = entries[index] if index < len(entries) else None
+            if entry is None or entry.settled is not trial:
+                entry = self._entry(trial, entry)
+                entries[index : index + 1] = [entry]
+                if trial.number == but:
                     continue
-                content = _content(trial)
-                if entry is None or entry.content != content:
-                    entry = _Entry(trial, trial.state.is_finished(), content, self._read(trial))
-                    entries[trial.number] = entry
-            found.append(entry.candidate)
+            if entry.candidate is not None:
+                found.append(entry.candidate)
         return found
+
+    def _entry(self, trial: FrozenTrial, before: _Entry | None) -> _Entry:
+        settled, content = trial if trial.state.is_finished() else None, _content(trial)
+        if before is not None and before.content == content:
+            return replace(before, settled=settled)
+        counts = trial.state not in (TrialState.FAIL, TrialState.WAITING) and bool(trial.params)
+        return _Entry(settled, content, self._read(trial) if counts else None)
 
     def _read(self, trial: FrozenTrial) -> Candidate:
         space = next((one for one in self._spaces if one == trial.distributions), None)
@@ -124,9 +137,7 @@ def common_space(candidates: Sequence[Candidate]) -> dict[str, BaseDistribution]
     }
 
 
-def _content(trial: FrozenTrial) -> tuple[TrialState, dict[str, Setting], dict[int, float], object, object]:
-    attributes = trial.user_attrs
-    return (
-        trial.state, dict(trial.params), dict(trial.intermediate_values),
-        attributes.get(PAUSED_AT), attributes.get(PROMOTED_AT),
-    )  # fmt: skip
+def _content(trial: FrozenTrial) -> _Content:
+    noted = trial.user_attrs.get(PAUSED_AT), trial.user_attrs.get(PROMOTED_AT)
+    values = tuple(trial.values or ())
+    return trial.state, values, dict(trial.params), trial.distributions, dict(trial.intermediate_values), noted

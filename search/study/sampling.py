@@ -1,4 +1,7 @@
-"""Sampler and pruner, and how a trial is asked for or resumed. All uses of Optuna's private parts stand here."""
+"""Sampler and pruner, and how a trial is asked for or resumed.
+
+All uses of Optuna's private parts stand here, but for the attribute that ``search.policy.model`` stores.
+"""
 
 from __future__ import annotations
 

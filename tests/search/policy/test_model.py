@@ -182,6 +182,19 @@ def test_a_sampler_that_has_read_a_study_sees_what_changed_since() -> None:
     assert fresh.ask(SPACE).params == asked[1]
 
 
+@pytest.mark.parametrize("trials", [12, 60, 62])
+def test_a_trial_that_was_asked_for_in_part_gets_the_settings_it_would_have_had(trials: int) -> None:
+    whole, broken = filled(trials), filled(trials)
+    wanted = whole.ask(SPACE).params
+    begun = broken.ask()
+    begun.suggest_float("lr", 1e-4, 1.0, log=True)
+    broken.sampler = ModelSampler(seed=1, ladder=LADDER)
+    resumed = optuna.trial.Trial(broken, begun._trial_id)
+    for name, axis in SPACE.items():
+        resumed._suggest(name, axis)
+    assert resumed.params == wanted
+
+
 # -- many candidates
 
 
