@@ -33,7 +33,7 @@ THETA = "model:theta"
 """Attribute of a trial: the settings that the model knew and the hyperparameters that it found, beyond ``MOST``."""
 
 RANDOM_EVERY = 3
-"""Every so many candidates, one is random, whatever the model holds."""
+"""Every so many candidates, one is random, whatever the model holds (bench/README.md, "The model sampler")."""
 
 
 class ModelSampler(BaseSampler):
@@ -147,10 +147,13 @@ def _choice(ends: NDArray[np.float64], most: int) -> NDArray[np.int_]:
 
 
 def _standardised(estimates: Estimates, chosen: NDArray[np.int_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Values and variances of the chosen, in units of the values' standard deviation about their median."""
+    """Values and variances of the chosen, in units of the values' standard deviation about their median.
+
+    The values are clipped below before, so that some that collapsed do not make those that matter look alike.
+    """
     ends, variances = estimates.ends[chosen], estimates.variances[chosen]
     ends = np.where(np.isnan(ends), np.nanmin(estimates.ends), ends)
-    median, top = float(np.median(ends)), float(ends.max())
-    ends = np.maximum(ends, median - (top - median))
+    middle, top = float(np.median(ends)), float(ends.max())
+    ends = np.maximum(ends, middle - (top - middle))
     unit = max(float(ends.std()), 1e-9)
-    return (ends - median) / unit, np.nan_to_num(variances, nan=0.0) / unit**2
+    return (ends - middle) / unit, np.nan_to_num(variances, nan=0.0) / unit**2
