@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from search.policy.encoding import Setting, coordinate_of
+from search.policy.encoding import coordinate_of
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder, ladder_for, reached
 
 
@@ -32,19 +32,14 @@ class Candidate:
     """Whether anything is known of its end."""
 
 
-_Content: TypeAlias = (
-    "tuple[TrialState, tuple[float, ...], dict[str, Setting], dict[str, BaseDistribution], dict[int, float], object]"
-)
-"""Of a trial, all that a candidate is made of."""
-
-
 @dataclass(frozen=True)
 class _Entry:
     """A trial as it was when it was last read."""
 
     settled: FrozenTrial | None
     """The trial, if it is finished: this object does not change any more."""
-    content: _Content
+    content: tuple[object, ...]
+    """All that the candidate is made of."""
     candidate: Candidate | None
 
 
@@ -86,9 +81,9 @@ class Seen:
     def _entry(self, trial: FrozenTrial, before: _Entry | None) -> _Entry:
         settled, content = trial if trial.state.is_finished() else None, _content(trial)
         if before is not None and before.content == content:
-            return replace(before, settled=settled)
+            return before if settled is None else replace(before, settled=settled)
         counts = trial.state not in (TrialState.FAIL, TrialState.WAITING) and bool(trial.params)
-        return _Entry(settled, content, self._read(trial) if counts else None)
+        return _Entry(settled, tuple(map(copy.copy, content)), self._read(trial) if counts else None)
 
     def _read(self, trial: FrozenTrial) -> Candidate:
         space = next((one for one in self._spaces if one == trial.distributions), None)
@@ -137,7 +132,7 @@ def common_space(candidates: Sequence[Candidate]) -> dict[str, BaseDistribution]
     }
 
 
-def _content(trial: FrozenTrial) -> _Content:
-    noted = trial.user_attrs.get(PAUSED_AT), trial.user_attrs.get(PROMOTED_AT)
-    values = tuple(trial.values or ())
-    return trial.state, values, dict(trial.params), trial.distributions, dict(trial.intermediate_values), noted
+def _content(trial: FrozenTrial) -> tuple[object, ...]:
+    attributes = trial.user_attrs
+    noted = attributes.get(PAUSED_AT), attributes.get(PROMOTED_AT)
+    return trial.state, trial.values, trial.params, trial.distributions, trial.intermediate_values, noted
