@@ -344,7 +344,7 @@ class Coordinator:
             self._end_with(TrainingFailed(f"{fatal} ({how}):\n{event.log_tail}"))
 
     def _on_failure(self, worker: Worker, failure: Failure) -> None:
-        """Apply the failure policy to a worker's trial, unless the trial has finished, or waits at a rung from now on."""
+        """Apply the failure policy to a worker's trial, unless it has finished, or waits at its rung from now on."""
         trial = worker.trial
         if trial is None or (progress := self.trials.progress.get(trial)) is None or progress.waits:
             return

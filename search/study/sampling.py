@@ -1,8 +1,12 @@
-"""Sampler and pruner, and how a trial is asked for or resumed. All uses of Optuna's private parts stand here."""
+"""Sampler and pruner, and how a trial is asked for or resumed.
+
+All uses of Optuna's private parts stand here, but for the attribute that ``search.policy.model`` stores.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import assert_never
 
 import numpy as np
@@ -21,6 +25,7 @@ from optuna.trial import FrozenTrial, Trial
 from sqlalchemy import delete
 
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder, ladder_for
+from search.policy.model import ModelSampler
 from search.study.memory import below_optuna
 from search.words import short_json
 from studies import StudySpec
@@ -44,8 +49,15 @@ def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
             return RandomSampler(seed=seed)
         case "gp":
             return GPSampler(seed=seed, n_startup_trials=search.startup_trials)
+        case "model":  # it draws from its seed and the trial's number, and remembers what it read of finished trials
+            return _model_sampler(seed_of(spec.seed, 0, purpose=1), build_ladder(spec), search.startup_trials)
         case _:
             assert_never(search.sampler)
+
+
+@lru_cache(maxsize=1)
+def _model_sampler(seed: int, ladder: Ladder, startup_trials: int) -> ModelSampler:
+    return ModelSampler(seed=seed, ladder=ladder, startup_trials=startup_trials)
 
 
 def build_ladder(spec: StudySpec) -> Ladder:

@@ -173,7 +173,7 @@ def test_a_finished_trial_of_another_program_is_named_once_and_never_the_best(be
     assert len(snapshot.finished) == 5
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "model"])
 @pytest.mark.parametrize("pruner", ["hyperband", "median", "successive_halving"])
 def test_a_foreign_trial_teaches_neither_sampler_nor_pruner(bench: Bench, sampler: str, pruner: str) -> None:
     """GPSampler would raise at each ask, because a foreign trial lacks the constraints."""

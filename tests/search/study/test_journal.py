@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from search.cli import app
 from search.errors import ReplayFailed, StudyChanged, UsageError, exit_code_of
 from search.paths import Runs
+from search.study import sampling
 from search.study.events import Ask, Assign, Epoch, Event, Stop, Tell
 from search.study.journal import Journal, digest, read_journal
 from search.study.replay import replay, replay_study, replay_with, text_of_replay
@@ -62,6 +63,14 @@ def test_a_fresh_sampler_and_pruner_repeat_every_suggestion_and_decision(journal
 def test_other_samplers_repeat_themselves_too(tmp_path: Path, sampler: str) -> None:
     _, events = searched(tmp_path, sampler=sampler, trials=7)
     assert replay(events).identical
+
+
+def test_the_model_repeats_itself_in_a_process_that_has_read_no_trial(tmp_path: Path) -> None:
+    _, events = searched(tmp_path, sampler="model", trials=20)
+    sampling._model_sampler.cache_clear()
+    found = replay(events)
+    assert found.identical
+    assert found.asks == 20
 
 
 def test_a_suggestion_that_differs_is_counted_and_shown(journal: list[Event]) -> None:

@@ -26,6 +26,7 @@ from search.errors import HeldError, StorageError, StudyChanged, UsageError
 from search.export.export import export_best
 from search.paths import Runs
 from search.plan.space import distributions
+from search.policy.model import ModelSampler
 from search.study.lock import own_study, owner_of
 from search.study.sampling import build_pruner, build_sampler, seed_of
 from search.study.storage import open_storage, parse_url
@@ -219,7 +220,9 @@ def test_a_reopened_study_has_its_own_pruner_not_optunas_default(
     assert type(build_pruner(spec)) is kind
 
 
-@pytest.mark.parametrize(("name", "kind"), [("tpe", TPESampler), ("random", RandomSampler), ("gp", GPSampler)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("tpe", TPESampler), ("random", RandomSampler), ("gp", GPSampler), ("model", ModelSampler)]
+)
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # GPSampler is one
 def test_a_reopened_study_has_its_own_sampler(storage: RDBStorage, name: str, kind: type[Any]) -> None:
     spec = spec_of(f"search.sampler={name}")

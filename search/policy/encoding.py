@@ -1,0 +1,133 @@
+"""Settings as points of a cube, one coordinate from 0 to 1 a setting, and as features that distances are taken of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+Setting: TypeAlias = "float | int | str | bool | None"
+"""A value of a setting, as Optuna has it."""
+
+Points: TypeAlias = "NDArray[np.float64]"
+
+
+def levels_of(axis: BaseDistribution) -> int:
+    """Number of values of an axis; 0 where they are not counted: real numbers, and whole ones on a log axis."""
+    if isinstance(axis, CategoricalDistribution):
+        return len(axis.choices)
+    assert isinstance(axis, FloatDistribution | IntDistribution)
+    if axis.log or axis.step is None:
+        return 0
+    return round((axis.high - axis.low) / axis.step) + 1
+
+
+def coordinate_of(axis: BaseDistribution, value: Setting) -> float:
+    """Where a value lies on its axis, from 0 to 1; at the nearer end, if it is beyond.
+
+    An axis with counted values is divided into equal cells, and a value is in the middle of its own. Log axes are
+    divided by logarithms, those of whole numbers from half below the lowest to half above the highest.
+    """
+    levels = levels_of(axis)
+    if isinstance(axis, CategoricalDistribution):
+        return (axis.to_internal_repr(value) + 0.5) / levels
+    assert isinstance(axis, FloatDistribution | IntDistribution)
+    low, high = _ends(axis)
+    number = float(value)  # type: ignore[arg-type]  # a number, as the axis has no others
+    if levels:
+        return min(max((number - low) / (high - low), 0.5 / levels), 1 - 0.5 / levels)
+    if high == low:
+        return 0.5
+    if axis.log:
+        number = max(number, low)
+        return min(math.log(number / low) / math.log(high / low), 1.0)
+    return min(max((number - low) / (high - low), 0.0), 1.0)
+
+
+def value_at(axis: BaseDistribution, coordinate: float) -> Setting:
+    """The value of an axis at a coordinate."""
+    levels = levels_of(axis)
+    cell = min(int(coordinate * levels), levels - 1)
+    if isinstance(axis, CategoricalDistribution):
+        return axis.to_external_repr(cell)
+    assert isinstance(axis, FloatDistribution | IntDistribution)
+    low, high = _ends(axis)
+    if levels:
+        number = axis.low + cell * (axis.step or 1)
+    elif axis.log:
+        number = low * (high / low) ** coordinate
+    else:
+        number = low + coordinate * (high - low)
+    if isinstance(axis, IntDistribution):
+        number = round(number)
+    return axis.to_external_repr(min(max(number, axis.low), axis.high))
+
+
+def _ends(axis: FloatDistribution | IntDistribution) -> tuple[float, float]:
+    """The values at 0 and 1."""
+    if levels_of(axis):
+        half = (axis.step or 1) / 2
+        return axis.low - half, axis.low + (levels_of(axis) - 1) * (axis.step or 1) + half
+    if isinstance(axis, IntDistribution):
+        return axis.low - 0.5, axis.high + 0.5
+    return axis.low, axis.high
+
+
+class Encoding:
+    """The axes of a space, in a fixed order, and the features of its points.
+
+    Args:
+        space: setting -> axis; each has more than one value.
+    """
+
+    def __init__(self, space: Mapping[str, BaseDistribution]) -> None:
+        self.axes = dict(space)
+        self._levels = np.array([levels_of(axis) for axis in space.values()], float)
+        self._one_hot = np.array([isinstance(axis, CategoricalDistribution) for axis in space.values()], bool)
+        widths = np.where(self._one_hot, self._levels, 1).astype(int)
+        self.setting_of = np.repeat(np.arange(len(widths)), widths)
+        """Column of the features -> number of its setting."""
+
+    def settings(self, point: Sequence[float] | Points) -> dict[str, Setting]:
+        """The settings at a point."""
+        return {name: value_at(axis, float(at)) for (name, axis), at in zip(self.axes.items(), point, strict=True)}
+
+    def features(self, points: Points) -> Points:
+        """A column from 0 to 1 for each setting; of a choice one for each value, which are one apart from each other.
+
+        Args:
+            points: [number of points, number of settings].
+        """
+        levels = np.maximum(self._levels, 2)
+        cell = np.minimum(np.floor(points * levels), levels - 1)
+        columns = np.where(self._levels > 0, cell / (levels - 1), points)
+        if not self._one_hot.any():
+            return columns
+        made = []
+        for number, one_hot in enumerate(self._one_hot):
+            if one_hot:
+                choices = np.arange(self._levels[number])
+                made.append((cell[:, number, None] == choices) / math.sqrt(2))
+            else:
+                made.append(columns[:, number, None])
+        return np.concatenate(made, axis=1)
+
+    def nearby(self, point: Points, number: int, reach: Points, rng: np.random.Generator) -> Points:
+        """Points around one: three in five settings move, those with few values to any other value.
+
+        Args:
+            point: [number of settings].
+            number: how many.
+            reach: [number], the standard deviations of the moves.
+            rng: source of random numbers.
+        """
+        size = (number, len(self.axes))
+        moved = point + rng.normal(size=size) * reach[:, None]
+        anywhere = self._one_hot | ((self._levels > 0) & (self._levels <= 4))
+        moved = np.where(anywhere, rng.random(size), moved)
+        share = np.where(anywhere, 0.2, 0.6)
+        return np.clip(np.where(rng.random(size) < share, moved, point), 0.0, 1.0)

@@ -1,0 +1,66 @@
+"""At what each candidate would end, from the rung that it has reached, and how much of that its rung does not say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEAST_SLOPE = 0.3
+"""An advantage at a rung shrinks to no less than this part at the next."""
+
+FEW = 5
+"""With fewer candidates that reached both rungs, all are taken to gain the same from one to the next."""
+
+UNKNOWN = 0.35
+"""What a rung does not say of the next, while few have reached both, as a part of the standard deviation of values."""
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Of each candidate, in the order given."""
+
+    ends: NDArray[np.float64]
+    """The value at the end, measured or estimated; NaN where no rung was reached."""
+    variances: NDArray[np.float64]
+    """Variance of the estimate, 0 for a measured one; NaN where no rung was reached."""
+
+
+def estimated_ends(values: NDArray[np.float64]) -> Estimates:
+    """The ends of candidates, chained from rung to rung.
+
+    From one rung to the next leads the regression of the candidates that reached both, its slope clipped to
+    ``LEAST_SLOPE`` to 1; with fewer than ``FEW`` of them, their mean gain. What its residuals vary by adds up.
+
+    Args:
+        values: [number of candidates, number of rungs], the last being the end; NaN where a rung was not reached.
+    """
+    number, rungs = values.shape
+    known = ~np.isnan(values)
+    ends, variances = np.full(number, np.nan), np.full(number, np.nan)
+    seen = values[known]
+    unknown = (UNKNOWN * float(seen.std())) ** 2 if len(seen) else 0.0
+    for rung in range(rungs):
+        if rung:
+            both = known[:, rung - 1] & known[:, rung]
+            slope, offset, variance = _next(values[both, rung - 1], values[both, rung], unknown)
+            ends, variances = slope * ends + offset, slope**2 * variances + variance
+        at = known[:, rung]
+        ends[at], variances[at] = values[at, rung], 0.0
+    return Estimates(ends, variances)
+
+
+def _next(here: NDArray[np.float64], there: NDArray[np.float64], unknown: float) -> tuple[float, float, float]:
+    """Slope and offset from a rung to the next, and the variance that remains."""
+    slope, number = 1.0, len(here)
+    if number == 0:
+        return slope, 0.0, unknown
+    centred = here - here.mean()
+    if number >= FEW and (spread := float(centred @ centred)) > 0:
+        slope = float(np.clip(centred @ (there - there.mean()) / spread, LEAST_SLOPE, 1.0))
+    offset = float(there.mean() - slope * here.mean())
+    if number < FEW:
+        return slope, offset, unknown
+    residuals = there - slope * here - offset
+    return slope, offset, float(residuals @ residuals) / (number - 2)

@@ -1,0 +1,135 @@
+"""A Gaussian process whose observations each have a noise of their own.
+
+scikit-learn's regressor has no priors on its hyperparameters, and a dozen observations of seven settings need some.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_solve, cholesky, lapack
+from scipy.optimize import minimize
+
+Array = NDArray[np.float64]
+
+PRIOR_LENGTH, PRIOR_VARIANCE, PRIOR_NOISE = (np.log(0.6), 1.0), (0.0, 1.0), (np.log(0.01), 1.5)
+"""Mean and standard deviation of the logarithms of lengths (of a unit cube), variance and noise (of standardised
+values)."""
+
+JITTER = 1e-6
+"""Added to the diagonal of each covariance matrix, so that equal points do no harm."""
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What a Gaussian process is fitted to."""
+
+    features: Array
+    """[number, number of columns]."""
+    values: Array
+    """[number], standardised."""
+    variances: Array
+    """[number], the part of each value's noise that is known, in squared standardised units."""
+
+
+class Process:
+    """A Gaussian process with Matern 5/2 covariance and a length for each setting.
+
+    Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006: equations 2.25 and 2.26 for the prediction,
+    4.17 for the covariance, 5.8 and 5.9 for the likelihood.
+
+    Args:
+        observations: at least one.
+        setting_of: column of the features -> number of its setting.
+        theta: logarithms of a length for each setting, of the variance and of the noise; ``fitted_theta`` finds them.
+    """
+
+    def __init__(self, observations: Observations, setting_of: NDArray[np.int_], theta: Array) -> None:
+        self._lengths = np.exp(theta[:-2])[setting_of]
+        self._variance = float(np.exp(theta[-2]))
+        self._scaled = observations.features / self._lengths
+        covariance = self._variance * _matern(_distances(self._scaled, self._scaled))
+        covariance[np.diag_indices_from(covariance)] += observations.variances + np.exp(theta[-1]) + JITTER
+        factor = cholesky(covariance, lower=True)
+        self._weights = cho_solve((factor, True), observations.values)
+        self._whitening, _ = lapack.dtrtri(factor, lower=1)
+
+    def predict(self, features: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation of the noise-free values at these points."""
+        cross = self._covariances(features)
+        explained = cross @ self._whitening.T
+        variance = self._variance - np.einsum("ij,ij->i", explained, explained)
+        return cross @ self._weights, np.sqrt(np.maximum(variance, 1e-9))
+
+    def mean(self, features: Array) -> Array:
+        """Mean of the values at these points."""
+        means: Array = self._covariances(features) @ self._weights
+        return means
+
+    def _covariances(self, features: Array) -> Array:
+        return self._variance * _matern(_distances(features / self._lengths, self._scaled))
+
+
+def first_theta(settings: int) -> Array:
+    """The hyperparameters that the priors hold most likely, for a number of settings."""
+    return np.array([PRIOR_LENGTH[0]] * settings + [PRIOR_VARIANCE[0], PRIOR_NOISE[0]])
+
+
+def fitted_theta(observations: Observations, setting_of: NDArray[np.int_], begin: Array) -> Array:
+    """The hyperparameters with the highest posterior that 20 steps of L-BFGS-B from ``begin`` find."""
+    settings = len(begin) - 2
+    bounds = [(-3.0, 3.0)] * (settings + 1) + [(-9.0, 0.0)]
+    found = minimize(
+        _loss, begin, (observations, setting_of), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 20}
+    )
+    return np.asarray(found.x, float)
+
+
+def _loss(theta: Array, observations: Observations, setting_of: NDArray[np.int_]) -> tuple[float, Array]:
+    """Negative logarithm of the posterior density, and its gradient."""
+    settings = len(theta) - 2
+    lengths, variance, noise = np.exp(theta[:settings])[setting_of], np.exp(theta[-2]), np.exp(theta[-1])
+    scaled = observations.features / lengths
+    values = observations.values
+    signal, slope = _matern_and_slope(_distances(scaled, scaled))
+    covariance = variance * signal
+    covariance[np.diag_indices_from(covariance)] += observations.variances + noise + JITTER
+    factor = cholesky(covariance, lower=True, check_finite=False)
+    weights = cho_solve((factor, True), values, check_finite=False)
+    inverse, _ = lapack.dpotri(factor, lower=1)
+    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    pull = inverse - np.outer(weights, weights)
+    spread = np.array([PRIOR_LENGTH] * settings + [PRIOR_VARIANCE, PRIOR_NOISE])
+    away = (theta - spread[:, 0]) / spread[:, 1]
+    loss = 0.5 * values @ weights + np.log(np.diag(factor)).sum() + 0.5 * away @ away
+
+    gradient = np.empty_like(theta)
+    weighted = pull * slope
+    per_column = weighted.sum(1) @ scaled**2 - np.einsum("ij,ij->j", scaled, weighted @ scaled)
+    gradient[:settings] = variance * np.bincount(setting_of, per_column, settings)
+    gradient[-2] = 0.5 * variance * np.einsum("ij,ij->", pull, signal)
+    gradient[-1] = 0.5 * noise * np.trace(pull)
+    return float(loss), gradient + away / spread[:, 1]
+
+
+def _distances(one: Array, other: Array) -> Array:
+    """Squared distances between rows."""
+    squared: Array = (one**2).sum(1)[:, None] + (other**2).sum(1) - 2 * one @ other.T
+    return np.maximum(squared, 0.0, out=squared)
+
+
+def _matern(squared: Array) -> Array:
+    """Matern 5/2 at these squared distances."""
+    root = np.sqrt(5.0 * squared)
+    found: Array = (1 + root + root**2 / 3) * np.exp(-root)
+    return found
+
+
+def _matern_and_slope(squared: Array) -> tuple[Array, Array]:
+    """Matern 5/2 at these squared distances, and -2 times its derivative by the squared distance."""
+    root = np.sqrt(5.0 * squared)
+    decay = np.exp(-root)
+    slope = (1 + root) * decay
+    return slope + root**2 / 3 * decay, (5 / 3) * slope

@@ -1,0 +1,159 @@
+"""A sampler for trainings that are compared on their way: a Gaussian process on the estimated ends of candidates."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+from scipy.stats import qmc
+
+from search.policy.encoding import Encoding, Points, value_at
+from search.policy.estimate import Estimates, estimated_ends
+from search.policy.gp import Observations, Process, first_theta, fitted_theta
+from search.policy.ladder import Ladder
+from search.policy.propose import proposed
+from search.policy.seen import Candidate, Seen, common_space
+
+MOST, CHOSEN = 300, 150
+"""The model is of all candidates, and where there are more than the first, of so many of them."""
+
+REFIT_EVERY = 10
+"""Beyond ``MOST`` candidates, the hyperparameters found for one serve so many."""
+
+THETA = "model:theta"
+"""Attribute of a trial: the settings that the model knew and the hyperparameters that it found, beyond ``MOST``."""
+
+RANDOM_EVERY = 3
+"""Every so many candidates, one is random, whatever the model holds (bench/README.md, "The model sampler")."""
+
+
+class ModelSampler(BaseSampler):
+    """Learns from all candidates of a study at once: finished, stopped, paused and running.
+
+    The first candidates are a scrambled Sobol sequence. After them every third one is random; the others have the
+    highest expected improvement of a Gaussian process on the estimated ends (``search.policy.estimate``), each with
+    the variance of what its rung does not say. Candidates that have reached no rung are believed at their mean.
+    Diverged ones count as the worst, and no value counts as worse than the best is better than the median.
+
+    What it suggests depends on the seed, the trial's number and the other trials' settings, values and attributes, and
+    on nothing else. It is for one objective without constraints; axes that not all trials have, or that have changed,
+    are random.
+
+    Args:
+        seed: of the study: two samplers with the same seed suggest the same.
+        ladder: after how many steps candidates are compared. With ``Ladder((last_step,))`` a pruner may stop them
+            anywhere. None: values of complete trials alone count.
+        startup_trials: number of the candidates that have reached a rung or an end before the model is asked.
+    """
+
+    def __init__(self, *, seed: int, ladder: Ladder | None = None, startup_trials: int = 10) -> None:
+        self._seed = seed
+        self._startup_trials = startup_trials
+        self._seen = Seen(ladder)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The axes that all other trials have, whether these are finished or not, but those with a single value."""
+        return common_space(self._candidates(study, trial))
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A random value."""
+        rng = self._rng(trial, zlib.crc32(param_name.encode()))
+        return value_at(param_distribution, rng.random())
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The settings to try next; none where the trial has them all, as one that goes on after an interruption."""
+        if search_space.keys() <= trial.params.keys():
+            return {}
+        encoding, rng = Encoding(search_space), self._rng(trial)
+        candidates = self._candidates(study, trial)
+        judged = [one for one in candidates if one.is_judged]
+        if len(judged) < self._startup_trials:
+            sequence = qmc.Sobol(len(search_space), rng=np.random.default_rng(self._seed)).fast_forward(trial.number)
+            return encoding.settings(sequence.random()[0])
+        sign = -1.0 if study.direction == StudyDirection.MINIMIZE else 1.0
+        estimates = estimated_ends(sign * np.array([one.values for one in judged]))
+        if trial.number % RANDOM_EVERY == RANDOM_EVERY - 1 or np.isnan(estimates.ends).all():
+            return encoding.settings(rng.random(len(search_space)))
+        running = [one for one in candidates if not one.is_judged]
+        chosen = np.arange(len(judged)) if len(judged) <= MOST else _choice(estimates.ends, CHOSEN)
+        points = _points([judged[at] for at in chosen], encoding)
+        values, variances = _standardised(estimates, chosen)
+        observations = Observations(encoding.features(points), values, variances)
+        theta = self._theta(study, trial, observations, encoding, beyond=len(judged) > MOST)
+        process = Process(observations, encoding.setting_of, theta)
+        if running:
+            believed = _points(running[-CHOSEN:], encoding)
+            means = process.mean(encoding.features(believed))
+            points = np.concatenate([points, believed])
+            observations = Observations(
+                encoding.features(points),
+                np.concatenate([values, means]),
+                np.concatenate([variances, np.zeros(len(means))]),
+            )
+            process = Process(observations, encoding.setting_of, theta)
+        return encoding.settings(proposed(encoding, points, process, rng))
+
+    def _candidates(self, study: Study, trial: FrozenTrial) -> list[Candidate]:
+        return self._seen.candidates(study.get_trials(deepcopy=False), but=trial.number)
+
+    def _rng(self, trial: FrozenTrial, purpose: int = 0) -> np.random.Generator:
+        return np.random.default_rng((self._seed, trial.number, purpose))
+
+    def _theta(
+        self, study: Study, trial: FrozenTrial, observations: Observations, encoding: Encoding, *, beyond: bool
+    ) -> NDArray[np.float64]:
+        """The hyperparameters: found now, or those that one of the last trials keeps."""
+        names, before = list(encoding.axes), first_theta(len(encoding.axes))
+        if beyond:
+            others = study.get_trials(deepcopy=False)[max(trial.number - REFIT_EVERY + 1, 0) : trial.number]
+            for other in reversed(others):
+                kept = other.system_attrs.get(THETA)
+                if kept is not None and kept["settings"] == names:
+                    return np.array(kept["theta"])
+        theta = fitted_theta(observations, encoding.setting_of, before)
+        if beyond:
+            kept = {"settings": names, "theta": theta.tolist()}
+            study._storage.set_trial_system_attr(trial._trial_id, THETA, kept)  # as Optuna's own samplers do
+        return theta
+
+
+def _points(candidates: Sequence[Candidate], encoding: Encoding) -> Points:
+    return np.array([[one.coordinates[name] for name in encoding.axes] for one in candidates], float)
+
+
+def _choice(ends: NDArray[np.float64], most: int) -> NDArray[np.int_]:
+    """Which of more candidates the model is of: a third the best, a third the newest, and a spread of the rest."""
+    third = most // 3
+    order = np.argsort(-np.nan_to_num(ends, nan=-math.inf), kind="stable")
+    taken = np.zeros(len(ends), bool)
+    taken[order[:third]] = True
+    taken[np.flatnonzero(~taken)[-third:]] = True
+    rest = np.flatnonzero(~taken)
+    taken[rest[np.linspace(0, len(rest) - 1, most - 2 * third).round().astype(int)]] = True
+    return np.flatnonzero(taken)
+
+
+def _standardised(estimates: Estimates, chosen: NDArray[np.int_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Values and variances of the chosen, in units of the values' standard deviation about their median.
+
+    The values are clipped below before, so that some that collapsed do not make those that matter look alike.
+    """
+    ends, variances = estimates.ends[chosen], estimates.variances[chosen]
+    ends = np.where(np.isnan(ends), np.nanmin(estimates.ends), ends)
+    middle, top = float(np.median(ends)), float(ends.max())
+    ends = np.maximum(ends, middle - (top - middle))
+    unit = max(float(ends.std()), 1e-9)
+    return (ends - middle) / unit, np.nan_to_num(variances, nan=0.0) / unit**2

@@ -1,0 +1,138 @@
+"""What a sampler sees of a study: each candidate's settings, and its values at the rungs."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from search.policy.encoding import coordinate_of
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder, ladder_for, reached
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trial that has settings and did not fail, as a sampler sees it."""
+
+    number: int
+    space: Mapping[str, BaseDistribution]
+    """Its axes; candidates with the same axes share one object."""
+    coordinates: Mapping[str, float]
+    """Setting -> where its value lies on its axis."""
+    values: tuple[float, ...]
+    """Its value at each rung and at the end; NaN where it has not been."""
+    diverged: bool
+    """It ended before its time, and not because it was compared with others."""
+
+    is_judged: bool
+    """Whether anything is known of its end."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A trial as it was when it was last read."""
+
+    settled: FrozenTrial | None
+    """The trial, if it is finished: this object does not change any more."""
+    content: tuple[object, ...]
+    """All that the candidate is made of."""
+    candidate: Candidate | None
+
+
+class Seen:
+    """Reads trials, and remembers what it made of those that have not changed since.
+
+    Args:
+        ladder: the rungs. Where it has none, as with pruners that stop a candidate at any step, candidates are compared
+            at steps 1, 3, 9 and so on. None: values at the end alone count.
+    """
+
+    def __init__(self, ladder: Ladder | None) -> None:
+        self._pauses = ladder is not None and bool(ladder.rungs)
+        if ladder is not None and not ladder.rungs:
+            ladder = ladder_for(ladder.last_step, anew=False, factor=3, first=1)
+        self._ladder = ladder
+        self._entries: list[_Entry] = []
+        self._spaces: list[dict[str, BaseDistribution]] = []
+
+    def candidates(self, trials: Sequence[FrozenTrial], but: int) -> list[Candidate]:
+        """The candidates among these trials, in their order.
+
+        Args:
+            trials: all trials of a study, by number.
+            but: number of the trial that is asked for.
+        """
+        found, entries = [], self._entries
+        for index, trial in enumerate(trials):
+            entry = entries[index] if index < len(entries) else None
+            if entry is None or entry.settled is not trial:
+                entry = self._entry(trial, entry)
+                entries[index : index + 1] = [entry]
+                if trial.number == but:
+                    continue
+            if entry.candidate is not None:
+                found.append(entry.candidate)
+        return found
+
+    def _entry(self, trial: FrozenTrial, before: _Entry | None) -> _Entry:
+        settled, content = trial if trial.state.is_finished() else None, _content(trial)
+        if before is not None and before.content == content:
+            return before if settled is None else replace(before, settled=settled)
+        counts = trial.state not in (TrialState.FAIL, TrialState.WAITING) and bool(trial.params)
+        return _Entry(settled, tuple(map(copy.copy, content)), self._read(trial) if counts else None)
+
+    def _read(self, trial: FrozenTrial) -> Candidate:
+        space = next((one for one in self._spaces if one == trial.distributions), None)
+        if space is None:
+            space = dict(trial.distributions)
+            self._spaces.append(space)
+        values = self._values(trial)
+        diverged = self._has_diverged(trial) or any(map(math.isinf, values))
+        return Candidate(
+            number=trial.number,
+            space=space,
+            coordinates={name: coordinate_of(axis, trial.params[name]) for name, axis in space.items()},
+            values=(math.nan,) * len(values) if diverged else values,
+            diverged=diverged,
+            is_judged=diverged or not all(map(math.isnan, values)),
+        )
+
+    def _values(self, trial: FrozenTrial) -> tuple[float, ...]:
+        if self._ladder is None:
+            return (trial.values[0] if trial.state == TrialState.COMPLETE else math.nan,)
+        found = reached(trial, self._ladder)
+        return tuple(found.get(rung, math.nan) for rung in range(len(self._ladder.steps)))
+
+    def _has_diverged(self, trial: FrozenTrial) -> bool:
+        """Whether a trial was ended by something else than a comparison: with pauses, at a step that is no rung."""
+        if trial.state != TrialState.PRUNED:
+            return False
+        last, paused = trial.last_step or 0, trial.user_attrs.get(PAUSED_AT, 0)
+        if not self._pauses or self._ladder is None:
+            return last == 0
+        return max(last, paused) not in self._ladder.rungs or trial.user_attrs.get(PROMOTED_AT, 0) >= max(last, paused)
+
+
+def common_space(candidates: Sequence[Candidate]) -> dict[str, BaseDistribution]:
+    """The axes that all candidates have, by name; of those with a single value, none."""
+    spaces: list[Mapping[str, BaseDistribution]] = []
+    for one in candidates:
+        if one.space is not (spaces[-1] if spaces else None):
+            spaces.append(one.space)
+    if not spaces:
+        return {}
+    return {
+        name: axis
+        for name, axis in sorted(spaces[0].items())
+        if not axis.single() and all(name in other and other[name] == axis for other in spaces[1:])
+    }
+
+
+def _content(trial: FrozenTrial) -> tuple[object, ...]:
+    attributes = trial.user_attrs
+    noted = attributes.get(PAUSED_AT), attributes.get(PROMOTED_AT)
+    return trial.state, trial.values, trial.params, trial.distributions, trial.intermediate_values, noted
