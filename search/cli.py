@@ -208,6 +208,9 @@ def status(
 @app.command()
 def stop(
     study: StudyArgument = None,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="End its paused trials, too: they count as pruned, and never go on.")
+    ] = False,
     as_json: EndJsonOption = False,
     storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS.root,
@@ -215,10 +218,10 @@ def stop(
     """End a search politely from another terminal: every worker finishes its epoch. An export ends at once."""
     folder, url = _places(storage, runs)
 
-    from search.running.launch import stop_search, text_of_stop
+    from search.running.stop import stop_search, text_of_stop
 
     name = _study_name(study, folder)
-    stopped = stop_search(name, url, folder, tell=partial(remark, aside=as_json))
+    stopped = stop_search(name, url, folder, finish=finish, tell=partial(remark, aside=as_json))
     _print(stopped, text_of_stop, as_json=as_json)
 
 

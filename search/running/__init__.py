@@ -1,6 +1,7 @@
 """A running search, and the only writer of its trials. It may know every room but export.
 
-launch       from a study to a running search; stop requests
+launch       from a study to a running search
+stop         search stop: asks it to end, and ends paused trials
 coordinator  the loop: assign, answer, resume, pause, stop
 trials       the trials of the study: ask, report, prune, tell
 rungs        who goes on at a rung, who waits, who is promoted

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from logging import WARNING
 
 import optuna
@@ -15,7 +13,7 @@ from sqlalchemy import URL
 
 from search.console import is_quiet
 from search.devices import WorkerDevice, hold_devices, share_gpus
-from search.errors import Interrupted, UsageError
+from search.errors import Interrupted
 from search.paths import Runs
 from search.plan.data_warnings import never_predicted, warnings_about
 from search.plan.prepare import Prepared, check_room, images_of, models_of, prepare, room_needed
@@ -26,11 +24,11 @@ from search.study.budget import Budget
 from search.study.events import Accept, Keep
 from search.study.identity import take_folder
 from search.study.journal import Journal
-from search.study.lock import own_study, owner_of, read_holder
+from search.study.lock import own_study, read_holder
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
 from search.study.storage import STORAGE_FAILURES, open_storage, storage_errors
-from search.study.study import another_owner, check_trials, find_study, open_study, uuid_of
+from search.study.study import another_owner, check_trials, open_study, uuid_of
 from search.watch.live import Display
 from search.watch.observers import Observer, Observers, StateFile
 from search.watch.page import StudyPage
@@ -40,9 +38,6 @@ from search.workers.local import LocalPool
 from studies import StudySpec
 from trainer.data import Dataset
 from trainer.kept import write_checked
-
-STOP_POLL_SECONDS = 0.5
-"""Seconds between two checks of whether the search has stopped."""
 
 
 def launch(
@@ -125,44 +120,6 @@ def launch(
         "nothing is lost, the same command goes on from there",
         at_once=coordinator.killed,
     )
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """What ``search stop`` answers."""
-
-    study: str
-    stopped: bool
-    """False: nobody searched or exported it."""
-
-
-def stop_search(name: str, url: URL, runs: Runs, *, tell: Callable[[str], None]) -> Stopped:
-    """Ask the process that searches or exports a study to stop, and wait until it has.
-
-    The request is a file in the runs folder, so it reaches a search or an export on any machine that shares it.
-
-    Raises:
-        StorageError, UsageError: no such database or study, or it is searched in another runs folder.
-    """
-    with storage_errors(url):
-        find_study(open_storage(url), name)  # until it is found the name may be a path
-        owner = owner_of(name, url, runs)
-        if owner is None:
-            return Stopped(name, False)
-        if not runs.holder(name).exists():
-            raise UsageError(f"study {name!r} is in use from another runs folder than {runs.root}; name that in --runs")
-        runs.stop_request(name).touch()
-        tell(f"asked {owner}, which holds {name!r}, to stop")
-        while owner_of(name, url, runs) == owner:
-            time.sleep(STOP_POLL_SECONDS)
-    return Stopped(name, True)
-
-
-def text_of_stop(answer: Stopped) -> str:
-    """What ``search stop`` prints."""
-    if answer.stopped:
-        return f"study {answer.study!r} has stopped; nothing is lost, the same command goes on from there"
-    return f"nobody is searching or exporting study {answer.study!r}"
 
 
 def _whose(study: optuna.Study) -> list[str]:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from search import errors
 from search.cli import app
-from search.running.launch import Stopped
+from search.running.stop import Stopped
 from search.study.progress import Snapshot
 from studies import StudySpec
 from trainer.errors import ConfigError
@@ -160,12 +160,12 @@ def test_a_launch_and_a_stop_end_with_one_json_object(tmp_path: Path, monkeypatc
         print("what a launch says meanwhile")
         return moment("digits", {"trainings": 30}, (), (), None)
 
-    def stopped(*_: object, tell: Any) -> Stopped:
+    def stopped(*_: object, finish: bool, tell: Any) -> Stopped:
         tell("what a stop says meanwhile")
         return Stopped("digits", True)
 
     monkeypatch.setattr("search.running.launch.launch", launched)
-    monkeypatch.setattr("search.running.launch.stop_search", stopped)
+    monkeypatch.setattr("search.running.stop.stop_search", stopped)
     runs = ["--json", "--runs", str(tmp_path)]
     launch = CliRunner().invoke(app, ["launch", "--gpus", "cpu", *runs])
     told = json.loads(launch.stdout)

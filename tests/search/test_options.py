@@ -21,7 +21,7 @@ import studies
 from search.cli import app
 from search.devices import Gpu
 from search.options import _devices
-from search.running.launch import Stopped
+from search.running.stop import Stopped
 
 SEARCH = Path(sys.executable).with_name("search")
 
@@ -81,11 +81,11 @@ def test_v_adds_debug_lines_on_stderr_before_the_command_and_after_it(folder: Pa
 def test_q_leaves_results_and_errors_before_the_command_and_after_it(
     folder: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(*_: object, tell: Any) -> Stopped:
+    def stopped(*_: object, finish: bool, tell: Any) -> Stopped:
         tell("asked process 7 to stop")
         return Stopped("scripted", True)
 
-    monkeypatch.setattr("search.running.launch.stop_search", stopped)
+    monkeypatch.setattr("search.running.stop.stop_search", stopped)
     result = "study 'scripted' has stopped; nothing is lost, the same command goes on from there\n"
     assert run_inside(folder, *words, "scripted") == (0, result, "")
     assert run_inside(folder, "stop", "scripted") == (0, f"asked process 7 to stop\n{result}", "")

@@ -11,10 +11,12 @@ from optuna.trial import TrialState
 from scripted import Bench, ScriptedPool, failed, result, spec_of, started
 
 from search.errors import StudyChanged, UsageError
+from search.running.stop import stop_search, text_of_stop
 from search.study.events import Epoch as EpochLine
 from search.study.events import Pause, Promote
 from search.study.journal import read_journal
 from search.study.replay import replay, replay_with
+from search.study.storage import parse_url
 from search.study.trial import is_paused
 from search.workers.messages import Assign, Epoch, FromWorker
 from search.workers.pool import Exit
@@ -301,3 +303,44 @@ def test_another_pruner_knows_nothing_of_a_series_of_trainings(bench: Bench) -> 
     coordinator.run()
     with pytest.raises(UsageError, match="a training for each rung"):
         replay_with(read_journal(coordinator.journal.path), "median")
+
+
+def test_paused_trials_are_ended_for_good_and_the_search_goes_on_without_them(bench: Bench) -> None:
+    coordinator = bench.coordinator(ScriptedPool(trains), spec(PARTS))
+    coordinator.run()
+    runs = coordinator.runs
+    paused = [trial.number for trial in coordinator.trials.study.trials if is_paused(trial)]
+    url = parse_url(f"sqlite:///{runs.database}")
+    answer = stop_search("scripted", url, runs, finish=True, tell=bench.hear)
+    assert (answer.stopped, answer.finished) == (False, len(paused))
+    assert f"{len(paused)} paused trials ended as pruned" in text_of_stop(answer)
+    assert stop_search("scripted", url, runs, finish=True, tell=bench.hear).finished == 0
+
+    again = bench.coordinator(ScriptedPool(trains), spec(PARTS, trials=12, min_epochs=2))  # other rungs, too
+    assert again.run() is True
+    trials = again.trials.study.get_trials()
+    for number in paused:
+        last = trials[number].intermediate_values[max(trials[number].intermediate_values)]
+        assert (trials[number].state, trials[number].value) == (TrialState.PRUNED, last)
+        assert "ended while it was paused after epoch" in trials[number].user_attrs["reason"]
+    played = replay(read_journal(again.journal.path))
+    assert played.identical, played.first_difference
+
+
+def test_a_kill_just_before_an_end_is_stored_makes_the_trial_nobody_elses(bench: Bench) -> None:
+    coordinator = bench.coordinator(ScriptedPool(trains), spec(PARTS, trials=3))
+    tell = coordinator.trials.study.tell
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    coordinator.trials.study.tell = killed  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        coordinator.run()
+    coordinator.trials.study.tell = tell  # type: ignore[method-assign]
+    ended = [trial for trial in coordinator.trials.study.trials if str(trial.user_attrs).count("/ended")]
+    assert len(ended) == 1
+    again = bench.coordinator(ScriptedPool(trains), spec(PARTS, trials=3))
+    assert again.run() is True
+    assert again.trials.study.trials[ended[0].number].value == quality(ended[0].number)
+    assert replay(read_journal(again.journal.path)).identical
