@@ -63,12 +63,12 @@ class Search(FrozenModel):
     """Budget: trials begun (completed, pruned and failed ones too). Default: no limit."""
     hours: float | None = Field(None, gt=0)
     """Budget: hours after which a launch starts no further trial. Default: no limit."""
-    sampler: Literal["tpe", "random", "gp", "model"] = "tpe"
-    """Optuna's sampler: tree-structured Parzen estimator, uniform, or Gaussian process (slow past 200 trials). Or
-    model: a Gaussian process on the estimated ends of all candidates, unfinished ones too."""
+    sampler: Literal["model", "tpe", "random", "gp"] = "model"
+    """model: a Gaussian process on the estimated ends of all candidates, unfinished ones too. The others are Optuna's:
+    tree-structured Parzen estimator, uniform, and Gaussian process on the ends alone (slow past 200 trials)."""
     startup_trials: int = Field(10, ge=1)
     """Random trials (of model: evenly spread ones) before tpe, gp or model begins to model."""
-    pruner: Literal["promote", "successive_halving", "hyperband", "median", "none"] = "successive_halving"
+    pruner: Literal["promote", "successive_halving", "hyperband", "median", "none"] = "promote"
     """promote: candidates are compared at rungs; those that do not go on are paused, and may go on later. The others
     are Optuna's, asked after every epoch but the last, and what they stop is lost."""
     min_epochs: int | None = Field(None, ge=1)

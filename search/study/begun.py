@@ -28,6 +28,9 @@ KEPT = {
 """Settings that a study keeps unless its file names them: a later default applies to new studies only. search.hours is
 missing here, because it limits a single launch."""
 
+SAME_AS_NONE = {"min_epochs": 1}
+"""Setting -> its default of before, which means to every pruner of before what None means now."""
+
 SHOWN_DIFFERENCES = 3
 """At most so many differences between a study's first text and today's are listed; the others are counted."""
 
@@ -91,13 +94,13 @@ def with_kept(asked: StudySpec, stored: Tables, tables: Sequence[str] = tuple(KE
     values = asked.model_dump(mode="json")
     if "trials" in stored.get("search", {}):  # a study of before that has trials alone has no budget of compute
         stored = {**stored, "search": {"trainings": None} | stored["search"]}
-    kept = {
-        f"{table}.{name}": stored[table][name]
-        for table in tables
-        for name in KEPT[table]
-        if name not in getattr(asked, table).model_fields_set
-        and stored.get(table, {}).get(name, values[table][name]) != values[table][name]
-    }
+    kept: dict[str, object] = {}
+    for table in tables:
+        for name in KEPT[table]:
+            before = stored.get(table, {}).get(name, values[table][name])
+            before = None if before == SAME_AS_NONE.get(name) else before
+            if name not in getattr(asked, table).model_fields_set and before != values[table][name]:
+                kept[f"{table}.{name}"] = before
     if not kept:
         return Begun(asked, {}, [])
     for setting, value in kept.items():
