@@ -20,7 +20,7 @@ import optuna
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from quality import results
+from quality import report, results, stops
 from quality.curves import Task
 from quality.folder import judges, tasks_of
 from quality.replay import BUDGETS, Search
@@ -37,7 +37,7 @@ def replay(key: Key, data: Path, which: str, budget: float) -> Run:
     task: Task = tasks(data, which)[key.task]
     begun = time.process_time()
     looks = Search(SUBJECTS[key.policy](), task, key.run, key.workers).run(budget)
-    return Run(key, task.best - task.median, time.process_time() - begun, judges(task), tuple(looks))
+    return Run(key, task.best - task.median, time.process_time() - begun, task.kind, judges(task), tuple(looks))
 
 
 def replay_all(values: argparse.Namespace) -> None:
@@ -62,22 +62,59 @@ def replay_all(values: argparse.Namespace) -> None:
                 print(wait.result().line(), file=file, flush=True)
 
 
+def stops_all(values: argparse.Namespace) -> None:
+    """How often each rule loses the best candidate, on the tables that have as many."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with values.out.open("a") as file:
+        for task in tasks(values.data, values.set).values():
+            for rule in values.rules:
+                if task.size >= stops.CANDIDATES and (task.short or rule != "promote_anew"):
+                    print(stops.lost_best(rule, task, values.draws, values.workers).line(), file=file, flush=True)
+
+
+def say(values: argparse.Namespace) -> None:
+    """Print the tables, or the goals."""
+    runs = [run for run in results.read(values.files) if run.key.workers == values.workers]
+    policy, lost = values.policy, stops.read(values.files)
+    sheets = [report.goals(runs, lost, policy)] if policy else report.tables(runs)
+    print(report.as_json(sheets) if values.json else report.printed(sheets))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and do it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("replay")
-    command.set_defaults(do=replay_all)
-    command.add_argument("--data", type=Path, required=True, help="folder of tables")
-    command.add_argument("--out", type=Path, required=True, help="file that gets a line a search")
-    command.add_argument("--policies", type=lambda text: text.split(","), required=True, help=", ".join(SUBJECTS))
-    command.add_argument("--set", default="all", help="dev, held, all or names of tasks")
-    command.add_argument("--workers", type=int, default=4)
-    command.add_argument("--runs", type=int, default=4, help="repetitions of each task")
-    command.add_argument("--budget", type=int, default=BUDGETS[-1], help="full trainings of a search")
-    command.add_argument("--jobs", type=int, default=1, help="processes")
+    replays = commands.add_parser("replay", help="replay searches and add them to a file")
+    replays.set_defaults(do=replay_all)
+    replays.add_argument("--policies", type=names, required=True, help=", ".join(SUBJECTS))
+    replays.add_argument("--runs", type=int, default=4, help="repetitions of each task")
+    replays.add_argument("--budget", type=int, default=BUDGETS[-1], help="full trainings of a search")
+    replays.add_argument("--jobs", type=int, default=1, help="processes")
+    losses = commands.add_parser("stops", help="add to a file how often the best candidate is not trained to its end")
+    losses.set_defaults(do=stops_all)
+    losses.add_argument("--rules", type=names, default=list(stops.RULES), help=", ".join(stops.RULES))
+    losses.add_argument("--draws", type=int, default=40, help="draws of each task")
+    for command in (replays, losses):
+        command.add_argument("--data", type=Path, required=True, help="folder of tables")
+        command.add_argument("--out", type=Path, required=True, help="file that gets a line a result")
+        command.add_argument("--set", default="all", help="dev, held, all or names of tasks")
+    shown = commands.add_parser("table", help="print the tables of files")
+    shown.set_defaults(do=say, policy=None)
+    aims = commands.add_parser("goals", help="print the goals, and what files say of them")
+    aims.set_defaults(do=say)
+    aims.add_argument("--policy", default="model", choices=SUBJECTS)
+    for command in (shown, aims):
+        command.add_argument("files", type=Path, nargs="+")
+        command.add_argument("--json", action="store_true")
+    for command in (replays, losses, shown, aims):
+        command.add_argument("--workers", type=int, default=4)
     values = parser.parse_args(arguments)
     values.do(values)
+
+
+def names(text: str) -> list[str]:
+    """Names separated by commas."""
+    return text.split(",")
 
 
 if __name__ == "__main__":

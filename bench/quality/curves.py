@@ -6,15 +6,15 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from optuna.distributions import (
     BaseDistribution,
-    CategoricalDistribution,
     CategoricalChoiceType,
+    CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
 )
@@ -22,6 +22,9 @@ from optuna.distributions import (
 Params = Mapping[str, CategoricalChoiceType]
 Space = dict[str, BaseDistribution]
 Floats = NDArray[np.float64]
+
+Kind = Literal["lcbench", "opda", "trainings"]
+"""Where the curves come from."""
 
 LCBENCH: Space = {
     "batch_size": IntDistribution(16, 512, log=True),
@@ -40,20 +43,22 @@ LCBENCH_EPOCHS = 50
 ACCURACY = 1
 """Column of the validation accuracy among the surrogate's outputs."""
 
-NOISE = {"lcbench": 0.5, "opda": 0.2}
-"""Standard deviation of one training's accuracy at its end, in points, where a table has no repetitions: the
-deviation between the seeds of such trainings."""
+NOISE: dict[Kind, float] = {"lcbench": 0.5, "opda": 0.2, "trainings": 1.0}
+"""Standard deviation of one training's accuracy at its end, in points, where a table has no repetitions. Assumed."""
 
 
 class Task(Protocol):
     """What a search is replayed on."""
 
     name: str
+    kind: Kind
     epochs: int
     """Of a full training."""
     short: tuple[int, ...]
     """Lengths of the whole shorter trainings that are known, in epochs, rising."""
     space: Space
+    size: float
+    """Number of different settings."""
     best: float
     """Mean end of the best settings, in points of accuracy."""
     median: float
@@ -126,9 +131,9 @@ class TableTask:
     LIKE = 15
     """A deviation is drawn from that many trainings whose ends are the nearest."""
 
-    def __init__(self, name: str, space: Space, rows: list[Recorded], noise_at_end: float) -> None:
-        self.name, self.space, self.rows, self.noise_at_end = name, space, rows, noise_at_end
-        self.epochs = len(rows[0].full)
+    def __init__(self, name: str, kind: Kind, space: Space, rows: list[Recorded]) -> None:
+        self.name, self.kind, self.space, self.rows = name, kind, space, rows
+        self.epochs, self.size = len(rows[0].full), len(rows)
         self.short = tuple(sorted(rows[0].short))
         ends = np.array([row.full[-1] for row in rows])
         self.best, self.median = float(ends.max()), float(np.median(ends))
@@ -157,7 +162,7 @@ class TableTask:
             deviation = like[rng.integers(len(like))].deviation
             assert deviation is not None
             return np.clip(row.full + rng.choice([-1.0, 1.0]) * deviation, 0, 100)
-        return np.clip(row.full + noise(rng, self.epochs, self.noise_at_end), 0, 100)
+        return np.clip(row.full + noise(rng, self.epochs, NOISE[self.kind]), 0, 100)
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Params]:
         """Different recorded settings."""
@@ -175,9 +180,11 @@ class SurrogateTask:
         median: of median random settings; None: the median of those.
     """
 
+    kind: Kind = "lcbench"
     epochs = LCBENCH_EPOCHS
     short: tuple[int, ...] = ()
     space = LCBENCH
+    size = math.inf
 
     def __init__(
         self, name: str, code: int, session: onnxruntime.InferenceSession, best: float | None, median: float | None

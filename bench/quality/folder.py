@@ -3,10 +3,11 @@
 Three kinds of files are known:
 
 - ``*.onnx`` with ``lcbench_encoding.json``: YAHPO Gym's surrogate of LCBench, a task for each code; beside it, where
-  they are known, ``best_TASK.json`` (the best mean end first) and ``medians.json`` (task -> mean end of median settings);
+  they are known, ``best_TASK.json`` (the best mean end first) and ``medians.json`` (task -> mean end of median
+  settings);
 - ``NAME_tuning.jsonl``: random searches of OPDA (Lourie et al. 2024), a line a training;
-- ``NAME.jsonl``: a line a training with ``config, seed, params, val_accuracy`` and mostly ``epochs``. The longest are the
-  full ones, shorter ones whole short schedules. Those of ``NAMEe3.jsonl`` belong to ``NAME.jsonl``.
+- ``NAME.jsonl``: a line a training of our own trainer with ``config, seed, params, val_accuracy`` and mostly
+  ``epochs``. The longest are the full ones, shorter ones whole short schedules. ``NAMEe3.jsonl`` has more of them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import onnxruntime
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from scipy.stats import kstest
 
-from quality.curves import NOISE, Floats, Recorded, Space, SurrogateTask, TableTask, Task
+from quality.curves import Floats, Recorded, Space, SurrogateTask, TableTask, Task
 
 DEV = ("189908", "167168", "168910", "189906", "146212", "7593")
 """LCBench's tasks to tune a policy on."""
@@ -50,8 +51,8 @@ OPDA_POINTS = 27
 OPDA_DIVERGED = 0.1
 """Accuracy after a loss that is no number, in points: a guess among 1,000 classes."""
 
-JUDGES_RUNGS = "sampler, and promotion with truncated rungs"
-JUDGES_SHORT = "sampler, and promotion with truncated rungs and with whole short trainings"
+JUDGES_RUNGS = "sampler, truncated rungs"
+JUDGES_SHORT = "sampler, truncated rungs, whole short trainings"
 """What a task can judge."""
 
 
@@ -122,7 +123,7 @@ def _opda(name: str, file: Path) -> Task:
         params = {setting: line[setting] for setting in OPDA_SPACE if setting != "peak"}
         params["peak"] = line["lr_peak_epoch"] / line["epochs"]
         rows.append(Recorded(params, curve, {}))
-    return TableTask(name, OPDA_SPACE, rows, NOISE["opda"])
+    return TableTask(name, "opda", OPDA_SPACE, rows)
 
 
 def _trainings(name: str, files: list[Path]) -> Task:
@@ -151,7 +152,7 @@ def _trainings(name: str, files: list[Path]) -> Task:
             full = np.array(known[epochs])
             single = (full[0] - full.mean(0)) * math.sqrt(len(full) / (len(full) - 1)) if len(full) > 1 else None
             rows.append(Recorded(params[config], full.mean(0), {n: np.mean(known[n], 0) for n in shorter}, single))
-    return TableTask(name, _space([row.params for row in rows]), rows, NOISE["opda"])
+    return TableTask(name, "trainings", _space([row.params for row in rows]), rows)
 
 
 def _space(points: list[Any]) -> Space:

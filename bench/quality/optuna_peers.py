@@ -23,10 +23,13 @@ class OptunaSubject:
     Args:
         sampler: makes the sampler of a seed.
         pruner: makes the pruner of a number of epochs.
+        cap: most candidates; None: no bound.
     """
 
-    def __init__(self, sampler: Callable[[int], BaseSampler], pruner: Callable[[int], BasePruner]) -> None:
-        self._sampler, self._pruner = sampler, pruner
+    def __init__(
+        self, sampler: Callable[[int], BaseSampler], pruner: Callable[[int], BasePruner], cap: int | None = None
+    ) -> None:
+        self._sampler, self._pruner, self._cap = sampler, pruner, cap
 
     def begin(self, task: Task, seed: int) -> None:
         self.ladder = Ladder((task.epochs,))
@@ -39,7 +42,9 @@ class OptunaSubject:
         )
         self._trials: list[Trial] = []
 
-    def next(self) -> Params:
+    def next(self) -> Params | None:
+        if len(self._trials) == self._cap:
+            return None
         trial = self._study.ask(self._space)
         self._trials.append(trial)
         return trial.params

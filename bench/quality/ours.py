@@ -46,44 +46,46 @@ class PromoteSubject:
     Args:
         sampler: makes the sampler from a seed and the rungs.
         ladder: makes the rungs of a task.
+        cap: most candidates that are begun; None: no bound.
     """
 
-    def __init__(self, sampler: MakeSampler, ladder: Callable[[Task], Ladder]) -> None:
-        self._make_sampler, self._make_ladder = sampler, ladder
+    def __init__(self, sampler: MakeSampler, ladder: Callable[[Task], Ladder], cap: int | None = None) -> None:
+        self._make_sampler, self._make_ladder, self._cap = sampler, ladder, cap
 
     def begin(self, task: Task, seed: int) -> None:
         self.ladder = self._make_ladder(task)
-        self._space, self._seed = task.space, seed
+        self._space = task.space
         self._study = optuna.create_study(direction="maximize", sampler=self._make_sampler(seed, self.ladder))
-        self._promotion = Promotion(len(self.ladder.rungs), FACTOR)
+        self._promotion = Promotion(self.ladder, FACTOR)
         self._trials: list[Trial] = []
 
-    def next(self) -> int | Params:
-        number = self._promotion.next()
+    def next(self) -> int | Params | None:
+        capped = len(self._trials) == self._cap
+        number = self._promotion.next(at_least=1 if capped else 0)
         if number is not None:
-            self._go_on(number, self.ladder.rungs[self._promotion.waiting[number]])
+            rung = self._promotion.waiting[number]
+            self._promotion.go(number)
+            self._trials[number].set_user_attr(PROMOTED_AT, self.ladder.rungs[rung])
             return number
+        if capped:
+            return None
         trial = self._study.ask(self._space)
         self._trials.append(trial)
         return trial.params
 
     def report(self, number: int, step: int, value: float) -> Verdict:
-        self._trials[number].report(value, step)
+        trial = self._trials[number]
+        trial.report(value, step)
         if step not in self.ladder.rungs:
             return "go on"
-        rung = self.ladder.rungs.index(step)
-        self._promotion.arrive(number, rung, value)
-        if self._promotion.goes_on(number, rung):
-            self._go_on(number, step)
+        if self._promotion.arrive(number, step, value):
+            trial.set_user_attr(PROMOTED_AT, step)
             return "go on"
-        self._promotion.wait(number, rung)
-        self._trials[number].set_user_attr(PAUSED_AT, step)
+        self._promotion.wait(number, step)
+        trial.set_user_attr(PAUSED_AT, step)
         return "pause"
 
     def finish(self, number: int, value: float) -> None:
         self._trials[number].report(value, self.ladder.last_step)
         self._study.tell(self._trials[number], value)
-
-    def _go_on(self, number: int, step: int) -> None:
-        self._promotion.go(number)
-        self._trials[number].set_user_attr(PROMOTED_AT, step)
+        self._promotion.complete(number, value)

@@ -1,4 +1,4 @@
-"""A whole search, replayed: workers that take an epoch each at a time, candidates, a budget, and what would be chosen."""
+"""A whole search, replayed: workers that train epoch by epoch, candidates, a budget, and what would be chosen."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ class Subject(Protocol):
     def begin(self, task: Task, seed: int) -> None:
         """A new search. All that is random comes from the seed."""
 
-    def next(self) -> int | Params:
-        """What a free worker does: the number of a paused candidate, which goes on, or the settings of a new one.
+    def next(self) -> int | Params | None:
+        """What a free worker does: the number of a paused candidate, which goes on, the settings of a new one, or
+        nothing until another result is in.
 
         New candidates have the numbers 0, 1, 2, ... in the order in which they were named.
         """
@@ -72,7 +73,7 @@ class Look:
     candidates: int
     complete: int
     raw: float
-    """Points of mean accuracy that the choice is behind the best there is; the choice is the best complete candidate."""
+    """Points of mean accuracy that the choice, the best complete candidate, is behind the best there is."""
     raced: float
     """The same, chosen by a race of the best candidates."""
     race: int
@@ -96,13 +97,18 @@ class Search:
         self.steps = 0
         self._order = count()
         self._training: list[tuple[int, int, Candidate]] = []
-        for _ in range(workers):
-            self._start(0)
+        self._free = workers
+        self._employ(0)
 
     @property
     def spent(self) -> float:
         """Full trainings' worth of epochs."""
         return self.steps / self.task.epochs
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is trained any more."""
+        return not self._training
 
     def step(self) -> None:
         """The next epoch that ends."""
@@ -117,7 +123,8 @@ class Search:
         elif self.subject.report(candidate.number, step, value) == "go on":
             heapq.heappush(self._training, (now + 1, next(self._order), candidate))
             return
-        self._start(now)
+        self._free += 1
+        self._employ(now)
 
     def run(self, budget: float) -> list[Look]:
         """Search until the budget is spent; what it knew on its way."""
@@ -133,14 +140,18 @@ class Search:
         begun = [one for one in self.candidates if one.values]
         return sorted(begun, key=lambda one: (-len(one.values), -one.values[-1], one.number))[:FINALISTS]
 
-    def _start(self, now: int) -> None:
-        what = self.subject.next()
-        if isinstance(what, int):
-            candidate = self.candidates[what]
-        else:
-            candidate = Candidate(len(self.candidates), what)
-            self.candidates.append(candidate)
-        heapq.heappush(self._training, (now + 1, next(self._order), candidate))
+    def _employ(self, now: int) -> None:
+        while self._free:
+            what = self.subject.next()
+            if what is None:
+                return
+            if isinstance(what, int):
+                candidate = self.candidates[what]
+            else:
+                candidate = Candidate(len(self.candidates), what)
+                self.candidates.append(candidate)
+            self._free -= 1
+            heapq.heappush(self._training, (now + 1, next(self._order), candidate))
 
     def _value(self, candidate: Candidate, step: int) -> float:
         ladder = self.subject.ladder

@@ -1,0 +1,199 @@
+"""The tables of a file of replays, and the goals."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from quality.folder import DEV
+from quality.measure import LEVEL, Measured, by_policy, curve_of, difference, gains, ratio, regret_at, worst_task
+from quality.results import Run
+from quality.stops import BUDGET, CANDIDATES, Lost
+from quality.subjects import BASELINE, PEERS
+
+SHOWN = (5, 8, 10, 15, 20, 30, 60)
+"""Budgets of the tables, in full trainings."""
+AGAINST = (30, 60)
+"""Budgets of the baseline that others' compute is compared with."""
+MUCH = 0.5
+"""Points by which a run counts as worse."""
+EQUAL = (8, 15, 30)
+"""Budgets at which peers are compared at equal compute."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table to print."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def printed(sheets: Sequence[Sheet]) -> str:
+    """As Markdown."""
+    parts = []
+    for sheet in sheets:
+        lines = [sheet.head, tuple("---" for _ in sheet.head), *sheet.rows]
+        parts.append(sheet.title + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n")
+    return "\n".join(parts)
+
+
+def as_json(sheets: Sequence[Sheet]) -> str:
+    """A list of tables, each with its title and rows by column."""
+    tables = [
+        {"title": sheet.title, "rows": [dict(zip(sheet.head, row, strict=True)) for row in sheet.rows]}
+        for sheet in sheets
+    ]
+    return json.dumps(tables, indent=1)
+
+
+def tables(runs: Sequence[Run]) -> list[Sheet]:
+    """Regret against compute, compute to reach, worst runs and worst tasks; policies in the order of the file."""
+    policies = by_policy(runs)
+    names = {run.key.task for run in runs}
+    judges = "; ".join(sorted({run.judges for run in runs}))
+    workers = ", ".join(map(str, sorted({run.key.workers for run in runs})))
+    print_of = f"{len(names)} tasks ({', '.join(sorted(names))}), {workers} workers. They can judge: {judges}"
+    sheets = [Sheet(f"Runs. {print_of}.", ("policy", "runs", "CPU s a run"), _counts(policies))]
+    for raced in (False, True):
+        choice = "by a race that it pays for" if raced else "the best complete candidate"
+        title = f"Regret of the choice, {choice}; 0 the best settings, 100 median random ones; by full trainings"
+        title += " of search, without the race." if raced else " spent."
+        rows = tuple((name, *_regrets(group, raced=raced)) for name, group in policies.items())
+        sheets.append(Sheet(title, ("policy", *map(str, SHOWN)), rows))
+    if BASELINE not in policies:
+        return sheets
+    rows = tuple(
+        (
+            name,
+            *(
+                _share(ratio(group, policies[BASELINE], budget, raced=raced))
+                for raced in (False, True)
+                for budget in _reached(policies[BASELINE], AGAINST)
+            ),
+        )
+        for name, group in policies.items()
+        if name != BASELINE
+    )
+    reached = _reached(policies[BASELINE], AGAINST)
+    head = ("policy", *(f"{choice}, {budget}" for choice in ("raw", "raced") for budget in reached))
+    title = f"Compute to reach plain TPE's regret at {' and '.join(map(str, reached))}, as a share of TPE's; "
+    title += f"{LEVEL:.0%} interval over tasks. Raced: both pay for their race."
+    sheets.append(Sheet(title, head, rows))
+    sheets.append(_worst(policies))
+    return sheets
+
+
+def _counts(policies: dict[str, list[Run]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(
+        (name, str(len(group)), f"{np.mean([run.cpu for run in group]):.1f}") for name, group in policies.items()
+    )
+
+
+def _regrets(group: list[Run], *, raced: bool) -> list[str]:
+    curve = curve_of(group, raced=raced)
+    means = curve.regrets.mean(0)
+    return [f"{means[curve.at(budget)]:.1f}" if budget in curve.budgets else "" for budget in SHOWN]
+
+
+def _reached(group: list[Run], budgets: Sequence[int]) -> list[int]:
+    curve = curve_of(group, raced=False)
+    return [budget for budget in budgets if budget in curve.budgets]
+
+
+def _worst(policies: dict[str, list[Run]]) -> Sheet:
+    """Against the baseline with twice the compute and at equal compute, run by run."""
+    rows = []
+    base = policies[BASELINE]
+    for name, group in policies.items():
+        for budget, its in ((15, 30), (20, 30), (30, 30)):
+            if name == BASELINE or budget not in _reached(group, (budget,)) or its not in _reached(base, (its,)):
+                continue
+            gained = gains(group, budget, base, its)
+            every = np.concatenate(list(gained.values()))
+            task, worst = worst_task(gained)
+            worse = f"{np.mean(every < -MUCH):.0%}"
+            rows.append(
+                (
+                    name,
+                    f"{budget} : {its}",
+                    f"{every.mean():+.2f}",
+                    worse,
+                    f"{every.min():+.1f}",
+                    f"{worst.value:+.2f} ({task})",
+                )
+            )
+    title = "Points of accuracy better than plain TPE, raw choices, policy's budget : TPE's."
+    head = ("policy", "budgets", "mean", f"runs worse by {MUCH}", "worst run", "worst task's mean")
+    return Sheet(title, head, tuple(rows))
+
+
+def goals(runs: Sequence[Run], lost: Sequence[Lost], policy: str) -> Sheet:
+    """The goals of the search, each with what was measured where the files have it."""
+    rows: list[tuple[str, ...]] = []
+    held = by_policy(run for run in runs if run.kind == "lcbench" and run.key.task not in DEV)
+    if policy in held and BASELINE in held:
+        ours, base = held[policy], held[BASELINE]
+        for raced, aims in ((False, (0.33, 0.25)), (True, (0.42, 0.33))):
+            choice = "all counted, both choices confirmed by the race" if raced else "search alone, raw choice"
+            for budget, aim in zip(AGAINST, aims, strict=True):
+                if _reached(base, (budget,)):
+                    found = ratio(ours, base, budget, raced=raced)
+                    rows.append(_row(f"compute to reach TPE at {budget}, {choice}", aim, found, _share))
+        if _reached(ours, (15,)) and _reached(base, (30,)):
+            task, worst = worst_task(gains(ours, 15, base, 30))
+            rows.append(_row(f"at 15 against TPE at 30: worst held-out task's mean ({task}), points", -0.3, worst))
+    tables = by_policy(run for run in runs if run.kind == "opda")
+    if policy in tables and BASELINE in tables and _reached(tables[policy], (20,)):
+        task, worst = worst_task(gains(tables[policy], 20, tables[BASELINE], 30))
+        rows.append(_row(f"ImageNet tables, at 20 against TPE at 30: worst table's mean ({task}), points", -0.3, worst))
+    if policy in held:
+        for budget in _reached(held[policy], EQUAL):
+            peers = {
+                name: regret_at(group, budget, raced=False).value
+                for name, group in held.items()
+                if name in PEERS and _reached(group, (budget,))
+            }
+            if peers:
+                best = min(peers, key=lambda name: peers[name])
+                found = difference(held[policy], held[best], budget)
+                rows.append(_row(f"regret against the best peer ({best}, {peers[best]:.1f}) at {budget}", 0.0, found))
+    for one in _summed(lost):
+        text = f"best of {CANDIDATES} not trained to its end at {BUDGET} trainings, {one[0]}"
+        rows.append(_row(text, 0.05, one[1], lambda found: _interval(found, "{:.1%}")))
+    return Sheet(f"Goals, policy {policy}.", ("goal", "aim", "measured", "met", "n"), tuple(rows))
+
+
+def _row(text: str, aim: float, found: Measured, show: object = None) -> tuple[str, ...]:
+    at_least = aim < 0
+    met = found.value >= aim if at_least else found.value <= aim
+    shown = show(found) if callable(show) else _interval(found, "{:+.2f}")
+    return (text, f"{'at least' if at_least else 'at most'} {aim:g}", shown, "yes" if met else "no", str(found.n))
+
+
+def _summed(lost: Sequence[Lost]) -> list[tuple[str, Measured]]:
+    """Per rule and kind of table, the share of draws and its 90 % interval (Wilson's, draws pooled)."""
+    found = []
+    for rule, kind in dict.fromkeys((one.rule, one.kind) for one in lost):
+        group = [one for one in lost if (one.rule, one.kind) == (rule, kind)]
+        n, k = sum(one.draws for one in group), sum(one.lost for one in group)
+        z = 1.645
+        middle = (k + z * z / 2) / (n + z * z)
+        half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
+        names = ", ".join(sorted({one.task for one in group})) if kind != "lcbench" else f"{len(group)} LCBench tasks"
+        found.append((f"{rule} ({names})", Measured(k / n, max(middle - half, 0), min(middle + half, 1), n)))
+    return found
+
+
+def _interval(found: Measured, form: str) -> str:
+    return f"{form.format(found.value)} ({form.format(found.low)} to {form.format(found.high)})"
+
+
+def _share(found: Measured) -> str:
+    value, low, high = ("never" if math.isinf(one) else f"{one:.2f}" for one in (found.value, found.low, found.high))
+    return f"{value} ({low} to {high})"
