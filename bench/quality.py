@@ -18,7 +18,7 @@ from pathlib import Path
 
 import optuna
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parent))
 
 from quality import report, results, stops
 from quality.curves import Task

@@ -110,6 +110,10 @@ class Search:
         """Whether nothing is trained any more."""
         return not self._training
 
+    def is_training(self, number: int) -> bool:
+        """Whether a candidate is being trained."""
+        return any(candidate.number == number for _, _, candidate in self._training)
+
     def step(self) -> None:
         """The next epoch that ends."""
         now, _, candidate = heapq.heappop(self._training)

@@ -34,8 +34,17 @@ class Lost:
     task: str
     kind: Kind
     draws: int
-    lost: int
-    """Draws in which the candidate with the best mean end was not trained to its end."""
+    stopped: int
+    """Draws in which the candidate with the best mean end was stopped, or waits."""
+    training: int
+    """Draws in which it was still trained."""
+    unbegun: int
+    """Draws in which it had not begun."""
+
+    @property
+    def lost(self) -> int:
+        """Draws in which it was not trained to its end."""
+        return self.stopped + self.training + self.unbegun
 
     def line(self) -> str:
         """For a file."""
@@ -68,16 +77,20 @@ RULES: dict[str, Callable[[Listed], Subject]] = {
 
 def lost_best(rule: str, task: Task, draws: int, workers: int) -> Lost:
     """Draw candidates, run the rule until the budget is spent or nothing is left to train, and see."""
-    lost = 0
+    counts = {"stopped": 0, "training": 0, "unbegun": 0}
     for draw in range(draws):
         drawn = task.sample(np.random.default_rng((draw, CANDIDATES)), CANDIDATES)
         search = Search(RULES[rule](Listed(drawn)), task, draw, workers)
         while search.spent < BUDGET and not search.over:
             search.step()
         best = max(range(CANDIDATES), key=lambda number: task.truth(drawn[number]))
-        begun = best < len(search.candidates)
-        lost += not (begun and len(search.candidates[best].values) == search.subject.ladder.last_step)
-    return Lost(rule, task.name, task.kind, draws, lost)
+        if best >= len(search.candidates):
+            counts["unbegun"] += 1
+        elif search.is_training(best):
+            counts["training"] += 1
+        elif len(search.candidates[best].values) < search.subject.ladder.last_step:
+            counts["stopped"] += 1
+    return Lost(rule, task.name, task.kind, draws, **counts)
 
 
 def read(files: Sequence[Path]) -> list[Lost]:
