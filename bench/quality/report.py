@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -157,40 +158,43 @@ def goals(runs: Sequence[Run], lost: Sequence[Lost], policy: str) -> Sheet:
         task, worst = worst_task(gains(tables[policy], 20, tables[BASELINE], 30))
         rows.append(_row(f"ImageNet tables, at 20 against TPE at 30: worst table's mean ({task}), points", -0.3, worst))
     if policy in held:
+        tasks = {run.key.task for run in held[policy]}
         for budget in _reached(held[policy], EQUAL):
             peers = {
                 name: regret_at(group, budget, raced=False).value
                 for name, group in held.items()
-                if name in PEERS and _reached(group, (budget,))
+                if name in PEERS and _reached(group, (budget,)) and tasks <= {run.key.task for run in group}
             }
             if peers:
                 best = min(peers, key=lambda name: peers[name])
                 found = difference(held[policy], held[best], budget)
                 rows.append(_row(f"regret against the best peer ({best}, {peers[best]:.1f}) at {budget}", 0.0, found))
-    for one in _summed(lost):
-        text = f"best of {CANDIDATES} not trained to its end at {BUDGET} trainings, {one[0]}"
-        rows.append(_row(text, 0.05, one[1], lambda found: _interval(found, "{:.1%}")))
+    for name, all_lost, stopped in _summed(lost):
+        text = f"best of {CANDIDATES} not trained to its end at {BUDGET} trainings, {name}"
+        also = f"; stopped or waiting {stopped:.0%}"
+        rows.append(_row(text, 0.05, all_lost, lambda found, also=also: _interval(found, "{:.0%}") + also))
     return Sheet(f"Goals, policy {policy}.", ("goal", "aim", "measured", "met", "n"), tuple(rows))
 
 
-def _row(text: str, aim: float, found: Measured, show: object = None) -> tuple[str, ...]:
+def _row(text: str, aim: float, found: Measured, show: Callable[[Measured], str] | None = None) -> tuple[str, ...]:
     at_least = aim < 0
     met = found.value >= aim if at_least else found.value <= aim
-    shown = show(found) if callable(show) else _interval(found, "{:+.2f}")
+    shown = show(found) if show else _interval(found, "{:+.2f}")
     return (text, f"{'at least' if at_least else 'at most'} {aim:g}", shown, "yes" if met else "no", str(found.n))
 
 
-def _summed(lost: Sequence[Lost]) -> list[tuple[str, Measured]]:
-    """Per rule and kind of table, the share of draws and its 90 % interval (Wilson's, draws pooled)."""
+def _summed(lost: Sequence[Lost]) -> list[tuple[str, Measured, float]]:
+    """Per rule and kind of task: its name, the share of draws lost with Wilson's interval, and the share stopped."""
     found = []
     for rule, kind in dict.fromkeys((one.rule, one.kind) for one in lost):
         group = [one for one in lost if (one.rule, one.kind) == (rule, kind)]
         n, k = sum(one.draws for one in group), sum(one.lost for one in group)
-        z = 1.645
+        z = NormalDist().inv_cdf((1 + LEVEL) / 2)
         middle = (k + z * z / 2) / (n + z * z)
         half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
-        names = ", ".join(sorted({one.task for one in group})) if kind != "lcbench" else f"{len(group)} LCBench tasks"
-        found.append((f"{rule} ({names})", Measured(k / n, max(middle - half, 0), min(middle + half, 1), n)))
+        tasks = f"{len(group)} LCBench tasks" if kind == "lcbench" else ", ".join(sorted(one.task for one in group))
+        share = Measured(k / n, max(middle - half, 0), min(middle + half, 1), n)
+        found.append((f"{rule} ({tasks})", share, sum(one.stopped for one in group) / n))
     return found
 
 
