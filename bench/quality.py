@@ -11,6 +11,7 @@ import argparse
 import sys
 import time
 import warnings
+import zlib
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from multiprocessing import get_context
@@ -31,12 +32,13 @@ tasks = cache(tasks_of)
 
 
 def replay(key: Key, data: Path, which: str, budget: float) -> Run:
-    """One search."""
+    """One search. Each task and repetition has random numbers of its own, the same for all policies."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")  # peers' own
     task: Task = tasks(data, which)[key.task]
     begun = time.process_time()
-    looks = Search(SUBJECTS[key.policy](), task, key.run, key.workers).run(budget)
+    seed = zlib.crc32(f"{key.task} {key.run}".encode()) // 2  # 31 bits, as SMAC wants it
+    looks = Search(SUBJECTS[key.policy](), task, seed, key.workers).run(budget)
     return Run(key, task.best - task.median, time.process_time() - begun, task.kind, judges(task), tuple(looks))
 
 
