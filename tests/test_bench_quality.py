@@ -263,6 +263,7 @@ def test_the_program_adds_what_is_missing_and_prints_it(folder, tmp_path, capsys
 
     run_program(*replay, "--policies", "tpe", "--runs", "1")
     run_program(*replay, "--policies", "tpe,random_promote", "--runs", "1")
+    assert len(out.read_text().splitlines()) == 4
     run_program("stops", "--data", str(folder), "--out", str(out), "--set", "3", "--draws", "2")
     assert [(run.key.policy, run.key.task) for run in read([out])] == [
         (policy, task) for policy in ("tpe", "random_promote") for task in ("3", "own")
