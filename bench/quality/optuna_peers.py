@@ -10,7 +10,6 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import Trial, TrialState
 
 from quality.curves import Params, Task
-from quality.replay import Verdict
 from search.policy.ladder import Ladder
 
 STARTUP = 10
@@ -49,13 +48,13 @@ class OptunaSubject:
         self._trials.append(trial)
         return trial.params
 
-    def report(self, number: int, step: int, value: float) -> Verdict:
+    def report(self, number: int, step: int, value: float) -> bool:
         trial = self._trials[number]
         trial.report(value, step)
         if not trial.should_prune():
-            return "go on"
+            return True
         self._study.tell(trial, state=TrialState.PRUNED)
-        return "stop"
+        return False
 
     def finish(self, number: int, value: float) -> None:
         trial = self._trials[number]

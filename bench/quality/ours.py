@@ -9,7 +9,6 @@ from optuna.samplers import BaseSampler
 from optuna.trial import Trial
 
 from quality.curves import Params, Task
-from quality.replay import Verdict
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder, ladder_for
 from search.policy.promotion import Promotion
 
@@ -73,17 +72,17 @@ class PromoteSubject:
         self._trials.append(trial)
         return trial.params
 
-    def report(self, number: int, step: int, value: float) -> Verdict:
+    def report(self, number: int, step: int, value: float) -> bool:
         trial = self._trials[number]
         trial.report(value, step)
         if step not in self.ladder.rungs:
-            return "go on"
+            return True
         if self._promotion.arrive(number, step, value):
             trial.set_user_attr(PROMOTED_AT, step)
-            return "go on"
+            return True
         self._promotion.wait(number, step)
         trial.set_user_attr(PAUSED_AT, step)
-        return "pause"
+        return False
 
     def finish(self, number: int, value: float) -> None:
         self._trials[number].report(value, self.ladder.last_step)

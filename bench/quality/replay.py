@@ -6,14 +6,12 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from quality.curves import Floats, Params, Task
 from search.policy.ladder import Ladder
-
-Verdict = Literal["go on", "pause", "stop"]
 
 BUDGETS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60)
 """Where a search is looked at, in full trainings."""
@@ -46,8 +44,8 @@ class Subject(Protocol):
         New candidates have the numbers 0, 1, 2, ... in the order in which they were named.
         """
 
-    def report(self, number: int, step: int, value: float) -> Verdict:
-        """A candidate has taken a step that is not its last."""
+    def report(self, number: int, step: int, value: float) -> bool:
+        """A candidate has taken a step that is not its last. Whether it goes on at once, and not later or never."""
 
     def finish(self, number: int, value: float) -> None:
         """A candidate has taken its last step."""
@@ -124,7 +122,7 @@ class Search:
         candidate.values.append(value)
         if step == ladder.last_step:
             self.subject.finish(candidate.number, value)
-        elif self.subject.report(candidate.number, step, value) == "go on":
+        elif self.subject.report(candidate.number, step, value):
             heapq.heappush(self._training, (now + 1, next(self._order), candidate))
             return
         self._free += 1

@@ -7,7 +7,6 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from quality.curves import Params, Task
-from quality.replay import Verdict
 from search.policy.ladder import Ladder
 
 
@@ -58,12 +57,12 @@ class StagedSubject(ABC):
         self._values.append([])
         return job.params
 
-    def report(self, number: int, step: int, value: float) -> Verdict:
+    def report(self, number: int, step: int, value: float) -> bool:
         self._values[number].append(value)
         if step < self._jobs[number].epochs:
-            return "go on"
+            return True
         self._tell(self._jobs[number], value)
-        return "pause"
+        return False
 
     def finish(self, number: int, value: float) -> None:
         self._values[number].append(value)

@@ -12,7 +12,6 @@ from syne_tune.config_space import Domain, choice, lograndint, loguniform, randi
 from syne_tune.optimizer import baselines
 
 from quality.curves import Params, Task
-from quality.replay import Verdict
 from search.policy.ladder import Ladder
 
 
@@ -48,12 +47,12 @@ class SyneSubject:
         self._trials.append(trial)
         return {name: config[name] for name in self._names}
 
-    def report(self, number: int, step: int, value: float) -> Verdict:
+    def report(self, number: int, step: int, value: float) -> bool:
         trial = self._trials[number]
         if self._scheduler.on_trial_result(trial, {"accuracy": value, "epoch": step}) == "CONTINUE":
-            return "go on"
+            return True
         self._scheduler.on_trial_remove(trial)
-        return "stop"
+        return False
 
     def finish(self, number: int, value: float) -> None:
         self._scheduler.on_trial_complete(self._trials[number], {"accuracy": value, "epoch": self.ladder.last_step})
