@@ -112,10 +112,10 @@ def check_rungs(spec: StudySpec, study: optuna.Study) -> None:
     Raises:
         StudyChanged: candidates wait at other rungs, or steps counted otherwise.
     """
-    if SPEC not in study.user_attrs:
+    try:
+        before = build_ladder(stored_spec(study.user_attrs.get(SPEC), "", ""))
+    except StudyChanged:  # it is new, or of a version that knew no rungs
         return
-    cure = "launch it again with this version, or use that one"
-    before = build_ladder(stored_spec(study.user_attrs[SPEC], f"study {spec.name!r} was last launched", cure))
     now, trials = build_ladder(spec), study.get_trials(deepcopy=False)
     if before == now:
         return

@@ -253,12 +253,15 @@ def test_a_study_keeps_what_its_file_does_not_name_and_says_so(folder: Path, run
     unnamed = "\n".join(line for line in text.splitlines() if not line.startswith(("startup_trials", "reduction")))
     (folder / "before.toml").write_text(unnamed.replace("top = 2\n", ""))
     begun = as_begun(load(str(folder / "before.toml")), storage, None)
-    assert begun.kept == {"search.startup_trials": 4, "search.reduction_factor": 2, "confirm.top": 2}
+    policy = {"search.sampler": "tpe", "search.pruner": "successive_halving"}
+    named_less = {"search.startup_trials": 4, "search.reduction_factor": 2, "confirm.top": 2}
+    assert begun.kept == named_less | policy
     assert begun.notes == [
-        "kept from before, because the study file does not name it: search.startup_trials = 4, "
-        "search.reduction_factor = 2, confirm.top = 2"
+        "kept from before, because the study file does not name it: search.sampler = tpe, search.startup_trials = 4, "
+        "search.pruner = successive_halving, search.reduction_factor = 2, confirm.top = 2"
     ]
-    assert begun.spec.search == find_study(storage, "before")[1].search
+    stored = find_study(storage, "before")[1].search
+    assert begun.spec.search == stored.model_copy(update={"min_epochs": None}), "1 and None are the same to its pruner"
     named = load(
         str(folder / "before.toml"), ["search.startup_trials=10", "confirm.top=5", "search.reduction_factor=3"]
     )
@@ -296,14 +299,16 @@ def test_what_a_study_keeps_is_told_and_in_its_journal(folder: Path, runs: Runs)
     (folder / "digits.toml").write_text(UNNAMED)
     code, out, err = run_inside(folder, "launch", "digits.toml", "--gpus", "cpu")
     assert code == 0, err
-    words = "not name it: search.trials = 2, no search.trainings, search.startup_trials = 6, confirm.top = 1, "
-    assert f"{words}confirm.seeds = 1\n" in out
+    words = "not name it: search.trials = 2, no search.trainings, search.sampler = tpe, search.startup_trials = 6, "
+    assert f"{words}search.pruner = successive_halving, confirm.top = 1, confirm.seeds = 1\n" in out
     assert "has spent its budget of 2 trials" in out
     (event,) = events_of(runs, "keep", "digits")
     kept = {
         "search.trials": 2,
         "search.trainings": None,
+        "search.sampler": "tpe",
         "search.startup_trials": 6,
+        "search.pruner": "successive_halving",
         "confirm.top": 1,
         "confirm.seeds": 1,
     }
@@ -335,7 +340,8 @@ def test_later_defaults_are_for_new_studies_only(storage: RDBStorage, folder: Pa
     assert later.search.pruner == "none"
     begun = as_begun(later, storage, None)
     assert begun.kept == {"search.pruner": "successive_halving", "search.min_epochs": 1}
-    assert begun.spec.search == find_study(storage, "before")[1].search
+    stored = find_study(storage, "before")[1].search
+    assert begun.spec.search == stored.model_copy(update={"min_epochs": None}), "1 and None are the same to its pruner"
     new = later.model_copy(update={"name": "new"})
     assert as_begun(new, storage, None).spec.search.pruner == "none"
 
@@ -422,7 +428,7 @@ def test_under_another_recipe_finished_trials_stay_and_an_unfinished_one_begins_
 
     assert list(trials.orphans) == [RUNNING]
     for step in range(1, 5):  # far from what the old recipe gave: 21.5 %, 26.8 %, 53.4 %
-        assert not trials.report(RUNNING, epoch(step))
+        assert trials.report(RUNNING, epoch(step)) == ("complete" if step == 4 else "go on")
     trials.finish(RUNNING, "cpu", Ending(state=TrialState.COMPLETE, value=epoch(4).val_accuracy))
     finished = trials_of(storage)[RUNNING]
     assert finished.intermediate_values == {step: epoch(step).val_accuracy for step in range(1, 5)}

@@ -270,7 +270,7 @@ def test_a_plain_name_is_taken(name: str) -> None:
         ({"data": {"source": "web"}}, "data.source = 'web': input should be 'folder', 'digits', 'cifar10' or"),
         ({"search": {"trials": 0}}, "search.trials = 0: input should be greater than or equal to 1"),
         ({"search": {"trainings": 0}}, "search.trainings = 0: input should be greater than 0"),
-        ({"search": {"pruner": "asha"}}, "search.pruner = 'asha': input should be 'successive_halving', 'hyperband',"),
+        ({"search": {"pruner": "asha"}}, "search.pruner = 'asha': input should be 'promote', 'successive_halving',"),
         ({"search": {"min_epochs": 60}}, "search.min_epochs: 60 exceeds train.epochs = 50"),
         ({"train": {"epochs": 2, "warmup_epochs": 2}}, "train: warmup_epochs = 2 must be less than epochs = 2"),
         ({"confirm": {"top": -1}}, "confirm.top = -1: input should be greater than or equal to 0"),

@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import TrialState
 from scripted import EPOCHS, Bench, ScriptedPool, epoch, failed, spec_of, started, states, trains
 
-import search.running.trials
+import search.study.begun
 import search.study.journal
 from search.errors import TrainingFailed
 from search.study import events
@@ -290,7 +290,7 @@ def test_other_package_versions_are_told_once_and_kept_with_the_trials_begun_bef
     first = bench.coordinator(pool, spec_of(trials=2))
     pool.on_epoch = lambda message: first.stop()
     first.run()
-    monkeypatch.setattr(search.running.trials, "installed", lambda: search.study.journal.installed() | {"timm": "9.0"})
+    monkeypatch.setattr(search.study.begun, "installed", lambda: search.study.journal.installed() | {"timm": "9.0"})
     for _ in range(2):
         again = bench.coordinator(ScriptedPool(trains), spec_of(trials=2))
         again.run()

@@ -1,0 +1,123 @@
+"""How good a search is: replays on learning curves, of the product's own policy and of others.
+
+``python bench/quality.py replay --data FOLDER --out FILE.jsonl --policies tpe,model --set held`` replays searches and
+adds them to the file; what is there already is not replayed again. ``stops`` adds how often the best candidate is lost.
+``table FILE...`` and ``goals FILE...`` print what the files say, without the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+import zlib
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+
+import optuna
+
+sys.path.append(str(Path(__file__).parent))
+
+from quality import report, results, stops
+from quality.curves import Task
+from quality.folder import judges, tasks_of
+from quality.replay import BUDGETS, Search
+from quality.results import Key, Run
+from quality.subjects import SUBJECTS
+
+tasks = cache(tasks_of)
+
+
+def replay(key: Key, data: Path, which: str, budget: float) -> Run:
+    """One search. Each task and repetition has random numbers of its own, the same for all policies."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore")  # peers' own
+    task: Task = tasks(data, which)[key.task]
+    begun = time.process_time()
+    seed = zlib.crc32(f"{key.task} {key.run}".encode()) // 2  # 31 bits, as SMAC wants it
+    looks = Search(SUBJECTS[key.policy](), task, seed, key.workers).run(budget)
+    return Run(key, task.best - task.median, time.process_time() - begun, task.kind, judges(task), tuple(looks))
+
+
+def replay_all(values: argparse.Namespace) -> None:
+    """All that the file does not have yet, a repetition of every task before the next."""
+    which = tasks(values.data, values.set)
+    done = {run.key for run in results.read([values.out])} if values.out.exists() else set()
+    keys = [
+        Key(policy, task, run, values.workers)
+        for run in range(values.runs)
+        for policy in values.policies
+        for task in which
+    ]
+    left = [key for key in keys if key not in done]
+    with values.out.open("a") as file:
+        if values.jobs == 1:
+            for key in left:
+                print(replay(key, values.data, values.set, values.budget).line(), file=file, flush=True)
+            return
+        with ProcessPoolExecutor(values.jobs, get_context("spawn")) as pool:
+            waits = [pool.submit(replay, key, values.data, values.set, values.budget) for key in left]
+            for wait in waits:
+                print(wait.result().line(), file=file, flush=True)
+
+
+def stops_all(values: argparse.Namespace) -> None:
+    """How often each rule loses the best candidate, on the tables that have as many."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with values.out.open("a") as file:
+        for task in tasks(values.data, values.set).values():
+            for rule in values.rules:
+                if task.size >= stops.CANDIDATES and (task.short or rule != "promote_anew"):
+                    print(stops.lost_best(rule, task, values.draws, values.workers).line(), file=file, flush=True)
+
+
+def say(values: argparse.Namespace) -> None:
+    """Print the tables, or the goals."""
+    runs = [run for run in results.read(values.files) if run.key.workers == values.workers]
+    policy, lost = values.policy, stops.read(values.files)
+    sheets = [report.goals(runs, lost, policy)] if policy else report.tables(runs)
+    print(report.as_json(sheets) if values.json else report.printed(sheets))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line and do it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    replays = commands.add_parser("replay", help="replay searches and add them to a file")
+    replays.set_defaults(do=replay_all)
+    replays.add_argument("--policies", type=names, required=True, help=", ".join(SUBJECTS))
+    replays.add_argument("--runs", type=int, default=4, help="repetitions of each task")
+    replays.add_argument("--budget", type=int, default=BUDGETS[-1], help="full trainings of a search")
+    replays.add_argument("--jobs", type=int, default=1, help="processes")
+    losses = commands.add_parser("stops", help="add to a file how often the best candidate is not trained to its end")
+    losses.set_defaults(do=stops_all)
+    losses.add_argument("--rules", type=names, default=list(stops.RULES), help=", ".join(stops.RULES))
+    losses.add_argument("--draws", type=int, default=40, help="draws of each task")
+    for command in (replays, losses):
+        command.add_argument("--data", type=Path, required=True, help="folder of tables")
+        command.add_argument("--out", type=Path, required=True, help="file that gets a line a result")
+        command.add_argument("--set", default="all", help="dev, held, all or names of tasks")
+    shown = commands.add_parser("table", help="print the tables of files")
+    shown.set_defaults(do=say, policy=None)
+    aims = commands.add_parser("goals", help="print the goals, and what files say of them")
+    aims.set_defaults(do=say)
+    aims.add_argument("--policy", default="model", choices=SUBJECTS)
+    for command in (shown, aims):
+        command.add_argument("files", type=Path, nargs="+")
+        command.add_argument("--json", action="store_true")
+    for command in (replays, losses, shown, aims):
+        command.add_argument("--workers", type=int, default=4)
+    values = parser.parse_args(arguments)
+    values.do(values)
+
+
+def names(text: str) -> list[str]:
+    """Names separated by commas."""
+    return text.split(",")
+
+
+if __name__ == "__main__":
+    main()
