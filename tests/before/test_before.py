@@ -262,9 +262,8 @@ def test_a_study_keeps_what_its_file_does_not_name_and_says_so(folder: Path, run
     ]
     stored = find_study(storage, "before")[1].search
     assert begun.spec.search == stored.model_copy(update={"min_epochs": None}), "1 and None are the same to its pruner"
-    named = load(
-        str(folder / "before.toml"), ["search.startup_trials=10", "confirm.top=5", "search.reduction_factor=3"]
-    )
+    choices = ["search.sampler=model", "search.startup_trials=10", "search.pruner=promote", "search.min_epochs=1"]
+    named = load(str(folder / "before.toml"), [*choices, "confirm.top=5", "search.reduction_factor=3"])
     assert as_begun(named, storage, None).spec == named, "a default that is named is another choice"
 
 
@@ -339,7 +338,8 @@ def test_later_defaults_are_for_new_studies_only(storage: RDBStorage, folder: Pa
     later = LaterSpec.model_validate(values)
     assert later.search.pruner == "none"
     begun = as_begun(later, storage, None)
-    assert begun.kept == {"search.pruner": "successive_halving", "search.min_epochs": 1}
+    policy = {"search.sampler": "tpe", "search.pruner": "successive_halving"}
+    assert begun.kept == policy | {"search.min_epochs": None}
     stored = find_study(storage, "before")[1].search
     assert begun.spec.search == stored.model_copy(update={"min_epochs": None}), "1 and None are the same to its pruner"
     new = later.model_copy(update={"name": "new"})
@@ -348,7 +348,7 @@ def test_later_defaults_are_for_new_studies_only(storage: RDBStorage, folder: Pa
 
 def test_hours_are_each_launchs_own(storage: RDBStorage, folder: Path) -> None:
     asked = load(str(folder / "before.toml"), ["search.hours=2"])
-    open_study(asked, storage, find_content(storage))
+    open_study(as_begun(asked, storage, None).spec, storage, find_content(storage))
     assert find_study(storage, "before")[1].search.hours == 2
     assert as_begun(load(str(folder / "before.toml")), storage, None).spec.search.hours is None
     assert as_begun(load("digits", ["name=before"]), storage, ["name=before"]).spec.search.hours is None

@@ -142,7 +142,7 @@ def test_time_and_disk_are_scaled_from_what_was_measured(meaning: Meaning, runs:
 def test_what_a_budget_buys_is_said_in_candidates(
     meaning: Meaning, search: dict[str, Any], candidates: tuple[int, int, int], line: str
 ) -> None:
-    spec = study(search=search, train={"epochs": 9})
+    spec = study(search={"pruner": "successive_halving"} | search, train={"epochs": 9})
     found = bought_by(spec)
     assert (found.trained_to_the_end, found.stopped_at_first_rung, found.first_rung) == candidates
     told = replace(meaning, budget=Budget.of(spec), estimate=replace(meaning.estimate, candidates=found))
