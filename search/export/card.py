@@ -121,6 +121,8 @@ def _facts(record: ExportRecord) -> dict[str, str]:
         rows["over seeds"] = (
             f"{best.mean:.2%}{error} on validation, {len(best.accuracies)} seeds of the recipe as searched"
         )
+    if record.gain is not None:
+        rows["gain of the search"] = record.gain
     seen = ", which it was trained on" if record.sees_validation else ""
     rows["validation"] = f"{record.validation.accuracy:.2%}, n = {record.validation.n:,}{seen}"
     limit, members = record.limit, model.members

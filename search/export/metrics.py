@@ -33,6 +33,7 @@ from search.export.retrain import Retraining, Stages
 from search.export.trainings import Outcome
 from search.figures.png import Epoch, confused_pairs, dense
 from search.study.confirmation import Confirmation, confirmed
+from search.study.gain import gain_of, wilson_interval
 from search.study.journal import digest
 from search.study.marks import own_trials
 from search.study.study import open_test_split, teacher_hash
@@ -169,6 +170,7 @@ def evaluate_once(
     _keep_logits(folder, logits, None if plain is whole else plain_logits)
     n, many = len(data.splits[split]), len(data.class_names) > DENSE_CLASSES
     found = retraining.with_database(lambda: confirmed(retraining.study, spec)) if spec.confirm.top else None
+    gain = retraining.with_database(lambda: gain_of(retraining.study, spec, found))
     return Results(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         evaluation=Evaluation(
@@ -187,6 +189,7 @@ def evaluate_once(
         ),
         validation=Validation(n=len(data.splits["val"]), accuracy=validation.accuracy, loss=validation.loss),
         histories=tuple(_history(outcomes, number) for number in range(num_members)),
+        gain=gain and gain.sentence,
         measured_on_this_machine=Measured(
             confirming_seconds=found and round(found.seconds, 3),
             training_seconds=tuple(
@@ -250,11 +253,13 @@ def text_of_export(export: Export) -> str:
     if best is not None and best.mean is not None:
         seeds = count(len(best.accuracies), "fresh seed")
         lines.append(f"  confirmed   {best.mean_in_words} on validation, {seeds}")
+    gain = [] if record.gain is None else [f"  gain        {record.gain}"]
     return "\n".join(
         [
             *lines,
             f"  accuracy    {result.accuracy:.2%} on the {result.split} split, n = {result.n:,} "
             f"(95 % interval {result.interval[0]:.2%} to {result.interval[1]:.2%})",
+            *gain,
             f"  parameters  {model.num_params:,}, multiply-adds {model.macs:,}",
             f"  proof       {', '.join(libraries)} agree to {record.proof.max_logit_difference:.1e}",
             f"  load it     {load}",
@@ -265,14 +270,6 @@ def text_of_export(export: Export) -> str:
 def final_model(weights: Path, views: Sequence[str]) -> str:
     """Identity of a final model: the hash of its weights and of the views that it averages."""
     return hashlib.sha256(json.dumps([sha256(weights), *views]).encode()).hexdigest()
-
-
-def wilson_interval(hits: int, n: int) -> tuple[float, float]:
-    """95 % interval of the proportion ``hits`` of ``n`` (Wilson, 1927). It stays sensible for accuracies near 1."""
-    from scipy.stats import binomtest  # imported here: it takes 1 s, and only the end of an export needs it
-
-    interval = binomtest(hits, n).proportion_ci(0.95, "wilson")
-    return float(interval.low), float(interval.high)
 
 
 def _commit() -> str | None:

@@ -202,6 +202,8 @@ class Results(Recorded):
     histories: tuple[tuple[Epoch, ...], ...]
     """For each member, its epochs in all stages."""
     measured_on_this_machine: Measured
+    gain: str | None = None
+    """What the search brought over its first known recipe, in a sentence; None where that is not known."""
 
 
 class ProvenFormat(Recorded):

@@ -88,6 +88,11 @@ def check_room(spec: StudySpec, runs: Runs, needed: int) -> None:
         )
 
 
+def judged_by(data: Dataset, folds: int) -> int:
+    """Number of pictures by which a candidate is judged: those of the validation split, or of all folds."""
+    return len(data.splits["val"]) + (len(data.splits["train"]) if folds else 0)
+
+
 def images_of(prepared: Prepared) -> str:
     """The number of images of each split, in words."""
     return ", ".join(f"{len(indices):,} {split}" for split, indices in prepared.data.splits.items() if len(indices))

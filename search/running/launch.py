@@ -16,12 +16,13 @@ from search.devices import WorkerDevice, hold_devices, share_gpus
 from search.errors import Interrupted
 from search.paths import Runs
 from search.plan.data_warnings import never_predicted, warnings_about
-from search.plan.prepare import Prepared, check_room, images_of, models_of, prepare, room_needed
+from search.plan.prepare import Prepared, check_room, images_of, judged_by, models_of, prepare, room_needed
 from search.process import STOP_SIGNALS, allow_grace, log_to
 from search.running.coordinator import Coordinator
 from search.study.begun import as_begun, renew
 from search.study.budget import Budget
 from search.study.events import Accept, Keep
+from search.study.gain import note_pictures
 from search.study.identity import take_folder
 from search.study.journal import Journal
 from search.study.lock import own_study, read_holder
@@ -90,6 +91,7 @@ def launch(
         study = open_study(spec, storage, content, accept_changes=accept_changes, accepted=accepted, renewed=renewed)
         if begun.kept:
             Journal(runs.journal(spec.name)).append(Keep(settings=begun.kept))
+        note_pictures(study, judged_by(prepared.data, spec.data.folds))
         owned = OwnedStudy(study, spec, check_lock)
         check_room(spec, runs, room_needed(spec, prepared, len(workers)))
         write_checked(runs.last_study, {"study": spec.name})

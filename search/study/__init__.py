@@ -17,6 +17,7 @@ trial         one trial as the product sees it: view, rank, outcome
 standings     who has come to which rung, and who waits there
 progress      a search at one moment: workers, problems, time left
 budget        what a search may spend, what it has spent, whether another candidate may begin
+gain          how much better the best is than the first known recipe
 confirmation  which trial is best: results of fresh seeds, ties, winner
 events        the lines of a journal as checked values
 journal       the append-only log of a search

@@ -31,7 +31,7 @@ import search.study.outage
 from search.console import Terminal
 from search.errors import HeldError, Interrupted, ProofFailed, StudyChanged, UsageError
 from search.export.export import _disk_errors, _export
-from search.export.metrics import evaluate_once, final_model, wilson_interval
+from search.export.metrics import evaluate_once, final_model
 from search.export.nets import write_graphs
 from search.export.place import Place
 from search.export.proof import Difference, compare_logits
@@ -41,6 +41,7 @@ from search.export.trainings import Outcome, Training
 from search.paths import Runs
 from search.plan.prepare import prepare
 from search.study.confirmation import begin, confirmed, missing, record
+from search.study.gain import wilson_interval
 from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, parse_url
 from search.study.study import UUID, open_test_split

@@ -1,0 +1,132 @@
+"""What a search has brought: how much better its best is than the first known recipe, how surely, at what cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.study.budget import Spent
+from search.study.confirmation import Candidate, Confirmation
+from search.study.trial import best_of
+from search.words import count
+from studies import StudySpec
+
+PICTURES = "featherweight:pictures"
+"""Study attribute: number of pictures by which a candidate is judged: those of validation, or of all folds."""
+
+KNOWN = "known"
+"""Trial attribute: number of the known recipe that was queued, from 0."""
+
+Z95 = 1.959964
+"""97.5 % quantile of the normal distribution, for an interval of 95 %."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """The best of a search beside the first known recipe, by validation accuracy."""
+
+    best: int
+    """Number of the trial."""
+    best_accuracy: float
+    known: int
+    known_accuracy: float
+    low: float
+    """Lower end of the difference's 95 % interval."""
+    high: float
+    pictures: int
+    seeds: int
+    """Fresh seeds behind the best's accuracy; 0: it is the search's own value, the highest of many."""
+    trainings: float
+    """Cost of the search, in full trainings."""
+
+    @property
+    def sentence(self) -> str:
+        """One line for people."""
+        cost = f"for {self.trainings:.1f} trainings"
+        if self.best == self.known:
+            return f"nothing better than the first known recipe (trial {self.known}, {self.known_accuracy:.2%}), {cost}"
+        points = (self.best_accuracy - self.known_accuracy) * 100
+        whose = f"its mean over {count(self.seeds, 'fresh seed')}" if self.seeds else "its own value, the best of many"
+        return (
+            f"{points:+.2f} points over the first known recipe (trial {self.known}, {self.known_accuracy:.2%}); 95 % "
+            f"interval {self.low * 100:+.2f} to {self.high * 100:+.2f}, from {self.pictures:,} pictures; trial "
+            f"{self.best} counts with {whose}; {cost}"
+        )
+
+
+def gain_of(study: optuna.Study, spec: StudySpec, confirmation: Confirmation | None = None) -> Gain | None:
+    """The gain of a search over its first known recipe.
+
+    The interval is Newcombe's for two independent proportions (Statistics in Medicine 17, 1998, method 10), too wide
+    for two models on the same pictures; where the accuracy is a mean over seeds, their standard error is added.
+
+    Args:
+        study: as it is stored.
+        spec: what it searches.
+        confirmation: its confirmation, if there is one.
+
+    Returns:
+        None where the first known recipe was not trained to its end, or the pictures were not counted.
+    """
+    trials, pictures = study.get_trials(deepcopy=False), study.user_attrs.get(PICTURES)
+    known, best = _first_known(trials), best_of(trials, spec.limit)
+    if known is None or best is None or not isinstance(pictures, int):
+        return None
+    confirmed = {} if confirmation is None else {one.trial: one for one in confirmation.candidates}
+    number = best.number
+    if confirmation is not None and confirmation.winner is not None:
+        number = confirmation.winner
+    best_accuracy, best_error, seeds = _accuracy(trials[number], confirmed.get(number))
+    known_accuracy, known_error, _ = _accuracy(known, confirmed.get(known.number))
+    below, above = _newcombe(best_accuracy, known_accuracy, pictures)
+    error = Z95 * math.hypot(best_error, known_error)
+    difference = best_accuracy - known_accuracy
+    return Gain(
+        best=number,
+        best_accuracy=best_accuracy,
+        known=known.number,
+        known_accuracy=known_accuracy,
+        low=difference - math.hypot(below, error),
+        high=difference + math.hypot(above, error),
+        pictures=pictures,
+        seeds=seeds,
+        trainings=Spent.of(trials, spec).trainings,
+    )
+
+
+def note_pictures(study: optuna.Study, pictures: int) -> None:
+    """Keep by how many pictures a candidate is judged."""
+    if study.user_attrs.get(PICTURES) != pictures:
+        study.set_user_attr(PICTURES, pictures)
+
+
+def wilson_interval(hits: float, n: int) -> tuple[float, float]:
+    """95 % interval of the proportion ``hits`` of ``n`` (Wilson, 1927). It stays sensible for accuracies near 1."""
+    share, spread = hits / n, Z95**2 / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _newcombe(one: float, other: float, n: int) -> tuple[float, float]:
+    """How far the interval of ``one - other`` reaches below and above it; both are shares of ``n``."""
+    (low, high), (other_low, other_high) = wilson_interval(one * n, n), wilson_interval(other * n, n)
+    return math.hypot(one - low, other_high - other), math.hypot(high - one, other - other_low)
+
+
+def _first_known(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    known = [one for one in trials if KNOWN in one.user_attrs and one.state == TrialState.COMPLETE]
+    first = min(known, key=lambda one: int(one.user_attrs[KNOWN]), default=None)
+    return first if first is not None and first.user_attrs[KNOWN] == 0 else None
+
+
+def _accuracy(trial: FrozenTrial, confirmed: Candidate | None) -> tuple[float, float, int]:
+    """A trial's accuracy, its standard error over seeds, and their number; both 0 for the search's own value."""
+    if confirmed is not None and confirmed.mean is not None:
+        return confirmed.mean, confirmed.standard_error or 0.0, len(confirmed.accuracies)
+    assert trial.value is not None
+    return trial.value, 0.0, 0

@@ -1,0 +1,90 @@
+"""What a search has brought over its first known recipe, with its interval and its cost."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
+
+from search.study.confirmation import Candidate, Confirmation
+from search.study.gain import gain_of, note_pictures
+from studies import StudySpec
+
+SPEC = StudySpec.model_validate(
+    {
+        "name": "gains",
+        "data": {"source": "digits"},
+        "train": {"epochs": 4},
+        "space": {"lr": {"low": 1e-4, "high": 1e-1, "log": True}},
+        "known": [{"lr": 0.01}],
+    }
+)
+
+
+def study_of(*values: float, known: int | None = 0, state: TrialState = TrialState.COMPLETE) -> optuna.Study:
+    """Trials of four steps each; the first is the known recipe, and ends in ``state``."""
+    study = optuna.create_study(direction="maximize")
+    for number, value in enumerate(values):
+        ends = state if number == 0 else TrialState.COMPLETE
+        study.add_trial(
+            create_trial(
+                state=ends,
+                value=value if ends == TrialState.COMPLETE else None,
+                params={"lr": 0.01},
+                distributions={"lr": FloatDistribution(1e-4, 1e-1, log=True)},
+                intermediate_values=dict.fromkeys(range(1, 5), value),
+                user_attrs={"known": known} if number == 0 and known is not None else {},
+            )
+        )
+    note_pictures(study, 80)
+    return study
+
+
+def test_the_interval_is_newcombes_and_the_cost_is_counted_in_trainings() -> None:
+    gain = gain_of(study_of(0.6, 0.8, 0.7), SPEC)
+    assert gain is not None
+    assert (gain.best, gain.known, gain.pictures, gain.trainings) == (1, 0, 80, 3.0)
+    # By hand, from Wilson's intervals 0.4904 to 0.7003 and 0.6990 to 0.8732 of 48 and 64 of 80.
+    assert (gain.low, gain.high) == pytest.approx((0.0576, 0.3318), abs=2e-3)
+    assert gain.sentence == (
+        "+20.00 points over the first known recipe (trial 0, 60.00%); 95 % interval "
+        f"{gain.low * 100:+.2f} to {gain.high * 100:+.2f}, from 80 pictures; trial 1 counts with its own value, the "
+        "best of many; for 3.0 trainings"
+    )
+
+
+def test_a_confirmed_trial_counts_with_its_mean_and_its_error_over_seeds_widens_the_interval() -> None:
+    study = study_of(0.6, 0.8, 0.7)
+    claimed = gain_of(study, SPEC)
+    candidate = Candidate(
+        trial=1, num_params=1, search_accuracy=0.8, accuracies=(0.72, 0.80), standard_error=0.05, tied=False
+    )
+    found = Confirmation(
+        trainings=2, done=2, candidates=(candidate,), winner=1, estimate=0.76, raw_best=0.8, test=None, sentence=""
+    )
+    gain = gain_of(study, SPEC, found)
+    assert claimed is not None
+    assert gain is not None
+    assert (gain.best_accuracy, gain.seeds) == (pytest.approx(0.76), 2)
+    assert gain.high - gain.low > claimed.high - claimed.low + 0.05
+    assert "counts with its mean over 2 fresh seeds" in gain.sentence
+
+
+def test_nothing_better_is_said_too() -> None:
+    gain = gain_of(study_of(0.8, 0.7), SPEC)
+    assert gain is not None
+    assert gain.sentence == "nothing better than the first known recipe (trial 0, 80.00%), for 2.0 trainings"
+
+
+@pytest.mark.parametrize(
+    "study",
+    [
+        study_of(0.6, 0.8, known=None),
+        study_of(0.6, 0.8, known=1),
+        study_of(0.6, 0.8, state=TrialState.PRUNED),
+        study_of(),
+    ],
+)
+def test_without_a_first_known_recipe_at_its_end_nothing_is_said(study: optuna.Study) -> None:
+    assert gain_of(study, SPEC) is None
