@@ -20,6 +20,7 @@ from rich.console import Console
 from search.paths import DEFAULT_RUNS, Runs
 from search.study.budget import Budget, Spent
 from search.study.progress import Snapshot, WorkerView, eta_seconds, problems
+from search.study.sampling import build_ladder
 from search.study.storage import open_storage, parse_url
 from search.study.study import open_study
 from search.study.trial import TrialView
@@ -45,7 +46,7 @@ def eta(
     """Of a search that has these trials, with a budget of six trials unless another one is named."""
     spec = spec_of(**(search or {"trials": 6}))
     spent = Spent.so_far(finished, [worker.epoch for worker in workers if worker.trial is not None], spec)
-    return eta_seconds(Budget.of(spec), spent, finished, workers, seconds_left)
+    return eta_seconds(Budget.of(spec), spent, build_ladder(spec), finished, workers, seconds_left=seconds_left)
 
 
 def trial(number: int, epochs: int = 3, state: str = "COMPLETE", **more: Any) -> TrialView:
