@@ -248,6 +248,7 @@ def _estimate_table(meaning: Meaning) -> Table:
     if estimate.workers_per_gpu > 1:
         workers += f", {estimate.workers_per_gpu} on each GPU"
     shorter = "; pruning makes it shorter" if meaning.budget.trainings is None else ""
+    early = "paused" if meaning.rungs else "pruned"
     return _pairs_table(
         {
             "steps per epoch": ", ".join(
@@ -257,7 +258,7 @@ def _estimate_table(meaning: Meaning) -> Table:
             "device": f"{estimate.device}, {estimate.images_per_second:,.0f} images/s with the largest "
             f"{estimate.model}",
             "epoch": f"about {duration(estimate.seconds_per_epoch)}",
-            "trial": f"about {duration(estimate.seconds_per_trial)} unless it is {'paused' if meaning.rungs else 'pruned'}",
+            "trial": f"about {duration(estimate.seconds_per_trial)} unless it is {early}",
             **({"rungs": meaning.rungs} if meaning.rungs else {}),
             "search": f"at most about {duration(estimate.seconds_at_most)} with {workers}{shorter}",
             "budget": _bought(meaning),

@@ -52,7 +52,8 @@ class Progress:
     """Seconds of its trainings that ended under an earlier launch."""
     images_per_second: float = 0.0
     attempts: int = 0
-    crashed: int = 0
+    """Number of times this launch has started it on the way to its next rung."""
+    crashed: int = -1
     """The last attempt that ended in a crash."""
     setbacks: Setbacks = field(default_factory=Setbacks)
     stage: int = 0

@@ -93,6 +93,7 @@ class Rungs:
         """Note the last rung that a trial went on from, and so the training that it is at."""
         progress.promoted_at = promoted_at
         progress.stage = self.ladder.stage_after(promoted_at or 0) if self.ladder.anew else 0
+        progress.attempts, progress.crashed = 0, -1  # of the way to the next rung
 
     def pause(self, progress: Progress) -> None:
         """Let a trial wait, whose worker has left it."""

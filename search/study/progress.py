@@ -26,7 +26,7 @@ class WorkerView:
     """Name of the device as the worker found it; "starting" until then."""
     trial: int | None = None
     attempt: int = 1
-    """Number of times this launch has started the trial, this time included."""
+    """Number of times this launch has started the trial since its last rung, this time included."""
     epoch: int = 0
     """Finished epochs of the training that the trial is at."""
     epochs: int = 0

@@ -25,10 +25,11 @@ FAILURE = "failure"
 
 @dataclass(frozen=True)
 class TrialView:
-    """A finished trial."""
+    """A trial that has finished, or is paused."""
 
     number: int
     state: str
+    """Optuna's state, or PAUSED."""
     value: float | None
     """Validation accuracy at the last finished epoch."""
     epochs: int
@@ -78,7 +79,7 @@ def view_of(trial: FrozenTrial, limit: Limit | None = None) -> TrialView:
     attributes = trial.user_attrs
     return TrialView(
         number=trial.number,
-        state=trial.state.name,
+        state="PAUSED" if is_paused(trial) else trial.state.name,
         value=trial.values[0] if trial.values else values[max(values)] if values else None,
         epochs=max(values, default=0),
         params=recipe_of(trial),

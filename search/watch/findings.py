@@ -91,11 +91,12 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
     length = count(spec.train.epochs, "epoch")
     length = f"{count(spec.data.folds, 'fold')} of {length}" if spec.data.folds else f"{length} of training"
     rungs = build_ladder(spec).describe(step_of(spec), spec.search.reduction_factor)
-    each = f"with {length} for each trial" if not rungs else f"of candidates {rungs}"
     sentences = [
         f"The search looked for the best recipe for {model} on {spec.data.source}{place} at "
-        f"{spec.data.image_size} px, {limit}, {each}."
+        f"{spec.data.image_size} px, {limit}, with {length} for each trial."
     ]
+    if rungs:
+        sentences = [f"{sentences[0].removesuffix(' for each trial.')}. Candidates are {rungs}."]
     paused = f", {len(by_state['PAUSED'])} paused" if by_state["PAUSED"] else ""
     if not views:
         return f"{sentences[0]} No trial has finished yet{paused}."
@@ -120,8 +121,8 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
         sentences.append(f"Training took {duration(total)}, summed over the workers: {', '.join(shares)}.")
     if rungs:
         sentences.append(
-            f"Its {count(spent.begun, 'candidate')}, each trained to the end at once, would have been "
-            f"{count(spent.begun, 'training')}; all of this was {spent.trainings:,.1f}."
+            f"Training its {count(spent.begun, 'candidate')} to the end would have taken "
+            f"{count(spent.begun, 'training')}; the search took {spent.trainings:,.1f}."
         )
         return " ".join(sentences)
     # The full cost of a pruned trial is estimated from its own time per epoch, or fold.
@@ -151,11 +152,6 @@ def findings(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mappin
         guess = "the importance of the settings is a guess" if importances else "the importance of settings is left out"
         found.append(f"Only {count(len(complete), 'trial')} completed: {guess}.")
     found += _rungs(spec, trials, complete) if build_ladder(spec).rungs else _first_rung(spec, trials, complete)
-    if spent.paused and budget.is_spent(spent):
-        found.append(
-            f"{count(spent.paused, 'candidate')} {'is' if spent.paused == 1 else 'are'} paused: a larger budget "
-            f"({budget.larger(spent)}) goes on with the best of them, search stop {spec.name} --finish ends them."
-        )
     diverged = [trial for trial in trials if outcome_of(trial) == DIVERGED]
     if diverged:
         rates = sorted(trial.params["lr"] for trial in diverged if "lr" in trial.params)
@@ -242,10 +238,11 @@ def _rungs(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[Frozen
         for number, rung in enumerate(ladder.rungs, 1)
         if where[rung]
     ]
-    begun = sum(trial.state != TrialState.WAITING for trial in trials)
-    sentence = f"Of {count(begun, 'candidate')}, {' and '.join(waits)} are paused." if waits else ""
-    if waits and sum(where.values()) == 1:
-        sentence = sentence.replace(" are paused", " is paused")
+    budget, spent = Budget.of(spec), Spent.of(trials, spec)
+    sentence = f"{spent.paused} of {count(spent.begun, 'candidate')} paused: {' and '.join(waits)}." if waits else ""
+    if waits and budget.is_spent(spent):
+        sentence += f" A larger budget ({budget.larger(spent)}) goes on with the best of them, search stop {spec.name} "
+        sentence += "--finish ends them."
     found = [(at[0], trial.values[0]) for trial in complete if 0 in (at := reached(trial, ladder))]
     if sentence := (sentence + _agreement(found, count(ladder.lengths[0], step))).strip():
         yield sentence

@@ -156,9 +156,9 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
         findings=findings(spec, trials, importances),
         budget=Budget.of(spec),
         spent=Spent.of(trials, spec),
-        counts={state: sum(_state_of(trial) == state for trial in trials) for state in _STATES},
+        counts={state: sum(view_of(trial).state == state for trial in trials) for state in _STATES},
         seconds={
-            state: round(sum(view_of(trial).seconds for trial in trials if _state_of(trial) == state), 3)
+            state: round(sum(view_of(trial).seconds for trial in trials if view_of(trial).state == state), 3)
             for state in _STATES
             if state not in ("RUNNING", "WAITING")
         },
@@ -171,10 +171,6 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
 
 
 _STATES = (*(state.name for state in TrialState), "PAUSED")
-
-
-def _state_of(trial: FrozenTrial) -> str:
-    return "PAUSED" if is_paused(trial) else trial.state.name
 
 
 def text_of_report(answer: Report) -> str:
