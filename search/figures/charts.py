@@ -65,7 +65,7 @@ def optimization_history(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
         best_so_far.append(max(floor, trial.values[0], *best_so_far[-1:]))
     figure = new_figure(300)
     cross = {"symbol": "x-thin", "size": 5, "line": line_of(QUIET)}
-    circle = cross | {"symbol": "circle-open"}
+    circle = cross | {"symbol": "circle-open", "color": QUIET}
     # They have the low accuracy of an early epoch: drawn to scale, they would flatten the others.
     for name, group, marker in (("pruned", pruned, cross), ("paused", paused, circle)):
         if group or name == "pruned":

@@ -239,7 +239,9 @@ def _rungs(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[Frozen
         if where[rung]
     ]
     budget, spent = Budget.of(spec), Spent.of(trials, spec)
-    sentence = f"{spent.paused} of {count(spent.begun, 'candidate')} paused: {' and '.join(waits)}." if waits else ""
+    verb = "is" if spent.paused == 1 else "are"
+    sentence = f"{spent.paused} of {count(spent.begun, 'candidate')} {verb} paused: {' and '.join(waits)}."
+    sentence = sentence if waits else ""
     if waits and budget.is_spent(spent):
         sentence += f" A larger budget ({budget.larger(spent)}) goes on with the best of them, search stop {spec.name} "
         sentence += "--finish ends them."

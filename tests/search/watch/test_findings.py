@@ -90,7 +90,7 @@ class TestFindings:
         waits = [at_rungs(series, number, 0.3) for number in range(3)]
         trials = [*waits, at_rungs(series, 3, 0.5, 0.6), at_rungs(series, 4, 0.6, 0.7, 0.9)]
         (going,) = [line for line in findings(series, trials, {}) if "rung" in line]
-        assert going == "4 of 5 candidates paused: 3 at rung 1 of 2 (epoch 2) and 1 at rung 2 of 2 (epoch 6)."
+        assert going == "4 of 5 candidates are paused: 3 at rung 1 of 2 (epoch 2) and 1 at rung 2 of 2 (epoch 6)."
         spent = series.model_copy(update={"search": series.search.model_copy(update={"trainings": 2.0})})
         (line,) = [line for line in findings(spent, trials, {}) if "rung" in line]
         assert line == (
