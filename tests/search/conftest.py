@@ -46,7 +46,7 @@ def spec() -> StudySpec:
                 "batch_size": [32, 64, 128],
                 "width_mult": {"low": 0.1},
             },
-            "search": {"trials": 60, "min_epochs": 1},
+            "search": {"trials": 60, "min_epochs": 1, "pruner": "successive_halving"},
         }
     )
 
