@@ -93,6 +93,13 @@ PROMISES = {
         "test_no_worker_outlives_its_coordinator",
         "test_every_trial_is_finished_once_under_its_own_number",
     ],
+    "a worker or the coordinator is killed with kill -9 while a candidate": [
+        "test_killed_workers_lose_nothing_at_a_rung",
+        "the_coordinator_dies_in_a_turn_and_is_launched_again",
+    ],
+    "the database goes away while a candidate": ["the_database_goes_away_in_a_turn_and_comes_back"],
+    "the checkpoints of paused trials": ["test_a_full_quota_takes_the_checkpoint_of_the_least_promotable"],
+    "the rungs change": ["test_other_rungs_are_refused_while_candidates_wait_at_these"],
     "Ctrl-C": [
         "test_a_polite_stop_leaves_the_trial_running_after_a_whole_epoch",
         "test_search_stop_says_when_the_search_has_stopped",

@@ -28,7 +28,7 @@ from search.study.outage import Outage
 from search.study.owned import OwnedStudy
 from search.study.storage import wait_briefly
 from search.study.study import teacher_hash
-from search.study.trial import ranked, sampled_settings
+from search.study.trial import outcome_of, ranked, sampled_settings, waiting
 from search.watch.page import show_confirmation
 from search.workers.crew import POLL_SECONDS
 from search.workers.local import LocalPool
@@ -266,17 +266,18 @@ def choose_trial(study: optuna.Study, number: int | None, limit: Limit) -> Froze
     if number is not None:
         found = ranked([trial for trial in trials if trial.number == number], limit)
         if not found:
-            states = {trial.number: trial.state for trial in trials}
-            state = states[number].name.lower() if number in states else "not there"
+            outcomes = {trial.number: outcome_of(trial) for trial in trials}
+            state = outcomes.get(number, "not there")
             why = "over the limit" if state == "complete" else f"{state}, not complete"
             name = study.study_name
             raise NothingToExport(f"trial {number} of {name!r} is {why}; what can be exported: search report {name}")
         return found[0]
     best = ranked(trials, limit)
     if not best:
+        paused = f", {number:,} paused" if (number := len(waiting(trials))) else ""
         raise NothingToExport(
-            f"study {study.study_name!r} has no completed trial yet ({len(trials)} begun); to go on, repeat its "
-            "search launch"
+            f"study {study.study_name!r} has no completed trial yet ({len(trials)} begun{paused}); to go on, repeat "
+            "its search launch"
         )
     return best[0]
 

@@ -23,8 +23,10 @@ from search.figures.charts import (
     timeline,
 )
 from search.figures.style import accuracy_range
-from search.figures.timeline import CRASHED, STOPPED, Segment, segments_of_trials
-from search.study.trial import ranked, step_of, view_of
+from search.figures.timeline import CRASHED, PAUSED, STOPPED, WENT_ON, Segment, segments_of_trials
+from search.policy.ladder import PAUSED_AT
+from search.study.sampling import build_ladder
+from search.study.trial import is_paused, ranked, step_of, view_of
 from studies import StudySpec
 
 
@@ -54,22 +56,24 @@ def study_figures(
         importances: shares from ``setting_importances``.
         segments: times of training for each worker; if empty, the trials' own times are shown.
     """
+    without_journal = not segments
     segments = segments or segments_of_trials(trials)
     complete = ranked(trials, spec.limit)
-    views = [view_of(trial) for trial in trials if trial.state.is_finished()]
+    paused = list(filter(is_paused, trials))
+    views = [view_of(trial) for trial in trials if trial.state.is_finished() or is_paused(trial)]
     figures = []
     floor, _ = accuracy_range(complete)
     below = " Dots on the axis lie below it." if any(trial.values[0] < floor for trial in complete) else ""
     if complete:
         caption = (
             "Validation accuracy of the trials in the order in which they were begun. The line is the best so far; "
-            f"crosses on the axis are pruned trials.{below}"
+            f"crosses on the axis are pruned trials{', circles paused ones' if paused else ''}.{below}"
         )
         figures.append(Figure("history", "How the search went", caption, optimization_history(trials, spec)))
     if any(view.epochs for view in views):
         caption = (
             f"Validation accuracy after each {step_of(spec)}: the best trial, the rest of the top {TOP} and, faint, "
-            "the trials that were pruned."
+            f"the trials that were pruned{' or are paused' if paused else ''}.{_rungs_of(spec)}"
         )
         figures.append(Figure("curves", "Learning curves", caption, learning_curves(trials, spec)))
     if len(complete) > 1:
@@ -99,21 +103,37 @@ def study_figures(
             name = "size" if number == 0 else f"size-{key}"
             figures.append(Figure(name, title, caption, accuracy_against_size(trials, spec, key)))
     if any(view.seconds for view in views):
-        caption = "Training time of all finished trials by their outcome, summed over the workers."
+        caption = "Training time of all trials but those in progress, by their outcome, summed over the workers."
         figures.append(Figure("time", "Where the time went", caption, time_by_outcome(trials)))
+    if segments:
+        outcomes = {segment.outcome for segment in segments}
         caption = "Each bar is a trial with a worker. Blue: completed, grey: pruned, red: failed"
-        caption += ", light: the search was stopped" if any(segment.outcome == STOPPED for segment in segments) else ""
-        crashes = any(segment.outcome == CRASHED for segment in segments)
+        caption += ", pale blue: it came to a rung or to another process" if outcomes & {PAUSED, WENT_ON} else ""
+        caption += ", light grey: the search was stopped" if STOPPED in outcomes else ""
+        crashes = CRASHED in outcomes
         caption += "; a cross: the worker crashed, and its trial went on from its last epoch." if crashes else "."
+        unknown = without_journal and any(PAUSED_AT in trial.user_attrs for trial in trials)
+        caption += (
+            " Trials that have waited at a rung are left out: the journal alone knows their times." if unknown else ""
+        )
         figures.append(Figure("timeline", "When each worker trained", caption, timeline(segments)))
     return figures
+
+
+def _rungs_of(spec: StudySpec) -> str:
+    """What the dotted lines among the learning curves are; empty without rungs."""
+    ladder = build_ladder(spec)
+    if not ladder.rungs:
+        return ""
+    anew = ", and a candidate that goes on begins a longer training after it" if ladder.anew else ""
+    return f" Dotted: a rung, where candidates are compared{anew}."
 
 
 PAGE_TRIALS = 200
 """Most trials drawn as points on the dashboard's study page, which reloads every figure every ten seconds."""
 
 PAGE_PRUNED = 30
-"""Most pruned trials, the latest, among the learning curves on that page."""
+"""Most pruned trials, the latest, and most paused ones among the learning curves on that page."""
 
 
 def page_figures(
@@ -130,17 +150,18 @@ def page_figures(
     sized = [trial for trial in complete if key in trial.user_attrs]
     points = {trial.number: trial for trial in [*sized[:PAGE_TRIALS], *frontier_of(sized, key)]}
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED][-PAGE_PRUNED:]
+    pruned += list(filter(is_paused, trials))[-PAGE_PRUNED:]
     figures = []
     if points:
         figure = accuracy_against_size(list(points.values()), spec, key)
         figures.append(Figure("size", "Accuracy against size, with the frontier", "", figure))
     if complete or pruned:
         figure = learning_curves([*complete[:TOP], *pruned], spec)
-        figures.append(Figure("curves", f"Learning curves of the top {TOP}; pruned ones are faint", "", figure))
-    if any(view_of(trial).seconds for trial in trials if trial.state.is_finished()):
         figures.append(
-            Figure("time", "Training time of completed, pruned and failed trials", "", time_by_outcome(trials))
+            Figure("curves", f"Learning curves of the top {TOP}; pruned and paused ones are faint", "", figure)
         )
+    if any(view_of(trial).seconds for trial in trials if trial.state.is_finished() or is_paused(trial)):
+        figures.append(Figure("time", "Training time of trials by their outcome", "", time_by_outcome(trials)))
     if importances:
         title = f"Which settings mattered (fANOVA, {len(complete)} trials)"
         figures.append(Figure("importance", title, "", importance_bars(importances)))

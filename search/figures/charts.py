@@ -27,6 +27,7 @@ from search.figures.style import (
     LABEL,
     PLAIN,
     QUIET,
+    WAITED,
     accuracy_range,
     apply_style,
     line_of,
@@ -34,8 +35,10 @@ from search.figures.style import (
     points_of,
     whole_steps,
 )
-from search.figures.timeline import CRASHED, STOPPED, Segment
-from search.study.trial import position, ranked, recipe_of, sampled_axes, step_of, view_of
+from search.figures.timeline import CRASHED, PAUSED, STOPPED, WENT_ON, Segment
+from search.policy.ladder import Ladder
+from search.study.sampling import build_ladder
+from search.study.trial import is_paused, position, ranked, recipe_of, sampled_axes, step_of, view_of
 from search.words import duration, show
 from studies import StudySpec
 
@@ -43,6 +46,9 @@ TOP = 10
 """Number of best trials whose learning curves are drawn."""
 
 SLICES_PER_ROW = 3
+
+MOST_TICKS = 14
+"""About so many ticks stand below the trainings of a series."""
 
 SIZES = {"num_params": "parameters", "macs": "multiply-adds"}
 """Trial attribute with a model's size -> its name in words."""
@@ -52,24 +58,22 @@ def optimization_history(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
     """Accuracy of each trial by its number, and the best so far."""
     complete = sorted(ranked(trials, spec.limit), key=lambda trial: trial.number)
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    ladder, paused = build_ladder(spec), list(filter(is_paused, trials))
     floor, _ = accuracy_range(complete)
     best_so_far: list[float] = []
     for trial in complete:
         best_so_far.append(max(floor, trial.values[0], *best_so_far[-1:]))
     figure = new_figure(300)
     cross = {"symbol": "x-thin", "size": 5, "line": line_of(QUIET)}
-    # Pruned trials have the low accuracy of an early epoch: drawn to scale, they would flatten the others.
-    figure.add_scatter(
-        **points_of(pruned, spec.num_steps) | {"y": [floor] * len(pruned)},
-        mode="markers",
-        name="pruned",
-        marker=cross,
-    )
+    circle = cross | {"symbol": "circle-open", "color": QUIET}
+    # They have the low accuracy of an early epoch: drawn to scale, they would flatten the others.
+    for name, group, marker in (("pruned", pruned, cross), ("paused", paused, circle)):
+        if group or name == "pruned":
+            points = points_of(group, ladder) | {"y": [floor] * len(group)}
+            figure.add_scatter(**points, mode="markers", name=name, marker=marker)
     heights = [max(floor, trial.values[0]) for trial in complete]
     dot = {"color": GOOD, "size": 7}
-    figure.add_scatter(
-        **points_of(complete, spec.num_steps) | {"y": heights}, mode="markers", name="completed", marker=dot
-    )
+    figure.add_scatter(**points_of(complete, ladder) | {"y": heights}, mode="markers", name="completed", marker=dot)
     figure.add_scatter(
         x=[*(trial.number for trial in complete), max((trial.number for trial in trials), default=0)],
         y=[*best_so_far, *best_so_far[-1:]],
@@ -84,42 +88,71 @@ def optimization_history(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
 
 
 def learning_curves(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
-    """Accuracy after each epoch: the best trial, the top ten, and the pruned ones."""
+    """Accuracy after each epoch: the best trial, the top ten, and the pruned and the paused ones.
+
+    Dotted lines are rungs. Where each rung has a training of its own, the trainings stand side by side, and a curve
+    begins anew after each line.
+    """
+    ladder, step = build_ladder(spec), step_of(spec)
     top = [trial for trial in ranked(trials, spec.limit)[:TOP] if trial.intermediate_values]
     figure = new_figure(340)
-    # All pruned trials share one trace with gaps: the page would take seconds to draw thousands of traces.
-    gaps: tuple[list[int | None], list[float | None]] = ([], [])
-    for trial in trials:
-        if trial.state == TrialState.PRUNED:
-            epochs = sorted(trial.intermediate_values)
-            gaps[0].extend([*epochs, None])
-            gaps[1].extend([*(trial.intermediate_values[epoch] for epoch in epochs), None])
-    figure.add_scatter(
-        x=gaps[0],
-        y=gaps[1],
-        mode="lines+markers",
-        line=line_of(PLAIN, 0.8),
-        marker={"color": PLAIN, "size": 3},
-        hoverinfo="skip",
-        name="pruned",
-    )
+    # All of one kind share one trace with gaps: the page would take seconds to draw thousands of traces.
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    for name, faint in (("pruned", pruned), ("paused", list(filter(is_paused, trials)))):
+        if faint or name == "pruned":
+            x, y = _curve([part for trial in faint for part in ladder.trainings_of(trial.intermediate_values)])
+            figure.add_scatter(
+                x=x,
+                y=y,
+                mode="lines+markers",
+                line=line_of(PLAIN, 0.8),
+                marker={"color": PLAIN, "size": 3},
+                hoverinfo="skip",
+                name=name,
+            )
     for rank, trial in reversed(list(enumerate(top))):
-        epochs = sorted(trial.intermediate_values)
+        parts = ladder.trainings_of(trial.intermediate_values)
+        x, y = _curve(parts)
+        places = [None if one is None else ladder.place_of(one) for one in x]
+        words = [None if one is None else f"trial {trial.number}, {step} {one[0]} of {one[1]}" for one in places]
         figure.add_scatter(
-            x=epochs,
-            y=[trial.intermediate_values[epoch] for epoch in epochs],
-            mode="lines+markers" if len(epochs) == 1 else "lines",
+            x=x,
+            y=y,
+            text=words,
+            mode="lines+markers" if min(map(len, parts)) == 1 else "lines",
+            marker={"size": 4},
             line=line_of(GOOD, 1.2) if rank else line_of(BEST, 2.5),
-            hovertemplate=f"trial {trial.number}, {step_of(spec)} %{{x}}: %{{y:.2%}}<extra></extra>",
+            hovertemplate="%{text}: %{y:.2%}<extra></extra>",
             name=f"best: trial {trial.number}" if rank == 0 else f"the next {len(top) - 1}",
             legendgroup="best" if rank == 0 else "top",
             showlegend=rank < 2,
             legendrank=rank + 1,
         )
     figure.update_layout(showlegend=True)
-    figure.update_xaxes(title_text=step_of(spec), range=[0.8, spec.num_steps + 0.2], showgrid=False)
-    figure.update_xaxes(dtick=whole_steps(spec.num_steps))
+    for rung in ladder.rungs:
+        figure.add_vline(x=rung + 0.5 if ladder.anew else rung, line=line_of(QUIET, 1) | {"dash": "dot"})
+    figure.update_xaxes(title_text=step, range=[0.8, ladder.last_step + 0.2], showgrid=False)
+    figure.update_xaxes(dtick=whole_steps(ladder.last_step))
+    if ladder.anew and ladder.rungs:
+        ticks = _ticks(ladder)
+        figure.update_xaxes(tickvals=ticks, ticktext=[str(ladder.place_of(one)[0]) for one in ticks])
+        figure.update_xaxes(title_text=f"{step} of each training")
     return figure.update_yaxes(tickformat=ACCURACY)
+
+
+def _curve(parts: Sequence[Mapping[int, float]]) -> tuple[list[int | None], list[float | None]]:
+    """Steps and values of some trainings, with a gap after each."""
+    steps = [step for part in parts for step in (*part, None)]
+    return steps, [value for part in parts for value in (*part.values(), None)]
+
+
+def _ticks(ladder: Ladder) -> list[int]:
+    """Steps with a tick: the last one of each training, and some before it."""
+    every = max(1, round(ladder.last_step / MOST_TICKS))
+    found = []
+    for stage, end in enumerate(ladder.steps):
+        found += [*range(end, ladder.begins_at(stage), -every)]
+    return sorted(found)
 
 
 def parallel_coordinates(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
@@ -274,16 +307,19 @@ def accuracy_against_size(trials: Sequence[FrozenTrial], spec: StudySpec, key: s
 
 
 def time_by_outcome(trials: Sequence[FrozenTrial]) -> go.Figure:
-    """Hours of training of completed, pruned and failed trials."""
+    """Hours of training of completed, paused, pruned and failed trials."""
     outcomes = [
         ("completed", TrialState.COMPLETE, GOOD),
         ("pruned", TrialState.PRUNED, PLAIN),
         ("failed", TrialState.FAIL, FAILED),
     ]
-    figure = new_figure(104, foot=8)
+    groups = [(name, [trial for trial in trials if trial.state == state], color) for name, state, color in outcomes]
+    if paused := list(filter(is_paused, trials)):
+        groups.insert(1, ("paused", paused, WAITED))
+    figure = new_figure(32 + 24 * len(groups), foot=8)
     longest = 0.0
-    for name, state, color in outcomes:
-        chosen = [view_of(trial).seconds for trial in trials if trial.state == state]
+    for name, group, color in groups:
+        chosen = [view_of(trial).seconds for trial in group]
         longest = max(longest, sum(chosen))
         label = f"{duration(sum(chosen))}, {len(chosen)} trial{'' if len(chosen) == 1 else 's'}"
         figure.add_bar(y=[name], x=[sum(chosen) / 3600], text=[label], **BARS, marker={"color": color})
@@ -294,6 +330,7 @@ def time_by_outcome(trials: Sequence[FrozenTrial]) -> go.Figure:
 def timeline(segments: Sequence[Segment]) -> go.Figure:
     """Segments as bars over the hours, a row for each worker; crosses where workers crashed."""
     colors = {"complete": GOOD, "pruned": PLAIN, "fail": FAILED, CRASHED: CRASH, STOPPED: GRID}
+    colors |= {PAUSED: WAITED, WENT_ON: WAITED}
     workers = sorted({segment.worker for segment in segments})
     figure = new_figure(80 + 26 * len(workers))
     words = [

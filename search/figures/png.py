@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -86,20 +86,24 @@ def draw_curves(histories: Sequence[Sequence[Epoch]], path: Path, *, title: str,
     pyplot.close(figure)
 
 
-def draw_accuracies(accuracies: Sequence[float], path: Path, *, title: str, step: str) -> None:
-    """Draw the validation accuracy of a trial after each step.
+def draw_accuracies(trainings: Sequence[Mapping[int, float]], path: Path, *, title: str, step: str) -> None:
+    """Draw the validation accuracy of a trial after each step, its trainings side by side.
 
     Args:
-        accuracies: accuracy after each step, from 0 to 1.
+        trainings: of each training, step -> accuracy, from 0 to 1; steps count on from one to the next.
         path: PNG to write.
         title: title of the figure.
         step: "epoch" or "fold".
     """
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(4.8, 3.4), dpi=120)
-    values = [100 * accuracy for accuracy in accuracies]
-    axes.plot(range(1, len(values) + 1), values, color=BLUE, marker="o" if len(values) == 1 else None)
-    axes.set(xlabel=step, ylabel="validation accuracy, %")
+    for number, training in enumerate(trainings):
+        values = [100 * accuracy for accuracy in training.values()]
+        axes.plot([*training], values, color=BLUE, marker="o" if len(values) == 1 else None)
+        if number:
+            axes.axvline(min(training) - 0.5, color=GRAY, linestyle=":", linewidth=1)
+    steps = f"{step}, through {len(trainings)} trainings" if len(trainings) > 1 else step
+    axes.set(xlabel=steps, ylabel="validation accuracy, %")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e7eb")

@@ -9,19 +9,21 @@ import numpy as np
 import plotly.graph_objects as go
 from optuna.trial import FrozenTrial
 
+from search.policy.ladder import Ladder
 from search.study.trial import view_of
 
-INK, QUIET, GRID, BEST, GOOD, PLAIN, FAILED, CRASH = (
+INK, QUIET, GRID, BEST, GOOD, WAITED, PLAIN, FAILED, CRASH = (
     "#1f2328",
     "#6e7781",
     "#e4e7eb",
     "#0b4f9e",
     "#5b93cf",
+    "#b5cfea",
     "#c3c9d1",
     "#b3261e",
     "#f2b8b5",
 )
-"""Colours of text, axes, grid lines, the best trial, the other good ones, all others, failures, and lost work."""
+"""Colours of text, axes, grid lines, the best trial, other good ones, paused ones, all others, failures, lost work."""
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
 
@@ -84,12 +86,12 @@ def line_of(color: str, width: float = 1) -> dict[str, Any]:
     return {"color": color, "width": width}
 
 
-def points_of(trials: Sequence[FrozenTrial], of_epochs: int) -> dict[str, Any]:
+def points_of(trials: Sequence[FrozenTrial], ladder: Ladder) -> dict[str, Any]:
     """Trials in the order of their numbers, each with its sentence as hover text."""
     views = [view_of(trial) for trial in trials]
     return {
         "x": [view.number for view in views],
-        "text": [view.sentence(of_epochs) for view in views],
+        "text": [view.sentence(ladder) for view in views],
         "hovertemplate": "%{text}<extra></extra>",
         "cliponaxis": False,
     }

@@ -8,10 +8,12 @@ from datetime import datetime
 
 from optuna.trial import FrozenTrial
 
-from search.study.events import Assign, Crash, Event, Launch, Stop, Tell
+from search.policy.ladder import PAUSED_AT
+from search.study.events import Assign, Crash, Epoch, Event, Launch, Pause, Stop, Tell
 
-CRASHED, STOPPED = "crashed", "stopped"
-"""Outcomes of segments after which the trial is unfinished: the worker died, or the search was stopped."""
+CRASHED, STOPPED, PAUSED, WENT_ON = "crashed", "stopped", "paused", "went on"
+"""Outcomes of segments after which the trial is unfinished: the worker died, the search was stopped, the trial waits at
+a rung, or it goes on with another training or another process."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Segment:
     """Local time, as in Optuna."""
     ended: datetime
     outcome: str
-    """The trial's final state in lower case, CRASHED or STOPPED."""
+    """The trial's final state in lower case, CRASHED, STOPPED, PAUSED or WENT_ON."""
     reason: str = ""
     """Reason of the crash."""
 
@@ -38,6 +40,7 @@ def segments_of_journal(events: Iterable[Event]) -> list[Segment]:
     """The segments in a journal, in the order of their ends, without those still in progress."""
     found: list[Segment] = []
     open_by_trial: dict[int, Segment] = {}
+    last_of: dict[int, float] = {}
     last = 0.0
 
     def end(trial: int, at: float, outcome: str, reason: str = "") -> None:
@@ -46,9 +49,14 @@ def segments_of_journal(events: Iterable[Event]) -> list[Segment]:
 
     for event in events:
         match event:
+            case Pause():
+                end(event.trial, event.at, PAUSED)
             case Assign():
+                end(event.trial, last_of.get(event.trial, event.at), WENT_ON)
                 begun = datetime.fromtimestamp(event.at)
                 open_by_trial[event.trial] = Segment(event.worker, event.trial, begun, begun, STOPPED)
+            case Epoch():
+                last_of[event.trial] = event.at
             case Tell():
                 end(event.trial, event.at, event.state.lower())
             case Crash():
@@ -62,11 +70,17 @@ def segments_of_journal(events: Iterable[Event]) -> list[Segment]:
 
 
 def segments_of_trials(trials: Sequence[FrozenTrial]) -> list[Segment]:
-    """A segment for each finished trial, from its beginning to its end, pauses included."""
+    """A segment for each finished trial, from its beginning to its end, interruptions included.
+
+    One that has waited at a rung has none: its own times do not tell when it was trained.
+    """
     found = []
     # Equal GPUs share a name, and no attribute tells them apart; but trials that overlap ran on different GPUs.
     ends: dict[str, list[datetime]] = {}
-    for trial in sorted((trial for trial in trials if trial.state.is_finished()), key=lambda one: one.number):
+    for trial in sorted(
+        (trial for trial in trials if trial.state.is_finished() and PAUSED_AT not in trial.user_attrs),
+        key=lambda one: one.number,
+    ):
         begun, ended = trial.datetime_start, trial.datetime_complete
         if begun is None or ended is None:
             continue

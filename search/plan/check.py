@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import assert_never
 
@@ -23,7 +24,8 @@ from search.plan.preview import check_figure, draw_images
 from search.plan.space import find_bounds, known_recipes
 from search.plan.width import Fitter, SizedWidth
 from search.study.budget import Budget
-from search.study.sampling import first_rung
+from search.study.sampling import build_ladder, first_rung
+from search.study.trial import step_of
 from studies import StudySpec
 from studies.spec import exported_size
 from trainer.config import TrainConfig
@@ -88,14 +90,16 @@ def check_study(
     for_checkpoints = room_needed(spec, prepared, len(devices))
     check_room(spec, runs, for_checkpoints)
     speed = measure_speed(candidate, data, devices[0])
-    seconds_per_trial = max(1, spec.data.folds) * spec.train.epochs * speed.seconds_per_epoch
-    candidates = bought_by(spec)
+    ladder, candidates = build_ladder(spec), bought_by(spec)
+    seconds_per_step = (spec.train.epochs if spec.data.folds else 1) * speed.seconds_per_epoch
+    seconds_per_trial = ladder.last_step * seconds_per_step
     alone = len({device.visible or device.label for device in devices})  # workers on one GPU share its speed
     return Meaning(
         study=spec.name,
         model=spec.train.model,
         epochs=spec.train.epochs,
         budget=Budget.of(spec),
+        rungs=ladder.describe(step_of(spec), spec.search.reduction_factor),
         limit=spec.limit,
         pictures=_images_of(spec, data, runs, _near_duplicates(data, duplicates, say), candidate),
         space={key: _axis_of(axis) for key, axis in space.items()},
@@ -129,14 +133,24 @@ def check_study(
 
 
 def bought_by(spec: StudySpec) -> Candidates:
-    """How many candidates the budget buys. None is stopped or paused before its first rung."""
-    budget, first = Budget.of(spec), first_rung(spec)
+    """How many candidates the budget buys. None is stopped or paused before its first rung.
+
+    A series of trainings costs the sum of their epochs. If one of ``reduction_factor`` goes on from each rung, a
+    candidate costs the way to the first rung, that share of the way to the next, and so on.
+    """
+    budget, ladder, first = Budget.of(spec), build_ladder(spec), first_rung(spec)
+    ways = [end - begin for begin, end in pairwise((0, *ladder.steps))]
+    usual = sum(way / spec.search.reduction_factor**rung for rung, way in enumerate(ways))
     most = math.inf if budget.trials is None else budget.trials
-    ends = (
-        most if budget.trainings is None else budget.trainings * budget.steps / each for each in (budget.steps, first)
+    costs = (ladder.last_step, first, usual)
+    ends = (most if budget.trainings is None else budget.trainings * budget.steps / each for each in costs)
+    at_least, at_most, about = (math.ceil(min(most, round(end, 6))) for end in ends)
+    return Candidates(
+        trained_to_the_end=at_least,
+        stopped_at_first_rung=at_most,
+        first_rung=first,
+        paused_at_rungs=about if ladder.rungs else None,
     )
-    at_least, at_most = (math.ceil(min(most, round(end, 6))) for end in ends)
-    return Candidates(trained_to_the_end=at_least, stopped_at_first_rung=at_most, first_rung=first)
 
 
 def largest_candidate(spec: StudySpec, space: Mapping[str, BaseDistribution], fitter: Fitter) -> TrainConfig:

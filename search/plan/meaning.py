@@ -70,11 +70,13 @@ class Candidates:
     """How many candidates a budget buys, roughly."""
 
     trained_to_the_end: int
-    """If no candidate is stopped."""
+    """If no candidate is stopped or paused."""
     stopped_at_first_rung: int
-    """If each candidate is stopped as soon as the pruner can stop one."""
+    """If each candidate is stopped or paused as soon as the pruner can stop or pause one."""
     first_rung: int
     """Steps (epochs, or folds) after which that is."""
+    paused_at_rungs: int | None = None
+    """If the usual share goes on from each rung; None where candidates are not paused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ class Estimate:
     seconds_per_epoch: float
     """Seconds for the whole training and validation splits."""
     seconds_per_trial: float
-    """Seconds for all epochs, and all folds."""
+    """Seconds for all epochs, and all folds; of all trainings, where each rung has one."""
     candidates: Candidates
     seconds_at_most: float
     """Seconds for the whole search, if no candidate is stopped."""
@@ -112,6 +114,8 @@ class Meaning:
     model: str
     epochs: int
     budget: Budget
+    rungs: str
+    """Where candidates are compared, in words; empty where they are not paused."""
     limit: Limit
     pictures: Images
     space: Mapping[str, RangeAxis | ChoiceAxis]
@@ -244,6 +248,7 @@ def _estimate_table(meaning: Meaning) -> Table:
     if estimate.workers_per_gpu > 1:
         workers += f", {estimate.workers_per_gpu} on each GPU"
     shorter = "; pruning makes it shorter" if meaning.budget.trainings is None else ""
+    early = "paused" if meaning.rungs else "pruned"
     return _pairs_table(
         {
             "steps per epoch": ", ".join(
@@ -253,7 +258,8 @@ def _estimate_table(meaning: Meaning) -> Table:
             "device": f"{estimate.device}, {estimate.images_per_second:,.0f} images/s with the largest "
             f"{estimate.model}",
             "epoch": f"about {duration(estimate.seconds_per_epoch)}",
-            "trial": f"about {duration(estimate.seconds_per_trial)} unless it is pruned",
+            "trial": f"about {duration(estimate.seconds_per_trial)} unless it is {early}",
+            **({"rungs": meaning.rungs} if meaning.rungs else {}),
             "search": f"at most about {duration(estimate.seconds_at_most)} with {workers}{shorter}",
             "budget": _bought(meaning),
             "disk": f"{megabytes(estimate.cache_bytes)} cache, {megabytes(estimate.checkpoint_bytes)} checkpoints; "
@@ -267,7 +273,10 @@ def _bought(meaning: Meaning) -> str:
     candidates, hours = meaning.estimate.candidates, meaning.budget.hours
     least, most = candidates.trained_to_the_end, candidates.stopped_at_first_rung
     words = f"{meaning.budget.words}: {count(least, 'candidate')} trained to the end"
-    if most > least:
+    if (usual := candidates.paused_at_rungs) is not None:
+        words += f", about {usual:,} if the usual share goes on from each rung" if usual > least else ""
+        words += f", up to {most:,} if none does" if most > usual else ""
+    elif most > least:
         words += f", up to {most:,} if each is stopped at its first rung"
     return words if hours is None else f"{words}; none begins after {hours:g} hours of a launch"
 

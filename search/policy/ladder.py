@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
 from optuna.trial import FrozenTrial, TrialState
+
+from search.words import count
 
 PAUSED_AT, PROMOTED_AT = "paused_at", "promoted_at"
 """Trial attributes: the step of the last rung at which a trial was paused, and of the last that it went on from."""
@@ -53,6 +57,36 @@ class Ladder:
     def next_step(self, step: int) -> int:
         """The step of the first rung, or of the end, beyond ``step``; the end where there is none beyond."""
         return next((one for one in self.steps if one > step), self.last_step)
+
+    def stage_of(self, step: int) -> int:
+        """The number, from 0, of the training that a step belongs to; steps of one training all belong to 0."""
+        return bisect_left(self.rungs, step) if self.anew else 0
+
+    def place_of(self, step: int) -> tuple[int, int]:
+        """The epoch (or fold) of a step in its training, and how many that training has."""
+        stage = self.stage_of(step)
+        return step - self.begins_at(stage), self.epochs_of(stage)
+
+    def epochs_of(self, stage: int) -> int:
+        """Epochs (or folds) of a stage's training, to its end."""
+        return self.lengths[stage] if self.anew else self.last_step
+
+    def trainings_of(self, values: Mapping[int, float]) -> list[dict[int, float]]:
+        """Values by step, apart for each training, in their order."""
+        parts: dict[int, dict[int, float]] = {}
+        for step in sorted(values):
+            parts.setdefault(self.stage_of(step), {})[step] = values[step]
+        return [*parts.values()]
+
+    def describe(self, step: str, factor: int) -> str:
+        """The rungs in words; ``step`` is "epoch" or "fold", and one of ``factor`` goes on. Empty without rungs."""
+        if not self.rungs:
+            return ""
+        best = {2: "half", 3: "third", 4: "quarter"}.get(factor, f"1 of {factor}")
+        shown = self.lengths if self.anew else self.rungs
+        listed = " and ".join(filter(None, [", ".join(map(str, shown[:-1])), str(shown[-1])]))
+        how = f"{step}s, each a whole training" if self.anew else f"of {count(self.last_step, step)}"
+        return f"compared after {listed} {how}; the best {best} goes on"
 
     def begins_at(self, stage: int) -> int:
         """The step before the first one of a stage's training: 0 where one training goes through all rungs."""

@@ -165,6 +165,7 @@ class Coordinator:
         """The search as it is now, for people."""
         workers = [worker.view(self.trials.epochs_of(worker.trial)) for worker in self.crew.workers]
         finished, hours = tuple(self.trials.finished.values()), self.spec.search.hours
+        ladder, paused = self.trials.rungs.ladder, [one.step for one in self.trials.rungs.paused.values()]
         seconds_left = None if hours is None else max(0.0, self.started + hours * 3600 - time.monotonic())
         return Snapshot(
             study=self.spec.name,
@@ -172,9 +173,9 @@ class Coordinator:
             spent=(spent := self.trials.spent),
             finished=finished,
             workers=tuple(workers),
-            eta_seconds=eta_seconds(self.trials.budget, spent, finished, workers, seconds_left),
+            eta_seconds=eta_seconds(self.trials.budget, spent, ladder, finished, workers, paused, seconds_left),
+            ladder=ladder,
             stopping=self.stopping,
-            epochs=self.spec.num_steps,
             problems=tuple(self._problems()),
         )
 
@@ -278,7 +279,7 @@ class Coordinator:
         snapshot = self.snapshot()
         best = f"; best {snapshot.best.value:.2%} (trial {snapshot.best.number})" if snapshot.best else ""
         spent = " ".join(snapshot.budget.progress(snapshot.spent))
-        return f"{view.sentence(self.spec.num_steps)}; {spent}{best}"
+        return f"{view.sentence(snapshot.ladder)}; {spent}{best}"
 
     # -- events of workers
 
@@ -331,6 +332,7 @@ class Coordinator:
     def _release(self, worker: Worker) -> None:
         """Mark a worker as free. An unfinished trial waits at its rung, for a free worker, or for the next launch."""
         if worker.trial is not None and self.trials.release(worker.trial):
+            self.say(self.trials.rungs.line_of(worker.trial))
             self._keep_to_quota()
         worker.trial = worker.epoch = None
 

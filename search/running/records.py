@@ -47,9 +47,13 @@ class Progress:
     decided: dict[int, bool] = field(default_factory=dict)
     """Whether the pruner ends the trial, by the last step that it was asked at: it is asked once."""
     seconds: dict[int, float] = field(default_factory=dict)
+    """Duration of each step that this launch was told of."""
+    seconds_before: float = 0.0
+    """Seconds of its trainings that ended under an earlier launch."""
     images_per_second: float = 0.0
     attempts: int = 0
-    crashed: int = 0
+    """Number of times this launch has started it on the way to its next rung."""
+    crashed: int = -1
     """The last attempt that ended in a crash."""
     setbacks: Setbacks = field(default_factory=Setbacks)
     stage: int = 0
@@ -63,6 +67,11 @@ class Progress:
     def step(self) -> int:
         """The last step that was reported; 0 before the first."""
         return max(self.reported, default=0)
+
+    @property
+    def total_seconds(self) -> float:
+        """Seconds of all of its trainings by now."""
+        return round(self.seconds_before + sum(self.seconds.values()), 3)
 
     @property
     def waits(self) -> bool:

@@ -15,6 +15,7 @@ from search.running.records import Progress
 from search.study.events import Pause, Promote
 from search.study.journal import Journal
 from search.study.standings import standings_of
+from search.study.trial import step_of, words_of_pause
 from studies import StudySpec
 
 
@@ -50,7 +51,7 @@ class Rungs:
 
     def epochs_of(self, progress: Progress) -> int:
         """Epochs (or folds) of the training that a worker is at, to its end."""
-        return self.ladder.lengths[progress.stage] if self.ladder.anew else self.ladder.last_step
+        return self.ladder.epochs_of(progress.stage)
 
     def left_of(self, progress: Progress) -> int:
         """Steps that a trial in progress has still to do, at most, up to the next rung or its end."""
@@ -85,12 +86,14 @@ class Rungs:
         elif self.ladder.anew:
             progress.trial.set_user_attr(PROMOTED_AT, rung)
             self.place(progress, rung)
+        progress.trial.set_user_attr("seconds", progress.total_seconds)  # it may be the last that is heard of it
         return not goes_on
 
     def place(self, progress: Progress, promoted_at: int | None) -> None:
         """Note the last rung that a trial went on from, and so the training that it is at."""
         progress.promoted_at = promoted_at
         progress.stage = self.ladder.stage_after(promoted_at or 0) if self.ladder.anew else 0
+        progress.attempts, progress.crashed = 0, -1  # of the way to the next rung
 
     def pause(self, progress: Progress) -> None:
         """Let a trial wait, whose worker has left it."""
@@ -98,6 +101,13 @@ class Rungs:
         assert step is not None
         self.journal.append(Pause(trial=number, step=step))
         self.wait(progress)
+
+    def line_of(self, number: int) -> str:
+        """One line for a log about a trial that waits."""
+        progress = self.paused[number]
+        assert progress.paused_at is not None
+        where = words_of_pause(progress.paused_at, self.ladder, step_of(self.spec))
+        return f"trial {number} {where}, {progress.reported[progress.step]:.2%}"
 
     def wait(self, progress: Progress) -> None:
         """Count a trial among those that wait."""

@@ -263,7 +263,7 @@ class Trials:
             raise UpdateFinishedTrialError(FOREIGN_REASON)
         if not frozen.state.is_finished():  # else the database took it, and its answer was lost
             seconds = list(progress.seconds.values())
-            trial.set_user_attr("seconds", round(sum(seconds), 3))
+            trial.set_user_attr("seconds", progress.total_seconds)
             if seconds:
                 trial.set_user_attr("seconds_per_epoch", round(sum(seconds) / len(seconds), 3))
             trial.set_user_attr("images_per_second", round(progress.images_per_second, 1))
@@ -350,6 +350,7 @@ class Trials:
                 micro_batches=frozen.user_attrs.get("micro_batches", 1),
                 device_errors=frozen.user_attrs.get("device_errors", 0),
             ),
+            seconds_before=frozen.user_attrs.get("seconds", 0.0) if self.rungs.ladder.anew else 0.0,
             paused_at=frozen.user_attrs.get(PAUSED_AT),
         )
         self.rungs.place(progress, frozen.user_attrs.get(PROMOTED_AT))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from search.policy.ladder import Ladder
 from search.study.budget import Budget, Spent
 from search.study.confirmation import Confirmation
 from search.study.trial import TrialView, rank
@@ -25,11 +26,11 @@ class WorkerView:
     """Name of the device as the worker found it; "starting" until then."""
     trial: int | None = None
     attempt: int = 1
-    """Number of times this launch has started the trial, this time included."""
+    """Number of times this launch has started the trial since its last rung, this time included."""
     epoch: int = 0
-    """Finished epochs of the trial."""
+    """Finished epochs of the training that the trial is at."""
     epochs: int = 0
-    """Epochs that the trial has in all."""
+    """Epochs that this training has in all."""
     val_accuracy: float | None = None
     images_per_second: float | None = None
     epoch_seconds: float | None = None
@@ -50,9 +51,9 @@ class Snapshot:
     finished: tuple[TrialView, ...]
     workers: tuple[WorkerView, ...]
     eta_seconds: float | None
+    ladder: Ladder
+    """The rungs of the study, and the last step of a trial that runs to its end."""
     stopping: bool = False
-    epochs: int = 0
-    """Epochs of a trial that runs to its end."""
     problems: tuple[str, ...] = ()
     """Obstacles to the search, one sentence each, with the remedy."""
     checkpoint_bytes: int = 0
@@ -93,22 +94,29 @@ def typical_epoch_seconds(finished: Sequence[TrialView], workers: Sequence[Worke
 def eta_seconds(
     budget: Budget,
     spent: Spent,
+    ladder: Ladder,
     finished: Sequence[TrialView],
     workers: Sequence[WorkerView],
+    paused: Sequence[int] = (),
     seconds_left: float | None = None,
 ) -> float | None:
     """Seconds until the budget is spent, from measured epochs and from the epochs that trials reach before pruning.
 
-    A budget of compute is divided by the speed. One of trials needs the length of a trial that may be pruned.
+    A budget of compute is divided by the speed. One of trials needs the length of a trial that may be pruned or paused.
 
     The share of trials that end after each epoch is estimated as by Kaplan and Meier, 1958: a running trial counts as
-    having reached its epoch. Finished trials alone would give too short a time, because pruned ones finish first.
+    having reached its epoch. Finished trials alone would give too short a time, because pruned ones finish first. A
+    paused trial counts as ended: those that will go on are, by and large, as many as have gone on by now.
+
+    Many parameters: the live view and ``search status`` have each of them from another place.
 
     Args:
-        budget: the study's budget, with the length of a trial.
+        budget: the study's budget.
         spent: what is spent of it.
+        ladder: the rungs, with the length of a trial.
         finished: the finished trials.
         workers: the workers, with their current trials.
+        paused: the last step of each paused trial.
         seconds_left: seconds left of a budget in hours; no trial begins after that. None without such a budget.
 
     Returns:
@@ -118,9 +126,11 @@ def eta_seconds(
     if epoch_seconds is None or not workers:
         return None
     running = [worker for worker in workers if worker.trial is not None]
-    reached, ended = [0] * (budget.steps + 1), [0] * (budget.steps + 1)
-    for epochs, is_over in [*((t.epochs, True) for t in finished), *((w.epoch, False) for w in running)]:
-        last = min(epochs, budget.steps)
+    steps = [_step_of(worker, ladder) for worker in running]
+    over = [*(trial.epochs for trial in finished), *paused]
+    reached, ended = [0] * (ladder.last_step + 1), [0] * (ladder.last_step + 1)
+    for step, is_over in [*((one, True) for one in over), *((one, False) for one in steps)]:
+        last = min(step, ladder.last_step)
         ended[last] += is_over
         for epoch in range(last + 1):
             reached[epoch] += 1
@@ -129,23 +139,29 @@ def eta_seconds(
     def epochs_left(done: int) -> float:
         """Expected number of further epochs of a trial that has finished ``done`` and goes on."""
         expected, chance = 0.0, 1.0
-        for epoch in range(done, budget.steps):
+        for epoch in range(done, ladder.last_step):
             chance *= going_on[epoch] if epoch > done else 1.0
             expected += chance
         return expected
 
     of_a_trial = epochs_left(0) * epoch_seconds
     left = [
-        max(0.0, epochs_left(worker.epoch) * seconds - min(worker.seconds_since_progress or 0.0, seconds))
-        for worker in running
+        max(0.0, epochs_left(step) * seconds - min(worker.seconds_since_progress or 0.0, seconds))
+        for worker, step in zip(running, steps, strict=True)
         for seconds in [worker.epoch_seconds or epoch_seconds]
     ]
-    to_come = [] if budget.trials is None else [(budget.trials - len(finished) - len(running)) * of_a_trial]
+    to_come = [] if budget.trials is None else [(budget.trials - len(over) - len(running)) * of_a_trial]
     if budget.trainings is not None:
         to_come.append((budget.trainings * budget.steps - spent.epochs) * epoch_seconds - sum(left))
     new = max(0.0, min(to_come))
     total = max([(sum(left) + new) / len(workers), *left])
     return total if seconds_left is None else min(total, max([seconds_left + of_a_trial if new else 0.0, *left]))
+
+
+def _step_of(worker: WorkerView, ladder: Ladder) -> int:
+    """The step of a worker's trial: all trainings of a series have other lengths."""
+    stage = ladder.lengths.index(worker.epochs) if worker.epochs in ladder.lengths else 0
+    return ladder.begins_at(stage) + worker.epoch
 
 
 def problems(snapshot: Snapshot) -> list[str]:

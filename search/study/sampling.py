@@ -231,7 +231,7 @@ def begin_anew(study: optuna.Study, frozen: FrozenTrial) -> None:
     values, attributes = models.TrialIntermediateValueModel, models.TrialSystemAttributeModel
     rungs = attributes.key.startswith(RUNG, autoescape=True)
     marks = models.TrialUserAttributeModel
-    paused = marks.key.in_((PAUSED_AT, PROMOTED_AT))
+    paused = marks.key.in_((PAUSED_AT, PROMOTED_AT, "seconds"))
     with below_optuna(study, frozen) as connection:
         connection.execute(delete(values).where(values.trial_id == frozen._trial_id))
         connection.execute(delete(marks).where(marks.trial_id == frozen._trial_id, paused))

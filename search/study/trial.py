@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import FailureKind
-from search.policy.ladder import PAUSED_AT, PROMOTED_AT
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder
 from studies import Limit, StudySpec
 from studies.axes import WIDTH_SHARE, Value
 from studies.spec import fits
@@ -25,13 +25,15 @@ FAILURE = "failure"
 
 @dataclass(frozen=True)
 class TrialView:
-    """A finished trial."""
+    """A trial that has finished, or is paused."""
 
     number: int
     state: str
+    """Optuna's state, or PAUSED."""
     value: float | None
     """Validation accuracy at the last finished epoch."""
     epochs: int
+    """The last step: finished epochs (or folds), through all of its trainings."""
     params: dict[str, Value]
     num_params: int | None
     macs: int | None
@@ -42,11 +44,14 @@ class TrialView:
     feasible: bool = True
     """Whether the model is within the study's limit, which may have been lowered since."""
 
-    def sentence(self, of_epochs: int) -> str:
-        """One line for a log."""
+    def sentence(self, ladder: Ladder) -> str:
+        """One line for a log; ``ladder`` is the study's."""
         accuracy = "no epoch finished" if self.value is None else f"{self.value:.2%}"
         why = f" ({self.reason.splitlines()[0]})" if self.reason else ""
-        return f"trial {self.number} {self.state.lower()}, {accuracy} at epoch {self.epochs} of {of_epochs}{why}"
+        epoch, of_epochs = ladder.place_of(self.epochs)
+        where = f"at epoch {epoch} of {of_epochs}"
+        where += f" of training {ladder.stage_of(self.epochs) + 1} of {len(ladder.steps)}" if ladder.anew else ""
+        return f"trial {self.number} {self.state.lower()}, {accuracy} {where}{why}"
 
 
 def recipe_of(trial: FrozenTrial) -> dict[str, Value]:
@@ -69,12 +74,12 @@ def is_feasible(trial: FrozenTrial, limit: Limit | None = None) -> bool:
 
 
 def view_of(trial: FrozenTrial, limit: Limit | None = None) -> TrialView:
-    """A finished trial as people see it; ``limit`` as in ``is_feasible``."""
+    """A trial that has finished, or is paused, as people see it; ``limit`` as in ``is_feasible``."""
     values = trial.intermediate_values
     attributes = trial.user_attrs
     return TrialView(
         number=trial.number,
-        state=trial.state.name,
+        state="PAUSED" if is_paused(trial) else trial.state.name,
         value=trial.values[0] if trial.values else values[max(values)] if values else None,
         epochs=max(values, default=0),
         params=recipe_of(trial),
@@ -162,10 +167,27 @@ def is_paused(trial: FrozenTrial) -> bool:
     return running and paused_at is not None and trial.user_attrs.get(PROMOTED_AT) != paused_at
 
 
+def waiting(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The paused trials, those of the last rung first, and of each rung the best."""
+    return sorted(
+        filter(is_paused, trials), key=lambda trial: (-trial.user_attrs[PAUSED_AT], -(view_of(trial).value or 0.0))
+    )
+
+
+def words_of_pause(paused_at: int, ladder: Ladder, step: str) -> str:
+    """Where a trial waits: "paused at rung 1 of 2 (epoch 2)"; ``step`` is "epoch" or "fold"."""
+    if paused_at not in ladder.rungs:
+        return f"paused after {step} {paused_at}"
+    rung = ladder.rungs.index(paused_at)
+    return f"paused at rung {rung + 1} of {len(ladder.rungs)} ({step} {ladder.lengths[rung]})"
+
+
 def outcome_of(trial: FrozenTrial) -> str:
     """A trial's state in words; for a PRUNED trial that the pruner did not end, the cause."""
     if trial.state == TrialState.PRUNED:
         return {"diverged": DIVERGED, "memory": OUT_OF_MEMORY}.get(failure_of(trial) or "", "pruned")
+    if is_paused(trial):
+        return "paused"
     return "failed" if trial.state == TrialState.FAIL else trial.state.name.lower()
 
 

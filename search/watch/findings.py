@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +14,9 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from search.policy.ladder import PAUSED_AT, reached
 from search.study.budget import Budget, Spent
+from search.study.sampling import build_ladder
 from search.study.trial import (
     DIVERGED,
     OUT_OF_MEMORY,
@@ -26,6 +29,8 @@ from search.study.trial import (
     sampled_axes,
     step_of,
     view_of,
+    waiting,
+    words_of_pause,
 )
 from search.words import count, duration, show
 from search.workers.failures import MOST_MICRO_BATCHES
@@ -35,6 +40,12 @@ from studies.spec import describe_limit
 
 RECIPES = 5
 """Number of best trials that are shown, and that show whether the best settings lie at an edge of the space."""
+
+PAUSED = "They wait at a rung. They go on once they are among the best there, or with a larger budget."
+"""What paused trials are, for those who see a list of them."""
+
+PAUSED_ROWS = 20
+"""Most paused trials that are listed."""
 
 FEW_TRIALS = 10
 """With fewer completed trials, importance is not computed."""
@@ -70,6 +81,7 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
     """The search in a few sentences: subject, time, result and cost."""
     views = [view_of(trial) for trial in trials if trial.state.is_finished()]
     by_state = {state: [view for view in views if view.state == state] for state in ("COMPLETE", "PRUNED", "FAIL")}
+    by_state["PAUSED"] = [view_of(trial) for trial in waiting(trials)]
     place = f" ({Path(spec.data.path).name})" if spec.data.path else ""
     limit = (
         "with no limit on the model" if spec.limit == Limit() else f"for models of at most {describe_limit(spec.limit)}"
@@ -78,18 +90,23 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
     model = f"one of {len(choices)} models" if isinstance(choices, tuple) else spec.train.model
     length = count(spec.train.epochs, "epoch")
     length = f"{count(spec.data.folds, 'fold')} of {length}" if spec.data.folds else f"{length} of training"
+    rungs = build_ladder(spec).describe(step_of(spec), spec.search.reduction_factor)
     sentences = [
         f"The search looked for the best recipe for {model} on {spec.data.source}{place} at "
         f"{spec.data.image_size} px, {limit}, with {length} for each trial."
     ]
+    if rungs:
+        sentences = [f"{sentences[0].removesuffix(' for each trial.')}. Candidates are {rungs}."]
+    paused = f", {len(by_state['PAUSED'])} paused" if by_state["PAUSED"] else ""
     if not views:
-        return f"{sentences[0]} No trial has finished yet."
+        return f"{sentences[0]} No trial has finished yet{paused}."
     begun = [trial.datetime_start for trial in trials if trial.datetime_start]
     ended = [trial.datetime_complete for trial in trials if trial.datetime_complete]
     when = f" from {_moment(min(begun))} to {_moment(max(ended))}" if begun and ended else ""
+    budget, spent = Budget.of(spec), Spent.of(trials, spec)
     sentences.append(
-        f"{' '.join(Budget.of(spec).progress(Spent.of(trials, spec)))}{when}: {len(by_state['COMPLETE'])} completed, "
-        f"{len(by_state['PRUNED'])} pruned, {len(by_state['FAIL'])} failed."
+        f"{' '.join(budget.progress(spent))}{when}: {len(by_state['COMPLETE'])} completed, "
+        f"{len(by_state['PRUNED'])} pruned, {len(by_state['FAIL'])} failed{paused}."
     )
     if best := best_of(trials, spec.limit):
         known = ", one of the known recipes that were tried first" if "known" in best.user_attrs else ""
@@ -97,11 +114,17 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
             f"The best, trial {best.number}{known}, reached {best.values[0]:.2%} on the validation split. That is one "
             f"training, chosen as the best of {len(by_state['COMPLETE'])}, so partly luck; export-best trains it again."
         )
-    spent = {state: sum(view.seconds for view in group) for state, group in by_state.items()}
-    if total := sum(spent.values()):
-        words = {"COMPLETE": "completed", "PRUNED": "were pruned", "FAIL": "failed"}
-        shares = [f"{seconds / total:.0%} on trials that {words[state]}" for state, seconds in spent.items() if seconds]
+    times = {state: sum(view.seconds for view in group) for state, group in by_state.items()}
+    if total := sum(times.values()):
+        words = {"COMPLETE": "completed", "PRUNED": "were pruned", "FAIL": "failed", "PAUSED": "are paused"}
+        shares = [f"{seconds / total:.0%} on trials that {words[state]}" for state, seconds in times.items() if seconds]
         sentences.append(f"Training took {duration(total)}, summed over the workers: {', '.join(shares)}.")
+    if rungs:
+        sentences.append(
+            f"Training its {count(spent.begun, 'candidate')} to the end would have taken "
+            f"{count(spent.begun, 'training')}; the search took {spent.trainings:,.1f}."
+        )
+        return " ".join(sentences)
     # The full cost of a pruned trial is estimated from its own time per epoch, or fold.
     saved = sum(
         view.seconds / view.epochs * (spec.num_steps - view.epochs) for view in by_state["PRUNED"] if view.epochs
@@ -128,7 +151,7 @@ def findings(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mappin
     if complete and len(complete) < SURE_TRIALS:
         guess = "the importance of the settings is a guess" if importances else "the importance of settings is left out"
         found.append(f"Only {count(len(complete), 'trial')} completed: {guess}.")
-    found += _first_rung(spec, trials, complete)
+    found += _rungs(spec, trials, complete) if build_ladder(spec).rungs else _first_rung(spec, trials, complete)
     diverged = [trial for trial in trials if outcome_of(trial) == DIVERGED]
     if diverged:
         rates = sorted(trial.params["lr"] for trial in diverged if "lr" in trial.params)
@@ -203,14 +226,50 @@ def _first_rung(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[F
     pairs = [
         (trial.intermediate_values[rung], trial.values[0]) for trial in complete if rung in trial.intermediate_values
     ]
+    yield sentence + _agreement(pairs, early_steps)
+
+
+def _rungs(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[FrozenTrial]) -> Iterator[str]:
+    """How many trials are paused at which rung, and whether the accuracy at the first one predicts the final one."""
+    ladder, step = build_ladder(spec), step_of(spec)
+    where = Counter(trial.user_attrs[PAUSED_AT] for trial in waiting(trials))
+    waits = [
+        f"{where[rung]} at rung {number} of {len(ladder.rungs)} ({step} {ladder.lengths[number - 1]})"
+        for number, rung in enumerate(ladder.rungs, 1)
+        if where[rung]
+    ]
+    budget, spent = Budget.of(spec), Spent.of(trials, spec)
+    verb = "is" if spent.paused == 1 else "are"
+    sentence = f"{spent.paused} of {count(spent.begun, 'candidate')} {verb} paused: {' and '.join(waits)}."
+    sentence = sentence if waits else ""
+    if waits and budget.is_spent(spent):
+        sentence += f" A larger budget ({budget.larger(spent)}) goes on with the best of them, search stop {spec.name} "
+        sentence += "--finish ends them."
+    found = [(at[0], trial.values[0]) for trial in complete if 0 in (at := reached(trial, ladder))]
+    if sentence := (sentence + _agreement(found, count(ladder.lengths[0], step))).strip():
+        yield sentence
+
+
+def _agreement(pairs: Sequence[tuple[float, float]], early_steps: str) -> str:
+    """How the rank of accuracies after so many steps agrees with that of the final ones, (early, final) each."""
     if len(pairs) >= 8:  # with fewer, chance alone can produce any correlation
         early, final = (np.unique([pair[side] for pair in pairs], return_inverse=True)[1] for side in (0, 1))
         agreement = float(np.corrcoef(early, final)[0, 1]) if early.any() and final.any() else 0.0
-        sentence += f" Among the {len(pairs)} that completed, the rank after {early_steps} and the final rank"
-        sentence += f" correlate by {agreement:.2f}" + (
+        words = f" Among the {len(pairs)} that completed, the rank after {early_steps} and the final rank"
+        return f"{words} correlate by {agreement:.2f}" + (
             ": so early an accuracy says little here; raise search.min_epochs." if agreement < 0.5 else "."
         )
-    yield sentence
+    return ""
+
+
+def paused_rows(spec: StudySpec, trials: Sequence[FrozenTrial]) -> list[tuple[str, str, str]]:
+    """Number, place and accuracy of each paused trial, of the last rung first, and of each rung the best."""
+    ladder, step = build_ladder(spec), step_of(spec)
+    return [
+        (str(view.number), words_of_pause(trial.user_attrs[PAUSED_AT], ladder, step), f"{view.value or 0.0:.2%}")
+        for trial in waiting(trials)
+        for view in [view_of(trial)]
+    ]
 
 
 def _moment(moment: datetime) -> str:

@@ -135,13 +135,22 @@ def _trials(snapshot: Snapshot, rows: int) -> Table:
         table.add_row(
             str(trial.number),
             trial.state.lower(),
-            str(trial.epochs),
+            _epochs(trial, snapshot),
             "-" if trial.value is None else f"{trial.value:.2%}",
             "-" if trial.num_params is None else f"{trial.num_params:,}",
             duration(trial.seconds),
             style=_style(trial, best),
         )
     return table
+
+
+def _epochs(trial: TrialView, snapshot: Snapshot) -> str:
+    """Epochs of a trial: "2+6+18" in a series of trainings."""
+    ladder = snapshot.ladder
+    if not ladder.anew or not trial.epochs:
+        return str(trial.epochs)
+    before = ladder.lengths[: ladder.stage_of(trial.epochs)]
+    return "+".join(map(str, (*before, ladder.place_of(trial.epochs)[0])))
 
 
 def _style(trial: TrialView, best: TrialView | None) -> str:
@@ -237,7 +246,8 @@ def log_line(snapshot: Snapshot) -> str:
 def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs) -> str:
     """Last message of ``search launch`` when the budget is spent: how to go on, and how to export the best trial."""
     best, budget, spent = snapshot.best, snapshot.budget, snapshot.spent
-    counts = f"{snapshot.count('PRUNED')} pruned, {snapshot.count('FAIL')} failed"
+    counts = f"{spent.paused:,} paused, " if spent.paused and snapshot.is_spent else ""
+    counts += f"{snapshot.count('PRUNED')} pruned, {snapshot.count('FAIL')} failed"
     if not snapshot.is_spent:
         words = (
             f"study {spec.name!r} has spent its {spec.search.hours:g} hours with {budget.describe(spent)}, {counts}; "
@@ -298,7 +308,7 @@ def show_watched(moments: Iterable[tuple[Snapshot, str | None]], runs: Runs) -> 
             if not display.console.is_terminal:
                 for trial in snapshot.finished if moment else ():
                     if trial.number not in told:
-                        display.say(trial.sentence(snapshot.epochs))
+                        display.say(trial.sentence(snapshot.ladder))
                 if moment == 0 or held_by is None:
                     display.say(log_line(snapshot))
                 told = {trial.number for trial in snapshot.finished}
@@ -309,13 +319,19 @@ def ending(snapshot: Snapshot, held_by: str | None, runs: Runs) -> str:
     """The process that uses the study, or the next command if there is none."""
     if held_by:
         return f"in use by {held_by}"
+    larger = snapshot.budget.larger(snapshot.spent)
+    finish = f"search stop {snapshot.study} --finish{runs.option}"
     if snapshot.is_spent and snapshot.best is None:
         return (
             f"nobody is searching it, the budget is spent and no trial has completed; search report {snapshot.study} "
-            f"says why; to go on, repeat its search launch with {snapshot.budget.larger(snapshot.spent)}"
+            f"says why; to go on, repeat its search launch with {larger}"
         )
     if snapshot.is_spent:
         command = f"search export-best {snapshot.study}{runs.option}"
-        return f"nobody is searching it, the budget is spent; hand over the best: {command}"
+        words = f"nobody is searching it, the budget is spent; hand over the best: {command}"
+        if paused := snapshot.spent.paused:
+            words += f"\n{paused:,} paused; a larger budget ({larger}) goes on with them, {finish} ends them"
+        return words
     unfinished = f", {len(snapshot.workers)} unfinished" if snapshot.workers else ""
+    unfinished += f", {snapshot.spent.paused:,} paused" if snapshot.spent.paused else ""
     return f"nobody is searching it{unfinished}; to go on, repeat its search launch"

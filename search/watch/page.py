@@ -33,6 +33,7 @@ from search.study.lock import owner_name
 from search.study.marks import own_trials
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
+from search.study.sampling import build_ladder
 from search.study.trial import best_of, step_of
 from search.watch.live import headline
 from search.words import count, show
@@ -197,8 +198,31 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
     lines += ["#### What is searched", ""]
     lines += [f"- **{name}**: {words}" for name, words in [*facts, ("limit", describe_limit(spec.limit))]]
     lines += [f"- **space**: {', '.join(f'{key} {_axis(axis)}' for key, axis in spec.space.items())}"]
-    search, steps = spec.search, count(spec.num_steps, step_of(spec))
-    lines += [f"- **how**: {search.sampler}, {search.pruner.replace('_', ' ')}, {steps} a trial"]
+    search, step = spec.search, step_of(spec)
+    how = build_ladder(spec).describe(step, search.reduction_factor) or f"{count(spec.num_steps, step)} a trial"
+    lines += [f"- **how**: {search.sampler}, {search.pruner.replace('_', ' ')}, {how}"]
+    return "\n".join(lines)
+
+
+def text_of_paused(rows: Sequence[tuple[str, str, str]]) -> str:
+    """The paused trials in Markdown, after the search's own part of a note; ``rows`` as from ``paused_rows``."""
+    from search.watch.findings import PAUSED, PAUSED_ROWS
+
+    if not rows:
+        return ""
+    words = f"{PAUSED} In this dashboard they are RUNNING, as Optuna has no other state for them."
+    lines = [
+        "",
+        "",
+        f"#### Paused: {len(rows):,}",
+        "",
+        words,
+        "",
+        "| trial | accuracy there | |",
+        "| --- | --- | --- |",
+    ]
+    lines += [f"| {number} | {accuracy} | {place} |" for number, place, accuracy in rows[:PAUSED_ROWS]]
+    lines += ["", f"And {len(rows) - PAUSED_ROWS} more."] if len(rows) > PAUSED_ROWS else []
     return "\n".join(lines)
 
 
@@ -313,13 +337,14 @@ def page_attributes(
     from optuna_dashboard import get_note, save_note, save_plotly_graph_object
 
     from search.figures.catalogue import page_figures
-    from search.watch.findings import setting_importances
+    from search.watch.findings import paused_rows, setting_importances
 
     storage = InMemoryStorage()
     sketch = optuna.create_study(storage=storage)
     study_id = storage.get_study_id_from_name(sketch.study_name)
     for key, value in shown.items():
         storage.set_study_system_attr(study_id, key, value)
+    note += text_of_paused(paused_rows(spec, trials))
     save_note(sketch, _whole(note, found, _parts(get_note(sketch))[1]))
     for figure in page_figures(trials, spec, setting_importances(trials, spec)):
         save_plotly_graph_object(sketch, figure.chart, graph_object_id=figure.id)
@@ -339,8 +364,8 @@ def draw_best(trials: Sequence[FrozenTrial], spec: StudySpec, runs: Runs, folder
         return []
     title = f"{spec.name}, trial {best.number}: {best.values[0]:.2%}"
     curve, confusion = folder / "best-curve.png", folder / "best-confusion.png"
-    values = [best.intermediate_values[step] for step in sorted(best.intermediate_values)]
-    draw_accuracies(values, curve, title=title, step=step_of(spec))
+    trainings = build_ladder(spec).trainings_of(best.intermediate_values)
+    draw_accuracies(trainings, curve, title=title, step=step_of(spec))
     try:
         # Opened here: of a damaged one, numpy leaves its own open.
         with runs.confusion(spec.name).open("rb") as archive, np.load(archive) as known:

@@ -31,13 +31,23 @@ from search.study.trial import (
     OUT_OF_MEMORY,
     TrialView,
     best_of,
+    is_paused,
     outcome_of,
     ranked,
     recipe_of,
     sampled_axes,
     view_of,
 )
-from search.watch.findings import RECIPES, as_toml, findings, setting_importances, story
+from search.watch.findings import (
+    PAUSED,
+    PAUSED_ROWS,
+    RECIPES,
+    as_toml,
+    findings,
+    paused_rows,
+    setting_importances,
+    story,
+)
 from search.words import duration, show
 from studies import StudySpec
 from trainer.errors import no_room
@@ -63,9 +73,9 @@ class Report:
     budget: Budget
     spent: Spent
     counts: Mapping[str, int]
-    """Optuna's state -> number of trials."""
+    """Optuna's state, or PAUSED -> number of trials."""
     seconds: Mapping[str, float]
-    """State of finished trials -> seconds of training."""
+    """State of trials that are finished or paused -> seconds of training."""
     best: Sequence[TrialView]
     """The best trials, best first."""
     toml: str
@@ -146,11 +156,11 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
         findings=findings(spec, trials, importances),
         budget=Budget.of(spec),
         spent=Spent.of(trials, spec),
-        counts={state.name: sum(trial.state == state for trial in trials) for state in TrialState},
+        counts={state: sum(view_of(trial).state == state for trial in trials) for state in _STATES},
         seconds={
-            state.name: round(sum(view_of(trial).seconds for trial in trials if trial.state == state), 3)
-            for state in TrialState
-            if state.is_finished()
+            state: round(sum(view_of(trial).seconds for trial in trials if view_of(trial).state == state), 3)
+            for state in _STATES
+            if state not in ("RUNNING", "WAITING")
         },
         best=[view_of(trial) for trial in best],
         toml=as_toml(spec, best),
@@ -158,6 +168,9 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
         failures=[view_of(trial) for trial in _bad(trials)],
         crashes=[one for one in segments if one.outcome == CRASHED],
     )
+
+
+_STATES = (*(state.name for state in TrialState), "PAUSED")
 
 
 def text_of_report(answer: Report) -> str:
@@ -191,6 +204,7 @@ def html_of_report(
         _header(spec, trials, now),
         _findings(spec, trials, importances),
         _recipes(spec, trials, best),
+        _paused(spec, trials),
         *(_figure(figure) for figure in study_figures(trials, spec, importances, segments)),
         _failures(trials),
         _settings(spec),
@@ -226,7 +240,9 @@ def _header(spec: StudySpec, trials: Sequence[FrozenTrial], now: datetime) -> st
         "best accuracy": f"{best.values[0]:.2%}" if best else "none yet",
         "its parameters": f"{best.user_attrs['num_params']:,}" if best and "num_params" in best.user_attrs else "-",
         of_what: done,
-        "training time": duration(sum(view_of(trial).seconds for trial in trials if trial.state.is_finished())),
+        "training time": duration(
+            sum(view_of(trial).seconds for trial in trials if trial.state.is_finished() or is_paused(trial))
+        ),
     }
     listed = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in facts.items())
     return (
@@ -262,6 +278,17 @@ def _recipes(spec: StudySpec, trials: Sequence[FrozenTrial], best: list[FrozenTr
         f"<details><summary>The others</summary><pre>{_text(as_toml(spec, best[1:]))}</pre></details>"
         "<p>To train the best again, measure it and hand it over: "
         f"<code>search export-best {_text(spec.name)}</code></p>"
+    )
+
+
+def _paused(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
+    rows = [[number, accuracy, place] for number, place, accuracy in paused_rows(spec, trials)]
+    if not rows:
+        return ""
+    more = f"<p>And {len(rows) - PAUSED_ROWS} more.</p>" if len(rows) > PAUSED_ROWS else ""
+    return (
+        f"<h2>Paused trials</h2><p>{PAUSED}</p>"
+        f"{_table(['trial', 'accuracy there', 'state'], rows[:PAUSED_ROWS], left=3)}{more}"
     )
 
 

@@ -18,11 +18,13 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import URL
 
 from search.paths import Runs
+from search.policy.ladder import PROMOTED_AT, Ladder
 from search.study.budget import Budget, Spent
 from search.study.confirmation import confirmed
 from search.study.lock import owner_of
 from search.study.marks import own_trials
 from search.study.progress import Snapshot, WorkerView, eta_seconds, problems
+from search.study.sampling import build_ladder
 from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study, person_of
 from search.study.trial import is_paused, view_of
@@ -118,7 +120,7 @@ def completed(
 def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: State | None = None) -> Snapshot:
     """A search seen from outside: from the trials in its database and, if given, from its state file."""
     finished = tuple(view_of(trial, spec.limit) for trial in trials if trial.state.is_finished())
-    budget, spent = Budget.of(spec), Spent.of(trials, spec)
+    budget, spent, ladder = Budget.of(spec), Spent.of(trials, spec), build_ladder(spec)
     if told is not None:
         aged = time.time() - told.at
         workers = [replace(w, seconds_since_progress=(w.seconds_since_progress or 0.0) + aged) for w in told.workers]
@@ -129,22 +131,27 @@ def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: State | None =
             finished=finished,
             workers=tuple(workers),
             eta_seconds=told.eta_seconds,
+            ladder=ladder,
             stopping=told.stopping,
-            epochs=spec.num_steps,
             problems=told.problems,
         )
-    workers = [
-        WorkerView(
-            trial=trial.number,
-            epoch=(epoch := max(trial.intermediate_values, default=0)),
-            epochs=spec.num_steps,
-            val_accuracy=trial.intermediate_values.get(epoch),
-        )
-        for trial in trials
-        if trial.state == TrialState.RUNNING and not is_paused(trial)
-    ]
-    eta = eta_seconds(budget, spent, finished, workers)
-    return Snapshot(spec.name, budget, spent, finished, tuple(workers), eta, epochs=spec.num_steps)
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    trained = tuple(_worker_of(trial, ladder) for trial in running if not is_paused(trial))
+    paused = [view_of(trial).epochs for trial in running if is_paused(trial)]
+    eta = eta_seconds(budget, spent, ladder, finished, trained, paused)
+    return Snapshot(spec.name, budget, spent, finished, trained, eta, ladder)
+
+
+def _worker_of(trial: FrozenTrial, ladder: Ladder) -> WorkerView:
+    """Whoever trains a trial, as far as its database knows: it is at the training after the rung that it left."""
+    stage = ladder.stage_after(trial.user_attrs.get(PROMOTED_AT) or 0) if ladder.anew else 0
+    step, begun = max(trial.intermediate_values, default=0), ladder.begins_at(stage)
+    return WorkerView(
+        trial=trial.number,
+        epoch=max(0, step - begun),
+        epochs=ladder.epochs_of(stage),
+        val_accuracy=trial.intermediate_values[step] if step > begun else None,
+    )
 
 
 def read_state(file: Path, held_by: str | None) -> State | None:

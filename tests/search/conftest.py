@@ -46,9 +46,17 @@ def spec() -> StudySpec:
                 "batch_size": [32, 64, 128],
                 "width_mult": {"low": 0.1},
             },
-            "search": {"trials": 60, "min_epochs": 1},
+            "search": {"trials": 60, "min_epochs": 1, "pruner": "successive_halving"},
         }
     )
+
+
+@pytest.fixture
+def series(spec: StudySpec) -> StudySpec:
+    """The same with trainings of 2, 6 and 18 epochs: the rungs are at steps 2 and 8, the end at 26."""
+    train = spec.train.model_copy(update={"epochs": 18, "schedule": "cosine"})
+    search = {"pruner": "promote", "trainings": 6, "sampler": "model"}
+    return StudySpec.model_validate(spec.model_dump() | {"train": train.model_dump(), "search": search})
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 from plotly.offline import get_plotlyjs
 
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT
+from search.study.sampling import build_ladder
 from search.watch.report import html_of_report
 from studies import StudySpec
 
@@ -59,6 +61,27 @@ def complete(number: int, accuracy: float, **more: Any) -> FrozenTrial:
 
 def pruned(number: int, *accuracies: float, reason: str = "successive_halving after epoch 1") -> FrozenTrial:
     return trial(number, TrialState.PRUNED, list(accuracies), reason=reason)
+
+
+def at_rungs(spec: StudySpec, number: int, *accuracies: float, **more: Any) -> FrozenTrial:
+    """A candidate of a study with the pruner "promote" that came to so many rungs, or to its end; else it waits there.
+
+    Its accuracy rises in equal steps to that of each rung; of a series of trainings, from 0 each.
+    """
+    ladder, values = build_ladder(spec), {}
+    for stage, accuracy in enumerate(accuracies):
+        begin, end = ladder.steps[stage - 1] if stage else 0, ladder.steps[stage]
+        low = 0.0 if ladder.anew or not stage else accuracies[stage - 1]
+        values |= {step: low + (accuracy - low) * (step - begin) / (end - begin) for step in range(begin + 1, end + 1)}
+    whole = len(accuracies) == len(ladder.steps)
+    made = trial(number, TrialState.COMPLETE if whole else TrialState.RUNNING, [*values.values()], **more)
+    if whole:
+        made.user_attrs[PROMOTED_AT] = ladder.rungs[-1]
+    else:
+        made.user_attrs[PAUSED_AT] = ladder.rungs[len(accuracies) - 1]
+        if len(accuracies) > 1:
+            made.user_attrs[PROMOTED_AT] = ladder.rungs[len(accuracies) - 2]
+    return made
 
 
 def many_trials(count: int = 60) -> list[FrozenTrial]:

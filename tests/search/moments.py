@@ -7,6 +7,7 @@ from typing import Any
 
 from search.study.budget import Budget, Spent
 from search.study.progress import Snapshot, WorkerView
+from search.study.sampling import build_ladder
 from search.study.trial import TrialView
 from studies import StudySpec
 
@@ -37,4 +38,5 @@ def moment(
     spec = spec_of(**({"trials": budget} if isinstance(budget, int) else budget))
     steps = [worker.epoch for worker in workers if worker.trial is not None]
     spent = Spent.so_far(finished, steps, spec)
-    return Snapshot(study, Budget.of(spec), spent, tuple(finished), tuple(workers), eta_seconds, **more)
+    budget, ladder = Budget.of(spec), build_ladder(spec)
+    return Snapshot(study, budget, spent, tuple(finished), tuple(workers), eta_seconds, ladder, **more)

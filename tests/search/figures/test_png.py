@@ -10,7 +10,7 @@ from PIL import Image
 
 import search.figures.png
 from search.export.card import _cell
-from search.figures.png import draw_confusion, numbered, table_of
+from search.figures.png import draw_accuracies, draw_confusion, numbered, table_of
 
 ODD = {
     "a formula": r"$\mathds{R}$",
@@ -35,6 +35,19 @@ def test_a_class_of_any_name_is_drawn(name: str, tmp_path: Path) -> None:
     draw_confusion(table_of(np.eye(2, dtype=np.int64) * 5), ["plain", name], file, title="two classes")
     with Image.open(file) as drawn:
         assert drawn.size[0] > 300
+
+
+def test_the_curve_of_a_series_of_trainings_has_a_gap_where_one_begins_anew(tmp_path: Path) -> None:
+    def blue_columns(trainings: list[dict[int, float]]) -> list[int]:
+        draw_accuracies(trainings, tmp_path / "curve.png", title="", step="epoch")
+        pixels = np.asarray(Image.open(tmp_path / "curve.png").convert("RGB")).astype(int)
+        blue = (abs(pixels - (0x1F, 0x5F, 0xA8)).sum(axis=2) < 30).any(axis=0)
+        return [int(column) for column in np.flatnonzero(blue)]
+
+    one = np.diff(blue_columns([{1: 0.5, 2: 0.9, 3: 0.2, 4: 0.8}]))
+    two = np.diff(blue_columns([{1: 0.5, 2: 0.9}, {3: 0.2, 4: 0.8}]))
+    assert max(one) < 5
+    assert max(two) > 50
 
 
 def test_classes_whose_letters_no_font_has_are_numbered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from search.plan.prepare import checkpoint_bytes, prepare, room_needed
 from search.plan.space import distributions, find_bounds
 from search.plan.width import Fitter
 from search.study.budget import Budget
+from search.study.sampling import build_ladder
 from studies import Limit, StudySpec
 from trainer.config import ModelSize, Shape, TrainConfig
 from trainer.data import prepare_data
@@ -149,12 +150,53 @@ def test_what_a_budget_buys_is_said_in_candidates(
     assert line in " ".join(shown(told, 200).split())
 
 
+@pytest.mark.parametrize(
+    ("train", "search", "candidates", "words"),
+    [
+        (
+            {"epochs": 18, "schedule": "cosine"},
+            {"trainings": 6},
+            (5, 54, 2, 18),
+            "5 candidates trained to the end, about 18 if the usual share goes on from each rung, up to 54",
+        ),
+        (
+            {"epochs": 18, "schedule": "constant"},
+            {"trainings": 6, "trials": 20},
+            (6, 20, 2, 20),
+            "6 trainings or 20 trials: 6 candidates trained to the end, about 20 if the usual share goes on",
+        ),
+    ],
+)
+def test_rungs_are_said_and_what_a_budget_buys_with_them(
+    meaning: Meaning, train: dict[str, Any], search: dict[str, Any], candidates: tuple[int, ...], words: str
+) -> None:
+    spec = study(search=search | {"pruner": "promote"}, train=train)
+    found = bought_by(spec)
+    assert candidates == (
+        *(found.trained_to_the_end, found.stopped_at_first_rung, found.first_rung, found.paused_at_rungs),
+    )
+    estimate = replace(meaning.estimate, candidates=found)
+    told = replace(meaning, budget=Budget.of(spec), rungs=build_ladder(spec).describe("epoch", 3), estimate=estimate)
+    text = " ".join(shown(told, 300).split())
+    assert words in text
+    assert f"rungs {told.rungs}" in text
+    assert "unless it is paused" in text
+
+
+def test_the_time_of_a_candidate_is_that_of_all_its_trainings(meaning: Meaning, runs: Runs) -> None:
+    assert meaning.rungs == ""
+    spec = study(search={"pruner": "promote"}, train={"model": "resnet10t", "epochs": 3, "schedule": "cosine"})
+    found = check_study(spec, runs, TWO_WORKERS[:1])
+    assert found.rungs == "compared after 1 and 3 epochs, each a whole training; the best third goes on"
+    assert found.estimate.seconds_per_trial == pytest.approx(4 * found.estimate.seconds_per_epoch)
+
+
 def test_the_answer_is_json(meaning: Meaning) -> None:
     found = json.loads(json.dumps(to_json(meaning)))
     assert found == to_json(meaning)
     assert list(found) == [
-        *("version", "study", "model", "epochs", "budget", "limit", "pictures", "space", "largest", "widest", "next"),
-        *("left_out", "exported", "fixed", "known", "steps_per_epoch", "estimate"),
+        *("version", "study", "model", "epochs", "budget", "rungs", "limit", "pictures", "space", "largest", "widest"),
+        *("next", "left_out", "exported", "fixed", "known", "steps_per_epoch", "estimate"),
     ]
     assert found["limit"] == {"params": 60_000, "macs": None}
     assert found["largest"].keys() == {"width_mult", "params", "macs"}

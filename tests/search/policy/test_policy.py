@@ -46,6 +46,39 @@ def test_one_training_goes_through_all_rungs():
     assert [ladder.begins_at(stage) for stage in range(3)] == [0, 0, 0]
 
 
+def test_a_step_has_its_place_in_its_own_training():
+    series, one = Ladder((2, 6, 18), anew=True), Ladder((2, 6, 18))
+    assert [series.place_of(step) for step in (0, 2, 3, 8, 9, 26)] == [
+        (0, 2),
+        (2, 2),
+        (1, 6),
+        (6, 6),
+        (1, 18),
+        (18, 18),
+    ]
+    assert [one.place_of(step) for step in (2, 3, 18)] == [(2, 18), (3, 18), (18, 18)]
+    values = {1: 0.1, 2: 0.2, 3: 0.3, 9: 0.4}
+    assert series.trainings_of(values) == [{1: 0.1, 2: 0.2}, {3: 0.3}, {9: 0.4}]
+    assert one.trainings_of(values) == [values]
+
+
+@pytest.mark.parametrize(
+    ("ladder", "factor", "words"),
+    [
+        (
+            Ladder((2, 6, 18), anew=True),
+            3,
+            "compared after 2, 6 and 18 epochs, each a whole training; the best third goes on",
+        ),
+        (Ladder((2, 6, 18)), 2, "compared after 2 and 6 of 18 epochs; the best half goes on"),
+        (Ladder((6, 18)), 5, "compared after 6 of 18 epochs; the best 1 of 5 goes on"),
+        (Ladder((18,)), 3, ""),
+    ],
+)
+def test_the_rungs_are_said_in_words(ladder, factor, words):
+    assert ladder.describe("epoch", factor) == words
+
+
 def trial_with(values, **more):
     axis = {"lr": FloatDistribution(0, 1)}
     state = more.pop("state", TrialState.RUNNING)

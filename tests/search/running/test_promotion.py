@@ -49,6 +49,16 @@ def trains(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
         yield Epoch(trial=trial, result=result(number, value, epochs=epochs), memory_bytes=1)
 
 
+def later_ones_are_worse(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
+    """Than the first four."""
+    for said in trains(assignment, times):
+        if isinstance(said, Epoch) and assignment.trial >= 4:
+            worse = replace(said.result, val_accuracy=said.result.val_accuracy / 10)
+            yield replace(said, result=worse)
+        else:
+            yield said
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("schedule", [PARTS, WHOLE])
 def test_the_best_go_on_the_others_wait_and_a_replay_repeats_it(bench: Bench, schedule: str, workers: int) -> None:
@@ -93,14 +103,6 @@ def test_a_shorter_training_has_a_shorter_warmup_and_augments_as_much_earlier() 
 
 @pytest.mark.parametrize("schedule", [PARTS, WHOLE])
 def test_a_paused_candidate_goes_on_under_its_number_with_a_later_launch(bench: Bench, schedule: str) -> None:
-    def later_ones_are_worse(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
-        for said in trains(assignment, times):
-            if isinstance(said, Epoch) and assignment.trial >= 4:
-                worse = replace(said.result, val_accuracy=said.result.val_accuracy / 10)
-                yield replace(said, result=worse)
-            else:
-                yield said
-
     bench.coordinator(ScriptedPool(trains), spec(schedule, trials=4)).run()
     pool = ScriptedPool(later_ones_are_worse)
     coordinator = bench.coordinator(pool, spec(schedule, trials=12))
@@ -208,6 +210,46 @@ def test_folds_are_rungs(bench: Bench) -> None:
     assert coordinator.run() is True
     assert all(one.config["epochs"] == 9 for one in pool.assigned), "a fold is never shortened"
     assert replay(read_journal(coordinator.journal.path)).identical
+
+
+def test_people_see_each_training_with_its_own_length_and_hear_where_a_candidate_waits(bench: Bench) -> None:
+    pool, seen = ScriptedPool(trains), set()
+    coordinator = bench.coordinator(pool, spec(WHOLE))
+
+    def look(_: object) -> None:
+        snapshot = coordinator.snapshot()
+        seen.update((one.trial, one.epoch, one.epochs, one.attempt) for one in snapshot.workers)
+        assert snapshot.spent.paused == len(coordinator.trials.rungs.paused)
+        assert not {view.number for view in snapshot.finished} & coordinator.trials.rungs.paused.keys()
+
+    pool.on_epoch = look
+    coordinator.run()
+    assert {epochs for _, _, epochs, _ in seen} == {3, 9}
+    assert all(epoch <= epochs for _, epoch, epochs, _ in seen)
+    assert {attempt for *_, attempt in seen} == {1}, "the next training is no second attempt at the one before"
+    paused = [trial for trial in coordinator.trials.study.get_trials() if is_paused(trial)]
+    for trial in paused:
+        line = f"trial {trial.number} paused at rung 1 of 1 (epoch 3), {quality(trial.number):.2%}"
+        assert line in bench.notes
+    (best,) = [one for one in bench.notes if one.startswith(f"trial {coordinator.snapshot().best.number} complete")]
+    assert "at epoch 9 of 9 of training 2 of 2; " in best
+
+
+@pytest.mark.parametrize("schedule", [PARTS, WHOLE])
+def test_the_time_of_a_candidate_is_that_of_all_its_trainings_whoever_launched_them(
+    bench: Bench, schedule: str
+) -> None:
+    bench.coordinator(ScriptedPool(trains), spec(schedule, trials=4)).run()
+    coordinator = bench.coordinator(ScriptedPool(later_ones_are_worse), spec(schedule, trials=12))
+    coordinator.begin()
+    waiting = {number: progress.step for number, progress in coordinator.trials.rungs.paused.items()}
+    while coordinator.step():
+        pass
+    trials = coordinator.trials.study.get_trials()
+    each = result(1, 0.5, epochs=9).seconds
+    assert any(max(trials[number].intermediate_values) > step for number, step in waiting.items())
+    for trial in trials:
+        assert trial.user_attrs["seconds"] == pytest.approx(each * len(trial.intermediate_values)), trial.number
 
 
 def test_min_epochs_names_the_first_rung(bench: Bench) -> None:

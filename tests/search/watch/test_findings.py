@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import optuna
 import pytest
-from invented import SPACE, complete, many_trials, page_of, pruned, trial
+from invented import SPACE, at_rungs, complete, many_trials, page_of, pruned, trial
 from marked import mark_of
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 from scripted import EPOCHS, Bench, ScriptedPool, epoch, spec_of, started
 
+from search.errors import NothingToExport
 from search.export.retrain import choose_trial
 from search.figures.catalogue import study_figures
 from search.figures.charts import learning_curves
@@ -84,6 +85,42 @@ class TestFindings:
         (good,) = [line for line in findings(spec, [*parallel, pruned(9, 0.2)], {}) if "rung" in line]
         assert "correlate by -1.00: so early an accuracy says little here; raise search.min_epochs." in bad
         assert good.endswith("correlate by 1.00.")
+
+    def test_says_how_many_are_paused_at_which_rung_and_how_to_go_on(self, series: StudySpec) -> None:
+        waits = [at_rungs(series, number, 0.3) for number in range(3)]
+        trials = [*waits, at_rungs(series, 3, 0.5, 0.6), at_rungs(series, 4, 0.6, 0.7, 0.9)]
+        (going,) = [line for line in findings(series, trials, {}) if "rung" in line]
+        assert going == "4 of 5 candidates are paused: 3 at rung 1 of 2 (epoch 2) and 1 at rung 2 of 2 (epoch 6)."
+        spent = series.model_copy(update={"search": series.search.model_copy(update={"trainings": 2.0})})
+        (line,) = [line for line in findings(spent, trials, {}) if "rung" in line]
+        assert line == (
+            f"{going} A larger budget (--trainings 4) goes on with the best of them, search stop digits --finish ends "
+            "them."
+        )
+        told = story(series, trials)
+        assert (
+            "Candidates are compared after 2, 6 and 18 epochs, each a whole training; the best third goes on." in told
+        )
+        assert "1 completed, 0 pruned, 0 failed, 4 paused." in told
+        assert "65% on trials that completed, 35% on trials that are paused." in told
+        assert "Training its 5 candidates to the end would have taken 5 trainings; the search took 2.2." in told
+        assert "Pruning saved" not in told
+
+    def test_says_how_the_rank_at_the_first_rung_agrees_with_that_at_the_end(self, series: StudySpec) -> None:
+        good = [at_rungs(series, number, 0.1 + number / 50, 0.5, 0.7 + number / 50) for number in range(9)]
+        bad = [at_rungs(series, number, 0.3 - number / 50, 0.5, 0.7 + number / 50) for number in range(9)]
+        (line,) = [line for line in findings(series, good, {}) if "rank" in line]
+        assert line == "Among the 9 that completed, the rank after 2 epochs and the final rank correlate by 1.00."
+        (line,) = [line for line in findings(series, bad, {}) if "rank" in line]
+        assert line.endswith("correlate by -1.00: so early an accuracy says little here; raise search.min_epochs.")
+
+    def test_a_paused_trial_is_neither_finished_nor_to_be_exported(self, series: StudySpec) -> None:
+        study = optuna.create_study(direction="maximize")
+        study.add_trial(at_rungs(series, 0, 0.99))
+        with pytest.raises(NothingToExport, match=r"no completed trial yet \(1 begun, 1 paused\)"):
+            choose_trial(study, None, series.limit)
+        with pytest.raises(NothingToExport, match=r"trial 0 of .* is paused, not complete"):
+            choose_trial(study, 0, series.limit)
 
     def test_diverged_trials_are_not_the_pruners(self, spec: StudySpec) -> None:
         diverged = pruned(1, 0.2, reason="DivergedError: epoch 2 has a training loss of nan; try a lower lr than 0.005")

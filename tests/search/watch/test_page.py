@@ -14,6 +14,7 @@ import numpy as np
 import optuna
 import psutil
 import pytest
+from invented import at_rungs
 from marked import add_own
 from moments import moment
 from optuna.artifacts import get_all_artifact_meta
@@ -167,6 +168,24 @@ def test_the_note_says_what_is_searched_how_far_it_is_and_how_to_have_the_best(s
     empty = note_text(spec, FACTS, moment("birds", 20, (), (), None), "is being searched", now)
     assert "Best" not in empty
     assert "export-best" not in empty
+
+
+def test_the_note_lists_the_paused_trials_and_says_why_the_dashboard_calls_them_running(
+    series: StudySpec, runs: Runs
+) -> None:
+    trials = [at_rungs(series, 0, 0.3), at_rungs(series, 1, 0.5, 0.6), at_rungs(series, 2, 0.6, 0.7, 0.9)]
+    snapshot = snapshot_of(series, trials)
+    note = note_text(series, FACTS, snapshot, "is being searched", datetime(2026, 3, 7, 9, 30, tzinfo=UTC))
+    assert "2.0 of 6 trainings spent, 3 candidates, 1 complete, 2 paused" in note
+    assert "- **how**: model, promote, compared after 2, 6 and 18 epochs, each a whole training; the best third" in note
+    shown = "".join(str(value) for value in page_attributes({}, note, None, trials, series, runs).values())
+    assert "#### Paused: 2" in shown
+    assert "In this dashboard they are RUNNING" in shown
+    assert "| 1 | 60.00% | paused at rung 2 of 2 (epoch 6) |" in shown
+    again = page_attributes(page_attributes({}, note, None, trials, series, runs), note, None, trials, series, runs)
+    assert "".join(map(str, again.values())).count("#### Paused: 2") == 1
+    done = page_attributes({}, note, None, trials[2:], series, runs)
+    assert "#### Paused" not in "".join(map(str, done.values()))
 
 
 def test_a_search_of_a_thousand_trials_sends_the_browser_little_more_than_one_of_fifty(

@@ -14,7 +14,7 @@ from typing import Any
 
 import optuna
 import pytest
-from invented import BEGAN, complete, many_trials, page_of, pruned, trial
+from invented import BEGAN, at_rungs, complete, many_trials, page_of, pruned, trial
 from lines import events_of, launch
 from marked import add_own
 from optuna.trial import TrialState
@@ -35,6 +35,8 @@ from search.figures.timeline import segments_of_journal, segments_of_trials
 from search.paths import Runs
 from search.study.events import Assign, Crash
 from search.study.journal import Journal
+from search.study.storage import open_storage
+from search.study.study import open_study
 from search.study.trial import ranked
 from search.watch.report import html_of_report, write_report
 from studies import StudySpec
@@ -121,6 +123,69 @@ class TestFigures:
         assert bars.text[0] == "trial 0 crashed, 10 s: signal 9 &lt;b&gt;"
         assert (crosses.y, crosses.x) == (("gpu 0",), ((BEGAN + timedelta(seconds=11)).isoformat(),))
 
+    def test_the_curves_of_a_series_of_trainings_begin_anew_after_each_rung(self, series: StudySpec) -> None:
+        trials = [at_rungs(series, 0, 0.5, 0.6, 0.9), at_rungs(series, 1, 0.3), at_rungs(series, 2, 0.4, 0.5)]
+        figure = learning_curves(trials, series)
+        _, faint, best = figure.data
+        assert (faint.name, faint.x) == ("paused", (1, 2, None, 1, 2, None, *range(3, 9), None))
+        assert best.x == (1, 2, None, *range(3, 9), None, *range(9, 27), None)
+        assert (best.text[0], best.text[3], best.text[-2]) == (
+            "trial 0, epoch 1 of 2",
+            "trial 0, epoch 1 of 6",
+            "trial 0, epoch 18 of 18",
+        )
+        assert [line.x0 for line in figure.layout.shapes] == [2.5, 8.5]
+        axis = figure.layout.xaxis
+        ends = dict(zip(axis.tickvals, axis.ticktext, strict=True))
+        assert (ends[2], ends[8], ends[26], max(axis.range)) == ("2", "6", "18", 26.2)
+        hover = {trace.name: trace.text for trace in optimization_history(trials, series).data}
+        assert hover["completed"] == ("trial 0 complete, 90.00% at epoch 18 of 18 of training 3 of 3",)
+        assert hover["paused"][1] == "trial 2 paused, 50.00% at epoch 6 of 6 of training 2 of 3"
+
+    def test_a_training_that_goes_through_its_rungs_stays_one_curve(self, series: StudySpec) -> None:
+        train = series.train.model_copy(update={"schedule": "constant"})
+        parts = series.model_copy(update={"train": train})
+        figure = learning_curves([at_rungs(parts, 0, 0.5, 0.6, 0.9)], parts)
+        assert figure.data[1].x == (*range(1, 19), None)
+        assert [line.x0 for line in figure.layout.shapes] == [2, 6]
+        assert figure.data[1].text[5] == "trial 0, epoch 6 of 18"
+
+    def test_the_timeline_has_every_stretch_of_a_candidate_that_was_paused(self, series: StudySpec) -> None:
+        def event(at: float, kind: str, **values: Any) -> dict[str, Any]:
+            return {"at": BEGAN.timestamp() + at, "event": kind} | values
+
+        told = events_of(
+            [
+                launch().model_dump() | {"at": BEGAN.timestamp()},
+                event(1, "assign", trial=0, worker="cpu:0", attempt=1),
+                event(9, "epoch", trial=0, step=2, value=0.1, pruned=True),
+                event(10, "pause", trial=0, step=2),
+                event(50, "promote", trial=0, step=2, at_least=0),
+                event(51, "assign", trial=0, worker="cpu:1", attempt=2),
+                event(60, "epoch", trial=0, step=8, value=0.1, pruned=False),
+                event(61, "assign", trial=0, worker="cpu:1", attempt=3),
+                event(99, "tell", trial=0, state="COMPLETE", value=0.1, reason=""),
+            ]
+        )
+        segments = segments_of_journal(told)
+        assert [(one.worker, one.seconds, one.outcome) for one in segments] == [
+            ("cpu:0", 9, "paused"),
+            ("cpu:1", 9, "went on"),
+            ("cpu:1", 38, "complete"),
+        ]
+        assert timeline(segments).data[0].text[0] == "trial 0 paused, 9 s"
+        # Without a journal nobody knows when a candidate that has waited was trained.
+        trials = [at_rungs(series, 0, 0.5, 0.6, 0.9), at_rungs(series, 1, 0.5, 0.6, 0.9), at_rungs(series, 2, 0.3)]
+        trials[1].user_attrs["paused_at"] = 2
+        assert [one.trial for one in segments_of_trials(trials)] == [0]
+        (shown,) = [one for one in study_figures(trials, series) if one.id == "timeline"]
+        assert "have waited at a rung are left out" in shown.caption
+        assert not [one for one in study_figures(trials[1:], series) if one.id == "timeline"]
+
+    def test_the_time_of_paused_trials_has_its_own_bar(self, series: StudySpec) -> None:
+        (figure,) = [one for one in study_figures([at_rungs(series, 0, 0.3)], series) if one.id == "time"]
+        assert [(bar.y, bar.text) for bar in figure.chart.data][1] == (("paused",), ("80 s, 1 trial",))
+
     def test_trials_from_before_a_change_of_the_space_are_left_out(self, spec: StudySpec) -> None:
         old = complete(0, 0.9)
         del old.params["dropout"]
@@ -151,6 +216,16 @@ class TestPage:
         page = page_of(spec, many_trials())
         assert page.count(html.escape("the worker ended with signal 9: <Killed> & gone\nlast words")) == 2
         assert "epoch 4 has a training loss of nan" in page
+
+    def test_lists_the_paused_trials_apart_from_the_finished_ones(self, series: StudySpec) -> None:
+        paused = [at_rungs(series, number, 0.3 + number / 1000) for number in range(21)]
+        page = page_of(series, [*paused, at_rungs(series, 21, 0.4, 0.5), at_rungs(series, 22, 0.5, 0.6, 0.9)])
+        rows = re.findall(r"<tr><td>(\d+)</td><td>([\d.]+%)</td><td>(paused[^<]*)</td></tr>", page)
+        assert rows[0] == ("21", "50.00%", "paused at rung 2 of 2 (epoch 6)")
+        assert rows[1] == ("20", "32.00%", "paused at rung 1 of 2 (epoch 2)")
+        assert len(rows) == 20
+        assert "And 2 more." in page
+        assert "unning" not in page
 
     def test_without_a_trial_says_what_will_be_searched(self, spec: StudySpec) -> None:
         page = page_of(spec, [])
@@ -207,6 +282,16 @@ class TestCommand:
             "params": trials[14].params,
             "reason": "out of memory",
         }
+
+    def test_a_paused_trial_is_not_running_in_the_json(self, series: StudySpec, url: URL, tmp_path: Path) -> None:
+        study = open_study(series, open_storage(url, create=True), "0" * 64)
+        add_own(study, [at_rungs(series, 0, 0.3), at_rungs(series, 1, 0.5, 0.6, 0.9)])
+        facts = write_report("digits", url, Runs(tmp_path), tmp_path / "story.html").to_json()
+        assert facts["counts"] == {
+            **{"RUNNING": 0, "COMPLETE": 1, "PRUNED": 0, "FAIL": 0, "WAITING": 0, "PAUSED": 1},
+        }
+        assert facts["seconds"] == {"COMPLETE": 1040.0, "PRUNED": 0, "FAIL": 0, "PAUSED": 80.0}
+        assert facts["spent"]["paused"] == 1
 
     def test_takes_the_study_last_launched_and_names_the_page_after_it(
         self, study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

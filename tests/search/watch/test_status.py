@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 import pytest
+from invented import at_rungs
 from moments import moment, spec_of
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
@@ -20,6 +21,7 @@ from rich.console import Console
 from search.paths import DEFAULT_RUNS, Runs
 from search.study.budget import Budget, Spent
 from search.study.progress import Snapshot, WorkerView, eta_seconds, problems
+from search.study.sampling import build_ladder
 from search.study.storage import open_storage, parse_url
 from search.study.study import open_study
 from search.study.trial import TrialView
@@ -35,7 +37,7 @@ from search.watch.live import (
     text_of_snapshot,
 )
 from search.watch.status import as_json, read_snapshot, read_state, snapshot_of, write_state
-from studies import Faults
+from studies import Faults, StudySpec
 from trainer.kept import read_checked, write_checked
 
 
@@ -45,7 +47,7 @@ def eta(
     """Of a search that has these trials, with a budget of six trials unless another one is named."""
     spec = spec_of(**(search or {"trials": 6}))
     spent = Spent.so_far(finished, [worker.epoch for worker in workers if worker.trial is not None], spec)
-    return eta_seconds(Budget.of(spec), spent, finished, workers, seconds_left)
+    return eta_seconds(Budget.of(spec), spent, build_ladder(spec), finished, workers, seconds_left=seconds_left)
 
 
 def trial(number: int, epochs: int = 3, state: str = "COMPLETE", **more: Any) -> TrialView:
@@ -97,6 +99,16 @@ class TestEta:
     def test_the_budget_that_is_spent_first_ends_it(self) -> None:
         assert eta([trial(0)], [IDLE], trainings=5, trials=2) == pytest.approx(30.0)
         assert eta([trial(0)], [IDLE], trainings=2, trials=9) == pytest.approx(30.0)
+
+    def test_paused_trials_count_as_ended_and_a_series_has_its_whole_length(self, series: StudySpec) -> None:
+        """Of four candidates of 2, 6 and 18 epochs, two wait at the first rung: half of those to come will."""
+        spec = series.model_copy(update={"search": series.search.model_copy(update={"trainings": None, "trials": 6})})
+        spent, ladder = Spent(begun=4, paused=2), build_ladder(spec)
+        running = [training(2, 5, epoch_seconds=10.0), training(3, 18, epoch_seconds=10.0)]
+        running = [replace(running[0], epochs=6), replace(running[1], epochs=18)]
+        # One is at step 7 of 26, the other at its end; each to come has 2 epochs, and 24 more with a chance of half.
+        found = eta_seconds(Budget.of(spec), spent, ladder, [], running, [2, 2])
+        assert found == pytest.approx((19 * 10 + 2 * (2 + 12) * 10) / 2)
 
     def test_is_not_shorter_than_the_longest_trial_that_runs(self) -> None:
         workers = [training(1, 1), IDLE, IDLE]
@@ -305,10 +317,44 @@ class TestTerminal:
         assert [worker.trial for worker in seen.workers] == [0]
         assert (seen.spent.begun, seen.spent.paused) == (2, 1)
 
+    def test_a_workers_epoch_is_that_of_its_present_training(self, series: StudySpec) -> None:
+        fresh, between, promoted = (at_rungs(series, number, 0.3) for number in range(3))
+        del fresh.user_attrs["paused_at"], between.user_attrs["paused_at"]
+        fresh.intermediate_values = {1: 0.2}
+        between.user_attrs["promoted_at"] = 2
+        promoted.user_attrs["promoted_at"] = 2
+        promoted.intermediate_values |= {3: 0.1, 4: 0.2}
+        seen = snapshot_of(series, [fresh, between, promoted, at_rungs(series, 3, 0.3)])
+        assert [(worker.trial, worker.epoch, worker.epochs, worker.val_accuracy) for worker in seen.workers] == [
+            (0, 1, 2, 0.2),
+            (1, 0, 6, None),
+            (2, 2, 6, 0.2),
+        ]
+        assert "2/6" in shown(text_of_snapshot(seen))
+        assert log_line(seen) == (
+            "digits: 0.5 of 6 trainings spent, 4 candidates, 0 complete, 1 paused; trial 0 at epoch 1 of 2; "
+            "trial 1 at epoch 0 of 6; trial 2 at epoch 2 of 6"
+        )
+
+    def test_paused_trials_are_listed_with_what_can_become_of_them(self, series: StudySpec) -> None:
+        trials = [at_rungs(series, 0, 0.3), at_rungs(series, 1, 0.5, 0.6, 0.9), at_rungs(series, 2, 0.2)]
+        going = snapshot_of(series, trials)
+        assert "3 candidates, 1 complete, 2 paused" in shown(text_of_snapshot(going))
+        assert "2+6+18" in shown(text_of_snapshot(going))
+        assert ending(going, None, DEFAULT_RUNS) == (
+            "nobody is searching it, 2 paused; to go on, repeat its search launch"
+        )
+        spent = replace(going, budget=replace(going.budget, trainings=1.5))
+        assert ending(spent, None, DEFAULT_RUNS).splitlines()[1] == (
+            "2 paused; a larger budget (--trainings 3) goes on with them, search stop digits --finish ends them"
+        )
+        words = last_words(series, spent, DEFAULT_RUNS)
+        assert "(3 candidates, 2 paused, 0 pruned, 0 failed)" in words
+
     def test_a_log_file_gets_a_line_for_each_trial_and_one_at_the_end(self, capsys: pytest.CaptureFixture[str]) -> None:
         def at(*finished: TrialView) -> Snapshot:
             workers = () if len(finished) == 3 else (training(2, 1),)
-            return moment("birds", 3, finished, workers, 40.0, epochs=3)
+            return moment("birds", 3, finished, workers, 40.0)
 
         moments = [(at(trial(0)), "process 7"), (at(trial(0), trial(1, 1, "PRUNED")), "process 7")]
         moments += [(at(trial(0), trial(1, 1, "PRUNED"), trial(2)), None)]

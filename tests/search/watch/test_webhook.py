@@ -74,6 +74,14 @@ def snapshot(*values: float) -> Snapshot:
     return moment("birds", 6, tuple(trial(number, value) for number, value in enumerate(values)), (), 60.0)
 
 
+def test_paused_candidates_are_told_as_such(listener: Listener) -> None:
+    before = snapshot(0.5)
+    hook = Webhook(listener.url, lambda *_: None)
+    hook.end(replace(before, spent=replace(before.spent, begun=4, paused=3)), "told to", 20)
+    assert listener.told[0]["text"].startswith("birds: 1 of 6 trials finished, 1 complete, 3 paused, about")
+    assert listener.told[0]["spent"]["paused"] == 3
+
+
 def wait_for(listener: Listener, count: int) -> None:
     deadline = time.monotonic() + 10
     while len(listener.told) < count:
