@@ -26,7 +26,7 @@ from search.errors import ProofFailed, UsageError
 from search.export.card import write_card
 from search.export.formats import weights
 from search.export.formats.table import format_of
-from search.export.metrics import REFERENCE_LOGITS, Export, describe, evaluate_once, text_of_export
+from search.export.metrics import REFERENCE_LOGITS, Export, describe, evaluate_once, gain_in_words, text_of_export
 from search.export.place import CARD, CONFUSION, CURVES, UNFINISHED, Place, altered
 from search.export.record import Description, ExportRecord, ProofAnswer, write_metrics
 from search.export.retrain import Retraining, Stages, check_limit, choose_trial, raise_if_stopped
@@ -144,6 +144,7 @@ def _export(
     retraining.raise_if_stopped()
     logger.debug("written to %s", partial)
     results = evaluate_once(partial, whole, plain, retraining, trial, outcomes)
+    results = results.model_copy(update={"gain": gain_in_words(retraining)})
     write_metrics(partial, described.to_json() | results.to_json())  # the proof compares with it
     proof = prove(partial, spec, data, console, retraining.raise_if_stopped)
     logger.debug("proven: %.300s", proof)

@@ -170,7 +170,6 @@ def evaluate_once(
     _keep_logits(folder, logits, None if plain is whole else plain_logits)
     n, many = len(data.splits[split]), len(data.class_names) > DENSE_CLASSES
     found = retraining.with_database(lambda: confirmed(retraining.study, spec)) if spec.confirm.top else None
-    gain = retraining.with_database(lambda: gain_of(retraining.study, spec, found))
     return Results(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         evaluation=Evaluation(
@@ -189,7 +188,6 @@ def evaluate_once(
         ),
         validation=Validation(n=len(data.splits["val"]), accuracy=validation.accuracy, loss=validation.loss),
         histories=tuple(_history(outcomes, number) for number in range(num_members)),
-        gain=gain and gain.sentence,
         measured_on_this_machine=Measured(
             confirming_seconds=found and round(found.seconds, 3),
             training_seconds=tuple(
@@ -197,6 +195,13 @@ def evaluate_once(
             ),
         ),
     )
+
+
+def gain_in_words(retraining: Retraining) -> str | None:
+    """What the search brought over its first known recipe, in a sentence; None where that is not known."""
+    study, spec = retraining.study, retraining.spec
+    gain = retraining.with_database(lambda: gain_of(study, spec, confirmed(study, spec) if spec.confirm.top else None))
+    return None if gain is None else gain.sentence
 
 
 def _look_alikes(retraining: Retraining, split: str) -> int | None:

@@ -91,8 +91,8 @@ def launch(
         study = open_study(spec, storage, content, accept_changes=accept_changes, accepted=accepted, renewed=renewed)
         if begun.kept:
             Journal(runs.journal(spec.name)).append(Keep(settings=begun.kept))
-        note_pictures(study, judged_by(prepared.data, spec.data.folds))
         owned = OwnedStudy(study, spec, check_lock)
+        note_pictures(study, judged_by(prepared.data, spec.data.folds))
         check_room(spec, runs, room_needed(spec, prepared, len(workers)))
         write_checked(runs.last_study, {"study": spec.name})
         with display:
@@ -103,8 +103,7 @@ def launch(
                 display.say(line, WARNING)
             page = StudyPage(owned, _facts(spec, prepared), url, runs)
             others: list[Observer] = [StateFile(runs.state(spec.name), read_holder(runs.holder(spec.name))), page]
-            if spec.notify.webhook is not None:
-                others.append(Webhook(spec.notify.webhook, display.say))
+            others += [Webhook(spec.notify.webhook, display.say)] if spec.notify.webhook is not None else []
             observers = Observers(display, others, at_once=lambda: coordinator.killed)
             pool = LocalPool(workers, [runs.worker_log(spec.name, number) for number in range(len(workers))])
             coordinator = Coordinator(owned, prepared, pool, runs, str(prepared.data.cache_path), observers)

@@ -29,6 +29,7 @@ from sqlalchemy import URL
 
 from search.paths import Runs
 from search.study.confirmation import Confirmation, confirmed
+from search.study.gain import gain_of
 from search.study.lock import owner_name
 from search.study.marks import own_trials
 from search.study.owned import OwnedStudy
@@ -123,7 +124,9 @@ class StudyPage:
     def _order(self, snapshot: Snapshot, state: str) -> None:
         if self._process is None:
             self._process = self._start()
-        note = note_text(self._spec, self._facts, snapshot, state, datetime.now().astimezone())
+        gain = gain_of(self._owned.study, self._spec)
+        facts = [*self._facts, *([] if gain is None else [("what it brought", gain.sentence)])]
+        note = note_text(self._spec, facts, snapshot, state, datetime.now().astimezone())
         self._say(self._process, {"note": note})
         self._best = snapshot.best.number if snapshot.best else None
         self._drawing, self._ordered = True, time.monotonic()

@@ -22,6 +22,8 @@ from search.figures.style import FONT
 from search.figures.timeline import CRASHED, Segment, segments_of_journal
 from search.paths import Runs
 from search.study.budget import Budget, Spent
+from search.study.confirmation import confirmed
+from search.study.gain import gain_of
 from search.study.journal import read_journal
 from search.study.marks import own_trials
 from search.study.storage import open_storage, storage_errors
@@ -136,7 +138,10 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
         trials = own_trials(study)
     importances = setting_importances(trials, spec)
     segments = segments_of_journal(read_journal(runs.journal(study_name)))
-    page = html_of_report(spec, trials, importances, datetime.now(), segments)
+    told = story(spec, trials)
+    if (gain := gain_of(study, spec, confirmed(study, spec))) is not None:
+        told += f" What it brought: {gain.sentence}."
+    page = html_of_report(spec, trials, importances, datetime.now(), segments, told)
     out = out or Path(f"{study_name}-report.html")
     partial = out.with_name(f".{out.name}.partial")
     try:
@@ -152,7 +157,7 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
         page=str(out),
         bytes=out.stat().st_size,
         study=spec.name,
-        story=story(spec, trials),
+        story=told,
         findings=findings(spec, trials, importances),
         budget=Budget.of(spec),
         spent=Spent.of(trials, spec),
@@ -189,6 +194,7 @@ def html_of_report(
     importances: Mapping[str, float],
     now: datetime,
     segments: Sequence[Segment] = (),
+    told: str | None = None,
 ) -> str:
     """The page: about 5 MB, nearly all of it plotly.js.
 
@@ -198,10 +204,11 @@ def html_of_report(
         importances: share of each setting; empty if there are too few trials.
         now: date on the page.
         segments: times of training for each worker; if empty, the trials' own times are shown.
+        told: the search in some sentences. Default: ``story``.
     """
     best = ranked(trials, spec.limit)[:RECIPES]
     sections = [
-        _header(spec, trials, now),
+        _header(spec, trials, now, told or story(spec, trials)),
         _findings(spec, trials, importances),
         _recipes(spec, trials, best),
         _paused(spec, trials),
@@ -233,7 +240,7 @@ def html_of_report(
 # -- the parts of the page, in order; all text from outside goes through _text
 
 
-def _header(spec: StudySpec, trials: Sequence[FrozenTrial], now: datetime) -> str:
+def _header(spec: StudySpec, trials: Sequence[FrozenTrial], now: datetime, told: str) -> str:
     best = best_of(trials, spec.limit)
     done, of_what = Budget.of(spec).progress(Spent.of(trials, spec))
     facts = {
@@ -247,7 +254,7 @@ def _header(spec: StudySpec, trials: Sequence[FrozenTrial], now: datetime) -> st
     listed = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in facts.items())
     return (
         f"<header><p class=quiet>Search report, {now:%-d %B %Y, %H:%M}, Featherweight {_text(version('featherweight'))}"
-        f"</p><h1>{_text(spec.name)}</h1><dl class=facts>{listed}</dl></header><p>{_text(story(spec, trials))}</p>"
+        f"</p><h1>{_text(spec.name)}</h1><dl class=facts>{listed}</dl></header><p>{_text(told)}</p>"
     )
 
 

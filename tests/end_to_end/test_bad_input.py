@@ -125,7 +125,7 @@ def test_an_unknown_study_names_those_that_there_are(empty: Desk) -> None:
         ("train.epochs=many", "train.epochs = 'many': input should be a valid integer"),
         ("search.trials=0", "search.trials = 0: input should be greater than or equal to 1"),
         ("search.min_epochs=4", "search.min_epochs: 4 exceeds train.epochs = 3"),
-        ("search.sampler=grid", "search.sampler = 'grid': input should be 'tpe', 'random', 'gp' or 'model'"),
+        ("search.sampler=grid", "search.sampler = 'grid': input should be 'model', 'tpe', 'random' or 'gp'"),
         ("space.dropout={low=0.3,high=0.1}", "low = 0.3 is above high = 0.1"),
         ("space.dropout={low=0.0,high=1.5}", "space.dropout: 1.5: input should be less than 1"),
         ("space.epochs={low=1,high=2}", "space.epochs: cannot be sampled"),
@@ -356,7 +356,7 @@ def test_an_export_with_no_finished_trial(begun: Desk) -> None:
     assert not (begun.runs / "exports").exists()
 
 
-@pytest.mark.parametrize(("trial", "sentence"), [(99, "is not there"), (2, "is pruned"), (3, "is pruned")])
+@pytest.mark.parametrize(("trial", "sentence"), [(99, "is not there"), (2, "is paused"), (3, "is diverged")])
 def test_an_export_of_a_trial_that_did_not_complete(used: Desk, trial: int, sentence: str) -> None:
     answer = used.inside("export-best", "--trial", trial, "--gpus", "cpu")
     refused(answer, 6, f"trial {trial} of 'small' {sentence}, not complete")

@@ -172,7 +172,7 @@ def test_a_launch_and_a_stop_end_with_one_json_object(tmp_path: Path, monkeypatc
     assert (told["version"], told["study"], told["budget"]["trainings"]) == (3, "digits", 30)
     assert "what a launch says meanwhile" in launch.stderr
     stop = CliRunner().invoke(app, ["stop", "digits", *runs])
-    assert json.loads(stop.stdout) == {"version": 1, "study": "digits", "stopped": True}
+    assert json.loads(stop.stdout) == {"version": 1, "study": "digits", "stopped": True, "finished": 0}
     assert "what a stop says meanwhile" in stop.stderr
 
 
