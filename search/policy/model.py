@@ -35,6 +35,9 @@ THETA = "model:theta"
 RANDOM_EVERY = 3
 """Every so many candidates, one is random, whatever the model holds (bench/README.md, "The model sampler")."""
 
+FLOOR = 2.0
+"""A value counts as no worse than the median by more than so many times what the best is better than the median."""
+
 
 class ModelSampler(BaseSampler):
     """Learns from all candidates of a study at once: finished, stopped, paused and running.
@@ -42,7 +45,7 @@ class ModelSampler(BaseSampler):
     The first candidates are a scrambled Sobol sequence. After them every third one is random; the others have the
     highest expected improvement of a Gaussian process on the estimated ends (``search.policy.estimate``), each with
     the variance of what its rung does not say. Candidates that have reached no rung are believed at their mean.
-    Diverged ones count as the worst, and no value counts as worse than the best is better than the median.
+    Diverged ones count as the worst, and how bad a bad value is has a bound (``FLOOR``).
 
     What it suggests depends on the seed, the trial's number and the other trials' settings, values and attributes, and
     on nothing else. It is for one objective without constraints; axes that not all trials have, or that have changed,
@@ -154,6 +157,6 @@ def _standardised(estimates: Estimates, chosen: NDArray[np.int_]) -> tuple[NDArr
     ends, variances = estimates.ends[chosen], estimates.variances[chosen]
     ends = np.where(np.isnan(ends), np.nanmin(estimates.ends), ends)
     middle, top = float(np.median(ends)), float(ends.max())
-    ends = np.maximum(ends, middle - (top - middle))
+    ends = np.maximum(ends, middle - FLOOR * (top - middle))
     unit = max(float(ends.std()), 1e-9)
     return (ends - middle) / unit, np.nan_to_num(variances, nan=0.0) / unit**2
