@@ -97,7 +97,10 @@ PROMISES = {
         "test_killed_workers_lose_nothing_at_a_rung",
         "the_coordinator_dies_in_a_turn_and_is_launched_again",
     ],
-    "the database goes away while a candidate": ["the_database_goes_away_in_a_turn_and_comes_back"],
+    "the database goes away while a candidate": [
+        "test_a_promotion_that_the_database_did_not_acknowledge_is_taken_again_with_the_same_candidate",
+        "the_database_goes_away_in_a_turn_and_comes_back",
+    ],
     "the checkpoints of paused trials": ["test_a_full_quota_takes_the_checkpoint_of_the_least_promotable"],
     "the rungs change": ["test_other_rungs_are_refused_while_candidates_wait_at_these"],
     "Ctrl-C": [

@@ -221,9 +221,10 @@ def _confused(record: ExportRecord) -> str:
 def _choice(record: ExportRecord) -> str:
     search, found = record.search, record.confirmation
     states = search.states
+    paused = f", {states['PAUSED']} paused" if states.get("PAUSED") else ""
     text = (
         f"Trial {record.trial} of {search.trials} ({states['COMPLETE']} completed, {states['PRUNED']} pruned, "
-        f"{states['FAIL']} failed; {duration(search.seconds)} of training in all). "
+        f"{states['FAIL']} failed{paused}; {duration(search.seconds)} of training in all). "
         f"In the search it had {search.val_accuracy:.2%} on validation."
     )
     if not found:

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from search.console import show_progress
 from search.export.formats import weights
@@ -37,7 +37,7 @@ from search.study.gain import gain_of, wilson_interval
 from search.study.journal import digest
 from search.study.marks import own_trials
 from search.study.study import open_test_split, teacher_hash
-from search.study.trial import recipe_of
+from search.study.trial import recipe_of, states_of
 from search.words import count
 from trainer.config import ModelSize
 from trainer.identity import identity, later_recipe
@@ -81,7 +81,7 @@ def describe(
         "search": {
             "val_accuracy": trial.values[0],
             "trials": len(trials),
-            "states": {state.name: sum(other.state == state for other in trials) for state in TrialState},
+            "states": states_of(trials),
             "seconds": round(sum(other.user_attrs.get("seconds", 0.0) for other in trials), 3),
         },
         "confirmation": without_times(confirmation) if confirmation else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -189,6 +190,14 @@ def outcome_of(trial: FrozenTrial) -> str:
     if is_paused(trial):
         return "paused"
     return "failed" if trial.state == TrialState.FAIL else trial.state.name.lower()
+
+
+def states_of(trials: Iterable[FrozenTrial]) -> dict[str, int]:
+    """Number of trials in each of Optuna's states, and where there are paused ones, PAUSED: they are not RUNNING."""
+    found = Counter(view_of(trial).state for trial in trials)
+    return {
+        name: found[name] for name in (*(state.name for state in TrialState), *(["PAUSED"] if found["PAUSED"] else []))
+    }
 
 
 def sampled_settings(trial: FrozenTrial) -> dict[str, Value]:

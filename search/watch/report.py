@@ -12,7 +12,7 @@ from pathlib import Path
 import optuna
 import plotly.io
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from plotly.offline import get_plotlyjs
 from sqlalchemy import URL
 
@@ -38,6 +38,7 @@ from search.study.trial import (
     ranked,
     recipe_of,
     sampled_axes,
+    states_of,
     view_of,
 )
 from search.watch.findings import (
@@ -152,7 +153,7 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
         if full := no_room(error, out):
             raise full from error
         raise UsageError(f"{out} cannot be written: {error.strerror or error}; choose another --out") from error
-    best = ranked(trials, spec.limit)[:RECIPES]
+    best, counts = ranked(trials, spec.limit)[:RECIPES], states_of(trials)
     return Report(
         page=str(out),
         bytes=out.stat().st_size,
@@ -161,10 +162,10 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
         findings=findings(spec, trials, importances),
         budget=Budget.of(spec),
         spent=Spent.of(trials, spec),
-        counts={state: sum(view_of(trial).state == state for trial in trials) for state in _STATES},
+        counts=counts,
         seconds={
             state: round(sum(view_of(trial).seconds for trial in trials if view_of(trial).state == state), 3)
-            for state in _STATES
+            for state in counts
             if state not in ("RUNNING", "WAITING")
         },
         best=[view_of(trial) for trial in best],
@@ -173,9 +174,6 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
         failures=[view_of(trial) for trial in _bad(trials)],
         crashes=[one for one in segments if one.outcome == CRASHED],
     )
-
-
-_STATES = (*(state.name for state in TrialState), "PAUSED")
 
 
 def text_of_report(answer: Report) -> str:

@@ -21,7 +21,7 @@ def spec_of(**search: Any) -> StudySpec:
             "name": "birds",
             "train": {"epochs": STEPS},
             "space": {"lr": {"low": 1e-4, "high": 1e-1, "log": True}},
-            "search": search,
+            "search": {"pruner": "successive_halving"} | search,
         }
     )
 

@@ -87,6 +87,13 @@ def test_card_and_last_lines_are_made_of_the_record() -> None:
     assert said[-1] == "  load it     see there/README.md"
 
 
+def test_the_card_counts_paused_trials_apart() -> None:
+    kept = recorded()
+    assert "paused" not in card(ExportRecord.model_validate(kept))
+    kept["search"]["states"]["PAUSED"] = 7
+    assert " failed, 7 paused; " in card(ExportRecord.model_validate(kept))
+
+
 def test_of_many_classes_only_what_occurs_is_recorded_and_drawn(tmp_path: Path) -> None:
     table, names = [[0, 0, 3], [0, 9_999, 1], [9_998, 9_999, 2]], [str(number) for number in range(10_000)]
     values = recorded()["evaluation"] | {"confusion": None, "confusion_table": table}

@@ -51,7 +51,7 @@ def study(**values: Any) -> StudySpec:
             "optimizer": ["sgd", "adamw"],
         },
         "known": [{"lr": 1e-3, "width_mult": 0.05}, {"optimizer": "adamw"}],
-        "search": {"trials": 7},
+        "search": {"trials": 7, "pruner": "successive_halving"},
     }
     return validate(StudySpec, defaults | values, "study small")
 
@@ -185,6 +185,7 @@ def test_rungs_are_said_and_what_a_budget_buys_with_them(
 
 def test_the_time_of_a_candidate_is_that_of_all_its_trainings(meaning: Meaning, runs: Runs) -> None:
     assert meaning.rungs == ""
+    assert meaning.estimate.seconds_per_trial == pytest.approx(3 * meaning.estimate.seconds_per_epoch)
     spec = study(search={"pruner": "promote"}, train={"model": "resnet10t", "epochs": 3, "schedule": "cosine"})
     found = check_study(spec, runs, TWO_WORKERS[:1])
     assert found.rungs == "compared after 1 and 3 epochs, each a whole training; the best third goes on"

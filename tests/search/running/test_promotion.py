@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 from scripted import Bench, ScriptedPool, failed, result, spec_of, started
+from sqlalchemy.exc import OperationalError
 
+import search.study.outage
 from search.errors import StudyChanged, UsageError
+from search.running.records import Progress
 from search.running.stop import stop_search, text_of_stop
 from search.study.events import Epoch as EpochLine
 from search.study.events import Pause, Promote
@@ -135,6 +138,33 @@ def test_killed_workers_lose_nothing_at_a_rung(bench: Bench, schedule: str) -> N
     assert coordinator.trials.study.best_trial.number == other.trials.study.best_trial.number
     assert all(trial.state in (TrialState.COMPLETE, TrialState.RUNNING) for trial in coordinator.trials.study.trials)
     assert replay(read_journal(coordinator.journal.path)).identical
+
+
+@pytest.mark.parametrize("schedule", [PARTS, WHOLE])
+def test_a_promotion_that_the_database_did_not_acknowledge_is_taken_again_with_the_same_candidate(
+    bench: Bench, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.coordinator(ScriptedPool(trains), spec(schedule, trials=4)).run()
+    coordinator = bench.coordinator(ScriptedPool(later_ones_are_worse), spec(schedule, trials=12))
+    rungs = coordinator.trials.rungs
+    promoted: list[int] = []
+
+    def away_once(progress: Progress, promoted_at: int | None) -> None:
+        if rungs._promoting is not None:  # stored, and the answer is lost
+            promoted.append(rungs._promoting.trial)
+            if len(promoted) == 1:
+                raise OperationalError("", None, Exception("the server is gone"))
+        place(progress, promoted_at)
+
+    monkeypatch.setattr(search.study.outage, "RETRY_SECONDS", 0)
+    place = rungs.place
+    monkeypatch.setattr(rungs, "place", away_once)
+    assert coordinator.run() is True
+    assert promoted[0] == promoted[1]
+    events = read_journal(coordinator.journal.path)
+    noted = [event.trial for event in events if isinstance(event, Promote)]
+    assert noted[-len(promoted) + 1 :] == promoted[1:], "each is noted once"
+    assert replay(events).identical
 
 
 def test_a_diverged_candidate_is_pruned_and_counts_as_the_last_at_its_rung(bench: Bench) -> None:

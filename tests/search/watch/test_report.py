@@ -37,7 +37,7 @@ from search.study.events import Assign, Crash
 from search.study.journal import Journal
 from search.study.storage import open_storage
 from search.study.study import open_study
-from search.study.trial import ranked
+from search.study.trial import ranked, states_of
 from search.watch.report import html_of_report, write_report
 from studies import StudySpec
 
@@ -287,6 +287,7 @@ class TestCommand:
         study = open_study(series, open_storage(url, create=True), "0" * 64)
         add_own(study, [at_rungs(series, 0, 0.3), at_rungs(series, 1, 0.5, 0.6, 0.9)])
         facts = write_report("digits", url, Runs(tmp_path), tmp_path / "story.html").to_json()
+        assert "PAUSED" not in states_of([complete(0, 0.9)])
         assert facts["counts"] == {
             **{"RUNNING": 0, "COMPLETE": 1, "PRUNED": 0, "FAIL": 0, "WAITING": 0, "PAUSED": 1},
         }
