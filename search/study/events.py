@@ -4,7 +4,7 @@
     accept    differences                  what changed since the study was begun, and was accepted
     keep      settings                     settings that its file does not name -> what the study keeps
     recipe    was, now, anew               a later version of the trainer's recipe; trials that it begins anew
-    enqueue   params                       a known recipe waits to be asked for
+    enqueue   params                       a known recipe is queued
     ask       trial, params                a candidate has all its settings
     assign    trial, worker, attempt       a worker has it; attempts from 1
     started   trial, constraints           counted, and the limit recorded
@@ -77,7 +77,7 @@ class RecordedTrial(_Recorded):
     intermediate_values: Mapping[str, float]
     """Step -> accuracy."""
     system_attrs: Mapping[str, Any]
-    """Recipes that wait, constraints, the rungs of successive halving."""
+    """Queued recipes, constraints, the rungs of successive halving."""
     user_attrs: Mapping[str, Any] = Field(default_factory=dict)
     """The rungs where it was paused and promoted, and the kind of its failure."""
 
@@ -162,7 +162,7 @@ class Recipe(_Line):
 
 
 class Enqueue(_Line):
-    """A known recipe waits."""
+    """A known recipe is queued."""
 
     event: Literal["enqueue"] = "enqueue"
     params: Mapping[str, Any]

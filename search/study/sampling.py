@@ -113,7 +113,7 @@ def seed_of(study_seed: int, trial: int, purpose: int = 0) -> int:
 
 
 def new_trial(study: optuna.Study) -> FrozenTrial:
-    """The next trial, RUNNING and without sampled settings: the first one that waits, or a new one."""
+    """The next trial, RUNNING and without sampled settings: the first WAITING one, or a new one."""
     study.sampler = RandomSampler()  # draws nothing here, because no settings are asked for
     number = study.ask().number
     return study.get_trials(deepcopy=False)[number]
