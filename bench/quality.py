@@ -1,8 +1,8 @@
-"""How good a search is: replays on learning curves, of the product's own policy and of others.
+"""The quality of a search: replays on recorded learning curves, with the product's own policy and with others.
 
 ``python bench/quality.py replay --data FOLDER --out FILE.jsonl --policies tpe,model --set held`` replays searches and
-adds them to the file; what is there already is not replayed again. ``stops`` adds how often the best candidate is lost.
-``table FILE...`` and ``goals FILE...`` print what the files say, without the tables.
+adds the results to the file; results that are in the file already are skipped. ``stops`` adds how often the best
+candidate is lost. ``table FILE...`` and ``goals FILE...`` print the results of such files; they need no FOLDER.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ tasks = cache(tasks_of)
 
 
 def replay(key: Key, data: Path, which: str, budget: float) -> Run:
-    """One search. Each task and repetition has random numbers of its own, the same for all policies."""
+    """Replay one search. Each task and repetition has its own random numbers, the same for all policies."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")  # peers' own
     task: Task = tasks(data, which)[key.task]
@@ -43,7 +43,7 @@ def replay(key: Key, data: Path, which: str, budget: float) -> Run:
 
 
 def replay_all(values: argparse.Namespace) -> None:
-    """All that the file does not have yet, a repetition of every task before the next."""
+    """Replay all searches that the file does not have yet: one repetition of all tasks, then the next."""
     which = tasks(values.data, values.set)
     done = {run.key for run in results.read([values.out])} if values.out.exists() else set()
     keys = [
@@ -65,7 +65,7 @@ def replay_all(values: argparse.Namespace) -> None:
 
 
 def stops_all(values: argparse.Namespace) -> None:
-    """How often each rule loses the best candidate, on the tables that have as many."""
+    """Measure how often each rule loses the best candidate, on the tasks with enough candidates."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with values.out.open("a") as file:
         for task in tasks(values.data, values.set).values():

@@ -9,7 +9,7 @@ workers          processes that train
 plan             a study made concrete before any worker starts
 figures          figures of studies and exports
 study            a study as it is stored
-policy           how a search decides: the rungs, who goes on from them, what is tried next
+policy           how a search decides: the rungs, which candidates go on from them, what is tried next
 devices          the meaning of --gpus, and locks on GPUs
 paths            every file name under the runs folder
 process          the command as a process: signals, exit codes, its log, no password in the process list

@@ -1,4 +1,4 @@
-"""What ``--gpus`` means: the devices that workers are pinned to, and who has them. No torch: it would claim GPUs."""
+"""The devices of ``--gpus``, and locks on them. Torch is not imported, because it would claim GPUs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FILLED_SHARE = 0.5
 
 @dataclass(frozen=True)
 class WorkerDevice:
-    """What one worker process trains on."""
+    """The device of one worker process."""
 
     label: str
     """As shown: "cpu", "cpu:1", "gpu 0", or "gpu 0:1" where workers share a GPU."""
@@ -111,7 +111,7 @@ def share_gpus(devices: list[WorkerDevice], workers_per_gpu: int) -> list[Worker
 
 
 def visible_gpus() -> list[Gpu]:
-    """The GPUs this process may use; an outer CUDA_VISIBLE_DEVICES (Slurm) is kept to."""
+    """The GPUs that this process may use; CUDA_VISIBLE_DEVICES from outside (Slurm) is respected."""
     there, outer = _installed_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
     if outer is None:
         return there
@@ -176,7 +176,7 @@ def use_gpu(device: WorkerDevice) -> None:
 
 @contextlib.contextmanager
 def hold_devices(devices: list[WorkerDevice], say: Say) -> Iterator[None]:
-    """Keep other searches and exports on this machine, whoever began them, off the GPUs; the CPU is for everybody.
+    """Lock the GPUs against other searches and exports on this machine, of any user. The CPU is never locked.
 
     Args:
         devices: the devices of all workers.
@@ -222,7 +222,7 @@ def _gpu_lock(uuid: str) -> Iterator[None]:
 
 
 def _open_lock(file: Path) -> int:
-    """Open a file in a folder where others may have put anything: never through a link, and waiting for nobody.
+    """Open a file in a folder where others may have put anything: never through a link, and without waiting.
 
     Reading is enough to lock it, and the system lets nobody open with O_CREAT what is another user's there.
     """
@@ -239,7 +239,7 @@ def _open_lock(file: Path) -> int:
 
 @dataclass(frozen=True)
 class GpuUse:
-    """What programs have of a GPU's memory."""
+    """The use of a GPU's memory by programs."""
 
     used_bytes: int
     total_bytes: int
@@ -258,7 +258,7 @@ def _filled(name: str, use: GpuUse) -> str:
 
 
 def _use_of(uuid: str) -> GpuUse | None:
-    """What is used of a GPU or a part of one; None where the driver does not say."""
+    """The use of a GPU, or of a part of one; None if the driver does not tell."""
     import pynvml  # nvidia-ml-py
 
     try:

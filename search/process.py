@@ -126,7 +126,7 @@ def _watch_signals(reader: int) -> None:
 
 
 def _of_disk(error: OSError) -> DiskError | None:
-    """A file that cannot be written or read, as one sentence; None for what is no fault of the disk or its rights."""
+    """The error as one sentence if a file cannot be read or written; None if disk and permissions are not at fault."""
     full = no_room(error, "the output")
     if full is not None or error.errno not in REFUSED:
         return full

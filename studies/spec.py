@@ -67,16 +67,16 @@ class Search(FrozenModel):
     """model: a Gaussian process on the estimated ends of all candidates, unfinished ones too. The others are Optuna's:
     tree-structured Parzen estimator, uniform, and Gaussian process on the ends alone (slow past 200 trials)."""
     startup_trials: int = Field(10, ge=1)
-    """Random trials (of model: evenly spread ones) before tpe, gp or model begins to model."""
+    """Trials before tpe, gp or model begins to model: random ones, with model evenly spread ones."""
     pruner: Literal["promote", "successive_halving", "hyperband", "median", "none"] = "promote"
-    """promote: candidates are compared at rungs; those that do not go on are paused, and may go on later. The others
-    are Optuna's, asked after every epoch but the last, and what they stop is lost."""
+    """promote: candidates are compared at rungs; those that do not go on are paused, and may be promoted later. The
+    others are Optuna's, asked after every epoch but the last; a trial that they prune is ended for good."""
     min_epochs: int | None = Field(None, ge=1)
     """Epochs before a trial can be paused or pruned: the first rung (min_resource; the median's warm-up steps). With
-    folds: a number of folds. Default: 1; with promote a ninth of the epochs, or a third, see docs/settings.md."""
+    folds: a number of folds. Default: 1; with promote a ninth or a third of the epochs."""
     reduction_factor: int = Field(3, ge=2)
     """Promote, successive halving and hyperband compare trials at certain epochs (rungs), each this many times as far
-    as the one before, and one of so many goes on."""
+    as the one before, and one of this many trials goes on."""
     workers_per_gpu: int = Field(1, ge=1, le=16)
     """Workers on each GPU, each with its own trial. Useful where a single small model leaves the GPU idle. Without
     effect on the CPU, where ``--gpus cpu:2`` asks for two workers."""

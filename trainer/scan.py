@@ -1,4 +1,4 @@
-"""What lies in a data folder: its pictures, classes and splits, found without opening a file."""
+"""The content of a data folder: pictures, classes and splits, found without opening a file."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Source: TypeAlias = bytes | Image.Image
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture that is there but not yet read; ``load`` raises DataError where it cannot be."""
+    """A picture that is not read yet; ``load`` raises DataError if it cannot be read."""
 
     name: str
     class_name: str
     split: str
     load: Callable[[], Source]
     group: str = ""
-    """What a table says that must not stand on both sides of a split; "" where it says nothing."""
+    """The picture's group in a table, which is never on both sides of a split; "" without a group."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Listing:
     """Everything that a source holds."""
 
     root: str
-    """Where it lies, for messages."""
+    """The place of the source, for messages."""
     pictures: Sequence[Picture]
     class_folders: Sequence[tuple[str, str, str]]
     """(name, split, class) of every class folder, those without a file too."""
@@ -52,7 +52,7 @@ class Listing:
     stamp: str = ""
     """Changes when a file is added, removed or written."""
     notices: Sequence[str] = ()
-    """What was passed over, or may be meant otherwise: a sentence each."""
+    """A sentence for everything that was ignored, or that may have another meaning."""
     left_out: Sequence[tuple[str, str]] = ()
     """(name, why) of rows without a file, and files without a row, that a table's user chose to skip."""
 
@@ -134,7 +134,7 @@ def _readable(name: str) -> str:
 
 
 def stamp_of(file: File) -> str:
-    """What changes when a file is written; with its mode, so that one that could not be opened is tried again."""
+    """A text that changes when a file is written, or when its mode changes: an unreadable file is then tried again."""
     info = file.info
     return f"{file.name}\0{info and (info.st_size, info.st_mtime_ns, info.st_mode)}"
 

@@ -1,12 +1,13 @@
-"""Replays of whole searches on learning curves, and what they say of a search's quality.
+"""Replays of whole searches on recorded learning curves, and measures of a search's quality.
 
-- curves: a task and its noise: a table of curves, or LCBench's surrogate
-- folder: the tasks of a folder
-- replay: workers, candidates, budget; the choice and the race that confirms it
-- ours, optuna_peers, syne, smac_peer, neps_peer: the subjects
-- subjects: their names
-- results: what a replay leaves, a line a run
-- measure: regret, compute to reach, intervals
+- curves: tasks and their noise: a table of curves, or LCBench's surrogate
+- folder: reads the tasks of a folder
+- replay: one search with its workers, candidates and budget; its choice, and the race that confirms it
+- ours, optuna_peers, syne, smac_peer, neps_peer: the subjects, which are the policies to compare
+- staged: common code of smac_peer and neps_peer
+- subjects: the subjects by name
+- results: the results file, with a line for each run
+- measure: regret, compute to reach a regret, intervals
 - report: the tables and the goals
 - stops: how often the best candidate is not trained to its end
 """

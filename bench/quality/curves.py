@@ -1,4 +1,4 @@
-"""Tasks to replay: what a training of any settings would show, epoch by epoch, with the noise of one training."""
+"""Tasks to replay: the accuracy of a training with any settings after each epoch, with the noise of one training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Space = dict[str, BaseDistribution]
 Floats = NDArray[np.float64]
 
 Kind = Literal["lcbench", "opda", "trainings"]
-"""Where the curves come from."""
+"""Source of the curves."""
 
 LCBENCH: Space = {
     "batch_size": IntDistribution(16, 512, log=True),
@@ -38,45 +38,45 @@ LCBENCH: Space = {
 """The settings of LCBench in the order of the surrogate's inputs (YAHPO Gym, scenario "lcbench")."""
 
 LCBENCH_EPOCHS = 50
-"""Epochs of a training. The surrogate's inputs 1 and 52 are the net before its training and its final test."""
+"""Epochs of a training. The surrogate's input 1 is the untrained net, and 52 the final test."""
 
 ACCURACY = 1
 """Column of the validation accuracy among the surrogate's outputs."""
 
 NOISE: dict[Kind, float] = {"lcbench": 0.5, "opda": 0.2, "trainings": 1.0}
-"""Standard deviation of one training's accuracy at its end, in points, where a table has no repetitions. Assumed."""
+"""Assumed standard deviation of one training's accuracy at its end, in points, for tables without repetitions."""
 
 
 class Task(Protocol):
-    """What a search is replayed on."""
+    """A task for a search: settings, and the curves of their trainings."""
 
     name: str
     kind: Kind
     epochs: int
-    """Of a full training."""
+    """Epochs of a full training."""
     short: tuple[int, ...]
-    """Lengths of the whole shorter trainings that are known, in epochs, rising."""
+    """Lengths of the recorded short trainings in epochs, in rising order."""
     space: Space
     size: float
     """Number of different settings."""
     best: float
-    """Mean end of the best settings, in points of accuracy."""
+    """Mean accuracy of the best settings at the end, in points."""
     median: float
-    """Mean end of median random settings."""
+    """Mean accuracy of median random settings at the end, in points."""
 
     def truth(self, params: Params) -> float:
-        """The mean end of a full training with these settings."""
+        """Mean accuracy of these settings at the end of a full training, in points."""
 
     def curve(self, params: Params, seed: int, length: int) -> Floats:
-        """The accuracy that one training of ``length`` epochs shows after each epoch, in points."""
+        """Accuracy of one training of ``length`` epochs after each epoch, in points."""
 
     def sample(self, rng: np.random.Generator, n: int) -> list[Params]:
         """``n`` random settings."""
 
 
 def noise(rng: np.random.Generator, epochs: int, at_end: float) -> Floats:
-    """What one training adds to the mean curve: an offset and a jitter of each epoch, at the start three times as
-    large as at the end. 0.8^2 + 0.6^2 = 1, so ``at_end`` is the standard deviation at the end."""
+    """The noise of one training: an offset for all epochs and a jitter for each, both three times as large at the start
+    as at the end. 0.8^2 + 0.6^2 = 1, so ``at_end`` is the standard deviation at the end."""
     left = 1 - np.arange(1, epochs + 1) / epochs
     return at_end * (1 + 2 * left) * (0.8 * rng.normal() + 0.6 * rng.normal(size=epochs))
 
@@ -87,7 +87,7 @@ def draw(space: Space, rng: np.random.Generator) -> Params:
 
 
 def from_unit(axis: BaseDistribution, share: float) -> CategoricalChoiceType:
-    """The value at a share of an axis, on its own scale."""
+    """The value at ``share`` of the way along an axis, on its own scale."""
     if isinstance(axis, CategoricalDistribution):
         return axis.choices[min(int(share * len(axis.choices)), len(axis.choices) - 1)]
     assert isinstance(axis, FloatDistribution | IntDistribution)
@@ -98,7 +98,7 @@ def from_unit(axis: BaseDistribution, share: float) -> CategoricalChoiceType:
 
 
 def to_unit(axis: BaseDistribution, value: CategoricalChoiceType) -> list[float]:
-    """The coordinates of a value: its share of the axis, or for a category one of each choice."""
+    """The coordinates of a value: its position on the axis, or for a category one coordinate for each choice."""
     if isinstance(axis, CategoricalDistribution):
         return [math.sqrt(0.5) * (value == one) for one in axis.choices]
     assert isinstance(axis, FloatDistribution | IntDistribution)
@@ -110,26 +110,26 @@ def to_unit(axis: BaseDistribution, value: CategoricalChoiceType) -> list[float]
 
 @dataclass(frozen=True)
 class Recorded:
-    """Trainings with one set of settings: curves in points of accuracy, averaged over their seeds."""
+    """The trainings with the same settings: curves in points of accuracy, averaged over their seeds."""
 
     params: Params
     full: Floats
     """[epochs]."""
     short: dict[int, Floats]
-    """Length of a whole shorter training -> its curve."""
+    """Length of a short training -> its curve."""
     deviation: Floats | None = None
-    """[epochs]: of one seed from the mean of all, as large as of a single training. None: not known."""
+    """[epochs]: deviation of one seed from the mean, scaled to that of a single training. None: not known."""
 
 
 class TableTask:
-    """Recorded trainings. Settings that nobody trained are those of the nearest recorded ones.
+    """A table of recorded trainings. Other settings get the curves of the nearest recorded ones.
 
-    One training shows the mean curve and the real deviation of a training about as good, in either direction; in a
-    table without repetitions, invented noise. A shorter training shows what was recorded, noise included.
+    The curve of a full training is the mean curve and the recorded deviation of a similarly good training, with either
+    sign; in a table without repetitions, the mean curve and NOISE. The curve of a short training is the recorded one.
     """
 
     LIKE = 15
-    """A deviation is drawn from that many trainings whose ends are the nearest."""
+    """A deviation is drawn from this many trainings, those with the nearest accuracy at the end."""
 
     def __init__(self, name: str, kind: Kind, space: Space, rows: list[Recorded]) -> None:
         self.name, self.kind, self.space, self.rows = name, kind, space, rows
@@ -170,14 +170,14 @@ class TableTask:
 
 
 class SurrogateTask:
-    """A task of YAHPO Gym's surrogate of LCBench: any settings, 50 epochs.
+    """A task of YAHPO Gym's surrogate of LCBench: all settings of LCBENCH, 50 epochs.
 
     Args:
         name: OpenML's number of the task.
         code: its code among the surrogate's inputs.
         session: the surrogate.
-        best: mean end of the best settings; None: the best of 20,000 random ones.
-        median: of median random settings; None: the median of those.
+        best: mean accuracy of the best settings at the end; None: that of the best of 20,000 random ones.
+        median: the same of median random settings; None: the median of those 20,000.
     """
 
     kind: Kind = "lcbench"

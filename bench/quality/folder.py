@@ -3,11 +3,11 @@
 Three kinds of files are known:
 
 - ``*.onnx`` with ``lcbench_encoding.json``: YAHPO Gym's surrogate of LCBench, a task for each code; beside it, where
-  they are known, ``best_TASK.json`` (the best mean end first) and ``medians.json`` (task -> mean end of median
-  settings);
-- ``NAME_tuning.jsonl``: random searches of OPDA (Lourie et al. 2024), a line a training;
-- ``NAME.jsonl``: a line a training of our own trainer with ``config, seed, params, val_accuracy`` and mostly
-  ``epochs``. The longest are the full ones, shorter ones whole short schedules. ``NAMEe3.jsonl`` has more of them.
+  they are known, ``best_TASK.json`` (first number: mean accuracy of the best settings at the end) and
+  ``medians.json`` (task -> that of median settings);
+- ``NAME_tuning.jsonl``: random searches of OPDA (Lourie et al. 2024), a line for each training;
+- ``NAME.jsonl``: trainings of our own trainer, a line each with ``config, seed, params, val_accuracy`` and usually
+  ``epochs``. The longest are full trainings, the others short ones. ``NAMEe3.jsonl`` has further short trainings.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from scipy.stats import kstest
 from quality.curves import Floats, Recorded, Space, SurrogateTask, TableTask, Task
 
 DEV = ("189908", "167168", "168910", "189906", "146212", "7593")
-"""LCBench's tasks to tune a policy on."""
+"""Tasks of LCBench for tuning a policy."""
 HELD = ("168331", "189905", "167161", "34539", "189862", "168330", "167201", "126029")
-"""LCBench's tasks to judge a policy on."""
+"""Tasks of LCBench for judging a policy, held out from tuning."""
 
 NO_TASK = {"#na#", "167083"}
 """Codes of the encoding that are no task: a placeholder, and one that YAHPO Gym leaves out."""
@@ -43,17 +43,17 @@ OPDA_SPACE: Space = {
     "weight_decay": FloatDistribution(1e-6, 1e-3, log=True),
     "label_smoothing": FloatDistribution(0, 0.5),
 }
-"""What OPDA's searches draw from. ``peak`` is the share of the training at which the rate is highest."""
+"""Search space of OPDA. ``peak`` is the share of the training after which the learning rate is highest."""
 
 OPDA_POINTS = 27
-"""Looks at an OPDA training, at equal shares of its epochs: the number of epochs is one of the settings."""
+"""Number of points on an OPDA curve, at equal shares of its epochs, because the number of epochs is a setting."""
 
 OPDA_DIVERGED = 0.1
-"""Accuracy after a loss that is no number, in points: a guess among 1,000 classes."""
+"""Accuracy of a diverged training, in points: that of a guess among 1,000 classes."""
 
 JUDGES_RUNGS = "sampler, truncated rungs"
 JUDGES_SHORT = "sampler, truncated rungs, whole short trainings"
-"""What a task can judge."""
+"""The parts of a policy that a task can judge."""
 
 
 def tasks_of(folder: Path, which: str) -> dict[str, Task]:
@@ -86,7 +86,7 @@ def tasks_of(folder: Path, which: str) -> dict[str, Task]:
 
 
 def judges(task: Task) -> str:
-    """What a task can judge, in words."""
+    """The parts of a policy that a task can judge, in words."""
     return JUDGES_SHORT if task.short else JUDGES_RUNGS
 
 
@@ -127,8 +127,11 @@ def _opda(name: str, file: Path) -> Task:
 
 
 def _trainings(name: str, files: list[Path]) -> Task:
-    """Trainings of our own trainer. Settings with which one diverged are worth nothing; those that lack a length are
-    left out, and where some have several full trainings, those that have one."""
+    """Trainings of our own trainer.
+
+    Settings of which a training diverged have accuracy 0. Settings without a training of each length are left out. If
+    some settings have several full trainings, settings with only one are left out.
+    """
     curves: dict[str, dict[int, list[Floats]]] = defaultdict(lambda: defaultdict(list))
     params: dict[str, dict[str, Any]] = {}
     diverged = set()
@@ -161,7 +164,7 @@ def _space(points: list[Any]) -> Space:
 
 
 def _axis(values: list[Any]) -> BaseDistribution | None:
-    """The axis that values were drawn from: a logarithmic one where that makes them more even; None: no axis."""
+    """The axis that values were drawn from, logarithmic if they are more even on it; None if all are equal."""
     if len(set(values)) == 1:
         return None
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):

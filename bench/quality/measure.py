@@ -1,4 +1,4 @@
-"""Regret, compute to reach it, and differences between policies, with intervals over tasks."""
+"""Regret, compute to reach a regret, and differences between policies, with intervals over tasks."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from quality.results import Run
 
 RESAMPLES = 1_000
 LEVEL = 0.90
-"""Of all intervals: as many percentiles of a bootstrap over tasks, each with all its runs."""
+"""Level of all intervals, from a bootstrap over tasks, each with all of its runs."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A number and its interval; infinite where a regret is not reached."""
+    """A number and its interval; infinite if a regret is never reached."""
 
     value: float
     low: float
     high: float
     n: int
-    """Runs."""
+    """Number of runs."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What a policy has reached after how much compute: means over the runs of each task."""
+    """The regret of a policy by compute: means over the runs of each task."""
 
     budgets: tuple[int, ...]
     costs: Floats
-    """[tasks, budgets] full trainings, the race included."""
+    """[tasks, budgets]: compute in full trainings, the race included."""
     regrets: Floats
-    """[tasks, budgets]: 0 the best settings, 100 median random ones."""
+    """[tasks, budgets]: regret, 0 for the best settings, 100 for median random ones."""
 
     def at(self, budget: int) -> int:
         """The column of a budget.
 
         Raises:
-            ValueError: the replays did not go there.
+            ValueError: the replays did not reach this budget.
         """
         return self.budgets.index(budget)
 
@@ -56,14 +56,14 @@ def by_policy(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 
 def paired(ours: Iterable[Run], theirs: Iterable[Run]) -> list[tuple[Run, Run]]:
-    """The runs that both have, of the same tasks and with the same seeds, sorted by task."""
+    """Pairs of runs with the same task and the same seed, sorted by task."""
     known = {(run.key.task, run.key.run): run for run in theirs}
     pairs = [(run, known[run.key.task, run.key.run]) for run in ours if (run.key.task, run.key.run) in known]
     return sorted(pairs, key=lambda pair: (pair[0].key.task, pair[0].key.run))
 
 
 def curve_of(runs: Iterable[Run], *, raced: bool) -> Curve:
-    """The curve of a policy, over the budgets that all its runs have."""
+    """The curve of a policy, for the budgets that all of its runs have."""
     tasks: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         tasks[run.key.task].append(run)
@@ -79,11 +79,11 @@ def curve_of(runs: Iterable[Run], *, raced: bool) -> Curve:
 
 
 def compute_to_reach(costs: Floats, regrets: Floats, target: float) -> float:
-    """Compute at which the regret first is at most ``target``, linear between two looks; infinite where it never is.
+    """Compute at which the regret is first at most ``target``, linear between two looks; infinite if it never is.
 
     Args:
-        costs: [budgets] rising.
-        regrets: [budgets]. What was reached once counts as kept.
+        costs: [budgets], in rising order.
+        regrets: [budgets]; a lower regret at an earlier budget counts for all later ones.
         target: a regret.
     """
     kept = np.minimum.accumulate(regrets)
@@ -98,7 +98,7 @@ def compute_to_reach(costs: Floats, regrets: Floats, target: float) -> float:
 
 
 def ratio(ours: list[Run], baseline: list[Run], budget: int, *, raced: bool) -> Measured:
-    """Compute to reach what the baseline has at a budget, as a share of what it spends, the races of both included."""
+    """Compute to reach the baseline's regret at a budget, as a share of the baseline's compute. Both include races."""
     pairs = paired(ours, baseline)
     mine = curve_of([one for one, _ in pairs], raced=raced)
     base = curve_of([other for _, other in pairs], raced=raced)
@@ -119,7 +119,7 @@ def regret_at(runs: list[Run], budget: int, *, raced: bool) -> Measured:
 
 
 def difference(ours: list[Run], theirs: list[Run], budget: int) -> Measured:
-    """Regret of the raw choice at equal compute, ours minus theirs: below 0 ours is better."""
+    """Regret of the raw choice at equal compute, ours minus theirs; below 0, ours is better."""
     pairs = paired(ours, theirs)
     mine, base = (curve_of(side, raced=False) for side in zip(*pairs, strict=True))
     gap = mine.regrets[:, mine.at(budget)] - base.regrets[:, base.at(budget)]
@@ -127,7 +127,7 @@ def difference(ours: list[Run], theirs: list[Run], budget: int) -> Measured:
 
 
 def over_tasks(of: Callable[[Floats], float], tasks: int, n: int) -> Measured:
-    """A statistic of the tasks with these numbers, and its bootstrap interval."""
+    """A statistic over tasks, and its bootstrap interval; ``of`` computes it from the numbers of tasks."""
     rng = np.random.default_rng(0)
     drawn = [of(rng.integers(0, tasks, tasks)) for _ in range(RESAMPLES)]
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
@@ -135,7 +135,7 @@ def over_tasks(of: Callable[[Floats], float], tasks: int, n: int) -> Measured:
 
 
 def gains(ours: list[Run], budget: int, baseline: list[Run], its_budget: int) -> Mapping[str, Floats]:
-    """Points of mean accuracy by which our raw choice is better than the baseline's, each run of each task."""
+    """Points of mean accuracy by which our raw choice is better than the baseline's, for each run of each task."""
     found: dict[str, list[float]] = defaultdict(list)
     for one, other in paired(ours, baseline):
         found[one.key.task].append(_raw(other, its_budget) - _raw(one, budget))
@@ -143,7 +143,7 @@ def gains(ours: list[Run], budget: int, baseline: list[Run], its_budget: int) ->
 
 
 def worst_task(gained: Mapping[str, Floats]) -> tuple[str, Measured]:
-    """The task with the lowest mean, with the bootstrap interval over its runs."""
+    """The task with the lowest mean gain, and that mean with its bootstrap interval over runs."""
     task = min(gained, key=lambda one: gained[one].mean())
     values = gained[task]
     return task, over_tasks(lambda runs: float(values[runs].mean()), len(values), len(values))

@@ -1,5 +1,5 @@
-"""NePS' PriorBand, by ask and tell. It is given no prior, since no other subject has one: it then draws uniformly and
-around the best that it knows."""
+"""NePS' PriorBand, by ask and tell. It gets no prior, because no other subject has one. Without a prior it draws
+uniformly and around the best known candidate."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class NepsSubject(StagedSubject):
 
     def _open(self, task: Task, seed: int) -> None:
         logging.getLogger("neps").setLevel(logging.ERROR)
-        random.seed(seed)  # NePS draws from the global states
+        random.seed(seed)  # NePS draws from the global random states
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
         self._space = task.space

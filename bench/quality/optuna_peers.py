@@ -1,4 +1,4 @@
-"""Optuna as its users have it, in memory: a sampler, a pruner, a value after each epoch."""
+"""Optuna as users call it, in memory: a sampler, a pruner, a value after each epoch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from quality.curves import Params, Task
 from search.policy.ladder import Ladder
 
 STARTUP = 10
-"""Random candidates before a sampler learns, of all subjects: Optuna's and our own default."""
+"""Number of random candidates before a sampler learns, for all subjects: the default of Optuna and of the product."""
 
 
 class OptunaSubject:
-    """A study that is told of each epoch and asked whether to stop.
+    """An Optuna study that gets each epoch's value and decides whether to prune.
 
     Args:
-        sampler: makes the sampler of a seed.
-        pruner: makes the pruner of a number of epochs.
-        cap: most candidates; None: no bound.
+        sampler: makes the sampler from a seed.
+        pruner: makes the pruner from the number of epochs.
+        cap: largest number of candidates; None: no limit.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ def tpe(seed: int) -> BaseSampler:
 
 
 def gp(seed: int) -> BaseSampler:
-    """Optuna's Gaussian process, told that a training is noisy."""
+    """Optuna's Gaussian process, with a noisy objective."""
     return GPSampler(seed=seed, n_startup_trials=STARTUP, deterministic_objective=False)
 
 
 def uniform(seed: int) -> BaseSampler:
-    """No model at all."""
+    """Random settings."""
     return RandomSampler(seed=seed)
 
 
@@ -88,7 +88,7 @@ def median(epochs: int) -> BasePruner:
 
 
 def halving(epochs: int) -> BasePruner:
-    """What new studies of ours had before they paused candidates."""
+    """The product's earlier default pruner."""
     return SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
 
 

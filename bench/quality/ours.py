@@ -1,4 +1,4 @@
-"""What the product ships: its sampler, its rungs and its rule of who goes on, on a study in memory."""
+"""The product's own sampler, rungs and promotion, on a study in memory."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ MakeSampler = Callable[[int, Ladder], BaseSampler]
 
 
 def truncated(task: Task) -> Ladder:
-    """Rungs on the way of one training."""
+    """Rungs on the way of the full training."""
     return ladder_for(task.epochs, anew=False, factor=FACTOR)
 
 
 def anew(task: Task) -> Ladder:
-    """A whole shorter training at each rung, as far as the task knows them.
+    """A short training for each rung, of the lengths that the task has.
 
     Raises:
-        ValueError: it knows none.
+        ValueError: it has none.
     """
     if not task.short:
         raise ValueError(f"{task.name} has no whole short trainings")
@@ -45,7 +45,7 @@ class PromoteSubject:
     Args:
         sampler: makes the sampler from a seed and the rungs.
         ladder: makes the rungs of a task.
-        cap: most candidates that are begun; None: no bound.
+        cap: largest number of candidates; None: no limit.
     """
 
     def __init__(self, sampler: MakeSampler, ladder: Callable[[Task], Ladder], cap: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A whole search, replayed: workers that train epoch by epoch, candidates, a budget, and what would be chosen."""
+"""Replay of a whole search: workers that train epoch by epoch, candidates, a budget, and the choice."""
 
 from __future__ import annotations
 
@@ -14,78 +14,78 @@ from quality.curves import Floats, Params, Task
 from search.policy.ladder import Ladder
 
 BUDGETS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60)
-"""Where a search is looked at, in full trainings."""
+"""Budgets at which a search is looked at, in full trainings."""
 
 FINALISTS = 8
-"""So many candidates are kept at each look. A race takes at most the first four."""
+"""Number of candidates that a look considers. A race takes at most the first four."""
 
 Rounds = tuple[tuple[int, int], ...]
 RACE5: Rounds = ((3, 1), (2, 2))
 RACE8: Rounds = ((4, 1), (2, 3))
-"""Rounds of a race: how many candidates stay, and how many trainings each has had by then. 5 and 8 trainings."""
+"""Rounds of a race: number of candidates, and of trainings for each so far. They cost 5 and 8 trainings."""
 
 RACE8_FROM = 30
-"""Full trainings from which a search is followed by the longer race."""
+"""Budget in full trainings from which on a search is followed by the longer race."""
 
 
 class Subject(Protocol):
-    """What is compared: it says what is trained next, and when a training ends."""
+    """A policy to compare: it decides which candidate is trained next, and when a candidate stops."""
 
     ladder: Ladder
     """Known after ``begin``."""
 
     def begin(self, task: Task, seed: int) -> None:
-        """A new search. All that is random comes from the seed."""
+        """Begin a new search. All random numbers come from the seed."""
 
     def next(self) -> int | Params | None:
-        """What a free worker does: the number of a paused candidate, which goes on, the settings of a new one, or
-        nothing until another result is in.
+        """The work for a free worker: the number of a paused candidate, the settings of a new one, or None to wait for
+        another result.
 
-        New candidates have the numbers 0, 1, 2, ... in the order in which they were named.
+        New candidates are numbered 0, 1, 2, ... in the order in which they are returned.
         """
 
     def report(self, number: int, step: int, value: float) -> bool:
-        """A candidate has taken a step that is not its last. Whether it goes on at once, and not later or never."""
+        """Report a step of a candidate that is not its last. Returns whether it goes on at once."""
 
     def finish(self, number: int, value: float) -> None:
-        """A candidate has taken its last step."""
+        """Report the last step of a candidate."""
 
 
 @dataclass
 class Candidate:
-    """What is known of a candidate. Its values stand in the order of its steps, from 1."""
+    """A candidate. Its values are in the order of its steps."""
 
     number: int
     params: Params
     values: list[float] = field(default_factory=list)
     curve: Floats | None = None
-    """Of its present training."""
+    """Curve of its present training."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """A search at one of its budgets."""
+    """A search at one of the budgets."""
 
     budget: int
     """Full trainings spent."""
     candidates: int
     complete: int
     raw: float
-    """Points of mean accuracy that the choice, the best complete candidate, is behind the best there is."""
+    """Points of mean accuracy between the choice, which is the best complete candidate, and the best settings."""
     raced: float
-    """The same, chosen by a race of the best candidates."""
+    """The same for the winner of a race between the best candidates."""
     race: int
-    """What the race costs, in full trainings."""
+    """Cost of the race, in full trainings."""
 
 
 class Search:
     """A replay of one search.
 
     Args:
-        subject: who decides.
-        task: what is searched.
-        seed: of this repetition.
-        workers: trainings at the same time. Each takes one step in one unit of time.
+        subject: the policy.
+        task: the task.
+        seed: seed of this repetition.
+        workers: number of trainings at the same time. A step takes one unit of time.
     """
 
     def __init__(self, subject: Subject, task: Task, seed: int, workers: int) -> None:
@@ -100,12 +100,12 @@ class Search:
 
     @property
     def spent(self) -> float:
-        """Full trainings' worth of epochs."""
+        """Compute so far, in full trainings."""
         return self.steps / self.task.epochs
 
     @property
     def over(self) -> bool:
-        """Whether nothing is trained any more."""
+        """Whether no candidate is being trained."""
         return not self._training
 
     def is_training(self, number: int) -> bool:
@@ -113,7 +113,7 @@ class Search:
         return any(candidate.number == number for _, _, candidate in self._training)
 
     def step(self) -> None:
-        """The next epoch that ends."""
+        """Finish the epoch that ends next."""
         now, _, candidate = heapq.heappop(self._training)
         ladder = self.subject.ladder
         self.steps += 1
@@ -129,7 +129,7 @@ class Search:
         self._employ(now)
 
     def run(self, budget: float) -> list[Look]:
-        """Search until the budget is spent; what it knew on its way."""
+        """Search until the budget is spent. Returns a look at each of BUDGETS."""
         looks = []
         for mark in (one for one in BUDGETS if one <= budget):
             while self.spent < mark:
@@ -138,7 +138,7 @@ class Search:
         return looks
 
     def finalists(self) -> list[Candidate]:
-        """The complete ones, best first; then the others by how far they came, and their value."""
+        """The best candidates: complete ones first, then the others by their number of steps, each by value."""
         begun = [one for one in self.candidates if one.values]
         return sorted(begun, key=lambda one: (-len(one.values), -one.values[-1], one.number))[:FINALISTS]
 
@@ -175,7 +175,7 @@ class Search:
 
 
 def race_of(task: Task, finalists: Sequence[Params], rounds: Rounds, seed: tuple[int, int]) -> tuple[Params, int]:
-    """The winner of a race, by fresh full trainings alone, and how many it took."""
+    """The winner of a race, by fresh full trainings alone, and the number of these trainings."""
     ends: list[list[float]] = [[] for _ in finalists]
     alive = list(range(len(finalists)))
     for keep, trainings in rounds:

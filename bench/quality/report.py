@@ -1,4 +1,4 @@
-"""The tables of a file of replays, and the goals."""
+"""The tables and goals from the results files of replays."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from quality.subjects import BASELINE, PEERS
 SHOWN = (5, 8, 10, 15, 20, 30, 60)
 """Budgets of the tables, in full trainings."""
 AGAINST = (30, 60)
-"""Budgets of the baseline that others' compute is compared with."""
+"""Budgets of the baseline with which the compute of others is compared."""
 MUCH = 0.5
-"""Points by which a run counts as worse."""
+"""A run counts as worse if its choice is worse by more than this many points."""
 EQUAL = (8, 15, 30)
-"""Budgets at which peers are compared at equal compute."""
+"""Budgets for comparisons with peers at equal compute."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def as_json(sheets: Sequence[Sheet]) -> str:
 
 
 def tables(runs: Sequence[Run]) -> list[Sheet]:
-    """Regret against compute, compute to reach, worst runs and worst tasks, for each kind of task by itself."""
+    """Regret by compute, compute to reach a regret, worst runs and worst tasks, separately for each kind of task."""
     kinds = dict.fromkeys((run.kind, run.judges) for run in runs)
     return [sheet for kind in kinds for sheet in _of_kind([run for run in runs if (run.kind, run.judges) == kind])]
 
@@ -112,7 +112,7 @@ def _reached(group: list[Run], budgets: Sequence[int]) -> list[int]:
 
 
 def _worst(policies: dict[str, list[Run]]) -> Sheet:
-    """Against the baseline with twice the compute and at equal compute, run by run."""
+    """Comparison with the baseline run by run, at larger and at equal compute of the baseline."""
     rows = []
     base = policies[BASELINE]
     for name, group in policies.items():
@@ -139,7 +139,7 @@ def _worst(policies: dict[str, list[Run]]) -> Sheet:
 
 
 def goals(runs: Sequence[Run], lost: Sequence[Lost], policy: str) -> Sheet:
-    """The goals of the search, each with what was measured where the files have it."""
+    """The goals of the search, each with its measurement if the files have one."""
     rows: list[tuple[str, ...]] = []
     held = by_policy(run for run in runs if run.kind == "lcbench" and run.key.task not in DEV)
     if policy in held and BASELINE in held:

@@ -1,4 +1,4 @@
-"""What a replay leaves: a JSON line a search."""
+"""The results file of replays: a line of JSON for each search."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOOKED = ("budget", "candidates", "complete", "raw", "raced", "race")
 
 @dataclass(frozen=True)
 class Key:
-    """Which search it is."""
+    """Identity of a replayed search."""
 
     policy: str
     task: str
@@ -25,20 +25,20 @@ class Key:
 
 @dataclass(frozen=True)
 class Run:
-    """A search that was replayed."""
+    """Result of a replayed search."""
 
     key: Key
     scale: float
-    """Points of accuracy between median random settings and the best: a regret of 100."""
+    """Points of accuracy between median random settings and the best settings; they are a regret of 100."""
     cpu: float
-    """Seconds."""
+    """CPU seconds."""
     kind: Kind
     judges: str
-    """What its task can judge."""
+    """The parts of a policy that the task can judge."""
     looks: tuple[Look, ...]
 
     def line(self) -> str:
-        """For a file."""
+        """The run as a line of JSON."""
         columns = {name: [round(getattr(look, name), 3) for look in self.looks] for name in LOOKED}
         values = asdict(self.key) | {
             "scale": round(self.scale, 3),
@@ -58,6 +58,6 @@ def run_of(line: str) -> Run:
 
 
 def read(files: Iterable[Path]) -> list[Run]:
-    """The searches of some files. Where one stands twice, the last one counts."""
+    """The runs in some files. If a run occurs twice, the last one counts."""
     lines = (line for file in files for line in file.read_text().splitlines() if '"policy"' in line)
     return list({run.key: run for run in map(run_of, lines)}.values())

@@ -16,11 +16,11 @@ from quality.optuna_peers import STARTUP
 from quality.staged import Job, StagedSubject
 
 MANY = 10_000
-"""Trials that a replay never reaches."""
+"""Number of trials that no replay reaches."""
 
 
 class SmacSubject(StagedSubject):
-    """SMAC with its defaults, but for the number of random configurations at the beginning."""
+    """SMAC with its defaults, except for the number of random configurations at the beginning."""
 
     def _open(self, task: Task, seed: int) -> None:
         space = ConfigurationSpace(seed=seed)

@@ -1,4 +1,4 @@
-"""Peers that ask for a configuration up to a number of epochs, and are told its value there alone."""
+"""Peers that ask for a training up to a number of epochs, and get only the value there."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from search.policy.ladder import Ladder
 
 @dataclass(frozen=True)
 class Job:
-    """What such a peer asks for."""
+    """A training that such a peer asks for."""
 
     config: Hashable
-    """The configuration. The same one again is trained on from where it was."""
+    """The configuration. If it is asked for again, its training goes on from its last epoch."""
     params: Params
     epochs: int
 
 
 class StagedSubject(ABC):
-    """Turns jobs into candidates that are paused and go on, which is kinder than to train them anew."""
+    """Turns jobs into candidates that are paused and go on. This favours the peers: they need not train again."""
 
     def begin(self, task: Task, seed: int) -> None:
         self.ladder = Ladder((task.epochs,))
         self._numbers: dict[Hashable, int] = {}
         self._jobs: list[Job] = []
-        """The present one of each candidate."""
+        """The present job of each candidate."""
         self._values: list[list[float]] = []
         self._open(task, seed)
 
@@ -50,7 +50,7 @@ class StagedSubject(ABC):
             if job.epochs > len(self._values[number]):
                 self._jobs[number] = job
                 return number
-            self._tell(job, self._values[number][job.epochs - 1])  # it came that far before
+            self._tell(job, self._values[number][job.epochs - 1])  # it has reached that epoch before
             job = self._ask()
         self._numbers[job.config] = len(self._jobs)
         self._jobs.append(job)

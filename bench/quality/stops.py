@@ -1,4 +1,4 @@
-"""How often the best of some random candidates is not trained to its end: what the rule of stopping loses by itself."""
+"""How often the best of some random candidates is not trained to its end: the loss of the stopping rule alone."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ BUDGET = 15
 
 @dataclass(frozen=True)
 class Lost:
-    """What a rule did on a task."""
+    """The losses of a rule on a task."""
 
     rule: str
     task: str
     kind: Kind
     draws: int
     stopped: int
-    """Draws in which the candidate with the best mean end was stopped, or waits."""
+    """Draws in which the candidate with the best mean accuracy at the end was pruned or is paused."""
     training: int
-    """Draws in which it was still trained."""
+    """Draws in which it was still being trained."""
     unbegun: int
     """Draws in which it had not begun."""
 
@@ -47,12 +47,12 @@ class Lost:
         return self.stopped + self.training + self.unbegun
 
     def line(self) -> str:
-        """For a file."""
+        """The result as a line of JSON."""
         return json.dumps(asdict(self), separators=(",", ":"))
 
 
 class Listed(BaseSampler):
-    """Suggests given settings, one after the other."""
+    """A sampler that suggests given settings one after the other."""
 
     def __init__(self, settings: Sequence[Params]) -> None:
         self._settings = settings
@@ -72,11 +72,11 @@ RULES: dict[str, Callable[[Listed], Subject]] = {
     "promote_anew": lambda listed: PromoteSubject(lambda seed, ladder: listed, ours.anew, CANDIDATES),
     "halving": lambda listed: OptunaSubject(lambda seed: listed, peers.halving, CANDIDATES),
 }
-"""The product's with truncated rungs and with whole short trainings; Optuna's successive halving from epoch 1."""
+"""The product's rule, with rungs on the way or a training for each rung; Optuna's successive halving from epoch 1."""
 
 
 def lost_best(rule: str, task: Task, draws: int, workers: int) -> Lost:
-    """Draw candidates, run the rule until the budget is spent or nothing is left to train, and see."""
+    """Draw candidates, run the rule until the budget is spent or nothing is left to train, and count the losses."""
     counts = {"stopped": 0, "training": 0, "unbegun": 0}
     for draw in range(draws):
         drawn = task.sample(np.random.default_rng((draw, CANDIDATES)), CANDIDATES)
@@ -94,6 +94,6 @@ def lost_best(rule: str, task: Task, draws: int, workers: int) -> Lost:
 
 
 def read(files: Sequence[Path]) -> list[Lost]:
-    """The lines of some files that are of this kind."""
+    """The results of this kind in some files."""
     lines = (line for file in files for line in file.read_text().splitlines() if '"rule"' in line)
     return [Lost(**json.loads(line)) for line in lines]

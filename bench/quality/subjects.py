@@ -1,4 +1,4 @@
-"""The subjects by their names. Peers are imported when they are asked for: they are optional."""
+"""The subjects by name. Peers are imported only when they are used, because they are optional."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def model(seed: int, ladder: Ladder) -> BaseSampler:
 
 
 def random(seed: int, ladder: Ladder) -> BaseSampler:
-    """No model, with the product's promotion."""
+    """Random settings, for the product's promotion."""
     return peers.uniform(seed)
 
 
@@ -52,7 +52,7 @@ OURS: dict[str, Callable[[], Subject]] = {
     "random_promote": lambda: PromoteSubject(random, ours.truncated),
     "random_anew": lambda: PromoteSubject(random, ours.anew),
 }
-"""Made of the product's own objects."""
+"""Subjects made of the product's own objects."""
 
 PEERS: dict[str, Callable[[], Subject]] = {
     "tpe": lambda: OptunaSubject(peers.tpe, peers.none),
@@ -69,4 +69,4 @@ PEERS: dict[str, Callable[[], Subject]] = {
 
 SUBJECTS = OURS | PEERS
 BASELINE = "tpe"
-"""What the ratios are to: plain Optuna."""
+"""The subject that ratios refer to: plain Optuna."""

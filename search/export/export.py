@@ -66,7 +66,7 @@ def export_best(
 ) -> Export:
     """Hand over the best model of a study.
 
-    Many parameters: what ``search export-best`` can be told.
+    Many parameters: the options of ``search export-best``.
 
     Args:
         study_name: the study.
@@ -192,7 +192,7 @@ def prove(
         spec: its study; how its pictures are read.
         data: those pictures, decoded.
         console: shows progress.
-        raise_if_stopped: called at least every POLL_SECONDS; raises what is to end the proof.
+        raise_if_stopped: called at least every POLL_SECONDS; its exceptions end the proof.
 
     Raises:
         ProofFailed: with the first difference, or because memory ran out; the folder stays for a look.
@@ -250,7 +250,7 @@ def _draw(folder: Path, record: ExportRecord) -> None:
 
 
 def _unchanged(target: Path, identity: str) -> ExportRecord | None:
-    """The record of a whole export of the same thing that is there already."""
+    """The record of a complete export with the same identity that exists already; None if there is none."""
     try:
         record = ExportRecord.load(target)
     except UsageError:

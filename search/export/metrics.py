@@ -198,7 +198,7 @@ def evaluate_once(
 
 
 def gain_in_words(retraining: Retraining) -> str | None:
-    """What the search brought over its first known recipe, in a sentence; None where that is not known."""
+    """The gain of the search over its first known recipe, in a sentence; None if it is not known."""
     study, spec = retraining.study, retraining.spec
     gain = retraining.with_database(lambda: gain_of(study, spec, confirmed(study, spec) if spec.confirm.top else None))
     return None if gain is None else gain.sentence

@@ -88,7 +88,7 @@ class Place:
 
     @property
     def flaw(self) -> str | None:
-        """Why what is there cannot be replaced, in words; None where nothing is there, or a whole export."""
+        """The reason why the present content cannot be replaced; None if there is none, or a whole export."""
         if not self._is_taken():
             return None
         if not self.target.is_dir() or self.target.is_symlink():
@@ -97,7 +97,7 @@ class Place:
         return altered(self.target) or (None if strange is None else f"{strange} in it is not of export-best")
 
     def check(self) -> None:
-        """See, before anything is trained, whether an export can be put here; mend what a kill has left.
+        """Check, before anything is trained, that an export can be put here; repair what a kill has left.
 
         Raises:
             UsageError: it cannot.
@@ -119,7 +119,7 @@ class Place:
             raise UsageError(f"--out {self.target} cannot be made ({error.strerror}); choose another folder") from error
 
     def begin(self) -> Path:
-        """An empty folder beside the place; what a predecessor left there unfinished is removed."""
+        """Make an empty folder beside the place. An unfinished one of an earlier export is removed."""
         for number in count():
             partial = self._beside(f"partial-{number}" if number else "partial")
             if (partial / UNFINISHED).exists() or (partial.is_dir() and altered(partial) is None):
@@ -131,7 +131,7 @@ class Place:
         return partial
 
     def finish(self, partial: Path) -> str | None:
-        """Put a whole export in place; at each instant the old or the new one is there. What became of the old one.
+        """Put a whole export in place; the old or the new one is always there. Returns a line if one was set aside.
 
         Raises:
             UsageError: something else has come there meanwhile; the export stays beside it.

@@ -49,8 +49,8 @@ MAX_RELATIVE_DIFFERENCE = 1e-5
 1.7e-4 between two libraries."""
 
 STRANGER_TOLERANCE = 0.005
-"""How far a stranger's accuracy on the raw files may lie from the card's, beyond the pictures that a plain
-convert("RGB") reads otherwise (16-bit, EXIF-rotated). All others are the same, strips of more than 64:1 nearly."""
+"""Largest difference between a stranger's accuracy on the raw files and the card's, besides the pictures that a plain
+convert("RGB") reads differently (16-bit, EXIF-rotated). All others agree; strips of more than 64:1 nearly agree."""
 
 STRANGER_LEVELS = 2.0
 """Mean difference in a picture, of 255 levels, from which on a stranger reads another picture."""
@@ -70,7 +70,7 @@ Tell = Callable[[str, int, int], None]
 
 
 class Difference(Exception):
-    """The export is not what its card says."""
+    """The export differs from its card."""
 
 
 def main() -> None:

@@ -203,7 +203,7 @@ class Results(Recorded):
     """For each member, its epochs in all stages."""
     measured_on_this_machine: Measured
     gain: str | None = None
-    """What the search brought over its first known recipe, in a sentence; None where that is not known."""
+    """The gain of the search over its first known recipe, in a sentence; None if it is not known."""
 
 
 class ProvenFormat(Recorded):

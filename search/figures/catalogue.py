@@ -114,7 +114,7 @@ def study_figures(
         caption += "; a cross: the worker crashed, and its trial went on from its last epoch." if crashes else "."
         unknown = without_journal and any(PAUSED_AT in trial.user_attrs for trial in trials)
         caption += (
-            " Trials that have waited at a rung are left out: the journal alone knows their times." if unknown else ""
+            " Trials that have waited at a rung are left out: only the journal knows their times." if unknown else ""
         )
         figures.append(Figure("timeline", "When each worker trained", caption, timeline(segments)))
     return figures

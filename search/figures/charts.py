@@ -90,8 +90,8 @@ def optimization_history(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
 def learning_curves(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
     """Accuracy after each epoch: the best trial, the top ten, and the pruned and the paused ones.
 
-    Dotted lines are rungs. Where each rung has a training of its own, the trainings stand side by side, and a curve
-    begins anew after each line.
+    Dotted lines are rungs. If each rung has its own training, the trainings stand side by side, and a curve begins anew
+    after each line.
     """
     ladder, step = build_ladder(spec), step_of(spec)
     top = [trial for trial in ranked(trials, spec.limit)[:TOP] if trial.intermediate_values]

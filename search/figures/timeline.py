@@ -12,8 +12,8 @@ from search.policy.ladder import PAUSED_AT
 from search.study.events import Assign, Crash, Epoch, Event, Launch, Pause, Stop, Tell
 
 CRASHED, STOPPED, PAUSED, WENT_ON = "crashed", "stopped", "paused", "went on"
-"""Outcomes of segments after which the trial is unfinished: the worker died, the search was stopped, the trial waits at
-a rung, or it goes on with another training or another process."""
+"""Outcomes of segments after which the trial is unfinished: the worker died, the search was stopped, the trial is
+paused, or it goes on with another training or another process."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def segments_of_journal(events: Iterable[Event]) -> list[Segment]:
 def segments_of_trials(trials: Sequence[FrozenTrial]) -> list[Segment]:
     """A segment for each finished trial, from its beginning to its end, interruptions included.
 
-    One that has waited at a rung has none: its own times do not tell when it was trained.
+    A trial that was paused has none: its own times do not tell when it was trained.
     """
     found = []
     # Equal GPUs share a name, and no attribute tells them apart; but trials that overlap ran on different GPUs.

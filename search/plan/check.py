@@ -133,10 +133,10 @@ def check_study(
 
 
 def bought_by(spec: StudySpec) -> Candidates:
-    """How many candidates the budget buys. None is stopped or paused before its first rung.
+    """The number of candidates that the budget buys. None is pruned or paused before the first rung.
 
-    A series of trainings costs the sum of their epochs. If one of ``reduction_factor`` goes on from each rung, a
-    candidate costs the way to the first rung, that share of the way to the next, and so on.
+    A series of trainings costs the sum of its epochs. If one of ``reduction_factor`` candidates goes on from each rung,
+    a candidate costs the epochs up to the first rung, that share of the epochs up to the next one, and so on.
     """
     budget, ladder, first = Budget.of(spec), build_ladder(spec), first_rung(spec)
     ways = [end - begin for begin, end in pairwise((0, *ladder.steps))]

@@ -67,16 +67,16 @@ class ChoiceAxis:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """How many candidates a budget buys, roughly."""
+    """Approximate number of candidates that a budget buys."""
 
     trained_to_the_end: int
-    """If no candidate is stopped or paused."""
+    """Number if no candidate is pruned or paused."""
     stopped_at_first_rung: int
-    """If each candidate is stopped or paused as soon as the pruner can stop or pause one."""
+    """Number if each candidate is pruned or paused as early as possible."""
     first_rung: int
-    """Steps (epochs, or folds) after which that is."""
+    """Steps (epochs or folds) after which a candidate can first be pruned or paused."""
     paused_at_rungs: int | None = None
-    """If the usual share goes on from each rung; None where candidates are not paused."""
+    """Number if the usual share goes on from each rung; None if the pruner does not pause candidates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +93,10 @@ class Estimate:
     seconds_per_epoch: float
     """Seconds for the whole training and validation splits."""
     seconds_per_trial: float
-    """Seconds for all epochs, and all folds; of all trainings, where each rung has one."""
+    """Seconds for all epochs and folds, and for all trainings of a trial."""
     candidates: Candidates
     seconds_at_most: float
-    """Seconds for the whole search, if no candidate is stopped."""
+    """Seconds for the whole search, if no candidate is pruned or paused."""
     cache_bytes: int
     checkpoint_bytes: int
     """Disk that the checkpoints of all workers need."""
@@ -115,7 +115,7 @@ class Meaning:
     epochs: int
     budget: Budget
     rungs: str
-    """Where candidates are compared, in words; empty where they are not paused."""
+    """The rungs in words; empty if the pruner does not pause candidates."""
     limit: Limit
     pictures: Images
     space: Mapping[str, RangeAxis | ChoiceAxis]
@@ -269,7 +269,7 @@ def _estimate_table(meaning: Meaning) -> Table:
 
 
 def _bought(meaning: Meaning) -> str:
-    """What the budget buys, in candidates."""
+    """The number of candidates that the budget buys, in words."""
     candidates, hours = meaning.estimate.candidates, meaning.budget.hours
     least, most = candidates.trained_to_the_end, candidates.stopped_at_first_rung
     words = f"{meaning.budget.words}: {count(least, 'candidate')} trained to the end"

@@ -89,7 +89,7 @@ def check_room(spec: StudySpec, runs: Runs, needed: int) -> None:
 
 
 def judged_by(data: Dataset, folds: int) -> int:
-    """Number of pictures by which a candidate is judged: those of the validation split, or of all folds."""
+    """Number of pictures that measure a candidate: those of the validation split, or of all folds."""
     return len(data.splits["val"]) + (len(data.splits["train"]) if folds else 0)
 
 

@@ -1,11 +1,11 @@
 """How a search decides: which candidate goes on at a rung, and which is tried next. It knows Optuna, and no study.
 
 ladder      the rungs of a study: after how many steps candidates are compared
-promotion   which candidates go on from a rung, and which wait there
+promotion   which candidates go on from a rung, and which are paused there
 model       the sampler: which settings are tried next
-seen        what it sees of the trials
-estimate    at what a candidate would end, from the rung that it has reached
-encoding    settings as points of a cube
+seen        the trials of a study as the sampler sees them
+estimate    the estimated end of a candidate, from the rungs that it has reached
+encoding    settings as points of the unit cube
 gp          the Gaussian process
-propose     the highest expected improvement
+propose     the point with the highest expected improvement
 """

@@ -1,4 +1,4 @@
-"""Settings as points of a cube, one coordinate from 0 to 1 a setting, and as features that distances are taken of."""
+"""Settings as points of the unit cube, a coordinate for each setting, and as features to measure distances in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Points: TypeAlias = "NDArray[np.float64]"
 
 
 def levels_of(axis: BaseDistribution) -> int:
-    """Number of values of an axis; 0 where they are not counted: real numbers, and whole ones on a log axis."""
+    """Number of values of an axis; 0 for a continuous one. Integers on a log axis count as continuous."""
     if isinstance(axis, CategoricalDistribution):
         return len(axis.choices)
     assert isinstance(axis, FloatDistribution | IntDistribution)
@@ -27,17 +27,17 @@ def levels_of(axis: BaseDistribution) -> int:
 
 
 def coordinate_of(axis: BaseDistribution, value: Setting) -> float:
-    """Where a value lies on its axis, from 0 to 1; at the nearer end, if it is beyond.
+    """Position of a value on its axis, from 0 to 1; a value beyond the axis is at the nearer end.
 
-    An axis with counted values is divided into equal cells, and a value is in the middle of its own. Log axes are
-    divided by logarithms, those of whole numbers from half below the lowest to half above the highest.
+    An axis with a number of levels is divided into equal cells, and a value lies in the middle of its cell. Log axes
+    are divided by logarithms; those of integers reach from 0.5 below the lowest value to 0.5 above the highest.
     """
     levels = levels_of(axis)
     if isinstance(axis, CategoricalDistribution):
         return (axis.to_internal_repr(value) + 0.5) / levels
     assert isinstance(axis, FloatDistribution | IntDistribution)
     low, high = _ends(axis)
-    number = float(value)  # type: ignore[arg-type]  # a number, as the axis has no others
+    number = float(value)  # type: ignore[arg-type]  # this axis has only numbers
     if levels:
         return min(max((number - low) / (high - low), 0.5 / levels), 1 - 0.5 / levels)
     if high == low:
@@ -97,7 +97,7 @@ class Encoding:
         return {name: value_at(axis, float(at)) for (name, axis), at in zip(self.axes.items(), point, strict=True)}
 
     def features(self, points: Points) -> Points:
-        """A column from 0 to 1 for each setting; of a choice one for each value, which are one apart from each other.
+        """A column from 0 to 1 for each setting; for a choice, a column for each value: two values have distance 1.
 
         Args:
             points: [number of points, number of settings].
@@ -117,12 +117,12 @@ class Encoding:
         return np.concatenate(made, axis=1)
 
     def nearby(self, point: Points, number: int, reach: Points, rng: np.random.Generator) -> Points:
-        """Points around one: three in five settings move, those with few values to any other value.
+        """Points near ``point``: 60 % of the settings move a little, 20 % of those with few values move to any value.
 
         Args:
             point: [number of settings].
-            number: how many.
-            reach: [number], the standard deviations of the moves.
+            number: number of points.
+            reach: [number], the standard deviation of the moves of each point.
             rng: source of random numbers.
         """
         size = (number, len(self.axes))

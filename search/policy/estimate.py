@@ -1,4 +1,4 @@
-"""At what each candidate would end, from the rung that it has reached, and how much of that its rung does not say."""
+"""The estimated end of each candidate, from the rungs that it has reached, and the variance of that estimate."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEAST_SLOPE = 0.3
-"""An advantage at a rung shrinks to no less than this part at the next."""
+"""Smallest slope of a regression: a lead at a rung shrinks to no less than this share at the next."""
 
 FEW = 5
-"""With fewer candidates that reached both rungs, all are taken to gain the same from one to the next."""
+"""With fewer candidates that have reached both rungs, all are assumed to gain the same from one to the next."""
 
 UNKNOWN = 0.35
-"""What a rung does not say of the next, while few have reached both, as a part of the standard deviation of values."""
+"""Error of a prediction while few candidates have reached both rungs, as a share of the values' deviation."""
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """Of each candidate, in the order given."""
+    """An estimate for each candidate, in the order given."""
 
     ends: NDArray[np.float64]
     """The value at the end, measured or estimated; NaN where no rung was reached."""
@@ -28,13 +28,14 @@ class Estimates:
 
 
 def estimated_ends(values: NDArray[np.float64]) -> Estimates:
-    """The ends of candidates, chained from rung to rung.
+    """The estimated ends of candidates, predicted from rung to rung.
 
-    From one rung to the next leads the regression of the candidates that reached both, its slope clipped to
-    ``LEAST_SLOPE`` to 1; with fewer than ``FEW`` of them, their mean gain. What its residuals vary by adds up.
+    The value at the next rung is predicted by a regression over the candidates that have reached both rungs, with a
+    slope from ``LEAST_SLOPE`` to 1; with fewer than ``FEW`` candidates, by their mean gain. The variances of the
+    residuals are added up.
 
     Args:
-        values: [number of candidates, number of rungs], the last being the end; NaN where a rung was not reached.
+        values: [number of candidates, number of rungs + 1], the last column is the end; NaN where not reached.
     """
     number, rungs = values.shape
     known = ~np.isnan(values)

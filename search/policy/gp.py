@@ -1,4 +1,4 @@
-"""A Gaussian process whose observations each have a noise of their own.
+"""A Gaussian process in which each observation has its own noise.
 
 scikit-learn's regressor has no priors on its hyperparameters, and a dozen observations of seven settings need some.
 """
@@ -24,14 +24,14 @@ JITTER = 1e-6
 
 @dataclass(frozen=True)
 class Observations:
-    """What a Gaussian process is fitted to."""
+    """The data that a Gaussian process is fitted to."""
 
     features: Array
     """[number, number of columns]."""
     values: Array
     """[number], standardised."""
     variances: Array
-    """[number], the part of each value's noise that is known, in squared standardised units."""
+    """[number], the known part of the noise of each value, in squared standardised units."""
 
 
 class Process:
@@ -43,7 +43,7 @@ class Process:
     Args:
         observations: at least one.
         setting_of: column of the features -> number of its setting.
-        theta: logarithms of a length for each setting, of the variance and of the noise; ``fitted_theta`` finds them.
+        theta: logarithms of the length of each setting, of the variance and of the noise, from ``fitted_theta``.
     """
 
     def __init__(self, observations: Observations, setting_of: NDArray[np.int_], theta: Array) -> None:
@@ -73,7 +73,7 @@ class Process:
 
 
 def first_theta(settings: int) -> Array:
-    """The hyperparameters that the priors hold most likely, for a number of settings."""
+    """The most likely hyperparameters by the priors alone, for a number of settings."""
     return np.array([PRIOR_LENGTH[0]] * settings + [PRIOR_VARIANCE[0], PRIOR_NOISE[0]])
 
 

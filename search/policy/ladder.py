@@ -1,4 +1,4 @@
-"""The rungs of a study: after how many steps candidates are compared, and how a training leads from one to the next."""
+"""The rungs of a study: the steps after which candidates are compared, and the trainings between them."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from optuna.trial import FrozenTrial, TrialState
 from search.words import count
 
 PAUSED_AT, PROMOTED_AT = "paused_at", "promoted_at"
-"""Trial attributes: the step of the last rung at which a trial was paused, and of the last that it went on from."""
+"""Trial attributes: the step of the last rung at which a trial was paused, and of the last rung that it left."""
 
 
 @dataclass(frozen=True)
 class Ladder:
     """The rungs of a study.
 
-    A candidate's training is one training that is looked at on its way, or a series of whole trainings, each longer
-    than the one before. Steps count on through such a series: with lengths 2, 6 and 18 the rungs are at steps 2 and 8,
-    and the last step is 26.
+    A candidate has one training with rungs on its way, or a series of trainings, each longer than the one before, with
+    a rung at the end of each but the last. Steps are counted through the series: with lengths 2, 6 and 18 the rungs are
+    at steps 2 and 8, and the last step is 26. A stage is the number of a training in the series, from 0.
     """
 
     lengths: tuple[int, ...]
-    """Epochs (or folds) of a training up to each rung, and at last to its end."""
+    """Epochs (or folds) of a training up to each rung; the last number is that up to the end."""
     anew: bool = False
-    """Whether a training begins anew after each rung, with a whole schedule of its own."""
+    """Whether a new training with its own whole schedule begins after each rung."""
 
     @cached_property
     def steps(self) -> tuple[int, ...]:
-        """The step of each rung, and at last the step of the end."""
+        """The step of each rung; the last one is the step of the end."""
         return tuple(accumulate(self.lengths)) if self.anew else self.lengths
 
     @property
@@ -47,23 +47,23 @@ class Ladder:
         return self.steps[-1]
 
     def rung_of(self, step: int) -> int:
-        """The step of the rung, or of the end, that a training comes to with or after ``step``."""
+        """The step of the first rung, or of the end, at ``step`` or beyond it."""
         return next((one for one in self.steps if one >= step), self.last_step)
 
     def stage_after(self, promoted_at: int) -> int:
-        """The stage that a candidate trains after it left the rung at step ``promoted_at``, 0 for none; from 0."""
+        """The stage of a candidate that has left the rung at step ``promoted_at``; 0 if it has left none."""
         return sum(step <= promoted_at for step in self.rungs)
 
     def next_step(self, step: int) -> int:
-        """The step of the first rung, or of the end, beyond ``step``; the end where there is none beyond."""
+        """The step of the first rung, or of the end, beyond ``step``; the end if there is none beyond."""
         return next((one for one in self.steps if one > step), self.last_step)
 
     def stage_of(self, step: int) -> int:
-        """The number, from 0, of the training that a step belongs to; steps of one training all belong to 0."""
+        """The stage that a step belongs to; 0 for all steps if there is only one training."""
         return bisect_left(self.rungs, step) if self.anew else 0
 
     def place_of(self, step: int) -> tuple[int, int]:
-        """The epoch (or fold) of a step in its training, and how many that training has."""
+        """The epoch (or fold) of a step in its training, and the number of epochs (or folds) of that training."""
         stage = self.stage_of(step)
         return step - self.begins_at(stage), self.epochs_of(stage)
 
@@ -72,7 +72,7 @@ class Ladder:
         return self.lengths[stage] if self.anew else self.last_step
 
     def trainings_of(self, values: Mapping[int, float]) -> list[dict[int, float]]:
-        """Values by step, apart for each training, in their order."""
+        """Values by step, separated by training, in the order of the trainings."""
         parts: dict[int, dict[int, float]] = {}
         for step in sorted(values):
             parts.setdefault(self.stage_of(step), {})[step] = values[step]
@@ -89,22 +89,22 @@ class Ladder:
         return f"compared after {listed} {how}; the best {best} goes on"
 
     def begins_at(self, stage: int) -> int:
-        """The step before the first one of a stage's training: 0 where one training goes through all rungs."""
+        """The step before the first one of a stage's training; 0 if there is only one training."""
         return self.steps[stage - 1] if self.anew and stage else 0
 
 
 def ladder_for(steps: int, *, anew: bool, factor: int, first: int | None = None, warmup: float = 0) -> Ladder:
     """The rungs of a training.
 
-    Measured in bench/README.md ("Rungs"): with a schedule that decays, a short whole training says more of the end than
-    a long one that is cut.
+    With a schedule that decays, the result of a short training says more about the end than the first epochs of a long
+    one: measured in bench/README.md, "Rungs".
 
     Args:
         steps: epochs of a full training, or folds.
-        anew: each rung has a whole training of its own.
+        anew: whether each rung has its own training.
         factor: a rung is this many times as far as the one before.
-        first: where the first rung is. Default: at 1 / factor^2 of the training, and beyond its warm-up; with whole
-            trainings that would be shorter than two epochs, at 1 / factor.
+        first: epochs up to the first rung. Default: 1 / factor^2 of the training, and more than its warm-up; if
+            ``anew`` and that is less than two epochs, 1 / factor.
         warmup: epochs of the warm-up.
     """
     length = first
@@ -115,16 +115,16 @@ def ladder_for(steps: int, *, anew: bool, factor: int, first: int | None = None,
         else:
             length = max(1, length, math.ceil(warmup) + 1 if warmup else 1)
     lengths = []
-    while length < steps and (length <= steps / 2 or length == first):  # a later one would save nothing
+    while length < steps and (length <= steps / 2 or length == first):  # a later rung would save nothing
         lengths.append(length)
         length *= factor
     return Ladder((*lengths, steps), anew)
 
 
 def reached(trial: FrozenTrial, ladder: Ladder) -> dict[int, float]:
-    """The value with which a trial came to each rung, by the rung's number from 0; the end is the last number.
+    """The value of a trial at each rung that it has reached, by the rung's number from 0; the end is the last number.
 
-    A training whose patience ended before a rung counts with its last value there.
+    A training that its patience ended before a rung counts there with its last value.
     """
     values = trial.intermediate_values
     left = max(trial.user_attrs.get(PAUSED_AT, 0), trial.user_attrs.get(PROMOTED_AT, 0), max(values, default=0))

@@ -1,4 +1,4 @@
-"""A sampler for trainings that are compared on their way: a Gaussian process on the estimated ends of candidates."""
+"""A sampler for candidates that are compared at rungs: a Gaussian process on their estimated ends."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from search.policy.propose import proposed
 from search.policy.seen import Candidate, Seen, common_space
 
 MOST, CHOSEN = 300, 150
-"""The model is of all candidates, and where there are more than the first, of so many of them."""
+"""The model is fitted to all candidates; if there are more than MOST, to CHOSEN of them."""
 
 REFIT_EVERY = 10
-"""Beyond ``MOST`` candidates, the hyperparameters found for one serve so many."""
+"""Beyond ``MOST`` candidates, hyperparameters are fitted only once for this many trials."""
 
 THETA = "model:theta"
-"""Attribute of a trial: the settings that the model knew and the hyperparameters that it found, beyond ``MOST``."""
+"""Trial attribute, beyond ``MOST`` candidates: the settings that the model knew, and its fitted hyperparameters."""
 
 RANDOM_EVERY = 3
 """Every so many candidates, one is random, whatever the model holds (bench/README.md, "The model sampler")."""
@@ -40,7 +40,7 @@ FLOOR = 2.0
 
 
 class ModelSampler(BaseSampler):
-    """Learns from all candidates of a study at once: finished, stopped, paused and running.
+    """Learns from all candidates of a study: complete, pruned, paused and running.
 
     The first candidates are a scrambled Sobol sequence. After them every third one is random; the others have the
     highest expected improvement of a Gaussian process on the estimated ends (``search.policy.estimate``), each with
@@ -53,9 +53,9 @@ class ModelSampler(BaseSampler):
 
     Args:
         seed: of the study: two samplers with the same seed suggest the same.
-        ladder: after how many steps candidates are compared. With ``Ladder((last_step,))`` a pruner may stop them
-            anywhere. None: values of complete trials alone count.
-        startup_trials: number of the candidates that have reached a rung or an end before the model is asked.
+        ladder: the rungs. With ``Ladder((last_step,))`` there are none, and a pruner may end candidates at any step.
+            None: only values of complete trials are used.
+        startup_trials: number of candidates that must have reached a rung or the end before the model is used.
     """
 
     def __init__(self, *, seed: int, ladder: Ladder | None = None, startup_trials: int = 10) -> None:
@@ -64,7 +64,7 @@ class ModelSampler(BaseSampler):
         self._seen = Seen(ladder)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The axes that all other trials have, whether these are finished or not, but those with a single value."""
+        """The axes that all other trials have, finished or not, without axes of a single value."""
         return common_space(self._candidates(study, trial))
 
     def sample_independent(
@@ -77,7 +77,7 @@ class ModelSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The settings to try next; none where the trial has them all, as one that goes on after an interruption."""
+        """The settings to try next; none if the trial has them all, because it goes on after an interruption."""
         if search_space.keys() <= trial.params.keys():
             return {}
         encoding, rng = Encoding(search_space), self._rng(trial)
@@ -118,7 +118,7 @@ class ModelSampler(BaseSampler):
     def _theta(
         self, study: Study, trial: FrozenTrial, observations: Observations, encoding: Encoding, *, beyond: bool
     ) -> NDArray[np.float64]:
-        """The hyperparameters: found now, or those that one of the last trials keeps."""
+        """The hyperparameters: fitted now, or stored with one of the last trials."""
         names, before = list(encoding.axes), first_theta(len(encoding.axes))
         if beyond:
             others = study.get_trials(deepcopy=False)[max(trial.number - REFIT_EVERY + 1, 0) : trial.number]
@@ -138,7 +138,7 @@ def _points(candidates: Sequence[Candidate], encoding: Encoding) -> Points:
 
 
 def _choice(ends: NDArray[np.float64], most: int) -> NDArray[np.int_]:
-    """Which of more candidates the model is of: a third the best, a third the newest, and a spread of the rest."""
+    """The candidates for the model if there are too many: a third the best, a third the newest, a spread of others."""
     third = most // 3
     order = np.argsort(-np.nan_to_num(ends, nan=-math.inf), kind="stable")
     taken = np.zeros(len(ends), bool)
@@ -150,9 +150,9 @@ def _choice(ends: NDArray[np.float64], most: int) -> NDArray[np.int_]:
 
 
 def _standardised(estimates: Estimates, chosen: NDArray[np.int_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Values and variances of the chosen, in units of the values' standard deviation about their median.
+    """Values and variances of the chosen candidates, in units of the values' standard deviation about their median.
 
-    The values are clipped below before, so that some that collapsed do not make those that matter look alike.
+    Low values are clipped first; otherwise a few very bad ones would make all good ones look alike.
     """
     ends, variances = estimates.ends[chosen], estimates.variances[chosen]
     ends = np.where(np.isnan(ends), np.nanmin(estimates.ends), ends)

@@ -1,8 +1,8 @@
-"""Which candidates go on from a rung, and which wait there: asynchronous successive halving that pauses.
+"""Which candidates go on from a rung, and which are paused there: asynchronous successive halving with promotion.
 
 The promotion type of ASHA: Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, algorithm 2.
-A candidate that came to a rung goes on once it is in the best 1 / factor of all that came there. Nobody waits for
-others to arrive, and nobody is lost: a candidate that waits goes on when later ones turn out to be worse.
+A candidate that has reached a rung goes on once it is in the best 1 / factor of all that have reached it. No worker
+waits for other candidates, and no candidate is lost: a paused one goes on when later ones turn out to be worse.
 """
 
 from __future__ import annotations
@@ -14,47 +14,47 @@ from search.policy.ladder import Ladder
 
 
 class Promotion:
-    """The standings at all rungs. What it answers depends on who has arrived, and not on their order.
+    """The standings at all rungs. They depend on the candidates that have reached a rung, and not on their order.
 
     Args:
         ladder: the rungs.
-        factor: at each rung one of so many goes on.
+        factor: at each rung, one of this many candidates goes on.
     """
 
     def __init__(self, ladder: Ladder, factor: int) -> None:
         self.ladder, self.factor = ladder, factor
         self._arrived: list[set[int]] = [set() for _ in ladder.rungs]
         self._alive: list[list[tuple[float, int]]] = [[] for _ in ladder.rungs]
-        """Those that have not left, as (-value, number), best first."""
+        """For each rung, the candidates that have reached it and not ended early, as (-value, number), best first."""
         self.waiting: dict[int, int] = {}
-        """Number of a candidate that waits -> its rung, from 0."""
+        """Number of a paused candidate -> its rung, from 0."""
 
     def arrive(self, number: int, step: int, value: float) -> bool:
-        """A candidate comes to a rung. A second call changes nothing.
+        """Note that a candidate has reached a rung. A second call changes nothing.
 
         Args:
             number: the candidate.
-            step: a step of the training that leads to the rung.
-            value: with which it comes.
+            step: the step of the rung, or one since the rung before.
+            value: the value of the candidate there.
 
         Returns:
-            Whether it goes on: it is in the best 1 / factor of those that came there.
+            Whether it goes on: it is in the best 1 / factor of those that have reached the rung.
         """
         rung = bisect_left(self.ladder.rungs, step)
         self._note(number, rung, value)
         return any(number == one for _, one in self._best(rung, at_least=0))
 
     def complete(self, number: int, value: float) -> None:
-        """A candidate has come to its end, and so past all rungs."""
+        """Note that a candidate has reached its end, and so all rungs."""
         for rung in range(len(self._arrived)):
             self._note(number, rung, value)
 
     def leave(self, number: int, *, diverged: bool = False) -> None:
-        """A candidate has ended before its time. It holds nobody's place any more.
+        """Note that a candidate has ended early. It no longer takes a place among the best.
 
         Args:
             number: the candidate.
-            diverged: it counts as the last at the next rung, since its settings brought it there.
+            diverged: whether its settings are at fault: it then counts as the worst at its next rung.
         """
         self.waiting.pop(number, None)
         for arrived, alive in zip(self._arrived, self._alive, strict=True):
@@ -65,27 +65,27 @@ class Promotion:
                 break
 
     def wait(self, number: int, step: int) -> None:
-        """A candidate waits at the rung of this step, and may be promoted from now on."""
+        """Note that a candidate is paused at the rung of this step. From now on it may be promoted."""
         self.waiting[number] = bisect_left(self.ladder.rungs, step)
 
     def go(self, number: int) -> None:
-        """A candidate no longer waits."""
+        """Note that a candidate is no longer paused."""
         self.waiting.pop(number, None)
 
     def next(self, at_least: int = 0) -> int | None:
-        """The candidate to promote: of the deepest rung that has one, the best. None where nobody may go on.
+        """The candidate to promote: the best one at the highest rung that has one. None if no candidate may go on.
 
         Args:
-            at_least: so many may go on at each rung, however few have come there.
+            at_least: number that may go on at each rung, however few have reached it.
         """
         return next(self._may_go_on(at_least), None)
 
     def promotable(self, at_least: int = 0) -> int:
-        """Number of candidates that may go on now; ``at_least`` as for ``next``."""
+        """Number of paused candidates that may go on now; ``at_least`` as for ``next``."""
         return sum(1 for _ in self._may_go_on(at_least))
 
     def order(self) -> list[int]:
-        """Those that wait, the likeliest to be promoted first."""
+        """The paused candidates, the one most likely to be promoted first."""
         return [
             number
             for rung in reversed(range(len(self._alive)))

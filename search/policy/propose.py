@@ -10,14 +10,15 @@ from search.policy.encoding import Encoding, Points
 from search.policy.gp import Process
 
 RANDOM, NEAR, PARENTS, POLISH = 500, 100, 5, 100
-"""Random points; points near each of so many of the best; and at last points near the best of all of those."""
+"""Number of random points; of points near each parent; of parents, which are the best known points; and of points near
+the best of all these, tried last."""
 
 REACHES, POLISH_REACH = (0.02, 0.06, 0.15), 0.03
-"""How far points near others are, as standard deviations in the unit cube."""
+"""Standard deviations, in the unit cube, of points near the parents and of those that are tried last."""
 
 
 def expected_improvement(process: Process, best: float, features: Points) -> NDArray[np.float64]:
-    """By how much points are expected to exceed ``best``.
+    """Expected improvement over ``best`` at each point.
 
     Jones, Schonlau and Welch, "Efficient Global Optimization of Expensive Black-Box Functions", 1998, equation 15.
     """
@@ -32,9 +33,9 @@ def proposed(encoding: Encoding, points: Points, process: Process, rng: np.rando
     """The point to try next.
 
     Args:
-        encoding: of the space.
-        points: [number, number of settings]: what was observed or is believed.
-        process: fitted to them.
+        encoding: the encoding of the space.
+        points: [number, number of settings]: the candidates, those without a value included.
+        process: the Gaussian process fitted to them.
         rng: source of random numbers.
     """
     means = process.mean(encoding.features(points))

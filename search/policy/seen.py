@@ -1,4 +1,4 @@
-"""What a sampler sees of a study: each candidate's settings, and its values at the rungs."""
+"""The trials of a study as a sampler sees them: the settings of each candidate, and its values at the rungs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Candidate:
     space: Mapping[str, BaseDistribution]
     """Its axes; candidates with the same axes share one object."""
     coordinates: Mapping[str, float]
-    """Setting -> where its value lies on its axis."""
+    """Setting -> position of its value on its axis, from 0 to 1."""
     values: tuple[float, ...]
-    """Its value at each rung and at the end; NaN where it has not been."""
+    """Its value at each rung and at the end; NaN where it has not been reached."""
     diverged: bool
-    """It ended before its time, and not because it was compared with others."""
+    """Whether it ended early for another reason than a comparison with other candidates."""
 
     is_judged: bool
-    """Whether anything is known of its end."""
+    """Whether it has a value at any rung or at the end, or diverged."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,18 @@ class _Entry:
     """A trial as it was when it was last read."""
 
     settled: FrozenTrial | None
-    """The trial, if it is finished: this object does not change any more."""
+    """The trial if it is finished, because this object no longer changes; else None."""
     content: tuple[object, ...]
-    """All that the candidate is made of."""
+    """Everything that the candidate is computed from."""
     candidate: Candidate | None
 
 
 class Seen:
-    """Reads trials, and remembers what it made of those that have not changed since.
+    """Turns trials into candidates, and keeps the candidates of trials that have not changed.
 
     Args:
-        ladder: the rungs. Where it has none, as with pruners that stop a candidate at any step, candidates are compared
-            at steps 1, 3, 9 and so on. None: values at the end alone count.
+        ladder: the rungs. If it has none, because a pruner may end a candidate at any step, the values at steps 1, 3,
+            9 and so on are used. None: only values at the end are used.
     """
 
     def __init__(self, ladder: Ladder | None) -> None:
@@ -64,7 +64,7 @@ class Seen:
 
         Args:
             trials: all trials of a study, by number.
-            but: number of the trial that is asked for.
+            but: number of the trial that is asked for; it is left out.
         """
         found, entries = [], self._entries
         for index, trial in enumerate(trials):
@@ -108,7 +108,7 @@ class Seen:
         return tuple(found.get(rung, math.nan) for rung in range(len(self._ladder.steps)))
 
     def _has_diverged(self, trial: FrozenTrial) -> bool:
-        """Whether a trial was ended by something else than a comparison: with pauses, at a step that is no rung."""
+        """Whether a trial was pruned for another reason than a comparison: with pauses, at a step that is no rung."""
         if trial.state != TrialState.PRUNED:
             return False
         last, paused = trial.last_step or 0, trial.user_attrs.get(PAUSED_AT, 0)
@@ -118,7 +118,7 @@ class Seen:
 
 
 def common_space(candidates: Sequence[Candidate]) -> dict[str, BaseDistribution]:
-    """The axes that all candidates have, by name; of those with a single value, none."""
+    """The axes that all candidates have in common, sorted by name, without axes of a single value."""
     spaces: list[Mapping[str, BaseDistribution]] = []
     for one in candidates:
         if one.space is not (spaces[-1] if spaces else None):

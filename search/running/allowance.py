@@ -1,4 +1,4 @@
-"""What a search may begin beside the trials in progress: new candidates, and promotions of paused ones."""
+"""The number of trials that a search may begin or promote beside those in progress."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from search.study.budget import Budget, Spent
 
 @dataclass(frozen=True)
 class Allowance:
-    """What may begin now. Promotions come first."""
+    """The number of trials that may begin or go on now. Promotions come first."""
 
     candidates: int
-    """New ones, at most."""
+    """Most new candidates."""
     promotions: int
-    """Paused trials that may go on."""
+    """Number of paused trials that may go on."""
     at_least: int
-    """How many may go on at each rung, however few have come there."""
+    """Number of trials that may go on at each rung, however few have reached it."""
 
     @property
     def total(self) -> int:
-        """Trials that may begin or go on."""
+        """Number of trials that may begin or go on."""
         return self.candidates + self.promotions
 
 
 def allowance_of(budget: Budget, spent: Spent, committed: int, rungs: Rungs, *, idle: bool) -> Allowance:
-    """What the budget allows.
+    """The trials that the budget allows.
 
-    Once no candidate may begin, the best at each rung may go on, however few have come there. A budget of compute ends
-    promotions too, unless no candidate is complete then: the best one is trained to its end.
+    Once no candidate may begin, the best one at each rung may go on, however few have reached it. When a budget of
+    compute is spent, no trial is promoted either, unless no candidate is complete: the best one is trained to its end.
 
     Args:
-        budget: of the search.
-        spent: what was spent by now.
-        committed: steps that the trials in progress have still to do, at most, up to their next rung.
-        rungs: with those that wait.
+        budget: the budget of the search.
+        spent: the part that is spent.
+        committed: most steps that the trials in progress still need up to their next rung.
+        rungs: the rungs with the paused trials.
         idle: whether no trial is in progress.
     """
     candidates = budget.candidates_left(spent, committed)

@@ -1,4 +1,4 @@
-"""What a worker is told to train: a trial's settings, as the training that it is at."""
+"""The assignment of a trial to a worker: the settings of the trial, for its present training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from studies.axes import WIDTH_SHARE
 
 
 def assignment_of(progress: Progress, spec: StudySpec, ladder: Ladder, runs: Runs, cache: str) -> Assign:
-    """The assignment of a trial; ``cache`` is where the pictures are decoded."""
+    """The assignment of a trial; ``cache`` is the path of the decoded pictures."""
     trial = progress.trial
     epochs = ladder.lengths[progress.stage] if ladder.anew else None
     return Assign(
@@ -30,7 +30,7 @@ def assignment_of(progress: Progress, spec: StudySpec, ladder: Ladder, runs: Run
 
 
 def _width_share(trial: Trial, spec: StudySpec) -> WidthShare | None:
-    """What the worker needs to find the width of a trial whose other settings change its size too."""
+    """The share of widths from which the worker finds the width; None if no other sampled setting changes the size."""
     if not spec.sizes_vary:
         return None
     low, high = spec.width_range

@@ -8,7 +8,7 @@ Optuna holds the state of each trial. The coordinator adds which worker trains i
         search stops    v  | resumed under its own number, from its last epoch
                       nobody --no retry left--> FAIL
 
-    With the pruner "promote" a trial may also wait at a rung, still RUNNING, until it is promoted.
+    With the pruner "promote" a trial may also be paused at a rung, still RUNNING, until it is promoted.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ class Coordinator:
             self.journal.append(events.Assign(trial=trial, worker=worker.label, attempt=progress.attempts))
 
     def _tell_of_others(self) -> None:
-        """Say which trials other programs have spoilt, once."""
+        """Report, once, the trials that other programs have spoilt."""
         while (others := self.trials.others).refused:
             self.say(self._outcome_line(self.trials.finished[others.refused.popleft()]), WARNING)
         if others.foreign:
@@ -247,7 +247,7 @@ class Coordinator:
             self.trials.fail_unknown()
 
     def _worth_waiting(self) -> bool:
-        """Whether there is work in progress or left to do."""
+        """Whether work is in progress or left to do."""
         if self.stopping and (self.outage.is_on or self.no_room):
             return self.crew.busy()  # results are safe in the checkpoints: wait only for epochs in progress
         if self.backlog or self.crew.training() or self.outage.is_on:
@@ -255,7 +255,7 @@ class Coordinator:
         return not self.stopping and self._left_to_do() > 0
 
     def _left_to_do(self) -> int:
-        """Number of trials left to assign: orphans, those that may go on from their rung, new ones in the budget."""
+        """Number of trials left to assign: orphans, paused ones that may be promoted, new ones within the budget."""
         hours = self.spec.search.hours
         in_time = hours is None or time.monotonic() - self.started < hours * 3600
         return len(self.trials.orphans) + (self.trials.allowance.total if in_time else 0)
@@ -330,7 +330,7 @@ class Coordinator:
         return verdict == "go on" and not self.stopping
 
     def _release(self, worker: Worker) -> None:
-        """Mark a worker as free. An unfinished trial waits at its rung, for a free worker, or for the next launch."""
+        """Mark a worker as free. An unfinished trial is paused, or goes on with another worker or the next launch."""
         if worker.trial is not None and self.trials.release(worker.trial):
             self.say(self.trials.rungs.line_of(worker.trial))
             self._keep_to_quota()
@@ -346,7 +346,7 @@ class Coordinator:
             self._end_with(TrainingFailed(f"{fatal} ({how}):\n{event.log_tail}"))
 
     def _on_failure(self, worker: Worker, failure: Failure) -> None:
-        """Apply the failure policy to a worker's trial, unless it has finished, or waits at its rung from now on."""
+        """Apply the failure policy to a worker's trial, unless it has finished or is about to be paused."""
         trial = worker.trial
         if trial is None or (progress := self.trials.progress.get(trial)) is None or progress.waits:
             return
@@ -374,7 +374,7 @@ class Coordinator:
                 assert_never(decision.verdict)
 
     def _fail(self, worker: Worker, failure: Failure) -> None:
-        """End a trial as FAIL. End the search if the trial before failed with the same error: it would fail on."""
+        """End a trial as FAIL. End the search if the trial before failed with the same error: the next would too."""
         self._finish(worker, Ending(state=TrialState.FAIL, reason=failure.reason, failure=failure.kind))
         if failure.signature == self.last_failure:
             self._end_with(

@@ -50,13 +50,13 @@ def launch(
     overrides: Sequence[str] | None = None,
     accept_changes: bool = False,
 ) -> Snapshot:
-    """Search, or go on with a study, until its budget is spent.
+    """Search a study, or go on with it, until its budget is spent.
 
     Args:
         spec: the study.
         url: the storage.
         runs: the runs folder.
-        devices: one worker each, but for GPUs that ``search.workers_per_gpu`` shares.
+        devices: a worker for each; on a GPU, ``search.workers_per_gpu`` workers.
         overrides: as for ``search.study.begun.as_begun``.
         accept_changes: go on although the fingerprint differs.
 
@@ -112,7 +112,7 @@ def launch(
             _warn_of_unanswered(display, runs, spec, prepared)
         if finished:
             snapshot = coordinator.snapshot()
-            with contextlib.suppress(*STORAGE_FAILURES):  # it may go away now: all is written
+            with contextlib.suppress(*STORAGE_FAILURES):  # an outage no longer matters: all is written
                 snapshot = completed(snapshot, study, spec, runs)
             return snapshot
     trials = coordinator.trials
@@ -129,7 +129,7 @@ def _whose(study: optuna.Study) -> list[str]:
 
 
 def _facts(spec: StudySpec, prepared: Prepared) -> list[tuple[str, str]]:
-    """What the study's page says about it besides its settings, name and words each."""
+    """Further lines for the study's page, as (name, words)."""
     facts = [("pictures", f"{images_of(prepared)}, {prepared.num_classes} classes, {spec.data.image_size} px")]
     facts += [("model", ", ".join(models_of(spec, prepared)))]
     if prepared.width is not None:
@@ -144,7 +144,7 @@ def _warn_of_unanswered(display: Display, runs: Runs, spec: StudySpec, prepared:
 
 
 def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice]) -> str:
-    """What is about to be searched, in one line."""
+    """The search that is about to begin, in one line."""
     width = f"; width_mult up to {prepared.width.widest.width_mult:g}" if prepared.width else ""
     where = ", ".join(device.label for device in devices)
     return (
@@ -154,7 +154,7 @@ def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice
 
 
 def doubts(data: Dataset) -> Iterator[str]:
-    """What is wrong with the pictures and stops no search, a line each; ``search check`` lists all of it."""
+    """Problems of the pictures that do not stop a search, a line each; ``search check`` lists them in full."""
     if data.bad_files:
         name, reason = data.bad_files[0].name, data.bad_files[0].reason
         yield f"files left out: {len(data.bad_files)}, the first: {name}: {reason}; search check lists them"
@@ -168,16 +168,17 @@ def doubts(data: Dataset) -> Iterator[str]:
 def _signals_to(coordinator: Coordinator) -> Iterator[None]:
     """While active, Ctrl-C, SIGTERM and a closed terminal stop the search; the first two, when repeated, at once.
 
-    Whoever types Ctrl-C can wait for the epoch, or type it again; whoever sends the others kills soon after.
+    After Ctrl-C the epochs in progress may take any time, because the user can press it again. The other signals are
+    usually followed by a kill, so they have a grace.
     """
 
     def stop(number: int, _frame: object) -> None:
-        # A closed terminal says so twice, through the shell and through the kernel, and nobody meant it twice.
+        # A closed terminal sends SIGHUP twice, from the shell and from the kernel: the second one is no request.
         if not (number == signal.SIGHUP and coordinator.stopping):
             coordinator.stop(math.inf if number == signal.SIGINT else coordinator.spec.faults.grace_seconds)
 
     allow_grace(coordinator.spec.faults.grace_seconds)
-    # A signal that is ignored stays so: nohup has its reasons.
+    # A signal that is ignored stays ignored, as nohup intends.
     chosen = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in chosen}
     try:

@@ -16,34 +16,37 @@ from search.study.trial import FAILURE
 
 
 class Others:
-    """What the journal and the user are told of other programs' trials.
+    """Reports trials of other programs to the journal and to the user.
 
     Args:
         study: the study, owned.
-        marks: of the study.
-        journal: of the study.
+        marks: its marks.
+        journal: its journal.
     """
 
     def __init__(self, study: optuna.Study, marks: Marks, journal: Journal) -> None:
         self.study, self.marks, self.journal = study, marks, journal
         self.refused: deque[int] = deque()
-        """Trials that were queued with impossible values: they have failed, and nobody was told yet."""
+        """Trials that were queued with impossible values: they have failed, and the user has not been told yet."""
         self.foreign: deque[int] = deque()
-        """Trials that another program has finished, of which nobody was told yet."""
+        """Trials that another program has finished, and of which the user has not been told yet."""
         self._noted: set[int] = set()
-        """Trials that the journal knows."""
+        """Trials that the journal has a line for."""
 
     def adopt(self, trials: Collection[FrozenTrial]) -> None:
-        """Take all trials for known, and tell of those that were finished before this launch."""
+        """Count all trials as noted; report those that another program finished before this launch."""
         self.foreign += [one.number for one in trials if is_foreign(one) and one.number not in self.journal.told]
         self._noted |= {frozen.number for frozen in trials}
 
     def finished(self, below: int, unfinished: Collection[int]) -> list[int]:
-        """The trials that another program has finished and that nobody has noted; a replay takes them for failed ones.
+        """Note trials that another program has finished, unless they are noted; a replay counts them as failed.
 
         Args:
             below: the number of the trial that is asked for; the journal needs a line for each one before it.
             unfinished: numbers of the trials that the search has not finished.
+
+        Returns:
+            Their numbers.
         """
         found = []
         for frozen in self.study.get_trials(deepcopy=False):
@@ -57,14 +60,14 @@ class Others:
         return found
 
     def note_queued(self, frozen: FrozenTrial) -> None:
-        """Tell the journal of a trial that somebody has queued."""
+        """Write a trial that another program has queued to the journal."""
         recipe = frozen.system_attrs.get(QUEUED)
         if frozen.number not in self._noted and "known" not in frozen.user_attrs and isinstance(recipe, dict):
             self.journal.append(events.Enqueue(params=recipe))
         self._noted.add(frozen.number)
 
     def refuse(self, frozen: FrozenTrial, error: str) -> FrozenTrial:
-        """Fail a trial that was queued with impossible values, which ``error`` describes. Returns it as it is then."""
+        """Fail a trial that was queued with impossible values, which ``error`` describes. Returns the failed trial."""
         by = "" if "known" in frozen.user_attrs else " by another program"
         number, reason = frozen.number, f"queued{by} with values that cannot be: {error}"
         self.note_queued(frozen)

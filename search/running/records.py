@@ -1,4 +1,4 @@
-"""What a coordinator and its trials keep beside the database: trials in progress, their ends, unstored messages."""
+"""Records of coordinator and trials beside the database: trials in progress, their ends, unstored messages."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ KEPT = (
     PAUSED_AT,
     PROMOTED_AT,
 )
-"""Attributes in which a trial keeps what the search found out; a program that queues one may use the same names."""
+"""Trial attributes that the search sets. A program that queues a trial may use the same names."""
 
 Verdict: TypeAlias = Literal["go on", "stop", "leave", "complete"]
-"""What becomes of a trial after an epoch. stop: the pruner ends it. leave: it is at a rung, and its worker is free."""
+"""The decision about a trial after an epoch. stop: the pruner ends it. leave: it is at a rung, its worker is free."""
 
 
 @dataclass
@@ -45,23 +45,23 @@ class Progress:
     asked: int = 0
     """The last step at which the pruner was asked, answered or not."""
     decided: dict[int, bool] = field(default_factory=dict)
-    """Whether the pruner ends the trial, by the last step that it was asked at: it is asked once."""
+    """The last decided step -> whether the trial was pruned or paused there. Each step is decided once."""
     seconds: dict[int, float] = field(default_factory=dict)
-    """Duration of each step that this launch was told of."""
+    """Duration of each step that was reported to this launch."""
     seconds_before: float = 0.0
-    """Seconds of its trainings that ended under an earlier launch."""
+    """Seconds of its trainings that ended in an earlier launch."""
     images_per_second: float = 0.0
     attempts: int = 0
-    """Number of times this launch has started it on the way to its next rung."""
+    """Number of times this launch has started it since its last rung."""
     crashed: int = -1
     """The last attempt that ended in a crash."""
     setbacks: Setbacks = field(default_factory=Setbacks)
     stage: int = 0
-    """Which of its trainings it is at, where each rung has one of its own."""
+    """The number of its present training, from 0; 0 if it has only one."""
     paused_at: int | None = None
     """The step of the last rung at which it was paused."""
     promoted_at: int | None = None
-    """The step of the last rung that it went on from; see ``search.policy.ladder``."""
+    """The step of the last rung that it left; see ``search.policy.ladder``."""
 
     @property
     def step(self) -> int:
@@ -70,12 +70,12 @@ class Progress:
 
     @property
     def total_seconds(self) -> float:
-        """Seconds of all of its trainings by now."""
+        """Seconds of all of its trainings so far."""
         return round(self.seconds_before + sum(self.seconds.values()), 3)
 
     @property
     def waits(self) -> bool:
-        """Whether it was decided that it waits at a rung."""
+        """Whether it is paused at a rung, or will be once its worker is free."""
         return self.paused_at is not None and self.paused_at != self.promoted_at
 
 

@@ -1,7 +1,7 @@
-"""The rungs of a running search: who goes on there, who waits, and who is promoted later.
+"""The rungs of a running search: which trials go on there, are paused, and are promoted later.
 
-Every step can be repeated, as in ``search.running.trials``. At a rung the decision is stored with the epoch. A trial
-that does not go on is paused once its worker has left it: from then on it may be promoted.
+Every step can be repeated, as in ``search.running.trials``. The decision at a rung is stored with the epoch. A trial
+that does not go on is paused once its worker is free; from then on it may be promoted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from studies import StudySpec
 
 
 class Rungs:
-    """The rungs of one study; none for a pruner that does not pause.
+    """The rungs of one study; there are none if its pruner does not pause trials.
 
     Args:
         spec: the study.
@@ -32,53 +32,53 @@ class Rungs:
         self.standings = standings_of(spec, [])
         self.ladder = self.standings.ladder
         self.paused: dict[int, Progress] = {}
-        """Trials that wait."""
+        """Number -> paused trial."""
         self._promoting: Promote | None = None
         """The promotion that is being stored. If still set in the next turn, the database went away in between."""
 
     def adopt(self, trials: Iterable[FrozenTrial]) -> None:
-        """Take over the standings that a predecessor left."""
+        """Take over the standings that the last launch left."""
         self.standings = standings_of(self.spec, trials)
 
     @property
     def pauses(self) -> bool:
-        """Whether candidates wait at rungs, and no pruner of Optuna's is asked."""
+        """Whether trials are paused at rungs; if not, a pruner of Optuna's is asked."""
         return self.spec.search.pruner == "promote"
 
     def step_of(self, progress: Progress, epoch: int) -> int:
-        """The step of an epoch of the training that a worker is at."""
+        """The step of an epoch of a trial's present training."""
         return self.ladder.begins_at(progress.stage) + epoch
 
     def epochs_of(self, progress: Progress) -> int:
-        """Epochs (or folds) of the training that a worker is at, to its end."""
+        """Epochs (or folds) of a trial's present training, up to its end."""
         return self.ladder.epochs_of(progress.stage)
 
     def left_of(self, progress: Progress) -> int:
-        """Steps that a trial in progress has still to do, at most, up to the next rung or its end."""
+        """Most steps that a trial in progress still needs up to the next rung or its end."""
         if progress.waits:
             return 0
         ends = self.ladder.steps[progress.stage] if self.ladder.anew else self.ladder.next_step(progress.step)
         return ends - progress.step
 
     def is_resumable(self, progress: Progress) -> bool:
-        """Whether the checkpoint of a trial has a part of the training that it is at, or will be at."""
+        """Whether the checkpoint of a trial holds a part of its present or next training."""
         between = not progress.waits and progress.step > self.ladder.begins_at(progress.stage)
         return between or not self.ladder.anew
 
     def rung_at(self, progress: Progress, step: int, *, last: bool) -> int | None:
-        """The step of the rung to which an epoch has brought a trial; None between rungs, and at the end.
+        """The step of the rung that a trial has reached with an epoch; None between rungs, and at the end.
 
         Args:
             progress: the trial.
-            step: of the epoch.
-            last: whether it is the last of its training, perhaps because of its patience.
+            step: the step of the epoch.
+            last: whether the epoch is the last of its training, also if the patience of the training ended it.
         """
         if self.ladder.anew:
             return self.ladder.steps[progress.stage] if last and progress.stage < len(self.ladder.rungs) else None
         return step if step in self.ladder.rungs and not last else None
 
     def decide(self, progress: Progress, rung: int, value: float) -> bool:
-        """Decide about a trial at a rung, and store it. Returns whether it pauses."""
+        """Decide about a trial at a rung, and store the decision. Returns whether the trial is paused."""
         goes_on = self.standings.arrive(progress.trial.number, rung, value)
         if not goes_on:
             progress.trial.set_user_attr(PAUSED_AT, rung)
@@ -86,41 +86,41 @@ class Rungs:
         elif self.ladder.anew:
             progress.trial.set_user_attr(PROMOTED_AT, rung)
             self.place(progress, rung)
-        progress.trial.set_user_attr("seconds", progress.total_seconds)  # it may be the last that is heard of it
+        progress.trial.set_user_attr("seconds", progress.total_seconds)  # the trial may be paused until a later launch
         return not goes_on
 
     def place(self, progress: Progress, promoted_at: int | None) -> None:
-        """Note the last rung that a trial went on from, and so the training that it is at."""
+        """Note the last rung that a trial has left, and so its present training."""
         progress.promoted_at = promoted_at
         progress.stage = self.ladder.stage_after(promoted_at or 0) if self.ladder.anew else 0
-        progress.attempts, progress.crashed = 0, -1  # of the way to the next rung
+        progress.attempts, progress.crashed = 0, -1  # counted up to the next rung
 
     def pause(self, progress: Progress) -> None:
-        """Let a trial wait, whose worker has left it."""
+        """Pause a trial whose worker is free."""
         number, step = progress.trial.number, progress.paused_at
         assert step is not None
         self.journal.append(Pause(trial=number, step=step))
         self.wait(progress)
 
     def line_of(self, number: int) -> str:
-        """One line for a log about a trial that waits."""
+        """One line for a log about a paused trial."""
         progress = self.paused[number]
         assert progress.paused_at is not None
         where = words_of_pause(progress.paused_at, self.ladder, step_of(self.spec))
         return f"trial {number} {where}, {progress.reported[progress.step]:.2%}"
 
     def wait(self, progress: Progress) -> None:
-        """Count a trial among those that wait."""
+        """Count a trial as paused."""
         assert progress.paused_at is not None
         self.paused[progress.trial.number] = progress
         self.standings.wait(progress.trial.number, progress.paused_at)
 
     def promotable(self, at_least: int) -> int:
-        """Number of trials that wait and may go on now. ``at_least``: so many may at each rung."""
+        """Number of paused trials that may go on now; ``at_least`` as in ``Promotion.next``."""
         return self.standings.promotable(at_least)
 
     def promote(self, at_least: int) -> Progress | None:
-        """Let the deepest trial go on that may; None where none may."""
+        """Promote the paused trial at the highest rung that has one which may go on; None if there is none."""
         number = self.standings.next(at_least)
         if self._promoting is None and number is not None:
             step = self.paused[number].paused_at
@@ -129,7 +129,7 @@ class Rungs:
         return self.complete_promoting()
 
     def complete_promoting(self) -> Progress | None:
-        """Store a promotion, and finish one that the database went away from; the trial, which nobody trains yet."""
+        """Store a promotion, also one that an outage interrupted. Returns the trial, which no worker has yet."""
         if self._promoting is None:
             return None
         event, progress = self._promoting, self.paused.get(self._promoting.trial)
@@ -143,11 +143,11 @@ class Rungs:
         return progress
 
     def order(self) -> list[int]:
-        """Those that wait and have a checkpoint, the likeliest to be promoted first."""
+        """The paused trials that have a checkpoint, the one most likely to be promoted first."""
         return [] if self.ladder.anew else self.standings.order()
 
     def end(self, number: int, value: float | None, *, diverged: bool = False) -> None:
-        """A trial has ended: completed with a value, or before its time."""
+        """Note that a trial has ended: complete with a value, or early."""
         self.paused.pop(number, None)
         if value is not None:
             self.standings.complete(number, value)

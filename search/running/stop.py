@@ -1,4 +1,4 @@
-"""``search stop``: it asks a search or an export to end, and ends paused trials for good."""
+"""``search stop``: asks a search or an export to end, and ends paused trials for good."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ STOP_POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Stopped:
-    """What ``search stop`` answers."""
+    """The answer of ``search stop``."""
 
     study: str
     stopped: bool
-    """False: nobody searched or exported it."""
+    """Whether a search or an export was stopped; False if there was none."""
     finished: int = 0
     """Number of paused trials that were ended."""
 
@@ -45,18 +45,18 @@ def stop_search(name: str, url: URL, runs: Runs, *, finish: bool, tell: Callable
     The request is a file in the runs folder, so it reaches a search or an export on any machine that shares it.
 
     Args:
-        name: of the study.
-        url: of its database.
+        name: name of the study.
+        url: URL of its storage.
         runs: the runs folder.
         finish: end the study's paused trials after that.
-        tell: called with a line about what is waited for.
+        tell: called with a line that names the process to wait for.
 
     Raises:
         StorageError, UsageError: no such database or study, or it is searched in another runs folder.
         HeldError: with ``finish``, another process has taken the study meanwhile.
     """
     with storage_errors(url):
-        find_study(open_storage(url), name)  # until it is found the name may be a path
+        find_study(open_storage(url), name)  # before any file: an unknown name may be a path
         owner = owner_of(name, url, runs)
         if owner is not None:
             if not runs.holder(name).exists():
@@ -71,7 +71,7 @@ def stop_search(name: str, url: URL, runs: Runs, *, finish: bool, tell: Callable
 
 
 def _finish_paused(name: str, url: URL, runs: Runs) -> int:
-    """End the paused trials of a study: they are PRUNED, with the value of their last step. Returns their number."""
+    """End the paused trials of a study as PRUNED, with the value of their last step. Returns their number."""
     with own_study(name, url, runs) as check_lock:
         storage = open_storage(url)
         study, spec = find_study(storage, name)
@@ -96,7 +96,7 @@ def _finish_paused(name: str, url: URL, runs: Runs) -> int:
 
 
 def text_of_stop(answer: Stopped) -> str:
-    """What ``search stop`` prints."""
+    """The output of ``search stop``."""
     if answer.stopped:
         text = f"study {answer.study!r} has stopped; nothing is lost, the same command goes on from there"
     else:

@@ -1,7 +1,7 @@
-"""The trials of a study that is searched: asked for, resumed, reported, told. Its only writer to Optuna.
+"""The trials of a study during a search: asked for, resumed, reported, told. The only writer to Optuna.
 
-Every step can be repeated: one that the database did not acknowledge is taken again, and finds out first what it had
-already done. The journal gets a line after each acknowledgement.
+Every step can be repeated: if the database did not acknowledge it, it is repeated later, and first checks what was
+stored. The journal gets a line after each acknowledgement.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ from trainer.config import EpochResult, ModelSize
 logger = logging.getLogger(__name__)
 
 REPEAT_TOLERANCE = 0.05
-"""Most that the accuracy of an epoch trained again may differ from what was reported: other hardware rounds otherwise,
-but a trial that has become another one must not go on under the old number."""
+"""Largest difference between the accuracy of an epoch trained again and the reported one. Other hardware rounds
+differently, but a trial that gives other results must not go on under its number."""
 
 
 class Trials:
@@ -69,25 +69,25 @@ class Trials:
         self.marks = Marks.of(self.study, self.uuid)
         self.journal = Journal(runs.journal(self.spec.name))
         self.orphans: deque[int] = deque()
-        """Trials that were begun and that nobody trains."""
+        """Trials in progress that no worker trains, in the order in which they go on."""
         self.others = Others(self.study, self.marks, self.journal)
         self.asking = False
         """Whether a candidate is being asked for. If still set in the next turn, the database went away in between."""
         self.progress: dict[int, Progress] = {}
-        """Trials that are trained, or that wait for a worker."""
+        """Number -> trial that a worker trains, or that goes on when a worker is free."""
         self.finished: dict[int, TrialView] = {}
         self.rungs = Rungs(self.spec, self.journal)
 
     @property
     def spent(self) -> Spent:
-        """What the search has spent by now."""
+        """The spent part of the budget."""
         paused = self.rungs.paused
         steps = [progress.step for progress in (*self.progress.values(), *paused.values())]
         return Spent.so_far(self.finished.values(), steps, self.spec, len(paused))
 
     @property
     def allowance(self) -> Allowance:
-        """What may begin now, beside the trials in progress."""
+        """The number of trials that may begin or go on now, beside those in progress."""
         committed = sum(map(self.rungs.left_of, self.progress.values()))
         return allowance_of(self.budget, self.spent, committed, self.rungs, idle=not self.progress)
 
@@ -97,10 +97,10 @@ class Trials:
             self.orphans.appendleft(progress.trial.number)
 
     def adopt(self) -> list[str]:
-        """Take over what a predecessor left: finished trials count, RUNNING ones are orphans.
+        """Take over the trials that the last launch left: finished ones count, RUNNING ones are paused or orphans.
 
         Returns:
-            Lines for the user: packages whose versions have changed, which unfinished trials keep as a warning, and
+            Lines for the user: packages whose versions have changed (unfinished trials store that as a warning), and
             trials for which the journal lacks more than one step.
         """
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
@@ -133,7 +133,7 @@ class Trials:
         return [*notes, *gap.sentences()]
 
     def enqueue(self, recipes: list[dict[str, Any]]) -> None:
-        """Queue known recipes, in terms of the space, unless they were queued before."""
+        """Queue known recipes, with the sampled settings as keys, unless they were queued before."""
         queued = [trial.system_attrs.get(QUEUED) for trial in self.study.get_trials(deepcopy=False)]
         for number, recipe in enumerate(recipes):
             if recipe not in queued:
@@ -141,10 +141,10 @@ class Trials:
                 self.journal.append(events.Enqueue(params=recipe))
 
     def next(self) -> int | None:
-        """An orphan, else one that is promoted from its rung, else a new candidate.
+        """The next trial to train: an orphan, else a promoted trial, else a new candidate.
 
-        A new candidate is drawn by a sampler whose seed depends on the trial's number alone. None where nothing may
-        begin, and where the candidate was queued by another program with values that cannot be: it has failed.
+        A new candidate is drawn by a sampler whose seed depends on the trial's number alone. None if no trial may
+        begin, or if another program queued the candidate with impossible values: it has failed.
         """
         allowance = self.allowance
         if not self.orphans and allowance.promotions:
@@ -157,7 +157,7 @@ class Trials:
         return self.orphans.popleft() if self.orphans else None
 
     def complete_asking(self) -> None:
-        """Make an orphan of a candidate that was being promoted or asked for when the database went away.
+        """Make an orphan of a trial that was being promoted or asked for when the database went away.
 
         The trial is RUNNING in the database, perhaps with only some settings, and no worker has it. The other settings
         are drawn before any later result is stored, because the sampler would learn from it. If two were created, since
@@ -170,12 +170,12 @@ class Trials:
             self.asking = False
 
     def epochs_of(self, number: int | None) -> int:
-        """Epochs of the training that a trial in progress is at; those of a full one for a trial that is not."""
+        """Epochs of the present training of a trial; those of a full training if it is not in progress."""
         progress = self.progress.get(number) if number is not None else None
         return self.spec.num_steps if progress is None else self.rungs.epochs_of(progress)
 
     def assignment(self, number: int, cache: str) -> Assign:
-        """What a worker is told to train; ``cache`` is where the pictures are decoded."""
+        """The assignment of a trial; ``cache`` is the path of the decoded pictures."""
         return assignment_of(self.progress[number], self.spec, self.rungs.ladder, self.runs, cache)
 
     def counted(self, started: Started) -> None:
@@ -215,7 +215,7 @@ class Trials:
             return "go on"  # reported and decided before the interruption
         rung = self.rungs.rung_at(progress, step, last=result.final)
         if rung is not None and rung == progress.promoted_at:
-            return "go on"  # it was paused here, and its worker tells once more what it has
+            return "go on"  # it was paused here, and the resumed training repeats its epochs
         if step not in progress.decided:
             pruned = self._decide(progress, step, value, rung, last=result.final)
             self.journal.append(events.Epoch(trial=number, step=step, value=value, pruned=pruned))
@@ -227,7 +227,7 @@ class Trials:
         return "go on"
 
     def _decide(self, progress: Progress, step: int, value: float, rung: int | None, *, last: bool) -> bool | None:
-        """Whether a trial is pruned, or waits at its rung; None where that was not asked."""
+        """Whether a trial is pruned, or paused at its rung; None if neither was asked."""
         if rung is not None:
             return self.rungs.decide(progress, rung, value)
         if progress.asked == step:
@@ -238,7 +238,7 @@ class Trials:
         return bool(progress.trial.should_prune())  # a numpy bool, of the median pruner
 
     def release(self, number: int) -> bool:
-        """Note that no worker trains a trial: it waits for the next free one, or at its rung. Returns whether there."""
+        """Note that no worker trains a trial: it becomes an orphan, or is paused. Returns whether it is paused."""
         progress = self.progress.get(number)
         if progress is None:
             return False
@@ -286,25 +286,25 @@ class Trials:
         return self.finished[number]
 
     def fail_unknown(self) -> None:
-        """End what a broken connection has created twice: trials beyond the budget, that nobody ever trained."""
+        """Fail trials that a broken connection has created twice: beyond the budget, and never trained."""
         for frozen in self._unknown():
             self.marks.note_ended(self.study, frozen)
             self.study.tell(frozen.number, state=TrialState.FAIL)
             self.journal.append(events.Tell(trial=frozen.number, state="FAIL", value=None, reason="created twice"))
 
     def record_failure(self, number: int, worker: str, failure: Failure, decision: Decision) -> None:
-        """Log what went wrong with a trial and what becomes of it; a crash is in the journal, once for each attempt."""
+        """Log a failure of a trial and the decision about it. A crash gets a journal line, once for each attempt."""
         progress = self.progress[number]
         logger.debug("trial %d: %s (%s): %s", number, failure.kind, failure.sentence, decision.verdict)
         if (
             failure.is_crash and progress.crashed < progress.attempts
-        ):  # else it was noted, and the database went away before the rest
+        ):  # else it has its line, and an outage interrupted the rest
             progress.crashed = progress.attempts
             reason = failure.sentence.splitlines()[0]
             self.journal.append(events.Crash(trial=number, worker=worker, kind=failure.kind, reason=reason))
 
     def go_on(self, number: int, decision: Decision) -> None:
-        """Keep what has gone wrong with a trial by now, for the next coordinator too."""
+        """Store the setbacks of a trial so far, for the next launch too."""
         progress, setbacks = self.progress[number], decision.setbacks
         for name in ("micro_batches", "device_errors"):
             if getattr(setbacks, name) != getattr(progress.setbacks, name):
@@ -361,7 +361,7 @@ class Trials:
             self.orphans.append(frozen.number)
 
     def lose_foreign(self, below: int = 0) -> bool:
-        """Let go of trials that another program has finished; a replay takes them for failed ones.
+        """Give up trials that another program has finished; a replay counts them as failed.
 
         Args:
             below: the number of the trial that is asked for; the journal needs a line for each one before it.
@@ -380,7 +380,7 @@ class Trials:
         return self.study.get_trials(deepcopy=False)[trial.number]
 
     def _keep_confusion(self, trial: FrozenTrial) -> None:
-        """Of a new best, for whoever draws it; a picture is not worth an error."""
+        """Keep the confusion matrix of a new best trial for its figure. A missing file is no error."""
         best = best_of(self.study.get_trials(deepcopy=False), self.spec.limit)
         if best is not None and best.number == trial.number:
             with contextlib.suppress(OSError):

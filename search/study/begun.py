@@ -29,7 +29,7 @@ KEPT = {
 missing here, because it limits a single launch."""
 
 SAME_AS_NONE = {"min_epochs": 1}
-"""Setting -> its default of before, which means to every pruner of before what None means now."""
+"""Setting -> its earlier default, which meant to the earlier pruners what None means now."""
 
 SHOWN_DIFFERENCES = 3
 """At most so many differences between a study's first text and today's are listed; the others are counted."""
@@ -92,7 +92,7 @@ def with_kept(asked: StudySpec, stored: Tables, tables: Sequence[str] = tuple(KE
         ConfigError: the file's settings and the kept ones contradict each other.
     """
     values = asked.model_dump(mode="json")
-    if "trials" in stored.get("search", {}):  # a study of before that has trials alone has no budget of compute
+    if "trials" in stored.get("search", {}):  # an earlier study that names only trials has no budget of compute
         stored = {**stored, "search": {"trainings": None} | stored["search"]}
     kept: dict[str, object] = {}
     for table in tables:

@@ -1,4 +1,4 @@
-"""The budget of a search: what it may spend, what it has spent, and whether another candidate may begin."""
+"""The budget of a search: its limits, the spent part, and whether another candidate may begin."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from studies import StudySpec
 from studies.spec import describe_budget
 
 MORE_TRAININGS, MORE_TRIALS = 1.5, 2
-"""What a spent budget is multiplied by in the message that says how to go on."""
+"""Factors on a spent budget, for the message that says how to go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What a search has spent by now. The trials that other programs have finished are not in it."""
+    """The spent part of a budget. Trials that other programs have finished do not count."""
 
     epochs: int = 0
-    """Steps (epochs, or folds) of all trials, of those in progress too."""
+    """Steps (epochs or folds) of all trials, those in progress included."""
     trainings: float = 0.0
-    """The same in full trainings."""
+    """``epochs`` in full trainings."""
     begun: int = 0
-    """Candidates: trials in any state but WAITING."""
+    """Number of candidates: trials in any state but WAITING."""
     finished: int = 0
-    """Trials that have ended: completed, pruned or failed."""
+    """Number of trials that have ended: complete, pruned or failed."""
     complete: int = 0
     paused: int = 0
-    """Trials that wait for later results, see ``search.study.trial.is_paused``."""
+    """Number of paused trials, see ``search.study.trial.is_paused``."""
 
     @classmethod
     def of(cls, trials: Sequence[FrozenTrial], spec: StudySpec) -> Spent:
-        """What these trials, the search's own, have spent."""
+        """The spent part by the search's own trials."""
         begun = [trial for trial in trials if trial.state != TrialState.WAITING]
         epochs = sum(max(trial.intermediate_values, default=0) for trial in begun)
         return cls(
@@ -49,7 +49,7 @@ class Spent:
 
     @classmethod
     def so_far(cls, ended: Collection[TrialView], steps: Collection[int], spec: StudySpec, paused: int = 0) -> Spent:
-        """What a search has spent while it runs: ``steps`` of each unfinished trial, of which so many are paused."""
+        """The spent part during a search: ``steps`` of each unfinished trial; ``paused`` of these trials are paused."""
         epochs = sum(view.epochs for view in ended) + sum(steps)
         complete = sum(view.state == TrialState.COMPLETE.name for view in ended)
         return cls(
@@ -64,12 +64,12 @@ class Spent:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a search may spend."""
+    """The limits of a search."""
 
     trainings: float | None
     """Compute, in full trainings; None: no limit."""
     trials: int | None
-    """Most candidates; None: no limit."""
+    """Largest number of candidates; None: no limit."""
     hours: float | None
     """Hours after which a launch begins no candidate; None: no limit."""
     steps: int
@@ -87,15 +87,15 @@ class Budget:
         return describe_budget(self.trainings, self.trials)
 
     def candidates_left(self, spent: Spent, committed_epochs: int = 0) -> int:
-        """Number of further candidates that may begin, at most: each takes at least one step.
+        """Largest number of further candidates that may begin, if each takes one step.
 
-        A budget of E epochs has at most E candidates. Those that end before their first epoch cost nothing, and a
-        search in which all of them do must end too. Trainings in progress go on to their end, so at most one training
-        more than the budget is spent, and unless all fail or diverge, one is complete.
+        A budget of E epochs has at most E candidates. Candidates that end before their first epoch cost nothing, and a
+        search must end even if all of them do. Trials in progress go on, so at most one full training more than the
+        budget is spent.
 
         Args:
-            spent: what was spent by now.
-            committed_epochs: steps that the trainings in progress have still to do, if none of them is stopped.
+            spent: the spent part.
+            committed_epochs: most steps that the trials in progress still need.
         """
         left = [] if self.trials is None else [self.trials - spent.begun]
         if self.trainings is not None:
@@ -107,27 +107,27 @@ class Budget:
         return self.candidates_left(spent, committed_epochs) > 0
 
     def allows_compute(self, spent: Spent, committed_epochs: int = 0) -> bool:
-        """Whether a candidate that was begun may go on. Arguments as for ``candidates_left``."""
+        """Whether a paused candidate may go on. Arguments as for ``candidates_left``."""
         return self.trainings is None or self._compute_left(self.trainings, spent, committed_epochs) > 0
 
     def is_spent(self, spent: Spent) -> bool:
-        """Whether nothing is left to do: no candidate may begin, and none is unfinished but paused ones."""
+        """Whether nothing is left to do: no candidate may begin, and all unfinished ones are paused."""
         return not self.allows_another(spent) and spent.finished + spent.paused >= spent.begun
 
     def share(self, spent: Spent) -> float:
-        """The share of the budget that is spent, 0 to 1."""
+        """The spent share of the budget, from 0 to 1."""
         shares = [] if self.trainings is None else [spent.trainings / self.trainings]
         shares += [] if self.trials is None else [spent.finished / self.trials]
         return min(1.0, max(shares))
 
     def progress(self, spent: Spent) -> tuple[str, str]:
-        """How much is spent, and of what: ("12.4 of 30", "trainings spent"), ("3 of 12", "trials finished")."""
+        """The spent part, and its unit: ("12.4 of 30", "trainings spent"), ("3 of 12", "trials finished")."""
         if self.trainings is not None:
             return f"{spent.trainings:,.1f} of {self.trainings:,g}", "trainings spent"
         return f"{spent.finished:,} of {self.trials:,}", "trials finished"
 
     def describe(self, spent: Spent) -> str:
-        """What is spent: "12.4 of 30 trainings spent, 41 candidates, 6 complete"."""
+        """The spent part in words: "12.4 of 30 trainings spent, 41 candidates, 6 complete"."""
         parts = [" ".join(self.progress(spent))]
         if self.trainings is not None:
             of = "" if self.trials is None else f" of {self.trials:,}"
@@ -137,16 +137,16 @@ class Budget:
         return ", ".join(parts)
 
     def larger(self, spent: Spent) -> str:
-        """The options of ``search launch`` that go on with a search whose budget is spent."""
+        """The options with which ``search launch`` goes on with a search whose budget is spent."""
         options = []
         if self.trainings is not None and self._compute_left(self.trainings, spent) <= 0:
-            most = max(self.trainings, spent.trainings, spent.begun / self.steps)  # it may be set below what is spent
+            most = max(self.trainings, spent.trainings, spent.begun / self.steps)  # the limit may have been lowered
             options.append(f"--trainings {math.ceil(MORE_TRAININGS * most)}")
         if self.trials is not None and spent.begun >= self.trials:
             options.append(f"--trials {MORE_TRIALS * max(self.trials, spent.begun)}")
         return " ".join(options)
 
     def _compute_left(self, trainings: float, spent: Spent, committed_epochs: int = 0) -> int:
-        """Candidates that the compute still allows, if each takes one step."""
+        """Number of candidates that the compute still allows, if each takes one step."""
         epochs = round(trainings * self.steps, 6)  # without it, 0.55 of 100 epochs are more than 55
         return math.ceil(epochs - max(spent.epochs + committed_epochs, spent.begun))

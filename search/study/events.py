@@ -4,13 +4,13 @@
     accept    differences                  what changed since the study was begun, and was accepted
     keep      settings                     settings that its file does not name -> what the study keeps
     recipe    was, now, anew               a later version of the trainer's recipe; trials that it begins anew
-    enqueue   params                       a known recipe waits to be asked for
+    enqueue   params                       a known recipe is queued
     ask       trial, params                a candidate has all its settings
     assign    trial, worker, attempt       a worker has it; attempts from 1
     started   trial, constraints           counted, and the limit recorded
-    epoch     trial, step, value, pruned   reported and decided; pruned is null where nobody was asked; at a rung of
-                                           the pruner "promote" it says whether the trial waits there
-    pause     trial, step                  it waits at a rung, after its epoch was decided so
+    epoch     trial, step, value, pruned   reported and decided; pruned is null if no pruner was asked; at a rung of
+                                           the pruner "promote" it says whether the trial is paused there
+    pause     trial, step                  it is paused at a rung: its worker is free
     promote   trial, step, at_least        it goes on from there; at_least candidates may at each rung, null: unknown
     crash     trial, worker, kind, reason  its training failed; kinds in search/errors.py
     tell      trial, state, value, reason, failure  finished; failure is the kind, see search/errors.py
@@ -51,7 +51,7 @@ Words = Annotated[
 """A text that may name a file, whose name may be no text."""
 
 REMEMBERED = (PAUSED_AT, PROMOTED_AT, FAILURE)
-"""Attributes of a trial that the decisions about others depend on."""
+"""Trial attributes on which decisions about other trials depend."""
 
 Setting: TypeAlias = bool | int | float | str | None
 """A value of a sampled setting; None where another program chose it."""
@@ -77,9 +77,9 @@ class RecordedTrial(_Recorded):
     intermediate_values: Mapping[str, float]
     """Step -> accuracy."""
     system_attrs: Mapping[str, Any]
-    """Recipes that wait, constraints, the rungs of successive halving."""
+    """Queued recipes, constraints, the rungs of successive halving."""
     user_attrs: Mapping[str, Any] = Field(default_factory=dict)
-    """Where it was paused and promoted, and the kind of its failure."""
+    """The rungs where it was paused and promoted, and the kind of its failure."""
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> RecordedTrial:
@@ -162,7 +162,7 @@ class Recipe(_Line):
 
 
 class Enqueue(_Line):
-    """A known recipe waits."""
+    """A known recipe is queued."""
 
     event: Literal["enqueue"] = "enqueue"
     params: Mapping[str, Any]
@@ -204,7 +204,7 @@ class Epoch(_Line):
 
 
 class Pause(_Line):
-    """A trial waits at a rung."""
+    """A trial is paused at a rung."""
 
     event: Literal["pause"] = "pause"
     trial: int
@@ -212,7 +212,7 @@ class Pause(_Line):
 
 
 class Promote(_Line):
-    """A trial that waited goes on."""
+    """A paused trial is promoted."""
 
     event: Literal["promote"] = "promote"
     trial: int

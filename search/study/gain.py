@@ -1,4 +1,4 @@
-"""What a search has brought: how much better its best is than the first known recipe, how surely, at what cost."""
+"""The gain of a search: its best trial compared with the first known recipe, with an interval and the cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from search.words import count
 from studies import StudySpec
 
 PICTURES = "featherweight:pictures"
-"""Study attribute: number of pictures by which a candidate is judged: those of validation, or of all folds."""
+"""Study attribute: number of pictures that measure a candidate, those of the validation split or of all folds."""
 
 KNOWN = "known"
 """Trial attribute: number of the known recipe that was queued, from 0."""
@@ -27,10 +27,10 @@ Z95 = 1.959964
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """The best of a search beside the first known recipe, by validation accuracy."""
+    """The best trial of a search compared with the first known recipe, by validation accuracy."""
 
     best: int
-    """Number of the trial."""
+    """Number of the best trial, or of the winner of the confirmation."""
     best_accuracy: float
     known: int
     known_accuracy: float
@@ -39,9 +39,9 @@ class Gain:
     high: float
     pictures: int
     seeds: int
-    """Fresh seeds behind the best's accuracy; 0: it is the search's own value, the highest of many."""
+    """Number of fresh seeds in ``best_accuracy``; 0: it is the value from the search, the highest of many."""
     trainings: float
-    """Cost of the search, in full trainings."""
+    """Cost of the search in full trainings."""
 
     @property
     def sentence(self) -> str:
@@ -61,16 +61,16 @@ class Gain:
 def gain_of(study: optuna.Study, spec: StudySpec, confirmation: Confirmation | None = None) -> Gain | None:
     """The gain of a search over its first known recipe.
 
-    The interval is Newcombe's for two independent proportions (Statistics in Medicine 17, 1998, method 10), too wide
-    for two models on the same pictures; where the accuracy is a mean over seeds, their standard error is added.
+    The interval is Newcombe's for two independent proportions (Statistics in Medicine 17, 1998, method 10). It is too
+    wide for two models on the same pictures. If an accuracy is a mean over seeds, its standard error is added.
 
     Args:
-        study: as it is stored.
-        spec: what it searches.
+        study: the study.
+        spec: its spec.
         confirmation: its confirmation, if there is one.
 
     Returns:
-        None where the first known recipe was not trained to its end, or the pictures were not counted.
+        None if the first known recipe was not trained to its end, or if the number of pictures is not known.
     """
     trials, pictures = study.get_trials(deepcopy=False), study.user_attrs.get(PICTURES)
     known, best = _first_known(trials), best_of(trials, spec.limit)
@@ -99,7 +99,7 @@ def gain_of(study: optuna.Study, spec: StudySpec, confirmation: Confirmation | N
 
 
 def note_pictures(study: optuna.Study, pictures: int) -> None:
-    """Keep by how many pictures a candidate is judged."""
+    """Store the number of pictures that measure a candidate."""
     if study.user_attrs.get(PICTURES) != pictures:
         study.set_user_attr(PICTURES, pictures)
 
@@ -113,7 +113,7 @@ def wilson_interval(hits: float, n: int) -> tuple[float, float]:
 
 
 def _newcombe(one: float, other: float, n: int) -> tuple[float, float]:
-    """How far the interval of ``one - other`` reaches below and above it; both are shares of ``n``."""
+    """Distances from ``one - other`` to the lower and the upper end of its interval; both are shares of ``n``."""
     (low, high), (other_low, other_high) = wilson_interval(one * n, n), wilson_interval(other * n, n)
     return math.hypot(one - low, other_high - other), math.hypot(high - one, other - other_low)
 
@@ -125,7 +125,7 @@ def _first_known(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
 
 
 def _accuracy(trial: FrozenTrial, confirmed: Candidate | None) -> tuple[float, float, int]:
-    """A trial's accuracy, its standard error over seeds, and their number; both 0 for the search's own value."""
+    """A trial's accuracy, its standard error over seeds, and the number of seeds; 0 and 0 without a confirmation."""
     if confirmed is not None and confirmed.mean is not None:
         return confirmed.mean, confirmed.standard_error or 0.0, len(confirmed.accuracies)
     assert trial.value is not None

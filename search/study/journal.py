@@ -53,11 +53,11 @@ DECIDING = ("optuna", "numpy", "scipy")
 """Packages whose versions decide what a sampler suggests."""
 
 PACKAGES = (*DECIDING, "torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "pillow")
-"""Those, and the ones whose versions decide what a training comes to."""
+"""Those, and the packages whose versions decide the result of a training."""
 
 
 OfTrial: TypeAlias = Enqueue | Ask | Started | Epoch | Pause | Promote | Tell
-"""The lines that a trial in the database tells of."""
+"""The lines that can be rebuilt from a trial in the database."""
 
 
 def installed() -> dict[str, str]:
@@ -109,15 +109,15 @@ class Journal:
         cut_torn_line(path)
         self._late: list[Event] = []
         self.lost = False
-        """Set once the study is another's: nothing is written any more."""
+        """Set once another process owns the study: nothing is written any more."""
         self.asked: dict[int, dict[str, Any]] = {}
-        """Trial -> its settings, as they are in it."""
+        """Trial -> its settings in the journal."""
         self.started: set[int] = set()
-        """Trials whose size is in it."""
+        """Trials whose size is in the journal."""
         self.told: set[int] = set()
-        """Trials whose end is in it."""
+        """Trials whose end is in the journal."""
         self.decided: dict[tuple[int, int | None], bool] = {}
-        """(trial, step) -> whether the pruner ended the trial there, as an earlier launch noted."""
+        """(trial, step) -> whether the trial was pruned or paused there, as an earlier launch noted."""
         for event in read_journal(path):
             self._learn(event)
             if isinstance(event, Epoch) and event.pruned is not None:
@@ -174,9 +174,9 @@ class Journal:
     def begin(
         self, spec: StudySpec, space: dict[str, BaseDistribution], trials: Sequence[FrozenTrial], uuid: str | None
     ) -> Gap:
-        """Note a launch, and whatever the database knows and the journal does not.
+        """Note a launch, and all steps that the database has and the journal lacks.
 
-        A journal that knows what the database does not is that of a later copy: from here it tells of this one.
+        A journal with steps that the database lacks belongs to a later copy; from here on it follows this database.
 
         Args:
             spec: what the study searches.
@@ -222,7 +222,7 @@ class Journal:
 
 
 def cut_torn_line(path: Path) -> bool:
-    """Take the torn last line, which a crash leaves, off the end of a journal; whether there was one."""
+    """Remove a torn last line, which a crash leaves, from a journal. Returns whether there was one."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -261,7 +261,7 @@ def read_journal(path: Path) -> list[Event]:
 
 
 def searched_by(events: Sequence[Event]) -> str | None:
-    """The UUID of the study whose search a journal tells of; None where no launch names one.
+    """The UUID of the study that a journal belongs to; None if no launch names one.
 
     Raises:
         ValueError: it names something else.
@@ -271,7 +271,7 @@ def searched_by(events: Sequence[Event]) -> str | None:
 
 
 def digest(path: Path) -> str | None:
-    """SHA-256 of a journal as it is now; None where there is none."""
+    """SHA-256 of a journal as it is now; None if there is none."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
@@ -319,7 +319,7 @@ def _missing(
 def _lost(
     known: Sequence[Event], trials: Sequence[FrozenTrial]
 ) -> list[Ask | Started | Epoch | Pause | Promote | Tell]:
-    """The lines of a journal that tell of what the database does not have. It is written first, so it is another."""
+    """The lines of a journal whose steps the database lacks. The database is written first, so it is another copy."""
     last = {event.trial: event for event in known if isinstance(event, Ask)}
     lost: list[Ask | Started | Epoch | Pause | Promote | Tell] = []
     for event in known:
@@ -349,7 +349,7 @@ def _numbers(trials: Sequence[int]) -> str:
 
 
 def _since_history(events: Sequence[Event]) -> Sequence[Event]:
-    """The events from the last launch on that wrote all trials down."""
+    """The events since the last launch that wrote all trials down, this launch included."""
     at = [index for index, event in enumerate(events) if isinstance(event, Launch) and event.history is not None]
     return events[at[-1] :] if at else events
 
@@ -360,7 +360,7 @@ def _since_recipe(events: Sequence[Event]) -> int:
 
 
 def _step(event: Event) -> tuple[object, ...]:
-    """What tells the step of one line from that of another."""
+    """Key that distinguishes the step of a line from all others."""
     match event:
         case Enqueue():
             return event.event, json.dumps(dict(event.params), sort_keys=True)

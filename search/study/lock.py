@@ -31,7 +31,7 @@ LOCK_PATIENCE_SECONDS = 1.0
 def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
     """Hold the study alone: a file lock beside SQLite, an advisory lock in Postgres; both end with the process.
 
-    Its folder has a lock too, for studies of one name in two databases, and for whoever takes a lost Postgres lock.
+    Its folder has a lock too, for studies of one name in two databases, and to take a lost Postgres lock again.
 
     Yields a function to call before each write. A Postgres lock is lost when the server restarts; the function takes it
     again, and raises HeldError if another process was faster.
@@ -74,12 +74,12 @@ def _another_owner(name: str, url: URL) -> str | None:
 
 
 def owner_name() -> str:
-    """What this process is called where it owns a study."""
+    """Name of this process as the owner of a study."""
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def owner_of(name: str, url: URL, runs: Runs) -> str | None:
-    """Who owns the study now, in words; None if nobody does."""
+    """The present owner of the study, in words; None if there is none."""
     try:
         with _lock(name, url, runs.holder(name), patience_seconds=0):
             return None
@@ -145,7 +145,7 @@ def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iter
 
 
 def read_holder(holder: Path) -> str:
-    """What the holder wrote about itself; on another machine, or in its first instant, nothing."""
+    """The name that the owner wrote; "another process" on another machine, or in the owner's first instant."""
     try:
         said = holder.read_text(encoding="utf-8", errors="replace")
         return said if said and said.isprintable() else "another process"

@@ -22,7 +22,7 @@ from search.study.trial import FAILURE
 from trainer.values import FrozenModel
 
 MARK = "featherweight:mark"
-"""Trial attribute: the study's UUID and the trial's number, so that the mark of a copied trial is none."""
+"""Trial attribute: the study's UUID and the trial's number, so that the mark of a copied trial is not valid."""
 
 ENDED = "/ended"
 """What is added to the mark before a trial's end is stored."""
@@ -40,7 +40,7 @@ class Before(FrozenModel):
     """The trials that were finished before trials were marked; they count as the search's own."""
 
     trials: int = Field(ge=0)
-    """Number of trials of that time."""
+    """Number of trials at that time."""
     without: tuple[int, ...] = ()
     """Those of them that were not finished, or not trained by a worker."""
 
@@ -51,10 +51,10 @@ class Marks:
 
     uuid: str | None
     before: Before | None
-    """None until a launch has stored it: the study is one of before, and every trial that a worker trained counts."""
+    """None until a launch has stored it: the study is older than marks, and all trials of its workers count."""
 
     def note_asked(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Mark a trial that the search has asked for, unless it is marked so."""
+        """Mark a trial that the search has asked for, unless it has that mark."""
         if trial.user_attrs.get(MARK) != self.asked(trial.number):
             set_attributes(study, trial, {MARK: self.asked(trial.number)})
 
@@ -72,7 +72,7 @@ class Marks:
         return cls(uuid, before)
 
     def is_own(self, trial: FrozenTrial) -> bool:
-        """Whether nobody but the search has finished a trial; True while it is not finished."""
+        """Whether only the search can have finished a trial; True while it is not finished."""
         if not trial.state.is_finished() or trial.user_attrs.get(MARK) == self.asked(trial.number) + ENDED:
             return True
         if self.before is None:
@@ -86,7 +86,7 @@ class Marks:
         return trial.user_attrs.get(MARK) in (asked, asked + ENDED) or trial.number in without
 
     def seen(self, trial: FrozenTrial) -> FrozenTrial:
-        """What a search sees of a trial: the trial itself, or a failed one in its place."""
+        """The trial as a search sees it: the trial itself, or a failed one in its place."""
         return trial if self.is_own(trial) else _stand_in(trial)
 
     def asked(self, number: int) -> str:
@@ -140,7 +140,7 @@ def is_foreign(trial: FrozenTrial) -> bool:
 
 
 def own_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials of a search, for people; what other programs finished is not among them."""
+    """The search's own trials, without those that other programs have finished."""
     return [trial for trial in study.get_trials(deepcopy=False) if not is_foreign(trial)]
 
 

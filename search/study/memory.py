@@ -1,7 +1,7 @@
-"""The trials of a study in memory, for the process that owns it: read once, answered from here, written through.
+"""The trials of a study in memory, for the process that owns it. All writes go to the database first.
 
-Optuna's own cache reads every unfinished trial anew at each look, so a search with n workers reads n trials about ten
-times for each of its trials.
+Optuna's own cache reads every unfinished trial anew at each look. A search with n workers has n unfinished trials, and
+looks about ten times for each trial.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from search.study.storage import backend_of
 class RememberingStorage(_CachedStorage):
     """Optuna's storage with the trials of one study in memory. For one thread, in the process that owns the study.
 
-    A write goes to the database first, and changes the memory once the database has acknowledged it. After a write
-    that failed, whatever the database made of it, all unfinished trials are read anew before they are shown again; so
-    is a trial whose state has changed, for its times. Finished trials never change.
+    A write goes to the database first, and changes the memory once the database has acknowledged it. After a failed
+    write, all unfinished trials are read anew before they are returned again, because the database may have stored the
+    write nevertheless. A trial whose state has changed is read anew too, for its times. Finished trials never change.
 
-    What other programs do is noticed at each look at all trials, by the number of trials in each state: trials that
-    they add, begin or finish. What they write into an unfinished trial of somebody else is seen when that one is next
-    read. Attributes of the study are read from the database: whether it is still the same study is known by them.
+    Each look at all trials notices trials that other programs have added, begun or finished, by the number of trials in
+    each state. A change by another program to an unfinished trial is seen when that trial is next read. Attributes of
+    the study are always read from the database, because they show whether it is still the same study.
 
     Args:
         backend: the database.
         study_id: Optuna's number of the study.
-        seen: what is shown in place of a trial of the database; called once for each trial that is read.
+        seen: gives the trial to return in place of one of the database; called once for each trial that is read.
     """
 
     def __init__(self, backend: RDBStorage, study_id: int, seen: Callable[[FrozenTrial], FrozenTrial]) -> None:
@@ -45,15 +45,15 @@ class RememberingStorage(_CachedStorage):
         self._study_id, self._seen = study_id, seen
         self._studies[study_id] = _StudyInfo()
         self._trials = self._studies[study_id].trials
-        """By number, in this order."""
+        """Number -> trial, in the order of the numbers."""
         self._unfinished: set[int] = set()
-        """Numbers of those that are not finished."""
+        """Numbers of the unfinished trials."""
         self._whole = False
-        """Whether the memory is known to be what the database has, but for ``_stale``."""
+        """Whether the memory is known to equal the database, apart from ``_stale``."""
         self._stale: set[int] = set()
-        """Optuna's ids of trials to read anew."""
+        """Optuna's ids of the trials to read anew."""
         self._read_up_to = -1
-        """The highest id that was read; there may be unknown trials above it."""
+        """The highest id that was read; there may be new trials above it."""
         trial = models.TrialModel
         self._count = select(
             func.count(),
@@ -62,7 +62,7 @@ class RememberingStorage(_CachedStorage):
         ).where(trial.study_id == study_id, trial.trial_id >= bindparam("first"))
 
     def forget(self, trial_id: int) -> None:
-        """Read a trial anew before it is next shown, because it was changed below Optuna."""
+        """Read a trial anew before it is next returned, because it was changed without Optuna."""
         self._stale.add(trial_id)
 
     # -- reads
@@ -70,7 +70,7 @@ class RememberingStorage(_CachedStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """As Optuna's; without ``deepcopy`` the trials are those of the memory, which no later write changes."""
+        """As in Optuna; without ``deepcopy``, the trials of the memory, which later writes do not change."""
         if study_id != self._study_id:
             return super().get_all_trials(study_id, deepcopy, states)
         self._look()
@@ -80,7 +80,7 @@ class RememberingStorage(_CachedStorage):
         return copy.deepcopy(trials) if deepcopy else trials
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """As Optuna's: an unfinished one is the caller's own, as Optuna's ``Trial`` writes into it."""
+        """As in Optuna; of an unfinished trial a copy, because Optuna's ``Trial`` writes into it."""
         if not self._whole or trial_id in self._stale:
             self._look()
         trial = self._known(trial_id)
@@ -98,7 +98,7 @@ class RememberingStorage(_CachedStorage):
         """As Optuna's."""
         with self._writing():
             trial_id = super().create_new_trial(study_id, template_trial)
-        if template_trial is not None:  # the database may keep its values as others of the same meaning
+        if template_trial is not None:  # the database may store its values in another form
             self.forget(trial_id)
         return trial_id
 
@@ -111,7 +111,7 @@ class RememberingStorage(_CachedStorage):
             trial = self._change(trial_id)
             if trial is None:
                 return
-            if param_name in trial.params:  # Optuna does not overwrite it, and says nothing
+            if param_name in trial.params:  # Optuna silently keeps the old value
                 self.forget(trial_id)
                 return
             kept = json_to_distribution(distribution_to_json(distribution))
@@ -152,7 +152,7 @@ class RememberingStorage(_CachedStorage):
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except BaseException:  # the database may have taken it all the same
+        except BaseException:  # the database may have stored it nevertheless
             self._whole = False
             raise
 
@@ -161,7 +161,7 @@ class RememberingStorage(_CachedStorage):
         return self._trials[number] if study_id == self._study_id else None
 
     def _change(self, trial_id: int) -> FrozenTrial | None:
-        """Put a copy of a trial in its place, to be written into: others may hold the trial."""
+        """Replace a trial by a copy that may be changed, because callers may hold the trial itself."""
         trial = self._known(trial_id)
         if trial is None:
             return None
@@ -169,16 +169,16 @@ class RememberingStorage(_CachedStorage):
         return changed
 
     def _look(self) -> None:
-        """Make the memory what the database has."""
+        """Make the memory equal to the database."""
         if self._whole and self._stale:
             self._read(self._stale)
         if not self._whole or not self._is_complete():
             self._read({self._trials[number]._trial_id for number in self._unfinished})
 
     def _is_complete(self) -> bool:
-        """Whether as many trials wait, run and are there as in the memory; those before the first unfinished one are.
+        """Whether the database has as many trials as the memory: WAITING, RUNNING and all, from the first unfinished.
 
-        A trial only ever goes on from WAITING to RUNNING to finished, so equal numbers are equal states.
+        A trial only goes from WAITING to RUNNING to finished, so equal numbers mean equal states.
         """
         first = min(self._unfinished, default=len(self._trials))
         trial_id = self._trials[first]._trial_id if self._unfinished else self._read_up_to + 1
@@ -189,7 +189,7 @@ class RememberingStorage(_CachedStorage):
         return tuple(found) == expected
 
     def _read(self, ids: set[int]) -> None:
-        """Read these trials and all that are newer than those read before."""
+        """Read these trials, and all trials that are newer than those read before."""
         self._whole = False
         trials = self._backend._get_trials(self._study_id, None, ids, self._read_up_to)
         self._add_trials_to_cache(self._study_id, trials)
@@ -205,7 +205,7 @@ class RememberingStorage(_CachedStorage):
         super()._add_trials_to_cache(study_id, [self._seen(trial) for trial in trials])
         for trial in trials:
             (self._unfinished.discard if trial.state.is_finished() else self._unfinished.add)(trial.number)
-        if between:  # of another program, added just before one of this process
+        if between:  # another program added it just before this process added one
             ordered = sorted(self._trials.items())
             self._trials.clear()
             self._trials.update(ordered)
@@ -213,16 +213,16 @@ class RememberingStorage(_CachedStorage):
 
 @contextmanager
 def below_optuna(study: optuna.Study, trial: FrozenTrial) -> Iterator[Connection]:
-    """A transaction that changes an unfinished trial in a way for which Optuna has none."""
+    """A transaction for a change of an unfinished trial that Optuna does not offer."""
     try:
         with backend_of(study).engine.begin() as connection:
             yield connection
-    finally:  # where it failed too: the database may have taken it all the same
+    finally:  # after a failure too: the database may have stored it nevertheless
         _forget(study, trial)
 
 
 def read_anew(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
-    """An unfinished trial as the database has it: another program may have written into it."""
+    """An unfinished trial as the database has it now: another program may have changed it."""
     _forget(study, trial)
     return study.get_trials(deepcopy=False)[trial.number]
 
@@ -233,7 +233,7 @@ def _forget(study: optuna.Study, trial: FrozenTrial) -> None:
 
 
 def _copy(trial: FrozenTrial) -> FrozenTrial:
-    """A copy with mappings of its own; their values are never changed."""
+    """A copy with its own mappings; the values in them are never changed."""
     made = copy.copy(trial)
     made.params, made.distributions = dict(trial.params), dict(trial.distributions)
     made.user_attrs, made.system_attrs = dict(trial.user_attrs), dict(trial.system_attrs)

@@ -102,13 +102,14 @@ def eta_seconds(
 ) -> float | None:
     """Seconds until the budget is spent, from measured epochs and from the epochs that trials reach before pruning.
 
-    A budget of compute is divided by the speed. One of trials needs the length of a trial that may be pruned or paused.
+    A budget of compute is divided by the speed. A budget of trials needs the expected length of a trial, which may be
+    pruned or paused.
 
     The share of trials that end after each epoch is estimated as by Kaplan and Meier, 1958: a running trial counts as
     having reached its epoch. Finished trials alone would give too short a time, because pruned ones finish first. A
-    paused trial counts as ended: those that will go on are, by and large, as many as have gone on by now.
+    paused trial counts as ended: about as many will be promoted as have been promoted so far.
 
-    Many parameters: the live view and ``search status`` have each of them from another place.
+    Many parameters: the live view and ``search status`` get them from different places.
 
     Args:
         budget: the study's budget.
@@ -159,7 +160,7 @@ def eta_seconds(
 
 
 def _step_of(worker: WorkerView, ladder: Ladder) -> int:
-    """The step of a worker's trial: all trainings of a series have other lengths."""
+    """The step of a worker's trial, whose present training is recognised by its length."""
     stage = ladder.lengths.index(worker.epochs) if worker.epochs in ladder.lengths else 0
     return ladder.begins_at(stage) + worker.epoch
 

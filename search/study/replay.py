@@ -228,7 +228,7 @@ def replay_with(events: list[Event], pruner: str) -> OtherPruner:
 
 
 def _play(events: list[Event], pruner: str | None = None) -> Iterable[tuple[Event, dict[str, Value] | bool | None]]:
-    """Go through the events with a study in memory; yield each, with what sampler or pruner answer this time.
+    """Go through the events with a study in memory; yield each with the present answer of sampler or pruner.
 
     Raises:
         UsageError: the journal has no launch.
@@ -254,7 +254,7 @@ def _play(events: list[Event], pruner: str | None = None) -> Iterable[tuple[Even
 
 
 class _Played:
-    """A search that is played again, in memory."""
+    """A search that is replayed in memory."""
 
     def __init__(self, spec: StudySpec, pruner: str | None) -> None:
         self.spec, self.pruner = spec, pruner
@@ -263,12 +263,12 @@ class _Played:
         self.trials: dict[int, Trial] = {}
         self.reported: set[tuple[int, int]] = set()
         self.closed: set[int] = set()
-        """Trials that the other pruner has ended."""
+        """Numbers of the trials that the other pruner has ended."""
         self.standings = standings_of(spec, [])
 
     @classmethod
     def begun(cls, launch: Launch, before: _Played | None, pruner: str | None) -> _Played:
-        """The search as a launch begins it, or goes on with it."""
+        """The search after a launch has begun it, or gone on with it."""
         what = f"study {launch.spec.get('name')!r} was searched"
         spec = stored_spec(launch.spec, what, "replay it with the version that searched it")
         played = before
@@ -291,11 +291,11 @@ class _Played:
 
     @property
     def pauses(self) -> bool:
-        """Whether the search's own decisions at rungs are played."""
+        """Whether the decisions of ``search.policy.promotion`` at rungs are replayed."""
         return self.pruner is None and self.spec.search.pruner == "promote"
 
     def take(self, event: Event) -> dict[str, Value] | bool | None:
-        """Take a step; what sampler or pruner answer."""
+        """Replay one event. Returns the answer of sampler or pruner, if one was asked."""
         match event:
             case Enqueue():
                 self.study.enqueue_trial(dict(event.params))
@@ -351,12 +351,12 @@ class _Played:
         return answer
 
     def _at_rung(self, event: Epoch, trial: Trial) -> bool | None:
-        """Whether a trial waits at the rung to which an epoch has brought it; None between rungs."""
+        """Whether a trial is paused at the rung that it has reached with an epoch; None between rungs."""
         ladder = self.standings.ladder
         if event.pruned is None and event.step not in ladder.rungs:
             return None
         goes_on = self.standings.arrive(event.trial, event.step, event.value)
-        if event.pruned is None:  # it is at its end, or its decision comes with a later line
+        if event.pruned is None:  # it is at its end, or a later line has the decision
             return None
         if event.pruned:
             trial.set_user_attr(PAUSED_AT, ladder.rung_of(event.step))
@@ -365,7 +365,7 @@ class _Played:
         return not goes_on
 
     def _promote(self, event: Promote) -> bool | None:
-        """Whether this is the trial to promote; None where it is unknown how many may be."""
+        """Whether this is the trial to promote; None if ``at_least`` is not known."""
         same = None if event.at_least is None else self.standings.next(event.at_least) == event.trial
         self.trials[event.trial].set_user_attr(PROMOTED_AT, event.step)
         self.standings.go(event.trial)

@@ -49,7 +49,7 @@ def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
             return RandomSampler(seed=seed)
         case "gp":
             return GPSampler(seed=seed, n_startup_trials=search.startup_trials)
-        case "model":  # it draws from its seed and the trial's number, and remembers what it read of finished trials
+        case "model":  # seeded for the study: it uses the trial's number too; kept, because it remembers trials
             return _model_sampler(seed_of(spec.seed, 0, purpose=1), build_ladder(spec), search.startup_trials)
         case _:
             assert_never(search.sampler)
@@ -61,7 +61,7 @@ def _model_sampler(seed: int, ladder: Ladder, startup_trials: int) -> ModelSampl
 
 
 def build_ladder(spec: StudySpec) -> Ladder:
-    """The rungs at which the study's candidates are compared; none for a pruner that does not pause."""
+    """The rungs at which the study's candidates are compared; none if its pruner does not pause trials."""
     if spec.search.pruner != "promote":
         return Ladder((spec.num_steps,))
     return ladder_for(
@@ -74,7 +74,7 @@ def build_ladder(spec: StudySpec) -> Ladder:
 
 
 def first_rung(spec: StudySpec) -> int:
-    """Steps after which a candidate is paused or pruned at the earliest; all of them where none is."""
+    """The first step after which a candidate can be paused or pruned; the last step if none ever is."""
     match spec.search.pruner:
         case "promote":
             return build_ladder(spec).steps[0]
@@ -85,7 +85,7 @@ def first_rung(spec: StudySpec) -> int:
 
 
 def build_pruner(spec: StudySpec) -> BasePruner:
-    """The study's pruner. One that pauses is not Optuna's: ``search.policy.promotion`` decides instead."""
+    """The study's pruner. It does nothing with "promote", where ``search.policy.promotion`` decides instead."""
     search, min_epochs = spec.search, spec.search.min_epochs or 1
     match search.pruner:
         case "successive_halving":
@@ -113,7 +113,7 @@ def seed_of(study_seed: int, trial: int, purpose: int = 0) -> int:
 
 
 def new_trial(study: optuna.Study) -> FrozenTrial:
-    """The next trial, RUNNING and without sampled settings: the first one that waits, or a new one."""
+    """The next trial, RUNNING and without sampled settings: the first WAITING one, or a new one."""
     study.sampler = RandomSampler()  # draws nothing here, because no settings are asked for
     number = study.ask().number
     return study.get_trials(deepcopy=False)[number]

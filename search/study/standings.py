@@ -1,4 +1,4 @@
-"""The standings of a study's candidates at its rungs, from its trials; a search and its replay begin with them."""
+"""The standings of a study's candidates at its rungs, from its stored trials: the start of a search or a replay."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from studies import StudySpec
 
 
 def standings_of(spec: StudySpec, trials: Iterable[FrozenTrial]) -> Promotion:
-    """Who has come to which rung, and who waits there."""
+    """The standings from these trials: the candidates that have reached each rung, and those paused there."""
     ladder = build_ladder(spec)
     standings = Promotion(ladder, spec.search.reduction_factor)
     for trial in trials:

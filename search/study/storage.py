@@ -32,7 +32,7 @@ from search.study import postgres
 from trainer.errors import DiskError, no_room, printable
 
 SQLITE_BUSY_SECONDS = 60
-"""How long a writer waits for another; 0.5 s lost 11 of 48 trials at 8 processes, 60 s none."""
+"""Longest time that a writer waits for another; 0.5 s lost 11 of 48 trials at 8 processes, 60 s none."""
 
 SQLITE_TURN_SECONDS = 1.0
 """The same for a writer that has workers, signals and a display to attend to, and tries again by itself."""
@@ -44,7 +44,7 @@ SQLITE_SETTINGS = re.compile(
 """Settings that SQLite and its driver read from a URL."""
 
 STORAGE_FAILURES = (SQLAlchemyError, StorageInternalError)
-"""What SQLAlchemy, and Optuna on its behalf, raise."""
+"""Exceptions of SQLAlchemy, and of Optuna in their place."""
 
 
 def parse_url(url: str) -> URL:
@@ -230,13 +230,13 @@ def is_same_file(study: optuna.Study) -> bool:
         found = Path(engine.url.database or "").stat()
     except FileNotFoundError:
         return False
-    except OSError:  # of the disk: the database will say it too
+    except OSError:  # of the disk: the next access to the database reports it
         return True
     return bool(opened == (found.st_dev, found.st_ino))
 
 
 def wait_briefly(study: optuna.Study) -> None:
-    """From now on, give up soon what is locked, or a server that hangs: for a process that tries again by itself."""
+    """From now on, give up a locked database or a hanging server soon: for a process that tries again by itself."""
     engine = backend_of(study).engine
 
     def configure(connection: Any, _record: object) -> None:
@@ -250,10 +250,10 @@ def wait_briefly(study: optuna.Study) -> None:
 
 
 def check_writable(study: optuna.Study) -> None:
-    """See whether somebody else is writing to a SQLite file; a server has its locks for each row.
+    """Check that no other program is writing to a SQLite file. A server locks single rows, so it is not checked.
 
     Raises:
-        OperationalError: somebody is, for longer than a connection waits.
+        OperationalError: another program holds the file for longer than a connection waits.
     """
     engine = backend_of(study).engine
     if engine.dialect.name == "sqlite":

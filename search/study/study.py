@@ -107,10 +107,10 @@ def check_trials(spec: StudySpec, storage: RDBStorage, space: dict[str, BaseDist
 
 
 def check_rungs(spec: StudySpec, study: optuna.Study) -> None:
-    """See whether a study can go on with the rungs of today: its candidates were compared at those of before.
+    """Check that a study can go on with the rungs of today: its candidates may have been compared at others.
 
     Raises:
-        StudyChanged: candidates wait at other rungs, or steps counted otherwise.
+        StudyChanged: trials are paused at other rungs, or steps would be counted differently.
     """
     try:
         before = build_ladder(stored_spec(study.user_attrs.get(SPEC), "", ""))

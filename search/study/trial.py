@@ -162,21 +162,21 @@ def failure_of(trial: FrozenTrial) -> FailureKind | None:
 
 
 def is_paused(trial: FrozenTrial) -> bool:
-    """Whether a trial waits at a rung. It is RUNNING for Optuna, which would hand out one that is WAITING."""
+    """Whether a trial is paused at a rung. It is RUNNING for Optuna, as any ``ask`` would hand out a WAITING one."""
     paused_at = trial.user_attrs.get(PAUSED_AT)
     running = trial.state == TrialState.RUNNING
     return running and paused_at is not None and trial.user_attrs.get(PROMOTED_AT) != paused_at
 
 
 def waiting(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """The paused trials, those of the last rung first, and of each rung the best."""
+    """The paused trials, those at the highest rung first, and at each rung the best first."""
     return sorted(
         filter(is_paused, trials), key=lambda trial: (-trial.user_attrs[PAUSED_AT], -(view_of(trial).value or 0.0))
     )
 
 
 def words_of_pause(paused_at: int, ladder: Ladder, step: str) -> str:
-    """Where a trial waits: "paused at rung 1 of 2 (epoch 2)"; ``step`` is "epoch" or "fold"."""
+    """Where a trial is paused: "paused at rung 1 of 2 (epoch 2)"; ``step`` is "epoch" or "fold"."""
     if paused_at not in ladder.rungs:
         return f"paused after {step} {paused_at}"
     rung = ladder.rungs.index(paused_at)

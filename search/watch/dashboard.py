@@ -1,7 +1,7 @@
-"""`search dashboard`: optuna-dashboard in the browser. What it lets through is decided in search/watch/front.py.
+"""`search dashboard`: optuna-dashboard in the browser. search/watch/front.py decides which requests pass.
 
-Without options it is on this machine only and unable to write. Whoever reaches it from elsewhere or through a proxy
-needs a token, and so does whoever writes; writing is for this machine and for a proxy with TLS.
+Without options it is read-only and reachable from this machine only. Requests from elsewhere, requests through a proxy,
+and changes need a token. Changes are possible from this machine and through a proxy with TLS.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def serve_dashboard(
 ) -> None:
     """Serve the dashboard of a storage until Ctrl-C or SIGTERM; call it in the main thread.
 
-    Many parameters: what ``search dashboard`` can be told.
+    Many parameters: the options of ``search dashboard``.
 
     Args:
         storage_url: the database, which need not exist yet.
         host: address to listen on.
         port: 0 takes a free one.
         allow_hosts: further names under which browsers reach it.
-        url: what browsers call it behind a proxy with TLS, "https://HOST".
+        url: its address behind a proxy with TLS, "https://HOST".
         token_file: holds the token that browsers have to bring. Without it, one is made wherever one is needed:
             for edits, with ``url``, and as soon as ``host`` or ``allow_hosts`` go beyond this machine.
         edits: let browsers of this machine, or those that come by ``url``, change studies while none is searched.

@@ -42,7 +42,7 @@ RECIPES = 5
 """Number of best trials that are shown, and that show whether the best settings lie at an edge of the space."""
 
 PAUSED = "They wait at a rung. They go on once they are among the best there, or with a larger budget."
-"""What paused trials are, for those who see a list of them."""
+"""Explanation above a list of paused trials."""
 
 PAUSED_ROWS = 20
 """Most paused trials that are listed."""
@@ -230,7 +230,7 @@ def _first_rung(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[F
 
 
 def _rungs(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[FrozenTrial]) -> Iterator[str]:
-    """How many trials are paused at which rung, and whether the accuracy at the first one predicts the final one."""
+    """Number of trials paused at each rung, and whether the accuracy at the first one predicts the final one."""
     ladder, step = build_ladder(spec), step_of(spec)
     where = Counter(trial.user_attrs[PAUSED_AT] for trial in waiting(trials))
     waits = [
@@ -251,7 +251,7 @@ def _rungs(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[Frozen
 
 
 def _agreement(pairs: Sequence[tuple[float, float]], early_steps: str) -> str:
-    """How the rank of accuracies after so many steps agrees with that of the final ones, (early, final) each."""
+    """Sentence about the rank correlation of early and final accuracies, given as (early, final)."""
     if len(pairs) >= 8:  # with fewer, chance alone can produce any correlation
         early, final = (np.unique([pair[side] for pair in pairs], return_inverse=True)[1] for side in (0, 1))
         agreement = float(np.corrcoef(early, final)[0, 1]) if early.any() and final.any() else 0.0
@@ -263,7 +263,7 @@ def _agreement(pairs: Sequence[tuple[float, float]], early_steps: str) -> str:
 
 
 def paused_rows(spec: StudySpec, trials: Sequence[FrozenTrial]) -> list[tuple[str, str, str]]:
-    """Number, place and accuracy of each paused trial, of the last rung first, and of each rung the best."""
+    """Number, place and accuracy of each paused trial, those at the highest rung first, and at each rung the best."""
     ladder, step = build_ladder(spec), step_of(spec)
     return [
         (str(view.number), words_of_pause(trial.user_attrs[PAUSED_AT], ladder, step), f"{view.value or 0.0:.2%}")

@@ -1,4 +1,4 @@
-"""What stands between a browser and optuna-dashboard, as one WSGI application.
+"""The gate between browsers and optuna-dashboard, as one WSGI application.
 
 optuna-dashboard 0.21 has no login, no read-only mode and no Host check: one unauthenticated DELETE from a
 foreign page removes a study. So it is never served bare. It is mounted behind a gate that lets only GET
@@ -86,11 +86,11 @@ def build_app(
 
     Args:
         storage_url: the database.
-        runs: the runs folder, with the studies' artifacts, and with the name of whoever searches them.
+        runs: the runs folder, with the studies' artifacts, and with the name of the process that searches them.
         allowed_hosts: host names in lower case, without port, an IPv6 address in brackets.
-        token: what a browser has to bring; None lets everybody in who reaches the port without a proxy.
-        edits: let it write as well, while no study is searched.
-        origin: what browsers call it behind a proxy with TLS, for example "https://box.example.org".
+        token: the token that browsers need; None admits every request that did not come through a proxy.
+        edits: let browsers change studies too, while no study is searched.
+        origin: its address behind a proxy with TLS, for example "https://box.example.org".
 
     Raises:
         StorageError: not a storage URL, or its driver is not installed.
@@ -190,7 +190,7 @@ class DashboardGate:
         return _answer(environ, start, "503 Service Unavailable", sentence, retry)
 
     def _owned(self) -> str | None:
-        """A study that is searched or exported now, and by whom, in words."""
+        """A sentence about a study that is being searched or exported; None if there is none."""
         if self._runs is None:
             return None
         for name in optuna.get_all_study_names(self._database.open()):
@@ -202,7 +202,7 @@ class DashboardGate:
         return None
 
     def has_cookie(self, cookies: str, port: str) -> bool:
-        """Whether a Cookie header has the token of the dashboard on this port; where there is none, nobody has it."""
+        """Whether a Cookie header has the token of the dashboard on this port; False if the dashboard has no token."""
         pairs = (pair.strip().partition("=") for pair in cookies.split(";"))
         return self._token is not None and any(
             name == _cookie(port) and self._is_token(value) for name, _, value in pairs

@@ -26,15 +26,15 @@ MAX_CONNECTIONS_PER_ADDRESS = 64
 """Most connections from one address. A browser opens six, a proxy one for each request in progress."""
 
 MAX_CONNECTIONS = 192
-"""Most connections in all. Each takes up to three file descriptors, and a process often has only 1,024."""
+"""Most connections in total. Each takes up to three file descriptors, and a process often has only 1,024."""
 
 PATIENCE_SECONDS = 10.0
-"""How long a client may take to send a request or to read an answer, and MIN_BYTES_PER_SECOND on top."""
+"""Longest time for a client to send a request or to read an answer, besides the time at MIN_BYTES_PER_SECOND."""
 
 MIN_BYTES_PER_SECOND = 10_000
 
 IDLE_SECONDS = 75.0
-"""How long a connection that was answered may wait for its next request; longer than nginx keeps one open."""
+"""Longest time between an answer and the next request of a connection; longer than nginx keeps one open."""
 
 MAX_HEADER_BYTES = 1 << 15
 
@@ -60,7 +60,7 @@ class DashboardServer(TcpWSGIServer):  # type: ignore[misc]  # waitress ships no
         Args:
             app: the application.
             listener: bound, of IPv4 or IPv6.
-            connections: is filled by the server, for whoever closes all of them.
+            connections: filled by the server, so that the caller can close all of them.
             may_edit: whether a Cookie header allows requests of up to MAX_EDIT_BYTES.
         """
         self.may_edit = may_edit
@@ -103,15 +103,15 @@ class DashboardServer(TcpWSGIServer):  # type: ignore[misc]  # waitress ships no
 
 
 def _oldest(connections: Collection[_Connection]) -> _Connection:
-    """The one to close first; those whose answer is being made come last."""
+    """The connection to close first; those whose answer is being made come last."""
     return min(connections, key=lambda one: (bool(one.requests), one.begun))
 
 
 class _Connection(HTTPChannel):  # type: ignore[misc]
-    """A connection that knows since when its client sends or reads, and how many bytes it has."""
+    """A connection that records when its client began to send or read, and how many bytes since."""
 
     begun = 0.0
-    """When the connection, its present request, or the answer to it began."""
+    """Time at which the connection, its present request, or the answer to it began."""
     moved = 0
     """Bytes since then."""
     answered = False
@@ -137,7 +137,7 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
             self.request.close()
 
     def parser_class(self, settings: Adjustments) -> _Request:
-        """What reads the next request."""
+        """A parser for the next request."""
         return _Request(settings, self.server.may_edit)
 
     def received(self, data: bytes) -> bool:
@@ -146,7 +146,7 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
             self.begun, self.moved, self.answered = time.time(), 0, False
         self.moved += len(data)
         taken = super().received(data)
-        if len(self.requests) > 1:  # no browser asks again before it was answered; all answers would be kept at once
+        if len(self.requests) > 1:  # no browser asks again before its answer; all answers would be kept at once
             self.handle_close()
         return bool(taken)
 

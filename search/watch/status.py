@@ -143,7 +143,7 @@ def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: State | None =
 
 
 def _worker_of(trial: FrozenTrial, ladder: Ladder) -> WorkerView:
-    """Whoever trains a trial, as far as its database knows: it is at the training after the rung that it left."""
+    """The worker of a trial, as far as the database knows: it trains the stage after the rung that the trial left."""
     stage = ladder.stage_after(trial.user_attrs.get(PROMOTED_AT) or 0) if ladder.anew else 0
     step, begun = max(trial.intermediate_values, default=0), ladder.begins_at(stage)
     return WorkerView(
