@@ -28,6 +28,7 @@ def test_the_record_of_an_export_of_before_says_all_that_its_file_says_and_has_i
     file["proof"]["stranger_tolerance"] = None  # was left out where no stranger could read the pictures
     file["proof"] |= {"misread": {}, "misread_in_all": {}}  # later, and so is the next one
     file["evaluation"]["near_duplicates"] = None
+    file["gain"] = None
     assert said == file
     described = list(said)[: list(said).index("identity")]
     assert identity_of({name: said[name] for name in described}) == record.identity == file["identity"]
