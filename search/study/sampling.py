@@ -91,11 +91,15 @@ def build_pruner(spec: StudySpec) -> BasePruner:
         case "successive_halving":
             return SuccessiveHalvingPruner(min_resource=min_epochs, reduction_factor=search.reduction_factor)
         case "hyperband":
-            return HyperbandPruner(
+            pruner = HyperbandPruner(
                 min_resource=min_epochs,
                 max_resource=spec.num_steps,
                 reduction_factor=search.reduction_factor,
             )
+            # A sampler sees the trials of its bracket, and Optuna makes the brackets when the pruner is first asked: a
+            # search that goes on would ask the sampler before that, and its replay after it.
+            pruner._try_initialization(None)  # type: ignore[arg-type]  # it looks at no study where max_resource is known
+            return pruner
         case "median":
             return MedianPruner(n_startup_trials=search.startup_trials, n_warmup_steps=min_epochs - 1)
         case "none" | "promote":
@@ -210,8 +214,6 @@ def undo_prune_query(study: optuna.Study, frozen: FrozenTrial) -> None:
     if frozen.last_step is None:
         return
     if isinstance(pruner, HyperbandPruner):
-        if not pruner._pruners:
-            pruner._try_initialization(study)
         pruner = pruner._pruners[pruner._get_bracket_id(study, frozen)]
     if not isinstance(pruner, SuccessiveHalvingPruner):
         return

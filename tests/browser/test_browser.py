@@ -164,7 +164,7 @@ def test_the_note_and_the_figures_are_there_while_it_is_searched(watched: Watche
         assert words in note, words
 
     page.goto(f"{watched.address}dashboard/studies/1")
-    for title in ("Accuracy against size", "Learning curves of the top 10", "Training time of completed"):
+    for title in ("Accuracy against size", "Learning curves of the top 10", "Training time of trials"):
         page.get_by_text(title).first.wait_for()
     assert watched.process.poll() is None, "the search must still be running"
 
