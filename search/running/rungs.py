@@ -77,9 +77,20 @@ class Rungs:
             return self.ladder.steps[progress.stage] if last and progress.stage < len(self.ladder.rungs) else None
         return step if step in self.ladder.rungs and not last else None
 
-    def decide(self, progress: Progress, rung: int, value: float) -> bool:
-        """Decide about a trial at a rung, and store the decision. Returns whether the trial is paused."""
-        goes_on = self.standings.arrive(progress.trial.number, rung, value)
+    def decide(self, progress: Progress, rung: int, value: float, *, allowed: bool) -> tuple[bool, bool]:
+        """Decide about a trial at a rung, and store the decision.
+
+        Args:
+            progress: the trial.
+            rung: the step of the rung.
+            value: the trial's value there.
+            allowed: whether the budget has compute left for a trial that goes on.
+
+        Returns:
+            Whether the trial is paused, and whether that is for want of compute alone.
+        """
+        is_among_the_best = self.standings.arrive(progress.trial.number, rung, value)
+        goes_on = is_among_the_best and allowed
         if not goes_on:
             progress.trial.set_user_attr(PAUSED_AT, rung)
             progress.paused_at = rung
@@ -87,7 +98,7 @@ class Rungs:
             progress.trial.set_user_attr(PROMOTED_AT, rung)
             self.place(progress, rung)
         progress.trial.set_user_attr("seconds", progress.total_seconds)  # the trial may be paused until a later launch
-        return not goes_on
+        return not goes_on, is_among_the_best and not allowed
 
     def place(self, progress: Progress, promoted_at: int | None) -> None:
         """Note the last rung that a trial has left, and so its present training."""

@@ -217,8 +217,9 @@ class Trials:
         if rung is not None and rung == progress.promoted_at:
             return "go on"  # it was paused here, and the resumed training repeats its epochs
         if step not in progress.decided:
-            pruned = self._decide(progress, step, value, rung, last=result.final)
-            self.journal.append(events.Epoch(trial=number, step=step, value=value, pruned=pruned))
+            pruned, too_late = self._decide(progress, step, value, rung, last=result.final)
+            line = events.Epoch(trial=number, step=step, value=value, pruned=pruned, too_late=too_late)
+            self.journal.append(line)
             progress.decided = {step: bool(pruned)}
         if progress.decided[step]:
             return "stop" if rung is None else "leave"
@@ -226,16 +227,19 @@ class Trials:
             return "complete" if rung is None else "leave"
         return "go on"
 
-    def _decide(self, progress: Progress, step: int, value: float, rung: int | None, *, last: bool) -> bool | None:
-        """Whether a trial is pruned, or paused at its rung; None if neither was asked."""
+    def _decide(
+        self, progress: Progress, step: int, value: float, rung: int | None, *, last: bool
+    ) -> tuple[bool | None, bool]:
+        """Whether a trial is pruned, or paused at its rung; None if neither was asked. And ``Epoch.too_late``."""
         if rung is not None:
-            return self.rungs.decide(progress, rung, value)
+            others = sum(self.rungs.left_of(one) for one in self.progress.values() if one is not progress)
+            return self.rungs.decide(progress, rung, value, allowed=self.budget.allows_compute(self.spent, others))
         if progress.asked == step:
             undo_prune_query(self.study, self._frozen(progress.trial))
         progress.asked = step
         if last or self.rungs.pauses:
-            return None
-        return bool(progress.trial.should_prune())  # a numpy bool, of the median pruner
+            return None, False
+        return bool(progress.trial.should_prune()), False  # a numpy bool, of the median pruner
 
     def release(self, number: int) -> bool:
         """Note that no worker trains a trial: it becomes an orphan, or is paused. Returns whether it is paused."""

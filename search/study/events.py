@@ -9,7 +9,8 @@
     assign    trial, worker, attempt       a worker has it; attempts from 1
     started   trial, constraints           counted, and the limit recorded
     epoch     trial, step, value, pruned   reported and decided; pruned is null if no pruner was asked; at a rung of
-                                           the pruner "promote" it says whether the trial is paused there
+                                           the pruner "promote" it says whether the trial is paused there, and
+                                           too_late whether that is only because the compute is spent
     pause     trial, step                  it is paused at a rung: its worker is free
     promote   trial, step, at_least        it goes on from there; at_least candidates may at each rung, null: unknown
     crash     trial, worker, kind, reason  its training failed; kinds in search/errors.py
@@ -201,6 +202,7 @@ class Epoch(_Line):
     step: int
     value: float
     pruned: bool | None
+    too_late: bool = False
 
 
 class Pause(_Line):

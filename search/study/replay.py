@@ -362,7 +362,7 @@ class _Played:
             trial.set_user_attr(PAUSED_AT, ladder.rung_of(event.step))
         elif ladder.anew:
             trial.set_user_attr(PROMOTED_AT, ladder.rung_of(event.step))
-        return not goes_on
+        return None if event.too_late else not goes_on  # a budget is nothing that a replay could judge
 
     def _promote(self, event: Promote) -> bool | None:
         """Whether this is the trial to promote; None if ``at_least`` is not known."""

@@ -416,3 +416,30 @@ def test_a_kill_just_before_an_end_is_stored_makes_the_trial_nobody_elses(bench:
     assert again.run() is True
     assert again.trials.study.trials[ended[0].number].value == quality(ended[0].number)
     assert replay(read_journal(again.journal.path)).identical
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("schedule", [PARTS, WHOLE])
+def test_a_budget_of_compute_is_exceeded_by_less_than_a_training(bench: Bench, schedule: str, workers: int) -> None:
+    made = spec(schedule, trials=None, trainings=4)
+    coordinator = bench.coordinator(ScriptedPool(trains, workers), made)
+    assert coordinator.run() is True
+    assert 4 <= coordinator.trials.spent.trainings < 5
+    assert coordinator.trials.spent.complete >= 1
+    assert replay(read_journal(coordinator.journal.path)).identical
+
+    larger = bench.coordinator(ScriptedPool(trains, workers), spec(schedule, trials=None, trainings=7))
+    assert larger.run() is True
+    assert 7 <= larger.trials.spent.trainings < 8
+    events = read_journal(larger.journal.path)
+    assert replay(events).identical
+    late = {event.trial for event in events if isinstance(event, EpochLine) and event.too_late}
+    promoted = {event.trial for event in events if isinstance(event, Promote)}
+    assert late <= promoted, "who was among the best when the compute was spent goes on with the larger budget"
+
+
+def test_a_budget_too_small_for_one_candidate_trains_one_to_its_end(bench: Bench) -> None:
+    coordinator = bench.coordinator(ScriptedPool(trains, 2), spec(WHOLE, trials=None, trainings=0.5))
+    assert coordinator.run() is True
+    assert coordinator.trials.spent.complete == 1
+    assert replay(read_journal(coordinator.journal.path)).identical
