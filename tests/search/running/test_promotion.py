@@ -443,3 +443,18 @@ def test_a_budget_too_small_for_one_candidate_trains_one_to_its_end(bench: Bench
     assert coordinator.run() is True
     assert coordinator.trials.spent.complete == 1
     assert replay(read_journal(coordinator.journal.path)).identical
+
+
+@pytest.mark.parametrize("schedule", [PARTS, WHOLE])
+def test_paused_candidates_go_on_after_a_change_that_was_accepted(bench: Bench, schedule: str) -> None:
+    bench.coordinator(ScriptedPool(trains), spec(schedule, trials=6)).run()
+    made = spec(schedule, trials=15)
+    changed = made.model_copy(update={"train": made.train.model_copy(update={"batch_size": 32})})
+    with pytest.raises(StudyChanged, match="--accept-changes"):
+        bench.coordinator(ScriptedPool(trains), changed)
+    bench.accept_changes = True
+    coordinator = bench.coordinator(ScriptedPool(trains), changed)
+    assert coordinator.run() is True
+    assert len(coordinator.trials.study.trials) == 15
+    assert coordinator.trials.spent.complete >= (3 if schedule == WHOLE else 1), "of 15, a third of a third or a third"
+    assert replay(read_journal(coordinator.journal.path)).identical
