@@ -67,13 +67,15 @@ class Search(FrozenModel):
     """model: a Gaussian process on the estimated ends of all candidates, unfinished ones too. The others are Optuna's:
     tree-structured Parzen estimator, uniform, and Gaussian process on the ends alone (slow past 200 trials)."""
     startup_trials: int = Field(10, ge=1)
-    """Trials before tpe, gp or model begins to model: random ones, with model evenly spread ones."""
+    """Trials before tpe, gp or model begins to model: random ones; with model evenly spread ones, until so many have
+    reached a rung."""
     pruner: Literal["promote", "successive_halving", "hyperband", "median", "none"] = "promote"
     """promote: candidates are compared at rungs; those that do not go on are paused, and may be promoted later. The
     others are Optuna's, asked after every epoch but the last; a trial that they prune is ended for good."""
     min_epochs: int | None = Field(None, ge=1)
     """Epochs before a trial can be paused or pruned: the first rung (min_resource; the median's warm-up steps). With
-    folds: a number of folds. Default: 1; with promote a ninth or a third of the epochs."""
+    folds: a number of folds. Default: 1; with promote a ninth of the epochs, or, where
+    that is too short, a third of them or the epoch after the warm-up."""
     reduction_factor: int = Field(3, ge=2)
     """Promote, successive halving and hyperband compare trials at certain epochs (rungs), each this many times as far
     as the one before, and one of this many trials goes on."""

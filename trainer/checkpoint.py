@@ -1,4 +1,4 @@
-"""Checkpoints: written aside, hashed, synced, moved into place. The previous one is kept; a damaged one is refused.
+"""Checkpoints: written aside, hashed, synced, moved into place. The previous one is kept; a damaged one is set aside.
 
 A file is the output of torch.save and its CRC-32. The CRC finds damage by disks and crashes. A forged file passes it,
 but cannot run code (weights_only). A cryptographic hash would take as long as all the rest.

@@ -21,7 +21,8 @@ from trainer.kept import recall, write_checked
 from trainer.values import Json
 
 WIDTH_STEP = 1e-5
-"""Resolution of widths. The number of parameters is a monotone step function of the width, with far wider steps."""
+"""Resolution of widths. The number of parameters is a step function of the width with far wider steps, monotone
+but for one dip of a ResNet."""
 
 WIDEST = 10.0
 """Largest width that TrainConfig accepts."""

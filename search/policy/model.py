@@ -36,7 +36,7 @@ RANDOM_EVERY = 3
 """Every so many candidates, one is random, whatever the model holds (bench/README.md, "The model sampler")."""
 
 FLOOR = 2.0
-"""A value counts as worse than the median by at most so many times what the best is better than it (there too)."""
+"""Values below the median - FLOOR x (best - median) are raised to that (there too)."""
 
 
 class ModelSampler(BaseSampler):

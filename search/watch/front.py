@@ -2,7 +2,7 @@
 
 optuna-dashboard 0.21 has no login, no read-only mode and no Host check: one unauthenticated DELETE from a
 foreign page removes a study. So it is never served bare. It is mounted behind a gate that lets only GET
-and HEAD through, and it is given a connection that cannot write even if the gate had a hole.
+and HEAD through unless edits are asked for, and it is given a connection that cannot write even if the gate had a hole.
 """
 
 from __future__ import annotations
