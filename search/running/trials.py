@@ -218,8 +218,8 @@ class Trials:
             return "go on"  # it was paused here, and the resumed training repeats its epochs
         if step not in progress.decided:
             pruned, too_late = self._decide(progress, step, value, rung, last=result.final)
-            line = events.Epoch(trial=number, step=step, value=value, pruned=pruned, too_late=too_late)
-            self.journal.append(line)
+            line = events.Epoch(trial=number, step=step, value=value, pruned=pruned)
+            self.journal.append(line.model_copy(update={"too_late": True}) if too_late else line)
             progress.decided = {step: bool(pruned)}
         if progress.decided[step]:
             return "stop" if rung is None else "leave"
