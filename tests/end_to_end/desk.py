@@ -71,7 +71,9 @@ lr = 1e30
 
 [search]
 trials = 9
+sampler = "tpe"
 startup_trials = 4
+pruner = "successive_halving"
 
 [confirm]
 top = 2

@@ -356,7 +356,7 @@ def test_an_export_with_no_finished_trial(begun: Desk) -> None:
     assert not (begun.runs / "exports").exists()
 
 
-@pytest.mark.parametrize(("trial", "sentence"), [(99, "is not there"), (2, "is paused"), (3, "is diverged")])
+@pytest.mark.parametrize(("trial", "sentence"), [(99, "is not there"), (2, "is pruned"), (3, "is diverged")])
 def test_an_export_of_a_trial_that_did_not_complete(used: Desk, trial: int, sentence: str) -> None:
     answer = used.inside("export-best", "--trial", trial, "--gpus", "cpu")
     refused(answer, 6, f"trial {trial} of 'small' {sentence}, not complete")
