@@ -206,9 +206,9 @@ class Coordinator:
                 self.backlog.popleft()
 
     def _go_on_without_storage(self) -> None:
-        """Let workers train on. The pruner is asked about their epochs once the database is back."""
+        """Let workers train on, up to a rung. Their epochs are decided once the database is back."""
         for said in self.backlog:
-            if said.can_go_on:
+            if said.can_go_on(self.trials.rungs.on_the_way):
                 self._answer(said, go_on=not self.stopping)
 
     def _answer(self, said: Said, *, go_on: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -104,7 +105,11 @@ class Said:
     event: Event
     answered: bool = False
 
-    @property
-    def can_go_on(self) -> bool:
-        """Whether the worker can be answered without the database: after an epoch that was not the last."""
-        return isinstance(self.event, Epoch) and not self.event.result.final
+    def can_go_on(self, rungs: Collection[int]) -> bool:
+        """Whether the worker can be answered without the database: after an epoch that was not the last one.
+
+        Args:
+            rungs: epochs of a training after which it is decided whether the trial is paused: the worker waits there.
+        """
+        event = self.event
+        return isinstance(event, Epoch) and not event.result.final and event.result.epoch not in rungs

@@ -45,6 +45,11 @@ class Rungs:
         """Whether trials are paused at rungs; if not, a pruner of Optuna's is asked."""
         return self.spec.search.pruner == "promote"
 
+    @property
+    def on_the_way(self) -> tuple[int, ...]:
+        """The epochs (or folds) of a training after which it is at a rung and may go on; none with whole trainings."""
+        return () if self.ladder.anew else self.ladder.rungs
+
     def step_of(self, progress: Progress, epoch: int) -> int:
         """The step of an epoch of a trial's present training."""
         return self.ladder.begins_at(progress.stage) + epoch

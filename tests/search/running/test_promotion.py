@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,6 +20,7 @@ from search.running.stop import stop_search, text_of_stop
 from search.study.events import Epoch as EpochLine
 from search.study.events import Pause, Promote
 from search.study.journal import read_journal
+from search.study.progress import Snapshot
 from search.study.replay import replay, replay_with
 from search.study.storage import parse_url
 from search.study.trial import is_paused
@@ -458,3 +461,37 @@ def test_paused_candidates_go_on_after_a_change_that_was_accepted(bench: Bench, 
     assert len(coordinator.trials.study.trials) == 15
     assert coordinator.trials.spent.complete >= (3 if schedule == WHOLE else 1), "of 15, a third of a third or a third"
     assert replay(read_journal(coordinator.journal.path)).identical
+
+
+def test_no_worker_passes_a_rung_while_the_database_is_away(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its decision would come too late, and the trial would be paused at one rung with the checkpoint of another."""
+    monkeypatch.setattr(search.study.outage, "RETRY_SECONDS", 0.1)
+    blocker = sqlite3.connect(bench.folder / "search.db", isolation_level=None, timeout=30)
+    away_since = back_at = 0.0
+    passed: list[int] = []
+
+    def at_epoch(message: Epoch) -> None:
+        nonlocal away_since
+        if message.trial == 2 and message.result.epoch == 1 and not away_since:
+            blocker.execute("BEGIN IMMEDIATE")
+            away_since = time.monotonic()
+        elif away_since and not back_at and message.trial == 2:
+            passed.append(message.result.epoch)
+
+    def watch(_: Snapshot) -> None:
+        nonlocal back_at
+        if away_since and not back_at and time.monotonic() > away_since + 2:
+            blocker.execute("ROLLBACK")
+            back_at = time.monotonic()
+
+    coordinator = bench.coordinator(ScriptedPool(trains, 1, on_epoch=at_epoch), spec(PARTS), watch=watch)
+    assert coordinator.run() is True
+    blocker.close()
+    assert back_at
+    assert passed == []
+    for trial in coordinator.trials.study.get_trials():
+        if is_paused(trial):
+            assert max(trial.intermediate_values) == trial.user_attrs["paused_at"]
+    again = bench.coordinator(ScriptedPool(trains), spec(PARTS, trials=12))
+    assert again.run() is True
+    assert replay(read_journal(again.journal.path)).identical
