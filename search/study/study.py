@@ -19,10 +19,11 @@ from optuna.distributions import (
 from optuna.storages import RDBStorage
 
 from search.errors import StudyChanged, UsageError
+from search.policy.ladder import Ladder
 from search.study.marks import mark_those_before, with_marks
 from search.study.sampling import build_ladder, build_pruner, build_sampler, described
-from search.study.trial import is_paused
-from search.words import short_json
+from search.study.trial import is_paused, step_of
+from search.words import count, short_json
 from studies import Range, StudySpec
 from trainer.config import RECIPE_VERSION, TrainConfig
 from trainer.errors import ConfigError, printable
@@ -119,20 +120,26 @@ def check_rungs(spec: StudySpec, study: optuna.Study) -> None:
     now, trials = build_ladder(spec), study.get_trials(deepcopy=False)
     if before == now:
         return
-    rungs = f"its rungs were at {list(before.rungs)}, the last step {before.last_step}, and would be at "
-    rungs += f"{list(now.rungs)}, the last step {now.last_step}"
-    waiting = [trial.number for trial in trials if is_paused(trial)]
-    if waiting:
-        raise StudyChanged(
-            f"study {spec.name!r}: {rungs}, but trial {', '.join(map(str, waiting))} waits at them; undo the change of "
-            f"pruner, min_epochs, reduction_factor, schedule or epochs, or end these trials: search stop {spec.name} "
-            "--finish"
-        )
+    step = step_of(spec)
     if (before.anew or now.anew) and any(trial.intermediate_values for trial in trials):
-        raise StudyChanged(
-            f"study {spec.name!r}: {rungs}; its trials cannot be compared with those to come; undo the change of "
-            "pruner, min_epochs, reduction_factor, schedule or epochs, or give the study another name (--set name=NEW)"
-        )
+        cure = "give the study another name (--set name=NEW)"
+    elif paused := [trial.number for trial in trials if is_paused(trial)]:
+        numbers = f"{count(len(paused), 'paused trial')} ({', '.join(map(str, paused))})"
+        cure = f"end its {numbers}: search stop {spec.name} --finish"
+    else:
+        return
+    raise StudyChanged(
+        f"study {spec.name!r}: its candidates were {_compared(before, step)}, and would be {_compared(now, step)}; "
+        f"undo the change of pruner, min_epochs, reduction_factor, schedule or epochs, or {cure}"
+    )
+
+
+def _compared(ladder: Ladder, step: str) -> str:
+    """Where candidates are compared, in words; ``step`` is "epoch" or "fold"."""
+    if not ladder.rungs:
+        return "trained without rungs"
+    listed, last = ", ".join(map(str, ladder.lengths[:-1])), count(ladder.lengths[-1], step)
+    return f"compared after {listed} of {last}{', each a whole training' if ladder.anew else ''}"
 
 
 def open_study(

@@ -17,8 +17,9 @@ import search.study.outage
 from search.errors import StudyChanged, UsageError
 from search.running.records import Progress
 from search.running.stop import stop_search, text_of_stop
+from search.study.begun import renew
 from search.study.events import Epoch as EpochLine
-from search.study.events import Pause, Promote
+from search.study.events import Event, Pause, Promote
 from search.study.journal import read_journal
 from search.study.progress import Snapshot
 from search.study.replay import replay, replay_with
@@ -27,6 +28,7 @@ from search.study.trial import is_paused
 from search.workers.messages import Assign, Epoch, FromWorker
 from search.workers.pool import Exit
 from studies import StudySpec
+from trainer.config import RECIPE_VERSION
 
 PARTS, WHOLE = "constant", "cosine"
 """Schedules whose trainings are looked at on their way, and whose rungs have whole trainings."""
@@ -354,11 +356,22 @@ def test_a_full_quota_takes_the_checkpoint_of_the_least_promotable(bench: Bench)
 
 
 def test_other_rungs_are_refused_while_candidates_wait_at_these(bench: Bench) -> None:
-    bench.coordinator(ScriptedPool(trains), spec(PARTS)).run()
-    with pytest.raises(StudyChanged, match=r"waits at them; .*search stop scripted --finish"):
-        bench.coordinator(ScriptedPool(trains), spec(PARTS, min_epochs=2))
-    with pytest.raises(StudyChanged, match="--finish"):
+    bench.coordinator(ScriptedPool(trains), spec(PARTS, trials=3)).run()
+    words = (
+        r"its candidates were compared after 1, 3 of 9 epochs, and would be compared after 2 of 9 epochs; undo the "
+        r"change of .* or end its 2 paused trials \(0, 2\): search stop scripted --finish"
+    )
+    with pytest.raises(StudyChanged, match=words):
+        bench.coordinator(ScriptedPool(trains), spec(PARTS, min_epochs=2, reduction_factor=5))
+    with pytest.raises(StudyChanged, match=r"and would be trained without rungs; .*--finish"):
         bench.coordinator(ScriptedPool(trains), spec(PARTS, pruner="median"))
+
+
+def test_a_series_of_trainings_never_becomes_one_training(bench: Bench) -> None:
+    """To end its paused trials would not help: those that are complete have other steps, too."""
+    bench.coordinator(ScriptedPool(trains), spec(WHOLE, trials=3)).run()
+    with pytest.raises(StudyChanged, match=r"3 of 9 epochs, each a whole training, and .* another name"):
+        bench.coordinator(ScriptedPool(trains), spec(WHOLE, pruner="median"))
 
 
 def test_what_another_pruner_would_have_done_is_known_in_part_or_not_at_all(bench: Bench) -> None:
@@ -415,30 +428,40 @@ def test_a_kill_just_before_an_end_is_stored_makes_the_trial_nobody_elses(bench:
     coordinator.trials.study.tell = tell  # type: ignore[method-assign]
     ended = [trial for trial in coordinator.trials.study.trials if str(trial.user_attrs).count("/ended")]
     assert len(ended) == 1
-    again = bench.coordinator(ScriptedPool(trains), spec(PARTS, trials=3))
+    again = bench.coordinator(ScriptedPool(trains), spec(PARTS, trials=6))
     assert again.run() is True
-    assert again.trials.study.trials[ended[0].number].value == quality(ended[0].number)
+    trial = again.trials.study.trials[ended[0].number]
+    assert trial.value == quality(trial.number)
+    assert "fixed_params" not in trial.system_attrs, "it was not queued again"
+    assert trial.user_attrs["num_params"] == 900 + trial.number
     assert replay(read_journal(again.journal.path)).identical
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("schedule", [PARTS, WHOLE])
-def test_a_budget_of_compute_is_exceeded_by_less_than_a_training(bench: Bench, schedule: str, workers: int) -> None:
-    made = spec(schedule, trials=None, trainings=4)
+@pytest.mark.parametrize(
+    ("schedule", "workers", "trainings", "too_late"),
+    [(PARTS, 1, 2.5, 10), (PARTS, 4, 2, 10), (WHOLE, 1, 3, 5), (WHOLE, 3, 3.5, 5), (WHOLE, 4, 4, None)],
+)
+def test_a_budget_of_compute_is_exceeded_by_less_than_a_training(
+    bench: Bench, schedule: str, workers: int, trainings: float, too_late: int | None
+) -> None:
+    """A candidate may reach its rung among the best when the compute is spent; it goes on with a larger budget."""
+    made = spec(schedule, trials=None, trainings=trainings)
     coordinator = bench.coordinator(ScriptedPool(trains, workers), made)
     assert coordinator.run() is True
-    assert 4 <= coordinator.trials.spent.trainings < 5
+    assert trainings <= coordinator.trials.spent.trainings < trainings + 1
     assert coordinator.trials.spent.complete >= 1
-    assert replay(read_journal(coordinator.journal.path)).identical
+    events = read_journal(coordinator.journal.path)
+    assert {event.trial for event in events if isinstance(event, EpochLine) and event.too_late} == {too_late} - {None}
+    assert replay(events).identical
+    if too_late is not None:
+        assert is_paused(coordinator.trials.study.trials[too_late])
 
-    larger = bench.coordinator(ScriptedPool(trains, workers), spec(schedule, trials=None, trainings=7))
+    larger = bench.coordinator(ScriptedPool(trains, workers), spec(schedule, trials=None, trainings=trainings + 3))
     assert larger.run() is True
-    assert 7 <= larger.trials.spent.trainings < 8
+    assert trainings + 3 <= larger.trials.spent.trainings < trainings + 4
     events = read_journal(larger.journal.path)
     assert replay(events).identical
-    late = {event.trial for event in events if isinstance(event, EpochLine) and event.too_late}
-    promoted = {event.trial for event in events if isinstance(event, Promote)}
-    assert late <= promoted, "who was among the best when the compute was spent goes on with the larger budget"
+    assert {too_late} - {None} <= {event.trial for event in events if isinstance(event, Promote)}
 
 
 def test_a_budget_too_small_for_one_candidate_trains_one_to_its_end(bench: Bench) -> None:
@@ -495,3 +518,71 @@ def test_no_worker_passes_a_rung_while_the_database_is_away(bench: Bench, monkey
     again = bench.coordinator(ScriptedPool(trains), spec(PARTS, trials=12))
     assert again.run() is True
     assert replay(read_journal(again.journal.path)).identical
+
+
+@pytest.mark.parametrize("lost", [Pause, Promote])
+@pytest.mark.parametrize("schedule", [PARTS, WHOLE])
+def test_a_kill_that_keeps_a_line_out_of_the_journal_changes_no_decision(
+    bench: Bench, schedule: str, lost: type[Pause | Promote]
+) -> None:
+    coordinator = bench.coordinator(ScriptedPool(trains), spec(schedule))
+    append = coordinator.journal.append
+
+    def killed_before(event: Event) -> None:
+        if isinstance(event, lost) and event.trial == 1:  # the second best of all, so it goes on later
+            raise KeyboardInterrupt
+        append(event)
+
+    coordinator.journal.append = killed_before  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        coordinator.run()
+    coordinator.journal.append = append  # type: ignore[method-assign]
+    again = bench.coordinator(ScriptedPool(trains), spec(schedule))
+    assert again.run() is True
+    events = read_journal(again.journal.path)
+    steps = [event.step for event in events if isinstance(event, lost) and event.trial == 1]
+    assert len(steps) == len(set(steps)) >= 1, "the launch has added it, once"
+    assert events[-1].event == "stop"
+    played = replay(events)
+    assert played.identical, played.first_difference
+    assert played.rebuilt == 0, "one line that is missing is added, and nothing is left unjudged"
+
+
+@pytest.mark.parametrize("schedule", [PARTS, WHOLE])
+def test_under_another_recipe_paused_candidates_begin_anew(bench: Bench, schedule: str) -> None:
+    coordinator = bench.coordinator(ScriptedPool(trains), spec(schedule, trials=6))
+    coordinator.run()
+    study = coordinator.trials.study
+    paused = [trial.number for trial in study.trials if is_paused(trial)]
+    promoted = [trial.number for trial in study.trials if trial.number not in paused]
+    assert paused
+    renew(study, coordinator.runs, RECIPE_VERSION - 1)
+    for number in paused:
+        trial = study.trials[number]
+        assert (trial.intermediate_values, is_paused(trial)) == ({}, False)
+        assert not {"paused_at", "promoted_at"} & trial.user_attrs.keys()
+    pool = ScriptedPool(trains)
+    again = bench.coordinator(pool, spec(schedule, trials=6))
+    assert again.run() is True
+    assert set(paused) <= set(pool.trials), "each is trained again from its first epoch"
+    assert not set(promoted) & set(pool.trials)
+    assert replay(read_journal(again.journal.path)).identical
+
+
+def test_a_worker_that_dies_once_its_trial_is_to_pause_costs_the_trial_nothing(bench: Bench) -> None:
+    made = spec(PARTS)
+    made = made.model_copy(update={"faults": made.faults.model_copy(update={"retries": 0})})
+    killed: list[int] = []
+
+    def watch(_: Snapshot) -> None:
+        pausing = [number for number, one in coordinator.trials.progress.items() if one.waits and number not in killed]
+        if pausing:  # it was answered, and has not left yet
+            killed.extend(pausing)
+            pool.kill(0)
+
+    pool = ScriptedPool(trains)
+    coordinator = bench.coordinator(pool, made, watch=watch)
+    assert coordinator.run() is True
+    assert len(killed) >= 6
+    assert not [trial for trial in coordinator.trials.study.trials if trial.state == TrialState.FAIL]
+    assert replay(read_journal(coordinator.journal.path)).identical
