@@ -274,14 +274,14 @@ class StudySpec(FrozenModel):
         return {"cosine", "milestones"}.issuperset(values_of("schedule", self.train, self.space))
 
     def values_for(self, sampled: Mapping[str, object], seed: int, epochs: int | None = None) -> dict[str, object]:
-        """The settings for a trial's sampled values and seed, as plain values and not validated.
+        """The settings of a trial, as plain values that are not validated.
 
-        They may be invalid: every point of the space is valid, but the trial may be older than the present space.
+        They are valid for each point of today's space. They may be invalid if the trial is older than the space.
 
         Args:
             sampled: the trial's sampled values.
-            seed: of its training.
-            epochs: length of a shorter training, whose settings that count epochs shrink alike. Default: the study's.
+            seed: seed of its training.
+            epochs: length of a shorter training; settings in epochs shrink in proportion. Default: the study's epochs.
         """
         values: dict[str, object] = self.train.model_dump(mode="json") | {"seed": seed}
         for key, value in sampled.items():

@@ -1,6 +1,6 @@
-"""Small files that are read back: written aside, synced, moved in place; JSON ones hold the CRC-32 of the rest.
+"""Small files that are read back: written aside, synced, moved into place. A JSON file holds the CRC-32 of its values.
 
-The sum finds what disks, crashes and other programs do. A file without the right one counts as none, and is said.
+The CRC finds changes by disks, crashes and other programs. A file with a wrong CRC is not used, and is reported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SUM = "crc32"
 
 
 class Altered(ValueError):
-    """A file is not what was written; the message says why."""
+    """The content of a file is not the content that was written; the message says why."""
 
 
 def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
@@ -30,10 +30,10 @@ def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
     Args:
         path: the file.
         content: all of it.
-        durable: after a power cut too; what the next minute makes anew need not be.
+        durable: whether this also holds for a power cut. Off for files that are written again within a minute.
 
     Raises:
-        OSError: with the file's name, whatever step it was.
+        OSError: a step failed; the error has the file's name.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -61,21 +61,21 @@ def sync_folder(folder: Path) -> None:
 
 
 def with_sum(values: Mapping[str, Json]) -> bytes:
-    """Values as ``write_checked`` writes them."""
+    """The content of a file with these values and their sum."""
     return json.dumps({**values, SUM: _sum(values)}).encode()
 
 
 def write_checked(path: Path, values: Mapping[str, Json], *, durable: bool = True) -> None:
-    """``write_whole`` of values with their sum."""
+    """Write values and their sum with ``write_whole``."""
     write_whole(path, with_sum(values), durable=durable)
 
 
 def read_checked(path: Path) -> dict[str, Json]:
-    """What ``write_checked`` wrote.
+    """The values that ``write_checked`` wrote.
 
     Raises:
-        OSError: it cannot be read; FileNotFoundError where there is none.
-        Altered: it is not what was written.
+        OSError: the file cannot be read; FileNotFoundError if it is missing.
+        Altered: the content is not the content that was written.
     """
     try:
         values = json.loads(path.read_bytes())
@@ -87,9 +87,9 @@ def read_checked(path: Path) -> dict[str, Json]:
 
 
 def recall(path: Path, cure: str) -> dict[str, Json] | None:
-    """What ``write_checked`` wrote, of a file that is only a memory; None where there is none.
+    """The values that ``write_checked`` wrote, from a file that can be made again; None if it cannot be used.
 
-    A damaged one is said in a warning that ends with the cure: "its pictures are measured again".
+    A damaged file causes a warning that ends with the cure: "its pictures are measured again".
     """
     try:
         return read_checked(path)

@@ -1,7 +1,7 @@
-"""Labels in a table: a CSV or TSV file says the class, and if it likes the split and the group, of each picture.
+"""Label tables: CSV or TSV files with the class of each picture and, if they have the columns, its split and group.
 
-With a table, the names of folders mean nothing. A row names its picture by its path, its name, or its name without
-the ending, in any folder below the data folder.
+With a table, the names of folders have no meaning. A row names its picture by its path, by its file name, or by the
+file name without its ending. The picture may be in any folder below the data folder.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from trainer.tree import File, Folder, read_tree
 __all__ = ["FileIndex", "LabelledFile", "Labels", "Table", "read_labels", "read_lines", "read_table"]
 
 FILE_COLUMNS = ("path", "img_path", "file_name", "filename", "file", "image", "image_id", "id")
-"""Names of the column of files, in any case; of several in one table, the first whose values name files."""
+"""Names of the column of files, in any case. If a table has several, the first one whose values name files is used."""
 
 LABEL_COLUMNS = ("label", "class", "target")
 COLUMNS = {"file": FILE_COLUMNS, "label": LABEL_COLUMNS, "split": ("split",), "group": ("group",)}
-"""What a table says -> the names of its column."""
+"""Key of the ``columns`` setting -> names of that column."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class Table:
 
     path: Path
     columns: Mapping[str, str]
-    """file, label and, where it has them, split and group -> the header's name of that column."""
+    """file, label and, if the table has them, split and group -> name of that column in the header."""
     rows: Sequence[Row]
     notices: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class LabelledFile:
-    """A picture with what a table says of it."""
+    """A picture with its row's label, split and group."""
 
     file: File
     label: str
@@ -65,11 +65,11 @@ class LabelledFile:
 
 @dataclass(frozen=True)
 class Labels:
-    """What the tables of a data folder say."""
+    """The content of the tables of a data folder."""
 
     files: Sequence[LabelledFile]
     left_out: Sequence[tuple[str, str]]
-    """(name, why) of rows without a file, and files without a row, under bad_files = "skip"."""
+    """(name, reason) of rows without a file and of files without a row; not empty only with bad_files = "skip"."""
     notices: Sequence[str]
 
 
@@ -77,7 +77,7 @@ def read_labels(config: DataConfig, root: Path) -> Labels:
     """Match the tables that ``config`` names with the files below ``root``.
 
     Raises:
-        DataError: a table cannot be read, or what it says does not fit the files; all problems are in the message.
+        DataError: a table cannot be read, or does not fit the files; the message lists all problems.
     """
     assert config.labels is not None
     tree = read_tree(root)
@@ -127,7 +127,7 @@ def read_labels(config: DataConfig, root: Path) -> Labels:
 
 
 def _take(one: LabelledFile, where: str, found: dict[str, tuple[LabelledFile, str]], wrong: list[str]) -> None:
-    """Add a file, or say how it contradicts what a row before said of it."""
+    """Add a file to ``found``; if an earlier row says something else about it, add the contradiction to ``wrong``."""
     before, first = found.setdefault(one.file.name, (one, where))
     for what, old, new in (
         ("labels", before.label, one.label),
@@ -139,8 +139,10 @@ def _take(one: LabelledFile, where: str, found: dict[str, tuple[LabelledFile, st
 
 
 def _without_a_row(tree: Folder, named: set[str], labelled: Iterable[str]) -> tuple[list[File], dict[str, list[File]]]:
-    """Pictures that no row names: those in a folder some of whose files have a label, and the others by their top
-    folder.
+    """Pictures that no row names.
+
+    Returns:
+        Those in folders where other files have a label; and the rest, by the name of their top folder.
     """
     beside: list[File] = []
     elsewhere: dict[str, list[File]] = defaultdict(list)
@@ -168,7 +170,7 @@ def _passed_over(unlabelled: list[File], elsewhere: Mapping[str, list[File]], ro
 
 
 class FileIndex:
-    """Files by their paths' ends: "train/a/1.jpg", "a/1.jpg", "1.jpg", and the same without the ending."""
+    """Files by the ends of their paths, with and without the name's ending: "train/a/1.jpg", "a/1.jpg", "1.jpg"."""
 
     def __init__(self, files: Sequence[File], root: Path) -> None:
         self._by_key: dict[str, list[File]] = defaultdict(list)
@@ -181,12 +183,12 @@ class FileIndex:
                     self._by_key[one].append(file)
 
     def find(self, value: str, splits: Sequence[str] = ("train",)) -> list[File]:
-        """The file that a row names, rather in a folder of the first of ``splits``; several where nothing decides."""
+        """The file that a row names; several if none fits best. Folders of the first of ``splits`` are preferred."""
         written = _folded(value.replace("\\", "/"))
         is_absolute = written.startswith("/") or written[1:3] == ":/"
         parts = [part for part in written.split("/") if part not in ("", ".")]
         for start in range(len(parts)):
-            # What is left away in front must be where the data folder lies, unless the table is of another machine.
+            # The folders before the data folder must be its own, unless the path is absolute: of another machine.
             if start and not is_absolute and parts[:start] != self._root[-start:]:
                 break
             if found := self._by_key.get("/".join(parts[start:])):
@@ -194,7 +196,7 @@ class FileIndex:
         return []
 
     def _chosen(self, found: list[File], value: str, key: str, splits: Sequence[str]) -> list[File]:
-        """Of several files, those that fit best: whole path, case, picture, and a folder named as the split."""
+        """The files that fit best, by: whole path, a picture's ending, upper and lower case, the folder's split."""
         exact = _composed(value).replace("\\", "/").rpartition("/")[2]
         if len(found) == 1:
             return found
@@ -214,17 +216,17 @@ def _lies_in(file: File, split: str) -> bool:
 
 
 def _composed(text: str) -> str:
-    """As Windows and Linux write it; macOS takes accents off their letters (NFD)."""
+    """A name as Windows and Linux write it (NFC); macOS separates accents from their letters (NFD)."""
     return unicodedata.normalize("NFC", text.strip())
 
 
 def _folded(text: str) -> str:
-    """As names are compared: composed, in any case."""
+    """A name in the form in which names are compared: composed, and without upper and lower case."""
     return _composed(text).casefold()
 
 
 def _stem(name: str) -> str:
-    """Without the ending, or the name itself where it has none."""
+    """The name without its ending, if it has one."""
     stem, _, ending = name.rpartition(".")
     return name if not stem or "/" in ending else stem
 
@@ -233,7 +235,7 @@ def read_table(path: Path, columns: Columns, files: FileIndex) -> Table:
     """Read a CSV or TSV file whose first line names its columns.
 
     Raises:
-        DataError: it cannot be read, or lacks the column of files or of labels; the message names those it has.
+        DataError: the file cannot be read, or has no column of files or of labels; the message names its columns.
     """
     header, lines = read_lines(path)
     index = {name.strip().lower(): number for number, name in reversed(list(enumerate(header)))}
@@ -280,14 +282,14 @@ def _list(header: Sequence[str]) -> str:
 
 
 def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header of a table, and each row that is not empty with the number of its line.
+    """The header of a table, and the rows that are not empty, each with the number of its line.
 
     Raises:
-        DataError: it is no CSV or TSV file, or cannot be read.
+        DataError: it is not a CSV or TSV file, or cannot be read.
     """
     try:
         content = path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a name that can be none, with a NUL in it
+    except (OSError, ValueError) as error:  # ValueError: the path has a NUL in it
         why = getattr(error, "strerror", error)
         raise DataError(f"the table {path} cannot be read: {why}; data.labels is relative to the data folder") from None
     wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))

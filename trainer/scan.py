@@ -23,7 +23,7 @@ from trainer.tree import File, read_tree
 __all__ = ["Listing", "Picture", "Source", "scan", "scan_folder"]
 
 Source: TypeAlias = bytes | Image.Image
-"""A picture's file, or itself."""
+"""The bytes of a picture's file, or the decoded picture."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Listing:
     """The place of the source, for messages."""
     pictures: Sequence[Picture]
     class_folders: Sequence[tuple[str, str, str]]
-    """(name, split, class) of every class folder, those without a file too."""
+    """(name, split, class) of every class folder, also of empty ones."""
     own_splits: Sequence[str]
     """The splits that the source itself has; the others are drawn from train."""
     stamp: str = ""
@@ -54,13 +54,14 @@ class Listing:
     notices: Sequence[str] = ()
     """A sentence for everything that was ignored, or that may have another meaning."""
     left_out: Sequence[tuple[str, str]] = ()
-    """(name, why) of rows without a file, and files without a row, that a table's user chose to skip."""
+    """(name, reason) of rows without a file and of files without a row; not empty only with bad_files = "skip"."""
 
 
 def scan(config: DataConfig) -> Listing:
-    """List the pictures of ``config.path`` by its folders, or by its tables where it names some.
+    """List the pictures of ``config.path``, by the tables that ``config`` names, or else by folders.
 
-    Raises DataError as ``scan_folder`` and ``read_labels`` do.
+    Raises:
+        DataError: as in ``scan_folder`` and ``read_labels``.
     """
     assert config.path is not None
     root = Path(config.path).resolve()
@@ -87,14 +88,19 @@ def _scan_tables(config: DataConfig, root: Path) -> Listing:
 
 
 def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
-    """List what lies under ``root`` without opening a file.
+    """List the pictures below ``root`` without opening a file.
 
-    train/CLASS/* with or without val and test, by any of their names (``layout.split_of``), else CLASS/*, which is
-    all train. Class folders are searched to any depth and through symbolic links; files that lie beside them are no
-    pictures of the listing. Where pictures are only to be judged, ``needs_train`` is off: test/CLASS/* alone will do.
+    The folders are train/CLASS/*, with or without val and test, by any of their names (``layout.split_of``); or
+    CLASS/*, which is all train. Class folders are searched to any depth and through symbolic links. Files beside class
+    folders are not listed.
 
-    Raises DataError where the folder is missing, cannot be listed, holds no class folder, or where it is not plain
-    what its folders mean; where a table says the classes, with the settings that read it.
+    Args:
+        root: the data folder.
+        needs_train: whether train is required. Off if a model is only tested: test/CLASS/* alone is then enough.
+
+    Raises:
+        DataError: the folder is missing, cannot be listed, has no class folder, or its folders could mean several
+            things. If a table seems to have the classes, the message has the settings that read the table.
     """
     tree = read_tree(root)
     suggestion = suggest_labels(tree, root)
@@ -113,7 +119,7 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
     spelled: dict[str, str] = {}
     for split, part in sorted(layout.parts, key=lambda one: one[0] != "train"):
         for folder in part.folders:
-            # macOS writes an accent as a letter of its own: to people it is the same name, and train's spelling counts.
+            # macOS writes an accent as a separate letter. People see the same name; the spelling in train is used.
             name = _readable(folder.base)
             class_name = spelled.setdefault(unicodedata.normalize("NFC", name), name)
             class_folders.append((folder.name, split, class_name))
@@ -129,18 +135,18 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
 
 
 def _readable(name: str) -> str:
-    """A folder's name as text: bytes of an old encoding as ``\\xe9``, since neither JSON nor a model takes others."""
+    """A folder's name as text for JSON and models: a byte that is not UTF-8 is written as ``\\xe9``."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def stamp_of(file: File) -> str:
-    """A text that changes when a file is written, or when its mode changes: an unreadable file is then tried again."""
+    """A text that changes when a file or its mode is changed. (A file that becomes readable is then read.)"""
     info = file.info
     return f"{file.name}\0{info and (info.st_size, info.st_mtime_ns, info.st_mode)}"
 
 
 def read_file(path: Path) -> bytes:
-    """All of a file; raises DataError, a clause to follow its name, where that cannot be had."""
+    """The content of a file. Raises DataError if it cannot be read; the message is a clause to follow its name."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for ever
             raise DataError("is not a regular file")

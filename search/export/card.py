@@ -72,14 +72,14 @@ def _formats(record: ExportRecord) -> list[Format]:
 
 
 def _hub_library(record: ExportRecord) -> str:
-    """What model hubs are told to load it with."""
+    """The library with which model hubs tell users to load the export."""
     if record.model.stock_timm:
         return weights.LIBRARY
     return next((one.hub_library for one in _formats(record)), "pytorch")
 
 
 def _reading(record: ExportRecord) -> str:
-    """How pictures are read that a plain convert("RGB") reads otherwise, where there were some; else nothing."""
+    """How to read the pictures that a plain convert("RGB") reads differently; "" if there are none."""
     evaluation, proof = record.evaluation, record.proof
     lines = [
         f"- {count:,} of all pictures, {proof.misread.get(why, 0):,} of the {evaluation.n:,} in the {evaluation.split} "
@@ -274,7 +274,7 @@ def _training(record: ExportRecord) -> str:
 
 
 def _recipe(record: ExportRecord) -> str:
-    """What was sampled, what says what was trained, and whatever is not the default."""
+    """A table of the sampled settings, the main settings, and all others that do not have their default."""
     defaults = TrainConfig().model_dump(mode="json")
     told = {"model", "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", *record.sampled}
     rows = {
@@ -329,7 +329,7 @@ def _table(rows: dict[str, str], head: tuple[str, str] = ("", "")) -> str:
 
 
 def _cell(name: str) -> str:
-    """A class name in a table: without what Markdown, HTML or a formula would make of it."""
+    """A class name for a table; characters with a meaning in Markdown, HTML or formulas are escaped."""
     special = r"[\\`*{}\[\]|$~#<>&]|(?<!\w)_|_(?!\w)"
     return " ".join(re.sub(special, lambda found: f"&#{ord(found[0])};", printable(name)).split())
 

@@ -212,7 +212,10 @@ def _look_alikes(retraining: Retraining, split: str) -> int | None:
 
 
 def _keep_logits(folder: Path, whole: torch.Tensor, plain: torch.Tensor | None) -> None:
-    """Leave the logits for the proof; of 10,000 classes and as many images they take 400 MB, so equal ones once."""
+    """Write the logits to a file for the proof; ``plain`` is None if it equals ``whole``.
+
+    Logits of 10,000 images and 10,000 classes take 400 MB, so equal ones are written once.
+    """
     import numpy as np
 
     if plain is None:

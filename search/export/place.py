@@ -1,9 +1,9 @@
-"""Where an export is put: made beside its place, exchanged with what is there, and nothing deleted that is not ours.
+"""The place of an export: it is made beside its place, then exchanged with the old content. No file of others is lost.
 
     exports/birds-3            the export
-    exports/.birds-3.partial   the next one while it is made, which UNFINISHED in it says
+    exports/.birds-3.partial   the next export while it is made; a file UNFINISHED marks it
 
-Only a whole export is replaced: all its files are there, each has the sum that it had, and there is nothing else.
+Only a whole export is replaced: it has all its files, each with its sum in SHA256SUMS, and nothing else.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from trainer.sums import SUMS, first_altered, read_sums
 CARD, CURVES, CONFUSION = "README.md", "plots/curves.png", "plots/confusion.png"
 
 UNFINISHED = "UNFINISHED"
-"""In a folder that is being made or removed: what is in it is ours."""
+"""File that marks a folder which is being made or removed: everything in the folder is this program's."""
 
 CLASS_MAP_SINCE = 3
 """Version of metrics.json from which on an export has a class map."""
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # <fcntl.h>, <stdio.h>
-_NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of kernels and file systems that cannot
+_NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # the kernel or the file system cannot exchange
 
 
 def altered(folder: Path) -> str | None:
     """The first file that is missing or has changed since the proof, in words; None if the export is whole.
 
     Raises:
-        OSError: the disk does not give a file.
+        OSError: a file cannot be read.
     """
     try:
         record, listed = ExportRecord.load(folder), read_sums(folder)
@@ -70,7 +70,7 @@ def _files_of(record: ExportRecord) -> Iterator[str]:
     """The files that an export has, SHA256SUMS apart."""
     yield from ("config.json", weights.FILE, METRICS, CARD, CURVES, CONFUSION)
     for name in record.formats:
-        # One that only a later version knows is among the listed files, if it is there.
+        # The file of a format that only a later version knows is listed in SHA256SUMS all the same.
         yield from (format_of(known).file for known in FORMAT_NAMES if known == name)
     if record.version >= CLASS_MAP_SINCE:
         yield weights.CLASS_MAP
@@ -83,12 +83,12 @@ class Place:
     target: Path
     """Absolute."""
     is_default: bool
-    """Whether this is the default folder. What is no whole export in it is set aside; in a folder that the user chose,
-    the export is refused."""
+    """Whether this is the default folder. If its content is not a whole export, the content is moved aside. In a folder
+    that the user chose, the new export is refused instead."""
 
     @property
     def flaw(self) -> str | None:
-        """The reason why the present content cannot be replaced; None if there is none, or a whole export."""
+        """The reason why the present content cannot be replaced; None if it can, or if there is no content."""
         if not self._is_taken():
             return None
         if not self.target.is_dir() or self.target.is_symlink():
@@ -97,10 +97,10 @@ class Place:
         return altered(self.target) or (None if strange is None else f"{strange} in it is not of export-best")
 
     def check(self) -> None:
-        """Check, before anything is trained, that an export can be put here; repair what a kill has left.
+        """Check, before anything is trained, that an export can be put here; first undo a half-done exchange.
 
         Raises:
-            UsageError: it cannot.
+            UsageError: it cannot be put here.
         """
         old = self._beside("old")
         if not self._is_taken() and old.is_dir() and altered(old) is None:  # killed between two moves
@@ -119,7 +119,7 @@ class Place:
             raise UsageError(f"--out {self.target} cannot be made ({error.strerror}); choose another folder") from error
 
     def begin(self) -> Path:
-        """Make an empty folder beside the place. An unfinished one of an earlier export is removed."""
+        """Make an empty folder beside the place. The unfinished folder of an earlier export is removed."""
         for number in count():
             partial = self._beside(f"partial-{number}" if number else "partial")
             if (partial / UNFINISHED).exists() or (partial.is_dir() and altered(partial) is None):
@@ -131,10 +131,13 @@ class Place:
         return partial
 
     def finish(self, partial: Path) -> str | None:
-        """Put a whole export in place; the old or the new one is always there. Returns a line if one was set aside.
+        """Put a whole export in place. At each moment, the old or the new export is there.
+
+        Returns:
+            A line for the user if the old content was moved aside.
 
         Raises:
-            UsageError: something else has come there meanwhile; the export stays beside it.
+            UsageError: the place has other content by now; the export stays beside it.
         """
         _sync(partial)
         (partial / UNFINISHED).unlink()
@@ -150,7 +153,7 @@ class Place:
             old = self._beside("old")
             if old.is_dir() and altered(old) is None:
                 _discard(old)
-            self.target.rename(old)  # a kill after this is mended by ``check``
+            self.target.rename(old)  # if the process is killed after this, ``check`` undoes it
             partial.rename(self.target)
         sync_folder(self.target.parent)
         if flaw is None and _discard(old):
@@ -169,21 +172,22 @@ class Place:
 
 
 def _discard(folder: Path) -> bool:
-    """Remove what is ours of a folder: all of one that UNFINISHED is in, else what its SHA256SUMS lists; whether
-    it is gone.
+    """Remove this program's files from a folder. Returns whether the folder is gone.
+
+    If UNFINISHED is in the folder, everything in it is this program's; otherwise the files that SHA256SUMS lists are.
     """
     mark = folder / UNFINISHED
     if mark.exists():
         names = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
     elif altered(folder) is None and foreign(folder) is None:
         names = [Path(name) for name in (*read_sums(folder), SUMS)]
-        mark.touch()  # if this is ended in the middle
+        mark.touch()  # for the next export, if this process is killed before all is removed
     else:
         return False
     for name in names:
         if name != Path(UNFINISHED):
             (folder / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # somebody has just put something there
+    with contextlib.suppress(OSError):  # the folder is not empty: another program has just put a file there
         for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
             path.rmdir()
         if [path.name for path in folder.iterdir()] == [UNFINISHED]:
@@ -193,7 +197,7 @@ def _discard(folder: Path) -> bool:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two folders in one step, where system and file system can."""
+    """Exchange two folders in one step. Returns False if the system or the file system cannot do that."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False

@@ -1,13 +1,17 @@
 """Proves an export, in a process of its own: ``python -m search.export.proof FOLDER CACHE DATA_CONFIG_JSON``.
 
-Nothing of the product is used but to read the pictures, and to load weights that no stock library has a net for (an
-ensemble's, an unusual family's). Every file comes back through its own stock library, by the ``open`` of its format,
-which calls that library alone and shares no code with the writers. Parameters and multiply-adds are
-recounted against the limit; each format gives the card's accuracy on the same split, and the exporting process's
-logits; ``search predict`` reads a picture as the cache did; and, where the pictures are files, so does a stranger's
-preprocessing, timm's own for the export's config.json, picture by picture. Those that a plain convert("RGB") reads
-otherwise, by EXIF or depth, are counted. On stdout are lines of JSON: how
-far it is, [stage, done, total], and at last the answer; a difference is one sentence on stderr and exit code 9.
+Each file is loaded by its stock library, through the ``open`` of its format, which shares no code with the writers. The
+rest of the product only reads the pictures, and loads weights for which no stock library has a net (those of an
+ensemble or of an unusual family). The proof checks:
+
+- The net has the parameters and multiply-adds of the card, and is within the limit.
+- Each format gives the accuracy of the card on the same split, and the logits of the exporting process.
+- ``search predict`` reads pictures as they were read for the training.
+- If the pictures are files, a stranger reads them so too: a user who has only timm and config.json. Pictures that a
+  plain convert("RGB") reads differently, because of EXIF or depth, are counted.
+
+Stdout has lines of JSON: the progress, [stage, done, total], then the answer. A difference is one sentence on stderr,
+and exit code 9.
 """
 
 from __future__ import annotations
@@ -45,18 +49,18 @@ MAX_LOGIT_DIFFERENCE = 1e-4
 """Largest difference of a logit between the exporting process and each format, all fp32."""
 
 MAX_RELATIVE_DIFFERENCE = 1e-5
-"""The same as a share of the largest logit, where that allows more: an EfficientNet of two epochs had one of 311, and
-1.7e-4 between two libraries."""
+"""Largest difference as a share of the largest logit; the larger of the two bounds counts. An EfficientNet after two
+epochs had a logit of 311, and a difference of 1.7e-4 between two libraries."""
 
 STRANGER_TOLERANCE = 0.005
 """Largest difference between a stranger's accuracy on the raw files and the card's, besides the pictures that a plain
 convert("RGB") reads differently (16-bit, EXIF-rotated). All others agree; strips of more than 64:1 nearly agree."""
 
 STRANGER_LEVELS = 2.0
-"""Mean difference in a picture, of 255 levels, from which on a stranger reads another picture."""
+"""Largest mean difference, in levels of 255, between a picture as a stranger reads it and as the cache has it."""
 
 PREDICTED_PICTURES = 32
-"""Pictures that are read as ``search predict`` reads them, to compare with the cache."""
+"""Number of pictures that are read as ``search predict`` reads them, and compared with the cache."""
 
 LATENCY_BATCHES = (1, 64)
 LATENCY_SECONDS = 2.0
@@ -96,18 +100,18 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
 
     Args:
         folder: the export.
-        data_config: where its pictures are, and how they were read.
+        data_config: the [data] of its study.
         data: the pictures.
         tell: called with (stage, done, total).
 
     Returns:
-        "num_params" and "macs", recounted; "formats", for each its "accuracy" and "max_logit_difference";
-        "max_logit_difference", the largest of them; "stranger_accuracy", None where the pictures are no files, and
-        "misread": {why: how many of them a plain convert("RGB") reads otherwise}, "misread_in_all": of all splits;
-        "sha256" of the files that were looked at; "hardware" and "latency_ms", of this machine.
+        "num_params" and "macs" of the net; "formats": file -> its "library", "accuracy" and "max_logit_difference";
+        "max_logit_difference": the largest of these; "sha256" of each file; "hardware" and "latency_ms" of this
+        machine. If the pictures are files, also "stranger_accuracy", and "misread": reason -> number of pictures of
+        the split that a plain convert("RGB") reads differently; "misread_in_all": the same for all splits.
 
     Raises:
-        Difference: the first thing that differs, with both values.
+        Difference: the export differs from the card; the message has both values.
     """
     card = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -173,7 +177,7 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
 def _compared_by_a_stranger(
     accuracy: float, expected: float, data: Dataset, indices: NDArray[np.int64]
 ) -> dict[str, Any]:
-    """What the proof answers of the raw files; raises Difference where their accuracy is another one."""
+    """The part of the answer about the raw files. Raises Difference if their accuracy is not the expected one."""
     misread = Counter(why for index in indices if (why := data.misread.get(data.names[index])))
     if abs(accuracy - expected) > STRANGER_TOLERANCE + misread.total() / len(indices):
         raise Difference(
@@ -195,9 +199,9 @@ def _as_a_stranger(
     indices: NDArray[np.int64],
     cached: Callable[[int], Pictures],
 ) -> Callable[[int], Pictures]:
-    """A reader of the raw files as timm's own transform reads them.
+    """A function that reads the raw files with timm's own transform, a batch at a time.
 
-    It raises Difference for a picture that is another one than the training's, though nothing in its file says why.
+    It raises Difference if a picture differs from the cached one and its file does not explain why.
     """
     transform = timm.data.create_transform(**preprocessing)
     mode = "RGB" if data_config.channels == 3 else "L"
@@ -207,7 +211,7 @@ def _as_a_stranger(
         names = [data.names[index] for index in indices[start : start + BATCH]]
         files = [Path(data_config.path or "") / name for name in names]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of large pictures and of palettes
+            warnings.simplefilter("ignore")  # Pillow warns of large pictures and of palettes
             read = torch.stack([transform(Image.open(file).convert(mode)) for file in files]).numpy()
         for name, found, expected in zip(names, read, cached(start), strict=True):
             difference = float((np.abs(found - expected) * levels).mean())
@@ -224,7 +228,7 @@ def _as_a_stranger(
 def _open_formats(
     folder: Path, card: dict[str, Any], data: Dataset
 ) -> tuple[Any, bool, dict[str, tuple[str, Forward]]]:
-    """The net with its parameters, whether the views are in it, and each library's file and how it answers."""
+    """The net to count, whether it computes the views, and for each library its file and a function for logits."""
     recorded = [format_of(name) for name in FORMAT_NAMES if name in card["formats"]]
     if gone := next((one.file for one in recorded if not (folder / one.file).exists()), None):
         raise Difference(f"{gone} is not there, although metrics.json lists its format")
@@ -235,13 +239,13 @@ def _open_formats(
         plain = weights.open_weights(folder)
         return plain.net, is_ensemble, {weights.LIBRARY: (weights.FILE, plain.forward)} | forwards
     plain = _built_by_the_product(folder, card, data)
-    forwards["the product"] = weights.FILE, plain.forward  # the last: a stranger has the others
+    forwards["the product"] = weights.FILE, plain.forward  # last, because the first one is used as the stranger's
     whole = next((found.net for found in opened.values() if found.net is not None), None)
     return (plain.net, is_ensemble, forwards) if whole is None else (whole, True, forwards)
 
 
 def _built_by_the_product(folder: Path, card: dict[str, Any], data: Dataset) -> Opened:
-    """The net of model.safetensors where no stock library builds it."""
+    """The net of model.safetensors, for nets that no stock library builds."""
     from trainer.config import TrainConfig
     from trainer.evaluate import Ensemble
     from trainer.models import build_model
@@ -259,10 +263,10 @@ def _built_by_the_product(folder: Path, card: dict[str, Any], data: Dataset) -> 
 
 
 def compare_logits(name: str, found: Pictures, expected: Pictures) -> float:
-    """The largest difference between the logits that a library called ``name`` gives and those expected.
+    """The largest difference between the logits of the library ``name`` and the expected logits.
 
     Raises:
-        Difference: it is more than rounding.
+        Difference: it is larger than rounding explains.
     """
     difference = float(np.abs(found - expected).max())
     allowed = max(MAX_LOGIT_DIFFERENCE, MAX_RELATIVE_DIFFERENCE * float(np.abs(expected).max()))
@@ -272,7 +276,7 @@ def compare_logits(name: str, found: Pictures, expected: Pictures) -> float:
 
 
 def _recount(card: dict[str, Any], net: Any, shape: list[int], *, is_whole: bool) -> tuple[int, int]:
-    """Parameters and multiply-adds of the net as it was loaded, against the card and the limit."""
+    """Count the loaded net's parameters and multiply-adds, and compare them with the card and the limit."""
     params = sum(parameter.numel() for parameter in net.parameters())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(torch.zeros(1, *shape))

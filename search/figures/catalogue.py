@@ -133,13 +133,15 @@ PAGE_TRIALS = 200
 """Most trials drawn as points on the dashboard's study page, which reloads every figure every ten seconds."""
 
 PAGE_PRUNED = 30
-"""Most pruned trials, the latest, and most paused ones among the learning curves on that page."""
+"""Most pruned trials, and most paused ones, among the learning curves of the page; the latest are shown."""
 
 
 def page_figures(
     trials: Sequence[FrozenTrial], spec: StudySpec, importances: Mapping[str, float] | None = None
 ) -> list[Figure]:
-    """The figures of the dashboard's study page, with titles drawn in, of the best and the latest pruned trials.
+    """The figures of the dashboard's study page. Titles are part of the figures.
+
+    They show the best trials; the learning curves also show the latest pruned and paused ones.
 
     Args:
         trials: all trials of the study, in any state.

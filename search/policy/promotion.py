@@ -34,7 +34,7 @@ class Promotion:
 
         Args:
             number: the candidate.
-            step: the step of the rung, or one since the rung before.
+            step: the step of the rung, or an earlier one, after the rung before it.
             value: the value of the candidate there.
 
         Returns:

@@ -157,11 +157,11 @@ class Trials:
         return self.orphans.popleft() if self.orphans else None
 
     def complete_asking(self) -> None:
-        """Make an orphan of a trial that was being promoted or asked for when the database went away.
+        """Make an orphan of the trial that was being promoted or asked for when the database went away.
 
-        The trial is RUNNING in the database, perhaps with only some settings, and no worker has it. The other settings
-        are drawn before any later result is stored, because the sampler would learn from it. If two were created, since
-        the first reply was lost, the first is resumed: a replay asks for them in this order.
+        No worker has it. In the database it is RUNNING, perhaps without some of its settings. These are drawn now,
+        before a later result is stored, because the sampler would learn from that result. If the database created two
+        trials, because the reply for the first one was lost, the first is resumed: a replay has the same order.
         """
         self._go_on(self.rungs.complete_promoting())
         if self.asking:
@@ -230,7 +230,7 @@ class Trials:
     def _decide(
         self, progress: Progress, step: int, value: float, rung: int | None, *, last: bool
     ) -> tuple[bool | None, bool]:
-        """Whether a trial is pruned, or paused at its rung; None if neither was asked. And ``Epoch.too_late``."""
+        """Whether a trial is pruned or paused, None if that was not decided; and the value of ``Epoch.too_late``."""
         if rung is not None:
             others = sum(self.rungs.left_of(one) for one in self.progress.values() if one is not progress)
             return self.rungs.decide(progress, rung, value, allowed=self.budget.allows_compute(self.spent, others))

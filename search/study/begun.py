@@ -29,10 +29,10 @@ KEPT = {
 missing here, because it limits a single launch."""
 
 SAME_AS_NONE = {"min_epochs": 1}
-"""Setting -> its earlier default, which meant to the earlier pruners what None means now."""
+"""Setting -> its default in earlier versions, where it had the meaning that None has now."""
 
 SHOWN_DIFFERENCES = 3
-"""At most so many differences between a study's first text and today's are listed; the others are counted."""
+"""Most differences between a study's first text and today's that are listed; the others are only counted."""
 
 
 Tables: TypeAlias = "dict[str, dict[str, object]]"
@@ -57,8 +57,8 @@ def as_begun(asked: StudySpec, storage: RDBStorage, overrides: Sequence[str] | N
     Args:
         asked: the study file with the overrides.
         storage: where the study is, or will be.
-        overrides: "key=value" settings, if ``asked`` is a shipped study file: an existing study then goes on with the
-            text it was begun with. None if ``asked`` is the user's own file, which counts as it is now.
+        overrides: "key=value" settings if ``asked`` is a study file of this program: an existing study then continues
+            with the text it was begun with. None if ``asked`` is the user's own file, whose present text counts.
 
     Raises:
         ConfigError: an override contradicts the text that the study was begun with.
@@ -148,9 +148,9 @@ def note_versions(study: optuna.Study) -> None:
 
 
 def renew(study: optuna.Study, runs: Runs, was: int) -> str:
-    """Begin unfinished trials anew after a change of recipe: the same settings may now train to another result.
+    """Begin unfinished trials anew after a change of recipe, because the same settings may now give another result.
 
-    Idempotent: the study's new recipe version is stored only after this.
+    This can be repeated: the study's new recipe version is stored only after it.
 
     Args:
         study: the study, owned.

@@ -53,7 +53,7 @@ DECIDING = ("optuna", "numpy", "scipy")
 """Packages whose versions decide what a sampler suggests."""
 
 PACKAGES = (*DECIDING, "torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "pillow")
-"""Those, and the packages whose versions decide the result of a training."""
+"""DECIDING, and the packages whose versions decide the result of a training."""
 
 
 OfTrial: TypeAlias = Enqueue | Ask | Started | Epoch | Pause | Promote | Tell
@@ -67,17 +67,17 @@ def installed() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Gap:
-    """How database and journal differ, beyond what a kill keeps out of a journal."""
+    """The differences between database and journal. A single missing line, which a kill can cause, is not one."""
 
     more: list[int]
-    """Trials of which the database has more."""
+    """Numbers of the trials with steps that only the database has."""
     less: list[int]
-    """Trials of which it has less: it is an older copy, or was searched from an older copy."""
+    """Numbers of the trials with steps that only the journal has: the database is, or comes from, an older copy."""
     others: list[int]
-    """Those of them that it does not have, or that have other settings now."""
+    """Those of ``less`` that the database lacks, or has with other settings."""
 
     def sentences(self) -> list[str]:
-        """For the user, each with its consequence."""
+        """Sentences for the user, each with its consequence."""
         said = []
         if self.less:
             said.append(
@@ -91,9 +91,9 @@ class Gap:
 
 
 class Journal:
-    """Appends to a study's journal. A full disk delays its lines, and never the search.
+    """Appends to a study's journal. A full disk delays the lines, but never the search.
 
-    Only the study's owner may make one, because a line that a crash has torn is cut off the end of the file.
+    Only the study's owner may make one, because it removes an incomplete last line, which a crash leaves.
 
     Args:
         path: the file.
@@ -117,7 +117,7 @@ class Journal:
         self.told: set[int] = set()
         """Trials whose end is in the journal."""
         self.decided: dict[tuple[int, int | None], bool] = {}
-        """(trial, step) -> whether the trial was pruned or paused there, as an earlier launch noted."""
+        """(trial, step) -> whether the trial was pruned or paused there, from the lines of earlier launches."""
         for event in read_journal(path):
             self._learn(event)
             if isinstance(event, Epoch) and event.pruned is not None:
@@ -126,8 +126,8 @@ class Journal:
     def append(self, event: Event) -> None:
         """Add one line, durable when this returns unless the disk is full.
 
-        It is appended at the current end of the file, so that a process that has lost the study without noticing does
-        not overwrite the lines of its successor.
+        The line goes to the current end of the file. So a process that has lost the study without noticing it does not
+        overwrite lines of the new owner.
         """
         if self.lost:
             return
@@ -150,7 +150,7 @@ class Journal:
             if written == len(lines):
                 self._late.clear()
             else:
-                file.truncate(end)  # a part, for which there was room; all of it comes with the next line
+                file.truncate(end)  # removes the part that was written; the next call writes the whole line
 
     def _learn(self, event: Event) -> None:
         match event:
@@ -176,20 +176,20 @@ class Journal:
     ) -> Gap:
         """Note a launch, and all steps that the database has and the journal lacks.
 
-        A journal with steps that the database lacks belongs to a later copy; from here on it follows this database.
+        If the journal has steps that the database lacks, the database is an older copy; the journal then follows it.
 
         Args:
             spec: what the study searches.
             space: Optuna distributions of the sampled settings.
-            trials: all of the study's.
-            uuid: the study's.
+            trials: all trials of the study.
+            uuid: the study's UUID.
 
         Returns:
-            How they differ, beyond what a kill keeps out of a journal.
+            The differences between database and journal.
         """
         known = read_journal(self.path)
         since = known[_since_recipe(known) :]
-        # Trials that begin anew have fewer epochs now than the journal has told of.
+        # Trials that begin anew have fewer epochs now than the journal.
         begins_anew = len(since) < len(known) and not any(isinstance(line, Launch) for line in since)
         told = _since_history(known if begins_anew else since)
         missing = _missing(told, trials, space)
@@ -222,7 +222,7 @@ class Journal:
 
 
 def cut_torn_line(path: Path) -> bool:
-    """Remove a torn last line, which a crash leaves, from a journal. Returns whether there was one."""
+    """Remove an incomplete last line, which a crash leaves, from a journal. Returns whether there was one."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -235,7 +235,7 @@ def cut_torn_line(path: Path) -> bool:
 
 
 def read_journal(path: Path) -> list[Event]:
-    """The events of a journal; a torn last line, which a crash leaves, is not among them.
+    """The events of a journal, without an incomplete last line, which a crash leaves.
 
     Raises:
         ReplayFailed: another line is damaged.
@@ -264,7 +264,7 @@ def searched_by(events: Sequence[Event]) -> str | None:
     """The UUID of the study that a journal belongs to; None if no launch names one.
 
     Raises:
-        ValueError: it names something else.
+        ValueError: the launch names something that is not a UUID.
     """
     found = next((event.uuid for event in reversed(events) if isinstance(event, Launch)), None)
     return None if found is None else str(UUID(found))
@@ -276,7 +276,7 @@ def digest(path: Path) -> str | None:
 
 
 def _lines_of(number: int, trial: FrozenTrial, space: dict[str, BaseDistribution]) -> Iterator[OfTrial]:
-    """The lines that a journal should have of a trial that is in the database."""
+    """The lines that a journal should have for a trial in the database."""
     recipe = trial.system_attrs.get(QUEUED)
     if isinstance(recipe, dict):
         yield Enqueue(params=recipe)
@@ -301,7 +301,7 @@ def _lines_of(number: int, trial: FrozenTrial, space: dict[str, BaseDistribution
 def _missing(
     known: Sequence[Event], trials: Sequence[FrozenTrial], space: dict[str, BaseDistribution]
 ) -> list[OfTrial]:
-    """The lines that a journal should have of the trials and does not have."""
+    """The lines that a journal should have for these trials and lacks."""
     there = Counter(map(_step, known))
     for line in known:
         for number, recorded in enumerate(line.history or [] if isinstance(line, Launch) else []):
@@ -319,7 +319,7 @@ def _missing(
 def _lost(
     known: Sequence[Event], trials: Sequence[FrozenTrial]
 ) -> list[Ask | Started | Epoch | Pause | Promote | Tell]:
-    """The lines of a journal whose steps the database lacks. The database is written first, so it is another copy."""
+    """The journal's lines whose steps the database lacks. Steps are stored there first, so it must be another copy."""
     last = {event.trial: event for event in known if isinstance(event, Ask)}
     lost: list[Ask | Started | Epoch | Pause | Promote | Tell] = []
     for event in known:
@@ -327,7 +327,7 @@ def _lost(
             continue
         trial = trials[event.trial] if event.trial < len(trials) else None
         if trial is not None and is_foreign(trial):
-            continue  # what it was before does not matter
+            continue  # another program has finished it, so its lines do not matter
         match event:
             case _ if trial is None:
                 lost.append(event)
@@ -355,7 +355,7 @@ def _since_history(events: Sequence[Event]) -> Sequence[Event]:
 
 
 def _since_recipe(events: Sequence[Event]) -> int:
-    """Index of the first event by the recipe of today: before it, unfinished trials had other epochs."""
+    """Index of the first event with today's recipe; before it, unfinished trials had other epochs."""
     return max((index + 1 for index, event in enumerate(events) if isinstance(event, Recipe)), default=0)
 
 
@@ -365,11 +365,11 @@ def _step(event: Event) -> tuple[object, ...]:
         case Enqueue():
             return event.event, json.dumps(dict(event.params), sort_keys=True)
         case Ask():
-            # A candidate is asked for again where changes that were accepted have given it another setting.
+            # A candidate is asked for a second time if an accepted change has given it another setting.
             return event.event, event.trial, *sorted(event.params)
         case Epoch() | Pause() | Promote():
             return event.event, event.trial, event.step
         case Started() | Tell():
             return event.event, event.trial
         case _:
-            return (event.event,)  # nothing that a database tells of
+            return (event.event,)  # not a step of a trial, so the database does not have it

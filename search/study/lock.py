@@ -24,22 +24,25 @@ from trainer.errors import no_room
 from trainer.kept import write_whole
 
 LOCK_PATIENCE_SECONDS = 1.0
-"""How long a launch waits for the lock: `search status` takes it for an instant to see whether it is free."""
+"""Longest wait of a launch for the lock, because `search status` takes the lock for an instant to see if it is free."""
 
 
 @contextlib.contextmanager
 def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
-    """Hold the study alone: a file lock beside SQLite, an advisory lock in Postgres; both end with the process.
+    """Own the study while the block runs, by a lock that ends with the process.
 
-    Its folder has a lock too, for studies of one name in two databases, and to take a lost Postgres lock again.
+    The lock is a file lock beside a SQLite file, or an advisory lock in Postgres. The study's folder is locked too:
+    studies of the same name in two databases share it. Its lock also keeps other launches with this runs folder out
+    while a Postgres lock is lost.
 
-    Yields a function to call before each write. A Postgres lock is lost when the server restarts; the function takes it
-    again, and raises HeldError if another process was faster.
+    Yields:
+        A function to call before each write. If the Postgres server was restarted, the lock is lost, and the function
+        takes it again. It raises HeldError if another process was faster.
 
     Raises:
-        HeldError: another process has it; the message says which and since when.
+        HeldError: another process owns the study; the message says which one, and since when.
         StorageError: the runs folder or the database cannot be written.
-        DiskError: there is no room.
+        DiskError: the disk is full.
     """
     holder = runs.holder(name)
     with contextlib.ExitStack() as stack:
@@ -50,7 +53,7 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
                 still_owner = stack.enter_context(_lock(name, url, holder, patience_seconds=LOCK_PATIENCE_SECONDS))
             except HeldError as held:
                 raise HeldError(name, held.owner, _another_owner(name, url)) from None
-            runs.stop_request(name).unlink(missing_ok=True)  # meant for a predecessor
+            runs.stop_request(name).unlink(missing_ok=True)  # it was meant for an earlier process
             owner = f"{owner_name()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
             write_whole(holder, owner.encode(), durable=False)
         except OSError as error:
@@ -63,7 +66,7 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
         try:
             yield still_owner
         finally:
-            if read_holder(holder) == owner:  # else another process has it by now
+            if read_holder(holder) == owner:  # else another process owns the study by now
                 holder.unlink(missing_ok=True)
 
 
@@ -85,7 +88,7 @@ def owner_of(name: str, url: URL, runs: Runs) -> str | None:
             return None
     except HeldError as held:
         return held.owner
-    except OSError:  # a database in a folder that may only be read: whoever searches it can write there
+    except OSError:  # this user cannot lock a file beside the database, so the owner's file must do
         return read_holder(runs.holder(name)) if runs.holder(name).exists() else None
 
 
@@ -107,9 +110,9 @@ def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iter
     file = sqlite_file(url)
     if file is not None:
         with _file_lock(Path(f"{file.resolve()}.{name}.lock"), name, holder, patience_seconds):
-            yield lambda: None  # the file's lock ends with this process, not before
+            yield lambda: None  # a file lock cannot be lost while its process lives
         return
-    # Without a pool: a connection given back to one stays open, and the lock is the connection's.
+    # Without a pool, because a pool keeps connections open, and the lock lasts as long as its connection.
     engine = create_engine(url, poolclass=NullPool, creator=postgres.connector(url, postgres.TURN_STATEMENT_SECONDS))
     with storage_errors(url):
         connection = engine.connect()
@@ -119,10 +122,10 @@ def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iter
         deadline = time.monotonic() + patience_seconds
         while not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
             if time.monotonic() >= deadline:
-                connection.close()  # without the lock; the next look must not find it well
+                connection.close()  # so that the next check does not take it for a connection with the lock
                 raise HeldError(name, owner or read_holder(holder))
             time.sleep(0.1)
-        connection.commit()  # the lock is the session's, not the transaction's
+        connection.commit()  # the lock belongs to the session, not to the transaction
 
     def still_owner() -> None:
         nonlocal connection

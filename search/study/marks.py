@@ -1,8 +1,8 @@
 """Which finished trials are the search's own: other programs may add, copy or finish trials in the same database.
 
-A trial is marked when the search asks for it, and again just before its end is stored, because Optuna adds nothing to a
-finished one. In place of a trial that is finished without the second mark, the search sees a failed one: samplers,
-pruners, rankings and figures never learn from it.
+A trial is marked when the search asks for it, and a second time just before its end is stored (Optuna adds nothing to a
+finished trial). If a trial is finished without the second mark, the search sees a failed trial in its place. So
+samplers, pruners, rankings and figures never learn from it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MARK = "featherweight:mark"
 """Trial attribute: the study's UUID and the trial's number, so that the mark of a copied trial is not valid."""
 
 ENDED = "/ended"
-"""What is added to the mark before a trial's end is stored."""
+"""The suffix that the mark gets before a trial's end is stored."""
 
 BEFORE = "featherweight:marked_since"
 """Study attribute: see ``Before``."""
@@ -51,10 +51,10 @@ class Marks:
 
     uuid: str | None
     before: Before | None
-    """None until a launch has stored it: the study is older than marks, and all trials of its workers count."""
+    """None if the study is older than marks and no launch has stored this yet: all trials of its workers then count."""
 
     def note_asked(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Mark a trial that the search has asked for, unless it has that mark."""
+        """Mark a trial that the search has asked for, unless it is marked already."""
         if trial.user_attrs.get(MARK) != self.asked(trial.number):
             set_attributes(study, trial, {MARK: self.asked(trial.number)})
 
@@ -80,7 +80,7 @@ class Marks:
         return trial.number < self.before.trials and trial.number not in self.before.without
 
     def is_asked(self, trial: FrozenTrial) -> bool:
-        """Whether the search has asked for a trial that is not finished, perhaps before there were marks."""
+        """Whether the search has asked for an unfinished trial; also True if it asked before there were marks."""
         without = () if self.before is None else self.before.without
         asked = self.asked(trial.number)  # a kill may have come just before its end was stored
         return trial.user_attrs.get(MARK) in (asked, asked + ENDED) or trial.number in without
@@ -126,7 +126,7 @@ def with_marks(study: optuna.Study, uuid: str | None, *, in_memory: bool = False
 
 
 def mark_those_before(study: optuna.Study) -> None:
-    """Once, for a study that has no marks yet: take the trials that a worker has trained as the search's own."""
+    """For a study without marks: count all trials that a worker has trained as the search's own. Done once."""
     if BEFORE in study.user_attrs:
         return
     trials = study.get_trials(deepcopy=False)

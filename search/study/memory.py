@@ -176,9 +176,10 @@ class RememberingStorage(_CachedStorage):
             self._read({self._trials[number]._trial_id for number in self._unfinished})
 
     def _is_complete(self) -> bool:
-        """Whether the database has as many trials as the memory: WAITING, RUNNING and all, from the first unfinished.
+        """Whether the memory has all trials of the database, in the same states.
 
-        A trial only goes from WAITING to RUNNING to finished, so equal numbers mean equal states.
+        Three numbers are compared, of the trials from the first unfinished one on: WAITING, RUNNING, and in any state.
+        Equal numbers mean equal states, because a trial only goes from WAITING to RUNNING to finished.
         """
         first = min(self._unfinished, default=len(self._trials))
         trial_id = self._trials[first]._trial_id if self._unfinished else self._read_up_to + 1

@@ -175,7 +175,7 @@ def replay(events: list[Event]) -> Replay:
 
 
 def _rebuilt(events: list[Event]) -> set[int]:
-    """Trials of which launches found in the database what no journal had told them."""
+    """Numbers of the trials with steps that a launch found in the database and not in the journal."""
     return {number for event in events if isinstance(event, Launch) for number in event.rebuilt or ()}
 
 

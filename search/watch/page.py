@@ -1,10 +1,11 @@
 """A study's page in the dashboard, kept up to date during the search: a note, figures, the figures of an export.
 
-Drawing takes seconds, and merely importing optuna-dashboard takes two. So another process does both, over a connection
-that can only read. It writes to a file the study attributes that the dashboard's own functions would have stored:
+Drawing takes seconds, and importing optuna-dashboard takes two more. So a separate process draws. It reads the database
+over a connection that cannot write. It puts the study attributes that the dashboard's own functions would store into a
+file. The coordinator sends it lines of JSON:
 
-    -> {"storage", "study", "runs"}   once: the database to read, and the runs folder for the file
-    -> {"note"}                       text of the note: draw; the drawing is done when the file appears
+    {"storage", "study", "runs"}   once: the database to read, and the runs folder for the file
+    {"note"}                       draw, with this text of the note; when the drawing is done, the file appears
 
 The coordinator, the study's only writer, stores the attributes, a few at a time between the answers to its workers.
 """

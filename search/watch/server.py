@@ -165,7 +165,7 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
 
 
 class _Request(HTTPRequestParser):  # type: ignore[misc]
-    """A request whose body may be large only where its client may change something: it is kept before it is judged."""
+    """A request. Its body is stored before the gate checks it, so only a client that may edit can send a large one."""
 
     def __init__(self, settings: Adjustments, may_edit: Callable[[str], bool]) -> None:
         super().__init__(settings)
