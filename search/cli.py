@@ -345,7 +345,7 @@ def compare(
 ) -> None:
     """Compare two exports on the same pictures."""
     from search.export.compare import compare as run
-    from search.export.compare import text_of_comparison
+    from search.export.comparison import text_of_comparison
 
     folder, url = _places(storage, runs)
     _print(run(first, second, data=data, runs=folder, url=url), text_of_comparison, as_json=as_json)

@@ -6,6 +6,7 @@ retrain    what is trained for an export: the best trials once more, then the ch
 trainings  trainings to their end on the workers of a pool
 record     what metrics.json says, as frozen values
 metrics    how those values come about: known before training, measured once
+scores     the scores beside the accuracy, with their intervals; without torch
 card       metrics.json in words: the model card
 nets       the exported model as one net, members and views included, and its files
 formats    a module per format: how its file is written, opened and described
@@ -13,4 +14,5 @@ files      the files of an export as its readers see them; without torch
 proof      the clean process that compares an export with its card; shares no code with the writers
 predict    classify pictures with an export; without torch
 compare    two exports on the same pictures; without torch
+comparison  their comparison in words
 """

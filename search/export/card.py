@@ -10,6 +10,7 @@ from search.export.formats import weights
 from search.export.formats.format import Format
 from search.export.formats.table import FORMAT_NAMES, format_of
 from search.export.record import ExportRecord
+from search.export.scores import CLASS_COLUMNS, SHOWN_CLASSES, class_rows, never_predicted, score_rows
 from search.figures.png import numbered
 from search.words import duration
 from trainer.config import TrainConfig
@@ -53,6 +54,7 @@ def card(record: ExportRecord) -> str:
         "## What it confuses",
         "![Confusion matrix](plots/confusion.png)",
         _confused(record),
+        _classes(record),
         "## How it was chosen",
         _choice(record),
         "## How it was trained",
@@ -109,6 +111,7 @@ def _facts(record: ExportRecord) -> dict[str, str]:
         "accuracy": f"**{evaluation.accuracy:.2%}** top-1 on the {split}",
         "95 % interval": f"{low:.2%} to {high:.2%} (Wilson; the pictures' chance alone, not the seeds')",
     }
+    rows |= score_rows(evaluation.scores)
     if model.views:
         rows["views averaged"] = f"the picture and {', '.join(model.views)}"
     if evaluation.member_accuracies:
@@ -216,6 +219,17 @@ def _confused(record: ExportRecord) -> str:
             *(legend if numbers else []),
         ]
     )
+
+
+def _classes(record: ExportRecord) -> str:
+    scores = record.evaluation.scores
+    if scores is None:
+        return ""
+    head = [f"| {' | '.join(CLASS_COLUMNS)} |", "| --- |" + " ---: |" * (len(CLASS_COLUMNS) - 1)]
+    table = "\n".join([*head, *(f"| {' | '.join(row)} |" for row in class_rows(scores, _cell))])
+    few = len(scores.classes) <= SHOWN_CLASSES
+    which = "Each class" if few else f"The {SHOWN_CLASSES} classes with the lowest F1; metrics.json has all"
+    return "\n\n".join(filter(None, [f"{which}, with Wilson's intervals:", table, never_predicted(scores, _cell)]))
 
 
 def _choice(record: ExportRecord) -> str:

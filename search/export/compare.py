@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,19 +19,18 @@ from search.errors import UsageError
 from search.export.files import ModelConfig, check_sums, open_model, read_config, read_images
 from search.export.formats.format import Forward
 from search.export.formats.table import format_of
-from search.export.record import METRICS, ExportRecord
+from search.export.record import METRICS, ExportRecord, Scores
+from search.export.scores import Answers, scores_of
 from search.paths import Runs
+from search.study.gain import wilson_interval
 from search.study.lock import own_study
 from search.study.storage import open_storage, sqlite_file, storage_errors
 from search.study.study import find_study, open_test_split
 from trainer.config import DataConfig
 from trainer.data import Dataset, prepare_data
-from trainer.errors import DataError, as_lines, printable
+from trainer.errors import DataError, as_lines
 from trainer.scan import Listing, scan, scan_folder
 from trainer.values import Json
-
-if TYPE_CHECKING:
-    from rich.console import Group
 
 COMPARE_VERSION = 1
 """Version of the JSON shape of ``search compare``."""
@@ -41,8 +39,6 @@ BATCH = 64
 LATENCY_BATCHES = (1, 64)
 LATENCY_ROUNDS = 11
 """Forward passes of each export and batch size, in turns; the median counts."""
-
-CLASSES_SHOWN = 10
 
 TEST = "the test split"
 
@@ -58,12 +54,20 @@ class Compared:
     trial: int
     accuracy: float
     """Accuracy on the pictures of the comparison."""
+    interval: tuple[float, float]
+    """95 % interval of the accuracy (Wilson)."""
+    scores: Scores
+    """Scores beside the accuracy, on the same pictures."""
     num_params: int
     macs: int
     bytes: int
     """Size of model.onnx."""
     latency_ms: dict[str, float]
     """Batch size -> median milliseconds of a forward pass."""
+
+    def to_json(self) -> dict[str, Json]:
+        """All fields; of the scores, those over all classes."""
+        return vars(self) | {"scores": self.scores.model_dump(mode="json", exclude={"classes"})}
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class Comparison:
         """
         return {
             "version": COMPARE_VERSION,
-            "exports": [asdict(one) for one in self.exports],
+            "exports": [one.to_json() for one in self.exports],
             "pictures": {"from": self.source, "n": self.n},
             "mcnemar": {"only_first": self.only_first, "only_second": self.only_second, "p": self.p},
             "classes": [asdict(one) | {"difference": one.difference} for one in self.classes],
@@ -167,10 +171,19 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
     ]
     asked = _from_folder(data, sides, runs.cache) if data is not None else _built_in(sides, runs.cache)
     counted_in = _count_look(records, data, url, runs) if url is not None and asked.source.startswith(TEST) else []
-    right = []
+    right, scores = [], []
     for side, read in zip(sides, asked.read, strict=True):
-        found = np.concatenate([side.forward(read(start)).argmax(1) for start in range(0, len(asked.labels), BATCH)])
-        right.append(np.array([side.config.label_names[index] for index in found]) == asked.labels)
+        names = side.config.label_names
+        number_of = {name: number for number, name in enumerate(names)}
+        labels = np.array([number_of[name] for name in asked.labels])
+        found = Answers.joined(
+            [
+                Answers.of(side.forward(read(start)), labels[start : start + BATCH])
+                for start in range(0, len(labels), BATCH)
+            ]
+        )
+        right.append(found.predicted == labels)
+        scores.append(scores_of(found, labels, names))
     only_first, only_second = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
     latencies = _latencies([side.forward for side in sides], [read(0) for read in asked.read])
     one, other = (
@@ -179,12 +192,14 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
             study=side.record.study,
             trial=side.record.trial,
             accuracy=float(hits.mean()),
+            interval=wilson_interval(int(hits.sum()), len(hits)),
+            scores=score,
             num_params=side.record.model.num_params,
             macs=side.record.model.macs,
             bytes=(side.folder / format_of("onnx").file).stat().st_size,
             latency_ms=latency,
         )
-        for side, hits, latency in zip(sides, right, latencies, strict=True)
+        for side, hits, score, latency in zip(sides, right, scores, latencies, strict=True)
     )
     return Comparison(
         exports=(one, other),
@@ -206,50 +221,6 @@ def mcnemar(only_first: int, only_second: int) -> float:
         only_second: number of pictures that only the second classified correctly.
     """
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
-
-
-def text_of_comparison(answer: Comparison) -> Group:
-    """Tables for people; fits 80 columns unless paths are longer."""
-    from rich.console import Group, RenderableType
-    from rich.table import Table
-    from rich.text import Text
-
-    first, second = answer.exports
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("")
-    for one in (first, second):
-        table.add_column(f"{one.study}-{one.trial}", justify="right", overflow="fold")
-    rows: dict[str, Callable[[Compared], str]] = {
-        "accuracy": lambda one: f"{one.accuracy:.2%}",
-        "parameters": lambda one: f"{one.num_params:,}",
-        "multiply-adds": lambda one: f"{one.macs:,}",
-        "model.onnx": lambda one: f"{one.bytes / 1e6:.2f} MB",
-    }
-    for name, show in rows.items():
-        table.add_row(name, show(first), show(second))
-    for batch in LATENCY_BATCHES:
-        table.add_row(f"batch of {batch}", *(f"{one.latency_ms[str(batch)]:,.1f} ms" for one in (first, second)))
-    verdict = "a difference that chance alone seldom makes" if answer.p < 0.05 else "chance alone may well make it"
-    lines = (
-        f"{answer.n:,} pictures of {answer.source}; only the first was right on {answer.only_first}, only the second "
-        f"on {answer.only_second}\n"
-        f"McNemar's test, exact: p = {answer.p:.3g}, {verdict}"
-    )
-    if answer.source.startswith(TEST):
-        where = ", ".join(map(repr, answer.counted_in))
-        counted = f"counted in {where}" if where else "counted nowhere: no study here has these pictures"
-        lines += f"\nA further look at a test split, {counted}; what is chosen by it is not tested by it any more"
-    classes = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("class", "pictures", "first", "second", "difference"):
-        classes.add_column(column, justify="left" if column == "class" else "right", overflow="fold")
-    for differing in [one for one in answer.classes if one.difference][:CLASSES_SHOWN]:
-        name = printable(differing.name)
-        values = (f"{differing.first:.1%}", f"{differing.second:.1%}", f"{differing.difference:+.1%}")
-        classes.add_row(Text(name), str(differing.n), *values)
-    parts: list[RenderableType] = [table, Text(f"\n{lines}")]
-    if classes.rows:
-        parts += [Text("\nclasses that differ most", style="bold"), classes]
-    return Group(*parts)
 
 
 def _from_folder(data: Path, sides: Sequence[Side], cache: Path) -> Images:

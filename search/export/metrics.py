@@ -30,6 +30,7 @@ from search.export.record import (
     without_times,
 )
 from search.export.retrain import Retraining, Stages
+from search.export.scores import Answers, scores_of
 from search.export.trainings import Outcome
 from search.figures.png import Epoch, confused_pairs, dense
 from search.study.confirmation import Confirmation, confirmed
@@ -168,7 +169,8 @@ def evaluate_once(
         member_accuracies = [evaluate(member, split)[0].accuracy for member in members]
         validation = result if split == "val" else evaluate(whole, "val")[0]
     _keep_logits(folder, logits, None if plain is whole else plain_logits)
-    n, many = len(data.splits[split]), len(data.class_names) > DENSE_CLASSES
+    labels, many = data.labels[data.splits[split]], len(data.class_names) > DENSE_CLASSES
+    n = len(labels)
     found = retraining.with_database(lambda: confirmed(retraining.study, spec)) if spec.confirm.top else None
     return Results(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -183,16 +185,21 @@ def evaluate_once(
             confusion=None if many else dense(result.confusion, len(data.class_names)).tolist(),
             confusion_table=result.confusion.tolist() if many else None,
             confused=tuple(confused_pairs(result.confusion, data.class_names)),
+            scores=scores_of(Answers.of(logits.numpy(), labels), labels, data.class_names),
             test_openings=openings,
             near_duplicates=_look_alikes(retraining, split),
         ),
         validation=Validation(n=len(data.splits["val"]), accuracy=validation.accuracy, loss=validation.loss),
         histories=tuple(_history(outcomes, number) for number in range(num_members)),
-        measured_on_this_machine=Measured(
-            confirming_seconds=found and round(found.seconds, 3),
-            training_seconds=tuple(
-                round(sum(ended[number].seconds for ended in outcomes), 3) for number in range(num_members)
-            ),
+        measured_on_this_machine=_measured(outcomes, found, num_members),
+    )
+
+
+def _measured(outcomes: Sequence[Sequence[Outcome]], found: Confirmation | None, num_members: int) -> Measured:
+    return Measured(
+        confirming_seconds=found and round(found.seconds, 3),
+        training_seconds=tuple(
+            round(sum(ended[number].seconds for ended in outcomes), 3) for number in range(num_members)
         ),
     )
 
@@ -261,12 +268,14 @@ def text_of_export(export: Export) -> str:
     if best is not None and best.mean is not None:
         seeds = count(len(best.accuracies), "fresh seed")
         lines.append(f"  confirmed   {best.mean_in_words} on validation, {seeds}")
+    scores = [] if result.scores is None else [f"  macro F1    {result.scores.macro_f1.in_words}"]
     gain = [] if record.gain is None else [f"  gain        {record.gain}"]
     return "\n".join(
         [
             *lines,
             f"  accuracy    {result.accuracy:.2%} on the {result.split} split, n = {result.n:,} "
             f"(95 % interval {result.interval[0]:.2%} to {result.interval[1]:.2%})",
+            *scores,
             *gain,
             f"  parameters  {model.num_params:,}, multiply-adds {model.macs:,}",
             f"  proof       {', '.join(libraries)} agree to {record.proof.max_logit_difference:.1e}",

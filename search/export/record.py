@@ -138,6 +138,64 @@ class Description(Recorded):
         return None if self.confirmation is None else self.confirmation.candidate(self.trial)
 
 
+class Score(Recorded):
+    """A score from 0 to 1 with its 95 % interval."""
+
+    value: float
+    interval: tuple[float, float] | None
+    """None if the resamples of a bootstrap do not differ, as without a mistake."""
+
+    @property
+    def in_words(self) -> str:
+        """The score and its interval: "97.12% (95 % interval 96.00% to 98.01%)"."""
+        if self.interval is None:
+            return f"{self.value:.2%}"
+        return f"{self.value:.2%} (95 % interval {self.interval[0]:.2%} to {self.interval[1]:.2%})"
+
+    @property
+    def in_brief(self) -> str:
+        """The same for a narrow column: "97.12% (96.00 to 98.01)"."""
+        if self.interval is None:
+            return f"{self.value:.2%}"
+        low, high = (f"{100 * end:.2f}" for end in self.interval)
+        return f"{self.value:.2%} ({low} to {high})"
+
+
+class ClassScore(Recorded):
+    """The scores of one class."""
+
+    name: str
+    n: int
+    """Number of pictures of the class."""
+    predicted: int
+    """Number of pictures that were classified as the class."""
+    precision: Score | None
+    """Share of the pictures classified as the class that are of it; None if it was never predicted."""
+    recall: Score | None
+    """Share of the pictures of the class that were classified as it; None if there are none."""
+    f1: float | None
+    """Harmonic mean of precision and recall; None if the class has no picture and was never predicted."""
+
+
+class Scores(Recorded):
+    """Scores beside the accuracy; their definitions and intervals are in search.export.scores."""
+
+    macro_f1: Score
+    """Mean F1 over the classes that have a picture or are predicted."""
+    balanced_accuracy: Score
+    """Mean recall over the classes that have a picture."""
+    top5: Score | None
+    """Share of the pictures whose class is among the five likeliest; None with five classes or fewer."""
+    calibration_error: Score
+    """Expected calibration error of the likeliest class."""
+    calibration_bins: int
+    """Number of bins of the calibration error, of equal width."""
+    resamples: int
+    """Number of resamples of the bootstrap that the intervals are from."""
+    classes: tuple[ClassScore, ...]
+    """Classes, in the order of the logits."""
+
+
 class Evaluation(Recorded):
     """The final evaluation of the exported model, fp32 on the CPU."""
 
@@ -160,6 +218,8 @@ class Evaluation(Recorded):
     """Of so many classes, each (true class, predicted class, pictures) that occurs; None for fewer."""
     confused: tuple[Confused, ...]
     """The most frequent mistakes."""
+    scores: Scores | None = Field(None, exclude_if=lambda scores: scores is None)
+    """Scores beside the accuracy; None for an export of an earlier version."""
     test_openings: int
     """Number of looks at the test split so far, this one included."""
     near_duplicates: int | None = None

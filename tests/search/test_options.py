@@ -25,7 +25,7 @@ from search.running.stop import Stopped
 
 SEARCH = Path(sys.executable).with_name("search")
 
-HEAVY = ("torch", "optuna", "sqlalchemy", "timm", "numpy")
+HEAVY = ("torch", "optuna", "sqlalchemy", "timm", "numpy", "sklearn")
 
 
 def ask(*command: str | Path, **environment: str) -> tuple[int, str, str]:

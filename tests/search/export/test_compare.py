@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from rich.console import Console
 from scipy.stats import binomtest
 
 from search.errors import HeldError, ProofFailed, StorageError, UsageError
-from search.export.compare import Comparison, compare, mcnemar, text_of_comparison
+from search.export.compare import Comparison, compare, mcnemar
+from search.export.comparison import text_of_comparison
 from search.paths import Runs
 from search.study.lock import own_study
 from search.study.storage import open_storage, parse_url
@@ -72,6 +74,12 @@ def test_both_are_asked_about_the_same_pictures_whatever_their_order_of_classes(
     assert answer.classes[0].difference == -1.0
     assert answer.to_json()["classes"][0]["difference"] == -1.0
     assert set(first.latency_ms) == {"1", "64"}
+    assert (first.interval[0], first.interval[1]) == pytest.approx((0.7868, 0.9815), abs=1e-4)
+    # Of the first: 10 of 10 green and 2 red ones taken for green, 8 of 10 red, 10 of 10 blue.
+    assert first.scores.macro_f1.value == pytest.approx((20 / 22 + 16 / 18 + 1) / 3)
+    assert second.scores.balanced_accuracy.value == pytest.approx((0 + 1 + 1) / 3)
+    told = answer.to_json()["exports"][0]["scores"]  # type: ignore[index, call-overload]
+    assert told["macro_f1"]["value"] == first.scores.macro_f1.value  # type: ignore[index, call-overload]
     json.dumps(answer.to_json())
 
 
@@ -86,6 +94,9 @@ def shown(answer: Comparison) -> str:
 def test_the_tables_fit_eighty_columns(exports: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
     text = shown(compare(*exports, data=data, runs=Runs(tmp_path)))
     assert "McNemar's test, exact: p = 0.0386, a difference that chance alone seldom makes" in text
+    assert re.search(r"\nmacro F1 +93\.27% \(8\d\.\d\d to 100\.00\) +5\d\.\d\d% \(\d\d\.\d\d to \d\d\.\d\d\)", text)
+    assert "\ncolours-1: never predicted: green." in text
+    assert max(len(line) for line in text.splitlines() if "macro" in line) <= 80
     assert "green" in text
     assert "-100.0%" in text
     assert "blue" not in text, "classes without a difference are left out"

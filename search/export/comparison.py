@@ -1,0 +1,69 @@
+"""The answer of ``search compare`` in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from search.export.compare import LATENCY_BATCHES, TEST, Compared, Comparison
+from search.export.record import Score
+from search.export.scores import never_predicted
+from trainer.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+CLASSES_SHOWN = 10
+"""Classes that differ most: so many are shown."""
+
+
+def text_of_comparison(answer: Comparison) -> Group:
+    """Tables for people; fits 80 columns unless paths are longer."""
+    from rich.console import Group, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+    first, second = answer.exports
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("")
+    for one in (first, second):
+        table.add_column(f"{one.study}-{one.trial}", justify="right", overflow="fold")
+    rows: dict[str, Callable[[Compared], str]] = {
+        "accuracy": lambda one: Score(value=one.accuracy, interval=one.interval).in_brief,
+        "macro F1": lambda one: one.scores.macro_f1.in_brief,
+        "balanced accuracy": lambda one: one.scores.balanced_accuracy.in_brief,
+        "top-5 accuracy": lambda one: one.scores.top5.in_brief if one.scores.top5 else "-",
+        "calibration error": lambda one: one.scores.calibration_error.in_brief,
+        "parameters": lambda one: f"{one.num_params:,}",
+        "multiply-adds": lambda one: f"{one.macs:,}",
+        "model.onnx": lambda one: f"{one.bytes / 1e6:.2f} MB",
+    }
+    for name, show in rows.items():
+        table.add_row(name, show(first), show(second))
+    for batch in LATENCY_BATCHES:
+        table.add_row(f"batch of {batch}", *(f"{one.latency_ms[str(batch)]:,.1f} ms" for one in (first, second)))
+    verdict = "a difference that chance alone seldom makes" if answer.p < 0.05 else "chance alone may well make it"
+    lines = (
+        f"{answer.n:,} pictures of {answer.source}; only the first was right on {answer.only_first}, only the second "
+        f"on {answer.only_second}\n"
+        f"McNemar's test, exact: p = {answer.p:.3g}, {verdict}\n"
+        "in brackets: 95 % intervals, of the pictures' chance alone"
+    )
+    for one in (first, second):
+        if never := never_predicted(one.scores, printable):
+            lines += f"\n{one.study}-{one.trial}: {never[0].lower()}{never[1:]}"
+    if answer.source.startswith(TEST):
+        where = ", ".join(map(repr, answer.counted_in))
+        counted = f"counted in {where}" if where else "counted nowhere: no study here has these pictures"
+        lines += f"\nA further look at a test split, {counted}; what is chosen by it is not tested by it any more"
+    classes = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("class", "pictures", "first", "second", "difference"):
+        classes.add_column(column, justify="left" if column == "class" else "right", overflow="fold")
+    for differing in [one for one in answer.classes if one.difference][:CLASSES_SHOWN]:
+        name = printable(differing.name)
+        values = (f"{differing.first:.1%}", f"{differing.second:.1%}", f"{differing.difference:+.1%}")
+        classes.add_row(Text(name), str(differing.n), *values)
+    parts: list[RenderableType] = [table, Text(f"\n{lines}")]
+    if classes.rows:
+        parts += [Text("\nclasses that differ most", style="bold"), classes]
+    return Group(*parts)

@@ -1,0 +1,206 @@
+"""The scores of an export beside its accuracy: over classes, of each class, and of its probabilities. Without torch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.export.record import ClassScore, Score, Scores
+from search.study.gain import Z95, wilson_interval
+from trainer.scores import ClassCounts
+
+TOP = 5
+"""A picture counts for the top-5 accuracy if its class is among so many likeliest ones."""
+
+BINS = 15
+"""Bins of the calibration error, of equal width: those of Guo et al., 2017."""
+
+RESAMPLES = 1000
+"""Resamples of a bootstrap."""
+
+ROWS = 4096
+"""Pictures whose logits are looked at together, because scikit-learn sorts all logits that it is given."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a model says of n pictures, as far as its scores need it."""
+
+    predicted: NDArray[np.int64]
+    """[n]: the likeliest class."""
+    confidence: NDArray[np.float64]
+    """[n]: the probability of that class."""
+    in_top: int | None
+    """Number of pictures whose class is among the TOP likeliest; None if there are no more classes than that."""
+
+    @classmethod
+    def of(cls, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Answers:
+        """The answers of logits [n, c] for pictures with labels [n]."""
+        from sklearn.metrics import top_k_accuracy_score  # imported here: it takes 1 s
+
+        classes = np.arange(logits.shape[1])
+        confidence, in_top = [], 0.0
+        for start in range(0, len(logits), ROWS):
+            rows = logits[start : start + ROWS].astype(np.float64)
+            confidence.append(1 / np.exp(rows - rows.max(1, keepdims=True)).sum(1))
+            if len(classes) > TOP:
+                true = labels[start : start + ROWS]
+                in_top += top_k_accuracy_score(true, rows, k=TOP, normalize=False, labels=classes)
+        return cls(logits.argmax(1), np.concatenate(confidence), round(in_top) if len(classes) > TOP else None)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Answers]) -> Answers:
+        """The answers of several batches as one."""
+        return cls(
+            np.concatenate([part.predicted for part in parts]),
+            np.concatenate([part.confidence for part in parts]),
+            sum(part.in_top or 0 for part in parts) if parts[0].in_top is not None else None,
+        )
+
+
+def scores_of(answers: Answers, labels: NDArray[np.int64], names: Sequence[str]) -> Scores:
+    """The scores of a model on n pictures.
+
+    Intervals of macro F1, balanced accuracy and calibration error are the value +- 1.96 standard errors of a bootstrap
+    over the pictures (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13), with a fixed seed,
+    and cut at 0 and 1. Shares of pictures (recall, precision, top-5) have Wilson's interval.
+
+    Args:
+        answers: what the model says.
+        labels: [n], the true classes.
+        names: class names, in the order of the logits.
+    """
+    from sklearn.metrics import balanced_accuracy_score, f1_score, precision_recall_fscore_support
+
+    predicted, n = answers.predicted, len(labels)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")  # a class without a test picture
+        values = {
+            "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+            "balanced_accuracy": float(balanced_accuracy_score(labels, predicted)),
+            "calibration_error": calibration_error(answers.confidence, predicted == labels),
+        }
+    errors = _bootstrap_errors(answers, labels, len(names))
+    found = {
+        name: Score(value=value, interval=_interval(value, float(error)))
+        for (name, value), error in zip(values.items(), errors, strict=True)
+    }
+    precision, recall, f1, true = precision_recall_fscore_support(
+        labels, predicted, labels=np.arange(len(names)), zero_division=0
+    )
+    counts = np.bincount(predicted, minlength=len(names))
+    classes = tuple(
+        ClassScore(
+            name=name,
+            n=int(true[index]),
+            predicted=int(counts[index]),
+            precision=_share(precision[index], counts[index]),
+            recall=_share(recall[index], true[index]),
+            f1=float(f1[index]) if true[index] + counts[index] else None,
+        )
+        for index, name in enumerate(names)
+    )
+    top = None if answers.in_top is None else _share(answers.in_top / n, n)
+    return Scores(**found, calibration_bins=BINS, resamples=RESAMPLES, top5=top, classes=classes)
+
+
+def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """Expected calibration error: the mean distance between confidence and accuracy over bins of the confidence.
+
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3, with their 15 bins of equal width.
+
+    Args:
+        confidence: [n], the probability of the likeliest class.
+        right: [n], whether it is the true one.
+    """
+    gaps = np.bincount(_bins(confidence), weights=right - confidence, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(right))
+
+
+def _bins(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The bin of each confidence; a bin includes its upper end."""
+    bins: NDArray[np.int64] = np.clip(np.ceil(confidence * BINS) - 1, 0, BINS - 1).astype(np.int64)
+    return bins
+
+
+def _bootstrap_errors(answers: Answers, labels: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
+    """Standard errors of macro F1, balanced accuracy and calibration error."""
+    predicted, n, rng = answers.predicted, len(labels), np.random.default_rng(0)
+    pairs, pair_of = np.unique(labels * num_classes + predicted, return_inverse=True)
+    ends = np.stack([pairs // num_classes, pairs % num_classes], axis=1)
+    gap, bin_of = (predicted == labels) - answers.confidence, _bins(answers.confidence)
+    drawn = np.empty((RESAMPLES, 3))
+    for resample in drawn:
+        chosen = rng.integers(n, size=n)
+        pictures = np.bincount(pair_of[chosen], minlength=len(pairs))
+        counts = ClassCounts.of(np.column_stack([ends, pictures]), num_classes)
+        gaps = np.bincount(bin_of[chosen], weights=gap[chosen], minlength=BINS)
+        resample[:] = counts.macro_f1, counts.balanced_accuracy, np.abs(gaps).sum() / n
+    errors: NDArray[np.float64] = drawn.std(axis=0, ddof=1)
+    return errors
+
+
+def _interval(value: float, error: float) -> tuple[float, float] | None:
+    return (max(0.0, value - Z95 * error), min(1.0, value + Z95 * error)) if error > 0 else None
+
+
+def _share(value: float, of: int) -> Score | None:
+    """A share of ``of`` pictures with Wilson's interval; None of no picture."""
+    return Score(value=float(value), interval=wilson_interval(float(value) * of, int(of))) if of else None
+
+
+SHOWN_CLASSES = 30
+"""Classes that a card lists; of more, those with the lowest F1."""
+
+
+def score_rows(scores: Scores | None) -> dict[str, str]:
+    """The scores over all classes in words: row -> value. Empty for an export of before."""
+    if scores is None:
+        return {}
+    how = f"bootstrap over the pictures, {scores.resamples:,} resamples"
+    rows = {
+        "macro F1": f"{scores.macro_f1.in_words}: the mean over the classes ({how})",
+        "balanced accuracy": f"{scores.balanced_accuracy.in_words}: the mean recall over the classes ({how})",
+    }
+    if scores.top5 is not None:
+        rows["top-5 accuracy"] = f"{scores.top5.in_words} (Wilson)"
+    rows["calibration error"] = (
+        f"{scores.calibration_error.in_words}: mean distance between probability and accuracy, over "
+        f"{scores.calibration_bins} bins of equal width (Guo et al., 2017; {how})"
+    )
+    return rows
+
+
+def class_rows(scores: Scores, spell: Callable[[str], str] = str) -> list[list[str]]:
+    """A row for each class, at most SHOWN_CLASSES: name, pictures, predicted, precision, recall, F1."""
+    shown: Sequence[ClassScore] = scores.classes
+    if len(shown) > SHOWN_CLASSES:
+        shown = sorted(scores.classes, key=lambda one: -1 if one.f1 is None else one.f1)[:SHOWN_CLASSES]
+    return [
+        [
+            spell(one.name),
+            f"{one.n:,}",
+            f"{one.predicted:,}",
+            "-" if one.precision is None else one.precision.in_brief,
+            "-" if one.recall is None else one.recall.in_brief,
+            "-" if one.f1 is None else f"{one.f1:.2%}",
+        ]
+        for one in shown
+    ]
+
+
+CLASS_COLUMNS = ("class", "pictures", "predicted", "precision", "recall", "F1")
+
+
+def never_predicted(scores: Scores, spell: Callable[[str], str] = str) -> str:
+    """A sentence that names the classes that have pictures and were never predicted; empty if there are none."""
+    names = [spell(one.name) for one in scores.classes if one.n and not one.predicted]
+    if not names:
+        return ""
+    listed = ", ".join(names[:SHOWN_CLASSES])
+    more = f" and {len(names) - SHOWN_CLASSES:,} more" if len(names) > SHOWN_CLASSES else ""
+    return f"Never predicted: {listed}{more}."

@@ -1,0 +1,48 @@
+"""Scores of a classification that treat its classes alike, from the counts of a confusion. numpy alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class ClassCounts:
+    """Pictures of each class, [c] each."""
+
+    hits: NDArray[np.int64]
+    """Pictures of the class that were classified as it."""
+    predicted: NDArray[np.int64]
+    """Pictures that were classified as the class."""
+    true: NDArray[np.int64]
+    """Pictures of the class."""
+
+    @classmethod
+    def of(cls, table: NDArray[np.int64], num_classes: int) -> ClassCounts:
+        """The counts of a confusion's table [k, 3]: true class, predicted class, pictures."""
+        true, predicted, pictures = table.T
+        right = true == predicted
+
+        def summed(classes: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+            found = np.zeros(num_classes, np.int64)
+            np.add.at(found, classes, counts)
+            return found
+
+        return cls(summed(true[right], pictures[right]), summed(predicted, pictures), summed(true, pictures))
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 over the classes that have a picture or are predicted, as scikit-learn's ``f1_score`` has it.
+
+        The F1 of a class is 2 hits / (true + predicted), the harmonic mean of its precision and its recall.
+        """
+        total = self.true + self.predicted
+        return float((2 * self.hits[total > 0] / total[total > 0]).mean())
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall over the classes that have a picture, as scikit-learn's ``balanced_accuracy_score`` has it."""
+        there = self.true > 0
+        return float((self.hits[there] / self.true[there]).mean())
