@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import takewhile
+
+SHORT = 60
+"""Longest value, in characters, that is shown whole."""
+
+CONTEXT, ITEMS = 20, 2
+"""Characters, and items of a list, that are shown before and after the difference of two long values."""
 
 
 def duration(seconds: float) -> str:
@@ -30,5 +38,32 @@ def count(number: int, noun: str) -> str:
 
 def short_json(value: object) -> str:
     """A value in JSON, cut in the middle if it is long."""
-    shown = json.dumps(value)
-    return shown if len(shown) <= 60 else f"{shown[:28]}...{shown[-28:]}"
+    shown = json.dumps(value, ensure_ascii=False)
+    return shown if len(shown) <= SHORT else f"{shown[:28]}...{shown[-28:]}"
+
+
+def short_change(before: object, after: object) -> tuple[str, str]:
+    """Two values in JSON; if one is long, both are cut to the part that differs and a little around it."""
+    texts = [json.dumps(value, ensure_ascii=False) for value in (before, after)]
+    if max(map(len, texts)) > SHORT and isinstance(before, list) and isinstance(after, list):
+        items = [[json.dumps(item, ensure_ascii=False) for item in value] for value in (before, after)]
+        texts = [f"[{', '.join(part)}]" for part in _differing(items, ITEMS, "...")]
+    if max(map(len, texts)) > 2 * SHORT:
+        texts = ["".join(part)[: 2 * SHORT] for part in _differing(texts, CONTEXT, "...")]
+    return texts[0], texts[1]
+
+
+def _differing(values: Sequence[Sequence[str]], around: int, gap: str) -> list[list[str]]:
+    """Two sequences from ``around`` parts before their first difference to as many after the last one."""
+    same = _same(*values)
+    end = _same(*(value[same:][::-1] for value in values))
+    parts = []
+    for value in values:
+        first, last = max(0, same - around), min(len(value), len(value) - end + around)
+        parts.append([*[gap] * (first > 0), *value[first:last], *[gap] * (last < len(value))])
+    return parts
+
+
+def _same(one: Sequence[str], other: Sequence[str]) -> int:
+    """Number of parts with which both sequences begin."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

@@ -81,7 +81,7 @@ def export_best(
     Raises:
         NothingToExport: no trial is COMPLETE and feasible, or each diverged when it was trained again.
         HeldError: the study is being searched.
-        LimitError: the members of an ensemble exceed the limit together.
+        LimitError: no candidate fits the limit with the members and views of [final].
         DiskError: no room for the export.
         TrainingFailed: a training fails again and again.
         ProofFailed: the export differs from its card; it is kept aside for a look.
@@ -105,7 +105,7 @@ def export_best(
     ):
         for line in notes:
             console.say(line)
-        choose_trial(study, number, spec.limit)  # there is one, or the pictures need not be read
+        choose_trial(study, number, spec)  # there is one, or the pictures need not be read
         if out is not None:
             Place(out.resolve(), is_default=False).check()
         data = prepare(spec, runs, console, lambda: raise_if_stopped(runs, study_name)).data

@@ -21,6 +21,7 @@ from search.devices import WorkerDevice
 from search.errors import Interrupted, NothingToExport
 from search.export.trainings import Outcome, Training, TrainingQueue
 from search.paths import Runs
+from search.plan.space import check_exported
 from search.plan.width import Fitter
 from search.study.confirmation import Confirmation, begin, candidates, confirmed, final_seed, missing, record
 from search.study.marks import own_trials
@@ -28,15 +29,14 @@ from search.study.outage import Outage
 from search.study.owned import OwnedStudy
 from search.study.storage import wait_briefly
 from search.study.study import teacher_hash
-from search.study.trial import outcome_of, ranked, sampled_settings, waiting
+from search.study.trial import exportable, outcome_of, ranked, sampled_settings, size_of, waiting
 from search.watch.page import show_confirmation
 from search.workers.crew import POLL_SECONDS
 from search.workers.local import LocalPool
-from studies import Limit, StudySpec
-from studies.spec import describe_limit, exported_size, fits
+from studies import StudySpec
 from trainer.config import ModelSize, TrainConfig
 from trainer.data import Dataset
-from trainer.errors import DivergedError, LimitError
+from trainer.errors import DivergedError
 from trainer.identity import identity_json, later_recipe
 
 T = TypeVar("T")
@@ -116,14 +116,14 @@ class Retraining:
             self._confirm()
         found = confirmed(self.study, self.spec) if self.spec.confirm.top else None
         if number is not None or found is None:
-            return choose_trial(self.study, number, self.spec.limit), found
+            return choose_trial(self.study, number, self.spec), found
         self.console.say(found.sentence)
         if found.winner is None:
             raise NothingToExport(
                 f"each of the best {len(found.candidates)} trials of {self.study.study_name!r} diverged when it was "
                 "trained with fresh seeds; choose one with --trial, or lower the learning rates of the space"
             )
-        return choose_trial(self.study, found.winner, self.spec.limit), found
+        return choose_trial(self.study, found.winner, self.spec), found
 
     def _confirm(self) -> None:
         spec, seeds = self.spec, self.spec.confirm.seeds
@@ -139,6 +139,12 @@ class Retraining:
         already = f", {done} of them already" if done else ""
         best = f"the best {len(self.confirming) // seeds} trials, {seeds} fresh seed{'s' if seeds > 1 else ''} each"
         self.console.say(f"confirming {best}: {len(self.confirming)} trainings{already}")
+        chosen = {trial.number for trial in candidates(self.study, spec)}
+        larger = [trial.number for trial in ranked(own_trials(self.study), spec.limit)[: spec.confirm.top]]
+        if passed := [str(number) for number in larger if number not in chosen]:
+            self.console.say(
+                f"not confirmed, because they exceed the limit as [final] exports them: trial {', '.join(passed)}"
+            )
         with closing(self._outcomes("confirming", [self._confirming(*one) for one in todo])) as outcomes:
             for outcome in outcomes:
                 trial, number = trainings[outcome.training.label]
@@ -256,15 +262,16 @@ def raise_if_stopped(runs: Runs, study: str) -> None:
         raise Interrupted("export stopped; nothing is lost, the same command goes on from there")
 
 
-def choose_trial(study: optuna.Study, number: int | None, limit: Limit) -> FrozenTrial:
-    """The trial to export: ``number``, or the best of the search.
+def choose_trial(study: optuna.Study, number: int | None, spec: StudySpec) -> FrozenTrial:
+    """The trial to export: ``number``, or the best of the search that fits the limit as [final] exports it.
 
     Raises:
         NothingToExport: no trial is COMPLETE and feasible, or ``number`` is not.
+        LimitError: none of these trials fits as [final] exports it.
     """
     trials = own_trials(study)
     if number is not None:
-        found = ranked([trial for trial in trials if trial.number == number], limit)
+        found = ranked([trial for trial in trials if trial.number == number], spec.limit)
         if not found:
             outcomes = {trial.number: outcome_of(trial) for trial in trials}
             state = outcomes.get(number, "not there")
@@ -272,14 +279,18 @@ def choose_trial(study: optuna.Study, number: int | None, limit: Limit) -> Froze
             name = study.study_name
             raise NothingToExport(f"trial {number} of {name!r} is {why}; what can be exported: search report {name}")
         return found[0]
-    best = ranked(trials, limit)
+    best = ranked(trials, spec.limit)
     if not best:
         paused = f", {number:,} paused" if (number := len(waiting(trials))) else ""
         raise NothingToExport(
             f"study {study.study_name!r} has no completed trial yet ({len(trials)} begun{paused}); to go on, repeat "
             "its search launch"
         )
-    return best[0]
+    fitting = exportable(trials, spec)
+    if not fitting:
+        smallest = min(best, key=lambda trial: (size_of(trial).params, size_of(trial).macs))
+        check_exported(spec, size_of(smallest), f"trial {smallest.number}, the smallest that is complete,")
+    return fitting[0]
 
 
 def check_limit(config: TrainConfig, spec: StudySpec, data: Dataset) -> ModelSize:
@@ -288,17 +299,4 @@ def check_limit(config: TrainConfig, spec: StudySpec, data: Dataset) -> ModelSiz
     Raises:
         LimitError: the size is over the limit, which may have changed since the trial was trained.
     """
-    final = spec.final
-    one = Fitter(data.shape, spec.limit).check(config)
-    whole, counted = exported_size(one, final)
-    if not fits(counted, spec.limit):
-        members = f"{final.ensemble} members" if final.ensemble > 1 else "the model"
-        views = f" with {1 + len(final.tta)} views of a picture" if final.tta else ""
-        cure = (
-            "final.limit_each = true counts each member alone; " if not final.limit_each and final.ensemble > 1 else ""
-        )
-        raise LimitError(
-            f"{members}{views} have {whole.params:,} parameters and {whole.macs:,} multiply-adds together; the limit "
-            f"is {describe_limit(spec.limit)}; {cure}fewer members or views fit"
-        )
-    return whole
+    return check_exported(spec, Fitter(data.shape, spec.limit).check(config))

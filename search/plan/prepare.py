@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 from rich.console import Console
 
 from search.console import show_progress
@@ -14,8 +15,11 @@ from search.plan.space import Bounds, find_bounds
 from search.words import megabytes
 from studies import StudySpec
 from trainer.data import Dataset, prepare_data
-from trainer.errors import DiskError
+from trainer.errors import ConfigError, DiskError
 from trainer.sums import check_teacher
+
+AUGMENTED = 16
+"""Number of pictures that ``augment`` is tried on: most transforms apply to half of them."""
 
 CHECKPOINT_BYTES_PER_PARAMETER = 12
 """fp32 weights and AdamW's two moments; an average of the weights needs 4 bytes more."""
@@ -48,13 +52,33 @@ def prepare(
     Raises:
         DataError, DiskError: the images cannot be used.
         LimitError: no candidate fits.
-        ConfigError: the model or a recipe is impossible, or the teacher has changed since its proof.
+        ConfigError: the model, a recipe or a transform of ``augment`` is impossible, or the teacher has changed since
+            its proof.
     """
     if spec.train.distill is not None:
         check_teacher(spec.train.distill.teacher)
     with show_progress(console, raise_if_stopped) as progress:
         data = prepare_data(spec.data, runs.cache, progress=progress, download=download)
+    _check_augment(spec, data)
     return Prepared(data=data, **vars(find_bounds(spec, len(data.class_names), runs)))
+
+
+def _check_augment(spec: StudySpec, data: Dataset) -> None:
+    """Build the transforms that a study names in ``augment``, and apply them to some of its pictures.
+
+    Raises:
+        ConfigError: a transform does not exist, or refuses its arguments or these pictures.
+    """
+    if not spec.train.augment:
+        return
+    from trainer.augment import HostAugmentation  # imports torch and OpenCV, 4 s, and few studies need it
+
+    try:
+        HostAugmentation(spec.train)(np.asarray(data.images[data.splits["train"][:AUGMENTED]]), spec.seed)
+    except ConfigError:
+        raise
+    except Exception as error:  # transforms raise errors of their own
+        raise ConfigError(f"augment: a transform fails on the pictures of this study: {error}") from error
 
 
 def checkpoint_bytes(params: int, workers: int, *, averaged: bool = False, folds: int = 0) -> int:

@@ -18,7 +18,8 @@ from search.paths import Runs
 from search.plan.width import Fitter, Width
 from studies import Range, StudySpec
 from studies.axes import WIDTH_SHARE, Value, annotation_of, numbers_of, values_of
-from trainer.config import SIZE_SETTINGS
+from studies.spec import describe_limit, exported_size, fits
+from trainer.config import SIZE_SETTINGS, ModelSize, TrainConfig
 from trainer.errors import ConfigError, LimitError
 
 
@@ -41,12 +42,13 @@ def find_bounds(spec: StudySpec, num_classes: int, runs: Runs) -> Bounds:
     """Find the exact bounds of the space for ``num_classes`` classes.
 
     Raises:
-        LimitError: no candidate fits.
+        LimitError: no candidate fits, or none fits as [final] exports it.
         ConfigError: the model or a recipe is impossible.
     """
     fitter = Fitter(spec.data.shape_for(num_classes), spec.limit, runs.widths)
     if spec.sizes_vary:
         models, left_out = feasible_models(spec, fitter)
+        _check_exported(spec, models, fitter)
         return Bounds(
             width=None,
             most_params=spec.limit.params or _most_params(spec, models, fitter),
@@ -57,11 +59,75 @@ def find_bounds(spec: StudySpec, num_classes: int, runs: Runs) -> Bounds:
     known = known_recipes(spec, {})
     if "width_mult" not in spec.space:
         params = fitter.check(spec.train).params
+        _check_exported(spec, [spec.train.model], fitter)
         return Bounds(width=None, most_params=params, space=distributions(spec, None), known=known, left_out={})
     low, _ = spec.width_range
     width = fitter.widest(spec.train, low)
+    _check_exported(spec, [spec.train.model], fitter)
     space = distributions(spec, width)
     return Bounds(width=width, most_params=width.widest.params, space=space, known=known, left_out={})
+
+
+def _check_exported(spec: StudySpec, models: Sequence[str], fitter: Fitter) -> None:
+    """Check that the smallest candidate of one of the models fits with the members and views of [final].
+
+    Raises:
+        LimitError: none does, so no candidate could be exported.
+    """
+    if spec.final.ensemble == 1 and not spec.final.tta:
+        return
+    problems = []
+    for model in models:
+        smallest = _smallest(spec, model)
+        try:
+            check_exported(spec, fitter.size(smallest), f"{model} at width_mult {smallest.width_mult:g}")
+        except LimitError as error:
+            problems.append(str(error))
+        else:
+            return
+    raise LimitError("\n".join(["no candidate of the space fits as [final] exports it:", *problems]))
+
+
+def _smallest(spec: StudySpec, model: str) -> TrainConfig:
+    """The candidate of a model with every size setting at its smallest."""
+    narrowest, _ = spec.width_range
+    sizes: dict[str, Value] = {key: min(values) for key, values in _other_sizes(spec).items()}
+    config = spec.config_for(sizes | {"model": model}, spec.seed)
+    if not spec.sizes_vary:
+        return config.model_copy(update={"width_mult": narrowest})
+    from trainer.models import size_settings
+
+    own = size_settings(model)
+    given: dict[str, object] = {**sizes, "width_mult": narrowest}
+    unknown = {str(name): TrainConfig.model_fields[name].default for name in SIZE_SETTINGS if name not in own}
+    return config.model_copy(update={name: value for name, value in given.items() if name in own} | unknown)
+
+
+def check_exported(spec: StudySpec, one: ModelSize, name: str = "") -> ModelSize:
+    """The size of a whole export: of all members and, for multiply-adds, of all views.
+
+    Args:
+        spec: the study, for its limit and its [final].
+        one: the size of one member for one view of a picture.
+        name: "resnet10t at width_mult 0.1", for the message.
+
+    Raises:
+        LimitError: it is over the limit.
+    """
+    final = spec.final
+    whole, counted = exported_size(one, final)
+    if not fits(counted, spec.limit):
+        members = name or "the model"
+        if final.ensemble > 1:
+            members = f"{final.ensemble} members{f' of {name}' if name else ''}"
+        views = f" with {1 + len(final.tta)} views of a picture" if final.tta else ""
+        each = "final.limit_each = true counts each member alone; "
+        cure = each if not final.limit_each and final.ensemble > 1 else ""
+        raise LimitError(
+            f"{members}{views} have {whole.params:,} parameters and {whole.macs:,} "
+            f"multiply-adds together; the limit is {describe_limit(spec.limit)}; {cure}fewer members or views fit"
+        )
+    return whole
 
 
 def _most_params(spec: StudySpec, models: list[str], fitter: Fitter) -> int:

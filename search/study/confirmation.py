@@ -22,9 +22,10 @@ from search.study.lock import owner_name
 from search.study.marks import own_trials
 from search.study.sampling import seed_of
 from search.study.study import FINGERPRINT
-from search.study.trial import ranked
+from search.study.trial import exportable
 from search.words import count, duration
 from studies import Confirm, StudySpec
+from studies.final import Final
 from trainer.config import RECIPE_VERSION
 from trainer.values import FrozenModel, Json
 
@@ -69,6 +70,8 @@ class Kept(FrozenModel):
     """Number of trainings at once, for the estimate of the time left."""
     confirm: Confirm
     """Numbers of candidates and seeds when the confirmation was begun."""
+    final: Final | None = None
+    """The export that the candidates had to fit; None: it was begun by a version that did not keep it."""
     by: str = ""
     """Name of the confirming process, see ``owner_name``."""
     results: tuple[Result, ...]
@@ -140,8 +143,8 @@ class Confirmation:
 
 
 def candidates(study: optuna.Study, spec: StudySpec) -> list[FrozenTrial]:
-    """The trials to confirm, best first."""
-    return ranked(own_trials(study), spec.limit)[: spec.confirm.top]
+    """The trials to confirm, best first: those that fit the limit as [final] exports them."""
+    return exportable(own_trials(study), spec)[: spec.confirm.top]
 
 
 def missing(study: optuna.Study, spec: StudySpec) -> list[tuple[FrozenTrial, int]]:
@@ -157,16 +160,17 @@ def missing(study: optuna.Study, spec: StudySpec) -> list[tuple[FrozenTrial, int
 
 
 def begin(study: optuna.Study, spec: StudySpec, workers: int = 1) -> None:
-    """Store the numbers of candidates and seeds; the study file may have changed since the launch.
+    """Store which candidates are confirmed with how many seeds; the study file may have changed since the launch.
 
     To be called before ``record``.
 
     Args:
         study: the study, owned.
-        spec: the study's spec, for its ``confirm``.
+        spec: the study's spec, for its ``confirm`` and ``final``.
         workers: number of trainings at once, for the estimate of the time left.
     """
-    kept = Kept(of=_identity(study), workers=workers, confirm=spec.confirm, by=owner_name(), results=_results(study))
+    asked = {"confirm": spec.confirm, "final": spec.final}
+    kept = Kept(of=_identity(study), workers=workers, by=owner_name(), results=_results(study), **asked)
     if _kept(study) != kept:
         _keep(study, kept)
 
@@ -193,14 +197,14 @@ def confirmed(study: optuna.Study, spec: StudySpec, *, owner: str | None = None)
 
     Args:
         study: the study.
-        spec: the study's spec. The numbers of candidates and seeds are those stored by ``begin``.
+        spec: the study's spec. Its ``confirm`` and ``final`` are those stored by ``begin``.
         owner: the study's owner now, as ``owner_of`` names it; the time left is estimated only for the owner that
             began the confirmation. A running search may find a new candidate, which only the next export confirms.
     """
     kept = _kept(study)
     if kept is None:
         return None
-    spec = spec.model_copy(update={"confirm": kept.confirm})
+    spec = spec.model_copy(update={"confirm": kept.confirm, "final": kept.final or spec.final})
     chosen = candidates(study, spec)
     numbers = {trial.number for trial in chosen}
     results = [one for one in _results(study) if one.seed < spec.confirm.seeds and one.trial in numbers]

@@ -27,7 +27,7 @@ from sqlalchemy import delete
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder, ladder_for
 from search.policy.model import ModelSampler
 from search.study.memory import below_optuna
-from search.words import short_json
+from search.words import short_change, short_json
 from studies import StudySpec
 from studies.axes import numbers_of
 from trainer.values import Json
@@ -202,6 +202,14 @@ def described(axis: BaseDistribution) -> str:
     assert isinstance(axis, FloatDistribution | IntDistribution)
     kind = "whole numbers" if isinstance(axis, IntDistribution) else "numbers"
     return f"{kind} {axis.low:g} to {axis.high:g}{', log' if axis.log else ''}"
+
+
+def described_change(before: BaseDistribution, after: BaseDistribution) -> tuple[str, str]:
+    """The values of two axes in words; of long lists of choices, where they differ."""
+    if isinstance(before, CategoricalDistribution) and isinstance(after, CategoricalDistribution):
+        was, now = short_change(list(before.choices), list(after.choices))
+        return f"the choices {was}", f"the choices {now}"
+    return described(before), described(after)
 
 
 def undo_prune_query(study: optuna.Study, frozen: FrozenTrial) -> None:

@@ -21,9 +21,9 @@ from optuna.storages import RDBStorage
 from search.errors import StudyChanged, UsageError
 from search.policy.ladder import Ladder
 from search.study.marks import mark_those_before, with_marks
-from search.study.sampling import build_ladder, build_pruner, build_sampler, described
+from search.study.sampling import build_ladder, build_pruner, build_sampler, described_change
 from search.study.trial import is_paused, step_of
-from search.words import count, short_json
+from search.words import count, short_change
 from studies import Range, StudySpec
 from trainer.config import RECIPE_VERSION, TrainConfig
 from trainer.errors import ConfigError, printable
@@ -85,7 +85,8 @@ def differences(before: Mapping[str, Json], after: Mapping[str, Json], prefix: s
         if isinstance(old, dict) and isinstance(new, dict):
             lines += differences(old, new, f"{prefix}{key}.")
         elif old != new:
-            lines.append(f"{prefix}{key}: {short_json(old)} -> {short_json(new)}")
+            was, now = short_change(old, new)
+            lines.append(f"{prefix}{key}: {was} -> {now}")
     return lines
 
 
@@ -100,10 +101,10 @@ def check_trials(spec: StudySpec, storage: RDBStorage, space: dict[str, BaseDist
             try:
                 check_distribution_compatibility(trial.distributions[name], space[name])
             except ValueError:
+                was, now = described_change(trial.distributions[name], space[name])
                 raise StudyChanged(
-                    f"study {spec.name!r} has trials with {name} from {described(trial.distributions[name])}, and it "
-                    f"is {described(space[name])} now; a range may get other ends, all else needs a new study: "
-                    "give it another name (--set name=NEW)"
+                    f"study {spec.name!r} has trials with {name} from {was}, and it is {now} now; a range may get "
+                    "other ends, all else needs a new study: give it another name (--set name=NEW)"
                 ) from None
 
 

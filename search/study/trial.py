@@ -14,7 +14,7 @@ from search.errors import FailureKind
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder
 from studies import Limit, StudySpec
 from studies.axes import WIDTH_SHARE, Value
-from studies.spec import fits
+from studies.spec import exported_size, fits
 from trainer.config import ModelSize
 
 DIVERGED, OUT_OF_MEMORY = "diverged", "out of memory"
@@ -70,8 +70,7 @@ def rank(value: float | None, num_params: int | None, number: int) -> tuple[floa
 
 def is_feasible(trial: FrozenTrial, limit: Limit | None = None) -> bool:
     """Whether a trial's model is within the limit it was trained under and, if given, within ``limit``, today's."""
-    size = ModelSize(params=trial.user_attrs.get("num_params", 0), macs=trial.user_attrs.get("macs", 0))
-    return all(excess <= 0 for excess in trial.constraints.values()) and fits(size, limit or Limit())
+    return all(excess <= 0 for excess in trial.constraints.values()) and fits(size_of(trial), limit or Limit())
 
 
 def view_of(trial: FrozenTrial, limit: Limit | None = None) -> TrialView:
@@ -109,6 +108,21 @@ def ranked(trials: Sequence[FrozenTrial], limit: Limit | None = None) -> list[Fr
 def best_of(trials: Sequence[FrozenTrial], limit: Limit | None = None) -> FrozenTrial | None:
     """The first trial of ``ranked``; None if there is none."""
     return next(iter(ranked(trials, limit)), None)
+
+
+def exportable(trials: Sequence[FrozenTrial], spec: StudySpec) -> list[FrozenTrial]:
+    """The trials of ``ranked`` that fit the limit with the members and views of [final]."""
+    fitting = []
+    for trial in ranked(trials, spec.limit):
+        _, counted = exported_size(size_of(trial), spec.final)
+        if fits(counted, spec.limit):
+            fitting.append(trial)
+    return fitting
+
+
+def size_of(trial: FrozenTrial) -> ModelSize:
+    """The size of a trial's model, as its worker counted it; 0 before that."""
+    return ModelSize(params=trial.user_attrs.get("num_params", 0), macs=trial.user_attrs.get("macs", 0))
 
 
 def sampled_axes(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[str, BaseDistribution]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from search.plan.space import as_sampled, distributions, feasible_models, known_recipes
+from search.paths import Runs
+from search.plan.space import Bounds, as_sampled, distributions, feasible_models, find_bounds, known_recipes
 from search.plan.width import WIDTH_STEP, Fitter
 from studies import StudySpec
 from trainer.config import Shape, TrainConfig
@@ -151,3 +153,26 @@ def test_a_corner_that_does_not_fit_names_the_largest_values_that_would() -> Non
         for chs in (most, most + 5)
     ]
     assert [fits(spec, config) for config in narrowest] == [True, False]
+
+
+def test_an_export_that_fits_with_no_candidate_is_refused_and_one_that_fits_with_one_is_not(tmp_path: Path) -> None:
+    def bounds(**values: Any) -> Bounds:
+        return find_bounds(study(known=[], **values), NUM_CLASSES, Runs(tmp_path))
+
+    with pytest.raises(LimitError) as caught:
+        bounds(final={"ensemble": 40})
+    head, *each = str(caught.value).splitlines()
+    assert head == "no candidate of the space fits as [final] exports it:"
+    assert [line.split(" have ")[0] for line in each] == [
+        f"40 members of {model} at width_mult 0.1" for model in ("rexnet_100", "resnet10t")
+    ]
+    assert "; the limit is 400,000 parameters; final.limit_each = true counts each member alone; fewer" in each[0]
+    assert bounds(final={"ensemble": 40, "limit_each": True}).left_out == {}
+    assert bounds(final={"ensemble": 2}).left_out == {}
+    one = {"space": {"width_mult": {"low": 0.1}}, "train": {"model": "resnet10t", "width_mult": 0.1}}
+    fixed = {"space": {"lr": [0.1, 0.2]}, "train": one["train"]}
+    macs = count(TrainConfig(model="resnet10t", width_mult=0.1), Shape(NUM_CLASSES, IMAGE_SIZE)).macs
+    for way in (one, fixed):
+        with pytest.raises(LimitError, match=r"resnet10t at width_mult 0\.1 with 2 views of a picture have"):
+            bounds(**way, limit={"macs": 2 * macs - 1}, final={"tta": ["flip"]})
+        bounds(**way, limit={"macs": 2 * macs}, final={"tta": ["flip"]})

@@ -36,6 +36,7 @@ from studies import StudySpec
 from trainer.cache import BadFile
 from trainer.config import Shape, TrainConfig
 from trainer.data import Dataset, Duplicate
+from trainer.errors import ConfigError, LimitError
 from trainer.models import count_params
 
 
@@ -74,6 +75,30 @@ def test_a_launch_whose_study_was_taken_while_pictures_were_decoded_creates_and_
     url = parse_url(f"sqlite:///{tmp_path}/search.db")
     with pytest.raises(HeldError, match="in use by a launch that was faster"):
         launch(spec, url, Runs(tmp_path), [WorkerDevice("cpu:0", None, 1)])
+    assert open_storage(url).get_all_studies() == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "sentence"),
+    [
+        ({"train": {"augment": ["FancyPCB"]}}, ConfigError, "augment: no transform 'FancyPCB'; did you mean"),
+        (
+            {"train": {"augment": [{"name": "RandomCrop", "height": 64, "width": 64}]}},
+            ConfigError,
+            "augment: a transform fails on the pictures of this study: Crop size",
+        ),
+        ({"limit": {"params": 200_000}, "final": {"ensemble": 9}}, LimitError, "9 members of resnet10t at width_mult"),
+    ],
+)
+def test_what_no_worker_could_train_or_export_is_refused_before_one_exists(
+    tmp_path: Path, wrong: dict[str, dict[str, Any]], error: type[Exception], sentence: str
+) -> None:
+    values = tomllib.loads(tiny_study("tiny", trials=1))
+    values |= {table: values.get(table, {}) | settings for table, settings in wrong.items()}
+    url = parse_url(f"sqlite:///{tmp_path}/search.db")
+    with pytest.raises(error) as refused:
+        launch(StudySpec.model_validate(values), url, Runs(tmp_path), [WorkerDevice("cpu:0", None, 1)])
+    assert sentence in str(refused.value)
     assert open_storage(url).get_all_studies() == []
 
 

@@ -13,6 +13,7 @@ from marked import add_own
 from optuna.trial import create_trial
 from scipy.stats import ttest_ind
 
+from search.export.retrain import choose_trial
 from search.study.confirmation import (
     CONFIRM,
     Candidate,
@@ -29,7 +30,9 @@ from search.study.lock import owner_name
 from search.study.sampling import seed_of
 from search.study.storage import open_storage, parse_url
 from search.study.study import open_study
-from studies import StudySpec
+from studies import Limit, StudySpec
+from studies.final import Final
+from trainer.errors import LimitError
 
 SPACE = {"lr": {"low": 1e-4, "high": 1e-1, "log": True}}
 
@@ -63,6 +66,22 @@ def test_the_best_complete_trials_are_confirmed_each_with_one_seed_first(study: 
     todo = [(trial.number, seed) for trial, seed in missing(study, spec_of(top=3, seeds=2))]
     assert todo == [(4, 0), (3, 0), (2, 0), (4, 1), (3, 1), (2, 1)]
     assert missing(study, spec_of(top=0)) == []
+
+
+def test_candidates_that_exceed_the_limit_as_they_are_exported_are_not_confirmed(study: optuna.Study) -> None:
+    spec = spec_of(top=2, seeds=1)
+    asked = {"limit": Limit(params=2004), "final": Final(ensemble=2)}  # twice 1002 is 2004
+    twice = spec.model_copy(update=asked)
+    assert [trial.number for trial, _ in missing(study, twice)] == [2, 1]
+    begin(study, twice)
+    record(study, 2, 0, 0.51, 7.0)
+    record(study, 1, 0, 0.50, 7.0)
+    found = confirmed(study, spec.model_copy(update={"limit": asked["limit"]}))  # as it was launched
+    assert found is not None
+    assert [one.trial for one in found.candidates] == [2, 1]
+    assert choose_trial(study, None, twice).number == 2
+    with pytest.raises(LimitError, match=r"^3 members of trial 0, the smallest that is complete, have 3,000"):
+        choose_trial(study, None, twice.model_copy(update={"final": Final(ensemble=3)}))
 
 
 def test_seeds_are_those_of_no_training_of_the_search() -> None:

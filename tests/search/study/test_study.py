@@ -16,6 +16,7 @@ import pytest
 from choices import UNKNOWN, choices_of, with_word
 from filelock import FileLock
 from needed import postgres
+from optuna.distributions import CategoricalDistribution
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import GPSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
@@ -155,6 +156,26 @@ def test_every_difference_is_listed_at_once() -> None:
         "train.epochs: 9 -> 3",
     ]
     assert differences(before, before) == []
+
+
+def test_a_difference_in_a_long_value_is_shown_where_it_is(storage: RDBStorage) -> None:
+    short = list(range(100, 160))
+    long = [*short[:30], 7, *short[30:]]
+    assert differences({"batch_size": long}, {"batch_size": short}) == [
+        "batch_size: [..., 128, 129, 7, 130, 131, ...] -> [..., 128, 129, 130, 131, ...]"
+    ]
+    text = "x" * 300
+    assert differences({"a": f"{text}y{text}"}, {"a": f"{text}z{text}"}) == [
+        f"a: ...{text[:20]}y{text[:20]}... -> ...{text[:20]}z{text[:20]}..."
+    ]
+    (everything,) = differences({"a": [1, *short]}, {"a": [2, *range(500, 560)]})
+    assert everything.startswith("a: [1, 100,")
+    assert " -> [2, 500," in everything
+    assert len(everything) < 260
+    study = open_study(spec_of(), storage, "content")
+    study.tell(study.ask({"batch_size": CategoricalDistribution(long)}), 0.5)
+    with pytest.raises(StudyChanged, match=r"129, 7, 130.* and it is the choices \[\.\.\., 128, 129, 130, 131"):
+        check_trials(spec_of(), storage, {"batch_size": CategoricalDistribution(short)})
 
 
 def test_a_replaced_teacher_is_another_study_and_a_moved_one_is_not(tmp_path: Path) -> None:
