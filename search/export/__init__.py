@@ -12,6 +12,7 @@ nets       the exported model as one net, members and views included, and its fi
 formats    a module per format: how its file is written, opened and described
 files      the files of an export as its readers see them; without torch
 proof      the clean process that compares an export with its card; shares no code with the writers
+load       how busy the machine was while the proof measured latencies
 predict    classify pictures with an export; without torch
 compare    two exports on the same pictures; without torch
 comparison  their comparison in words

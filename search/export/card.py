@@ -9,6 +9,7 @@ from pathlib import Path
 from search.export.formats import weights
 from search.export.formats.format import Format
 from search.export.formats.table import FORMAT_NAMES, format_of
+from search.export.load import QUIET, Load
 from search.export.record import ExportRecord
 from search.export.scores import CLASS_COLUMNS, SHOWN_CLASSES, class_rows, never_predicted, score_rows
 from search.figures.png import numbered
@@ -313,8 +314,28 @@ def _latency(record: ExportRecord) -> str:
         [
             *lines,
             "",
-            f"Medians of a forward pass, fp32, on {measured.hardware}. The training took {spent} of epochs.",
+            f"Medians of a forward pass, fp32, on {measured.hardware}. {_quiet(measured.load)}",
+            "",
+            f"The training took {spent} of epochs.",
         ]
+    )
+
+
+def _quiet(load: Load | None) -> str:
+    """Whether the machine was quiet, in words."""
+    if load is None:
+        return "Whether the machine was quiet was not measured."
+    average = (
+        f"the load average for each core was {load.before:.2f} before and {load.after:.2f} after, this export's own"
+    )
+    if load.others is None:
+        return f"The system does not tell what other processes took; {average} work included."
+    others = f"other processes took {load.others:.0%} of the cores meanwhile"
+    if load.others <= QUIET:
+        return f"The machine was quiet: {others} ({QUIET:.0%} at most count as quiet); {average} work included."
+    return (
+        f"**The machine was not quiet**: {others} (more than {QUIET:.0%}), so the model may be faster than this; "
+        f"{average} work included."
     )
 
 

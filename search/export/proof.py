@@ -23,6 +23,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,6 +40,7 @@ from search.export.files import Preprocessing, read_images
 from search.export.formats import weights
 from search.export.formats.format import Forward, Opened
 from search.export.formats.table import FORMAT_NAMES, format_of
+from search.export.load import with_load
 from search.process import leave_after
 from trainer.config import DataConfig
 from trainer.cores import num_cores
@@ -106,8 +108,8 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
 
     Returns:
         "num_params" and "macs" of the net; "formats": file -> its "library", "accuracy" and "max_logit_difference";
-        "max_logit_difference": the largest of these; "sha256" of each file; "hardware" and "latency_ms" of this
-        machine. If the pictures are files, also "stranger_accuracy", and "misread": reason -> number of pictures of
+        "max_logit_difference": the largest of these; "sha256" of each file; "hardware", "latency_ms" and "load" of
+        this machine. If the pictures are files, also "stranger_accuracy", and "misread": reason -> number of pictures of
         the split that a plain convert("RGB") reads differently; "misread_in_all": the same for all splits.
 
     Raises:
@@ -170,8 +172,8 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
 
     answer["sha256"] = {name: sha256(folder / name) for name in ("config.json", weights.FILE)}
     answer["sha256"] |= {file: sha256(folder / file) for file, _ in forwards.values()}
-    answer |= {"hardware": _hardware(), "latency_ms": _latencies(forwards, cached(0), tell)}
-    return answer
+    latencies, load = with_load(lambda: _latencies(forwards, cached(0), tell))
+    return answer | {"hardware": _hardware(), "latency_ms": latencies, "load": asdict(load)}
 
 
 def _compared_by_a_stranger(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
 
 from search.errors import UsageError
+from search.export.load import Load
 from search.figures.png import Confused, Epoch, table_of
 from search.study.confirmation import Candidate, Confirmation
 from trainer.values import Json
@@ -251,6 +252,8 @@ class Measured(Recorded):
     """Hardware on which the proof ran."""
     latency_ms: Mapping[str, Mapping[str, float]] = {}
     """Library -> batch size -> median milliseconds of a forward pass."""
+    load: Load | None = Field(None, exclude_if=lambda load: load is None)
+    """The load of the machine meanwhile; None for an export of an earlier version."""
 
 
 class Results(Recorded):
@@ -301,6 +304,7 @@ class ProofAnswer(Proof):
     """File -> SHA-256 at the time of the proof."""
     hardware: str
     latency_ms: Mapping[str, Mapping[str, float]]
+    load: Load | None = None
 
 
 class ExportRecord(Results, Description):
@@ -311,7 +315,7 @@ class ExportRecord(Results, Description):
     @classmethod
     def proven(cls, described: Description, results: Results, answer: ProofAnswer) -> Self:
         """Build the record of an export from its description, its results and the answer of the proof."""
-        times = {"hardware": answer.hardware, "latency_ms": answer.latency_ms}
+        times = {"hardware": answer.hardware, "latency_ms": answer.latency_ms, "load": answer.load}
         measured = results.measured_on_this_machine.model_copy(update=times)
         parts = dict(described) | dict(results) | {"measured_on_this_machine": measured, "proof": dict(answer)}
         return cls.model_validate(parts)
