@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
+from needed import missing
+from nullgpu.machine import NotBuildable, build
 
 from trainer.config import DataConfig
 
@@ -51,3 +55,16 @@ def cuda() -> Device:
     if not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU, and torch sees none")
     return open_device("cuda", 1)
+
+
+@pytest.fixture(scope="session")
+def null_gpu(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment under which a process sees the null GPU (tests/nullgpu/README.md), and imports this checkout."""
+    cache = tmp_path_factory.getbasetemp().parent / "nullgpu"
+    cache.mkdir(exist_ok=True)
+    try:
+        with FileLock(cache / "lock"):  # of several test processes, one builds it
+            own = build(cache)
+    except NotBuildable as error:
+        missing(f"the null GPU cannot be built: {error}")
+    return dict(os.environ) | own | {"PYTHONPATH": str(Path(__file__).parents[1])}

@@ -1,0 +1,62 @@
+"""What a training asks of a GPU, counted on the null GPU: launches, waits, layouts, memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MOST_LAUNCHES = {
+    "rexnet_100": 1274,
+    "rexnetr_100": 1255,
+    "resnet18": 360,
+    "efficientnet_b0": 1180,
+    "mobilenetv3_large_100": 924,
+    "wrn-16-4": 308,
+    "convnext_atto": 678,
+    "nf_regnet_b0": 1670,
+}
+"""Launches of a whole step by model, with batch and augmentation, as counted with torch 2.14.1 and timm 1.0.31."""
+
+CASES: dict[str, dict[str, Any]] = {model: {"model": model} for model in MOST_LAUNCHES}
+CASES |= {
+    "fp32": {"model": "resnet18", "precision": "fp32"},
+    "sam": {"model": "resnet18", "optimizer": "sgd", "sam": {"rho": 0.05}},
+    "nadam": {"model": "resnet18", "optimizer": "nadam", "mixup": 0.5, "cutmix": 0.5, "brightness": 0.1},
+    "agc": {"model": "rexnet_100", "agc": 0.05, "ema": 0.99},
+    "streamed": {"model": "resnet18", "streamed": True},
+}
+
+
+@pytest.fixture(scope="module")
+def counted(null_gpu: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """What each case asks of the GPU, in one process: importing torch and timm takes longer than all of them."""
+    run = subprocess.run(
+        [sys.executable, Path(__file__).with_name("counting.py"), json.dumps(list(CASES.values()))],
+        env=null_gpu,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    return dict(zip(CASES, map(json.loads, run.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize("model", MOST_LAUNCHES)
+def test_a_step_launches_no_more_kernels_than_it_did(counted: dict[str, dict[str, Any]], model: str) -> None:
+    assert 200 < counted[model]["launches"] <= MOST_LAUNCHES[model]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_epoch_never_waits_for_the_gpu(counted: dict[str, dict[str, Any]], case: str) -> None:
+    assert (counted[case]["syncs"], counted[case]["from_device"]) == (0, 0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_operation_of_a_step_is_without_a_deterministic_kernel(
+    counted: dict[str, dict[str, Any]], case: str
+) -> None:
+    assert (counted[case]["nondeterministic"], counted[case]["other_kernels"]) == ([], [])
