@@ -213,13 +213,14 @@ def ema(bench: Bench) -> None:
     from timm.utils import ModelEmaV3
 
     from trainer.config import TrainConfig
+    from trainer.losses import build_loss, count_classes
     from trainer.models import build_model
-    from trainer.optim import WeightAverage, build_loss, build_optimizer
+    from trainer.optim import WeightAverage, build_optimizer
 
     data, device = opened(bench, 64)
     config = TrainConfig.model_validate(RECIPE | {"ema": 0.999})
     model = device.place(build_model(config, data.shape)).train()
-    optimizer, loss_of = build_optimizer(config, model), build_loss(config)
+    optimizer, loss_of = build_optimizer(config, model), build_loss(config, count_classes(data), device.torch_device)
     average, theirs = WeightAverage(config, model), ModelEmaV3(model)
     images = torch.randn(32, 3, 64, 64).to(device.torch_device, memory_format=torch.channels_last)
     labels = torch.randint(len(data.class_names), (32,)).to(device.torch_device)

@@ -78,8 +78,9 @@ def train_plainly(config: Any, setup: Setup, data: Any, device: Any, batches: It
     """The loop that anyone would write: channels last, fused AdamW."""
     import torch
 
+    from trainer.losses import build_loss, count_classes
     from trainer.models import build_model
-    from trainer.optim import build_loss, build_optimizer
+    from trainer.optim import build_optimizer
     from trainer.padding import Padding
 
     torch.manual_seed(0)
@@ -87,7 +88,7 @@ def train_plainly(config: Any, setup: Setup, data: Any, device: Any, batches: It
     if padded:
         Padding(model)
     model = device.place(model)
-    optimizer, loss_of = build_optimizer(config, model), build_loss(config)
+    optimizer, loss_of = build_optimizer(config, model), build_loss(config, count_classes(data), device.torch_device)
     for images, labels in batches:
         images = images.to(device.torch_device, non_blocking=True, memory_format=torch.channels_last)
         labels = labels.to(device.torch_device, non_blocking=True)

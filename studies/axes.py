@@ -28,6 +28,10 @@ SAMPLED = (
     "weight_decay",
     "label_smoothing",
     "loss",
+    "focal_gamma",
+    "class_weights",
+    "class_sampling",
+    "logit_adjustment",
     "clip",
     "agc",
     "ema",
@@ -59,7 +63,11 @@ length."""
 TABLES: dict[str, type[FrozenModel]] = {"sam": Sam, "distill": Distill}
 """Tables of [train] with settings that can be sampled, named "sam.rho"."""
 
-TOGETHER = (("mixup", "cutmix"), ("schedule", "warmup_epochs", "step_epochs"))
+TOGETHER = (
+    ("mixup", "cutmix"),
+    ("schedule", "warmup_epochs", "step_epochs"),
+    ("class_weights", "class_sampling", "logit_adjustment"),
+)
 """Settings that rules of TrainConfig combine. If a rule accepts the corners of a space, it accepts all inside, too."""
 
 WIDTH_SHARE = "width_share"

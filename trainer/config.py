@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,8 +182,22 @@ class TrainConfig(FrozenModel):
     """Decoupled in adamw, added to the gradient in sgd. Never applied to biases and normalisation (timm)."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Probability mass spread evenly over all classes (Szegedy et al., 2016)."""
-    loss: Literal["cross_entropy", "asymmetric"] = "cross_entropy"
-    """Cross-entropy, or the single-label asymmetric loss (Ridnik et al., 2021; timm's, gammas 1 and 4)."""
+    loss: Literal["cross_entropy", "asymmetric", "focal"] = "cross_entropy"
+    """Cross-entropy, the single-label asymmetric loss (Ridnik et al., 2021; timm's, gammas 1 and 4), or the focal loss
+    (Lin et al., 2017), in which pictures that are classified well count for less."""
+    focal_gamma: float = Field(2.0, ge=0)
+    """Exponent of the focal loss. 0: that of the cross-entropy."""
+    class_weights: Literal["none", "inverse", "effective"] = "none"
+    """Weight of a picture in the loss, by its class of n training pictures. inverse: 1/n. effective: the inverse of the
+    effective number of pictures, (1 - b) / (1 - b^n) with b = 0.999 (Cui et al., 2019). The mean weight of the training
+    pictures is 1."""
+    class_sampling: Literal["natural", "balanced"] = "natural"
+    """Pictures of an epoch. natural: each one once. balanced: as many of each class, so that pictures of small classes
+    are repeated and others left out, each epoch others; the number of steps is the same (Kang et al., 2020)."""
+    logit_adjustment: float = Field(0.0, ge=0)
+    """Factor tau of the logarithms of the classes' shares of the training pictures, which are added to the logits in
+    the loss alone, so that small classes need larger logits (Menon et al., 2021); 1 aims at balanced accuracy. 0: off.
+    """
     distill: Distill | None = None
     """A teacher, for example { teacher = "runs/exports/big-7", temperature = 4.0, weight = 0.5 }."""
     clip: float = Field(0.0, ge=0)
@@ -263,6 +278,17 @@ class TrainConfig(FrozenModel):
             raise ValueError(
                 f"mixup = {self.mixup:g} and cutmix = {self.cutmix:g} are shares of batches; at most 1 together"
             )
+        corrections = [
+            f"{name} = {json.dumps(value)}"
+            for name, value in (
+                ("class_weights", self.class_weights),
+                ("class_sampling", self.class_sampling),
+                ("logit_adjustment", self.logit_adjustment),
+            )
+            if value != type(self).model_fields[name].default
+        ]
+        if len(corrections) > 1:
+            raise ValueError(f"{' and '.join(corrections)} correct the same imbalance more than once; keep one of them")
         if self.schedule == "milestones" and not self.milestones:
             raise ValueError('schedule = "milestones" needs milestones, for example [0.3, 0.5, 0.7, 0.9]')
         if any(not 0 < share < 1 for share in self.milestones):

@@ -21,8 +21,10 @@ from trainer.distill import open_teacher
 from trainer.errors import CheckpointError, DivergedError
 from trainer.evaluate import measure, predict_logits
 from trainer.loader import Loader
+from trainer.losses import build_loss, count_classes
 from trainer.models import build_model
-from trainer.optim import Ascent, WeightAverage, build_loss, build_optimizer, learning_rate, limit_gradient, load_state
+from trainer.optim import Ascent, WeightAverage, build_optimizer, learning_rate, limit_gradient, load_state
+from trainer.order import order_of_epoch
 from trainer.padding import Padding
 
 
@@ -226,7 +228,7 @@ class Training:
         self.model = device.place(model)
         self.optimizer = build_optimizer(config, self.model)
         self.ascent = Ascent(config, self.model) if config.sam else None
-        self.loss_of = build_loss(config)
+        self.loss_of = build_loss(config, count_classes(data), device.torch_device)
         self.teacher = open_teacher(config.distill, data, device) if config.distill else None
         self.augment = Augmentation(config, device, data.mean, data.std)
         self.loader = Loader(data, self.augment.on_host, device, config.seed)
@@ -239,7 +241,7 @@ class Training:
         """The batches of an epoch (from 1). Also seeds the epoch's dropout and drop path."""
         seed, size = self.config.seed, self.batch_size
         torch.manual_seed(_derive(seed, epoch))
-        order = np.random.default_rng((seed, epoch)).permutation(self.data.splits["train"])
+        order = order_of_epoch(self.config, self.data.splits["train"], self.data.labels, epoch)
         chosen = [order[start : start + size] for start in range(0, self.steps_per_epoch * size, size)]
         plain = epoch < self.config.augment_from_epoch
         for number, pictures in enumerate(self.loader.epoch(epoch, chosen, plain=plain)):

@@ -1,14 +1,13 @@
-"""The parts of an optimizer step: optimizer, learning rate, loss, gradient limits, sharpness-aware ascent, average."""
+"""The parts of an optimizer step: optimizer, learning rate, gradient limits, sharpness-aware ascent, average."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, assert_never
 
 import torch
-from timm.loss import AsymmetricLossSingleLabel
 from timm.models import model_parameters
 from timm.optim import create_optimizer_v2
 from timm.utils import dispatch_clip_grad
@@ -94,17 +93,6 @@ def _plateaus(val_losses: Sequence[float], patience: int) -> int:
         if waited == patience:
             found, waited = found + 1, 0
     return found
-
-
-def build_loss(config: TrainConfig) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """A function for the mean loss of logits [batch, classes] and labels [batch]."""
-    match config.loss:
-        case "cross_entropy":
-            return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-        case "asymmetric":
-            return AsymmetricLossSingleLabel(eps=config.label_smoothing)
-        case _:
-            assert_never(config.loss)
 
 
 def limit_gradient(config: TrainConfig, model: nn.Module) -> None:

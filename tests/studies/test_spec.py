@@ -176,10 +176,27 @@ def test_an_axis_that_cannot_be_sampled_says_why(space: Any, line: str) -> None:
             {"schedule": ["cosine", "warm_restarts"], "warmup_epochs": {"low": 0, "high": 12}},
             "space.warmup_epochs: 12 must be less than a cycle, step_epochs = 10",
         ),
+        (
+            {"class_weights": ["none", "inverse"], "logit_adjustment": {"low": 0, "high": 1.5}},
+            'space: class_weights = "inverse" and logit_adjustment = 1.5 correct the same imbalance more than once; keep '
+            "one of them; narrow class_weights or logit_adjustment",
+        ),
     ],
 )
 def test_a_space_with_candidates_that_could_not_be_trained_is_refused(space: dict[str, Any], line: str) -> None:
     assert problems(space=space) == [line]
+
+
+def test_what_corrects_uneven_classes_can_be_searched_and_is_kept_in_the_last_stage() -> None:
+    spec = study(
+        space={"loss": ["cross_entropy", "focal"], "focal_gamma": {"low": 0, "high": 3}, "class_weights": ["none"]},
+        final={"finetune": {}},
+    )
+    config = spec.config_for({"loss": "focal", "focal_gamma": 1.0, "class_weights": "effective"}, 0)
+    tuned = spec.finetune_config(config)
+    assert (tuned.loss, tuned.focal_gamma, tuned.class_weights) == ("focal", 1.0, "effective")
+    for space in ({"logit_adjustment": {"low": 0, "high": 1.5}}, {"class_sampling": ["natural", "balanced"]}):
+        assert study(space=space).space
 
 
 def test_no_candidate_of_a_space_that_was_taken_is_refused() -> None:
@@ -339,7 +356,8 @@ def test_every_number_of_the_recipe_can_be_sampled_but_its_length() -> None:
     ]
     numbers = {key for key in settings if annotation_of(key) in (int, float)}
     assert numbers - set(SAMPLED) == {"epochs", "seed"}  # pruners compare trials of one length
-    assert set(SAMPLED) - numbers == {"model", "optimizer", "loss", "schedule"}
+    words = {"model", "optimizer", "loss", "class_weights", "class_sampling", "schedule"}
+    assert set(SAMPLED) - numbers == words
     spec = study(
         train={"distill": {"teacher": "big", "temperature": 2.0}},
         space={"distill.weight": {"low": 0.1, "high": 0.9}, "patience": [3, 5]},

@@ -18,14 +18,21 @@ from trainer.data import prepare_data
 from trainer.device import open_device
 from trainer.errors import ConfigError, DataError
 from trainer.evaluate import view_of
-from trainer.optim import build_loss, build_optimizer, learning_rate
+from trainer.losses import build_loss, weights_of
+from trainer.optim import build_optimizer, learning_rate
+from trainer.order import order_of_epoch
 from trainer.pictures import crop_mode_of, mode_of, read_picture
 
 # Training
 
+COUNTS = np.array([6, 2, 1])
+LABELS = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2])
+
 TRAIN_USES: dict[str, Callable[[TrainConfig], object]] = {
     "optimizer": lambda config: build_optimizer(config, nn.Linear(2, 2)),
-    "loss": lambda config: build_loss(config)(torch.zeros(2, 3), torch.tensor([0, 1])).item(),
+    "loss": lambda config: build_loss(config, COUNTS, torch.device("cpu"))(torch.zeros(2, 3), LABELS[[0, 6]]).item(),
+    "class_weights": lambda config: [weights_of(config, COUNTS)],
+    "class_sampling": lambda config: order_of_epoch(config, np.arange(9), LABELS.numpy(), 1).tolist(),
     "schedule": lambda config: learning_rate(config, 25, 10, [1.0, 1.0]),
     "precision": lambda config: open_device("cpu").choices(config, np.zeros((1, 8, 8, 3), np.uint8)),
 }
@@ -54,6 +61,9 @@ def test_each_optimizer_is_another_one_and_so_are_losses_and_schedules() -> None
     assert len(kinds) == len(words("optimizer"))
     values = {TRAIN_USES["loss"](with_word(TrainConfig, "loss", word)) for word in words("loss")}
     assert len(values) == len(words("loss"))
+    for setting in ("class_weights", "class_sampling"):
+        seen = {str(TRAIN_USES[setting](with_word(TrainConfig, setting, word))) for word in words(setting)}
+        assert len(seen) == len(words(setting))
     shared = {"epochs": 12, "milestones": [0.1, 0.3], "step_epochs": 2, "step_gamma": 0.5, "plateau_patience": 1}
     rates = {
         tuple(

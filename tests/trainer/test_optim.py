@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import torch
 from short import config_of
-from timm.loss import AsymmetricLossSingleLabel
 from torch import nn
 from torch.nn import functional as F
 
 from trainer.config import Shape, TrainConfig
 from trainer.models import build_model
-from trainer.optim import Ascent, WeightAverage, build_loss, build_optimizer, learning_rate, limit_gradient
+from trainer.optim import Ascent, WeightAverage, build_optimizer, learning_rate, limit_gradient
 
 # The learning rate at named steps
 
@@ -235,9 +234,3 @@ def test_the_average_of_the_weights_follows_its_formula(step: tuple[nn.Module, t
         decay = min(0.9, (1 + number) / (10 + number))
         expected = decay * expected + (1 - decay) * model.state_dict()["conv1.0.weight"]
     assert torch.allclose(average.model.state_dict()["conv1.0.weight"], expected, atol=1e-5)
-
-
-def test_the_asymmetric_loss_is_timms_with_our_smoothing() -> None:
-    logits, labels = torch.randn(5, 7), torch.arange(5)
-    loss = build_loss(config_of(loss="asymmetric", label_smoothing=0.05))(logits, labels)
-    assert torch.equal(loss, AsymmetricLossSingleLabel(eps=0.05)(logits, labels))
