@@ -1,11 +1,12 @@
-"""Augmentation: the parameters are drawn once; two executors, for CPU and GPU, apply them with the same result.
+"""Augmentation: random parameters are drawn for each batch; an executor for the CPU or the GPU applies them.
 
 On the CPU, OpenCV warps one picture at a time (0.09 ms at 64 px, a tenth of the time of a transform pipeline). On a
 GPU, grid_sample warps the whole batch at once. Flip, rotations, shift, scale and padded crop are composed into one
 affine map, so a picture is resampled once. The transforms that a study names in ``augment`` come first, on the host,
 in loader processes if there are any. The order is: augment, warp, erase, colour, normalise, mix.
 
-All random values depend on (seed, epoch, batch) alone: never on the process that draws, or on earlier draws.
+Both executors give the same result. All random values depend on (seed, epoch, batch) alone: not on the process that
+draws them, and not on earlier draws.
 """
 
 from __future__ import annotations
@@ -338,7 +339,7 @@ def _build_step(entry: str | dict[str, object]) -> Callable[[Pictures, int], Seq
         raise ConfigError(f"augment: no transform {name!r}; {nearest(name, [*kinds, *FROM_TORCHVISION])}")
     try:
         with warnings.catch_warnings():
-            # albumentations only warns of an unknown argument, and ignores it.
+            # albumentations ignores an unknown argument, with a warning; here the warning is an error.
             warnings.simplefilter("error", UserWarning)
             compose = albumentations.Compose([kinds[name](**arguments)])
     except (TypeError, ValueError, UserWarning) as error:

@@ -1,12 +1,12 @@
-"""Pictures decoded once: the memory-mapped uint8 copy that all workers share.
+"""The cache: all pictures decoded once into a memory-mapped uint8 array, which all workers share.
 
     CACHE_DIR/birds-224px-1f2e3d4c5b6a/
-        pictures.npy    [N, S, S, C] uint8, one row a readable picture, in the order of the names
-        index.json      their names, classes, splits and hashes; the bad files; what made this cache; CRC-32 of all
+        pictures.npy    [N, S, S, C] uint8, one row for each readable picture, in the order of the names
+        index.json      names, classes, splits and hashes of the pictures; bad files; the settings; CRC-32s
 
-A cache is built in a ``.partial-`` folder beside it and moved in place when it is whole, and never changed
-after. Its name ends in a hash of everything that shapes it, so a changed file means another cache. A bit that
-a disk has changed is found where data are prepared, once for each launch, and the cache built again.
+A cache is built in a ``.partial-`` folder beside its place, moved into place when it is complete, and never changed
+after that. Its name ends in a hash of all that decides its content, so a changed file leads to another cache. Each
+launch compares the cache with its CRC-32s; a damaged cache is built again.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ __all__ = ["BadFile", "Cache", "Progress", "as_lines", "build_cache", "open_cach
 logger = logging.getLogger(__name__)
 
 CACHE_VERSION = 4
-"""Raised by hand whenever the same files would give other pixels or another index."""
+"""Version of the decoding. Raised by hand whenever the same files would give other pixels or another index."""
 
 SHAPING = ("image_size", "resize", "interpolation", "crop_pct", "channels")
-"""Settings of DataConfig that decide what the pixels are."""
+"""Settings of DataConfig that decide the pixels."""
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with (stage, done, total), always from the thread that asked for the data."""
+"""A function that is called with (stage, done, total), in the thread that asked for the data."""
 
 CHECKED_BYTES = 1 << 24
-"""Read at once, by each thread, where a cache is compared with its CRC-32."""
+"""Number of bytes that each thread reads at once to compute a CRC-32."""
 
 
 @dataclass(frozen=True)
@@ -68,28 +68,28 @@ class BadFile:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cache:
-    """A cache that was opened; the lists run parallel to the first axis of ``images``."""
+    """An open cache. The lists from ``names`` to ``crc32`` have an entry per picture, in the order of ``images``."""
 
     path: Path
     images: NDArray[np.uint8]
-    """[N, S, S, C], read-only, on disk until touched."""
+    """[N, S, S, C], memory-mapped and read-only."""
     made_for: dict[str, Any]
     root: str
     names: list[str]
     classes: list[str]
     splits: list[str]
     groups: list[str]
-    """What a table says must not stand on both sides of a split; "" where it says nothing."""
+    """Each picture's group in a table, which is never on both sides of a split; "" without a group."""
     sha256: list[str]
     crc32: list[int]
-    """Of each picture's pixels."""
+    """CRC-32 of each picture's pixels."""
     class_folders: list[list[str]]
     own_splits: list[str]
     bad: list[list[str]]
     misread: list[list[str]]
-    """[name, why] of pictures that a plain convert("RGB") reads otherwise."""
+    """[name, reason] of the pictures that a plain convert("RGB") reads differently."""
     index_crc32: int
-    """Of all the rest of the index."""
+    """CRC-32 of the other values of the index."""
 
 
 def build_cache(
@@ -102,14 +102,16 @@ def build_cache(
     read: Callable[[Source], Reading],
     progress: Progress | None = None,
 ) -> Cache:
-    """Open the cache of these pictures; build it first where there is none, or a damaged one.
+    """Open the cache of these pictures. If it is missing or damaged, build it first.
 
-    Many parameters: the source's name, stamp, list and reader, none of which the cache knows by itself.
+    Many parameters: the source's name, stamp, list and reader, which the cache gets from its caller.
 
-    Two processes that ask at once build it once. ``list_pictures`` is called only to build, and ``read`` in
-    several threads at once: Pillow decodes and resizes without holding the interpreter lock.
+    If two processes call this at the same time, only one of them builds the cache. ``list_pictures`` is called only to
+    build it. ``read`` is called in several threads at once: Pillow decodes and resizes without the interpreter lock.
 
-    Raises DataError where no picture is readable and DiskError where there is no room.
+    Raises:
+        DataError: no picture is readable.
+        DiskError: the disk is full.
     """
     size = config.image_size
     made_for = shaping(config)
@@ -119,7 +121,7 @@ def build_cache(
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", title).strip("._")[:40] or "pictures"
     final = cache_dir / f"{name}-{size}px-{key[:12]}"
     logger.debug("decoded pictures of %s: %s", title, final)
-    with suppress(DataError):  # before any lock, so a finished cache can lie where nobody may write
+    with suppress(DataError):  # without a lock, because the folder of a finished cache may be read-only
         return _open_whole(final, progress)
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
@@ -135,7 +137,7 @@ def build_cache(
                 return _open_whole(final, progress)
             if final.exists():
                 warnings.warn(f"the picture cache {final} is damaged; its pictures are decoded again", stacklevel=3)
-            # Whoever holds the lock owns both names: what lies there is damaged, or left by a killed process.
+            # The holder of the lock owns both folders: what is in them is damaged, or was left by a killed process.
             unfinished = cache_dir / f".partial-{final.name}"
             for leftover in (final, unfinished):
                 if leftover.exists():
@@ -156,7 +158,7 @@ def build_cache(
 
 
 def shaping(config: DataConfig) -> dict[str, Any]:
-    """The settings that shape the decoded pictures; a later one counts where it is not its default."""
+    """The settings that decide the pixels. A setting of a later version counts only if it is not at its default."""
     return {name: value for name, value in identity(config).items() if name in SHAPING}
 
 
@@ -170,20 +172,20 @@ def _decode_all(
     """Write pictures.npy and index.json into ``folder``, durably."""
     threads = num_cores()
     pool = ThreadPoolExecutor(threads, "decode")
-    # The filters of warnings belong to the whole process: set once here, never in a thread. What Pillow
-    # warns of (palettes, odd TIFF tags) is no news to the user; what makes a picture unfit is an error.
+    # Filters of warnings belong to the whole process, so they are set once here and never in a thread. The user need
+    # not see Pillow's warnings (of palettes, of odd TIFF tags): a picture that cannot be used causes an error.
     with warnings.catch_warnings(), (folder / "pictures.npy").open("wb") as file:
         warnings.simplefilter("ignore")
-        # Load Pillow's formats now, not in all threads at once; common ones first, or each JPEG is offered
-        # to the 20 formats before J in the alphabet (5,900 birds of 64 pixels: 5.4 s, not 3.7 s).
+        # Load Pillow's formats now, not in all threads at once. Common formats come first; otherwise 20 other formats
+        # are tried on each JPEG (5,900 birds of 64 pixels take 5.4 s instead of 3.7 s).
         Image.preinit()
         Image.init()
         listing = list_pictures()
         total, side, channels = len(listing.pictures), made_for["image_size"], made_for["channels"]
         _check_room(folder, total * (side * side * channels + 300))
 
-        # Written one after the other, not into a memory map: a bad file leaves no hole, and a disk that is
-        # full after all is an OSError, where storing into a mapped hole is a SIGBUS that nobody can catch.
+        # Written one after the other, not into a memory map: then a bad file leaves no gap, and a full disk raises an
+        # OSError. In a memory map, a full disk would cause a SIGBUS, which cannot be caught.
         _write_header(file, (total, side, side, channels))
         header_size = file.tell()
         good: list[tuple[Picture, str, int]] = []
@@ -240,7 +242,7 @@ def _in_order(
     read: Callable[[Source], Reading],
     ahead: int,
 ) -> Iterator[tuple[Picture, Future[tuple[str, Reading]]]]:
-    """Decode in the pool and yield in order; at most ``ahead`` decoded pictures are in memory."""
+    """Decode in the pool, and yield in order. At most ``ahead`` decoded pictures are in memory."""
 
     def decode(picture: Picture) -> tuple[str, Reading]:
         source = picture.load()
@@ -273,9 +275,12 @@ def _index_crc32(index: dict[str, Any]) -> int:
 
 
 def _open_whole(path: Path, progress: Progress | None) -> Cache:
-    """``open_cache``, and read all of it: about a second per GB; raises DataError also where a byte was altered.
+    """Open a cache and compare it with its CRC-32s, which takes about a second per GB.
 
-    A CRC finds what disks and crashes do; SHA-256 takes several seconds where the processor does not help.
+    A CRC finds damage by disks and crashes. SHA-256 would take several seconds per GB on processors without support.
+
+    Raises:
+        DataError: as in ``open_cache``, or a byte was altered.
     """
     cache = open_cache(path)
     index = {name: value for name, value in vars(cache).items() if name not in ("path", "images", "index_crc32")}
@@ -286,7 +291,7 @@ def _open_whole(path: Path, progress: Progress | None) -> Cache:
     at_once = max(1, CHECKED_BYTES // size)
     starts = range(0, total, at_once)
     try:
-        # Read, not mapped: what the disk does not give is an error then, and no SIGBUS.
+        # Read, not memory-mapped: if the disk fails, that is an error and not a SIGBUS.
         with (path / "pictures.npy").open("rb") as file, ThreadPoolExecutor(num_cores(), "check") as pool:
             pixels = os.fstat(file.fileno()).st_size - total * size
 
@@ -306,7 +311,7 @@ def _open_whole(path: Path, progress: Progress | None) -> Cache:
 
 
 def open_cache(path: Path) -> Cache:
-    """Open a cache that ``build_cache`` made; raises DataError where it is missing, cut short or garbled."""
+    """Open a cache that ``build_cache`` made. Raises DataError if it is missing, cut short or unreadable."""
     try:
         cache = Cache(
             path=path,

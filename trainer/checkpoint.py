@@ -1,7 +1,7 @@
 """Checkpoints: written aside, hashed, synced, moved into place. The previous one is kept; a damaged one is set aside.
 
-A file is the output of torch.save and its CRC-32. The CRC finds damage by disks and crashes. A forged file passes it,
-but cannot run code (weights_only). A cryptographic hash would take as long as all the rest.
+A file is the output of torch.save, and its CRC-32. The CRC finds damage by disks and crashes. It does not find a forged
+file, but such a file cannot run code (weights_only). A cryptographic hash would double the time of saving.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class _Stream(io.RawIOBase):
     def write(self, part: ReadableBuffer) -> int:
         num_bytes = memoryview(part).nbytes
         self.size += num_bytes
-        if self.error is None:  # kept for ``end``: torch.save would raise another error, without an errno
+        if self.error is None:  # stored for ``end``, because torch.save would raise another error, without an errno
             try:
                 self.file.write(part)
                 self.hash = zlib.crc32(part, self.hash)
@@ -149,7 +149,7 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
         except CheckpointError as error:
             _set_aside(candidate, str(error))
         else:
-            if unread is not None:  # otherwise the next save would replace the intact file with the unreadable one
+            if unread is not None:  # otherwise the next save would replace the intact file by the unreadable one
                 _set_aside(path, f"checkpoint {path} cannot be read: {unread[1]}")
             return found
     if unread is not None:
@@ -190,5 +190,5 @@ def _read(path: Path) -> Checkpoint:
     except Exception as error:  # a forged or foreign file can make the unpickler raise anything
         if is_out_of_memory(error):
             raise  # not a problem of the file
-        # Its message is left out: in ten lines, it advises loading without weights_only, which would run code.
+        # The error's message is left out, because it advises loading without weights_only, which would run code.
         raise CheckpointError(f"checkpoint {path} is none that this version writes ({type(error).__name__})") from error

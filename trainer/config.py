@@ -26,16 +26,16 @@ SIZE_SETTINGS: tuple[SizeSetting, ...] = get_args(SizeSetting)
 
 
 class Columns(FrozenModel):
-    """Names of a table's columns, where they are not found by name."""
+    """Names of the columns of label tables. Needed only if a name differs from the defaults."""
 
     file: str | None = None
     """Names or ids of the pictures. Default: id, image, image_id, img_path, file, file_name, filename or path."""
     label: str | None = None
     """Classes. Default: label, class or target."""
     split: str | None = None
-    """train, val or test, by any of their names. Default: split, where there is one that says so."""
+    """Splits: train, val or test, or another name of these. Default: split, if the table has such a column."""
     group: str | None = None
-    """Groups of pictures that no split may divide: patients, videos, artists. Default: group, where there is one."""
+    """Groups of pictures that no split may divide, such as patients or videos. Default: group, if there is one."""
 
 
 class DataConfig(FrozenModel):
@@ -49,33 +49,35 @@ class DataConfig(FrozenModel):
     For cifar10 and cifar100 it may also be torchvision's own download folder. Usually given as --data. A relative
     path starts from the folder in which the command runs."""
     labels: str | None = None
-    """CSV or TSV that says the class of each picture, relative to path; the names of folders then mean nothing. Its
-    first line names the columns. A row without a label is unlabelled."""
+    """CSV or TSV file with the class of each picture; its path is relative to ``path``. Its first line names the
+    columns. A row without a label is an unlabelled picture. With a table, the names of folders have no meaning."""
     test_labels: str | None = None
-    """CSV or TSV of the same form for the test split."""
+    """CSV or TSV file of the same form for the test split."""
     columns: Columns | None = None
     """Columns of the tables, for example { file = "name", label = "species" }. Default: found by name."""
     group_by: str | None = None
-    """Regular expression searched in each file's name (in its path, if it has a slash): pictures with the same match,
-    or the same first group of it, are never on both sides of a drawn split or fold. Default: none."""
+    """Regular expression that is searched in each file's name (in its path if the expression has a slash). Pictures
+    with the same match are never on both sides of a drawn split or fold. If the expression has a group in parentheses,
+    the first group counts instead of the match. Default: none."""
     image_size: int = Field(224, ge=8, le=1024)
     """Height and width in pixels of the model's input."""
     resize: Literal["crop", "squash"] = "crop"
     """crop: shorter side to image_size, then the centre square. squash: both sides to image_size."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
-    """Filter of the resize; with Pillow, so with antialiasing."""
+    """Filter of the resize, by Pillow, with antialiasing."""
     crop_pct: float = Field(1.0, gt=0, le=1)
-    """Share of the resized picture's side that is kept: 0.875 resizes to 256 and crops 224 (timm's crop_pct)."""
+    """Share of the resized picture's side that the crop keeps (timm's crop_pct): with 0.875 and image_size 224, a
+    picture is resized to 256 and cropped to 224."""
     channels: Literal[1, 3] = 3
     """3: RGB. 1: gray, for models of one channel."""
     normalize: Literal["imagenet", "dataset"] = "imagenet"
     """Source of the mean and standard deviation that normalise the pictures: ImageNet, or the training split."""
     val_fraction: float = Field(0.1, gt=0, lt=0.9)
-    """Share of the training pictures held out for validation where there is no val/ folder."""
+    """Share of the training pictures held out for validation if there is no val/ folder."""
     test_fraction: float = Field(0.0, ge=0, lt=0.9)
-    """Share of all pictures held out as test split where the source has none. 0: no test split."""
+    """Share of all pictures held out as test split if the source has none. 0: no test split."""
     stratified: bool = True
-    """true: each drawn split has the same share of every class. false: it is drawn from all pictures at once."""
+    """true: each drawn split has the same share of every class. false: splits are drawn without regard to classes."""
     folds: int = Field(0, ge=0)
     """2 or more: cross-validation; a trial trains once for each fold of the training pictures, and its value is
     the mean accuracy. 0: one validation split."""
@@ -120,20 +122,20 @@ class Sam(FrozenModel):
     """Sharpness-aware minimization (Foret et al., 2021)."""
 
     rho: float = Field(0.05, gt=0)
-    """Radius of the neighbourhood whose worst loss is descended."""
+    """Distance from the weights to the point at which the gradient is taken."""
     adaptive: bool = False
-    """ASAM: the radius in units of each weight's size (Kwon et al., 2021); rho is then about ten times larger."""
+    """true: ASAM (Kwon et al., 2021), with rho in units of each weight's size; choose rho about ten times larger."""
 
 
 class Distill(FrozenModel):
-    """A teacher whose probabilities are learned beside the labels (Hinton et al., 2015); it sees the same views."""
+    """A teacher: the model learns its probabilities for the same views, besides the labels (Hinton et al., 2015)."""
 
     teacher: str
     """Folder of an export of the same classes, or a timm model with its weights, for example "hf-hub:me/birds"."""
     temperature: float = Field(4.0, gt=0)
-    """Divisor of both models' logits. Above 1 the classes that the teacher thinks unlikely count for more."""
+    """Divisor of both models' logits. Above 1, classes to which the teacher gives a low probability count more."""
     weight: float = Field(0.5, ge=0, le=1)
-    """Share of the teacher in the loss; the rest is that of the labels."""
+    """Share of the teacher in the loss; the rest is the share of the labels."""
 
 
 class TrainConfig(FrozenModel):
@@ -147,18 +149,17 @@ class TrainConfig(FrozenModel):
     """Factor on the model's channels. Families: rexnet_100, rexnetr_100, resnet*, efficientnet_b0, mobilenetv3_*_100,
     wrn-*."""
     depth_mult: float = Field(1.0, gt=0, le=10)
-    """Factor on the layers of each stage; a staircase, so treat it as choices. Families: rexnet_100, rexnetr_100,
-    efficientnet_b0."""
+    """Factor on the layers of each stage. The number of layers is rounded, so search it as a list of choices. Families:
+    rexnet_100, rexnetr_100, efficientnet_b0."""
     initial_chs: int = Field(16, ge=1)
-    """Channels of ReXNet's first block, before width_mult: b of its plan c_i = a f(i) + b. Families: rexnet_100,
-    rexnetr_100."""
+    """Channels of ReXNet's first block, before width_mult. Families: rexnet_100, rexnetr_100."""
     final_chs: int = Field(180, ge=1)
-    """Channels that ReXNet's plan adds up to the last block, before width_mult: a of its plan. Families: rexnet_100,
+    """Channels by which ReXNet's blocks grow from the first to the last, before width_mult. Families: rexnet_100,
     rexnetr_100."""
     growth: float = Field(2.0, ge=1, le=4)
     """Factor on the channels from one stage of a ResNet to the next. Families: resnet*."""
     require_timm: bool = False
-    """Refuse nets that stock timm's create_model cannot build again. Families: wrn-*; where they are scaled,
+    """Refuse nets that stock timm's create_model cannot build. Families: wrn-*; where they are scaled,
     efficientnet_b0, mobilenetv3_*_100."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Drop rate before the classifier (timm's drop_rate)."""
@@ -168,12 +169,12 @@ class TrainConfig(FrozenModel):
     epochs: int = Field(50, ge=1)
     """Passes over the training split."""
     batch_size: int = Field(128, ge=2)
-    """Pictures per optimizer step. The incomplete last batch of an epoch is left out, with other
-    pictures each epoch."""
+    """Pictures per optimizer step. The incomplete last batch of an epoch is left out; in each epoch, other pictures are
+    in it."""
     optimizer: Optimizer = "adamw"
-    """timm's names; sgd has Nesterov momentum."""
+    """Optimizer, by timm's name; sgd has Nesterov momentum."""
     sam: Sam | None = None
-    """Sharpness-aware minimization round the optimizer, for example { rho = 0.05 }; two passes a step."""
+    """Sharpness-aware minimization, for example { rho = 0.05 }. Each step then takes two passes."""
     lr: float = Field(1e-3, gt=0)
     """Peak learning rate."""
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -183,21 +184,22 @@ class TrainConfig(FrozenModel):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Probability mass spread evenly over all classes (Szegedy et al., 2016)."""
     loss: Literal["cross_entropy", "asymmetric", "focal"] = "cross_entropy"
-    """Cross-entropy, the single-label asymmetric loss (Ridnik et al., 2021; timm's, gammas 1 and 4), or the focal loss
-    (Lin et al., 2017), in which pictures that are classified well count for less."""
+    """Cross-entropy; timm's asymmetric loss for a single label, with gammas 1 and 4 (Ridnik et al., 2021); or the focal
+    loss (Lin et al., 2017), in which pictures that are classified well count for less."""
     focal_gamma: float = Field(2.0, ge=0)
-    """Exponent of the focal loss. 0: that of the cross-entropy."""
+    """Exponent of the focal loss. With 0 it equals the cross-entropy."""
     class_weights: Literal["none", "inverse", "effective"] = "none"
-    """Weight of a picture in the loss, by its class of n training pictures. inverse: 1/n. effective: the inverse of the
-    effective number of pictures, (1 - b) / (1 - b^n) with b = 0.999 (Cui et al., 2019). The mean weight of the training
-    pictures is 1."""
+    """Weight of a picture in the loss, by the number n of training pictures of its class. inverse: 1/n. effective: the
+    inverse of the effective number of pictures, (1 - b) / (1 - b^n) with b = 0.999 (Cui et al., 2019). The mean weight
+    of the training pictures is 1."""
     class_sampling: Literal["natural", "balanced"] = "natural"
-    """Pictures of an epoch. natural: each one once. balanced: as many of each class, so that pictures of small classes
-    are repeated and others left out, each epoch others; the number of steps is the same (Kang et al., 2020)."""
+    """Pictures of an epoch. natural: each picture once. balanced: the same number for each class (Kang et al., 2020):
+    pictures of small classes are repeated, and some of large classes are left out, other ones in each epoch. The number
+    of steps is the same."""
     logit_adjustment: float = Field(0.0, ge=0)
-    """Factor tau of the logarithms of the classes' shares of the training pictures, which are added to the logits in
-    the loss alone, so that small classes need larger logits (Menon et al., 2021); 1 aims at balanced accuracy. 0: off.
-    """
+    """Factor tau of the logit adjustment (Menon et al., 2021): in the loss, tau times the logarithm of each class's
+    share of the training pictures is added to its logit, so that small classes need larger logits. 1 aims at balanced
+    accuracy. 0: off."""
     distill: Distill | None = None
     """A teacher, for example { teacher = "runs/exports/big-7", temperature = 4.0, weight = 0.5 }."""
     clip: float = Field(0.0, ge=0)
@@ -205,24 +207,25 @@ class TrainConfig(FrozenModel):
     agc: float = Field(0.0, ge=0)
     """Adaptive gradient clipping: largest ratio of a unit's gradient to its weight (Brock et al., 2021); 0: none."""
     ema: float = Field(0.0, ge=0, lt=1)
-    """Decay per step of an exponential moving average of the weights. The average is evaluated and kept instead of the
-    weights. In the first steps the decay is (1 + step) / (10 + step) where that is less. 0: no average."""
+    """Decay per step of an exponential moving average of the weights. The average is evaluated and exported instead of
+    the weights. In the first steps the decay is (1 + step) / (10 + step) if that is smaller. 0: no average."""
     patience: int | None = Field(None, ge=1)
     """Epochs without a better validation accuracy after which a training ends. Default: never early."""
 
     schedule: Literal["constant", "cosine", "step", "milestones", "warm_restarts", "plateau"] = "cosine"
     """Learning rate after the warm-up. constant: it stays. cosine: half a cosine, down to lr_min_ratio. step: it is
-    multiplied by step_gamma every step_epochs. milestones: the same at each of the milestones. plateau: the same after
-    plateau_patience epochs without a lower validation loss. warm_restarts: cosine cycles, each with its own warm-up;
-    the first takes step_epochs, each further one cycle_mult times as long, and its peak is multiplied by step_gamma."""
+    multiplied by step_gamma every step_epochs. milestones: it is multiplied by step_gamma at each of the milestones.
+    plateau: it is multiplied by step_gamma after plateau_patience epochs without a lower validation loss.
+    warm_restarts: cosine cycles, each with its own warm-up. The first cycle takes step_epochs. Each further one is
+    cycle_mult times as long as the one before, and its peak is multiplied by step_gamma."""
     warmup_epochs: float = Field(0.0, ge=0)
-    """Epochs of linear rise from 0 to lr, stepped per batch."""
+    """Epochs in which the learning rate rises linearly from 0 to lr; it changes with every batch."""
     lr_min_ratio: float = Field(0.0, ge=0, le=1)
     """Learning rate at the end of a cosine, as a share of lr."""
     step_epochs: int = Field(10, ge=1)
-    """Epochs between two steps of the step schedule, or of the first cycle of warm_restarts."""
+    """step: epochs between two steps. warm_restarts: epochs of the first cycle."""
     step_gamma: float = Field(0.1, gt=0, le=1)
-    """Factor of one step, or from one cycle's peak to the next."""
+    """Factor on the learning rate at each step; in warm_restarts, on the peak of each further cycle."""
     milestones: tuple[float, ...] = ()
     """Points at which the milestones schedule steps, as shares of the epochs, for example [0.3, 0.5, 0.7, 0.9]."""
     cycle_mult: int = Field(2, ge=1)
@@ -237,27 +240,27 @@ class TrainConfig(FrozenModel):
     rotate: float = Field(0.0, ge=0, le=180)
     """Largest rotation in degrees, either way, drawn uniformly; uncovered corners are black."""
     rotations: int = Field(1, ge=1, le=4)
-    """Number of such rotations that are composed. The sum of two is more often near 0 than one large rotation."""
+    """Number of rotations that are added up. The sum of two is more often near 0 than a single rotation."""
     shift: float = Field(0.0, ge=0, lt=1)
     """Largest shift along each axis, as a share of the picture; uncovered parts are black."""
     scale: float = Field(0.0, ge=0, lt=1)
     """Largest zoom, in or out, as a share: 0.1 draws a factor from 0.9 to 1.1."""
     crop_padding: int = Field(0, ge=0)
-    """Width in pixels of a black border put round the picture before a random crop of its old size is cut out."""
+    """Width in pixels of a black border that is added before a random crop of the picture's old size."""
     erase: float = Field(0.0, ge=0, le=1)
     """Probability of erasing a rectangle of 2 to 33 % of the picture with the mean colour (Zhong et al., 2017)."""
     brightness: float = Field(0.0, ge=0, lt=1)
     """Largest change of brightness, contrast and saturation, as a share: 0.2 draws each factor from 0.8 to 1.2."""
     augment: tuple[str | dict[str, object], ...] = ()
-    """Further transforms, applied first, on the host: any of albumentations by its name, or torchvision's AutoAugment,
-    RandAugment, TrivialAugmentWide and AugMix; with arguments as a table, for example
+    """Further transforms, applied first, on the CPU: any of albumentations by its name, or torchvision's AutoAugment,
+    RandAugment, TrivialAugmentWide and AugMix. A transform with arguments is a table. For example
     ["AutoAugment", { name = "FancyPCA", alpha = 0.1, p = 0.5 }]."""
     mixup: float = Field(0.0, ge=0, le=1)
-    """Share of the batches in which each picture is blended with another of its batch (Zhang et al., 2017)."""
+    """Share of the batches in which each picture is blended with another one of the batch (Zhang et al., 2017)."""
     cutmix: float = Field(0.0, ge=0, le=1)
-    """Share of the batches in which each picture gets a rectangle of another of its batch (Yun et al., 2019)."""
+    """Share of the batches in which each picture gets a rectangle of another one of the batch (Yun et al., 2019)."""
     mix_alpha: float = Field(1.0, gt=0)
-    """Both parameters of the Beta distribution that mixup and cutmix draw the other picture's share from."""
+    """Both parameters of the Beta distribution from which mixup and cutmix draw the other picture's share."""
     augment_from_epoch: int = Field(1, ge=1)
     """First epoch with augmentation; earlier epochs use the plain pictures."""
 

@@ -1,6 +1,6 @@
-"""Pictures to train on: a source becomes one memory-mapped array, labels, splits, and what is wrong with it.
+"""Pictures to train on: a source becomes a memory-mapped array with labels, splits, and a list of problems.
 
-``prepare_data`` is called once, by whoever starts; ``open_data`` by each worker after it.
+``prepare_data`` is called once, before any worker starts; then each worker calls ``open_data``.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 """Channel statistics of ImageNet, timm's IMAGENET_DEFAULT_MEAN and _STD; a gray channel has their means."""
 
 STATISTICS_PICTURES = 10_000
-"""The training split's own statistics are of at most so many of its pictures, evenly spaced."""
+"""Most pictures of the training split from which its mean and deviation are computed; they are evenly spaced."""
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Two files with the same bytes that should not be the same picture."""
+    """Two files with the same bytes, in two splits or in two classes."""
 
     first: str
     second: str
     kind: str
-    """across splits: what is tested was trained on. across classes: one of the two labels is wrong."""
+    """across splits: a model is tested on a picture that it was trained on. across classes: a label is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,37 +61,38 @@ class Dataset:
     names: tuple[str, ...]
     """[N], path relative to the data folder ("train/robin/1.jpg"), or "digits/17"."""
     class_names: tuple[str, ...]
-    """Sorted by code point; those that have a training picture."""
+    """Classes with a training picture, sorted by code point."""
     groups: tuple[str, ...]
-    """[N], what is never on both sides of a drawn split or fold; "" for a picture that is alone."""
+    """[N], the group of each picture, which is never on both sides of a drawn split or fold; "" without a group."""
     splits: Mapping[str, NDArray[np.int64]]
-    """train, val and test, each the ascending indices of its pictures; only test may be empty."""
+    """train, val, test -> indices of the pictures, in ascending order; only test may be empty."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    """Of each channel, 0 to 1: what pictures are normalised with."""
+    """Mean and standard deviation of each channel, 0 to 1, that normalise the pictures."""
     content_hash: str
-    """SHA-256 over the class names and each picture's name, label and bytes, and over what a table says of splits and
-    groups; the same wherever and whenever they were written."""
+    """SHA-256 of the class names, of each picture's name, label and bytes, and of the splits and groups in tables. It
+    does not depend on the place or the date of the files."""
     bad_files: tuple[BadFile, ...]
-    """What was left out (none under bad_files = "fail")."""
+    """Files that were left out; none with bad_files = "fail"."""
     duplicates: tuple[Duplicate, ...]
-    """Exact ones only, a pair each."""
+    """Pairs of files with the same bytes."""
     misread: Mapping[str, str] = field(default_factory=dict)
     """Name -> why a plain ``Image.open(file).convert("RGB")`` reads other pixels: pictures.TURNED or DEPTH."""
     notices: tuple[str, ...] = ()
-    """What was passed over in the folder, or may be meant otherwise, a sentence each; only ``prepare_data`` knows."""
+    """A sentence for everything in the folder that was ignored or may have another meaning; empty after
+    ``open_data``."""
     cache_path: Path
-    """For ``open_data`` in another process."""
+    """The cache, for ``open_data`` in another process."""
 
     @property
     def shape(self) -> Shape:
-        """What a model of these images is built for."""
+        """The shape for which a model of these images is built."""
         _, _, size, channels = self.images.shape
         return Shape(len(self.class_names), size, channels)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the contents, the size and the splits: equal means that equal candidates train alike."""
+        """SHA-256 of contents, size and splits. If it is equal, equal candidates give equal results."""
         digest = hashlib.sha256(f"{self.content_hash} {self.images.shape}".encode())
         for name, indices in self.splits.items():
             digest.update(name.encode() + indices.tobytes())
@@ -100,20 +101,23 @@ class Dataset:
 
     @property
     def grouped(self) -> bool:
-        """Whether any two pictures are kept on one side."""
+        """Whether any picture has a group."""
         return any(self.groups)
 
     def trained_on(self, splits: str) -> Dataset:
-        """The same pictures with another train split: "train", "val", or "train+val". Val itself stays as it is, and
-        says nothing of a model that was trained on it.
+        """The same pictures with another train split: "train", "val" or "train+val". The val split does not change.
+
+        If the train split includes val, the accuracy on val says nothing about the model.
         """
         chosen = np.sort(np.concatenate([self.splits[name] for name in splits.split("+")]))
         return replace(self, splits={**self.splits, "train": chosen})
 
     def fold(self, number: int, folds: int, seed: int) -> Dataset:
-        """The same pictures with another val split: one of ``folds`` stratified parts of train and val together.
+        """The same pictures with other splits: train and val together are divided into ``folds`` stratified parts. Part
+        ``number`` is the val split, and the others are the train split.
 
-        Raises DataError where a class has fewer pictures than there are folds, or where there are fewer groups.
+        Raises:
+            DataError: there are fewer pictures of a class than folds, or fewer groups than folds.
         """
         pool = np.sort(np.concatenate([self.splits["train"], self.splits["val"]]))
         labels = self.labels[pool]
@@ -135,15 +139,17 @@ class Dataset:
 def prepare_data(
     config: DataConfig, cache_dir: Path, *, progress: Progress | None = None, download: bool = True
 ) -> Dataset:
-    """Look at the source, decode its pictures where that was not done yet, split them and check them.
+    """List the pictures of a source, decode them if there is no cache of them, split them, and check them.
 
-    A cache that is there is read once, to see whether it is what was written; one that is damaged is built again, with
-    a warning. With ``download`` off, nothing goes to the network: CIFAR must be there.
+    An existing cache is compared with its CRC-32s. If it is damaged, it is built again, with a warning. With
+    ``download`` off, the network is not used: the files of CIFAR must exist.
 
-    Raises DataError with every problem found, and DiskError where the cache finds no room.
+    Raises:
+        DataError: the pictures cannot be trained on; the message lists all problems.
+        DiskError: the disk has no room for the cache.
     """
     folder = None if config.path is None else Path(config.path).resolve()
-    # What the arrays hold never changes, so their name is stamp enough, and a cache spares reading them.
+    # Built-in pictures never change, so their name is enough as a stamp; with a cache they need not be read.
     title: str = config.source
     stamp: str = config.source
     notices: tuple[str, ...] = ()
@@ -174,22 +180,23 @@ def prepare_data(
         progress=progress,
     )
     data = replace(_dataset(config, cache), notices=notices)
-    if data.grouped:  # whether each fold can be drawn is known only by drawing it
+    if data.grouped:  # only drawing a fold shows whether it can be drawn
         for number in range(config.folds):
             data.fold(number, config.folds, config.split_seed)
     return data
 
 
 def open_data(config: DataConfig, cache_path: Path) -> Dataset:
-    """What ``prepare_data`` returned, from its ``cache_path`` alone: the source is not looked at.
+    """The data set that ``prepare_data`` returned, from its cache alone; the source is not read.
 
-    Raises DataError where the cache is missing, damaged or made for another size.
+    Raises:
+        DataError: the cache is missing, damaged, or made for another size.
     """
     return _dataset(config, open_cache(cache_path))
 
 
 def _dataset(config: DataConfig, cache: Cache) -> Dataset:
-    """Labels, splits and checks, from the index alone: another bad_files or split decodes nothing again."""
+    """The data set of a cache. Labels, splits and checks need its index only, so new splits decode nothing again."""
     wanted = shaping(config)
     if cache.made_for != wanted:
         raise DataError(f"the picture cache {cache.path} was made for {cache.made_for}, not for {wanted}")
@@ -218,7 +225,7 @@ def _dataset(config: DataConfig, cache: Cache) -> Dataset:
         array.flags.writeable = False
     mean, std = _channel_statistics(config, cache, splits["train"])
     content: list[object] = [class_names, cache.names, labels.tolist(), cache.sha256]
-    if config.labels is not None:  # which, unlike folders, says splits and groups that are in no name
+    if config.labels is not None:  # a table has splits and groups that are not in the pictures' names
         content.append([cache.splits, cache.groups])
     return Dataset(
         images=cache.images,
@@ -240,7 +247,7 @@ def _dataset(config: DataConfig, cache: Cache) -> Dataset:
 def _channel_statistics(
     config: DataConfig, cache: Cache, train: NDArray[np.int64]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel; of the training split they are kept beside its cache."""
+    """Mean and standard deviation of each channel. Those of a training split are stored beside its cache."""
     match config.normalize:
         case "dataset":
             return _own_statistics(config, cache, train)
@@ -265,9 +272,9 @@ def _own_statistics(
         pixels = cache.images[index].reshape(-1, config.channels) / 255
         sums += pixels.mean(axis=0), (pixels**2).mean(axis=0)
     means, squares = (sums / len(chosen)).tolist()
-    # At least one of 255 levels: a channel that never changes must not be divided by nothing.
+    # At least one level of 255, so that a constant channel is not divided by 0.
     deviations = [max(1 / 255, max(0.0, square - m * m) ** 0.5) for m, square in zip(means, squares, strict=True)]
-    with contextlib.suppress(OSError):  # a finished cache may lie where nobody may write
+    with contextlib.suppress(OSError):  # the folder of a finished cache may be read-only
         write_checked(file, {"mean": means, "std": deviations})
     return tuple(means), tuple(deviations)
 
@@ -283,7 +290,7 @@ def _refuses_bad_files(config: DataConfig) -> bool:
 
 
 def _find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int]) -> list[str]:
-    """Everything that keeps these pictures from being trained on, a line each."""
+    """Reasons why these pictures cannot be trained on, a line each."""
     problems = []
     refuses_bad_files = _refuses_bad_files(config)
     if refuses_bad_files:
@@ -311,7 +318,7 @@ def _find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int]
 
 
 def _find_duplicates(cache: Cache, splits: list[str]) -> list[Duplicate]:
-    """Pair each file with the first one of the same bytes in another split, and in another class."""
+    """Pair each file with the first file of the same bytes in another split, and with the first in another class."""
     found = []
     first: dict[str, dict[str, dict[str, str]]] = {}
     for name, sha256, split, class_name in zip(cache.names, cache.sha256, splits, cache.classes, strict=True):
@@ -324,7 +331,7 @@ def _find_duplicates(cache: Cache, splits: list[str]) -> list[Duplicate]:
 
 
 def _list_digits() -> Listing:
-    from sklearn.datasets import load_digits  # 1 s to import
+    from sklearn.datasets import load_digits  # imported here: it takes 1 s
 
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # [1797, 8, 8] of 0..16
@@ -336,7 +343,7 @@ def _list_digits() -> Listing:
 
 
 def _is_torchvisions(folder: Path) -> bool:
-    """Whether torchvision's files lie here, or may be put here: a folder without folders."""
+    """Whether a folder has torchvision's files, or may get them because it has no folders in it."""
     known = set(TORCHVISION_FOLDERS.values())
     if not folder.is_dir():
         return False
@@ -345,7 +352,7 @@ def _is_torchvisions(folder: Path) -> bool:
 
 
 def _list_cifar(source: str, folder: Path | None, downloads: Path, may_download: bool) -> Listing:
-    from torchvision import datasets  # and torch with it: 4 s to import
+    from torchvision import datasets  # imported here: with torch, it takes 4 s
 
     own_name = TORCHVISION_FOLDERS[source]
     root = folder or downloads
@@ -357,7 +364,7 @@ def _list_cifar(source: str, folder: Path | None, downloads: Path, may_download:
             f"{source} is not in {root} yet; search launch downloads it, a check never uses the network; or give"
             f" --data DIR, where DIR holds torchvision's {own_name}"
         )
-    # What the user gave is read and never mended; what was downloaded here may be.
+    # The user's own files are only read; files that this program downloaded may be downloaded again.
     download = may_download and (folder is None or not is_there)
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[source]
     try:

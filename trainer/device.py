@@ -124,8 +124,8 @@ class Device:
         """The precision of forward passes.
 
         Raises:
-            ConfigError: the study asks for bf16 and the device has none. CPUs never count as having it: without bf16
-                units they run it at a tenth of the speed, and those with units are not worth a second code path.
+            ConfigError: the study asks for bf16, and the device is not a GPU that has it. (CPUs without bf16 units are
+                ten times slower with bf16, so it is not offered on any CPU.)
         """
         if config.precision == "bf16" and not self._has_bf16:
             raise ConfigError(f'precision = "bf16" needs a GPU that has it; {self.name} has not, use "auto"')
@@ -134,7 +134,7 @@ class Device:
         return contextlib.nullcontext()
 
     def choices(self, config: TrainConfig, images: NDArray[np.uint8]) -> list[str]:
-        """The choices for a candidate and its pictures on this device, with reasons: lines for a log."""
+        """The precision, executor and place of the pictures on this device, with the reasons: lines for a log."""
         layout = "channels last: 1.2 to 1.3 times faster on CPUs with AVX2, and what tensor cores want"
         if family_of(config.model).is_padded:
             layout += "; ReXNet's channels zero-padded to multiples of 8, for the same units"
@@ -239,6 +239,6 @@ def open_device(kind: str = "cpu", num_threads: int | None = None) -> Device:
 
 
 def choose_num_loaders(kind: str, num_threads: int) -> int:
-    """Number of loader processes of a training. On a GPU: its share of the cores, less one, which feeds the GPU. On
-    the CPU: none, because the step needs all cores."""
+    """Number of loader processes of a training. On a GPU: the number of its cores minus one, which is for the training
+    process. On the CPU: none, because the training step needs all cores."""
     return min(MOST_LOADERS, num_threads - 1) if kind == "cuda" else 0

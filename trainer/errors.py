@@ -15,7 +15,7 @@ import errno
 from collections.abc import Sequence
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""A full disk or one without inodes, a full quota, a limit on a file's size."""
+"""Error numbers of a full disk or one without inodes, of a full quota, and of a limit on a file's size."""
 
 
 class TrainerError(Exception):
@@ -39,11 +39,11 @@ class DiskError(TrainerError):
 
 
 def no_room(error: OSError, what: object) -> DiskError | None:
-    """The one sentence for a file that finds no room; None where the error is another one.
+    """The error for a full disk, with one sentence for the user; None if ``error`` is another error.
 
     Args:
-        error: what the system said, which may name the file.
-        what: the file or folder, where it does not.
+        error: the system's error, which may name the file.
+        what: the file or folder, used if ``error`` does not name it.
     """
     if error.errno not in NO_ROOM:
         return None
@@ -62,7 +62,7 @@ class DivergedError(TrainerError):
 
 
 def printable(text: str) -> str:
-    """A text that is safe to print: file names may contain line breaks, escapes, or bytes that are no letters."""
+    """The text in a form that is safe to print: file names may contain line breaks, escapes, or invalid bytes."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 

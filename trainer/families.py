@@ -41,15 +41,15 @@ class Family:
     args: Callable[[TrainConfig], dict[str, Any]] = lambda config: {}
     """Keyword arguments that build a candidate in the size of its settings."""
     stock: Literal["always", "unscaled", "never"] = "always"
-    """When stock timm's ``create_model(name, **args)`` builds a candidate; unscaled: only with width and depth at 1."""
+    """Whether stock timm's ``create_model(name, **args)`` builds a candidate; unscaled: if width and depth are 1."""
     build: Callable[..., nn.Module] | None = None
     """Builds the nets that stock timm cannot, from the model's name and the arguments. None: there are no such nets."""
     size: Callable[[TrainConfig, Shape], ModelSize] | None = None
     """A candidate's size in closed form, without ``model_args``. None: the net is built on the meta device and
     counted."""
     dip: Callable[[nn.Module], float] | None = None
-    """From a net of width 1: the one width_mult at which the size may fall instead of rising. None: the size never
-    falls."""
+    """Returns, for a net of width 1, the only width_mult at which the size may fall instead of rising. None: the size
+    never falls."""
     is_padded: bool = False
     """Whether trainer.padding pads the channels to multiples of 8."""
 
@@ -62,7 +62,7 @@ def _rexnet_args(config: TrainConfig) -> dict[str, Any]:
 def _rexnet_size(config: TrainConfig, shape: Shape, *, divisor: int) -> ModelSize:
     """A ReXNet's size, from timm's channel plan; the channels are multiples of ``divisor``.
 
-    A convolution has k k in out / groups weights, and as many multiply-adds at each place of its result.
+    A convolution has k * k * in * out / groups weights, and as many multiply-adds for each pixel of its result.
     """
     width = config.width_mult
     plan = _block_cfg(width, config.depth_mult, config.initial_chs, config.final_chs, 1 / 12, divisor)

@@ -26,11 +26,11 @@ FIRST_SETTINGS = {
     "rotate rotations shift scale crop_padding erase brightness augment mixup cutmix mix_alpha augment_from_epoch "
     "precision seed",
 }
-"""The settings that always count: those of November 2026. Never add, remove or rename one (tests/before), because
-existing studies depend on this list."""
+"""The settings that always count: those of November 2026. This list must never change (tests/before), because existing
+studies depend on it."""
 
 FIRST_RECIPE = 2
-"""RECIPE_VERSION of that time; hashes made then do not contain it."""
+"""RECIPE_VERSION of November 2026; hashes made then do not contain it."""
 
 
 def identity(settings: BaseModel, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -54,7 +54,8 @@ def later_recipe() -> list[int]:
 
 
 def _uncounted(value: object) -> dict[Any, Any]:
-    """Later settings at their defaults, as pydantic's ``exclude``: name -> True, or -> the same for a table."""
+    """Later settings at their defaults, in the form of pydantic's ``exclude``: name -> True, or for a table -> the
+    settings in it."""
     if isinstance(value, dict):
         parts = value
     elif isinstance(value, list | tuple):

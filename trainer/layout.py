@@ -59,7 +59,7 @@ def _words(name: str) -> set[str]:
 def read_layout(root: Folder, where: str, *, needs_train: bool = True) -> Layout:
     """Decide whether the folders of ``root`` are splits or classes.
 
-    They are splits if every folder with pictures has the name of a split, and classes otherwise. Next to splits,
+    They are splits if every folder with pictures has the name of a split, and classes otherwise. If they are splits,
     folders without pictures are ignored. Test pictures outside class folders are unlabelled, and are left out.
 
     Args:
@@ -75,7 +75,7 @@ def read_layout(root: Folder, where: str, *, needs_train: bool = True) -> Layout
     holding = [folder for folder in root.folders if folder.holds_pictures]
     if not holding:  # no file has the ending of a picture
         holding = [folder for folder in root.folders if any(folder.walk())] or list(root.folders)
-    # train_labels, full of tables, is no split; an empty test folder is a split that was not filled.
+    # A folder train_labels with tables is not a split. An empty test folder is a split without pictures.
     named = [folder for folder in named if folder in holding or not any(folder.walk())]
     unlabelled = [one for one in holding if _words(one.base) & UNLABELLED_WORDS and not _class_folders(one)]
     if named and all(split_of(folder.base) for folder in holding if folder not in unlabelled):
@@ -129,7 +129,7 @@ def _holding(folder: Folder) -> list[Folder]:
 
 
 def _class_folders(folder: Folder) -> list[Folder]:
-    """The folders inside that hold pictures, if there are several: a single one may be a wrapper, as in test/images."""
+    """The folders inside that hold pictures; none if there is only one, because it may be a wrapper: test/images."""
     holding = _holding(folder)
     return holding if len(holding) > 1 else []
 
@@ -168,7 +168,7 @@ def _refuse_shared_names(tops: list[Folder], where: str) -> None:
     count = Counter(name for found in names for name in found)
     shared = sorted(name for name, number in count.items() if number > 1)
     parts = [folder for folder, found in zip(apart, names, strict=True) if found & set(shared)]
-    if len(shared) < 2 or len(shared) <= len(count) / 2:  # a single one may be a wrapper: cat/images, dog/images
+    if len(shared) < 2 or len(shared) <= len(count) / 2:  # a single name may be a wrapper: cat/images, dog/images
         return
     raise DataError(
         f"{where}: {_names(parts)} hold no pictures of their own and the same folders ({', '.join(shared[:3])}"

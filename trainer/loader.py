@@ -27,7 +27,7 @@ Item = tuple[int, int, NDArray[np.int64]]
 
 
 READ_AHEAD = 2
-"""Number of batches that are requested ahead: a disk with requests for one picture at a time is mostly idle."""
+"""Number of batches that are requested ahead, because a disk is slow if it gets one request at a time."""
 
 
 class Loader:

@@ -119,7 +119,7 @@ def count(config: TrainConfig, shape: Shape) -> ModelSize:
         ConfigError: as in ``build_model``, or the pictures are too small for the net.
     """
     if (size := family_of(config.model).size) is not None and not config.model_args:
-        model_args(config, shape.image_size)  # called for its checks alone
+        model_args(config, shape.image_size)  # called only for its checks
         return size(config, shape)
     # In train mode, batch norm refuses a single value per channel, which small pictures lead to.
     model = build_model(config, shape, "meta").eval()

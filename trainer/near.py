@@ -19,15 +19,15 @@ from trainer.data import Dataset
 __all__ = ["NearDuplicate", "find_near_duplicates"]
 
 CANDIDATE_BITS = 18
-"""Most bits of 64 by which the hashes of candidates may differ: 95 % of pictures cropped by 5 % at a corner are within
-16."""
+"""Most bits of 64 in which the hashes of candidates may differ. After a crop of 5 % at a corner, the hashes of 95 % of
+pictures differ in at most 16 bits."""
 
 SAME = 0.95
 """Least correlation of the small versions of near-duplicates. In 1,200 pictures each of flowers (128 px), birds (64 px)
 and CIFAR-10, cropped copies and JPEGs of quality 40 had at least 0.96, different pictures at most 0.935."""
 
 PLAUSIBLE = 0.6
-"""Least correlation of the whole pictures for which cropped versions are compared, which takes 0.7 ms a pair."""
+"""Least correlation of whole pictures for which cropped versions are compared too; that takes 0.7 ms for a pair."""
 
 SMALL = 16
 CROP = 0.05

@@ -27,7 +27,7 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
     match config.optimizer:
         case "adam" | "adamw" | "nadam":
             extra = {"betas": (config.momentum, 0.999)}
-        case "sgd":  # timm chooses Nesterov momentum, which torch refuses with momentum 0
+        case "sgd":  # timm uses Nesterov momentum, which torch refuses if the momentum is 0
             extra = {"momentum": config.momentum, "nesterov": config.momentum > 0}
         case "rmsprop":
             extra = {"momentum": config.momentum}
@@ -104,7 +104,7 @@ def limit_gradient(config: TrainConfig, model: nn.Module) -> None:
 
 
 class Ascent:
-    """Sharpness-aware minimization: step uphill to the worst neighbour, take the gradient there, step back.
+    """Sharpness-aware minimization: move the weights along the gradient, take the gradient there, move them back.
 
     SAM is Foret et al., 2021, equation 2. ASAM, with the radius in units of each weight's size, is Kwon et al., 2021,
     equation 6 (without the offset of bias terms). Only the first pass updates batch norm's running statistics.
@@ -119,7 +119,7 @@ class Ascent:
 
     @torch.no_grad()
     def climb(self) -> None:
-        """Move the weights to the worst neighbour, by their gradient."""
+        """Move the weights along their gradient, by the distance rho."""
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.params]
         if self.adaptive:
             sizes = torch._foreach_abs(self.params)
@@ -136,7 +136,7 @@ class Ascent:
 
     @torch.no_grad()
     def descend(self) -> None:
-        """Move the weights back; the gradient remains that of the neighbour."""
+        """Move the weights back; the gradient stays that of the other point."""
         torch._foreach_sub_(self.params, self.move)
         for module, momentum in zip(self.norms, self.momenta, strict=True):
             module.momentum = momentum
@@ -160,7 +160,7 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Add the weights after optimizer step ``step`` (from 0) to the average."""
-        decay = min(self.decay, (1 + step) / (10 + step))  # else the random start dominates a short training's average
+        decay = min(self.decay, (1 + step) / (10 + step))  # else the average of a short training is mostly its start
         torch._foreach_lerp_(self.averages, self.current, 1 - decay)
         if self.counts:
             torch._foreach_copy_(self.counts, self.current_counts)

@@ -21,7 +21,7 @@ __all__ = ["DEPTH", "TURNED", "Reading", "crop_mode_of", "mode_of", "read", "rea
 
 TURNED = "upright only by EXIF"
 DEPTH = "of more than 8 bits"
-"""Why a plain ``Image.open(file).convert("RGB")`` reads a picture otherwise than ``read_picture``."""
+"""Reasons why a plain ``Image.open(file).convert("RGB")`` reads a picture differently from ``read_picture``."""
 
 READ_RIGHT = {
     TURNED: 'ImageOps.exif_transpose(Image.open(file)).convert("MODE")',
@@ -29,7 +29,7 @@ READ_RIGHT = {
 }
 
 ONE_LARGE_AT_A_TIME = threading.Lock()
-"""Held for a picture that Pillow would warn of: decoded, each takes up to 2 GB."""
+"""Lock for pictures of which Pillow would warn: decoded, each of them takes up to 2 GB."""
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -40,23 +40,25 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what undoes it. ImageOps.exif_transpose would rewrite the EXIF too and trip on some."""
+"""EXIF orientation -> the operation that undoes it. ImageOps.exif_transpose also rewrites the EXIF, which may fail."""
 
 
 def read_picture(source: bytes | Image.Image, config: DataConfig) -> NDArray[np.uint8]:
     """One picture as [S, S, 3] RGB or [S, S, 1] gray, upright, resized and cropped.
 
-    For a plain RGB picture these are, bit for bit, the pixels that timm's ``create_transform`` makes before
-    it normalises, with the same crop_pct and crop_mode "center" (resize = "crop") or "squash"; only strips of
-    more than 64:1 are cropped before they are resized. Alpha is dropped, as timm's own loader does. The first
-    frame stands for an animation. Up to twice Pillow's limit of pixels is read. Gray of more than 8 bits is
-    scaled, not clipped: from 0..1 (floats only), 0..255 or 0..65535, the first that holds the picture, and else
-    from its own minimum and maximum.
+    For a plain RGB picture, the pixels are bit for bit those of timm's ``create_transform`` before normalisation, with
+    the same crop_pct and with crop_mode "center" (resize = "crop") or "squash". The only exception are strips of more
+    than 64:1, which are cropped before they are resized.
 
-    From one thread at a time: it silences Pillow's warnings, whose filters belong to the whole process.
+    Alpha is dropped, as in timm's loader. Of an animation, the first frame is read. Pictures of up to twice Pillow's
+    limit of pixels are read. Gray of more than 8 bits is scaled to 8 bits, and not clipped: from the first of the
+    ranges 0..1 (floats only), 0..255 and 0..65535 that contains all values, or else from minimum to maximum.
 
-    Raises DataError, a clause to follow the file's name, where the picture is damaged, in no known format, or
-    has so many pixels that Pillow takes it for a decompression bomb.
+    Not for several threads at once: it silences Pillow's warnings, and their filters belong to the whole process.
+
+    Raises:
+        DataError: the picture is damaged, has an unknown format, or has so many pixels that Pillow takes it for a
+            decompression bomb. The message is a clause to follow the file's name.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -64,27 +66,27 @@ def read_picture(source: bytes | Image.Image, config: DataConfig) -> NDArray[np.
 
 
 def read_right(why: str, channels: int) -> str:
-    """The line of Pillow that reads pictures which are TURNED, or of DEPTH with 16 bits, as ``read_picture`` does."""
+    """A line of code with Pillow that reads TURNED pictures, or DEPTH pictures of 16 bits, like ``read_picture``."""
     return READ_RIGHT[why].replace("MODE", "RGB" if channels == 3 else "L")
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A picture as it was read."""
+    """The result of reading a picture."""
 
     pixels: NDArray[np.uint8]
     """[S, S, 3] RGB or [S, S, 1] gray."""
     misread: str
-    """Why a plain convert("RGB") reads other pixels: TURNED or DEPTH; "" where it reads the same."""
+    """Why a plain convert("RGB") reads other pixels: TURNED or DEPTH; "" if it reads the same pixels."""
 
 
 def read(source: bytes | Image.Image, config: DataConfig) -> Reading:
-    """``read_picture`` in many threads at once, whose caller has silenced Pillow's warnings."""
+    """Like ``read_picture``, but for several threads at once. The caller silences Pillow's warnings."""
     try:
         image = Image.open(BytesIO(source)) if isinstance(source, bytes) else source
         most = Image.MAX_IMAGE_PIXELS
         with ONE_LARGE_AT_A_TIME if most is not None and image.width * image.height > most else nullcontext():
-            image.load()  # here, so that a truncated file is an error before anything else looks at it
+            image.load()  # so that a truncated file raises its error here
             upright = _upright(image)
             pixels = _pixels(upright, config)
             differs = upright is not image and not np.array_equal(_pixels(image, config), pixels)
@@ -96,7 +98,7 @@ def read(source: bytes | Image.Image, config: DataConfig) -> Reading:
         raise DataError(f"has too many pixels ({error})") from None
     except DataError:
         raise
-    except Exception as error:  # damaged files make Pillow's readers raise nearly anything
+    except Exception as error:  # Pillow's readers raise many kinds of exceptions for damaged files
         raise DataError(f"cannot be decoded ({error or type(error).__name__})") from None
 
 
@@ -110,10 +112,10 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation says, and scaled to 8 bits; the image itself where neither is needed."""
+    """The image turned by its EXIF orientation and scaled to 8 bits; the same object if it needs neither."""
     try:
         turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
-    except Exception:  # an EXIF block that cannot be parsed turns nothing; the picture itself is whole
+    except Exception:  # the EXIF cannot be parsed; the picture is used as it is
         turn = None
     if turn is not None:
         image = image.transpose(turn)
@@ -133,7 +135,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def mode_of(config: DataConfig) -> Literal["RGB", "L"]:
-    """Pillow's name for images of this many channels."""
+    """Pillow's name of the mode with this number of channels."""
     match config.channels:
         case 3:
             return "RGB"
@@ -144,7 +146,7 @@ def mode_of(config: DataConfig) -> Literal["RGB", "L"]:
 
 
 def crop_mode_of(config: DataConfig) -> Literal["center", "squash"]:
-    """timm's name for the way an image becomes square."""
+    """timm's name of the way in which an image is made square."""
     match config.resize:
         case "crop":
             return "center"
@@ -178,9 +180,9 @@ def _square(image: Image.Image, config: DataConfig) -> Image.Image:
     left, top = round((width - size) / 2), round((height - size) / 2)  # torchvision's CenterCrop(size)
     if max(width, height) <= 64 * scaled:
         return image.resize((width, height), filter).crop((left, top, left + size, top + size))
-    # A strip of 1 x 2000 would become 1024 x 2,048,000 only to be cropped, so here the crop comes first. The
-    # filter still sees beyond the box, and the result is the same but for rounding and for where bicubic
-    # overshoots: Pillow takes rows or columns first, whichever is cheaper, and clips in between.
+    # A strip is cropped first: 1 x 2000 pixels would otherwise become 1024 x 2,048,000 before the crop. The filter
+    # still sees pixels beyond the box. The result differs only by rounding, and where bicubic overshoots: Pillow
+    # resizes rows or columns first, whichever is cheaper, and clips in between.
     x, y = image.width / width, image.height / height
     box = (left * x, top * y, (left + size) * x, (top + size) * y)
     return image.resize((size, size), filter, box)

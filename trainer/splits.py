@@ -48,12 +48,12 @@ class _Unit:
 def draw_splits(config: DataConfig, cache: Cache, groups: Sequence[str]) -> list[str]:
     """The split of each picture: that of its folder, or one drawn from train, class by class unless stratified is off.
 
-    Each class gives its rounded share, but at least one picture, to each drawn split, and keeps at least one. A class
-    with two pictures gives one to val rather than to test. Pictures are drawn by the hash of seed and content, not by a
-    random generator: the result is the same in every version of numpy, a new file hardly moves the others, and files
-    with the same bytes are in the same split if the shares allow it.
+    Each class gives its rounded share, but at least one picture, to each drawn split, and keeps at least one in train.
+    A class with two pictures gives one to val and none to test. Pictures are drawn by the hash of seed and content, not
+    by a random generator. So the result is the same in every version of numpy, a new file moves few of the others, and
+    files with the same bytes are in the same split if the shares allow it.
 
-    A group is drawn as a whole, by the hash of seed and group. It is taken if the classes then come nearer to their
+    A group is drawn as a whole, by the hash of seed and group. It is taken if that brings the classes nearer to their
     shares. A class that would have no validation picture gives its smallest group.
     """
     splits = list(cache.splits)
@@ -107,7 +107,7 @@ def _take(units: list[_Unit], classes: Sequence[str], shares: dict[str, int]) ->
 
 
 def _lacking(units: list[_Unit], classes: Sequence[str], shares: dict[str, int], has: set[str]) -> list[int]:
-    """The pictures of the smallest group of each class from which nothing was taken, because its groups are large.
+    """For each class of which nothing was taken, because its groups are large: the pictures of its smallest group.
 
     A group that holds all remaining pictures of a class is not taken.
     """

@@ -1,4 +1,4 @@
-"""SHA256SUMS, by which the files of an export are known: read, compared, and asked of a teacher. Without torch."""
+"""SHA256SUMS, the checksums of an export's files: written, read and compared. Without torch."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from trainer.errors import ConfigError
 from trainer.kept import write_whole
 
 SUMS = "SHA256SUMS"
-"""Lists the SHA-256 of every other file of an export, as ``sha256sum --check`` reads it."""
+"""File with the SHA-256 of every other file of an export, in the format of ``sha256sum --check``."""
 
 TEACHING = ("config.json", "metrics.json", "model.safetensors")
-"""Files of an export that a teacher is loaded from."""
+"""Files of an export from which a teacher is loaded."""
 
 
 def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """The sums of a folder: file, by its path in it -> SHA-256.
+    """The content of a folder's SHA256SUMS: path in the folder -> SHA-256.
 
     Raises:
-        OSError, ValueError: there is no such list.
+        OSError, ValueError: the file is missing, or is not such a list.
     """
     lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
 
 
 def write_sums(folder: Path, but: Iterable[str] = ()) -> None:
-    """Write SHA256SUMS over every file of a folder ``but`` some."""
+    """Write SHA256SUMS of all files of a folder except those in ``but``."""
     left_out = {SUMS, *but}
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in left_out)
     lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
@@ -41,7 +41,7 @@ def write_sums(folder: Path, but: Iterable[str] = ()) -> None:
 
 
 def first_altered(folder: Path, listed: dict[str, str], names: Iterable[str]) -> str | None:
-    """The first of some files that is gone, not listed, or differs from its sum."""
+    """The first of these files that is missing, not listed, or differs from its sum; None if there is none."""
     for name in names:
         file = folder / name
         if name not in listed or not file.is_file() or sha256(file) != listed[name]:
@@ -50,10 +50,10 @@ def first_altered(folder: Path, listed: dict[str, str], names: Iterable[str]) ->
 
 
 def check_teacher(teacher: str) -> None:
-    """See whether a teacher that is an export is as it was proven; a timm model's name is not looked at.
+    """Check that the files of a teacher have not changed since its proof. Does nothing for the name of a timm model.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: a file has changed.
     """
     folder = Path(teacher).expanduser()
     if not (folder / "config.json").exists():

@@ -1,4 +1,4 @@
-"""The tree of folders and files in a data folder, without files that systems leave there. Opens no file."""
+"""The tree of folders and files in a data folder, without files of operating systems. Opens no file."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ LITTER = frozenset(
         *("lost+found", "__pycache__", "sync.ffs_db", "dropbox.attr"),
     )
 )
-"""Names that systems leave in folders, in lower case. They are ignored silently, like all hidden files, such as
-.ipynb_checkpoints."""
+"""Names of files and folders that operating systems create, in lower case. They are ignored silently, like all hidden
+files, such as .ipynb_checkpoints."""
 
 FOUND = re.compile(r"found\.\d{3}")
 """Folders in which Windows puts files rescued from a damaged disk."""
 
 LITTER_ENDINGS = (":zone.identifier", ":encryptable", "_zone.identifier")
-"""Endings of Windows' alternate streams, which a copy to Linux turns into files."""
+"""Endings of Windows' alternate data streams, which become files in a copy to Linux."""
 
 RUNS_FILES = {"search.db", "last-study"}
 RUNS_NAMES = RUNS_FILES | {"artifacts", "cache", "dashboard.log", "devices", "exports", "studies"}
@@ -100,7 +100,7 @@ class Folder:
 
 
 def read_tree(root: Path) -> Folder:
-    """Read the tree below ``root``, through symbolic links, without files of systems and of this product.
+    """Read the tree below ``root``, through symbolic links, without files of operating systems and of this program.
 
     Raises:
         DataError: the folder is missing, or a folder below it cannot be listed.
@@ -145,7 +145,7 @@ def _is_litter(name: str) -> bool:
 
 
 def _is_ours(path: str) -> bool:
-    """Whether this product wrote a folder: a runs folder, a cache of pictures, or an export."""
+    """Whether this program wrote a folder: a runs folder, a cache of pictures, or an export."""
     names = {entry.name for entry in _entries(path)}
     if names & RUNS_FILES or names >= EXPORT_FILES or any(map(CACHE_NAME.fullmatch, names)):
         return True

@@ -1,11 +1,11 @@
 """From the best trial to a proven folder, and the use of that folder. It may know every room but running.
 
 export     writes the export aside, has it proven, moves it into place
-place      where an export is put: beside it, then exchanged; nothing deleted that is not ours
+place      the place of an export: made beside it, then exchanged with the old content
 retrain    what is trained for an export: the best trials once more, then the chosen one
 trainings  trainings to their end on the workers of a pool
-record     what metrics.json says, as frozen values
-metrics    how those values come about: known before training, measured once
+record     the content of metrics.json as frozen values
+metrics    computes these values: known before training, measured once
 scores     the scores beside the accuracy, with their intervals; without torch
 card       metrics.json in words: the model card
 nets       the exported model as one net, members and views included, and its files

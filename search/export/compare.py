@@ -224,10 +224,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def _from_folder(data: Path, sides: Sequence[Side], cache: Path) -> Images:
-    """The pictures of a folder that neither export was trained on, as far as that is known.
+    """Pictures of a folder on which neither export was trained, if that is known.
 
-    The first of these that exists: its test folder, the pictures drawn from it to test the exports, its val folder,
-    the whole folder.
+    They are the first of these that exists: the test folder; the test split that was drawn from the folder for the
+    exports; the val folder; all pictures.
     """
     images = _listing(data, [side.record for side in sides]).pictures
     splits = {one.split for one in images}
@@ -254,7 +254,7 @@ def _from_folder(data: Path, sides: Sequence[Side], cache: Path) -> Images:
 
 
 def _listing(data: Path, records: Sequence[ExportRecord]) -> Listing:
-    """List the pictures by label tables if an export was trained with some and the folder has them; else by folders."""
+    """List the pictures by an export's label tables, if it has any and the folder has them too; else by folders."""
     for record in records:
         if record.data.source == "folder":
             config = DataConfig.model_validate({**record.data.config, "path": str(data.resolve())})

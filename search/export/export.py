@@ -64,7 +64,7 @@ def export_best(
     number: int | None = None,
     quiet: bool = False,
 ) -> Export:
-    """Hand over the best model of a study.
+    """Export the best model of a study.
 
     Many parameters: the options of ``search export-best``.
 
@@ -72,24 +72,24 @@ def export_best(
         study_name: the study.
         url: the storage.
         runs: the runs folder.
-        devices: where to train, a worker each.
-        asked: the study file as it is now; its [confirm] and [final] are taken. Default: as it was last launched.
-        out: folder of the export; by default under the runs folder.
-        number: the trial to export instead of the best; nothing is confirmed then.
+        devices: the devices to train on, one for each worker.
+        asked: the present study file, for its [confirm] and [final]. Default: the spec of the last launch.
+        out: folder of the export; by default in the runs folder.
+        number: the trial to export instead of the best one; then nothing is confirmed.
         quiet: show no progress.
 
     Raises:
-        NothingToExport: no trial is COMPLETE and feasible, or each diverged when it was trained again.
+        NothingToExport: no trial is COMPLETE and feasible, or all diverged when they were trained again.
         HeldError: the study is being searched.
         LimitError: no candidate fits the limit with the members and views of [final].
-        DiskError: no room for the export.
-        TrainingFailed: a training fails again and again.
-        ProofFailed: the export differs from its card; it is kept aside for a look.
+        DiskError: there is no room for the export.
+        TrainingFailed: a training failed more often than its retries allow.
+        ProofFailed: the export differs from its card; the unfinished folder is kept.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = Terminal(quiet=quiet or is_quiet(), highlight=False)
     with storage_errors(url):
-        study, spec = find_study(open_storage(url), study_name)  # before own_study: until it is found it may be a path
+        study, spec = find_study(open_storage(url), study_name)  # before own_study: an unknown name may be a path
     notes: list[str] = []
     if asked is not None:
         begun = with_kept(asked, spec.model_dump(mode="json"), tables=("confirm",))
@@ -105,7 +105,7 @@ def export_best(
     ):
         for line in notes:
             console.say(line)
-        choose_trial(study, number, spec)  # there is one, or the pictures need not be read
+        choose_trial(study, number, spec)  # raises if there is none, before the pictures are read
         if out is not None:
             Place(out.resolve(), is_default=False).check()
         data = prepare(spec, runs, console, lambda: raise_if_stopped(runs, study_name)).data
@@ -123,7 +123,7 @@ def export_best(
         else:
             record = _export(place, described, retraining, trial, stages)
         export = Export(record, target)
-        # Also for an export that was there already: that run may have been killed before these last steps.
+        # Also if the export existed already, because its run may have been killed before these last steps.
         retraining.tidy(trial)
         figures = sorted((target / "plots").glob("*.png"))
         retraining.with_database(lambda: show_export(study, spec, runs.artifacts, text_of_export(export), figures))
@@ -150,7 +150,7 @@ def _export(
     logger.debug("proven: %.300s", proof)
     (partial / REFERENCE_LOGITS).unlink()
     record = ExportRecord.proven(described, results, proof)
-    (partial / weights.FILE).chmod(0o644)  # safetensors leaves it to its owner alone
+    (partial / weights.FILE).chmod(0o644)  # safetensors makes it readable for its owner only
     _draw(partial, record)
     write_metrics(partial, record.to_json())
     write_card(partial / CARD, record)
@@ -165,7 +165,7 @@ def _export(
 
 
 def _write_models(folder: Path, retraining: Retraining, stages: Stages) -> tuple[nn.Module, nn.Module]:
-    """Write the model files; the exported model, and the net that model.safetensors holds."""
+    """Write the model files. Returns the exported model, and the net in model.safetensors."""
     from search.export.nets import build_nets, write_graphs
     from trainer.checkpoint import load_checkpoint
 
@@ -189,13 +189,13 @@ def prove(
 
     Args:
         folder: the export.
-        spec: its study; how its pictures are read.
-        data: those pictures, decoded.
+        spec: the spec of its study.
+        data: the study's pictures.
         console: shows progress.
         raise_if_stopped: called at least every POLL_SECONDS; its exceptions end the proof.
 
     Raises:
-        ProofFailed: with the first difference, or because memory ran out; the folder stays for a look.
+        ProofFailed: the message has the first difference, or says that memory ran out. The folder stays.
     """
     command = [
         sys.executable,
@@ -218,12 +218,12 @@ def prove(
                 raise_if_stopped()
                 try:
                     said, complaint = process.communicate(timeout=POLL_SECONDS)
-                except subprocess.TimeoutExpired as waiting:  # with all that it has said so far
+                except subprocess.TimeoutExpired as waiting:  # it has all output so far
                     *lines, _ = (waiting.output or b"").split(b"\n")
                     for told in map(json.loads, lines):
                         if isinstance(told, list):
                             progress(*told)
-        except BaseException:  # Ctrl-C, for one
+        except BaseException:  # such as Ctrl-C
             process.kill()
             raise
     if process.returncode != 0:
@@ -250,7 +250,7 @@ def _draw(folder: Path, record: ExportRecord) -> None:
 
 
 def _unchanged(target: Path, identity: str) -> ExportRecord | None:
-    """The record of a complete export with the same identity that exists already; None if there is none."""
+    """The record of an existing, complete export with the same identity; None if there is none."""
     try:
         record = ExportRecord.load(target)
     except UsageError:
@@ -260,7 +260,7 @@ def _unchanged(target: Path, identity: str) -> ExportRecord | None:
 
 @contextmanager
 def _disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a full disk, which some libraries have in an error of their own, into one sentence."""
+    """Turn an error about a full disk, which may be a library's own exception, into a DiskError."""
     try:
         yield
     except Exception as error:

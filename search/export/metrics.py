@@ -108,7 +108,7 @@ def describe(
         "commit": _commit(),
     }
     described = json.loads(json.dumps(described))
-    # The identity leaves out the version of the shape, so that an older export counts as the same.
+    # For the identity the version is always 2, so that an export of an older version counts as the same.
     unchanged = described | {"version": 2}
     known_by: object = [unchanged, *later_recipe()] if later_recipe() else unchanged
     # The journal's hash is not part of the identity: a launch adds lines even if the budget is spent.
@@ -129,7 +129,7 @@ def evaluate_once(
     Args:
         folder: the folder of the model's files.
         whole: the exported model, views and members included.
-        plain: the net that model.safetensors holds.
+        plain: the net in model.safetensors.
         retraining: the export's trainings.
         trial: the chosen trial.
         outcomes: the outcome of each training, by stage.

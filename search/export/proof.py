@@ -109,8 +109,8 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
     Returns:
         "num_params" and "macs" of the net; "formats": file -> its "library", "accuracy" and "max_logit_difference";
         "max_logit_difference": the largest of these; "sha256" of each file; "hardware", "latency_ms" and "load" of
-        this machine. If the pictures are files, also "stranger_accuracy", and "misread": reason -> number of pictures of
-        the split that a plain convert("RGB") reads differently; "misread_in_all": the same for all splits.
+        this machine. If the pictures are files, also "stranger_accuracy", and "misread": reason -> number of pictures
+        of the split that a plain convert("RGB") reads differently; "misread_in_all": the same for all splits.
 
     Raises:
         Difference: the export differs from the card; the message has both values.

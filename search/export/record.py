@@ -25,7 +25,7 @@ METRICS_VERSION = 3
 """Version of the shape of metrics.json."""
 
 DENSE_CLASSES = 500
-"""Classes up to which metrics.json has the whole confusion matrix; one of 10,000 has a hundred million numbers."""
+"""Most classes for which metrics.json has the whole confusion matrix; for 10,000 it has a hundred million numbers."""
 
 METRICS = "metrics.json"
 
@@ -108,7 +108,7 @@ class Description(Recorded):
     formats: tuple[str, ...]
     search: RecordedSearch
     confirmation: Confirmation | None
-    """The confirmation without its times, which do not make another export."""
+    """The confirmation without its times, which do not count in the identity."""
     fit_on: str
     sees_validation: bool
     """Whether the weights were trained on the validation split."""
@@ -125,7 +125,7 @@ class Description(Recorded):
     commit: str | None
     """Commit of this program; None if it does not run from its repository."""
     identity: str
-    """SHA-256 of all of the above. If it has not changed, there is nothing to export anew."""
+    """SHA-256 of all of the above. If it has not changed, the study is not exported again."""
     event_log: str | None
     """SHA-256 of the study's journal. Not in the identity: a launch adds lines even if the budget is spent."""
 
@@ -216,7 +216,7 @@ class Evaluation(Recorded):
     confusion: tuple[tuple[int, ...], ...] | None
     """[c, c]: rows are true classes, columns predicted ones; None for more than DENSE_CLASSES."""
     confusion_table: tuple[tuple[int, int, int], ...] | None = Field(None, exclude_if=lambda table: table is None)
-    """Of so many classes, each (true class, predicted class, pictures) that occurs; None for fewer."""
+    """With more than DENSE_CLASSES: each (true class, predicted class, pictures) that occurs; else None."""
     confused: tuple[Confused, ...]
     """The most frequent mistakes."""
     scores: Scores | None = Field(None, exclude_if=lambda scores: scores is None)

@@ -94,7 +94,7 @@ class Retraining:
         return answers[-1]
 
     def _keep_up(self) -> None:
-        """Heed a stop request, keep the study's lock (a restarted server forgets it), record results that wait."""
+        """Raise after a stop request; check the study's lock, which a server loses in a restart; record results."""
         self.raise_if_stopped()
         self.outage.with_database(self.owned.check, self._record)
 

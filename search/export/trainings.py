@@ -150,7 +150,7 @@ class TrainingQueue:
                 at_once = max(1, min(len(crew.workers), len(trainings) - ended))
                 left = (total - len(results)) * mean / at_once
                 about = f", about {duration(left)} left" if ended < len(trainings) else ""
-                self.say(_line(stage, outcome, ended, len(trainings), about))  # the caller has stored the result by now
+                self.say(_line(stage, outcome, ended, len(trainings), about))  # the caller has stored the result
         if self.failed:
             raise self._failed(*self.failed[0])
 

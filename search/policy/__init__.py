@@ -1,4 +1,4 @@
-"""How a search decides: which candidate goes on at a rung, and which is tried next. It knows Optuna, and no study.
+"""How a search decides: which candidate goes on at a rung, and which is tried next. It knows Optuna, but no study.
 
 ladder      the rungs of a study: after how many steps candidates are compared
 promotion   which candidates go on from a rung, and which are paused there

@@ -29,8 +29,9 @@ def levels_of(axis: BaseDistribution) -> int:
 def coordinate_of(axis: BaseDistribution, value: Setting) -> float:
     """Position of a value on its axis, from 0 to 1; a value beyond the axis is at the nearer end.
 
-    An axis with a number of levels is divided into equal cells, and a value lies in the middle of its cell. Log axes
-    are divided by logarithms; those of integers reach from 0.5 below the lowest value to 0.5 above the highest.
+    An axis with n values is divided into n equal cells; each value is in the middle of its cell. Positions on a log
+    axis are those of the logarithms. A log axis of integers reaches from 0.5 below the lowest value to 0.5 above the
+    highest.
     """
     levels = levels_of(axis)
     if isinstance(axis, CategoricalDistribution):
@@ -97,7 +98,9 @@ class Encoding:
         return {name: value_at(axis, float(at)) for (name, axis), at in zip(self.axes.items(), point, strict=True)}
 
     def features(self, points: Points) -> Points:
-        """A column from 0 to 1 for each setting; for a choice, a column for each value: two values have distance 1.
+        """Features of points: a column from 0 to 1 for each setting, or several for a choice, one for each value.
+
+        Two values of a choice have distance 1.
 
         Args:
             points: [number of points, number of settings].
@@ -117,7 +120,9 @@ class Encoding:
         return np.concatenate(made, axis=1)
 
     def nearby(self, point: Points, number: int, reach: Points, rng: np.random.Generator) -> Points:
-        """Points near ``point``: 60 % of the settings move a little, 20 % of those with few values move to any value.
+        """Random points near ``point``.
+
+        60 % of the settings move a little. Of the settings with few values, 20 % move to any value.
 
         Args:
             point: [number of settings].

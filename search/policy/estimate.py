@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEAST_SLOPE = 0.3
-"""Smallest slope of a regression: a lead at a rung shrinks to no less than this share at the next."""
+"""Smallest slope of a regression from a rung to the next one."""
 
 FEW = 5
-"""With fewer candidates that have reached both rungs, all are assumed to gain the same from one to the next."""
+"""If fewer candidates have reached both rungs, all are assumed to gain the same from one rung to the next."""
 
 UNKNOWN = 0.35
-"""Error of a prediction while few candidates have reached both rungs, as a share of the values' deviation."""
+"""Error of a prediction in that case, as a share of the standard deviation of the values."""
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from scipy.optimize import minimize
 Array = NDArray[np.float64]
 
 PRIOR_LENGTH, PRIOR_VARIANCE, PRIOR_NOISE = (0.0, 1.0), (0.0, 1.0), (np.log(0.01), 1.5)
-"""Mean and standard deviation of the logarithms of lengths (of a unit cube), variance and noise (of standardised
-values). Lengths: bench/README.md, "The model sampler"."""
+"""Priors as (mean, standard deviation) of the logarithm: of a length in the unit cube, and of the variance and noise of
+standardised values. For the lengths see bench/README.md, "The model sampler"."""
 
 JITTER = 1e-6
-"""Added to the diagonal of each covariance matrix, so that equal points do no harm."""
+"""Added to the diagonal of each covariance matrix, which would be singular for equal points."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Observations:
     values: Array
     """[number], standardised."""
     variances: Array
-    """[number], the known part of the noise of each value, in squared standardised units."""
+    """[number], the known part of the noise variance of each value, in squared standardised units."""
 
 
 class Process:
@@ -78,7 +78,7 @@ def first_theta(settings: int) -> Array:
 
 
 def fitted_theta(observations: Observations, setting_of: NDArray[np.int_], begin: Array) -> Array:
-    """The hyperparameters with the highest posterior that 20 steps of L-BFGS-B from ``begin`` find."""
+    """Hyperparameters with a high posterior density, by 20 steps of L-BFGS-B from ``begin``."""
     settings = len(begin) - 2
     bounds = [(-3.0, 3.0)] * (settings + 1) + [(-9.0, 0.0)]
     found = minimize(

@@ -27,7 +27,7 @@ class Ladder:
     """
 
     lengths: tuple[int, ...]
-    """Epochs (or folds) of a training up to each rung; the last number is that up to the end."""
+    """Epochs (or folds) of a training up to each rung; the last number is the length up to the end."""
     anew: bool = False
     """Whether a new training with its own whole schedule begins after each rung."""
 
@@ -96,15 +96,15 @@ class Ladder:
 def ladder_for(steps: int, *, anew: bool, factor: int, first: int | None = None, warmup: float = 0) -> Ladder:
     """The rungs of a training.
 
-    With a schedule that decays, the result of a short training says more about the end than the first epochs of a long
-    one: measured in bench/README.md, "Rungs".
+    If the schedule decays, a short training predicts the end better than the first epochs of a long one do:
+    bench/README.md, "Rungs".
 
     Args:
         steps: epochs of a full training, or folds.
         anew: whether each rung has its own training.
-        factor: a rung is this many times as far as the one before.
-        first: epochs up to the first rung. Default: 1 / factor^2 of the training, and more than its warm-up; if
-            ``anew`` and that is less than two epochs, 1 / factor.
+        factor: each rung has this many times the steps of the rung before it.
+        first: epochs up to the first rung. Default: 1 / factor^2 of the training, but more than its warm-up. With
+            ``anew``, if that is less than two epochs: 1 / factor of the training.
         warmup: epochs of the warm-up.
     """
     length = first
@@ -124,7 +124,7 @@ def ladder_for(steps: int, *, anew: bool, factor: int, first: int | None = None,
 def reached(trial: FrozenTrial, ladder: Ladder) -> dict[int, float]:
     """The value of a trial at each rung that it has reached, by the rung's number from 0; the end is the last number.
 
-    A training that its patience ended before a rung counts there with its last value.
+    If the patience of a training ended it before a rung, its last value counts at that rung.
     """
     values = trial.intermediate_values
     left = max(trial.user_attrs.get(PAUSED_AT, 0), trial.user_attrs.get(PROMOTED_AT, 0), max(values, default=0))

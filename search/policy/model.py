@@ -24,35 +24,36 @@ from search.policy.propose import proposed
 from search.policy.seen import Candidate, Seen, common_space
 
 MOST, CHOSEN = 300, 150
-"""The model is fitted to all candidates; if there are more than MOST, to CHOSEN of them."""
+"""The model is fitted to all candidates. If there are more than MOST, it is fitted to CHOSEN of them."""
 
 REFIT_EVERY = 10
-"""Beyond ``MOST`` candidates, hyperparameters are fitted only once for this many trials."""
+"""With more than ``MOST`` candidates, hyperparameters are fitted only for every tenth trial."""
 
 THETA = "model:theta"
-"""Trial attribute, beyond ``MOST`` candidates: the settings that the model knew, and its fitted hyperparameters."""
+"""Trial attribute, set with more than ``MOST`` candidates: the settings of the model, and its hyperparameters."""
 
 RANDOM_EVERY = 3
-"""Every so many candidates, one is random, whatever the model holds (bench/README.md, "The model sampler")."""
+"""One of this many candidates is random (bench/README.md, "The model sampler")."""
 
 FLOOR = 2.0
-"""Values below the median - FLOOR x (best - median) are raised to that (there too)."""
+"""Values below median - FLOOR x (best - median) are raised to that bound (bench/README.md, "The model sampler")."""
 
 
 class ModelSampler(BaseSampler):
     """Learns from all candidates of a study: complete, pruned, paused and running.
 
-    The first candidates are a scrambled Sobol sequence. After them every third one is random; the others have the
-    highest expected improvement of a Gaussian process on the estimated ends (``search.policy.estimate``), each with
-    the variance of what its rung does not say. Candidates that have reached no rung are believed at their mean.
-    Diverged ones count as the worst, and how bad a bad value is has a bound (``FLOOR``).
+    The first candidates are a scrambled Sobol sequence. After them, every third candidate is random. The others have
+    the highest expected improvement of a Gaussian process. The process is fitted to the estimated end of each candidate
+    and the variance of the estimate (``search.policy.estimate``). A candidate that has reached no rung counts with the
+    mean that the process predicts for it. A diverged candidate counts as the worst. Low values are raised to a bound
+    (``FLOOR``).
 
-    What it suggests depends on the seed, the trial's number and the other trials' settings, values and attributes, and
-    on nothing else. It is for one objective without constraints; axes that not all trials have, or that have changed,
-    are random.
+    A suggestion depends only on the seed, on the trial's number, and on the settings, values and attributes of the
+    other trials. The sampler is for one objective without constraints. Axes that some trials do not have, or that have
+    changed, are sampled at random.
 
     Args:
-        seed: of the study: two samplers with the same seed suggest the same.
+        seed: the seed of the study.
         ladder: the rungs. With ``Ladder((last_step,))`` there are none, and a pruner may end candidates at any step.
             None: only values of complete trials are used.
         startup_trials: number of candidates that must have reached a rung or the end before the model is used.
@@ -77,7 +78,7 @@ class ModelSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The settings to try next; none if the trial has them all, because it goes on after an interruption."""
+        """The settings to try next; empty for a resumed trial that has all its settings already."""
         if search_space.keys() <= trial.params.keys():
             return {}
         encoding, rng = Encoding(search_space), self._rng(trial)
@@ -138,7 +139,7 @@ def _points(candidates: Sequence[Candidate], encoding: Encoding) -> Points:
 
 
 def _choice(ends: NDArray[np.float64], most: int) -> NDArray[np.int_]:
-    """The candidates for the model if there are too many: a third the best, a third the newest, a spread of others."""
+    """The candidates for the model if there are too many: a third are the best, a third the newest, a third spread."""
     third = most // 3
     order = np.argsort(-np.nan_to_num(ends, nan=-math.inf), kind="stable")
     taken = np.zeros(len(ends), bool)
@@ -152,7 +153,7 @@ def _choice(ends: NDArray[np.float64], most: int) -> NDArray[np.int_]:
 def _standardised(estimates: Estimates, chosen: NDArray[np.int_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Values and variances of the chosen candidates, in units of the values' standard deviation about their median.
 
-    Low values are clipped first; otherwise a few very bad ones would make all good ones look alike.
+    Low values are raised first (``FLOOR``); otherwise, with a few very low values, the others would hardly differ.
     """
     ends, variances = estimates.ends[chosen], estimates.variances[chosen]
     ends = np.where(np.isnan(ends), np.nanmin(estimates.ends), ends)

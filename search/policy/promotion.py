@@ -14,7 +14,7 @@ from search.policy.ladder import Ladder
 
 
 class Promotion:
-    """The standings at all rungs. They depend on the candidates that have reached a rung, and not on their order.
+    """The standings at all rungs. They do not depend on the order in which candidates have reached a rung.
 
     Args:
         ladder: the rungs.
@@ -54,7 +54,7 @@ class Promotion:
 
         Args:
             number: the candidate.
-            diverged: whether its settings are at fault: it then counts as the worst at its next rung.
+            diverged: whether it diverged; it then counts as the worst at its next rung.
         """
         self.waiting.pop(number, None)
         for arrived, alive in zip(self._arrived, self._alive, strict=True):
@@ -76,7 +76,7 @@ class Promotion:
         """The candidate to promote: the best one at the highest rung that has one. None if no candidate may go on.
 
         Args:
-            at_least: number that may go on at each rung, however few have reached it.
+            at_least: number of candidates that may go on at each rung, however few have reached it.
         """
         return next(self._may_go_on(at_least), None)
 

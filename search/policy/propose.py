@@ -10,11 +10,11 @@ from search.policy.encoding import Encoding, Points
 from search.policy.gp import Process
 
 RANDOM, NEAR, PARENTS, POLISH = 500, 100, 5, 100
-"""Number of random points; of points near each parent; of parents, which are the best known points; and of points near
-the best of all these, tried last."""
+"""Number of random points; of points near each parent; of parents, which are the best candidates; and of points in a
+second round, near the best point of the first round."""
 
 REACHES, POLISH_REACH = (0.02, 0.06, 0.15), 0.03
-"""Standard deviations, in the unit cube, of points near the parents and of those that are tried last."""
+"""Standard deviations, in the unit cube, of the points near the parents, and of those in the second round."""
 
 
 def expected_improvement(process: Process, best: float, features: Points) -> NDArray[np.float64]:

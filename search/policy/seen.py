@@ -24,9 +24,9 @@ class Candidate:
     coordinates: Mapping[str, float]
     """Setting -> position of its value on its axis, from 0 to 1."""
     values: tuple[float, ...]
-    """Its value at each rung and at the end; NaN where it has not been reached."""
+    """Its value at each rung and at the end; NaN for those that it has not reached."""
     diverged: bool
-    """Whether it ended early for another reason than a comparison with other candidates."""
+    """Whether it ended early, but not because other candidates were better."""
 
     is_judged: bool
     """Whether it has a value at any rung or at the end, or diverged."""
@@ -47,8 +47,8 @@ class Seen:
     """Turns trials into candidates, and keeps the candidates of trials that have not changed.
 
     Args:
-        ladder: the rungs. If it has none, because a pruner may end a candidate at any step, the values at steps 1, 3,
-            9 and so on are used. None: only values at the end are used.
+        ladder: the rungs. Without rungs, a pruner may end a candidate at any step, and the values at steps 1, 3, 9 and
+            so on are used. None: only values at the end are used.
     """
 
     def __init__(self, ladder: Ladder | None) -> None:
@@ -64,7 +64,7 @@ class Seen:
 
         Args:
             trials: all trials of a study, by number.
-            but: number of the trial that is asked for; it is left out.
+            but: number of the trial that the sampler is asked about; it is left out.
         """
         found, entries = [], self._entries
         for index, trial in enumerate(trials):
@@ -108,7 +108,7 @@ class Seen:
         return tuple(found.get(rung, math.nan) for rung in range(len(self._ladder.steps)))
 
     def _has_diverged(self, trial: FrozenTrial) -> bool:
-        """Whether a trial was pruned for another reason than a comparison: with pauses, at a step that is no rung."""
+        """Whether a trial was pruned, but not in a comparison. If trials are paused at rungs: pruned between rungs."""
         if trial.state != TrialState.PRUNED:
             return False
         last, paused = trial.last_step or 0, trial.user_attrs.get(PAUSED_AT, 0)

@@ -34,7 +34,7 @@ def allowance_of(budget: Budget, spent: Spent, committed: int, rungs: Rungs, *, 
     Args:
         budget: the budget of the search.
         spent: the part that is spent.
-        committed: most steps that the trials in progress still need up to their next rung.
+        committed: most steps that the trials in progress still need to reach their next rungs.
         rungs: the rungs with the paused trials.
         idle: whether no trial is in progress.
     """

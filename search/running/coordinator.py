@@ -66,7 +66,7 @@ class Coordinator:
         self.owned, self.spec, self.known, self.runs, self.cache = owned, owned.spec, bounds.known, runs, cache
         self.pool, self.audience, self.say = pool, audience, audience.say
         self.room_needed = room_needed(self.spec, bounds, len(pool.devices))
-        """Bytes for all checkpoints, existing ones included; a search that ran out of disk waits for that much room."""
+        """Bytes for all checkpoints, existing ones included; after a full disk, the search waits for this much room."""
         self.crew = Crew(pool, self.spec.faults, self.say)
         self.trials = Trials(owned, bounds.space, runs)
         self.journal = self.trials.journal
@@ -146,7 +146,7 @@ class Coordinator:
             self.stop()
         checks = (self.owned.check, partial(check_writable, self.trials.study))
         most = self.spec.faults.storage_minutes
-        # Another attempt to reach a vanished server could last beyond the grace, and the process would be killed.
+        # Another attempt to reach a vanished server could take longer than the grace.
         too_late = self.outage.is_on and time.monotonic() + ANSWER_SECONDS + CONNECT_SECONDS > self.deadline
         steps = (self.trials.complete_asking, self._catch_up, self._assign, self._finish_off, self._tell_of_others)
         if too_late or not self.outage.with_database(*checks, *steps, most_minutes=most):
@@ -196,7 +196,7 @@ class Coordinator:
     # -- the database, which may be away
 
     def _catch_up(self) -> None:
-        while self.backlog:  # an event that fails halfway is handled again next time, from its start
+        while self.backlog:  # an event that fails halfway stays first, and is handled again from its start
             try:
                 self._handle(self.backlog[0])
             except UpdateFinishedTrialError:
@@ -234,7 +234,7 @@ class Coordinator:
             self.journal.append(events.Assign(trial=trial, worker=worker.label, attempt=progress.attempts))
 
     def _tell_of_others(self) -> None:
-        """Report, once, the trials that other programs have spoilt."""
+        """Tell the user, once, of trials that other programs have finished or queued with impossible values."""
         while (others := self.trials.others).refused:
             self.say(self._outcome_line(self.trials.finished[others.refused.popleft()]), WARNING)
         if others.foreign:
@@ -242,14 +242,14 @@ class Coordinator:
             others.foreign.clear()
 
     def _finish_off(self) -> None:
-        """Once the budget is spent, fail the trials that a broken connection has left behind."""
+        """Once the budget is spent, fail the surplus trials that a broken connection has created."""
         if not (self.stopping or self.crew.training() or self._left_to_do()):
             self.trials.fail_unknown()
 
     def _worth_waiting(self) -> bool:
         """Whether work is in progress or left to do."""
         if self.stopping and (self.outage.is_on or self.no_room):
-            return self.crew.busy()  # results are safe in the checkpoints: wait only for epochs in progress
+            return self.crew.busy()  # wait only for epochs in progress, because checkpoints hold the results
         if self.backlog or self.crew.training() or self.outage.is_on:
             return True
         return not self.stopping and self._left_to_do() > 0
@@ -292,7 +292,7 @@ class Coordinator:
         worker, event = self.crew.workers[said.worker], said.event
         match event:
             case Started():
-                if self._trains(worker):  # else another program has finished the trial
+                if self._trains(worker):  # not if another program has finished the trial
                     self.trials.counted(event)
             case Epoch():
                 worker.memory_bytes = event.memory_bytes
@@ -374,7 +374,7 @@ class Coordinator:
                 assert_never(decision.verdict)
 
     def _fail(self, worker: Worker, failure: Failure) -> None:
-        """End a trial as FAIL. End the search if the trial before failed with the same error: the next would too."""
+        """End a trial as FAIL. If the trial before it failed with the same error, end the search."""
         self._finish(worker, Ending(state=TrialState.FAIL, reason=failure.reason, failure=failure.kind))
         if failure.signature == self.last_failure:
             self._end_with(

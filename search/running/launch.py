@@ -77,7 +77,7 @@ def launch(
         spec, notes = begun.spec, list(begun.notes)
         workers = share_gpus(devices, spec.search.workers_per_gpu)
         prepared = prepare(spec, runs, display.console)
-        check_lock()  # decoding takes its time, and a Postgres server may have been restarted meanwhile
+        check_lock()  # the Postgres server may have been restarted while the pictures were decoded
         notes += take_folder(runs, spec.name, uuid_of(spec.name, storage))
 
         def accepted(changes: list[str]) -> None:
@@ -166,14 +166,14 @@ def doubts(data: Dataset) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _signals_to(coordinator: Coordinator) -> Iterator[None]:
-    """While active, Ctrl-C, SIGTERM and a closed terminal stop the search; the first two, when repeated, at once.
+    """While the block runs, Ctrl-C, SIGTERM and a closed terminal stop the search.
 
-    After Ctrl-C the epochs in progress may take any time, because the user can press it again. The other signals are
-    usually followed by a kill, so they have a grace.
+    After Ctrl-C, the epochs in progress may take any time, because the user can press it a second time. After the other
+    signals, a kill usually follows, so the epochs have only the grace. A second Ctrl-C or SIGTERM stops at once.
     """
 
     def stop(number: int, _frame: object) -> None:
-        # A closed terminal sends SIGHUP twice, from the shell and from the kernel: the second one is no request.
+        # A closed terminal sends SIGHUP twice, from the shell and from the kernel. The second one is ignored.
         if not (number == signal.SIGHUP and coordinator.stopping):
             coordinator.stop(math.inf if number == signal.SIGINT else coordinator.spec.faults.grace_seconds)
 

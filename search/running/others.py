@@ -29,20 +29,20 @@ class Others:
         self.refused: deque[int] = deque()
         """Trials that were queued with impossible values: they have failed, and the user has not been told yet."""
         self.foreign: deque[int] = deque()
-        """Trials that another program has finished, and of which the user has not been told yet."""
+        """Trials that another program has finished; the user has not been told of them yet."""
         self._noted: set[int] = set()
         """Trials that the journal has a line for."""
 
     def adopt(self, trials: Collection[FrozenTrial]) -> None:
-        """Count all trials as noted; report those that another program finished before this launch."""
+        """Take over the trials that the journal has; report those that another program finished before this launch."""
         self.foreign += [one.number for one in trials if is_foreign(one) and one.number not in self.journal.told]
         self._noted |= {frozen.number for frozen in trials}
 
     def finished(self, below: int, unfinished: Collection[int]) -> list[int]:
-        """Note trials that another program has finished, unless they are noted; a replay counts them as failed.
+        """Write trials that another program has finished to the journal, once; a replay counts them as failed.
 
         Args:
-            below: the number of the trial that is asked for; the journal needs a line for each one before it.
+            below: the number of the next candidate; the journal needs a line for each trial before it.
             unfinished: numbers of the trials that the search has not finished.
 
         Returns:

@@ -34,7 +34,7 @@ KEPT = (
 """Trial attributes that the search sets. A program that queues a trial may use the same names."""
 
 Verdict: TypeAlias = Literal["go on", "stop", "leave", "complete"]
-"""The decision about a trial after an epoch. stop: the pruner ends it. leave: it is at a rung, its worker is free."""
+"""The decision about a trial after an epoch. stop: the pruner ends it. leave: at a rung, its worker becomes free."""
 
 
 @dataclass
@@ -94,7 +94,7 @@ class Ending:
 
 
 class Changed(Exception):
-    """An epoch that was trained again gave another result; the message says which."""
+    """A repeated epoch gave another result; the message has both results."""
 
 
 @dataclass
@@ -106,10 +106,10 @@ class Said:
     answered: bool = False
 
     def can_go_on(self, rungs: Collection[int]) -> bool:
-        """Whether the worker can be answered without the database: after an epoch that was not the last one.
+        """Whether the worker can go on without the database: after an epoch that is neither the last nor at a rung.
 
         Args:
-            rungs: epochs of a training after which it is decided whether the trial is paused: the worker waits there.
+            rungs: epochs of a training after which a decision is needed whether the trial is paused.
         """
         event = self.event
         return isinstance(event, Epoch) and not event.result.final and event.result.epoch not in rungs

@@ -47,7 +47,7 @@ class Rungs:
 
     @property
     def on_the_way(self) -> tuple[int, ...]:
-        """The epochs (or folds) of a training after which it is at a rung and may go on; none with whole trainings."""
+        """The epochs (or folds) of a training after which it is at a rung; none if each rung has its own training."""
         return () if self.ladder.anew else self.ladder.rungs
 
     def step_of(self, progress: Progress, epoch: int) -> int:
@@ -76,7 +76,7 @@ class Rungs:
         Args:
             progress: the trial.
             step: the step of the epoch.
-            last: whether the epoch is the last of its training, also if the patience of the training ended it.
+            last: whether the epoch is the last one of its training, perhaps because of its patience.
         """
         if self.ladder.anew:
             return self.ladder.steps[progress.stage] if last and progress.stage < len(self.ladder.rungs) else None
@@ -92,7 +92,7 @@ class Rungs:
             allowed: whether the budget has compute left for a trial that goes on.
 
         Returns:
-            Whether the trial is paused, and whether that is for want of compute alone.
+            Whether the trial is paused, and whether that is only because no compute is left.
         """
         is_among_the_best = self.standings.arrive(progress.trial.number, rung, value)
         goes_on = is_among_the_best and allowed
@@ -136,7 +136,7 @@ class Rungs:
         return self.standings.promotable(at_least)
 
     def promote(self, at_least: int) -> Progress | None:
-        """Promote the paused trial at the highest rung that has one which may go on; None if there is none."""
+        """Promote a paused trial, from the highest rung with a trial that may go on; None if there is none."""
         number = self.standings.next(at_least)
         if self._promoting is None and number is not None:
             step = self.paused[number].paused_at
@@ -145,11 +145,11 @@ class Rungs:
         return self.complete_promoting()
 
     def complete_promoting(self) -> Progress | None:
-        """Store a promotion, also one that an outage interrupted. Returns the trial, which no worker has yet."""
+        """Store a promotion, perhaps one that an outage interrupted. Returns the trial, which no worker has yet."""
         if self._promoting is None:
             return None
         event, progress = self._promoting, self.paused.get(self._promoting.trial)
-        if progress is not None:  # else another program has finished it meanwhile
+        if progress is not None:  # it is None if another program has finished the trial
             progress.trial.set_user_attr(PROMOTED_AT, event.step)
             self.place(progress, event.step)
             self.journal.append(event)

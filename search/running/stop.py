@@ -42,21 +42,22 @@ class Stopped:
 def stop_search(name: str, url: URL, runs: Runs, *, finish: bool, tell: Callable[[str], None]) -> Stopped:
     """Ask the process that searches or exports a study to stop, and wait until it has.
 
-    The request is a file in the runs folder, so it reaches a search or an export on any machine that shares it.
+    The request is a file in the runs folder, so it reaches a process on any machine that shares the folder.
 
     Args:
         name: name of the study.
         url: URL of its storage.
         runs: the runs folder.
-        finish: end the study's paused trials after that.
+        finish: then end the study's paused trials.
         tell: called with a line that names the process to wait for.
 
     Raises:
-        StorageError, UsageError: no such database or study, or it is searched in another runs folder.
-        HeldError: with ``finish``, another process has taken the study meanwhile.
+        StorageError: there is no such database.
+        UsageError: there is no such study, or it is searched in another runs folder.
+        HeldError: with ``finish``, another process owns the study by now.
     """
     with storage_errors(url):
-        find_study(open_storage(url), name)  # before any file: an unknown name may be a path
+        find_study(open_storage(url), name)  # before the name is used for a file, because an unknown name may be a path
         owner = owner_of(name, url, runs)
         if owner is not None:
             if not runs.holder(name).exists():

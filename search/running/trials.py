@@ -49,8 +49,8 @@ from trainer.config import EpochResult, ModelSize
 logger = logging.getLogger(__name__)
 
 REPEAT_TOLERANCE = 0.05
-"""Largest difference between the accuracy of an epoch trained again and the reported one. Other hardware rounds
-differently, but a trial that gives other results must not go on under its number."""
+"""Largest difference between the accuracy of a repeated epoch and the reported one. Other hardware rounds differently,
+but a trial with other results must not go on under its number."""
 
 
 class Trials:
@@ -72,7 +72,7 @@ class Trials:
         """Trials in progress that no worker trains, in the order in which they go on."""
         self.others = Others(self.study, self.marks, self.journal)
         self.asking = False
-        """Whether a candidate is being asked for. If still set in the next turn, the database went away in between."""
+        """Whether a candidate is being asked for. If it is still set in the next turn, the database went away."""
         self.progress: dict[int, Progress] = {}
         """Number -> trial that a worker trains, or that goes on when a worker is free."""
         self.finished: dict[int, TrialView] = {}
@@ -105,7 +105,7 @@ class Trials:
         """
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
             if not self.marks.is_asked(frozen) and impossible(frozen, self.space) is None:
-                frozen = make_own(self.study, frozen, KEPT)  # before the journal tells of it
+                frozen = make_own(self.study, frozen, KEPT)  # before it is written to the journal
             if (frozen.number, frozen.last_step) not in self.journal.decided:
                 undo_prune_query(self.study, frozen)
         trials = self.study.get_trials(deepcopy=False)
@@ -179,7 +179,7 @@ class Trials:
         return assignment_of(self.progress[number], self.spec, self.rungs.ladder, self.runs, cache)
 
     def counted(self, started: Started) -> None:
-        """Store a trial's size and by how much it stays under the limit."""
+        """Store a trial's size, and its excess over the limit (negative if it is within) as constraints."""
         trial = self.progress[started.trial].trial
         if "macs" in trial.user_attrs and trial.number in self.journal.started:
             return  # it is resumed
@@ -195,10 +195,10 @@ class Trials:
         self.journal.append(events.Started(trial=trial.number, constraints=constraints))
 
     def report(self, number: int, result: EpochResult) -> Verdict:
-        """Report an epoch and decide about it. A resumed trial brings its old epochs again.
+        """Report an epoch and decide about it. A resumed trial reports its old epochs a second time.
 
         Raises:
-            Changed: it differs from what was reported before.
+            Changed: the result differs from the one reported before.
         """
         progress, value = self.progress[number], result.val_accuracy
         trial, step = progress.trial, self.rungs.step_of(progress, result.epoch)
@@ -215,7 +215,7 @@ class Trials:
             return "go on"  # reported and decided before the interruption
         rung = self.rungs.rung_at(progress, step, last=result.final)
         if rung is not None and rung == progress.promoted_at:
-            return "go on"  # it was paused here, and the resumed training repeats its epochs
+            return "go on"  # the trial was paused here and has left the rung
         if step not in progress.decided:
             pruned, too_late = self._decide(progress, step, value, rung, last=result.final)
             line = events.Epoch(trial=number, step=step, value=value, pruned=pruned)
@@ -265,7 +265,7 @@ class Trials:
         trial, frozen = progress.trial, self._frozen(progress.trial)
         if is_foreign(frozen):
             raise UpdateFinishedTrialError(FOREIGN_REASON)
-        if not frozen.state.is_finished():  # else the database took it, and its answer was lost
+        if not frozen.state.is_finished():  # else the database stored it, but its reply was lost
             seconds = list(progress.seconds.values())
             trial.set_user_attr("seconds", progress.total_seconds)
             if seconds:
@@ -290,7 +290,7 @@ class Trials:
         return self.finished[number]
 
     def fail_unknown(self) -> None:
-        """Fail trials that a broken connection has created twice: beyond the budget, and never trained."""
+        """Fail the surplus trials that a broken connection has created; they were never trained."""
         for frozen in self._unknown():
             self.marks.note_ended(self.study, frozen)
             self.study.tell(frozen.number, state=TrialState.FAIL)
@@ -302,7 +302,7 @@ class Trials:
         logger.debug("trial %d: %s (%s): %s", number, failure.kind, failure.sentence, decision.verdict)
         if (
             failure.is_crash and progress.crashed < progress.attempts
-        ):  # else it has its line, and an outage interrupted the rest
+        ):  # else the journal has the line already, and an outage interrupted the rest
             progress.crashed = progress.attempts
             reason = failure.sentence.splitlines()[0]
             self.journal.append(events.Crash(trial=number, worker=worker, kind=failure.kind, reason=reason))
@@ -329,7 +329,7 @@ class Trials:
         self.lose_foreign(below=frozen.number)
         try:
             if not self.marks.is_asked(frozen):
-                frozen = read_anew(self.study, frozen)  # another program may have begun it
+                frozen = read_anew(self.study, frozen)  # another program may have changed it
                 if (reason := impossible(frozen, self.space)) is not None:
                     self.finished[frozen.number] = view_of(self.others.refuse(frozen, reason), self.spec.limit)
                     return
@@ -338,9 +338,9 @@ class Trials:
             self.marks.note_asked(self.study, frozen)
             trial = resume_trial(self.study, self.spec, frozen, self.space)
         except UpdateFinishedTrialError:
-            return  # by another program, which the next trial's turn will find
+            return  # another program has finished it; the next turn reports that
         except ValueError:
-            check_trials(self.spec, backend_of(self.study), self.space)  # a foreign trial may bar an axis
+            check_trials(self.spec, backend_of(self.study), self.space)  # a foreign trial may have another axis
             raise
         if self.journal.asked.get(trial.number) != trial.params:
             self.journal.append(events.Ask(trial=trial.number, params=trial.params))
@@ -368,7 +368,7 @@ class Trials:
         """Give up trials that another program has finished; a replay counts them as failed.
 
         Args:
-            below: the number of the trial that is asked for; the journal needs a line for each one before it.
+            below: the number of the next candidate; the journal needs a line for each trial before it.
 
         Returns:
             Whether one of them was being trained.

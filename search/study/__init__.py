@@ -1,4 +1,4 @@
-"""A study as it is stored. It knows no worker and no display, and it alone talks to the database.
+"""A study as it is stored. It knows no worker and no display. Only this room talks to the database.
 
 storage       storage URL -> storage: WAL, time-outs, UTC, hidden passwords
 postgres      connections to a Postgres server, with a time limit on every answer
@@ -14,7 +14,7 @@ outage        retries database steps while the database is away
 sampling      sampler and pruner; asks for trials and resumes them
 marks         which finished trials are the search's own
 trial         one trial as the product sees it: view, rank, outcome
-standings     who has come to which rung, and who waits there
+standings     the candidates that have reached each rung, and those paused there
 progress      a search at one moment: workers, problems, time left
 budget        what a search may spend, what it has spent, whether another candidate may begin
 gain          how much better the best is than the first known recipe

@@ -136,13 +136,13 @@ def _difference_to_today(spec: StudySpec, asked: StudySpec) -> list[str]:
 
 
 def other_versions(study: optuna.Study) -> str:
-    """Packages that have other versions now than when a study was last launched, with both; "" if there are none."""
+    """Packages whose versions have changed since the study's last launch, with both versions; "" if there are none."""
     now, before = installed(), study.user_attrs.get(VERSIONS, {})
     return ", ".join(f"{name} {was} -> {now[name]}" for name, was in before.items() if now.get(name, was) != was)
 
 
 def note_versions(study: optuna.Study) -> None:
-    """Keep the versions of today's packages for the next launch."""
+    """Store the versions of the installed packages for the next launch."""
     if study.user_attrs.get(VERSIONS) != installed():
         study.set_user_attr(VERSIONS, installed())
 

@@ -1,8 +1,8 @@
 """The confirmation: the best trials of a search are trained again with fresh seeds and ranked by their mean.
 
-The best of many noisy values is an over-estimate; the mean over seeds that took no part in the search is much less of
-one. Each result is stored in the study's attributes as soon as it is known (Optuna adds nothing to finished trials),
-so an interrupted confirmation goes on where it stopped.
+The best of many noisy values is an over-estimate. The mean over fresh seeds, which the search has not used, is much
+less so. Each result is stored in the study's attributes as soon as it is known, because Optuna adds nothing to finished
+trials. So an interrupted confirmation goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CONFIRM = "featherweight:confirm"
 """Study attribute that holds the confirmation, see ``Kept``."""
 
 SIGNIFICANCE = 0.05
-"""Chance that two equally good candidates are told apart."""
+"""Probability that the test finds a difference between two equally good candidates."""
 
 TEST = (
     "Fisher's least significant difference at 5 %: a t test with the standard deviation over seeds pooled over all "
@@ -45,7 +45,7 @@ TEST = (
 def final_seed(spec: StudySpec, trial: int, number: int) -> int:
     """The seed of a trial's confirming or final training ``number``, from 0. No training of the search used it.
 
-    Confirming and final trainings share their seeds: where their recipes are the same, so is the training.
+    Confirming and final trainings share their seeds, so with the same recipe they are the same training.
     """
     return seed_of(spec.seed, trial, purpose=3 + number)
 
@@ -69,9 +69,9 @@ class Kept(FrozenModel):
     workers: int
     """Number of trainings at once, for the estimate of the time left."""
     confirm: Confirm
-    """Numbers of candidates and seeds when the confirmation was begun."""
+    """Numbers of candidates and seeds, as they were when the confirmation began."""
     final: Final | None = None
-    """The export that the candidates had to fit; None: it was begun by a version that did not keep it."""
+    """The [final] whose size the candidates had to fit; None if an earlier version, which did not store it, began."""
     by: str = ""
     """Name of the confirming process, see ``owner_name``."""
     results: tuple[Result, ...]
@@ -198,8 +198,8 @@ def confirmed(study: optuna.Study, spec: StudySpec, *, owner: str | None = None)
     Args:
         study: the study.
         spec: the study's spec. Its ``confirm`` and ``final`` are those stored by ``begin``.
-        owner: the study's owner now, as ``owner_of`` names it; the time left is estimated only for the owner that
-            began the confirmation. A running search may find a new candidate, which only the next export confirms.
+        owner: the present owner of the study, as ``owner_of`` names it. The time left is estimated only if this owner
+            began the confirmation: a running search may have a new candidate, which only the next export confirms.
     """
     kept = _kept(study)
     if kept is None:
@@ -307,15 +307,15 @@ def _sentence(found: Confirmation, study: str) -> str:
 
 
 def _identity(study: optuna.Study) -> str:
-    """Identity of recipe and pictures: results of another recipe or of other pictures are void."""
+    """Identity of recipe and pictures. Results with another identity are not used."""
     of = study.user_attrs.get(FINGERPRINT)
-    if of is not None:  # an export trains with today's recipe, even before the study's next launch
+    if of is not None:  # an export trains with this program's recipe, even before the study's next launch
         of = of | {"recipe_version": RECIPE_VERSION}
     return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _kept(study: optuna.Study) -> Kept | None:
-    """The study attribute; None if it is missing or unreadable: the trainings are then done again."""
+    """The value of CONFIRM; None if it is missing or unreadable: the trainings are then done again."""
     try:
         return Kept.model_validate(study.user_attrs.get(CONFIRM))
     except ValidationError:

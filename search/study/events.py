@@ -1,25 +1,26 @@
-"""The lines of a journal as frozen, checked values. Each says when ("at", seconds since 1970) and what ("event"):
+"""The lines of a journal as frozen, checked values. Each has a time ("at", seconds since 1970) and a kind ("event"):
 
-    launch    uuid, spec, space, versions  a coordinator begins, or goes on; uuid is the study's
-    accept    differences                  what changed since the study was begun, and was accepted
-    keep      settings                     settings that its file does not name -> what the study keeps
-    recipe    was, now, anew               a later version of the trainer's recipe; trials that it begins anew
+    launch    uuid, spec, space, versions  a coordinator begins, or goes on; uuid is the UUID of the study
+    accept    differences                  changes since the study was begun, which the user accepted
+    keep      settings                     settings that the study file does not name -> the kept values
+    recipe    was, now, anew               a later version of the trainer's recipe; trials that begin anew
     enqueue   params                       a known recipe is queued
     ask       trial, params                a candidate has all its settings
-    assign    trial, worker, attempt       a worker has it; attempts from 1
-    started   trial, constraints           counted, and the limit recorded
-    epoch     trial, step, value, pruned   reported and decided; pruned is null if no pruner was asked; at a rung of
-                                           the pruner "promote" it says whether the trial is paused there, and
-                                           too_late whether that is only because the compute is spent
-    pause     trial, step                  it is paused at a rung: its worker is free
-    promote   trial, step, at_least        it goes on from there; at_least candidates may at each rung, null: unknown
-    crash     trial, worker, kind, reason  its training failed; kinds in search/errors.py
+    assign    trial, worker, attempt       a worker has the trial; attempts from 1
+    started   trial, constraints           the model is counted; its size relative to the limit
+    epoch     trial, step, value, pruned   reported and decided; pruned is null if no pruner was asked. At a rung of
+                                           the pruner "promote": pruned, whether the trial is paused there;
+                                           too_late, whether that is only because the compute is spent
+    pause     trial, step                  the trial is paused at a rung: its worker is free
+    promote   trial, step, at_least        the trial goes on from its rung; at_least as in Promotion.next, or null
+                                           if it is unknown
+    crash     trial, worker, kind, reason  the training failed; kinds in search/errors.py
     tell      trial, state, value, reason, failure  finished; failure is the kind, see search/errors.py
     stop      reason                       the coordinator ends
 
-A kill can leave one step in the database that is missing from the journal. A launch that finds more than one missing
-step cannot know their order. Its line has two keys more: "rebuilt", the numbers of the trials with such steps, and
-"history", all trials at that moment, from which a replay goes on. The first launch after a "recipe" has them too.
+A kill can leave one step in the database that is missing from the journal. If a launch finds more than one missing
+step, their order is unknown. Its line then has two more keys: "rebuilt", the numbers of the trials with such steps, and
+"history", all trials at that moment, where a replay begins. The first launch after a "recipe" line has them too.
 
 The last key of a line is its checksum: the CRC-32 of the rest of the line, chained to the checksum of the line above. A
 line that was altered, removed or inserted breaks the chain. Lines of earlier versions have no checksum.
@@ -49,22 +50,22 @@ Words = Annotated[
     str,
     BeforeValidator(lambda text: text.encode(errors="backslashreplace").decode() if isinstance(text, str) else text),
 ]
-"""A text that may name a file, whose name may be no text."""
+"""A text that may contain the name of a file; bytes of the name that are not UTF-8 are escaped."""
 
 REMEMBERED = (PAUSED_AT, PROMOTED_AT, FAILURE)
 """Trial attributes on which decisions about other trials depend."""
 
 Setting: TypeAlias = bool | int | float | str | None
-"""A value of a sampled setting; None where another program chose it."""
+"""A value of a sampled setting; only another program can have chosen None."""
 
 _SUM = re.compile(rb'(?P<said>.*), "crc32": "(?P<crc32>[0-9a-f]{8})"\}', re.DOTALL)
 
 TAIL_BYTES = len(b', "crc32": "12345678"}\n')
-"""The end of a line that has a sum."""
+"""Number of bytes at the end of a line that hold its checksum."""
 
 
 class _Recorded(BaseModel):
-    # Strict: what was written as a number is not read from a text. A database may hold values that are no numbers.
+    # Strict: a text is not read as a number. (A database may hold values that are not numbers.)
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
@@ -78,14 +79,14 @@ class RecordedTrial(_Recorded):
     intermediate_values: Mapping[str, float]
     """Step -> accuracy."""
     system_attrs: Mapping[str, Any]
-    """Queued recipes, constraints, the rungs of successive halving."""
+    """Optuna's attributes: queued recipes, constraints, the rungs of successive halving."""
     user_attrs: Mapping[str, Any] = Field(default_factory=dict)
     """The rungs where it was paused and promoted, and the kind of its failure."""
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> RecordedTrial:
         """A trial as it is now."""
-        return cls.model_construct(  # not checked: others may have stored it, and a search need not end for that
+        return cls.model_construct(  # not checked: another program may have stored it, which must not end the search
             state=trial.state.name,
             value=trial.value,
             params=trial.params,
@@ -252,7 +253,7 @@ class Stop(_Line):
 
 
 class Later(_Line):
-    """What only a later version of this program understands."""
+    """A line that only a later version of this program can read."""
 
     event: str
 
@@ -286,7 +287,7 @@ def axes_of(space: Mapping[str, Mapping[str, Json]]) -> dict[str, BaseDistributi
     """Axes as Optuna knows them.
 
     Raises:
-        ValueError: one of them is no axis.
+        ValueError: a value is not an axis.
     """
     try:
         return {name: json_to_distribution(json.dumps(axis)) for name, axis in space.items()}
@@ -295,12 +296,12 @@ def axes_of(space: Mapping[str, Mapping[str, Json]]) -> dict[str, BaseDistributi
 
 
 def as_json(axes: Mapping[str, BaseDistribution]) -> dict[str, Any]:
-    """Axes as a line has them."""
+    """Axes in the form of a line."""
     return {name: json.loads(distribution_to_json(axis)) for name, axis in axes.items()}
 
 
 def line_of(event: Event, above: int) -> tuple[bytes, int]:
-    """The line of an event, and its sum; ``above`` is the sum of the line above, 0 where there is none."""
+    """The line of an event, and its checksum; ``above`` is the checksum of the line above, 0 if there is none."""
     values = event.model_dump()
     if isinstance(event, Launch):
         values = {key: value for key, value in values.items() if value is not None or key == "uuid"}
@@ -310,20 +311,20 @@ def line_of(event: Event, above: int) -> tuple[bytes, int]:
 
 
 def sum_at_the_end(content: bytes) -> int:
-    """The sum of the last line of a journal whose last TAIL_BYTES these are; 0 where it has none."""
+    """The checksum of a journal's last line, given the last TAIL_BYTES of the journal; 0 if the line has none."""
     found = _SUM.fullmatch(content[:-1])
     return int(found["crc32"], 16) if found else 0
 
 
 def read_line(line: bytes, above: int | None) -> tuple[Event, int | None]:
-    """The event of a line, and its sum.
+    """The event of a line, and its checksum.
 
     Args:
-        line: without its end.
-        above: the sum of the line above; None as long as no line had one.
+        line: the line, without its line break.
+        above: the checksum of the line above; None if no line so far had one.
 
     Raises:
-        ValueError: the line is not what was written.
+        ValueError: the line was altered.
     """
     found = _SUM.fullmatch(line)
     if found is None:

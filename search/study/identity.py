@@ -1,4 +1,4 @@
-"""Which study is which: its folder is known by the study's name, and a study by its UUID."""
+"""The identity of a study: the UUID distinguishes it from other studies of its name, which share its folder's name."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from search.study.study import UUID
 
 
 def take_folder(runs: Runs, study: str, uuid: str | None) -> list[str]:
-    """Make a study's folder its own; for the study's owner, before anything else is written there.
+    """Prepare a study's folder: move the files of another study of the same name aside, and this study's files back.
 
-    Another study of its name may have left its own things: one that was deleted since, or that is in another database.
-    They are put aside, and come back with their study. So is a journal that is damaged: it is evidence, and a new one
-    begins with what the database has.
+    The other study was deleted, or is in another database; its files come back when it is searched again. A damaged
+    journal is moved aside too; the new journal begins with the content of the database. Called by the study's owner,
+    before anything else is written to the folder.
 
     Args:
         runs: the runs folder.
         study: the study's name.
-        uuid: what tells it from others of that name; None before it is created.
+        uuid: the study's UUID; None before it is created.
 
     Returns:
-        What was moved, a line each.
+        A line for each move.
     """
     notes: list[str] = []
     before = _checked(runs, study, notes)
@@ -44,7 +44,7 @@ def take_folder(runs: Runs, study: str, uuid: str | None) -> list[str]:
 
 
 def _checked(runs: Runs, study: str, notes: list[str]) -> str | None:
-    """Whose the journal is that lies in a study's folder; a damaged one lies there no more."""
+    """The UUID of the study that the journal in a folder belongs to. A damaged journal is moved aside first."""
     path = runs.journal(study)
     if cut_torn_line(path):
         notes.append("the last line of the journal was cut short, as a crash leaves it, and is taken off")
@@ -58,13 +58,13 @@ def _checked(runs: Runs, study: str, notes: list[str]) -> str | None:
 
 
 def identify(study: optuna.Study) -> Callable[[], None]:
-    """Remember the study's UUID. The study or its file may later be deleted, and another made under the same name.
+    """Remember the study's UUID, because the study may be deleted, and another one made under the same name.
 
     Returns:
         A function to call before each write. It raises StudyChanged if the study was deleted or replaced.
 
     Raises:
-        StudyChanged: it is gone already.
+        StudyChanged: the study is deleted already.
     """
 
     def uuid() -> str | None:
@@ -75,7 +75,7 @@ def identify(study: optuna.Study) -> Callable[[], None]:
         return found
 
     def still_there() -> None:
-        # SQLite gives the number of a deleted study to the next.
+        # SQLite gives the number of a deleted study to the next study, so the UUID is compared.
         if not is_same_file(study) or uuid() != before:
             raise gone
 

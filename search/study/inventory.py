@@ -1,4 +1,4 @@
-"""The studies of a database: what ``search studies`` lists of them, and what ``search delete`` removes."""
+"""The studies of a database: ``search studies`` lists them, ``search delete`` deletes one."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Listed:
     best: float | None
     """Validation accuracy of the best trial."""
     last_change: str | None
-    """Local time of its last trial's begin or end, ISO 8601; None before the first."""
+    """Local time at which its last trial began or ended, ISO 8601; None before the first trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Deleted:
 
 
 def list_studies(url: URL, runs: Runs) -> tuple[Listed, ...]:
-    """The studies of a database, by name; none if its file does not exist.
+    """The studies of a database, sorted by name; empty if its file does not exist.
 
     Raises:
         StorageError: the database cannot be reached or read.
@@ -131,7 +131,7 @@ class Found:
 
     @property
     def question(self) -> str:
-        """What is asked before it is deleted."""
+        """The question to the user before it is deleted."""
         whose = "" if self.owner is None else f" of {self.owner}"
         return f"delete study {self.name!r}{whose} with its {self.trials} trials, its journal and its checkpoints?"
 
@@ -141,7 +141,7 @@ def find_to_delete(name: str, url: URL) -> Found:
 
     Raises:
         StorageError: the database cannot be reached or read.
-        UsageError: there is none of this name, or another program made it.
+        UsageError: there is no study of this name, or another program made it.
     """
     with storage_errors(url):
         storage = open_storage(url)
@@ -158,21 +158,21 @@ def find_to_delete(name: str, url: URL) -> Found:
 
 
 def delete_study(found: Found, url: URL, runs: Runs) -> None:
-    """Delete a study from the database, and what a search left of it in the runs folder; its exports stay.
+    """Delete a study from the database, and its files from the runs folder, except its exports.
 
-    A deletion that was interrupted has left files at most, which the next study of this name puts aside.
+    An interrupted deletion leaves only files; the next study of this name moves them aside.
 
     Raises:
         HeldError: a process searches, exports or compares the study.
-        StudyChanged: it is another study by now.
-        DiskError, StorageError: it cannot be removed.
+        StudyChanged: the study was replaced by another one.
+        DiskError, StorageError: the study cannot be removed.
     """
     name = found.name
     with own_study(name, url, runs) as check_lock, storage_errors(url):
         storage = open_storage(url)
         if uuid_of(name, storage) != found.uuid:
             raise StudyChanged(f"study {name!r} was deleted or replaced meanwhile; nothing was deleted")
-        take_folder(runs, name, found.uuid)  # what belongs to others of its name is put aside, and stays
+        take_folder(runs, name, found.uuid)  # moves files of other studies of this name aside, so that they stay
         study = optuna.load_study(study_name=name, storage=storage)
         artifacts = [meta.artifact_id for meta in get_all_artifact_meta(study)]
         check_lock()

@@ -28,7 +28,7 @@ class RememberingStorage(_CachedStorage):
 
     A write goes to the database first, and changes the memory once the database has acknowledged it. After a failed
     write, all unfinished trials are read anew before they are returned again, because the database may have stored the
-    write nevertheless. A trial whose state has changed is read anew too, for its times. Finished trials never change.
+    write nevertheless. A trial whose state has changed is read anew for its times. Finished trials never change.
 
     Each look at all trials notices trials that other programs have added, begun or finished, by the number of trials in
     each state. A change by another program to an unfinished trial is seen when that trial is next read. Attributes of
@@ -37,7 +37,7 @@ class RememberingStorage(_CachedStorage):
     Args:
         backend: the database.
         study_id: Optuna's number of the study.
-        seen: gives the trial to return in place of one of the database; called once for each trial that is read.
+        seen: called once for each trial that is read; returns the trial that takes its place in the memory.
     """
 
     def __init__(self, backend: RDBStorage, study_id: int, seen: Callable[[FrozenTrial], FrozenTrial]) -> None:
@@ -70,7 +70,7 @@ class RememberingStorage(_CachedStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """As in Optuna; without ``deepcopy``, the trials of the memory, which later writes do not change."""
+        """As Optuna's. Without ``deepcopy`` it returns the trials of the memory; later writes do not change them."""
         if study_id != self._study_id:
             return super().get_all_trials(study_id, deepcopy, states)
         self._look()
@@ -80,7 +80,7 @@ class RememberingStorage(_CachedStorage):
         return copy.deepcopy(trials) if deepcopy else trials
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """As in Optuna; of an unfinished trial a copy, because Optuna's ``Trial`` writes into it."""
+        """As Optuna's. For an unfinished trial it returns a copy, because Optuna's ``Trial`` changes it."""
         if not self._whole or trial_id in self._stale:
             self._look()
         trial = self._known(trial_id)

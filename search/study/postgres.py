@@ -1,4 +1,4 @@
-"""Connections to a Postgres server with a time limit on every answer: a table may be locked, a server may hang."""
+"""Connections to a Postgres server with a time limit on every answer: a table may be locked, or the server may hang."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ANSWER_SECONDS, CONNECT_SECONDS = 5, 5
-"""Longest wait for a server's first sign of life, and then for the connection to be accepted."""
+"""Longest wait in seconds for the server's first answer, and then for it to accept the connection."""
 
 KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 """Client and server each close the connection after 10 s of silence and 3 unanswered probes, one every 5 s."""
@@ -33,12 +33,12 @@ connection."""
 
 def arguments(url: URL) -> dict[str, Any]:
     """Arguments for libpq, the same for every connection."""
-    # The server's half: a vanished client keeps its lock until the server gives it up, by default after two hours.
+    # For the server: otherwise it keeps the lock of a vanished client, by default for two hours.
     halves = " ".join(f"-c tcp_{name}={value}" for name, value in KEEPALIVES.items())
     limit = 1000 * STATEMENT_SECONDS
-    # Of two equal options the last one wins: the URL's options override those before them, but not the time zone.
+    # The last of two equal options counts: the URL's options override those before them, but not the time zone.
     options = f"{halves} -c statement_timeout={limit} {url.query.get('options', '')} -c timezone=UTC"
-    # The client's half: otherwise it gives up a vanished server only after a quarter of an hour.
+    # For the client: otherwise it waits a quarter of an hour for a vanished server.
     return KEEPALIVES | {
         "connect_timeout": CONNECT_SECONDS,
         "tcp_user_timeout": 1000 * ANSWER_SECONDS,

@@ -41,7 +41,7 @@ class Database:
             connect_args = {"timeout": CONNECT_TIMEOUT_SECONDS}
         else:
             self.name = "The Postgres database"
-            # Of two equal options the last one wins, so the user's own options come first.
+            # The last of two equal options counts, so the user's own options come first.
             read_only = "off" if writable else "on"
             options = f"{url.query.get('options', '')} -c default_transaction_read_only={read_only} -c timezone=UTC"
             connect_args = {"options": options.strip(), "connect_timeout": CONNECT_TIMEOUT_SECONDS}
@@ -79,7 +79,7 @@ class Database:
                 "or run `optuna storage upgrade`."
             ) from None
         except (SQLAlchemyError, StorageInternalError):
-            # A writer has created that table and not yet filled it. Optuna would fill it, but may not write here.
+            # A writer has created that table but not filled it yet. Optuna would fill it, but cannot write here.
             raise NotReadyError(f"{self.name} is being created.") from None
 
     def unreadable(self, error: Exception) -> NotReadyError:

@@ -37,7 +37,7 @@ class Replay:
     decisions: int
     same_decisions: int
     rebuilt: int
-    """Number of trials searched at least partly without this journal; the parts that are not logged are not judged."""
+    """Number of trials with steps that the journal lacks; these steps are not judged."""
     first_difference: str | None
     versions: dict[str, list[str]]
     """Package -> [versions that launches recorded, ..., installed version], for packages whose versions differ."""
@@ -67,7 +67,7 @@ class OtherPruner:
     kept: tuple[int, ...]
     """Numbers of the completed trials that this pruner would have kept, too."""
     unknown: tuple[int, ...]
-    """Numbers of the trials that the search pruned or paused and that this pruner would not have stopped by then."""
+    """Numbers of trials that the search pruned or paused, and that this pruner would not have stopped by that step."""
     epochs_trained: int
     epochs_saved: int
     best_trial: int | None
@@ -188,14 +188,13 @@ def _note_version(versions: dict[str, list[str]], name: str, recorded: str) -> N
 def replay_with(events: list[Event], pruner: str) -> OtherPruner:
     """The decisions of another pruner on the same candidates, reported in the same order.
 
-    A trial that this pruner would have stopped earlier saves the epochs trained after that. If the search pruned a
-    trial that this pruner would have kept so far, its further course is unknown, and nothing is claimed about it.
-    Neither is anything claimed about paused trials that it would have kept, and about trials that were searched without
-    this journal.
+    If this pruner would have stopped a trial earlier, it would have saved the epochs after that. Nothing is claimed
+    about a trial that the search pruned or paused and that this pruner would have kept so far, because its further
+    values are unknown; nor about a trial with steps that the journal lacks.
 
     Raises:
         ConfigError: there is no such pruner.
-        UsageError: the journal has no launch, or what this pruner would have done cannot be known at all.
+        UsageError: the journal has no launch, or nothing can be known about this pruner.
     """
     if pruner == "promote":
         raise UsageError("--with pruner=promote: it goes on with trials that others have stopped, so nobody can know")
@@ -228,7 +227,7 @@ def replay_with(events: list[Event], pruner: str) -> OtherPruner:
 
 
 def _play(events: list[Event], pruner: str | None = None) -> Iterable[tuple[Event, dict[str, Value] | bool | None]]:
-    """Go through the events with a study in memory; yield each with the present answer of sampler or pruner.
+    """Repeat the events with a study in memory. Yield each event with the answer of the fresh sampler or pruner.
 
     Raises:
         UsageError: the journal has no launch.
@@ -242,7 +241,7 @@ def _play(events: list[Event], pruner: str | None = None) -> Iterable[tuple[Even
         answer: dict[str, Value] | bool | None = None
         if isinstance(event, Launch):
             played = _Played.begun(event, played, pruner)
-        elif played is not None:  # else changes that were accepted, of a search begun in another runs folder
+        elif played is not None:  # it is None for an accepted change of a search that began in another runs folder
             try:
                 answer = played.take(event)
             except (LookupError, TypeError, ValueError, RuntimeError, optuna.exceptions.OptunaError) as error:
@@ -304,7 +303,7 @@ class _Played:
             case Started():
                 stored = self.study.get_trials(deepcopy=False)[event.trial].constraints
                 for name, excess in event.constraints.items():
-                    if name not in stored:  # a kill came between two of them, and what it left was noted too
+                    if name not in stored:  # after a kill between two settings, an earlier line has some of them
                         self.trials[event.trial].set_constraint(name, excess)
             case Epoch() if event.trial not in self.closed:
                 return self._report(event)
@@ -315,7 +314,7 @@ class _Played:
                 return self._promote(event)
             case Tell() if event.trial not in self.closed:
                 value = event.value if event.state == "COMPLETE" else None
-                if event.trial not in self.trials:  # a broken connection created it, and nobody asked for its settings
+                if event.trial not in self.trials:  # a broken connection created it, without settings
                     self.trials[event.trial] = Trial(self.study, new_trial(self.study)._trial_id)
                 if event.failure is not None:
                     self.trials[event.trial].set_user_attr(FAILURE, event.failure)
@@ -331,13 +330,13 @@ class _Played:
         frozen = self.study.get_trials(deepcopy=False)[before.number] if before else new_trial(self.study)
         trial = self.trials[event.trial] = resume_trial(self.study, self.spec, frozen, self.space)
         answer: dict[str, Value] = trial.params
-        if answer != event.params:  # what follows depends on what was really trained
+        if answer != event.params:  # later answers depend on the settings that were trained
             _set_params(self.study, trial, event.params, self.space)
         return answer
 
     def _report(self, event: Epoch) -> bool | None:
         trial = self.trials[event.trial]
-        if (event.trial, event.step) not in self.reported:  # else decided once more after an interruption
+        if (event.trial, event.step) not in self.reported:  # else it was decided again after an interruption
             trial.report(event.value, event.step)
             self.reported.add((event.trial, event.step))
         if self.pauses:
@@ -356,13 +355,13 @@ class _Played:
         if event.pruned is None and event.step not in ladder.rungs:
             return None
         goes_on = self.standings.arrive(event.trial, event.step, event.value)
-        if event.pruned is None:  # it is at its end, or a later line has the decision
+        if event.pruned is None:  # the trial is at its end, or a later line has the decision
             return None
         if event.pruned:
             trial.set_user_attr(PAUSED_AT, ladder.rung_of(event.step))
         elif ladder.anew:
             trial.set_user_attr(PROMOTED_AT, ladder.rung_of(event.step))
-        return None if event.too_late else not goes_on  # a budget is nothing that a replay could judge
+        return None if event.too_late else not goes_on  # a replay does not know the budget at that time
 
     def _promote(self, event: Promote) -> bool | None:
         """Whether this is the trial to promote; None if ``at_least`` is not known."""

@@ -1,6 +1,6 @@
 """Sampler and pruner, and how a trial is asked for or resumed.
 
-All uses of Optuna's private parts stand here, but for the attribute that ``search.policy.model`` stores.
+Private parts of Optuna are used here only, except for the attribute that ``search.policy.model`` stores.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
             return RandomSampler(seed=seed)
         case "gp":
             return GPSampler(seed=seed, n_startup_trials=search.startup_trials)
-        case "model":  # seeded for the study: it uses the trial's number too; kept, because it remembers trials
+        case "model":  # it uses the trial's number besides the study's seed; one object, because it remembers trials
             return _model_sampler(seed_of(spec.seed, 0, purpose=1), build_ladder(spec), search.startup_trials)
         case _:
             assert_never(search.sampler)
@@ -85,7 +85,7 @@ def first_rung(spec: StudySpec) -> int:
 
 
 def build_pruner(spec: StudySpec) -> BasePruner:
-    """The study's pruner. It does nothing with "promote", where ``search.policy.promotion`` decides instead."""
+    """The study's pruner. For "promote" it never prunes, because ``search.policy.promotion`` decides instead."""
     search, min_epochs = spec.search, spec.search.min_epochs or 1
     match search.pruner:
         case "successive_halving":
@@ -96,9 +96,9 @@ def build_pruner(spec: StudySpec) -> BasePruner:
                 max_resource=spec.num_steps,
                 reduction_factor=search.reduction_factor,
             )
-            # A sampler sees the trials of its bracket, and Optuna makes the brackets when the pruner is first asked: a
-            # search that goes on would ask the sampler before that, and its replay after it.
-            pruner._try_initialization(None)  # type: ignore[arg-type]  # it looks at no study where max_resource is known
+            # A sampler sees only the trials of its bracket. Optuna makes the brackets when the pruner is first asked,
+            # which can be after the sampler is asked in a search, and before that in its replay. So they are made now.
+            pruner._try_initialization(None)  # type: ignore[arg-type]  # needs no study, because max_resource is known
             return pruner
         case "median":
             return MedianPruner(n_startup_trials=search.startup_trials, n_warmup_steps=min_epochs - 1)
@@ -111,7 +111,7 @@ def build_pruner(spec: StudySpec) -> BasePruner:
 def seed_of(study_seed: int, trial: int, purpose: int = 0) -> int:
     """A 32-bit seed from the study's seed and a trial's number.
 
-    One stream per purpose: 0 a training of the search, 1 the sampler, 3 and up trainings for an export.
+    Each purpose has its own seeds: 0 a training of the search, 1 the sampler, 3 and up trainings for an export.
     """
     return int(np.random.SeedSequence((study_seed, trial, purpose)).generate_state(1)[0])
 
@@ -126,12 +126,12 @@ def new_trial(study: optuna.Study) -> FrozenTrial:
 def resume_trial(
     study: optuna.Study, spec: StudySpec, frozen: FrozenTrial, space: dict[str, BaseDistribution]
 ) -> Trial:
-    """Go on with a RUNNING trial: the settings that it lacks are drawn as ``study.ask`` would have drawn them.
+    """Go on with a RUNNING trial. Missing settings get the values that ``study.ask`` would have drawn.
 
-    The sampler is seeded by the trial's number. A setting that was stored before a kill is drawn once more and the
-    draw discarded, so that the settings after it get the same random numbers.
+    The sampler is seeded by the trial's number. A setting that was stored before a kill is drawn a second time, and
+    the second value is discarded, so that the settings after it get the same random numbers.
     """
-    # A trial that has all its settings needs no sampler, and some samplers think for long.
+    # A trial that has all its settings needs no sampler, and some samplers are slow.
     whole = frozen.params.keys() >= space.keys()
     study.sampler = RandomSampler() if whole else build_sampler(spec, frozen.number)
     trial = Trial(study, frozen._trial_id)  # Optuna has no public way to resume a trial
@@ -145,18 +145,18 @@ def resume_trial(
 
 
 def set_attributes(study: optuna.Study, trial: FrozenTrial, attributes: Mapping[str, Json]) -> None:
-    """Store attributes of an unfinished trial; a ``Trial``, which can do it, asks the sampler when it is made."""
+    """Store attributes of an unfinished trial without a ``Trial``, because making a ``Trial`` asks the sampler."""
     for name, value in attributes.items():
         study._storage.set_trial_user_attr(trial._trial_id, name, value)
 
 
 def make_own(study: optuna.Study, frozen: FrozenTrial, attributes: Collection[str]) -> FrozenTrial:
-    """Keep nothing of an unfinished trial of another program but its settings, as if they had been queued.
+    """Reset an unfinished trial of another program to a trial with its settings queued.
 
     Args:
         study: the study, owned.
         frozen: the trial; its settings are possible.
-        attributes: names of those in which a trial of ours keeps something else.
+        attributes: names of the trial attributes that the search itself sets; they are removed.
     """
     if frozen.intermediate_values:
         begin_anew(study, frozen)
@@ -171,9 +171,9 @@ def make_own(study: optuna.Study, frozen: FrozenTrial, attributes: Collection[st
 
 
 def impossible(frozen: FrozenTrial, space: dict[str, BaseDistribution]) -> str | None:
-    """Why values that another program chose for a trial cannot be trained; None if they can.
+    """The reason why a trial with values of another program cannot be trained; None if it can.
 
-    Optuna itself trains values outside a range, with a warning, and ignores settings that are not sampled.
+    Optuna itself accepts values outside a range, with a warning, and ignores settings that are not sampled.
     """
     queued = frozen.system_attrs.get(QUEUED, {})
     if not isinstance(queued, dict):
@@ -215,8 +215,8 @@ def described_change(before: BaseDistribution, after: BaseDistribution) -> tuple
 def undo_prune_query(study: optuna.Study, frozen: FrozenTrial) -> None:
     """Reset the pruner to its state before it was asked about a trial's last step.
 
-    Successive halving notes the rung on the trial before it answers. If it is asked again, it begins at the next rung,
-    and keeps a trial that it had pruned.
+    Successive halving stores the rung on the trial before it answers. If it were asked a second time, it would begin
+    at the next rung, and keep a trial that it had pruned.
     """
     pruner = study.pruner
     if frozen.last_step is None:

@@ -1,4 +1,4 @@
-"""The standings of a study's candidates at its rungs, from its stored trials: the start of a search or a replay."""
+"""The standings of a study's candidates at its rungs, computed from its trials when a search or a replay begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Storage URL -> Optuna storage: WAL and patience for SQLite, UTC for Postgres, passwords hidden."""
+"""Storage URL -> Optuna storage: write-ahead log and time-outs for SQLite, UTC for Postgres, hidden passwords."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from search.study import postgres
 from trainer.errors import DiskError, no_room, printable
 
 SQLITE_BUSY_SECONDS = 60
-"""Longest time that a writer waits for another; 0.5 s lost 11 of 48 trials at 8 processes, 60 s none."""
+"""Longest time that a writer waits for another one. With 0.5 s, 8 processes lost 11 of 48 trials; with 60 s, none."""
 
 SQLITE_TURN_SECONDS = 1.0
-"""The same for a writer that has workers, signals and a display to attend to, and tries again by itself."""
+"""Longest wait in a process that also serves workers, signals and a display, and that retries by itself."""
 
 SQLITE_SETTINGS = re.compile(
     r"((cache|cached_statements|check_same_thread|detect_types|immutable|isolation_level|mode|nolock|timeout|uri|vfs)"
@@ -44,16 +44,16 @@ SQLITE_SETTINGS = re.compile(
 """Settings that SQLite and its driver read from a URL."""
 
 STORAGE_FAILURES = (SQLAlchemyError, StorageInternalError)
-"""Exceptions of SQLAlchemy, and of Optuna in their place."""
+"""Exceptions of the database: SQLAlchemy's, and Optuna's, which it raises instead of some of them."""
 
 
 def parse_url(url: str) -> URL:
     """Check a storage URL.
 
-    As in SQLAlchemy, %3F stands for a ? and so on; in the path of a SQLite file a ?, # or space may also be written.
+    As in SQLAlchemy, ? is written as %3F, and so on. In the path of a SQLite file, ?, # and spaces need no escape.
 
     Raises:
-        StorageError: not a URL, or of a database that is not supported.
+        StorageError: this is not a URL, or the database is not supported.
     """
     try:
         parsed = make_url(url)
@@ -63,7 +63,7 @@ def parse_url(url: str) -> URL:
         raise StorageError(
             "--storage is not a URL; write sqlite:///FILE or postgresql+psycopg://USER@HOST/DB"
         ) from error
-    # An @ or / that is not escaped puts a part of the password where host and database belong, and those are shown.
+    # After an @ or / without escape, a part of the password would be taken for the host or database, and be shown.
     if parsed.get_backend_name() != "sqlite" and (url.count("@") > 1 or "@" in (parsed.database or "")):
         raise StorageError(
             "--storage has an @ too many; in a name or a password write %40 for @, %2F for / and %3F for ?"
@@ -97,24 +97,24 @@ def sqlite_url(file: Path) -> URL:
 
 
 def _sqlite_url_of(text: str, parsed: URL) -> URL:
-    """The URL of a database file, of which ``parsed`` has only what precedes the first ?."""
+    """The URL of a database file whose path may contain a ?; ``parsed`` has only the part before the first ?."""
     _, _, path = text.partition(":///")
     _, mark, last = path.rpartition("?")
     if path.startswith("file:") or (mark and SQLITE_SETTINGS.fullmatch(last)):
         raise StorageError(f"--storage {text}: a SQLite database takes no settings; write sqlite:///FILE")
-    with contextlib.suppress(UnicodeDecodeError):  # of a % that stands for itself
+    with contextlib.suppress(UnicodeDecodeError):  # a % that is no escape
         path = unquote(path, errors="strict")
     return parsed.set(host=None, query={}, database=path)
 
 
 def hidden(url: URL) -> str:
-    """The URL as it may be shown: with *** for its passwords."""
+    """The URL with *** instead of passwords, so that it may be shown."""
     masked = url.update_query_dict({key: "***" for key in url.query if _secret(key)})
     return masked.render_as_string(hide_password=True).replace(quote_plus("***"), "***")
 
 
 def _secret(key: str) -> bool:
-    """Whether libpq reads a password from a part of the query."""
+    """Whether libpq reads a password from this key of the query."""
     return "password" in key
 
 
@@ -127,10 +127,10 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
     """Open the storage; one process at a time may create it.
 
     Raises:
-        StorageError: it cannot be reached, or does not exist and ``create`` is off.
+        StorageError: the storage cannot be reached, or does not exist and ``create`` is off.
     """
     file = sqlite_file(url)
-    # Processes that create the schema at the same time make one of them fail.
+    # If two processes create the schema at the same time, one of them fails.
     if file is None:
         with storage_errors(url), _alone(url):
             arguments = {"creator": postgres.connector(url), "pool_pre_ping": True}
@@ -145,7 +145,7 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
                     f"database {file} has another name too (a hard link), by which SQLite would not know that it is "
                     "open; keep one of the two, or make a symbolic link of the other"
                 )
-            if not file.exists():  # SQLite itself would let everybody read it; its -wal and -shm are as the file is
+            if not file.exists():  # SQLite would make it readable for all; -wal and -shm get the mode of the file
                 os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
             storage = RDBStorage(_plain(url), engine_kwargs={"connect_args": {"timeout": SQLITE_BUSY_SECONDS}})
             _use_write_ahead_log(storage.engine)
@@ -162,7 +162,7 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
 def _alone(url: URL) -> Iterator[None]:
     """Keep other processes that open this Postgres database waiting."""
     engine = create_engine(url, poolclass=NullPool, creator=postgres.connector(url))
-    with engine.connect() as connection:  # the lock is the connection's, and ends with it
+    with engine.connect() as connection:  # the lock ends with this connection
         key = zlib.crc32(b"featherweight opens its storage")
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
         yield
@@ -170,16 +170,16 @@ def _alone(url: URL) -> Iterator[None]:
 
 @contextlib.contextmanager
 def storage_errors(url: URL) -> Iterator[None]:
-    """Turn what a database raises into one sentence, without its password.
+    """Turn exceptions of a database into an error with one sentence, without the password.
 
     Raises:
-        StorageError: whatever SQLAlchemy, or Optuna on its behalf, raised inside.
+        StorageError: SQLAlchemy or Optuna raised one of STORAGE_FAILURES inside.
         DiskError: the disk of a SQLite file is full.
     """
     try:
         yield
     except RuntimeError as error:
-        if "table schema" not in str(error):  # Optuna's words, with its own cure, for a database of another version
+        if "table schema" not in str(error):  # Optuna's message about a database of another version of Optuna
             raise
         raise StorageError(f"database {hidden(url)}: {error}") from None
     except STORAGE_FAILURES as error:
@@ -202,7 +202,7 @@ def storage_errors(url: URL) -> Iterator[None]:
 
 
 def _is_full(folder: Path) -> bool:
-    """Whether a disk has no room or no inode: SQLite cannot make a file beside its own then, and does not say why."""
+    """Whether a disk has no room or no inode. SQLite cannot make a file beside its own then, but does not say why."""
     try:
         disk = os.statvfs(folder)
     except OSError:
@@ -211,7 +211,7 @@ def _is_full(folder: Path) -> bool:
 
 
 def is_away(error: Exception) -> bool:
-    """Whether a database may come back by itself: it is restarted, unreachable, busy, or out of room."""
+    """Whether the database may come back by itself: it restarts, is unreachable or busy, or its disk is full."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     if not isinstance(cause, DBAPIError):
         return False
@@ -221,7 +221,7 @@ def is_away(error: Exception) -> bool:
 
 
 def is_same_file(study: optuna.Study) -> bool:
-    """Whether a SQLite file is still where it was opened: a deleted one is read and written without an error."""
+    """Whether a SQLite file is still where it was opened. A deleted file can be read and written without an error."""
     engine = backend_of(study).engine
     opened = engine.get_execution_options().get("opened")
     if opened is None:
@@ -230,13 +230,13 @@ def is_same_file(study: optuna.Study) -> bool:
         found = Path(engine.url.database or "").stat()
     except FileNotFoundError:
         return False
-    except OSError:  # of the disk: the next access to the database reports it
+    except OSError:  # the disk fails; the next access to the database reports it
         return True
     return bool(opened == (found.st_dev, found.st_ino))
 
 
 def wait_briefly(study: optuna.Study) -> None:
-    """From now on, give up a locked database or a hanging server soon: for a process that tries again by itself."""
+    """Set short time-outs for a locked database and a hanging server, for a process that retries by itself."""
     engine = backend_of(study).engine
 
     def configure(connection: Any, _record: object) -> None:
@@ -250,7 +250,7 @@ def wait_briefly(study: optuna.Study) -> None:
 
 
 def check_writable(study: optuna.Study) -> None:
-    """Check that no other program is writing to a SQLite file. A server locks single rows, so it is not checked.
+    """Check that no other program is writing to a SQLite file. Servers lock single rows, so they are not checked.
 
     Raises:
         OperationalError: another program holds the file for longer than a connection waits.
@@ -262,7 +262,7 @@ def check_writable(study: optuna.Study) -> None:
 
 
 def backend_of(study: optuna.Study) -> RDBStorage:
-    """The database of a study as it is, below caches, memory and stand-ins. The only way to it and to its engine."""
+    """The database of a study, without caches, memory and stand-ins. The only way to it and to its engine."""
     backend: RDBStorage = study._storage._backend  # type: ignore[attr-defined]
     return backend
 
@@ -273,11 +273,11 @@ def _plain(url: URL) -> str:
 
 
 def _use_write_ahead_log(engine: Engine) -> None:
-    """Readers never block the writer; a commit is on the disk before the journal and the worker hear of it."""
+    """Use a write-ahead log: readers never block the writer, and a commit is on the disk when it returns."""
 
     def configure(connection: Any, _record: object) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
 
     event.listen(engine, "connect", configure)
-    engine.dispose()  # Optuna's own first connection was made without it
+    engine.dispose()  # Optuna's first connection was opened before these settings

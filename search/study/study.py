@@ -35,23 +35,23 @@ FINGERPRINT = "featherweight:fingerprint"
 UUID = "featherweight:uuid"
 VERSIONS = "featherweight:versions"
 OWNER = "featherweight:owner"
-"""Names of the study attributes in which the coordinator keeps what a later launch and an export need."""
+"""Names of the study attributes that a later launch or an export reads."""
 
 OWNER_LENGTH = 60
 """Longest name of an owner, in characters."""
 
 TEST_OPENING = "featherweight:test_opening:"
-"""Study attributes: each look at the test split, named after the hash of what looked."""
+"""Prefix of study attributes, one for each look at the test split: it ends in the hash of the model that looked."""
 
 
 PLACES = ("path", "source", "bad_files", "labels", "test_labels", "columns")
-"""Settings of [data] that locate pictures and labels. The fingerprint has the content's hash instead."""
+"""Settings of [data] that locate pictures and labels. The fingerprint has the hash of the content instead."""
 
 
 def fingerprint(spec: StudySpec, content_hash: str) -> dict[str, Json]:
-    """Whatever changes a trial's value: equal fingerprints mean comparable trials.
+    """Everything that changes the value of a trial. Trials with equal fingerprints are comparable.
 
-    Not in it: where the pictures, their tables and a teacher lie, budget, sampler, pruner, known recipes.
+    It leaves out the paths of pictures, tables and teachers, and the budget, sampler, pruner and known recipes.
     """
     train = identity(spec.train)
     if train["distill"] is not None:
@@ -67,7 +67,7 @@ def fingerprint(spec: StudySpec, content_hash: str) -> dict[str, Json]:
 
 
 def teacher_hash(config: TrainConfig) -> str | None:
-    """What tells one teacher from another: the SHA-256 of an export's weights, a timm model's name."""
+    """The identity of a teacher: the SHA-256 of an export's weights, or the name of a timm model."""
     if config.distill is None:
         return None
     try:
@@ -91,10 +91,10 @@ def differences(before: Mapping[str, Json], after: Mapping[str, Json], prefix: s
 
 
 def check_trials(spec: StudySpec, storage: RDBStorage, space: dict[str, BaseDistribution]) -> None:
-    """See whether a study that has changed can go on beside its trials; not every change can be accepted.
+    """Check that a changed study can go on with its existing trials.
 
     Raises:
-        StudyChanged: a setting is sampled in a way that Optuna cannot mix with the trials'.
+        StudyChanged: a setting has an axis that Optuna cannot combine with that of the existing trials.
     """
     for trial in optuna.load_study(study_name=spec.name, storage=storage).get_trials(deepcopy=False):
         for name in space.keys() & trial.distributions.keys():
@@ -109,7 +109,7 @@ def check_trials(spec: StudySpec, storage: RDBStorage, space: dict[str, BaseDist
 
 
 def check_rungs(spec: StudySpec, study: optuna.Study) -> None:
-    """Check that a study can go on with the rungs of today: its candidates may have been compared at others.
+    """Check that a study can go on with its present rungs, because its candidates may have been compared at others.
 
     Raises:
         StudyChanged: trials are paused at other rungs, or steps would be counted differently.
@@ -136,7 +136,7 @@ def check_rungs(spec: StudySpec, study: optuna.Study) -> None:
 
 
 def _compared(ladder: Ladder, step: str) -> str:
-    """Where candidates are compared, in words; ``step`` is "epoch" or "fold"."""
+    """The steps after which candidates are compared, in words; ``step`` is "epoch" or "fold"."""
     if not ladder.rungs:
         return "trained without rungs"
     listed, last = ", ".join(map(str, ladder.lengths[:-1])), count(ladder.lengths[-1], step)
@@ -152,20 +152,20 @@ def open_study(
     accepted: Callable[[list[str]], None] = lambda changes: None,
     renewed: Callable[[optuna.Study, int], None] = lambda study, was: None,
 ) -> optuna.Study:
-    """Create the study, or open it and compare its fingerprint with what is asked for now.
+    """Create the study, or open it and compare its fingerprint with the present one.
 
     Args:
         spec: the study.
-        storage: where it is, or will be.
-        content_hash: of its pictures.
+        storage: the storage of the study.
+        content_hash: hash of its pictures.
         accept_changes: go on although the fingerprint differs.
-        accepted: told the differences before they are the study's own.
-        renewed: called with the study and the version of its recipe where that is an older one than this program's,
-            before the new one is the study's own; no training of the older one may go on then.
+        accepted: called with the differences, before the new fingerprint is stored.
+        renewed: called with the study and its recipe version if that is older than this program's, before the new
+            version is stored. Trainings with the older recipe must not go on after that.
 
     Raises:
-        StudyChanged: the fingerprint differs and ``accept_changes`` is off; each difference is a line. Or its rungs
-            do, see ``check_rungs``.
+        StudyChanged: the fingerprint differs and ``accept_changes`` is off (the message has a line for each
+            difference), or the rungs differ, see ``check_rungs``.
     """
     study = optuna.create_study(
         study_name=spec.name,
@@ -180,7 +180,7 @@ def open_study(
     if begun is None and study.get_trials(deepcopy=False):
         raise UsageError(f"the database has a study {spec.name!r} made by another program; choose another name")
     was = RECIPE_VERSION if begun is None else begun["recipe_version"]
-    # An older recipe is no difference that anybody must accept.
+    # The user need not accept an older recipe.
     changes = [] if begun is None else differences(begun | {"recipe_version": max(was, RECIPE_VERSION)}, asked)
     if changes and not accept_changes:
         listed = "\n".join(f"  {line}" for line in changes)
@@ -209,10 +209,10 @@ def open_study(
 
 
 def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]:
-    """Open a study that exists, with the spec it was last launched with.
+    """Open an existing study, with the spec of its last launch.
 
     Raises:
-        UsageError: no study of that name, or not one of ours.
+        UsageError: there is no study of this name, or another program made it.
         StudyChanged: another version of this program launched it last.
     """
     found = optuna.get_all_study_names(storage)
@@ -224,18 +224,18 @@ def find_study(storage: RDBStorage, name: str) -> tuple[optuna.Study, StudySpec]
         raise foreign
     cure = "launch it again with this version, or use that one"
     spec = stored_spec(study.user_attrs[SPEC], f"study {name!r} was last launched", cure)
-    if spec.name != name:  # a copy by another program, whose name may be a path, and names our files
+    if spec.name != name:  # a copy by another program: its name may be a path, and names of files contain it
         raise foreign
     return with_marks(study, study.user_attrs.get(UUID)), spec
 
 
 def stored_spec(values: object, what: str, cure: str) -> StudySpec:
-    """The spec that a launch left in the database or the journal.
+    """The spec that a launch stored in the database or the journal.
 
     Args:
-        values: as they were stored.
-        what: "study 'birds' was last launched", for the sentence.
-        cure: what to do if they are not to be understood.
+        values: the stored values.
+        what: beginning of the message, such as "study 'birds' was last launched".
+        cure: the user's cure if this version cannot read the values, for the message.
 
     Raises:
         StudyChanged: another version of this program stored them.
@@ -247,7 +247,7 @@ def stored_spec(values: object, what: str, cure: str) -> StudySpec:
 
 
 def uuid_of(name: str, storage: RDBStorage) -> str | None:
-    """What tells a study from others of its name; None where there is no such study yet."""
+    """The UUID of a study; None if there is no such study yet."""
     if name not in optuna.get_all_study_names(storage):
         return None
     found: str | None = optuna.load_study(study_name=name, storage=storage).user_attrs.get(UUID)
@@ -255,30 +255,30 @@ def uuid_of(name: str, storage: RDBStorage) -> str | None:
 
 
 def user_name() -> str:
-    """The person for whom this process works: SEARCH_OWNER, or the operating system's user."""
+    """The user of this process: SEARCH_OWNER, or else the operating system's user."""
     named = printable(os.environ.get("SEARCH_OWNER", "").strip())
     if named:
         return named[:OWNER_LENGTH]
     try:
         return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # in a container that runs as a user of the host
+    except KeyError:  # the user has no name, for example in a container that runs as a user of the host
         return f"user {os.getuid()}"
 
 
 def person_of(study: optuna.Study) -> str | None:
-    """The person who began a study; None where that was not kept."""
+    """The person who began a study; None if it was not stored."""
     found = study.user_attrs.get(OWNER)
     return printable(found)[:OWNER_LENGTH] if isinstance(found, str) and found else None
 
 
 def another_owner(study: optuna.Study) -> str | None:
-    """The person who began a study; None where that was not kept, or is the one for whom this process works."""
+    """The person who began a study; None if it was not stored, or is the user of this process."""
     person = person_of(study)
     return None if person == user_name() else person
 
 
 def owner_in_database(name: str, storage: RDBStorage) -> str | None:
-    """As ``another_owner``; None where there is no such study."""
+    """Like ``another_owner``; None also if there is no such study."""
     if name not in optuna.get_all_study_names(storage):
         return None
     return another_owner(optuna.load_study(study_name=name, storage=storage))
@@ -290,15 +290,15 @@ def _of_another(study: optuna.Study) -> str:
 
 
 def open_test_split(study: optuna.Study, who: str, **facts: Json) -> int:
-    """Note, before it is read, that the test split is looked at.
+    """Record a look at the test split, before it is taken.
 
     Args:
-        study: whose pictures they are.
-        who: the hash of what looks; the same again is the same look.
-        facts: kept with it.
+        study: the study of the pictures.
+        who: hash of the model that looks, or of the comparison. A second look with the same hash is not counted.
+        facts: stored with the look.
 
     Returns:
-        How many looks there are by now.
+        The number of looks so far.
     """
     name = f"{TEST_OPENING}{who[:16]}"
     looks = {key for key in study.user_attrs if key.startswith(TEST_OPENING)}

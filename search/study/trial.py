@@ -56,7 +56,7 @@ class TrialView:
 
 
 def recipe_of(trial: FrozenTrial) -> dict[str, Value]:
-    """A trial's sampled settings as a study file names them: a sampled share of the widths is given as the width."""
+    """A trial's sampled settings as in a study file: if a share of the widths was sampled, the width stands for it."""
     recipe = dict(trial.params)
     if recipe.pop(WIDTH_SHARE, None) is not None and "sizes" in trial.user_attrs:
         recipe["width_mult"] = trial.user_attrs["sizes"]["width_mult"]
@@ -176,7 +176,7 @@ def failure_of(trial: FrozenTrial) -> FailureKind | None:
 
 
 def is_paused(trial: FrozenTrial) -> bool:
-    """Whether a trial is paused at a rung. It is RUNNING for Optuna, as any ``ask`` would hand out a WAITING one."""
+    """Whether a trial is paused at a rung. For Optuna it is RUNNING, because ``ask`` would return a WAITING trial."""
     paused_at = trial.user_attrs.get(PAUSED_AT)
     running = trial.state == TrialState.RUNNING
     return running and paused_at is not None and trial.user_attrs.get(PROMOTED_AT) != paused_at
@@ -190,7 +190,7 @@ def waiting(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def words_of_pause(paused_at: int, ladder: Ladder, step: str) -> str:
-    """Where a trial is paused: "paused at rung 1 of 2 (epoch 2)"; ``step`` is "epoch" or "fold"."""
+    """The pause of a trial in words: "paused at rung 1 of 2 (epoch 2)"; ``step`` is "epoch" or "fold"."""
     if paused_at not in ladder.rungs:
         return f"paused after {step} {paused_at}"
     rung = ladder.rungs.index(paused_at)
@@ -207,7 +207,7 @@ def outcome_of(trial: FrozenTrial) -> str:
 
 
 def states_of(trials: Iterable[FrozenTrial]) -> dict[str, int]:
-    """Number of trials in each of Optuna's states, and where there are paused ones, PAUSED: they are not RUNNING."""
+    """Number of trials in each of Optuna's states, and in PAUSED if there are any; these do not count as RUNNING."""
     found = Counter(view_of(trial).state for trial in trials)
     return {
         name: found[name] for name in (*(state.name for state in TrialState), *(["PAUSED"] if found["PAUSED"] else []))

@@ -1,4 +1,4 @@
-"""A search as people see it. This room reads studies, and writes only the study's page. It may know workers and below.
+"""A search as people see it. This room reads studies; it writes only a study's page. It may know workers and below.
 
 status     a study seen from outside: database, state file, JSON
 live       80 columns of a terminal: live view, plain lines, last words
@@ -7,7 +7,7 @@ webhook    JSON POSTs on a new best and at the end
 page       the dashboard's page of a study: note, figures, an export's figures; drawn in another process
 dashboard  serves optuna-dashboard, alone or beside a launch; the token
 front      the WSGI application in front of optuna-dashboard: hosts, token, read-only methods, waiting page
-server     waitress, with bounds on what each client can take
-report     one HTML page, no network
+server     waitress, with limits for each client
+report     one HTML page that needs no network
 findings   conclusions from a study's trials, in words and numbers
 """

@@ -62,15 +62,15 @@ def serve_dashboard(
         port: 0 takes a free one.
         allow_hosts: further names under which browsers reach it.
         url: its address behind a proxy with TLS, "https://HOST".
-        token_file: holds the token that browsers have to bring. Without it, one is made wherever one is needed:
-            for edits, with ``url``, and as soon as ``host`` or ``allow_hosts`` go beyond this machine.
-        edits: let browsers of this machine, or those that come by ``url``, change studies while none is searched.
+        token_file: file with the token that browsers must send. Without it, a token is generated if one is needed:
+            with ``edits``, with ``url``, and if ``host`` or ``allow_hosts`` is not this machine.
+        edits: let browsers on this machine, or at ``url``, change studies while no study is searched.
         runs: the runs folder, with the studies' artifacts.
-        announce: called once, when the port already answers, with the address. A generated token is in it; one
-            from a file never is.
+        announce: called once with the address, when the port answers. The address contains a generated token, but
+            never one from a file.
 
     Raises:
-        UsageError: the address is not available, the token is too weak, ``url`` is no valid https address, or edits
+        UsageError: the address is not available, the token is too weak, ``url`` is not an https address, or edits
             from other machines are requested without ``url``.
         StorageError: not a storage URL, or its driver is not installed.
     """
@@ -100,7 +100,7 @@ def parse_origin(url: str) -> str:
     """The address of a proxy as browsers send it in Origin: "https://box.example.org", with the port if it is not 443.
 
     Raises:
-        UsageError: another scheme, a path, or no name of a host.
+        UsageError: the address has another scheme, a path, or no host name.
     """
     try:
         parts = urlsplit(url)
@@ -126,7 +126,7 @@ def read_token(file: Path) -> str:
     """The token in a file.
 
     Raises:
-        UsageError: there is none, or one that could be guessed or would not survive a URL and a cookie.
+        UsageError: the file has no token, or one that is easy to guess or has characters that URLs or cookies change.
     """
     try:
         token = file.read_text().strip()
@@ -142,14 +142,14 @@ def read_token(file: Path) -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """A socket that listens on this address.
 
     Raises:
-        UsageError: the port or the address cannot be had.
+        UsageError: the port or the address is not available.
     """
     if not 0 <= port <= 65535:
         raise UsageError(f"port {port} does not exist; choose one from 1 to 65535 with --port")
-    # Bound here and not by waitress, which leaves its threads and the socket behind when the port is taken.
+    # Bound here, because waitress does not end its threads if the port is taken.
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except PermissionError:
@@ -162,15 +162,15 @@ def listen(host: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def dashboard_beside(storage_url: str, runs: Runs, *, port: int = DEFAULT_PORT) -> Iterator[str]:
-    """Serve the dashboard in a process of its own while the block runs; gives its address on 127.0.0.1.
+    """Serve the dashboard in a separate process while the block runs. Yields its address on 127.0.0.1.
 
-    Takes the next free port where ``port`` is taken. The process gives way to the search, ends with the block, and
-    follows a search that was killed. What goes wrong in it is in ``runs.dashboard_log``.
+    If ``port`` is taken, the next free one is used. The process has a lower priority than the search. It ends with the
+    block, or when the search is killed. Its errors are in ``runs.dashboard_log``.
 
     Raises:
         StorageError: not a storage URL, or its driver is not installed.
     """
-    build_app(storage_url)  # a wrong URL ends here, not in the log
+    build_app(storage_url)  # raises for a wrong URL here, and not only in the log
     runs.root.mkdir(parents=True, exist_ok=True)
     with _next_free(port) as listener, runs.dashboard_log.open("wb") as log:
         child = subprocess.Popen(
@@ -179,15 +179,15 @@ def dashboard_beside(storage_url: str, runs: Runs, *, port: int = DEFAULT_PORT) 
             stdout=log,
             stderr=log,
             pass_fds=[listener.fileno()],
-            start_new_session=True,  # Ctrl-C is for the search, whose last epoch somebody may want to see
+            start_new_session=True,  # Ctrl-C is for the search; the dashboard shows its last epoch
         )
-        # The URL may hold a password, and a command line is for all to read.
+        # The URL may contain a password, and every user can read command lines.
         order = {"storage": storage_url, "runs": str(runs.root), "listener": listener.fileno()}
         assert child.stdin is not None
         with contextlib.suppress(BrokenPipeError), child.stdin as stdin:
             stdin.write(json.dumps(order | {"parent": os.getpid()}).encode())
         address = f"http://{LOOPBACK}:{listener.getsockname()[1]}/"
-        listener.close()  # or a browser would hang where nobody answers any more
+        listener.close()  # otherwise browsers would wait for an answer after the process has ended
         try:
             yield address
         finally:
@@ -200,7 +200,7 @@ def dashboard_beside(storage_url: str, runs: Runs, *, port: int = DEFAULT_PORT) 
 
 
 def main() -> None:
-    """The process that ``dashboard_beside`` starts: its orders are on standard input."""
+    """The process that ``dashboard_beside`` starts. It reads its arguments from standard input."""
     order = json.load(sys.stdin)
     os.nice(NICENESS)
     threading.Thread(target=_end_with, args=(order["parent"],), daemon=True).start()
@@ -209,7 +209,7 @@ def main() -> None:
 
 
 def _end_with(parent: int) -> None:
-    # The parent's death is not seen through its pipe: processes that it forks hold copies of the other end.
+    # The end of the pipe does not show that the parent has died, because the parent's other children hold it open.
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(0)
@@ -219,7 +219,7 @@ def _serve(app: DashboardGate, listener: socket.socket, *, edits: bool, announce
     def stop(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    # A burst of requests, such as any page's first, is a warning to waitress; nobody could act on it.
+    # Waitress warns of many requests at once. Each page causes that when it is opened, so the warning has no use.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     connections: dict[int, wasyncore.dispatcher] = {}
@@ -228,12 +228,12 @@ def _serve(app: DashboardGate, listener: socket.socket, *, edits: bool, announce
     try:
         announce()
         server.run()  # returns on KeyboardInterrupt
-    except KeyboardInterrupt:  # before the loop had begun
+    except KeyboardInterrupt:  # the loop had not begun
         pass
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        wasyncore.close_all(connections)  # the listener too; server.close() would leave browsers hanging
+        wasyncore.close_all(connections)  # with the listener; after server.close(), browsers would still wait
 
 
 def _next_free(port: int) -> socket.socket:
@@ -244,7 +244,7 @@ def _next_free(port: int) -> socket.socket:
 
 
 def _host_name(name: str) -> str:
-    """As a browser sends it: in lower case, IPv6 in brackets."""
+    """A host name as browsers send it: in lower case, an IPv6 address in brackets."""
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(name.strip("[]"))
         return f"[{address}]" if address.version == 6 else str(address)
@@ -260,7 +260,7 @@ def _is_loopback(name: str) -> bool:
 
 
 def _reachable_name(host: str) -> str:
-    """A name for the address; this machine's own where the address stands for all of them."""
+    """A name under which browsers reach the address; this machine's name if the address means all interfaces."""
     with contextlib.suppress(ValueError):
         if ipaddress.ip_address(host).is_unspecified:
             return socket.gethostname().lower()

@@ -39,7 +39,7 @@ from studies.axes import WIDTH_SHARE
 from studies.spec import describe_limit
 
 RECIPES = 5
-"""Number of best trials that are shown, and that show whether the best settings lie at an edge of the space."""
+"""Number of best trials that are shown, and whose settings are compared with the edges of the space."""
 
 PAUSED = "They wait at a rung. They go on once they are among the best there, or with a larger budget."
 """Explanation above a list of paused trials."""
@@ -68,8 +68,9 @@ def setting_importances(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[
     complete = [trial for trial in ranked(trials, spec.limit) if trial.distributions == axes]
     if len(complete) < FEW_TRIALS or complete[0].value == complete[-1].value:
         return {}
-    # Optuna's default, PED-ANOVA, compares the best tenth with the rest: of 20 trials, two. It found the two settings
-    # that mattered in 2 of 10 studies; fANOVA found them in all 10, with 16 trees as well as with 64.
+    # Optuna's default, PED-ANOVA, compares the best tenth of the trials with the rest: with 20 trials, that is two. In
+    # 10 studies with two important settings, it found both in 2 studies. fANOVA found them in all 10, with 16 trees as
+    # well as with 64.
     evaluator = FanovaImportanceEvaluator(n_trees=16, seed=0)
     sample = optuna.create_study(direction="maximize")
     sample.add_trials(complete[:: math.ceil(len(complete) / IMPORTANCE_TRIALS)])
@@ -176,7 +177,7 @@ def as_toml(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
         recipe = recipe_of(trial)
         yield f"[[known]]    # trial {trial.number}, {trial.values[0]:.2%}"
         for key in spec.space:
-            if key in recipe:  # a dotted key without quotes would be a table
+            if key in recipe:  # a dotted key needs quotes, or it would be a table
                 yield f"{json.dumps(key) if '.' in key else key} = {json.dumps(recipe[key])}"
 
     return "\n\n".join("\n".join(lines(trial)) for trial in trials)
@@ -190,7 +191,7 @@ def _edges(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[Frozen
     best = complete[0]
     for key, axis in sampled_axes(trials, spec).items():
         if key not in best.params or isinstance(axis, CategoricalDistribution):
-            continue  # a width_share too: each trial has its own range of widths that fit
+            continue  # also if a share of the widths is sampled: then each trial has its own range of widths
         assert isinstance(axis, FloatDistribution | IntDistribution)
         at = position(axis, best.params[key])
         end = "lower" if at <= EDGE else "upper" if at >= 1 - EDGE else None

@@ -1,8 +1,8 @@
 """The gate between browsers and optuna-dashboard, as one WSGI application.
 
-optuna-dashboard 0.21 has no login, no read-only mode and no Host check: one unauthenticated DELETE from a
-foreign page removes a study. So it is never served bare. It is mounted behind a gate that lets only GET
-and HEAD through unless edits are asked for, and it is given a connection that cannot write even if the gate had a hole.
+optuna-dashboard 0.21 has no login, no read-only mode and no check of the Host header: a DELETE request from a foreign
+page removes a study. So every request first passes this gate. It lets only GET and HEAD through, unless edits are
+allowed. As a second protection, the dashboard's database connection cannot write.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 PROXY_HEADERS = ("HTTP_X_FORWARDED", "HTTP_X_REAL_IP", "HTTP_FORWARDED", "HTTP_VIA")
 """Prefixes of the headers that only a proxy adds, in WSGI's spelling."""
 
-RETRY_SECONDS = 3  # how often the waiting page asks again
+RETRY_SECONDS = 3  # time between two requests of the waiting page
 
-# The dashboard frames its own artifact pages, hence SAMEORIGIN and not DENY.
+# SAMEORIGIN and not DENY, because the dashboard shows its own artifact pages in frames.
 SECURITY_HEADERS = (
     ("X-Frame-Options", "SAMEORIGIN"),
     ("X-Content-Type-Options", "nosniff"),
@@ -82,15 +82,15 @@ def build_app(
     edits: bool = False,
     origin: str | None = None,
 ) -> DashboardGate:
-    """The gate with the dashboard behind it, as one WSGI application; nothing is connected to before the first request.
+    """The gate with the dashboard behind it, as one WSGI application. It connects to the database at the first request.
 
     Args:
         storage_url: the database.
-        runs: the runs folder, with the studies' artifacts, and with the name of the process that searches them.
+        runs: the runs folder, with the artifacts of the studies and the names of the processes that search them.
         allowed_hosts: host names in lower case, without port, an IPv6 address in brackets.
-        token: the token that browsers need; None admits every request that did not come through a proxy.
-        edits: let browsers change studies too, while no study is searched.
-        origin: its address behind a proxy with TLS, for example "https://box.example.org".
+        token: the token that browsers need. None: every request passes that did not come through a proxy.
+        edits: let browsers also change studies, while no study is searched.
+        origin: the dashboard's address behind a proxy with TLS, for example "https://box.example.org".
 
     Raises:
         StorageError: not a storage URL, or its driver is not installed.
@@ -100,10 +100,10 @@ def build_app(
 
 
 class DashboardGate:
-    """Everything between a browser and the mounted dashboard; a WSGI application.
+    """The WSGI application between browsers and the mounted dashboard.
 
-    A request passes in this order: known Host, token, reading method (or own Origin), database there, nobody
-    searching (where it writes), dashboard.
+    It checks in this order: the Host is known; the token is right; the method only reads, or edits are allowed and the
+    Origin is the dashboard's own; the database is there; if the request writes, no study is searched.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class DashboardGate:
         path = environ.get("PATH_INFO", "")
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-            # Artifacts answer `Access-Control-Allow-Origin: *`: any page in the same browser could read them.
+            # The dashboard allows pages of any origin to read artifacts (`Access-Control-Allow-Origin: *`).
             kept = [(name, value) for name, value in headers if not name.lower().startswith("access-control-")]
             added = SECURITY_HEADERS + (ARTIFACT_HEADERS if path.startswith("/artifacts/") else ())
             return start_response(status, [*kept, *added], exc_info)
@@ -143,7 +143,7 @@ class DashboardGate:
                 f"This dashboard answers only under these names: {names}; --allow-host adds one, --url that of a proxy."
             )
             return _answer(environ, start, "403 Forbidden", sentence)
-        # A proxy on this machine makes the whole world look like this machine.
+        # Requests through a proxy on this machine look like requests from this machine.
         proxied = [name for name in environ if name.startswith(PROXY_HEADERS)]
         if self._token is None and proxied:
             sentence = (
@@ -165,11 +165,11 @@ class DashboardGate:
             if not self._database.writable:
                 sentence = "This dashboard is read-only: it shows studies and changes nothing."
                 return _answer(environ, start, "405 Method Not Allowed", sentence, ("Allow", "GET, HEAD"))
-            # A foreign page may send requests here, though it cannot read the answers. Programs send no Origin.
+            # A foreign page can send requests, although it cannot read the answers. Programs send no Origin.
             if environ.get("HTTP_ORIGIN", origin).lower() != origin:
                 sentence = "This dashboard takes changes from its own pages only."
                 return _answer(environ, start, "403 Forbidden", sentence)
-        for name in proxied:  # the client may have sent them, and optuna-dashboard's framework believes them
+        for name in proxied:  # removed, because the client may have sent them, and optuna-dashboard trusts them
             del environ[name]
         environ["wsgi.url_scheme"], _, environ["HTTP_HOST"] = origin.partition("://")
         # optuna-dashboard reads this header without a default and answers 500 to a client that sends none.
@@ -182,7 +182,7 @@ class DashboardGate:
         except ArtifactNotFound:
             return _answer(environ, start, "404 Not Found", "The study names this artifact, but its file is gone.")
         except NotReadyError as error:
-            self._mounted = None  # a deleted file's inode is often the next file's
+            self._mounted = None  # because the next file often gets the inode of a deleted one
             sentence = str(error)
         except (SQLAlchemyError, StorageInternalError) as error:
             sentence = str(self._database.unreadable(error))
@@ -194,7 +194,7 @@ class DashboardGate:
         if self._runs is None:
             return None
         for name in optuna.get_all_study_names(self._database.open()):
-            if not STUDY_NAME.fullmatch(name):  # none of ours, and its lock could be a file anywhere
+            if not STUDY_NAME.fullmatch(name):  # a study of another program; its name could be a path
                 continue
             owner = owner_of(name, self._database.asked, self._runs)
             if owner is not None:
@@ -213,16 +213,16 @@ class DashboardGate:
         return hmac.compare_digest(given.encode(errors="replace"), self._token.encode())
 
     def mounted(self) -> WSGIApplication:
-        """optuna-dashboard itself, without the gate; raises NotReadyError until the database is there.
+        """optuna-dashboard itself, without the gate. Raises NotReadyError until the database is there.
 
-        Built again when the file is another one: the dashboard caches trials under study ids, and SQLite
+        It is built again if the database file was replaced, because the dashboard caches trials by study id, and SQLite
         counts ids from 1 in every file.
         """
         with self._lock:
             identity = self._database.identity()
             if self._mounted is None or identity != self._mounted_for:
                 dashboard = wsgi(self._database.open(), artifact_store=self._artifacts)
-                # An error outside its JSON views shall arrive here, not become its own page and a traceback.
+                # Errors outside its JSON views are raised to this gate, and do not become a page with a traceback.
                 dashboard.catchall = False
                 self._mounted, self._mounted_for = dashboard, identity
             return self._mounted
@@ -235,7 +235,7 @@ def _cookie(port: str) -> str:
 def _answer(
     environ: WSGIEnvironment, start: StartResponse, status: str, sentence: str, *headers: tuple[str, str]
 ) -> list[bytes]:
-    """The gate's own answers: for the API in the dashboard's own error shape, which its page shows."""
+    """An answer of the gate itself. For the API, it has the form of the dashboard's errors, which its page shows."""
     if environ.get("PATH_INFO", "").startswith("/api/"):
         kind, text = "application/json", json.dumps({"reason": sentence})
     elif status.startswith(("401", "503")):

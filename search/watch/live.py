@@ -97,7 +97,7 @@ def _workers(snapshot: Snapshot) -> Table:
         "images/s": [_or_none(worker.images_per_second, "{:,.0f}") for worker in snapshot.workers],
         "memory": [megabytes(worker.memory_bytes) if worker.memory_bytes else None for worker in snapshot.workers],
     }
-    if not any(columns["worker"]):  # seen through the database alone, which has no other columns
+    if not any(columns["worker"]):  # only the database is known, which has no other columns
         columns = {name: columns[name] for name in ("trial", "epoch", "", "accuracy")}
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     for name in columns:
@@ -202,7 +202,7 @@ class Display:
         try:
             self.console.file.flush()
         except OSError as error:
-            if error.errno not in NO_ROOM:  # else the command's last words find out, and its exit code tells
+            if error.errno not in NO_ROOM:  # a full disk is reported at the end, with an exit code
                 drop_output(self.console.file)
 
     def watch(self, snapshot: Snapshot) -> None:

@@ -25,7 +25,7 @@ PAUSE_SECONDS = 60.0
 
 
 FINISHED_SECONDS, STOPPED_SECONDS = 20.0, 4.0
-"""Longest time for each observer at the end: after a spent budget, and after a stop request."""
+"""Longest time for each observer at the end of a search: after a spent budget, and after a stop request."""
 
 
 class Audience(Protocol):

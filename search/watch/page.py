@@ -62,8 +62,7 @@ NICENESS = 10
 
 CONFIRMED = "\n\n#### Confirmed with fresh seeds\n\n"
 HANDED_OVER = "\n\n#### Handed over\n\n"
-"""Headings of the note's parts below the search's own part. The last part comes from an export, and stays when the
-search goes on."""
+"""Headings of the note's parts after the part of the search. The last part is from an export; a search keeps it."""
 
 
 class StudyPage:
@@ -165,10 +164,10 @@ class StudyPage:
             raise RuntimeError(f"it cannot be drawn; see {self._log}")
 
     def _write(self) -> None:
-        self._owned.check()  # the coordinator asks less often while the database is away
+        self._owned.check()  # here too, because the coordinator checks less often while the database is away
         for key, value in self._waiting[:WRITES]:
             self._storage.set_study_system_attr(self._study_id, key, value)
-        del self._waiting[:WRITES]  # only after the writes: those that failed in an outage are repeated
+        del self._waiting[:WRITES]  # only after the writes, so that writes that failed in an outage are repeated
 
     def _wait_for_drawing(self, deadline: float) -> None:
         while self._drawing and time.monotonic() < deadline:
@@ -371,15 +370,15 @@ def draw_best(trials: Sequence[FrozenTrial], spec: StudySpec, runs: Runs, folder
     trainings = build_ladder(spec).trainings_of(best.intermediate_values)
     draw_accuracies(trainings, curve, title=title, step=step_of(spec))
     try:
-        # Opened here: of a damaged one, numpy leaves its own open.
+        # Opened here, because numpy would not close a damaged file.
         with runs.confusion(spec.name).open("rb") as archive, np.load(archive) as known:
             if int(known["trial"]) != best.number:
                 return [curve]
             table = known["table"] if "table" in known else table_of(known["confusion"])  # a version before had that
             draw_confusion(table, known["names"].tolist(), confusion, title=f"{title} on validation")
-    except OSError:  # the best was trained elsewhere, or before there was a file for it
+    except OSError:  # the best trial was trained on another machine, or by an earlier version
         return [curve]
-    except Exception as error:  # whatever a damaged archive makes numpy, zipfile and matplotlib raise
+    except Exception as error:  # for a damaged archive, numpy, zipfile and matplotlib raise many kinds of exceptions
         print(f"{runs.confusion(spec.name)} is damaged and is not drawn: {error}", flush=True)  # to the log
         return [curve]
     return [curve, confusion]

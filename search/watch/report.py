@@ -332,7 +332,7 @@ def _settings(spec: StudySpec) -> str:
     data = {
         f"data.{key}": value
         for key, value in spec.data.model_dump(mode="json", exclude_defaults=True).items()
-        if key != "path"  # the page may be passed on, and should not show where the pictures are
+        if key != "path"  # others may get the page, and it should not show where the pictures are
     }
     limit = {f"limit.{key}": value for key, value in spec.limit.model_dump().items() if value is not None}
     rows = [[key, _number(value)] for key, value in (data | limit | fixed | searched | {"seed": spec.seed}).items()]

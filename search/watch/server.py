@@ -1,7 +1,8 @@
 """The dashboard's server: waitress, changed so that no client keeps another from being answered.
 
 By default, waitress stops accepting at 100 connections, closes an idle one after two minutes, and never closes one that
-sends or reads a byte now and then. Here the newest connection is always accepted; the oldest makes room for it.
+sends or reads a byte now and then. Here the newest connection is always accepted; if there are too many, the oldest is
+closed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ MAX_CONNECTIONS = 192
 """Most connections in total. Each takes up to three file descriptors, and a process often has only 1,024."""
 
 PATIENCE_SECONDS = 10.0
-"""Longest time for a client to send a request or to read an answer, besides the time at MIN_BYTES_PER_SECOND."""
+"""Longest time for a client to send a request or to read an answer, plus its bytes / MIN_BYTES_PER_SECOND."""
 
 MIN_BYTES_PER_SECOND = 10_000
 
@@ -39,14 +40,14 @@ IDLE_SECONDS = 75.0
 MAX_HEADER_BYTES = 1 << 15
 
 MAX_BODY_BYTES = 1 << 16
-"""Largest body of a request that only reads, which has none; by default waitress spools a gigabyte to disk."""
+"""Largest body of a request that only reads and so needs none; waitress would store up to a gigabyte on the disk."""
 
 MAX_EDIT_BYTES = 1 << 27
 """Largest body of a request that may change something: artifacts are sent in a body."""
 
 
 class DashboardServer(TcpWSGIServer):  # type: ignore[misc]  # waitress ships no type information
-    """Serves an application on a socket that listens, with bounds on what each client can take."""
+    """Serves an application on a listening socket, with limits for each client."""
 
     def __init__(
         self,
@@ -67,15 +68,15 @@ class DashboardServer(TcpWSGIServer):  # type: ignore[misc]  # waitress ships no
         settings = Adjustments(
             sockets=[listener],
             ident=None,
-            # More than there can be, so that waitress never stops to accept; poll, as select ends at descriptor 1,023.
+            # A limit that is never reached, so that waitress always accepts. (poll, because select ends at 1,023.)
             connection_limit=2 * MAX_CONNECTIONS,
             asyncore_use_poll=True,
             cleanup_interval=1,
             max_request_header_size=MAX_HEADER_BYTES,
             max_request_body_size=MAX_BODY_BYTES,
-            # An answer that is not read waits on the disk, not in a thread.
+            # If a client does not read its answer, the answer waits on the disk, and no thread waits.
             outbuf_high_watermark=sys.maxsize,
-            # The application's own gate reads them.
+            # The gate of the application reads these headers.
             clear_untrusted_proxy_headers=False,
         )
         threads = ThreadedTaskDispatcher()
@@ -86,7 +87,7 @@ class DashboardServer(TcpWSGIServer):  # type: ignore[misc]  # waitress ships no
         )
 
     def channel_class(self, *arguments: object, **named: object) -> None:
-        """Take a connection that was accepted, and close another where there are too many."""
+        """Take an accepted connection. If there are too many, close the oldest one."""
         newest = _Connection(*arguments, **named)
         others = [one for one in self.active_channels.values() if one is not newest]
         same = [one for one in others if one.addr[0] == newest.addr[0]]
@@ -103,7 +104,7 @@ class DashboardServer(TcpWSGIServer):  # type: ignore[misc]  # waitress ships no
 
 
 def _oldest(connections: Collection[_Connection]) -> _Connection:
-    """The connection to close first; those whose answer is being made come last."""
+    """The connection to close first: the oldest one, if possible one whose answer is not being made."""
     return min(connections, key=lambda one: (bool(one.requests), one.begun))
 
 
@@ -124,14 +125,14 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
     def is_late(self, now: float) -> bool:
         """Whether the client has taken too long."""
         if self.total_outbufs_len == 0:
-            if self.requests:  # the answer is being made
+            if self.requests:  # this program is still making the answer
                 return False
             if self.request is None and self.answered:
                 return bool(now - self.last_activity > IDLE_SECONDS)
         return now - self.begun > PATIENCE_SECONDS + self.moved / MIN_BYTES_PER_SECOND
 
     def handle_close(self) -> None:
-        """Close the connection, and the file with what has come of a request."""
+        """Close the connection, and the file with the received part of a request."""
         super().handle_close()
         if self.request is not None:
             self.request.close()
@@ -146,7 +147,7 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
             self.begun, self.moved, self.answered = time.time(), 0, False
         self.moved += len(data)
         taken = super().received(data)
-        if len(self.requests) > 1:  # no browser asks again before its answer; all answers would be kept at once
+        if len(self.requests) > 1:  # browsers wait for an answer before the next request; others could fill the memory
             self.handle_close()
         return bool(taken)
 

@@ -95,7 +95,7 @@ def follow(name: str, url: URL, runs: Runs) -> Generator[tuple[Snapshot, str | N
     with storage_errors(url):
         study, spec = find_study(open_storage(url), name)
         while True:
-            held_by = owner_of(name, url, runs)  # before the trials: an owner that ends in between has stored them all
+            held_by = owner_of(name, url, runs)  # read before the trials, so that at the end all trials are seen
             trials = own_trials(study)
             snapshot = snapshot_of(spec, trials, read_state(runs.state(name), held_by))
             yield completed(snapshot, study, spec, runs, held_by), held_by
@@ -143,7 +143,7 @@ def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: State | None =
 
 
 def _worker_of(trial: FrozenTrial, ladder: Ladder) -> WorkerView:
-    """The worker of a trial, as far as the database knows: it trains the stage after the rung that the trial left."""
+    """The worker of a trial, from the database alone. It trains the stage after the last rung that the trial left."""
     stage = ladder.stage_after(trial.user_attrs.get(PROMOTED_AT) or 0) if ladder.anew else 0
     step, begun = max(trial.intermediate_values, default=0), ladder.begins_at(stage)
     return WorkerView(
@@ -155,7 +155,7 @@ def _worker_of(trial: FrozenTrial, ladder: Ladder) -> WorkerView:
 
 
 def read_state(file: Path, held_by: str | None) -> State | None:
-    """What the study's owner wrote; None on another machine, from another version, or from a killed predecessor."""
+    """The state that the study's owner wrote; None if it is on another machine, of another version, or was killed."""
     if held_by is None:
         return None
     values = recall(file, "what the workers do is not shown")
@@ -163,7 +163,7 @@ def read_state(file: Path, held_by: str | None) -> State | None:
         state = State.model_validate(values)
     except ValueError:
         return None
-    # With its time: a restarted container often has the process number and the host's name of the one before.
+    # The owner's name includes its time, because a restarted container often has the same process number and host name.
     return state if state.owner == held_by else None
 
 

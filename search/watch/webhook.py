@@ -1,7 +1,7 @@
 """``[notify] webhook``: a JSON POST on a new best, when a search stops, and when it is finished.
 
-The address is a secret, because anyone who has it can post. It stands only in the study file, and messages show no
-more of it than the host.
+The address is a secret, because anyone who has it can post. It is stored only in the study file, and messages show only
+its host.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ END_SECONDS = 6
 
 
 class Webhook:
-    """Posts from a separate thread. A message that still waits when a newer one of its kind comes is dropped."""
+    """Posts messages from a separate thread. A newer message of the same kind replaces one that still waits."""
 
     name = "the webhook"
 

@@ -1,4 +1,4 @@
-"""A module per format: how its file is written, opened by its stock library, described to users. It knows no room.
+"""A module for each format: writes its file, opens it with its stock library, describes it to users. Imports no room.
 
 format   the interface of a format
 table    the list of formats

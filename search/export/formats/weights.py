@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FILE = "model.safetensors"
 CLASS_MAP = "class_map.txt"
-"""The classes in the order of the logits, a line each, as timm's readers take it: ``--class-map``."""
+"""File with the classes in the order of the logits, one in each line, for timm's option ``--class-map``."""
 
 LIBRARY = "timm"
 """Name of the stock library that opens the files, for users and for model hubs."""
@@ -75,18 +75,18 @@ def write_weights(folder: Path, net: nn.Module, config: TrainConfig, spec: Study
 
 
 def class_map(names: Sequence[str]) -> bytes:
-    """The class map of these classes; a line break in a name, which timm's readers cannot have, is a space in it."""
+    """The class map of these classes. A line break in a name is written as a space, because each line is a class."""
     lines = [" ".join(name.splitlines()) for name in names]
-    return "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")  # as the file system has it
+    return "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")  # the bytes of the folder's name
 
 
 def has_timms_order(names: Sequence[str]) -> bool:
-    """Whether timm's own folder reader, which sorts naturally and without case, numbers these classes alike."""
+    """Whether timm's folder reader gives these classes the same numbers; it ignores case, and sorts digits by value."""
     from timm.utils.misc import natural_key
 
     try:
         return sorted(names, key=natural_key) == list(names)
-    except (TypeError, ValueError):  # it cannot sort every name: "²" is a digit to it, and no number
+    except (TypeError, ValueError):  # it cannot sort every name, for example "²": a digit, but not a number
         return False
 
 
