@@ -11,10 +11,11 @@ from trainer.values import FrozenModel
 
 
 class Finetune(FrozenModel):
-    """A last stage on the validation split alone. It starts from the retrained weights and keeps the last ones.
+    """A last training on the validation split alone. It begins with the retrained weights; the weights after its last
+    epoch are exported.
 
-    Batch size, weight decay, momentum and loss stay the candidate's. Its schedule and augmentation do not apply; the
-    only augmentation is hflip. The defaults are those of the contest's winning team.
+    Batch size, weight decay, momentum and loss are those of the candidate. The candidate's schedule and augmentation do
+    not apply; the only augmentation is hflip. The defaults are those of the contest's winning team.
     """
 
     optimizer: Optimizer = "adam"
@@ -37,22 +38,23 @@ class Final(FrozenModel):
     """How the chosen candidate is trained for its export, and what the export holds. May be changed at any time."""
 
     fit_on: Literal["train", "train+val"] = "train"
-    """Splits to train on. With train+val no split is left to select by, and the search's patience does not apply."""
+    """Splits to train on. With train+val there is no validation accuracy, so patience does not apply."""
     epochs: int | None = Field(None, ge=1)
-    """Passes over the pictures. Default: as many as in the search."""
+    """Passes over the pictures. Default: as in the search."""
     ema: float | None = Field(None, ge=0, lt=1)
     """Decay per step of an average of the weights, 0: none. Default: as in the search."""
     ensemble: int = Field(1, ge=1)
-    """Number of members, each trained with its own seed; their probabilities are averaged. The limit counts all."""
+    """Number of models that are trained, each with its own seed; their probabilities are averaged. The limit applies to
+    all of them together."""
     limit_each: bool = False
-    """true: the limit holds for each member of an ensemble alone."""
+    """true: the limit applies to each model of an ensemble alone."""
     tta: tuple[View, ...] = ()
-    """Views that are averaged with the picture itself: flip (left-right), vflip (top-bottom). Each view adds the
-    model's multiply-adds once more, and the limit counts them."""
+    """Views of a picture whose probabilities are averaged with those of the picture itself: flip (left-right), vflip
+    (top-bottom). Each view costs the model's multiply-adds once more, and the limit counts them."""
     formats: tuple[FormatName, ...] = ("onnx", "pt2")
     """Formats beside config.json and model.safetensors: model.onnx, and model.pt2 (torch.export)."""
     finetune: Finetune | None = None
-    """A last stage on the validation split. Default: none."""
+    """A last training on the validation split. Default: none."""
     distill: Distill | None = None
     """A teacher for the export's training. Default: as in [train]."""
 

@@ -57,31 +57,32 @@ class Search(FrozenModel):
     """Sampler, pruner and budget. May be changed between two launches of a study."""
 
     trainings: float | None = Field(30, gt=0)
-    """Budget: compute, in full trainings. A trial that ends after a third of its epochs, or folds, counts a third.
-    Default: no limit if ``trials`` is named."""
+    """Budget: compute, in full trainings. A trial that ends after a third of its epochs (or folds) counts a third.
+    Default: no limit if ``trials`` is set, else 30."""
     trials: int | None = Field(None, ge=1)
-    """Budget: trials begun (completed, pruned and failed ones too). Default: no limit."""
+    """Budget: number of trials that begin, whether they are completed, pruned, paused or failed. Default: no limit."""
     hours: float | None = Field(None, gt=0)
-    """Budget: hours after which a launch starts no further trial. Default: no limit."""
+    """Budget: hours after which a launch begins no further trial. Default: no limit."""
     sampler: Literal["model", "tpe", "random", "gp"] = "model"
-    """model: a Gaussian process on the estimated ends of all candidates, unfinished ones too. The others are Optuna's:
-    tree-structured Parzen estimator, uniform, and Gaussian process on the ends alone (slow past 200 trials)."""
+    """model: a Gaussian process that learns from all candidates, also from unfinished ones by their estimated accuracy
+    at the end. The others are Optuna's. tpe: tree-structured Parzen estimator. random: uniform. gp: a Gaussian process
+    that learns from completed candidates only, and is slow with more than 200 trials."""
     startup_trials: int = Field(10, ge=1)
-    """Trials before tpe, gp or model begins to model: random ones; with model evenly spread ones, until so many have
-    reached a rung."""
+    """Number of trials before the sampler uses its model. tpe, gp: these trials are random. model: they are spread
+    evenly over the space, and only trials that have reached a rung count."""
     pruner: Literal["promote", "successive_halving", "hyperband", "median", "none"] = "promote"
     """promote: candidates are compared at rungs; those that do not go on are paused, and may be promoted later. The
-    others are Optuna's, asked after every epoch but the last; a trial that they prune is ended for good."""
+    others are Optuna's. They are asked after every epoch except the last; a trial that they prune has ended."""
     min_epochs: int | None = Field(None, ge=1)
-    """Epochs before a trial can be paused or pruned: the first rung (min_resource; the median's warm-up steps). With
-    folds: a number of folds. Default: 1; with promote a ninth of the epochs, or, where
-    that is too short, a third of them or the epoch after the warm-up."""
+    """Epochs (or folds) before a trial can be paused or pruned: the first rung (in Optuna: min_resource, or the warm-up
+    steps of median). Default with promote: a ninth of the epochs. If that is too short, it is a third (schedules cosine
+    and milestones, less than two epochs) or the epoch after the warm-up. Default with the others: 1."""
     reduction_factor: int = Field(3, ge=2)
-    """Promote, successive halving and hyperband compare trials at certain epochs (rungs), each this many times as far
-    as the one before, and one of this many trials goes on."""
+    """promote, successive_halving and hyperband compare trials at rungs. Each rung has this many times the epochs of
+    the rung before it, and at each rung one of this many trials goes on."""
     workers_per_gpu: int = Field(1, ge=1, le=16)
-    """Workers on each GPU, each with its own trial. Useful where a single small model leaves the GPU idle. Without
-    effect on the CPU, where ``--gpus cpu:2`` asks for two workers."""
+    """Workers on each GPU, each with its own trial. Useful if a single small model does not keep the GPU busy. For
+    the CPU it has no effect: ``--gpus cpu:2`` sets two workers."""
 
     @model_validator(mode="before")
     @classmethod
@@ -101,24 +102,26 @@ class Faults(FrozenModel):
     """Retries, time-outs and quota. May be changed between two launches of a study."""
 
     retries: int = Field(2, ge=0)
-    """Retries of a trial before it fails. Each finished epoch resets the count. CUDA errors are counted by device
-    instead."""
+    """Retries of a trial before it fails. Each finished epoch resets the count. CUDA errors do not count here; they are
+    counted for each device."""
     hang_factor: float = Field(10, gt=1)
-    """A worker that takes this many times its trial's slowest epoch is killed; the trial goes on in a new process."""
+    """A worker hangs if an epoch takes this many times the slowest epoch of its trial. It is killed, and the trial goes
+    on in a new process."""
     hang_seconds: float = Field(120, gt=0)
-    """Shortest time in seconds after which a worker counts as hanging, however short its epochs are."""
+    """A worker never counts as hanging before this time in seconds, however short its epochs are."""
     first_epoch_seconds: float = Field(3600, gt=0)
-    """Seconds after which a worker counts as hanging in its start, and in a trial's first epoch. With folds: for each
+    """Seconds after which a worker counts as hanging while it starts, and in a trial's first epoch. With folds: in each
     epoch of the first fold."""
     grace_seconds: float = Field(20, ge=0)
-    """Seconds that workers have to finish their epoch after SIGTERM; then it is given up. Slurm kills after 30 s."""
+    """Seconds that workers have after SIGTERM to finish their epoch; after that the epoch is lost. (Slurm kills after
+    30 s.)"""
     storage_minutes: float = Field(60, ge=0)
-    """Minutes that a search goes on without its database before it stops; results wait in order. An export goes on
-    training without the database, and waits for it so long once nothing is left to train."""
+    """Minutes that a search goes on without its database before it stops; results wait in order. An export finishes its
+    trainings without the database, and then waits for this time."""
     checkpoint_gb: float = Field(20, gt=0)
-    """Quota in GB (1e9 bytes) for a study's checkpoints. Beyond it a search deletes the oldest checkpoints of earlier
-    exports and of earlier studies of its name. Exported folders are never touched. A running export keeps all of its
-    own checkpoints until it has ended."""
+    """Quota in GB (1e9 bytes) for a study's checkpoints. Over the quota, a search deletes the oldest checkpoints of
+    earlier exports and of earlier studies of its name. Exported folders are never deleted. A running export keeps all
+    of its own checkpoints until it has ended."""
 
 
 def _read_webhook(value: object) -> object:
@@ -143,7 +146,7 @@ class Confirm(FrozenModel):
     top: int = Field(5, ge=0)
     """Number of the best trials to train again. 0: no confirmation; the best trial of the search is exported."""
     seeds: int = Field(3, ge=1)
-    """Number of fresh seeds for each of them. Two or more give a standard error, and so ties can be recognised."""
+    """Number of fresh seeds for each of these trials. Ties can be recognised only with two or more."""
 
 
 class StudySpec(FrozenModel):

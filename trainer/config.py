@@ -33,7 +33,7 @@ class Columns(FrozenModel):
     label: str | None = None
     """Classes. Default: label, class or target."""
     split: str | None = None
-    """Splits: train, val or test, or another name of these. Default: split, if the table has such a column."""
+    """Splits: train, val or test, or another name of these. Default: split, if there is such a column with splits."""
     group: str | None = None
     """Groups of pictures that no split may divide, such as patients or videos. Default: group, if there is one."""
 

@@ -1,7 +1,7 @@
 """The identity of settings, which does not change when this program gets new settings.
 
 Fingerprints of studies, the identity of an export and the names of checkpoints and caches are made from settings. A
-setting added later is left out as long as it has its default.
+setting of a later version is left out if it has its default.
 """
 
 from __future__ import annotations

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from trainer.data import Dataset
 
 EFFECTIVE_BASE = 0.999
-"""The b of the effective number of pictures: Cui et al., 2019, table 2, use it for ImageNet and iNaturalist. The number
-then grows to 1,000 at most."""
+"""The b of the effective number of pictures, which is then at most 1,000. Cui et al., 2019, table 2, use this value for
+ImageNet and iNaturalist."""
 
 SMALLEST_REST = 1e-7
-"""Least 1 - p in the focal loss: for a gamma below 1 the slope of its power is infinite at 0."""
+"""Smallest 1 - p in the focal loss. With a gamma below 1, the slope of (1 - p) ** gamma is infinite at 0."""
 
 
 class FocalLoss(nn.Module):
@@ -45,17 +45,17 @@ class FocalLoss(nn.Module):
 
 
 def count_classes(data: Dataset) -> NDArray[np.int64]:
-    """Training pictures of each class, [classes]; a class without one counts as one with one.
+    """Number of training pictures of each class, [classes]; at least 1, also for a class without pictures.
 
-    A fold has a picture of each class, but a validation split that an export is tuned on may lack some.
+    A fold has pictures of each class. A validation split on which an export is tuned may lack some classes.
     """
     return np.bincount(data.labels[data.splits["train"]], minlength=data.shape.num_classes).clip(1)
 
 
 def weights_of(config: TrainConfig, counts: NDArray[np.int64]) -> torch.Tensor | None:
-    """Weight in the loss of a picture of each class, [classes] float32; None if all are 1.
+    """Weight in the loss of the pictures of each class, [classes] float32; None if all weights are 1.
 
-    The mean over the training pictures is 1.
+    The mean weight of the training pictures is 1.
 
     Args:
         config: the candidate.
@@ -81,7 +81,7 @@ def build_loss(
 
     Args:
         config: the candidate.
-        counts: training pictures of each class, as ``count_classes`` gives them.
+        counts: training pictures of each class, from ``count_classes``.
         where: device of the logits.
     """
     weights = weights_of(config, counts)
@@ -114,7 +114,7 @@ class _Adjusted(nn.Module):
 
 
 class _Weighted(nn.Module):
-    """The mean of the pictures' losses, each times its class's weight [classes].
+    """The mean of the losses of the pictures, each multiplied by the weight of its class [classes].
 
     It is divided by the number of pictures and not by the sum of their weights, so that the parts of a batch add up.
     """

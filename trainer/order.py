@@ -1,4 +1,4 @@
-"""The pictures of an epoch, in order: a function of (seed, epoch), so a checkpoint needs no random state."""
+"""The order of an epoch's training pictures. It depends on (seed, epoch), so checkpoints hold no random state."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Indices = NDArray[np.int64]
 
 
 def order_of_epoch(config: TrainConfig, pictures: Indices, labels: NDArray[np.int64], epoch: int) -> Indices:
-    """The training pictures as an epoch shows them, as many as there are.
+    """The training pictures of an epoch, in order. Their number is always that of the training split.
 
     Args:
-        config: the candidate; its seed and its class_sampling count.
+        config: the candidate, for its seed and class_sampling.
         pictures: indices of the training pictures.
         labels: labels of all pictures.
         epoch: number of the epoch, from 1.
@@ -32,7 +32,7 @@ def order_of_epoch(config: TrainConfig, pictures: Indices, labels: NDArray[np.in
 
 
 def _as_many_of_each(pictures: Indices, labels: NDArray[np.int64], rng: np.random.Generator) -> Indices:
-    """As many pictures in all, whose classes' numbers differ by at most one, and so do the repeats within a class."""
+    """As many pictures, balanced: classes differ by at most one picture, and pictures of a class by one repeat."""
     mixed = rng.permutation(len(pictures))
     mixed = mixed[np.argsort(labels[mixed], kind="stable")]
     parts = np.split(pictures[mixed], np.cumsum(np.unique(labels, return_counts=True)[1])[:-1])

@@ -1,7 +1,7 @@
 """ReXNets with channels zero-padded to multiples of 8, the size for vector units and tensor cores. The padded net
 computes exactly the same function.
 
-A ReXNet's channels are irregular numbers, with which a GPU's channels-last layout gains nothing (timm's tables on an
+A ReXNet's channels are irregular numbers, for which a GPU's channels-last layout is no faster (timm's tables on an
 RTX 3090: rexnet_130 0.75; rexnetr_100, whose channels are multiples of 8, 1.31). On a CPU, padding does not change the
 speed (bench/LOG.md); CPUs pad too, so that there is one code path. Padded weights are 0 and stay 0: a padded channel is
 0, so the gradient of each weight that reads it is 0; and no gradient reaches the channel, because those weights are 0.

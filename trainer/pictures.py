@@ -29,7 +29,7 @@ READ_RIGHT = {
 }
 
 ONE_LARGE_AT_A_TIME = threading.Lock()
-"""Lock for pictures of which Pillow would warn: decoded, each of them takes up to 2 GB."""
+"""Lock for very large pictures (those of which Pillow would warn): decoded, one takes up to 2 GB."""
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

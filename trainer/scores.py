@@ -1,4 +1,4 @@
-"""Scores of a classification that treat its classes alike, from the counts of a confusion. numpy alone."""
+"""Scores of a classification in which each class counts the same, from its confusion table. With numpy only."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class ClassCounts:
-    """Pictures of each class, [c] each."""
+    """Numbers of pictures of each class; all arrays are [c]."""
 
     hits: NDArray[np.int64]
-    """Pictures of the class that were classified as it."""
+    """Pictures of the class that were classified correctly."""
     predicted: NDArray[np.int64]
     """Pictures that were classified as the class."""
     true: NDArray[np.int64]
@@ -34,7 +34,7 @@ class ClassCounts:
 
     @property
     def macro_f1(self) -> float:
-        """Mean F1 over the classes that have a picture or are predicted, as scikit-learn's ``f1_score`` has it.
+        """Mean F1 over the classes that have a picture or are predicted, as in scikit-learn's ``f1_score``.
 
         The F1 of a class is 2 hits / (true + predicted), the harmonic mean of its precision and its recall.
         """
@@ -43,6 +43,6 @@ class ClassCounts:
 
     @property
     def balanced_accuracy(self) -> float:
-        """Mean recall over the classes that have a picture, as scikit-learn's ``balanced_accuracy_score`` has it."""
+        """Mean recall over the classes that have a picture, as in scikit-learn's ``balanced_accuracy_score``."""
         there = self.true > 0
         return float((self.hits[there] / self.true[there]).mean())

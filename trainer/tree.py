@@ -44,7 +44,7 @@ PICTURE_ENDINGS = (
     *(".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
     *(".jxl", ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"),
 )
-"""Endings that only pictures have. A file in a class folder needs none of them: it is a picture if Pillow reads it."""
+"""Endings of pictures only. In a class folder, a file without such an ending is also a picture if Pillow reads it."""
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 export     writes the export aside, has it proven, moves it into place
 place      the place of an export: made beside it, then exchanged with the old content
-retrain    what is trained for an export: the best trials once more, then the chosen one
+retrain    the trainings for an export: the best trials once more, then the chosen one
 trainings  trainings to their end on the workers of a pool
 record     the content of metrics.json as frozen values
 metrics    computes these values: known before training, measured once
-scores     the scores beside the accuracy, with their intervals; without torch
+scores     the scores besides the accuracy, with their intervals; without torch
 card       metrics.json in words: the model card
 nets       the exported model as one net, members and views included, and its files
 formats    a module per format: how its file is written, opened and described

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 CLASSES_SHOWN = 10
-"""Classes that differ most: so many are shown."""
+"""Number of classes that are shown: those with the largest differences."""
 
 
 def text_of_comparison(answer: Comparison) -> Group:

@@ -1,4 +1,4 @@
-"""How busy a machine was while something was measured on it."""
+"""The load of the machine during a measurement."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 QUIET = 0.1
-"""Share of the machine's cores that other processes may take for it to count as quiet."""
+"""The machine counts as quiet if other processes take at most this share of its cores."""
 
 _STAT = Path("/proc/stat")
 """Processor time since the start of the machine, of all processes: proc_stat(5)."""
@@ -23,11 +23,11 @@ class Load:
     """The load of a machine during a measurement."""
 
     before: float
-    """The system's load average of the last minute, for each core, before. It counts this program's own work too."""
+    """The system's load average of the last minute, per core, before the measurement. It includes this program."""
     after: float
-    """The same afterwards."""
+    """The same after the measurement."""
     others: float | None
-    """Share of all cores that other processes took meanwhile, from 0 to 1; None where the system does not tell."""
+    """Share of all cores that other processes took during the measurement, 0 to 1; None if the system does not tell."""
 
 
 def with_load(measure: Callable[[], T]) -> tuple[T, Load]:
@@ -47,7 +47,7 @@ def _average() -> float:
 
 
 def _busy_seconds() -> float | None:
-    """Processor time of all processes, in seconds; None where the system does not tell."""
+    """Processor time of all processes, in seconds; None if the system does not tell."""
     try:
         ticks = [int(number) for number in _STAT.read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]]
     except (OSError, ValueError):

@@ -144,7 +144,7 @@ class Score(Recorded):
 
     value: float
     interval: tuple[float, float] | None
-    """None if the resamples of a bootstrap do not differ, as without a mistake."""
+    """None if all resamples of the bootstrap are equal, for example without a mistake."""
 
     @property
     def in_words(self) -> str:
@@ -171,9 +171,9 @@ class ClassScore(Recorded):
     predicted: int
     """Number of pictures that were classified as the class."""
     precision: Score | None
-    """Share of the pictures classified as the class that are of it; None if it was never predicted."""
+    """Precision: share of correct ones among the pictures classified as the class; None if it was never predicted."""
     recall: Score | None
-    """Share of the pictures of the class that were classified as it; None if there are none."""
+    """Recall: share of correct ones among the pictures of the class; None if it has no pictures."""
     f1: float | None
     """Harmonic mean of precision and recall; None if the class has no picture and was never predicted."""
 
@@ -192,7 +192,7 @@ class Scores(Recorded):
     calibration_bins: int
     """Number of bins of the calibration error, of equal width."""
     resamples: int
-    """Number of resamples of the bootstrap that the intervals are from."""
+    """Number of resamples of the bootstrap for the intervals."""
     classes: tuple[ClassScore, ...]
     """Classes, in the order of the logits."""
 
@@ -253,7 +253,7 @@ class Measured(Recorded):
     latency_ms: Mapping[str, Mapping[str, float]] = {}
     """Library -> batch size -> median milliseconds of a forward pass."""
     load: Load | None = Field(None, exclude_if=lambda load: load is None)
-    """The load of the machine meanwhile; None for an export of an earlier version."""
+    """The load of the machine during the measurement; None for an export of an earlier version."""
 
 
 class Results(Recorded):

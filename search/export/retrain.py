@@ -263,7 +263,7 @@ def raise_if_stopped(runs: Runs, study: str) -> None:
 
 
 def choose_trial(study: optuna.Study, number: int | None, spec: StudySpec) -> FrozenTrial:
-    """The trial to export: ``number``, or the best of the search that fits the limit as [final] exports it.
+    """The trial to export: ``number``, or the best trial whose export, with [final], is within the limit.
 
     Raises:
         NothingToExport: no trial is COMPLETE and feasible, or ``number`` is not.

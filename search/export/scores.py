@@ -1,4 +1,4 @@
-"""The scores of an export beside its accuracy: over classes, of each class, and of its probabilities. Without torch."""
+"""Scores of an export besides its accuracy: over all classes, of each class, of the probabilities. Without torch."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from search.study.gain import Z95, wilson_interval
 from trainer.scores import ClassCounts
 
 TOP = 5
-"""A picture counts for the top-5 accuracy if its class is among so many likeliest ones."""
+"""For the top-5 accuracy, the class of a picture must be among this number of likeliest classes."""
 
 BINS = 15
-"""Bins of the calibration error, of equal width: those of Guo et al., 2017."""
+"""Number of bins of the calibration error, of equal width, as in Guo et al., 2017."""
 
 RESAMPLES = 1000
-"""Resamples of a bootstrap."""
+"""Number of resamples of a bootstrap."""
 
 ROWS = 4096
-"""Pictures whose logits are looked at together, because scikit-learn sorts all logits that it is given."""
+"""Number of pictures whose logits are evaluated at a time, because scikit-learn copies and sorts all of them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a model says of n pictures, as far as its scores need it."""
+    """The answers of a model for n pictures: the values that the scores need."""
 
     predicted: NDArray[np.int64]
     """[n]: the likeliest class."""
     confidence: NDArray[np.float64]
     """[n]: the probability of that class."""
     in_top: int | None
-    """Number of pictures whose class is among the TOP likeliest; None if there are no more classes than that."""
+    """Number of pictures whose class is among the TOP likeliest ones; None with TOP classes or fewer."""
 
     @classmethod
     def of(cls, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Answers:
@@ -70,7 +70,7 @@ def scores_of(answers: Answers, labels: NDArray[np.int64], names: Sequence[str])
     and cut at 0 and 1. Shares of pictures (recall, precision, top-5) have Wilson's interval.
 
     Args:
-        answers: what the model says.
+        answers: the answers of the model.
         labels: [n], the true classes.
         names: class names, in the order of the logits.
     """
@@ -149,16 +149,16 @@ def _interval(value: float, error: float) -> tuple[float, float] | None:
 
 
 def _share(value: float, of: int) -> Score | None:
-    """A share of ``of`` pictures with Wilson's interval; None of no picture."""
+    """A share of ``of`` pictures with Wilson's interval; None if ``of`` is 0."""
     return Score(value=float(value), interval=wilson_interval(float(value) * of, int(of))) if of else None
 
 
 SHOWN_CLASSES = 30
-"""Classes that a card lists; of more, those with the lowest F1."""
+"""Most classes that a card lists; if there are more, those with the lowest F1."""
 
 
 def score_rows(scores: Scores | None) -> dict[str, str]:
-    """The scores over all classes in words: row -> value. Empty for an export of before."""
+    """The scores over all classes in words: row -> value. Empty for an export of an earlier version."""
     if scores is None:
         return {}
     how = f"bootstrap over the pictures, {scores.resamples:,} resamples"

@@ -92,7 +92,7 @@ class Candidate:
     standard_error: float | None = None
     """Standard error of the mean, from the pooled deviation over seeds; None if no candidate has two results."""
     tied: bool = False
-    """Whether the mean cannot be told apart from the best one, see TEST."""
+    """Whether the test finds no difference between its mean and the best one, see TEST."""
 
     @property
     def mean(self) -> float | None:
@@ -143,7 +143,7 @@ class Confirmation:
 
 
 def candidates(study: optuna.Study, spec: StudySpec) -> list[FrozenTrial]:
-    """The trials to confirm, best first: those that fit the limit as [final] exports them."""
+    """The trials to confirm, best first. Their exports, with [final], are within the limit."""
     return exportable(own_trials(study), spec)[: spec.confirm.top]
 
 
@@ -160,7 +160,7 @@ def missing(study: optuna.Study, spec: StudySpec) -> list[tuple[FrozenTrial, int
 
 
 def begin(study: optuna.Study, spec: StudySpec, workers: int = 1) -> None:
-    """Store which candidates are confirmed with how many seeds; the study file may have changed since the launch.
+    """Store the candidates and the number of seeds, because the study file may have changed since the launch.
 
     To be called before ``record``.
 
@@ -252,7 +252,7 @@ def _candidate(trial: FrozenTrial, results: Sequence[Result]) -> Candidate:
 def pooled_deviation(found: Sequence[Candidate]) -> float | None:
     """Standard deviation over seeds, pooled over the candidates; None if none has two results.
 
-    Pooled, because three values say little about their own spread, and the candidates of a search have similar spreads.
+    It is pooled because three values of one candidate give a poor estimate, and candidates have similar deviations.
     """
     repeated = [one.accuracies for one in found if len(one.accuracies) > 1]
     if not repeated:
@@ -262,7 +262,7 @@ def pooled_deviation(found: Sequence[Candidate]) -> float | None:
 
 
 def ties(found: Sequence[Candidate], spread: float | None) -> set[int]:
-    """Trials whose mean cannot be told apart from the best one, and the best itself; see TEST.
+    """The best candidate, and those for which the test finds no difference between its mean and theirs; see TEST.
 
     The test covers the randomness of the seeds on these validation pictures, not that of the choice of pictures. With
     one seed each no test is possible, and only equal results are tied.

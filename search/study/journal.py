@@ -163,7 +163,7 @@ class Journal:
             case Recipe():
                 self.decided.clear()
             case Launch():
-                for trial in event.rebuilt or ():  # what was told of it before may be of another copy of the database
+                for trial in event.rebuilt or ():  # its earlier lines may be those of another copy of the database
                     self.asked.pop(trial, None)
                     self.started.discard(trial)
                     self.decided = {at: pruned for at, pruned in self.decided.items() if at[0] != trial}

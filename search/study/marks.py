@@ -42,7 +42,7 @@ class Before(FrozenModel):
     trials: int = Field(ge=0)
     """Number of trials at that time."""
     without: tuple[int, ...] = ()
-    """Those of them that were not finished, or not trained by a worker."""
+    """Numbers of the trials at that time that were not finished, or not trained by a worker."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Marks:
 class MarkedStorage(_CachedStorage):
     """Optuna's storage, as far as a search sees it: stand-ins for the trials of one study that are not its own.
 
-    Samplers and pruners ask the storage for trials, each in its own way; all of them end here.
+    Samplers and pruners read trials in several ways, and all of these call this storage.
     """
 
     def __init__(self, backend: RDBStorage, study_id: int, marks: Marks) -> None:

@@ -27,7 +27,7 @@ TURN_STATEMENT_SECONDS, TURN_LOCK_SECONDS = 3, 1
 """Longest time for a statement, and for its locks alone, in a process that serves workers, signals and a display."""
 
 LATE_SECONDS = 2
-"""If the server has not cancelled a statement so long after its time limit, it hangs: the client closes the
+"""If the server has not cancelled a statement this many seconds after its time limit, the client closes the
 connection."""
 
 

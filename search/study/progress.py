@@ -113,7 +113,7 @@ def eta_seconds(
 
     Args:
         budget: the study's budget.
-        spent: what is spent of it.
+        spent: the spent part of the budget.
         ladder: the rungs, with the length of a trial.
         finished: the finished trials.
         workers: the workers, with their current trials.

@@ -56,7 +56,7 @@ class TrialView:
 
 
 def recipe_of(trial: FrozenTrial) -> dict[str, Value]:
-    """A trial's sampled settings as in a study file: if a share of the widths was sampled, the width stands for it."""
+    """A trial's sampled settings as in a study file: a sampled share of the widths is replaced by the width."""
     recipe = dict(trial.params)
     if recipe.pop(WIDTH_SHARE, None) is not None and "sizes" in trial.user_attrs:
         recipe["width_mult"] = trial.user_attrs["sizes"]["width_mult"]
