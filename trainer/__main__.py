@@ -67,7 +67,7 @@ def train(options: argparse.Namespace) -> None:
         print(f"{config.model}, {size.params:,} parameters, {size.macs:,} multiply-adds, on {device.name}")
         print(f"{len(data.class_names)} classes, pictures: {counts}")
         print("\n".join(device.choices(config, data.images)))
-        print("epoch  train loss  val loss  val accuracy  seconds  images/s")
+        print("epoch  train loss  train acc.  val loss  val acc.  seconds  images/s")
     for result in fit(config, data, device, checkpoint=options.checkpoint):
         print_epoch(result, as_json=options.json)
 
@@ -79,9 +79,10 @@ def print_epoch(result: EpochResult, *, as_json: bool) -> None:
 
         print(json.dumps(asdict(result)), flush=True)
         return
+    trained = "-" if result.train_accuracy is None else f"{result.train_accuracy:.2%}"  # "-": of a version before
     print(
-        f"{result.epoch:5d}  {result.train_loss:10.4f}  {result.val_loss:8.4f}  {result.val_accuracy:12.2%}"
-        f"  {result.seconds:7.1f}  {result.images_per_second:8.0f}",
+        f"{result.epoch:5d}  {result.train_loss:10.4f}  {trained:>10}  {result.val_loss:8.4f}"
+        f"  {result.val_accuracy:8.2%}  {result.seconds:7.1f}  {result.images_per_second:8.0f}",
         flush=True,
     )
 

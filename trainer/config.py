@@ -321,6 +321,13 @@ class EpochResult:
     """Training pictures per second of training time, validation excluded."""
     final: bool = False
     """Whether no epoch follows, because all are done or because of ``patience``."""
+    train_accuracy: float | None = None
+    """Top-1 accuracy over the epoch's batches, as trained: on augmented pictures, each by the net of its step. A
+    picture that was mixed of two counts with the share of the label that was predicted. None in a result of before."""
+    val_macro_f1: float | None = None
+    """Mean F1 over the classes of the validation split, see ``trainer.scores``. None in a result of before."""
+    val_balanced_accuracy: float | None = None
+    """Mean recall over the classes of the validation split. None in a result of before."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from trainer.models import build_model
 from trainer.optim import Ascent, WeightAverage, build_optimizer, learning_rate, limit_gradient, load_state
 from trainer.order import order_of_epoch
 from trainer.padding import Padding
+from trainer.scores import ClassCounts
 
 
 def fit(
@@ -89,13 +90,13 @@ def fit(
         started = time.perf_counter()
         val_losses = [result.val_loss for result in history]
         model.train()
-        total_loss = torch.zeros((), device=device.torch_device)
+        totals = torch.zeros(2, device=device.torch_device)
         for number, batch in enumerate(training.batches(epoch)):
             step = (epoch - 1) * steps_per_epoch + number
-            total_loss += training.step(batch, learning_rate(config, step, steps_per_epoch, val_losses))
+            totals += training.step(batch, learning_rate(config, step, steps_per_epoch, val_losses))
             if average is not None:
                 average.update(step)
-        train_loss = total_loss.item() / steps_per_epoch
+        train_loss, train_accuracy = (total / steps_per_epoch for total in totals.tolist())
         train_seconds = time.perf_counter() - started
 
         # -- evaluate
@@ -109,6 +110,7 @@ def fit(
                 f" {metrics.loss:g}; try a lower lr than {config.lr:g}"
             )
         accuracies = [*(result.val_accuracy for result in history), metrics.accuracy]
+        counts = ClassCounts.of(metrics.confusion, data.shape.num_classes)
         history.append(
             EpochResult(
                 epoch=epoch,
@@ -118,6 +120,9 @@ def fit(
                 seconds=time.perf_counter() - started,
                 images_per_second=steps_per_epoch * training.batch_size / train_seconds,
                 final=epoch == config.epochs or _out_of_patience(accuracies, config.patience),
+                train_accuracy=train_accuracy,
+                val_macro_f1=counts.macro_f1,
+                val_balanced_accuracy=counts.balanced_accuracy,
             )
         )
 
@@ -150,8 +155,8 @@ def fit_folds(
 
     Many parameters: those of ``fit``, and two for the folds.
 
-    In a result, ``epoch`` counts finished folds; losses and accuracy are means over the folds' last epochs. Resumable
-    like ``fit``: every fold has its own checkpoint beside ``checkpoint``.
+    In a result, ``epoch`` counts finished folds; losses, accuracies and F1 are means over the folds' last epochs.
+    Resumable like ``fit``: every fold has its own checkpoint beside ``checkpoint``.
 
     Args:
         config: the candidate.
@@ -179,6 +184,9 @@ def fit_folds(
             val_loss=sum(end.val_loss for end in ends) / len(ends),
             val_accuracy=sum(end.val_accuracy for end in ends) / len(ends),
             final=len(ends) == folds,
+            train_accuracy=_mean([end.train_accuracy for end in ends]),
+            val_macro_f1=_mean([end.val_macro_f1 for end in ends]),
+            val_balanced_accuracy=_mean([end.val_balanced_accuracy for end in ends]),
         )
 
 
@@ -198,7 +206,7 @@ def sweep_lr(
     batches = itertools.chain.from_iterable(training.batches(epoch) for epoch in itertools.count(1))
     for number, batch in enumerate(itertools.islice(batches, steps)):
         lr = low * (high / low) ** (number / (steps - 1))
-        yield lr, training.step(batch, lr).item()
+        yield lr, training.step(batch, lr)[0].item()
 
 
 class Training:
@@ -250,11 +258,15 @@ class Training:
             yield self.augment(pictures, labels, seed, epoch, number + 1, plain=plain)
 
     def step(self, batch: Batch, lr: float) -> torch.Tensor:
-        """Take one optimizer step. Returns the batch's mean loss before it: a detached scalar on the device."""
+        """Take one optimizer step.
+
+        Returns:
+            [2], detached, on the device: the batch's mean loss and its accuracy, both before the step.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(batch)
+        found = self._backward(batch)
         if self.ascent is not None:
             self.ascent.climb()
             self.optimizer.zero_grad(set_to_none=True)
@@ -262,27 +274,49 @@ class Training:
             self.ascent.descend()
         limit_gradient(self.config, self.model)
         self.optimizer.step()
-        return loss
+        return found
 
     def _backward(self, batch: Batch) -> torch.Tensor:
-        """Add the gradient of the batch's mean loss to the parameters' gradients. Returns the loss, detached."""
-        total = torch.zeros((), device=self.device.torch_device)
+        """Add the gradient of the batch's mean loss to the parameters' gradients. Returns loss and accuracy."""
+        total = torch.zeros(2, device=self.device.torch_device)
         for part in batch.parts(self.micro_batches):
-            loss = self._loss(part) * (len(part.labels) / len(batch.labels))
+            share = len(part.labels) / len(batch.labels)
+            loss, accuracy = self._loss(part)
+            loss = loss * share
             loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
+            total += torch.stack([loss.detach(), accuracy * share])
         return total
 
-    def _loss(self, batch: Batch) -> torch.Tensor:
+    def _loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean loss of a batch, and its accuracy."""
         with self.device.autocast(self.config):
             logits = self.model(batch.images)
         loss = self.loss_of(logits.float(), batch.labels)
         if batch.other_labels is not None:
             loss = batch.share * loss + (1 - batch.share) * self.loss_of(logits.float(), batch.other_labels)
+        accuracy = _accuracy(logits.detach(), batch)
         if self.teacher is None:
-            return loss
+            return loss, accuracy
         with self.device.autocast(self.config):
-            return self.teacher.blend(loss, logits.float(), batch.images)
+            return self.teacher.blend(loss, logits.float(), batch.images), accuracy
+
+
+def _accuracy(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Share of a batch that is classified right; a picture mixed of two counts with the share of the label it got.
+
+    As in the code of Zhang et al., 2017, https://github.com/facebookresearch/mixup-cifar10.
+    """
+    predicted = logits.argmax(dim=1)
+    accuracy = (predicted == batch.labels).float().mean()
+    if batch.other_labels is not None:
+        accuracy = batch.share * accuracy + (1 - batch.share) * (predicted == batch.other_labels).float().mean()
+    return accuracy
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """The mean of values that are all known; else None."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def _out_of_patience(accuracies: list[float], patience: int | None) -> bool:

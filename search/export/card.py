@@ -61,6 +61,7 @@ def card(record: ExportRecord) -> str:
         "## How it was trained",
         _training(record),
         "![Learning curves](plots/curves.png)",
+        _curves(record),
         _recipe(record),
         "## How fast it is",
         _latency(record),
@@ -286,6 +287,18 @@ def _training(record: ExportRecord) -> str:
     if (distill := TrainConfig.model_validate(record.config).distill) is not None:
         parts.append(f"It learned from a teacher too, `{distill.teacher}`.")
     return " ".join(parts)
+
+
+def _curves(record: ExportRecord) -> str:
+    """What the curves are of; nothing for an export of before, which has no training accuracy."""
+    if all(one.train_accuracy is None for one in record.histories[0]):
+        return ""
+    mixed = {"mixup", "cutmix"} & {name for name, share in record.config.items() if share}
+    mixed_too = " A picture mixed of two counts with the share of the label that was predicted." if mixed else ""
+    return (
+        "Training loss and accuracy are of the augmented pictures, each by the net of its step, so they may well be "
+        f"below those on validation.{mixed_too} The numbers are in `plots/curves.csv`."
+    )
 
 
 def _recipe(record: ExportRecord) -> str:

@@ -27,10 +27,10 @@ from search.export.card import write_card
 from search.export.formats import weights
 from search.export.formats.table import format_of
 from search.export.metrics import REFERENCE_LOGITS, Export, describe, evaluate_once, gain_in_words, text_of_export
-from search.export.place import CARD, CONFUSION, CURVES, UNFINISHED, Place, altered
+from search.export.place import CARD, CONFUSION, CURVES, EPOCHS, UNFINISHED, Place, altered
 from search.export.record import Description, ExportRecord, ProofAnswer, write_metrics
 from search.export.retrain import Retraining, Stages, check_limit, choose_trial, raise_if_stopped
-from search.figures.png import draw_confusion, draw_curves
+from search.figures.png import draw_confusion, draw_curves, write_curves
 from search.paths import Runs
 from search.plan.prepare import prepare
 from search.process import log_to
@@ -242,6 +242,7 @@ def prove(
 
 def _draw(folder: Path, record: ExportRecord) -> None:
     (folder / CURVES).parent.mkdir()
+    write_curves(record.histories, folder / EPOCHS)
     result = record.evaluation
     title = f"{record.study}, trial {record.trial}"
     draw_curves(record.histories, folder / CURVES, title=title, seen=record.sees_validation)

@@ -239,6 +239,9 @@ def _history(outcomes: Sequence[Sequence[Outcome]], member: int) -> tuple[Epoch,
             train_loss=one.train_loss,
             val_loss=one.val_loss,
             val_accuracy=one.val_accuracy,
+            train_accuracy=one.train_accuracy,
+            val_macro_f1=one.val_macro_f1,
+            val_balanced_accuracy=one.val_balanced_accuracy,
         )
         for stage, ended in zip(("training", "finetuning"), outcomes, strict=False)
         for one in ended[member].results

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -36,6 +38,32 @@ class Epoch:
     train_loss: float
     val_loss: float
     val_accuracy: float
+    train_accuracy: float | None = None
+    """On augmented pictures, see ``trainer.config.EpochResult``; None in an export of an earlier version."""
+    val_macro_f1: float | None = None
+    val_balanced_accuracy: float | None = None
+
+
+CURVE_COLUMNS = (
+    "member",
+    "stage",
+    "epoch",
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "val_macro_f1",
+    "val_balanced_accuracy",
+)
+
+
+def write_curves(histories: Sequence[Sequence[Epoch]], path: Path) -> None:
+    """Write the learning curves as CSV, a line for each epoch of each member, counted from 1."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, CURVE_COLUMNS)
+        writer.writeheader()
+        for member, history in enumerate(histories, 1):
+            writer.writerows({"member": member} | asdict(one) for one in history)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +97,9 @@ def draw_curves(histories: Sequence[Sequence[Epoch]], path: Path, *, title: str,
         train_losses, val_losses = [one.train_loss for one in history], [one.val_loss for one in history]
         for values, colour, label in ((train_losses, GRAY, labels[0]), (val_losses, BLUE, labels[1])):
             losses.plot(epochs, values, color=colour, label=label, alpha=faint, marker=marker)
+        trained = [math.nan if one.train_accuracy is None else 100 * one.train_accuracy for one in history]
+        if not all(map(math.isnan, trained)):
+            accuracy.plot(epochs, trained, color=GRAY, label=labels[0], alpha=faint, marker=marker)
         accuracies = [100 * one.val_accuracy for one in history]
         accuracy.plot(epochs, accuracies, color=BLUE, label=labels[1], alpha=faint, marker=marker)
     first = sum(one.stage == "training" for one in histories[0])

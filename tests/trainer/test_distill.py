@@ -79,7 +79,7 @@ def test_the_teacher_has_the_precision_of_the_training(digits: Dataset, teacher:
     assert training.teacher is not None
     seen: list[torch.Tensor] = []
     training.teacher.model.register_forward_hook(lambda *hooked: seen.append(hooked[-1]))
-    loss = training.step(next(training.batches(1)), 1e-3)
+    loss = training.step(next(training.batches(1)), 1e-3)[0]
     assert [(logits.dtype, logits.requires_grad) for logits in seen] == [(torch.bfloat16, False)]
     assert loss.dtype == torch.float32
     assert loss.isfinite()

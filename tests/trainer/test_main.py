@@ -54,10 +54,11 @@ def test_it_prints_a_line_for_each_epoch(cache: list[str]) -> None:
         "augmentation",
         "loader processes",
     ]
-    assert header == "epoch  train loss  val loss  val accuracy  seconds  images/s"
-    number, *losses, accuracy, seconds, speed = epoch.split()
+    assert header == "epoch  train loss  train acc.  val loss  val acc.  seconds  images/s"
+    number, train_loss, trained, val_loss, accuracy, seconds, speed = epoch.split()
     assert number == "1"
-    assert all(0 < float(loss) < 10 for loss in losses)
+    assert all(0 < float(loss) < 10 for loss in (train_loss, val_loss))
+    assert 10 < float(trained.removesuffix("%")) <= 100
     assert 15 < float(accuracy.removesuffix("%")) <= 100
     assert float(seconds) > 0
     assert float(speed) > 0
@@ -78,6 +79,9 @@ def test_json_is_one_object_for_each_epoch_also_of_those_resumed(
         "seconds",
         "images_per_second",
         "final",
+        "train_accuracy",
+        "val_macro_f1",
+        "val_balanced_accuracy",
     }
     assert result["epoch"] == 1
     assert main(command) == 0

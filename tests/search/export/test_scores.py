@@ -121,6 +121,15 @@ def test_card_and_terminal_tell_the_scores_and_name_the_classes_that_are_never_p
     assert f"  macro F1    {scores.macro_f1.in_words}" in text_of_export(Export(record, "there")).splitlines()  # type: ignore[arg-type]
 
 
+def test_the_card_says_what_a_training_accuracy_is_of() -> None:
+    values = recorded()
+    assert "curves.csv" not in card(ExportRecord.model_validate(values)), "an export of before has none"
+    values["histories"][0][-1]["train_accuracy"] = 0.5
+    assert "they may well be below those on validation. The numbers are in" in card(ExportRecord.model_validate(values))
+    values["config"]["cutmix"] = 0.5
+    assert "A picture mixed of two counts with the share of" in card(ExportRecord.model_validate(values))
+
+
 def test_an_export_of_before_has_no_such_scores() -> None:
     record = ExportRecord.model_validate(recorded())
     assert record.evaluation.scores is None

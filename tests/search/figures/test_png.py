@@ -10,7 +10,7 @@ from PIL import Image
 
 import search.figures.png
 from search.export.card import _cell
-from search.figures.png import draw_accuracies, draw_confusion, numbered, table_of
+from search.figures.png import Epoch, draw_accuracies, draw_confusion, draw_curves, numbered, table_of, write_curves
 
 ODD = {
     "a formula": r"$\mathds{R}$",
@@ -66,3 +66,26 @@ def test_a_name_in_the_card_is_no_markup() -> None:
     assert _cell("$x$ [l](u) *b* _i_ snake_case") == "&#36;x&#36; &#91;l&#93;(u) &#42;b&#42; &#95;i&#95; snake_case"
     assert _cell("red\x1b[31m\nline") == "red&#92;x1b&#91;31m&#92;nline"
     assert _cell("참새") == "참새"
+
+
+def history(*accuracies: float | None) -> list[Epoch]:
+    return [
+        Epoch(stage="training", epoch=epoch, train_loss=1.5, val_loss=0.5, val_accuracy=0.9, train_accuracy=accuracy)
+        for epoch, accuracy in enumerate(accuracies, 1)
+    ]
+
+
+def test_the_accuracy_on_the_training_pictures_is_drawn_and_written(tmp_path: Path) -> None:
+    for name, drawn in (("without", history(None, None)), ("with", history(0.25, 0.75))):
+        draw_curves([drawn], tmp_path / f"{name}.png", title="curves", seen=False)
+    assert (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()
+    write_curves([history(0.25, 0.75), history(None)], tmp_path / "curves.csv")
+    head, *lines = (tmp_path / "curves.csv").read_text().splitlines()
+    assert head == (
+        "member,stage,epoch,train_loss,train_accuracy,val_loss,val_accuracy,val_macro_f1,val_balanced_accuracy"
+    )
+    assert lines == [
+        "1,training,1,1.5,0.25,0.5,0.9,,",
+        "1,training,2,1.5,0.75,0.5,0.9,,",
+        "2,training,1,1.5,,0.5,0.9,,",
+    ]
