@@ -178,7 +178,8 @@ def _write_models(folder: Path, retraining: Retraining, stages: Stages) -> tuple
     whole, plain = build_nets(config, states, spec, len(data.class_names))
     weights.write_weights(folder, plain, config, spec, data)
     with retraining.console.status(f"writing {' and '.join(format_of(name).file for name in spec.final.formats)}"):
-        write_graphs(folder, whole, (spec.data.channels, *data.images.shape[1:3]), spec.final.formats)
+        shape = (spec.data.channels, *data.images.shape[1:3])
+        write_graphs(folder, whole, shape, spec.final.formats, weights.about(spec, data))
     return whole, plain
 
 

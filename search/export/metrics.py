@@ -40,7 +40,7 @@ from search.study.marks import own_trials
 from search.study.study import open_test_split, teacher_hash
 from search.study.trial import recipe_of, states_of
 from search.words import count
-from trainer.config import ModelSize
+from trainer.config import ModelSize, TrainConfig
 from trainer.identity import identity, later_recipe
 from trainer.near import find_near_duplicates
 from trainer.sums import sha256
@@ -88,7 +88,7 @@ def describe(
         "confirmation": without_times(confirmation) if confirmation else None,
         "fit_on": final.fit_on,
         "sees_validation": final.sees_validation,
-        "config": identity(config),
+        "config": identity(_told(config)),
         "finetune": final.finetune and identity(final.finetune),
         "teacher": teacher_hash(config),
         "seeds": [training.config.seed for training in stages[0]],
@@ -114,6 +114,15 @@ def describe(
     # The journal's hash is not part of the identity: a launch adds lines even if the budget is spent.
     beside = {"identity": identity_of(known_by), "event_log": digest(retraining.runs.journal(spec.name))}
     return Description.model_validate(described | beside)
+
+
+def _told(config: TrainConfig) -> TrainConfig:
+    """The candidate as others are told of it: of a teacher that is an export only the folder's name, not its place."""
+    distill = config.distill
+    if distill is None or teacher_hash(config) == distill.teacher:
+        return config
+    teacher = distill.model_copy(update={"teacher": Path(distill.teacher).expanduser().resolve().name})
+    return config.model_copy(update={"distill": teacher})
 
 
 def evaluate_once(

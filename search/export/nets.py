@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -41,7 +41,13 @@ def build_nets(
     return (whole if spec.final.tta else members[0]), members[0]
 
 
-def write_graphs(folder: Path, whole: nn.Module, shape: tuple[int, int, int], formats: Sequence[FormatName]) -> None:
+def write_graphs(
+    folder: Path,
+    whole: nn.Module,
+    shape: tuple[int, int, int],
+    formats: Sequence[FormatName],
+    about: Mapping[str, str],
+) -> None:
     """Write the file of each format from one captured graph; any batch size.
 
     Args:
@@ -49,6 +55,7 @@ def write_graphs(folder: Path, whole: nn.Module, shape: tuple[int, int, int], fo
         whole: the exported model, views and members included, in eval mode.
         shape: (channels, size, size) of an image.
         formats: the formats to write.
+        about: what each file says of itself, as from ``weights.about``.
     """
     if not formats:
         return
@@ -59,4 +66,4 @@ def write_graphs(folder: Path, whole: nn.Module, shape: tuple[int, int, int], fo
         program = torch.export.export(whole, (images,), dynamic_shapes=({0: batch},), strict=False)
         for name in formats:
             made = format_of(name)
-            made.write(program, folder / made.file)
+            made.write(program, folder / made.file, about)

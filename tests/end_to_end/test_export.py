@@ -193,7 +193,6 @@ def test_the_cards_own_lines_load_and_ask_each_format(export: Export) -> None:
         code = block.replace("PATH/TO/THIS/FOLDER", str(export.folder))
         exec(code.replace("PICTURE.png", str(export.test_pictures[0])), names)
         if "logits" in code:
-            assert len(code.splitlines()) <= 4
             assert np.abs(np.asarray(names.pop("logits").tolist()) - export.logits[:1]).max() <= MAX_LOGIT_DIFFERENCE
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -41,8 +41,9 @@ class Format:
     """Packages whose versions metrics.json records."""
     loading: str
     """The model card's instructions for loading the file and computing ``logits`` from ``pictures``."""
-    write: Callable[[ExportedProgram, Path], None]
-    """Writes the captured model, which takes any batch size, to this path."""
+    write: Callable[[ExportedProgram, Path, Mapping[str, str]], None]
+    """Writes the captured model, which takes any batch size, to this path, with what it says of itself, as from
+    ``weights.about``; without a path or a name of this machine."""
     open: Callable[[Path], Opened]
     """Opens this path with the library alone, as an outsider would; for the proof and ``search predict``. The
     library's exceptions pass through."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
@@ -15,29 +16,57 @@ from search.export.formats.format import Format, Opened
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-LOADING = """With ONNX Runtime:
+LOADING = """With ONNX Runtime, NumPy and Pillow alone, from the file (`pip install onnxruntime numpy pillow`):
 
 ```python
+import json
+import numpy as np
 import onnxruntime
+from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession("PATH/TO/THIS/FOLDER/model.onnx")
-logits = session.run(["logits"], {"pictures": pictures.numpy()})[0]
+about = {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
+def read(file):
+    image = ImageOps.exif_transpose(Image.open(file)).convert("RGB" if about["channels"] == 3 else "L")
+    size, scaled, squash = about["size"], int(about["size"] / about["crop_pct"]), about["crop_mode"] == "squash"
+    width, height = (int(scaled * side / (side if squash else min(image.size))) for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    image = image.resize((width, height), Image.Resampling[about["interpolation"].upper()])
+    pixels = np.asarray(image.crop((left, top, left + size, top + size))).reshape(size, size, -1) / 255
+    return ((pixels - about["mean"]) / about["std"]).transpose(2, 0, 1).astype(np.float32)
+logits = session.run(["logits"], {"pictures": np.stack([read("PICTURE.png")])})[0]
+print(about["class_names"][logits[0].argmax()])
 ```"""
 
 
-def _write(program: ExportedProgram, file: Path) -> None:
+def _write(program: ExportedProgram, file: Path, about: Mapping[str, str]) -> None:
+    import onnx
     import torch
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    torch.onnx.export(
+    made = torch.onnx.export(
         program,
-        f=file,
         dynamo=True,
         input_names=["pictures"],
         output_names=["logits"],
-        external_data=False,
+        dynamic_shapes=({0: "batch"},),
         verbose=False,
     )
+    assert made is not None
+    model = made.model_proto
+    _clear_debugging(model)
+    onnx.helper.set_model_props(model, dict(about))
+    file.write_bytes(model.SerializeToString())
+
+
+def _clear_debugging(message: Any) -> None:
+    """Remove what the exporter notes of each part of a protobuf message for debugging: the source that it comes from."""
+    for field, value in message.ListFields():
+        if field.name in ("metadata_props", "doc_string"):
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for part in value if field.is_repeated else [value]:
+                _clear_debugging(part)
 
 
 def _open(file: Path) -> Opened:

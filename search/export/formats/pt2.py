@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +25,13 @@ logits = model(pictures)
 ```"""
 
 
-def _write(program: ExportedProgram, file: Path) -> None:
+def _write(program: ExportedProgram, file: Path, about: Mapping[str, str]) -> None:
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)  # it names files of this machine
     archive = io.BytesIO()  # on a full disk, torch's own writer ends the process
-    torch.export.save(program, archive)
+    torch.export.save(program, archive, extra_files={"about.json": json.dumps(dict(about))})
     file.write_bytes(archive.getvalue())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from studies import StudySpec
     from trainer.config import TrainConfig
     from trainer.data import Dataset
+    from trainer.values import Json
 
 FILE = "model.safetensors"
 CLASS_MAP = "class_map.txt"
@@ -25,6 +27,13 @@ CLASS_MAP = "class_map.txt"
 
 LIBRARY = "timm"
 """Name of the stock library that opens the files, for users and for model hubs."""
+
+TIMM_NEEDS = {
+    *("input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "num_classes"),
+    *("pool_size", "first_conv", "classifier", "custom_load"),
+}
+"""What stays of timm's own ``pretrained_cfg``: what says how the net is loaded and asked. The rest (tag, license,
+origin_url, paper_ids) tells of weights that timm publishes, and these are others."""
 
 LOADING = """With timm, nothing of the program that made it:
 
@@ -43,19 +52,10 @@ def write_weights(folder: Path, net: nn.Module, config: TrainConfig, spec: Study
 
     from trainer.evaluate import Ensemble
     from trainer.models import is_stock, model_args
-    from trainer.pictures import crop_mode_of
 
-    size, channels, names = spec.data.image_size, spec.data.channels, list(data.class_names)
-    preprocessing = {
-        "input_size": (channels, size, size),
-        "interpolation": spec.data.interpolation,
-        "mean": data.mean,
-        "std": data.std,
-        "crop_pct": spec.data.crop_pct,
-        "crop_mode": crop_mode_of(spec.data),
-    }
+    names, preprocessing, file = list(data.class_names), _preprocessing(spec, data), folder / "config.json"
     (folder / CLASS_MAP).write_bytes(class_map(names))
-    args = model_args(config, size)
+    args = model_args(config, spec.data.image_size)
     if is_stock(config) and not isinstance(net, Ensemble):
         timm.models.save_for_hf(
             net,
@@ -65,13 +65,40 @@ def write_weights(folder: Path, net: nn.Module, config: TrainConfig, spec: Study
             safe_serialization=True,
             data_config=preprocessing,
         )
+        described = json.loads(file.read_text(encoding="utf-8"))
+        stated = described["pretrained_cfg"]
+        described["pretrained_cfg"] = {name: stated[name] for name in stated if name in TIMM_NEEDS}
+        file.write_text(json.dumps(described, indent=2), encoding="utf-8")
         return
     safetensors.torch.save_model(net, str(folder / FILE))
     described = {"architecture": config.model, "num_classes": len(names), "model_args": args, "label_names": names}
     if isinstance(net, Ensemble):
         described |= {"members": len(net.members), "views": list(net.views)}
     described["pretrained_cfg"] = preprocessing
-    (folder / "config.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
+    file.write_text(json.dumps(described, indent=2), encoding="utf-8")
+
+
+def _preprocessing(spec: StudySpec, data: Dataset) -> dict[str, Json]:
+    """How a picture becomes the input of the model, in timm's names."""
+    from trainer.pictures import crop_mode_of
+
+    size, channels = spec.data.image_size, spec.data.channels
+    return {
+        "input_size": [channels, size, size],
+        "interpolation": spec.data.interpolation,
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "crop_pct": spec.data.crop_pct,
+        "crop_mode": crop_mode_of(spec.data),
+    }
+
+
+def about(spec: StudySpec, data: Dataset) -> dict[str, str]:
+    """What a model file says of itself, name -> JSON: all that a reader needs besides the file."""
+    told = {"class_names": list(data.class_names), "size": spec.data.image_size, "channels": spec.data.channels}
+    told |= {name: value for name, value in _preprocessing(spec, data).items() if name != "input_size"}
+    told |= {"study": spec.name, "made_by": f"Featherweight {version('featherweight')}"}
+    return {name: json.dumps(value) for name, value in told.items()}
 
 
 def class_map(names: Sequence[str]) -> bytes:

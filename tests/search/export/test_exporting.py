@@ -117,7 +117,7 @@ def test_a_full_disk_ends_an_export_with_one_sentence_whichever_file_it_stops(tm
     for name in ("pt2", "onnx"):
         (tmp_path / f"model.{name}").symlink_to("/dev/full")  # every write to it finds no space left
         with pytest.raises(DiskError, match=sentence), _disk_errors(tmp_path / "exports"):
-            write_graphs(tmp_path, net, (3, 8, 8), [name])
+            write_graphs(tmp_path, net, (3, 8, 8), [name], {})
     with pytest.raises(DiskError, match=sentence), _disk_errors(tmp_path / "exports"):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     with pytest.raises(ValueError, match="ours"), _disk_errors(tmp_path):

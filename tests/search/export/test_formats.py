@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -40,12 +41,15 @@ def tiny() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
 
 
+ABOUT = {"class_names": json.dumps(["\ud55c\uad6d", "\udcff"]), "size": "8"}
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ensemble, Path]:
     torch.manual_seed(0)
     whole = Ensemble([tiny(), tiny()], ("flip",)).eval()
     folder = tmp_path_factory.mktemp("formats")
-    write_graphs(folder, whole, (3, 8, 8), ("onnx", "pt2"))
+    write_graphs(folder, whole, (3, 8, 8), ("onnx", "pt2"), ABOUT)
     return whole, folder
 
 
@@ -92,7 +96,7 @@ def test_the_setting_the_card_and_the_versions_tell_of_a_format(one: Format) -> 
 
 def test_a_format_without_code_is_an_error_at_once(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=UNKNOWN):
-        write_graphs(tmp_path, tiny().eval(), (3, 8, 8), [UNKNOWN])
+        write_graphs(tmp_path, tiny().eval(), (3, 8, 8), [UNKNOWN], {})
 
 
 def test_the_room_lists_its_files() -> None:
@@ -158,7 +162,7 @@ def test_an_ensembles_weights_are_proven_too_although_no_stock_library_has_its_n
 
 
 def test_only_the_formats_asked_for_are_written(tmp_path: Path) -> None:
-    write_graphs(tmp_path, tiny().eval(), (3, 8, 8), ())
+    write_graphs(tmp_path, tiny().eval(), (3, 8, 8), (), {})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,63 @@
+"""Exports as a judge sees them who has nothing of this program."""
+
+from __future__ import annotations
+
+import ast
+import getpass
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import judge
+import pytest
+from handed_over import hand_over
+
+from search.export.metrics import Export
+
+STUDIES: dict[str, dict[str, Any]] = {
+    "resnet": {},
+    "rexnet": {"train": {"model": "rexnet_100", "width_mult": 0.3}, "lr": 0.005},
+    "efficientnet": {"train": {"model": "efficientnet_b0", "width_mult": 0.3}, "lr": 0.005},
+    "squashed": {"data": {"resize": "squash", "crop_pct": 0.8, "interpolation": "bilinear"}},
+    "views": {"final": {"tta": ["flip"]}},
+    "ensemble": {"final": {"ensemble": 2, "tta": ["flip"]}, "train": {"epochs": 3}},
+    "gray": {"data": {"channels": 1}},
+    "folds": {"data": {"folds": 3, "val_fraction": 0.2}, "final": {"fit_on": "train+val"}},
+}
+FAST = ("views",)
+
+
+@pytest.fixture(scope="module")
+def views(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    return hand_over(tmp_path_factory.mktemp("of-the-maker"), **STUDIES["views"])
+
+
+def private(folder: Path) -> list[str]:
+    """Words that only the maker's machine has."""
+    user = getpass.getuser()
+    here = [str(Path.home()), str(Path.cwd()), str(folder), folder.name, sys.prefix, "site-packages", "runs/"]
+    return [*here, f"/{user}/", f"{user}@", socket.gethostname()]
+
+
+def judged(export: Export) -> dict[str, float]:
+    folder = export.path.parents[2]
+    assert export.path.is_relative_to(folder / "runs")
+    return judge.judge(export.path, folder / "pictures" / "test", private(folder))
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in STUDIES]
+)
+def test_an_export_is_what_it_says_and_says_nothing_of_its_makers_machine(name: str, tmp_path: Path, request) -> None:
+    export = request.getfixturevalue("views") if name == "views" else hand_over(tmp_path, **STUDIES[name])
+    accuracies = judged(export)
+    assert ("timm" in accuracies) == (export.record.model.members == 1 and name != "efficientnet")
+
+
+def test_the_judge_has_nothing_of_ours() -> None:
+    tree = ast.parse(Path(judge.__file__).read_text(encoding="utf-8"))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    packages = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
+    assert packages <= {"numpy", "torch", "timm", "onnxruntime", "PIL", "sklearn"}

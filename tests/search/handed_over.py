@@ -1,0 +1,100 @@
+"""Whole exports, made in this process: their trainings are done here, so no worker and no second process is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from marked import add_own
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
+from PIL import Image
+from rich.console import Console
+
+import search.export.export
+from search.console import Terminal
+from search.devices import parse_devices
+from search.export import proof
+from search.export.metrics import Export
+from search.export.record import ProofAnswer
+from search.export.retrain import Retraining
+from search.paths import Runs
+from search.plan.prepare import prepare
+from search.study.confirmation import begin, missing, record
+from search.study.owned import OwnedStudy
+from search.study.storage import open_storage, parse_url
+from search.study.study import open_study
+from studies import StudySpec
+from trainer.checkpoint import load_checkpoint
+from trainer.device import open_device
+from trainer.fit import fit
+
+NAMES = ("까치", "checks, of 'two'", "plain")
+"""Classes of the pictures: a name of another script, one with what JSON and YAML have to escape."""
+
+RECIPE = {"model": "resnet10t", "width_mult": 0.06, "epochs": 8, "batch_size": 8, "optimizer": "sgd", "hflip": 0.5}
+
+
+def pictures(folder: Path) -> Path:
+    """Three kinds of shapes in many sizes; of the 24 test pictures one is upright only by EXIF."""
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for split, number in (("train", 12), ("test", 8)):
+        for kind, name in enumerate(NAMES):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(number):
+                width, height = (int(side) for side in rng.integers(17, 60, 2))
+                x, y = np.meshgrid(np.arange(width), np.arange(height))
+                on = (x // 4 % 2, (x // 4 + y // 4) % 2, x * 0)[kind]
+                pixels = np.where(on[..., None], rng.integers(160, 255, 3), rng.integers(0, 90, 3))
+                image = Image.fromarray((pixels + rng.integers(-20, 20, pixels.shape)).clip(0, 255).astype(np.uint8))
+                turned = {"exif": exif} if (split, index, kind) == ("test", 0, 0) else {}
+                image.save(folder / split / name / f"{index}.{'jpg' if turned else 'png'}", **turned)
+    return folder
+
+
+def hand_over(folder: Path, *, lr: float = 0.1, train: dict[str, Any] | None = None, **tables: Any) -> Export:
+    """Export the only trial of a study of these pictures; ``train`` and ``tables`` change its study file."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    values: dict[str, Any] = {"name": "shapes", "limit": {"params": 30_000_000}, "confirm": {"top": 1, "seeds": 2}}
+    values |= {"train": RECIPE | (train or {}), "space": {"lr": {"low": 0.001, "high": 0.2, "log": True}}} | tables
+    values["data"] = {"path": str(pictures(folder / "pictures")), "image_size": 24} | tables.get("data", {})
+    spec, runs = StudySpec.model_validate(values), Runs(folder / "runs")
+    runs.root.mkdir()
+    data = prepare(spec, runs, Console(quiet=True)).data
+    url = parse_url(f"sqlite:///{folder}/search.db")
+    study = open_study(spec, open_storage(url, create=True), data.fingerprint)
+    axis, attributes = FloatDistribution(0.001, 0.2, log=True), {"num_params": 1, "seconds": 1.0}
+    distributions: dict[str, Any] = {"params": {"lr": lr}, "distributions": {"lr": axis}, "user_attrs": attributes}
+    add_own(study, [create_trial(state=TrialState.COMPLETE, value=0.9, **distributions)])
+    _train(study, spec, runs, data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search.export.export, "prove", _prove)
+        patch.setattr(proof, "LATENCY_SECONDS", 0.0)
+        devices = parse_devices("cpu")
+        return search.export.export.export_best("shapes", url, runs, devices, asked=spec, quiet=True)
+
+
+def _prove(folder: Path, spec: StudySpec, data: Any, *_: object) -> ProofAnswer:
+    return ProofAnswer.model_validate(proof.prove(folder, spec.data, data))
+
+
+def _train(study: optuna.Study, spec: StudySpec, runs: Runs, data: Any) -> None:
+    """All trainings of the export; those of a confirmation with folds are invented."""
+    device = open_device("cpu", 1)
+    retraining = Retraining(OwnedStudy(study, spec, lambda: None), runs, data, [], Terminal(quiet=True))
+    if spec.confirm.top:
+        begin(study, spec)
+        for trial, number in missing(study, spec):
+            record(study, trial.number, number, 0.8 + number / 100, 1.0)
+    for stage in retraining.plan(study.get_trials()[0]):
+        for training in stage:
+            before = load_checkpoint(training.start) if training.start else None
+            training.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            start = before.weights if before else None
+            chosen = data.trained_on(training.fit_on)
+            list(fit(training.config, chosen, device, checkpoint=training.checkpoint, start=start))
