@@ -8,4 +8,4 @@ This file imports no module of the package, because `trainer.config` must load w
 
 import logging
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # the caller decides where log lines go
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # the caller chooses the log

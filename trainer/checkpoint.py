@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _HASH_BYTES = 4
 
 _STRETCH_BYTES = 4 << 20
-"""After so many bytes, the system is asked to begin writing to the disk."""
+"""Each time this many bytes are written, the system is asked to begin writing them to the disk."""
 
 
 OptimizerState = dict[str, Any]

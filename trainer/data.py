@@ -290,7 +290,7 @@ def _refuses_bad_files(config: DataConfig) -> bool:
 
 
 def _find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int]) -> list[str]:
-    """Reasons why these pictures cannot be trained on, a line each."""
+    """Reasons why these pictures cannot be used for training, one line for each."""
     problems = []
     refuses_bad_files = _refuses_bad_files(config)
     if refuses_bad_files:

@@ -181,8 +181,8 @@ def _square(image: Image.Image, config: DataConfig) -> Image.Image:
     if max(width, height) <= 64 * scaled:
         return image.resize((width, height), filter).crop((left, top, left + size, top + size))
     # A strip is cropped first: 1 x 2000 pixels would otherwise become 1024 x 2,048,000 before the crop. The filter
-    # still sees pixels beyond the box. The result differs only by rounding, and where bicubic overshoots: Pillow
-    # resizes rows or columns first, whichever is cheaper, and clips in between.
+    # still uses pixels beyond the box. The result differs only by rounding and by clipping: bicubic can overshoot, and
+    # Pillow clips between its two passes, of which it takes the cheaper one (rows or columns) first.
     x, y = image.width / width, image.height / height
     box = (left * x, top * y, (left + size) * x, (top + size) * y)
     return image.resize((size, size), filter, box)

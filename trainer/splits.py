@@ -130,7 +130,7 @@ def _share(fraction: float, count: int, keep: int) -> int:
 
 
 def group_problems(config: DataConfig, cache: Cache, groups: Sequence[str]) -> Iterator[str]:
-    """Reasons for which these pictures cannot be split by their groups, a line each."""
+    """Reasons why these pictures cannot be split by their groups, one line for each."""
     sides: dict[str, set[str]] = defaultdict(set)
     in_class: dict[str, set[str]] = defaultdict(set)
     for index, (group, split) in enumerate(zip(groups, cache.splits, strict=True)):

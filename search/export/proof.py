@@ -285,7 +285,7 @@ def _recount(card: dict[str, Any], net: Any, shape: list[int], *, is_whole: bool
     macs = counter.get_total_flops() // 2
     model, limit = card["model"], card["limit"]
     if not is_whole:
-        macs *= 1 + len(model["views"])  # model.safetensors is of the net alone; the other formats look at each view
+        macs *= 1 + len(model["views"])  # model.safetensors has only the net; the other formats compute each view
     _same("parameters", params, model["num_params"])
     _same("multiply-adds", macs, model["macs"])
     parts = model["members"] if limit["each"] else 1

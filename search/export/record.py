@@ -263,7 +263,7 @@ class Results(Recorded):
     evaluation: Evaluation
     validation: Validation
     histories: tuple[tuple[Epoch, ...], ...]
-    """For each member, its epochs in all stages."""
+    """The epochs of each member, in all stages."""
     measured_on_this_machine: Measured
     gain: str | None = None
     """The gain of the search over its first known recipe, in a sentence; None if it is not known."""

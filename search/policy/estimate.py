@@ -22,9 +22,9 @@ class Estimates:
     """An estimate for each candidate, in the order given."""
 
     ends: NDArray[np.float64]
-    """The value at the end, measured or estimated; NaN where no rung was reached."""
+    """The value at the end, measured or estimated; NaN if no rung was reached."""
     variances: NDArray[np.float64]
-    """Variance of the estimate, 0 for a measured one; NaN where no rung was reached."""
+    """Variance of the estimate, 0 for a measured value; NaN if no rung was reached."""
 
 
 def estimated_ends(values: NDArray[np.float64]) -> Estimates:
@@ -35,7 +35,7 @@ def estimated_ends(values: NDArray[np.float64]) -> Estimates:
     residuals are added up.
 
     Args:
-        values: [number of candidates, number of rungs + 1], the last column is the end; NaN where not reached.
+        values: [number of candidates, number of rungs + 1]; the last column is the end. NaN if not reached.
     """
     number, rungs = values.shape
     known = ~np.isnan(values)

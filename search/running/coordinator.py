@@ -1,6 +1,6 @@
 """The coordinator: the one process that owns a study. ask -> assign -> report, prune -> tell.
 
-Optuna holds the state of each trial. The coordinator adds which worker trains it, and its failures so far:
+Optuna stores the state of each trial. The coordinator also knows its worker, and its failures so far:
 
     WAITING --ask--> RUNNING --last epoch--> COMPLETE
                        |  ^ --pruner, loss not finite, or too large for the memory--> PRUNED

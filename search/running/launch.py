@@ -154,7 +154,7 @@ def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice
 
 
 def doubts(data: Dataset) -> Iterator[str]:
-    """Problems of the pictures that do not stop a search, a line each; ``search check`` lists them in full."""
+    """Problems of the pictures that do not stop a search, one line for each; ``search check`` lists all of them."""
     if data.bad_files:
         name, reason = data.bad_files[0].name, data.bad_files[0].reason
         yield f"files left out: {len(data.bad_files)}, the first: {name}: {reason}; search check lists them"

@@ -88,9 +88,9 @@ class Ending:
     value: float | None = None
     """The objective of a COMPLETE trial."""
     reason: str = ""
-    """Why it is not COMPLETE; the first line says what happened, a log may follow."""
+    """Why it is not COMPLETE, in one line; the end of a log may follow."""
     failure: FailureKind | None = None
-    """The kind of failure that ended it; None where nothing went wrong."""
+    """The kind of failure that ended it; None if there was no failure."""
 
 
 class Changed(Exception):

@@ -46,7 +46,7 @@ class Begun:
 
     spec: StudySpec
     kept: dict[str, object]
-    """Setting ("search.pruner") -> stored value, where the file leaves the setting out and its default has changed."""
+    """Setting ("search.pruner") -> stored value, for settings that the file omits and whose defaults have changed."""
     notes: list[str]
     """Lines for the user: the kept settings, or the differences from today's text."""
 
@@ -56,7 +56,7 @@ def as_begun(asked: StudySpec, storage: RDBStorage, overrides: Sequence[str] | N
 
     Args:
         asked: the study file with the overrides.
-        storage: where the study is, or will be.
+        storage: the storage of the study, which need not exist yet.
         overrides: "key=value" settings if ``asked`` is a study file of this program: an existing study then continues
             with the text it was begun with. None if ``asked`` is the user's own file, whose present text counts.
 
@@ -112,7 +112,7 @@ def with_kept(asked: StudySpec, stored: Tables, tables: Sequence[str] = tuple(KE
 
 
 def _with_stored_text(asked: StudySpec, stored: Tables, overrides: Sequence[str]) -> StudySpec | None:
-    """The study as it was stored, with today's overrides; None where this version cannot read it."""
+    """The stored study with today's overrides; None if this version cannot read it."""
     try:
         stored_spec(stored, f"study {asked.name!r} was last launched", "")
     except StudyChanged:

@@ -1,6 +1,6 @@
 """The journal: an append-only log of a search, written as the storage acknowledges each step.
 
-One JSON object a line; what a line says is in search/study/events.py.
+Each line is a JSON object; search/study/events.py describes them.
 """
 
 from __future__ import annotations

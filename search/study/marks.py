@@ -116,7 +116,7 @@ def with_marks(study: optuna.Study, uuid: str | None, *, in_memory: bool = False
     Args:
         study: as Optuna opened it.
         uuid: the study's UUID.
-        in_memory: keep its trials in memory, see ``RememberingStorage``; else each look reads the unfinished ones.
+        in_memory: keep its trials in memory, see ``RememberingStorage``; else each access reads the unfinished trials.
     """
     backend, number, marks = backend_of(study), study._study_id, Marks.of(study, uuid)
     storage: BaseStorage = MarkedStorage(backend, number, marks)

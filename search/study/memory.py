@@ -1,7 +1,7 @@
 """The trials of a study in memory, for the process that owns it. All writes go to the database first.
 
-Optuna's own cache reads every unfinished trial anew at each look. A search with n workers has n unfinished trials, and
-looks about ten times for each trial.
+Optuna's own cache reads every unfinished trial anew at each access. A search with n workers has n unfinished trials,
+and accesses the trials about ten times for each trial.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class RememberingStorage(_CachedStorage):
     write, all unfinished trials are read anew before they are returned again, because the database may have stored the
     write nevertheless. A trial whose state has changed is read anew for its times. Finished trials never change.
 
-    Each look at all trials notices trials that other programs have added, begun or finished, by the number of trials in
+    Each access to all trials finds those that other programs have added, begun or finished, by the number of trials in
     each state. A change by another program to an unfinished trial is seen when that trial is next read. Attributes of
     the study are always read from the database, because they show whether it is still the same study.
 

@@ -13,7 +13,7 @@ from search.study.trial import TrialView, rank
 from search.words import duration
 
 SILENT_EPOCHS, SILENT_SECONDS = 5, 120
-"""A worker that is silent for longer than so many of its epochs, and than so many seconds, is reported as a problem."""
+"""A worker is reported as a problem if it is silent for this many of its epochs, and for this many seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class WorkerView:
     epoch: int = 0
     """Finished epochs of the training that the trial is at."""
     epochs: int = 0
-    """Epochs that this training has in all."""
+    """Number of epochs of this training."""
     val_accuracy: float | None = None
     images_per_second: float | None = None
     epoch_seconds: float | None = None

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.study.storage import parse_url, sqlite_file
 
-CONNECT_TIMEOUT_SECONDS = 5  # a page that takes longer looks broken
+CONNECT_TIMEOUT_SECONDS = 5  # to users, a page that takes longer seems broken
 
 
 class NotReadyError(Exception):

@@ -205,7 +205,7 @@ def described(axis: BaseDistribution) -> str:
 
 
 def described_change(before: BaseDistribution, after: BaseDistribution) -> tuple[str, str]:
-    """The values of two axes in words; of long lists of choices, where they differ."""
+    """The values of two axes in words; for long lists of choices, only their differences."""
     if isinstance(before, CategoricalDistribution) and isinstance(after, CategoricalDistribution):
         was, now = short_change(list(before.choices), list(after.choices))
         return f"the choices {was}", f"the choices {now}"

@@ -60,7 +60,7 @@ def _write(program: ExportedProgram, file: Path, about: Mapping[str, str]) -> No
 
 
 def _clear_debugging(message: Any) -> None:
-    """Remove what the exporter notes of each part of a protobuf message for debugging: the source that it comes from."""
+    """Remove the exporter's notes for debugging, which name source files, from all parts of a protobuf message."""
     for field, value in message.ListFields():
         if field.name in ("metadata_props", "doc_string"):
             message.ClearField(field.name)
