@@ -1,4 +1,4 @@
-"""The devices of ``--gpus``, and locks on them. Torch is not imported, because it would claim GPUs."""
+"""The devices of ``--gpus``, what makes a GPU unusable, and locks on them. NVML tells of GPUs without claiming them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from logging import WARNING
 from pathlib import Path
 
-from search.console import Say
+from search.console import Say, tell_aside
 from search.errors import DeviceHeld, UsageError
 from search.words import megabytes
 from trainer.cores import most_threads, num_cores
@@ -25,6 +25,11 @@ LOCK_FOLDERS = (Path("/run/lock"), Path("/tmp"))
 
 /run/lock is made for locks, but only some distributions let all users in. Not $TMPDIR, which may be each user's own.
 """
+
+GPU_FILES = ("nvidia[0-9]*", "dxg")
+"""Files in /dev that show a GPU, natively or in a container, and under WSL, even if the driver's library is missing."""
+
+DEVICE_FOLDER = Path("/dev")
 
 FILLED_SHARE = 0.5
 """Share of a GPU's memory that other programs may use before the user is warned. A desktop uses some 100 MB."""
@@ -54,41 +59,61 @@ class Gpu:
     name: str
     """As nvidia-smi numbers it, "0"; the UUID of a part."""
     uuid: str
+    """Empty if the driver cannot open it."""
     parts: tuple[Gpu, ...] = ()
+    capability: tuple[int, int] | None = None
+    """Compute capability, (9, 0) for an H100; None if the driver does not tell."""
+    newest_cuda: int | None = None
+    """The newest CUDA that the driver knows, 12040 for 12.4; None if it does not tell."""
+    problem: str | None = None
+    """Reason for which the GPU cannot be used; None if it can."""
+
+    @property
+    def usable(self) -> tuple[Gpu, ...]:
+        """The parts of a divided GPU, which CUDA cannot use as a whole; else the GPU itself."""
+        return self.parts or (self,)
 
 
 def parse_devices(text: str | None) -> list[WorkerDevice]:
-    """One device per worker.
+    """One device per worker. A GPU that cannot be used is left out with a line on stderr, unless it is named.
 
     Args:
-        text: "0,1,2", "all", "cpu", "cpu:2", UUIDs ("GPU-...", "MIG-..."); None means all GPUs, else the CPU.
+        text: "0,1,2", "all", "cpu", "cpu:2", UUIDs ("GPU-...", "MIG-..."); None means all GPUs, else the CPU. A
+            divided GPU stands for its parts.
 
     Raises:
-        UsageError: a device that does not exist (those that do are listed), one named twice, or no such form.
+        UsageError: a device that does not exist (those that do are listed), that cannot be used, or that is named
+            twice; no such form; GPUs that are there, of which the driver or torch can use none.
     """
     cores = num_cores()
-    if text is None:
-        return _gpus(visible_gpus(), cores) or _cpus(1, cores)
-    kind, _, number = text.strip().partition(":")
+    kind, _, number = ("all" if text is None else text).strip().partition(":")
     if kind == "cpu":
         if number and not (number.isdecimal() and 1 <= int(number) <= cores):
             raise UsageError(f"--gpus {text}: write cpu:N with N from 1 to {cores}, the cores of this machine")
         return _cpus(int(number or 1), cores)
-    there = visible_gpus()
+    there = [_judged(gpu) for gpu in visible_gpus()]
     if not there:
+        if text is None:
+            return _cpus(1, cores)
         raise UsageError(f"--gpus {text}: this machine shows no GPU; use --gpus cpu or cpu:{cores}")
     if kind == "all":
-        return _gpus(there, cores)
-    chosen = [part.strip() for part in text.split(",")]
-    gpus = []
-    for part in chosen:
+        sound = [gpu for gpu in there if gpu.problem is None]
+        if not sound:
+            raise UsageError(f"no GPU of this machine can be used: {there[0].problem}; or use --gpus cpu")
+        for left_out in (gpu for gpu in there if gpu.problem is not None):
+            tell_aside(f"gpu {left_out.name} is left out: {left_out.problem}")
+        return _gpus([one for gpu in sound for one in gpu.usable], cores)
+    gpus: list[Gpu] = []
+    for part in map(str.strip, str(text).split(",")):
         by_index = part.isdecimal() and part.isascii() and int(part) < len(there)
         gpu = there[int(part)] if by_index else _by_uuid(part, there)
         if gpu is None:
             named = part.startswith(UUIDS)
-            here = [one.uuid for one in _with_parts(there)] if named else map(str, range(len(there)))
+            here = [one.uuid for one in _with_parts(there) if one.uuid] if named else map(str, range(len(there)))
             raise UsageError(f"--gpus {text}: there is no GPU {part!r}; those here are {', '.join(here)}")
-        gpus.append(gpu)
+        if gpu.problem:
+            raise UsageError(f"--gpus {text}: gpu {gpu.name} cannot be used: {gpu.problem}")
+        gpus += gpu.usable
     if len(set(gpus)) < len(gpus):
         raise UsageError(f"--gpus {text}: a GPU is named twice; each gets one worker")
     return _gpus(gpus, cores)
@@ -111,12 +136,24 @@ def share_gpus(devices: list[WorkerDevice], workers_per_gpu: int) -> list[Worker
 
 
 def visible_gpus() -> list[Gpu]:
-    """The GPUs that this process may use; CUDA_VISIBLE_DEVICES from outside (Slurm) is respected."""
+    """The GPUs that this process may use; CUDA_VISIBLE_DEVICES from outside (Slurm) is respected.
+
+    Raises:
+        UsageError: it has numbers that do not count as nvidia-smi does; or there is a GPU, and the driver's library is
+            missing or fails.
+    """
     there, outer = _installed_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
     if outer is None:
         return there
+    entries = [part.strip() for part in outer.split(",")]
+    order = os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    if order != "PCI_BUS_ID" and len(there) > 1 and any(part.isdecimal() for part in entries):
+        raise UsageError(
+            f"CUDA_VISIBLE_DEVICES = {outer} counts GPUs by CUDA_DEVICE_ORDER = {order}; name UUIDs in it "
+            "(nvidia-smi -L), or set CUDA_DEVICE_ORDER=PCI_BUS_ID, the order of nvidia-smi"
+        )
     found = []
-    for part in map(str.strip, outer.split(",")):
+    for part in entries:
         gpu = next((gpu for gpu in there if gpu.name == part), None) or _by_uuid(part, there)
         if gpu is None:
             break  # like CUDA, ignore all entries after an unknown one
@@ -127,6 +164,26 @@ def visible_gpus() -> list[Gpu]:
 def _installed_gpus() -> list[Gpu]:
     import pynvml  # nvidia-ml-py
 
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:  # no driver and no GPU, as a rule
+        files = sorted(str(file) for pattern in GPU_FILES for file in DEVICE_FOLDER.glob(pattern))
+        if not files:
+            return []
+        raise UsageError(
+            f"there is a GPU ({files[0]}), but the NVIDIA driver's library NVML does not answer: {error}; a container "
+            "needs NVIDIA_DRIVER_CAPABILITIES=compute,utility, an updated driver a restart; or use --gpus cpu"
+        ) from error
+    try:
+        return [_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _gpu(index: int) -> Gpu:
+    """A GPU by its number; NVML has been started."""
+    import pynvml  # nvidia-ml-py
+
     def parts_of(handle: object) -> Iterator[Gpu]:
         with contextlib.suppress(pynvml.NVMLError):  # it cannot be divided
             for number in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
@@ -135,17 +192,53 @@ def _installed_gpus() -> list[Gpu]:
                     yield Gpu(uuid, uuid)
 
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:  # no driver, or no GPU
-        return []
-    try:
-        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
-        return [
-            Gpu(str(index), pynvml.nvmlDeviceGetUUID(handle), tuple(parts_of(handle)))
-            for index, handle in enumerate(handles)
-        ]
-    finally:
-        pynvml.nvmlShutdown()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        uuid = pynvml.nvmlDeviceGetUUID(handle)
+    except pynvml.NVMLError as error:
+        cure = f"reset it (nvidia-smi --gpu-reset -i {index}), restart the machine, or name the others in --gpus"
+        return Gpu(str(index), "", problem=f"the driver cannot open it ({error}); {cure}")
+    capability = newest_cuda = None
+    with contextlib.suppress(pynvml.NVMLError):
+        capability = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+        newest_cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
+    return Gpu(str(index), uuid, tuple(parts_of(handle)), capability, newest_cuda)
+
+
+def _judged(gpu: Gpu) -> Gpu:
+    """The same GPU, with a problem if this torch cannot use it."""
+    if gpu.problem or gpu.capability is None or gpu.newest_cuda is None:
+        return gpu
+    import torch  # 2 s, and commands that need no device do without
+
+    problem, names = None, (torch._C._cuda_getArchFlags() or "").split()
+    driver = divmod(gpu.newest_cuda // 10, 100)
+    if torch.version.cuda is None:
+        problem = f"torch {torch.__version__} was built without CUDA; install its CUDA build (pytorch.org)"
+    elif driver[0] < int(torch.version.cuda.partition(".")[0]):  # a driver serves all minor versions of its major one
+        problem = (
+            f"its driver is too old: it knows CUDA up to {driver[0]}.{driver[1]}, and torch {torch.__version__} was "
+            f"built for {torch.version.cuda}; update the driver, or install a torch for CUDA {driver[0]}"
+        )
+    elif not _has_kernels(gpu.capability, names):
+        problem = (
+            f"torch {torch.__version__} has no kernels for its compute capability "
+            f"{'.'.join(map(str, gpu.capability))}, only for {', '.join(names)}; install a torch that has"
+        )
+    return replace(gpu, problem=problem, parts=tuple(replace(part, problem=problem) for part in gpu.parts))
+
+
+def _has_kernels(capability: tuple[int, int], names: Sequence[str]) -> bool:
+    """Whether a GPU can run code for one of ``names``: sm_86 runs on 8.6 and later 8.x, compute_90 on 9.0 and later.
+
+    NVIDIA's CUDA C++ programming guide, "Binary compatibility" and "PTX compatibility".
+    """
+    for name in names:
+        kind, _, number = name.partition("_")
+        digits = number.rstrip("af")
+        built = int(digits[:-1]), int(digits[-1])
+        if built <= capability and (kind == "compute" or built[0] == capability[0]):
+            return True
+    return False
 
 
 def _by_uuid(text: str, gpus: list[Gpu]) -> Gpu | None:
@@ -169,7 +262,7 @@ def _cpus(number: int, cores: int) -> list[WorkerDevice]:
 
 
 def use_gpu(device: WorkerDevice) -> None:
-    """Let this process train on a device: to be called before torch is imported."""
+    """Let this process train on a device: to be called before torch looks for GPUs."""
     if device.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device.visible
 

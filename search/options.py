@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from search.console import Terminal, quietly, tell
+from search.errors import SearchError
 from search.paths import DEFAULT_RUNS, Runs
 from search.process import debug_lines, versions
 
@@ -73,7 +75,9 @@ def _devices(incomplete: str) -> list[str]:
     from trainer.cores import num_cores
 
     before, comma, last = incomplete.rpartition(",")
-    gpus = [str(number) for number in range(len(visible_gpus()))]
+    gpus: list[str] = []
+    with contextlib.suppress(SearchError):  # the command itself will say what is wrong
+        gpus = [str(number) for number, gpu in enumerate(visible_gpus()) if not gpu.problem]
     if comma:
         named = before.split(",")
         return [f"{before},{gpu}" for gpu in gpus if gpu.startswith(last) and gpu not in named]

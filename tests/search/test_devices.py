@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -77,7 +78,7 @@ def divided(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("outer", "labels"),
     [
-        ("3, 1", ["gpu 3", "gpu 1"]),
+        ("3, 1", ["gpu MIG-x1", "gpu MIG-y2", "gpu 1"]),
         ("GPU-2,MIG-y", ["gpu 2", "gpu MIG-y2"]),
         ("1,-1,2", ["gpu 1"]),
         ("7", ["cpu"]),
@@ -100,8 +101,103 @@ def test_a_gpu_or_a_part_of_one_may_be_named_by_its_uuid_and_is_the_same_as_by_i
         WorkerDevice("gpu MIG-x1", "MIG-x1", max(1, CORES // 3)),
         *parse_devices("2,1,0")[2:],
     ]
-    with pytest.raises(UsageError, match="a GPU is named twice"):
-        parse_devices("2,GPU-2a")
+    for text in ("2,GPU-2a", "3,MIG-y2"):
+        with pytest.raises(UsageError, match="a GPU is named twice"):
+            parse_devices(text)
+
+
+@pytest.mark.usefixtures("divided")
+def test_a_divided_gpu_stands_for_its_parts() -> None:
+    assert [device.visible for device in parse_devices("3")] == ["MIG-x1", "MIG-y2"]
+    assert [device.visible for device in parse_devices("all")] == ["GPU-0a", "GPU-1a", "GPU-2a", "MIG-x1", "MIG-y2"]
+
+
+@pytest.mark.usefixtures("divided")
+def test_numbers_that_do_not_count_as_nvidia_smi_does_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    assert len(parse_devices(None)) == 5
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-2")
+    assert [device.label for device in parse_devices(None)] == ["gpu 2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    with pytest.raises(UsageError, match=r"CUDA_VISIBLE_DEVICES = 1 counts GPUs by CUDA_DEVICE_ORDER = FASTEST_FIRST"):
+        parse_devices(None)
+
+
+# -- GPUs that cannot be used
+
+LOST = Gpu("1", "", problem="the driver cannot open it (GPU is lost); reset it")
+
+
+@pytest.fixture
+def one_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "visible_gpus", lambda: [Gpu("0", "GPU-0a"), LOST, Gpu("2", "GPU-2a")])
+
+
+@pytest.mark.usefixtures("one_lost")
+def test_a_gpu_that_cannot_be_used_is_left_out_with_a_line_and_the_others_keep_their_numbers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert [(device.label, device.visible) for device in parse_devices(None)] == [
+        ("gpu 0", "GPU-0a"),
+        ("gpu 2", "GPU-2a"),
+    ]
+    assert capsys.readouterr().err == f"gpu 1 is left out: {LOST.problem}\n"
+    assert [device.label for device in parse_devices("2")] == ["gpu 2"]
+    with pytest.raises(
+        UsageError, match=r"--gpus 2,1: gpu 1 cannot be used: the driver cannot open it \(GPU is lost\)"
+    ):
+        parse_devices("2,1")
+
+
+def test_where_no_gpu_can_be_used_nothing_falls_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "visible_gpus", lambda: [LOST])
+    for text in (None, "all"):
+        with pytest.raises(
+            UsageError, match=r"no GPU of this machine can be used: the driver cannot .* or use --gpus cpu"
+        ):
+            parse_devices(text)
+    assert [device.kind for device in parse_devices("cpu")] == ["cpu"]
+
+
+def test_a_gpu_is_usable_if_torch_has_kernels_for_it_and_the_driver_knows_its_cuda(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch._C, "_cuda_getArchFlags", lambda: "sm_75 sm_80 sm_100f compute_120")
+    gpu = Gpu("0", "GPU-0a", capability=(8, 6), newest_cuda=13010)
+    assert devices._judged(gpu) == gpu
+    (old,) = [devices._judged(replace(gpu, newest_cuda=12040)).problem]
+    assert "it knows CUDA up to 12.4, and torch" in str(old)
+    assert "update the driver, or install a torch for CUDA 12" in str(old)
+    usable = {(7, 0): False, (7, 5): True, (9, 0): False, (10, 3): True, (11, 0): False, (12, 1): True, (13, 0): True}
+    for capability, expected in usable.items():
+        problem = devices._judged(replace(gpu, capability=capability)).problem
+        assert (problem is None) == expected, capability
+        if problem is not None:
+            assert f"no kernels for its compute capability {capability[0]}.{capability[1]}, only for sm_75, " in problem
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "was built without CUDA" in str(devices._judged(gpu).problem)
+
+
+def test_a_gpu_whose_driver_does_not_answer_is_no_machine_without_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import pynvml
+
+    def fails() -> None:
+        raise pynvml.NVMLError_LibraryNotFound  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fails)
+    monkeypatch.setattr(devices, "DEVICE_FOLDER", tmp_path)
+    assert [device.kind for device in parse_devices(None)] == ["cpu"]
+    (tmp_path / "nvidia0").touch()
+    with pytest.raises(
+        UsageError, match=r"there is a GPU \(.*nvidia0\), but .* NVML does not answer: NVML Shared Library"
+    ):
+        parse_devices(None)
+    assert [device.kind for device in parse_devices("cpu")] == ["cpu"]
 
 
 @pytest.mark.usefixtures("divided")
