@@ -188,7 +188,8 @@ class FileIndex:
         is_absolute = written.startswith("/") or written[1:3] == ":/"
         parts = [part for part in written.split("/") if part not in ("", ".")]
         for start in range(len(parts)):
-            # The folders before the data folder must be its own, unless the path is absolute: of another machine.
+            # Leading folders may be dropped if the data folder's path ends in them, or if the path is absolute: the
+            # table may be from another machine.
             if start and not is_absolute and parts[:start] != self._root[-start:]:
                 break
             if found := self._by_key.get("/".join(parts[start:])):

@@ -84,7 +84,7 @@ def export_best(
         LimitError: no candidate fits the limit with the members and views of [final].
         DiskError: there is no room for the export.
         TrainingFailed: a training failed more often than its retries allow.
-        ProofFailed: the export differs from its card; the unfinished folder is kept.
+        ProofFailed: the export differs from its card; the folder that was not moved into place is kept.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = Terminal(quiet=quiet or is_quiet(), highlight=False)

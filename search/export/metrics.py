@@ -108,7 +108,7 @@ def describe(
         "commit": _commit(),
     }
     described = json.loads(json.dumps(described))
-    # For the identity the version is always 2, so that an export of an older version counts as the same.
+    # The identity is computed as if the version were 2, so that an export of an older version has the same identity.
     unchanged = described | {"version": 2}
     known_by: object = [unchanged, *later_recipe()] if later_recipe() else unchanged
     # The journal's hash is not part of the identity: a launch adds lines even if the budget is spent.

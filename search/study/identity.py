@@ -1,4 +1,4 @@
-"""The identity of a study: the UUID distinguishes it from other studies of its name, which share its folder's name."""
+"""The identity of a study. Studies of one name share a folder; their UUIDs distinguish them."""
 
 from __future__ import annotations
 

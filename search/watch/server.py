@@ -68,7 +68,8 @@ class DashboardServer(TcpWSGIServer):  # type: ignore[misc]  # waitress ships no
         settings = Adjustments(
             sockets=[listener],
             ident=None,
-            # A limit that is never reached, so that waitress always accepts. (poll, because select ends at 1,023.)
+            # A limit that is never reached, so that waitress always accepts. It uses poll, because select cannot wait
+            # for file descriptors above 1,023.
             connection_limit=2 * MAX_CONNECTIONS,
             asyncore_use_poll=True,
             cleanup_interval=1,
