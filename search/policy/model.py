@@ -139,7 +139,7 @@ def _points(candidates: Sequence[Candidate], encoding: Encoding) -> Points:
 
 
 def _choice(ends: NDArray[np.float64], most: int) -> NDArray[np.int_]:
-    """The candidates for the model if there are too many: a third best, a third newest, a third spread over the rest."""
+    """The candidates for the model if there are too many: a third best, a third newest, a third spread evenly."""
     third = most // 3
     order = np.argsort(-np.nan_to_num(ends, nan=-math.inf), kind="stable")
     taken = np.zeros(len(ends), bool)
