@@ -77,12 +77,13 @@ def first_theta(settings: int) -> Array:
     return np.array([PRIOR_LENGTH[0]] * settings + [PRIOR_VARIANCE[0], PRIOR_NOISE[0]])
 
 
-def fitted_theta(observations: Observations, setting_of: NDArray[np.int_], begin: Array) -> Array:
-    """Hyperparameters with a high posterior density, by 20 steps of L-BFGS-B from ``begin``."""
+def fitted_theta(observations: Observations, setting_of: NDArray[np.int_], begin: Array, steps: int) -> Array:
+    """Hyperparameters with a high posterior density, by this many steps of L-BFGS-B from ``begin``."""
     settings = len(begin) - 2
     bounds = [(-3.0, 3.0)] * (settings + 1) + [(-9.0, 0.0)]
+    options = {"maxiter": steps}
     found = minimize(
-        _loss, begin, (observations, setting_of), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 20}
+        _loss, begin, (observations, setting_of), jac=True, method="L-BFGS-B", bounds=bounds, options=options
     )
     return np.asarray(found.x, float)
 

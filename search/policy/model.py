@@ -26,8 +26,12 @@ from search.policy.seen import Candidate, Seen, common_space
 MOST, CHOSEN = 300, 150
 """The model is fitted to all candidates. If there are more than MOST, it is fitted to CHOSEN of them."""
 
-REFIT_EVERY = 10
-"""With more than ``MOST`` candidates, hyperparameters are fitted only for every tenth trial."""
+FIT_STEPS = 20
+"""Steps of the optimizer that fits the hyperparameters."""
+
+REFIT_EVERY, REFIT_STEPS = 10, 4
+"""With more than ``MOST`` candidates, hyperparameters are fitted only for every tenth trial, by this many steps from
+those before."""
 
 THETA = "model:theta"
 """Trial attribute, set with more than ``MOST`` candidates: the settings of the model, and its hyperparameters."""
@@ -62,11 +66,19 @@ class ModelSampler(BaseSampler):
     def __init__(self, *, seed: int, ladder: Ladder | None = None, startup_trials: int = 10) -> None:
         self._seed = seed
         self._startup_trials = startup_trials
+        self._ladder = ladder
+        self._study: Study | None = None
         self._seen = Seen(ladder)
+        self._last: tuple[int, list[Candidate]] = (-1, [])
+        """Number of the trial that was asked for last, and the candidates it was asked for with."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The axes that all other trials have, finished or not, without axes of a single value."""
-        return common_space(self._candidates(study, trial))
+        if study is not self._study:
+            self._study, self._seen = study, Seen(self._ladder)
+        candidates = self._seen.candidates(study.get_trials(deepcopy=False), but=trial.number)
+        self._last = trial.number, candidates
+        return common_space(candidates)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -82,7 +94,9 @@ class ModelSampler(BaseSampler):
         if search_space.keys() <= trial.params.keys():
             return {}
         encoding, rng = Encoding(search_space), self._rng(trial)
-        candidates = self._candidates(study, trial)
+        number, candidates = self._last
+        if number != trial.number:  # another thread has asked meanwhile
+            candidates = self._seen.candidates(study.get_trials(deepcopy=False), but=trial.number)
         judged = [one for one in candidates if one.is_judged]
         if len(judged) < self._startup_trials:
             sequence = qmc.Sobol(len(search_space), rng=np.random.default_rng(self._seed)).fast_forward(trial.number)
@@ -110,9 +124,6 @@ class ModelSampler(BaseSampler):
             process = Process(observations, encoding.setting_of, theta)
         return encoding.settings(proposed(encoding, points, process, rng))
 
-    def _candidates(self, study: Study, trial: FrozenTrial) -> list[Candidate]:
-        return self._seen.candidates(study.get_trials(deepcopy=False), but=trial.number)
-
     def _rng(self, trial: FrozenTrial, purpose: int = 0) -> np.random.Generator:
         return np.random.default_rng((self._seed, trial.number, purpose))
 
@@ -120,14 +131,16 @@ class ModelSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, observations: Observations, encoding: Encoding, *, beyond: bool
     ) -> NDArray[np.float64]:
         """The hyperparameters: fitted now, or stored with one of the last trials."""
-        names, before = list(encoding.axes), first_theta(len(encoding.axes))
+        names, begin, steps = list(encoding.axes), first_theta(len(encoding.axes)), FIT_STEPS
         if beyond:
-            others = study.get_trials(deepcopy=False)[max(trial.number - REFIT_EVERY + 1, 0) : trial.number]
-            for other in reversed(others):
+            for other in reversed(study.get_trials(deepcopy=False)[: trial.number]):
                 kept = other.system_attrs.get(THETA)
                 if kept is not None and kept["settings"] == names:
-                    return np.array(kept["theta"])
-        theta = fitted_theta(observations, encoding.setting_of, before)
+                    begin, steps = np.array(kept["theta"]), REFIT_STEPS
+                    if trial.number - other.number < REFIT_EVERY:
+                        return begin
+                    break
+        theta = fitted_theta(observations, encoding.setting_of, begin, steps)
         if beyond:
             kept = {"settings": names, "theta": theta.tolist()}
             study._storage.set_trial_system_attr(trial._trial_id, THETA, kept)  # as Optuna's own samplers do

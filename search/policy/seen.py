@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +38,7 @@ class _Entry:
     settled: FrozenTrial | None
     """The trial if it is finished, because this object no longer changes; else None."""
     content: tuple[object, ...]
-    """Everything that the candidate is computed from."""
+    """Shows whether an unfinished trial has changed since."""
     candidate: Candidate | None
 
 
@@ -83,7 +82,7 @@ class Seen:
         if before is not None and before.content == content:
             return before if settled is None else replace(before, settled=settled)
         counts = trial.state not in (TrialState.FAIL, TrialState.WAITING) and bool(trial.params)
-        return _Entry(settled, tuple(map(copy.copy, content)), self._read(trial) if counts else None)
+        return _Entry(settled, content, self._read(trial) if counts else None)
 
     def _read(self, trial: FrozenTrial) -> Candidate:
         space = next((one for one in self._spaces if one == trial.distributions), None)
@@ -133,6 +132,8 @@ def common_space(candidates: Sequence[Candidate]) -> dict[str, BaseDistribution]
 
 
 def _content(trial: FrozenTrial) -> tuple[object, ...]:
-    attributes = trial.user_attrs
+    """What shows whether a trial has changed. Settings and intermediate values are only ever added to a trial."""
+    attributes, steps = trial.user_attrs, trial.intermediate_values
+    last = next(reversed(steps.values()), None)
     noted = attributes.get(PAUSED_AT), attributes.get(PROMOTED_AT)
-    return trial.state, trial.values, trial.params, trial.distributions, trial.intermediate_values, noted
+    return trial.state, trial.values, len(trial.params), len(steps), last, noted

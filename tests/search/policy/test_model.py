@@ -373,7 +373,7 @@ def test_a_setting_without_effect_gets_the_longest_length() -> None:
     features = rng.random((60, 3))
     values = np.sin(5 * features[:, 0]) + 0.5 * features[:, 1]
     data = Observations(features, (values - values.mean()) / values.std(), np.zeros(60))
-    lengths = fitted_theta(data, np.arange(3), first_theta(3))[:3]
+    lengths = fitted_theta(data, np.arange(3), first_theta(3), 20)[:3]
     assert lengths[0] < lengths[1] < lengths[2]
 
 
