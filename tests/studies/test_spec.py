@@ -178,8 +178,8 @@ def test_an_axis_that_cannot_be_sampled_says_why(space: Any, line: str) -> None:
         ),
         (
             {"class_weights": ["none", "inverse"], "logit_adjustment": {"low": 0, "high": 1.5}},
-            'space: class_weights = "inverse" and logit_adjustment = 1.5 correct the same imbalance more than once; keep '
-            "one of them; narrow class_weights or logit_adjustment",
+            'space: class_weights = "inverse" and logit_adjustment = 1.5 correct the same imbalance more than once; '
+            "keep one of them; narrow class_weights or logit_adjustment",
         ),
     ],
 )
