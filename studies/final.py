@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, Self, TypeAlias, assert_never, get_args
 
 from pydantic import Field, field_validator, model_validator
@@ -53,6 +54,8 @@ class Final(FrozenModel):
     (top-bottom). Each view costs the model's multiply-adds once more, and the limit counts them."""
     formats: tuple[FormatName, ...] = ("onnx", "pt2")
     """Formats beside config.json and model.safetensors: model.onnx, and model.pt2 (torch.export)."""
+    license: str | None = None
+    """Licence of the exported model, as model hubs name it: mit, apache-2.0, cc-by-4.0, other. Default: none."""
     finetune: Finetune | None = None
     """A last training on the validation split. Default: none."""
     distill: Distill | None = None
@@ -64,6 +67,13 @@ class Final(FrozenModel):
         if len(set(names)) < len(names):
             raise ValueError(f"{list(names)} names one twice; name each once")
         return names
+
+    @field_validator("license")
+    @classmethod
+    def _as_hubs_name_it(cls, name: str | None) -> str | None:
+        if name is not None and re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name) is None:
+            raise ValueError(f"{name!r} is not a licence as model hubs name it; use mit, apache-2.0, other or the like")
+        return name
 
     @model_validator(mode="after")
     def _something_holds_all_of_it(self) -> Self:

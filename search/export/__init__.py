@@ -8,6 +8,8 @@ record     the content of metrics.json as frozen values
 metrics    computes these values: known before training, measured once
 scores     the scores besides the accuracy, with their intervals; without torch
 card       metrics.json in words: the model card
+opening    how an export is loaded, in words and lines of Python
+front_matter  what model hubs read of the card
 nets       the exported model as one net, members and views included, and its files
 formats    a module per format: how its file is written, opened and described
 files      the files of an export as its readers see them; without torch

@@ -6,32 +6,16 @@ import json
 import re
 from pathlib import Path
 
-from search.export.formats import weights
-from search.export.formats.format import Format
-from search.export.formats.table import FORMAT_NAMES, format_of
+from search.export.front_matter import front_matter
 from search.export.load import QUIET, Load
+from search.export.opening import loading, reading
 from search.export.record import ExportRecord
 from search.export.scores import CLASS_COLUMNS, SHOWN_CLASSES, class_rows, never_predicted, score_rows
 from search.figures.png import numbered
 from search.words import duration
 from trainer.config import TrainConfig
 from trainer.errors import printable
-from trainer.pictures import read_right
 from trainer.values import Json
-
-READ = """A picture as every format takes it:
-
-```python
-import json
-import timm
-from pathlib import Path
-
-from PIL import Image
-
-settings = json.loads(Path("PATH/TO/THIS/FOLDER/config.json").read_text())["pretrained_cfg"]
-transform = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=settings))
-pictures = transform(Image.open("PICTURE.png").convert("MODE")).unsqueeze(0)
-```"""
 
 PAIRS = 8
 """Confused pairs that the card lists; metrics.json has more."""
@@ -45,13 +29,13 @@ def write_card(path: Path, record: ExportRecord) -> None:
 def card(record: ExportRecord) -> str:
     """The card's Markdown, with the front matter that model hubs read."""
     sections = [
-        f"---\nlibrary_name: {_hub_library(record)}\npipeline_tag: image-classification\n---",
+        front_matter(record),
         f"# {record.study}: {_name(record)}",
         _table(_facts(record)),
         _honesty(record),
         "## Load it",
-        *_loading(record),
-        _reading(record),
+        *loading(record),
+        reading(record),
         "## What it confuses",
         "![Confusion matrix](plots/confusion.png)",
         _confused(record),
@@ -69,34 +53,6 @@ def card(record: ExportRecord) -> str:
         _provenance(record),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def _formats(record: ExportRecord) -> list[Format]:
-    return [format_of(name) for name in FORMAT_NAMES if name in record.formats]
-
-
-def _hub_library(record: ExportRecord) -> str:
-    """The library with which model hubs tell users to load the export."""
-    if record.model.stock_timm:
-        return weights.LIBRARY
-    return next((one.hub_library for one in _formats(record)), "pytorch")
-
-
-def _reading(record: ExportRecord) -> str:
-    """How to read the pictures that a plain convert("RGB") reads differently; "" if there are none."""
-    evaluation, proof = record.evaluation, record.proof
-    lines = [
-        f"- {count:,} of all pictures, {proof.misread.get(why, 0):,} of the {evaluation.n:,} in the {evaluation.split} "
-        f"split, are {why}; this line reads them as they were read here: `{read_right(why, record.data.channels)}`"
-        for why, count in sorted(proof.misread_in_all.items())
-    ]
-    if not lines:
-        return ""
-    said = (
-        'A plain `Image.open(file).convert("RGB")` reads some of the pictures otherwise than they were trained on and '
-        f"measured; read so, the accuracy is {proof.stranger_accuracy:.2%}."
-    )
-    return "\n".join([said, "", *lines])
 
 
 def _name(record: ExportRecord) -> str:
@@ -176,35 +132,6 @@ def _honesty(record: ExportRecord) -> str:
     if record.fit_on == "train+val":
         lines.append("It was trained on the training and the validation pictures: no selection is left in its epochs.")
     return " ".join(lines)
-
-
-def _loading(record: ExportRecord) -> list[str]:
-    model, data = record.model, record.data
-    stock = [weights.LOADING] if model.stock_timm else []
-    read = READ.replace("MODE", "RGB" if data.channels == 3 else "L")
-    parts = [read, *stock, *(one.loading for one in _formats(record))]
-    if not model.stock_timm:
-        what = "an ensemble" if model.members > 1 else "this net"
-        holds = "; members.0..., members.1... in it are its members" if model.members > 1 else ""
-        parts.insert(0, f"Stock timm cannot build {what} by name. {weights.FILE} holds the plain weights{holds}.")
-    size = data.image_size
-    inputs = (
-        f"`pictures` are float32 [batch, {data.channels}, {size}, {size}], any batch size. "
-        f"Class names, in the order of the logits, are `label_names` in `config.json` and the lines of "
-        f"`{weights.CLASS_MAP}`."
-    )
-    if not weights.has_timms_order(data.class_names):
-        inputs += (
-            " timm's own folder reader orders these classes otherwise, naturally and without case: give its scripts "
-            f"`--class-map PATH/TO/THIS/FOLDER/{weights.CLASS_MAP}`, or the labels that they count by are others."
-        )
-    if model.members > 1 or model.views:
-        voters = " and ".join([*(["members"] if model.members > 1 else []), *(["views"] if model.views else [])])
-        inputs += (
-            f" The logits are the logarithm of the mean probability over all {voters}: their softmax is that mean, "
-            "their argmax the class it votes for."
-        )
-    return [*parts, inputs, "`sha256sum --check SHA256SUMS` tells whether a file has changed since it was proven."]
 
 
 def _confused(record: ExportRecord) -> str:

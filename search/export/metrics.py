@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial
 from search.console import show_progress
 from search.export.formats import weights
 from search.export.formats.table import format_of
+from search.export.opening import ways
 from search.export.record import (
     DENSE_CLASSES,
     METRICS_VERSION,
@@ -107,6 +108,8 @@ def describe(
         "versions": {name: version(name) for name in ("featherweight", "torch", "timm", "optuna", *packages)},
         "commit": _commit(),
     }
+    if final.license is not None:  # not among the values of before, whose identities stay
+        described["license"] = final.license
     described = json.loads(json.dumps(described))
     # The identity is computed as if the version were 2, so that an export of an older version has the same identity.
     unchanged = described | {"version": 2}
@@ -275,7 +278,6 @@ def text_of_export(export: Export) -> str:
     record, path = export.record, export.path
     result, model, best = record.evaluation, record.model, record.confirmed
     libraries = [one.library for one in record.proof.formats.values()]
-    load = f'timm.create_model("local-dir:{path}", pretrained=True)' if model.stock_timm else f"see {path}/README.md"
     lines = [f"exported to {path}"]
     if best is not None and best.mean is not None:
         seeds = count(len(best.accuracies), "fresh seed")
@@ -291,7 +293,7 @@ def text_of_export(export: Export) -> str:
             *gain,
             f"  parameters  {model.num_params:,}, multiply-adds {model.macs:,}",
             f"  proof       {', '.join(libraries)} agree to {record.proof.max_logit_difference:.1e}",
-            f"  load it     {load}",
+            "  load it     " + "\n              ".join(ways(record, path)),
         ]
     )
 

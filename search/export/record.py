@@ -124,6 +124,8 @@ class Description(Recorded):
     """Package -> version."""
     commit: str | None
     """Commit of this program; None if it does not run from its repository."""
+    license: str | None = Field(None, exclude_if=lambda license: license is None)
+    """The licence of the model, as ``final.license`` says it; None if it says none."""
     identity: str
     """SHA-256 of all of the above. If it has not changed, the study is not exported again."""
     event_log: str | None

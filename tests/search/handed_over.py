@@ -39,7 +39,7 @@ RECIPE = {"model": "resnet10t", "width_mult": 0.06, "epochs": 8, "batch_size": 8
 
 
 def pictures(folder: Path) -> Path:
-    """Three kinds of shapes in many sizes; of the 24 test pictures one is upright only by EXIF."""
+    """Three kinds of shapes in many sizes; of the 24 test pictures one is upright only by EXIF, one of 16 bits."""
     rng = np.random.default_rng(0)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -53,6 +53,8 @@ def pictures(folder: Path) -> Path:
                 pixels = np.where(on[..., None], rng.integers(160, 255, 3), rng.integers(0, 90, 3))
                 image = Image.fromarray((pixels + rng.integers(-20, 20, pixels.shape)).clip(0, 255).astype(np.uint8))
                 turned = {"exif": exif} if (split, index, kind) == ("test", 0, 0) else {}
+                if (split, index, kind) == ("test", 1, 0):
+                    image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
                 image.save(folder / split / name / f"{index}.{'jpg' if turned else 'png'}", **turned)
     return folder
 

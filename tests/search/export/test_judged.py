@@ -12,15 +12,19 @@ from typing import Any
 import judge
 import pytest
 from handed_over import hand_over
+from huggingface_hub import ModelCard
+from pydantic import ValidationError
 
+from search.export.card import card
 from search.export.metrics import Export
+from studies.final import Final
 
 STUDIES: dict[str, dict[str, Any]] = {
     "resnet": {},
     "rexnet": {"train": {"model": "rexnet_100", "width_mult": 0.3}, "lr": 0.005},
     "efficientnet": {"train": {"model": "efficientnet_b0", "width_mult": 0.3}, "lr": 0.005},
     "squashed": {"data": {"resize": "squash", "crop_pct": 0.8, "interpolation": "bilinear"}},
-    "views": {"final": {"tta": ["flip"]}},
+    "views": {"final": {"tta": ["flip"], "license": "cc-by-4.0"}},
     "ensemble": {"final": {"ensemble": 2, "tta": ["flip"]}, "train": {"epochs": 3}},
     "gray": {"data": {"channels": 1}},
     "folds": {"data": {"folds": 3, "val_fraction": 0.2}, "final": {"fit_on": "train+val"}},
@@ -53,6 +57,28 @@ def test_an_export_is_what_it_says_and_says_nothing_of_its_makers_machine(name: 
     export = request.getfixturevalue("views") if name == "views" else hand_over(tmp_path, **STUDIES[name])
     accuracies = judged(export)
     assert ("timm" in accuracies) == (export.record.model.members == 1 and name != "efficientnet")
+
+
+def test_model_hubs_read_in_the_card_what_is_known_and_no_more(views: Export) -> None:
+    data = ModelCard.load(views.path / "README.md").data
+    evaluation = views.record.evaluation
+    assert (data.library_name, data.pipeline_tag, data.license) == ("timm", "image-classification", "cc-by-4.0")
+    assert "resnet10t" in data.tags
+    results = {(one.metric_type, one.dataset_split): one.metric_value for one in data.eval_results}
+    assert results["accuracy", "test"] == evaluation.accuracy
+    assert {kind for kind, _ in results} == set(data.metrics)
+    unsaid = views.record.model_copy(
+        update={"license": None, "evaluation": evaluation.model_copy(update={"split": "val"})}
+    )
+    data = ModelCard(card(unsaid)).data
+    assert data.license is None
+    assert data.eval_results is None
+
+
+def test_a_licence_that_no_hub_knows_is_refused() -> None:
+    assert Final(license="apache-2.0").license == "apache-2.0"
+    with pytest.raises(ValidationError, match="'My own' is not a licence as model hubs name it; use mit"):
+        Final(license="My own")
 
 
 def test_the_judge_has_nothing_of_ours() -> None:

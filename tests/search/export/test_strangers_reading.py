@@ -12,7 +12,7 @@ import timm
 from PIL import Image
 
 from search.export import proof
-from search.export.card import READ, _reading
+from search.export.opening import READ, reading
 from search.export.proof import Difference, Pictures
 from search.export.record import ExportRecord, Proof
 from trainer.config import DataConfig
@@ -89,11 +89,11 @@ def test_the_card_states_them_with_the_line_and_says_nothing_where_there_are_non
     evaluation = SimpleNamespace(n=100, split="test")
     data = SimpleNamespace(channels=1)
     assert "trainer" not in READ  # a stranger has stock libraries alone
-    text = _reading(cast(ExportRecord, SimpleNamespace(data=data, evaluation=evaluation, proof=proven)))
+    text = reading(cast(ExportRecord, SimpleNamespace(data=data, evaluation=evaluation, proof=proven)))
     assert "reads some of the pictures otherwise than they were trained on and measured" in text
     assert "read so, the accuracy is 50.00%" in text
     assert f"- 1,200 of all pictures, 30 of the 100 in the test split, are {TURNED}; this line reads them" in text
     assert '`ImageOps.exif_transpose(Image.open(file)).convert("L")`' in text
     assert f"- 2 of all pictures, 0 of the 100 in the test split, are {DEPTH}" in text
     none = proven.model_copy(update={"misread": {}, "misread_in_all": {}})
-    assert _reading(cast(ExportRecord, SimpleNamespace(data=data, evaluation=evaluation, proof=none))) == ""
+    assert reading(cast(ExportRecord, SimpleNamespace(data=data, evaluation=evaluation, proof=none))) == ""

@@ -1,0 +1,53 @@
+"""The front matter of the model card: what model hubs read of an export."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from search.export.formats import weights
+from search.export.opening import formats
+from search.export.record import ExportRecord
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+TASK = "image-classification"
+
+
+def front_matter(record: ExportRecord) -> str:
+    """The front matter in YAML, between its two lines. It has the results of a test split, and of no other."""
+    from huggingface_hub import ModelCardData  # imported here: it takes half a second
+
+    library = next((one.hub_library for one in formats(record)), "pytorch")
+    results = _results(record) if record.evaluation.split == "test" else None
+    data = ModelCardData(
+        library_name=weights.LIBRARY if record.model.stock_timm else library,
+        pipeline_tag=TASK,
+        license=record.license,
+        tags=[TASK, record.model.architecture, "featherweight"],
+        metrics=["accuracy"] if record.evaluation.scores is None else ["accuracy", "f1"],
+        model_name=f"{record.study}-{record.trial}" if results else None,  # the hub asks for results with it
+        eval_results=results,
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _results(record: ExportRecord) -> list[EvalResult]:
+    from huggingface_hub import EvalResult
+
+    scores = record.evaluation.scores
+    values = {("accuracy", "top-1 accuracy"): record.evaluation.accuracy}
+    if scores is not None:
+        values["f1", "macro F1"] = scores.macro_f1.value
+    return [
+        EvalResult(
+            task_type=TASK,
+            dataset_type=record.study,
+            dataset_name=record.study,
+            dataset_split="test",
+            metric_type=kind,
+            metric_name=name,
+            metric_value=value,
+        )
+        for (kind, name), value in values.items()
+    ]

@@ -1,0 +1,105 @@
+"""How an export is loaded, and the accuracy that each way gives: for the model card and for the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from search.export.formats import weights
+from search.export.formats.format import Format
+from search.export.formats.table import FORMAT_NAMES, format_of
+from search.export.record import ExportRecord
+from trainer.pictures import DEPTH, read_right
+
+READ = """A picture as every format takes it:
+
+```python
+import json
+import timm
+from pathlib import Path
+
+from PIL import Image
+
+settings = json.loads(Path("PATH/TO/THIS/FOLDER/config.json").read_text())["pretrained_cfg"]
+transform = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=settings))
+pictures = transform(Image.open("PICTURE.png").convert("MODE")).unsqueeze(0)
+```"""
+
+
+DEEP = """    image = Image.open(file)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) / 257).round().astype("uint8"))
+    image = ImageOps.exif_transpose(image).convert("""
+"""What reads pictures of 16 bits too, in place of the line of ONNX Runtime's reader that reads all others."""
+
+
+def formats(record: ExportRecord) -> list[Format]:
+    """The formats of an export that hold all of it, views and members included."""
+    return [format_of(name) for name in FORMAT_NAMES if name in record.formats]
+
+
+def loading(record: ExportRecord) -> list[str]:
+    """The card's paragraphs and lines of Python that load the export.
+
+    Of a model with views or members, the file that gives the card's accuracy comes first, and each says what it gives.
+    """
+    model, data, result = record.model, record.data, record.evaluation
+    read = READ.replace("MODE", "RGB" if data.channels == 3 else "L")
+    whole, plain = [one.loading for one in formats(record)], weights.LOADING
+    if DEPTH in record.proof.misread_in_all:
+        whole = [one.replace("    image = ImageOps.exif_transpose(Image.open(file)).convert(", DEEP) for one in whole]
+    if model.members > 1 or model.views:
+        whole = [f"This gives {result.accuracy:.2%}, the accuracy above. {one}" for one in whole]
+        plain = f"This gives {result.plain_accuracy:.2%}, because it asks the net without the views. {plain}"
+        alone = int("onnx" in record.formats)  # its lines read the picture themselves
+        parts = [*whole[:alone], read, *whole[alone:], *([plain] if model.stock_timm else [])]
+    else:
+        parts = [read, *([plain] if model.stock_timm else []), *whole]
+    if not model.stock_timm:
+        what = "an ensemble" if model.members > 1 else "this net"
+        holds = "; members.0..., members.1... in it are its members" if model.members > 1 else ""
+        parts.insert(0, f"Stock timm cannot build {what} by name. {weights.FILE} holds the plain weights{holds}.")
+    size = data.image_size
+    inputs = (
+        f"`pictures` are float32 [batch, {data.channels}, {size}, {size}], any batch size. "
+        f"Class names, in the order of the logits, are `label_names` in `config.json` and the lines of "
+        f"`{weights.CLASS_MAP}`."
+    )
+    if not weights.has_timms_order(data.class_names):
+        inputs += (
+            " timm's own folder reader orders these classes otherwise, naturally and without case: give its scripts "
+            f"`--class-map PATH/TO/THIS/FOLDER/{weights.CLASS_MAP}`, or the labels that they count by are others."
+        )
+    if model.members > 1 or model.views:
+        voters = " and ".join([*(["members"] if model.members > 1 else []), *(["views"] if model.views else [])])
+        inputs += (
+            f" The logits are the logarithm of the mean probability over all {voters}: their softmax is that mean, "
+            "their argmax the class it votes for."
+        )
+    return [*parts, inputs, "`sha256sum --check SHA256SUMS` tells whether a file has changed since it was proven."]
+
+
+def reading(record: ExportRecord) -> str:
+    """How to read the pictures that a plain convert("RGB") reads differently; "" if there are none."""
+    evaluation, proof = record.evaluation, record.proof
+    lines = [
+        f"- {count:,} of all pictures, {proof.misread.get(why, 0):,} of the {evaluation.n:,} in the {evaluation.split} "
+        f"split, are {why}; this line reads them as they were read here: `{read_right(why, record.data.channels)}`"
+        for why, count in sorted(proof.misread_in_all.items())
+    ]
+    if not lines:
+        return ""
+    said = (
+        'A plain `Image.open(file).convert("RGB")` reads some of the pictures otherwise than they were trained on and '
+        f"measured; read so, the accuracy is {proof.stranger_accuracy:.2%}."
+    )
+    return "\n".join([said, "", *lines])
+
+
+def ways(record: ExportRecord, folder: Path) -> list[str]:
+    """A line for each way to load an export, for the terminal; the first gives the accuracy of the export."""
+    model, result, card = record.model, record.evaluation, f"see {folder}/README.md"
+    timm = f'timm.create_model("local-dir:{folder}", pretrained=True)'
+    if model.members == 1 and not model.views:
+        return [timm if model.stock_timm else card]
+    lines = [f"{folder / formats(record)[0].file}, {card}: {result.accuracy:.2%}"]
+    return [*lines, f"{timm}: {result.plain_accuracy:.2%}, without the views"] if model.stock_timm else lines
