@@ -45,6 +45,8 @@ class WorkerDevice:
     """CUDA_VISIBLE_DEVICES of the process, a UUID: one GPU has one name for locks and counts; None for the CPU."""
     num_threads: int
     """CPU threads of torch in the process."""
+    sharing: int = 1
+    """Number of workers that share the GPU, this one included."""
 
     @property
     def kind(self) -> str:
@@ -127,7 +129,12 @@ def share_gpus(devices: list[WorkerDevice], workers_per_gpu: int) -> list[Worker
     if workers_per_gpu == 1:
         return devices
     shared = [
-        replace(device, label=f"{device.label}:{number}", num_threads=max(1, device.num_threads // workers_per_gpu))
+        replace(
+            device,
+            label=f"{device.label}:{number}",
+            num_threads=max(1, device.num_threads // workers_per_gpu),
+            sharing=workers_per_gpu,
+        )
         for number in range(workers_per_gpu)
         for device in devices
         if device.visible is not None

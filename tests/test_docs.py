@@ -120,8 +120,10 @@ PROMISES = {
     ],
     "out of memory": [
         "test_out_of_memory_goes_on_in_a_new_process_with_smaller_parts_of_the_batch",
+        "test_out_of_memory_with_the_pictures_in_it_streams_them_before_the_batch_is_divided",
         "test_a_trial_too_large_for_any_part_is_pruned_and_the_sampler_knows",
     ],
+    "another program fills a GPU": ["test_pictures_that_find_the_gpu_filled_are_streamed"],
     "a loss that is not finite": ["test_a_diverged_trial_is_pruned_with_its_last_finite_value_and_the_reason"],
     "three CUDA errors": [
         "test_three_cuda_errors_put_a_device_aside_and_the_others_go_on",

@@ -51,15 +51,13 @@ def train(options: argparse.Namespace) -> None:
             " --set data.folds=0, or search"
         )
 
-    import torch  # imported here, because it takes 3 s and the study file may be invalid
-
     from trainer.data import prepare_data
-    from trainer.device import open_device
+    from trainer.device import best_kind, open_device  # torch takes 3 s, and the study file may be invalid
     from trainer.fit import fit
     from trainer.models import count
 
     data = prepare_data(data_config, options.cache)
-    kind = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    kind = options.device or best_kind()
     device = open_device(kind, options.threads)
     size = count(config, data.shape)
     if not options.json:

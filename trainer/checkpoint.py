@@ -50,6 +50,8 @@ class Checkpoint:
     optimizer: OptimizerState
     ema: dict[str, torch.Tensor] | None = None
     """The averaged weights; None if the candidate keeps no average."""
+    scaler: dict[str, Any] | None = None
+    """State of the loss scaling, from torch's ``GradScaler.state_dict``; None without fp16."""
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:
@@ -72,6 +74,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "model": checkpoint.model,
         "optimizer": checkpoint.optimizer,
         "ema": checkpoint.ema,
+        "scaler": checkpoint.scaler,
     }
     stream = _Stream()
     try:
@@ -186,6 +189,7 @@ def _read(path: Path) -> Checkpoint:
             model=values["model"],
             optimizer=values["optimizer"],
             ema=values["ema"],
+            scaler=values.get("scaler"),  # not in files of versions before 2026-12
         )
     except Exception as error:  # a forged or foreign file can make the unpickler raise anything
         if is_out_of_memory(error):

@@ -264,8 +264,9 @@ class TrainConfig(FrozenModel):
     augment_from_epoch: int = Field(1, ge=1)
     """First epoch with augmentation; earlier epochs use the plain pictures."""
 
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 autocast on CUDA GPUs that have it, fp32 elsewhere."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 autocast on CUDA GPUs that have it, fp32 elsewhere. fp16: autocast with loss scaling, for GPUs without
+    bf16; not with sam. With nadam and rmsprop each step then waits for the GPU once."""
     seed: int = Field(0, ge=0)
     """Seed of the initial weights, the order, the augmentation and the dropout."""
 
@@ -292,6 +293,8 @@ class TrainConfig(FrozenModel):
         ]
         if len(corrections) > 1:
             raise ValueError(f"{' and '.join(corrections)} correct the same imbalance more than once; keep one of them")
+        if self.precision == "fp16" and self.sam is not None:
+            raise ValueError('precision = "fp16" does not go with sam: an overflow would move the weights; use "auto"')
         if self.schedule == "milestones" and not self.milestones:
             raise ValueError('schedule = "milestones" needs milestones, for example [0.3, 0.5, 0.7, 0.9]')
         if any(not 0 < share < 1 for share in self.milestones):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
+import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, assert_never
 
 import cv2
@@ -27,8 +31,21 @@ FUSED: tuple[Optimizer, ...] = ("adam", "adamw", "sgd")
 """Optimizers for which torch has a fused step. It takes 7.6 ms on a CPU; a loop over 473 tensors takes 32.7 ms."""
 
 RESIDENT_SHARE = 0.5
-"""Largest share of a GPU's free memory for the uint8 pictures; the rest is for the model and its activations. Workers
-that share a GPU do not know of each other: each one sees the memory that earlier ones left free."""
+"""Largest share of a GPU's memory for the uint8 pictures of all its workers, each with an equal part; the rest is for
+models and activations. It is a share of the whole memory, and not of what is free when a worker happens to look."""
+
+CUDA_ENVIRONMENT = {
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with it
+    "NVIDIA_TF32_OVERRIDE": "0",  # "fp32" must be real fp32, whatever the image of a container sets
+}
+"""Environment of a process that uses CUDA, which reads it at its first call. Sources: docs.nvidia.com/cuda/cublas,
+"Results reproducibility" and "NVIDIA_TF32_OVERRIDE"."""
+
+OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+"""Texts of errors that mean a lack of memory, of the CPU's allocator, of CUDA, and of cuBLAS and cuDNN."""
+
+OF_THE_DEVICE = ("CUDA error", "cuDNN error", "CUDNN_STATUS")
+"""Texts of other errors of a GPU, of a driver or of NVIDIA's libraries."""
 
 MOST_LOADERS = 8
 """Most loader processes of one worker: each has torch and the transforms in memory, and takes seconds to start. The
@@ -36,8 +53,20 @@ number was not measured on a machine with a GPU."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error means that memory ran out: Python's, a GPU's, or the CPU's, for which torch has no class."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether an error means that memory ran out: Python's, the CPU's or a GPU's. Not all have a class of their own."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)
+
+
+def is_of_the_device(error: Exception) -> bool:
+    """Whether an error means that a GPU failed, so that its process is of no more use."""
+    return isinstance(error, torch.AcceleratorError) or any(text in str(error) for text in OF_THE_DEVICE)
+
+
+def best_kind() -> Literal["cuda", "cpu"]:
+    """Cuda where torch sees a GPU, else cpu; looked for under CUDA_ENVIRONMENT."""
+    os.environ |= CUDA_ENVIRONMENT
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # that of nvidia-smi; CUDA's own begins with the fastest
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True)
@@ -49,6 +78,10 @@ class Device:
     """Number of torch's CPU threads in this process; results are bit for bit the same only for the same number."""
     num_loaders: int = 0
     """Number of processes that run ``augment`` on the host; 0: this process does. It does not change results."""
+    sharing: int = 1
+    """Number of workers that share the GPU, this one included."""
+    keeps_pictures: bool = True
+    """Whether pictures that fit are kept in the GPU's memory; otherwise they are streamed. It changes no result."""
     held: list[tuple[NDArray[np.uint8], torch.Tensor]] = field(default_factory=list, repr=False, compare=False)
     """The pictures in the GPU's memory, at most one set, kept for the next candidates with the same pictures."""
 
@@ -70,7 +103,7 @@ class Device:
 
     def copy(self, array: NDArray[np.generic]) -> torch.Tensor:
         """Copy an array to this device; to a GPU from pinned memory, without waiting."""
-        tensor = torch.from_numpy(array)
+        tensor = torch.from_numpy(array if array.flags.writeable else array.copy())  # torch warns about read-only ones
         if self.kind == "cuda":
             return tensor.pin_memory().to(self.torch_device, non_blocking=True)
         return tensor
@@ -84,8 +117,7 @@ class Device:
         if self.kind == "cpu":
             yield from batches
             return
-        side = torch.cuda.Stream(self.torch_device)  # type: ignore[no-untyped-call]
-        source = iter(batches)
+        side, source = self._side_stream, iter(batches)
 
         def copy_next() -> torch.Tensor | None:
             batch = next(source, None)
@@ -104,12 +136,18 @@ class Device:
 
     def hold(self, images: NDArray[np.uint8], config: TrainConfig) -> torch.Tensor | None:
         """All pictures in the GPU's memory, copied there once; None if they stay on the host (see ``choices``)."""
+        if not self.keeps_pictures:
+            self.held.clear()
         if not self._residence(images, config)[0]:
             return None
         held = self.resident(images)
         if held is None:
             self.held.clear()  # frees the memory of the previous set
-            held = torch.empty(images.shape, dtype=torch.uint8, device=self.torch_device)
+            try:
+                held = torch.empty(images.shape, dtype=torch.uint8, device=self.torch_device)
+            except torch.OutOfMemoryError:  # another program has the memory
+                warnings.warn("no room for the pictures in the GPU's memory; they are streamed instead", stacklevel=2)
+                return None
             for start in range(0, len(images), 4096):
                 chunk = np.array(images[start : start + 4096])  # a copy, because torch warns about read-only pages
                 held[start : start + 4096] = torch.from_numpy(chunk).to(self.torch_device)
@@ -120,18 +158,34 @@ class Device:
         """The tensor in the GPU's memory, if ``hold`` has copied these same pictures; else None."""
         return next((tensor for pictures, tensor in self.held if pictures is images), None)
 
+    def forget(self) -> None:
+        """Return the GPU's memory that torch keeps for reuse: the next candidate's tensors have other sizes."""
+        if self.kind == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
+
     def autocast(self, config: TrainConfig) -> contextlib.AbstractContextManager[object]:
         """The precision of forward passes.
 
         Raises:
-            ConfigError: the study asks for bf16, and the device is not a GPU that has it. (CPUs without bf16 units are
-                ten times slower with bf16, so it is not offered on any CPU.)
+            ConfigError: the study asks for bf16 or fp16, and the device is not a GPU that has it. (CPUs without bf16
+                units are ten times slower with bf16, so neither is offered on any CPU.)
         """
-        if config.precision == "bf16" and not self._has_bf16:
-            raise ConfigError(f'precision = "bf16" needs a GPU that has it; {self.name} has not, use "auto"')
-        if self._precision(config)[0] == "bf16":
-            return torch.autocast("cuda", dtype=torch.bfloat16)
-        return contextlib.nullcontext()
+        if (config.precision == "bf16" and not self._has_bf16) or (config.precision == "fp16" and not self._has_fp16):
+            raise ConfigError(
+                f'precision = "{config.precision}" needs a GPU that has it; {self.name} has not, use "auto"'
+            )
+        match self._precision(config)[0]:
+            case "bf16":
+                return torch.autocast(self.kind, dtype=torch.bfloat16)
+            case "fp16":
+                return torch.autocast(self.kind, dtype=torch.float16)
+            case "fp32":
+                return contextlib.nullcontext()
+
+    def scaler(self, config: TrainConfig) -> torch.amp.GradScaler:
+        """The loss scaling of a training (Micikevicius et al., 2018, section 3.2), which does nothing but with fp16."""
+        return torch.amp.GradScaler(self.kind, enabled=config.precision == "fp16")
 
     def choices(self, config: TrainConfig, images: NDArray[np.uint8]) -> list[str]:
         """The precision, executor and place of the pictures on this device, with the reasons: lines for a log."""
@@ -164,11 +218,13 @@ class Device:
             return f"{host}batched on the GPU: a batch is warped at once"
         return f"{host}by OpenCV on the CPU: a picture at a time is fastest there"
 
-    def _precision(self, config: TrainConfig) -> tuple[Literal["fp32", "bf16"], str]:
+    def _precision(self, config: TrainConfig) -> tuple[Literal["fp32", "bf16", "fp16"], str]:
         """The precision of forward passes on this device; and in words, with the reason."""
         match config.precision:
             case "fp32":
                 return "fp32", "fp32, as the study says"
+            case "fp16":
+                return "fp16", "fp16 autocast with loss scaling, as the study says"
             case "auto" | "bf16":
                 if self._has_bf16:
                     return "bf16", "bf16 autocast: this GPU has units for it"
@@ -181,31 +237,41 @@ class Device:
     def _has_bf16(self) -> bool:
         return self.kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
+    @property
+    def _has_fp16(self) -> bool:
+        return self.kind == "cuda"
+
+    @cached_property
+    def _side_stream(self) -> torch.cuda.Stream:
+        """The stream of copies, one for all epochs: memory that was used on a stream is reused on that one only."""
+        return torch.cuda.Stream(self.torch_device)  # type: ignore[no-untyped-call]
+
     def _residence(self, images: NDArray[np.uint8], config: TrainConfig) -> tuple[bool, str]:
         """Whether the pictures are kept in the GPU's memory, and the reason in words."""
         if self.kind == "cpu":
             return False, "mapped from the cache, which all workers share"
         if config.augment:
             return False, "streamed from the host, where `augment` changes them"
+        kept, streamed = "in the GPU's memory", "streamed from the host in pinned copies, one batch ahead"
+        if not self.keeps_pictures:
+            return False, f"{streamed}: the GPU's memory ran out with them in it"
         if self.resident(images) is not None:
-            return True, "in the GPU's memory since an earlier candidate"
-        # Memory that torch keeps for reuse is free too, and the memory of another set is about to be freed.
-        unused = torch.cuda.memory_reserved(self.torch_device) - torch.cuda.memory_allocated(self.torch_device)
-        others = sum(tensor.nbytes for _, tensor in self.held)
-        free = torch.cuda.mem_get_info(self.torch_device)[0] + unused + others
-        fits = images.nbytes <= RESIDENT_SHARE * free
+            return True, f"{kept} since an earlier candidate"
+        own = torch.cuda.mem_get_info(self.torch_device)[1] / self.sharing
+        fits = images.nbytes <= RESIDENT_SHARE * own
         sizes = f"{images.nbytes / 1e9:.1f} GB are {'at most' if fits else 'more than'} {RESIDENT_SHARE:.0%}"
-        place = "in the GPU's memory" if fits else "streamed from the host in pinned copies, one batch ahead"
-        return fits, f"{place}: {sizes} of the {free / 1e9:.1f} GB free there"
+        whose = "" if self.sharing == 1 else f", the part of one of its {self.sharing} workers"
+        return fits, f"{kept if fits else streamed}: {sizes} of {own / 1e9:.1f} GB{whose}"
 
 
-def open_device(kind: str = "cpu", num_threads: int | None = None) -> Device:
+def open_device(kind: str = "cpu", num_threads: int | None = None, sharing: int = 1) -> Device:
     """Set up this process for training on one device.
 
     Args:
         kind: "cpu", or "cuda" for the first GPU that CUDA_VISIBLE_DEVICES shows this process.
         num_threads: number of CPU threads for torch and OpenCV. Default: one per core that the process may use; on
             the CPU, at most OMP_NUM_THREADS.
+        sharing: number of workers that share the GPU, this one included.
 
     Raises:
         ConfigError: there is no such device, or ``num_threads`` is below 1.
@@ -214,7 +280,7 @@ def open_device(kind: str = "cpu", num_threads: int | None = None) -> Device:
         raise ConfigError(f"num_threads = {num_threads}: use 1 or more")
     if kind not in ("cpu", "cuda"):
         raise ConfigError(f"device = {kind!r}: use cpu or cuda")
-    if kind == "cuda" and not torch.cuda.is_available():
+    if kind == "cuda" and best_kind() != "cuda":
         raise ConfigError("device = 'cuda': torch sees no GPU here; use cpu")
     threads = num_threads or (most_threads(num_cores()) if kind == "cpu" else num_cores())
     torch.set_num_threads(threads)
@@ -222,7 +288,8 @@ def open_device(kind: str = "cpu", num_threads: int | None = None) -> Device:
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     if kind == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # "fp32" must be real fp32; bf16 autocast is not affected
+        torch.backends.cudnn.allow_tf32 = False  # "fp32" must be real fp32; autocast is not affected
+        torch.backends.cuda.matmul.allow_tf32 = False  # TORCH_ALLOW_TF32_CUBLAS_OVERRIDE may have turned it on
         # Fused backward passes of attention may differ in their last bits between runs; the plain one does not.
         torch.backends.cuda.enable_flash_sdp(False)
         torch.backends.cuda.enable_mem_efficient_sdp(False)
@@ -235,7 +302,7 @@ def open_device(kind: str = "cpu", num_threads: int | None = None) -> Device:
             libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
             libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     where = torch.device(kind, 0) if kind == "cuda" else torch.device("cpu")
-    return Device(where, threads, choose_num_loaders(kind, threads))
+    return Device(where, threads, choose_num_loaders(kind, threads), sharing)
 
 
 def choose_num_loaders(kind: str, num_threads: int) -> int:

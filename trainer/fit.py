@@ -78,6 +78,8 @@ def fit(
             )
         model.load_state_dict(padding.padded(resumed.model))
         load_state(optimizer, padding.padded_optimizer(optimizer, resumed.optimizer))
+        if resumed.scaler is not None:
+            training.scaler.load_state_dict(resumed.scaler)
         if average is not None and resumed.ema is not None:
             average.model.load_state_dict(padding.padded(resumed.ema))
         torch.set_num_threads(resumed.num_threads)
@@ -136,6 +138,7 @@ def fit(
                 model=padding.real(model.state_dict()),
                 optimizer=padding.real_optimizer(optimizer),
                 ema=padding.real(average.model.state_dict()) if average is not None else None,
+                scaler=training.scaler.state_dict() if training.scaler.is_enabled() else None,
             )
             save_checkpoint(checkpoint, state)
         yield history[-1]
@@ -235,6 +238,7 @@ class Training:
         self.padding = Padding(model)
         self.model = device.place(model)
         self.optimizer = build_optimizer(config, self.model)
+        self.scaler = device.scaler(config)
         self.ascent = Ascent(config, self.model) if config.sam else None
         self.loss_of = build_loss(config, count_classes(data), device.torch_device)
         self.teacher = open_teacher(config.distill, data, device) if config.distill else None
@@ -272,8 +276,10 @@ class Training:
             self.optimizer.zero_grad(set_to_none=True)
             self._backward(batch)
             self.ascent.descend()
+        self.scaler.unscale_(self.optimizer)
         limit_gradient(self.config, self.model)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         return found
 
     def _backward(self, batch: Batch) -> torch.Tensor:
@@ -283,7 +289,7 @@ class Training:
             share = len(part.labels) / len(batch.labels)
             loss, accuracy = self._loss(part)
             loss = loss * share
-            loss.backward()  # type: ignore[no-untyped-call]
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += torch.stack([loss.detach(), accuracy * share])
         return total
 

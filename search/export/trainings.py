@@ -165,6 +165,7 @@ class TrainingQueue:
             checkpoint=str(training.checkpoint),
             limit=Limit(),  # checked before, for all members together
             micro_batches=state.setbacks.micro_batches,
+            streamed=state.setbacks.streamed,
             fit_on=training.fit_on,
             start=str(training.start) if training.start else None,
         )

@@ -26,6 +26,7 @@ def assignment_of(progress: Progress, spec: StudySpec, ladder: Ladder, runs: Run
         limit=spec.limit,
         width=_width_share(trial, spec),
         micro_batches=progress.setbacks.micro_batches,
+        streamed=progress.setbacks.streamed,
     )
 
 

@@ -26,6 +26,7 @@ KEPT = (
     "images_per_second",
     "device",
     "micro_batches",
+    "streamed",
     "device_errors",
     "warning",
     PAUSED_AT,

@@ -310,7 +310,7 @@ class Trials:
     def go_on(self, number: int, decision: Decision) -> None:
         """Store the setbacks of a trial so far, for the next launch too."""
         progress, setbacks = self.progress[number], decision.setbacks
-        for name in ("micro_batches", "device_errors"):
+        for name in ("micro_batches", "streamed", "device_errors"):
             if getattr(setbacks, name) != getattr(progress.setbacks, name):
                 progress.trial.set_user_attr(name, getattr(setbacks, name))
         progress.setbacks = setbacks
@@ -352,6 +352,7 @@ class Trials:
             decided={} if pruned is None else {step: pruned},
             setbacks=Setbacks(
                 micro_batches=frozen.user_attrs.get("micro_batches", 1),
+                streamed=frozen.user_attrs.get("streamed", False),
                 device_errors=frozen.user_attrs.get("device_errors", 0),
             ),
             seconds_before=frozen.user_attrs.get("seconds", 0.0) if self.rungs.ladder.anew else 0.0,

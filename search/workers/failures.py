@@ -25,6 +25,8 @@ class Failure:
     """Description of the failure: one line, or a line for each of several mistakes."""
     log: str = ""
     """The last lines of the worker's log."""
+    with_pictures: bool = False
+    """Whether the pictures were in the GPU's memory when it ran out."""
 
     @property
     def reason(self) -> str:
@@ -63,6 +65,8 @@ class Setbacks:
     """Number of CUDA errors in this training."""
     micro_batches: int = 1
     """Number of parts that each batch is divided into, because memory ran out."""
+    streamed: bool = False
+    """Whether the pictures stay on the host, because the GPU's memory ran out with them in it."""
 
     def after_new_epoch(self) -> Setbacks:
         """The setbacks after a new epoch: the count of retries begins again at 0."""
@@ -91,6 +95,8 @@ def decide(failure: Failure, setbacks: Setbacks, faults: Faults, *, has_room: bo
     match failure.kind:
         case "diverged" | "user" | "changed":
             return Decision("give up", setbacks)
+        case "memory" if failure.with_pictures and not setbacks.streamed:  # streaming changes no result, parts do
+            return Decision("again", replace(setbacks, streamed=True))
         case "memory":
             if setbacks.micro_batches >= MOST_MICRO_BATCHES:
                 return Decision("give up", setbacks)
@@ -125,6 +131,8 @@ def words_for(failure: Failure, decision: Decision, label: str, worker: str) -> 
         label: name of the training, such as "trial 3".
         worker: label of the worker, such as "cpu:0".
     """
+    if failure.kind == "memory" and failure.with_pictures:
+        return f"{label} ran out of memory; it goes on in a new process, with its pictures on the host"
     if failure.kind == "memory":
         return (
             f"{label} ran out of memory; it goes on in a new process with {decision.setbacks.micro_batches} "

@@ -77,13 +77,13 @@ class LocalPool:
         environment = without_secrets() | {
             "OMP_NUM_THREADS": str(device.num_threads),
             "NO_ALBUMENTATIONS_UPDATE": "1",
-            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with it
             "CUDA_VISIBLE_DEVICES": device.visible or "",
         }
+        settings = (device.kind, device.num_threads, device.sharing)
         with _opened(log) as output:
             process = subprocess.Popen(
                 # -P: a folder named search or trainer in the user's current folder must not be imported instead.
-                [sys.executable, "-P", "-m", "search.workers.worker", device.kind, str(device.num_threads)],
+                [sys.executable, "-P", "-m", "search.workers.worker", *map(str, settings)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,

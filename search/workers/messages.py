@@ -51,6 +51,8 @@ class Assign:
     width: WidthShare | None = None
     micro_batches: int = 1
     """Number of parts that each batch is divided into."""
+    streamed: bool = False
+    """Whether the pictures stay on the host, because the GPU's memory ran out with them in it."""
     fit_on: str | None = None
     """In an export: the splits to train on, see ``Dataset.trained_on``. None in a search."""
     start: str | None = None

@@ -21,6 +21,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -41,7 +42,7 @@ _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 def main() -> None:
     """Serve assignments until stdin ends."""
-    kind, num_threads = sys.argv[1], int(sys.argv[2])
+    kind, num_threads, sharing = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _die_with_parent()
@@ -71,7 +72,7 @@ def main() -> None:
 
     gc.freeze()
     gc.enable()
-    device = open_device(kind, num_threads)
+    device = open_device(kind, num_threads, sharing)
     send(Ready(device=device.name))
     datasets: dict[tuple[str, str], Dataset] = {}
     while True:
@@ -82,7 +83,8 @@ def main() -> None:
         except Exception as error:
             with contextlib.suppress(OSError):  # the log is on the disk that may just have filled up
                 traceback.print_exc()
-            send(Failed(trial=assignment.trial, failure=_failure_of(error)))
+            send(Failed(trial=assignment.trial, failure=replace(_failure_of(error), with_pictures=bool(device.held))))
+        device.forget()
 
 
 def _train(
@@ -99,6 +101,7 @@ def _train(
     from trainer.values import validate
 
     trial, limit = assignment.trial, assignment.limit
+    device = replace(device, keeps_pictures=not assignment.streamed)
     config = validate(TrainConfig, assignment.config, "candidate")
     key = (assignment.cache, assignment.data.model_dump_json())
     first_on_these = key not in datasets
@@ -171,10 +174,8 @@ def _peak_memory_bytes() -> int:
 
 
 def _failure_of(error: Exception) -> Failure:
-    import torch
-
     from search.workers.failures import Failure
-    from trainer.device import is_out_of_memory
+    from trainer.device import is_of_the_device, is_out_of_memory
     from trainer.errors import DiskError, DivergedError, TrainerError
 
     if isinstance(error, DivergedError):
@@ -184,10 +185,11 @@ def _failure_of(error: Exception) -> Failure:
     if isinstance(error, TrainerError):
         return Failure(kind="user", sentence=str(error))
     sentence = f"{type(error).__name__}: {error}"
+    first_line = sentence.partition("\n")[0]  # torch adds advice for its developers
     if is_out_of_memory(error):
-        return Failure(kind="memory", sentence=sentence)
-    if isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
-        return Failure(kind="device", sentence=sentence)
+        return Failure(kind="memory", sentence=first_line)
+    if is_of_the_device(error):
+        return Failure(kind="device", sentence=first_line)
     return Failure(kind="crash", sentence=sentence)
 
 

@@ -14,6 +14,7 @@ import os
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ import numpy as np
 import torch
 from machine import COUNTERS
 
-import trainer.device
 from trainer.config import TrainConfig
 from trainer.data import Dataset
 from trainer.device import Device, open_device
@@ -73,8 +73,7 @@ def pictures() -> Dataset:
 
 def measure(settings: dict[str, Any], device: Device) -> dict[str, Any]:
     """What a candidate's third epoch asks of the GPU; earlier ones fill caches."""
-    streamed = settings.pop("streamed", False)
-    trainer.device.RESIDENT_SHARE = 0.0 if streamed else 0.5
+    device = replace(device, keeps_pictures=not settings.pop("streamed", False))
     training = Training(TrainConfig.model_validate(RECIPE | settings), pictures(), device)
     training.model.train()
 

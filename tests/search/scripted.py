@@ -67,8 +67,8 @@ def started(trial: int) -> Started:
     return Started(trial=trial, num_params=900 + trial, macs=5000)
 
 
-def failed(trial: int, kind: FailureKind, error: str) -> Failed:
-    return Failed(trial=trial, failure=Failure(kind=kind, sentence=error))
+def failed(trial: int, kind: FailureKind, error: str, *, with_pictures: bool = False) -> Failed:
+    return Failed(trial=trial, failure=Failure(kind=kind, sentence=error, with_pictures=with_pictures))
 
 
 def trains(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:

@@ -91,6 +91,10 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned *count, void 
     return SUCCESS;
 }
 
+int nvmlDeviceGetComputeRunningProcesses(void *device, unsigned *count, void *processes) {
+    return nvmlDeviceGetComputeRunningProcesses_v3(device, count, processes);
+}
+
 int nvmlSystemGetCudaDriverVersion_v2(int *version) {
     *version = setting("NULLGPU_DRIVER_CUDA", 13000);
     return SUCCESS;

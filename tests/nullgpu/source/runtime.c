@@ -485,6 +485,9 @@ cudaError_t __cudaGetKernel(cudaKernel_t *kernel, const void *function) {
     return cudaSuccess;
 }
 
+// From now on every call fails with ``code``, as after an illegal access.
+void nullgpu_break(int code) { sticky_error = code; }
+
 int nullgpu_launch(void) {
     FAIL_IF_BROKEN;
     nullgpu_counts[LAUNCHES]++;

@@ -209,6 +209,18 @@ def test_a_training_without_memory_goes_on_in_parts() -> None:
     assert "member 0 ran out of memory; it goes on in a new process with 2 micro-batches a step" in notes[0]
 
 
+def test_a_training_without_memory_first_gives_up_the_pictures_in_it() -> None:
+    def without_pictures(assignment: Assign, times: int) -> Iterator[FromWorker | Exit]:
+        if not assignment.streamed:
+            yield failed(assignment.trial, "memory", "OutOfMemoryError: CUDA out of memory", with_pictures=True)
+        else:
+            yield from trains(assignment, times)
+
+    _, pool, notes = run(without_pictures, trainings(1))
+    assert [(assignment.streamed, assignment.micro_batches) for assignment in pool.assigned] == [(False, 1), (True, 1)]
+    assert "member 0 ran out of memory; it goes on in a new process, with its pictures on the host" in notes[0]
+
+
 def test_a_worker_that_the_system_killed_for_memory_has_its_training_go_on_in_parts() -> None:
     def killed_in_one_part(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
         if assignment.micro_batches == 1:

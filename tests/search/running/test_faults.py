@@ -143,6 +143,31 @@ def test_out_of_memory_goes_on_in_a_new_process_with_smaller_parts_of_the_batch(
     assert len(pool.started) == 3, "each time in a new process"
 
 
+def test_out_of_memory_with_the_pictures_in_it_streams_them_before_the_batch_is_divided(bench: Bench) -> None:
+    ways = []
+
+    def too_large(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        ways.append((assignment.streamed, assignment.micro_batches))
+        if assignment.micro_batches == 1:
+            error = "OutOfMemoryError: CUDA out of memory"
+            yield failed(0, "memory", error, with_pictures=not assignment.streamed)
+        coordinator.stop()
+        yield started(assignment.trial)
+        yield epoch(assignment.trial, 1, 0.1)
+
+    coordinator = bench.coordinator(ScriptedPool(too_large), spec_of(trials=1))
+    assert coordinator.run() is False
+    assert ways == [(False, 1), (True, 1), (True, 2)]
+    assert coordinator.trials.study.get_trials()[0].user_attrs["streamed"] is True
+
+    def looks(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        ways.append((assignment.streamed, assignment.micro_batches))
+        yield from trains(assignment, times)
+
+    assert bench.coordinator(ScriptedPool(looks), spec_of(trials=1)).run() is True
+    assert ways[3:] == [(True, 2)], "the next launch knows it too"
+
+
 def test_a_trial_too_large_for_any_part_is_pruned_and_the_sampler_knows(bench: Bench) -> None:
     def too_large(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
         if assignment.trial == 0:

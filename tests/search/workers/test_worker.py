@@ -32,10 +32,20 @@ def test_an_allocation_that_fails_is_out_of_memory() -> None:
         bytearray(1 << 62)
     assert _failure_of(python.value).kind == "memory"
     assert _failure_of(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")).kind == "memory"
+    for text in (
+        "CUDA error: out of memory\nSearch for `cudaError",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling",
+    ):
+        assert _failure_of(RuntimeError(text)).kind == "memory"
 
 
 def test_errors_of_the_device_get_a_new_process() -> None:
-    assert _failure_of(torch.AcceleratorError("CUDA error: an illegal memory access was encountered")).kind == "device"
+    advice = (
+        "CUDA error: an illegal memory access was encountered\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1"
+    )
+    failure = _failure_of(torch.AcceleratorError(advice))
+    assert (failure.kind, failure.sentence) == ("device", f"AcceleratorError: {advice.splitlines()[0]}")
+    assert _failure_of(RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")).kind == "device"
 
 
 def test_errors_that_a_retry_cannot_mend_are_told_from_those_it_may() -> None:
