@@ -48,6 +48,7 @@ from search.paths import DEFAULT_RUNS, Runs
 from search.process import leave_after, run_command
 
 if TYPE_CHECKING:
+    from search.watch.observers import Observer
     from studies import StudySpec
 
 Answer = TypeVar("Answer")
@@ -70,6 +71,7 @@ def options(version: VersionOption = False, verbose: LoudnessOption = None) -> N
 
 @app.command()
 def launch(
+    context: typer.Context,
     study: SpecArgument = "digits",
     gpus: GpusOption = None,
     data: Annotated[
@@ -112,8 +114,8 @@ def launch(
 
             beside = dashboard_beside(url.render_as_string(hide_password=False), folder)
             tell(f"dashboard: {stack.enter_context(beside)}")
-        given = overrides if is_shipped else None
-        snapshot = run(spec, url, folder, devices, overrides=given, accept_changes=accept_changes)
+        given, further = overrides if is_shipped else None, context.obj or ()
+        snapshot = run(spec, url, folder, devices, overrides=given, accept_changes=accept_changes, further=further)
     if as_json:
         tell(json.dumps(shape(snapshot, held_by=None), indent=2))
     else:
@@ -355,9 +357,9 @@ app.command()(studies)
 app.command()(delete)
 
 
-def main() -> NoReturn:
-    """Entry point of ``search``."""
-    leave_after(lambda: run_command(app))
+def main(*observers: Observer) -> NoReturn:
+    """Entry point of ``search``. A script of one's own may call it with observers of its launch."""
+    leave_after(lambda: run_command(partial(app, obj=observers)))
 
 
 def _load(study: str, assignments: list[str], data: Path | None, labels: str | None = None) -> StudySpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -14,7 +15,7 @@ from typer.core import TyperGroup
 from search.console import Terminal, quietly, tell
 from search.errors import SearchError
 from search.paths import DEFAULT_RUNS, Runs
-from search.process import debug_lines, versions
+from search.process import HIDDEN_SETTINGS, debug_lines, versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -204,7 +205,8 @@ def overrides_of(assignments: list[str] | None, data: Path | None, labels: str |
     """``--set``, ``--data`` and ``--labels`` as "key=value" overrides of the study file."""
     given = {"path": data, "labels": labels}
     named = {name: json.dumps(str(one), ensure_ascii=False) for name, one in given.items() if one is not None}
-    return [*(assignments or []), *(f"data.{name}={value}" for name, value in named.items())]
+    hidden: list[str] = json.loads(os.environ.get(HIDDEN_SETTINGS, "[]"))
+    return [*(assignments or []), *hidden, *(f"data.{name}={value}" for name, value in named.items())]
 
 
 def budget_of(*, trainings: float | None, trials: int | None, hours: float | None = None) -> list[str]:

@@ -116,6 +116,10 @@ class Runs:
         """Current state of a search's workers, for ``search status``; valid only while the study has an owner."""
         return self.study(study) / "state.json"
 
+    def tensorboard(self, study: str) -> Path:
+        """TensorBoard's event files of a study, a folder for each trial."""
+        return self.study(study) / "tensorboard"
+
     def page(self, study: str) -> Path:
         """Attributes drawn for the dashboard's study page, until the coordinator has stored them."""
         return self.study(study) / "page.json"
@@ -241,7 +245,7 @@ DEFAULT_RUNS = Runs(Path("runs"))
 
 def _move(source: Path, target: Path) -> bool:
     # The journal is moved last, because it shows which study the other files belong to.
-    found = [name for name in ("trials", "confusion.npz", "journal.jsonl") if (source / name).exists()]
+    found = [name for name in ("trials", "confusion.npz", "tensorboard", "journal.jsonl") if (source / name).exists()]
     for name in found:
         target.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(target / name, ignore_errors=True)

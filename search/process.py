@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import logging
 import math
 import os
@@ -35,6 +36,9 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR, err
 LOG_BYTES = 10_000_000
 """Size at which a log file is moved to NAME.1, replacing the previous one, and a new file begins."""
 
+HIDDEN_SETTINGS = "SEARCH_NOTIFY"
+"""Environment variable with the values of ``--set notify.KEY=VALUE`` as a JSON list, instead of the command line."""
+
 STUCK_SECONDS = 5.0
 """Longest time for a process to end by itself after the signal that ends it."""
 
@@ -47,7 +51,7 @@ def run_command(command: Callable[..., object]) -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupted)
     warnings.showwarning = _say_warning
-    _hide_password()
+    _hide_secrets()
     try:
         command(standalone_mode=True)
     except (SearchError, TrainerError) as error:
@@ -133,19 +137,27 @@ def _of_disk(error: OSError) -> DiskError | None:
     return DiskError(f"{error.filename or 'a file'}: {error.strerror}; mend that, and the same command goes on")
 
 
-def _hide_password() -> None:
-    """Restart the process without a password on the command line, which every user of the machine can read.
+def _hide_secrets() -> None:
+    """Restart the process without secrets on the command line, which every user of the machine can read.
 
-    The URL moves to the environment, which only this user can read.
+    A database URL with a password, and settings of [notify], move to the environment, which only this user can read.
     """
-    words = [sys.executable, *sys.orig_argv[1:]]
-    for index, word in enumerate(words):
+    words, hidden = [sys.executable], dict[str, str]()
+    settings: list[str] = json.loads(os.environ.get(HIDDEN_SETTINGS, "[]"))
+    given = iter(sys.orig_argv[1:])
+    for word in given:
         option, equals, value = word.partition("=")
-        joined = option == "--storage" and bool(equals)
-        url = value if joined else words[index + 1] if word == "--storage" and index + 1 < len(words) else ""
-        if url.startswith("postgres") and ("@" in url or "password" in url):
-            del words[index : index + (1 if joined else 2)]
-            os.execve(sys.executable, words, os.environ | {"SEARCH_STORAGE": url})
+        parts = [word]
+        if option in ("--storage", "--set") and not equals and (following := next(given, None)) is not None:
+            parts, value = [word, following], following
+        if option == "--storage" and value.startswith("postgres") and ("@" in value or "password" in value):
+            hidden["SEARCH_STORAGE"] = value
+        elif option == "--set" and value.startswith("notify."):
+            hidden[HIDDEN_SETTINGS] = json.dumps(settings := [*settings, value])
+        else:
+            words += parts
+    if hidden:
+        os.execve(sys.executable, words, os.environ | hidden)
 
 
 @contextlib.contextmanager

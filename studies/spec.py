@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -27,6 +26,7 @@ from studies.axes import (
     values_of,
 )
 from studies.final import Final
+from studies.notify import Notify, Track
 from trainer.config import SIZE_SETTINGS, DataConfig, ModelSize, TrainConfig
 from trainer.values import FrozenModel, validate
 
@@ -124,22 +124,6 @@ class Faults(FrozenModel):
     of its own checkpoints until it has ended."""
 
 
-def _read_webhook(value: object) -> object:
-    """Check the address without showing it in an error: it is a secret, because anyone who has it can post."""
-    if value is not None:
-        address = urlsplit(value) if isinstance(value, str) else None
-        if address is None or address.scheme not in ("http", "https") or not address.hostname:
-            raise ValueError("is no address to post to; write one that begins with https:// or http://")
-    return value
-
-
-class Notify(FrozenModel):
-    """Messages about the search. May be changed between two launches of a study; not kept in the database."""
-
-    webhook: Annotated[str | None, BeforeValidator(_read_webhook)] = Field(None, repr=False)
-    """Address that gets a JSON POST on a new best, when the search stops, and when it is finished. Default: none."""
-
-
 class Confirm(FrozenModel):
     """The best trials are trained again before one of them is exported. May be changed at any time."""
 
@@ -172,6 +156,8 @@ class StudySpec(FrozenModel):
     """Retries, time-outs and quota."""
     notify: Notify = Notify()
     """Messages about the search."""
+    track: Track = Track()
+    """Records for other programs."""
     confirm: Confirm = Confirm()
     """How the best trials are confirmed before an export."""
     final: Final = Final()

@@ -6,6 +6,7 @@ width     exact counts, and the widest width that fits
 limit     `search limit`
 check     `search check`: the meaning of a study, and all its problems
 meaning   the answer of `search check`, and its text
+extras    packages and addresses that a study's settings need
 data_warnings  warnings about the pictures
 lr_range  `search lr-range`: the learning-rate range test
 preview   a grid of augmented training images

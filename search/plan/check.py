@@ -17,6 +17,7 @@ from search.console import Terminal, show_progress
 from search.devices import WorkerDevice, use_gpu
 from search.paths import Runs
 from search.plan.data_warnings import never_predicted, warnings_about
+from search.plan.extras import check_extras
 from search.plan.meaning import Candidates, ChoiceAxis, Estimate, Images, Meaning, RangeAxis
 from search.plan.near_duplicates import draw_pairs
 from search.plan.prepare import Prepared, check_room, prepare, room_needed
@@ -73,7 +74,7 @@ def check_study(
         DataError, DiskError: the images cannot be used; the message also has the problems of limit and recipes.
         DiskError: there is no room for the checkpoints of a search.
         LimitError: no candidate fits the limit.
-        ConfigError: the model, a recipe or the device is impossible.
+        ConfigError: the model, a recipe or the device is impossible, or an extra is not installed.
         UsageError: ``figure`` or ``duplicates`` cannot be written.
     """
     for option, file in (("--pictures", figure), ("--duplicates", duplicates)):
@@ -218,6 +219,7 @@ def _near_duplicates(data: Dataset, out: Path | None, say: Callable[[str], None]
 
 def _prepare(spec: StudySpec, runs: Runs) -> Prepared:
     """Like ``prepare``, but an error of the images does not hide the problems of limit and recipes."""
+    check_extras(spec)
     try:
         return prepare(spec, runs, Terminal(stderr=True), download=False)
     except (DataError, DiskError) as error:

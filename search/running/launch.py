@@ -16,6 +16,7 @@ from search.devices import WorkerDevice, hold_devices, share_gpus
 from search.errors import Interrupted
 from search.paths import Runs
 from search.plan.data_warnings import never_predicted, warnings_about
+from search.plan.extras import check_extras
 from search.plan.prepare import Prepared, check_room, images_of, judged_by, models_of, prepare, room_needed
 from search.process import STOP_SIGNALS, allow_grace, log_to
 from search.running.coordinator import Coordinator
@@ -30,11 +31,14 @@ from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
 from search.study.storage import STORAGE_FAILURES, open_storage, storage_errors
 from search.study.study import another_owner, check_trials, open_study, uuid_of
+from search.watch.aside import Aside
+from search.watch.event_files import EventFiles
 from search.watch.live import Display
 from search.watch.observers import Observer, Observers, StateFile
 from search.watch.page import StudyPage
+from search.watch.services import open_services
 from search.watch.status import completed
-from search.watch.webhook import Webhook
+from search.watch.webhook import open_webhook
 from search.workers.local import LocalPool
 from studies import StudySpec
 from trainer.data import Dataset
@@ -49,8 +53,11 @@ def launch(
     *,
     overrides: Sequence[str] | None = None,
     accept_changes: bool = False,
+    further: Sequence[Observer] = (),
 ) -> Snapshot:
     """Search a study, or go on with it, until its budget is spent.
+
+    Many parameters: those of the command.
 
     Args:
         spec: the study.
@@ -59,6 +66,7 @@ def launch(
         devices: a worker for each; on a GPU, ``search.workers_per_gpu`` workers.
         overrides: as for ``search.study.begun.as_begun``.
         accept_changes: go on although the fingerprint differs.
+        further: observers besides those that the study asks for. Each one gets a thread of its own.
 
     Returns:
         The search at its end.
@@ -69,6 +77,7 @@ def launch(
         TrainerError: the pictures, the model or the disk.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    check_extras(spec)
     display = Display(quiet=is_quiet())
     log = log_to(runs.coordinator_log(spec.name), display.say)
     with own_study(spec.name, url, runs) as check_lock, log, hold_devices(devices, display.say), storage_errors(url):
@@ -97,13 +106,9 @@ def launch(
         write_checked(runs.last_study, {"study": spec.name})
         with display:
             display.say(opening_line(spec, prepared, workers))
-            for name, reason in prepared.left_out.items():
-                display.say(f"left out: {name}: {reason}", WARNING)
-            for line in [*doubts(prepared.data), *warnings_about(prepared.data, spec.data), *_whose(study), *notes]:
+            for line in [*_cautions(prepared, spec), *_whose(study), *notes]:
                 display.say(line, WARNING)
-            page = StudyPage(owned, _facts(spec, prepared), url, runs)
-            others: list[Observer] = [StateFile(runs.state(spec.name), read_holder(runs.holder(spec.name))), page]
-            others += [Webhook(spec.notify.webhook, display.say)] if spec.notify.webhook is not None else []
+            others = [StudyPage(owned, _facts(spec, prepared), url, runs), *_asked_for(spec, runs, display, further)]
             observers = Observers(display, others, at_once=lambda: coordinator.killed)
             pool = LocalPool(workers, [runs.worker_log(spec.name, number) for number in range(len(workers))])
             coordinator = Coordinator(owned, prepared, pool, runs, str(prepared.data.cache_path), observers)
@@ -115,12 +120,30 @@ def launch(
             with contextlib.suppress(*STORAGE_FAILURES):  # an outage no longer matters: all is written
                 snapshot = completed(snapshot, study, spec, runs)
             return snapshot
-    trials = coordinator.trials
     raise Interrupted(
-        f"study {spec.name!r} stopped with {trials.budget.describe(trials.spent)}; "
+        f"study {spec.name!r} stopped with {coordinator.trials.budget.describe(coordinator.trials.spent)}; "
         "nothing is lost, the same command goes on from there",
         at_once=coordinator.killed,
     )
+
+
+def _asked_for(spec: StudySpec, runs: Runs, display: Display, further: Sequence[Observer]) -> Iterator[Observer]:
+    """The state file, and the observers that the study file and the caller ask for."""
+    yield StateFile(runs.state(spec.name), read_holder(runs.holder(spec.name)))
+    if spec.notify.webhook is not None:
+        yield open_webhook(spec.notify, display.say)
+    yield from open_services(spec.notify.urls, display.say)
+    if spec.track.tensorboard:
+        further = [EventFiles(runs.tensorboard(spec.name)), *further]
+    yield from (Aside(observer, display.say) for observer in further)
+
+
+def _cautions(prepared: Prepared, spec: StudySpec) -> Iterator[str]:
+    """What the user should know of models and pictures before the search, a line each."""
+    for name, reason in prepared.left_out.items():
+        yield f"left out: {name}: {reason}"
+    yield from doubts(prepared.data)
+    yield from warnings_about(prepared.data, spec.data)
 
 
 def _whose(study: optuna.Study) -> list[str]:

@@ -117,7 +117,11 @@ def _with_stored_text(asked: StudySpec, stored: Tables, overrides: Sequence[str]
         stored_spec(stored, f"study {asked.name!r} was last launched", "")
     except StudyChanged:
         return None
-    own = {"notify": asked.notify.model_dump(), "search": stored["search"] | {"hours": asked.search.hours}}
+    own = {
+        "notify": asked.notify.model_dump(),
+        "track": asked.track.model_dump(),
+        "search": stored["search"] | {"hours": asked.search.hours},
+    }
     return validate(
         StudySpec, override({**stored, **own}, overrides), f"study {asked.name}, with the text it was begun with"
     )

@@ -127,7 +127,7 @@ def eta_seconds(
     if epoch_seconds is None or not workers:
         return None
     running = [worker for worker in workers if worker.trial is not None]
-    steps = [_step_of(worker, ladder) for worker in running]
+    steps = [step_reached(worker, ladder) for worker in running]
     over = [*(trial.epochs for trial in finished), *paused]
     reached, ended = [0] * (ladder.last_step + 1), [0] * (ladder.last_step + 1)
     for step, is_over in [*((one, True) for one in over), *((one, False) for one in steps)]:
@@ -159,8 +159,8 @@ def eta_seconds(
     return total if seconds_left is None else min(total, max([seconds_left + of_a_trial if new else 0.0, *left]))
 
 
-def _step_of(worker: WorkerView, ladder: Ladder) -> int:
-    """The step of a worker's trial, whose present training is recognised by its length."""
+def step_reached(worker: WorkerView, ladder: Ladder) -> int:
+    """The last step of a worker's trial. Its present training is recognised by its length."""
     stage = ladder.lengths.index(worker.epochs) if worker.epochs in ladder.lengths else 0
     return ladder.begins_at(stage) + worker.epoch
 

@@ -3,7 +3,11 @@
 status     a study seen from outside: database, state file, JSON
 live       80 columns of a terminal: live view, plain lines, last words
 observers  observers of a search; none of them can disturb it
-webhook    JSON POSTs on a new best and at the end
+aside      an observer in a thread of its own
+messenger  messages on a new best and at the end, from a thread
+webhook    messages as JSON POSTs, also in the shapes of chats
+services   messages through apprise
+event_files  TensorBoard's files
 page       the dashboard's page of a study: note, figures, an export's figures; drawn in another process
 dashboard  serves optuna-dashboard, alone or beside a launch; the token
 front      the WSGI application in front of optuna-dashboard: hosts, token, read-only methods, waiting page

@@ -1,114 +1,77 @@
-"""``[notify] webhook``: a JSON POST on a new best, when a search stops, and when it is finished.
-
-The address is a secret, because anyone who has it can post. It is stored only in the study file, and messages show only
-its host.
-"""
+"""``[notify] webhook``: messages as JSON POSTs, in the product's own shape or in that of a chat."""
 
 from __future__ import annotations
 
 import json
-import threading
 import time
 import urllib.request
-from dataclasses import asdict
-from datetime import UTC, datetime
-from logging import WARNING
+from functools import partial
+from typing import assert_never
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from search.console import Say
-from search.study.progress import Snapshot
-from search.watch.live import headline
-from trainer.values import Json
-
-NOTIFY_VERSION = 2
-"""Version of the posted JSON shape."""
+from search.watch.messenger import Message, Messenger, UndeliveredError
+from studies.notify import Notify, WebhookFormat
 
 TIMEOUT_SECONDS = 5
 """Longest wait for a server to accept the connection, and again for its answer."""
 
-END_SECONDS = 6
-"""Longest wait for the last message when a search ends."""
+DISCORD_LENGTH = 2000
+"""Most characters of a message's content in Discord."""
 
 
-class Webhook:
-    """Posts messages from a separate thread. A newer message of the same kind replaces one that still waits."""
+def open_webhook(notify: Notify, say: Say) -> Messenger:
+    """A messenger that posts to the webhook of ``notify``, which must have one."""
+    assert notify.webhook is not None
+    host = urlsplit(notify.webhook).hostname or ""
+    return Messenger("webhook", host, partial(post, notify.webhook, notify.format), say)
 
-    name = "the webhook"
 
-    def __init__(self, address: str, say: Say) -> None:
-        self._address, self._say = address, say
-        self._host = urlsplit(address).hostname
-        self._best: int | None = None
-        self._begun = self._failing = self._ended = False
-        self._waiting: dict[str, dict[str, Json]] = {}
-        self._news = threading.Condition()
-        self._thread = threading.Thread(target=self._send, name="webhook", daemon=True)
-        self._thread.start()
+def body_of(message: Message, form: WebhookFormat) -> Message:
+    """The JSON body for a receiver.
 
-    def watch(self, snapshot: Snapshot) -> None:
-        """Post a new best. The best of an earlier launch does not count as new."""
-        best = snapshot.best
-        if best is not None and best.number != self._best:
-            if self._begun:
-                self._tell("new_best", snapshot, f"{snapshot.study}: new best, trial {best.number}, {best.value:.2%}")
-            self._best = best.number
-        self._begun = True
+    Sources: docs.slack.dev/messaging/formatting-message-text (escapes, mrkdwn); discord.com/developers/docs/resources/
+    webhook (content, allowed_mentions); learn.microsoft.com, "Create incoming webhooks with Workflows for Microsoft
+    Teams" (a message whose attachment is an Adaptive Card; Workflows take no other cards).
+    """
+    text = str(message["text"])
+    match form:
+        case "json":
+            return message
+        case "slack":
+            escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+            return {"text": escaped, "mrkdwn": False}
+        case "discord":
+            return {"content": text[:DISCORD_LENGTH], "allowed_mentions": {"parse": []}}
+        case "teams":
+            card: Message = {
+                "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+                "type": "AdaptiveCard",
+                "version": "1.2",
+                "body": [{"type": "TextBlock", "text": text, "wrap": True}],
+            }
+            kind = "application/vnd.microsoft.card.adaptive"
+            return {"type": "message", "attachments": [{"contentType": kind, "contentUrl": None, "content": card}]}
+        case _:
+            assert_never(form)
 
-    def end(self, snapshot: Snapshot, reason: str | None, seconds: float, *, lost: bool = False) -> None:
-        """Post how the search ended, and wait a moment until the message is sent."""
-        event = "finished" if reason is None else "stopped"
-        text = f"{headline(snapshot)}; {event}"
-        text += f", best {snapshot.best.value:.2%} (trial {snapshot.best.number})" if snapshot.best else ""
-        self._tell(event, snapshot, text if not reason else f"{text}: {reason}")
-        with self._news:
-            self._ended = True
-            self._news.notify()
-        patience = min(seconds, END_SECONDS)
-        self._thread.join(patience)
-        if self._thread.is_alive() and patience:
-            self._say(f"webhook: {self._host} has not taken the last message within {patience:g} s", WARNING)
 
-    def _tell(self, event: str, snapshot: Snapshot, text: str) -> None:
-        best = asdict(snapshot.best) if snapshot.best else None
-        message: dict[str, Json] = {
-            "version": NOTIFY_VERSION,
-            "event": event,
-            "study": snapshot.study,
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "text": text,
-            "budget": asdict(snapshot.budget),
-            "spent": asdict(snapshot.spent),
-            "eta_seconds": snapshot.eta_seconds,
-            "best": best,
-        }
-        with self._news:
-            self._waiting[event] = message
-            self._news.notify()
+def post(address: str, form: WebhookFormat, message: Message) -> None:
+    """Post one message.
 
-    def _send(self) -> None:
-        while True:
-            with self._news:
-                self._news.wait_for(lambda: self._waiting or self._ended)
-                if not self._waiting:
-                    return
-                message = self._waiting.pop(next(iter(self._waiting)))
-            began = time.monotonic()
-            try:
-                self._post(message)
-                self._failing = False
-            except Exception as error:
-                late = time.monotonic() - began >= TIMEOUT_SECONDS
-                why = f"no answer within {TIMEOUT_SECONDS} s" if late else _reason(error)
-                if not self._failing:  # reported once, not at every new best
-                    self._say(f"webhook: {self._host} cannot be told ({why}); the search goes on", WARNING)
-                self._failing = True
-
-    def _post(self, message: dict[str, Json]) -> None:
-        headers = {"Content-Type": "application/json", "User-Agent": "featherweight"}
-        request = urllib.request.Request(self._address, json.dumps(message).encode(), headers)
+    Raises:
+        UndeliveredError: the server does not take it.
+    """
+    headers = {"Content-Type": "application/json", "User-Agent": "featherweight"}
+    began = time.monotonic()
+    try:
+        request = urllib.request.Request(address, json.dumps(body_of(message, form)).encode(), headers)
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT_SECONDS) as answer:
             answer.read(1024)
+    except Exception as error:
+        late = time.monotonic() - began >= TIMEOUT_SECONDS
+        raise UndeliveredError(f"no answer within {TIMEOUT_SECONDS} s" if late else _reason(error)) from None
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -19,6 +19,7 @@ from typing import IO
 from pydantic import ValidationError
 
 from search.devices import WorkerDevice
+from search.process import HIDDEN_SETTINGS
 from search.workers.messages import FromWorker, ToWorker, from_worker, to_json
 from search.workers.pool import Exit
 
@@ -33,7 +34,7 @@ END_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
-SECRETS = ("SEARCH_STORAGE", "PGPASSWORD")
+SECRETS = ("SEARCH_STORAGE", "PGPASSWORD", HIDDEN_SETTINGS)
 """Environment variables that may hold the database's password; workers do not get them."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import socket
 import time
@@ -9,15 +10,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from choices import UNKNOWN
 from moments import moment
 
+from search.console import Say
 from search.study.progress import Snapshot
 from search.study.trial import TrialView
-from search.watch import webhook
-from search.watch.webhook import Webhook
+from search.watch import messenger, webhook
+from search.watch.messenger import Message, Messenger
+from search.watch.webhook import body_of, open_webhook
+from studies.notify import Notify, WebhookFormat
 
 SECRET = "d41d8cd98f00b204"
 
@@ -66,6 +71,10 @@ def hanging() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}/hooks/{SECRET}"
 
 
+def to(address: str, say: Say, form: WebhookFormat = "json") -> Messenger:
+    return open_webhook(Notify(webhook=address, format=form), say)
+
+
 def trial(number: int, value: float) -> TrialView:
     return TrialView(number, "COMPLETE", value, 3, {"lr": 0.01}, 200_000, 9_000_000, 30.0, "")
 
@@ -76,7 +85,7 @@ def snapshot(*values: float) -> Snapshot:
 
 def test_paused_candidates_are_told_as_such(listener: Listener) -> None:
     before = snapshot(0.5)
-    hook = Webhook(listener.url, lambda *_: None)
+    hook = to(listener.url, lambda *_: None)
     hook.end(replace(before, spent=replace(before.spent, begun=4, paused=3)), "told to", 20)
     assert listener.told[0]["text"].startswith("birds: 1 of 6 trials finished, 1 complete, 3 paused, about")
     assert listener.told[0]["spent"]["paused"] == 3
@@ -91,7 +100,7 @@ def wait_for(listener: Listener, count: int) -> None:
 
 def test_a_new_best_and_the_end_are_told_and_nothing_else(listener: Listener) -> None:
     notes: list[str] = []
-    hook = Webhook(listener.url, lambda line, *_: notes.append(line))
+    hook = to(listener.url, lambda line, *_: notes.append(line))
     hook.watch(snapshot())
     hook.watch(snapshot(0.5))
     wait_for(listener, 1)
@@ -112,7 +121,7 @@ def test_a_new_best_and_the_end_are_told_and_nothing_else(listener: Listener) ->
 
 
 def test_the_best_of_an_earlier_launch_is_not_new(listener: Listener) -> None:
-    hook = Webhook(listener.url, print)
+    hook = to(listener.url, print)
     hook.watch(snapshot(0.5))
     hook.watch(snapshot(0.5, 0.4))
     hook.end(snapshot(0.5, 0.4), "no room on disk", 20)
@@ -125,9 +134,9 @@ def test_a_server_that_hangs_delays_neither_the_search_nor_for_long_its_end(
     hanging: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhook, "TIMEOUT_SECONDS", 1.5)
-    monkeypatch.setattr(webhook, "END_SECONDS", 1.7)
+    monkeypatch.setattr(messenger, "END_SECONDS", 1.7)
     notes: list[str] = []
-    hook = Webhook(hanging, lambda line, *_: notes.append(line))
+    hook = to(hanging, lambda line, *_: notes.append(line))
     began = time.monotonic()
     for number in range(200):
         hook.watch(snapshot(*(value / 1000 for value in range(number))))
@@ -149,7 +158,7 @@ def test_a_server_that_refuses_is_named_once_without_its_secret(listener: Listen
     else:
         listener.code = code
     notes: list[str] = []
-    hook = Webhook(address, lambda line, *_: notes.append(line))
+    hook = to(address, lambda line, *_: notes.append(line))
     hook.watch(snapshot())
     hook.watch(snapshot(0.5))
     hook.end(replace(snapshot(0.5), stopping=True), "", 20)
@@ -157,3 +166,51 @@ def test_a_server_that_refuses_is_named_once_without_its_secret(listener: Listen
     assert note.startswith("webhook: 127.0.0.1 cannot be told (")
     assert why in note
     assert SECRET not in note
+
+
+# Chats
+
+
+def text_of(form: WebhookFormat, body: Any) -> str:
+    """The text that a chat shows, where its documentation has it; everything else is checked too."""
+    match form:
+        case "slack":
+            assert body == {"text": body["text"], "mrkdwn": False}
+            return html.unescape(body["text"])
+        case "discord":
+            assert body == {"content": body["content"], "allowed_mentions": {"parse": []}}
+            return str(body["content"])
+        case "teams":
+            (attachment,) = body["attachments"]
+            assert body == {"type": "message", "attachments": [attachment]}
+            assert attachment["contentType"] == "application/vnd.microsoft.card.adaptive"
+            card = attachment["content"]
+            assert (card["type"], card["version"]) == ("AdaptiveCard", "1.2")
+            (block,) = card["body"]
+            assert block == {"type": "TextBlock", "text": block["text"], "wrap": True}
+            return str(block["text"])
+        case _:
+            return str(body["text"])
+
+
+@pytest.mark.parametrize("form", get_args(WebhookFormat))
+def test_each_chat_gets_the_sentence_in_its_own_shape(form: WebhookFormat, listener: Listener) -> None:
+    hook = to(listener.url, lambda *_: None, form)
+    hook.watch(snapshot())
+    hook.watch(snapshot(0.5))
+    wait_for(listener, 1)
+    hook.end(snapshot(0.5), "no room & <!channel> @everyone", 20)
+    first, last = (text_of(form, told) for told in listener.told)
+    assert first == "birds: new best, trial 0, 50.00%"
+    assert last.endswith("no room & <!channel> @everyone")
+    assert "<!" not in listener.told[1].get("text", "") or form == "json", "Slack would tell the whole channel"
+
+
+def test_a_text_too_long_for_discord_is_cut() -> None:
+    message: Message = {"text": "x" * 3000}
+    assert len(str(body_of(message, "discord")["content"])) == 2000
+
+
+def test_a_shape_without_code_is_an_error() -> None:
+    with pytest.raises(AssertionError, match=UNKNOWN):
+        body_of({"text": "x"}, UNKNOWN)

@@ -1,0 +1,86 @@
+"""``[track] tensorboard``: the curves and results of trials as TensorBoard's event files, a folder for each trial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.study.progress import Snapshot, WorkerView, step_reached
+from search.study.trial import TrialView
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+FLUSH_SECONDS = 10
+"""Longest time until a value is in its file."""
+
+
+class EventFiles:
+    """An observer that writes event files. It may raise and wait for a disk, so it belongs into an ``Aside``.
+
+    Args:
+        folder: where the folders "trial-0", "trial-1", ... are made.
+    """
+
+    name = "TensorBoard"
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter  # 0.2 s, and torch
+
+        self._folder, self._open = folder, SummaryWriter
+        self._writers: dict[int, SummaryWriter] = {}
+        """Trial that is trained -> writer of its file."""
+        self._steps: dict[int, int] = {}
+        """Trial -> its last step that was written."""
+        self._finished: set[int] | None = None
+
+    def watch(self, snapshot: Snapshot) -> None:
+        """Write the epochs and trials that have ended since the last snapshot."""
+        for worker in snapshot.workers:
+            if worker.trial is not None and worker.val_accuracy is not None:
+                self._write_epoch(worker.trial, worker, step_reached(worker, snapshot.ladder))
+        if self._finished is None:  # those of earlier launches, which have been written if they have a folder
+            self._finished = {trial.number for trial in snapshot.finished if self._of(trial.number).exists()}
+        for trial in snapshot.finished:
+            if trial.number not in self._finished:
+                self._write_result(trial)
+                self._finished.add(trial.number)
+        trained = {worker.trial for worker in snapshot.workers}
+        for number in self._writers.keys() - trained:
+            self._writers.pop(number).close()
+
+    def end(self, snapshot: Snapshot, reason: str | None, seconds: float, *, lost: bool = False) -> None:
+        """Write the last trials, and close the files."""
+        self.watch(snapshot)
+        for writer in self._writers.values():
+            writer.close()
+
+    def _of(self, trial: int) -> Path:
+        return self._folder / f"trial-{trial}"
+
+    def _writer(self, trial: int) -> SummaryWriter:
+        if trial not in self._writers:
+            self._writers[trial] = self._open(str(self._of(trial)), flush_secs=FLUSH_SECONDS)
+        return self._writers[trial]
+
+    def _write_epoch(self, trial: int, worker: WorkerView, step: int) -> None:
+        if step <= self._steps.get(trial, 0):
+            return
+        values = {
+            "accuracy/val": worker.val_accuracy,
+            "speed/images_per_second": worker.images_per_second,
+            "speed/epoch_seconds": worker.epoch_seconds,
+        }
+        for tag, value in values.items():
+            if value is not None:
+                self._writer(trial).add_scalar(tag, value, step)
+        self._steps[trial] = step
+
+    def _write_result(self, trial: TrialView) -> None:
+        if trial.value is None:
+            return
+        writer = self._writer(trial.number)
+        if trial.epochs > self._steps.get(trial.number, 0):
+            writer.add_scalar("accuracy/val", trial.value, trial.epochs)
+        results = {"result/accuracy": trial.value, "result/parameters": float(trial.num_params or 0)}
+        writer.add_hparams(dict(trial.params), results, run_name=".", global_step=trial.epochs)
