@@ -7,16 +7,17 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from search.console import remark, tell
+from search.console import remark, tell, tell_aside
 from search.errors import ReplayFailed
 from search.housekeeping import delete, studies
 from search.options import (
     AllowEditsOption,
     AllowHostOption,
+    ColumnsOption,
     Commands,
     DataOption,
     DuplicatesOption,
@@ -27,7 +28,9 @@ from search.options import (
     HostOption,
     JsonOption,
     LabelsOption,
+    LikeOption,
     LoudnessOption,
+    PicturesArgument,
     PortOption,
     ProxyOption,
     RunsOption,
@@ -50,8 +53,6 @@ from search.process import leave_after, run_command
 if TYPE_CHECKING:
     from search.watch.observers import Observer
     from studies import StudySpec
-
-Answer = TypeVar("Answer")
 
 app = typer.Typer(
     cls=Commands,
@@ -323,15 +324,40 @@ def export_best(
 @app.command()
 def predict(
     export: Annotated[Path, typer.Argument(help="Folder that export-best wrote.")],
-    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
-    top: Annotated[int, typer.Option(min=1, help="Classes to print per picture.")] = 5,
+    pictures: PicturesArgument,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Classes per picture, printed or in a .json; 5 unless given.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the answers into this .csv or .json.")] = None,
+    columns: ColumnsOption = None,
+    like: LikeOption = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write the probability of every class.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End with an error if a picture cannot be read, and write nothing.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the most likely classes of pictures."""
-    from search.export.predict import predict as run
-    from search.export.predict import text_of_prediction
+    """Tell the most likely classes of pictures."""
+    from search.export import predict as of
 
-    _print(run(export, pictures, top), text_of_prediction, as_json=as_json)
+    request = of.Request(
+        export=export,
+        given=tuple(pictures),
+        top=top,
+        columns=columns,
+        like=like,
+        probabilities=probabilities,
+        strict=strict,
+    )
+    answer = of.predict(request) if out is None else of.predict_into(out, request)
+    if answer.bad:
+        tell_aside(of.warning_of(answer.bad, like))
+    if isinstance(answer, of.Written):
+        _print(answer, of.text_of_written, as_json=as_json)
+    else:
+        _print(answer, of.text_of_prediction, as_json=as_json)
 
 
 @app.command()

@@ -140,6 +140,19 @@ GpusOption = Annotated[
         autocompletion=_devices,
     ),
 ]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FIELD,NAME=FIELD,...",
+        help="Columns of the .csv: picture, file, id, label, probability; NAME= gives one another name.",
+    ),
+]
+LikeOption = Annotated[
+    Path | None, typer.Option(help="Sample file: the .csv gets its ids, their order, and its columns.")
+]
+PicturesArgument = Annotated[
+    list[Path], typer.Argument(help='Pictures, folders of them, patterns ("new/*.jpg"), or a .csv that lists them.')
+]
 HostOption = Annotated[str, typer.Option(help="Address to listen on; beyond this machine, a token is needed.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")]
 TokenFileOption = Annotated[

@@ -144,6 +144,10 @@ PROMISES = {
         "test_a_queued_trial_with_values_that_cannot_be_fails_with_the_reason_and_the_search_goes_on",
         "test_an_added_trial_with_values_that_cannot_be_fails_too",
     ],
+    "a search that failed before any epoch is launched again": [
+        "test_trials_that_failed_before_an_epoch_do_not_count_once_the_study_file_has_changed",
+        "test_a_trial_that_failed_after_an_epoch_counts_whatever_has_changed",
+    ],
     "another program adds, copies or finishes trials": [
         "test_a_finished_trial_of_another_program_is_named_once_and_never_the_best",
         "test_a_foreign_trial_teaches_neither_sampler_nor_pruner",

@@ -19,9 +19,8 @@ import re
 import shutil
 import warnings
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trainer.config import DataConfig
-from trainer.cores import num_cores
+from trainer.cores import in_order, num_cores
 from trainer.errors import DataError, DiskError, as_lines
 from trainer.identity import identity
 from trainer.kept import sync_folder
@@ -172,6 +171,12 @@ def _decode_all(
     """Write pictures.npy and index.json into ``folder``, durably."""
     threads = num_cores()
     pool = ThreadPoolExecutor(threads, "decode")
+
+    def decode(picture: Picture) -> tuple[str, Reading]:
+        source = picture.load()
+        content = source if isinstance(source, bytes) else source.tobytes()
+        return hashlib.sha256(content).hexdigest(), read(source)
+
     # Filters of warnings belong to the whole process, so they are set once here and never in a thread. The user need
     # not see Pillow's warnings (of palettes, of odd TIFF tags): a picture that cannot be used causes an error.
     with warnings.catch_warnings(), (folder / "pictures.npy").open("wb") as file:
@@ -192,7 +197,8 @@ def _decode_all(
         bad = [BadFile(*one) for one in listing.left_out]
         misread: list[list[str]] = []
         try:
-            for done, (picture, future) in enumerate(_in_order(pool, listing.pictures, read, 8 * threads), start=1):
+            decoded = in_order(pool, decode, listing.pictures, 8 * threads)
+            for done, (picture, future) in enumerate(decoded, start=1):
                 try:
                     sha256, reading = future.result()
                 except DataError as error:
@@ -234,27 +240,6 @@ def _decode_all(
         text.flush()
         os.fsync(text.fileno())
     sync_folder(folder)
-
-
-def _in_order(
-    pool: ThreadPoolExecutor,
-    pictures: Sequence[Picture],
-    read: Callable[[Source], Reading],
-    ahead: int,
-) -> Iterator[tuple[Picture, Future[tuple[str, Reading]]]]:
-    """Decode in the pool, and yield in order. At most ``ahead`` decoded pictures are in memory."""
-
-    def decode(picture: Picture) -> tuple[str, Reading]:
-        source = picture.load()
-        content = source if isinstance(source, bytes) else source.tobytes()
-        return hashlib.sha256(content).hexdigest(), read(source)
-
-    waiting: deque[tuple[Picture, Future[tuple[str, Reading]]]] = deque()
-    for picture in pictures:
-        waiting.append((picture, pool.submit(decode, picture)))
-        if len(waiting) >= ahead:
-            yield waiting.popleft()
-    yield from waiting
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:

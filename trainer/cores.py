@@ -1,10 +1,17 @@
-"""The CPU cores that this process may use, and the number of threads for a training on them."""
+"""The CPU cores that this process may use, the number of threads for a training on them, and work in their order."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """File with a container's CPU quota: https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files"""
@@ -24,3 +31,15 @@ def most_threads(cores: int) -> int:
     """Number of threads for a training on ``cores`` cores: one per core, at most OMP_NUM_THREADS, as in PyTorch."""
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2" sets nested regions too
     return min(cores, int(wanted)) if wanted.isdecimal() and int(wanted) > 0 else cores
+
+
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[tuple[Item, Future[Result]]]:
+    """Do the work in the pool and yield in the order of the items; at most ``ahead`` results are in memory."""
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    for item in items:
+        waiting.append((item, pool.submit(work, item)))
+        if len(waiting) >= ahead:
+            yield waiting.popleft()
+    yield from waiting

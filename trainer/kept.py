@@ -10,9 +10,9 @@ import json
 import os
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from trainer.values import Json
@@ -30,15 +30,22 @@ def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
     Args:
         path: the file.
         content: all of it.
-        durable: whether this also holds for a power cut. Off for files that are written again within a minute.
+        durable: after a power cut too; what the next minute makes anew need not be.
 
     Raises:
-        OSError: a step failed; the error has the file's name.
+        OSError: with the file's name, whatever step it was.
     """
+    with written_aside(path, durable=durable) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def written_aside(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """As ``write_whole``, for a file that is written in parts. If an exception ends the writing, nothing is changed."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with partial.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             if durable:
                 os.fsync(file.fileno())
@@ -46,9 +53,10 @@ def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
         if durable:
             sync_folder(path.parent)
     except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -164,7 +164,7 @@ def _passed_over(unlabelled: list[File], elsewhere: Mapping[str, list[File]], ro
             count = "1 picture has" if len(files) == 1 else f"{len(files):,} pictures have"
             notices.append(
                 f"{count} {what}, the first: {files[0].name}; unlabelled, so passed over; an exported model tells "
-                f"their classes: search predict EXPORT {root / folder}/*"
+                f"their classes: search predict EXPORT {root / folder}"
             )
     return notices
 

@@ -149,7 +149,7 @@ def _passed_over(folder: Folder, where: str) -> str:
     pictures = f"{count:,} pictures" if count > 1 else "1 picture"
     return (
         f"{folder.name}: {pictures} in no class folder, so unlabelled, and passed over; an exported model tells their "
-        f"classes: search predict EXPORT {where}/{inner.name}/*"
+        f"classes: search predict EXPORT {where}/{inner.name}"
     )
 
 

@@ -16,6 +16,8 @@ files      the files of an export as its readers see them; without torch
 proof      the clean process that compares an export with its card; shares no code with the writers
 load       how busy the machine was while the proof measured latencies
 predict    classify pictures with an export; without torch
+inputs     the pictures that it is given: files, folders, patterns, tables, a sample
+answers    the .csv or .json that it writes
 compare    two exports on the same pictures; without torch
 comparison  their comparison in words
 """

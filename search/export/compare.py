@@ -1,4 +1,7 @@
-"""Two exports on the same pictures: ``search compare``. ONNX Runtime, no torch."""
+"""Two exports on the same pictures: ``search compare``. ONNX Runtime, no torch.
+
+Only CIFAR's pictures that were not decoded before are read by torchvision, which imports torch.
+"""
 
 from __future__ import annotations
 

@@ -14,8 +14,9 @@ from search.errors import ProofFailed, UsageError
 from search.export.formats.format import Forward
 from search.export.formats.table import format_of
 from trainer.config import DataConfig
-from trainer.errors import DataError
+from trainer.errors import DataError, as_lines
 from trainer.pictures import read_picture
+from trainer.scan import read_file
 from trainer.sums import SUMS, first_altered, read_sums
 
 
@@ -51,6 +52,23 @@ class Preprocessing(BaseModel):
     mean: tuple[float, ...]
     """Mean of each channel, for pixels from 0 to 1."""
     std: tuple[float, ...]
+
+    @property
+    def data_config(self) -> DataConfig:
+        """The settings with which the training pictures were read."""
+        return DataConfig(
+            image_size=self.input_size[-1],
+            resize="squash" if self.crop_mode == "squash" else "crop",
+            interpolation=self.interpolation,
+            crop_pct=self.crop_pct,
+            channels=self.input_size[0],
+        )
+
+    def normalised(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Pictures [size, size, channels] as one batch [n, channels, size, size] for the model."""
+        scaled = np.stack(images).astype(np.float32) / 255
+        normalised = (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
 
 
 class ModelConfig(BaseModel):
@@ -101,28 +119,18 @@ def open_model(export: Path) -> Forward:
 
 
 def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Pictures as [n, 3, size, size], normalised, read by the same function as the training pictures.
+    """Pictures as [n, channels, size, size], normalised, read by the same function as the training pictures.
 
     Raises:
-        DataError: pictures cannot be read; the message lists all of them.
+        DataError: pictures cannot be read; the message lists them.
     """
-    config = DataConfig(
-        image_size=preprocessing.input_size[-1],
-        resize="squash" if preprocessing.crop_mode == "squash" else "crop",
-        interpolation=preprocessing.interpolation,
-        crop_pct=preprocessing.crop_pct,
-        channels=preprocessing.input_size[0],
-    )
+    config = preprocessing.data_config
     images, problems = [], []
     for file in files:
         try:
-            images.append(read_picture(file.read_bytes(), config))
-        except IsADirectoryError:
-            problems.append(f"  {file}: is a folder; give the files in it, {file}/*")
-        except (OSError, DataError) as error:
-            problems.append(f"  {file}: {error.strerror if isinstance(error, OSError) and error.strerror else error}")
+            images.append(read_picture(read_file(file), config))
+        except DataError as error:
+            problems.append(f"{file}: {error}")
     if problems:
-        raise DataError("these pictures cannot be read:\n" + "\n".join(problems))
-    scaled = np.stack(images).astype(np.float32) / 255
-    normalised = (scaled - np.array(preprocessing.mean, np.float32)) / np.array(preprocessing.std, np.float32)
-    return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
+        raise DataError(f"these pictures cannot be read:{as_lines(problems)}")
+    return preprocessing.normalised(images)

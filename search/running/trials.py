@@ -40,7 +40,7 @@ from search.study.sampling import (
 )
 from search.study.storage import backend_of
 from search.study.study import UUID, check_trials
-from search.study.trial import FAILURE, TrialView, best_of, step_of, view_of
+from search.study.trial import FAILED_UNDER, FAILURE, TrialView, best_of, settings_hash, step_of, view_of
 from search.workers.failures import Decision, Failure, Setbacks
 from search.workers.messages import Assign, Started
 from studies.spec import excesses
@@ -276,6 +276,8 @@ class Trials:
                 trial.set_user_attr("reason", ending.reason)
             if ending.failure:
                 trial.set_user_attr(FAILURE, ending.failure)
+            if not seconds and not progress.reported and ending.state != TrialState.COMPLETE:
+                trial.set_user_attr(FAILED_UNDER, settings_hash(self.spec))
             self.marks.note_ended(self.study, frozen)
             self.study.tell(trial, ending.value, ending.state)
             frozen = self._frozen(trial)

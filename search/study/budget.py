@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study.trial import TrialView, is_paused
+from search.study.trial import FAILED_UNDER, TrialView, is_paused, settings_hash
 from search.words import count
 from studies import StudySpec
 from studies.spec import describe_budget
@@ -32,11 +32,15 @@ class Spent:
     complete: int = 0
     paused: int = 0
     """Number of paused trials, see ``search.study.trial.is_paused``."""
+    excused: int = 0
+    """Number of trials that failed before their first epoch, and before the study file changed. No budget counts them,
+    so that a search whose file was mended has the whole of it."""
 
     @classmethod
     def of(cls, trials: Sequence[FrozenTrial], spec: StudySpec) -> Spent:
         """The spent part by the search's own trials."""
         begun = [trial for trial in trials if trial.state != TrialState.WAITING]
+        failed_under = [trial.user_attrs.get(FAILED_UNDER) for trial in begun]
         epochs = sum(max(trial.intermediate_values, default=0) for trial in begun)
         return cls(
             epochs=epochs,
@@ -45,6 +49,7 @@ class Spent:
             finished=sum(trial.state.is_finished() for trial in begun),
             complete=sum(trial.state == TrialState.COMPLETE for trial in begun),
             paused=sum(map(is_paused, begun)),
+            excused=_excused(failed_under, spec),
         )
 
     @classmethod
@@ -59,7 +64,18 @@ class Spent:
             finished=len(ended),
             complete=complete,
             paused=paused,
+            excused=_excused([view.failed_under for view in ended], spec),
         )
+
+    @property
+    def counted(self) -> int:
+        """Number of candidates that the budget counts."""
+        return self.begun - self.excused
+
+
+def _excused(failed_under: Sequence[str | None], spec: StudySpec) -> int:
+    failed = [one for one in failed_under if one is not None]
+    return sum(one != settings_hash(spec) for one in failed) if failed else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +113,7 @@ class Budget:
             spent: the spent part.
             committed_epochs: most steps that the trials in progress still need.
         """
-        left = [] if self.trials is None else [self.trials - spent.begun]
+        left = [] if self.trials is None else [self.trials - spent.counted]
         if self.trainings is not None:
             left.append(self._compute_left(self.trainings, spent, committed_epochs))
         return max(0, min(left))
@@ -117,36 +133,37 @@ class Budget:
     def share(self, spent: Spent) -> float:
         """The spent share of the budget, from 0 to 1."""
         shares = [] if self.trainings is None else [spent.trainings / self.trainings]
-        shares += [] if self.trials is None else [spent.finished / self.trials]
+        shares += [] if self.trials is None else [(spent.finished - spent.excused) / self.trials]
         return min(1.0, max(shares))
 
     def progress(self, spent: Spent) -> tuple[str, str]:
         """The spent part, and its unit: ("12.4 of 30", "trainings spent"), ("3 of 12", "trials finished")."""
         if self.trainings is not None:
             return f"{spent.trainings:,.1f} of {self.trainings:,g}", "trainings spent"
-        return f"{spent.finished:,} of {self.trials:,}", "trials finished"
+        return f"{spent.finished - spent.excused:,} of {self.trials:,}", "trials finished"
 
     def describe(self, spent: Spent) -> str:
         """The spent part in words: "12.4 of 30 trainings spent, 41 candidates, 6 complete"."""
         parts = [" ".join(self.progress(spent))]
         if self.trainings is not None:
             of = "" if self.trials is None else f" of {self.trials:,}"
-            parts += [f"{spent.begun:,}{of} candidates" if of else count(spent.begun, "candidate")]
+            parts += [f"{spent.counted:,}{of} candidates" if of else count(spent.counted, "candidate")]
         parts += [f"{spent.complete:,} complete"]
         parts += [f"{spent.paused:,} paused"] if spent.paused else []
+        parts += [f"{spent.excused:,} failed before the study file changed"] if spent.excused else []
         return ", ".join(parts)
 
     def larger(self, spent: Spent) -> str:
         """The options with which ``search launch`` goes on with a search whose budget is spent."""
         options = []
         if self.trainings is not None and self._compute_left(self.trainings, spent) <= 0:
-            most = max(self.trainings, spent.trainings, spent.begun / self.steps)  # the limit may have been lowered
+            most = max(self.trainings, spent.trainings, spent.counted / self.steps)  # the limit may have been lowered
             options.append(f"--trainings {math.ceil(MORE_TRAININGS * most)}")
-        if self.trials is not None and spent.begun >= self.trials:
-            options.append(f"--trials {MORE_TRIALS * max(self.trials, spent.begun)}")
+        if self.trials is not None and spent.counted >= self.trials:
+            options.append(f"--trials {MORE_TRIALS * max(self.trials, spent.counted)}")
         return " ".join(options)
 
     def _compute_left(self, trainings: float, spent: Spent, committed_epochs: int = 0) -> int:
         """Number of candidates that the compute still allows, if each takes one step."""
         epochs = round(trainings * self.steps, 6)  # without it, 0.55 of 100 epochs are more than 55
-        return math.ceil(epochs - max(spent.epochs + committed_epochs, spent.begun))
+        return math.ceil(epochs - max(spent.epochs + committed_epochs, spent.counted))

@@ -151,7 +151,7 @@ def eta_seconds(
         for worker, step in zip(running, steps, strict=True)
         for seconds in [worker.epoch_seconds or epoch_seconds]
     ]
-    to_come = [] if budget.trials is None else [(budget.trials - len(over) - len(running)) * of_a_trial]
+    to_come = [] if budget.trials is None else [(budget.trials + spent.excused - len(over) - len(running)) * of_a_trial]
     if budget.trainings is not None:
         to_come.append((budget.trainings * budget.steps - spent.epochs) * epoch_seconds - sum(left))
     new = max(0.0, min(to_come))

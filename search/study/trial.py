@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,6 +18,9 @@ from studies import Limit, StudySpec
 from studies.axes import WIDTH_SHARE, Value
 from studies.spec import exported_size, fits
 from trainer.config import ModelSize
+
+FAILED_UNDER = "failed_under"
+"""Trial attribute: ``settings_hash`` of the study when the trial failed before its first epoch."""
 
 DIVERGED, OUT_OF_MEMORY = "diverged", "out of memory"
 """Outcomes of trials that are PRUNED, but not by the pruner."""
@@ -42,6 +47,8 @@ class TrialView:
     reason: str
     failure: FailureKind | None = None
     """Kind of failure that ended the trial; None if nothing went wrong."""
+    failed_under: str | None = None
+    """``settings_hash`` of the study when the trial failed before its first epoch; None if it did not."""
     feasible: bool = True
     """Whether the model is within the study's limit, which may have been lowered since."""
 
@@ -53,6 +60,25 @@ class TrialView:
         where = f"at epoch {epoch} of {of_epochs}"
         where += f" of training {ladder.stage_of(self.epochs) + 1} of {len(ladder.steps)}" if ladder.anew else ""
         return f"trial {self.number} {self.state.lower()}, {accuracy} {where}{why}"
+
+
+def settings_hash(spec: StudySpec) -> str:
+    """A hash of all settings that may decide whether a candidate can be trained.
+
+    Settings at their default do not count, so that a setting of a later version changes nothing.
+    """
+    values = spec.model_dump(
+        mode="json",
+        exclude={
+            "name": True,
+            "search": {"trials", "trainings", "hours"},
+            "confirm": True,
+            "final": True,
+            "notify": True,
+        },
+        exclude_defaults=True,
+    )
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def recipe_of(trial: FrozenTrial) -> dict[str, Value]:
@@ -88,6 +114,7 @@ def view_of(trial: FrozenTrial, limit: Limit | None = None) -> TrialView:
         seconds=attributes.get("seconds", 0.0),
         reason=attributes.get("reason", ""),
         failure=failure_of(trial),
+        failed_under=attributes.get(FAILED_UNDER),
         feasible=is_feasible(trial, limit),
     )
 

@@ -121,11 +121,11 @@ def test_predict_finds_the_class_that_the_model_finds(exported: Exported, export
 def test_predict_lists_every_picture_that_it_cannot_read(exported: Exported) -> None:
     (exported.desk.folder / "note.txt").write_text("no picture")
     good = exported.digits.test_pictures[0]
-    answer = exported.desk.inside("predict", exported.digits.folder, "note.txt", good, "gone.png")
+    answer = exported.desk.inside("predict", exported.digits.folder, "note.txt", good, "gone.png", "--strict")
     assert answer.code == 4
     assert answer.out == ""
     assert "note.txt: is not a picture in a format that Pillow knows" in answer.err
-    assert "gone.png: No such file or directory" in answer.err
+    assert "gone.png: cannot be opened (No such file or directory)" in answer.err
     assert str(good) not in answer.err
 
 

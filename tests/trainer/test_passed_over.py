@@ -134,7 +134,7 @@ def test_pictures_to_predict_lie_beside_splits(tmp_path: Path) -> None:
     assert data.class_names == ("a", "b")
     assert data.notices == (
         "seg_pred: 1 picture in no class folder, so unlabelled, and passed over; an exported model tells their "
-        f"classes: search predict EXPORT {tmp_path}/land/seg_pred/seg_pred/*",
+        f"classes: search predict EXPORT {tmp_path}/land/seg_pred/seg_pred",
     )
 
 

@@ -9,9 +9,12 @@ import pytest
 from optuna.trial import TrialState
 from scripted import EPOCHS, Bench, ScriptedPool, epoch, failed, spec_of, started, states, trains
 
+from search.errors import TrainingFailed
 from search.study.budget import Spent
+from search.study.journal import read_journal
 from search.study.marks import own_trials
 from search.study.progress import Snapshot
+from search.study.replay import replay
 from search.workers.messages import Assign, FromWorker
 from search.workers.pool import Exit
 from studies import StudySpec
@@ -87,3 +90,48 @@ def test_what_was_left_unfinished_counts_and_goes_on_first(bench: Bench) -> None
     assert coordinator.run() is True
     assert again.trials == [0, 1]
     assert coordinator.trials.spent.trainings == 2
+
+
+@pytest.mark.parametrize("budget", [spec_of(trials=3), compute(1.0)], ids=["trials", "trainings"])
+def test_trials_that_failed_before_an_epoch_do_not_count_once_the_study_file_has_changed(
+    bench: Bench, budget: StudySpec
+) -> None:
+    def fails(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
+        yield failed(assignment.trial, "user", "ConfigError: no such transform")
+
+    with pytest.raises(TrainingFailed):
+        bench.coordinator(ScriptedPool(fails), budget).run()
+    again = bench.coordinator(ScriptedPool(fails), budget)
+    assert (again.trials.spent.excused, again.trials.budget.candidates_left(Spent())) == (0, 3)
+    more = budget.model_copy(update={"search": budget.search.model_copy(update={"hours": 9.0})})
+    again = bench.coordinator(ScriptedPool(fails), more)
+    assert again.trials.spent.excused == 0, "a larger budget mends no setting"
+
+    bench.accept_changes = True
+    mended = budget.model_copy(update={"train": budget.train.model_copy(update={"label_smoothing": 0.05})})
+    coordinator = bench.coordinator(ScriptedPool(trains), mended)
+    assert coordinator.run() is True
+    trials, spent = own_trials(coordinator.trials.study), coordinator.trials.spent
+    good = 3 if budget.search.trainings is None else 1
+    assert [trial.state.name for trial in trials] == ["FAIL", "FAIL", *["COMPLETE"] * good]
+    assert spent == Spent.of(trials, mended)
+    assert (spent.begun, spent.excused) == (2 + good, 2)
+    assert coordinator.trials.budget.describe(spent).endswith(", 2 failed before the study file changed")
+    assert Spent.of(trials, budget).excused == 0
+    answer = replay(read_journal(coordinator.trials.journal.path))
+    assert answer.identical, answer
+
+
+def test_a_trial_that_failed_after_an_epoch_counts_whatever_has_changed(bench: Bench) -> None:
+    def fails_later(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
+        yield started(assignment.trial)
+        yield epoch(assignment.trial, 1, 0.5)
+        yield failed(assignment.trial, "user", f"ConfigError: {assignment.trial}")
+
+    spec = spec_of(trials=2)
+    assert bench.coordinator(ScriptedPool(fails_later), spec).run() is True
+    bench.accept_changes = True
+    changed = spec.model_copy(update={"train": spec.train.model_copy(update={"label_smoothing": 0.05})})
+    coordinator = bench.coordinator(ScriptedPool(trains), changed)
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["FAIL", "FAIL"]

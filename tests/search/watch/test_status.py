@@ -303,7 +303,7 @@ class TestTerminal:
         assert shape["budget"] == {"trainings": 5, "trials": None, "hours": None, "steps": 3}
         assert shape["spent"] == {
             **{"epochs": 4, "trainings": 4 / 3},
-            **{"begun": 2, "finished": 1, "complete": 1, "paused": 0},
+            **{"begun": 2, "finished": 1, "complete": 1, "paused": 0, "excused": 0},
         }
 
     def test_a_paused_trial_has_no_worker(self) -> None:

@@ -1,0 +1,113 @@
+"""The pictures that ``search predict`` is asked about: files, folders, patterns, tables of paths, ids of a sample."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.errors import UsageError
+from trainer.errors import DataError, as_lines
+from trainer.labels import FILE_COLUMNS, FileIndex, read_lines
+from trainer.tree import File, read_tree
+
+TABLES = (".csv", ".tsv")
+"""Endings of tables that list pictures."""
+
+
+def find_pictures(given: Sequence[Path]) -> list[Path]:
+    """The picture files that the arguments stand for, in their order.
+
+    A folder stands for all files below it, as the scan of training pictures finds them: through links, in the order of
+    their names, without files of systems and of this product. A pattern (``"new/*.jpg"``) stands for what it matches, a
+    .csv or .tsv file for the pictures that it lists. Any other path stands for itself, even if there is no such file.
+
+    Raises:
+        DataError: a folder, a pattern or a table has no picture, or cannot be read.
+    """
+    found: list[Path] = []
+    for path in given:
+        if glob.has_magic(str(path)) and not path.exists():
+            matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  # takes absolute patterns, too
+            if not matches:
+                raise DataError(f"no file matches {path}")
+            for match in map(Path, matches):
+                found += _below(match) if match.is_dir() else [match]
+        elif path.is_dir():
+            found += _below(path)
+        elif path.suffix.lower() in TABLES and path.is_file():
+            found += _listed(path)
+        else:
+            found.append(path)
+    return found
+
+
+def _below(folder: Path) -> list[Path]:
+    files = [file.path for file in read_tree(folder).walk()]
+    if not files:
+        raise DataError(f"the folder {folder} holds no picture")
+    return files
+
+
+def _listed(table: Path) -> list[Path]:
+    """The pictures of a table: paths relative to the table's folder, or else to the working folder."""
+    header, lines = read_lines(table)
+    names = [name.lower() for name in header]
+    known = [names.index(name) for name in ("picture", *FILE_COLUMNS) if name in names]
+    cells = [row[known[0]].strip() if known and known[0] < len(row) else row[0].strip() for _, row in lines]
+    if not known:  # a table of paths alone has no header
+        cells = [header[0], *cells]
+        if not _placed(table, header[0]).is_file():
+            raise DataError(
+                f"{table}: none of its columns ({', '.join(header[:20])}) is called picture or "
+                f"{', '.join(FILE_COLUMNS)}; name the column of paths so"
+            )
+    if not any(cells):
+        raise DataError(f"the table {table} lists no picture")
+    return [_placed(table, cell) for cell in cells if cell]
+
+
+def _placed(table: Path, cell: str) -> Path:
+    beside = table.parent / cell
+    return beside if beside.exists() else Path(cell)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A file with the ids, the order and the columns of the answer, as contests give one."""
+
+    path: Path
+    header: tuple[str, ...]
+    """Names of the columns; the first one is that of the ids."""
+    rows: tuple[tuple[str, ...], ...]
+    """Rows, each with a value for every column."""
+    pictures: tuple[Path, ...]
+    """The picture of each row; the id itself if no picture that was given has it."""
+
+    @classmethod
+    def read(cls, path: Path, pictures: Sequence[Path]) -> Sample:
+        """Read a sample file. The id of a row is the path of its picture, its file name, or that without its ending.
+
+        Raises:
+            UsageError: there is no such file.
+            DataError: it cannot be read, an id may stand for several pictures, or no id is that of a picture.
+        """
+        if not path.is_file():
+            raise UsageError(f"--like {path}: there is no such file")
+        header, lines = read_lines(path)
+        index = FileIndex([File(one.as_posix(), one, None) for one in dict.fromkeys(pictures)], Path())
+        rows = [tuple([*row, *[""] * len(header)][: len(header)]) for _, row in lines]
+        matches = [index.find(row[0], ("test",)) if row[0].strip() else [] for row in rows]
+        several = [
+            f"{row[0]} may be {' and '.join(file.name for file in files[:3])}"
+            for row, files in zip(rows, matches, strict=True)
+            if len(files) > 1
+        ]
+        if several:
+            raise DataError(f"--like {path}: an id must be that of one picture:{as_lines(several)}")
+        if not any(matches):
+            first = f" (the first is {rows[0][0]!r})" if rows else ""
+            raise DataError(f"--like {path}: none of its {len(rows):,} ids{first} is that of a picture that was given")
+        found = [files[0].path if files else Path(row[0]) for row, files in zip(rows, matches, strict=True)]
+        return cls(path, tuple(header), tuple(rows), tuple(found))
