@@ -354,10 +354,7 @@ def predict(
     answer = of.predict(request) if out is None else of.predict_into(out, request)
     if answer.bad:
         tell_aside(of.warning_of(answer.bad, like))
-    if isinstance(answer, of.Written):
-        _print(answer, of.text_of_written, as_json=as_json)
-    else:
-        _print(answer, of.text_of_prediction, as_json=as_json)
+    _print(answer, of.text_of_answer, as_json=as_json)
 
 
 @app.command()

@@ -255,13 +255,10 @@ def warning_of(bad: Sequence[Unreadable], like: Path | None) -> str:
     return f"{count(len(bad), 'picture')} cannot be read{kept}:{as_lines(_lines(bad))}"
 
 
-def text_of_written(answer: Written) -> str:
-    """The output of ``search predict --out``."""
-    return f"{count(answer.pictures, 'picture')} classified in {answer.out}"
-
-
-def text_of_prediction(answer: Predictions) -> rich.table.Table:
-    """A table per image."""
+def text_of_answer(answer: Predictions | Written) -> str | rich.table.Table:
+    """The output of ``search predict``: a line about the file that was written, or a table."""
+    if isinstance(answer, Written):
+        return f"{count(answer.pictures, 'picture')} classified in {answer.out}"
     from rich.console import Console
     from rich.table import Table
 

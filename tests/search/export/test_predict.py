@@ -20,7 +20,7 @@ import search.export.predict
 from search.console import Terminal
 from search.export.answers import Class
 from search.export.files import open_model, read_config
-from search.export.predict import Prediction, Predictions, _answers, text_of_prediction
+from search.export.predict import Prediction, Predictions, _answers, text_of_answer
 from trainer.scan import read_file
 
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
@@ -63,7 +63,7 @@ def test_the_name_of_a_picture_stands_in_one_line_in_a_pipe() -> None:
     name = f"pictures/{'long' * 30}.png"
     pipe = io.StringIO()
     answer = Predictions((Prediction(name, (Class("robin", 0.75), Class("wren", 0.25))),))
-    Terminal(file=pipe).print(text_of_prediction(answer), soft_wrap=True)
+    Terminal(file=pipe).print(text_of_answer(answer), soft_wrap=True)
     assert [line.split() for line in pipe.getvalue().splitlines()[1:]] == [
         [name, "robin", "75.00%"],
         ["wren", "25.00%"],
