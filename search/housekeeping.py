@@ -110,12 +110,13 @@ def _text_of_studies(answer: Studies) -> str:
 
 
 def _row(one: Listed) -> tuple[str, ...]:
+    from studies.objective import words_of
     from trainer.errors import printable
 
     budget = f"{one.finished} trials finished"
     if one.budget is not None and one.spent is not None:
         budget = " ".join(one.budget.progress(one.spent))
-    best = "-" if one.best is None else f"{one.best:.2%}"
+    best = "-" if one.best is None or one.objective is None else words_of(one.best, one.objective)
     state = {"unreadable": "of another version", "foreign": "of another program"}.get(one.state, one.state)
     changed = (one.last_change or "-").replace("T", " ")
     return printable(one.name), one.owner or "unknown", state, budget, best, changed

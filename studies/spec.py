@@ -27,6 +27,7 @@ from studies.axes import (
 )
 from studies.final import Final
 from studies.notify import Notify, Track
+from studies.objective import Objective
 from trainer.config import SIZE_SETTINGS, DataConfig, ModelSize, TrainConfig
 from trainer.values import FrozenModel, validate
 
@@ -63,6 +64,10 @@ class Search(FrozenModel):
     """Budget: number of trials that begin, whether they are completed, pruned, paused or failed. Default: no limit."""
     hours: float | None = Field(None, gt=0)
     """Budget: hours after which a launch begins no further trial. Default: no limit."""
+    objective: Objective = "accuracy"
+    """The number of the validation split by which candidates are compared, confirmed and chosen: the share of right
+    pictures, the mean F1 over the classes, the mean recall over the classes, or the mean cross-entropy, which is stored
+    negated so that higher is better. May not be changed once a trial has a value."""
     sampler: Literal["model", "tpe", "random", "gp"] = "model"
     """model: a Gaussian process that learns from all candidates, also from unfinished ones by their estimated accuracy
     at the end. The others are Optuna's. tpe: tree-structured Parzen estimator. random: uniform. gp: a Gaussian process

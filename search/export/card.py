@@ -13,6 +13,7 @@ from search.export.record import ExportRecord
 from search.export.scores import CLASS_COLUMNS, SHOWN_CLASSES, class_rows, never_predicted, score_rows
 from search.figures.png import numbered
 from search.words import duration
+from studies.objective import number_of, words_of
 from trainer.config import TrainConfig
 from trainer.errors import printable
 from trainer.values import Json
@@ -78,9 +79,9 @@ def _facts(record: ExportRecord) -> dict[str, str]:
     elif model.views:
         rows["without the views"] = f"{evaluation.plain_accuracy:.2%}, which is what model.safetensors gives by itself"
     if (best := record.confirmed) is not None and best.mean is not None:
-        error = f" +- {best.standard_error:.2%} (standard error)" if best.standard_error is not None else ""
         rows["over seeds"] = (
-            f"{best.mean:.2%}{error} on validation, {len(best.accuracies)} seeds of the recipe as searched"
+            f"{best.mean_in_words(record.search.objective)} (standard error) on validation, "
+            f"{len(best.accuracies)} seeds of the recipe as searched"
         )
     if record.gain is not None:
         rows["gain of the search"] = record.gain
@@ -168,7 +169,7 @@ def _choice(record: ExportRecord) -> str:
     text = (
         f"Trial {record.trial} of {search.trials} ({states['COMPLETE']} completed, {states['PRUNED']} pruned, "
         f"{states['FAIL']} failed{paused}; {duration(search.seconds)} of training in all). "
-        f"In the search it had {search.val_accuracy:.2%} on validation."
+        f"In the search it had {search.in_words} on validation."
     )
     if not found:
         return (
@@ -180,19 +181,22 @@ def _choice(record: ExportRecord) -> str:
         "| trial | parameters | in the search | with fresh seeds | mean | |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
+    objective = search.objective
     for one in found.candidates:
-        alone = ", ".join(f"{value:.2%}" for value in one.accuracies) or "-"
+        alone = ", ".join(number_of(value, objective) for value in one.accuracies) or "-"
         verdict = (
             "**chosen**" if one.trial == found.winner else "diverged" if one.diverged else "tied" if one.tied else ""
         )
-        facts = f"{one.trial} | {one.num_params:,} | {one.search_accuracy:.2%} | {alone} | {one.mean_in_words}"
+        searched = number_of(one.search_accuracy, objective)
+        facts = f"{one.trial} | {one.num_params:,} | {searched} | {alone} | {one.mean_in_words(objective)}"
         table.append(f"| {facts} | {verdict} |")
     seconds = record.measured_on_this_machine.confirming_seconds
     number = len(found.candidates)
     how = (
         f"The best {number} were then trained again with {found.trainings // number} fresh seeds each "
         f"({duration(seconds or 0.0)} of training) and ranked by their mean. The search's best had claimed "
-        f"{found.raw_best:.2%}; the corrected estimate for the chosen one is **{found.estimate:.2%}**."
+        f"{number_of(found.raw_best, objective)}; the corrected estimate for the chosen one is "
+        f"**{words_of(found.estimate or 0.0, objective)}**."
     )
     ties = (
         f"Tied candidates cannot be told apart from the best mean ({found.test}; it knows the chance of the seeds "

@@ -29,6 +29,7 @@ from search.study.gain import wilson_interval
 from search.study.lock import own_study
 from search.study.storage import open_storage, sqlite_file, storage_errors
 from search.study.study import find_study, open_test_split
+from studies.objective import Objective
 from trainer.config import DataConfig
 from trainer.data import Dataset, prepare_data
 from trainer.errors import DataError, as_lines
@@ -59,6 +60,10 @@ class Compared:
     """Accuracy on the pictures of the comparison."""
     interval: tuple[float, float]
     """95 % interval of the accuracy (Wilson)."""
+    loss: float
+    """Mean cross-entropy on the same pictures."""
+    objective: Objective
+    """What its study chose it by."""
     scores: Scores
     """Scores beside the accuracy, on the same pictures."""
     num_params: int
@@ -174,7 +179,7 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
     ]
     asked = _from_folder(data, sides, runs.cache) if data is not None else _built_in(sides, runs.cache)
     counted_in = _count_look(records, data, url, runs) if url is not None and asked.source.startswith(TEST) else []
-    right, scores = [], []
+    right, scores, losses = [], [], []
     for side, read in zip(sides, asked.read, strict=True):
         names = side.config.label_names
         number_of = {name: number for number, name in enumerate(names)}
@@ -187,6 +192,7 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
         )
         right.append(found.predicted == labels)
         scores.append(scores_of(found, labels, names))
+        losses.append(float(found.losses.mean()))
     only_first, only_second = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
     latencies = _latencies([side.forward for side in sides], [read(0) for read in asked.read])
     one, other = (
@@ -196,13 +202,15 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
             trial=side.record.trial,
             accuracy=float(hits.mean()),
             interval=wilson_interval(int(hits.sum()), len(hits)),
+            loss=loss,
+            objective=side.record.search.objective,
             scores=score,
             num_params=side.record.model.num_params,
             macs=side.record.model.macs,
             bytes=(side.folder / format_of("onnx").file).stat().st_size,
             latency_ms=latency,
         )
-        for side, hits, score, latency in zip(sides, right, scores, latencies, strict=True)
+        for side, hits, score, loss, latency in zip(sides, right, scores, losses, latencies, strict=True)
     )
     return Comparison(
         exports=(one, other),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from search.export.compare import LATENCY_BATCHES, TEST, Compared, Comparison
 from search.export.record import Score
 from search.export.scores import never_predicted
+from studies.objective import NAMES
 from trainer.errors import printable
 
 if TYPE_CHECKING:
@@ -34,10 +35,13 @@ def text_of_comparison(answer: Comparison) -> Group:
         "balanced accuracy": lambda one: one.scores.balanced_accuracy.in_brief,
         "top-5 accuracy": lambda one: one.scores.top5.in_brief if one.scores.top5 else "-",
         "calibration error": lambda one: one.scores.calibration_error.in_brief,
+        "loss": lambda one: f"{one.loss:.4f}",
         "parameters": lambda one: f"{one.num_params:,}",
         "multiply-adds": lambda one: f"{one.macs:,}",
         "model.onnx": lambda one: f"{one.bytes / 1e6:.2f} MB",
     }
+    if {one.objective for one in (first, second)} != {"accuracy"}:
+        rows = {"chosen by": lambda one: NAMES[one.objective]} | rows
     for name, show in rows.items():
         table.add_row(name, show(first), show(second))
     for batch in LATENCY_BATCHES:

@@ -43,6 +43,7 @@ from search.watch.page import show_export
 from search.workers.crew import POLL_SECONDS
 from search.workers.local import STARVED, oom_kills, without_secrets
 from studies import StudySpec
+from studies.objective import words_of
 from trainer.data import Dataset
 from trainer.errors import DiskError
 from trainer.sums import sha256, write_sums
@@ -135,7 +136,10 @@ def _export(
 ) -> ExportRecord:
     """Train what is not trained yet, write the export aside, prove it, move it into place."""
     spec, data, console = retraining.spec, retraining.data, retraining.console
-    console.say(f"{spec.name}: exporting trial {trial.number}, {trial.values[0]:.2%} on validation in the search")
+    console.say(
+        f"{spec.name}: exporting trial {trial.number}, {words_of(trial.values[0], spec.search.objective)} on "
+        "validation in the search"
+    )
     outcomes = retraining.train(stages)
     retraining.raise_if_stopped()
 

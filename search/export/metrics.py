@@ -81,10 +81,15 @@ def describe(
         "limit": identity(spec.limit) | {"each": final.limit_each},
         "formats": list(final.formats),
         "search": {
-            "val_accuracy": trial.values[0],
+            "val_accuracy": trial.values[0] if spec.search.objective == "accuracy" else None,
             "trials": len(trials),
             "states": states_of(trials),
             "seconds": round(sum(other.user_attrs.get("seconds", 0.0) for other in trials), 3),
+            **(
+                {}
+                if spec.search.objective == "accuracy"
+                else {"objective": spec.search.objective, "value": trial.values[0]}
+            ),
         },
         "confirmation": without_times(confirmation) if confirmation else None,
         "fit_on": final.fit_on,
@@ -281,7 +286,7 @@ def text_of_export(export: Export) -> str:
     lines = [f"exported to {path}"]
     if best is not None and best.mean is not None:
         seeds = count(len(best.accuracies), "fresh seed")
-        lines.append(f"  confirmed   {best.mean_in_words} on validation, {seeds}")
+        lines.append(f"  confirmed   {best.mean_in_words(record.search.objective)} on validation, {seeds}")
     scores = [] if result.scores is None else [f"  macro F1    {result.scores.macro_f1.in_words}"]
     gain = [] if record.gain is None else [f"  gain        {record.gain}"]
     return "\n".join(

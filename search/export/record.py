@@ -19,6 +19,7 @@ from search.errors import UsageError
 from search.export.load import Load
 from search.figures.png import Confused, Epoch, table_of
 from search.study.confirmation import Candidate, Confirmation
+from studies.objective import Objective, words_of
 from trainer.values import Json
 
 METRICS_VERSION = 3
@@ -70,13 +71,22 @@ class RecordedLimit(Recorded):
 class RecordedSearch(Recorded):
     """The search that found the trial."""
 
-    val_accuracy: float
-    """Validation accuracy of the trial in the search."""
+    val_accuracy: float | None
+    """Validation accuracy of the trial in the search; None if the study has another objective."""
     trials: int
     states: Mapping[str, int]
     """Optuna's state -> number of trials."""
     seconds: float
     """Seconds of training, summed over all workers."""
+    objective: Objective = Field("accuracy", exclude_if=lambda objective: objective == "accuracy")
+    value: float | None = Field(None, exclude_if=lambda value: value is None)
+    """Value of another objective; a loss is negated."""
+
+    @property
+    def in_words(self) -> str:
+        """The value of the trial in the search: "97.12%", "macro F1 91.30%"."""
+        value = self.val_accuracy if self.objective == "accuracy" else self.value
+        return "-" if value is None else words_of(value, self.objective)
 
 
 class RecordedData(Recorded):

@@ -34,6 +34,7 @@ from search.watch.page import show_confirmation
 from search.workers.crew import POLL_SECONDS
 from search.workers.local import LocalPool
 from studies import StudySpec
+from studies.objective import value_of
 from trainer.config import ModelSize, TrainConfig
 from trainer.data import Dataset
 from trainer.errors import DivergedError
@@ -148,8 +149,8 @@ class Retraining:
         with closing(self._outcomes("confirming", [self._confirming(*one) for one in todo])) as outcomes:
             for outcome in outcomes:
                 trial, number = trainings[outcome.training.label]
-                accuracy = None if outcome.diverged else outcome.results[-1].val_accuracy
-                self.unrecorded.append((trial.number, number, accuracy, outcome.seconds))
+                value = None if outcome.diverged else value_of(outcome.results[-1], spec.search.objective)
+                self.unrecorded.append((trial.number, number, value, outcome.seconds))
                 self._keep_up()
         self.with_database(self._record)
 
@@ -243,7 +244,15 @@ class Retraining:
         parts = [identity_json(config), self.data.fingerprint, folds, fit_on, start and start.parent.name, teacher]
         recipe = hashlib.sha256(json.dumps([*parts, *later_recipe()]).encode()).hexdigest()[:8]
         checkpoint = self.runs.final_checkpoint(self.spec.name, f"{trial.number}-{recipe}")
-        return Training(label=label, config=config, checkpoint=checkpoint, folds=folds, fit_on=fit_on, start=start)
+        return Training(
+            label=label,
+            config=config,
+            checkpoint=checkpoint,
+            folds=folds,
+            fit_on=fit_on,
+            start=start,
+            objective=self.spec.search.objective,
+        )
 
     def tidy(self, trial: FrozenTrial) -> None:
         """Remove the checkpoints of confirmed candidates that were not chosen; their results are in the study."""

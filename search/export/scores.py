@@ -34,6 +34,8 @@ class Answers:
     """[n]: the likeliest class."""
     confidence: NDArray[np.float64]
     """[n]: the probability of that class."""
+    losses: NDArray[np.float64]
+    """[n]: the cross-entropy of each picture."""
     in_top: int | None
     """Number of pictures whose class is among the TOP likeliest ones; None with TOP classes or fewer."""
 
@@ -43,14 +45,18 @@ class Answers:
         from sklearn.metrics import top_k_accuracy_score  # imported here: it takes 1 s
 
         classes = np.arange(logits.shape[1])
-        confidence, in_top = [], 0.0
+        confidence, losses, in_top = [], [], 0.0
         for start in range(0, len(logits), ROWS):
             rows = logits[start : start + ROWS].astype(np.float64)
-            confidence.append(1 / np.exp(rows - rows.max(1, keepdims=True)).sum(1))
+            true = labels[start : start + ROWS]
+            rows -= rows.max(1, keepdims=True)
+            total = np.exp(rows).sum(1)
+            confidence.append(1 / total)
+            losses.append(np.log(total) - rows[np.arange(len(true)), true])
             if len(classes) > TOP:
-                true = labels[start : start + ROWS]
                 in_top += top_k_accuracy_score(true, rows, k=TOP, normalize=False, labels=classes)
-        return cls(logits.argmax(1), np.concatenate(confidence), round(in_top) if len(classes) > TOP else None)
+        found = round(in_top) if len(classes) > TOP else None
+        return cls(logits.argmax(1), np.concatenate(confidence), np.concatenate(losses), found)
 
     @classmethod
     def joined(cls, parts: Sequence[Answers]) -> Answers:
@@ -58,6 +64,7 @@ class Answers:
         return cls(
             np.concatenate([part.predicted for part in parts]),
             np.concatenate([part.confidence for part in parts]),
+            np.concatenate([part.losses for part in parts]),
             sum(part.in_top or 0 for part in parts) if parts[0].in_top is not None else None,
         )
 

@@ -22,6 +22,7 @@ from search.workers.failures import Failure, Setbacks, decide, words_for
 from search.workers.messages import Answer, Assign, Epoch, Failed, Left, Started
 from search.workers.pool import Exit, Pool
 from studies import Faults, Limit
+from studies.objective import Objective, value_of, words_of
 from trainer.config import DataConfig, EpochResult, TrainConfig
 from trainer.errors import DiskError
 
@@ -43,6 +44,8 @@ class Training:
     """Splits to train on, see ``Dataset.trained_on``."""
     start: Path | None = None
     """Checkpoint whose weights the training begins with."""
+    objective: Objective = "accuracy"
+    """The number that is told of its end."""
 
     @property
     def steps(self) -> int:
@@ -246,6 +249,11 @@ class TrainingQueue:
         return patience(self.faults, own, None, epochs)
 
 
+def _number(outcome: Outcome) -> str:
+    objective = outcome.training.objective
+    return words_of(value_of(outcome.results[-1], objective), objective)
+
+
 def _line(stage: str, outcome: Outcome, ended: int, number: int, left: str) -> str:
-    result = f"diverged ({outcome.diverged})" if outcome.diverged else f"{outcome.results[-1].val_accuracy:.2%}"
+    result = f"diverged ({outcome.diverged})" if outcome.diverged else _number(outcome)
     return f"{stage}: {outcome.training.label}: {result}; {ended} of {number} trainings done{left}"

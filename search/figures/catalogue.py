@@ -11,7 +11,6 @@ from optuna.trial import FrozenTrial, TrialState
 from search.figures.charts import (
     SIZES,
     TOP,
-    accuracy_against_size,
     frontier_of,
     importance_bars,
     learning_curves,
@@ -21,13 +20,15 @@ from search.figures.charts import (
     slices,
     time_by_outcome,
     timeline,
+    value_against_size,
 )
-from search.figures.style import accuracy_range
+from search.figures.style import ValueAxis, value_range
 from search.figures.timeline import CRASHED, PAUSED, STOPPED, WENT_ON, Segment, segments_of_trials
 from search.policy.ladder import PAUSED_AT
 from search.study.sampling import build_ladder
 from search.study.trial import is_paused, ranked, step_of, view_of
 from studies import StudySpec
+from studies.objective import NAMES
 
 
 @dataclass(frozen=True)
@@ -61,18 +62,18 @@ def study_figures(
     complete = ranked(trials, spec.limit)
     paused = list(filter(is_paused, trials))
     views = [view_of(trial) for trial in trials if trial.state.is_finished() or is_paused(trial)]
-    figures = []
-    floor, _ = accuracy_range(complete)
+    figures, name, capital = [], NAMES[spec.search.objective], ValueAxis(spec.search.objective).name
+    floor, _ = value_range(complete)
     below = " Dots on the axis lie below it." if any(trial.values[0] < floor for trial in complete) else ""
     if complete:
         caption = (
-            "Validation accuracy of the trials in the order in which they were begun. The line is the best so far; "
+            f"Validation {name} of the trials in the order in which they were begun. The line is the best so far; "
             f"crosses on the axis are pruned trials{', circles paused ones' if paused else ''}.{below}"
         )
         figures.append(Figure("history", "How the search went", caption, optimization_history(trials, spec)))
     if any(view.epochs for view in views):
         caption = (
-            f"Validation accuracy after each {step_of(spec)}: the best trial, the rest of the top {TOP} and, faint, "
+            f"Validation {name} after each {step_of(spec)}: the best trial, the rest of the top {TOP} and, faint, "
             f"the trials that were pruned{' or are paused' if paused else ''}.{_rungs_of(spec)}"
         )
         figures.append(Figure("curves", "Learning curves", caption, learning_curves(trials, spec)))
@@ -83,25 +84,25 @@ def study_figures(
         )
         figures.append(Figure("parallel", "Recipes side by side", caption, parallel_coordinates(trials, spec)))
         caption = (
-            "Accuracy of the completed trials against each setting; the best is dark. All settings vary at once, so "
+            f"{capital} of the completed trials against each setting; the best is dark. All settings vary at once, so "
             f"a cloud without a slope does not prove that a setting is idle.{below}"
         )
         figures.append(Figure("slices", "One setting at a time", caption, slices(trials, spec)))
     if importances:
         caption = (
-            "Share of each setting, by itself, in how much the accuracy of the completed trials varies over the space "
+            f"Share of each setting, by itself, in how much the {name} of the completed trials varies over the space "
             f"that was searched (fANOVA, {len(complete)} trials)."
         )
         figures.append(Figure("importance", "Which settings mattered", caption, importance_bars(importances)))
     for number, key in enumerate(size_keys(spec)):
         if len({trial.user_attrs.get(key) for trial in complete} - {None}) > 1:
             caption = (
-                "Completed trials. The line is the frontier, the best accuracy found with a model of at most that "
+                f"Completed trials. The line is the frontier, the best {name} found with a model of at most that "
                 f"size; its trials are numbered.{below}"
             )
-            title = f"Accuracy against {SIZES[key]}"
-            name = "size" if number == 0 else f"size-{key}"
-            figures.append(Figure(name, title, caption, accuracy_against_size(trials, spec, key)))
+            title = f"{capital} against {SIZES[key]}"
+            figure_id = "size" if number == 0 else f"size-{key}"
+            figures.append(Figure(figure_id, title, caption, value_against_size(trials, spec, key)))
     if any(view.seconds for view in views):
         caption = "Training time of all trials but those in progress, by their outcome, summed over the workers."
         figures.append(Figure("time", "Where the time went", caption, time_by_outcome(trials)))
@@ -155,8 +156,10 @@ def page_figures(
     pruned += list(filter(is_paused, trials))[-PAGE_PRUNED:]
     figures = []
     if points:
-        figure = accuracy_against_size(list(points.values()), spec, key)
-        figures.append(Figure("size", "Accuracy against size, with the frontier", "", figure))
+        figure = value_against_size(list(points.values()), spec, key)
+        figures.append(
+            Figure("size", f"{ValueAxis(spec.search.objective).name} against size, with the frontier", "", figure)
+        )
     if complete or pruned:
         figure = learning_curves([*complete[:TOP], *pruned], spec)
         figures.append(

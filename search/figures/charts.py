@@ -17,7 +17,6 @@ from optuna.trial import FrozenTrial, TrialState
 from plotly.subplots import make_subplots
 
 from search.figures.style import (
-    ACCURACY,
     BARS,
     BEST,
     CRASH,
@@ -28,11 +27,12 @@ from search.figures.style import (
     PLAIN,
     QUIET,
     WAITED,
-    accuracy_range,
+    ValueAxis,
     apply_style,
     line_of,
     new_figure,
     points_of,
+    value_range,
     whole_steps,
 )
 from search.figures.timeline import CRASHED, PAUSED, STOPPED, WENT_ON, Segment
@@ -41,6 +41,7 @@ from search.study.sampling import build_ladder
 from search.study.trial import is_paused, position, ranked, recipe_of, sampled_axes, step_of, view_of
 from search.words import duration, show
 from studies import StudySpec
+from studies.objective import NAMES, number_of, words_of
 
 TOP = 10
 """Number of best trials whose learning curves are drawn."""
@@ -55,28 +56,30 @@ SIZES = {"num_params": "parameters", "macs": "multiply-adds"}
 
 
 def optimization_history(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
-    """Accuracy of each trial by its number, and the best so far."""
+    """Value of each trial by its number, and the best so far."""
     complete = sorted(ranked(trials, spec.limit), key=lambda trial: trial.number)
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
     ladder, paused = build_ladder(spec), list(filter(is_paused, trials))
-    floor, _ = accuracy_range(complete)
+    floor, _ = value_range(complete)
+    axis = ValueAxis(spec.search.objective)
     best_so_far: list[float] = []
     for trial in complete:
         best_so_far.append(max(floor, trial.values[0], *best_so_far[-1:]))
+    line = [axis.of(value) for value in best_so_far]
     figure = new_figure(300)
     cross = {"symbol": "x-thin", "size": 5, "line": line_of(QUIET)}
     circle = cross | {"symbol": "circle-open", "color": QUIET}
     # They have the low accuracy of an early epoch: drawn to scale, they would flatten the others.
     for name, group, marker in (("pruned", pruned, cross), ("paused", paused, circle)):
         if group or name == "pruned":
-            points = points_of(group, ladder) | {"y": [floor] * len(group)}
+            points = points_of(group, ladder, axis.objective) | {"y": [axis.of(floor)] * len(group)}
             figure.add_scatter(**points, mode="markers", name=name, marker=marker)
-    heights = [max(floor, trial.values[0]) for trial in complete]
-    dot = {"color": GOOD, "size": 7}
-    figure.add_scatter(**points_of(complete, ladder) | {"y": heights}, mode="markers", name="completed", marker=dot)
+    dots = points_of(complete, ladder, axis.objective)
+    dots |= {"y": [axis.of(max(floor, trial.values[0])) for trial in complete]}
+    figure.add_scatter(**dots, mode="markers", name="completed", marker={"color": GOOD, "size": 7})
     figure.add_scatter(
         x=[*(trial.number for trial in complete), max((trial.number for trial in trials), default=0)],
-        y=[*best_so_far, *best_so_far[-1:]],
+        y=[*line, *line[-1:]],
         mode="lines",
         name="best so far",
         line=line_of(BEST, 2) | {"shape": "hv"},
@@ -84,23 +87,23 @@ def optimization_history(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
     )
     figure.update_layout(showlegend=True)
     figure.update_xaxes(title_text="trial", showgrid=False, dtick=whole_steps(len(trials)))
-    return figure.update_yaxes(tickformat=ACCURACY, range=accuracy_range(complete))
+    return figure.update_yaxes(**axis.settings(complete))
 
 
 def learning_curves(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
-    """Accuracy after each epoch: the best trial, the top ten, and the pruned and the paused ones.
+    """Value after each epoch: the best trial, the top ten, and the pruned and the paused ones.
 
     Dotted lines are rungs. If each rung has its own training, the trainings stand side by side, and a curve begins anew
     after each line.
     """
-    ladder, step = build_ladder(spec), step_of(spec)
+    ladder, step, axis = build_ladder(spec), step_of(spec), ValueAxis(spec.search.objective)
     top = [trial for trial in ranked(trials, spec.limit)[:TOP] if trial.intermediate_values]
     figure = new_figure(340)
     # All of one kind share one trace with gaps: the page would take seconds to draw thousands of traces.
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
     for name, faint in (("pruned", pruned), ("paused", list(filter(is_paused, trials)))):
         if faint or name == "pruned":
-            x, y = _curve([part for trial in faint for part in ladder.trainings_of(trial.intermediate_values)])
+            x, y = _curve([part for trial in faint for part in ladder.trainings_of(trial.intermediate_values)], axis)
             figure.add_scatter(
                 x=x,
                 y=y,
@@ -112,7 +115,7 @@ def learning_curves(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure
             )
     for rank, trial in reversed(list(enumerate(top))):
         parts = ladder.trainings_of(trial.intermediate_values)
-        x, y = _curve(parts)
+        x, y = _curve(parts, axis)
         places = [None if one is None else ladder.place_of(one) for one in x]
         words = [None if one is None else f"trial {trial.number}, {step} {one[0]} of {one[1]}" for one in places]
         figure.add_scatter(
@@ -122,7 +125,7 @@ def learning_curves(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure
             mode="lines+markers" if min(map(len, parts)) == 1 else "lines",
             marker={"size": 4},
             line=line_of(GOOD, 1.2) if rank else line_of(BEST, 2.5),
-            hovertemplate="%{text}: %{y:.2%}<extra></extra>",
+            hovertemplate=f"%{{text}}: {axis.hover}<extra></extra>",
             name=f"best: trial {trial.number}" if rank == 0 else f"the next {len(top) - 1}",
             legendgroup="best" if rank == 0 else "top",
             showlegend=rank < 2,
@@ -137,13 +140,13 @@ def learning_curves(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure
         ticks = _ticks(ladder)
         figure.update_xaxes(tickvals=ticks, ticktext=[str(ladder.place_of(one)[0]) for one in ticks])
         figure.update_xaxes(title_text=f"{step} of each training")
-    return figure.update_yaxes(tickformat=ACCURACY)
+    return figure.update_yaxes(**axis.settings())
 
 
-def _curve(parts: Sequence[Mapping[int, float]]) -> tuple[list[int | None], list[float | None]]:
+def _curve(parts: Sequence[Mapping[int, float]], axis: ValueAxis) -> tuple[list[int | None], list[float | None]]:
     """Steps and values of some trainings, with a gap after each."""
     steps = [step for part in parts for step in (*part, None)]
-    return steps, [value for part in parts for value in (*part.values(), None)]
+    return steps, [value for part in parts for value in (*map(axis.of, part.values()), None)]
 
 
 def _ticks(ladder: Ladder) -> list[int]:
@@ -156,7 +159,7 @@ def _ticks(ladder: Ladder) -> list[int]:
 
 
 def parallel_coordinates(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
-    """Completed trials as lines over the sampled settings and the accuracy, each on its own axis."""
+    """Completed trials as lines over the sampled settings and the objective, each on its own axis."""
     axes = sampled_axes(trials, spec)
     # After --accept-changes, older trials may lack a setting, or have values outside today's space.
     complete = [
@@ -164,7 +167,8 @@ def parallel_coordinates(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
         for trial in ranked(trials, spec.limit)
         if all(_fits(axis, recipe_of(trial).get(key)) for key, axis in axes.items())
     ]
-    low, high = accuracy_range(complete)
+    low, high = value_range(complete)
+    objective = spec.search.objective
     figure = new_figure(340)
     # Seven or more names overlap unless they are slanted.
     slant = {"yanchor": "bottom"} | ({"textangle": -30, "xanchor": "left"} if len(axes) > 6 else {})
@@ -179,9 +183,9 @@ def parallel_coordinates(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
             y += [position(axis, recipe[key]) for key, axis in axes.items()]
             y += [max(0.0, trial.values[0] - low) / (high - low), None]
             words += [*(html.escape(f"trial {trial.number}, {key} {show(recipe[key])}") for key in axes)]
-            words += [f"trial {trial.number}, {trial.values[0]:.2%}", None]
+            words += [f"trial {trial.number}, {words_of(trial.values[0], objective)}", None]
         figure.add_scatter(x=x, y=y, text=words, mode="lines", line=line, name=name, hoverinfo="text")
-    for number, (key, axis) in enumerate([*axes.items(), ("accuracy", None)]):
+    for number, (key, axis) in enumerate([*axes.items(), (NAMES[objective], None)]):
         figure.add_shape(type="line", x0=number, x1=number, y0=0, y1=1, line=line_of(QUIET, 1), layer="below")
         figure.add_annotation(x=number, y=1.1, text=f"<b>{html.escape(key)}</b>", **LABEL | slant)
         if isinstance(axis, CategoricalDistribution):
@@ -195,7 +199,8 @@ def parallel_coordinates(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
                     **LABEL,
                 )
         else:
-            ends = (f"{low:.1%}", f"{high:.1%}") if axis is None else (show(axis.low), show(axis.high))  # type: ignore[attr-defined]
+            ends = [number_of(end, objective) for end in (low, high)]
+            ends = ends if axis is None else [show(axis.low), show(axis.high)]  # type: ignore[attr-defined]
             figure.add_annotation(x=number, y=1.06, text=ends[1], **LABEL)
             figure.add_annotation(x=number, y=-0.06, text=ends[0], **LABEL)
     figure.update_layout(margin={"l": 40, "r": 56, "t": 10, "b": 10})
@@ -204,9 +209,10 @@ def parallel_coordinates(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
 
 
 def slices(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
-    """Accuracy of completed trials against each sampled setting, one small panel each."""
+    """Value of completed trials against each sampled setting, one small panel each."""
     axes, complete = sampled_axes(trials, spec), ranked(trials, spec.limit)
-    floor, _ = accuracy_range(complete)
+    values = ValueAxis(spec.search.objective)
+    floor, _ = value_range(complete)
     columns = min(SLICES_PER_ROW, max(1, len(axes)))
     rows = math.ceil(len(axes) / columns) or 1
     figure = make_subplots(
@@ -218,13 +224,13 @@ def slices(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
         having = [(trial, recipe_of(trial)[key]) for trial in complete if key in recipe_of(trial)]
         for group, color, size in ((having[1:], GOOD, 5), (having[:1], BEST, 9)):
             words = [
-                html.escape(f"trial {trial.number}, {key} {show(value)}: {trial.values[0]:.2%}")
+                html.escape(f"trial {trial.number}, {key} {show(value)}: {words_of(trial.values[0], values.objective)}")
                 for trial, value in group
             ]
             choice = isinstance(axis, CategoricalDistribution)
             figure.add_scatter(
                 x=[html.escape(str(value)) if choice else value for _, value in group],
-                y=[max(floor, trial.values[0]) for trial, _ in group],
+                y=[values.of(max(floor, trial.values[0])) for trial, _ in group],
                 cliponaxis=False,
                 text=words,
                 mode="markers",
@@ -245,7 +251,7 @@ def slices(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
             figure.update_xaxes(range=[ends[0] - margin, ends[1] + margin], **place)
             if axis.log:
                 figure.update_xaxes(type="log", dtick="D2" if ends[1] - ends[0] < 1.5 else 1, **place)
-    return figure.update_yaxes(tickformat=ACCURACY, range=accuracy_range(complete))
+    return figure.update_yaxes(**values.settings(complete))
 
 
 def importance_bars(importances: Mapping[str, float]) -> go.Figure:
@@ -262,39 +268,40 @@ def importance_bars(importances: Mapping[str, float]) -> go.Figure:
     return figure.update_xaxes(visible=False, range=[0, 1.12 * max(importances.values(), default=1)])
 
 
-def accuracy_against_size(trials: Sequence[FrozenTrial], spec: StudySpec, key: str = "num_params") -> go.Figure:
-    """Accuracy of completed trials against their size, with the frontier; ``key`` is the attribute with the size."""
+def value_against_size(trials: Sequence[FrozenTrial], spec: StudySpec, key: str = "num_params") -> go.Figure:
+    """Value of completed trials against their size, with the frontier; ``key`` is the attribute with the size."""
     complete = [trial for trial in ranked(trials, spec.limit) if key in trial.user_attrs]
-    floor, _ = accuracy_range(complete)
+    floor, _ = value_range(complete)
+    axis = ValueAxis(spec.search.objective)
     frontier = [trial for trial in frontier_of(complete, key) if trial.values[0] > floor]
     figure = new_figure(340)
     words = SIZES[key]
     figure.add_scatter(
         x=[trial.user_attrs[key] for trial in complete],
-        y=[max(floor, trial.values[0]) for trial in complete],
+        y=[axis.of(max(floor, trial.values[0])) for trial in complete],
         cliponaxis=False,
-        text=[f"trial {trial.number}: {trial.values[0]:.2%}" for trial in complete],
+        text=[f"trial {trial.number}: {words_of(trial.values[0], axis.objective)}" for trial in complete],
         mode="markers",
         marker={"color": PLAIN, "size": 7},
         hovertemplate=f"%{{text}}, %{{x:,}} {words}<extra></extra>",
     )
     limit = spec.limit.params if key == "num_params" else spec.limit.macs
-    ends = [trial.user_attrs[key] for trial in frontier]
+    ends, heights = [trial.user_attrs[key] for trial in frontier], [axis.of(trial.values[0]) for trial in frontier]
     figure.add_scatter(
         x=[*ends, max([*ends, limit or 0])],
-        y=[*(trial.values[0] for trial in frontier), frontier[-1].values[0]] if frontier else [],
+        y=[*heights, *heights[-1:]],
         mode="lines",
         line=line_of(BEST, 1.5) | {"shape": "hv"},
         hoverinfo="skip",
     )
     figure.add_scatter(
         x=ends,
-        y=[trial.values[0] for trial in frontier],
+        y=heights,
         text=[str(trial.number) for trial in frontier],
         mode="markers+text",
         textposition="top left",
         marker={"color": BEST, "size": 8},
-        hovertemplate=f"trial %{{text}}: %{{y:.2%}}, %{{x:,}} {words}<extra></extra>",
+        hovertemplate=f"trial %{{text}}: {axis.hover}, %{{x:,}} {words}<extra></extra>",
         cliponaxis=False,
     )
     if limit is not None:
@@ -303,7 +310,7 @@ def accuracy_against_size(trials: Sequence[FrozenTrial], spec: StudySpec, key: s
             x=limit, y=0, yref="paper", yanchor="bottom", xanchor="right", text=f"limit {limit:,}", **LABEL
         )
     figure.update_xaxes(title_text=words, showgrid=False, tickformat="~s")
-    return figure.update_yaxes(tickformat=ACCURACY, range=accuracy_range(complete))
+    return figure.update_yaxes(**axis.settings(complete))
 
 
 def time_by_outcome(trials: Sequence[FrozenTrial]) -> go.Figure:

@@ -13,6 +13,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from studies.objective import NAMES, Objective
 from trainer.errors import printable
 
 BLUE, GRAY = "#1f5fa8", "#6e7781"
@@ -117,24 +118,27 @@ def draw_curves(histories: Sequence[Sequence[Epoch]], path: Path, *, title: str,
     pyplot.close(figure)
 
 
-def draw_accuracies(trainings: Sequence[Mapping[int, float]], path: Path, *, title: str, step: str) -> None:
-    """Draw the validation accuracy of a trial after each step, its trainings side by side.
+def draw_values(
+    trainings: Sequence[Mapping[int, float]], path: Path, *, title: str, step: str, objective: Objective
+) -> None:
+    """Draw the objective's value of a trial after each step, its trainings side by side.
 
     Args:
-        trainings: of each training, step -> accuracy, from 0 to 1; steps count on from one to the next.
+        trainings: of each training, step -> value, a loss negated; steps count on from one to the next.
         path: PNG to write.
         title: title of the figure.
         step: "epoch" or "fold".
+        objective: of the study.
     """
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(4.8, 3.4), dpi=120)
     for number, training in enumerate(trainings):
-        values = [100 * accuracy for accuracy in training.values()]
+        values = [-value if objective == "loss" else 100 * value for value in training.values()]
         axes.plot([*training], values, color=BLUE, marker="o" if len(values) == 1 else None)
         if number:
             axes.axvline(min(training) - 0.5, color=GRAY, linestyle=":", linewidth=1)
     steps = f"{step}, through {len(trainings)} trainings" if len(trainings) > 1 else step
-    axes.set(xlabel=steps, ylabel="validation accuracy, %")
+    axes.set(xlabel=steps, ylabel=f"validation {NAMES[objective]}{'' if objective == 'loss' else ', %'}")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e7eb")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from optuna.trial import FrozenTrial
 
 from search.policy.ladder import Ladder
 from search.study.trial import view_of
+from studies.objective import NAMES, Objective, as_measured
 
 INK, QUIET, GRID, BEST, GOOD, WAITED, PLAIN, FAILED, CRASH = (
     "#1f2328",
@@ -27,12 +29,41 @@ INK, QUIET, GRID, BEST, GOOD, WAITED, PLAIN, FAILED, CRASH = (
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
 
-ACCURACY = ".4~%"
-"""Number format of ticks and hover texts: as many digits as needed, at most four."""
+
+@dataclass(frozen=True)
+class ValueAxis:
+    """The axis of an objective's values. Better is higher: that of a loss, which is drawn as it is, is turned over."""
+
+    objective: Objective
+
+    @property
+    def name(self) -> str:
+        """The objective in words, with a capital: "Accuracy", "Macro F1"."""
+        return NAMES[self.objective][0].upper() + NAMES[self.objective][1:]
+
+    def of(self, value: float) -> float:
+        """A trial's value as it is drawn."""
+        return as_measured(value, self.objective)
+
+    @property
+    def hover(self) -> str:
+        """A value in plotly's hover texts."""
+        return "%{y:.4f}" if self.objective == "loss" else "%{y:.2%}"
+
+    def settings(self, complete: Sequence[FrozenTrial] | None = None) -> dict[str, Any]:
+        """Plotly's settings of the axis; without trials, plotly finds its ends."""
+        is_loss = self.objective == "loss"
+        if complete is None:
+            return {"tickformat": TICKS[is_loss], "autorange": "reversed" if is_loss else True}
+        return {"tickformat": TICKS[is_loss], "range": [self.of(end) for end in value_range(complete)]}
 
 
-def accuracy_range(complete: Sequence[FrozenTrial]) -> tuple[float, float]:
-    """Ends of an accuracy axis. A few hopeless trials do not stretch it; they are drawn on its lower end."""
+TICKS = (".4~%", ".4~g")
+"""Number formats of ticks, for shares and for losses: as many digits as needed, at most four."""
+
+
+def value_range(complete: Sequence[FrozenTrial]) -> tuple[float, float]:
+    """The worst and the best value of an axis. A few hopeless trials do not stretch it; they are drawn on its end."""
     values = [trial.values[0] for trial in complete] or [0.0, 1.0]
     lower, upper = (float(quartile) for quartile in np.quantile(values, (0.25, 0.75)))
     low, high = min(value for value in values if value >= lower - 3 * (upper - lower)), max(values)
@@ -86,12 +117,12 @@ def line_of(color: str, width: float = 1) -> dict[str, Any]:
     return {"color": color, "width": width}
 
 
-def points_of(trials: Sequence[FrozenTrial], ladder: Ladder) -> dict[str, Any]:
+def points_of(trials: Sequence[FrozenTrial], ladder: Ladder, objective: Objective) -> dict[str, Any]:
     """Trials in the order of their numbers, each with its sentence as hover text."""
     views = [view_of(trial) for trial in trials]
     return {
         "x": [view.number for view in views],
-        "text": [view.sentence(ladder) for view in views],
+        "text": [view.sentence(ladder, objective) for view in views],
         "hovertemplate": "%{text}<extra></extra>",
         "cliponaxis": False,
     }

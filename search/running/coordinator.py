@@ -44,6 +44,7 @@ from search.workers.crew import POLL_SECONDS, Crew, Worker, patience
 from search.workers.failures import Failure, decide, words_for
 from search.workers.messages import Answer, Epoch, Failed, Left, Started
 from search.workers.pool import Exit, Pool
+from studies.objective import value_of
 from trainer.config import EpochResult
 from trainer.errors import DiskError
 
@@ -67,11 +68,9 @@ class Coordinator:
         self.pool, self.audience, self.say = pool, audience, audience.say
         self.room_needed = room_needed(self.spec, bounds, len(pool.devices))
         """Bytes for all checkpoints, existing ones included; after a full disk, the search waits for this much room."""
-        self.crew = Crew(pool, self.spec.faults, self.say)
-        self.trials = Trials(owned, bounds.space, runs)
+        self.crew, self.trials = Crew(pool, self.spec.faults, self.say), Trials(owned, bounds.space, runs)
         self.journal = self.trials.journal
-        self.stopping = False
-        self.killed = False
+        self.stopping = self.killed = self.told_to_stop = False
         self.deadline = math.inf
         self.outage = Outage(self.say)
         self.backlog: deque[Said] = deque()
@@ -79,7 +78,6 @@ class Coordinator:
         self.no_room: str | None = None
         self.last_failure: str | None = None
         self.fatal: BaseException | None = None
-        self.told_to_stop = False
         self.started = time.monotonic()
 
     # -- from outside
@@ -163,18 +161,20 @@ class Coordinator:
 
     def snapshot(self) -> Snapshot:
         """The search as it is now, for people."""
-        workers = [worker.view(self.trials.epochs_of(worker.trial)) for worker in self.crew.workers]
-        finished, hours = tuple(self.trials.finished.values()), self.spec.search.hours
-        ladder, paused = self.trials.rungs.ladder, [one.step for one in self.trials.rungs.paused.values()]
+        trials, hours = self.trials, self.spec.search.hours
+        workers = [worker.view(trials.epochs_of(worker.trial), trials.objective) for worker in self.crew.workers]
+        finished, ladder = tuple(trials.finished.values()), trials.rungs.ladder
+        paused = [one.step for one in trials.rungs.paused.values()]
         seconds_left = None if hours is None else max(0.0, self.started + hours * 3600 - time.monotonic())
         return Snapshot(
             study=self.spec.name,
-            budget=self.trials.budget,
-            spent=(spent := self.trials.spent),
+            budget=trials.budget,
+            spent=(spent := trials.spent),
             finished=finished,
             workers=tuple(workers),
-            eta_seconds=eta_seconds(self.trials.budget, spent, ladder, finished, workers, paused, seconds_left),
+            eta_seconds=eta_seconds(trials.budget, spent, ladder, finished, workers, paused, seconds_left),
             ladder=ladder,
+            objective=trials.objective,
             stopping=self.stopping,
             problems=tuple(self._problems()),
         )
@@ -277,9 +277,9 @@ class Coordinator:
 
     def _outcome_line(self, view: TrialView) -> str:
         snapshot = self.snapshot()
-        best = f"; best {snapshot.best.value:.2%} (trial {snapshot.best.number})" if snapshot.best else ""
+        best = f"; best {snapshot.best_number} (trial {snapshot.best.number})" if snapshot.best else ""
         spent = " ".join(snapshot.budget.progress(snapshot.spent))
-        return f"{view.sentence(snapshot.ladder)}; {spent}{best}"
+        return f"{view.sentence(snapshot.ladder, self.trials.objective)}; {spent}{best}"
 
     # -- events of workers
 
@@ -323,7 +323,7 @@ class Coordinator:
             return False
         match verdict:
             case "complete":
-                self._finish(worker, Ending(state=TrialState.COMPLETE, value=result.val_accuracy))
+                self._finish(worker, Ending(state=TrialState.COMPLETE, value=value_of(result, self.trials.objective)))
             case "stop":
                 reason = f"{self.spec.search.pruner} after {step_of(self.spec)} {result.epoch}"
                 self._finish(worker, Ending(state=TrialState.PRUNED, reason=reason))

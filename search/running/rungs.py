@@ -17,6 +17,7 @@ from search.study.journal import Journal
 from search.study.standings import standings_of
 from search.study.trial import step_of, words_of_pause
 from studies import StudySpec
+from studies.objective import words_of
 
 
 class Rungs:
@@ -123,7 +124,7 @@ class Rungs:
         progress = self.paused[number]
         assert progress.paused_at is not None
         where = words_of_pause(progress.paused_at, self.ladder, step_of(self.spec))
-        return f"trial {number} {where}, {progress.reported[progress.step]:.2%}"
+        return f"trial {number} {where}, {words_of(progress.reported[progress.step], self.spec.search.objective)}"
 
     def wait(self, progress: Progress) -> None:
         """Count a trial as paused."""

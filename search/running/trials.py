@@ -43,14 +43,15 @@ from search.study.study import UUID, check_trials
 from search.study.trial import FAILED_UNDER, FAILURE, TrialView, best_of, settings_hash, step_of, view_of
 from search.workers.failures import Decision, Failure, Setbacks
 from search.workers.messages import Assign, Started
+from studies.objective import value_of, words_of
 from studies.spec import excesses
 from trainer.config import EpochResult, ModelSize
 
 logger = logging.getLogger(__name__)
 
 REPEAT_TOLERANCE = 0.05
-"""Largest difference between the accuracy of a repeated epoch and the reported one. Other hardware rounds differently,
-but a trial with other results must not go on under its number."""
+"""Largest difference between the value of a repeated epoch and the reported one, as a share of it for a loss above 1.
+Other hardware rounds differently, but a trial with other results must not go on under its number."""
 
 
 class Trials:
@@ -64,7 +65,7 @@ class Trials:
 
     def __init__(self, owned: OwnedStudy, space: dict[str, BaseDistribution], runs: Runs) -> None:
         self.study, self.spec, self.space, self.runs = owned.study, owned.spec, space, runs
-        self.budget = Budget.of(self.spec)
+        self.budget, self.objective = Budget.of(self.spec), self.spec.search.objective
         self.uuid = self.study.user_attrs.get(UUID)
         self.marks = Marks.of(self.study, self.uuid)
         self.journal = Journal(runs.journal(self.spec.name))
@@ -200,7 +201,7 @@ class Trials:
         Raises:
             Changed: the result differs from the one reported before.
         """
-        progress, value = self.progress[number], result.val_accuracy
+        progress, value = self.progress[number], value_of(result, self.objective)
         trial, step = progress.trial, self.rungs.step_of(progress, result.epoch)
         progress.seconds[step] = result.seconds
         progress.images_per_second = result.images_per_second
@@ -208,9 +209,9 @@ class Trials:
             trial.report(value, step)
             progress.reported[step] = value
             progress.setbacks = progress.setbacks.after_new_epoch()
-        elif abs(value - progress.reported[step]) > REPEAT_TOLERANCE:
-            name, was = step_of(self.spec), progress.reported[step]
-            raise Changed(f"{name} {step} was {was:.2%} before an interruption and is {value:.2%} trained again")
+        elif abs(value - (was := progress.reported[step])) > REPEAT_TOLERANCE * max(1.0, abs(was)):
+            before, now = (words_of(one, self.objective) for one in (was, value))
+            raise Changed(f"{step_of(self.spec)} {step} was {before} before an interruption and is {now} trained again")
         elif step < progress.step:
             return "go on"  # reported and decided before the interruption
         rung = self.rungs.rung_at(progress, step, last=result.final)

@@ -22,10 +22,11 @@ from search.study.lock import owner_name
 from search.study.marks import own_trials
 from search.study.sampling import seed_of
 from search.study.study import FINGERPRINT
-from search.study.trial import exportable
+from search.study.trial import exportable, rank
 from search.words import count, duration
 from studies import Confirm, StudySpec
 from studies.final import Final
+from studies.objective import Objective, number_of, spread_of, words_of
 from trainer.config import RECIPE_VERSION
 from trainer.values import FrozenModel, Json
 
@@ -57,7 +58,7 @@ class Result(FrozenModel):
     seed: int
     """Number of the fresh seed, from 0."""
     accuracy: float | None
-    """Validation accuracy; None if the training diverged."""
+    """Value of the study's objective, whichever it is; a loss is negated. None if the training diverged."""
     seconds: float
 
 
@@ -84,9 +85,9 @@ class Candidate:
     trial: int
     num_params: int
     search_accuracy: float
-    """Validation accuracy in the search."""
+    """Value of the study's objective in the search, as in ``Result``."""
     accuracies: tuple[float, ...]
-    """Validation accuracy of each seed that is known so far."""
+    """Value of each seed that is known so far."""
     diverged: int = 0
     """Number of trainings that diverged; a candidate with one is never chosen."""
     standard_error: float | None = None
@@ -96,14 +97,13 @@ class Candidate:
 
     @property
     def mean(self) -> float | None:
-        """Mean accuracy over the seeds; None before the first result."""
+        """Mean value over the seeds; None before the first result."""
         return fmean(self.accuracies) if self.accuracies else None
 
-    @property
-    def mean_in_words(self) -> str:
+    def mean_in_words(self, objective: Objective) -> str:
         """The mean and, if known, its standard error: "97.12% +- 0.30%". "-" before the first result."""
-        error = f" +- {self.standard_error:.2%}" if self.standard_error is not None else ""
-        return "-" if self.mean is None else f"{self.mean:.2%}{error}"
+        error = "" if self.standard_error is None else f" +- {spread_of(self.standard_error, objective)}"
+        return "-" if self.mean is None else f"{words_of(self.mean, objective)}{error}"
 
     def to_json(self) -> dict[str, Json]:
         """All fields, and ``mean``."""
@@ -125,13 +125,15 @@ class Confirmation:
     winner: int | None
     """Number of the chosen trial; None before all trainings are done, and if all candidates diverged."""
     estimate: float | None
-    """Mean accuracy of the winner."""
+    """Mean value of the winner."""
     raw_best: float
-    """Validation accuracy of the best trial in the search."""
+    """Value of the best trial in the search."""
     test: str | None
     """TEST; None if there are too few results to test."""
     sentence: str
     """The confirmation in one line."""
+    objective: Objective = "accuracy"
+    """What the values are of; a loss is negated."""
 
     def candidate(self, trial: int | None) -> Candidate | None:
         """The candidate with this trial number; None if there is none."""
@@ -139,7 +141,10 @@ class Confirmation:
 
     def to_json(self) -> dict[str, Json]:
         """The documented shape in ``search status --json``; metrics.json leaves out the two times."""
-        return asdict(self) | {"candidates": [one.to_json() for one in self.candidates]}
+        values = asdict(self) | {"candidates": [one.to_json() for one in self.candidates]}
+        if self.objective == "accuracy":  # as of the versions that had no other, or exports would have another identity
+            del values["objective"]
+        return values
 
 
 def candidates(study: optuna.Study, spec: StudySpec) -> list[FrozenTrial]:
@@ -182,7 +187,7 @@ def record(study: optuna.Study, trial: int, number: int, accuracy: float | None,
         study: the study, owned; ``begin`` was called before.
         trial: number of the candidate's trial.
         number: number of the seed, from 0.
-        accuracy: validation accuracy; None if the training diverged.
+        accuracy: value of the objective; None if the training diverged.
         seconds: duration of the training.
     """
     kept = _kept(study)
@@ -221,7 +226,7 @@ def confirmed(study: optuna.Study, spec: StudySpec, *, owner: str | None = None)
     eta_seconds = seconds / len(results) * (total - len(results)) / kept.workers
     known = [one for one in found if one.accuracies] if spread is not None else []
     errors = {one.trial: (spread or 0.0) / math.sqrt(len(one.accuracies)) for one in known}
-    order = sorted(found, key=lambda one: (one.diverged > 0, -(one.mean or 0), one.num_params, one.trial))
+    order = sorted(found, key=lambda one: (one.diverged > 0, *rank(one.mean, one.num_params, one.trial)))
     confirmation = Confirmation(
         trainings=total,
         done=len(results),
@@ -233,6 +238,7 @@ def confirmed(study: optuna.Study, spec: StudySpec, *, owner: str | None = None)
         raw_best=chosen[0].values[0],
         test=TEST if spread is not None else None,
         sentence="",
+        objective=spec.search.objective,
     )
     return replace(confirmation, sentence=_sentence(confirmation, spec.name))
 
@@ -270,7 +276,7 @@ def ties(found: Sequence[Candidate], spread: float | None) -> set[int]:
     sound = [one for one in found if not one.diverged and one.mean is not None]
     if not sound:
         return set()
-    best = max(sound, key=lambda one: one.mean or 0)
+    best = min(sound, key=lambda one: rank(one.mean, 0, 0))
     freedom = sum(len(one.accuracies) - 1 for one in found if len(one.accuracies) > 1)
     from scipy.special import stdtrit  # imported here: it takes 0.25 s, and most commands never need it
 
@@ -286,7 +292,7 @@ def ties(found: Sequence[Candidate], spread: float | None) -> set[int]:
 def choose(found: Sequence[Candidate], tied: set[int]) -> Candidate | None:
     """The winner: among the candidates tied with the best, the one with the fewest parameters; None if all diverged."""
     among = [one for one in found if one.trial in tied]
-    return min(among, key=lambda one: (one.num_params, -(one.mean or 0), one.trial), default=None)
+    return min(among, key=lambda one: (one.num_params, *rank(one.mean, 0, one.trial)), default=None)
 
 
 def _sentence(found: Confirmation, study: str) -> str:
@@ -301,8 +307,9 @@ def _sentence(found: Confirmation, study: str) -> str:
     number = sum(one.tied for one in found.candidates) - 1
     tied = f", tied with {number} other{'s' if number > 1 else ''}" if number else ""
     return (
-        f"confirmed: trial {best.trial}, {best.mean_in_words} over {count(len(best.accuracies), 'fresh seed')} on "
-        f"validation{tied}; the search's best had claimed {found.raw_best:.2%}"
+        f"confirmed: trial {best.trial}, {best.mean_in_words(found.objective)} over "
+        f"{count(len(best.accuracies), 'fresh seed')} on "
+        f"validation{tied}; the search's best had claimed {number_of(found.raw_best, found.objective)}"
     )
 
 

@@ -14,6 +14,7 @@ from search.study.confirmation import Candidate, Confirmation
 from search.study.trial import best_of
 from search.words import count
 from studies import StudySpec
+from studies.objective import Objective, words_of
 
 PICTURES = "featherweight:pictures"
 """Study attribute: number of pictures that measure a candidate, those of the validation split or of all folds."""
@@ -27,19 +28,19 @@ Z95 = 1.959964
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """The best trial of a search compared with the first known recipe, by validation accuracy."""
+    """The best trial of a search compared with the first known recipe, by the study's objective."""
 
+    objective: Objective
     best: int
     """Number of the best trial, or of the winner of the confirmation."""
-    best_accuracy: float
+    best_value: float
     known: int
-    known_accuracy: float
-    low: float
-    """Lower end of the difference's 95 % interval."""
-    high: float
+    known_value: float
+    interval: tuple[float, float] | None
+    """The difference's 95 % interval; None if it is not known, see ``gain_of``."""
     pictures: int
     seeds: int
-    """Number of fresh seeds in ``best_accuracy``; 0: it is the value from the search, the highest of many."""
+    """Number of fresh seeds in ``best_value``; 0: it is the value from the search, the highest of many."""
     trainings: float
     """Cost of the search in full trainings."""
 
@@ -47,15 +48,25 @@ class Gain:
     def sentence(self) -> str:
         """One line for people."""
         cost = f"for {self.trainings:.1f} trainings"
+        known = f"the first known recipe (trial {self.known}, {words_of(self.known_value, self.objective)})"
         if self.best == self.known:
-            return f"nothing better than the first known recipe (trial {self.known}, {self.known_accuracy:.2%}), {cost}"
-        points = (self.best_accuracy - self.known_accuracy) * 100
+            return f"nothing better than {known}, {cost}"
+        interval = ""
+        if self.interval is not None:
+            ends = self.interval[::-1] if self.objective == "loss" else self.interval
+            low, high = map(self._number, ends)
+            source = f"{self.pictures:,} pictures" if self.objective == "accuracy" else "the seeds alone"
+            interval = f"95 % interval {low} to {high}, from {source}; "
+        unit = " against" if self.objective == "loss" else " points over"
         whose = f"its mean over {count(self.seeds, 'fresh seed')}" if self.seeds else "its own value, the best of many"
         return (
-            f"{points:+.2f} points over the first known recipe (trial {self.known}, {self.known_accuracy:.2%}); 95 % "
-            f"interval {self.low * 100:+.2f} to {self.high * 100:+.2f}, from {self.pictures:,} pictures; trial "
-            f"{self.best} counts with {whose}; {cost}"
+            f"{self._number(self.best_value - self.known_value)}{unit} {known}; {interval}trial {self.best} "
+            f"counts with {whose}; {cost}"
         )
+
+    def _number(self, difference: float) -> str:
+        """A difference: in points of a share, or of the loss itself, where less is better."""
+        return f"{-difference:+.4f}" if self.objective == "loss" else f"{difference * 100:+.2f}"
 
 
 def gain_of(study: optuna.Study, spec: StudySpec, confirmation: Confirmation | None = None) -> Gain | None:
@@ -80,18 +91,20 @@ def gain_of(study: optuna.Study, spec: StudySpec, confirmation: Confirmation | N
     number = best.number
     if confirmation is not None and confirmation.winner is not None:
         number = confirmation.winner
-    best_accuracy, best_error, seeds = _accuracy(trials[number], confirmed.get(number))
-    known_accuracy, known_error, _ = _accuracy(known, confirmed.get(known.number))
-    below, above = _newcombe(best_accuracy, known_accuracy, pictures)
+    best_value, best_error, seeds = _value(trials[number], confirmed.get(number))
+    known_value, known_error, _ = _value(known, confirmed.get(known.number))
+    objective = spec.search.objective
+    below, above = _newcombe(best_value, known_value, pictures) if objective == "accuracy" else (0.0, 0.0)
     error = Z95 * math.hypot(best_error, known_error)
-    difference = best_accuracy - known_accuracy
+    difference = best_value - known_value
+    is_known = objective == "accuracy" or (best_error > 0 and known_error > 0)
     return Gain(
+        objective=objective,
         best=number,
-        best_accuracy=best_accuracy,
+        best_value=best_value,
         known=known.number,
-        known_accuracy=known_accuracy,
-        low=difference - math.hypot(below, error),
-        high=difference + math.hypot(above, error),
+        known_value=known_value,
+        interval=(difference - math.hypot(below, error), difference + math.hypot(above, error)) if is_known else None,
         pictures=pictures,
         seeds=seeds,
         trainings=Spent.of(trials, spec).trainings,
@@ -124,8 +137,8 @@ def _first_known(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     return first if first is not None and first.user_attrs[KNOWN] == 0 else None
 
 
-def _accuracy(trial: FrozenTrial, confirmed: Candidate | None) -> tuple[float, float, int]:
-    """A trial's accuracy, its standard error over seeds, and the number of seeds; 0 and 0 without a confirmation."""
+def _value(trial: FrozenTrial, confirmed: Candidate | None) -> tuple[float, float, int]:
+    """A trial's value, its standard error over seeds, and the number of seeds; 0 and 0 without a confirmation."""
     if confirmed is not None and confirmed.mean is not None:
         return confirmed.mean, confirmed.standard_error or 0.0, len(confirmed.accuracies)
     assert trial.value is not None

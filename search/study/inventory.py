@@ -24,6 +24,7 @@ from search.study.marks import own_trials
 from search.study.storage import open_storage, sqlite_file, storage_errors
 from search.study.study import SPEC, find_study, person_of, uuid_of
 from search.study.trial import best_of
+from studies.objective import Objective
 from studies.spec import STUDY_NAME
 from trainer.errors import no_room
 from trainer.values import nearest
@@ -56,7 +57,9 @@ class Listed:
     finished: int
     """Number of finished trials."""
     best: float | None
-    """Validation accuracy of the best trial."""
+    """Value of the best trial; a loss is negated."""
+    objective: Objective | None
+    """What the value is; None if its settings cannot be read."""
     last_change: str | None
     """Local time at which its last trial began or ended, ISO 8601; None before the first trial."""
 
@@ -111,6 +114,7 @@ def _listed(name: str, storage: RDBStorage, url: URL, runs: Runs) -> Listed:
         spent=spent,
         finished=sum(trial.state.is_finished() for trial in trials),
         best=None if best is None else best.values[0],
+        objective=None if spec is None else spec.search.objective,
         last_change=_last_change(trials),
     )
 

@@ -11,6 +11,7 @@ from search.study.budget import Budget, Spent
 from search.study.confirmation import Confirmation
 from search.study.trial import TrialView, rank
 from search.words import duration
+from studies.objective import Objective, words_of
 
 SILENT_EPOCHS, SILENT_SECONDS = 5, 120
 """A worker is reported as a problem if it is silent for this many of its epochs, and for this many seconds."""
@@ -32,6 +33,9 @@ class WorkerView:
     epochs: int = 0
     """Number of epochs of this training."""
     val_accuracy: float | None = None
+    """Validation accuracy after the last epoch; None if only the database is known and has another objective."""
+    value: float | None = None
+    """Value of the objective after the last epoch; a loss is negated."""
     images_per_second: float | None = None
     epoch_seconds: float | None = None
     """Duration of the last epoch."""
@@ -53,6 +57,7 @@ class Snapshot:
     eta_seconds: float | None
     ladder: Ladder
     """The rungs of the study, and the last step of a trial that runs to its end."""
+    objective: Objective
     stopping: bool = False
     problems: tuple[str, ...] = ()
     """Obstacles to the search, one sentence each, with the remedy."""
@@ -70,6 +75,12 @@ class Snapshot:
         """The best feasible completed trial, ranked as in ``search.study.trial.best_of``."""
         complete = [trial for trial in self.finished if trial.state == "COMPLETE" and trial.feasible]
         return min(complete, key=lambda trial: rank(trial.value, trial.num_params, trial.number), default=None)
+
+    @property
+    def best_number(self) -> str:
+        """The value of the best in words: "97.12%", "macro F1 91.30%"; "-" without one."""
+        best = self.best
+        return "-" if best is None or best.value is None else words_of(best.value, self.objective)
 
     @property
     def is_spent(self) -> bool:

@@ -56,7 +56,7 @@ def fingerprint(spec: StudySpec, content_hash: str) -> dict[str, Json]:
     train = identity(spec.train)
     if train["distill"] is not None:
         train["distill"]["teacher"] = teacher_hash(spec.train)
-    return {
+    found: dict[str, Json] = {
         "seed": spec.seed,
         "data": {"content": content_hash} | identity(spec.data, without=PLACES),
         "limit": identity(spec.limit),
@@ -64,6 +64,9 @@ def fingerprint(spec: StudySpec, content_hash: str) -> dict[str, Json]:
         "space": {key: identity(axis) if isinstance(axis, Range) else list(axis) for key, axis in spec.space.items()},
         "recipe_version": RECIPE_VERSION,
     }
+    if spec.search.objective != "accuracy":  # as of the versions that had no other
+        found["objective"] = spec.search.objective
+    return found
 
 
 def teacher_hash(config: TrainConfig) -> str | None:
@@ -135,6 +138,21 @@ def check_rungs(spec: StudySpec, study: optuna.Study) -> None:
     )
 
 
+def check_objective(spec: StudySpec, study: optuna.Study) -> None:
+    """Check that a study has no values of another objective: the two cannot be compared.
+
+    Raises:
+        StudyChanged: it has.
+    """
+    before = study.user_attrs.get(FINGERPRINT, {}).get("objective", "accuracy")
+    values = any(trial.intermediate_values for trial in study.get_trials(deepcopy=False))
+    if before != spec.search.objective and values:
+        raise StudyChanged(
+            f"study {spec.name!r} has values of search.objective = {before}, which cannot be compared with "
+            f"{spec.search.objective}; undo the change, or give the study another name (--set name=NEW)"
+        )
+
+
 def _compared(ladder: Ladder, step: str) -> str:
     """The steps after which candidates are compared, in words; ``step`` is "epoch" or "fold"."""
     if not ladder.rungs:
@@ -175,6 +193,7 @@ def open_study(
         pruner=build_pruner(spec),
         load_if_exists=True,
     )
+    check_objective(spec, study)
     asked = json.loads(json.dumps(fingerprint(spec, content_hash)))
     begun = study.user_attrs.get(FINGERPRINT)
     if begun is None and study.get_trials(deepcopy=False):

@@ -16,6 +16,7 @@ from search.errors import FailureKind
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder
 from studies import Limit, StudySpec
 from studies.axes import WIDTH_SHARE, Value
+from studies.objective import Objective, words_of
 from studies.spec import exported_size, fits
 from trainer.config import ModelSize
 
@@ -37,7 +38,7 @@ class TrialView:
     state: str
     """Optuna's state, or PAUSED."""
     value: float | None
-    """Validation accuracy at the last finished epoch."""
+    """Value of the objective at the last finished epoch; a loss is negated."""
     epochs: int
     """The last step: finished epochs (or folds), through all of its trainings."""
     params: dict[str, Value]
@@ -52,14 +53,14 @@ class TrialView:
     feasible: bool = True
     """Whether the model is within the study's limit, which may have been lowered since."""
 
-    def sentence(self, ladder: Ladder) -> str:
-        """One line for a log; ``ladder`` is the study's."""
-        accuracy = "no epoch finished" if self.value is None else f"{self.value:.2%}"
+    def sentence(self, ladder: Ladder, objective: Objective) -> str:
+        """One line for a log; ``ladder`` and ``objective`` are the study's."""
+        value = "no epoch finished" if self.value is None else words_of(self.value, objective)
         why = f" ({self.reason.splitlines()[0]})" if self.reason else ""
         epoch, of_epochs = ladder.place_of(self.epochs)
         where = f"at epoch {epoch} of {of_epochs}"
         where += f" of training {ladder.stage_of(self.epochs) + 1} of {len(ladder.steps)}" if ladder.anew else ""
-        return f"trial {self.number} {self.state.lower()}, {accuracy} {where}{why}"
+        return f"trial {self.number} {self.state.lower()}, {value} {where}{why}"
 
 
 def settings_hash(spec: StudySpec) -> str:
@@ -91,7 +92,7 @@ def recipe_of(trial: FrozenTrial) -> dict[str, Value]:
 
 def rank(value: float | None, num_params: int | None, number: int) -> tuple[float, int, int]:
     """Sort key of completed trials, best first; on a tie the smaller model, then the older trial."""
-    return -(value or 0.0), num_params or 0, number
+    return math.inf if value is None else -value, num_params or 0, number
 
 
 def is_feasible(trial: FrozenTrial, limit: Limit | None = None) -> bool:
@@ -212,7 +213,7 @@ def is_paused(trial: FrozenTrial) -> bool:
 def waiting(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     """The paused trials, those at the highest rung first, and at each rung the best first."""
     return sorted(
-        filter(is_paused, trials), key=lambda trial: (-trial.user_attrs[PAUSED_AT], -(view_of(trial).value or 0.0))
+        filter(is_paused, trials), key=lambda trial: (-trial.user_attrs[PAUSED_AT], rank(view_of(trial).value, 0, 0))
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from search.study.progress import Snapshot, WorkerView, step_reached
 from search.study.trial import TrialView
+from studies.objective import Objective, as_measured
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -37,13 +38,13 @@ class EventFiles:
     def watch(self, snapshot: Snapshot) -> None:
         """Write the epochs and trials that have ended since the last snapshot."""
         for worker in snapshot.workers:
-            if worker.trial is not None and worker.val_accuracy is not None:
-                self._write_epoch(worker.trial, worker, step_reached(worker, snapshot.ladder))
+            if worker.trial is not None and worker.value is not None:
+                self._write_epoch(worker.trial, worker, step_reached(worker, snapshot.ladder), snapshot.objective)
         if self._finished is None:  # those of earlier launches, which have been written if they have a folder
             self._finished = {trial.number for trial in snapshot.finished if self._of(trial.number).exists()}
         for trial in snapshot.finished:
             if trial.number not in self._finished:
-                self._write_result(trial)
+                self._write_result(trial, snapshot.objective)
                 self._finished.add(trial.number)
         trained = {worker.trial for worker in snapshot.workers}
         for number in self._writers.keys() - trained:
@@ -63,11 +64,11 @@ class EventFiles:
             self._writers[trial] = self._open(str(self._of(trial)), flush_secs=FLUSH_SECONDS)
         return self._writers[trial]
 
-    def _write_epoch(self, trial: int, worker: WorkerView, step: int) -> None:
+    def _write_epoch(self, trial: int, worker: WorkerView, step: int, objective: Objective) -> None:
         if step <= self._steps.get(trial, 0):
             return
         values = {
-            "accuracy/val": worker.val_accuracy,
+            f"{objective}/val": None if worker.value is None else as_measured(worker.value, objective),
             "speed/images_per_second": worker.images_per_second,
             "speed/epoch_seconds": worker.epoch_seconds,
         }
@@ -76,11 +77,11 @@ class EventFiles:
                 self._writer(trial).add_scalar(tag, value, step)
         self._steps[trial] = step
 
-    def _write_result(self, trial: TrialView) -> None:
+    def _write_result(self, trial: TrialView, objective: Objective) -> None:
         if trial.value is None:
             return
-        writer = self._writer(trial.number)
+        writer, value = self._writer(trial.number), as_measured(trial.value, objective)
         if trial.epochs > self._steps.get(trial.number, 0):
-            writer.add_scalar("accuracy/val", trial.value, trial.epochs)
-        results = {"result/accuracy": trial.value, "result/parameters": float(trial.num_params or 0)}
+            writer.add_scalar(f"{objective}/val", value, trial.epochs)
+        results = {f"result/{objective}": value, "result/parameters": float(trial.num_params or 0)}
         writer.add_hparams(dict(trial.params), results, run_name=".", global_step=trial.epochs)

@@ -36,6 +36,7 @@ from search.words import count, duration, show
 from search.workers.failures import MOST_MICRO_BATCHES
 from studies import Limit, StudySpec
 from studies.axes import WIDTH_SHARE
+from studies.objective import number_of, words_of
 from studies.spec import describe_limit
 
 RECIPES = 5
@@ -61,7 +62,7 @@ SURE_TRIALS = 30
 
 
 def setting_importances(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[str, float]:
-    """Share of each sampled setting in the variance of the accuracy, largest first; empty with too few trials."""
+    """Share of each sampled setting in the variance of the objective, largest first; empty with too few trials."""
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances  # imports scikit-learn: seconds
 
     axes = latest_axes(trials)
@@ -112,8 +113,9 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
     if best := best_of(trials, spec.limit):
         known = ", one of the known recipes that were tried first" if "known" in best.user_attrs else ""
         sentences.append(
-            f"The best, trial {best.number}{known}, reached {best.values[0]:.2%} on the validation split. That is one "
-            f"training, chosen as the best of {len(by_state['COMPLETE'])}, so partly luck; export-best trains it again."
+            f"The best, trial {best.number}{known}, reached {words_of(best.values[0], spec.search.objective)} on the "
+            f"validation split. That is one training, chosen as the best of {len(by_state['COMPLETE'])}, so partly "
+            "luck; export-best trains it again."
         )
     times = {state: sum(view.seconds for view in group) for state, group in by_state.items()}
     if total := sum(times.values()):
@@ -175,7 +177,7 @@ def as_toml(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
 
     def lines(trial: FrozenTrial) -> Iterator[str]:
         recipe = recipe_of(trial)
-        yield f"[[known]]    # trial {trial.number}, {trial.values[0]:.2%}"
+        yield f"[[known]]    # trial {trial.number}, {words_of(trial.values[0], spec.search.objective)}"
         for key in spec.space:
             if key in recipe:  # a dotted key needs quotes, or it would be a table
                 yield f"{json.dumps(key) if '.' in key else key} = {json.dumps(recipe[key])}"
@@ -215,7 +217,7 @@ def _edges(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[Frozen
 
 
 def _first_rung(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[FrozenTrial]) -> Iterator[str]:
-    """Number of trials pruned at the first rung, and whether the accuracy there predicts the final one."""
+    """Number of trials pruned at the first rung, and whether the value there predicts the final one."""
     rung = spec.search.min_epochs or 1
     pruned = [view_of(trial) for trial in trials if outcome_of(trial) == "pruned"]
     first = sum(view.epochs <= rung for view in pruned)
@@ -231,7 +233,7 @@ def _first_rung(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[F
 
 
 def _rungs(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[FrozenTrial]) -> Iterator[str]:
-    """Number of trials paused at each rung, and whether the accuracy at the first one predicts the final one."""
+    """Number of trials paused at each rung, and whether the value at the first one predicts the final one."""
     ladder, step = build_ladder(spec), step_of(spec)
     where = Counter(trial.user_attrs[PAUSED_AT] for trial in waiting(trials))
     waits = [
@@ -252,24 +254,25 @@ def _rungs(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[Frozen
 
 
 def _agreement(pairs: Sequence[tuple[float, float]], early_steps: str) -> str:
-    """Sentence about the rank correlation of early and final accuracies, given as (early, final)."""
+    """Sentence about the rank correlation of early and final values, given as (early, final)."""
     if len(pairs) >= 8:  # with fewer, chance alone can produce any correlation
         early, final = (np.unique([pair[side] for pair in pairs], return_inverse=True)[1] for side in (0, 1))
         agreement = float(np.corrcoef(early, final)[0, 1]) if early.any() and final.any() else 0.0
         words = f" Among the {len(pairs)} that completed, the rank after {early_steps} and the final rank"
         return f"{words} correlate by {agreement:.2f}" + (
-            ": so early an accuracy says little here; raise search.min_epochs." if agreement < 0.5 else "."
+            ": so early a value says little; raise search.min_epochs." if agreement < 0.5 else "."
         )
     return ""
 
 
 def paused_rows(spec: StudySpec, trials: Sequence[FrozenTrial]) -> list[tuple[str, str, str]]:
-    """Number, place and accuracy of each paused trial, those at the highest rung first, and at each rung the best."""
+    """Number, place and value of each paused trial, those at the highest rung first, and at each rung the best."""
     ladder, step = build_ladder(spec), step_of(spec)
     return [
-        (str(view.number), words_of_pause(trial.user_attrs[PAUSED_AT], ladder, step), f"{view.value or 0.0:.2%}")
+        (str(view.number), words_of_pause(trial.user_attrs[PAUSED_AT], ladder, step), value)
         for trial in waiting(trials)
         for view in [view_of(trial)]
+        for value in ["-" if view.value is None else number_of(view.value, spec.search.objective)]
     ]
 
 

@@ -26,6 +26,7 @@ from search.watch.status import as_json as shape
 from search.watch.status import follow, read_snapshot
 from search.words import count, duration, megabytes, show
 from studies import StudySpec
+from studies.objective import NAMES, Objective, number_of
 from trainer.errors import NO_ROOM
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,9 @@ RECENT_TRIALS = 8
 """Most finished trials that are shown; a terminal with few rows shows fewer."""
 
 SHOWN_PROBLEMS = 3
+
+COLUMN: dict[Objective, str] = NAMES | {"balanced_accuracy": "balanced"}
+"""Objective -> head of its column, of at most eight letters."""
 
 LOG_SECONDS = 600
 """After so long without a line, a log file gets a progress line."""
@@ -60,7 +64,7 @@ def text_of_snapshot(snapshot: Snapshot, *, rows: int = 40) -> Group:
         parts.append(_entry("", "finishing the epoch; Ctrl-C again to stop now", "yellow"))
     if best := snapshot.best:
         size = f", {best.num_params:,} parameters" if best.num_params else ""
-        parts.append(_entry("best", f"trial {best.number}, {best.value:.2%}{size}", "bold green"))
+        parts.append(_entry("best", f"trial {best.number}, {snapshot.best_number}{size}", "bold green"))
         parts.append(_entry("", ", ".join(f"{key} {show(value)}" for key, value in best.params.items()), "green"))
     if snapshot.confirmation:
         parts.append(_entry("", snapshot.confirmation.sentence, "green"))
@@ -84,6 +88,7 @@ def headline(snapshot: Snapshot) -> str:
 
 def _workers(snapshot: Snapshot) -> Table:
     typical = typical_epoch_seconds(snapshot.finished, snapshot.workers)
+    objective = COLUMN[snapshot.objective]
     columns: dict[str, list[RenderableType | None]] = {
         "worker": [worker.label or None for worker in snapshot.workers],
         "device": [worker.device or None for worker in snapshot.workers],
@@ -93,12 +98,14 @@ def _workers(snapshot: Snapshot) -> Table:
             "" if worker.trial is None else _bar(epochs_done(worker, typical), worker.epochs, 10)
             for worker in snapshot.workers
         ],
-        "accuracy": [_or_none(worker.val_accuracy, "{:.2%}") for worker in snapshot.workers],
+        objective: [
+            None if worker.value is None else number_of(worker.value, snapshot.objective) for worker in snapshot.workers
+        ],
         "images/s": [_or_none(worker.images_per_second, "{:,.0f}") for worker in snapshot.workers],
         "memory": [megabytes(worker.memory_bytes) if worker.memory_bytes else None for worker in snapshot.workers],
     }
     if not any(columns["worker"]):  # only the database is known, which has no other columns
-        columns = {name: columns[name] for name in ("trial", "epoch", "", "accuracy")}
+        columns = {name: columns[name] for name in ("trial", "epoch", "", objective)}
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     for name in columns:
         left, width = name in ("", "worker", "device"), {"worker": 8, "device": 14}.get(name)
@@ -128,7 +135,7 @@ def epochs_done(worker: WorkerView, typical_seconds: float | None) -> float:
 
 def _trials(snapshot: Snapshot, rows: int) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("trial", "state", "epochs", "accuracy", "parameters", "time"):
+    for column in ("trial", "state", "epochs", COLUMN[snapshot.objective], "parameters", "time"):
         table.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
     best = snapshot.best
     for trial in sorted(snapshot.finished, key=lambda trial: trial.number)[-rows:]:
@@ -136,7 +143,7 @@ def _trials(snapshot: Snapshot, rows: int) -> Table:
             str(trial.number),
             trial.state.lower(),
             _epochs(trial, snapshot),
-            "-" if trial.value is None else f"{trial.value:.2%}",
+            "-" if trial.value is None else number_of(trial.value, snapshot.objective),
             "-" if trial.num_params is None else f"{trial.num_params:,}",
             duration(trial.seconds),
             style=_style(trial, best),
@@ -261,7 +268,7 @@ def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs) -> str:
         )
     if best is not None and best.value is not None:
         words += (
-            f"\nbest: trial {best.number}, {best.value:.2%} on validation; "
+            f"\nbest: trial {best.number}, {snapshot.best_number} on validation; "
             f"hand it over with: search export-best {spec.name}{runs.option}"
         )
     return words
@@ -308,7 +315,7 @@ def show_watched(moments: Iterable[tuple[Snapshot, str | None]], runs: Runs) -> 
             if not display.console.is_terminal:
                 for trial in snapshot.finished if moment else ():
                     if trial.number not in told:
-                        display.say(trial.sentence(snapshot.ladder))
+                        display.say(trial.sentence(snapshot.ladder, snapshot.objective))
                 if moment == 0 or held_by is None:
                     display.say(log_line(snapshot))
                 told = {trial.number for trial in snapshot.finished}

@@ -57,7 +57,9 @@ class Messenger:
         best = snapshot.best
         if best is not None and best.number != self._best:
             if self._begun:
-                self._tell("new_best", snapshot, f"{snapshot.study}: new best, trial {best.number}, {best.value:.2%}")
+                self._tell(
+                    "new_best", snapshot, f"{snapshot.study}: new best, trial {best.number}, {snapshot.best_number}"
+                )
             self._best = best.number
         self._begun = True
 
@@ -65,7 +67,7 @@ class Messenger:
         """Tell how the search ended, and wait a moment until the message is sent."""
         event = "finished" if reason is None else "stopped"
         text = f"{headline(snapshot)}; {event}"
-        text += f", best {snapshot.best.value:.2%} (trial {snapshot.best.number})" if snapshot.best else ""
+        text += f", best {snapshot.best_number} (trial {snapshot.best.number})" if snapshot.best else ""
         self._tell(event, snapshot, text if not reason else f"{text}: {reason}")
         with self._news:
             self._ended = True
@@ -85,6 +87,7 @@ class Messenger:
             "budget": asdict(snapshot.budget),
             "spent": asdict(snapshot.spent),
             "eta_seconds": snapshot.eta_seconds,
+            "objective": snapshot.objective,
             "best": asdict(snapshot.best) if snapshot.best else None,
         }
         with self._news:

@@ -41,6 +41,7 @@ from search.watch.live import headline
 from search.words import count, show
 from studies import Range, StudySpec
 from studies.axes import Axis
+from studies.objective import number_of, words_of
 from studies.spec import describe_limit
 from trainer.kept import read_checked, write_checked
 from trainer.values import Json
@@ -191,8 +192,10 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
     if (best := snapshot.best) is not None:
         size = f", {best.num_params:,} parameters" if best.num_params else ""
         size += f", {best.macs:,} multiply-adds" if best.macs else ""
-        lines += [f"#### Best so far: {best.value:.2%}", ""]
+        lines += [f"#### Best so far: {snapshot.best_number}", ""]
         lines += [f"Trial {best.number}{size}; on the validation split, the smaller model where two are equal.", ""]
+        if snapshot.objective == "loss":
+            lines += ["This dashboard has the loss negated, as its studies are maximised: higher is better.", ""]
         lines += ["| setting | value |", "| --- | --- |"]
         lines += [f"| {key} | {show(value)} |" for key, value in best.params.items()]
         lines += ["", f"Train it again, measure it and hand it over: `search export-best {spec.name}`", ""]
@@ -221,10 +224,10 @@ def text_of_paused(rows: Sequence[tuple[str, str, str]]) -> str:
         "",
         words,
         "",
-        "| trial | accuracy there | |",
+        "| trial | value there | |",
         "| --- | --- | --- |",
     ]
-    lines += [f"| {number} | {accuracy} | {place} |" for number, place, accuracy in rows[:PAUSED_ROWS]]
+    lines += [f"| {number} | {value} | {place} |" for number, place, value in rows[:PAUSED_ROWS]]
     lines += ["", f"And {len(rows) - PAUSED_ROWS} more."] if len(rows) > PAUSED_ROWS else []
     return "\n".join(lines)
 
@@ -236,7 +239,8 @@ def text_of_confirmation(found: Confirmation) -> str:
     for one in found.candidates:
         verdict = "chosen" if one.trial == found.winner else "tied" if one.tied else ""
         verdict = "diverged" if one.diverged else verdict
-        facts = f"{one.trial} | {one.num_params:,} | {one.search_accuracy:.2%} | {one.mean_in_words}"
+        searched = number_of(one.search_accuracy, found.objective)
+        facts = f"{one.trial} | {one.num_params:,} | {searched} | {one.mean_in_words(found.objective)}"
         rows.append(f"| {facts} | {verdict} |")
     return "\n".join([f"{sentence[0].upper()}{sentence[1:]}.", "", head, "| --- | --- | --- | --- | --- |", *rows])
 
@@ -360,15 +364,15 @@ def draw_best(trials: Sequence[FrozenTrial], spec: StudySpec, runs: Runs, folder
     """Draw the learning curve of the best trial and, if known, its confusion matrix, as PNG files."""
     import numpy as np
 
-    from search.figures.png import draw_accuracies, draw_confusion, table_of
+    from search.figures.png import draw_confusion, draw_values, table_of
 
     best = best_of(trials, spec.limit)
     if best is None:
         return []
-    title = f"{spec.name}, trial {best.number}: {best.values[0]:.2%}"
+    title = f"{spec.name}, trial {best.number}: {words_of(best.values[0], spec.search.objective)}"
     curve, confusion = folder / "best-curve.png", folder / "best-confusion.png"
     trainings = build_ladder(spec).trainings_of(best.intermediate_values)
-    draw_accuracies(trainings, curve, title=title, step=step_of(spec))
+    draw_values(trainings, curve, title=title, step=step_of(spec), objective=spec.search.objective)
     try:
         # Opened here, because numpy would not close a damaged file.
         with runs.confusion(spec.name).open("rb") as archive, np.load(archive) as known:

@@ -53,6 +53,7 @@ from search.watch.findings import (
 )
 from search.words import duration, show
 from studies import StudySpec
+from studies.objective import NAMES, number_of
 from trainer.errors import no_room
 from trainer.values import Json
 
@@ -84,7 +85,7 @@ class Report:
     toml: str
     """The best trials as TOML, for the end of a study file."""
     importances: Mapping[str, float]
-    """Share of each setting in the variance of the accuracy."""
+    """Share of each setting in the variance of the objective."""
     failures: Sequence[TrialView]
     """Trials that failed, diverged or ran out of memory."""
     crashes: Sequence[Segment]
@@ -241,8 +242,9 @@ def html_of_report(
 def _header(spec: StudySpec, trials: Sequence[FrozenTrial], now: datetime, told: str) -> str:
     best = best_of(trials, spec.limit)
     done, of_what = Budget.of(spec).progress(Spent.of(trials, spec))
+    objective = spec.search.objective
     facts = {
-        "best accuracy": f"{best.values[0]:.2%}" if best else "none yet",
+        f"best {NAMES[objective]}": number_of(best.values[0], objective) if best else "none yet",
         "its parameters": f"{best.user_attrs['num_params']:,}" if best and "num_params" in best.user_attrs else "-",
         of_what: done,
         "training time": duration(
@@ -264,9 +266,9 @@ def _findings(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mappi
 def _recipes(spec: StudySpec, trials: Sequence[FrozenTrial], best: list[FrozenTrial]) -> str:
     if not best:
         return ""
-    attributes = [trial.user_attrs for trial in best]
+    attributes, objective = [trial.user_attrs for trial in best], spec.search.objective
     rows = [
-        ["accuracy", "", *(f"{trial.values[0]:.2%}" for trial in best)],
+        [NAMES[objective], "", *(number_of(trial.values[0], objective) for trial in best)],
         ["parameters", "", *(_number(values.get("num_params")) for values in attributes)],
         ["multiply-adds", "", *(_number(values.get("macs")) for values in attributes)],
         ["training time", "", *(duration(view_of(trial).seconds) for trial in best)],
@@ -287,13 +289,13 @@ def _recipes(spec: StudySpec, trials: Sequence[FrozenTrial], best: list[FrozenTr
 
 
 def _paused(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
-    rows = [[number, accuracy, place] for number, place, accuracy in paused_rows(spec, trials)]
+    rows = [[number, value, place] for number, place, value in paused_rows(spec, trials)]
     if not rows:
         return ""
     more = f"<p>And {len(rows) - PAUSED_ROWS} more.</p>" if len(rows) > PAUSED_ROWS else ""
     return (
         f"<h2>Paused trials</h2><p>{PAUSED}</p>"
-        f"{_table(['trial', 'accuracy there', 'state'], rows[:PAUSED_ROWS], left=3)}{more}"
+        f"{_table(['trial', 'value there', 'state'], rows[:PAUSED_ROWS], left=3)}{more}"
     )
 
 

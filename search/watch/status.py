@@ -29,6 +29,7 @@ from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study, person_of
 from search.study.trial import is_paused, view_of
 from studies import StudySpec
+from studies.objective import Objective
 from trainer.kept import recall, write_checked
 from trainer.values import Json
 
@@ -132,25 +133,28 @@ def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: State | None =
             workers=tuple(workers),
             eta_seconds=told.eta_seconds,
             ladder=ladder,
+            objective=spec.search.objective,
             stopping=told.stopping,
             problems=told.problems,
         )
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    trained = tuple(_worker_of(trial, ladder) for trial in running if not is_paused(trial))
+    trained = tuple(_worker_of(trial, ladder, spec.search.objective) for trial in running if not is_paused(trial))
     paused = [view_of(trial).epochs for trial in running if is_paused(trial)]
     eta = eta_seconds(budget, spent, ladder, finished, trained, paused)
-    return Snapshot(spec.name, budget, spent, finished, trained, eta, ladder)
+    return Snapshot(spec.name, budget, spent, finished, trained, eta, ladder, spec.search.objective)
 
 
-def _worker_of(trial: FrozenTrial, ladder: Ladder) -> WorkerView:
+def _worker_of(trial: FrozenTrial, ladder: Ladder, objective: Objective) -> WorkerView:
     """The worker of a trial, from the database alone. It trains the stage after the last rung that the trial left."""
     stage = ladder.stage_after(trial.user_attrs.get(PROMOTED_AT) or 0) if ladder.anew else 0
     step, begun = max(trial.intermediate_values, default=0), ladder.begins_at(stage)
+    value = trial.intermediate_values[step] if step > begun else None
     return WorkerView(
         trial=trial.number,
         epoch=max(0, step - begun),
         epochs=ladder.epochs_of(stage),
-        val_accuracy=trial.intermediate_values[step] if step > begun else None,
+        val_accuracy=value if objective == "accuracy" else None,
+        value=value,
     )
 
 
@@ -172,6 +176,7 @@ def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Json]:
     return {
         "version": STATUS_VERSION,
         "study": snapshot.study,
+        "objective": snapshot.objective,
         "owner": snapshot.owner,
         "held_by": held_by,
         "stopping": snapshot.stopping,

@@ -15,6 +15,7 @@ from search.words import duration
 from search.workers.failures import MOST_DEVICE_ERRORS, Failure
 from search.workers.messages import Epoch, Failed, Left, Ready, Started, ToWorker
 from search.workers.pool import Exit, Pool
+from studies.objective import Objective, value_of
 from studies.spec import Faults
 from trainer.config import EpochResult
 
@@ -77,7 +78,7 @@ class Worker:
         """Whether the device is sound and has no process: the search has more devices than work."""
         return self.process == "none" and not self.disabled
 
-    def view(self, epochs: int) -> WorkerView:
+    def view(self, epochs: int, objective: Objective) -> WorkerView:
         """The worker's state for people; ``epochs`` is the number of epochs of its trial."""
         epoch = self.epoch
         return WorkerView(
@@ -87,6 +88,7 @@ class Worker:
             epoch=epoch.epoch if epoch else 0,
             epochs=epochs,
             val_accuracy=epoch.val_accuracy if epoch else None,
+            value=value_of(epoch, objective) if epoch else None,
             images_per_second=epoch.images_per_second if epoch else None,
             attempt=0 if self.trial is None else self.attempt,
             epoch_seconds=epoch.seconds if epoch else None,

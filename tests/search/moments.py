@@ -39,4 +39,5 @@ def moment(
     steps = [worker.epoch for worker in workers if worker.trial is not None]
     spent = Spent.so_far(finished, steps, spec)
     budget, ladder = Budget.of(spec), build_ladder(spec)
+    more = {"objective": "accuracy"} | more
     return Snapshot(study, budget, spent, tuple(finished), tuple(workers), eta_seconds, ladder, **more)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
 from exports import write_export
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from scipy.stats import binomtest
@@ -78,9 +80,19 @@ def test_both_are_asked_about_the_same_pictures_whatever_their_order_of_classes(
     # Of the first: 10 of 10 green and 2 red ones taken for green, 8 of 10 red, 10 of 10 blue.
     assert first.scores.macro_f1.value == pytest.approx((20 / 22 + 16 / 18 + 1) / 3)
     assert second.scores.balanced_accuracy.value == pytest.approx((0 + 1 + 1) / 3)
+    means = np.array(COLOURS["green"]) / 255  # of a green picture, which the first export knows by its second channel
+    assert first.loss == pytest.approx((28 * loss_of(means, 1) + 2 * loss_of(means, 0)) / 30, rel=1e-4)
+    assert "chosen by" not in shown(answer)
+    by_loss = replace(answer, exports=(replace(first, objective="loss"), second))
+    assert re.search(r"\nchosen by +loss +accuracy\n", shown(by_loss))
     told = answer.to_json()["exports"][0]["scores"]  # type: ignore[index, call-overload]
     assert told["macro_f1"]["value"] == first.scores.macro_f1.value  # type: ignore[index, call-overload]
     json.dumps(answer.to_json())
+
+
+def loss_of(logits: NDArray[np.float64], label: int) -> float:
+    """The cross-entropy of one picture."""
+    return float(np.log(np.exp(logits).sum()) - logits[label])
 
 
 def shown(answer: Comparison) -> str:

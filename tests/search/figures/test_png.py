@@ -10,7 +10,7 @@ from PIL import Image
 
 import search.figures.png
 from search.export.card import _cell
-from search.figures.png import Epoch, draw_accuracies, draw_confusion, draw_curves, numbered, table_of, write_curves
+from search.figures.png import Epoch, draw_confusion, draw_curves, draw_values, numbered, table_of, write_curves
 
 ODD = {
     "a formula": r"$\mathds{R}$",
@@ -39,7 +39,7 @@ def test_a_class_of_any_name_is_drawn(name: str, tmp_path: Path) -> None:
 
 def test_the_curve_of_a_series_of_trainings_has_a_gap_where_one_begins_anew(tmp_path: Path) -> None:
     def blue_columns(trainings: list[dict[int, float]]) -> list[int]:
-        draw_accuracies(trainings, tmp_path / "curve.png", title="", step="epoch")
+        draw_values(trainings, tmp_path / "curve.png", title="", step="epoch", objective="accuracy")
         pixels = np.asarray(Image.open(tmp_path / "curve.png").convert("RGB")).astype(int)
         blue = (abs(pixels - (0x1F, 0x5F, 0xA8)).sum(axis=2) < 30).any(axis=0)
         return [int(column) for column in np.flatnonzero(blue)]

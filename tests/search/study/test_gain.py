@@ -46,10 +46,12 @@ def test_the_interval_is_newcombes_and_the_cost_is_counted_in_trainings() -> Non
     assert gain is not None
     assert (gain.best, gain.known, gain.pictures, gain.trainings) == (1, 0, 80, 3.0)
     # By hand, from Wilson's intervals 0.4904 to 0.7003 and 0.6990 to 0.8732 of 48 and 64 of 80.
-    assert (gain.low, gain.high) == pytest.approx((0.0576, 0.3318), abs=2e-3)
+    assert gain.interval is not None
+    low, high = gain.interval
+    assert (low, high) == pytest.approx((0.0576, 0.3318), abs=2e-3)
     assert gain.sentence == (
         "+20.00 points over the first known recipe (trial 0, 60.00%); 95 % interval "
-        f"{gain.low * 100:+.2f} to {gain.high * 100:+.2f}, from 80 pictures; trial 1 counts with its own value, the "
+        f"{low * 100:+.2f} to {high * 100:+.2f}, from 80 pictures; trial 1 counts with its own value, the "
         "best of many; for 3.0 trainings"
     )
 
@@ -66,8 +68,10 @@ def test_a_confirmed_trial_counts_with_its_mean_and_its_error_over_seeds_widens_
     gain = gain_of(study, SPEC, found)
     assert claimed is not None
     assert gain is not None
-    assert (gain.best_accuracy, gain.seeds) == (pytest.approx(0.76), 2)
-    assert gain.high - gain.low > claimed.high - claimed.low + 0.05
+    assert (gain.best_value, gain.seeds) == (pytest.approx(0.76), 2)
+    assert gain.interval is not None
+    assert claimed.interval is not None
+    assert gain.interval[1] - gain.interval[0] > claimed.interval[1] - claimed.interval[0] + 0.05
     assert "counts with its mean over 2 fresh seeds" in gain.sentence
 
 

@@ -254,7 +254,7 @@ def test_a_reopened_study_has_its_own_sampler(storage: RDBStorage, name: str, ki
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # GPSampler is one
 def test_each_sampler_and_each_pruner_that_a_study_may_name_is_another_one() -> None:
     words = choices_of(Search)
-    assert words.keys() == {"sampler", "pruner"}
+    assert words.keys() == {"sampler", "pruner", "objective"}
     spec = spec_of()
 
     def searched(setting: str, word: str) -> StudySpec:

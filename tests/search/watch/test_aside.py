@@ -20,7 +20,7 @@ from search.watch.event_files import EventFiles
 
 def snapshot(epoch: int, *finished: TrialView, trial: int = 0) -> Snapshot:
     accuracy = epoch / 10 if epoch else None
-    worker = WorkerView(label="cpu:0", trial=trial, epoch=epoch, epochs=9, val_accuracy=accuracy, epoch_seconds=2.0)
+    worker = WorkerView(label="cpu:0", trial=trial, epoch=epoch, epochs=9, value=accuracy, epoch_seconds=2.0)
     return moment("birds", 3, finished, (worker,), None)
 
 

@@ -83,7 +83,7 @@ class TestFindings:
         parallel = [trial(number, TrialState.COMPLETE, [0.5 + number / 50, 0.7 + number / 50]) for number in range(9)]
         (bad,) = [line for line in findings(spec, [*crossing, pruned(9, 0.2)], {}) if "rung" in line]
         (good,) = [line for line in findings(spec, [*parallel, pruned(9, 0.2)], {}) if "rung" in line]
-        assert "correlate by -1.00: so early an accuracy says little here; raise search.min_epochs." in bad
+        assert "correlate by -1.00: so early a value says little; raise search.min_epochs." in bad
         assert good.endswith("correlate by 1.00.")
 
     def test_says_how_many_are_paused_at_which_rung_and_how_to_go_on(self, series: StudySpec) -> None:
@@ -112,7 +112,7 @@ class TestFindings:
         (line,) = [line for line in findings(series, good, {}) if "rank" in line]
         assert line == "Among the 9 that completed, the rank after 2 epochs and the final rank correlate by 1.00."
         (line,) = [line for line in findings(series, bad, {}) if "rank" in line]
-        assert line.endswith("correlate by -1.00: so early an accuracy says little here; raise search.min_epochs.")
+        assert line.endswith("correlate by -1.00: so early a value says little; raise search.min_epochs.")
 
     def test_a_paused_trial_is_neither_finished_nor_to_be_exported(self, series: StudySpec) -> None:
         study = optuna.create_study(direction="maximize")

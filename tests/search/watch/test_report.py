@@ -25,11 +25,11 @@ from search.cli import app
 from search.errors import StorageError, UsageError
 from search.figures.catalogue import study_figures
 from search.figures.charts import (
-    accuracy_against_size,
     learning_curves,
     optimization_history,
     parallel_coordinates,
     timeline,
+    value_against_size,
 )
 from search.figures.timeline import segments_of_journal, segments_of_trials
 from search.paths import Runs
@@ -58,7 +58,7 @@ class TestFigures:
 
     def test_the_frontier_is_the_best_of_each_size(self, spec: StudySpec) -> None:
         trials = [complete(0, 0.90, size=100), complete(1, 0.89, size=200), complete(2, 0.92, size=300)]
-        *_, frontier = accuracy_against_size(trials, spec).data
+        *_, frontier = value_against_size(trials, spec).data
         assert (frontier.x, frontier.y) == ((100, 300), (0.90, 0.92))
 
     def test_where_models_are_compared_both_sizes_are_drawn(self, spec: StudySpec) -> None:

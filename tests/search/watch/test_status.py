@@ -220,6 +220,7 @@ def crowded() -> Snapshot:
         epoch=100,
         epochs=300,
         val_accuracy=1.0,
+        value=1.0,
         images_per_second=123456.0,
         epoch_seconds=3600.0,
         seconds_since_progress=1800.0,
@@ -244,7 +245,7 @@ class TestTerminal:
         assert "and 2 more: search report a-study-with-a-long-name" in text
 
     def test_what_nobody_knows_of_the_workers_has_no_column(self) -> None:
-        seen = WorkerView(trial=1, epoch=1, epochs=3, val_accuracy=0.4)
+        seen = WorkerView(trial=1, epoch=1, epochs=3, value=0.4)
         lines = shown(text_of_snapshot(moment("birds", 3, (), (seen,), None))).splitlines()
         assert lines[-2].split() == ["trial", "epoch", "accuracy"]
         assert lines[-1].split()[:2] == ["1", "1/3"]

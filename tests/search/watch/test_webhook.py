@@ -113,7 +113,7 @@ def test_a_new_best_and_the_end_are_told_and_nothing_else(listener: Listener) ->
     assert listener.told[1]["text"] == "birds: new best, trial 2, 60.00%"
     assert listener.told[1]["best"]["params"] == {"lr": 0.01}
     assert listener.told[2].keys() == {
-        *("version", "event", "study", "at", "text", "budget", "spent", "eta_seconds", "best")
+        *("version", "event", "study", "at", "text", "budget", "spent", "eta_seconds", "objective", "best")
     }
     end = listener.told[2]
     assert (end["version"], end["spent"]["finished"], end["budget"]["trials"]) == (2, 3, 6)

@@ -1,0 +1,55 @@
+"""The objective of a study: the number by which its candidates are compared. Higher is better, so a loss is negated."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, assert_never
+
+from trainer.config import EpochResult
+
+Objective: TypeAlias = Literal["accuracy", "macro_f1", "balanced_accuracy", "loss"]
+
+NAMES: dict[Objective, str] = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "balanced_accuracy": "balanced accuracy",
+    "loss": "loss",
+}
+"""Objective -> its name in words."""
+
+
+def value_of(result: EpochResult, objective: Objective) -> float:
+    """The value of an epoch: a share from 0 to 1, or the validation loss times -1."""
+    match objective:
+        case "accuracy":
+            return result.val_accuracy
+        case "macro_f1":
+            value = result.val_macro_f1
+        case "balanced_accuracy":
+            value = result.val_balanced_accuracy
+        case "loss":
+            return -result.val_loss
+        case _:
+            assert_never(objective)
+    assert value is not None, "no version before had this objective, nor a result without this value"
+    return value
+
+
+def as_measured(value: float, objective: Objective) -> float:
+    """A value as it was measured: a loss is not negated."""
+    return -value if objective == "loss" else value
+
+
+def number_of(value: float, objective: Objective) -> str:
+    """A value as people read it: "97.12%", or the loss "0.1234", which is not negated."""
+    return spread_of(as_measured(value, objective), objective)
+
+
+def spread_of(value: float, objective: Objective) -> str:
+    """A standard error or another distance between two values: "0.30%", or "0.0123" of a loss."""
+    return f"{value:.4f}" if objective == "loss" else f"{value:.2%}"
+
+
+def words_of(value: float, objective: Objective) -> str:
+    """A value with its name, which accuracy does not need: "97.12%", "macro F1 91.30%", "loss 0.1234"."""
+    number = number_of(value, objective)
+    return number if objective == "accuracy" else f"{NAMES[objective]} {number}"
