@@ -36,6 +36,11 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def judged_on(folds: int) -> str:
+    """Pictures that the accuracy of a candidate is of: "on validation", "in 5-fold cross-validation"."""
+    return f"in {folds}-fold cross-validation" if folds else "on validation"
+
+
 def short_json(value: object) -> str:
     """A value in JSON, cut in the middle if it is long."""
     shown = json.dumps(value, ensure_ascii=False)

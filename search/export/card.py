@@ -12,7 +12,7 @@ from search.export.opening import loading, reading
 from search.export.record import ExportRecord
 from search.export.scores import CLASS_COLUMNS, SHOWN_CLASSES, class_rows, never_predicted, score_rows
 from search.figures.png import numbered
-from search.words import duration
+from search.words import count, duration, judged_on
 from studies.objective import number_of, words_of
 from trainer.config import TrainConfig
 from trainer.errors import printable
@@ -65,9 +65,8 @@ def _name(record: ExportRecord) -> str:
 def _facts(record: ExportRecord) -> dict[str, str]:
     model, evaluation, data = record.model, record.evaluation, record.data
     low, high = evaluation.interval
-    split = f"{evaluation.split} split, n = {evaluation.n:,}"
     rows = {
-        "accuracy": f"**{evaluation.accuracy:.2%}** top-1 on the {split}",
+        "accuracy": f"**{evaluation.accuracy:.2%}** top-1 {record.measured_on}, n = {evaluation.n:,}",
         "95 % interval": f"{low:.2%} to {high:.2%} (Wilson; the pictures' chance alone, not the seeds')",
     }
     rows |= score_rows(evaluation.scores)
@@ -80,8 +79,9 @@ def _facts(record: ExportRecord) -> dict[str, str]:
         rows["without the views"] = f"{evaluation.plain_accuracy:.2%}, which is what model.safetensors gives by itself"
     if (best := record.confirmed) is not None and best.mean is not None:
         rows["over seeds"] = (
-            f"{best.mean_in_words(record.search.objective)} (standard error) on validation, "
-            f"{len(best.accuracies)} seeds of the recipe as searched"
+            f"{best.mean_in_words(record.search.objective)}{' (standard error)' if best.standard_error else ''} "
+            f"{judged_on(record.folds)}, "
+            f"{count(len(best.accuracies), 'seed')} of the recipe as searched, trained on train"
         )
     if record.gain is not None:
         rows["gain of the search"] = record.gain
@@ -127,8 +127,9 @@ def _honesty(record: ExportRecord) -> str:
         lines.append(f"The test split was looked at {seen} times, by final models or to compare; this is the latest.")
     if near := evaluation.near_duplicates:
         lines.append(
-            f"{near:,} of the {evaluation.n:,} test pictures look like a training picture (a perceptual hash's "
-            "near-duplicates), so the accuracy on new pictures may be lower; `search check --duplicates` lists them."
+            f"{near:,} of the {evaluation.n:,} test pictures {'looks' if near == 1 else 'look'} like a training "
+            "picture (a perceptual hash's near-duplicates), so the accuracy on new pictures may be lower; `search "
+            "check --duplicates` lists them."
         )
     if record.fit_on == "train+val":
         lines.append("It was trained on the training and the validation pictures: no selection is left in its epochs.")
@@ -169,7 +170,7 @@ def _choice(record: ExportRecord) -> str:
     text = (
         f"Trial {record.trial} of {search.trials} ({states['COMPLETE']} completed, {states['PRUNED']} pruned, "
         f"{states['FAIL']} failed{paused}; {duration(search.seconds)} of training in all). "
-        f"In the search it had {search.in_words} on validation."
+        f"The search claimed {search.in_words} {judged_on(record.folds)} for it."
     )
     if not found:
         return (
@@ -191,12 +192,13 @@ def _choice(record: ExportRecord) -> str:
         facts = f"{one.trial} | {one.num_params:,} | {searched} | {alone} | {one.mean_in_words(objective)}"
         table.append(f"| {facts} | {verdict} |")
     seconds = record.measured_on_this_machine.confirming_seconds
-    number = len(found.candidates)
+    number, several = len(found.candidates), len(found.candidates) > 1
     how = (
-        f"The best {number} were then trained again with {found.trainings // number} fresh seeds each "
-        f"({duration(seconds or 0.0)} of training) and ranked by their mean. The search's best had claimed "
-        f"{number_of(found.raw_best, objective)}; the corrected estimate for the chosen one is "
-        f"**{words_of(found.estimate or 0.0, objective)}**."
+        f"{f'The best {number} trials were' if several else 'The best trial was'} then trained again with "
+        f"{count(found.trainings // number, 'fresh seed')}{' each' if several else ''} "
+        f"({duration(seconds or 0.0)} of training){' and ranked by their mean' if several else ''}. The search's best "
+        f"had claimed {number_of(found.raw_best, objective)}; the corrected estimate for the chosen one is "
+        f"**{words_of(found.estimate or 0.0, objective)}** {judged_on(record.folds)}."
     )
     ties = (
         f"Tied candidates cannot be told apart from the best mean ({found.test}; it knows the chance of the seeds "
@@ -204,7 +206,7 @@ def _choice(record: ExportRecord) -> str:
         if found.test
         else "With one seed each there is no test of the differences."
     )
-    return "\n\n".join([text, how, "\n".join(table), ties])
+    return "\n\n".join([text, how, "\n".join(table), *([ties] if several else [])])
 
 
 def _training(record: ExportRecord) -> str:

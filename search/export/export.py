@@ -35,11 +35,13 @@ from search.paths import Runs
 from search.plan.prepare import prepare
 from search.process import log_to
 from search.study.begun import with_kept
+from search.study.exported import keep_export
 from search.study.lock import own_study
 from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study
 from search.watch.page import show_export
+from search.words import judged_on
 from search.workers.crew import POLL_SECONDS
 from search.workers.local import STARVED, oom_kills, without_secrets
 from studies import StudySpec
@@ -127,7 +129,12 @@ def export_best(
         # Also if the export existed already, because its run may have been killed before these last steps.
         retraining.tidy(trial)
         figures = sorted((target / "plots").glob("*.png"))
-        retraining.with_database(lambda: show_export(study, spec, runs.artifacts, text_of_export(export), figures))
+
+        def shown() -> None:
+            keep_export(study, export.kept)
+            show_export(study, spec, runs.artifacts, text_of_export(export), figures)
+
+        retraining.with_database(shown)
     return export
 
 
@@ -136,10 +143,8 @@ def _export(
 ) -> ExportRecord:
     """Train what is not trained yet, write the export aside, prove it, move it into place."""
     spec, data, console = retraining.spec, retraining.data, retraining.console
-    console.say(
-        f"{spec.name}: exporting trial {trial.number}, {words_of(trial.values[0], spec.search.objective)} on "
-        "validation in the search"
-    )
+    claim = f"{words_of(trial.values[0], spec.search.objective)} {judged_on(spec.data.folds)} in the search"
+    console.say(f"{spec.name}: exporting trial {trial.number}, {claim}")
     outcomes = retraining.train(stages)
     retraining.raise_if_stopped()
 

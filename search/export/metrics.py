@@ -35,12 +35,13 @@ from search.export.scores import Answers, scores_of
 from search.export.trainings import Outcome
 from search.figures.png import Epoch, confused_pairs, dense
 from search.study.confirmation import Confirmation, confirmed
+from search.study.exported import Exported
 from search.study.gain import gain_of, wilson_interval
 from search.study.journal import digest
 from search.study.marks import own_trials
 from search.study.study import open_test_split, teacher_hash
 from search.study.trial import recipe_of, states_of
-from search.words import count
+from search.words import count, judged_on
 from trainer.config import ModelSize, TrainConfig
 from trainer.identity import identity, later_recipe
 from trainer.near import find_near_duplicates
@@ -277,24 +278,41 @@ class Export:
         """The content of metrics.json, and ``path``."""
         return self.record.to_json() | {"path": str(self.path)}
 
+    @property
+    def kept(self) -> Exported:
+        """The result as the study keeps it."""
+        record, result = self.record, self.record.evaluation
+        return Exported(
+            trial=record.trial,
+            folder=str(self.path),
+            split=result.split,
+            n=result.n,
+            accuracy=result.accuracy,
+            interval=result.interval,
+            num_params=record.model.num_params,
+            fit_on=record.fit_on,
+        )
+
 
 def text_of_export(export: Export) -> str:
     """The output of ``search export-best`` at its end."""
     record, path = export.record, export.path
     result, model, best = record.evaluation, record.model, record.confirmed
     libraries = [one.library for one in record.proof.formats.values()]
-    lines = [f"exported to {path}"]
+    judged = judged_on(record.folds)
+    claims = [f"  claimed     {record.search.in_words} {judged} by the search, of one training"]
     if best is not None and best.mean is not None:
         seeds = count(len(best.accuracies), "fresh seed")
-        lines.append(f"  confirmed   {best.mean_in_words(record.search.objective)} on validation, {seeds}")
+        claims.insert(0, f"  confirmed   {best.mean_in_words(record.search.objective)} {judged}, {seeds}")
     scores = [] if result.scores is None else [f"  macro F1    {result.scores.macro_f1.in_words}"]
     gain = [] if record.gain is None else [f"  gain        {record.gain}"]
     return "\n".join(
         [
-            *lines,
-            f"  accuracy    {result.accuracy:.2%} on the {result.split} split, n = {result.n:,} "
+            f"exported to {path}",
+            f"  accuracy    {result.accuracy:.2%} {record.measured_on}, n = {result.n:,} "
             f"(95 % interval {result.interval[0]:.2%} to {result.interval[1]:.2%})",
             *scores,
+            *claims,
             *gain,
             f"  parameters  {model.num_params:,}, multiply-adds {model.macs:,}",
             f"  proof       {', '.join(libraries)} agree to {record.proof.max_logit_difference:.1e}",

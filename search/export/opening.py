@@ -83,7 +83,8 @@ def reading(record: ExportRecord) -> str:
     evaluation, proof = record.evaluation, record.proof
     lines = [
         f"- {count:,} of all pictures, {proof.misread.get(why, 0):,} of the {evaluation.n:,} in the {evaluation.split} "
-        f"split, are {why}; this line reads them as they were read here: `{read_right(why, record.data.channels)}`"
+        f"split, {'is' if count == 1 else 'are'} {why}; this line reads them as it was done here: "
+        f"`{read_right(why, record.data.channels)}`"
         for why, count in sorted(proof.misread_in_all.items())
     ]
     if not lines:

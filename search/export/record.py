@@ -146,6 +146,13 @@ class Description(Recorded):
         return None if found is None else without_times(found)
 
     @property
+    def folds(self) -> int:
+        """Number of folds whose mean is a candidate's accuracy in the search; 0: that of the validation split."""
+        folds = self.data.config.get("folds", 0)
+        assert isinstance(folds, int)
+        return folds
+
+    @property
     def confirmed(self) -> Candidate | None:
         """The exported trial among the confirmed candidates; None if it was not confirmed."""
         return None if self.confirmation is None else self.confirmation.candidate(self.trial)
@@ -323,6 +330,14 @@ class ExportRecord(Results, Description):
     """The whole content of metrics.json, for a proven export."""
 
     proof: Proof
+
+    @property
+    def measured_on(self) -> str:
+        """The pictures of the accuracy, and what the model was trained on where that is not the training split."""
+        split = "test" if self.evaluation.split == "test" else "validation"
+        if split == "validation" and self.sees_validation:
+            return f"on the {split} split, which it was trained on"
+        return f"on the {split} split{', trained on train+val' if self.fit_on == 'train+val' else ''}"
 
     @classmethod
     def proven(cls, described: Description, results: Results, answer: ProofAnswer) -> Self:

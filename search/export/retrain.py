@@ -31,6 +31,7 @@ from search.study.storage import wait_briefly
 from search.study.study import teacher_hash
 from search.study.trial import exportable, outcome_of, ranked, sampled_settings, size_of, waiting
 from search.watch.page import show_confirmation
+from search.words import count
 from search.workers.crew import POLL_SECONDS
 from search.workers.local import LocalPool
 from studies import StudySpec
@@ -121,8 +122,8 @@ class Retraining:
         self.console.say(found.sentence)
         if found.winner is None:
             raise NothingToExport(
-                f"each of the best {len(found.candidates)} trials of {self.study.study_name!r} diverged when it was "
-                "trained with fresh seeds; choose one with --trial, or lower the learning rates of the space"
+                f"each of the {count(len(found.candidates), 'best trial')} of {self.study.study_name!r} diverged when "
+                "it was trained with fresh seeds; choose one with --trial, or lower the learning rates of the space"
             )
         return choose_trial(self.study, found.winner, self.spec), found
 
@@ -138,8 +139,10 @@ class Retraining:
             return
         done = len(self.confirming) - len(todo)
         already = f", {done} of them already" if done else ""
-        best = f"the best {len(self.confirming) // seeds} trials, {seeds} fresh seed{'s' if seeds > 1 else ''} each"
-        self.console.say(f"confirming {best}: {len(self.confirming)} trainings{already}")
+        number = len(self.confirming) // seeds
+        best = "the best trial" if number == 1 else f"the best {number} trials"
+        each = f"{count(seeds, 'fresh seed')}{' each' if number > 1 else ''}"
+        self.console.say(f"confirming {best}, {each}: {count(len(self.confirming), 'training')}{already}")
         chosen = {trial.number for trial in candidates(self.study, spec)}
         larger = [trial.number for trial in ranked(own_trials(self.study), spec.limit)[: spec.confirm.top]]
         if passed := [str(number) for number in larger if number not in chosen]:

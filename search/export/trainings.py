@@ -16,7 +16,7 @@ from typing import assert_never
 
 from search.console import Say
 from search.errors import TrainingFailed
-from search.words import duration
+from search.words import count, duration, judged_on
 from search.workers.crew import POLL_SECONDS, Crew, Event, Worker, patience
 from search.workers.failures import Failure, Setbacks, decide, words_for
 from search.workers.messages import Answer, Assign, Epoch, Failed, Left, Started
@@ -250,10 +250,13 @@ class TrainingQueue:
 
 
 def _number(outcome: Outcome) -> str:
-    objective = outcome.training.objective
-    return words_of(value_of(outcome.results[-1], objective), objective)
+    """The result of a training, and which pictures it is of."""
+    training = outcome.training
+    value = words_of(value_of(outcome.results[-1], training.objective), training.objective)
+    return f"{value} {judged_on(training.folds)}{' (trained on them)' if training.fit_on != 'train' else ''}"
 
 
 def _line(stage: str, outcome: Outcome, ended: int, number: int, left: str) -> str:
+    training = outcome.training
     result = f"diverged ({outcome.diverged})" if outcome.diverged else _number(outcome)
-    return f"{stage}: {outcome.training.label}: {result}; {ended} of {number} trainings done{left}"
+    return f"{stage}: {training.label}: {result}; {ended} of {count(number, 'training')} done{left}"

@@ -19,6 +19,8 @@ progress      a search at one moment: workers, problems, time left
 budget        what a search may spend, what it has spent, whether another candidate may begin
 gain          how much better the best is than the first known recipe
 confirmation  which trial is best: results of fresh seeds, ties, winner
+exported      the result of the last export, for all that show the study
+known         what is known of a result: tested, confirmed, gained
 events        the lines of a journal as checked values
 journal       the append-only log of a search
 replay        asks a fresh sampler and pruner everything again, from the journal

@@ -23,7 +23,7 @@ from search.study.marks import own_trials
 from search.study.sampling import seed_of
 from search.study.study import FINGERPRINT
 from search.study.trial import exportable, rank
-from search.words import count, duration
+from search.words import count, duration, judged_on
 from studies import Confirm, StudySpec
 from studies.final import Final
 from studies.objective import Objective, number_of, spread_of, words_of
@@ -240,7 +240,7 @@ def confirmed(study: optuna.Study, spec: StudySpec, *, owner: str | None = None)
         sentence="",
         objective=spec.search.objective,
     )
-    return replace(confirmation, sentence=_sentence(confirmation, spec.name))
+    return replace(confirmation, sentence=_sentence(confirmation, spec))
 
 
 def _candidate(trial: FrozenTrial, results: Sequence[Result]) -> Candidate:
@@ -295,11 +295,11 @@ def choose(found: Sequence[Candidate], tied: set[int]) -> Candidate | None:
     return min(among, key=lambda one: (one.num_params, *rank(one.mean, 0, one.trial)), default=None)
 
 
-def _sentence(found: Confirmation, study: str) -> str:
+def _sentence(found: Confirmation, spec: StudySpec) -> str:
     if found.done < found.trainings:
         done = f"{found.done} of {found.trainings} trainings done"
         if found.eta_seconds is None:
-            return f"the best are not all confirmed: {done}; search export-best {study} does the others"
+            return f"the best are not all confirmed: {done}; search export-best {spec.name} does the others"
         return f"confirming the best: {done}, about {duration(found.eta_seconds)} left"
     best = found.candidate(found.winner)
     if best is None:
@@ -308,8 +308,8 @@ def _sentence(found: Confirmation, study: str) -> str:
     tied = f", tied with {number} other{'s' if number > 1 else ''}" if number else ""
     return (
         f"confirmed: trial {best.trial}, {best.mean_in_words(found.objective)} over "
-        f"{count(len(best.accuracies), 'fresh seed')} on "
-        f"validation{tied}; the search's best had claimed {number_of(found.raw_best, found.objective)}"
+        f"{count(len(best.accuracies), 'fresh seed')} {judged_on(spec.data.folds)}{tied}; the search's best had "
+        f"claimed {number_of(found.raw_best, found.objective)}"
     )
 
 

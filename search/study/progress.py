@@ -9,6 +9,7 @@ from pathlib import Path
 from search.policy.ladder import Ladder
 from search.study.budget import Budget, Spent
 from search.study.confirmation import Confirmation
+from search.study.exported import Exported
 from search.study.trial import TrialView, rank
 from search.words import duration
 from studies.objective import Objective, words_of
@@ -69,6 +70,10 @@ class Snapshot:
     """Name of the person who began the study; None if unknown."""
     confirmation: Confirmation | None = None
     """State of the confirmation; None if it is off or not begun."""
+    exported: Exported | None = None
+    """The last export, if it has a result on a test split."""
+    judged_on: str = "on validation"
+    """Pictures that the accuracy of a candidate is of, as ``search.words.judged_on`` says it."""
 
     @property
     def best(self) -> TrialView | None:
@@ -81,6 +86,11 @@ class Snapshot:
         """The value of the best in words: "97.12%", "macro F1 91.30%"; "-" without one."""
         best = self.best
         return "-" if best is None or best.value is None else words_of(best.value, self.objective)
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether more is known than what the search claims: the best was confirmed, or tested in an export."""
+        return self.exported is not None or (self.confirmation is not None and self.confirmation.winner is not None)
 
     @property
     def is_spent(self) -> bool:

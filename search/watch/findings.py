@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.policy.ladder import PAUSED_AT, reached
 from search.study.budget import Budget, Spent
+from search.study.known import NOTHING_KNOWN, Known
 from search.study.sampling import build_ladder
 from search.study.trial import (
     DIVERGED,
@@ -32,7 +33,7 @@ from search.study.trial import (
     waiting,
     words_of_pause,
 )
-from search.words import count, duration, show
+from search.words import count, duration, judged_on, show
 from search.workers.failures import MOST_MICRO_BATCHES
 from studies import Limit, StudySpec
 from studies.axes import WIDTH_SHARE
@@ -79,8 +80,14 @@ def setting_importances(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[
     return {"width_mult" if key == WIDTH_SHARE else key: float(value) for key, value in found.items()}
 
 
-def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
-    """The search in a few sentences: subject, time, result and cost."""
+def story(spec: StudySpec, trials: Sequence[FrozenTrial], known: Known = NOTHING_KNOWN) -> str:
+    """The search in a few sentences: subject, time, result and cost.
+
+    Args:
+        spec: the study's spec.
+        trials: all of its trials.
+        known: what is known of the result beyond the search's claim.
+    """
     views = [view_of(trial) for trial in trials if trial.state.is_finished()]
     by_state = {state: [view for view in views if view.state == state] for state in ("COMPLETE", "PRUNED", "FAIL")}
     by_state["PAUSED"] = [view_of(trial) for trial in waiting(trials)]
@@ -111,11 +118,13 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
         f"{len(by_state['PRUNED'])} pruned, {len(by_state['FAIL'])} failed{paused}."
     )
     if best := best_of(trials, spec.limit):
-        known = ", one of the known recipes that were tried first" if "known" in best.user_attrs else ""
+        first = ", one of the known recipes that were tried first" if "known" in best.user_attrs else ""
+        again = "" if known.sentences else "; export-best trains it again"
+        sentences += known.sentences
         sentences.append(
-            f"The best, trial {best.number}{known}, reached {words_of(best.values[0], spec.search.objective)} on the "
-            f"validation split. That is one training, chosen as the best of {len(by_state['COMPLETE'])}, so partly "
-            "luck; export-best trains it again."
+            f"The {'search claims: its best' if known.sentences else 'best'}, trial {best.number}{first}, reached "
+            f"{words_of(best.values[0], spec.search.objective)} {judged_on(spec.data.folds)}. That is one training, "
+            f"chosen as the best of {len(by_state['COMPLETE'])}, so partly luck{again}."
         )
     times = {state: sum(view.seconds for view in group) for state, group in by_state.items()}
     if total := sum(times.values()):
@@ -127,13 +136,14 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
             f"Training its {count(spent.begun, 'candidate')} to the end would have taken "
             f"{count(spent.begun, 'training')}; the search took {spent.trainings:,.1f}."
         )
-        return " ".join(sentences)
-    # The full cost of a pruned trial is estimated from its own time per epoch, or fold.
-    saved = sum(
-        view.seconds / view.epochs * (spec.num_steps - view.epochs) for view in by_state["PRUNED"] if view.epochs
-    )
-    if saved:
-        sentences.append(f"Pruning saved about {duration(saved)}.")
+    else:
+        # The full cost of a pruned trial is estimated from its own time per epoch, or fold.
+        saved = sum(
+            view.seconds / view.epochs * (spec.num_steps - view.epochs) for view in by_state["PRUNED"] if view.epochs
+        )
+        sentences += [f"Pruning saved about {duration(saved)}."] if saved else []
+    if known.gain is not None:
+        sentences.append(f"What it brought: {known.gain.sentence}.")
     return " ".join(sentences)
 
 

@@ -24,7 +24,7 @@ from search.study.progress import Snapshot, WorkerView, problems, typical_epoch_
 from search.study.trial import TrialView
 from search.watch.status import as_json as shape
 from search.watch.status import follow, read_snapshot
-from search.words import count, duration, megabytes, show
+from search.words import count, duration, judged_on, megabytes, show
 from studies import StudySpec
 from studies.objective import NAMES, Objective, number_of
 from trainer.errors import NO_ROOM
@@ -62,18 +62,30 @@ def text_of_snapshot(snapshot: Snapshot, *, rows: int = 40) -> Group:
         parts.append(_entry("", f"and {len(trouble) - SHOWN_PROBLEMS} more: search report {snapshot.study}", "red"))
     if snapshot.stopping:
         parts.append(_entry("", "finishing the epoch; Ctrl-C again to stop now", "yellow"))
-    if best := snapshot.best:
-        size = f", {best.num_params:,} parameters" if best.num_params else ""
-        parts.append(_entry("best", f"trial {best.number}, {snapshot.best_number}{size}", "bold green"))
-        parts.append(_entry("", ", ".join(f"{key} {show(value)}" for key, value in best.params.items()), "green"))
-    if snapshot.confirmation:
-        parts.append(_entry("", snapshot.confirmation.sentence, "green"))
+    parts += _results(snapshot)
     if snapshot.workers:
         parts += [Text(""), _workers(snapshot)]
     room = rows - len(parts) - len(snapshot.workers) - 6  # blank lines, headers, and lines that were folded
     if snapshot.finished and room > 0:
         parts += [Text(""), _trials(snapshot, min(RECENT_TRIALS, room))]
     return Group(*parts)
+
+
+def _results(snapshot: Snapshot) -> list[RenderableType]:
+    """What is known of the result: tested or confirmed first, and behind it what the search claims."""
+    parts, found = [], snapshot.confirmation
+    if snapshot.exported:
+        parts.append(_entry("tested", snapshot.exported.sentence, "bold green"))
+    if found and snapshot.is_confirmed:
+        parts.append(_entry("", found.sentence, "green" if snapshot.exported else "bold green"))
+    if best := snapshot.best:
+        size = f", {best.num_params:,} parameters" if best.num_params else ""
+        label, style = ("claimed", "green") if snapshot.is_confirmed else ("best", "bold green")
+        parts.append(_entry(label, f"trial {best.number}, {snapshot.best_number} {snapshot.judged_on}{size}", style))
+        parts.append(_entry("", ", ".join(f"{key} {show(value)}" for key, value in best.params.items()), "green"))
+    if found and not snapshot.is_confirmed:
+        parts.append(_entry("", found.sentence, "green"))
+    return parts
 
 
 def headline(snapshot: Snapshot) -> str:
@@ -267,8 +279,13 @@ def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs) -> str:
             f"command with {budget.larger(spent)}"
         )
     if best is not None and best.value is not None:
+        if snapshot.exported is not None:
+            words += f"\ntested: {snapshot.exported.sentence}"
+        elif snapshot.confirmation is not None and snapshot.is_confirmed:
+            words += f"\n{snapshot.confirmation.sentence}"
+        label = "the search claims" if snapshot.is_confirmed else "best"
         words += (
-            f"\nbest: trial {best.number}, {snapshot.best_number} on validation; "
+            f"\n{label}: trial {best.number}, {snapshot.best_number} {judged_on(spec.data.folds)}; "
             f"hand it over with: search export-best {spec.name}{runs.option}"
         )
     return words

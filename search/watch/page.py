@@ -38,7 +38,7 @@ from search.study.progress import Snapshot
 from search.study.sampling import build_ladder
 from search.study.trial import best_of, step_of
 from search.watch.live import headline
-from search.words import count, show
+from search.words import count, judged_on, show
 from studies import Range, StudySpec
 from studies.axes import Axis
 from studies.objective import number_of, words_of
@@ -61,9 +61,11 @@ WRITES = 8
 NICENESS = 10
 """Niceness of the drawing process, so that it does not take CPU time from training."""
 
-CONFIRMED = "\n\n#### Confirmed with fresh seeds\n\n"
-HANDED_OVER = "\n\n#### Handed over\n\n"
-"""Headings of the note's parts after the part of the search. The last part is from an export; a search keeps it."""
+HANDED_OVER = "#### Handed over\n\n"
+CONFIRMED = "#### Confirmed with fresh seeds\n\n"
+SEARCHED = "\n\n---\n\n"
+"""Beginnings of the note's parts: of an export, which a search keeps; of the confirmation; of the search, whose claims
+stand behind what is known better. Earlier versions had the search's part first, without its beginning."""
 
 
 class StudyPage:
@@ -193,7 +195,8 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
         size = f", {best.num_params:,} parameters" if best.num_params else ""
         size += f", {best.macs:,} multiply-adds" if best.macs else ""
         lines += [f"#### Best so far: {snapshot.best_number}", ""]
-        lines += [f"Trial {best.number}{size}; on the validation split, the smaller model where two are equal.", ""]
+        claim = f"{judged_on(spec.data.folds)}, of one training, as the search claims"
+        lines += [f"Trial {best.number}{size}; {claim}. The smaller model where two are equal.", ""]
         if snapshot.objective == "loss":
             lines += ["This dashboard has the loss negated, as its studies are maximised: higher is better.", ""]
         lines += ["| setting | value |", "| --- | --- |"]
@@ -255,13 +258,15 @@ def show_confirmation(study: optuna.Study, spec: StudySpec) -> None:
 
 def _parts(note: str) -> tuple[str, str]:
     """The part of a note that the search wrote, and the part that an export wrote."""
-    head, _, handed_over = note.partition(HANDED_OVER)
-    return head.partition(CONFIRMED)[0], handed_over
+    handed_over = note.partition(HANDED_OVER)[2].partition(CONFIRMED)[0].partition(SEARCHED)[0].rstrip()
+    before, _, own = note.partition(SEARCHED)
+    return own or before.partition(CONFIRMED)[0].partition(HANDED_OVER)[0].rstrip(), handed_over
 
 
 def _whole(own: str, found: Confirmation | None, handed_over: str) -> str:
-    confirmation = CONFIRMED + text_of_confirmation(found) if found else ""
-    return own + confirmation + (HANDED_OVER + handed_over if handed_over else "")
+    known = [HANDED_OVER + handed_over] if handed_over else []
+    known += [CONFIRMED + text_of_confirmation(found)] if found else []
+    return "\n\n".join(known) + SEARCHED + own if known else own
 
 
 def show_export(study: optuna.Study, spec: StudySpec, artifacts: Path, words: str, figures: Iterable[Path]) -> None:

@@ -22,9 +22,8 @@ from search.figures.style import FONT
 from search.figures.timeline import CRASHED, Segment, segments_of_journal
 from search.paths import Runs
 from search.study.budget import Budget, Spent
-from search.study.confirmation import confirmed
-from search.study.gain import gain_of
 from search.study.journal import read_journal
+from search.study.known import NOTHING_KNOWN, Known, known_of
 from search.study.marks import own_trials
 from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study
@@ -72,6 +71,8 @@ class Report:
     study: str
     story: str
     """The search in a few sentences."""
+    known: Known
+    """What is known of the result beyond the search's claim."""
     findings: Sequence[str]
     """Findings, one or two sentences each."""
     budget: Budget
@@ -99,6 +100,7 @@ class Report:
             "bytes": self.bytes,
             "study": self.study,
             "story": self.story,
+            **self.known.to_json(),
             "findings": list(self.findings),
             "budget": asdict(self.budget),
             "spent": asdict(self.spent),
@@ -140,10 +142,8 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
         trials = own_trials(study)
     importances = setting_importances(trials, spec)
     segments = segments_of_journal(read_journal(runs.journal(study_name)))
-    told = story(spec, trials)
-    if (gain := gain_of(study, spec, confirmed(study, spec))) is not None:
-        told += f" What it brought: {gain.sentence}."
-    page = html_of_report(spec, trials, importances, datetime.now(), segments, told)
+    known = known_of(study, spec)
+    page = html_of_report(spec, trials, importances, datetime.now(), segments, known)
     out = out or Path(f"{study_name}-report.html")
     partial = out.with_name(f".{out.name}.partial")
     try:
@@ -159,7 +159,8 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
         page=str(out),
         bytes=out.stat().st_size,
         study=spec.name,
-        story=told,
+        story=story(spec, trials, known),
+        known=known,
         findings=findings(spec, trials, importances),
         budget=Budget.of(spec),
         spent=Spent.of(trials, spec),
@@ -193,7 +194,7 @@ def html_of_report(
     importances: Mapping[str, float],
     now: datetime,
     segments: Sequence[Segment] = (),
-    told: str | None = None,
+    known: Known = NOTHING_KNOWN,
 ) -> str:
     """The page: about 5 MB, nearly all of it plotly.js.
 
@@ -203,11 +204,11 @@ def html_of_report(
         importances: share of each setting; empty if there are too few trials.
         now: date on the page.
         segments: times of training for each worker; if empty, the trials' own times are shown.
-        told: the search in some sentences. Default: ``story``.
+        known: what is known of the result beyond the search's claim.
     """
     best = ranked(trials, spec.limit)[:RECIPES]
     sections = [
-        _header(spec, trials, now, told or story(spec, trials)),
+        _header(spec, trials, now, known),
         _findings(spec, trials, importances),
         _recipes(spec, trials, best),
         _paused(spec, trials),
@@ -239,22 +240,23 @@ def html_of_report(
 # -- the parts of the page, in order; all text from outside goes through _text
 
 
-def _header(spec: StudySpec, trials: Sequence[FrozenTrial], now: datetime, told: str) -> str:
+def _header(spec: StudySpec, trials: Sequence[FrozenTrial], now: datetime, known: Known) -> str:
     best = best_of(trials, spec.limit)
     done, of_what = Budget.of(spec).progress(Spent.of(trials, spec))
-    objective = spec.search.objective
+    kind, number, params = known.headline(best, spec.search.objective)
     facts = {
-        f"best {NAMES[objective]}": number_of(best.values[0], objective) if best else "none yet",
-        "its parameters": f"{best.user_attrs['num_params']:,}" if best and "num_params" in best.user_attrs else "-",
+        kind: number,
+        "its parameters": _number(params),
         of_what: done,
         "training time": duration(
             sum(view_of(trial).seconds for trial in trials if trial.state.is_finished() or is_paused(trial))
         ),
     }
     listed = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in facts.items())
+    program = f"Featherweight {_text(version('featherweight'))}"
     return (
-        f"<header><p class=quiet>Search report, {now:%-d %B %Y, %H:%M}, Featherweight {_text(version('featherweight'))}"
-        f"</p><h1>{_text(spec.name)}</h1><dl class=facts>{listed}</dl></header><p>{_text(told)}</p>"
+        f"<header><p class=quiet>Search report, {now:%-d %B %Y, %H:%M}, {program}</p><h1>{_text(spec.name)}</h1>"
+        f"<dl class=facts>{listed}</dl></header><p>{_text(story(spec, trials, known))}</p>"
     )
 
 
@@ -380,14 +382,12 @@ h2 {{ font-size: 1.1rem; font-weight: 650; margin: 2.4rem 0 .4rem; }}
 .facts {{ display: grid; grid-template-columns: repeat(4, auto); gap: .5rem 1.5rem; margin: 0 0 1.4rem;
   padding: .8rem 0; border: solid #d1d9e0; border-width: 1px 0; }}
 dd {{ margin: 0; font-size: 1.25rem; font-variant-numeric: tabular-nums; }}
-ul {{ padding-left: 1.2rem; margin: .4rem 0; }}
-li {{ margin: .35rem 0; }}
+ul {{ padding-left: 1.2rem; margin: .4rem 0; }} li {{ margin: .35rem 0; }}
 .wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }}
 th, td {{ text-align: left; vertical-align: top; padding: .28rem .8rem .28rem 0; border-bottom: 1px solid #e4e7eb;
   white-space: pre-line; }}
-td:first-child {{ white-space: nowrap; }}
-td:last-child {{ overflow-wrap: anywhere; }}
+td:first-child {{ white-space: nowrap; }} td:last-child {{ overflow-wrap: anywhere; }}
 th {{ color: #59636e; font-weight: 500; border-bottom-color: #9aa4af; }}
 td.number, th.number {{ text-align: right; padding: .28rem 0 .28rem .8rem; white-space: nowrap; }}
 pre, code {{ font: 12.5px/1.5 ui-monospace, 'SF Mono', Menlo, Consolas, 'Liberation Mono', monospace; }}

@@ -21,6 +21,7 @@ from search.paths import Runs
 from search.policy.ladder import PROMOTED_AT, Ladder
 from search.study.budget import Budget, Spent
 from search.study.confirmation import confirmed
+from search.study.exported import tested
 from search.study.lock import owner_of
 from search.study.marks import own_trials
 from search.study.progress import Snapshot, WorkerView, eta_seconds, problems
@@ -28,6 +29,7 @@ from search.study.sampling import build_ladder
 from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study, person_of
 from search.study.trial import is_paused, view_of
+from search.words import judged_on
 from studies import StudySpec
 from studies.objective import Objective
 from trainer.kept import recall, write_checked
@@ -115,6 +117,8 @@ def completed(
         checkpoint_bytes=sum(runs.checkpoints(spec.name).values()),
         checkpoint_quota=spec.faults.checkpoint_gb * 1e9,
         confirmation=confirmed(study, spec, owner=held_by),
+        exported=tested(study),
+        judged_on=judged_on(spec.data.folds),
     )
 
 
@@ -187,6 +191,7 @@ def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Json]:
         "best": asdict(snapshot.best) if snapshot.best else None,
         "eta_seconds": snapshot.eta_seconds,
         "confirmation": snapshot.confirmation.to_json() if snapshot.confirmation else None,
+        "export": snapshot.exported.model_dump(mode="json") if snapshot.exported else None,
         "checkpoints": {"bytes": snapshot.checkpoint_bytes, "quota_bytes": snapshot.checkpoint_quota},
         "problems": list(problems(snapshot)),
         "finished": [asdict(trial) for trial in snapshot.finished],

@@ -6,17 +6,28 @@ import ast
 import getpass
 import socket
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import judge
+import optuna
 import pytest
 from handed_over import hand_over
 from huggingface_hub import ModelCard
+from optuna_dashboard import get_note
 from pydantic import ValidationError
+from rich.console import Console
 
 from search.export.card import card
 from search.export.metrics import Export
+from search.paths import Runs
+from search.study.storage import open_storage, parse_url
+from search.watch.live import last_words, text_of_snapshot
+from search.watch.page import CONFIRMED, HANDED_OVER
+from search.watch.report import write_report
+from search.watch.status import as_json, read_snapshot
+from studies import StudySpec
 from studies.final import Final
 
 STUDIES: dict[str, dict[str, Any]] = {
@@ -57,6 +68,32 @@ def test_an_export_is_what_it_says_and_says_nothing_of_its_makers_machine(name: 
     export = request.getfixturevalue("views") if name == "views" else hand_over(tmp_path, **STUDIES[name])
     accuracies = judged(export)
     assert ("timm" in accuracies) == (export.record.model.members == 1 and name != "efficientnet")
+
+
+def test_what_is_shown_of_the_study_is_the_tested_number_and_behind_it_what_the_search_claims(views: Export) -> None:
+    folder, tested = views.path.parents[2], f"{views.record.evaluation.accuracy:.2%}"
+    url, runs = parse_url(f"sqlite:///{folder}/search.db"), Runs(folder / "runs")
+    snapshot, _ = read_snapshot("shapes", url, runs)
+    console = Console(file=StringIO(), width=80)
+    console.print(text_of_snapshot(snapshot))
+    shown = console.file.getvalue()
+    claim = "claimed trial 0, 90.00% on validation"
+    assert f"tested  trial 0, {tested} on the test split, n = 24" in shown
+    assert shown.index(f"{tested} on the test") < shown.index("confirmed: trial 0, 80.50%") < shown.index(claim)
+    words = last_words(
+        StudySpec.model_validate({"name": "shapes", "space": {"lr": [1]}, "search": {"hours": 1}}), snapshot, runs
+    )
+    assert f"\ntested: trial 0, {tested} on the test split" in words
+    assert "\nthe search claims: trial 0, 90.00% on validation; hand it over" in words
+    status = as_json(snapshot, held_by=None)
+    assert status["export"]["accuracy"] == views.record.evaluation.accuracy
+    report = write_report("shapes", url, runs, folder / "report.html")
+    page = (folder / "report.html").read_text()
+    assert f"<dt>tested accuracy</dt><dd>{tested}</dd>" in page
+    assert report.story.index(f"{tested} on the test") < report.story.index("claims: its best, trial 0, reached 90.")
+    assert report.to_json()["export"] == status["export"]
+    note = get_note(optuna.load_study(study_name="shapes", storage=open_storage(url)))
+    assert note.index(HANDED_OVER) < note.index(f"  accuracy    {tested}") < note.index(CONFIRMED)
 
 
 def test_model_hubs_read_in_the_card_what_is_known_and_no_more(views: Export) -> None:

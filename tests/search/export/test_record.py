@@ -86,8 +86,53 @@ def test_card_and_last_lines_are_made_of_the_record() -> None:
     assert "| 5 | 2,086 | 60.06% | 60.34% | 60.34% | **chosen** |" in words
     assert "**60.93%** top-1 on the test split, n = 901" in words
     said = text_of_export(Export(record, Path("there"))).splitlines()
-    assert said[:2] == ["exported to there", "  confirmed   60.34% on validation, 1 fresh seed"]
+    assert said[:4] == [
+        "exported to there",
+        "  accuracy    60.93% on the test split, n = 901 (95 % interval 57.71% to 64.07%)",
+        "  confirmed   60.34% on validation, 1 fresh seed",
+        "  claimed     60.06% on validation by the search, of one training",
+    ]
     assert said[-1] == "  load it     see there/README.md"
+
+
+def test_one_candidate_with_one_seed_is_told_in_the_singular_and_folds_are_named() -> None:
+    values = recorded()
+    values["data"]["config"]["folds"] = 5
+    found = values["confirmation"]
+    found |= {"candidates": [one for one in found["candidates"] if one["trial"] == 5], "trainings": 1, "done": 1}
+    record = ExportRecord.model_validate(values)
+    words, last = card(record), text_of_export(Export(record, Path("there")))
+    assert "The best trial was then trained again with 1 fresh seed (5 s of training). The search's best had" in words
+    assert "is **60.34%** in 5-fold cross-validation." in words
+    assert "60.34% in 5-fold cross-validation, 1 seed of the recipe as searched" in words
+    assert "The search claimed 60.06% in 5-fold cross-validation for it." in words
+    assert "ranked" not in words
+    assert "  confirmed   60.34% in 5-fold cross-validation, 1 fresh seed\n" in last
+
+
+def test_pictures_that_were_trained_on_are_named_where_the_accuracy_stands() -> None:
+    values = recorded() | {"fit_on": "train+val", "sees_validation": True}
+    tested = ExportRecord.model_validate(values)
+    assert "**60.93%** top-1 on the test split, trained on train+val, n = 901" in card(tested)
+    values["evaluation"]["split"] = "val"
+    said = text_of_export(Export(ExportRecord.model_validate(values), Path("there")))
+    assert "  accuracy    60.93% on the validation split, which it was trained on, n = 901" in said
+
+
+def test_the_file_that_gives_the_accuracy_is_named_first() -> None:
+    values = recorded() | {"formats": ["onnx", "pt2"]}
+    values["model"] |= {"stock_timm": True, "views": ["flip"]}
+    values["evaluation"]["plain_accuracy"] = 0.5
+    record = ExportRecord.model_validate(values)
+    assert text_of_export(Export(record, Path("there"))).splitlines()[-2:] == [
+        "  load it     there/model.onnx, see there/README.md: 60.93%",
+        '              timm.create_model("local-dir:there", pretrained=True): 50.00%, without the views',
+    ]
+    words = card(record)
+    onnx, torch_alone, stock = (words.index(line) for line in ("import onnxruntime", "torch.export.load", "local-dir:"))
+    assert onnx < torch_alone < stock
+    assert words.count("This gives 60.93%, the accuracy above. ") == 2
+    assert "This gives 50.00%, because it asks the net without the views. With timm" in words
 
 
 def test_the_card_counts_paused_trials_apart() -> None:

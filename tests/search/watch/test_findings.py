@@ -30,7 +30,7 @@ class TestStory:
         told = story(spec, [complete(0, 0.9), complete(1, 0.95), pruned(2, 0.3), trial(3, TrialState.FAIL, [0.2])])
         assert "4 of 60 trials finished from 7 March 2026, 09:30 to 7 March 2026, 09:37" in told
         assert "2 completed, 1 pruned, 1 failed" in told
-        assert "trial 1, reached 95.00% on the validation split" in told
+        assert "trial 1, reached 95.00% on validation" in told
         # 18 + 1 + 1 epochs of 40 s; the pruned trial had 8 epochs to go.
         assert "Training took 13 min" in told
         assert "90% on trials that completed, 5% on trials that were pruned, 5% on trials that failed" in told

@@ -39,6 +39,7 @@ from search.watch.observers import Observers
 from search.watch.page import (
     CONFIRMED,
     HANDED_OVER,
+    SEARCHED,
     StudyPage,
     draw_best,
     note_text,
@@ -310,7 +311,7 @@ def test_what_an_export_added_stays_when_the_search_goes_on(spec: StudySpec, stu
     drawn = page_attributes(storage.get_study_system_attrs(study._study_id), "new note", None, many(4), spec, runs)
     for key, value in drawn.items():
         storage.set_study_system_attr(study._study_id, key, value)
-    assert get_note(study) == f"new note{HANDED_OVER}```\n98.70% on the test split\n```"
+    assert get_note(study) == f"{HANDED_OVER}```\n98.70% on the test split\n```{SEARCHED}new note"
 
 
 def test_the_best_so_far_has_its_pictures_among_the_artifacts(spec: StudySpec, study: optuna.Study, runs: Runs) -> None:
@@ -384,7 +385,8 @@ def test_what_was_confirmed_is_in_the_note_from_its_first_result_on(
         if number == 1 and seed == 0:
             assert "Confirming the best: 1 of 4 trainings done, about 3 s left." in get_note(study)
     note = get_note(study)
-    assert note.startswith(f"what the search wrote{CONFIRMED}Confirmed: trial 0, 89.50% +- 0.79% over 2 fresh seeds")
+    assert note.startswith(f"{CONFIRMED}Confirmed: trial 0, 89.50% +- 0.79% over 2 fresh seeds on validation")
+    assert note.endswith(f"{SEARCHED}what the search wrote"), "behind what is known better"
     assert "the search's best had claimed 91.00%." in note
     assert (
         "| 0 | 200,000 | 90.00% | 89.50% +- 0.79% | chosen |\n| 1 | 200,001 | 91.00% | 89.00% +- 0.79% | tied |" in note
@@ -396,7 +398,24 @@ def test_what_was_confirmed_is_in_the_note_from_its_first_result_on(
         study._storage.set_study_system_attr(study._study_id, key, value)
     assert get_note(study) == note.replace("what the search wrote", "new note"), "it stays when the search goes on"
     show_export(study, spec, runs.artifacts, "98.70% on the test split", [])
-    assert get_note(study).index(CONFIRMED) < get_note(study).index(HANDED_OVER)
+    note = get_note(study)
+    assert note.index(HANDED_OVER) < note.index(CONFIRMED) < note.index(SEARCHED)
+    assert note.endswith(f"{SEARCHED}new note")
+
+
+def test_a_note_of_before_which_had_the_searchs_part_first_is_put_in_order(
+    spec: StudySpec, study: optuna.Study, runs: Runs
+) -> None:
+    add_own(study, [trial(0, 0.9)])
+    save_note(study, f"what the search wrote\n\n{CONFIRMED}Confirmed: trial 0\n\n{HANDED_OVER}```\nan export\n```")
+    shown = study._storage.get_study_system_attrs(study._study_id)
+    drawn = page_attributes(shown, "new note", None, study.get_trials(), spec, runs)
+    for key, value in drawn.items():
+        study._storage.set_study_system_attr(study._study_id, key, value)
+    assert get_note(study) == f"{HANDED_OVER}```\nan export\n```{SEARCHED}new note"
+    save_note(study, f"what the search wrote\n\n{HANDED_OVER}```\nan export\n```")
+    show_export(study, spec, runs.artifacts, "another", [])
+    assert get_note(study) == f"{HANDED_OVER}```\nanother\n```{SEARCHED}what the search wrote"
 
 
 def test_the_page_is_drawn_once_a_minute_and_soon_after_a_new_best(

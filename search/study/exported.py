@@ -1,0 +1,58 @@
+"""The last export of a study, as the study keeps it: the number of its test split, for all that show the study."""
+
+from __future__ import annotations
+
+import optuna
+from pydantic import ValidationError
+
+from trainer.values import FrozenModel
+
+EXPORTED = "featherweight:exported"
+"""Study attribute: the last export, see ``Exported``."""
+
+
+class Exported(FrozenModel):
+    """The result of an export."""
+
+    trial: int
+    folder: str
+    """Folder of the export."""
+    split: str
+    """Name of the evaluated split: "test", or "val" if there is no test split."""
+    n: int
+    """Number of its pictures."""
+    accuracy: float
+    interval: tuple[float, float]
+    """95 % interval of the accuracy."""
+    num_params: int
+    fit_on: str
+    """Splits that the model was trained on, as in ``final.fit_on``."""
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the accuracy is that of a test split, and so of pictures that chose nothing."""
+        return self.split == "test"
+
+    @property
+    def sentence(self) -> str:
+        """The result in one line."""
+        low, high = self.interval
+        trained = ", trained on train+val" if self.fit_on == "train+val" else ""
+        return (
+            f"trial {self.trial}, {self.accuracy:.2%} on the test split{trained}, n = {self.n:,} (95 % interval "
+            f"{low:.2%} to {high:.2%}), {self.num_params:,} parameters"
+        )
+
+
+def keep_export(study: optuna.Study, exported: Exported) -> None:
+    """Store the result of an export in its study, which this process owns; it replaces that of an earlier export."""
+    study.set_user_attr(EXPORTED, exported.model_dump(mode="json"))
+
+
+def tested(study: optuna.Study) -> Exported | None:
+    """The last export of a study, if its accuracy is that of a test split."""
+    try:
+        found = Exported.model_validate(study.user_attrs.get(EXPORTED))
+    except ValidationError:
+        return None
+    return found if found.is_tested else None
