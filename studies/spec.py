@@ -1,6 +1,6 @@
 """StudySpec: what to search, validated.
 
-Every field of a study file is documented here with unit and default; the fields of an axis are in studies/axes.py.
+Every field of a study file is documented with unit and default, here and in studies/axes.py, final.py and notify.py.
 """
 
 from __future__ import annotations

@@ -207,6 +207,16 @@ PROMISES = {
         "test_a_check_does_not_use_the_network",
         "test_from_launch_to_report_only_the_webhook_of_the_study_is_connected_to",
     ],
+    "an address of [notify]": [
+        "test_the_script_of_the_documents_tensorboard_and_apprise_see_a_search_and_keep_its_secrets",
+        "test_the_address_that_is_told_is_kept_nowhere",
+        "test_one_that_refuses_is_named_by_its_service_alone",
+    ],
+    "TensorBoard's files cannot be written": [
+        "test_a_folder_that_cannot_be_written_is_named",
+        "test_one_that_raises_is_named_once_and_called_again",
+        "test_one_that_hangs_delays_neither_the_search_nor_for_long_its_end",
+    ],
     "a password": [
         "test_the_password_is_in_no_output_process_list_page_database_or_file",
         "test_the_services_work_together_and_keep_their_secrets",
