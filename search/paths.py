@@ -132,6 +132,10 @@ class Runs:
         """Confusion matrix of the best trial so far: "trial", "table" [k, 3] and the "names" of its classes."""
         return self.study(study) / "confusion.npz"
 
+    def handed_over(self, study: str) -> Path:
+        """What the report shows of a study's last export, see search/watch/handed_over.py."""
+        return self.study(study) / "handed-over.json"
+
     def trials(self, study: str) -> Path:
         """Folder with a folder for each running trial."""
         return self.study(study) / "trials"
@@ -245,7 +249,8 @@ DEFAULT_RUNS = Runs(Path("runs"))
 
 def _move(source: Path, target: Path) -> bool:
     # The journal is moved last, because it shows which study the other files belong to.
-    found = [name for name in ("trials", "confusion.npz", "tensorboard", "journal.jsonl") if (source / name).exists()]
+    names = ("trials", "confusion.npz", "tensorboard", "handed-over.json", "journal.jsonl")
+    found = [name for name in names if (source / name).exists()]
     for name in found:
         target.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(target / name, ignore_errors=True)

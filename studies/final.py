@@ -54,6 +54,9 @@ class Final(FrozenModel):
     (top-bottom). Each view costs the model's multiply-adds once more, and the limit counts them."""
     formats: tuple[FormatName, ...] = ("onnx", "pt2")
     """Formats beside config.json and model.safetensors: model.onnx, and model.pt2 (torch.export)."""
+    gallery: bool = False
+    """true: the export and its card show the most confident mistakes, and so pictures of the data. The report always
+    shows them."""
     license: str | None = None
     """Licence of the exported model, as model hubs name it: mit, apache-2.0, cc-by-4.0, other. Default: none."""
     finetune: Finetune | None = None

@@ -6,6 +6,7 @@ retrain    the trainings for an export: the best trials once more, then the chos
 trainings  trainings to their end on the workers of a pool
 record     the content of metrics.json as frozen values
 metrics    computes these values: known before training, measured once
+gallery    the most confident mistakes, with maps of what they rest on
 scores     the scores besides the accuracy, with their intervals; without torch
 card       metrics.json in words: the model card
 opening    how an export is loaded, in words and lines of Python

@@ -10,8 +10,9 @@ from search.export.front_matter import front_matter
 from search.export.load import QUIET, Load
 from search.export.opening import loading, reading
 from search.export.record import ExportRecord
-from search.export.scores import CLASS_COLUMNS, SHOWN_CLASSES, class_rows, never_predicted, score_rows
+from search.export.scores import CLASS_COLUMNS, class_rows, never_predicted, score_rows, which_classes
 from search.figures.png import numbered
+from search.watch.handed_over import MISTAKES
 from search.words import count, duration, judged_on
 from studies.objective import number_of, words_of
 from trainer.config import TrainConfig
@@ -40,6 +41,7 @@ def card(record: ExportRecord) -> str:
         "## What it confuses",
         "![Confusion matrix](plots/confusion.png)",
         _confused(record),
+        _gallery(record),
         _classes(record),
         "## How it was chosen",
         _choice(record),
@@ -152,15 +154,20 @@ def _confused(record: ExportRecord) -> str:
     )
 
 
+def _gallery(record: ExportRecord) -> str:
+    right = all(row == column for row, column, _ in record.evaluation.table)
+    if not record.gallery or right:
+        return ""
+    return f"![The most confident mistakes](plots/mistakes.png)\n\n{MISTAKES}"
+
+
 def _classes(record: ExportRecord) -> str:
     scores = record.evaluation.scores
     if scores is None:
         return ""
     head = [f"| {' | '.join(CLASS_COLUMNS)} |", "| --- |" + " ---: |" * (len(CLASS_COLUMNS) - 1)]
     table = "\n".join([*head, *(f"| {' | '.join(row)} |" for row in class_rows(scores, _cell))])
-    few = len(scores.classes) <= SHOWN_CLASSES
-    which = "Each class" if few else f"The {SHOWN_CLASSES} classes with the lowest F1; metrics.json has all"
-    return "\n\n".join(filter(None, [f"{which}, with Wilson's intervals:", table, never_predicted(scores, _cell)]))
+    return "\n\n".join(filter(None, [which_classes(scores), table, never_predicted(scores, _cell)]))
 
 
 def _choice(record: ExportRecord) -> str:

@@ -15,6 +15,7 @@ from logging import WARNING
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 from rich.console import Console
@@ -26,8 +27,16 @@ from search.errors import ProofFailed, UsageError
 from search.export.card import write_card
 from search.export.formats import weights
 from search.export.formats.table import format_of
-from search.export.metrics import REFERENCE_LOGITS, Export, describe, evaluate_once, gain_in_words, text_of_export
-from search.export.place import CARD, CONFUSION, CURVES, EPOCHS, UNFINISHED, Place, altered
+from search.export.metrics import (
+    REFERENCE_LOGITS,
+    Export,
+    describe,
+    evaluate_once,
+    gain_in_words,
+    report_of,
+    text_of_export,
+)
+from search.export.place import CARD, CONFUSION, CURVES, EPOCHS, MISTAKES, UNFINISHED, Place, altered
 from search.export.record import Description, ExportRecord, ProofAnswer, write_metrics
 from search.export.retrain import Retraining, Stages, check_limit, choose_trial, raise_if_stopped
 from search.figures.png import draw_confusion, draw_curves, write_curves
@@ -40,6 +49,7 @@ from search.study.lock import own_study
 from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study
+from search.watch.handed_over import keep
 from search.watch.page import show_export
 from search.words import judged_on
 from search.workers.crew import POLL_SECONDS
@@ -157,8 +167,9 @@ def _export(
     write_metrics(partial, described.to_json() | results.to_json())  # the proof compares with it
     proof = prove(partial, spec, data, console, retraining.raise_if_stopped)
     logger.debug("proven: %.300s", proof)
-    (partial / REFERENCE_LOGITS).unlink()
     record = ExportRecord.proven(described, results, proof)
+    _show_mistakes(partial, record, whole, retraining)
+    (partial / REFERENCE_LOGITS).unlink()
     (partial / weights.FILE).chmod(0o644)  # safetensors makes it readable for its owner only
     _draw(partial, record)
     write_metrics(partial, record.to_json())
@@ -171,6 +182,23 @@ def _export(
         console.say(note, WARNING)
     logger.debug("moved to %s", place.target)
     return record
+
+
+def _show_mistakes(folder: Path, record: ExportRecord, whole: nn.Module, retraining: Retraining) -> None:
+    """Draw the most confident mistakes for the report and, if the study asks for it, for the export."""
+    from search.export.gallery import confident_mistakes
+    from search.figures.mistakes import draw_mistakes
+
+    with np.load(folder / REFERENCE_LOGITS) as arrays:
+        logits = arrays["whole"]
+    found = confident_mistakes(whole, retraining.data, record.evaluation.split, logits)
+    file = folder / MISTAKES
+    file.parent.mkdir(exist_ok=True)
+    if found:
+        draw_mistakes(found, file)
+    keep(report_of(record, file.read_bytes() if found else None), retraining.runs, record.study)
+    if found and not record.gallery:
+        file.unlink()
 
 
 def _write_models(folder: Path, retraining: Retraining, stages: Stages) -> tuple[nn.Module, nn.Module]:
@@ -251,7 +279,7 @@ def prove(
 
 
 def _draw(folder: Path, record: ExportRecord) -> None:
-    (folder / CURVES).parent.mkdir()
+    (folder / CURVES).parent.mkdir(exist_ok=True)
     write_curves(record.histories, folder / EPOCHS)
     result = record.evaluation
     title = f"{record.study}, trial {record.trial}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import subprocess
@@ -26,12 +27,21 @@ from search.export.record import (
     ExportRecord,
     Measured,
     Results,
+    Score,
     Validation,
     identity_of,
     without_times,
 )
 from search.export.retrain import Retraining, Stages
-from search.export.scores import Answers, scores_of
+from search.export.scores import (
+    CLASS_COLUMNS,
+    Answers,
+    class_rows,
+    never_predicted,
+    score_rows,
+    scores_of,
+    which_classes,
+)
 from search.export.trainings import Outcome
 from search.figures.png import Epoch, confused_pairs, dense
 from search.study.confirmation import Confirmation, confirmed
@@ -41,8 +51,10 @@ from search.study.journal import digest
 from search.study.marks import own_trials
 from search.study.study import open_test_split, teacher_hash
 from search.study.trial import recipe_of, states_of
+from search.watch.handed_over import HandedOver
 from search.words import count, judged_on
 from trainer.config import ModelSize, TrainConfig
+from trainer.errors import printable
 from trainer.identity import identity, later_recipe
 from trainer.near import find_near_duplicates
 from trainer.sums import sha256
@@ -116,6 +128,8 @@ def describe(
     }
     if final.license is not None:  # not among the values of before, whose identities stay
         described["license"] = final.license
+    if final.gallery:
+        described["gallery"] = True
     described = json.loads(json.dumps(described))
     # The identity is computed as if the version were 2, so that an export of an older version has the same identity.
     unchanged = described | {"version": 2}
@@ -318,6 +332,23 @@ def text_of_export(export: Export) -> str:
             f"  proof       {', '.join(libraries)} agree to {record.proof.max_logit_difference:.1e}",
             "  load it     " + "\n              ".join(ways(record, path)),
         ]
+    )
+
+
+def report_of(record: ExportRecord, mistakes: bytes | None) -> HandedOver:
+    """What the report shows of an export; ``mistakes`` is a PNG, or None if there was none."""
+    result, scores = record.evaluation, record.evaluation.scores
+    assert scores is not None
+    accuracy = Score(value=result.accuracy, interval=result.interval)
+    return HandedOver(
+        trial=record.trial,
+        measured=f"{accuracy.in_words} {record.measured_on}, n = {result.n:,}",
+        rows=score_rows(scores),
+        columns=CLASS_COLUMNS,
+        classes=tuple(map(tuple, class_rows(scores, printable))),
+        which=which_classes(scores),
+        never=never_predicted(scores, printable),
+        mistakes=None if mistakes is None else base64.b64encode(mistakes).decode(),
     )
 
 

@@ -28,6 +28,7 @@ from trainer.kept import sync_folder
 from trainer.sums import SUMS, first_altered, read_sums
 
 CARD, CURVES, CONFUSION, EPOCHS = "README.md", "plots/curves.png", "plots/confusion.png", "plots/curves.csv"
+MISTAKES = "plots/mistakes.png"
 
 UNFINISHED = "UNFINISHED"
 """File that marks a folder which is being made or removed: everything in the folder is this program's."""

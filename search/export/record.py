@@ -134,6 +134,8 @@ class Description(Recorded):
     """Package -> version."""
     commit: str | None
     """Commit of this program; None if it does not run from its repository."""
+    gallery: bool = Field(False, exclude_if=lambda gallery: not gallery)
+    """Whether the card shows the most confident mistakes."""
     license: str | None = Field(None, exclude_if=lambda license: license is None)
     """The licence of the model, as ``final.license`` says it; None if it says none."""
     identity: str

@@ -200,6 +200,13 @@ def class_rows(scores: Scores, spell: Callable[[str], str] = str) -> list[list[s
     ]
 
 
+def which_classes(scores: Scores) -> str:
+    """Which classes ``class_rows`` has, in words."""
+    few = len(scores.classes) <= SHOWN_CLASSES
+    which = "Each class" if few else f"The {SHOWN_CLASSES} classes with the lowest F1; metrics.json has all"
+    return f"{which}, with Wilson's intervals:"
+
+
 CLASS_COLUMNS = ("class", "pictures", "predicted", "precision", "recall", "F1")
 
 

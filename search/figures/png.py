@@ -87,7 +87,7 @@ def draw_curves(histories: Sequence[Sequence[Epoch]], path: Path, *, title: str,
         title: title of the figure.
         seen: whether the validation pictures were trained on, so that their curve is no validation.
     """
-    pyplot = _pyplot()
+    pyplot = open_pyplot()
     figure, (losses, accuracy) = pyplot.subplots(1, 2, figsize=(9, 3.4), dpi=120)
     faint = 1.0 if len(histories) == 1 else 0.55
     name = "validation pictures, trained on" if seen else "validation"
@@ -130,7 +130,7 @@ def draw_values(
         step: "epoch" or "fold".
         objective: of the study.
     """
-    pyplot = _pyplot()
+    pyplot = open_pyplot()
     figure, axes = pyplot.subplots(figsize=(4.8, 3.4), dpi=120)
     for number, training in enumerate(trainings):
         values = [-value if objective == "loss" else 100 * value for value in training.values()]
@@ -172,7 +172,7 @@ def draw_confusion(table: ArrayLike, names: Sequence[str], path: Path, *, title:
         path: PNG to write.
         title: title of the figure.
     """
-    pyplot = _pyplot()
+    pyplot = open_pyplot()
     per_cell = -(-len(names) // DRAWN_CELLS)
     counts = dense(table, len(names), per_cell)
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
@@ -181,8 +181,8 @@ def draw_confusion(table: ArrayLike, names: Sequence[str], path: Path, *, title:
     drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     if len(names) <= NAMED_CLASSES:
         numbers = numbered(names)
-        short = [str(number) for number in numbers] or [_short(name) for name in names]
-        fonts = _fonts_for("".join(short))
+        short = [str(number) for number in numbers] or [short_name(name) for name in names]
+        fonts = fonts_for("".join(short))
         style: dict[str, object] = {"fontsize": 7, "parse_math": False, "family": fonts}  # a $ begins no formula
         axes.set_xticks(range(len(names)), short, rotation=90 if max(map(len, short)) > 2 else 0, **style)
         axes.set_yticks(range(len(names)), short, **style)
@@ -202,17 +202,18 @@ def draw_confusion(table: ArrayLike, names: Sequence[str], path: Path, *, title:
 
 def numbered(names: Sequence[str]) -> dict[int, str]:
     """The classes that ``draw_confusion`` numbers, because no font of this system has all letters of their names."""
-    if len(names) > NAMED_CLASSES or _fonts_for("".join(map(_short, names))) is not None:
+    if len(names) > NAMED_CLASSES or fonts_for("".join(map(short_name, names))) is not None:
         return {}
     return dict(enumerate(names, 1))
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
+    """A class name of at most 20 characters, without those that no terminal shows."""
     shown = printable(name)
     return shown if len(shown) <= 20 else f"{shown[:19]}…"
 
 
-def _fonts_for(text: str) -> list[str] | None:
+def fonts_for(text: str) -> list[str] | None:
     """Font families that have all letters of a text between them; None where this system has none."""
     from matplotlib import font_manager, ft2font
 
@@ -243,7 +244,8 @@ def confused_pairs(table: ArrayLike, names: Sequence[str], top: int = 10) -> lis
     ]
 
 
-def _pyplot() -> ModuleType:
+def open_pyplot() -> ModuleType:
+    """Matplotlib's pyplot, which draws to files."""
     import matplotlib as mpl
 
     mpl.use("Agg")

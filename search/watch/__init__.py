@@ -13,5 +13,7 @@ dashboard  serves optuna-dashboard, alone or beside a launch; the token
 front      the WSGI application in front of optuna-dashboard: hosts, token, read-only methods, waiting page
 server     waitress, with limits for each client
 report     one HTML page that needs no network
+handed_over  what the report shows of the last export
+report_style  its style sheet
 findings   conclusions from a study's trials, in words and numbers
 """

@@ -18,7 +18,6 @@ from sqlalchemy import URL
 
 from search.errors import UsageError
 from search.figures.catalogue import Figure, study_figures
-from search.figures.style import FONT
 from search.figures.timeline import CRASHED, Segment, segments_of_journal
 from search.paths import Runs
 from search.study.budget import Budget, Spent
@@ -50,6 +49,8 @@ from search.watch.findings import (
     setting_importances,
     story,
 )
+from search.watch.handed_over import section
+from search.watch.report_style import STYLE
 from search.words import duration, show
 from studies import StudySpec
 from studies.objective import NAMES, number_of
@@ -143,7 +144,7 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
     importances = setting_importances(trials, spec)
     segments = segments_of_journal(read_journal(runs.journal(study_name)))
     known = known_of(study, spec)
-    page = html_of_report(spec, trials, importances, datetime.now(), segments, known)
+    page = html_of_report(spec, trials, importances, datetime.now(), segments, known, section(runs, study_name))
     out = out or Path(f"{study_name}-report.html")
     partial = out.with_name(f".{out.name}.partial")
     try:
@@ -195,8 +196,11 @@ def html_of_report(
     now: datetime,
     segments: Sequence[Segment] = (),
     known: Known = NOTHING_KNOWN,
+    exported: str = "",
 ) -> str:
     """The page: about 5 MB, nearly all of it plotly.js.
+
+    Many parameters: database, journal, importances and export are read elsewhere.
 
     Args:
         spec: the study's spec.
@@ -205,10 +209,12 @@ def html_of_report(
         now: date on the page.
         segments: times of training for each worker; if empty, the trials' own times are shown.
         known: what is known of the result beyond the search's claim.
+        exported: the section about the last export, in HTML.
     """
     best = ranked(trials, spec.limit)[:RECIPES]
     sections = [
         _header(spec, trials, now, known),
+        exported,
         _findings(spec, trials, importances),
         _recipes(spec, trials, best),
         _paused(spec, trials),
@@ -226,7 +232,7 @@ def html_of_report(
 <meta http-equiv="Content-Security-Policy"
   content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:">
 <title>{title}</title>
-<style>{_STYLE}</style>
+<style>{STYLE}</style>
 <script>{get_plotlyjs()}</script>
 </head>
 <body>
@@ -369,32 +375,3 @@ def _number(value: object) -> str:
 
 def _text(words: str) -> str:
     return html.escape(words)
-
-
-_STYLE = f"""
-:root {{ color-scheme: light; }}
-body {{ max-width: 700px; margin: 2.5rem auto; padding: 0 1rem; color: #1f2328; background: white;
-  font: 15px/1.55 {FONT}; }}
-h1 {{ font-size: 1.9rem; font-weight: 650; margin: 0 0 1rem; overflow-wrap: anywhere; }}
-h2 {{ font-size: 1.1rem; font-weight: 650; margin: 2.4rem 0 .4rem; }}
-.quiet, figcaption, dt {{ color: #59636e; font-size: 13px; }}
-.quiet {{ margin: 0; }}
-.facts {{ display: grid; grid-template-columns: repeat(4, auto); gap: .5rem 1.5rem; margin: 0 0 1.4rem;
-  padding: .8rem 0; border: solid #d1d9e0; border-width: 1px 0; }}
-dd {{ margin: 0; font-size: 1.25rem; font-variant-numeric: tabular-nums; }}
-ul {{ padding-left: 1.2rem; margin: .4rem 0; }} li {{ margin: .35rem 0; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }}
-th, td {{ text-align: left; vertical-align: top; padding: .28rem .8rem .28rem 0; border-bottom: 1px solid #e4e7eb;
-  white-space: pre-line; }}
-td:first-child {{ white-space: nowrap; }} td:last-child {{ overflow-wrap: anywhere; }}
-th {{ color: #59636e; font-weight: 500; border-bottom-color: #9aa4af; }}
-td.number, th.number {{ text-align: right; padding: .28rem 0 .28rem .8rem; white-space: nowrap; }}
-pre, code {{ font: 12.5px/1.5 ui-monospace, 'SF Mono', Menlo, Consolas, 'Liberation Mono', monospace; }}
-pre {{ background: #f6f8fa; padding: .8rem 1rem; overflow-x: auto; }}
-figure {{ margin: 0; break-inside: avoid; }}
-figcaption {{ margin-bottom: .6rem; }}
-@page {{ margin: 12mm; }}
-@media print {{ body {{ margin: 0 auto; padding: 0; }} h2 {{ break-after: avoid; }} pre {{ white-space: pre-wrap; }} }}
-@media (max-width: 560px) {{ .facts {{ grid-template-columns: repeat(2, auto); }} }}
-"""

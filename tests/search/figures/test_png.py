@@ -51,13 +51,13 @@ def test_the_curve_of_a_series_of_trainings_has_a_gap_where_one_begins_anew(tmp_
 
 
 def test_classes_whose_letters_no_font_has_are_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search.figures.png, "_fonts_for", lambda text: None if "참" in text else ["DejaVu Sans"])
+    monkeypatch.setattr(search.figures.png, "fonts_for", lambda text: None if "참" in text else ["DejaVu Sans"])
     assert numbered(["crow", "참새"]) == {1: "crow", 2: "참새"}
     assert numbered(["crow", "owl"]) == {}
 
 
 def test_plain_names_have_the_default_font_alone() -> None:
-    assert search.figures.png._fonts_for("crow, étourneau") == ["DejaVu Sans"]
+    assert search.figures.png.fonts_for("crow, étourneau") == ["DejaVu Sans"]
 
 
 def test_a_name_in_the_card_is_no_markup() -> None:

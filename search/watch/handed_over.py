@@ -1,0 +1,78 @@
+"""What the report shows of the last export: its scores, its classes, its most confident mistakes.
+
+The export keeps it beside the study. The pictures of the mistakes are the user's own, so they are in no export that did
+not ask for them.
+"""
+
+from __future__ import annotations
+
+import html
+
+from pydantic import ValidationError
+
+from search.paths import Runs
+from trainer.kept import recall, write_checked
+from trainer.values import FrozenModel
+
+
+class HandedOver(FrozenModel):
+    """The last export of a study, in words."""
+
+    trial: int
+    measured: str
+    """The accuracy in words, with its split and interval."""
+    rows: dict[str, str]
+    """Score -> its value in words."""
+    columns: tuple[str, ...]
+    classes: tuple[tuple[str, ...], ...]
+    """A row for each class that is shown, in the order of ``columns``."""
+    which: str
+    """Which classes are shown, in words."""
+    never: str
+    """A sentence about the classes that were never predicted; empty if there are none."""
+    mistakes: str | None
+    """PNG of the most confident mistakes in base64; None if there was no mistake."""
+
+
+def keep(handed_over: HandedOver, runs: Runs, study: str) -> None:
+    """Keep what the report shows of an export; it replaces that of an earlier one."""
+    write_checked(runs.handed_over(study), handed_over.model_dump(mode="json"))
+
+
+def section(runs: Runs, study: str) -> str:
+    """The report's section about the last export, in HTML; empty if there is none on this machine."""
+    values = recall(runs.handed_over(study), "the report leaves the export out; export again")
+    if values is None:
+        return ""
+    try:
+        one = HandedOver.model_validate(values)
+    except ValidationError:  # of another version
+        return ""
+    rows = {"accuracy": one.measured} | one.rows
+    facts = "".join(f"<tr><td>{_text(name)}</td><td>{_text(value)}</td></tr>" for name, value in rows.items())
+    head = "".join(f"<th>{_text(name)}</th>" for name in one.columns)
+    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in one.classes)
+    classes = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    parts = [
+        f"<h2>The exported model, trial {one.trial}</h2><div class=wide><table><tbody>{facts}</tbody></table></div>",
+        f"<p>{_text(one.which)}</p><div class=wide>{classes}</div>",
+        f"<p>{_text(one.never)}</p>" if one.never else "",
+    ]
+    if one.mistakes is not None:
+        parts.append(
+            f"<figure><h2>Its most confident mistakes</h2><figcaption>{_text(MISTAKES)}</figcaption>"
+            f'<img style="max-width:100%" alt="Pictures that were mistaken" src="data:image/png;base64,{one.mistakes}">'
+            "</figure>"
+        )
+    return "".join(parts)
+
+
+MISTAKES = (
+    "Pictures of the same split with the highest probability of a wrong class: what each is, and beside it what it was "
+    "taken for. The bright parts speak most for that class (LayerCAM, Jiang et al., 2021)."
+)
+"""Caption of the mistakes."""
+
+
+def _text(words: str) -> str:
+    return html.escape(words)
