@@ -39,7 +39,7 @@ from search.study.progress import Snapshot, eta_seconds
 from search.study.storage import check_writable, wait_briefly
 from search.study.trial import OUT_OF_MEMORY, TrialView, step_of
 from search.watch.observers import Audience
-from search.words import duration
+from search.words import duration, judged_on
 from search.workers.crew import POLL_SECONDS, Crew, Worker, patience
 from search.workers.failures import Failure, decide, words_for
 from search.workers.messages import Answer, Epoch, Failed, Left, Started
@@ -143,11 +143,10 @@ class Coordinator:
         if self.runs.stop_requested(self.spec.name) and not self.stopping:
             self.stop()
         checks = (self.owned.check, partial(check_writable, self.trials.study))
-        most = self.spec.faults.storage_minutes
         # Another attempt to reach a vanished server could take longer than the grace.
         too_late = self.outage.is_on and time.monotonic() + ANSWER_SECONDS + CONNECT_SECONDS > self.deadline
         steps = (self.trials.complete_asking, self._catch_up, self._assign, self._finish_off, self._tell_of_others)
-        if too_late or not self.outage.with_database(*checks, *steps, most_minutes=most):
+        if too_late or not self.outage.with_database(*checks, *steps, most_minutes=self.spec.faults.storage_minutes):
             self._go_on_without_storage()
         if self.killed or time.monotonic() >= self.deadline or not self._worth_waiting():
             return False
@@ -177,6 +176,7 @@ class Coordinator:
             objective=trials.objective,
             stopping=self.stopping,
             problems=tuple(self._problems()),
+            judged_on=judged_on(self.spec.data.folds),
         )
 
     def _problems(self) -> list[str]:

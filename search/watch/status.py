@@ -118,7 +118,6 @@ def completed(
         checkpoint_quota=spec.faults.checkpoint_gb * 1e9,
         confirmation=confirmed(study, spec, owner=held_by),
         exported=tested(study),
-        judged_on=judged_on(spec.data.folds),
     )
 
 
@@ -140,12 +139,14 @@ def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: State | None =
             objective=spec.search.objective,
             stopping=told.stopping,
             problems=told.problems,
+            judged_on=judged_on(spec.data.folds),
         )
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     trained = tuple(_worker_of(trial, ladder, spec.search.objective) for trial in running if not is_paused(trial))
     paused = [view_of(trial).epochs for trial in running if is_paused(trial)]
     eta = eta_seconds(budget, spent, ladder, finished, trained, paused)
-    return Snapshot(spec.name, budget, spent, finished, trained, eta, ladder, spec.search.objective)
+    seen = Snapshot(spec.name, budget, spent, finished, trained, eta, ladder, spec.search.objective)
+    return replace(seen, judged_on=judged_on(spec.data.folds))
 
 
 def _worker_of(trial: FrozenTrial, ladder: Ladder, objective: Objective) -> WorkerView:

@@ -31,7 +31,7 @@ import search.study.outage
 from search.console import Terminal
 from search.errors import HeldError, Interrupted, ProofFailed, StudyChanged, UsageError
 from search.export.export import _disk_errors, _export
-from search.export.metrics import evaluate_once, final_model
+from search.export.metrics import _told, evaluate_once, final_model
 from search.export.nets import write_graphs
 from search.export.place import Place
 from search.export.proof import Difference, compare_logits
@@ -48,7 +48,7 @@ from search.study.study import UUID, open_test_split
 from search.workers.messages import Assign, FromWorker
 from search.workers.pool import Exit
 from studies import Faults, StudySpec
-from trainer.config import EpochResult
+from trainer.config import EpochResult, TrainConfig
 from trainer.data import Dataset, prepare_data
 from trainer.errors import DiskError
 
@@ -122,6 +122,18 @@ def test_a_full_disk_ends_an_export_with_one_sentence_whichever_file_it_stops(tm
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     with pytest.raises(ValueError, match="ours"), _disk_errors(tmp_path):
         raise ValueError("ours")
+
+
+def test_of_a_teacher_that_is_an_export_only_its_folders_name_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "big-7"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    for teacher, told in ((str(folder), "big-7"), ("hf-hub:timm/resnet18", "hf-hub:timm/resnet18")):
+        config = TrainConfig.model_validate({"distill": {"teacher": teacher}})
+        distill = _told(config).distill
+        assert distill is not None
+        assert distill.teacher == told
+    assert _told(TrainConfig()) == TrainConfig()
 
 
 @pytest.fixture

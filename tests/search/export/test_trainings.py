@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,15 @@ def test_every_training_ends_with_all_of_its_epochs() -> None:
     assert len(notes) == 5
     assert "4 of 5 trainings done, about 3 s left" in notes[3]
     assert "5 of 5 trainings done" in notes[4]
+
+
+def test_each_result_says_of_which_pictures_it_is() -> None:
+    (folded, seen, plain) = trainings(3)
+    wanted = [replace(folded, folds=5), replace(seen, fit_on="train+val"), plain]
+    lines = "\n".join(one for training in wanted for one in run(trains, [training])[2])
+    assert "% in 5-fold cross-validation; 1 of 1 training done\n" in lines
+    assert "% on validation (trained on them); 1 of 1 training done\n" in lines
+    assert lines.endswith("% on validation; 1 of 1 training done")
 
 
 def test_no_more_workers_are_started_than_there_are_trainings() -> None:

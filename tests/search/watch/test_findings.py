@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator
+from datetime import datetime
+from io import StringIO
 
 import optuna
 import pytest
@@ -11,6 +13,7 @@ from invented import SPACE, at_rungs, complete, many_trials, page_of, pruned, tr
 from marked import mark_of
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
 from scripted import EPOCHS, Bench, ScriptedPool, epoch, spec_of, started
 
 from search.errors import NothingToExport
@@ -20,6 +23,8 @@ from search.figures.charts import learning_curves
 from search.study.marks import MARK
 from search.study.trial import ranked, view_of
 from search.watch.findings import as_toml, findings, setting_importances, story
+from search.watch.live import text_of_snapshot
+from search.watch.page import note_text
 from search.watch.status import snapshot_of
 from search.workers.messages import Assign, FromWorker
 from studies import Limit, StudySpec, load
@@ -163,6 +168,13 @@ class TestFindings:
         lines = findings(folded, [done, pruned(1, 0.3)], {})
         assert "The only pruned trial ended at the first rung, after 1 fold of 3." in lines
         assert learning_curves([done], folded).layout.xaxis.title.text == "fold"
+        assert "The best, trial 0, reached 90.00% in 3-fold cross-validation." in told
+        snapshot = snapshot_of(folded, [done])
+        console = Console(file=StringIO(), width=80)
+        console.print(text_of_snapshot(snapshot))
+        assert "best    trial 0, 90.00% in 3-fold cross-validation" in console.file.getvalue()
+        note = note_text(folded, [], snapshot, "is being searched", datetime(2026, 3, 7))
+        assert "; in 3-fold cross-validation, of one training, as the search claims." in note
 
 
 class TestNumbers:
