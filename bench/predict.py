@@ -63,7 +63,7 @@ def make_export(folder: Path) -> None:
 
     folder.mkdir()
     net = build_model(TrainConfig(model="rexnet_100"), Shape(CLASSES, SIZE)).eval()
-    write_graphs(folder, net, (3, SIZE, SIZE), ["onnx"])
+    write_graphs(folder, net, (3, SIZE, SIZE), ["onnx"], {})
     preprocessing = {"input_size": [3, SIZE, SIZE], "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
     preprocessing |= {"mean": [0.5] * 3, "std": [0.25] * 3}
     names = [f"class {number}" for number in range(CLASSES)]

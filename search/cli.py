@@ -317,7 +317,7 @@ def export_best(
 
     asked = _load(study, [], None) if study is not None and study.endswith(".toml") else None
     name = asked.name if asked is not None else _study_name(study, folder)
-    export = run(name, url, folder, devices, asked=asked, out=out, number=trial, quiet=as_json)
+    export = run(name, url, folder, devices, asked=asked, out=out, number=trial, aside=as_json)
     _print(export, text_of_export, as_json=as_json)
 
 

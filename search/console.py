@@ -6,15 +6,20 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import IO, Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from search.words import duration
 from trainer.errors import DiskError, no_room, printable
 
 logger = logging.getLogger(__name__)
+
+LINE_SECONDS = 10.0
+"""Shortest time between two lines of progress where there is no terminal."""
 
 _quiet = False
 
@@ -76,21 +81,47 @@ class Terminal(Console):
 def show_progress(
     console: Console, raise_if_stopped: Callable[[], None] = lambda: None
 ) -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars with the time left, in a terminal. Yields a function to call with (stage, done, total).
+    """Progress with the time left: bars in a terminal, elsewhere a line now and then. --quiet has neither.
 
-    That function calls ``raise_if_stopped`` each time.
+    Yields a function to call with (stage, done, total), which calls ``raise_if_stopped`` each time.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=is_quiet() or not console.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
+        lines: dict[str, _Lines] = {}
 
         def progress(stage: str, done: int, total: int) -> None:
             raise_if_stopped()
             if stage not in tasks:
                 tasks[stage] = bar.add_task(stage, total=total)
+                lines[stage] = _Lines(stage, done)
             bar.update(tasks[stage], completed=done, total=total)
+            if bar.disable and not is_quiet() and (line := lines[stage].after(done, total)):
+                console.print(line, soft_wrap=True, markup=False, highlight=False)
 
         yield progress
+
+
+class _Lines:
+    """The progress of a stage in lines, for a log: one after LINE_SECONDS, then one for each further tenth.
+
+    Args:
+        stage: name of the stage.
+        done: the part that is done when it begins.
+    """
+
+    def __init__(self, stage: str, done: int) -> None:
+        self.stage, self.first, self.begun = stage, done, time.monotonic()
+        self.said, self.share = self.begun, -1.0
+
+    def after(self, done: int, total: int) -> str:
+        """The line to show now; "" if there is none."""
+        now, share = time.monotonic(), done / max(1, total)
+        if done <= self.first or done >= total or now - self.said < LINE_SECONDS or share < round(self.share + 0.1, 9):
+            return ""
+        self.said, self.share = now, share
+        left = (now - self.begun) / (done - self.first) * (total - done)
+        return f"{self.stage}: {done:,} of {total:,}, about {duration(left)} left"
 
 
 def without_controls(text: str) -> str:

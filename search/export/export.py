@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from logging import WARNING
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,6 @@ from search.devices import WorkerDevice, hold_devices
 from search.errors import ProofFailed, UsageError
 from search.export.card import write_card
 from search.export.formats import weights
-from search.export.formats.table import format_of
 from search.export.metrics import (
     REFERENCE_LOGITS,
     Export,
@@ -75,7 +75,7 @@ def export_best(
     asked: StudySpec | None = None,
     out: Path | None = None,
     number: int | None = None,
-    quiet: bool = False,
+    aside: bool = False,
 ) -> Export:
     """Export the best model of a study.
 
@@ -89,7 +89,7 @@ def export_best(
         asked: the present study file, for its [confirm] and [final]. Default: the spec of the last launch.
         out: folder of the export; by default in the runs folder.
         number: the trial to export instead of the best one; then nothing is confirmed.
-        quiet: show no progress.
+        aside: messages and progress go to stderr.
 
     Raises:
         NothingToExport: no trial is COMPLETE and feasible, or all diverged when they were trained again.
@@ -100,7 +100,7 @@ def export_best(
         ProofFailed: the export differs from its card; the folder that was not moved into place is kept.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    console = Terminal(quiet=quiet or is_quiet(), highlight=False)
+    console = Terminal(quiet=is_quiet(), stderr=aside, highlight=False)
     with storage_errors(url):
         study, spec = find_study(open_storage(url), study_name)  # before own_study: an unknown name may be a path
     notes: list[str] = []
@@ -214,9 +214,9 @@ def _write_models(folder: Path, retraining: Retraining, stages: Stages) -> tuple
         states.append(trained.weights)
     whole, plain = build_nets(config, states, spec, len(data.class_names))
     weights.write_weights(folder, plain, config, spec, data)
-    with retraining.console.status(f"writing {' and '.join(format_of(name).file for name in spec.final.formats)}"):
-        shape = (spec.data.channels, *data.images.shape[1:3])
-        write_graphs(folder, whole, shape, spec.final.formats, weights.about(spec, data))
+    shape, about = (spec.data.channels, *data.images.shape[1:3]), weights.about(spec, data)
+    with show_progress(retraining.console, retraining.raise_if_stopped) as progress:
+        write_graphs(folder, whole, shape, spec.final.formats, about, partial(progress, "writing"))
     return whole, plain
 
 

@@ -247,7 +247,8 @@ def _look_alikes(retraining: Retraining, split: str) -> int | None:
     """Number of test pictures that look like a training picture; None without picture files or a test split."""
     if split != "test" or retraining.spec.data.source != "folder":
         return None
-    return len(find_near_duplicates(retraining.data, ("train", "test")))
+    with show_progress(retraining.console, retraining.raise_if_stopped) as progress:
+        return len(find_near_duplicates(retraining.data, ("train", "test"), progress))
 
 
 def _keep_logits(folder: Path, whole: torch.Tensor, plain: torch.Tensor | None) -> None:

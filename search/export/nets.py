@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -47,6 +47,7 @@ def write_graphs(
     shape: tuple[int, int, int],
     formats: Sequence[FormatName],
     about: Mapping[str, str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Write the file of each format from one captured graph; any batch size.
 
@@ -56,14 +57,18 @@ def write_graphs(
         shape: (channels, size, size) of an image.
         formats: the formats to write.
         about: what each file says of itself, as from ``weights.about``.
+        progress: called with (steps done, steps in all): the capture of the graph, and each file.
     """
     if not formats:
         return
-    images = torch.zeros(2, *shape)
+    images, steps = torch.zeros(2, *shape), 1 + len(formats)
+    progress(0, steps)
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")  # the exporters warn about their own internals
         batch = torch.export.Dim("batch", min=1)
         program = torch.export.export(whole, (images,), dynamic_shapes=({0: batch},), strict=False)
-        for name in formats:
+        for done, name in enumerate(formats, 1):
+            progress(done, steps)
             made = format_of(name)
             made.write(program, folder / made.file, about)
+    progress(steps, steps)

@@ -78,7 +78,7 @@ def hand_over(folder: Path, *, lr: float = 0.1, train: dict[str, Any] | None = N
         patch.setattr(search.export.export, "prove", _prove)
         patch.setattr(proof, "LATENCY_SECONDS", 0.0)
         devices = parse_devices("cpu")
-        return search.export.export.export_best("shapes", url, runs, devices, asked=spec, quiet=True)
+        return search.export.export.export_best("shapes", url, runs, devices, asked=spec, aside=True)
 
 
 def _prove(folder: Path, spec: StudySpec, data: Any, *_: object) -> ProofAnswer:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import getpass
+import json
+import re
 import socket
 import sys
+from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,12 @@ import optuna
 import pytest
 from handed_over import hand_over
 from huggingface_hub import ModelCard
+from inside import run_inside
 from optuna_dashboard import get_note
 from pydantic import ValidationError
 from rich.console import Console
 
+import search.console
 from search.export.card import card
 from search.export.metrics import Export
 from search.paths import Runs
@@ -44,8 +49,18 @@ FAST = ("views",)
 
 
 @pytest.fixture(scope="module")
-def views(tmp_path_factory: pytest.TempPathFactory) -> Export:
-    return hand_over(tmp_path_factory.mktemp("of-the-maker"), **STUDIES["views"])
+def handed_over(tmp_path_factory: pytest.TempPathFactory) -> tuple[Export, str]:
+    """An export with views, and what it said on stderr, where it reports its progress as often as it can."""
+    said = StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(said):
+        patch.setattr(search.console, "LINE_SECONDS", 0.0)
+        export = hand_over(tmp_path_factory.mktemp("of-the-maker"), **STUDIES["views"])
+    return export, said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def views(handed_over: tuple[Export, str]) -> Export:
+    return handed_over[0]
 
 
 def private(folder: Path) -> list[str]:
@@ -94,6 +109,18 @@ def test_what_is_shown_of_the_study_is_the_tested_number_and_behind_it_what_the_
     assert report.to_json()["export"] == status["export"]
     note = get_note(optuna.load_study(study_name="shapes", storage=open_storage(url)))
     assert note.index(HANDED_OVER) < note.index(f"  accuracy    {tested}") < note.index(CONFIRMED)
+
+
+def test_an_export_tells_on_stderr_how_long_each_stage_takes(handed_over: tuple[Export, str]) -> None:
+    export, said = handed_over
+    for stage in ("writing: 1 of 3", "evaluating: "):
+        assert re.search(rf"^{stage}.*, about .* left$", said, re.MULTILINE), said
+    runs = export.path.parents[1]
+    command = ("export-best", "shapes", "--json", "--gpus", "cpu", "--runs", runs)
+    code, out, err = run_inside(runs, *command, "--storage", f"sqlite:///{runs.parent}/search.db")
+    assert code == 0, err
+    assert json.loads(out)["path"] == str(export.path)
+    assert "shapes: trial 0 was exported before, and nothing has changed" in err
 
 
 def test_model_hubs_read_in_the_card_what_is_known_and_no_more(views: Export) -> None:
