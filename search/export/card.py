@@ -71,7 +71,7 @@ def _facts(record: ExportRecord) -> dict[str, str]:
         "accuracy": f"**{evaluation.accuracy:.2%}** top-1 {record.measured_on}, n = {evaluation.n:,}",
         "95 % interval": f"{low:.2%} to {high:.2%} (Wilson; the pictures' chance alone, not the seeds')",
     }
-    rows |= score_rows(evaluation.scores)
+    rows |= score_rows(evaluation.scores) | {"loss": f"{evaluation.loss:.4f}: the mean cross-entropy"}
     if model.views:
         rows["views averaged"] = f"the picture and {', '.join(model.views)}"
     if evaluation.member_accuracies:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from optuna.trial import FrozenTrial
 
@@ -53,6 +53,7 @@ from search.study.study import open_test_split, teacher_hash
 from search.study.trial import recipe_of, states_of
 from search.watch.handed_over import HandedOver
 from search.words import count, judged_on
+from studies.objective import words_of
 from trainer.config import ModelSize, TrainConfig
 from trainer.errors import printable
 from trainer.identity import identity, later_recipe
@@ -306,7 +307,25 @@ class Export:
             interval=result.interval,
             num_params=record.model.num_params,
             fit_on=record.fit_on,
+            objective=record.search.objective,
+            value=_value(record),
         )
+
+
+def _value(record: ExportRecord) -> float | None:
+    """The value of the study's objective in the final evaluation, a loss negated; None for accuracy."""
+    result, scores = record.evaluation, record.evaluation.scores
+    match record.search.objective:
+        case "accuracy":
+            return None
+        case "loss":
+            return -result.loss
+        case "macro_f1":
+            return None if scores is None else scores.macro_f1.value
+        case "balanced_accuracy":
+            return None if scores is None else scores.balanced_accuracy.value
+        case _:
+            assert_never(record.search.objective)
 
 
 def text_of_export(export: Export) -> str:
@@ -320,6 +339,8 @@ def text_of_export(export: Export) -> str:
         seeds = count(len(best.accuracies), "fresh seed")
         claims.insert(0, f"  confirmed   {best.mean_in_words(record.search.objective)} {judged}, {seeds}")
     scores = [] if result.scores is None else [f"  macro F1    {result.scores.macro_f1.in_words}"]
+    if record.search.objective != "macro_f1" and (value := _value(record)) is not None:
+        scores.insert(0, f"  chosen by   {words_of(value, record.search.objective)}")
     gain = [] if record.gain is None else [f"  gain        {record.gain}"]
     return "\n".join(
         [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import optuna
 from pydantic import ValidationError
 
+from studies.objective import Objective, number_of, words_of
 from trainer.values import FrozenModel
 
 EXPORTED = "featherweight:exported"
@@ -27,6 +28,10 @@ class Exported(FrozenModel):
     num_params: int
     fit_on: str
     """Splits that the model was trained on, as in ``final.fit_on``."""
+    objective: Objective = "accuracy"
+    """What its study chose it by."""
+    value: float | None = None
+    """The value of another objective on the same pictures, a loss negated; None for accuracy."""
 
     @property
     def is_tested(self) -> bool:
@@ -34,13 +39,19 @@ class Exported(FrozenModel):
         return self.split == "test"
 
     @property
+    def headline(self) -> str:
+        """The value of the objective: "97.12%", or the loss "0.1234"."""
+        return number_of(self.accuracy if self.value is None else self.value, self.objective)
+
+    @property
     def sentence(self) -> str:
         """The result in one line."""
         low, high = self.interval
         trained = ", trained on train+val" if self.fit_on == "train+val" else ""
+        chosen_by = "" if self.value is None else f"{words_of(self.value, self.objective)} and accuracy "
         return (
-            f"trial {self.trial}, {self.accuracy:.2%} on the test split{trained}, n = {self.n:,} (95 % interval "
-            f"{low:.2%} to {high:.2%}), {self.num_params:,} parameters"
+            f"trial {self.trial}, {chosen_by}{self.accuracy:.2%} on the test split{trained}, n = {self.n:,} (95 % "
+            f"interval {low:.2%} to {high:.2%}), {self.num_params:,} parameters"
         )
 
 

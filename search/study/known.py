@@ -34,7 +34,7 @@ class Known:
         """
         found, name = self.confirmation, NAMES[objective]
         if self.exported is not None:
-            return "tested accuracy", f"{self.exported.accuracy:.2%}", self.exported.num_params
+            return f"tested {NAMES[self.exported.objective]}", self.exported.headline, self.exported.num_params
         if found is not None and (winner := found.candidate(found.winner)) is not None and winner.mean is not None:
             return f"confirmed {name}", number_of(winner.mean, objective), winner.num_params
         if best is not None:

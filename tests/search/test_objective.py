@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import optuna
 import pytest
+from exports import recorded
 from optuna.trial import TrialState
 from rich.console import Console
 from scripted import Bench, ScriptedPool, result, spec_of, started
@@ -19,6 +20,9 @@ from scripted import Bench, ScriptedPool, result, spec_of, started
 import search.export.retrain
 from search.console import Terminal
 from search.errors import StudyChanged
+from search.export.card import card
+from search.export.metrics import Export, text_of_export
+from search.export.record import ExportRecord
 from search.export.retrain import Retraining
 from search.figures.catalogue import page_figures, study_figures
 from search.figures.png import draw_values
@@ -28,6 +32,7 @@ from search.study.confirmation import Candidate, Confirmation, confirmed
 from search.study.gain import gain_of, note_pictures
 from search.study.inventory import list_studies
 from search.study.journal import read_journal
+from search.study.known import Known
 from search.study.marks import own_trials
 from search.study.owned import OwnedStudy
 from search.study.replay import replay
@@ -42,7 +47,7 @@ from search.watch.status import as_json, snapshot_of
 from search.workers.messages import Assign, Epoch, FromWorker
 from search.workers.pool import Exit
 from studies import StudySpec
-from studies.objective import Objective, number_of, value_of, words_of
+from studies.objective import NAMES, Objective, number_of, value_of, words_of
 from trainer.config import EpochResult, TrainConfig
 from trainer.data import Dataset
 from trainer.device import Device
@@ -326,3 +331,30 @@ def test_a_real_search_and_its_confirmation_by_it(
     assert json.loads(json.dumps(found.to_json()))["estimate"] == found.estimate
     assert isinstance(found, Confirmation)
     assert find_study(open_storage(parse_url(f"sqlite:///{Runs(bench.folder).database}")), "real")[1] == made
+
+
+@pytest.mark.parametrize(
+    ("objective", "value", "words"),
+    [
+        ("macro_f1", 0.25, "macro F1 25.00%"),
+        ("balanced_accuracy", 0.5, "balanced accuracy 50.00%"),
+        ("loss", -1.5, "loss 1.5000"),
+    ],
+)
+def test_an_export_tells_its_tested_value_of_it(objective: Objective, value: float, words: str) -> None:
+    values = recorded()
+    score = {"value": value, "interval": None}
+    scores = {"macro_f1": score, "balanced_accuracy": score, "top5": None, "calibration_error": score, "classes": []}
+    values["evaluation"] |= {"loss": 1.5, "scores": scores | {"calibration_bins": 15, "resamples": 1000}}
+    values["search"] |= {"val_accuracy": None, "objective": objective, "value": value}
+    record = ExportRecord.model_validate(values)
+    kept = Export(record, Path("there")).kept
+    assert (kept.objective, kept.value) == (objective, value)
+    assert kept.sentence.startswith(f"trial 5, {words} and accuracy 60.93% on the test split")
+    told = Known(exported=kept).headline(None, objective)
+    assert told[:2] == (f"tested {NAMES[objective]}", number_of(value, objective))
+    said = text_of_export(Export(record, Path("there")))
+    assert words.removeprefix("macro F1 ") in said
+    assert f"  claimed     {words}" in said
+    assert f"The search claimed {words}" in card(record)
+    assert json.loads(json.dumps(record.to_json()))["search"]["objective"] == objective
