@@ -83,7 +83,7 @@ def reading(record: ExportRecord) -> str:
     evaluation, proof = record.evaluation, record.proof
     lines = [
         f"- {count:,} of all pictures, {proof.misread.get(why, 0):,} of the {evaluation.n:,} in the {evaluation.split} "
-        f"split, {'is' if count == 1 else 'are'} {why}; this line reads them as it was done here: "
+        f"split, {'is' if count == 1 else 'are'} {why}; this line reads such a picture as it was read here: "
         f"`{read_right(why, record.data.channels)}`"
         for why, count in sorted(proof.misread_in_all.items())
     ]

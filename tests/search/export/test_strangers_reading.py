@@ -92,7 +92,10 @@ def test_the_card_states_them_with_the_line_and_says_nothing_where_there_are_non
     text = reading(cast(ExportRecord, SimpleNamespace(data=data, evaluation=evaluation, proof=proven)))
     assert "reads some of the pictures otherwise than they were trained on and measured" in text
     assert "read so, the accuracy is 50.00%" in text
-    assert f"- 1,200 of all pictures, 30 of the 100 in the test split, are {TURNED}; this line reads them" in text
+    assert (
+        f"- 1,200 of all pictures, 30 of the 100 in the test split, are {TURNED}; this line reads such a picture"
+        in text
+    )
     assert '`ImageOps.exif_transpose(Image.open(file)).convert("L")`' in text
     assert f"- 2 of all pictures, 0 of the 100 in the test split, are {DEPTH}" in text
     none = proven.model_copy(update={"misread": {}, "misread_in_all": {}})
