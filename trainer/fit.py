@@ -20,6 +20,7 @@ from trainer.device import Device
 from trainer.distill import open_teacher
 from trainer.errors import CheckpointError, DivergedError
 from trainer.evaluate import measure, predict_logits
+from trainer.kernels import save_launches
 from trainer.loader import Loader
 from trainer.losses import build_loss, count_classes
 from trainer.models import build_model
@@ -237,6 +238,7 @@ class Training:
             model.load_state_dict(start)
         self.padding = Padding(model)
         self.model = device.place(model)
+        save_launches(self.model)
         self.optimizer = build_optimizer(config, self.model)
         self.scaler = device.scaler(config)
         self.ascent = Ascent(config, self.model) if config.sam else None

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from short import config_of
+from timm.models import model_parameters
+from timm.utils.agc import adaptive_clip_grad
 from torch import nn
 from torch.nn import functional as F
 
@@ -220,6 +222,26 @@ def test_adaptive_clipping_bounds_each_units_gradient_by_its_weight_but_the_clas
     assert ratios.max() <= 0.0101
     after = [p.grad for p in model.get_classifier().parameters()]  # type: ignore[operator]
     assert all(torch.equal(*pair) for pair in zip(head, after, strict=True))
+
+
+@pytest.mark.parametrize("most", [0.01, 0.3])
+def test_adaptive_clipping_gives_the_bits_of_timms(
+    step: tuple[nn.Module, torch.Tensor, torch.Tensor], most: float
+) -> None:
+    model, images, labels = step
+    with torch.no_grad():
+        model.bn1.weight.zero_()  # type: ignore[union-attr, operator]
+    (3 * F.cross_entropy(model(images), labels)).backward()  # type: ignore[no-untyped-call]
+    model.layer1[0].conv1.weight.grad[0] = 0.0  # type: ignore[index, union-attr]
+    expected = copy.deepcopy(model)
+    for one, other in zip(expected.parameters(), model.parameters(), strict=True):
+        one.grad = None if other.grad is None else other.grad.clone()
+    adaptive_clip_grad(model_parameters(expected, exclude_head=True), most)
+    limit_gradient(config_of(agc=most), model)
+    pairs = list(zip(expected.parameters(), model.parameters(), strict=True))
+    assert all(
+        one.grad is not None and other.grad is not None and torch.equal(one.grad, other.grad) for one, other in pairs
+    )
 
 
 def test_the_average_of_the_weights_follows_its_formula(step: tuple[nn.Module, torch.Tensor, torch.Tensor]) -> None:
