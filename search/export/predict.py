@@ -138,7 +138,11 @@ def predict_into(out: Path, request: Request) -> Written:
     """
     _check_options(out, request)
     config = read_config(request.export)
-    pictures: Sequence[Path] = find_pictures(request.given)
+    if out.resolve() in (one.resolve() for one in (*request.given, request.like) if one is not None):
+        raise UsageError(f"--out {out} is one of the files to read; choose another name")
+    found = find_pictures(request.given)
+    # The file of an earlier call may lie in the folder of the pictures.
+    pictures: Sequence[Path] = [one for one in found if one.name != out.name or one.resolve() != out.resolve()]
     answers: Answers
     if out.suffix.lower() == ".json":
         answers = JsonAnswers(
@@ -149,9 +153,6 @@ def predict_into(out: Path, request: Request) -> Written:
         answers, pictures = SampleAnswers(config.label_names, sample), sample.pictures
     else:
         answers = TableAnswers(config.label_names, request.columns or DEFAULT_COLUMNS, each=request.probabilities)
-    if out.resolve() in (one.resolve() for one in (*pictures, *request.given, request.like) if one is not None):
-        raise UsageError(f"--out {out} is one of the files to read; choose another name")
-
     try:
         with written_aside(out) as file:
             answers.begin(file)
@@ -170,6 +171,8 @@ def _check_options(out: Path, request: Request) -> None:
         raise UsageError("--columns and --like are for a .csv; name it: --out predictions.csv")
     if out.suffix.lower() == ".csv" and request.top is not None:
         raise UsageError("--top is not for a .csv, which has the most likely class; --probabilities adds all classes")
+    if request.top is not None and request.probabilities:
+        raise UsageError("--probabilities writes all classes; leave out --top")
     if request.like is not None and (request.columns is not None or request.probabilities):
         raise UsageError("--like has the columns of its file; leave out --columns and --probabilities")
     if out.is_dir() or not out.resolve().parent.is_dir():

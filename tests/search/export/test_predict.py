@@ -79,6 +79,13 @@ def test_a_folder_is_searched_to_any_depth_and_what_is_no_picture_is_listed_and_
     assert err == "1 picture cannot be read:\n  new/b/notes.txt: is not a picture in a format that Pillow knows\n"
 
 
+def test_the_file_of_an_earlier_call_in_the_folder_is_no_picture(desk: Path) -> None:
+    for _ in range(2):
+        code, out, err = run_inside(desk, "predict", "export", "new", "--out", "new/answers.csv")
+        assert (code, out) == (0, "4 pictures classified in new/answers.csv\n")
+        assert "answers.csv" not in err
+
+
 def test_patterns_and_tables_and_files_may_be_mixed_and_keep_their_order(desk: Path) -> None:
     (desk / "new/list.csv").write_text("file_name;note\nb/0.png;beside it\nnew/a/2.png;below the working folder\n")
     (desk / "plain.tsv").write_text("new/a/10.png\nnew/b/1.png\n")
@@ -166,6 +173,7 @@ def test_strict_refuses_and_leaves_the_file_of_before(desk: Path) -> None:
         (["--out", "out.txt"], "the name must end in .csv or .json"),
         (["--out", "out.json", "--columns", "id"], "--columns and --like are for a .csv"),
         (["--out", "out.csv", "--top", "2"], "--top is not for a .csv"),
+        (["--out", "out.json", "--top", "2", "--probabilities"], "leave out --top"),
         (["--out", "out.csv", "--like", "s.csv", "--columns", "id"], "leave out --columns and --probabilities"),
         (["--out", "out.csv", "--like", "s.csv"], "--like s.csv: there is no such file"),
         (["--out", "nowhere/out.csv"], "its folder does not exist"),
