@@ -48,7 +48,7 @@ def draw_mistakes(mistakes: Sequence[Mistake], path: Path) -> None:
         names = [short_name(name) for name in (one.true, one.predicted)]
         if fonts is None:  # no font of this system has all letters
             names = [name.encode("ascii", "backslashreplace").decode() for name in names]
-        style: dict[str, object] = {"fontsize": 7, "parse_math": False, "family": fonts, "loc": "left"}
+        style: dict[str, object] = {"fontsize": 8, "parse_math": False, "family": fonts, "loc": "left"}
         plain.set_title(f"is {names[0]}", **style)
         heated.set_title(f"{names[1]}, {one.probability:.1%}", **style)
     figure.savefig(path, metadata={"Software": None})
