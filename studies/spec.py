@@ -130,12 +130,33 @@ class Faults(FrozenModel):
 
 
 class Confirm(FrozenModel):
-    """The best trials are trained again before one of them is exported. May be changed at any time."""
+    """The best trials are trained again before one of them is exported. May be changed at any time.
 
-    top: int = Field(5, ge=0)
-    """Number of the best trials to train again. 0: no confirmation; the best trial of the search is exported."""
-    seeds: int = Field(3, ge=1)
-    """Number of fresh seeds for each of these trials. Ties can be recognised only with two or more."""
+    By default they race: the best three with one fresh seed, the better two of them with a second one; after a search
+    of 30 trainings or more, the best four with one seed and the better two with three. ``top`` and ``seeds`` replace
+    the race by as many seeds for each of the best.
+    """
+
+    top: int | None = Field(None, ge=0)
+    """Number of the best trials to train again. 0: none; the best trial of the search is exported. Default: a race, or
+    5 if ``seeds`` is named."""
+    seeds: int | None = Field(None, ge=1)
+    """Number of fresh seeds for each of these trials. Ties can be recognised only with two or more. Default: a race, or
+    3 if ``top`` is named."""
+    report_seeds: int | None = Field(None, ge=0)
+    """Number of further fresh seeds of the winner. They have no part in the choice, and only they measure its accuracy.
+    0: the mean over the seeds that chose it is reported, which is somewhat too high. Default: 2 after a race, 0 if
+    ``top`` or ``seeds`` is named."""
+
+    @property
+    def is_race(self) -> bool:
+        """Whether the rounds are those of a race."""
+        return self.top is None and self.seeds is None
+
+    @property
+    def is_off(self) -> bool:
+        """Whether no trial is trained again before the export."""
+        return self.top == 0
 
 
 class StudySpec(FrozenModel):

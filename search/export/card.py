@@ -79,11 +79,12 @@ def _facts(record: ExportRecord) -> dict[str, str]:
         rows["each member alone"] = f"{alone} on the same pictures"
     elif model.views:
         rows["without the views"] = f"{evaluation.plain_accuracy:.2%}, which is what model.safetensors gives by itself"
-    if (best := record.confirmed) is not None and best.mean is not None:
+    if (best := record.confirmed) is not None and best.best_mean is not None:
+        part = " that had no part in the choice" if best.reported else ""
+        error = "" if best.standard_error is None else " (standard error)"
         rows["over seeds"] = (
-            f"{best.mean_in_words(record.search.objective)}{' (standard error)' if best.standard_error else ''} "
-            f"{judged_on(record.folds)}, "
-            f"{count(len(best.accuracies), 'seed')} of the recipe as searched, trained on train"
+            f"{best.mean_in_words(record.search.objective)}{error} {judged_on(record.folds)}, "
+            f"{count(best.seeds, 'seed')}{part}, of the recipe as searched, trained on train"
         )
     if record.gain is not None:
         rows["gain of the search"] = record.gain
@@ -186,34 +187,42 @@ def _choice(record: ExportRecord) -> str:
     if found.winner != record.trial:
         return f"{text} It was chosen by number, not by its result."
     table = [
-        "| trial | parameters | in the search | with fresh seeds | mean | |",
+        "| trial | parameters | in the search | with fresh seeds | its mean to report | |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     objective = search.objective
     for one in found.candidates:
         alone = ", ".join(number_of(value, objective) for value in one.accuracies) or "-"
+        further = ", ".join(number_of(value, objective) for value in one.reported)
+        alone += f"; to report: {further}" if further else ""
         verdict = (
             "**chosen**" if one.trial == found.winner else "diverged" if one.diverged else "tied" if one.tied else ""
         )
-        searched = number_of(one.search_accuracy, objective)
-        facts = f"{one.trial} | {one.num_params:,} | {searched} | {alone} | {one.mean_in_words(objective)}"
+        claim = f"{number_of(one.search_accuracy, objective)}{'' if one.complete else ' (unfinished)'}"
+        facts = f"{one.trial} | {one.num_params:,} | {claim} | {alone} | {one.mean_in_words(objective)}"
         table.append(f"| {facts} | {verdict} |")
     seconds = record.measured_on_this_machine.confirming_seconds
-    number, several = len(found.candidates), len(found.candidates) > 1
+    number, best = len(found.candidates), found.candidates[0]
+    measured = (
+        f"The chosen one was then trained with {count(len(best.reported), 'further seed')}, which had no part in the "
+        "choice: only their mean is reported as its accuracy"
+        if best.reported
+        else "Its mean is reported, over the seeds that had a part in the choice"
+    )
     how = (
-        f"{f'The best {number} trials were' if several else 'The best trial was'} then trained again with "
-        f"{count(found.trainings // number, 'fresh seed')}{' each' if several else ''} "
-        f"({duration(seconds or 0.0)} of training){' and ranked by their mean' if several else ''}. The search's best "
-        f"had claimed {number_of(found.raw_best, objective)}; the corrected estimate for the chosen one is "
-        f"**{words_of(found.estimate or 0.0, objective)}** {judged_on(record.folds)}."
+        f"{f'The best {number} candidates were' if number > 1 else 'The best candidate was'} then trained again with "
+        f"fresh seeds{', the better ones with more of them' if number > 1 else ''}: "
+        f"{count(found.trainings, 'training')} in all ({duration(seconds or 0.0)}). {measured}: "
+        f"**{words_of(found.estimate or 0.0, objective)}** {judged_on(record.folds)}. The search's best had claimed "
+        f"{number_of(found.raw_best, objective)}."
     )
     ties = (
         f"Tied candidates cannot be told apart from the best mean ({found.test}; it knows the chance of the seeds "
-        "on these validation pictures, not that of the pictures); of them, the one with the fewest parameters wins."
+        "on these validation pictures, not that of the pictures). Of equals, the one with the fewest parameters wins."
         if found.test
         else "With one seed each there is no test of the differences."
     )
-    return "\n\n".join([text, how, "\n".join(table), *([ties] if several else [])])
+    return "\n\n".join([text, how, "\n".join(table), *([ties] if number > 1 else [])])
 
 
 def _training(record: ExportRecord) -> str:

@@ -49,6 +49,7 @@ from search.study.lock import own_study
 from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study
+from search.study.trial import view_of
 from search.watch.handed_over import keep
 from search.watch.page import show_export
 from search.words import judged_on
@@ -153,7 +154,8 @@ def _export(
 ) -> ExportRecord:
     """Train what is not trained yet, write the export aside, prove it, move it into place."""
     spec, data, console = retraining.spec, retraining.data, retraining.console
-    claim = f"{words_of(trial.values[0], spec.search.objective)} {judged_on(spec.data.folds)} in the search"
+    value = words_of(view_of(trial).value or 0.0, spec.search.objective)
+    claim = f"{value} {judged_on(spec.data.folds)} in the search"
     console.say(f"{spec.name}: exporting trial {trial.number}, {claim}")
     outcomes = retraining.train(stages)
     retraining.raise_if_stopped()

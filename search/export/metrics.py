@@ -50,7 +50,7 @@ from search.study.gain import gain_of, wilson_interval
 from search.study.journal import digest
 from search.study.marks import own_trials
 from search.study.study import open_test_split, teacher_hash
-from search.study.trial import recipe_of, states_of
+from search.study.trial import recipe_of, states_of, view_of
 from search.watch.handed_over import HandedOver
 from search.words import count, judged_on
 from studies.objective import words_of
@@ -95,7 +95,7 @@ def describe(
         "limit": identity(spec.limit) | {"each": final.limit_each},
         "formats": list(final.formats),
         "search": {
-            "val_accuracy": trial.values[0] if spec.search.objective == "accuracy" else None,
+            "val_accuracy": view_of(trial).value if spec.search.objective == "accuracy" else None,
             "trials": len(trials),
             "states": states_of(trials),
             "seconds": round(sum(other.user_attrs.get("seconds", 0.0) for other in trials), 3),
@@ -204,7 +204,7 @@ def evaluate_once(
     _keep_logits(folder, logits, None if plain is whole else plain_logits)
     labels, many = data.labels[data.splits[split]], len(data.class_names) > DENSE_CLASSES
     n = len(labels)
-    found = retraining.with_database(lambda: confirmed(retraining.study, spec)) if spec.confirm.top else None
+    found = None if spec.confirm.is_off else retraining.with_database(lambda: confirmed(retraining.study, spec))
     return Results(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         evaluation=Evaluation(
@@ -240,7 +240,9 @@ def _measured(outcomes: Sequence[Sequence[Outcome]], found: Confirmation | None,
 def gain_in_words(retraining: Retraining) -> str | None:
     """The gain of the search over its first known recipe, in a sentence; None if it is not known."""
     study, spec = retraining.study, retraining.spec
-    gain = retraining.with_database(lambda: gain_of(study, spec, confirmed(study, spec) if spec.confirm.top else None))
+    gain = retraining.with_database(
+        lambda: gain_of(study, spec, None if spec.confirm.is_off else confirmed(study, spec))
+    )
     return None if gain is None else gain.sentence
 
 
@@ -335,8 +337,8 @@ def text_of_export(export: Export) -> str:
     libraries = [one.library for one in record.proof.formats.values()]
     judged = judged_on(record.folds)
     claims = [f"  claimed     {record.search.in_words} {judged} by the search, of one training"]
-    if best is not None and best.mean is not None:
-        seeds = count(len(best.accuracies), "fresh seed")
+    if best is not None and best.best_mean is not None:
+        seeds = count(best.seeds, "fresh seed") + (" that had no part in the choice" if best.reported else "")
         claims.insert(0, f"  confirmed   {best.mean_in_words(record.search.objective)} {judged}, {seeds}")
     scores = [] if result.scores is None else [f"  macro F1    {result.scores.macro_f1.in_words}"]
     if record.search.objective != "macro_f1" and (value := _value(record)) is not None:

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 from search.errors import UsageError
 from search.export.load import Load
 from search.figures.png import Confused, Epoch, table_of
-from search.study.confirmation import Candidate, Confirmation
+from search.study.confirmation import Confirmation
+from search.study.finalists import Candidate
 from studies.objective import Objective, words_of
 from trainer.values import Json
 

@@ -23,7 +23,18 @@ from search.export.trainings import Outcome, Training, TrainingQueue
 from search.paths import Runs
 from search.plan.space import check_exported
 from search.plan.width import Fitter
-from search.study.confirmation import Confirmation, begin, candidates, confirmed, final_seed, missing, record
+from search.policy.race import cost
+from search.study.confirmation import (
+    Confirmation,
+    Kept,
+    begin,
+    candidates,
+    confirmed,
+    final_seed,
+    missing,
+    planned,
+    record,
+)
 from search.study.marks import own_trials
 from search.study.outage import Outage
 from search.study.owned import OwnedStudy
@@ -66,6 +77,8 @@ class Retraining:
         self.raise_if_stopped = partial(raise_if_stopped, runs, self.spec.name)
         """Called between the steps of the export."""
         self.confirming: list[Training] = []
+        self.first_seed = 0
+        """Number of the first member's seed: the first one that measures the winner of a confirmation."""
         self.unrecorded: deque[tuple[int, int, float | None, float]] = deque()
         """Results of confirming trainings that the database has not taken yet: the arguments of ``record``."""
         self.outage = Outage(console.say)
@@ -114,9 +127,9 @@ class Retraining:
         Returns:
             The trial, and the confirmation if there is one.
         """
-        if number is None and self.spec.confirm.top:
+        if number is None and not self.spec.confirm.is_off:
             self._confirm()
-        found = confirmed(self.study, self.spec) if self.spec.confirm.top else None
+        found = None if self.spec.confirm.is_off else confirmed(self.study, self.spec)
         if number is not None or found is None:
             return choose_trial(self.study, number, self.spec), found
         self.console.say(found.sentence)
@@ -125,55 +138,64 @@ class Retraining:
                 f"each of the {count(len(found.candidates), 'best trial')} of {self.study.study_name!r} diverged when "
                 "it was trained with fresh seeds; choose one with --trial, or lower the learning rates of the space"
             )
-        return choose_trial(self.study, found.winner, self.spec), found
+        winner = next(trial for trial in own_trials(self.study) if trial.number == found.winner)
+        return winner, found
 
     def _confirm(self) -> None:
-        spec, seeds = self.spec, self.spec.confirm.seeds
-        self.with_database(lambda: begin(self.study, spec, len(self.devices)))
-        todo = missing(self.study, spec)
-        trainings = {self._confirming(trial, number).label: (trial, number) for trial, number in todo}
-        self.confirming = [
-            self._confirming(trial, number) for trial in candidates(self.study, spec) for number in range(seeds)
-        ]
-        if not todo:
-            return
-        done = len(self.confirming) - len(todo)
+        """Train the best candidates again, round by round, and then the winner with the seeds that measure it."""
+        self.with_database(lambda: begin(self.study, self.spec, len(self.devices)))
+        plan = planned(self.study, self.spec)
+        self.first_seed = plan.first_report if plan.report_seeds else 0
+        chosen = candidates(self.study, self.spec, plan.race)
+        self._say_plan(plan, chosen)
+        while todo := missing(self.study, self.spec):
+            is_report = todo[0][1] >= plan.first_report
+            trainings = {self._confirming(*one).label: one for one in todo}
+            stage = "measuring the winner" if is_report else "confirming"
+            with closing(self._outcomes(stage, [self._confirming(*one) for one in todo])) as outcomes:
+                for outcome in outcomes:
+                    trial, number = trainings[outcome.training.label]
+                    value = None if outcome.diverged else value_of(outcome.results[-1], self.spec.search.objective)
+                    self.unrecorded.append((trial.number, number, value, outcome.seconds))
+                    self._keep_up()
+            self.with_database(self._record)
+        seeds = range(plan.first_report + plan.report_seeds)
+        self.confirming = [self._confirming(trial, number) for trial in chosen for number in seeds]
+
+    def _say_plan(self, plan: Kept, chosen: list[FrozenTrial]) -> None:
+        total, done = cost(plan.race, len(chosen)) + plan.report_seeds, len(plan.results)
+        parts: list[str] = []
+        for one in plan.race:
+            who = f"then the best {one.keep}" if parts else f"the best {count(min(one.keep, len(chosen)), 'trial')}"
+            parts.append(f"{who} with {count(one.seeds, 'fresh seed')}")
+        parts += [f"then the winner with {plan.report_seeds} more, which measure it"] if plan.report_seeds else []
         already = f", {done} of them already" if done else ""
-        number = len(self.confirming) // seeds
-        best = "the best trial" if number == 1 else f"the best {number} trials"
-        each = f"{count(seeds, 'fresh seed')}{' each' if number > 1 else ''}"
-        self.console.say(f"confirming {best}, {each}: {count(len(self.confirming), 'training')}{already}")
-        chosen = {trial.number for trial in candidates(self.study, spec)}
-        larger = [trial.number for trial in ranked(own_trials(self.study), spec.limit)[: spec.confirm.top]]
-        if passed := [str(number) for number in larger if number not in chosen]:
+        self.console.say(f"confirming {', '.join(parts)}: {count(total, 'training')}{already}")
+        numbers = {trial.number for trial in chosen}
+        larger = [trial.number for trial in ranked(own_trials(self.study), self.spec.limit)[: plan.race[0].keep]]
+        if passed := [str(number) for number in larger if number not in numbers]:
             self.console.say(
                 f"not confirmed, because they exceed the limit as [final] exports them: trial {', '.join(passed)}"
             )
-        with closing(self._outcomes("confirming", [self._confirming(*one) for one in todo])) as outcomes:
-            for outcome in outcomes:
-                trial, number = trainings[outcome.training.label]
-                value = None if outcome.diverged else value_of(outcome.results[-1], spec.search.objective)
-                self.unrecorded.append((trial.number, number, value, outcome.seconds))
-                self._keep_up()
-        self.with_database(self._record)
 
     def _confirming(self, trial: FrozenTrial, number: int) -> Training:
         config = self.spec.config_for(sampled_settings(trial), final_seed(self.spec, trial.number, number))
-        label = f"trial {trial.number}, seed {number + 1} of {self.spec.confirm.seeds}"
-        return self._training(trial, label, config, folds=self.spec.data.folds)
+        return self._training(trial, f"trial {trial.number}, seed {number + 1}", config, folds=self.spec.data.folds)
 
     # -- the final trainings
 
     def plan(self, trial: FrozenTrial) -> Stages:
         """The stages of the final training, each with a training for every member.
 
-        A member with the same recipe as a confirming training shares its checkpoint, and is not trained again.
+        The members have the seeds that measure the winner of a confirmation, if there are any, so none was chosen for
+        its own result. With the same recipe as such a training, a member shares its checkpoint, and needs no training.
         """
         final, members = self.spec.final, self.spec.final.ensemble
         first, last = [], []
         for number in range(members):
             label = f"member {number + 1} of {members}" if members > 1 else f"trial {trial.number}"
-            config = self.spec.final_config_for(sampled_settings(trial), final_seed(self.spec, trial.number, number))
+            seed = final_seed(self.spec, trial.number, self.first_seed + number)
+            config = self.spec.final_config_for(sampled_settings(trial), seed)
             first.append(self._training(trial, label, config, fit_on=final.fit_on))
             if final.finetune is not None:
                 tuned = self.spec.finetune_config(config)

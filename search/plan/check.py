@@ -16,6 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from search.console import Terminal, show_progress
 from search.devices import WorkerDevice, use_gpu
 from search.paths import Runs
+from search.plan.after import after_search
 from search.plan.data_warnings import never_predicted, warnings_about
 from search.plan.extras import check_extras
 from search.plan.meaning import Candidates, ChoiceAxis, Estimate, Images, Meaning, RangeAxis
@@ -126,6 +127,12 @@ def check_study(
             seconds_per_trial=seconds_per_trial,
             candidates=candidates,
             seconds_at_most=math.ceil(candidates.trained_to_the_end / alone) * seconds_per_trial,
+            after=after_search(
+                spec,
+                spec.search.trainings or candidates.trained_to_the_end,
+                spec.num_steps * seconds_per_step,
+                alone,
+            ),
             cache_bytes=sum(file.stat().st_size for file in data.cache_path.iterdir()),
             checkpoint_bytes=for_checkpoints,
             free_bytes=shutil.disk_usage(runs.root).free,

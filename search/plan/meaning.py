@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from search.plan.after import AfterSearch
 from search.plan.limit import size_line
 from search.plan.width import SizedWidth
 from search.study.budget import Budget
@@ -97,6 +98,8 @@ class Estimate:
     candidates: Candidates
     seconds_at_most: float
     """Seconds for the whole search, if no candidate is pruned or paused."""
+    after: AfterSearch
+    """The trainings of ``search export-best``."""
     cache_bytes: int
     checkpoint_bytes: int
     """Disk that the checkpoints of all workers need."""
@@ -262,6 +265,7 @@ def _estimate_table(meaning: Meaning) -> Table:
             **({"rungs": meaning.rungs} if meaning.rungs else {}),
             "search": f"at most about {duration(estimate.seconds_at_most)} with {workers}{shorter}",
             "budget": _bought(meaning),
+            "export": estimate.after.words,
             "disk": f"{megabytes(estimate.cache_bytes)} cache, {megabytes(estimate.checkpoint_bytes)} checkpoints; "
             f"{megabytes(estimate.free_bytes)} free",
         }

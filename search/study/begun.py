@@ -23,7 +23,7 @@ from trainer.values import override, validate
 
 KEPT = {
     "search": ("trials", "trainings", "sampler", "startup_trials", "pruner", "min_epochs", "reduction_factor"),
-    "confirm": ("top", "seeds"),
+    "confirm": ("top", "seeds", "report_seeds"),
 }
 """Settings that a study keeps unless its file names them: a later default applies to new studies only. search.hours is
 missing here, because it limits a single launch."""

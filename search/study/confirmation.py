@@ -1,7 +1,8 @@
-"""The confirmation: the best trials of a search are trained again with fresh seeds and ranked by their mean.
+"""The confirmation: the best trials of a search are trained again with fresh seeds, and the winner once more.
 
-The best of many noisy values is an over-estimate. The mean over fresh seeds, which the search has not used, is much
-less so. Each result is stored in the study's attributes as soon as it is known, because Optuna adds nothing to finished
+The best of many noisy values is an over-estimate. So the best candidates race with seeds that the search has not used
+(``search.policy.race``), and the accuracy of the winner is the mean over further seeds, which had no part in the
+choice. Each result is stored in the study's attributes as soon as it is known, because Optuna adds nothing to finished
 trials. So an interrupted confirmation goes on where it stopped.
 """
 
@@ -10,37 +11,31 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from statistics import fmean, stdev
 
 import optuna
 from optuna.trial import FrozenTrial
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
+from search.policy.race import Entrant, Round, Rounds, Standing, cost, report_seeds_of, rounds_for, standing
+from search.study.budget import Spent
+from search.study.finalists import TEST, Candidate, choose, pooled_deviation, ties
 from search.study.lock import owner_name
 from search.study.marks import own_trials
 from search.study.sampling import seed_of
 from search.study.study import FINGERPRINT
-from search.study.trial import exportable, rank
+from search.study.trial import exportable, outcome_of, rank, size_of, view_of
 from search.words import count, duration, judged_on
-from studies import Confirm, StudySpec
+from studies import StudySpec
 from studies.final import Final
-from studies.objective import Objective, number_of, spread_of, words_of
+from studies.objective import Objective, number_of
+from studies.spec import exported_size, fits
 from trainer.config import RECIPE_VERSION
 from trainer.values import FrozenModel, Json
 
 CONFIRM = "featherweight:confirm"
 """Study attribute that holds the confirmation, see ``Kept``."""
-
-SIGNIFICANCE = 0.05
-"""Probability that the test finds a difference between two equally good candidates."""
-
-TEST = (
-    "Fisher's least significant difference at 5 %: a t test with the standard deviation over seeds pooled over all "
-    "confirmed candidates"
-)
-"""The test that decides which candidates are tied."""
 
 
 def final_seed(spec: StudySpec, trial: int, number: int) -> int:
@@ -69,45 +64,34 @@ class Kept(FrozenModel):
     """Identity of recipe and pictures, see ``_identity``."""
     workers: int
     """Number of trainings at once, for the estimate of the time left."""
-    confirm: Confirm
-    """Numbers of candidates and seeds, as they were when the confirmation began."""
+    rounds: tuple[tuple[int, int], ...]
+    """Numbers of candidates and of seeds of each round, as they were when the confirmation began."""
+    report_seeds: int = 0
+    """Number of further seeds of the winner."""
     final: Final | None = None
     """The [final] whose size the candidates had to fit; None if an earlier version, which did not store it, began."""
     by: str = ""
     """Name of the confirming process, see ``owner_name``."""
     results: tuple[Result, ...]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A trial and the results of its confirming trainings."""
-
-    trial: int
-    num_params: int
-    search_accuracy: float
-    """Value of the study's objective in the search, as in ``Result``."""
-    accuracies: tuple[float, ...]
-    """Value of each seed that is known so far."""
-    diverged: int = 0
-    """Number of trainings that diverged; a candidate with one is never chosen."""
-    standard_error: float | None = None
-    """Standard error of the mean, from the pooled deviation over seeds; None if no candidate has two results."""
-    tied: bool = False
-    """Whether the test finds no difference between its mean and the best one, see TEST."""
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, values: object) -> object:
+        """Earlier versions stored [confirm], with as many seeds for each of the best."""
+        if isinstance(values, Mapping) and isinstance(before := values.get("confirm"), Mapping):
+            rounds = [(before.get("top"), before.get("seeds"))]
+            return {name: value for name, value in values.items() if name != "confirm"} | {"rounds": rounds}
+        return values
 
     @property
-    def mean(self) -> float | None:
-        """Mean value over the seeds; None before the first result."""
-        return fmean(self.accuracies) if self.accuracies else None
+    def race(self) -> Rounds:
+        """The rounds."""
+        return tuple(Round(*one) for one in self.rounds)
 
-    def mean_in_words(self, objective: Objective) -> str:
-        """The mean and, if known, its standard error: "97.12% +- 0.30%". "-" before the first result."""
-        error = "" if self.standard_error is None else f" +- {spread_of(self.standard_error, objective)}"
-        return "-" if self.mean is None else f"{words_of(self.mean, objective)}{error}"
-
-    def to_json(self) -> dict[str, Json]:
-        """All fields, and ``mean``."""
-        return asdict(self) | {"accuracies": list(self.accuracies), "mean": self.mean}
+    @property
+    def first_report(self) -> int:
+        """Number of the first seed that has no part in the choice."""
+        return max((seeds for _, seeds in self.rounds), default=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +109,8 @@ class Confirmation:
     winner: int | None
     """Number of the chosen trial; None before all trainings are done, and if all candidates diverged."""
     estimate: float | None
-    """Mean value of the winner."""
+    """Mean value of the winner over the seeds that had no part in the choice; without such seeds, over those that
+    had. None before they are all known."""
     raw_best: float
     """Value of the best trial in the search."""
     test: str | None
@@ -147,25 +132,71 @@ class Confirmation:
         return values
 
 
-def candidates(study: optuna.Study, spec: StudySpec) -> list[FrozenTrial]:
-    """The trials to confirm, best first. Their exports, with [final], are within the limit."""
-    return exportable(own_trials(study), spec)[: spec.confirm.top]
+def trainings_of(study: optuna.Study, spec: StudySpec) -> float:
+    """Full trainings of a study's search: its budget, or what it has spent if it has no budget of compute."""
+    return spec.search.trainings or Spent.of(own_trials(study), spec).trainings
+
+
+def candidates(study: optuna.Study, spec: StudySpec, rounds: Rounds) -> list[FrozenTrial]:
+    """The trials to train again, the one with the best prospects first. Their exports, with [final], fit the limit.
+
+    They are the best complete ones and, if there are fewer than the first round takes, others: those that came
+    farthest, and among them the best.
+    """
+    most = rounds[0].keep if rounds else 0
+    trials = own_trials(study)
+    best = exportable(trials, spec)[:most]
+    return best + _unfinished(trials, spec)[: most - len(best)] if best else []
+
+
+def _unfinished(trials: list[FrozenTrial], spec: StudySpec) -> list[FrozenTrial]:
+    """Feasible trials that are paused, or that the pruner ended, those with most steps first."""
+
+    def fits_export(trial: FrozenTrial) -> bool:
+        return size_of(trial).params > 0 and fits(exported_size(size_of(trial), spec.final)[1], spec.limit)
+
+    found = [one for one in trials if outcome_of(one) in ("paused", "pruned") and one.intermediate_values]
+    views = {one.number: view_of(one, spec.limit) for one in found}
+    feasible = [one for one in found if views[one.number].feasible and fits_export(one)]
+    return sorted(feasible, key=lambda one: (-views[one.number].epochs, *rank(views[one.number].value, 0, one.number)))
+
+
+def planned(study: optuna.Study, spec: StudySpec, workers: int = 1) -> Kept:
+    """The confirmation as a study's spec asks for it now, with the results so far.
+
+    Args:
+        study: the study.
+        spec: its spec, for its ``confirm`` and ``final``.
+        workers: number of trainings at once, for the estimate of the time left.
+    """
+    rounds = rounds_for(spec.confirm, trainings_of(study, spec))
+    return Kept(
+        of=_identity(study),
+        workers=workers,
+        rounds=tuple((one.keep, one.seeds) for one in rounds),
+        report_seeds=report_seeds_of(spec.confirm),
+        final=spec.final,
+        by=owner_name(),
+        results=_results(study),
+    )
 
 
 def missing(study: optuna.Study, spec: StudySpec) -> list[tuple[FrozenTrial, int]]:
-    """Confirming trainings still to be done, as (trial, number of the seed). Seed 0 of every candidate comes first."""
-    done = {(result.trial, result.seed) for result in _results(study)}
-    chosen = candidates(study, spec)
-    return [
-        (trial, number)
-        for number in range(spec.confirm.seeds)
-        for trial in chosen
-        if (trial.number, number) not in done
-    ]
+    """The trainings that can be done now, as (trial, number of the seed): those of the present round of the race, or
+    those of its winner. Empty after the last one. Seed 0 of every candidate comes first."""
+    kept = planned(study, spec)
+    chosen = {trial.number: trial for trial in candidates(study, spec, kept.race)}
+    race = _standing(list(chosen.values()), kept)
+    todo = [*race.todo]
+    if not todo and (winner := _winner(list(chosen.values()), kept, race)) is not None:
+        done = {one.seed for one in kept.results if one.trial == winner}
+        numbers = range(kept.first_report, kept.first_report + kept.report_seeds)
+        todo = [(winner, number) for number in numbers if number not in done]
+    return [(chosen[number], seed) for number, seed in todo]
 
 
 def begin(study: optuna.Study, spec: StudySpec, workers: int = 1) -> None:
-    """Store the candidates and the number of seeds, because the study file may have changed since the launch.
+    """Store the rounds of the confirmation, because the study file may have changed since the launch.
 
     To be called before ``record``.
 
@@ -174,8 +205,7 @@ def begin(study: optuna.Study, spec: StudySpec, workers: int = 1) -> None:
         spec: the study's spec, for its ``confirm`` and ``final``.
         workers: number of trainings at once, for the estimate of the time left.
     """
-    asked = {"confirm": spec.confirm, "final": spec.final}
-    kept = Kept(of=_identity(study), workers=workers, by=owner_name(), results=_results(study), **asked)
+    kept = planned(study, spec, workers)
     if _kept(study) != kept:
         _keep(study, kept)
 
@@ -209,33 +239,39 @@ def confirmed(study: optuna.Study, spec: StudySpec, *, owner: str | None = None)
     kept = _kept(study)
     if kept is None:
         return None
-    spec = spec.model_copy(update={"confirm": kept.confirm, "final": kept.final or spec.final})
-    chosen = candidates(study, spec)
-    numbers = {trial.number for trial in chosen}
-    results = [one for one in _results(study) if one.seed < spec.confirm.seeds and one.trial in numbers]
-    if not results:
+    spec = spec.model_copy(update={"final": kept.final or spec.final})
+    chosen = candidates(study, spec, kept.race)
+    kept = kept.model_copy(update={"results": _counting(chosen, kept, _results(study))})
+    if not kept.results:
         return None
-    found = [_candidate(trial, [one for one in results if one.trial == trial.number]) for trial in chosen]
-    total = len(chosen) * spec.confirm.seeds
-    complete = len(results) == total
+    race = _standing(chosen, kept)
+    number = _winner(chosen, kept, race)
+    found = [_candidate(trial, kept, is_winner=trial.number == number) for trial in chosen]
     spread = pooled_deviation(found)
-    tied = ties(found, spread) if complete else set()
-    winner = choose(found, tied) if complete else None
-    seconds = sum(result.seconds for result in results)
-    goes_on = not complete and owner is not None and owner.partition(" since ")[0] == kept.by
-    eta_seconds = seconds / len(results) * (total - len(results)) / kept.workers
+    tied = (
+        set() if race.todo else ties([one for one in found if one.trial in race.alive or len(kept.rounds) == 1], spread)
+    )
+    total, done = cost(kept.race, len(chosen)) + kept.report_seeds, len(kept.results)
+    winner = next((one for one in found if one.trial == number), None)
+    is_over = not race.todo and (winner is None or len(winner.reported) == kept.report_seeds)
+    seconds = sum(result.seconds for result in kept.results)
+    goes_on = not is_over and owner is not None and owner.partition(" since ")[0] == kept.by
+    eta_seconds = seconds / done * (total - done) / kept.workers
     known = [one for one in found if one.accuracies] if spread is not None else []
-    errors = {one.trial: (spread or 0.0) / math.sqrt(len(one.accuracies)) for one in known}
-    order = sorted(found, key=lambda one: (one.diverged > 0, *rank(one.mean, one.num_params, one.trial)))
+    errors = {one.trial: (spread or 0.0) / math.sqrt(one.seeds) for one in known}
+    order = sorted(
+        found,
+        key=lambda one: (one.diverged > 0, one.trial != number, -one.seeds, *rank(one.mean, one.num_params, one.trial)),
+    )
     confirmation = Confirmation(
         trainings=total,
-        done=len(results),
+        done=total if is_over else done,
         seconds=seconds,
         eta_seconds=eta_seconds if goes_on else None,
         candidates=tuple(replace(one, standard_error=errors.get(one.trial), tied=one.trial in tied) for one in order),
-        winner=winner.trial if winner else None,
-        estimate=winner.mean if winner else None,
-        raw_best=chosen[0].values[0],
+        winner=number if is_over else None,
+        estimate=winner.best_mean if winner and is_over else None,
+        raw_best=max(one.search_accuracy for one in found if one.complete),
         test=TEST if spread is not None else None,
         sentence="",
         objective=spec.search.objective,
@@ -243,56 +279,49 @@ def confirmed(study: optuna.Study, spec: StudySpec, *, owner: str | None = None)
     return replace(confirmation, sentence=_sentence(confirmation, spec))
 
 
-def _candidate(trial: FrozenTrial, results: Sequence[Result]) -> Candidate:
-    ordered = sorted(results, key=lambda one: one.seed)
-    accuracies = tuple(one.accuracy for one in ordered if one.accuracy is not None)
+def _counting(chosen: list[FrozenTrial], kept: Kept, results: tuple[Result, ...]) -> tuple[Result, ...]:
+    """The results that count: of these candidates, and with seeds that the plan has."""
+    numbers, last = {trial.number for trial in chosen}, kept.first_report + kept.report_seeds
+    return tuple(one for one in results if one.trial in numbers and one.seed < last)
+
+
+def _standing(chosen: list[FrozenTrial], kept: Kept) -> Standing:
+    """How the race between these trials stands."""
+    results: dict[int, dict[int, float | None]] = {}
+    for one in kept.results:
+        results.setdefault(one.trial, {})[one.seed] = one.accuracy
+    is_race = len(kept.rounds) > 1
+    entrants = [
+        Entrant(trial.number, trial.values[0] if is_race and trial.values else None, size_of(trial).params)
+        for trial in chosen
+    ]
+    return standing(entrants, kept.race, results)
+
+
+def _winner(chosen: list[FrozenTrial], kept: Kept, race: Standing) -> int | None:
+    """Number of the winner; None before the end of the race, and if all candidates diverged."""
+    if race.todo or not race.alive:
+        return None
+    if len(kept.rounds) > 1:
+        return race.alive[0]
+    found = [_candidate(trial, kept) for trial in chosen]  # as many seeds for each: the smallest of those that are tied
+    best = choose(found, ties(found, pooled_deviation(found)))
+    return None if best is None else best.trial
+
+
+def _candidate(trial: FrozenTrial, kept: Kept, *, is_winner: bool = False) -> Candidate:
+    results = sorted((one for one in kept.results if one.trial == trial.number), key=lambda one: one.seed)
+    values = [(one.seed, one.accuracy) for one in results if one.accuracy is not None]
+    view = view_of(trial)
     return Candidate(
         trial=trial.number,
         num_params=trial.user_attrs["num_params"],
-        search_accuracy=trial.values[0],
-        accuracies=accuracies,
-        diverged=len(ordered) - len(accuracies),
+        search_accuracy=view.value or 0.0,
+        complete=bool(trial.values),
+        accuracies=tuple(value for seed, value in values if seed < kept.first_report),
+        reported=tuple(value for seed, value in values if seed >= kept.first_report) if is_winner else (),
+        diverged=len(results) - len(values),
     )
-
-
-def pooled_deviation(found: Sequence[Candidate]) -> float | None:
-    """Standard deviation over seeds, pooled over the candidates; None if none has two results.
-
-    It is pooled because three values of one candidate give a poor estimate, and candidates have similar deviations.
-    """
-    repeated = [one.accuracies for one in found if len(one.accuracies) > 1]
-    if not repeated:
-        return None
-    freedom = sum(len(values) - 1 for values in repeated)
-    return math.sqrt(sum((len(values) - 1) * stdev(values) ** 2 for values in repeated) / freedom)
-
-
-def ties(found: Sequence[Candidate], spread: float | None) -> set[int]:
-    """The best candidate, and those for which the test finds no difference between its mean and theirs; see TEST.
-
-    The test covers the randomness of the seeds on these validation pictures, not that of the choice of pictures. With
-    one seed each no test is possible, and only equal results are tied.
-    """
-    sound = [one for one in found if not one.diverged and one.mean is not None]
-    if not sound:
-        return set()
-    best = min(sound, key=lambda one: rank(one.mean, 0, 0))
-    freedom = sum(len(one.accuracies) - 1 for one in found if len(one.accuracies) > 1)
-    from scipy.special import stdtrit  # imported here: it takes 0.25 s, and most commands never need it
-
-    bound = float(stdtrit(freedom, 1 - SIGNIFICANCE / 2)) if spread is not None else 0.0
-    tied = set()
-    for one in sound:
-        allowed = bound * (spread or 0.0) * math.sqrt(1 / len(one.accuracies) + 1 / len(best.accuracies))
-        if (best.mean or 0) - (one.mean or 0) <= allowed + 1e-12:
-            tied.add(one.trial)
-    return tied
-
-
-def choose(found: Sequence[Candidate], tied: set[int]) -> Candidate | None:
-    """The winner: among the candidates tied with the best, the one with the fewest parameters; None if all diverged."""
-    among = [one for one in found if one.trial in tied]
-    return min(among, key=lambda one: (one.num_params, *rank(one.mean, 0, one.trial)), default=None)
 
 
 def _sentence(found: Confirmation, spec: StudySpec) -> str:
@@ -305,11 +334,12 @@ def _sentence(found: Confirmation, spec: StudySpec) -> str:
     if best is None:
         return "confirmed: every candidate diverged with one seed or another"
     number = sum(one.tied for one in found.candidates) - 1
-    tied = f", tied with {number} other{'s' if number > 1 else ''}" if number else ""
+    tied = f", tied with {count(number, 'other')} within the noise" if number > 0 else ""
+    part = " that had no part in the choice," if best.reported else ""
     return (
         f"confirmed: trial {best.trial}, {best.mean_in_words(found.objective)} over "
-        f"{count(len(best.accuracies), 'fresh seed')} {judged_on(spec.data.folds)}{tied}; the search's best had "
-        f"claimed {number_of(found.raw_best, found.objective)}"
+        f"{count(best.seeds, 'fresh seed')}{part} {judged_on(spec.data.folds)}{tied}; the search's best had claimed "
+        f"{number_of(found.raw_best, found.objective)}"
     )
 
 

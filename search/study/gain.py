@@ -10,7 +10,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.study.budget import Spent
-from search.study.confirmation import Candidate, Confirmation
+from search.study.confirmation import Confirmation
+from search.study.finalists import Candidate
 from search.study.trial import best_of
 from search.words import count
 from studies import StudySpec
@@ -139,7 +140,7 @@ def _first_known(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
 
 def _value(trial: FrozenTrial, confirmed: Candidate | None) -> tuple[float, float, int]:
     """A trial's value, its standard error over seeds, and the number of seeds; 0 and 0 without a confirmation."""
-    if confirmed is not None and confirmed.mean is not None:
-        return confirmed.mean, confirmed.standard_error or 0.0, len(confirmed.accuracies)
+    if confirmed is not None and confirmed.best_mean is not None:
+        return confirmed.best_mean, confirmed.standard_error or 0.0, confirmed.seeds
     assert trial.value is not None
     return trial.value, 0.0, 0

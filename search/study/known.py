@@ -35,8 +35,8 @@ class Known:
         found, name = self.confirmation, NAMES[objective]
         if self.exported is not None:
             return f"tested {NAMES[self.exported.objective]}", self.exported.headline, self.exported.num_params
-        if found is not None and (winner := found.candidate(found.winner)) is not None and winner.mean is not None:
-            return f"confirmed {name}", number_of(winner.mean, objective), winner.num_params
+        if found is not None and (winner := found.candidate(found.winner)) is not None and winner.best_mean is not None:
+            return f"confirmed {name}", number_of(winner.best_mean, objective), winner.num_params
         if best is not None:
             return f"claimed {name}", number_of(best.values[0], objective), best.user_attrs.get("num_params")
         return f"best {name}", "none yet", None

@@ -89,10 +89,11 @@ def _train(study: optuna.Study, spec: StudySpec, runs: Runs, data: Any) -> None:
     """All trainings of the export; those of a confirmation with folds are invented."""
     device = open_device("cpu", 1)
     retraining = Retraining(OwnedStudy(study, spec, lambda: None), runs, data, [], Terminal(quiet=True))
-    if spec.confirm.top:
+    if not spec.confirm.is_off:
         begin(study, spec)
-        for trial, number in missing(study, spec):
-            record(study, trial.number, number, 0.8 + number / 100, 1.0)
+        while todo := missing(study, spec):
+            for trial, number in todo:
+                record(study, trial.number, number, 0.8 + number / 100, 1.0)
     for stage in retraining.plan(study.get_trials()[0]):
         for training in stage:
             before = load_checkpoint(training.start) if training.start else None

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from marked import add_own
-from optuna.trial import create_trial
+from optuna.trial import TrialState, create_trial
 from scipy.stats import ttest_ind
 
 from search.export.retrain import choose_trial
 from search.study.confirmation import (
     CONFIRM,
-    Candidate,
     begin,
-    choose,
     confirmed,
     final_seed,
     missing,
-    pooled_deviation,
     record,
-    ties,
 )
+from search.study.finalists import Candidate, choose, pooled_deviation, ties
 from search.study.lock import owner_name
 from search.study.sampling import seed_of
 from search.study.storage import open_storage, parse_url
-from search.study.study import open_study
-from studies import Limit, StudySpec
+from search.study.study import FINGERPRINT, open_study
+from studies import Limit, Search, StudySpec
 from studies.final import Final
 from trainer.errors import LimitError
 
@@ -172,6 +169,112 @@ def test_a_confirmation_says_in_json_what_it_says_in_values(study: optuna.Study)
     first = "trial num_params search_accuracy accuracies mean standard_error diverged tied"
     assert said["candidates"][0].keys() == set(first.split())
     assert (said["candidates"][0]["mean"], said["done"]) == (0.51, 1)
+
+
+SHORT = spec_of().model_copy(update={"search": Search(trainings=8)})
+
+
+def race_on(
+    study: optuna.Study, spec: StudySpec, accuracy: Callable[[int, int], float | None]
+) -> list[list[tuple[int, int]]]:
+    """Do all trainings of a confirmation; returns those of each round, as (trial, seed)."""
+    rounds = []
+    begin(study, spec)
+    while todo := missing(study, spec):
+        rounds.append([(trial.number, seed) for trial, seed in todo])
+        for trial, seed in rounds[-1]:
+            record(study, trial, seed, accuracy(trial, seed), 2.0)
+    return rounds
+
+
+def test_the_best_race_and_only_seeds_that_had_no_part_in_it_measure_the_winner(study: optuna.Study) -> None:
+    """In the search trial 4 was the best. With fresh seeds 3 is, which is better still with the seeds that count."""
+
+    def accuracy(trial: int, seed: int) -> float:
+        return 0.99 if seed >= 2 else 0.8 if trial == 3 else 0.6 - trial / 100
+
+    rounds = race_on(study, SHORT, accuracy)
+    assert rounds == [[(4, 0), (3, 0), (2, 0)], [(3, 1), (2, 1)], [(3, 2), (3, 3)]]
+    found = confirmed(study, SHORT)
+    assert found is not None
+    assert (found.winner, found.trainings, found.done, found.estimate) == (3, 7, 7, 0.99)
+    best = found.candidates[0]
+    assert (best.trial, best.accuracies, best.reported, best.mean) == (3, (0.8, 0.8), (0.99, 0.99), 0.8)
+    assert best.mean_in_words.startswith("99.00% +- ")
+    assert "over 2 fresh seeds that had no part in the choice, on validation" in found.sentence
+    assert found.sentence.endswith("; the search's best had claimed 54.00%")
+
+
+def test_after_a_search_of_30_trainings_the_race_is_longer(study: optuna.Study) -> None:
+    rounds = race_on(study, spec_of(), lambda trial, seed: 0.5 + trial / 100)
+    assert [len(one) for one in rounds] == [4, 4, 2]
+    assert rounds[1] == [(4, 1), (3, 1), (4, 2), (3, 2)]
+    assert rounds[2] == [(4, 3), (4, 4)]
+
+
+def test_what_the_search_said_of_a_candidate_counts_as_one_more_seed(study: optuna.Study) -> None:
+    """Trial 2 is 0.005 better with its fresh seed, and 0.02 worse in the search."""
+    rounds = race_on(study, SHORT, lambda trial, seed: {4: 0.6, 3: 0.6, 2: 0.605}[trial])
+    assert rounds[1] == [(4, 1), (3, 1)]
+
+
+@pytest.mark.parametrize("when", [0, 1, 2, 3])
+def test_a_candidate_that_diverges_at_any_time_makes_room_for_the_next(study: optuna.Study, when: int) -> None:
+    def accuracy(trial: int, seed: int) -> float | None:
+        return None if trial == 4 and seed == when else 0.5 + trial / 100
+
+    rounds = race_on(study, SHORT, accuracy)
+    found = confirmed(study, SHORT)
+    assert found is not None
+    assert (found.winner, found.candidate(4).diverged) == (3, 1)  # type: ignore[union-attr]
+    assert found.estimate == 0.53
+    assert rounds[-1] == [(3, 2), (3, 3)]
+    assert found.done == found.trainings
+
+
+def test_of_two_that_are_equal_the_smaller_wins(study: optuna.Study) -> None:
+    race_on(study, SHORT, lambda trial, seed: 0.9 - trial / 200)  # after two seeds, with its value in the search
+    found = confirmed(study, SHORT)
+    assert found is not None
+    assert found.winner == 3
+
+
+def test_a_search_with_few_complete_trials_lets_others_race(study: optuna.Study) -> None:
+    """Paused and stopped ones take the places that are left, those with most epochs first; diverged ones never do."""
+    few = optuna.create_study(study_name="few", storage=study._storage, direction="maximize")
+    few.set_user_attr(FINGERPRINT, study.user_attrs[FINGERPRINT])
+    axis = optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True)
+    made: list[dict[str, Any]] = [
+        {"state": TrialState.COMPLETE, "value": 0.5, "intermediate_values": {1: 0.4, 2: 0.5}},
+        {"state": TrialState.PRUNED, "intermediate_values": {1: 0.9}},
+        {"state": TrialState.PRUNED, "intermediate_values": {1: 0.2, 2: 0.3}},
+        {"state": TrialState.PRUNED, "intermediate_values": {1: 0.9, 2: 0.9}, "user_attrs": {"failure": "diverged"}},
+        {"state": TrialState.FAIL, "intermediate_values": {1: 0.9, 2: 0.9}},
+    ]
+    for number, one in enumerate(made):
+        attributes = {"num_params": 1000 + number} | one.pop("user_attrs", {})
+        add_own(few, [create_trial(**one, params={"lr": 0.01}, distributions={"lr": axis}, user_attrs=attributes)])
+    rounds = race_on(few, SHORT, lambda trial, seed: 0.5 + trial / 10)
+    assert rounds[0] == [(0, 0), (2, 0), (1, 0)]
+    found = confirmed(few, SHORT)
+    assert found is not None
+    assert (found.winner, found.raw_best) == (2, 0.5), "the claim is that of a training to its end"
+    assert [one.complete for one in found.candidates] == [False, False, True]
+
+
+def test_a_confirmation_that_an_earlier_version_began_counts_on(study: optuna.Study) -> None:
+    spec = spec_of(top=2, seeds=1)
+    begin(study, spec)
+    record(study, 4, 0, 0.6, 1.0)
+    stored = dict(study.user_attrs[CONFIRM])
+    rounds, _ = stored.pop("rounds"), stored.pop("report_seeds")
+    assert rounds == [[2, 1]]
+    study.set_user_attr(CONFIRM, stored | {"confirm": {"top": 2, "seeds": 1}})
+    found = confirmed(study, spec)
+    assert found is not None
+    assert (found.trainings, found.done) == (2, 1)
+    record(study, 3, 0, 0.5, 1.0)
+    assert confirmed(study, spec).winner == 4  # type: ignore[union-attr]
 
 
 def test_fewer_seeds_or_other_candidates_take_what_is_there(study: optuna.Study) -> None:

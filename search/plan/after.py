@@ -1,0 +1,64 @@
+"""The trainings after a search, planned before it: those that choose, those that measure, and the final ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from search.policy.race import cost, report_seeds_of, rounds_for
+from search.words import count, duration
+from studies import StudySpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class AfterSearch:
+    """The trainings of ``search export-best``."""
+
+    choosing: int
+    """Trainings of the best candidates with fresh seeds."""
+    measuring: int
+    """Trainings of the winner with further seeds, which alone measure its accuracy."""
+    final: int
+    """Trainings of the exported model that are not among those which measure it."""
+    seconds: float
+
+    @property
+    def words(self) -> str:
+        """In one line: "8 trainings choose the model, 2 measure it: about 12 min"."""
+        parts = [] if not self.choosing else [f"{count(self.choosing, 'training')} to choose the model"]
+        parts += [f"{self.measuring} to measure it"] if self.measuring else []
+        parts += [f"{self.final} to export it"] if self.final else []
+        return f"{', '.join(parts)}: about {duration(self.seconds)}"
+
+
+def after_search(spec: StudySpec, trainings: float, seconds: float, at_once: int) -> AfterSearch:
+    """Plan the trainings after a search.
+
+    Args:
+        spec: the study.
+        trainings: full trainings that the search will have spent.
+        seconds: duration of a full training, of all folds.
+        at_once: number of trainings at the same time.
+    """
+    rounds, measuring = rounds_for(spec.confirm, trainings), report_seeds_of(spec.confirm)
+    members, is_same = spec.final.ensemble, final_is_as_searched(spec)
+    final = max(0, members - measuring) if measuring and is_same else members
+    final -= min(final, 1) if rounds and not measuring and is_same else 0  # the winner's first seed is trained already
+    stages, before = [measuring, final], 0
+    for one in rounds:
+        stages.append(one.keep * (one.seeds - before))
+        before = one.seeds
+    waves = sum(math.ceil(stage / at_once) for stage in stages)
+    return AfterSearch(
+        choosing=cost(rounds, rounds[0].keep) if rounds else 0,
+        measuring=measuring,
+        final=final,
+        seconds=waves * seconds,
+    )
+
+
+def final_is_as_searched(spec: StudySpec) -> bool:
+    """Whether the final training has the recipe and the pictures of the search, so that it can share a checkpoint."""
+    final = spec.final
+    own = final.epochs in (None, spec.train.epochs) and final.ema in (None, spec.train.ema) and final.distill is None
+    return own and final.fit_on == "train" and not spec.data.folds

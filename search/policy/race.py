@@ -1,0 +1,128 @@
+"""A race: the best candidates are trained again with fresh seeds, the worse ones drop out, the others get more seeds.
+
+It is sequential halving on few candidates: Karnin, Koren and Somekh, "Almost Optimal Exploration in Multi-Armed
+Bandits", ICML 2013, with rounds that were chosen by simulation (bench/README.md, "The race").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from studies import Confirm
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of a race."""
+
+    keep: int
+    """Number of candidates that take part, the best so far."""
+    seeds: int
+    """Number of fresh seeds that each of them has after this round."""
+
+
+Rounds = tuple[Round, ...]
+
+SHORT: Rounds = (Round(3, 1), Round(2, 2))
+"""The race after a search of less than ``LONG_FROM`` full trainings; it costs 5."""
+
+LONG: Rounds = (Round(4, 1), Round(2, 3))
+"""The race after a longer search; it costs 8."""
+
+REPORT_SEEDS = 2
+"""Further seeds that measure the winner of a race."""
+
+FIXED = Round(5, 3)
+"""The only round, if a study file names ``top`` or ``seeds`` alone."""
+
+LONG_FROM = 30
+"""Full trainings of a search from which on the longer race pays."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A candidate of a race."""
+
+    number: int
+    claim: float | None
+    """Its value in the search, which counts as that of one more seed; None if it was not trained to its end there."""
+    size: int
+    """Number of parameters. Of two candidates with the same score, the smaller one is the better."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A race as it is now."""
+
+    alive: tuple[int, ...]
+    """Numbers of the candidates that are left, best first; after the race the first one has the best value."""
+    todo: tuple[tuple[int, int], ...]
+    """The trainings of the present round that have no result yet, as (candidate, number of the seed from 0). Empty
+    after the race."""
+
+
+def rounds_for(confirm: Confirm, trainings: float) -> Rounds:
+    """The rounds in which a study's best trials are trained again; none if that is off.
+
+    Args:
+        confirm: the [confirm] of its file.
+        trainings: full trainings that its search has spent, or may spend.
+    """
+    if confirm.is_off:
+        return ()
+    if confirm.is_race:
+        return LONG if trainings >= LONG_FROM else SHORT
+    return (Round(confirm.top or FIXED.keep, confirm.seeds or FIXED.seeds),)
+
+
+def report_seeds_of(confirm: Confirm) -> int:
+    """Number of further seeds that measure the winner."""
+    if confirm.is_off:
+        return 0
+    if confirm.report_seeds is None:
+        return REPORT_SEEDS if confirm.is_race else 0
+    return confirm.report_seeds
+
+
+def cost(rounds: Rounds, entrants: int) -> int:
+    """Number of trainings of a race with so many entrants, if none diverges."""
+    total = before = 0
+    for one in rounds:
+        total += min(one.keep, entrants) * (one.seeds - before)
+        before = one.seeds
+    return total
+
+
+def standing(
+    entrants: Sequence[Entrant], rounds: Rounds, results: Mapping[int, Mapping[int, float | None]]
+) -> Standing:
+    """How a race stands.
+
+    Args:
+        entrants: the candidates, the one with the best prospects first.
+        rounds: its rounds.
+        results: candidate -> number of the seed -> value; None if that training diverged. A candidate with a training
+            that diverged drops out.
+    """
+    known = {one.number: results.get(one.number, {}) for one in entrants}
+    claims, sizes = {one.number: one.claim for one in entrants}, {one.number: one.size for one in entrants}
+    alive = [one.number for one in entrants]
+    for one in rounds:
+        alive = alive[: one.keep]
+        sound = [number for number in alive if all(value is not None for value in known[number].values())]
+        todo = [(number, seed) for seed in range(one.seeds) for number in sound if seed not in known[number]]
+        if todo:
+            return Standing(tuple(alive), tuple(todo))
+        scores = {number: _score(known[number], one.seeds, claims[number]) for number in sound}
+        alive = sorted(sound, key=lambda number: (-scores[number], sizes[number]))
+    return Standing(tuple(alive), ())
+
+
+def _score(results: Mapping[int, float | None], seeds: int, claim: float | None) -> float:
+    fresh = [value for seed, value in sorted(results.items()) if seed < seeds and value is not None]
+    if not fresh:
+        return -math.inf
+    return round(fmean(fresh if claim is None else [*fresh, claim]), 9)  # so that equal counts of pictures are equal
