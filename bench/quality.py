@@ -3,6 +3,7 @@
 ``python bench/quality.py replay --data FOLDER --out FILE.jsonl --policies tpe,model --set held`` replays searches and
 adds the results to the file; results that are in the file already are skipped. ``stops`` adds how often the best
 candidate is lost. ``table FILE...`` and ``goals FILE...`` print the results of such files; they need no FOLDER.
+``races`` simulates the race before an export.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import optuna
 
 sys.path.append(str(Path(__file__).parent))
 
-from quality import report, results, stops
+from quality import races, report, results, stops
 from quality.curves import Task
 from quality.folder import judges, tasks_of
 from quality.replay import BUDGETS, Search
@@ -100,6 +101,9 @@ def main(arguments: list[str] | None = None) -> None:
         command.add_argument("--data", type=Path, required=True, help="folder of tables")
         command.add_argument("--out", type=Path, required=True, help="file that gets a line a result")
         command.add_argument("--set", default="all", help="dev, held, all or names of tasks")
+    confirmations = commands.add_parser("races", help="simulate the race before an export, and print its table")
+    confirmations.set_defaults(do=lambda values: print(races.table(values.draws)))
+    confirmations.add_argument("--draws", type=int, default=4000, help="simulated choices of each case")
     shown = commands.add_parser("table", help="print the tables of files")
     shown.set_defaults(do=say, policy=None)
     aims = commands.add_parser("goals", help="print the goals, and what files say of them")

@@ -16,13 +16,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 sys.path.append(str(Path(__file__).parent.parent / "bench"))
 
-from quality import measure, report, stops
+from quality import measure, races, report, stops
 from quality.curves import Recorded, TableTask
 from quality.folder import JUDGES_RUNGS, JUDGES_SHORT, tasks_of
 from quality.ours import PromoteSubject, anew, truncated
 from quality.replay import RACE5, RACE8, Look, Search, race_of
 from quality.results import Key, Run, read, run_of
 from quality.subjects import SUBJECTS
+
+from search.policy.race import FIXED, LONG
 
 BENCH = Path(__file__).parent.parent / "bench"
 
@@ -290,3 +292,13 @@ def test_a_goal_is_met_or_not():
     assert [row[3] for row in rows["good"]] == ["yes", "yes", "yes", "yes", "yes", "yes"]
     assert [row[3] for row in rows["bad"]] == ["no", "no", "no", "no", "yes", "yes"]
     assert rows["good"][0][2] == "0.27 (0.27 to 0.27)"
+
+
+def test_a_race_costs_little_and_only_its_report_is_true() -> None:
+    """The goals of bench/README.md, "The race", with intervals as wide as fewer draws make them."""
+    rng = np.random.default_rng(0)
+    race = [races.choose(LONG, 12, 3.0, rng) for _ in range(600)]
+    fixed = [races.choose((FIXED,), 12, 3.0, rng) for _ in range(600)]
+    assert abs(np.mean([one.reported for one in race])) < 0.1
+    assert np.mean([one.chosen_by for one in race]) > 0.2
+    assert np.mean([one.regret for one in race]) - np.mean([one.regret for one in fixed]) < 0.08

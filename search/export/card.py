@@ -210,9 +210,8 @@ def _choice(record: ExportRecord) -> str:
         else "Its mean is reported, over the seeds that had a part in the choice"
     )
     how = (
-        f"{f'The best {number} candidates were' if number > 1 else 'The best candidate was'} then trained again with "
-        f"fresh seeds{', the better ones with more of them' if number > 1 else ''}: "
-        f"{count(found.trainings, 'training')} in all ({duration(seconds or 0.0)}). {measured}: "
+        f"{f'The best {number} trials were' if number > 1 else 'The best trial was'} then trained again with fresh "
+        f"seeds: {count(found.trainings, 'training')} in all ({duration(seconds or 0.0)}). {measured}: "
         f"**{words_of(found.estimate or 0.0, objective)}** {judged_on(record.folds)}. The search's best had claimed "
         f"{number_of(found.raw_best, objective)}."
     )

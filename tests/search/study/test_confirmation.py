@@ -200,7 +200,7 @@ def test_the_best_race_and_only_seeds_that_had_no_part_in_it_measure_the_winner(
     assert (found.winner, found.trainings, found.done, found.estimate) == (3, 7, 7, 0.99)
     best = found.candidates[0]
     assert (best.trial, best.accuracies, best.reported, best.mean) == (3, (0.8, 0.8), (0.99, 0.99), 0.8)
-    assert best.mean_in_words.startswith("99.00% +- ")
+    assert best.mean_in_words("accuracy").startswith("99.00% +- ")
     assert "over 2 fresh seeds that had no part in the choice, on validation" in found.sentence
     assert found.sentence.endswith("; the search's best had claimed 54.00%")
 
