@@ -31,16 +31,16 @@ class AfterSearch:
         return f"{', '.join(parts)}: about {duration(self.seconds)}"
 
 
-def after_search(spec: StudySpec, trainings: float, seconds: float, at_once: int) -> AfterSearch:
+def after_search(spec: StudySpec, candidates: int, seconds: float, at_once: int) -> AfterSearch:
     """Plan the trainings after a search.
 
     Args:
         spec: the study.
-        trainings: full trainings that the search will have spent.
+        candidates: largest number of full trainings of the search, if it has no budget of compute.
         seconds: duration of a full training, of all folds.
         at_once: number of trainings at the same time.
     """
-    rounds, measuring = rounds_for(spec.confirm, trainings), report_seeds_of(spec.confirm)
+    rounds, measuring = rounds_for(spec.confirm, spec.search.trainings or candidates), report_seeds_of(spec.confirm)
     members, is_same = spec.final.ensemble, final_is_as_searched(spec)
     final = max(0, members - measuring) if measuring and is_same else members
     final -= min(final, 1) if rounds and not measuring and is_same else 0  # the winner's first seed is trained already

@@ -110,11 +110,7 @@ def check_study(
         next=None if width is None else width.next,
         left_out=prepared.left_out,
         exported=exported_size(largest, spec.final)[1],
-        fixed={
-            key: value
-            for key, value in spec.train.model_dump(mode="json", exclude_defaults=True).items()
-            if key not in space and key not in ("model", "epochs", "seed")
-        },
+        fixed=_fixed(spec, space),
         known=tuple(known_recipes(spec, prepared.left_out)),
         steps_per_epoch=_steps_per_epoch(len(data.splits["train"]), _batch_sizes(spec.train, space.get("batch_size"))),
         estimate=Estimate(
@@ -127,12 +123,7 @@ def check_study(
             seconds_per_trial=seconds_per_trial,
             candidates=candidates,
             seconds_at_most=math.ceil(candidates.trained_to_the_end / alone) * seconds_per_trial,
-            after=after_search(
-                spec,
-                spec.search.trainings or candidates.trained_to_the_end,
-                spec.num_steps * seconds_per_step,
-                alone,
-            ),
+            after=after_search(spec, candidates.trained_to_the_end, spec.num_steps * seconds_per_step, alone),
             cache_bytes=sum(file.stat().st_size for file in data.cache_path.iterdir()),
             checkpoint_bytes=for_checkpoints,
             free_bytes=shutil.disk_usage(runs.root).free,
@@ -269,6 +260,12 @@ def _teacher_left_out(candidate: TrainConfig) -> str | None:
         f"distill.teacher {candidate.distill.teacher} was not loaded, as a check never uses the network: its classes "
         "were not compared, and the time is that of a training without it"
     )
+
+
+def _fixed(spec: StudySpec, space: Mapping[str, BaseDistribution]) -> dict[str, Json]:
+    """The settings of [train] that are neither sampled nor their default."""
+    named = spec.train.model_dump(mode="json", exclude_defaults=True)
+    return {key: value for key, value in named.items() if key not in {*space, "model", "epochs", "seed"}}
 
 
 def _images_of(

@@ -18,7 +18,8 @@ standings     the candidates that have reached each rung, and those paused there
 progress      a search at one moment: workers, problems, time left
 budget        what a search may spend, what it has spent, whether another candidate may begin
 gain          how much better the best is than the first known recipe
-confirmation  which trial is best: results of fresh seeds, ties, winner
+confirmation  the race of the best trials: its plan, stored results, winner
+finalists     the candidates of a confirmation: means, ties
 exported      the result of the last export, for all that show the study
 known         what is known of a result: tested, confirmed, gained
 events        the lines of a journal as checked values
