@@ -35,6 +35,7 @@ from trainer.data import Dataset
 from trainer.errors import ConfigError, DataError, DiskError, LimitError
 from trainer.near import NearDuplicate, find_near_duplicates
 from trainer.scan import scan
+from trainer.values import Json
 
 MEASURED_STEPS = 3
 """Number of training steps that are timed for the estimate, after one warm-up step."""
