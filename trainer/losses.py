@@ -38,9 +38,9 @@ class FocalLoss(nn.Module):
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Logits [batch, classes] and labels [batch] -> a scalar, or [batch] with the reduction "none"."""
         logs = F.log_softmax(logits, dim=1)
-        terms = -logs * (-torch.expm1(logs)).clamp_min(SMALLEST_REST) ** self.gamma
-        own = terms.gather(1, labels[:, None])[:, 0]
-        each = (1 - self.label_smoothing) * own + self.label_smoothing * terms.mean(dim=1)
+        terms = logs * (-torch.expm1(logs)).clamp_min(SMALLEST_REST) ** self.gamma
+        own = F.nll_loss(terms, labels, reduction="none")  # the backward pass of gather is not deterministic on a GPU
+        each = (1 - self.label_smoothing) * own - self.label_smoothing * terms.mean(dim=1)
         return each.mean() if self.reduction == "mean" else each
 
 

@@ -22,20 +22,33 @@ def order_of_epoch(config: TrainConfig, pictures: Indices, labels: NDArray[np.in
         epoch: number of the epoch, from 1.
     """
     rng = np.random.default_rng((config.seed, epoch))
+    order = rng.permutation(pictures)
     match config.class_sampling:
         case "natural":
-            return rng.permutation(pictures)
+            return order
         case "balanced":
-            return rng.permutation(_as_many_of_each(pictures, labels[pictures], rng))
+            return _balanced(order, labels[order], rng)
         case _:
             assert_never(config.class_sampling)
 
 
-def _as_many_of_each(pictures: Indices, labels: NDArray[np.int64], rng: np.random.Generator) -> Indices:
-    """As many pictures, balanced: classes differ by at most one picture, and pictures of a class by one repeat."""
-    mixed = rng.permutation(len(pictures))
-    mixed = mixed[np.argsort(labels[mixed], kind="stable")]
-    parts = np.split(pictures[mixed], np.cumsum(np.unique(labels, return_counts=True)[1])[:-1])
-    least, more = divmod(len(pictures), len(parts))
-    wanted = least + (rng.permutation(len(parts)) < more)
-    return np.concatenate([np.resize(part, count) for part, count in zip(parts, wanted, strict=True)])
+def _balanced(order: Indices, labels: NDArray[np.int64], rng: np.random.Generator) -> Indices:
+    """The order with as many pictures of each class: random ones of large classes give their places to repeats of small
+    ones. Even classes keep the order as it is.
+
+    Args:
+        order: the pictures of an epoch.
+        labels: their labels.
+        rng: the epoch's, after the order was drawn.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    least, more = divmod(len(order), len(classes))
+    wanted = np.full(len(classes), least)
+    wanted[np.argsort(-counts, kind="stable")[:more]] += 1
+    free, repeats = [np.arange(0)], [order[:0]]
+    for label, count, number in zip(classes, counts, wanted, strict=True):
+        places = rng.permutation(np.flatnonzero(labels == label))
+        free.append(places[number:])
+        repeats.append(np.resize(order[places], max(0, number - count)))
+    order[rng.permutation(np.concatenate(free))] = np.concatenate(repeats)
+    return order

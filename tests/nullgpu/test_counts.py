@@ -30,6 +30,8 @@ CASES |= {
     "nadam": {"model": "resnet18", "optimizer": "nadam", "mixup": 0.5, "cutmix": 0.5, "brightness": 0.1},
     "agc": {"model": "rexnet_100", "agc": 0.05, "ema": 0.99},
     "streamed": {"model": "resnet18", "streamed": True},
+    "focal": {"model": "resnet18", "loss": "focal", "class_weights": "effective", "mixup": 1.0},
+    "adjusted": {"model": "resnet18", "logit_adjustment": 1.0},
     "fp16": {"model": "resnet18", "precision": "fp16", "clip": 1.0},
 }
 

@@ -134,6 +134,16 @@ def test_a_balanced_epoch_has_as_many_of_each_class_and_repeats_none_more_than_n
     assert not np.array_equal(np.sort(order), np.sort(order_of_epoch(config, pictures, every, 3)))
 
 
+@pytest.mark.parametrize("count", [40, 41])
+def test_even_classes_keep_their_order(count: int) -> None:
+    pictures, labels = np.arange(count), np.arange(count) % 4
+    natural, balanced = (
+        order_of_epoch(TrainConfig(seed=7, class_sampling=word), pictures, labels, 3)
+        for word in ("natural", "balanced")
+    )
+    assert np.array_equal(natural, balanced)
+
+
 def test_a_natural_epoch_has_the_order_it_always_had() -> None:
     pictures, labels = np.arange(50, 90), np.zeros(90, dtype=np.int64)
     expected = np.random.default_rng((7, 3)).permutation(pictures)
