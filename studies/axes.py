@@ -64,6 +64,7 @@ TABLES: dict[str, type[FrozenModel]] = {"sam": Sam, "distill": Distill}
 """Tables of [train] with settings that can be sampled, named "sam.rho"."""
 
 TOGETHER = (
+    ("rotate", "rotations"),
     ("mixup", "cutmix"),
     ("schedule", "warmup_epochs", "step_epochs"),
     ("class_weights", "class_sampling", "logit_adjustment"),
@@ -223,7 +224,7 @@ def _refusals(train: TrainConfig, key: str, value: Value) -> list[str]:
         TrainConfig.model_validate(values)
     except ValidationError as error:
         lines = [describe_problem(TrainConfig, one).strip() for one in error.errors() if one["loc"]]
-        return [line.removeprefix(f"{key} = ") for line in lines]
+        return [line.removeprefix(f"{key} = ").removeprefix(f"{key}: ") for line in lines]
     return []
 
 

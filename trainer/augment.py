@@ -106,7 +106,8 @@ def draw(config: TrainConfig, batch: int, size: int, rng: np.random.Generator) -
     if config.hflip or config.vflip or config.rotate or config.crop_padding or config.shift or config.scale:
         flip_x = np.where(rng.random(batch) < config.hflip, -1.0, 1.0)
         flip_y = np.where(rng.random(batch) < config.vflip, -1.0, 1.0)
-        angle = np.deg2rad(rng.uniform(-config.rotate, config.rotate, (config.rotations, batch)).sum(axis=0))
+        most = np.array(config.angles)[:, None]
+        angle = np.deg2rad(rng.uniform(-most, most, (len(most), batch)).sum(axis=0))
         crop = rng.integers(-config.crop_padding, config.crop_padding, (2, batch), endpoint=True)
         moved = crop + size * rng.uniform(-config.shift, config.shift, (2, batch)) if config.shift else crop
         zoom = 1 / rng.uniform(1 - config.scale, 1 + config.scale, batch) if config.scale else 1.0

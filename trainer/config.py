@@ -24,6 +24,9 @@ SizeSetting: TypeAlias = Literal["width_mult", "depth_mult", "initial_chs", "fin
 SIZE_SETTINGS: tuple[SizeSetting, ...] = get_args(SizeSetting)
 """Settings of TrainConfig that change a model's size, in the families that have them (trainer/families.py)."""
 
+MOST_ROTATIONS = 4
+"""Largest number of rotations that are added up."""
+
 
 class Columns(FrozenModel):
     """Names of the columns of label tables. Needed only if a name differs from the defaults."""
@@ -237,10 +240,12 @@ class TrainConfig(FrozenModel):
     """Probability of a left-right flip."""
     vflip: float = Field(0.0, ge=0, le=1)
     """Probability of a top-bottom flip."""
-    rotate: float = Field(0.0, ge=0, le=180)
-    """Largest rotation in degrees, either way, drawn uniformly; uncovered corners are black."""
-    rotations: int = Field(1, ge=1, le=4)
-    """Number of rotations that are added up. The sum of two is more often near 0 than a single rotation."""
+    rotate: float | tuple[float, ...] = 0.0
+    """Largest rotation in degrees, 0 to 180, either way, drawn uniformly; uncovered corners are black. A list, for
+    example [15, 25], has the largest angle of each of up to four rotations, which are added up."""
+    rotations: int = Field(1, ge=1, le=MOST_ROTATIONS)
+    """Number of rotations of at most ``rotate``, a number, that are added up. The sum of two is more often near 0 than
+    a single rotation."""
     shift: float = Field(0.0, ge=0, lt=1)
     """Largest shift along each axis, as a share of the picture; uncovered parts are black."""
     scale: float = Field(0.0, ge=0, lt=1)
@@ -270,6 +275,22 @@ class TrainConfig(FrozenModel):
     seed: int = Field(0, ge=0)
     """Seed of the initial weights, the order, the augmentation and the dropout."""
 
+    @property
+    def angles(self) -> tuple[float, ...]:
+        """The largest angle in degrees of each rotation; the rotations are added up."""
+        return self.rotate if isinstance(self.rotate, tuple) else (self.rotate,) * self.rotations
+
+    @field_validator("rotate", mode="before")
+    @classmethod
+    def _angles_are_degrees(cls, rotate: object) -> object:
+        angles = list(rotate) if isinstance(rotate, list | tuple) else [rotate]
+        if not 1 <= len(angles) <= MOST_ROTATIONS:
+            raise ValueError(f"{angles}: list 1 to {MOST_ROTATIONS} angles")
+        for angle in angles:
+            if not (isinstance(angle, int | float) and 0 <= angle <= 180):
+                raise ValueError(f"{angle!r} is no angle; write degrees from 0 to 180, or a list such as [15, 25]")
+        return rotate
+
     @model_validator(mode="after")
     def _settings_fit_together(self) -> Self:
         # If a rule combines settings that can be sampled, list them in studies.axes.TOGETHER: it checks whole spaces.
@@ -278,6 +299,11 @@ class TrainConfig(FrozenModel):
         for transform in self.augment:
             if isinstance(transform, dict) and not isinstance(transform.get("name"), str):
                 raise ValueError(f'augment: {transform} needs a name, as in {{ name = "FancyPCA" }}')
+        if isinstance(self.rotate, tuple) and self.rotations != 1:
+            raise ValueError(
+                f"rotate = {list(self.rotate)} lists every rotation, and rotations = {self.rotations} repeats one; "
+                "leave rotations out"
+            )
         if self.mixup + self.cutmix > 1:
             raise ValueError(
                 f"mixup = {self.mixup:g} and cutmix = {self.cutmix:g} are shares of batches; at most 1 together"

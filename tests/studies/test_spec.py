@@ -367,6 +367,20 @@ def test_every_number_of_the_recipe_can_be_sampled_but_its_length() -> None:
     assert config.patience == 5
 
 
+def test_listed_rotations_are_fixed_and_a_sampled_rotation_is_a_number() -> None:
+    listed = study(train={"rotate": [15, 25]}, space={"lr": LR})
+    assert StudySpec.model_validate(listed.model_dump(mode="json")).config_for({}, 0).angles == (15, 25)
+    sampled = study(space={"rotate": {"low": 0, "high": 30}, "rotations": [1, 2]})
+    assert sampled.config_for({"rotate": 12.5, "rotations": 2}, 0).angles == (12.5, 12.5)
+    assert problems(train={"rotate": [15, 25]}, space={"rotations": [1, 2]}) == [
+        "space.rotations: rotate = [15.0, 25.0] lists every rotation, and rotations = 2 repeats one; leave rotations "
+        "out"
+    ]
+    assert problems(space={"rotate": {"low": 0, "high": 200}}) == [
+        "space.rotate: 200.0 is no angle; write degrees from 0 to 180, or a list such as [15, 25]"
+    ]
+
+
 def test_a_study_survives_json() -> None:
     spec = studies.load("birds400")
     assert StudySpec.model_validate(spec.model_dump(mode="json")) == spec

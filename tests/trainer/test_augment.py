@@ -326,6 +326,22 @@ def test_two_rotations_lean_towards_upright_and_reach_twice_as_far() -> None:
     assert np.mean(np.abs(angles) < 10) == pytest.approx(0.75, abs=0.02)  # of a triangle
 
 
+def test_listed_rotations_are_added_up_each_from_its_own_range() -> None:
+    matrices = draw(config_of(rotate=[15, 25]), 20_000, SIZE, np.random.default_rng(0)).matrices
+    assert matrices is not None
+    angles = np.rad2deg(np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0]))
+    assert 38 < np.abs(angles).max() <= 40
+    # The sum of two even distributions is a trapezoid: flat up to 25 - 15 degrees, then falling to 0 at 25 + 15.
+    assert np.mean(np.abs(angles) < 10) == pytest.approx(20 / 50, abs=0.02)
+    assert np.mean(np.abs(angles) > 25) == pytest.approx(15**2 / (30 * 50), abs=0.02)
+
+
+def test_one_listed_rotation_is_that_number() -> None:
+    listed, number = (draw(config_of(rotate=one), 9, SIZE, np.random.default_rng(0)) for one in ([20], 20))
+    assert listed.matrices is not None
+    assert np.array_equal(listed.matrices, number.matrices)
+
+
 def test_scale_zooms_evenly_round_the_centre_and_shift_moves_by_a_share() -> None:
     matrices = draw(config_of(scale=0.2, shift=0.25), 20_000, SIZE, np.random.default_rng(0)).matrices
     assert matrices is not None

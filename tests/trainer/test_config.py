@@ -77,7 +77,12 @@ def test_all_problems_are_told_at_once_each_on_its_line() -> None:
         ({"lr": float("inf")}, "lr = inf: input should be a finite number"),
         ({"weight_decay": float("nan")}, "weight_decay = nan: input should be"),
         ({"batch_size": 1}, "batch_size = 1: input should be greater than or equal to 2"),
-        ({"rotate": 200}, "rotate = 200: input should be less than or equal to 180"),
+        ({"rotate": 200}, "rotate: 200 is no angle; write degrees from 0 to 180, or a list such as [15, 25]"),
+        ({"rotate": [15, -1]}, "rotate: -1 is no angle"),
+        ({"rotate": "much"}, "rotate: 'much' is no angle"),
+        ({"rotate": []}, "rotate: []: list 1 to 4 angles"),
+        ({"rotate": [1, 2, 3, 4, 5]}, "rotate: [1, 2, 3, 4, 5]: list 1 to 4 angles"),
+        ({"rotate": [15, 25], "rotations": 2}, "rotate = [15.0, 25.0] lists every rotation, and rotations = 2 repeats"),
         ({"epochs": 2.5}, "epochs = 2.5: input should be a valid integer"),
     ],
 )
