@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo check test test-slow soak format
+.PHONY: setup demo check test test-slow soak gpu format
 
 setup: .venv/installed
 
@@ -31,6 +31,9 @@ test-slow: setup
 
 soak: setup
 	$(BIN)/python bench/soak.py
+
+gpu: setup
+	$(BIN)/python bench/gpu.py
 
 format: setup
 	$(BIN)/ruff format .
