@@ -333,7 +333,7 @@ class StudySpec(FrozenModel):
         assert self.final.finetune is not None
         kept = {"batch_size", "weight_decay", "momentum", "label_smoothing", "loss", "clip", "agc", "precision", "seed"}
         kept |= {"focal_gamma", "class_weights", "class_sampling", "logit_adjustment"}
-        model = {"model", "model_args", *SIZE_SETTINGS, "require_timm", "drop_path"}
+        model = {"model", "model_args", *SIZE_SETTINGS, "stem", "require_timm", "drop_path"}
         values = {name: getattr(config, name) for name in kept | model}
         values |= {"schedule": "constant"} | self.final.finetune.model_dump()
         return TrainConfig.model_validate(values)

@@ -161,9 +161,13 @@ class TrainConfig(FrozenModel):
     rexnetr_100."""
     growth: float = Field(2.0, ge=1, le=4)
     """Factor on the channels from one stage of a ResNet to the next. Families: resnet*."""
+    stem: Literal["timm", "cifar"] = "timm"
+    """First layers of a ResNet. timm: those that timm gives it, which divide the picture's sides by four. cifar: one
+    3x3 convolution of stride 1 and no pooling, for small pictures (He et al., 2015, section 4.2). Stock timm's
+    create_model has no argument for it. Only for resnet*."""
     require_timm: bool = False
-    """Refuse nets that stock timm's create_model cannot build. Families: wrn-*; where they are scaled,
-    efficientnet_b0, mobilenetv3_*_100."""
+    """Refuse nets that stock timm's create_model cannot build: every net with stem = "cifar", and those of some
+    families. Families: wrn-*; where they are scaled, efficientnet_b0, mobilenetv3_*_100."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Drop rate before the classifier (timm's drop_rate)."""
     drop_path: float = Field(0.0, ge=0, lt=1)

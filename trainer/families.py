@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Literal
 
+from timm import create_model
 from timm.layers import make_divisible
 from timm.models.efficientnet import _gen_efficientnet
 from timm.models.mobilenetv3 import _gen_mobilenet_v3
@@ -41,7 +42,10 @@ class Family:
     args: Callable[[TrainConfig], dict[str, Any]] = lambda config: {}
     """Keyword arguments that build a candidate in the size of its settings."""
     stock: Literal["always", "unscaled", "never"] = "always"
-    """Whether stock timm's ``create_model(name, **args)`` builds a candidate; unscaled: if width and depth are 1."""
+    """Whether stock timm's ``create_model(name, **args)`` builds a candidate with timm's stem; unscaled: if width and
+    depth are 1."""
+    has_cifar_stem: bool = False
+    """Whether a candidate may have stem = "cifar", which no stock timm builds."""
     build: Callable[..., nn.Module] | None = None
     """Builds the nets that stock timm cannot, from the model's name and the arguments. None: there are no such nets."""
     size: Callable[[TrainConfig, Shape], ModelSize] | None = None
@@ -93,8 +97,19 @@ def _rexnet_size(config: TrainConfig, shape: Shape, *, divisor: int) -> ModelSiz
 
 
 def _resnet_args(config: TrainConfig) -> dict[str, Any]:
-    stem = RESNET_STEM * config.width_mult
-    return {"channels": [max(1, round(stem * config.growth**stage)) for stage in range(4)]}
+    first = RESNET_STEM * config.width_mult
+    channels = [max(1, round(first * config.growth**stage)) for stage in range(4)]
+    return {"channels": channels} if config.stem == "timm" else {"channels": channels, "stem": config.stem}
+
+
+def _build_resnet(name: str, *, stem: Literal["cifar"], in_chans: int, **args: Any) -> nn.Module:
+    """A timm ResNet whose first layers are one 3x3 convolution of stride 1, drawn as timm draws its own."""
+    net: Any = create_model(name, in_chans=in_chans, **args)
+    net.conv1 = nn.Conv2d(in_chans, net.bn1.num_features, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    net.maxpool = nn.Identity()
+    built: nn.Module = net
+    return built
 
 
 def _resnet_dip(net: nn.Module) -> float:
@@ -156,6 +171,8 @@ FAMILIES = (
         example="resnet18",
         settings=("width_mult", "growth"),
         args=_resnet_args,
+        has_cifar_stem=True,
+        build=_build_resnet,
         dip=_resnet_dip,
     ),
     Family(

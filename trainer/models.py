@@ -22,7 +22,7 @@ RESERVED_ARGS = {
     **dict.fromkeys(("features_only",), "leaves no classifier"),
     **dict.fromkeys(("width_mult", "channels"), "is set by width_mult beside model_args"),
     **dict.fromkeys(("drop_rate", "drop_path_rate"), "is set by dropout and drop_path beside model_args"),
-    **dict.fromkeys(("depth_mult", "initial_chs", "final_chs"), "is a setting beside model_args"),
+    **dict.fromkeys(("depth_mult", "initial_chs", "final_chs", "stem"), "is a setting beside model_args"),
 }
 """Arguments of ``timm.create_model`` that ``model_args`` must not have -> reason. Each would be ignored, or break the
 promise that a candidate is a classifier of these pictures, trained from random weights."""
@@ -40,6 +40,13 @@ def has_width(model: str) -> bool:
 
 def is_stock(config: TrainConfig) -> bool:
     """Whether stock timm's ``create_model(name, **args)`` builds this net, so that it can load an export."""
+    match config.stem:
+        case "timm":
+            pass
+        case "cifar":
+            return False
+        case _:
+            assert_never(config.stem)
     stock = family_of(config.model).stock
     match stock:
         case "always":
@@ -78,6 +85,10 @@ def model_args(config: TrainConfig, image_size: int) -> dict[str, Any]:
                 f"{setting} = {value:g}: {config.model} has no {what}; use {families_with(setting)[0].example} or "
                 "another family that has it, or leave it out"
             )
+    if config.stem != "timm" and not family.has_cifar_stem:
+        raise ConfigError(
+            f'stem = "{config.stem}": {config.model} has no such stem; use resnet18 or another ResNet, or leave it out'
+        )
     args: dict[str, Any] = dict(config.model_args) | family.args(config)
     if family is OTHER and _takes_image_size(config.model):
         args.setdefault("img_size", image_size)

@@ -184,7 +184,7 @@ class Fitter:
 
     def _question(self, config: TrainConfig, sizes: Iterable[str], *others: float | None) -> str:
         """Key of a remembered answer: everything that the answer depends on."""
-        settings = {name: getattr(config, name) for name in ("model", "model_args", *sizes)}
+        settings = {name: getattr(config, name) for name in ("model", "model_args", "stem", *sizes)}
         shape = (self.shape.num_classes, self.shape.image_size, self.shape.channels)
         return json.dumps([settings, [*shape, *others], version("timm"), version("torch")])
 

@@ -401,6 +401,7 @@ def test_the_final_training_changes_what_final_names_and_nothing_else() -> None:
 
 def test_finetuning_keeps_the_net_and_ends_schedule_and_augmentation() -> None:
     spec = study(train={"width_mult": 1.1, "batch_size": 16, "ema": 0.9, "rotate": 9}, final={"finetune": {}})
+    assert spec.finetune_config(TrainConfig(model="resnet18", stem="cifar")).stem == "cifar"
     config = spec.finetune_config(spec.final_config_for({"lr": 0.005}, 11))
     winners = {"optimizer": "adam", "lr": 1e-3, "epochs": 4, "dropout": 0.16, "hflip": 0.5, "schedule": "constant"}
     assert config == TrainConfig(width_mult=1.1, batch_size=16, seed=11, **winners)

@@ -19,6 +19,7 @@ from trainer.device import open_device
 from trainer.errors import ConfigError, DataError
 from trainer.evaluate import view_of
 from trainer.losses import build_loss, weights_of
+from trainer.models import is_stock
 from trainer.optim import build_optimizer, learning_rate
 from trainer.order import order_of_epoch
 from trainer.pictures import crop_mode_of, mode_of, read_picture
@@ -29,6 +30,7 @@ COUNTS = np.array([6, 2, 1])
 LABELS = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2])
 
 TRAIN_USES: dict[str, Callable[[TrainConfig], object]] = {
+    "stem": lambda config: [is_stock(config)],
     "optimizer": lambda config: build_optimizer(config, nn.Linear(2, 2)),
     "loss": lambda config: build_loss(config, COUNTS, torch.device("cpu"))(torch.zeros(2, 3), LABELS[[0, 6]]).item(),
     "class_weights": lambda config: [weights_of(config, COUNTS)],

@@ -23,6 +23,7 @@ LATER: dict[str, Any] = {
     "DataConfig.test_labels": None,
     "DataConfig.columns": None,
     "DataConfig.group_by": None,
+    "TrainConfig.stem": "timm",
     "TrainConfig.focal_gamma": 2.0,
     "TrainConfig.class_weights": "none",
     "TrainConfig.class_sampling": "natural",

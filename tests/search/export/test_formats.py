@@ -13,6 +13,7 @@ import exports
 import numpy as np
 import onnxruntime
 import pytest
+import timm
 import torch
 from choices import UNKNOWN
 from torch import nn
@@ -159,6 +160,27 @@ def test_an_ensembles_weights_are_proven_too_although_no_stock_library_has_its_n
     pictures = torch.randn(3, 3, 16, 16)
     with torch.inference_mode():
         assert np.array_equal(forwards["the product"][1](pictures.numpy()), whole(pictures).numpy())
+
+
+def test_a_net_with_the_stem_for_cifar_is_exported_as_what_it_is(digits: Dataset, tmp_path: Path) -> None:
+    train = {"model": "resnet10t", "width_mult": 0.1, "stem": "cifar"}
+    spec = StudySpec.model_validate({"name": "stem", "space": {"lr": [0.1]}, "train": train})
+    whole, plain = build_nets(spec.train, [build_model(spec.train, Shape(10, 16)).state_dict()], spec, 10)
+    write_weights(tmp_path, plain, spec.train, spec, digits)
+    write_graphs(tmp_path, whole, (3, 16, 16), FORMAT_NAMES, {})
+    described = json.loads((tmp_path / "config.json").read_text())
+    assert described["model_args"]["stem"] == "cifar"
+    with pytest.raises(TypeError, match="stem"):
+        timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    model = {"stock_timm": False, "members": 1, "views": []}
+    card = {"model": model, "config": spec.train.model_dump(mode="json"), "formats": list(FORMAT_NAMES)}
+    _, _, forwards = _open_formats(tmp_path, card, digits)
+    assert "the product" in forwards
+    pictures = torch.randn(3, 3, 16, 16)
+    with torch.inference_mode():
+        expected = whole(pictures).numpy()
+    for _, forward in forwards.values():
+        assert np.abs(forward(pictures.numpy()) - expected).max() < 1e-4
 
 
 def test_only_the_formats_asked_for_are_written(tmp_path: Path) -> None:

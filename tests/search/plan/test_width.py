@@ -112,6 +112,19 @@ def test_the_dip_of_a_family_is_where_its_first_stage_meets_its_stem(model: str,
     assert dip(TrainConfig(model=model)) == at
 
 
+def test_the_stem_is_part_of_the_question(tmp_path: Path) -> None:
+    memory, limit = tmp_path / "widths.json", Limit(macs=20_000_000)
+    own, cifar = (
+        Fitter(SHAPE, limit, memory).widest(TrainConfig.model_validate({"model": "resnet10t", "stem": stem}))
+        for stem in ("timm", "cifar")
+    )
+    assert cifar.widest.width_mult < own.widest.width_mult / 3
+    at = TrainConfig(model="resnet10t", stem="cifar", width_mult=cifar.widest.width_mult)
+    assert count(at, SHAPE).macs == cifar.widest.macs <= 20_000_000
+    assert cifar.next is not None
+    assert count(at.model_copy(update={"width_mult": cifar.next.width_mult}), SHAPE).macs > 20_000_000
+
+
 def test_a_wide_resnet_only_grows() -> None:
     """Its first stage loses a projection at its stem's width too, but gains more: round it and over the whole scale."""
     around = [step / 100 for step in range(86, 110, 2)]
