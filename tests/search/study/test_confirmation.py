@@ -205,6 +205,26 @@ def test_the_best_race_and_only_seeds_that_had_no_part_in_it_measure_the_winner(
     assert found.sentence.endswith("; the search's best had claimed 54.00%")
 
 
+def test_a_race_that_is_cut_short_after_each_training_ends_as_one_that_is_not(study: optuna.Study) -> None:
+    def accuracy(trial: int, seed: int) -> float | None:
+        return None if (trial, seed) == (4, 0) else 0.5 + (7 * trial + 3 * seed) % 5 / 10
+
+    done = []
+    while True:
+        again = optuna.load_study(study_name=study.study_name, storage=study._storage)
+        begin(again, SHORT)
+        if not (todo := missing(again, SHORT)):
+            break
+        trial, seed = todo[-1]  # the others were in progress, on other workers
+        done.append((trial.number, seed))
+        record(again, trial.number, seed, accuracy(trial.number, seed), 2.0)
+    cut = confirmed(study, SHORT)
+    study.set_user_attr(CONFIRM, None)
+    rounds = race_on(study, SHORT, accuracy)
+    assert sorted(done) == sorted(one for todo in rounds for one in todo)
+    assert cut == confirmed(study, SHORT)
+
+
 def test_after_a_search_of_30_trainings_the_race_is_longer(study: optuna.Study) -> None:
     rounds = race_on(study, spec_of(), lambda trial, seed: 0.5 + trial / 100)
     assert [len(one) for one in rounds] == [4, 4, 2]
