@@ -73,7 +73,7 @@ def heads(*cells: str) -> None:
 def tests(bench: Bench) -> None:
     """The tests that are marked cuda; on the null GPU those that need no kernel."""
     chosen = ["-n", "0", "-k", "bf16 or copy_to or looking"] if bench.quick else ["-n", "4"]
-    where = ["tests/trainer", "tests/search/test_devices.py"]
+    where = ["tests/trainer/test_device.py" if bench.quick else "tests/trainer", "tests/search/test_devices.py"]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", *chosen, *where]
     subprocess.run(command, cwd=ROOT, check=True)
 
@@ -165,7 +165,7 @@ def pack(bench: Bench) -> None:
     heads("px", "trainings at once", "pictures/s together", "each")
     for size, number in ((64, 3),) if bench.quick else ((64, 200), (224, 60)):
         together: dict[int, float] = {}
-        for workers in (1, 2, 4):
+        for workers in (1, 2) if bench.quick else (1, 2, 4):
             command = [
                 sys.executable,
                 str(HERE),
