@@ -56,6 +56,7 @@ SAMPLED = (
     "cutmix",
     "mix_alpha",
     "augment_from_epoch",
+    "augment_share",
 )
 """Settings of [train] that [space] may sample. The number of epochs is none of them: pruners compare trials of equal
 length."""
@@ -65,6 +66,7 @@ TABLES: dict[str, type[FrozenModel]] = {"sam": Sam, "distill": Distill}
 
 TOGETHER = (
     ("rotate", "rotations"),
+    ("augment_from_epoch", "augment_share"),
     ("mixup", "cutmix"),
     ("schedule", "warmup_epochs", "step_epochs"),
     ("class_weights", "class_sampling", "logit_adjustment"),

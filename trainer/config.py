@@ -1,16 +1,33 @@
-"""Frozen values: the pictures, the recipe, the result of an epoch, the size of a model. Without torch."""
+"""Frozen values: the pictures and the recipe. Without torch."""
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self, TypeAlias, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from trainer.results import EpochResult, ModelSize, Shape
 from trainer.values import FrozenModel
+
+__all__ = [
+    "MOST_ROTATIONS",
+    "RECIPE_VERSION",
+    "SIZE_SETTINGS",
+    "Columns",
+    "DataConfig",
+    "Distill",
+    "EpochResult",
+    "ModelSize",
+    "Optimizer",
+    "Sam",
+    "Shape",
+    "SizeSetting",
+    "TrainConfig",
+    "View",
+]
 
 RECIPE_VERSION = 2
 """Version of the trainer's recipes. Raised by hand whenever the same configuration would train to another result; the
@@ -77,6 +94,9 @@ class DataConfig(FrozenModel):
     """Source of the mean and standard deviation that normalise the pictures: ImageNet, or the training split."""
     val_fraction: float = Field(0.1, gt=0, lt=0.9)
     """Share of the training pictures held out for validation if there is no val/ folder."""
+    fraction: float = Field(1.0, gt=0, le=1)
+    """Share of each class's training pictures that is used, at least one of each, drawn by split_seed. Validation and
+    test split stay whole."""
     test_fraction: float = Field(0.0, ge=0, lt=0.9)
     """Share of all pictures held out as test split if the source has none. 0: no test split."""
     stratified: bool = True
@@ -272,12 +292,20 @@ class TrainConfig(FrozenModel):
     """Both parameters of the Beta distribution from which mixup and cutmix draw the other picture's share."""
     augment_from_epoch: int = Field(1, ge=1)
     """First epoch with augmentation; earlier epochs use the plain pictures."""
+    augment_share: float = Field(1.0, ge=0, le=1)
+    """Share of the epochs with augmentation, spread evenly over the training; the others use the plain pictures. With
+    0.5, every second epoch is augmented, the first one not."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 autocast on CUDA GPUs that have it, fp32 elsewhere. fp16: autocast with loss scaling, for GPUs without
     bf16; not with sam. With nadam and rmsprop each step then waits for the GPU once."""
     seed: int = Field(0, ge=0)
     """Seed of the initial weights, the order, the augmentation and the dropout."""
+
+    def is_augmented(self, epoch: int) -> bool:
+        """Whether an epoch (from 1) uses augmented pictures."""
+        begun, before = (int(round(number * self.augment_share, 9)) for number in (epoch, epoch - 1))
+        return epoch >= self.augment_from_epoch and begun > before
 
     @property
     def angles(self) -> tuple[float, ...]:
@@ -303,6 +331,11 @@ class TrainConfig(FrozenModel):
         for transform in self.augment:
             if isinstance(transform, dict) and not isinstance(transform.get("name"), str):
                 raise ValueError(f'augment: {transform} needs a name, as in {{ name = "FancyPCA" }}')
+        if self.augment_share < 1 and self.augment_from_epoch > 1:
+            raise ValueError(
+                f"augment_share = {self.augment_share:g} spreads the plain epochs over the training, and "
+                f"augment_from_epoch = {self.augment_from_epoch} puts them first; leave one of them out"
+            )
         if isinstance(self.rotate, tuple) and self.rotations != 1:
             raise ValueError(
                 f"rotate = {list(self.rotate)} lists every rotation, and rotations = {self.rotations} repeats one; "
@@ -334,58 +367,3 @@ class TrainConfig(FrozenModel):
                 f"warmup_epochs = {self.warmup_epochs:g} must be less than a cycle, step_epochs = {self.step_epochs}"
             )
         return self
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochResult:
-    """The result of one finished epoch."""
-
-    epoch: int
-    """Number of finished epochs, from 1."""
-    train_loss: float
-    """Mean loss over the epoch's batches, as trained (smoothed labels, augmented pictures)."""
-    val_loss: float
-    """Mean cross-entropy on the validation split, without label smoothing."""
-    val_accuracy: float
-    """Top-1 accuracy on the validation split, 0 to 1."""
-    seconds: float
-    """Wall time of the epoch, validation included."""
-    images_per_second: float
-    """Training pictures per second of training time, validation excluded."""
-    final: bool = False
-    """Whether no epoch follows, because all are done or because of ``patience``."""
-    train_accuracy: float | None = None
-    """Top-1 accuracy over the epoch's batches, as trained: on augmented pictures, each by the net of its step. A
-    picture that was mixed of two counts with the share of the label that was predicted. None in a result of before."""
-    val_macro_f1: float | None = None
-    """Mean F1 over the classes of the validation split, see ``trainer.scores``. None in a result of before."""
-    val_balanced_accuracy: float | None = None
-    """Mean recall over the classes of the validation split. None in a result of before."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The outputs and the input of a model."""
-
-    num_classes: int
-    """Number of outputs of the classifier."""
-    image_size: int
-    """Height and width of an image, in pixels."""
-    channels: int = 3
-    """Number of channels of an image: 3 or 1."""
-
-    @property
-    def of_image(self) -> tuple[int, int, int]:
-        """Channels, height and width of one image, in torch's order."""
-        return self.channels, self.image_size, self.image_size
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSize:
-    """Size of a model: exact counts, for one picture."""
-
-    params: int
-    """Trainable parameters; batch norm's running statistics are buffers and don't count."""
-    macs: int
-    """Multiply-adds of one forward pass in eval mode, as torch.utils.flop_counter counts them
-    (convolutions and matrix products; FLOPs / 2)."""

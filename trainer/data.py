@@ -26,7 +26,7 @@ from trainer.kept import recall, write_checked
 from trainer.layout import EXPECTED_LAYOUT
 from trainer.pictures import read
 from trainer.scan import Listing, Picture, scan
-from trainer.splits import draw_folds, draw_splits, group_problems, groups_of
+from trainer.splits import UNUSED, draw_folds, draw_splits, group_problems, groups_of
 
 __all__ = ["BadFile", "Dataset", "Duplicate", "Progress", "open_data", "prepare_data"]
 
@@ -323,6 +323,8 @@ def _find_duplicates(cache: Cache, splits: list[str]) -> list[Duplicate]:
     first: dict[str, dict[str, dict[str, str]]] = {}
     for name, sha256, split, class_name in zip(cache.names, cache.sha256, splits, cache.classes, strict=True):
         same_bytes = first.setdefault(sha256, {"across splits": {}, "across classes": {}})
+        if split == UNUSED:
+            continue
         for kind, place in (("across splits", split), ("across classes", class_name)):
             seen = same_bytes[kind]
             found += [Duplicate(other, name, kind) for where, other in seen.items() if where != place][:1]

@@ -257,7 +257,7 @@ class Training:
         torch.manual_seed(_derive(seed, epoch))
         order = order_of_epoch(self.config, self.data.splits["train"], self.data.labels, epoch)
         chosen = [order[start : start + size] for start in range(0, self.steps_per_epoch * size, size)]
-        plain = epoch < self.config.augment_from_epoch
+        plain = not self.config.is_augmented(epoch)
         for number, pictures in enumerate(self.loader.epoch(epoch, chosen, plain=plain)):
             labels = self.device.copy(self.data.labels[chosen[number]])
             # Numbered from 1: numpy pads seeds with zeros, so (seed, epoch, 0) would repeat the seed of the order.

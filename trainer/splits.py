@@ -45,7 +45,27 @@ class _Unit:
     """Hash by which the units are ordered before they are taken."""
 
 
+UNUSED = ""
+"""Split of the training pictures that ``fraction`` leaves out."""
+
+
 def draw_splits(config: DataConfig, cache: Cache, groups: Sequence[str]) -> list[str]:
+    """The split of each picture, UNUSED for a training picture that ``fraction`` leaves out."""
+    splits = _drawn(config, cache, groups)
+    if config.fraction == 1:
+        return splits
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, split in enumerate(splits):
+        if split == "train":
+            members[cache.classes[index]].append(index)
+    for indices in members.values():
+        keys = {i: hashlib.sha256(f"{config.split_seed} part {cache.sha256[i]}".encode()).digest() for i in indices}
+        for index in sorted(indices, key=keys.__getitem__)[_share(config.fraction, len(indices), keep=0) :]:
+            splits[index] = UNUSED
+    return splits
+
+
+def _drawn(config: DataConfig, cache: Cache, groups: Sequence[str]) -> list[str]:
     """The split of each picture: that of its folder, or one drawn from train, class by class unless stratified is off.
 
     Each class gives its rounded share, but at least one picture, to each drawn split, and keeps at least one in train.

@@ -305,6 +305,8 @@ def _provenance(record: ExportRecord) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in record.versions.items())
     commit = f" at commit `{record.commit}`" if record.commit else ""
     pictures = ", ".join(f"{count:,} {split}" for split, count in data.pictures.items())
+    if (fraction := data.config.get("fraction")) is not None:
+        pictures += f" (of the training pictures of each class, a share of {fraction} is used: `data.fraction`)"
     libraries = ", ".join(one.library for one in proof.formats.values())
     log = record.event_log
     return (

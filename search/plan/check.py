@@ -188,7 +188,8 @@ def measure_speed(candidate: TrainConfig, data: Dataset, where: WorkerDevice) ->
     train, val = data.splits["train"], data.splits["val"]
     batch_size = min(candidate.batch_size, len(train))
     # With this rate, training cannot diverge in so few steps; the time does not depend on it.
-    quick = candidate.model_copy(update={"epochs": 1, "warmup_epochs": 0.0, "augment_from_epoch": 1, "lr": 1e-6})
+    quick = candidate.model_copy(update={"epochs": 1, "warmup_epochs": 0.0, "lr": 1e-6})
+    quick = quick.model_copy(update={"augment_from_epoch": 1, "augment_share": 1.0})
     if _teacher_left_out(candidate) is not None:
         quick = quick.model_copy(update={"distill": None})
     device = open_device(where.kind, where.num_threads)

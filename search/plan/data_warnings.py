@@ -25,6 +25,7 @@ def warnings_about(data: Dataset, config: DataConfig) -> Iterator[str]:
     """Warnings about pictures that may be a mistake, or that make accuracies less reliable than they look."""
     yield from data.notices
     yield from misread(data)
+    yield from _left_out(data, config)
     yield from _validation(data, config)
     yield from _imbalance(data)
 
@@ -73,6 +74,15 @@ def _validation(data: Dataset, config: DataConfig) -> Iterator[str]:
             f"{_count(count, 'validation picture')} {'tells' if count == 1 else 'tell'} candidates apart in steps of "
             f"{100 / count:.1f} points, with a standard error of {30 / count**0.5:.1f} points at 90 % and "
             f"{50 / count**0.5:.1f} at 50 % accuracy; a larger val split (data.val_fraction) or data.folds tells more"
+        )
+
+
+def _left_out(data: Dataset, config: DataConfig) -> Iterator[str]:
+    if config.fraction < 1:
+        used, others = len(data.splits["train"]), len(data.splits["val"]) + len(data.splits["test"])
+        yield (
+            f"data.fraction = {config.fraction:g}: {used:,} of {len(data.names) - others:,} training pictures are "
+            "used, the same ones in every training; validation and test split are whole"
         )
 
 

@@ -381,6 +381,15 @@ def test_listed_rotations_are_fixed_and_a_sampled_rotation_is_a_number() -> None
     ]
 
 
+def test_the_share_of_augmented_epochs_is_sampled_and_stays_in_a_short_training() -> None:
+    spec = study(train={"epochs": 40}, space={"augment_share": {"low": 0.25, "high": 1}})
+    assert spec.values_for({"augment_share": 0.5}, 0, epochs=10)["augment_share"] == 0.5
+    assert problems(train={"augment_from_epoch": 11}, space={"augment_share": {"low": 0.25, "high": 1}}) == [
+        "space.augment_share: 0.25 spreads the plain epochs over the training, and augment_from_epoch = 11 puts them "
+        "first; leave one of them out"
+    ]
+
+
 def test_a_study_survives_json() -> None:
     spec = studies.load("birds400")
     assert StudySpec.model_validate(spec.model_dump(mode="json")) == spec

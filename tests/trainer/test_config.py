@@ -55,7 +55,7 @@ def test_an_unknown_key_names_the_nearest_one() -> None:
 
 def test_a_key_like_no_other_lists_those_that_exist() -> None:
     problems = problems_of({"zzz": 1})
-    assert "zzz: unknown key; known: agc, augment, augment_from_epoch, batch_size" in problems
+    assert "zzz: unknown key; known: agc, augment, augment_from_epoch, augment_share" in problems
 
 
 def test_all_problems_are_told_at_once_each_on_its_line() -> None:
@@ -77,6 +77,7 @@ def test_all_problems_are_told_at_once_each_on_its_line() -> None:
         ({"lr": float("inf")}, "lr = inf: input should be a finite number"),
         ({"weight_decay": float("nan")}, "weight_decay = nan: input should be"),
         ({"batch_size": 1}, "batch_size = 1: input should be greater than or equal to 2"),
+        ({"augment_share": 0.5, "augment_from_epoch": 11}, "augment_share = 0.5 spreads the plain epochs over the"),
         ({"rotate": 200}, "rotate: 200 is no angle; write degrees from 0 to 180, or a list such as [15, 25]"),
         ({"rotate": [15, -1]}, "rotate: -1 is no angle"),
         ({"rotate": "much"}, "rotate: 'much' is no angle"),

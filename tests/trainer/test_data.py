@@ -143,6 +143,35 @@ def test_a_class_of_one_picture_can_be_trained_on_where_the_split_is_not_stratif
         prepare(root, tmp_path, val_fraction=0.05)
 
 
+def test_a_fraction_is_drawn_class_by_class_and_leaves_validation_and_test_whole(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"cat": 40, "dog": 12, "eel": 3})
+    shares = {"val_fraction": 0.25, "test_fraction": 0.25}
+    whole, half = (prepare(root, tmp_path, **shares, fraction=share) for share in (1.0, 0.5))
+    of_class = [np.bincount(data.labels[data.splits["train"]]) for data in (whole, half)]
+    assert of_class[1].tolist() == [max(1, int(count / 2 + 0.5)) for count in of_class[0]]
+    assert names_in(half, "train") < names_in(whole, "train")
+    assert all(names_in(half, split) == names_in(whole, split) for split in ("val", "test"))
+    assert half.content_hash == whole.content_hash
+    assert half.fingerprint != whole.fingerprint, "else a checkpoint of other pictures would be gone on with"
+    again, other = (prepare(root, tmp_path, **shares, fraction=0.5, split_seed=seed) for seed in (0, 1))
+    assert names_in(again, "train") == names_in(half, "train")
+    assert names_in(other, "train") != names_in(half, "train")
+    smaller = prepare(root, tmp_path, **shares, fraction=0.2)
+    assert names_in(smaller, "train") < names_in(half, "train"), "a smaller part is a part of a larger one"
+
+
+def test_a_picture_that_is_not_used_is_no_duplicate(tmp_path: Path) -> None:
+    counts = {f"{split}/{name}": 4 for split in ("train", "val") for name in ("cat", "dog")}
+    root = make_folder(tmp_path / "pets", counts)
+    used = prepare(root, tmp_path, fraction=0.25)
+    left_out = next(name for name in used.names if name.startswith("train/cat") and name not in names_in(used, "train"))
+    shutil.copy(root / left_out, root / "val" / "cat" / "copy.png")
+    assert [one.first for one in prepare(root, tmp_path).duplicates] == [left_out]
+    data = prepare(root, tmp_path, fraction=0.25)
+    assert left_out not in names_in(data, "train")
+    assert data.duplicates == ()
+
+
 def test_a_split_seed_gives_the_same_split_each_time_and_another_seed_another(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pets", {"cat": 30, "dog": 30})
     splits = [names_in(prepare(root, tmp_path, split_seed=seed, val_fraction=0.3), "val") for seed in (0, 0, 1)]

@@ -23,6 +23,8 @@ LATER: dict[str, Any] = {
     "DataConfig.test_labels": None,
     "DataConfig.columns": None,
     "DataConfig.group_by": None,
+    "DataConfig.fraction": 1.0,
+    "TrainConfig.augment_share": 1.0,
     "TrainConfig.stem": "timm",
     "TrainConfig.focal_gamma": 2.0,
     "TrainConfig.class_weights": "none",

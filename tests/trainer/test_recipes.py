@@ -64,6 +64,30 @@ def test_the_first_epochs_can_be_plain(digits: Dataset, cpu: Device) -> None:
     assert late[1].train_loss > plain[1].train_loss
 
 
+def test_augmented_epochs_are_spread_evenly_over_a_training() -> None:
+    def augmented(share: float, epochs: int) -> list[int]:
+        return [epoch for epoch in range(1, epochs + 1) if config_of(augment_share=share).is_augmented(epoch)]
+
+    assert augmented(1.0, 4) == [1, 2, 3, 4]
+    assert augmented(0.5, 8) == [2, 4, 6, 8]
+    assert augmented(0.75, 8) == [2, 3, 4, 6, 7, 8]
+    assert augmented(0.0, 8) == []
+    for percent in range(101):
+        assert len(augmented(percent / 100, 100)) == percent, "as many as asked for, whatever floats round to"
+
+
+def test_the_epochs_between_are_plain_to_the_last_bit(digits: Dataset, cpu: Device) -> None:
+    heavy: dict[str, Any] = {"rotate": 90, "erase": 1, "augment": ["RandAugment"], "mixup": 1}
+
+    def first_batches(**settings: Any) -> list[torch.Tensor]:
+        training = Training(config_of(**settings), digits, cpu)
+        return [next(iter(training.batches(epoch))).images for epoch in (1, 2, 3, 4)]
+
+    plain, all_, half = first_batches(), first_batches(**heavy), first_batches(**heavy, augment_share=0.5)
+    assert [torch.equal(one, other) for one, other in zip(half, plain, strict=True)] == [True, False, True, False]
+    assert [torch.equal(one, other) for one, other in zip(half, all_, strict=True)] == [False, True, False, True]
+
+
 def test_the_averaged_weights_are_what_is_evaluated_and_kept(digits: Dataset, cpu: Device, tmp_path: Path) -> None:
     with_average = list(fit(config_of(ema=0.97), digits, cpu, checkpoint=tmp_path / "a"))
     without = list(fit(config_of(), digits, cpu, checkpoint=tmp_path / "b"))
@@ -295,7 +319,7 @@ def test_each_thing_the_teams_did_is_in_a_shipped_recipe() -> None:
     specs = {name: studies.load(name) for name in studies.names()}
     configs = [spec.config_for(recipe, 0) for spec in specs.values() for recipe in (spec.known or ({},))]
     for setting in ("optimizer", "schedule", "loss"):
-        offered = set(typing.get_args(TrainConfig.model_fields[setting].annotation))
+        offered = set(typing.get_args(TrainConfig.model_fields[setting].annotation)) - {"focal"}  # of no team
         assert {getattr(config, setting) for config in configs} == offered, setting
     names = {config.model for config in configs}
     assert {"rexnet_100", "resnet18", "efficientnet_b0", "wrn-40-2", "nf_regnet_b1"} <= names

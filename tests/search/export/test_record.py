@@ -182,3 +182,11 @@ def test_the_class_map_has_the_order_of_the_labels_and_the_card_says_where_timms
 
 def test_a_class_map_keeps_names_that_are_no_text() -> None:
     assert class_map(["caf\udce9", "two\nlines", "\u9ce5"]) == b"caf\xe9\ntwo lines\n\xe9\xb3\xa5\n"
+
+
+def test_the_card_says_that_a_part_of_the_pictures_was_trained_on() -> None:
+    record = ExportRecord.model_validate(recorded())
+    data = record.data.model_copy(update={"config": {**record.data.config, "fraction": 0.5}})
+    said = "of the training pictures of each class, a share of 0.5 is used"
+    assert said not in card(record)
+    assert said in card(record.model_copy(update={"data": data}))

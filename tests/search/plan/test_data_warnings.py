@@ -35,6 +35,16 @@ def test_classes_without_a_validation_picture_are_named(tmp_path: Path) -> None:
     assert warnings_of(folder, tmp_path, folds=5) == []  # each fold has some of each class
 
 
+def test_a_part_of_the_training_pictures_is_told_with_its_numbers(tmp_path: Path) -> None:
+    counts = {f"train/{name}": 60 for name in "ab"} | {f"val/{name}": 50 for name in "ab"}
+    folder = make_pictures(tmp_path, counts)
+    assert warnings_of(folder, tmp_path) == []
+    assert warnings_of(folder, tmp_path, fraction=0.5) == [
+        "data.fraction = 0.5: 60 of 120 training pictures are used, the same ones in every training; validation and "
+        "test split are whole"
+    ]
+
+
 def test_of_many_classes_without_a_validation_picture_five_are_named(tmp_path: Path) -> None:
     counts = {f"train/c{i}": 3 for i in range(9)} | {"val/c0": 100}
     (line,) = warnings_of(make_pictures(tmp_path, counts), tmp_path)

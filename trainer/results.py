@@ -1,0 +1,60 @@
+"""Frozen values of a training and of a model: the result of an epoch, a shape, a size. Without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochResult:
+    """The result of one finished epoch."""
+
+    epoch: int
+    """Number of finished epochs, from 1."""
+    train_loss: float
+    """Mean loss over the epoch's batches, as trained (smoothed labels, augmented pictures)."""
+    val_loss: float
+    """Mean cross-entropy on the validation split, without label smoothing."""
+    val_accuracy: float
+    """Top-1 accuracy on the validation split, 0 to 1."""
+    seconds: float
+    """Wall time of the epoch, validation included."""
+    images_per_second: float
+    """Training pictures per second of training time, validation excluded."""
+    final: bool = False
+    """Whether no epoch follows, because all are done or because of ``patience``."""
+    train_accuracy: float | None = None
+    """Top-1 accuracy over the epoch's batches, as trained: on augmented pictures, each by the net of its step. A
+    picture that was mixed of two counts with the share of the label that was predicted. None in a result of before."""
+    val_macro_f1: float | None = None
+    """Mean F1 over the classes of the validation split, see ``trainer.scores``. None in a result of before."""
+    val_balanced_accuracy: float | None = None
+    """Mean recall over the classes of the validation split. None in a result of before."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The outputs and the input of a model."""
+
+    num_classes: int
+    """Number of outputs of the classifier."""
+    image_size: int
+    """Height and width of an image, in pixels."""
+    channels: int = 3
+    """Number of channels of an image: 3 or 1."""
+
+    @property
+    def of_image(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image, in torch's order."""
+        return self.channels, self.image_size, self.image_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSize:
+    """Size of a model: exact counts, for one picture."""
+
+    params: int
+    """Trainable parameters; batch norm's running statistics are buffers and don't count."""
+    macs: int
+    """Multiply-adds of one forward pass in eval mode, as torch.utils.flop_counter counts them
+    (convolutions and matrix products; FLOPs / 2)."""
