@@ -11,8 +11,8 @@ from search.export.load import QUIET, Load
 from search.export.opening import loading, reading
 from search.export.record import ExportRecord
 from search.export.scores import CLASS_COLUMNS, class_rows, never_predicted, score_rows, which_classes
+from search.figures.mistakes import caption
 from search.figures.png import numbered
-from search.watch.handed_over import MISTAKES
 from search.words import count, duration, judged_on
 from studies.objective import number_of, words_of
 from trainer.config import TrainConfig
@@ -159,7 +159,7 @@ def _gallery(record: ExportRecord) -> str:
     right = all(row == column for row, column, _ in record.evaluation.table)
     if not record.gallery or right:
         return ""
-    return f"![The most confident mistakes](plots/mistakes.png)\n\n{MISTAKES}"
+    return f"![The most confident mistakes](plots/mistakes.png)\n\n{caption(record.data.class_names)}"
 
 
 def _classes(record: ExportRecord) -> str:

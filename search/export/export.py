@@ -197,7 +197,7 @@ def _show_mistakes(folder: Path, record: ExportRecord, whole: nn.Module, retrain
     file = folder / MISTAKES
     file.parent.mkdir(exist_ok=True)
     if found:
-        draw_mistakes(found, file)
+        draw_mistakes(found, record.data.class_names, file)
     keep(report_of(record, file.read_bytes() if found else None), retraining.runs, record.study)
     if found and not record.gallery:
         file.unlink()

@@ -43,6 +43,7 @@ from search.export.scores import (
     which_classes,
 )
 from search.export.trainings import Outcome
+from search.figures.mistakes import caption
 from search.figures.png import Epoch, confused_pairs, dense
 from search.study.confirmation import Confirmation, confirmed
 from search.study.exported import Exported
@@ -373,6 +374,7 @@ def report_of(record: ExportRecord, mistakes: bytes | None) -> HandedOver:
         which=which_classes(scores),
         never=never_predicted(scores, printable),
         mistakes=None if mistakes is None else base64.b64encode(mistakes).decode(),
+        caption=caption(record.data.class_names),
     )
 
 

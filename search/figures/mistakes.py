@@ -28,14 +28,30 @@ class Mistake:
     """Probability of the predicted class, 0 to 1."""
 
 
-def draw_mistakes(mistakes: Sequence[Mistake], path: Path) -> None:
-    """Draw at least one mistake as a PNG."""
+def caption(class_names: Sequence[str]) -> str:
+    """What the figure shows, in words."""
+    numbers = " Classes are numbered as the lines of class_map.txt." if _unwritable(class_names) else ""
+    return (
+        "Pictures of the same split with the highest probability of a wrong class: what each is, and beside it what it "
+        f"was taken for. The bright parts speak most for that class (LayerCAM, Jiang et al., 2021).{numbers}"
+    )
+
+
+def _unwritable(class_names: Sequence[str]) -> bool:
+    """Whether no font of this system has all letters of the names."""
+    return fonts_for("".join(map(short_name, class_names))) is None
+
+
+def draw_mistakes(mistakes: Sequence[Mistake], class_names: Sequence[str], path: Path) -> None:
+    """Draw at least one mistake as a PNG; classes are numbered if no font of this system has all letters of them."""
     pyplot = open_pyplot()
     rows = -(-len(mistakes) // PER_ROW)
     figure, grid = pyplot.subplots(
         rows, 2 * PER_ROW, figsize=(9, 1.75 * rows), dpi=120, squeeze=False, layout="constrained"
     )
-    fonts = fonts_for("".join(short_name(name) for one in mistakes for name in (one.true, one.predicted)))
+    numbered = _unwritable(class_names)
+    shown = {name: f"class {at}" if numbered else short_name(name) for at, name in enumerate(class_names, 1)}
+    fonts = fonts_for("".join(shown.values()))
     for axes in grid.flat:
         axes.axis("off")
     for number, one in enumerate(mistakes):
@@ -45,11 +61,8 @@ def draw_mistakes(mistakes: Sequence[Mistake], path: Path) -> None:
             axes.imshow(picture, interpolation="nearest")
         if one.heat is not None:
             heated.imshow(one.heat, cmap="inferno", vmin=0, vmax=1, alpha=0.6)
-        names = [short_name(name) for name in (one.true, one.predicted)]
-        if fonts is None:  # no font of this system has all letters
-            names = [name.encode("ascii", "backslashreplace").decode() for name in names]
         style: dict[str, object] = {"fontsize": 8, "parse_math": False, "family": fonts, "loc": "left"}
-        plain.set_title(f"is {names[0]}", **style)
-        heated.set_title(f"{names[1]}, {one.probability:.1%}", **style)
+        plain.set_title(f"is {shown[one.true]}", **style)
+        heated.set_title(f"{shown[one.predicted]}, {one.probability:.1%}", **style)
     figure.savefig(path, metadata={"Software": None})
     pyplot.close(figure)

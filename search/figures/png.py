@@ -214,13 +214,17 @@ def short_name(name: str) -> str:
 
 
 def fonts_for(text: str) -> list[str] | None:
-    """Font families that have all letters of a text between them; None where this system has none."""
+    """Font families that have all letters of a text between them; None where this system has none.
+
+    Unicode's Last Resort font, which Matplotlib brings along, does not count: it has a box in place of each letter.
+    """
     from matplotlib import font_manager, ft2font
 
     missing = {ord(letter) for letter in text if not letter.isspace()}
     families: list[str] = []
     default = ("DejaVu Sans", font_manager.findfont("DejaVu Sans"))
-    for family, file in [default, *((font.name, font.fname) for font in font_manager.fontManager.ttflist)]:
+    installed = [(font.name, font.fname) for font in font_manager.fontManager.ttflist]
+    for family, file in [default, *(font for font in installed if "last resort" not in font[0].lower())]:
         if not missing:
             break
         with contextlib.suppress(OSError, RuntimeError):  # of a font that was removed or is damaged

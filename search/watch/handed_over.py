@@ -32,6 +32,8 @@ class HandedOver(FrozenModel):
     """A sentence about the classes that were never predicted; empty if there are none."""
     mistakes: str | None
     """PNG of the most confident mistakes in base64; None if there was no mistake."""
+    caption: str = ""
+    """What the picture shows, in words."""
 
 
 def keep(handed_over: HandedOver, runs: Runs, study: str) -> None:
@@ -60,18 +62,11 @@ def section(runs: Runs, study: str) -> str:
     ]
     if one.mistakes is not None:
         parts.append(
-            f"<figure><h2>Its most confident mistakes</h2><figcaption>{_text(MISTAKES)}</figcaption>"
+            f"<figure><h2>Its most confident mistakes</h2><figcaption>{_text(one.caption)}</figcaption>"
             f'<img style="max-width:100%" alt="Pictures that were mistaken" src="data:image/png;base64,{one.mistakes}">'
             "</figure>"
         )
     return "".join(parts)
-
-
-MISTAKES = (
-    "Pictures of the same split with the highest probability of a wrong class: what each is, and beside it what it was "
-    "taken for. The bright parts speak most for that class (LayerCAM, Jiang et al., 2021)."
-)
-"""Caption of the mistakes."""
 
 
 def _text(words: str) -> str:

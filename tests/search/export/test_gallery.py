@@ -12,6 +12,7 @@ import optuna
 import pytest
 import torch
 from exports import recorded
+from matplotlib.axes import Axes
 from PIL import Image
 from torch import nn
 
@@ -25,7 +26,7 @@ from search.export.place import MISTAKES
 from search.export.record import ExportRecord
 from search.export.retrain import Retraining
 from search.export.scores import Answers, scores_of
-from search.figures.mistakes import Mistake, draw_mistakes
+from search.figures.mistakes import Mistake, caption, draw_mistakes
 from search.paths import Runs
 from search.study.owned import OwnedStudy
 from search.watch.handed_over import section
@@ -98,19 +99,28 @@ def test_the_most_confident_come_first_and_an_ensemble_has_the_mean_of_its_maps(
     assert confident_mistakes(members[0], digits, "val", 9 * np.eye(10, dtype=np.float32)[labels]) == []
 
 
-@pytest.mark.parametrize("fonts", [True, False])
-def test_they_are_drawn_whatever_their_classes_are_called(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fonts: bool
-) -> None:
-    if not fonts:
-        monkeypatch.setattr(search.figures.mistakes, "fonts_for", lambda text: None)
+def test_they_are_drawn_whatever_their_classes_are_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gray, colour = np.zeros((8, 8, 1), np.uint8), np.full((8, 8, 3), 200, np.uint8)
     heat = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
     one = Mistake(picture=gray, heat=heat, true="참새", predicted="$5 to $9", probability=0.99)
     other = Mistake(picture=colour, heat=None, true="<b>", predicted="x" * 90, probability=0.5)
-    draw_mistakes([one, other, one, other], tmp_path / "mistakes.png")
+    names, titles = ["$5 to $9", "<b>", "참새", "x" * 90], set[str]()
+    set_title = Axes.set_title
+
+    def title(axes: Axes, words: str, **style: Any) -> Any:
+        titles.add(words)
+        return set_title(axes, words, **style)
+
+    monkeypatch.setattr(Axes, "set_title", title)
+    monkeypatch.setattr(search.figures.mistakes, "fonts_for", lambda text: None if "참" in text else ["DejaVu Sans"])
+    draw_mistakes([one, other, one, other], names, tmp_path / "mistakes.png")
     with Image.open(tmp_path / "mistakes.png") as drawn:
         assert drawn.size == (1080, 420)
+    assert titles == {"is class 3", "class 1, 99.0%", "is class 2", "class 4, 50.0%"}
+    assert "numbered as the lines of class_map.txt" in caption(names)
+    draw_mistakes([other], names[:2] + names[3:], tmp_path / "mistakes.png")
+    assert titles >= {"is <b>", f"{'x' * 19}…, 50.0%"}
+    assert "numbered" not in caption(names[:2])
 
 
 def shown(folder: Path, digits: Dataset, *, gallery: bool) -> tuple[ExportRecord, Path, Runs]:

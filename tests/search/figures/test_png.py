@@ -60,6 +60,11 @@ def test_plain_names_have_the_default_font_alone() -> None:
     assert search.figures.png.fonts_for("crow, étourneau") == ["DejaVu Sans"]
 
 
+def test_a_font_of_boxes_alone_is_no_font() -> None:
+    """Matplotlib brings one along that has each letter of Unicode; this letter is in no other font (private use)."""
+    assert search.figures.png.fonts_for("crow \U000f1234") is None
+
+
 def test_a_name_in_the_card_is_no_markup() -> None:
     assert _cell("<script>alert(1)</script>") == "&#60;script&#62;alert(1)&#60;/script&#62;"
     assert _cell("a|b") == "a&#124;b"
