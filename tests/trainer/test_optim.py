@@ -224,13 +224,13 @@ def test_adaptive_clipping_bounds_each_units_gradient_by_its_weight_but_the_clas
     assert all(torch.equal(*pair) for pair in zip(head, after, strict=True))
 
 
-@pytest.mark.parametrize("most", [0.01, 0.3])
+@pytest.mark.parametrize("most", [0.01, 2.0])
 def test_adaptive_clipping_gives_the_bits_of_timms(
     step: tuple[nn.Module, torch.Tensor, torch.Tensor], most: float
 ) -> None:
     model, images, labels = step
     with torch.no_grad():
-        model.bn1.weight.zero_()  # type: ignore[union-attr, operator]
+        model.layer1[0].conv1.weight[1] = 0.0  # type: ignore[index, union-attr]
     (3 * F.cross_entropy(model(images), labels)).backward()  # type: ignore[no-untyped-call]
     model.layer1[0].conv1.weight.grad[0] = 0.0  # type: ignore[index, union-attr]
     expected = copy.deepcopy(model)
