@@ -1,12 +1,17 @@
-"""The learning-rate range test: train while the rate rises, and find where the loss falls fastest (Smith, 2015)."""
+"""The learning-rate range test: train while the rate rises, and find where the loss begins to fall and where it turns
+(Smith, 2015)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
+import numpy as np
 from optuna.distributions import CategoricalDistribution
+from scipy.ndimage import gaussian_filter1d
 
 from search.console import Terminal, show_progress
 from search.devices import WorkerDevice, use_gpu
@@ -26,11 +31,22 @@ LOWEST, HIGHEST = 1e-6, 1.0
 STEPS = 120
 """Optimizer steps of the test."""
 
-SMOOTHING = 0.95
-"""Decay of the running mean of the loss."""
+BURN_IN = 20
+"""First steps of the test, over the rates up to 1e-5, which teach nothing: they give the loss before it falls."""
 
+SMOOTHING = 4.0
+"""Standard deviation in steps of the Gaussian that smooths the loss, a fifth of a factor of ten in the rate. It looks
+both ways, so that it does not shift the curve as a running mean does."""
+
+SURE = 3.0
+"""A fall counts if it exceeds its own standard error so many times ..."""
+
+SUSTAINED = 10
+"""... and lasts for so many steps, a factor of three in the rate."""
+
+RUNNING = 0.95
 DIVERGED = 4.0
-"""The test ends once the smoothed loss is so many times its minimum."""
+"""The test ends once the running mean of the loss, with this decay, is so many times its minimum."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +58,11 @@ class LrRange:
     study: str
     optimizer: str
     low: float
-    """A tenth of ``steepest``, rounded to one digit."""
+    """The rate at which the loss begins to fall for good, rounded up to one digit."""
     high: float
-    """The rate at which the loss is lowest, rounded to one digit."""
+    """The rate at which the loss is lowest after that, rounded down to one digit."""
     steepest: float
-    """The rate at which the loss falls fastest."""
+    """The rate in between at which the loss falls fastest."""
     lrs: tuple[float, ...]
     losses: tuple[float, ...]
     """Smoothed loss at each of ``lrs``."""
@@ -67,7 +83,7 @@ def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) 
         out: PNG to write.
 
     Raises:
-        DivergedError: the loss never fell.
+        DivergedError: the loss never fell by more than its noise; the curve is drawn all the same.
         TrainerError: the images, the model or the device cannot be used.
         UsageError: ``out`` cannot be written.
     """
@@ -80,39 +96,41 @@ def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) 
     from trainer.fit import sweep_lr
 
     config = _candidate(spec, prepared)
+    device_ = open_device(device.kind, device.num_threads)
     lrs: list[float] = []
     losses: list[float] = []
-    mean = 0.0
+    mean, lowest = 0.0, math.inf
     with show_progress(console) as progress:
-        sweep = sweep_lr(config, prepared.data, open_device(device.kind, device.num_threads), LOWEST, HIGHEST, STEPS)
-        for step, (lr, loss) in enumerate(sweep):
-            progress("learning-rate range test", step + 1, STEPS)
-            mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-            smoothed = mean / (1 - SMOOTHING ** (step + 1))
-            if not math.isfinite(smoothed) or (losses and smoothed > DIVERGED * min(losses)):
+        for step, (lr, loss) in enumerate(sweep_lr(config, prepared.data, device_, LOWEST, HIGHEST, STEPS), 1):
+            progress("learning-rate range test", step, STEPS)
+            mean = RUNNING * mean + (1 - RUNNING) * loss
+            running = mean / (1 - RUNNING**step)
+            if not math.isfinite(running) or running > DIVERGED * lowest:
                 break
+            lowest = min(lowest, running)
             lrs.append(lr)
-            losses.append(smoothed)
-    steepest, best = suggest(lrs, losses)
-    low, high = _round(steepest / 10), _round(best)
-    found = LrRange(
-        study=spec.name,
-        optimizer=config.optimizer,
-        low=low,
-        high=high,
-        steepest=steepest,
-        lrs=tuple(lrs),
-        losses=tuple(losses),
-        toml=f"lr = {{ low = {low:g}, high = {high:g}, log = true }}",
-        figure=out,
-    )
+            losses.append(loss)
+    curve = Curve.of(lrs, losses)
+    fall = curve.fall()
     try:
-        _draw(found)
+        _draw(spec.name, curve, fall, out)
     except OSError as error:
         if full := no_room(error, out):
             raise full from error
         raise UsageError(f"--out {out} cannot be written ({error.strerror}); choose another file") from error
-    return found
+    if isinstance(fall, str):
+        raise DivergedError(f"{fall}; the curve is in {out}")
+    return LrRange(
+        study=spec.name,
+        optimizer=config.optimizer,
+        low=fall.low,
+        high=fall.high,
+        steepest=fall.steepest,
+        lrs=curve.lrs,
+        losses=curve.smoothed,
+        toml=f"lr = {{ low = {fall.low:g}, high = {fall.high:g}, log = true }}",
+        figure=out,
+    )
 
 
 def _candidate(spec: StudySpec, prepared: Prepared) -> TrainConfig:
@@ -128,46 +146,92 @@ def _candidate(spec: StudySpec, prepared: Prepared) -> TrainConfig:
     return Fitter(prepared.data.shape, spec.limit).resolve(config, 1.0, low, width)
 
 
-def suggest(lrs: list[float], losses: list[float]) -> tuple[float, float]:
-    """The rate at which the loss falls fastest, and the one at which it is lowest.
+@dataclass(frozen=True)
+class Fall:
+    """The part of a curve in which the loss falls."""
 
-    Raises:
-        DivergedError: the loss never fell.
-    """
-    lowest = losses.index(min(losses)) if losses else 0
-    if lowest < 3:
-        raise DivergedError("the loss rose from the start of the test; check the pictures and the batch size")
-    slopes = [(losses[i + 1] - losses[i - 1]) / (math.log(lrs[i + 1]) - math.log(lrs[i - 1])) for i in range(1, lowest)]
-    return lrs[1 + slopes.index(min(slopes))], lrs[lowest]
+    low: float
+    high: float
+    steepest: float
+    """As in LrRange."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The losses of a test."""
+
+    lrs: tuple[float, ...]
+    losses: tuple[float, ...]
+    """Loss of the batch at each of ``lrs``."""
+    smoothed: tuple[float, ...]
+
+    @classmethod
+    def of(cls, lrs: Sequence[float], losses: Sequence[float]) -> Self:
+        """The curve of the losses at these rates."""
+        smoothed = gaussian_filter1d(np.asarray(losses, dtype=float), SMOOTHING, mode="nearest") if losses else ()
+        return cls(tuple(lrs), tuple(losses), tuple(map(float, smoothed)))
+
+    def fall(self) -> Fall | str:
+        """The first sustained fall up to where the curve turns, or the reason why the test says nothing."""
+        if len(self.losses) < BURN_IN + SUSTAINED:
+            return (
+                f"the test says nothing: it ended after {len(self.losses)} of {STEPS} steps, because the loss rose; "
+                "check the pictures, the batch size and the augmentation"
+            )
+        lrs, losses, smoothed = np.array(self.lrs), np.array(self.losses), np.array(self.smoothed)
+        before = losses[:BURN_IN].mean()
+        noise = 1.4826 * np.median(np.abs(losses - smoothed))  # a deviation that outliers do not change
+        # The variance of a Gaussian mean of independent losses is theirs divided by 2 sqrt(pi) sigma.
+        error = noise * math.sqrt(1 / (2 * math.sqrt(math.pi) * SMOOTHING) + 1 / BURN_IN)
+        has_fallen = smoothed < before - SURE * error
+        begins = next(
+            (at for at in range(BURN_IN, len(losses) - SUSTAINED) if has_fallen[at : at + SUSTAINED].all()), None
+        )
+        if begins is None:
+            return (
+                f"the test says nothing: from {before:.3g} the loss fell by {max(0.0, before - smoothed.min()):.2g}, "
+                f"and batches of this noise need a lasting fall by {SURE * error:.2g}; larger batches "
+                "(train.batch_size) and less augmentation make the losses less noisy"
+            )
+        turns = begins + int(smoothed[begins:].argmin())
+        low, high = _one_digit(lrs[begins], math.ceil), _one_digit(lrs[turns], math.floor)
+        if low >= high:
+            return f"the test says nothing: the loss turns at {lrs[turns]:.2g}, as soon as it has begun to fall"
+        inside = (lrs >= low) & (lrs <= high)
+        slopes = np.gradient(smoothed, np.log(lrs))
+        return Fall(low, high, float(lrs[inside][slopes[inside].argmin()]))
 
 
 def text_of_lr_range(found: LrRange) -> str:
     """The output of ``search lr-range``."""
     return (
-        f"{found.study}, {found.optimizer}: the loss falls fastest at lr {found.steepest:.2g}; "
-        f"the curve is in {found.figure}\nfor [space]:  {found.toml}"
+        f"{found.study}, {found.optimizer}: the loss falls from lr {found.low:g} on, fastest at {found.steepest:.2g}, "
+        f"and turns at {found.high:g}; the curve is in {found.figure}\nfor [space]:  {found.toml}"
     )
 
 
-def _round(value: float) -> float:
-    """Round to one digit, which is the accuracy of the test."""
-    return float(f"{value:.0e}")
+def _one_digit(value: float, towards: Callable[[float], int]) -> float:
+    """Round to one digit, which is the accuracy of the test, and inside of what was tested."""
+    digit = 10.0 ** math.floor(math.log10(value))
+    return float(f"{towards(round(value / digit, 6)) * digit:.0e}")
 
 
-def _draw(found: LrRange) -> None:
+def _draw(study: str, curve: Curve, fall: Fall | str, out: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4), dpi=120)
-    axes.semilogx(found.lrs, found.losses, color="#1f5fa8")
-    label = f"suggested: {found.low:g} to {found.high:g}"
-    axes.axvspan(found.low, found.high, color="#1f5fa8", alpha=0.12, label=label)
-    title = f"{found.study}: learning-rate range test"
-    axes.set(xlabel="learning rate", ylabel="training loss, smoothed", title=title)
+    axes.semilogx(curve.lrs, curve.losses, ".", color="#9db7d5", markersize=4, label="loss of a batch")
+    axes.semilogx(curve.lrs, curve.smoothed, color="#1f5fa8", label="smoothed")
+    if isinstance(fall, Fall):
+        label = f"suggested: {fall.low:g} to {fall.high:g}"
+        axes.axvspan(fall.low, fall.high, color="#1f5fa8", alpha=0.12, label=label)
+    title = f"{study}: learning-rate range test{'' if isinstance(fall, Fall) else ', which says nothing here'}"
+    axes.set(xlabel="learning rate", ylabel="training loss", title=title)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(found.figure)
+    figure.savefig(out)
     pyplot.close(figure)

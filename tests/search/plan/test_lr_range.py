@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from inside import run_inside
 from tiny import tiny_study
@@ -12,13 +14,15 @@ from tiny import tiny_study
 from search.devices import WorkerDevice
 from search.errors import UsageError
 from search.paths import Runs
-from search.plan.lr_range import find_lr_range, suggest
+from search.plan.lr_range import HIGHEST, LOWEST, STEPS, Curve, Fall, find_lr_range
 from studies import Range, StudySpec, load
 from trainer import fit
 from trainer.config import Shape, TrainConfig
 from trainer.errors import DivergedError
 from trainer.models import count
 from trainer.values import to_json, validate
+
+LRS = [LOWEST * (HIGHEST / LOWEST) ** (number / (STEPS - 1)) for number in range(STEPS)]
 
 
 def test_sampled_settings_are_at_the_values_of_the_first_known_recipe(
@@ -82,7 +86,7 @@ def test_what_is_trained_is_a_candidate_that_the_search_could_have(
 
     def canned(config: TrainConfig, *_: Any) -> Any:
         seen.append(config)
-        return zip([1e-4, 1e-3, 1e-2, 1e-1], [4.0, 3.0, 2.0, 1.0], strict=True)
+        return zip(LRS, recorded("digits-adamw").losses, strict=True)
 
     monkeypatch.setattr("trainer.fit.sweep_lr", canned)
     spec = validate(StudySpec, values, "study")
@@ -96,11 +100,74 @@ def test_what_is_trained_is_a_candidate_that_the_search_could_have(
         assert config.width_mult == pytest.approx(width)
 
 
-def test_the_suggestion_is_where_the_loss_falls_fastest_and_where_it_is_lowest() -> None:
-    lrs = [10.0**number for number in range(-6, 2)]
-    assert suggest(lrs, [5.0, 4.9, 4.5, 3.0, 2.0, 1.9, 2.5, 9.0]) == (1e-3, 1e-1)
-    with pytest.raises(DivergedError, match="the loss rose from the start"):
-        suggest(lrs, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])
+def recorded(name: str) -> Curve:
+    """A curve of a real test; the file says of which one."""
+    losses = json.loads((Path(__file__).parent / "lr-curves.json").read_text())[name]["losses"]
+    return Curve.of(LRS, losses)
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("digits-adamw", 7e-4, 2e-2),
+        ("cub100-sgd", 2e-2, 6e-2),  # before the burn-in, "the steepest" was step 2, and the range began at 1e-7
+    ],
+)
+def test_a_recorded_curve_gives_the_range_from_its_first_lasting_fall_to_its_turn(
+    name: str, low: float, high: float
+) -> None:
+    curve = recorded(name)
+    fall = curve.fall()
+    assert isinstance(fall, Fall)
+    assert (fall.low, fall.high) == (low, high)
+    assert low <= fall.steepest <= high
+    begins, turns = (int(np.searchsorted(LRS, value)) for value in (low, high))
+    assert np.mean(curve.losses[begins:turns]) < np.mean(curve.losses[:begins]) - np.std(curve.losses[:begins]) / 2
+    assert np.mean(curve.losses[-10:]) > np.mean(curve.losses[begins:turns]), "by then it has turned"
+
+
+def test_a_recorded_curve_that_says_nothing_is_refused_with_its_numbers() -> None:
+    assert recorded("cub100-adamw").fall() == (
+        "the test says nothing: from 4.82 the loss fell by 0.12, and batches of this noise need a lasting fall by 0.2; "
+        "larger batches (train.batch_size) and less augmentation make the losses less noisy"
+    )
+
+
+def test_noise_alone_gives_no_range() -> None:
+    falls = [Curve.of(LRS, np.random.default_rng(seed).normal(4.6, 0.2, STEPS).tolist()).fall() for seed in range(300)]
+    assert sum(isinstance(fall, Fall) for fall in falls) <= 3
+
+
+def test_a_range_lies_within_what_was_tested_even_if_the_loss_never_turns() -> None:
+    rng = np.random.default_rng(0)
+    falling = np.concatenate([np.full(60, 5.0), np.linspace(5, 1, 60)]) + rng.normal(0, 0.1, STEPS)
+    fall = Curve.of(LRS, falling.tolist()).fall()
+    assert isinstance(fall, Fall)
+    assert LRS[60] < fall.low < LRS[70]
+    assert LRS[110] < fall.high <= LRS[-1]
+    short = Curve.of(LRS[:80], falling[:80].tolist()).fall()
+    assert isinstance(short, Fall)
+    assert short.high <= LRS[79]
+
+
+@pytest.mark.parametrize("steps", [0, 5, 29])
+def test_a_test_that_ends_at_once_says_so(steps: int) -> None:
+    rising = Curve.of(LRS[:steps], np.linspace(2, 9, steps).tolist()).fall()
+    assert isinstance(rising, str)
+    assert rising.startswith(f"the test says nothing: it ended after {steps} of 120 steps, because the loss rose")
+
+
+def test_a_test_that_says_nothing_is_an_error_and_its_curve_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = recorded("cub100-adamw").losses
+    monkeypatch.setattr("trainer.fit.sweep_lr", lambda *_: zip(LRS, losses, strict=True))
+    values = {"name": "noisy", "data": {"source": "digits", "image_size": 16, "test_fraction": 0.8}}
+    spec = validate(StudySpec, values | {"space": {"dropout": [0.1, 0.2]}}, "study")
+    curve = tmp_path / "curve.png"
+    with pytest.raises(DivergedError, match=r"^the test says nothing: from 4\.82 .*; the curve is in .*curve.png$"):
+        find_lr_range(spec, Runs(tmp_path), WorkerDevice("cpu", None, 1), curve)
+    assert curve.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_curve_that_cannot_be_drawn_is_told_before_the_test(tmp_path: Path) -> None:
@@ -115,7 +182,7 @@ def test_the_command_draws_the_curve_and_gives_a_line_to_paste(tmp_path: Path) -
     study.write_text(tiny_study("mine", trials=1))
     code, out, err = run_inside(tmp_path, "lr-range", "mine.toml", "--gpus", "cpu:2", "--set", "train.batch_size=16")
     assert code == 0, err
-    assert "mine, adamw: the loss falls fastest at lr " in out
+    assert "mine, adamw: the loss falls from lr " in out
     assert (tmp_path / "mine-lr-range.png").read_bytes().startswith(b"\x89PNG")
     line = out.rpartition("for [space]:  ")[2].strip()
     study.write_text(tiny_study("mine", trials=1).replace("lr = { low = 0.001, high = 0.02, log = true }", line))
