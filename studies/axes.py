@@ -93,7 +93,7 @@ class Range(FrozenModel):
     low: float
     """Smallest value, itself included."""
     high: float | None = None
-    """Largest value, itself included. Only width_mult may leave it out; it is then the widest that fits the limit."""
+    """Largest value, itself included. Default for width_mult: the widest that fits the limit. All others need it."""
     log: bool = False
     """Sample uniformly in the logarithm."""
     step: float | None = Field(None, gt=0)

@@ -69,9 +69,9 @@ class Search(FrozenModel):
     pictures, the mean F1 over the classes, the mean recall over the classes, or the mean cross-entropy, which is stored
     negated so that higher is better. May not be changed once a trial has a value."""
     sampler: Literal["model", "tpe", "random", "gp"] = "model"
-    """model: a Gaussian process that learns from all candidates, also from unfinished ones by their estimated accuracy
-    at the end. The others are Optuna's. tpe: tree-structured Parzen estimator. random: uniform. gp: a Gaussian process
-    that learns from completed candidates only, and is slow with more than 200 trials."""
+    """model: a Gaussian process that learns from all candidates. For unfinished ones it estimates the accuracy at the
+    end. The others are Optuna's. tpe: tree-structured Parzen estimator. random: uniform. gp: a Gaussian process that
+    learns from completed candidates only, and is slow with more than 200 trials."""
     startup_trials: int = Field(10, ge=1)
     """Number of trials before the sampler uses its model. tpe, gp: these trials are random. model: they are spread
     evenly over the space, and only trials that have reached a rung count."""
@@ -80,8 +80,9 @@ class Search(FrozenModel):
     others are Optuna's. They are asked after every epoch except the last; a trial that they prune has ended."""
     min_epochs: int | None = Field(None, ge=1)
     """Epochs (or folds) before a trial can be paused or pruned: the first rung (in Optuna: min_resource, or the warm-up
-    steps of median). Default with promote: a ninth of the epochs. If that is too short, it is a third (schedules cosine
-    and milestones, less than two epochs) or the epoch after the warm-up. Default with the others: 1."""
+    steps of median). Default with promote: a ninth of the epochs. With the schedules cosine and milestones, it is a
+    third if a ninth is less than two epochs. With the other schedules, it is at least the epoch after the warm-up.
+    Default with the other pruners: 1."""
     reduction_factor: int = Field(3, ge=2)
     """promote, successive_halving and hyperband compare trials at rungs. Each rung has this many times the epochs of
     the rung before it, and at each rung one of this many trials goes on."""
@@ -133,8 +134,8 @@ class Confirm(FrozenModel):
     """The best trials are trained again before one of them is exported. May be changed at any time.
 
     By default they race: the best three with one fresh seed, the better two of them with a second one; after a search
-    of 30 trainings or more, the best four with one seed and the better two with three. ``top`` and ``seeds`` replace
-    the race by as many seeds for each of the best.
+    of 30 trainings or more, the best four with one seed and the better two with three. With ``top`` or ``seeds`` there
+    is no race: each of the ``top`` best trials gets ``seeds`` fresh seeds.
     """
 
     top: int | None = Field(None, ge=0)

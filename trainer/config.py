@@ -53,7 +53,7 @@ class Columns(FrozenModel):
     label: str | None = None
     """Classes. Default: label, class or target."""
     split: str | None = None
-    """Splits: train, val or test, or another name of these. Default: split, if there is such a column with splits."""
+    """Splits: train, val, test or other usual names of these. Default: split, if a column of this name has splits."""
     group: str | None = None
     """Groups of pictures that no split may divide, such as patients or videos. Default: group, if there is one."""
 
@@ -77,7 +77,7 @@ class DataConfig(FrozenModel):
     """Columns of the tables, for example { file = "name", label = "species" }. Default: found by name."""
     group_by: str | None = None
     """Regular expression that is searched in each file's name (in its path if the expression has a slash). Pictures
-    with the same match are never on both sides of a drawn split or fold. If the expression has a group in parentheses,
+    with the same match are never divided by a drawn split or fold. If the expression has a group in parentheses,
     the first group counts instead of the match. Default: none."""
     image_size: int = Field(224, ge=8, le=1024)
     """Height and width in pixels of the model's input."""
@@ -182,12 +182,12 @@ class TrainConfig(FrozenModel):
     growth: float = Field(2.0, ge=1, le=4)
     """Factor on the channels from one stage of a ResNet to the next. Families: resnet*."""
     stem: Literal["timm", "cifar"] = "timm"
-    """First layers of a ResNet. timm: those that timm gives it, which divide the picture's sides by four. cifar: one
-    3x3 convolution of stride 1 and no pooling, for small pictures (He et al., 2015, section 4.2). Stock timm's
-    create_model has no argument for it. Only for resnet*."""
+    """First layers of a ResNet. timm: timm's own, which divide the picture's sides by four. cifar: one 3x3 convolution
+    of stride 1 and no pooling, for small pictures (He et al., 2015, section 4.2). Stock timm's create_model has no
+    argument for cifar. Only for resnet*."""
     require_timm: bool = False
-    """Refuse nets that stock timm's create_model cannot build: every net with stem = "cifar", and those of some
-    families. Families: wrn-*; where they are scaled, efficientnet_b0, mobilenetv3_*_100."""
+    """true: models that stock timm's create_model cannot build are refused. They are: every model with stem = "cifar",
+    and some families. Families: wrn-*; where they are scaled, efficientnet_b0, mobilenetv3_*_100."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Drop rate before the classifier (timm's drop_rate)."""
     drop_path: float = Field(0.0, ge=0, lt=1)
@@ -196,8 +196,8 @@ class TrainConfig(FrozenModel):
     epochs: int = Field(50, ge=1)
     """Passes over the training split."""
     batch_size: int = Field(128, ge=2)
-    """Pictures per optimizer step. The incomplete last batch of an epoch is left out; in each epoch, other pictures are
-    in it."""
+    """Pictures per optimizer step. The incomplete last batch of an epoch is left out; each epoch has a new order, so
+    the pictures in it change."""
     optimizer: Optimizer = "adamw"
     """Optimizer, by timm's name; sgd has Nesterov momentum."""
     sam: Sam | None = None
@@ -221,8 +221,8 @@ class TrainConfig(FrozenModel):
     of the training pictures is 1."""
     class_sampling: Literal["natural", "balanced"] = "natural"
     """Pictures of an epoch. natural: each picture once. balanced: the same number for each class (Kang et al., 2020):
-    pictures of small classes are repeated, and some of large classes are left out, other ones in each epoch. The number
-    of steps is the same."""
+    pictures of small classes are repeated, and some pictures of large classes are left out, different ones in each
+    epoch. The number of steps is the same."""
     logit_adjustment: float = Field(0.0, ge=0)
     """Factor tau of the logit adjustment (Menon et al., 2021): in the loss, tau times the logarithm of each class's
     share of the training pictures is added to its logit, so that small classes need larger logits. 1 aims at balanced
@@ -298,7 +298,7 @@ class TrainConfig(FrozenModel):
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 autocast on CUDA GPUs that have it, fp32 elsewhere. fp16: autocast with loss scaling, for GPUs without
-    bf16; not with sam. With nadam and rmsprop each step then waits for the GPU once."""
+    bf16; not with sam. In fp16, each step of nadam and rmsprop waits for the GPU once."""
     seed: int = Field(0, ge=0)
     """Seed of the initial weights, the order, the augmentation and the dropout."""
 

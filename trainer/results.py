@@ -24,12 +24,12 @@ class EpochResult:
     final: bool = False
     """Whether no epoch follows, because all are done or because of ``patience``."""
     train_accuracy: float | None = None
-    """Top-1 accuracy over the epoch's batches, as trained: on augmented pictures, each by the net of its step. A
-    picture that was mixed of two counts with the share of the label that was predicted. None in a result of before."""
+    """Top-1 accuracy over the epoch's batches, as trained: on augmented pictures, with the weights of each step. For a
+    picture mixed of two, a prediction of one of its labels counts with that label's share. None in an older result."""
     val_macro_f1: float | None = None
-    """Mean F1 over the classes of the validation split, see ``trainer.scores``. None in a result of before."""
+    """Mean F1 over the classes of the validation split, see ``trainer.scores``. None in an older result."""
     val_balanced_accuracy: float | None = None
-    """Mean recall over the classes of the validation split. None in a result of before."""
+    """Mean recall over the classes of the validation split. None in an older result."""
 
 
 @dataclass(frozen=True)
