@@ -23,6 +23,7 @@ from search.options import (
     DuplicatesOption,
     EndJsonOption,
     ExportedArgument,
+    ExportedTrialsOption,
     FigureOption,
     GpusOption,
     HostOption,
@@ -44,6 +45,7 @@ from search.options import (
     VersionOption,
     budget_of,
     overrides_of,
+    trial_numbers,
 )
 from search.options import places as _places
 from search.options import print_answer as _print
@@ -301,7 +303,7 @@ def export_best(
     study: ExportedArgument = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the export. Default: RUNS/exports/STUDY-TRIAL")] = None,
     gpus: GpusOption = None,
-    trial: Annotated[int | None, typer.Option(help="Export this trial instead of the best.")] = None,
+    trial: ExportedTrialsOption = None,
     as_json: JsonOption = False,
     storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS.root,
@@ -317,7 +319,7 @@ def export_best(
 
     asked = _load(study, [], None) if study is not None and study.endswith(".toml") else None
     name = asked.name if asked is not None else _study_name(study, folder)
-    export = run(name, url, folder, devices, asked=asked, out=out, number=trial, aside=as_json)
+    export = run(name, url, folder, devices, asked=asked, out=out, numbers=trial_numbers(trial), aside=as_json)
     _print(export, text_of_export, as_json=as_json)
 
 

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from search.console import Terminal, quietly, tell
-from search.errors import SearchError
+from search.errors import SearchError, UsageError
 from search.paths import DEFAULT_RUNS, Runs
 from search.process import HIDDEN_SETTINGS, debug_lines, versions
 
@@ -103,6 +103,14 @@ ExportedArgument = Annotated[
         help="Name of a study, or its file, whose \\[confirm] and \\[final] then count as they are in it now. "
         "Default: the one last launched.",
         autocompletion=_studies_there,
+    ),
+]
+ExportedTrialsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--trial",
+        metavar="N[,N...]",
+        help="Export this trial instead of the best; several, as 3,7,12, as an ensemble.",
     ),
 ]
 RunsOption = Annotated[
@@ -220,6 +228,21 @@ def overrides_of(assignments: list[str] | None, data: Path | None, labels: str |
     named = {name: json.dumps(str(one), ensure_ascii=False) for name, one in given.items() if one is not None}
     hidden: list[str] = json.loads(os.environ.get(HIDDEN_SETTINGS, "[]"))
     return [*(assignments or []), *hidden, *(f"data.{name}={value}" for name, value in named.items())]
+
+
+def trial_numbers(text: str | None) -> tuple[int, ...]:
+    """``--trial`` as numbers, in their order, so that the same trials are the same export.
+
+    Raises:
+        UsageError: it is no list of different numbers.
+    """
+    parts = [] if text is None else [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch("[0-9]{1,9}", part) for part in parts):
+        raise UsageError(f"--trial {text}: give the number of a trial, or several: --trial 3,7,12")
+    numbers = sorted(map(int, parts))
+    if twice := sorted({number for number in numbers if numbers.count(number) > 1}):
+        raise UsageError(f"--trial {text} names trial {twice[0]} twice; name each once")
+    return tuple(numbers)
 
 
 def budget_of(*, trainings: float | None, trials: int | None, hours: float | None = None) -> list[str]:

@@ -239,9 +239,9 @@ class Runs:
         """Log of a study's exports: messages and decisions."""
         return self.study(study) / "logs" / "export.log"
 
-    def export(self, study: str, trial: int) -> Path:
-        """Default folder of an export, without ``--out``."""
-        return self.root / "exports" / f"{study}-{trial}"
+    def export(self, study: str, *trials: int) -> Path:
+        """Default folder of an export of these trials, without ``--out``."""
+        return self.root / "exports" / "-".join([study, *map(str, trials)])
 
 
 DEFAULT_RUNS = Runs(Path("runs"))

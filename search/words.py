@@ -36,6 +36,12 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def trials_in_words(numbers: Sequence[int]) -> str:
+    """Trials by their numbers: "trial 3", "trials 3, 7 and 12"."""
+    *first, last = map(str, numbers)
+    return f"trials {', '.join(first)} and {last}" if first else f"trial {last}"
+
+
 def judged_on(folds: int) -> str:
     """Pictures that the accuracy of a candidate is of: "on validation", "in 5-fold cross-validation"."""
     return f"in {folds}-fold cross-validation" if folds else "on validation"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal, Self, TypeAlias, assert_never, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from trainer.config import Distill, Optimizer, View
+from trainer.config import Distill, ModelSize, Optimizer, View
 from trainer.values import FrozenModel
 
 
@@ -100,3 +101,16 @@ class Final(FrozenModel):
                 return True
             case _:
                 assert_never(self.fit_on)
+
+
+def exported_size(members: Sequence[ModelSize], final: Final) -> tuple[ModelSize, ModelSize]:
+    """The size of a whole export, and the size that the limit counts.
+
+    Args:
+        members: size of each member for one view of a picture.
+        final: gives the number of views, and whether the limit counts each member alone.
+    """
+    views = 1 + len(final.tta)
+    params, macs = [one.params for one in members], [one.macs * views for one in members]
+    whole = ModelSize(params=sum(params), macs=sum(macs))
+    return whole, ModelSize(params=max(params), macs=max(macs)) if final.limit_each else whole

@@ -269,6 +269,11 @@ class StudySpec(FrozenModel):
         return self.data.folds or self.train.epochs
 
     @property
+    def num_members(self) -> int:
+        """Number of models of one trial in an export."""
+        return self.final.ensemble
+
+    @property
     def sizes_vary(self) -> bool:
         """Whether sampled settings other than the width change the size."""
         return sizes_vary(self.space)
@@ -349,18 +354,6 @@ def excesses(size: ModelSize, limit: Limit) -> dict[str, int]:
     """Excess over each limit; zero or less is feasible (Optuna's convention for constraints)."""
     limits = {"params": limit.params, "macs": limit.macs}
     return {name: getattr(size, name) - bound for name, bound in limits.items() if bound is not None}
-
-
-def exported_size(one: ModelSize, final: Final) -> tuple[ModelSize, ModelSize]:
-    """The size of a whole export, and the size that the limit counts.
-
-    Args:
-        one: size of one member for one view of a picture.
-        final: gives the number of members and views, and whether the limit counts each member alone.
-    """
-    each = ModelSize(params=one.params, macs=one.macs * (1 + len(final.tta)))
-    whole = ModelSize(params=each.params * final.ensemble, macs=each.macs * final.ensemble)
-    return whole, each if final.limit_each else whole
 
 
 def describe_limit(limit: Limit) -> str:

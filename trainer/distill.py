@@ -114,10 +114,12 @@ def _load_export(folder: Path, data: Dataset) -> tuple[nn.Module, list[str], Nor
     try:
         described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        config = TrainConfig.model_validate(metrics["config"])
+        recipes = [one["config"] for one in metrics.get("members", ())]
+        recipes = recipes or [metrics["config"]] * described.get("members", 1)
         names = list(described["label_names"])
         wanted = Normalization(described["pretrained_cfg"]["mean"], described["pretrained_cfg"]["std"])
-        members = [build_model(config, replace(data.shape, num_classes=len(names))) for _ in metrics["seeds"]]
+        shape = replace(data.shape, num_classes=len(names))
+        members = [build_model(TrainConfig.model_validate(recipe), shape) for recipe in recipes]
         model = members[0] if len(members) == 1 else Ensemble(members)
         safetensors.torch.load_model(model, str(folder / "model.safetensors"))
     except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:

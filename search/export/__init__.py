@@ -5,7 +5,10 @@ place      the place of an export: made beside it, then exchanged with the old c
 retrain    the trainings for an export: the best trials once more, then the chosen one
 trainings  trainings to their end on the workers of a pool
 record     the content of metrics.json as frozen values
-metrics    computes these values: known before training, measured once
+recorded   the parts of it that are known before training
+description  computes these, and the identity of the export
+metrics    computes the rest, which is measured once
+members    the members of an ensemble in words
 gallery    the most confident mistakes, with maps of what they rest on
 scores     the scores besides the accuracy, with their intervals; without torch
 card       metrics.json in words: the model card

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from search.export.front_matter import front_matter
 from search.export.load import QUIET, Load
+from search.export.members import name_of, size_of
 from search.export.opening import loading, reading
 from search.export.record import ExportRecord
 from search.export.scores import CLASS_COLUMNS, class_rows, never_predicted, score_rows, which_classes
 from search.figures.mistakes import caption
 from search.figures.png import numbered
-from search.words import count, duration, judged_on
+from search.words import count, duration, judged_on, trials_in_words
 from studies.objective import number_of, words_of
 from trainer.config import TrainConfig
 from trainer.errors import printable
@@ -59,9 +60,7 @@ def card(record: ExportRecord) -> str:
 
 
 def _name(record: ExportRecord) -> str:
-    model = record.model
-    members = f"{model.members} x " if model.members > 1 else ""
-    return f"{members}{model.architecture}, {model.num_params:,} parameters"
+    return f"{name_of(record)}, {record.model.num_params:,} parameters"
 
 
 def _facts(record: ExportRecord) -> dict[str, str]:
@@ -91,8 +90,10 @@ def _facts(record: ExportRecord) -> dict[str, str]:
     seen = ", which it was trained on" if record.sees_validation else ""
     rows["validation"] = f"{record.validation.accuracy:.2%}, n = {record.validation.n:,}{seen}"
     limit, members = record.limit, model.members
-    rows["parameters"] = _count(model.num_params, members, limit.params, each=limit.each)
-    rows["multiply-adds"] = _count(model.macs, members, limit.macs, each=limit.each) + " for one picture"
+    params = [one.num_params for one in record.members] or [model.num_params // members] * members
+    macs = [one.macs for one in record.members] or [model.macs // members] * members
+    rows["parameters"] = size_of(model.num_params, params, limit.params, limit_each=limit.each)
+    rows["multiply-adds"] = f"{size_of(model.macs, macs, limit.macs, limit_each=limit.each)} for one picture"
     rows["input"] = f"{data.image_size} x {data.image_size} pixels, {'RGB' if data.channels == 3 else 'gray'}"
     rows["classes"] = f"{len(data.class_names)}"
     if record.proof.stranger_accuracy is not None:
@@ -102,15 +103,6 @@ def _facts(record: ExportRecord) -> dict[str, str]:
             f"{', and the pictures that are read otherwise' if record.proof.misread else ''})"
         )
     return rows
-
-
-def _count(counted: int, members: int, limit: int | None, *, each: bool) -> str:
-    bound = f" of at most {limit:,}" if limit is not None else ""
-    if members == 1:
-        return f"{counted:,}{bound}"
-    if each:
-        return f"{counted // members:,}{bound} in each of {members} members, {counted:,} in all"
-    return f"{counted:,}{bound}, in {members} members of {counted // members:,}"
 
 
 def _honesty(record: ExportRecord) -> str:
@@ -173,13 +165,18 @@ def _classes(record: ExportRecord) -> str:
 
 def _choice(record: ExportRecord) -> str:
     search, found = record.search, record.confirmation
-    states = search.states
+    states, which = search.states, trials_in_words(record.trials)
     paused = f", {states['PAUSED']} paused" if states.get("PAUSED") else ""
     text = (
-        f"Trial {record.trial} of {search.trials} ({states['COMPLETE']} completed, {states['PRUNED']} pruned, "
+        f"{which[0].upper()}{which[1:]} of {search.trials} ({states['COMPLETE']} completed, {states['PRUNED']} pruned, "
         f"{states['FAIL']} failed{paused}; {duration(search.seconds)} of training in all). "
-        f"The search claimed {search.in_words} {judged_on(record.folds)} for it."
+        f"The search claimed {record.claim} {judged_on(record.folds)} for {'them' if record.members else 'it'}."
     )
+    if record.members:
+        return (
+            f"{text} They were chosen by number, to be averaged. These values are likely too high: each is one of the "
+            "best of many."
+        )
     if not found:
         return (
             f"{text} It was not confirmed with fresh seeds, so that value is likely too high: it is the best of many."
@@ -251,14 +248,22 @@ def _curves(record: ExportRecord) -> str:
 
 def _recipe(record: ExportRecord) -> str:
     """A table of the sampled settings, the main settings, and all others that do not have their default."""
+    recipes = {one.trial: (one.config, one.sampled) for one in record.members}
+    own = list(recipes.values()) or [(record.config, record.sampled)]
     defaults = TrainConfig().model_dump(mode="json")
-    told = {"model", "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", *record.sampled}
-    rows = {
-        name: _show(value)
-        for name, value in record.config.items()
-        if (name in told or value != defaults.get(name)) and name != "seed"
-    }
-    return f"{_table(rows, ('setting', 'value'))}\n\nAll other settings have their defaults; metrics.json lists them."
+    told = {"model", "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule"}
+    told |= {name for _, sampled in own for name in sampled}
+    names = dict.fromkeys(name for config, _ in own for name in config if name != "seed")
+    shown = [name for name in names if name in told or any(config.get(name) != defaults.get(name) for config, _ in own)]
+    rows = {name: " | ".join(_show(config.get(name, defaults[name])) for config, _ in own) for name in shown}
+    head = " | ".join(f"trial {number}" for number in recipes) or "value"
+    lines = [
+        f"| setting | {head} |",
+        f"| --- |{' --- |' * len(own)}",
+        *(f"| {name} | {row} |" for name, row in rows.items()),
+    ]
+    table = "\n".join(lines)
+    return f"{table}\n\nAll other settings have their defaults; metrics.json lists them."
 
 
 def _latency(record: ExportRecord) -> str:
@@ -321,9 +326,8 @@ def _provenance(record: ExportRecord) -> str:
     )
 
 
-def _table(rows: dict[str, str], head: tuple[str, str] = ("", "")) -> str:
-    lines = [f"| {head[0]} | {head[1]} |", "| --- | --- |"]
-    return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows.items())])
+def _table(rows: dict[str, str]) -> str:
+    return "\n".join(["|  |  |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())])
 
 
 def _cell(name: str) -> str:

@@ -56,6 +56,9 @@ class Compared:
     path: str
     study: str
     trial: int
+    """Number of the trial; of several, the first."""
+    name: str
+    """The study and its trials: "birds-7"."""
     accuracy: float
     """Accuracy on the pictures of the comparison."""
     interval: tuple[float, float]
@@ -200,6 +203,7 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
             path=str(side.folder),
             study=side.record.study,
             trial=side.record.trial,
+            name="-".join([side.record.study, *map(str, side.record.trials)]),
             accuracy=float(hits.mean()),
             interval=wilson_interval(int(hits.sum()), len(hits)),
             loss=loss,

@@ -28,7 +28,7 @@ def text_of_comparison(answer: Comparison) -> Group:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("")
     for one in (first, second):
-        table.add_column(f"{one.study}-{one.trial}", justify="right", overflow="fold")
+        table.add_column(one.name, justify="right", overflow="fold")
     rows: dict[str, Callable[[Compared], str]] = {
         "accuracy": lambda one: Score(value=one.accuracy, interval=one.interval).in_brief,
         "macro F1": lambda one: one.scores.macro_f1.in_brief,
@@ -55,7 +55,7 @@ def text_of_comparison(answer: Comparison) -> Group:
     )
     for one in (first, second):
         if never := never_predicted(one.scores, printable):
-            lines += f"\n{one.study}-{one.trial}: {never[0].lower()}{never[1:]}"
+            lines += f"\n{one.name}: {never[0].lower()}{never[1:]}"
     if answer.source.startswith(TEST):
         where = ", ".join(map(repr, answer.counted_in))
         counted = f"counted in {where}" if where else "counted nowhere: no study here has these pictures"

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from logging import WARNING
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial
 from rich.console import Console
 from sqlalchemy import URL
 
@@ -26,11 +25,11 @@ from search.console import Terminal, is_quiet, show_progress
 from search.devices import WorkerDevice, hold_devices
 from search.errors import ProofFailed, UsageError
 from search.export.card import write_card
+from search.export.description import describe
 from search.export.formats import weights
 from search.export.metrics import (
     REFERENCE_LOGITS,
     Export,
-    describe,
     evaluate_once,
     gain_in_words,
     report_of,
@@ -38,7 +37,7 @@ from search.export.metrics import (
 )
 from search.export.place import CARD, CONFUSION, CURVES, EPOCHS, MISTAKES, UNFINISHED, Place, altered
 from search.export.record import Description, ExportRecord, ProofAnswer, write_metrics
-from search.export.retrain import Retraining, Stages, check_limit, choose_trial, raise_if_stopped
+from search.export.retrain import Retraining, Stages, check_limit, choose_trials, raise_if_stopped
 from search.figures.png import draw_confusion, draw_curves, write_curves
 from search.paths import Runs
 from search.plan.prepare import prepare
@@ -49,14 +48,12 @@ from search.study.lock import own_study
 from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study
-from search.study.trial import view_of
 from search.watch.handed_over import keep
 from search.watch.page import show_export
-from search.words import judged_on
+from search.words import judged_on, trials_in_words
 from search.workers.crew import POLL_SECONDS
 from search.workers.local import STARVED, oom_kills, without_secrets
 from studies import StudySpec
-from studies.objective import words_of
 from trainer.data import Dataset
 from trainer.errors import DiskError
 from trainer.sums import sha256, write_sums
@@ -75,7 +72,7 @@ def export_best(
     *,
     asked: StudySpec | None = None,
     out: Path | None = None,
-    number: int | None = None,
+    numbers: Sequence[int] = (),
     aside: bool = False,
 ) -> Export:
     """Export the best model of a study.
@@ -89,7 +86,7 @@ def export_best(
         devices: the devices to train on, one for each worker.
         asked: the present study file, for its [confirm] and [final]. Default: the spec of the last launch.
         out: folder of the export; by default in the runs folder.
-        number: the trial to export instead of the best one; then nothing is confirmed.
+        numbers: the trials to export instead of the best one, several as an ensemble; then nothing is confirmed.
         aside: messages and progress go to stderr.
 
     Raises:
@@ -119,26 +116,30 @@ def export_best(
     ):
         for line in notes:
             console.say(line)
-        choose_trial(study, number, spec)  # raises if there is none, before the pictures are read
+        choose_trials(study, numbers, spec)  # raises if there is none, before the pictures are read
         if out is not None:
             Place(out.resolve(), is_default=False).check()
         data = prepare(spec, runs, console, lambda: raise_if_stopped(runs, study_name)).data
         retraining = stack.enter_context(Retraining(OwnedStudy(study, spec, check_lock), runs, data, devices, console))
-        trial, confirmation = retraining.choose(number)
-        place = Place((out or runs.export(study_name, trial.number)).resolve(), is_default=out is None)
+        trials, confirmation = retraining.choose(numbers)
+        place = Place(
+            (out or runs.export(study_name, *(trial.number for trial in trials))).resolve(), is_default=out is None
+        )
         place.check()
         target = place.target
-        stages = retraining.plan(trial)
-        size = check_limit(stages[0][0].config, spec, data)
-        described = describe(retraining, trial, stages, size, confirmation)
+        stages = retraining.plan(trials)
+        sizes = check_limit(list({one.trial: one.config for one in stages[0]}.values()), spec, data)
+        described = describe(retraining, trials, stages, sizes, confirmation)
         record = _unchanged(target, described.identity)
         if record is not None:
-            console.say(f"{study_name}: trial {trial.number} was exported before, and nothing has changed")
+            names = trials_in_words(record.trials)
+            were = "were" if record.members else "was"
+            console.say(f"{study_name}: {names} {were} exported before, and nothing has changed")
         else:
-            record = _export(place, described, retraining, trial, stages)
+            record = _export(place, described, retraining, stages)
         export = Export(record, target)
         # Also if the export existed already, because its run may have been killed before these last steps.
-        retraining.tidy(trial)
+        retraining.tidy(trials)
         figures = sorted((target / "plots").glob("*.png"))
 
         def shown() -> None:
@@ -149,14 +150,11 @@ def export_best(
     return export
 
 
-def _export(
-    place: Place, described: Description, retraining: Retraining, trial: FrozenTrial, stages: Stages
-) -> ExportRecord:
+def _export(place: Place, described: Description, retraining: Retraining, stages: Stages) -> ExportRecord:
     """Train what is not trained yet, write the export aside, prove it, move it into place."""
     spec, data, console = retraining.spec, retraining.data, retraining.console
-    value = words_of(view_of(trial).value or 0.0, spec.search.objective)
-    claim = f"{value} {judged_on(spec.data.folds)} in the search"
-    console.say(f"{spec.name}: exporting trial {trial.number}, {claim}")
+    claim = f"{described.claim} {judged_on(spec.data.folds)} in the search"
+    console.say(f"{spec.name}: exporting {trials_in_words(described.trials)}, {claim}")
     outcomes = retraining.train(stages)
     retraining.raise_if_stopped()
 
@@ -164,7 +162,7 @@ def _export(
     whole, plain = _write_models(partial, retraining, stages)
     retraining.raise_if_stopped()
     logger.debug("written to %s", partial)
-    results = evaluate_once(partial, whole, plain, retraining, trial, outcomes)
+    results = evaluate_once(partial, whole, plain, retraining, described, outcomes)
     results = results.model_copy(update={"gain": gain_in_words(retraining)})
     write_metrics(partial, described.to_json() | results.to_json())  # the proof compares with it
     proof = prove(partial, spec, data, console, retraining.raise_if_stopped)
@@ -208,14 +206,15 @@ def _write_models(folder: Path, retraining: Retraining, stages: Stages) -> tuple
     from search.export.nets import build_nets, write_graphs
     from trainer.checkpoint import load_checkpoint
 
-    spec, data, config = retraining.spec, retraining.data, stages[0][0].config
+    spec, data = retraining.spec, retraining.data
     states = []
     for training in stages[-1]:
         trained = load_checkpoint(training.checkpoint)
         assert trained is not None
         states.append(trained.weights)
-    whole, plain = build_nets(config, states, spec, len(data.class_names))
-    weights.write_weights(folder, plain, config, spec, data)
+    configs = [training.config for training in stages[0]]
+    whole, plain = build_nets(configs, states, spec, len(data.class_names))
+    weights.write_weights(folder, plain, configs, spec, data)
     shape, about = (spec.data.channels, *data.images.shape[1:3]), weights.about(spec, data)
     with show_progress(retraining.console, retraining.raise_if_stopped) as progress:
         write_graphs(folder, whole, shape, spec.final.formats, about, partial(progress, "writing"))
@@ -284,7 +283,7 @@ def _draw(folder: Path, record: ExportRecord) -> None:
     (folder / CURVES).parent.mkdir(exist_ok=True)
     write_curves(record.histories, folder / EPOCHS)
     result = record.evaluation
-    title = f"{record.study}, trial {record.trial}"
+    title = f"{record.study}, {trials_in_words(record.trials)}"
     draw_curves(record.histories, folder / CURVES, title=title, seen=record.sees_validation)
     title = f"{result.accuracy:.2%} of {result.n:,} {result.split} pictures"
     draw_confusion(result.table, record.data.class_names, folder / CONFUSION, title=title)

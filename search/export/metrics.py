@@ -5,23 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
-from optuna.trial import FrozenTrial
-
 from search.console import show_progress
 from search.export.formats import weights
-from search.export.formats.table import format_of
 from search.export.opening import ways
 from search.export.record import (
     DENSE_CLASSES,
-    METRICS_VERSION,
     Description,
     Evaluation,
     ExportRecord,
@@ -29,10 +23,8 @@ from search.export.record import (
     Results,
     Score,
     Validation,
-    identity_of,
-    without_times,
 )
-from search.export.retrain import Retraining, Stages
+from search.export.retrain import Retraining
 from search.export.scores import (
     CLASS_COLUMNS,
     Answers,
@@ -48,16 +40,11 @@ from search.figures.png import Epoch, confused_pairs, dense
 from search.study.confirmation import Confirmation, confirmed
 from search.study.exported import Exported
 from search.study.gain import gain_of, wilson_interval
-from search.study.journal import digest
-from search.study.marks import own_trials
-from search.study.study import open_test_split, teacher_hash
-from search.study.trial import recipe_of, states_of, view_of
+from search.study.study import open_test_split
 from search.watch.handed_over import HandedOver
-from search.words import count, judged_on
+from search.words import count, judged_on, trials_in_words
 from studies.objective import words_of
-from trainer.config import ModelSize, TrainConfig
 from trainer.errors import printable
-from trainer.identity import identity, later_recipe
 from trainer.near import find_near_duplicates
 from trainer.sums import sha256
 from trainer.values import Json
@@ -70,92 +57,12 @@ REFERENCE_LOGITS = "reference-logits.npz"
 """File of the logits that the exporting process computed, for the proof to compare with; not part of an export."""
 
 
-def describe(
-    retraining: Retraining, trial: FrozenTrial, stages: Stages, size: ModelSize, confirmation: Confirmation | None
-) -> Description:
-    """The part of an export's record that is known before anything is trained."""
-    from trainer.models import is_stock, model_args
-
-    spec, data, config = retraining.spec, retraining.data, stages[0][0].config
-    trials = own_trials(retraining.study)
-    final = spec.final
-    packages = [package for name in final.formats for package in format_of(name).packages]
-    described: dict[str, object] = {
-        "version": METRICS_VERSION,
-        "study": spec.name,
-        "trial": trial.number,
-        "model": {
-            "architecture": config.model,
-            "model_args": model_args(config, spec.data.image_size),
-            "stock_timm": final.ensemble == 1 and is_stock(config),
-            "members": final.ensemble,
-            "views": list(final.tta),
-            "num_params": size.params,
-            "macs": size.macs,
-        },
-        "limit": identity(spec.limit) | {"each": final.limit_each},
-        "formats": list(final.formats),
-        "search": {
-            "val_accuracy": view_of(trial).value if spec.search.objective == "accuracy" else None,
-            "trials": len(trials),
-            "states": states_of(trials),
-            "seconds": round(sum(other.user_attrs.get("seconds", 0.0) for other in trials), 3),
-            **(
-                {}
-                if spec.search.objective == "accuracy"
-                else {"objective": spec.search.objective, "value": trial.values[0]}
-            ),
-        },
-        "confirmation": without_times(confirmation) if confirmation else None,
-        "fit_on": final.fit_on,
-        "sees_validation": final.sees_validation,
-        "config": identity(_told(config)),
-        "finetune": final.finetune and identity(final.finetune),
-        "teacher": teacher_hash(config),
-        "seeds": [training.config.seed for training in stages[0]],
-        "sampled": recipe_of(trial),
-        "data": {
-            "source": spec.data.source,
-            "config": identity(spec.data, without=("path",)),
-            "content_hash": data.content_hash,
-            "fingerprint": data.fingerprint,
-            "image_size": spec.data.image_size,
-            "resize": spec.data.resize,
-            "channels": spec.data.channels,
-            "class_names": list(data.class_names),
-            "pictures": {name: len(indices) for name, indices in data.splits.items()},
-        },
-        "versions": {name: version(name) for name in ("featherweight", "torch", "timm", "optuna", *packages)},
-        "commit": _commit(),
-    }
-    if final.license is not None:  # not among the values of before, whose identities stay
-        described["license"] = final.license
-    if final.gallery:
-        described["gallery"] = True
-    described = json.loads(json.dumps(described))
-    # The identity is computed as if the version were 2, so that an export of an older version has the same identity.
-    unchanged = described | {"version": 2}
-    known_by: object = [unchanged, *later_recipe()] if later_recipe() else unchanged
-    # The journal's hash is not part of the identity: a launch adds lines even if the budget is spent.
-    beside = {"identity": identity_of(known_by), "event_log": digest(retraining.runs.journal(spec.name))}
-    return Description.model_validate(described | beside)
-
-
-def _told(config: TrainConfig) -> TrainConfig:
-    """The candidate as others are told of it: of a teacher that is an export only the folder's name, not its place."""
-    distill = config.distill
-    if distill is None or teacher_hash(config) == distill.teacher:
-        return config
-    teacher = distill.model_copy(update={"teacher": Path(distill.teacher).expanduser().resolve().name})
-    return config.model_copy(update={"distill": teacher})
-
-
 def evaluate_once(
     folder: Path,
     whole: nn.Module,
     plain: nn.Module,
     retraining: Retraining,
-    trial: FrozenTrial,
+    described: Description,
     outcomes: list[list[Outcome]],
 ) -> Results:
     """Evaluate the exported model, once; its logits are kept for the proof.
@@ -165,7 +72,7 @@ def evaluate_once(
         whole: the exported model, views and members included.
         plain: the net in model.safetensors.
         retraining: the export's trainings.
-        trial: the chosen trial.
+        described: what is known of the export.
         outcomes: the outcome of each training, by stage.
     """
     import torch
@@ -173,12 +80,12 @@ def evaluate_once(
     from trainer.device import Device
     from trainer.evaluate import Ensemble, Metrics, measure, predict_logits
 
-    spec, data, num_members = retraining.spec, retraining.data, retraining.spec.final.ensemble
+    spec, data = retraining.spec, retraining.data
     # fp32 on the CPU, so that anyone with the export can repeat the result to the last picture.
     cpu = Device(torch.device("cpu"), torch.get_num_threads())
 
     split = "test" if len(data.splits["test"]) else "val"
-    members = list(whole.members) if isinstance(whole, Ensemble) and num_members > 1 else []
+    members = list(whole.members) if isinstance(whole, Ensemble) and described.model.members > 1 else []
     seen, total = 0, len(data.splits[split]) * (1 + (plain is not whole) + len(members))
     total += len(data.splits["val"]) if split != "val" else 0
 
@@ -196,7 +103,7 @@ def evaluate_once(
     openings = 0
     if split == "test":
         who = final_model(folder / weights.FILE, spec.final.tta)
-        openings = retraining.with_database(lambda: open_test_split(retraining.study, who, trial=trial.number))
+        openings = retraining.with_database(lambda: open_test_split(retraining.study, who, trial=described.trial))
     with show_progress(retraining.console, retraining.raise_if_stopped) as progress:
         result, logits = evaluate(whole, split)
         alone, plain_logits = (result, logits) if plain is whole else evaluate(plain, split)
@@ -224,16 +131,16 @@ def evaluate_once(
             near_duplicates=_look_alikes(retraining, split),
         ),
         validation=Validation(n=len(data.splits["val"]), accuracy=validation.accuracy, loss=validation.loss),
-        histories=tuple(_history(outcomes, number) for number in range(num_members)),
-        measured_on_this_machine=_measured(outcomes, found, num_members),
+        histories=tuple(_history(outcomes, number) for number in range(len(outcomes[0]))),
+        measured_on_this_machine=_measured(outcomes, found),
     )
 
 
-def _measured(outcomes: Sequence[Sequence[Outcome]], found: Confirmation | None, num_members: int) -> Measured:
+def _measured(outcomes: Sequence[Sequence[Outcome]], found: Confirmation | None) -> Measured:
     return Measured(
         confirming_seconds=found and round(found.seconds, 3),
         training_seconds=tuple(
-            round(sum(ended[number].seconds for ended in outcomes), 3) for number in range(num_members)
+            round(sum(ended[number].seconds for ended in outcomes), 3) for number in range(len(outcomes[0]))
         ),
     )
 
@@ -303,6 +210,7 @@ class Export:
         record, result = self.record, self.record.evaluation
         return Exported(
             trial=record.trial,
+            trials=record.trials if record.members else (),
             folder=str(self.path),
             split=result.split,
             n=result.n,
@@ -337,7 +245,9 @@ def text_of_export(export: Export) -> str:
     result, model, best = record.evaluation, record.model, record.confirmed
     libraries = [one.library for one in record.proof.formats.values()]
     judged = judged_on(record.folds)
-    claims = [f"  claimed     {record.search.in_words} {judged} by the search, of one training"]
+    claims = [
+        f"  claimed     {record.claim} {judged} by the search, of one training{' each' if record.members else ''}"
+    ]
     if best is not None and best.best_mean is not None:
         seeds = count(best.seeds, "fresh seed") + (" that had no part in the choice" if best.reported else "")
         claims.insert(0, f"  confirmed   {best.mean_in_words(record.search.objective)} {judged}, {seeds}")
@@ -367,6 +277,7 @@ def report_of(record: ExportRecord, mistakes: bytes | None) -> HandedOver:
     accuracy = Score(value=result.accuracy, interval=result.interval)
     return HandedOver(
         trial=record.trial,
+        which_trials=trials_in_words(record.trials),
         measured=f"{accuracy.in_words} {record.measured_on}, n = {result.n:,}",
         rows=score_rows(scores),
         columns=CLASS_COLUMNS,
@@ -381,16 +292,3 @@ def report_of(record: ExportRecord, mistakes: bytes | None) -> HandedOver:
 def final_model(weights: Path, views: Sequence[str]) -> str:
     """Identity of a final model: the hash of its weights and of the views that it averages."""
     return hashlib.sha256(json.dumps([sha256(weights), *views]).encode()).hexdigest()
-
-
-def _commit() -> str | None:
-    """The commit of this program; None if it does not run from its repository."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-        process = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    except OSError:  # git is not installed
-        return None
-    return process.stdout.strip() or None

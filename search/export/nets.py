@@ -20,18 +20,18 @@ from trainer.models import build_model
 
 
 def build_nets(
-    config: TrainConfig, weights: Sequence[dict[str, torch.Tensor]], spec: StudySpec, num_classes: int
+    configs: Sequence[TrainConfig], weights: Sequence[dict[str, torch.Tensor]], spec: StudySpec, num_classes: int
 ) -> tuple[nn.Module, nn.Module]:
     """The exported model, and the net in model.safetensors. They differ only in the views of a single net.
 
     Args:
-        config: configuration of every member.
+        configs: configuration of each member.
         weights: state dict of each member.
         spec: the study; ``final.tta`` names its views.
         num_classes: number of outputs.
     """
     members = []
-    for state in weights:
+    for config, state in zip(configs, weights, strict=True):
         member = build_model(config, spec.data.shape_for(num_classes)).eval()
         member.load_state_dict(state)
         members.append(member)

@@ -122,6 +122,8 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
     if card["model"]["stock_timm"]:
         preprocessing = timm.data.resolve_model_data_config(net)
     params, macs = _recount(card, net, preprocessing["input_size"], is_whole=is_whole)
+    if card.get("members"):
+        _recount_members(card, folder, data, preprocessing["input_size"])
     _same("class names", config["label_names"], list(data.class_names))
 
     indices = data.splits[evaluation["split"]]
@@ -252,8 +254,9 @@ def _built_by_the_product(folder: Path, card: dict[str, Any], data: Dataset) -> 
     from trainer.evaluate import Ensemble
     from trainer.models import build_model
 
-    config, members = TrainConfig.model_validate(card["config"]), card["model"]["members"]
-    nets = [build_model(config, data.shape) for _ in range(members)]
+    members = card["model"]["members"]
+    configs = [one["config"] for one in card.get("members", ())] or [card["config"]] * members
+    nets = [build_model(TrainConfig.model_validate(config), data.shape) for config in configs]
     net = (nets[0] if members == 1 else Ensemble(nets, card["model"]["views"])).eval()
     safetensors.torch.load_model(net, str(folder / weights.FILE))
 
@@ -279,20 +282,41 @@ def compare_logits(name: str, found: Pictures, expected: Pictures) -> float:
 
 def _recount(card: dict[str, Any], net: Any, shape: list[int], *, is_whole: bool) -> tuple[int, int]:
     """Count the loaded net's parameters and multiply-adds, and compare them with the card and the limit."""
-    params = sum(parameter.numel() for parameter in net.parameters())
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(torch.zeros(1, *shape))
-    macs = counter.get_total_flops() // 2
+    params, macs = _counted(net, shape)
     model, limit = card["model"], card["limit"]
     if not is_whole:
         macs *= 1 + len(model["views"])  # model.safetensors has only the net; the other formats compute each view
     _same("parameters", params, model["num_params"])
     _same("multiply-adds", macs, model["macs"])
-    parts = model["members"] if limit["each"] else 1
-    for what, counted, most in (("parameters", params, limit["params"]), ("multiply-adds", macs, limit["macs"])):
-        if most is not None and counted // parts > most:
-            raise Difference(f"the model has {counted // parts:,} {what}, over the limit of {most:,}")
+    if not (limit["each"] and card.get("members")):  # of several trials, each member is compared by itself
+        parts = model["members"] if limit["each"] else 1
+        _within("the model", params // parts, macs // parts, limit)
     return params, macs
+
+
+def _recount_members(card: dict[str, Any], folder: Path, data: Dataset, shape: list[int]) -> None:
+    """Count each member of several trials, and compare it with the card and, if it is for each, with the limit."""
+    ensemble: Any = _built_by_the_product(folder, card, data).net
+    for recorded, member in zip(card["members"], ensemble.members, strict=True):
+        params, macs = _counted(member, shape)
+        macs *= 1 + len(card["model"]["views"])
+        _same(f"parameters of trial {recorded['trial']}", params, recorded["num_params"])
+        _same(f"multiply-adds of trial {recorded['trial']}", macs, recorded["macs"])
+        if card["limit"]["each"]:
+            _within(f"trial {recorded['trial']}", params, macs, card["limit"])
+
+
+def _counted(net: Any, shape: list[int]) -> tuple[int, int]:
+    """Parameters of a net, and its multiply-adds for one picture."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.zeros(1, *shape))
+    return sum(parameter.numel() for parameter in net.parameters()), counter.get_total_flops() // 2
+
+
+def _within(who: str, params: int, macs: int, limit: dict[str, Any]) -> None:
+    for what, counted, most in (("parameters", params, limit["params"]), ("multiply-adds", macs, limit["macs"])):
+        if most is not None and counted > most:
+            raise Difference(f"{who} has {counted:,} {what}, over the limit of {most:,}")
 
 
 def _latencies(forwards: dict[str, tuple[str, Forward]], pictures: Pictures, tell: Tell) -> dict[str, dict[str, float]]:

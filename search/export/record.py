@@ -13,14 +13,22 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
+from pydantic import Field, ValidationError, field_serializer
 
 from search.errors import UsageError
 from search.export.load import Load
+from search.export.recorded import (
+    Recorded,
+    RecordedData,
+    RecordedLimit,
+    RecordedMember,
+    RecordedModel,
+    RecordedSearch,
+)
 from search.figures.png import Confused, Epoch, table_of
 from search.study.confirmation import Confirmation
 from search.study.finalists import Candidate
-from studies.objective import Objective, words_of
+from studies.objective import words_of
 from trainer.values import Json
 
 METRICS_VERSION = 3
@@ -32,88 +40,13 @@ DENSE_CLASSES = 500
 METRICS = "metrics.json"
 
 
-class Recorded(BaseModel):
-    """A part of metrics.json. Keys of later versions are ignored; infinite losses are kept."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
-
-    def to_json(self) -> dict[str, Json]:
-        """The values as metrics.json has them."""
-        return self.model_dump(mode="json")
-
-
-class RecordedModel(Recorded):
-    """The exported model."""
-
-    architecture: str
-    """Name of a model in timm, or of a family of this product."""
-    model_args: Mapping[str, Json]
-    stock_timm: bool
-    """Whether stock timm builds the model by name."""
-    members: int
-    """Number of members of the ensemble; 1: no ensemble."""
-    views: tuple[str, ...]
-    """Views that are averaged with the picture itself."""
-    num_params: int
-    """Parameters of all members together."""
-    macs: int
-    """Multiply-adds for one picture, of all members and views together."""
-
-
-class RecordedLimit(Recorded):
-    """The limit of the study."""
-
-    params: int | None
-    macs: int | None
-    each: bool
-    """Whether the limit applies to each member alone."""
-
-
-class RecordedSearch(Recorded):
-    """The search that found the trial."""
-
-    val_accuracy: float | None
-    """Validation accuracy of the trial in the search; None if the study has another objective."""
-    trials: int
-    states: Mapping[str, int]
-    """Optuna's state -> number of trials."""
-    seconds: float
-    """Seconds of training, summed over all workers."""
-    objective: Objective = Field("accuracy", exclude_if=lambda objective: objective == "accuracy")
-    value: float | None = Field(None, exclude_if=lambda value: value is None)
-    """Value of another objective; a loss is negated."""
-
-    @property
-    def in_words(self) -> str:
-        """The value of the trial in the search: "97.12%", "macro F1 91.30%"."""
-        value = self.val_accuracy if self.objective == "accuracy" else self.value
-        return "-" if value is None else words_of(value, self.objective)
-
-
-class RecordedData(Recorded):
-    """The pictures."""
-
-    source: str
-    config: Mapping[str, Json]
-    """The [data] of the study, without the path."""
-    content_hash: str
-    fingerprint: str
-    """Hash of the pictures' contents and their splits."""
-    image_size: int
-    resize: str
-    channels: int
-    class_names: tuple[str, ...]
-    """Class names, in the order of the logits."""
-    pictures: Mapping[str, int]
-    """Split -> number of pictures."""
-
-
 class Description(Recorded):
     """The part of an export's record that is known before anything is trained."""
 
     version: int
     study: str
     trial: int
+    """Number of the trial; of several, the first."""
     model: RecordedModel
     limit: RecordedLimit
     formats: tuple[str, ...]
@@ -124,7 +57,7 @@ class Description(Recorded):
     sees_validation: bool
     """Whether the weights were trained on the validation split."""
     config: Mapping[str, Json]
-    """The [train] table of every member; the members differ in their seeds."""
+    """The [train] table of every member; the members differ in their seeds. Of several trials, that of the first."""
     finetune: Mapping[str, Json] | None
     teacher: str | None
     """SHA-256 of the teacher's weights, or its name in timm; None without distillation."""
@@ -135,6 +68,8 @@ class Description(Recorded):
     """Package -> version."""
     commit: str | None
     """Commit of this program; None if it does not run from its repository."""
+    members: tuple[RecordedMember, ...] = Field((), exclude_if=lambda members: not members)
+    """The members, if they are of several trials; else empty."""
     gallery: bool = Field(False, exclude_if=lambda gallery: not gallery)
     """Whether the card shows the most confident mistakes."""
     license: str | None = Field(None, exclude_if=lambda license: license is None)
@@ -156,9 +91,20 @@ class Description(Recorded):
         return folds
 
     @property
+    def trials(self) -> tuple[int, ...]:
+        """Numbers of the exported trials."""
+        return tuple(dict.fromkeys(one.trial for one in self.members)) or (self.trial,)
+
+    @property
     def confirmed(self) -> Candidate | None:
-        """The exported trial among the confirmed candidates; None if it was not confirmed."""
-        return None if self.confirmation is None else self.confirmation.candidate(self.trial)
+        """The exported trial among the confirmed candidates; None if it was not confirmed, and of several trials."""
+        return None if self.confirmation is None or self.members else self.confirmation.candidate(self.trial)
+
+    @property
+    def claim(self) -> str:
+        """The value of each trial in the search: "97.12%", "macro F1 91.30%", "97.12%, 96.80%"."""
+        values = {one.trial: one.value for one in self.members}
+        return ", ".join(words_of(value, self.search.objective) for value in values.values()) or self.search.in_words
 
 
 class Score(Recorded):

@@ -7,9 +7,10 @@ import json
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,7 +43,7 @@ from search.study.storage import wait_briefly
 from search.study.study import teacher_hash
 from search.study.trial import exportable, outcome_of, ranked, sampled_settings, size_of, waiting
 from search.watch.page import show_confirmation
-from search.words import count
+from search.words import count, trials_in_words
 from search.workers.crew import POLL_SECONDS
 from search.workers.local import LocalPool
 from studies import StudySpec
@@ -121,17 +122,17 @@ class Retraining:
 
     # -- which trial
 
-    def choose(self, number: int | None) -> tuple[FrozenTrial, Confirmation | None]:
-        """Choose the trial to export: ``number``, or else the winner of the confirmation, which is completed first.
+    def choose(self, numbers: Sequence[int] = ()) -> tuple[list[FrozenTrial], Confirmation | None]:
+        """Choose the trials to export: ``numbers``, or else the winner of the confirmation, which is completed first.
 
         Returns:
-            The trial, and the confirmation if there is one.
+            The trials, and the confirmation if there is one.
         """
-        if number is None and not self.spec.confirm.is_off:
+        if not numbers and not self.spec.confirm.is_off:
             self._confirm()
         found = None if self.spec.confirm.is_off else confirmed(self.study, self.spec)
-        if number is not None or found is None:
-            return choose_trial(self.study, number, self.spec), found
+        if numbers or found is None:
+            return choose_trials(self.study, numbers, self.spec), found
         self.console.say(found.sentence)
         if found.winner is None:
             raise NothingToExport(
@@ -139,7 +140,7 @@ class Retraining:
                 "it was trained with fresh seeds; choose one with --trial, or lower the learning rates of the space"
             )
         winner = next(trial for trial in own_trials(self.study) if trial.number == found.winner)
-        return winner, found
+        return [winner], found
 
     def _confirm(self) -> None:
         """Train the best candidates again, round by round, and then the winner with the seeds that measure it."""
@@ -184,16 +185,17 @@ class Retraining:
 
     # -- the final trainings
 
-    def plan(self, trial: FrozenTrial) -> Stages:
+    def plan(self, trials: Sequence[FrozenTrial]) -> Stages:
         """The stages of the final training, each with a training for every member.
 
         The members have the seeds that measure the winner of a confirmation, if there are any, so none was chosen for
         its own result. With the same recipe as such a training, a member shares its checkpoint, and needs no training.
         """
-        final, members = self.spec.final, self.spec.final.ensemble
+        final, members = self.spec.final, self.spec.num_members
         first, last = [], []
-        for number in range(members):
-            label = f"member {number + 1} of {members}" if members > 1 else f"trial {trial.number}"
+        for trial, number in product(trials, range(members)):
+            parts = [f"trial {trial.number}"] if members == 1 or len(trials) > 1 else []
+            label = ", ".join([*parts, *([f"member {number + 1} of {members}"] if members > 1 else [])])
             seed = final_seed(self.spec, trial.number, self.first_seed + number)
             config = self.spec.final_config_for(sampled_settings(trial), seed)
             first.append(self._training(trial, label, config, fit_on=final.fit_on))
@@ -272,6 +274,7 @@ class Retraining:
         return Training(
             label=label,
             config=config,
+            trial=trial.number,
             checkpoint=checkpoint,
             folds=folds,
             fit_on=fit_on,
@@ -279,10 +282,10 @@ class Retraining:
             objective=self.spec.search.objective,
         )
 
-    def tidy(self, trial: FrozenTrial) -> None:
+    def tidy(self, trials: Sequence[FrozenTrial]) -> None:
         """Remove the checkpoints of confirmed candidates that were not chosen; their results are in the study."""
         for training in self.confirming:
-            if not training.checkpoint.parent.name.startswith(f"{trial.number}-"):
+            if training.trial not in {trial.number for trial in trials}:
                 shutil.rmtree(training.checkpoint.parent, ignore_errors=True)
 
 
@@ -296,23 +299,26 @@ def raise_if_stopped(runs: Runs, study: str) -> None:
         raise Interrupted("export stopped; nothing is lost, the same command goes on from there")
 
 
-def choose_trial(study: optuna.Study, number: int | None, spec: StudySpec) -> FrozenTrial:
-    """The trial to export: ``number``, or the best trial whose export, with [final], is within the limit.
+def choose_trials(study: optuna.Study, numbers: Sequence[int], spec: StudySpec) -> list[FrozenTrial]:
+    """The trials to export: those of ``numbers``, or the best one whose export, with [final], is within the limit.
 
     Raises:
-        NothingToExport: no trial is COMPLETE and feasible, or ``number`` is not.
-        LimitError: none of these trials fits as [final] exports it.
+        NothingToExport: no trial is COMPLETE and feasible, or one of ``numbers`` is not.
+        LimitError: none of these trials fits as [final] exports it, or several do not fit together.
     """
     trials = own_trials(study)
-    if number is not None:
-        found = ranked([trial for trial in trials if trial.number == number], spec.limit)
-        if not found:
-            outcomes = {trial.number: outcome_of(trial) for trial in trials}
+    if numbers:
+        feasible, outcomes = ranked(trials, spec.limit), {trial.number: outcome_of(trial) for trial in trials}
+        found = [trial for number in numbers for trial in feasible if trial.number == number]
+        for number in set(numbers) - {trial.number for trial in found}:
             state = outcomes.get(number, "not there")
             why = "over the limit" if state == "complete" else f"{state}, not complete"
             name = study.study_name
             raise NothingToExport(f"trial {number} of {name!r} is {why}; what can be exported: search report {name}")
-        return found[0]
+        if len(found) > 1:
+            sizes = [size_of(trial) for trial in found for _ in range(spec.num_members)]
+            check_exported(spec, sizes, trials_in_words(numbers))
+        return found
     best = ranked(trials, spec.limit)
     if not best:
         paused = f", {number:,} paused" if (number := len(waiting(trials))) else ""
@@ -323,14 +329,24 @@ def choose_trial(study: optuna.Study, number: int | None, spec: StudySpec) -> Fr
     fitting = exportable(trials, spec)
     if not fitting:
         smallest = min(best, key=lambda trial: (size_of(trial).params, size_of(trial).macs))
-        check_exported(spec, size_of(smallest), f"trial {smallest.number}, the smallest that is complete,")
-    return fitting[0]
+        check_exported(
+            spec, [size_of(smallest)] * spec.num_members, f"trial {smallest.number}, the smallest that is complete,"
+        )
+    return fitting[:1]
 
 
-def check_limit(config: TrainConfig, spec: StudySpec, data: Dataset) -> ModelSize:
-    """The size of the whole exported model: of all members and, for multiply-adds, of all views.
+def check_limit(configs: Sequence[TrainConfig], spec: StudySpec, data: Dataset) -> list[ModelSize]:
+    """The size of each member of an export, for one view of a picture.
+
+    Args:
+        configs: the configuration of each trial.
+        spec: the study, for its limit and its [final].
+        data: the pictures.
 
     Raises:
-        LimitError: the size is over the limit, which may have changed since the trial was trained.
+        LimitError: together they are over the limit, which may have changed since the trials were trained.
     """
-    return check_exported(spec, Fitter(data.shape, spec.limit).check(config))
+    fitter = Fitter(data.shape, spec.limit)
+    sizes = [size for size in map(fitter.check, configs) for _ in range(spec.num_members)]
+    check_exported(spec, sizes)
+    return sizes

@@ -36,6 +36,8 @@ class Training:
     label: str
     """Name for people, such as "trial 3, seed 1 of 2"."""
     config: TrainConfig
+    trial: int
+    """Number of the trial whose recipe it has."""
     checkpoint: Path
     """File of the training's state. A training that is finished there is not repeated."""
     folds: int = 0

@@ -29,7 +29,7 @@ from search.study.budget import Budget
 from search.study.sampling import build_ladder, first_rung
 from search.study.trial import step_of
 from studies import StudySpec
-from studies.spec import exported_size
+from studies.final import exported_size
 from trainer.config import TrainConfig
 from trainer.data import Dataset
 from trainer.errors import ConfigError, DataError, DiskError, LimitError
@@ -110,7 +110,7 @@ def check_study(
         widest=None if width is None else width.widest,
         next=None if width is None else width.next,
         left_out=prepared.left_out,
-        exported=exported_size(largest, spec.final)[1],
+        exported=exported_size([largest] * spec.num_members, spec.final)[1],
         fixed=_fixed(spec, space),
         known=tuple(known_recipes(spec, prepared.left_out)),
         steps_per_epoch=_steps_per_epoch(len(data.splits["train"]), _batch_sizes(spec.train, space.get("batch_size"))),

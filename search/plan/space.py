@@ -18,7 +18,8 @@ from search.paths import Runs
 from search.plan.width import Fitter, Width
 from studies import Range, StudySpec
 from studies.axes import WIDTH_SHARE, Value, annotation_of, numbers_of, values_of
-from studies.spec import describe_limit, exported_size, fits
+from studies.final import exported_size
+from studies.spec import describe_limit, fits
 from trainer.config import SIZE_SETTINGS, ModelSize, TrainConfig
 from trainer.errors import ConfigError, LimitError
 
@@ -74,13 +75,15 @@ def _check_exported(spec: StudySpec, models: Sequence[str], fitter: Fitter) -> N
     Raises:
         LimitError: none does, so no candidate could be exported.
     """
-    if spec.final.ensemble == 1 and not spec.final.tta:
+    if spec.num_members == 1 and not spec.final.tta:
         return
     problems = []
     for model in models:
         smallest = _smallest(spec, model)
         try:
-            check_exported(spec, fitter.size(smallest), f"{model} at width_mult {smallest.width_mult:g}")
+            check_exported(
+                spec, [fitter.size(smallest)] * spec.num_members, f"{model} at width_mult {smallest.width_mult:g}"
+            )
         except LimitError as error:
             problems.append(str(error))
         else:
@@ -103,28 +106,28 @@ def _smallest(spec: StudySpec, model: str) -> TrainConfig:
     return config.model_copy(update={name: value for name, value in given.items() if name in own} | unknown)
 
 
-def check_exported(spec: StudySpec, one: ModelSize, name: str = "") -> ModelSize:
+def check_exported(spec: StudySpec, members: Sequence[ModelSize], name: str = "") -> ModelSize:
     """The size of a whole export: of all members and, for multiply-adds, of all views.
 
     Args:
         spec: the study, for its limit and its [final].
-        one: the size of one member for one view of a picture.
+        members: the size of each member for one view of a picture.
         name: "resnet10t at width_mult 0.1", for the message.
 
     Raises:
         LimitError: it is over the limit.
     """
     final = spec.final
-    whole, counted = exported_size(one, final)
+    whole, counted = exported_size(members, final)
     if not fits(counted, spec.limit):
-        members = name or "the model"
-        if final.ensemble > 1:
-            members = f"{final.ensemble} members{f' of {name}' if name else ''}"
+        who = name or "the model"
+        if len(members) > 1:
+            who = f"{len(members)} members{f' of {name}' if name else ''}"
         views = f" with {1 + len(final.tta)} views of a picture" if final.tta else ""
         each = "final.limit_each = true counts each member alone; "
-        cure = each if not final.limit_each and final.ensemble > 1 else ""
+        cure = each if not final.limit_each and len(members) > 1 else ""
         raise LimitError(
-            f"{members}{views} have {whole.params:,} parameters and {whole.macs:,} "
+            f"{who}{views} have {whole.params:,} parameters and {whole.macs:,} "
             f"multiply-adds together; the limit is {describe_limit(spec.limit)}; {cure}fewer members or views fit"
         )
     return whole

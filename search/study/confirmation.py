@@ -28,9 +28,9 @@ from search.study.study import FINGERPRINT
 from search.study.trial import exportable, outcome_of, rank, size_of, view_of
 from search.words import count, duration, judged_on
 from studies import StudySpec
-from studies.final import Final
+from studies.final import Final, exported_size
 from studies.objective import Objective, number_of
-from studies.spec import exported_size, fits
+from studies.spec import fits
 from trainer.config import RECIPE_VERSION
 from trainer.values import FrozenModel, Json
 
@@ -153,7 +153,8 @@ def _unfinished(trials: list[FrozenTrial], spec: StudySpec) -> list[FrozenTrial]
     """Feasible trials that are paused, or that the pruner ended, those with most steps first."""
 
     def fits_export(trial: FrozenTrial) -> bool:
-        return size_of(trial).params > 0 and fits(exported_size(size_of(trial), spec.final)[1], spec.limit)
+        _, counted = exported_size([size_of(trial)] * spec.num_members, spec.final)
+        return size_of(trial).params > 0 and fits(counted, spec.limit)
 
     found = [one for one in trials if outcome_of(one) in ("paused", "pruned") and one.intermediate_values]
     views = {one.number: view_of(one, spec.limit) for one in found}

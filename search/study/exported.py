@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import optuna
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from search.words import trials_in_words
 from studies.objective import Objective, number_of, words_of
 from trainer.values import FrozenModel
 
@@ -16,6 +17,9 @@ class Exported(FrozenModel):
     """The result of an export."""
 
     trial: int
+    """Number of the trial; of several, the first."""
+    trials: tuple[int, ...] = Field((), exclude_if=lambda trials: not trials)
+    """The exported trials, if they are several; else empty."""
     folder: str
     """Folder of the export."""
     split: str
@@ -48,9 +52,10 @@ class Exported(FrozenModel):
         """The result in one line."""
         low, high = self.interval
         trained = ", trained on train+val" if self.fit_on == "train+val" else ""
+        which = trials_in_words(self.trials or (self.trial,))
         chosen_by = "" if self.value is None else f"{words_of(self.value, self.objective)} and accuracy "
         return (
-            f"trial {self.trial}, {chosen_by}{self.accuracy:.2%} on the test split{trained}, n = {self.n:,} (95 % "
+            f"{which}, {chosen_by}{self.accuracy:.2%} on the test split{trained}, n = {self.n:,} (95 % "
             f"interval {low:.2%} to {high:.2%}), {self.num_params:,} parameters"
         )
 

@@ -16,8 +16,9 @@ from search.errors import FailureKind
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder
 from studies import Limit, StudySpec
 from studies.axes import WIDTH_SHARE, Value
+from studies.final import exported_size
 from studies.objective import Objective, words_of
-from studies.spec import exported_size, fits
+from studies.spec import fits
 from trainer.config import ModelSize
 
 FAILED_UNDER = "failed_under"
@@ -142,7 +143,7 @@ def exportable(trials: Sequence[FrozenTrial], spec: StudySpec) -> list[FrozenTri
     """The trials of ``ranked`` that fit the limit with the members and views of [final]."""
     fitting = []
     for trial in ranked(trials, spec.limit):
-        _, counted = exported_size(size_of(trial), spec.final)
+        _, counted = exported_size([size_of(trial)] * spec.num_members, spec.final)
         if fits(counted, spec.limit):
             fitting.append(trial)
     return fitting

@@ -19,6 +19,8 @@ class HandedOver(FrozenModel):
     """The last export of a study, in words."""
 
     trial: int
+    which_trials: str = ""
+    """The exported trials in words."""
     measured: str
     """The accuracy in words, with its split and interval."""
     rows: dict[str, str]
@@ -55,8 +57,9 @@ def section(runs: Runs, study: str) -> str:
     head = "".join(f"<th>{_text(name)}</th>" for name in one.columns)
     body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in one.classes)
     classes = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    which = one.which_trials or f"trial {one.trial}"
     parts = [
-        f"<h2>The exported model, trial {one.trial}</h2><div class=wide><table><tbody>{facts}</tbody></table></div>",
+        f"<h2>The exported model, {which}</h2><div class=wide><table><tbody>{facts}</tbody></table></div>",
         f"<p>{_text(one.which)}</p><div class=wide>{classes}</div>",
         f"<p>{_text(one.never)}</p>" if one.never else "",
     ]

@@ -28,7 +28,7 @@ import trainer.cache
 import trainer.checkpoint
 import trainer.identity
 from search.console import Terminal
-from search.export.metrics import describe
+from search.export.description import describe
 from search.export.retrain import Retraining
 from search.paths import Runs
 from search.plan.prepare import find_bounds, prepare
@@ -203,8 +203,8 @@ def retraining(storage: RDBStorage, runs: Runs) -> Retraining:
 def exported(retraining: Retraining) -> tuple[str, str]:
     """The name of the final training's checkpoint, and the identity of the export."""
     trial = retraining.study.get_trials()[5]
-    stages = retraining.plan(trial)
-    described = describe(retraining, trial, stages, ModelSize(params=2086, macs=230480), confirmation=None)
+    stages = retraining.plan([trial])
+    described = describe(retraining, [trial], stages, [ModelSize(params=2086, macs=230480)], confirmation=None)
     return stages[0][0].checkpoint.parent.name, described.identity
 
 

@@ -164,5 +164,5 @@ def test_members_that_exceed_the_limit_together_are_refused(exports: tuple[Ended
     with pytest.raises(
         LimitError, match=r"^2 members with 2 views of a picture have .* the limit is 60,000 parameters;"
     ):
-        check_limit(together.final_config_for(sampled, 0), together, data)
-    assert check_limit(spec.final_config_for(sampled, 0), spec, data).params > LIMIT
+        check_limit([together.final_config_for(sampled, 0)], together, data)
+    assert sum(one.params for one in check_limit([spec.final_config_for(sampled, 0)], spec, data)) > LIMIT

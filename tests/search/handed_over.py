@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import optuna
 import pytest
 from marked import add_own
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 from PIL import Image
 from rich.console import Console
@@ -59,26 +60,37 @@ def pictures(folder: Path) -> Path:
     return folder
 
 
-def hand_over(folder: Path, *, lr: float = 0.1, train: dict[str, Any] | None = None, **tables: Any) -> Export:
-    """Export the only trial of a study of these pictures; ``train`` and ``tables`` change its study file."""
+def hand_over(
+    folder: Path, *, lr: float = 0.1, train: dict[str, Any] | None = None, models: Sequence[str] = (), **tables: Any
+) -> Export:
+    """Export the only trial of a study of these pictures; ``train`` and ``tables`` change its study file.
+
+    With ``models`` there is a trial of each, and all of them are exported together.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     values: dict[str, Any] = {"name": "shapes", "limit": {"params": 30_000_000}, "confirm": {"top": 1, "seeds": 2}}
-    values |= {"train": RECIPE | (train or {}), "space": {"lr": {"low": 0.001, "high": 0.2, "log": True}}} | tables
+    space: dict[str, Any] = {"lr": {"low": 0.001, "high": 0.2, "log": True}} | ({"model": models} if models else {})
+    values |= {"train": RECIPE | (train or {}), "space": space} | tables
     values["data"] = {"path": str(pictures(folder / "pictures")), "image_size": 24} | tables.get("data", {})
     spec, runs = StudySpec.model_validate(values), Runs(folder / "runs")
     runs.root.mkdir()
     data = prepare(spec, runs, Console(quiet=True)).data
     url = parse_url(f"sqlite:///{folder}/search.db")
     study = open_study(spec, open_storage(url, create=True), data.fingerprint)
-    axis, attributes = FloatDistribution(0.001, 0.2, log=True), {"num_params": 1, "seconds": 1.0}
-    distributions: dict[str, Any] = {"params": {"lr": lr}, "distributions": {"lr": axis}, "user_attrs": attributes}
-    add_own(study, [create_trial(state=TrialState.COMPLETE, value=0.9, **distributions)])
+    axes: dict[str, Any] = {"lr": FloatDistribution(0.001, 0.2, log=True)}
+    axes |= {"model": CategoricalDistribution(models)} if models else {}
+    for number, named in enumerate([{"model": name} for name in models] or [{}]):
+        attributes = {"num_params": 1, "seconds": 1.0}
+        made: dict[str, Any] = {"params": {"lr": lr, **named}, "distributions": axes, "user_attrs": attributes}
+        add_own(study, [create_trial(state=TrialState.COMPLETE, value=0.9 - number / 100, **made)])
     _train(study, spec, runs, data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search.export.export, "prove", _prove)
         patch.setattr(proof, "LATENCY_SECONDS", 0.0)
         devices = parse_devices("cpu")
-        return search.export.export.export_best("shapes", url, runs, devices, asked=spec, aside=True)
+        return search.export.export.export_best(
+            "shapes", url, runs, devices, asked=spec, numbers=range(len(models)), aside=True
+        )
 
 
 def _prove(folder: Path, spec: StudySpec, data: Any, *_: object) -> ProofAnswer:
@@ -94,7 +106,7 @@ def _train(study: optuna.Study, spec: StudySpec, runs: Runs, data: Any) -> None:
         while todo := missing(study, spec):
             for trial, number in todo:
                 record(study, trial.number, number, 0.8 + number / 100, 1.0)
-    for stage in retraining.plan(study.get_trials()[0]):
+    for stage in retraining.plan(study.get_trials()):
         for training in stage:
             before = load_checkpoint(training.start) if training.start else None
             training.checkpoint.parent.mkdir(parents=True, exist_ok=True)

@@ -317,7 +317,7 @@ def test_a_real_search_and_its_confirmation_by_it(
     with Retraining(
         OwnedStudy(study, made, lambda: None), Runs(bench.folder), data, devices, Terminal(quiet=True)
     ) as one:
-        trial, found = one.choose(None)
+        (trial,), found = one.choose()
     assert found is not None
     means = {candidate.trial: candidate.mean for candidate in found.candidates}
     assert sorted(mean for mean in means.values() if mean is not None) == sorted(

@@ -47,8 +47,9 @@ def write_export(folder: Path, model: torch.nn.Module, data: Dataset, members: i
     folder.mkdir()
     safetensors.torch.save_model(model, str(folder / "model.safetensors"))
     config = {"label_names": list(data.class_names), "pretrained_cfg": {"mean": data.mean, "std": data.std}}
+    config |= {"members": members} if members > 1 else {}
     (folder / "config.json").write_text(json.dumps(config | changes))
-    metrics = {"config": BIG.model_dump(mode="json"), "seeds": list(range(members))}
+    metrics = {"config": BIG.model_dump(mode="json")}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     write_sums(folder)
 

@@ -45,8 +45,11 @@ logits = model(pictures)
 ```"""
 
 
-def write_weights(folder: Path, net: nn.Module, config: TrainConfig, spec: StudySpec, data: Dataset) -> None:
-    """Write all three files; an ensemble's tensors are named members.0..., members.1..., ..."""
+def write_weights(folder: Path, net: nn.Module, configs: Sequence[TrainConfig], spec: StudySpec, data: Dataset) -> None:
+    """Write all three files; an ensemble's tensors are named members.0..., members.1..., ...
+
+    config.json has the architecture of the first member, and those of all members if they differ.
+    """
     import safetensors.torch
     import timm
 
@@ -55,7 +58,7 @@ def write_weights(folder: Path, net: nn.Module, config: TrainConfig, spec: Study
 
     names, preprocessing, file = list(data.class_names), _preprocessing(spec, data), folder / "config.json"
     (folder / CLASS_MAP).write_bytes(class_map(names))
-    args = model_args(config, spec.data.image_size)
+    config, (args, *others) = configs[0], [model_args(one, spec.data.image_size) for one in configs]
     if is_stock(config) and not isinstance(net, Ensemble):
         timm.models.save_for_hf(
             net,
@@ -74,6 +77,9 @@ def write_weights(folder: Path, net: nn.Module, config: TrainConfig, spec: Study
     described = {"architecture": config.model, "num_classes": len(names), "model_args": args, "label_names": names}
     if isinstance(net, Ensemble):
         described |= {"members": len(net.members), "views": list(net.views)}
+        nets = [(one.model, own) for one, own in zip(configs, [args, *others], strict=True)]
+        if any(one != nets[0] for one in nets):
+            described["member_models"] = [{"architecture": model, "model_args": own} for model, own in nets]
     described["pretrained_cfg"] = preprocessing
     file.write_text(json.dumps(described, indent=2), encoding="utf-8")
 

@@ -29,15 +29,17 @@ import search.export.export
 import search.export.retrain
 import search.study.outage
 from search.console import Terminal
-from search.errors import HeldError, Interrupted, ProofFailed, StudyChanged, UsageError
+from search.errors import HeldError, Interrupted, NothingToExport, ProofFailed, StudyChanged, UsageError
+from search.export.description import _told
 from search.export.export import _disk_errors, _export
-from search.export.metrics import _told, evaluate_once, final_model
+from search.export.metrics import evaluate_once, final_model
 from search.export.nets import write_graphs
 from search.export.place import Place
 from search.export.proof import Difference, compare_logits
-from search.export.record import ProofAnswer
-from search.export.retrain import Retraining, raise_if_stopped
+from search.export.record import ExportRecord, ProofAnswer
+from search.export.retrain import Retraining, choose_trials, raise_if_stopped
 from search.export.trainings import Outcome, Training
+from search.options import trial_numbers
 from search.paths import Runs
 from search.plan.prepare import prepare
 from search.study.confirmation import begin, confirmed, missing, record
@@ -47,10 +49,10 @@ from search.study.storage import open_storage, parse_url
 from search.study.study import UUID, open_test_split
 from search.workers.messages import Assign, FromWorker
 from search.workers.pool import Exit
-from studies import Faults, StudySpec
+from studies import Faults, Limit, StudySpec
 from trainer.config import EpochResult, TrainConfig
 from trainer.data import Dataset, prepare_data
-from trainer.errors import DiskError
+from trainer.errors import DiskError, LimitError
 
 
 def test_each_final_model_is_an_opening_and_a_resumed_export_is_the_same_one(tmp_path: Path) -> None:
@@ -89,7 +91,7 @@ def test_every_picture_is_evaluated_once(tmp_path: Path, test_fraction: float) -
     owned = OwnedStudy(study, spec, lambda: None)
     retraining = Retraining(owned, Runs(tmp_path), data, [], Terminal(file=StringIO()))
     outcomes: Any = [[SimpleNamespace(results=(), seconds=0.0)]]
-    found = evaluate_once(tmp_path, net, net, retraining, create_trial(value=0.5), outcomes)
+    found = evaluate_once(tmp_path, net, net, retraining, ExportRecord.model_validate(recorded()), outcomes)
     assert found.evaluation.split == ("test" if test_fraction else "val")
     assert sum(seen) == len(data.splits["test"]) + len(data.splits["val"])
     assert found.validation.n == len(data.splits["val"])
@@ -177,7 +179,7 @@ def test_an_export_whose_study_was_taken_over_writes_no_more_to_it(
     devices: Any = ["one"]
     retraining = Retraining(OwnedStudy(study, spec, check_lock), Runs(tmp_path), data, devices, Terminal(quiet=True))
     with pytest.raises(HeldError, match="in use by a launch that was faster"):
-        retraining.choose(None)
+        retraining.choose()
     assert [number for _, number in missing(study, spec)] == [1, 2], "what was recorded before it was lost"
 
 
@@ -222,7 +224,7 @@ def test_an_export_trains_on_while_the_database_is_away_and_records_everything_o
 
     desk.is_away = is_away
     with desk.retraining as retraining:
-        retraining.choose(None)
+        retraining.choose()
         assert missing(desk.study, spec) == []
         found = confirmed(desk.study, spec)
         assert found is not None
@@ -248,7 +250,7 @@ def test_an_export_whose_study_is_deleted_says_so_and_writes_nothing_to_the_next
     desk.pool.script = deleted
     name, storage = desk.study.study_name, open_storage(parse_url(f"sqlite:///{tmp_path}/search.db"))
     with desk.retraining as retraining, pytest.raises(StudyChanged, match="deleted or replaced while it was in use"):
-        retraining.choose(None)
+        retraining.choose()
     for study in storage.get_all_studies():
         assert (study.user_attrs, study.system_attrs) == ({}, {})
 
@@ -271,7 +273,9 @@ def test_a_stop_request_ends_an_export_before_its_next_stage(
     monkeypatch.setattr(search.export.export, "_write_models", lambda *_: asked_while("writing"))
     monkeypatch.setattr(search.export.export, "evaluate_once", lambda *_: asked_while("evaluating"))
     with pytest.raises(Interrupted, match="export stopped; nothing is lost, the same command goes on"):
-        _export(Place(tmp_path / "export", is_default=True), {}, desk.retraining, desk.study.trials[0], [])
+        _export(
+            Place(tmp_path / "export", is_default=True), ExportRecord.model_validate(recorded()), desk.retraining, []
+        )
     assert begun[-1] == stage
     assert not (tmp_path / "export").exists()
 
@@ -338,7 +342,7 @@ def test_an_export_waits_no_longer_for_its_database_than_a_search_does(
     desk.is_away = lambda: bool(desk.pool.assigned)
     with desk.retraining as retraining:
         with pytest.raises(OperationalError, match="the server is gone"):
-            retraining.choose(None)
+            retraining.choose()
         assert "3 of 3 trainings done" in desk.said.getvalue(), "nothing was trained in vain: it is on the disk"
 
 
@@ -350,3 +354,28 @@ def test_a_result_whose_acknowledgement_was_lost_counts_once(spec: StudySpec) ->
     found = confirmed(study, spec)
     assert found is not None
     assert (found.done, found.candidates[0].accuracies) == (1, (0.5,))
+
+
+def test_several_trials_are_sorted_numbers_each_named_once() -> None:
+    assert trial_numbers(None) == ()
+    assert trial_numbers(" 12,3, 7") == (3, 7, 12), "the same trials are the same export"
+    for text, words in (
+        ("3,3", "names trial 3 twice"),
+        ("3,", "give the number of a trial, or several"),
+        ("-1", "give"),
+    ):
+        with pytest.raises(UsageError, match=rf"^--trial {text}:? {words}"):
+            trial_numbers(text)
+
+
+def test_several_trials_have_to_fit_the_limit_together(spec: StudySpec) -> None:
+    study = completed_study()
+    study.add_trials(completed_study().trials)
+    both = spec.model_copy(update={"limit": Limit(params=2)})
+    assert [trial.number for trial in choose_trials(study, (0, 1), both)] == [0, 1]
+    with pytest.raises(
+        LimitError, match=r"^2 members of trials 0 and 1 have 2 parameters .* the limit is 1 parameters"
+    ):
+        choose_trials(study, (0, 1), spec.model_copy(update={"limit": Limit(params=1)}))
+    with pytest.raises(NothingToExport, match=r"trial 7 of .* is not there"):
+        choose_trials(study, (0, 7), both)

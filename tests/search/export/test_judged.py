@@ -11,6 +11,7 @@ import sys
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import judge
@@ -24,8 +25,10 @@ from pydantic import ValidationError
 from rich.console import Console
 
 import search.console
+from search.export import proof
 from search.export.card import card
 from search.export.metrics import Export
+from search.export.record import ExportRecord
 from search.paths import Runs
 from search.study.storage import open_storage, parse_url
 from search.watch.live import last_words, text_of_snapshot
@@ -34,6 +37,7 @@ from search.watch.report import write_report
 from search.watch.status import as_json, read_snapshot
 from studies import StudySpec
 from studies.final import Final
+from trainer.config import Shape
 
 STUDIES: dict[str, dict[str, Any]] = {
     "resnet": {},
@@ -86,6 +90,34 @@ def test_an_export_is_what_it_says_and_says_nothing_of_its_makers_machine(name: 
     export = request.getfixturevalue("views") if name == "views" else hand_over(tmp_path, **STUDIES[name])
     accuracies = judged(export)
     assert ("timm" in accuracies) == (export.record.model.members == 1 and name not in WITHOUT_TIMM)
+
+
+def test_several_trials_of_other_models_are_one_export(tmp_path: Path) -> None:
+    models = ["resnet10t", "resnet14t"]
+    export = hand_over(tmp_path, models=models, final={"formats": ["onnx"]}, train={"epochs": 3})
+    assert export.path.name == "shapes-0-1"
+    assert judged(export).keys() == {"onnx"}
+    record = ExportRecord.load(export.path)
+    assert [(one.trial, one.architecture, one.value) for one in record.members] == [
+        (0, models[0], 0.9),
+        (1, models[1], 0.89),
+    ]
+    assert sum(one.num_params for one in record.members) == record.model.num_params
+    assert len(set(record.seeds)) == len(record.evaluation.member_accuracies) == 2
+    config = json.loads((export.path / "config.json").read_text())
+    assert [one["architecture"] for one in config["member_models"]] == models
+    words = (export.path / "README.md").read_text()
+    assert f"# shapes: resnet10t and resnet14t, {record.model.num_params:,} parameters" in words
+    assert "Trials 0 and 1 of 2 (" in words
+    assert "The search claimed 90.00%, 89.00% on validation for them. They were chosen by number" in words
+    assert "| setting | trial 0 | trial 1 |" in words
+    assert "| model | resnet10t | resnet14t |" in words
+    assert "tags:\n- image-classification\n- resnet10t\n- resnet14t\n" in words
+    altered = json.loads((export.path / "metrics.json").read_text())
+    altered["members"][1]["num_params"] -= 1
+    data: Any = SimpleNamespace(shape=Shape(num_classes=3, image_size=24))
+    with pytest.raises(proof.Difference, match=r"^parameters of trial 1: "):
+        proof._recount_members(altered, export.path, data, [3, 24, 24])
 
 
 def test_what_is_shown_of_the_study_is_the_tested_number_and_behind_it_what_the_search_claims(views: Export) -> None:

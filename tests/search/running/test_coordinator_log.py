@@ -144,7 +144,7 @@ def test_an_export_logs_why_it_ended(
     def none(*_: object) -> None:
         raise NothingToExport("no trial is complete")
 
-    monkeypatch.setattr(search.export.export, "choose_trial", none)
+    monkeypatch.setattr(search.export.export, "choose_trials", none)
     with pytest.raises(NothingToExport):
         export_best("tiny", url, Runs(tmp_path), [])
     last = lines_of(Runs(tmp_path).export_log("tiny"))[-1]

@@ -13,7 +13,7 @@ from marked import add_own
 from optuna.trial import TrialState, create_trial
 from scipy.stats import ttest_ind
 
-from search.export.retrain import choose_trial
+from search.export.retrain import choose_trials
 from search.study.confirmation import (
     CONFIRM,
     begin,
@@ -76,9 +76,9 @@ def test_candidates_that_exceed_the_limit_as_they_are_exported_are_not_confirmed
     found = confirmed(study, spec.model_copy(update={"limit": asked["limit"]}))  # as it was launched
     assert found is not None
     assert [one.trial for one in found.candidates] == [2, 1]
-    assert choose_trial(study, None, twice).number == 2
+    assert [trial.number for trial in choose_trials(study, (), twice)] == [2]
     with pytest.raises(LimitError, match=r"^3 members of trial 0, the smallest that is complete, have 3,000"):
-        choose_trial(study, None, twice.model_copy(update={"final": Final(ensemble=3)}))
+        choose_trials(study, (), twice.model_copy(update={"final": Final(ensemble=3)}))
 
 
 def test_seeds_are_those_of_no_training_of_the_search() -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from scripted import EPOCHS, Bench, ScriptedPool, epoch, spec_of, started
 
 from search.errors import NothingToExport
-from search.export.retrain import choose_trial
+from search.export.retrain import choose_trials
 from search.figures.catalogue import study_figures
 from search.figures.charts import learning_curves
 from search.study.marks import MARK
@@ -123,9 +123,9 @@ class TestFindings:
         study = optuna.create_study(direction="maximize")
         study.add_trial(at_rungs(series, 0, 0.99))
         with pytest.raises(NothingToExport, match=r"no completed trial yet \(1 begun, 1 paused\)"):
-            choose_trial(study, None, series)
+            choose_trials(study, (), series)
         with pytest.raises(NothingToExport, match=r"trial 0 of .* is paused, not complete"):
-            choose_trial(study, 0, series)
+            choose_trials(study, (0,), series)
 
     def test_diverged_trials_are_not_the_pruners(self, spec: StudySpec) -> None:
         diverged = pruned(1, 0.2, reason="DivergedError: epoch 2 has a training loss of nan; try a lower lr than 0.005")
@@ -291,5 +291,5 @@ def test_a_trial_over_a_lowered_limit_is_nobodys_best(bench: Bench) -> None:
     live, outside = coordinator.snapshot().best, snapshot_of(lowered, trials).best
     assert live is not None
     assert live == outside
-    assert live.number == choose_trial(coordinator.trials.study, None, lowered).number == 2
+    assert live.number == choose_trials(coordinator.trials.study, (), lowered)[0].number == 2
     assert [view.feasible for view in coordinator.snapshot().finished] == [True, True, True, False]

@@ -1,0 +1,165 @@
+"""The part of an export's metrics.json that is known before anything is trained, and its identity."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from optuna.trial import FrozenTrial
+
+from search.export.formats.table import format_of
+from search.export.record import METRICS_VERSION, Description, identity_of, without_times
+from search.export.retrain import Retraining, Stages
+from search.export.trainings import Training
+from search.study.confirmation import Confirmation
+from search.study.journal import digest
+from search.study.marks import own_trials
+from search.study.study import teacher_hash
+from search.study.trial import recipe_of, states_of, view_of
+from studies.final import exported_size
+from trainer.config import ModelSize, TrainConfig
+from trainer.identity import identity, later_recipe
+
+
+def describe(
+    retraining: Retraining,
+    chosen: Sequence[FrozenTrial],
+    stages: Stages,
+    sizes: Sequence[ModelSize],
+    confirmation: Confirmation | None,
+) -> Description:
+    """The part of an export's record that is known before anything is trained.
+
+    Args:
+        retraining: the export's trainings.
+        chosen: the exported trials.
+        stages: the final trainings.
+        sizes: size of each member for one view of a picture.
+        confirmation: the study's confirmation, if there is one.
+    """
+    from trainer.models import is_stock, model_args
+
+    spec, trial, config = retraining.spec, chosen[0], stages[0][0].config
+    trials = own_trials(retraining.study)
+    final = spec.final
+    whole, _ = exported_size(sizes, final)
+    packages = [package for name in final.formats for package in format_of(name).packages]
+    described: dict[str, object] = {
+        "version": METRICS_VERSION,
+        "study": spec.name,
+        "trial": trial.number,
+        "model": {
+            "architecture": config.model,
+            "model_args": model_args(config, spec.data.image_size),
+            "stock_timm": len(sizes) == 1 and is_stock(config),
+            "members": len(sizes),
+            "views": list(final.tta),
+            "num_params": whole.params,
+            "macs": whole.macs,
+        },
+        "limit": identity(spec.limit) | {"each": final.limit_each},
+        "formats": list(final.formats),
+        "search": {
+            "val_accuracy": view_of(trial).value if spec.search.objective == "accuracy" else None,
+            "trials": len(trials),
+            "states": states_of(trials),
+            "seconds": round(sum(other.user_attrs.get("seconds", 0.0) for other in trials), 3),
+            **(
+                {}
+                if spec.search.objective == "accuracy"
+                else {"objective": spec.search.objective, "value": trial.values[0]}
+            ),
+        },
+        "confirmation": without_times(confirmation) if confirmation else None,
+        "fit_on": final.fit_on,
+        "sees_validation": final.sees_validation,
+        "config": identity(_told(config)),
+        "finetune": final.finetune and identity(final.finetune),
+        "teacher": teacher_hash(config),
+        "seeds": [training.config.seed for training in stages[0]],
+        "sampled": recipe_of(trial),
+        "data": _pictures(retraining),
+        "versions": {name: version(name) for name in ("featherweight", "torch", "timm", "optuna", *packages)},
+        "commit": _commit(),
+    }
+    if final.license is not None:  # not among the values of before, whose identities stay
+        described["license"] = final.license
+    if len(chosen) > 1:
+        described["members"] = _members(retraining, chosen, stages[0], sizes)
+    if final.gallery:
+        described["gallery"] = True
+    described = json.loads(json.dumps(described))
+    # The identity is computed as if the version were 2, so that an export of an older version has the same identity.
+    unchanged = described | {"version": 2}
+    known_by: object = [unchanged, *later_recipe()] if later_recipe() else unchanged
+    # The journal's hash is not part of the identity: a launch adds lines even if the budget is spent.
+    beside = {"identity": identity_of(known_by), "event_log": digest(retraining.runs.journal(spec.name))}
+    return Description.model_validate(described | beside)
+
+
+def _pictures(retraining: Retraining) -> dict[str, object]:
+    spec, data = retraining.spec, retraining.data
+    return {
+        "source": spec.data.source,
+        "config": identity(spec.data, without=("path",)),
+        "content_hash": data.content_hash,
+        "fingerprint": data.fingerprint,
+        "image_size": spec.data.image_size,
+        "resize": spec.data.resize,
+        "channels": spec.data.channels,
+        "class_names": list(data.class_names),
+        "pictures": {name: len(indices) for name, indices in data.splits.items()},
+    }
+
+
+def _members(
+    retraining: Retraining, chosen: Sequence[FrozenTrial], trained: Sequence[Training], sizes: Sequence[ModelSize]
+) -> list[dict[str, object]]:
+    """The members of several trials. Each training makes as many as ``sizes`` has for it."""
+    from trainer.models import model_args
+
+    spec, numbers = retraining.spec, {trial.number: trial for trial in chosen}
+    each = len(sizes) // len(trained)
+    found: list[dict[str, object]] = []
+    for training, one in zip([training for training in trained for _ in range(each)], sizes, strict=True):
+        own, _ = exported_size([one], spec.final)
+        trial = numbers[training.trial]
+        found.append(
+            {
+                "trial": trial.number,
+                "value": view_of(trial).value,
+                "seed": training.config.seed,
+                "architecture": training.config.model,
+                "model_args": model_args(training.config, spec.data.image_size),
+                "num_params": own.params,
+                "macs": own.macs,
+                "config": identity(_told(training.config)),
+                "sampled": recipe_of(trial),
+            }
+        )
+    return found
+
+
+def _told(config: TrainConfig) -> TrainConfig:
+    """The candidate as others are told of it: of a teacher that is an export only the folder's name, not its place."""
+    distill = config.distill
+    if distill is None or teacher_hash(config) == distill.teacher:
+        return config
+    teacher = distill.model_copy(update={"teacher": Path(distill.teacher).expanduser().resolve().name})
+    return config.model_copy(update={"distill": teacher})
+
+
+def _commit() -> str | None:
+    """The commit of this program; None if it does not run from its repository."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+        process = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    except OSError:  # git is not installed
+        return None
+    return process.stdout.strip() or None

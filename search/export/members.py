@@ -1,0 +1,35 @@
+"""The members of an ensemble in words, for the model card."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from search.export.record import ExportRecord
+
+
+def name_of(record: ExportRecord) -> str:
+    """The nets of an export: "resnet10t", "3 x resnet10t", "2 x resnet10t and rexnet_100"."""
+    nets = Counter(one.architecture for one in record.members) or Counter(
+        {record.model.architecture: record.model.members}
+    )
+    return " and ".join(f"{number} x {net}" if number > 1 else net for net, number in nets.items())
+
+
+def size_of(counted: int, each: Sequence[int], limit: int | None, *, limit_each: bool) -> str:
+    """A count of a whole export, with the limit and the parts of its members.
+
+    Args:
+        counted: parameters or multiply-adds of the whole export.
+        each: those of each member.
+        limit: the largest number; None without a limit.
+        limit_each: whether the limit is for each member alone.
+    """
+    bound = f" of at most {limit:,}" if limit is not None else ""
+    if len(each) == 1:
+        return f"{counted:,}{bound}"
+    *first, last = dict.fromkeys(f"{number:,}" for number in each)
+    alone = f"{', '.join(first)} and {last}" if first else last
+    if limit_each:
+        return f"{alone}{bound} in each of {len(each)} members, {counted:,} in all"
+    return f"{counted:,}{bound}, in {len(each)} members of {alone}"

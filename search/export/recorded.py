@@ -1,0 +1,103 @@
+"""The parts of metrics.json that are known before anything is trained, as frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from studies.objective import Objective, words_of
+from trainer.values import Json
+
+
+class Recorded(BaseModel):
+    """A part of metrics.json. Keys of later versions are ignored; infinite losses are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    def to_json(self) -> dict[str, Json]:
+        """The values as metrics.json has them."""
+        return self.model_dump(mode="json")
+
+
+class RecordedModel(Recorded):
+    """The exported model."""
+
+    architecture: str
+    """Name of a model in timm, or of a family of this product."""
+    model_args: Mapping[str, Json]
+    stock_timm: bool
+    """Whether stock timm builds the model by name."""
+    members: int
+    """Number of members of the ensemble; 1: no ensemble."""
+    views: tuple[str, ...]
+    """Views that are averaged with the picture itself."""
+    num_params: int
+    """Parameters of all members together."""
+    macs: int
+    """Multiply-adds for one picture, of all members and views together."""
+
+
+class RecordedLimit(Recorded):
+    """The limit of the study."""
+
+    params: int | None
+    macs: int | None
+    each: bool
+    """Whether the limit applies to each member alone."""
+
+
+class RecordedSearch(Recorded):
+    """The search that found the trial."""
+
+    val_accuracy: float | None
+    """Validation accuracy of the trial in the search; None if the study has another objective."""
+    trials: int
+    states: Mapping[str, int]
+    """Optuna's state -> number of trials."""
+    seconds: float
+    """Seconds of training, summed over all workers."""
+    objective: Objective = Field("accuracy", exclude_if=lambda objective: objective == "accuracy")
+    value: float | None = Field(None, exclude_if=lambda value: value is None)
+    """Value of another objective; a loss is negated."""
+
+    @property
+    def in_words(self) -> str:
+        """The value of the trial in the search: "97.12%", "macro F1 91.30%"."""
+        value = self.val_accuracy if self.objective == "accuracy" else self.value
+        return "-" if value is None else words_of(value, self.objective)
+
+
+class RecordedData(Recorded):
+    """The pictures."""
+
+    source: str
+    config: Mapping[str, Json]
+    """The [data] of the study, without the path."""
+    content_hash: str
+    fingerprint: str
+    """Hash of the pictures' contents and their splits."""
+    image_size: int
+    resize: str
+    channels: int
+    class_names: tuple[str, ...]
+    """Class names, in the order of the logits."""
+    pictures: Mapping[str, int]
+    """Split -> number of pictures."""
+
+
+class RecordedMember(Recorded):
+    """A member of an ensemble of several trials, which has a recipe of its own."""
+
+    trial: int
+    value: float
+    """Value of its trial in the search; a loss is negated."""
+    seed: int
+    architecture: str
+    model_args: Mapping[str, Json]
+    num_params: int
+    macs: int
+    """Multiply-adds for one picture, of all views together."""
+    config: Mapping[str, Json]
+    """Its [train] table."""
+    sampled: Mapping[str, Json]
