@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import optuna
+from optuna.trial import FrozenTrial
 from rich.console import Console
 from sqlalchemy import URL
 
@@ -43,6 +44,7 @@ from search.paths import Runs
 from search.plan.prepare import prepare
 from search.process import log_to
 from search.study.begun import with_kept
+from search.study.confirmation import Confirmation
 from search.study.exported import keep_export
 from search.study.lock import own_study
 from search.study.owned import OwnedStudy
@@ -126,21 +128,11 @@ def export_best(
             (out or runs.export(study_name, *(trial.number for trial in trials))).resolve(), is_default=out is None
         )
         place.check()
-        target = place.target
-        stages = retraining.plan(trials)
-        sizes = check_limit(list({one.trial: one.config for one in stages[0]}.values()), spec, data)
-        described = describe(retraining, trials, stages, sizes, confirmation)
-        record = _unchanged(target, described.identity)
-        if record is not None:
-            names = trials_in_words(record.trials)
-            were = "were" if record.members else "was"
-            console.say(f"{study_name}: {names} {were} exported before, and nothing has changed")
-        else:
-            record = _export(place, described, retraining, stages)
-        export = Export(record, target)
+        record = _unchanged_or_new(place, retraining, trials, confirmation)
+        export = Export(record, place.target)
         # Also if the export existed already, because its run may have been killed before these last steps.
         retraining.tidy(trials)
-        figures = sorted((target / "plots").glob("*.png"))
+        figures = sorted((place.target / "plots").glob("*.png"))
 
         def shown() -> None:
             keep_export(study, export.kept)
@@ -148,6 +140,21 @@ def export_best(
 
         retraining.with_database(shown)
     return export
+
+
+def _unchanged_or_new(
+    place: Place, retraining: Retraining, trials: list[FrozenTrial], confirmation: Confirmation | None
+) -> ExportRecord:
+    """The record of the export that is there if nothing has changed, or else of a new one."""
+    spec, stages = retraining.spec, retraining.plan(trials)
+    sizes = check_limit(list({one.trial: one.config for one in stages[0]}.values()), spec, retraining.data)
+    described = describe(retraining, trials, stages, sizes, confirmation)
+    record = _unchanged(place.target, described.identity)
+    if record is None:
+        return _export(place, described, retraining, stages)
+    names = f"{trials_in_words(record.trials)} {'were' if record.members else 'was'}"
+    retraining.console.say(f"{spec.name}: {names} exported before, and nothing has changed")
+    return record
 
 
 def _export(place: Place, described: Description, retraining: Retraining, stages: Stages) -> ExportRecord:
