@@ -6,7 +6,7 @@ options          options that commands share, shell completion, how commands ans
 running, export  a running search; from the best trial to a proven folder
 watch            a search as people see it
 workers          processes that train
-plan             a study made concrete before any worker starts
+plan             preparation of a study before any worker starts: images, exact bounds, counts, cost
 figures          figures of studies and exports
 study            a study as it is stored
 policy           how a search decides: the rungs, which candidates go on from them, what is tried next

@@ -184,7 +184,7 @@ def limit(
     as_json: JsonOption = False,
     runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
-    """How wide a model can be under a limit, exactly."""
+    """Find the widest model within a limit, exactly."""
     from search.plan.limit import answer_limit, text_of_limit
     from search.plan.width import Fitter
     from studies import Limit
@@ -220,7 +220,7 @@ def stop(
     storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
-    """End a search politely from another terminal: every worker finishes its epoch. An export ends at once."""
+    """End a search from another terminal: every worker finishes its epoch. An export ends at once."""
     folder, url = _places(storage, runs)
 
     from search.running.stop import stop_search, text_of_stop
@@ -240,7 +240,7 @@ def replay(
     as_json: JsonOption = False,
     runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
-    """Ask a fresh sampler and pruner everything again, and prove that they repeat the search."""
+    """Repeat every decision of a search with a fresh sampler and pruner, and check that all are the same."""
     from search.study.replay import Replay, replay_study, text_of_replay
 
     folder = Runs(runs)
@@ -290,7 +290,7 @@ def report(
     storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
-    """Write a study's story as one HTML page, which needs no network."""
+    """Write a report about a study: one HTML page, which needs no network."""
     folder, url = _places(storage, runs)
 
     from search.watch.report import text_of_report, write_report
@@ -341,7 +341,7 @@ def predict(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell the most likely classes of pictures."""
+    """Print the most likely classes of pictures."""
     from search.export import predict as of
 
     request = of.Request(

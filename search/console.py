@@ -1,4 +1,4 @@
-"""Output of commands: a console that outlives its reader, progress bars with the time left, and --quiet."""
+"""Output of commands: a console without errors after its reader has ended, progress bars, and --quiet."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def quietly() -> Iterator[None]:
 
 
 class Terminal(Console):
-    """A rich console that falls silent when its reader goes away (``| head``); rich itself would end the process."""
+    """A rich console that prints nothing more after its reader has ended (``| head``); rich would end the process."""
 
     def on_broken_pipe(self) -> None:
         """Go on silently."""

@@ -1,4 +1,4 @@
-"""The devices of ``--gpus``, what makes a GPU unusable, and locks on them. NVML tells of GPUs without claiming them."""
+"""The devices of ``--gpus``, what makes a GPU unusable, and locks on them. NVML lists GPUs without using one."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ UUIDS = ("GPU-", "MIG-")
 """How the UUIDs of GPUs and of their parts begin."""
 
 LOCK_FOLDERS = (Path("/run/lock"), Path("/tmp"))
-"""Folders for GPU locks: the first is used that all users may write to, and where nobody can remove others' files.
+"""Folders for GPU locks. The first one is used in which all users may write, and nobody can remove others' files.
 
-/run/lock is made for locks, but only some distributions let all users in. Not $TMPDIR, which may be each user's own.
+/run/lock is made for locks, but only on some distributions may all users write there. $TMPDIR is not in the list,
+because each user may have another one.
 """
 
 GPU_FILES = ("nvidia[0-9]*", "dxg")
@@ -77,15 +78,15 @@ class Gpu:
 
 
 def parse_devices(text: str | None) -> list[WorkerDevice]:
-    """One device per worker. A GPU that cannot be used is left out with a line on stderr, unless it is named.
+    """One device per worker. A GPU that cannot be used is left out with a warning, but is an error if it is named.
 
     Args:
         text: "0,1,2", "all", "cpu", "cpu:2", UUIDs ("GPU-...", "MIG-..."); None means all GPUs, else the CPU. A
-            divided GPU stands for its parts.
+            divided GPU means all of its parts.
 
     Raises:
-        UsageError: a device that does not exist (those that do are listed), that cannot be used, or that is named
-            twice; no such form; GPUs that are there, of which the driver or torch can use none.
+        UsageError: a device does not exist (the message lists those that do), cannot be used, or is named twice; the
+            text has another form; or there are GPUs, but the driver or torch can use none of them.
     """
     cores = num_cores()
     kind, _, number = ("all" if text is None else text).strip().partition(":")
@@ -295,7 +296,7 @@ def hold_devices(devices: list[WorkerDevice], say: Say) -> Iterator[None]:
                 raise DeviceHeld(
                     f"{name} is in use by another search or export on this machine; name others in --gpus"
                 ) from None
-            except OSError as error:  # of what another user left there, perhaps on purpose
+            except OSError as error:  # another user left something else in its place
                 reason = f"{error.filename}: {error.strerror}"
                 say(f"{name} cannot be locked ({reason}); make sure that no other search trains on it", WARNING)
             if (use := _use_of(uuid)) is not None and use.used_bytes > FILLED_SHARE * use.total_bytes:
@@ -305,7 +306,7 @@ def hold_devices(devices: list[WorkerDevice], say: Say) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _gpu_lock(uuid: str) -> Iterator[None]:
-    """Hold the lock of a GPU; BlockingIOError where another process has it, another OSError where there is no lock."""
+    """Hold the lock of a GPU. BlockingIOError if another process has it; another OSError if it cannot be locked."""
     shared = stat.S_ISVTX | stat.S_IWOTH
     folder = next((one for one in LOCK_FOLDERS if one.is_dir() and one.stat().st_mode & shared == shared), None)
     if folder is None:
@@ -322,9 +323,10 @@ def _gpu_lock(uuid: str) -> Iterator[None]:
 
 
 def _open_lock(file: Path) -> int:
-    """Open a file in a folder where others may have put anything: never through a link, and without waiting.
+    """Open a file in a folder where other users may have put anything: never through a link, and without waiting.
 
-    Reading is enough to lock it, and the system lets nobody open with O_CREAT what is another user's there.
+    The file is opened for reading, which is enough for a lock. In such a folder, O_CREAT fails for the file of another
+    user, so it is used only for a new file.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
     with contextlib.suppress(FileNotFoundError):

@@ -1,7 +1,7 @@
 """Errors for the user, and the one table of their exit codes.
 
     SearchError
-    ├── UsageError        2   unknown study, key or device; bounds that make no sense
+    ├── UsageError        2   unknown study, key or device; bounds that contradict each other
     ├── StorageError      3   the database cannot be reached, read or written
     ├── NothingToExport   6   no trial has completed
     ├── HeldError         7   another process searches, exports or compares this study
@@ -11,7 +11,7 @@
     ├── ProofFailed       9   an export differs from its card
     ├── ReplayFailed      9   a sampler or pruner differs from the journal
     ├── TrainingFailed   10   every attempt at training ends in the same error
-    └── Interrupted      75   stopped politely; the same command goes on from there
+    └── Interrupted      75   stopped by a signal or ``search stop``; the same command goes on from there
 
 The trainer's own errors (trainer/errors.py) have their codes in TRAINER_EXIT_CODES.
 """
@@ -46,7 +46,7 @@ class SearchError(Exception):
 
 
 class UsageError(SearchError):
-    """The command asks for something that does not exist or makes no sense."""
+    """The command asks for something that does not exist or contradicts itself."""
 
     exit_code = 2
 

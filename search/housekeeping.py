@@ -1,4 +1,4 @@
-"""The commands about studies as a whole: which there are, a new file for one, and its deletion."""
+"""The commands about studies as a whole: list them, write a new study file, delete a study."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Studies:
     version: int = 2
     """Version of the JSON shape."""
     studies: tuple[Shipped, ...]
-    """Those that come with the product."""
+    """Those that come with the program."""
     storage: str
     """URL of the database, without its password."""
     begun: tuple[Listed, ...]
@@ -41,7 +41,7 @@ def studies(
     storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
-    """List the studies that come with the product and those of the database, or start one of your own."""
+    """List the studies that come with the program and those of the database, or write a new study file."""
     import studies as shipped
 
     if new is not None:
@@ -87,7 +87,9 @@ def _all_studies(runs: Runs, url: URL) -> Studies:
     import studies as shipped
 
     begun: tuple[Listed, ...] = ()
-    if url.get_backend_name() != "sqlite" or Path(url.database or "").exists():  # else without 0.5 s for Optuna
+    if (
+        url.get_backend_name() != "sqlite" or Path(url.database or "").exists()
+    ):  # else the import of Optuna, 0.5 s, is saved
         from search.study.inventory import list_studies
 
         begun = list_studies(url, runs)

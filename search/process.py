@@ -31,7 +31,7 @@ PACKAGES = ("search", "studies", "trainer")
 """Packages whose loggers belong to this program."""
 
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.ESTALE)
-"""What a system says of files that are in the way, read-only, or on a disk that fails."""
+"""Error numbers of a path that may not be written, is of another kind than expected, or is on a disk that fails."""
 
 LOG_BYTES = 10_000_000
 """Size at which a log file is moved to NAME.1, replacing the previous one, and a new file begins."""

@@ -43,7 +43,7 @@ def trials_in_words(numbers: Sequence[int]) -> str:
 
 
 def judged_on(folds: int) -> str:
-    """Pictures that the accuracy of a candidate is of: "on validation", "in 5-fold cross-validation"."""
+    """The pictures on which a candidate's accuracy is measured: "on validation", "in 5-fold cross-validation"."""
     return f"in {folds}-fold cross-validation" if folds else "on validation"
 
 
@@ -65,7 +65,7 @@ def short_change(before: object, after: object) -> tuple[str, str]:
 
 
 def _differing(values: Sequence[Sequence[str]], around: int, gap: str) -> list[list[str]]:
-    """Two sequences from ``around`` parts before their first difference to as many after the last one."""
+    """The part of two sequences in which they differ, with ``around`` equal items before it and after it."""
     same = _same(*values)
     end = _same(*(value[same:][::-1] for value in values))
     parts = []

@@ -1,4 +1,4 @@
-"""Study files, and the validated values that they stand for. Knows nothing about Optuna."""
+"""Study files, and their content as validated values. Knows nothing about Optuna."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ _TEMPLATE = "template"
 
 
 def names() -> list[str]:
-    """Names of the studies that come with the product."""
+    """Names of the studies that come with the program."""
     found = (file.relative_to(_FOLDER).with_suffix("").as_posix() for file in _FOLDER.rglob("*.toml"))
     return sorted(name for name in found if name != _TEMPLATE)
 
 
 def load(study: str, assignments: Iterable[str] = ()) -> StudySpec:
-    """Read a study: one that comes with the product by name, or a TOML file by path.
+    """Read a study: one that comes with the program by name, or a TOML file by path.
 
     Args:
         study: "digits", "contest/rexnet_sgd", or "path/to/mine.toml".
@@ -101,7 +101,7 @@ def text_of_begun(begun: Begun) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Shipped:
-    """A study that comes with the product."""
+    """A study that comes with the program."""
 
     name: str
     data: str
@@ -116,13 +116,13 @@ class Shipped:
 
 @dataclass(frozen=True)
 class ShippedStudies:
-    """All studies that come with the product."""
+    """All studies that come with the program."""
 
     studies: tuple[Shipped, ...]
 
 
 def shipped() -> ShippedStudies:
-    """The studies that come with the product, by name."""
+    """The studies that come with the program, by name."""
     return ShippedStudies(
         tuple(
             Shipped(

@@ -58,7 +58,7 @@ SAMPLED = (
     "augment_from_epoch",
     "augment_share",
 )
-"""Settings of [train] that [space] may sample. The number of epochs is none of them: pruners compare trials of equal
+"""Settings of [train] that [space] may sample. ``epochs`` is not one of them, because pruners compare trials of equal
 length."""
 
 TABLES: dict[str, type[FrozenModel]] = {"sam": Sam, "distill": Distill}
@@ -75,7 +75,8 @@ TOGETHER = (
 
 WIDTH_SHARE = "width_share"
 """Name of the setting that is sampled instead of width_mult if other sampled settings change the size too: a share of
-the range of widths that fit with the other settings. So the space stays a box, and all of it is feasible."""
+the range of widths that fit with the other settings. So each setting has constant bounds, and every point is feasible.
+"""
 
 
 def _read_value(value: object) -> object:

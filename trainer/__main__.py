@@ -77,7 +77,7 @@ def print_epoch(result: EpochResult, *, as_json: bool) -> None:
 
         print(json.dumps(asdict(result)), flush=True)
         return
-    trained = "-" if result.train_accuracy is None else f"{result.train_accuracy:.2%}"  # "-": of a version before
+    trained = "-" if result.train_accuracy is None else f"{result.train_accuracy:.2%}"  # "-": of an older version
     print(
         f"{result.epoch:5d}  {result.train_loss:10.4f}  {trained:>10}  {result.val_loss:8.4f}"
         f"  {result.val_accuracy:8.2%}  {result.seconds:7.1f}  {result.images_per_second:8.0f}",

@@ -78,7 +78,7 @@ class Cache:
     classes: list[str]
     splits: list[str]
     groups: list[str]
-    """Each picture's group in a table, which is never on both sides of a split; "" without a group."""
+    """Each picture's group in a table, which no drawn split divides; "" without a group."""
     sha256: list[str]
     crc32: list[int]
     """CRC-32 of each picture's pixels."""

@@ -1,4 +1,5 @@
-"""Checkpoints: written aside, hashed, synced, moved into place. The previous one is kept; a damaged one is set aside.
+"""Checkpoints: written beside their place, hashed, synced, moved into place. The previous one is kept; a damaged one is
+set aside.
 
 A file is the output of torch.save, and its CRC-32. The CRC finds damage by disks and crashes. It does not find a forged
 file, but such a file cannot run code (weights_only). A cryptographic hash would double the time of saving.
@@ -96,7 +97,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 class _Stream(io.RawIOBase):
-    """Target of torch.save. It starts the disk after the first megabytes, and computes the hash on the way."""
+    """Target of torch.save. The disk begins to write after the first megabytes; the hash is computed meanwhile."""
 
     file: BinaryIO
 

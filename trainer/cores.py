@@ -1,4 +1,4 @@
-"""The CPU cores that this process may use, the number of threads for a training on them, and work in their order."""
+"""The CPU cores that this process may use, the threads for a training on them, and results of threads in order."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Dataset:
     class_names: tuple[str, ...]
     """Classes with a training picture, sorted by code point."""
     groups: tuple[str, ...]
-    """[N], the group of each picture, which is never on both sides of a drawn split or fold; "" without a group."""
+    """[N], the group of each picture, which no drawn split or fold divides; "" without a group."""
     splits: Mapping[str, NDArray[np.int64]]
     """train, val, test -> indices of the pictures, in ascending order; only test may be empty."""
     mean: tuple[float, ...]

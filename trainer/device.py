@@ -32,7 +32,7 @@ FUSED: tuple[Optimizer, ...] = ("adam", "adamw", "sgd")
 
 RESIDENT_SHARE = 0.5
 """Largest share of a GPU's memory for the uint8 pictures of all its workers, each with an equal part; the rest is for
-models and activations. It is a share of the whole memory, and not of what is free when a worker happens to look."""
+models and activations. It is a share of the whole memory, because the free memory changes from moment to moment."""
 
 CUDA_ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with it
@@ -63,9 +63,9 @@ def is_of_the_device(error: Exception) -> bool:
 
 
 def best_kind() -> Literal["cuda", "cpu"]:
-    """Cuda where torch sees a GPU, else cpu; looked for under CUDA_ENVIRONMENT."""
+    """Cuda if torch finds a GPU, with CUDA_ENVIRONMENT set; else cpu."""
     os.environ |= CUDA_ENVIRONMENT
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # that of nvidia-smi; CUDA's own begins with the fastest
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as nvidia-smi; CUDA begins with the fastest
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -184,7 +184,7 @@ class Device:
                 return contextlib.nullcontext()
 
     def scaler(self, config: TrainConfig) -> torch.amp.GradScaler:
-        """The loss scaling of a training (Micikevicius et al., 2018, section 3.2), which does nothing but with fp16."""
+        """The loss scaling of a training (Micikevicius et al., 2018, section 3.2). Without fp16 it does nothing."""
         return torch.amp.GradScaler(self.kind, enabled=config.precision == "fp16")
 
     def choices(self, config: TrainConfig, images: NDArray[np.uint8]) -> list[str]:

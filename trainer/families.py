@@ -42,8 +42,8 @@ class Family:
     args: Callable[[TrainConfig], dict[str, Any]] = lambda config: {}
     """Keyword arguments that build a candidate in the size of its settings."""
     stock: Literal["always", "unscaled", "never"] = "always"
-    """Whether stock timm's ``create_model(name, **args)`` builds a candidate with timm's stem; unscaled: if width and
-    depth are 1."""
+    """Whether stock timm's ``create_model(name, **args)`` builds a candidate with timm's stem. "unscaled": only if
+    width_mult and depth_mult are 1."""
     has_cifar_stem: bool = False
     """Whether a candidate may have stem = "cifar", which no stock timm builds."""
     build: Callable[..., nn.Module] | None = None
@@ -103,7 +103,7 @@ def _resnet_args(config: TrainConfig) -> dict[str, Any]:
 
 
 def _build_resnet(name: str, *, stem: Literal["cifar"], in_chans: int, **args: Any) -> nn.Module:
-    """A timm ResNet whose first layers are one 3x3 convolution of stride 1, drawn as timm draws its own."""
+    """A timm ResNet whose first layers are one 3x3 convolution of stride 1, with random weights as timm draws them."""
     net: Any = create_model(name, in_chans=in_chans, **args)
     net.conv1 = nn.Conv2d(in_chans, net.bn1.num_features, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")

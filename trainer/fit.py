@@ -248,7 +248,7 @@ class Training:
         self.loader = Loader(data, self.augment.on_host, device, config.seed)
         num_train = len(data.splits["train"])
         self.batch_size = min(config.batch_size, num_train)
-        # The incomplete last batch is left out; each epoch, other pictures are in it.
+        # The incomplete last batch is left out; each epoch has a new order, so the pictures in it change.
         self.steps_per_epoch = num_train // self.batch_size
 
     def batches(self, epoch: int) -> Iterator[Batch]:
@@ -310,7 +310,7 @@ class Training:
 
 
 def _accuracy(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Share of a batch that is classified right; a picture mixed of two counts with the share of the label it got.
+    """Accuracy on a batch. In a picture mixed of two, the predicted label counts with its share.
 
     As in the code of Zhang et al., 2017, https://github.com/facebookresearch/mixup-cifar10.
     """

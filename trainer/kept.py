@@ -1,4 +1,5 @@
-"""Small files that are read back: written aside, synced, moved into place. A JSON file holds the CRC-32 of its values.
+"""Small files that are read back: written beside their place, synced, moved there. A JSON file holds the CRC-32 of its
+values.
 
 The CRC finds changes by disks, crashes and other programs. A file with a wrong CRC is not used, and is reported.
 """
@@ -30,10 +31,10 @@ def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
     Args:
         path: the file.
         content: all of it.
-        durable: after a power cut too; what the next minute makes anew need not be.
+        durable: whether the file survives a power cut too. Off for files that are written again every minute.
 
     Raises:
-        OSError: with the file's name, whatever step it was.
+        OSError: any step failed; the error has the file's name.
     """
     with written_aside(path, durable=durable) as file:
         file.write(content)

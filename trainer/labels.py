@@ -127,7 +127,7 @@ def read_labels(config: DataConfig, root: Path) -> Labels:
 
 
 def _take(one: LabelledFile, where: str, found: dict[str, tuple[LabelledFile, str]], wrong: list[str]) -> None:
-    """Add a file to ``found``; if an earlier row says something else about it, add the contradiction to ``wrong``."""
+    """Add a file to ``found``; if an earlier row has other values for it, add the contradiction to ``wrong``."""
     before, first = found.setdefault(one.file.name, (one, where))
     for what, old, new in (
         ("labels", before.label, one.label),

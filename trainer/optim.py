@@ -124,7 +124,7 @@ def _clip_units(parameters: Sequence[nn.Parameter], most: float) -> None:
 
 
 def _unit_norms(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The norm of each output's weights, with the tensor's number of dimensions; of a vector, the norm of all."""
+    """The norm of the weights of each output, with the tensor's number of dimensions. A vector is one unit."""
     vectors = [tensor for tensor in tensors if tensor.ndim <= 1]
     of_vectors = iter(torch._foreach_norm(vectors) if vectors else ())
     return [

@@ -33,8 +33,8 @@ def order_of_epoch(config: TrainConfig, pictures: Indices, labels: NDArray[np.in
 
 
 def _balanced(order: Indices, labels: NDArray[np.int64], rng: np.random.Generator) -> Indices:
-    """The order with as many pictures of each class: random ones of large classes give their places to repeats of small
-    ones. Even classes keep the order as it is.
+    """The order with the same number of pictures of each class. Repeated pictures of small classes take the places of
+    random pictures of large classes. If all classes are equal, the order does not change.
 
     Args:
         order: the pictures of an epoch.

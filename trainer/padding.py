@@ -101,7 +101,7 @@ class _Shortcut(torch.autograd.Function):
     """Adds the real channels of ``x`` to the first ones of ``result``, in place.
 
     On a GPU that takes half the kernels of slices, a sum and a concatenation, and gradients stay channels last. On a
-    CPU they get the layout that these give them, because the layout decides how batch norm rounds.
+    CPU, gradients get the layout that those operations give, because the layout decides how batch norm rounds.
     """
 
     @staticmethod

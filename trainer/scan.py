@@ -35,7 +35,7 @@ class Picture:
     split: str
     load: Callable[[], Source]
     group: str = ""
-    """The picture's group in a table, which is never on both sides of a split; "" without a group."""
+    """The picture's group in a table, which no drawn split divides; "" without a group."""
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def group_problems(config: DataConfig, cache: Cache, groups: Sequence[str]) -> I
 def draw_folds(
     pool: NDArray[np.int64], labels: NDArray[np.int64], groups: Sequence[str], folds: int, seed: int
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """(train, val) positions in ``pool`` for each stratified fold; a group is never on both sides.
+    """(train, val) positions in ``pool`` for each stratified fold; no group is divided.
 
     Args:
         pool: indices of the pictures to draw from.

@@ -49,13 +49,13 @@ PICTURE_ENDINGS = (
 
 @dataclass(frozen=True)
 class File:
-    """A file, or a link to nowhere."""
+    """A file, or a broken link."""
 
     name: str
     """Path relative to the data folder, with slashes."""
     path: Path
     info: os.stat_result | None
-    """Result of stat through links; None for a link to nowhere."""
+    """Result of stat through links; None for a broken link."""
 
     @property
     def base(self) -> str:

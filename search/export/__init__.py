@@ -1,15 +1,15 @@
 """From the best trial to a proven folder, and the use of that folder. It may know every room but running.
 
-export     writes the export aside, has it proven, moves it into place
+export     writes the export into a temporary folder, starts the proof, moves the folder into place
 place      the place of an export: made beside it, then exchanged with the old content
 retrain    the trainings for an export: the best trials once more, then the chosen one
 trainings  trainings to their end on the workers of a pool
 record     the content of metrics.json as frozen values
-recorded   the parts of it that are known before training
-description  computes these, and the identity of the export
-metrics    computes the rest, which is measured once
+recorded   the parts of metrics.json that are known before training
+description  computes the parts in recorded, and the identity of the export
+metrics    computes the other parts, which are measured once
 members    the members of an ensemble in words
-gallery    the most confident mistakes, with maps of what they rest on
+gallery    the most confident mistakes, with heat maps of the areas that each decision depends on
 scores     the scores besides the accuracy, with their intervals; without torch
 card       metrics.json in words: the model card
 opening    how an export is loaded, in words and lines of Python

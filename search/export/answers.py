@@ -151,10 +151,10 @@ class TableAnswers:
 
 
 class SampleAnswers:
-    """A .csv with the ids, the order and the columns of a sample. That of an unreadable picture stays as it is.
+    """A .csv with the ids, the order and the columns of a sample. The row of an unreadable picture is not changed.
 
     Raises:
-        UsageError: its columns are neither the label nor classes.
+        UsageError: the sample has neither one column for the label nor a column for each class.
     """
 
     def __init__(self, names: Sequence[str], sample: Sample) -> None:
@@ -198,5 +198,5 @@ def _row(values: Sequence[str]) -> bytes:
 
 
 def _encoded(text: str) -> bytes:
-    """UTF-8; bytes of a file's name that are no text are written as ``\\xe9``."""
+    """UTF-8; bytes of a file's name that are not UTF-8 are written as ``\\xe9``."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").encode("utf-8")

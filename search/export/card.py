@@ -235,7 +235,7 @@ def _training(record: ExportRecord) -> str:
 
 
 def _curves(record: ExportRecord) -> str:
-    """What the curves are of; nothing for an export of before, which has no training accuracy."""
+    """A sentence about the curves; empty for an export of an earlier version, which has no training accuracy."""
     if all(one.train_accuracy is None for one in record.histories[0]):
         return ""
     mixed = {"mixup", "cutmix"} & {name for name, share in record.config.items() if share}

@@ -66,7 +66,7 @@ class Compared:
     loss: float
     """Mean cross-entropy on the same pictures."""
     objective: Objective
-    """What its study chose it by."""
+    """The objective of its study."""
     scores: Scores
     """Scores beside the accuracy, on the same pictures."""
     num_params: int
@@ -115,7 +115,7 @@ class Comparison:
     classes: tuple[ClassDifference, ...]
     """Classes, the largest difference first."""
     counted_in: tuple[str, ...]
-    """Studies that count this comparison as a look at their test split."""
+    """Studies that count this comparison as a use of their test split."""
 
     def to_json(self) -> dict[str, Json]:
         """``exports``; ``pictures`` {``from``, ``n``}; ``mcnemar`` {``only_first``, ``only_second``, ``p``};
@@ -162,13 +162,13 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
         data: folder of pictures, test/CLASS/* or CLASS/*. If the exports were trained on this folder, only their test
             pictures are used. None: the test split of built-in pictures.
         runs: the runs folder, with the decoded pictures.
-        url: the storage of the exports' studies, which count each look at their test split.
+        url: the storage of the exports' studies, which count each use of their test split.
 
     Raises:
         UsageError: a folder is no export, the classes differ, or there are no pictures to compare on.
         ProofFailed: the files of an export have changed since its proof.
         DataError: pictures cannot be read.
-        HeldError, StorageError: the look cannot be counted, because the study is in use or its database is away.
+        HeldError, StorageError: the use cannot be counted, because the study is in use or its database is away.
     """
     configs = [read_config(export) for export in (first, second)]
     for export in (first, second):
@@ -322,7 +322,7 @@ def _built_in(sides: Sequence[Side], cache: Path) -> Images:
 
 
 def _count_look(records: Sequence[ExportRecord], data: Path | None, url: URL, runs: Runs) -> list[str]:
-    """Count the look at the test split in each export's study, before it is taken. Returns the names of the studies."""
+    """Count the use of the test split in each export's study, before it begins. Returns the names of the studies."""
     file = sqlite_file(url)
     if file is not None and not file.exists():
         return []

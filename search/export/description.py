@@ -85,7 +85,7 @@ def describe(
         "versions": {name: version(name) for name in ("featherweight", "torch", "timm", "optuna", *packages)},
         "commit": _commit(),
     }
-    if final.license is not None:  # not among the values of before, whose identities stay
+    if final.license is not None:  # earlier exports have no such key, and their identities must not change
         described["license"] = final.license
     if len(chosen) > 1:
         described["members"] = _members(retraining, chosen, stages[0], sizes)
@@ -144,7 +144,7 @@ def _members(
 
 
 def _told(config: TrainConfig) -> TrainConfig:
-    """The candidate as others are told of it: of a teacher that is an export only the folder's name, not its place."""
+    """The candidate as the record shows it: if the teacher is an export, with the name of its folder, not the path."""
     distill = config.distill
     if distill is None or teacher_hash(config) == distill.teacher:
         return config

@@ -1,4 +1,4 @@
-"""Write the export folder of a study's best, prove it in a clean process, and only then move it into place."""
+"""Write the export of a study's best trial, prove it in a clean process, and only then move it into place."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def _unchanged_or_new(
 
 
 def _export(place: Place, described: Description, retraining: Retraining, stages: Stages) -> ExportRecord:
-    """Train what is not trained yet, write the export aside, prove it, move it into place."""
+    """Train what is not trained yet, write the export into a temporary folder, prove it, move it into place."""
     spec, data, console = retraining.spec, retraining.data, retraining.console
     claim = f"{described.claim} {judged_on(spec.data.folds)} in the search"
     console.say(f"{spec.name}: exporting {trials_in_words(described.trials)}, {claim}")

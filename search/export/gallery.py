@@ -1,4 +1,4 @@
-"""The most confident mistakes of an exported model, with maps of what its decision rests on."""
+"""The most confident mistakes of an exported model, with heat maps of the areas that each decision depends on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def confident_mistakes(whole: nn.Module, data: Dataset, split: str, logits: NDAr
         whole: the exported model, in eval mode on the CPU; of an ensemble, maps are the mean over its members.
         data: the pictures.
         split: the evaluated split.
-        logits: [n, classes], what the model says of the split.
+        logits: [n, classes], the model's logits on the split.
     """
     indices = data.splits[split]
     labels, predicted = data.labels[indices], logits.argmax(1)
@@ -57,7 +57,7 @@ def confident_mistakes(whole: nn.Module, data: Dataset, split: str, logits: NDAr
 
 
 def layer_cam(net: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> NDArray[np.float32] | None:
-    """How much each part of a picture speaks for a class: LayerCAM on the last stage that has CELLS cells a side.
+    """How much each part of a picture raises a class's logit: LayerCAM on the last stage with CELLS cells per side.
 
     Jiang et al., "LayerCAM: Exploring Hierarchical Class Activation Maps for Localization", IEEE TIP 2021, equations 5
     to 7: the activations, each weighted by the positive part of its own gradient, are summed over the channels.
@@ -97,7 +97,7 @@ def layer_cam(net: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> ND
 
 
 def _last_stage(net: nn.Module, image: torch.Tensor) -> tuple[nn.Module, int] | None:
-    """The last module whose output is a map of CELLS cells a side, or else of the most; and which of its calls."""
+    """The last module with an output of CELLS cells per side, or else of the most cells; and the number of its call."""
     found: list[tuple[nn.Module, int, int]] = []
     calls = Counter[nn.Module]()
 

@@ -17,11 +17,11 @@ TABLES = (".csv", ".tsv")
 
 
 def find_pictures(given: Sequence[Path]) -> list[Path]:
-    """The picture files that the arguments stand for, in their order.
+    """The picture files that the arguments mean, in their order.
 
-    A folder stands for all files below it, as the scan of training pictures finds them: through links, in the order of
-    their names, without files of systems and of this product. A pattern (``"new/*.jpg"``) stands for what it matches, a
-    .csv or .tsv file for the pictures that it lists. Any other path stands for itself, even if there is no such file.
+    A folder means all files below it, as the scan of training pictures finds them: through links, in the order of
+    their names, without files of systems and of this program. A pattern (``"new/*.jpg"``) means the files that it
+    matches, a .csv or .tsv file the pictures that it lists. Any other path is a picture, even if there is no such file.
 
     Raises:
         DataError: a folder, a pattern or a table has no picture, or cannot be read.
@@ -87,7 +87,7 @@ class Sample:
 
     @classmethod
     def read(cls, path: Path, pictures: Sequence[Path]) -> Sample:
-        """Read a sample file. The id of a row is the path of its picture, its file name, or that without its ending.
+        """Read a sample file. A row's id is the path of its picture, the file name, or the name without its ending.
 
         Raises:
             UsageError: there is no such file.

@@ -21,7 +21,7 @@ def size_of(counted: int, each: Sequence[int], limit: int | None, *, limit_each:
 
     Args:
         counted: parameters or multiply-adds of the whole export.
-        each: those of each member.
+        each: parameters or multiply-adds of each member.
         limit: the largest number; None without a limit.
         limit_each: whether the limit is for each member alone.
     """

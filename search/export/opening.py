@@ -29,7 +29,7 @@ DEEP = """    image = Image.open(file)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) / 257).round().astype("uint8"))
     image = ImageOps.exif_transpose(image).convert("""
-"""What reads pictures of 16 bits too, in place of the line of ONNX Runtime's reader that reads all others."""
+"""Lines that also read pictures of 16 bits. They replace one line of the reader for ONNX Runtime."""
 
 
 def formats(record: ExportRecord) -> list[Format]:
@@ -40,7 +40,8 @@ def formats(record: ExportRecord) -> list[Format]:
 def loading(record: ExportRecord) -> list[str]:
     """The card's paragraphs and lines of Python that load the export.
 
-    Of a model with views or members, the file that gives the card's accuracy comes first, and each says what it gives.
+    For a model with views or members, the file that gives the card's accuracy comes first, and each file has its
+    accuracy.
     """
     model, data, result = record.model, record.data, record.evaluation
     read = READ.replace("MODE", "RGB" if data.channels == 3 else "L")

@@ -45,7 +45,7 @@ TOP = 5
 """Number of classes per picture, unless asked otherwise."""
 
 BATCH_PIXELS = 16 * 224 * 224
-"""Pixels of the pictures in one forward pass: its memory depends on them, its speed hardly (bench/README.md)."""
+"""Pixels of the pictures in one forward pass. They determine its memory, and hardly its speed (bench/README.md)."""
 
 MOST_PER_BATCH = 64
 
@@ -253,7 +253,7 @@ def _lines(bad: Sequence[Unreadable]) -> list[str]:
 
 
 def warning_of(bad: Sequence[Unreadable], like: Path | None) -> str:
-    """The pictures that cannot be read, in words; ``like`` is the sample file whose rows they have, if there is one."""
+    """The pictures that cannot be read, in words; ``like`` is the sample file with rows for them, if there is one."""
     kept = "" if like is None else f", and keep their values in {like}"
     return f"{count(len(bad), 'picture')} cannot be read{kept}:{as_lines(_lines(bad))}"
 
@@ -274,5 +274,5 @@ def text_of_answer(answer: Predictions | Written) -> str | rich.table.Table:
             table.add_row(
                 printable(first), printable(found.name), f"{found.probability:.2%}", style="" if rank else "bold"
             )
-    table.width = Console(width=10**6).measure(table).maximum  # a file's name is never broken, nor in a pipe
+    table.width = Console(width=10**6).measure(table).maximum  # names of files are not wrapped, in a pipe either
     return table

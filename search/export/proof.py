@@ -1,14 +1,14 @@
 """Proves an export, in a process of its own: ``python -m search.export.proof FOLDER CACHE DATA_CONFIG_JSON``.
 
 Each file is loaded by its stock library, through the ``open`` of its format, which shares no code with the writers. The
-rest of the product only reads the pictures, and loads weights for which no stock library has a net (those of an
+rest of the program only reads the pictures, and loads weights for which no stock library has a net (those of an
 ensemble or of an unusual family). The proof checks:
 
 - The net has the parameters and multiply-adds of the card, and is within the limit.
 - Each format gives the accuracy of the card on the same split, and the logits of the exporting process.
 - ``search predict`` reads pictures as they were read for the training.
-- If the pictures are files, a stranger reads them so too: a user who has only timm and config.json. Pictures that a
-  plain convert("RGB") reads differently, because of EXIF or depth, are counted.
+- If the pictures are files, a stranger (a user who has only timm and config.json) reads them in the same way. Pictures
+  that a plain convert("RGB") reads differently, because of EXIF or depth, are counted.
 
 Stdout has lines of JSON: the progress, [stage, done, total], then the answer. A difference is one sentence on stderr,
 and exit code 9.

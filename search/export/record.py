@@ -180,7 +180,7 @@ class Evaluation(Recorded):
     plain_accuracy: float
     """Accuracy of the net in model.safetensors."""
     member_accuracies: tuple[float, ...]
-    """Of each member alone; empty for a single net."""
+    """Accuracy of each member alone; empty without an ensemble."""
     confusion: tuple[tuple[int, ...], ...] | None
     """[c, c]: rows are true classes, columns predicted ones; None for more than DENSE_CLASSES."""
     confusion_table: tuple[tuple[int, int, int], ...] | None = Field(None, exclude_if=lambda table: table is None)
@@ -190,7 +190,7 @@ class Evaluation(Recorded):
     scores: Scores | None = Field(None, exclude_if=lambda scores: scores is None)
     """Scores beside the accuracy; None for an export of an earlier version."""
     test_openings: int
-    """Number of looks at the test split so far, this one included."""
+    """Number of uses of the test split so far, this one included."""
     near_duplicates: int | None = None
     """Number of test pictures that look like a training picture; None without picture files or a test split."""
 
@@ -282,7 +282,7 @@ class ExportRecord(Results, Description):
 
     @property
     def measured_on(self) -> str:
-        """The pictures of the accuracy, and what the model was trained on where that is not the training split."""
+        """The pictures of the accuracy, and the splits that the model was trained on, if not the training split."""
         split = "test" if self.evaluation.split == "test" else "validation"
         if split == "validation" and self.sees_validation:
             return f"on the {split} split, which it was trained on"

@@ -24,7 +24,7 @@ class RecordedModel(Recorded):
     """The exported model."""
 
     architecture: str
-    """Name of a model in timm, or of a family of this product."""
+    """Name of a model in timm, or of a family of this program."""
     model_args: Mapping[str, Json]
     stock_timm: bool
     """Whether stock timm builds the model by name."""

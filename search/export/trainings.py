@@ -47,7 +47,7 @@ class Training:
     start: Path | None = None
     """Checkpoint whose weights the training begins with."""
     objective: Objective = "accuracy"
-    """The number that is told of its end."""
+    """The number that the message at its end shows."""
 
     @property
     def steps(self) -> int:
@@ -252,7 +252,7 @@ class TrainingQueue:
 
 
 def _number(outcome: Outcome) -> str:
-    """The result of a training, and which pictures it is of."""
+    """The result of a training, and the pictures on which it was measured."""
     training = outcome.training
     value = words_of(value_of(outcome.results[-1], training.objective), training.objective)
     return f"{value} {judged_on(training.folds)}{' (trained on them)' if training.fit_on != 'train' else ''}"

@@ -2,7 +2,7 @@
 
 catalogue  the list of a study's figures, for the report and the dashboard
 charts     the figures of a study (Plotly)
-style      the common look of the figures
+style      the common style of the figures
 timeline   times at which each worker trained each trial, and crashes
 mistakes   the most confident mistakes of an export (Matplotlib)
 png        the figures of an export and of `lr-range` (Matplotlib)

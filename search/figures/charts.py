@@ -49,7 +49,7 @@ TOP = 10
 SLICES_PER_ROW = 3
 
 MOST_TICKS = 14
-"""About so many ticks stand below the trainings of a series."""
+"""Approximate number of ticks on the axis below a series of trainings."""
 
 SIZES = {"num_params": "parameters", "macs": "multiply-adds"}
 """Trial attribute with a model's size -> its name in words."""

@@ -1,4 +1,4 @@
-"""A figure of mistakes: each picture, and beside it the map of what the decision rests on."""
+"""A figure of mistakes: each picture, and beside it a heat map of the areas that the decision depends on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Mistake:
     picture: NDArray[np.uint8]
     """[size, size, channels]."""
     heat: NDArray[np.float32] | None
-    """[size, size] from 0 to 1: how much each part speaks for the predicted class; None if it is not known."""
+    """[size, size] from 0 to 1: how much each part raises the predicted class's logit; None if it is not known."""
     true: str
     predicted: str
     probability: float

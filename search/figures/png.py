@@ -22,7 +22,7 @@ NAMED_CLASSES = 40
 """Most classes whose names the matrix shows; more names would not be readable."""
 
 DRAWN_CELLS = 500
-"""Most rows of the matrix that is drawn."""
+"""Largest number of rows of a drawn matrix."""
 
 COUNTED_CLASSES = 20
 """Most classes for which each cell shows its number."""
@@ -124,7 +124,7 @@ def draw_values(
     """Draw the objective's value of a trial after each step, its trainings side by side.
 
     Args:
-        trainings: of each training, step -> value, a loss negated; steps count on from one to the next.
+        trainings: step -> value, for each training; a loss is negated. Steps are counted through all trainings.
         path: PNG to write.
         title: title of the figure.
         step: "epoch" or "fold".
@@ -164,7 +164,7 @@ def table_of(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def draw_confusion(table: ArrayLike, names: Sequence[str], path: Path, *, title: str) -> None:
-    """Draw a confusion matrix, rows true classes, as shares of each row; with many classes, a cell stands for several.
+    """Draw a confusion matrix, rows true classes, as shares of each row; with many classes, a cell sums several.
 
     Args:
         table: [k, 3]: true class, predicted class, pictures.
@@ -208,13 +208,13 @@ def numbered(names: Sequence[str]) -> dict[int, str]:
 
 
 def short_name(name: str) -> str:
-    """A class name of at most 20 characters, without those that no terminal shows."""
+    """A class name of at most 20 characters, all printable."""
     shown = printable(name)
     return shown if len(shown) <= 20 else f"{shown[:19]}…"
 
 
 def fonts_for(text: str) -> list[str] | None:
-    """Font families that have all letters of a text between them; None where this system has none.
+    """Font families that together have all letters of a text; None if this system has no such fonts.
 
     Unicode's Last Resort font, which Matplotlib brings along, does not count: it has a box in place of each letter.
     """

@@ -1,4 +1,4 @@
-"""The common look of the figures: colours, axes, and ranges that a hopeless trial cannot stretch."""
+"""The common style of the figures: colours, axes, and ranges that a few very low values do not change."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-se
 
 @dataclass(frozen=True)
 class ValueAxis:
-    """The axis of an objective's values. Better is higher: that of a loss, which is drawn as it is, is turned over."""
+    """The axis of an objective's values, better ones higher. A loss is not negated; its axis points downwards."""
 
     objective: Objective
 
@@ -63,7 +63,7 @@ TICKS = (".4~%", ".4~g")
 
 
 def value_range(complete: Sequence[FrozenTrial]) -> tuple[float, float]:
-    """The worst and the best value of an axis. A few hopeless trials do not stretch it; they are drawn on its end."""
+    """The worst and the best value of an axis. A few very low values may be outside; they are drawn at its end."""
     values = [trial.values[0] for trial in complete] or [0.0, 1.0]
     lower, upper = (float(quartile) for quartile in np.quantile(values, (0.25, 0.75)))
     low, high = min(value for value in values if value >= lower - 3 * (upper - lower)), max(values)
@@ -88,7 +88,7 @@ def new_figure(height: int, foot: int = 44) -> go.Figure:
 
 
 def apply_style(figure: go.Figure, height: int, foot: int = 44) -> go.Figure:
-    """Give a figure the common look; its width is the page's."""
+    """Give a figure the common style; its width is the page's."""
     figure.update_layout(
         template=None,
         height=height,  # pixels; the width is the page's

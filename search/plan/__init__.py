@@ -1,4 +1,4 @@
-"""A study made concrete before any worker starts: images, exact bounds, counts, cost. This room opens no study.
+"""Preparation of a study before any worker starts: images, exact bounds, counts, cost. This room opens no study.
 
 prepare   images and bounds of a study, room for its checkpoints
 space     the study file as Optuna distributions, every candidate within the limit

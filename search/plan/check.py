@@ -133,7 +133,7 @@ def check_study(
 
 
 def bought_by(spec: StudySpec) -> Candidates:
-    """The number of candidates that the budget buys. None is pruned or paused before the first rung.
+    """The number of candidates that the budget allows. None is pruned or paused before the first rung.
 
     A series of trainings costs the sum of its epochs. If one of ``reduction_factor`` candidates goes on from each rung,
     a candidate costs the epochs up to the first rung, that share of the epochs up to the next one, and so on.
@@ -156,7 +156,7 @@ def bought_by(spec: StudySpec) -> Candidates:
 def largest_candidate(spec: StudySpec, space: Mapping[str, BaseDistribution], fitter: Fitter) -> TrainConfig:
     """The widest candidate of the space, with the most augmentation and the smallest batches.
 
-    Settings that are words take their first choice. If a study samples the model, other models may be larger.
+    A setting whose choices are not numbers gets its first choice. If a study samples the model, others may be larger.
     """
     sampled: dict[str, object] = {}
     for key, axis in space.items():

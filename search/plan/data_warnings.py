@@ -1,4 +1,4 @@
-"""Warnings about the pictures, a sentence with numbers each. They stop no search."""
+"""Warnings about the pictures: each is a sentence with numbers. They stop no search."""
 
 from __future__ import annotations
 

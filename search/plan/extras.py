@@ -1,4 +1,4 @@
-"""What a study needs beyond the product's own packages: extras, and addresses that they understand."""
+"""Optional packages (extras) that a study needs, and addresses in a form that they understand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def check_extras(spec: StudySpec) -> None:
-    """Check that the extras of a study are installed, before anything of it begins.
+    """Check that the extras of a study are installed, before any work begins.
 
     Raises:
         ConfigError: one is missing, or an address of [notify] is of no service that apprise knows.
@@ -33,7 +33,7 @@ def _check_installed(package: str, setting: str, extra: str) -> None:
 
 
 def services_of(urls: Sequence[str]) -> list[Apprise]:
-    """A service for each address of [notify]. The addresses are secrets, so a problem names their places.
+    """A service for each address of [notify]. The addresses are secrets, so an error has only their positions.
 
     Raises:
         ConfigError: an address is of no service that apprise knows.

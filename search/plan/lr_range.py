@@ -46,7 +46,7 @@ SUSTAINED = 10
 
 RUNNING = 0.95
 DIVERGED = 4.0
-"""The test ends once the running mean of the loss, with this decay, is so many times its minimum."""
+"""The test ends once the running mean of the loss, with this decay, is this many times its minimum."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) 
 
     Args:
         spec: the study. Sampled settings take the values of its first known recipe that fits, or else those of
-            [train]; a sampled model is the first that fits, and a sampled width the one nearest to [train]'s that fits.
+            [train]; a sampled model is the first that fits, a sampled width is the nearest to [train]'s that fits.
         runs: the runs folder.
         device: the device to train on.
         out: PNG to write.

@@ -68,7 +68,7 @@ class ChoiceAxis:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """Approximate number of candidates that a budget buys."""
+    """Approximate number of candidates that a budget allows."""
 
     trained_to_the_end: int
     """Number if no candidate is pruned or paused."""
@@ -273,7 +273,7 @@ def _estimate_table(meaning: Meaning) -> Table:
 
 
 def _bought(meaning: Meaning) -> str:
-    """The number of candidates that the budget buys, in words."""
+    """The number of candidates that the budget allows, in words."""
     candidates, hours = meaning.estimate.candidates, meaning.budget.hours
     least, most = candidates.trained_to_the_end, candidates.stopped_at_first_rung
     words = f"{meaning.budget.words}: {count(least, 'candidate')} trained to the end"

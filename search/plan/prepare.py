@@ -1,4 +1,4 @@
-"""A study made concrete before any training: images, exact bounds of the space, room for checkpoints."""
+"""Preparation of a study before any training: images, exact bounds of the space, room for checkpoints."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHECKPOINT_BYTES_PER_PARAMETER = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared(Bounds):
-    """A study made concrete: its images, and its space."""
+    """A prepared study: its images, and its space."""
 
     data: Dataset
 

@@ -31,7 +31,7 @@ class Bounds:
     width: Width | None
     """The widest width that fits; None if the study does not sample the width, or if the bound depends on the trial."""
     most_params: int
-    """Parameters of the largest candidate; if that depends on the trial, the limit or a similar number."""
+    """Parameters of the largest candidate. If the size depends on the trial: the limit, or an approximation."""
     space: dict[str, BaseDistribution]
     known: list[dict[str, Value]]
     """The known recipes, with the sampled settings as keys."""

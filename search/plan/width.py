@@ -21,8 +21,8 @@ from trainer.kept import recall, write_checked
 from trainer.values import Json
 
 WIDTH_STEP = 1e-5
-"""Resolution of widths. The number of parameters is a step function of the width with far wider steps, monotone
-but for one dip of a ResNet."""
+"""Resolution of widths. The number of parameters is a step function of the width, and its steps are far wider. It never
+falls, except at one width of a ResNet."""
 
 WIDEST = 10.0
 """Largest width that TrainConfig accepts."""
@@ -207,6 +207,6 @@ def _recall(memory: Path | None) -> dict[str, Json]:
 def _remember(memory: Path | None, answers: dict[str, Json]) -> None:
     if memory is None:
         return
-    with contextlib.suppress(OSError):  # a folder that nobody may write to costs the next call some seconds
+    with contextlib.suppress(OSError):  # if the folder is read-only, the next call counts again
         memory.parent.mkdir(parents=True, exist_ok=True)
         write_checked(memory, {"answers": answers}, durable=False)

@@ -30,8 +30,8 @@ FIT_STEPS = 20
 """Steps of the optimizer that fits the hyperparameters."""
 
 REFIT_EVERY, REFIT_STEPS = 10, 4
-"""With more than ``MOST`` candidates, hyperparameters are fitted only for every tenth trial, by this many steps from
-those before."""
+"""With more than ``MOST`` candidates, hyperparameters are fitted only for every tenth trial, by this many steps that
+begin at the last fitted values."""
 
 THETA = "model:theta"
 """Trial attribute, set with more than ``MOST`` candidates: the settings of the model, and its hyperparameters."""

@@ -27,10 +27,10 @@ class Round:
 Rounds = tuple[Round, ...]
 
 SHORT: Rounds = (Round(3, 1), Round(2, 2))
-"""The race after a search of less than ``LONG_FROM`` full trainings; it costs 5."""
+"""The race after a search of less than ``LONG_FROM`` full trainings; it takes 5 trainings."""
 
 LONG: Rounds = (Round(4, 1), Round(2, 3))
-"""The race after a longer search; it costs 8."""
+"""The race after a longer search; it takes 8 trainings."""
 
 REPORT_SEEDS = 2
 """Further seeds that measure the winner of a race."""
@@ -39,7 +39,7 @@ FIXED = Round(5, 3)
 """The only round, if a study file names ``top`` or ``seeds`` alone."""
 
 LONG_FROM = 30
-"""Full trainings of a search from which on the longer race pays."""
+"""Searches of at least this many full trainings have the longer race."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Entrant:
 
     number: int
     claim: float | None
-    """Its value in the search, which counts as that of one more seed; None if it was not trained to its end there."""
+    """Its value in the search, which counts in the mean like the value of a seed; None if the search did not complete
+    it."""
     size: int
     """Number of parameters. Of two candidates with the same score, the smaller one is the better."""
 
@@ -99,7 +100,7 @@ def cost(rounds: Rounds, entrants: int) -> int:
 def standing(
     entrants: Sequence[Entrant], rounds: Rounds, results: Mapping[int, Mapping[int, float | None]]
 ) -> Standing:
-    """How a race stands.
+    """The candidates that are left in a race, and the trainings to do next.
 
     Args:
         entrants: the candidates, the one with the best prospects first.

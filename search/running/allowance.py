@@ -13,7 +13,7 @@ class Allowance:
     """The number of trials that may begin or go on now. Promotions come first."""
 
     candidates: int
-    """Most new candidates."""
+    """Largest number of new candidates."""
     promotions: int
     """Number of paused trials that may go on."""
     at_least: int

@@ -74,7 +74,7 @@ class Coordinator:
         self.deadline = math.inf
         self.outage = Outage(self.say)
         self.backlog: deque[Said] = deque()
-        """Events of workers that the database has not taken yet."""
+        """Events of workers that are not stored in the database yet."""
         self.no_room: str | None = None
         self.last_failure: str | None = None
         self.fatal: BaseException | None = None

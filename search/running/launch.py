@@ -63,7 +63,7 @@ def launch(
         spec: the study.
         url: the storage.
         runs: the runs folder.
-        devices: a worker for each; on a GPU, ``search.workers_per_gpu`` workers.
+        devices: each gets one worker, a GPU ``search.workers_per_gpu`` workers.
         overrides: as for ``search.study.begun.as_begun``.
         accept_changes: go on although the fingerprint differs.
         further: observers besides those that the study asks for. Each one gets a thread of its own.

@@ -45,7 +45,7 @@ class Progress:
     trial: Trial
     reported: dict[int, float]
     asked: int = 0
-    """The last step at which the pruner was asked, answered or not."""
+    """The last step at which the pruner was asked, even if an outage prevented its answer."""
     decided: dict[int, bool] = field(default_factory=dict)
     """The last decided step -> whether the trial was pruned or paused there. Each step is decided once."""
     seconds: dict[int, float] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class Changed(Exception):
 
 @dataclass
 class Said:
-    """An event of a worker that the database has not taken yet."""
+    """An event of a worker that is not stored in the database yet."""
 
     worker: int
     event: Event

@@ -50,8 +50,8 @@ from trainer.config import EpochResult, ModelSize
 logger = logging.getLogger(__name__)
 
 REPEAT_TOLERANCE = 0.05
-"""Largest difference between the value of a repeated epoch and the reported one, as a share of it for a loss above 1.
-Other hardware rounds differently, but a trial with other results must not go on under its number."""
+"""Largest difference between the value of a repeated epoch and the reported one; for a loss above 1, as a share of the
+loss. Other hardware rounds differently, but a trial with other results must not go on under its number."""
 
 
 class Trials:
@@ -303,9 +303,7 @@ class Trials:
         """Log a failure of a trial and the decision about it. A crash gets a journal line, once for each attempt."""
         progress = self.progress[number]
         logger.debug("trial %d: %s (%s): %s", number, failure.kind, failure.sentence, decision.verdict)
-        if (
-            failure.is_crash and progress.crashed < progress.attempts
-        ):  # else the journal has the line already, and an outage interrupted the rest
+        if failure.is_crash and progress.crashed < progress.attempts:  # else an outage came after the journal's line
             progress.crashed = progress.attempts
             reason = failure.sentence.splitlines()[0]
             self.journal.append(events.Crash(trial=number, worker=worker, kind=failure.kind, reason=reason))
@@ -327,7 +325,8 @@ class Trials:
         """Make an orphan of a RUNNING trial; one that another program queued with impossible values fails instead.
 
         Raises:
-            StudyChanged: another program's trial samples a setting in another way, so Optuna lets nobody sample it.
+            StudyChanged: in a trial of another program, a setting has an axis that Optuna cannot combine with its
+                axis in the study.
         """
         self.lose_foreign(below=frozen.number)
         try:

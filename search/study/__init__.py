@@ -4,7 +4,7 @@ storage       storage URL -> storage: WAL, time-outs, UTC, hidden passwords
 postgres      connections to a Postgres server, with a time limit on every answer
 readonly      connections that can only read, for the dashboard and the page
 memory        the trials of a study in memory, written through: for the process that owns it
-study         opens Optuna studies: fingerprint, stored spec, looks at the test split
+study         opens Optuna studies: fingerprint, stored spec, uses of the test split
 begun         settings that a study keeps under a later version or study file
 identity      which study a folder belongs to, and whether a study is still the same
 lock          one process at a time owns a study
@@ -13,16 +13,16 @@ owned         a study that this process owns, and the check before each write
 outage        retries database steps while the database is away
 sampling      sampler and pruner; asks for trials and resumes them
 marks         which finished trials are the search's own
-trial         one trial as the product sees it: view, rank, outcome
+trial         one trial as the program sees it: view, rank, outcome
 standings     the candidates that have reached each rung, and those paused there
 progress      a search at one moment: workers, problems, time left
 budget        what a search may spend, what it has spent, whether another candidate may begin
 gain          how much better the best is than the first known recipe
 confirmation  the race of the best trials: its plan, stored results, winner
 finalists     the candidates of a confirmation: means, ties
-exported      the result of the last export, for all that show the study
+exported      the result of the last export, for every view of the study
 known         what is known of a result: tested, confirmed, gained
 events        the lines of a journal as checked values
 journal       the append-only log of a search
-replay        asks a fresh sampler and pruner everything again, from the journal
+replay        repeats the decisions of a journal with a fresh sampler and pruner
 """

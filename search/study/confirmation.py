@@ -69,7 +69,7 @@ class Kept(FrozenModel):
     report_seeds: int = 0
     """Number of further seeds of the winner."""
     final: Final | None = None
-    """The [final] whose size the candidates had to fit; None if an earlier version, which did not store it, began."""
+    """The [final] with which the candidates had to fit the limit; None if an earlier version began the confirmation."""
     by: str = ""
     """Name of the confirming process, see ``owner_name``."""
     results: tuple[Result, ...]
@@ -77,7 +77,7 @@ class Kept(FrozenModel):
     @model_validator(mode="before")
     @classmethod
     def _of_earlier_versions(cls, values: object) -> object:
-        """Earlier versions stored [confirm], with as many seeds for each of the best."""
+        """Earlier versions stored [confirm], with the same number of seeds for each of the best."""
         if isinstance(values, Mapping) and isinstance(before := values.get("confirm"), Mapping):
             rounds = [(before.get("top"), before.get("seeds"))]
             return {name: value for name, value in values.items() if name != "confirm"} | {"rounds": rounds}
@@ -118,7 +118,7 @@ class Confirmation:
     sentence: str
     """The confirmation in one line."""
     objective: Objective = "accuracy"
-    """What the values are of; a loss is negated."""
+    """The study's objective, which the values are of; a loss is negated."""
 
     def candidate(self, trial: int | None) -> Candidate | None:
         """The candidate with this trial number; None if there is none."""
@@ -127,7 +127,7 @@ class Confirmation:
     def to_json(self) -> dict[str, Json]:
         """The documented shape in ``search status --json``; metrics.json leaves out the two times."""
         values = asdict(self) | {"candidates": [one.to_json() for one in self.candidates]}
-        if self.objective == "accuracy":  # as of the versions that had no other, or exports would have another identity
+        if self.objective == "accuracy":  # earlier versions had no such key, and identities must not change
             del values["objective"]
         return values
 
@@ -140,8 +140,8 @@ def trainings_of(study: optuna.Study, spec: StudySpec) -> float:
 def candidates(study: optuna.Study, spec: StudySpec, rounds: Rounds) -> list[FrozenTrial]:
     """The trials to train again, the one with the best prospects first. Their exports, with [final], fit the limit.
 
-    They are the best complete ones and, if there are fewer than the first round takes, others: those that came
-    farthest, and among them the best.
+    They are the best complete ones. If these are too few for the first round, others follow: those with the most
+    steps, and among them the best.
     """
     most = rounds[0].keep if rounds else 0
     trials = own_trials(study)

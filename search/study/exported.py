@@ -1,4 +1,4 @@
-"""The last export of a study, as the study keeps it: the number of its test split, for all that show the study."""
+"""The last export of a study, as the study keeps it: its test result, for every view of the study."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Exported(FrozenModel):
     fit_on: str
     """Splits that the model was trained on, as in ``final.fit_on``."""
     objective: Objective = "accuracy"
-    """What its study chose it by."""
+    """The objective of its study."""
     value: float | None = None
     """The value of another objective on the same pictures, a loss negated; None for accuracy."""
 
     @property
     def is_tested(self) -> bool:
-        """Whether the accuracy is that of a test split, and so of pictures that chose nothing."""
+        """Whether the accuracy was measured on a test split, whose pictures had no part in any choice."""
         return self.split == "test"
 
     @property

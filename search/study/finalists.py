@@ -49,7 +49,7 @@ class Candidate:
 
     @property
     def best_mean(self) -> float | None:
-        """The mean to tell people: over the seeds that had no part in the choice if there are any, else ``mean``."""
+        """The mean that is reported: over the seeds that had no part in the choice if there are any, else ``mean``."""
         return fmean(self.reported) if self.reported else self.mean
 
     @property
@@ -63,9 +63,9 @@ class Candidate:
         return "-" if self.best_mean is None else f"{words_of(self.best_mean, objective)}{error}"
 
     def to_json(self) -> dict[str, Json]:
-        """All fields, and ``mean``; ``complete`` and ``reported`` only if they say something.
+        """All fields, and ``mean``. ``complete`` is left out if it is true, ``reported`` if it is empty.
 
-        These two would give the exports of earlier versions another identity.
+        Otherwise the exports of earlier versions would have another identity.
         """
         values: dict[str, Json] = asdict(self) | {"accuracies": list(self.accuracies), "mean": self.mean}
         del values["complete"], values["reported"]

@@ -59,7 +59,7 @@ class Listed:
     best: float | None
     """Value of the best trial; a loss is negated."""
     objective: Objective | None
-    """What the value is; None if its settings cannot be read."""
+    """The study's objective, which the value is of; None if its settings cannot be read."""
     last_change: str | None
     """Local time at which its last trial began or ended, ISO 8601; None before the first trial."""
 

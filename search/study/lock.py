@@ -24,7 +24,7 @@ from trainer.errors import no_room
 from trainer.kept import write_whole
 
 LOCK_PATIENCE_SECONDS = 1.0
-"""Longest wait of a launch for the lock, because `search status` takes the lock for an instant to see if it is free."""
+"""Longest wait of a launch for the lock, because `search status` takes the lock briefly to see if it is free."""
 
 
 @contextlib.contextmanager
@@ -88,7 +88,7 @@ def owner_of(name: str, url: URL, runs: Runs) -> str | None:
             return None
     except HeldError as held:
         return held.owner
-    except OSError:  # this user cannot lock a file beside the database, so the owner's file must do
+    except OSError:  # this user cannot lock a file beside the database, so only the owner's file is read
         return read_holder(runs.holder(name)) if runs.holder(name).exists() else None
 
 

@@ -51,7 +51,7 @@ class Marks:
 
     uuid: str | None
     before: Before | None
-    """None if the study is older than marks and no launch has stored this yet: all trials of its workers then count."""
+    """None if the study is older than marks and no launch has stored this yet. Then its workers' trials count."""
 
     def note_asked(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Mark a trial that the search has asked for, unless it is marked already."""

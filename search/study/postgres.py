@@ -51,7 +51,7 @@ def connector(url: URL, seconds: float = STATEMENT_SECONDS) -> Callable[[], psyc
 
     Args:
         url: URL of the database.
-        seconds: longest time for a statement, on the client's side; ``arguments`` or ``hurry`` tells the server.
+        seconds: longest time for a statement, on the client's side; ``arguments`` or ``hurry`` limits it on the server.
     """
     kind: Any = url.get_dialect()
     # SQLAlchemy's own conversion of a URL into arguments for the driver.

@@ -73,7 +73,7 @@ class Snapshot:
     exported: Exported | None = None
     """The last export, if it has a result on a test split."""
     judged_on: str = "on validation"
-    """Pictures that the accuracy of a candidate is of, as ``search.words.judged_on`` says it."""
+    """The pictures on which a candidate's accuracy is measured, in words, from ``search.words.judged_on``."""
 
     @property
     def best(self) -> TrialView | None:

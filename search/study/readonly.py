@@ -47,8 +47,8 @@ class Database:
             connect_args = {"options": options.strip(), "connect_timeout": CONNECT_TIMEOUT_SECONDS}
         # RDBStorage fills the text with str.format; rendering quotes the braces of a password or a path.
         self.url = url.render_as_string(hide_password=False)
-        # No pool: a connection kept open would go on reading a file that was deleted, or stay dead after
-        # a restart of Postgres. A page needs a handful of connections every ten seconds.
+        # No pool: a connection kept open would go on reading a file that was deleted, or would not work after
+        # a restart of Postgres. A page needs a few connections every ten seconds.
         self.engine_arguments = {"poolclass": sqlalchemy.NullPool, "connect_args": connect_args}
         self.engine = sqlalchemy.create_engine(self.url, **self.engine_arguments)
 

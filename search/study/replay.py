@@ -1,4 +1,4 @@
-"""The replay of a journal: a fresh sampler and pruner are asked everything again, in the logged order."""
+"""The replay of a journal: a fresh sampler and pruner repeat its decisions, in the logged order."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from trainer.values import Json, validate
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """Result of asking a fresh sampler and a fresh pruner everything again, in the logged order."""
+    """Result of a replay with the study's own sampler and pruner."""
 
     study: str = ""
     asks: int
@@ -188,9 +188,9 @@ def _note_version(versions: dict[str, list[str]], name: str, recorded: str) -> N
 def replay_with(events: list[Event], pruner: str) -> OtherPruner:
     """The decisions of another pruner on the same candidates, reported in the same order.
 
-    If this pruner would have stopped a trial earlier, it would have saved the epochs after that. Nothing is claimed
-    about a trial that the search pruned or paused and that this pruner would have kept so far, because its further
-    values are unknown; nor about a trial with steps that the journal lacks.
+    If this pruner would have stopped a trial earlier, it would have saved the epochs after that. Two kinds of trials
+    are not judged. The first is a trial that the search pruned or paused, if this pruner would have kept it so far: its
+    further values are unknown. The second is a trial with steps that the journal lacks.
 
     Raises:
         ConfigError: there is no such pruner.

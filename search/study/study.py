@@ -41,7 +41,7 @@ OWNER_LENGTH = 60
 """Longest name of an owner, in characters."""
 
 TEST_OPENING = "featherweight:test_opening:"
-"""Prefix of study attributes, one for each look at the test split: it ends in the hash of the model that looked."""
+"""Prefix of study attributes, one for each use of the test split; the key ends in the hash of the evaluated model."""
 
 
 PLACES = ("path", "source", "bad_files", "labels", "test_labels", "columns")
@@ -64,7 +64,7 @@ def fingerprint(spec: StudySpec, content_hash: str) -> dict[str, Json]:
         "space": {key: identity(axis) if isinstance(axis, Range) else list(axis) for key, axis in spec.space.items()},
         "recipe_version": RECIPE_VERSION,
     }
-    if spec.search.objective != "accuracy":  # as of the versions that had no other
+    if spec.search.objective != "accuracy":  # earlier versions had no such key
         found["objective"] = spec.search.objective
     return found
 
@@ -119,7 +119,7 @@ def check_rungs(spec: StudySpec, study: optuna.Study) -> None:
     """
     try:
         before = build_ladder(stored_spec(study.user_attrs.get(SPEC), "", ""))
-    except StudyChanged:  # it is new, or of a version that knew no rungs
+    except StudyChanged:  # it is new, or of a version without rungs
         return
     now, trials = build_ladder(spec), study.get_trials(deepcopy=False)
     if before == now:
@@ -309,15 +309,15 @@ def _of_another(study: optuna.Study) -> str:
 
 
 def open_test_split(study: optuna.Study, who: str, **facts: Json) -> int:
-    """Record a look at the test split, before it is taken.
+    """Record a use of the test split, before it begins.
 
     Args:
         study: the study of the pictures.
-        who: hash of the model that looks, or of the comparison. A second look with the same hash is not counted.
-        facts: stored with the look.
+        who: hash of the evaluated model, or of the comparison. A second use with the same hash is not counted.
+        facts: stored with the use.
 
     Returns:
-        The number of looks so far.
+        The number of uses so far.
     """
     name = f"{TEST_OPENING}{who[:16]}"
     looks = {key for key in study.user_attrs if key.startswith(TEST_OPENING)}

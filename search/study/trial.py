@@ -1,4 +1,4 @@
-"""A trial as the product sees it: its view, its rank among others, how it ended."""
+"""A trial as the program sees it: its view, its rank among others, how it ended."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A search as people see it. This room reads studies; it writes only a study's page. It may know workers and below.
 
 status     a study seen from outside: database, state file, JSON
-live       80 columns of a terminal: live view, plain lines, last words
+live       80 columns of a terminal: live view, plain lines, last message
 observers  observers of a search; none of them can disturb it
 aside      an observer in a thread of its own
 messenger  messages on a new best and at the end, from a thread

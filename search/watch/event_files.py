@@ -17,7 +17,7 @@ FLUSH_SECONDS = 10
 
 
 class EventFiles:
-    """An observer that writes event files. It may raise and wait for a disk, so it belongs into an ``Aside``.
+    """An observer that writes event files. It may raise or wait for a disk, so it must be called by an ``Aside``.
 
     Args:
         folder: where the folders "trial-0", "trial-1", ... are made.

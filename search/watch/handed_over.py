@@ -1,7 +1,7 @@
 """What the report shows of the last export: its scores, its classes, its most confident mistakes.
 
-The export keeps it beside the study. The pictures of the mistakes are the user's own, so they are in no export that did
-not ask for them.
+The export stores it in the study's folder. The mistakes show the user's own pictures, so an export has them only with
+``[final] gallery = true``.
 """
 
 from __future__ import annotations

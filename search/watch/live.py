@@ -72,7 +72,7 @@ def text_of_snapshot(snapshot: Snapshot, *, rows: int = 40) -> Group:
 
 
 def _results(snapshot: Snapshot) -> list[RenderableType]:
-    """What is known of the result: tested or confirmed first, and behind it what the search claims."""
+    """The result: the tested or confirmed value first, then the value from the search."""
     parts, found = [], snapshot.confirmation
     if snapshot.exported:
         parts.append(_entry("tested", snapshot.exported.sentence, "bold green"))

@@ -29,7 +29,7 @@ Message: TypeAlias = "dict[str, Json]"
 
 
 class UndeliveredError(Exception):
-    """A message was not taken; the reason, without any secret."""
+    """A message was not delivered; the reason, without any secret."""
 
 
 class Messenger:
@@ -39,7 +39,7 @@ class Messenger:
         kind: name of the setting for people, such as "webhook".
         to: where messages go, without any secret.
         deliver: sends one message. It may take its time; of its errors, only the text of UndeliveredError is shown.
-        say: called with one line if messages are not taken.
+        say: called with one line if messages are not delivered.
     """
 
     def __init__(self, kind: str, to: str, deliver: Callable[[Message], None], say: Say) -> None:

@@ -64,8 +64,8 @@ NICENESS = 10
 HANDED_OVER = "#### Handed over\n\n"
 CONFIRMED = "#### Confirmed with fresh seeds\n\n"
 SEARCHED = "\n\n---\n\n"
-"""Beginnings of the note's parts: of an export, which a search keeps; of the confirmation; of the search, whose claims
-stand behind what is known better. Earlier versions had the search's part first, without its beginning."""
+"""Beginnings of the note's parts, in their order: the export, which a search keeps; the confirmation; the search, whose
+value is the least certain. Earlier versions had the search's part first, without its beginning."""
 
 
 class StudyPage:
@@ -383,7 +383,9 @@ def draw_best(trials: Sequence[FrozenTrial], spec: StudySpec, runs: Runs, folder
         with runs.confusion(spec.name).open("rb") as archive, np.load(archive) as known:
             if int(known["trial"]) != best.number:
                 return [curve]
-            table = known["table"] if "table" in known else table_of(known["confusion"])  # a version before had that
+            table = (
+                known["table"] if "table" in known else table_of(known["confusion"])
+            )  # the key of an earlier version
             draw_confusion(table, known["names"].tolist(), confusion, title=f"{title} on validation")
     except OSError:  # the best trial was trained on another machine, or by an earlier version
         return [curve]

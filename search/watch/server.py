@@ -143,7 +143,7 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
         return _Request(settings, self.server.may_edit)
 
     def received(self, data: bytes) -> bool:
-        """Take in what the client has sent."""
+        """Parse the bytes that the client has sent."""
         if self.answered:
             self.begun, self.moved, self.answered = time.time(), 0, False
         self.moved += len(data)
@@ -153,14 +153,14 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
         return bool(taken)
 
     def write_soon(self, data: object) -> int:
-        """Take in a part of the answer, in the thread that makes it."""
+        """Queue a part of the answer, in the thread that makes it."""
         if self.total_outbufs_len == 0:
             self.begun, self.moved = time.time(), 0
         self.answered = True
         return int(super().write_soon(data))
 
     def send(self, data: bytes, do_close: bool = True) -> int:
-        """Send a part of the answer, as much as the client's side takes."""
+        """Send as much of the answer as the socket accepts."""
         sent = int(super().send(data, do_close=do_close))
         self.moved += sent
         return sent

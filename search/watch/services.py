@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def open_services(urls: Sequence[str], say: Say) -> list[Messenger]:
-    """A messenger for each address; people see no more of an address than the name of its service."""
+    """A messenger for each address. Messages to the user name only the service, never the address."""
     if not urls:
         return []
     return [

@@ -1,4 +1,4 @@
-"""``[notify] webhook``: messages as JSON POSTs, in the product's own shape or in that of a chat."""
+"""``[notify] webhook``: messages as JSON POSTs, in this program's own shape or in that of a chat."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Worker:
     epoch: EpochResult | None = None
     """The last finished epoch of that trial."""
     busy_since: float | None = None
-    """Time of the last message to or from the worker, while the worker owes one; None while it waits for work."""
+    """Time of the last message to or from the worker, while one from it is due; None while it waits for work."""
     kill_reason: str | None = None
     """Reason for which the crew killed the process; None if it did not."""
     killed_at: float | None = None
@@ -138,7 +138,7 @@ class Crew:
         return any(worker.trial is not None for worker in self.workers)
 
     def busy(self) -> bool:
-        """Whether any worker that has a trial owes a message."""
+        """Whether a message of any worker that has a trial is due."""
         return any(worker.trial is not None and worker.busy_since is not None for worker in self.workers)
 
     def send(self, number: int, message: ToWorker) -> None:
@@ -250,8 +250,8 @@ def patience(faults: Faults, own: float | None, others: float | None, epochs: in
     Args:
         faults: the study's numbers.
         own: seconds of the slowest result of this worker's training; None before the first.
-        others: seconds of the slowest result of all other trainings. They say little: this candidate may be many times
-            as large as theirs.
+        others: seconds of the slowest result of all other trainings: a weak hint, because this candidate may be many
+            times as large.
         epochs: number of epochs that one result stands for: 1, or all epochs of a fold.
     """
     if own is not None:

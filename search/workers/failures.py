@@ -95,7 +95,7 @@ def decide(failure: Failure, setbacks: Setbacks, faults: Faults, *, has_room: bo
     match failure.kind:
         case "diverged" | "user" | "changed":
             return Decision("give up", setbacks)
-        case "memory" if failure.with_pictures and not setbacks.streamed:  # streaming changes no result, parts do
+        case "memory" if failure.with_pictures and not setbacks.streamed:  # unlike micro-batches, it changes no result
             return Decision("again", replace(setbacks, streamed=True))
         case "memory":
             if setbacks.micro_batches >= MOST_MICRO_BATCHES:

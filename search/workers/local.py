@@ -24,7 +24,7 @@ from search.workers.messages import FromWorker, ToWorker, from_worker, to_json
 from search.workers.pool import Exit
 
 STARVED = ("MemoryError", "bad_alloc", "allocate memory", "out of memory")
-"""How libraries say that memory ran out, in the last words of a process."""
+"""Texts of libraries which show that memory ran out, in the last lines of a process's log."""
 
 LOG_TAIL_LINES = 15
 """Number of lines of a dead worker's log that become part of the failure's reason."""
@@ -140,7 +140,7 @@ class LocalPool:
                 yield worker, Exit(code, tail, out_of_memory=starved)
 
     def log_tail(self, worker: int) -> str:
-        """The end of the worker's log: its traceback, where it failed."""
+        """The end of the worker's log, which has the traceback if the worker failed."""
         try:
             said = self._logs[worker].read_text(errors="replace")
         except OSError:  # somebody has removed it, or it could not be made
@@ -210,7 +210,7 @@ class LocalPool:
         stdin.close()
 
     def _explain(self, entry: _Process) -> bool:
-        """Whether the system has killed a process for lack of memory since this one began, kills of others aside."""
+        """Whether the system has killed a process for lack of memory since this one began. A kill explains one end."""
         before = max(entry.oom_kills, self._oom_explained)
         if oom_kills() <= before:
             return False
@@ -220,7 +220,7 @@ class LocalPool:
 
 @contextlib.contextmanager
 def _opened(log: Path) -> Iterator[IO[bytes]]:
-    """A log to append to; where none can be written, nowhere: the work is worth more than its log."""
+    """A log to append to. If it cannot be written, the output is dropped: a missing log must not stop the work."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         file = log.open("ab", buffering=0)
@@ -250,7 +250,7 @@ def _oom_counters() -> Iterator[Path]:
 
 
 def oom_kills() -> int:
-    """Processes that the system has killed for want of memory."""
+    """Number of processes that the system has killed for lack of memory."""
     for file in _oom_counters():
         with contextlib.suppress(OSError):
             for line in file.read_text().splitlines():

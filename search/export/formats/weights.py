@@ -32,8 +32,8 @@ TIMM_NEEDS = {
     *("input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "num_classes"),
     *("pool_size", "first_conv", "classifier", "custom_load"),
 }
-"""What stays of timm's own ``pretrained_cfg``: what says how the net is loaded and asked. The rest (tag, license,
-origin_url, paper_ids) tells of weights that timm publishes, and these are others."""
+"""The keys of timm's own ``pretrained_cfg`` that are kept: those for loading the net and for its input. The others
+(tag, license, origin_url, paper_ids) are about the weights that timm publishes."""
 
 LOADING = """With timm, nothing of the program that made it:
 
@@ -100,7 +100,7 @@ def _preprocessing(spec: StudySpec, data: Dataset) -> dict[str, Json]:
 
 
 def about(spec: StudySpec, data: Dataset) -> dict[str, str]:
-    """What a model file says of itself, name -> JSON: all that a reader needs besides the file."""
+    """The metadata of a model file, name -> JSON: all that a reader needs besides the file."""
     told = {"class_names": list(data.class_names), "size": spec.data.image_size, "channels": spec.data.channels}
     told |= {name: value for name, value in _preprocessing(spec, data).items() if name != "input_size"}
     told |= {"study": spec.name, "made_by": f"Featherweight {version('featherweight')}"}
