@@ -12,9 +12,6 @@ draws them, and not on earlier draws.
 from __future__ import annotations
 
 import math
-import os
-import warnings
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -26,19 +23,11 @@ from torch.nn import functional as F
 
 from trainer.config import TrainConfig
 from trainer.device import Device
-from trainer.errors import ConfigError
-from trainer.values import nearest
-
-Pictures = NDArray[np.uint8]
-"""[batch, size, size, channels]."""
+from trainer.transforms import HostAugmentation, Pictures
 
 ERASE_AREA = (0.02, 0.33)
 ERASE_ASPECT = (0.3, 3.3)
 """Share of the picture and aspect ratio of an erased rectangle (Zhong et al., 2017, section 4)."""
-
-FROM_TORCHVISION = ("AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix")
-"""Policies that albumentations does not have. torchvision draws one set of parameters per call, so they are applied to
-one picture at a time."""
 
 
 @dataclass(frozen=True)
@@ -289,91 +278,6 @@ def mix(images: torch.Tensor, others: torch.Tensor, how: Mix) -> torch.Tensor:
     inside = (slice(None), slice(None), slice(top, top + height), slice(left, left + width))
     images[inside] = others[inside]
     return images
-
-
-class HostAugmentation:
-    """The transforms that a study names in ``augment``, in order; picklable, for loader processes.
-
-    Raises:
-        ConfigError: a transform does not exist (the message has the nearest name), or refuses its arguments.
-    """
-
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
-        self.steps = [_build_step(entry) for entry in config.augment]
-
-    def __call__(self, pictures: Pictures, *seed: int) -> Pictures:
-        """Transform [batch, size, size, channels] uint8. The same seed gives the same result.
-
-        Raises:
-            ConfigError: a transform changes the size or the type of a picture.
-        """
-        for number, step in enumerate(self.steps):
-            changed = step(pictures, int(np.random.SeedSequence((*seed, number)).generate_state(1)[0]))
-            for picture in changed:
-                if picture.shape != pictures.shape[1:] or picture.dtype != np.uint8:
-                    raise ConfigError(
-                        f"augment: a picture of {pictures.shape[1:]} uint8 became {tuple(picture.shape)}"
-                        f" {picture.dtype}; use transforms that keep size and type, or crop_padding to crop"
-                    )
-            pictures = np.ascontiguousarray(np.stack(changed))  # np.stack keeps torch's layout, which OpenCV refuses
-        return pictures
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return HostAugmentation, (self.config,)
-
-
-def _build_step(entry: str | dict[str, object]) -> Callable[[Pictures, int], Sequence[Pictures]]:
-    name = entry if isinstance(entry, str) else str(entry["name"])
-    arguments = {} if isinstance(entry, str) else {key: value for key, value in entry.items() if key != "name"}
-    if name in FROM_TORCHVISION:
-        return _torchvision_step(name, arguments)
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise its import looks for updates on the network
-    import albumentations  # imported here: it takes 3 s, and few studies need it
-
-    kinds = {
-        key: kind
-        for key, kind in vars(albumentations).items()
-        if isinstance(kind, type) and issubclass(kind, albumentations.BasicTransform)
-    }
-    if name not in kinds:
-        raise ConfigError(f"augment: no transform {name!r}; {nearest(name, [*kinds, *FROM_TORCHVISION])}")
-    try:
-        with warnings.catch_warnings():
-            # albumentations ignores an unknown argument, with a warning; here the warning is an error.
-            warnings.simplefilter("error", UserWarning)
-            compose = albumentations.Compose([kinds[name](**arguments)])
-    except (TypeError, ValueError, UserWarning) as error:
-        raise ConfigError(f"augment: {name} refuses {arguments}: {error}") from error
-
-    def apply(pictures: Pictures, seed: int) -> Sequence[Pictures]:
-        compose.set_random_seed(seed)
-        try:
-            return [compose(image=picture)["image"] for picture in pictures]
-        except (TypeError, ValueError) as error:  # for example a transform of colours, on gray pictures
-            raise ConfigError(f"augment: {name} refuses these pictures: {error}") from error
-
-    return apply
-
-
-def _torchvision_step(name: str, arguments: dict[str, object]) -> Callable[[Pictures, int], Sequence[Pictures]]:
-    from torchvision import transforms
-
-    try:
-        transform = getattr(transforms, name)(**arguments)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"augment: {name} refuses {arguments}: {error}") from error
-
-    def apply(pictures: Pictures, seed: int) -> Sequence[Pictures]:
-        before = torch.get_rng_state()
-        torch.default_generator.manual_seed(seed)  # the CPU's generator only, so that dropout on a GPU is not affected
-        try:
-            images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-            return [transform(image).permute(1, 2, 0).numpy() for image in images]
-        finally:
-            torch.set_rng_state(before)
-
-    return apply
 
 
 def _gray(images: torch.Tensor) -> torch.Tensor:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from trainer.augment import HostAugmentation, Pictures
 from trainer.data import Dataset
 from trainer.device import Device
+from trainer.transforms import HostAugmentation, Pictures
 
 Item = tuple[int, int, NDArray[np.int64]]
 """Epoch, batch number, indices of the batch's pictures. Epoch 0 means "not augmented"."""

@@ -104,7 +104,7 @@ def check_study(
         budget=Budget.of(spec),
         rungs=ladder.describe(step_of(spec), spec.search.reduction_factor),
         limit=spec.limit,
-        pictures=_images_of(spec, data, runs, _near_duplicates(data, duplicates, say), candidate),
+        pictures=_images_of(spec, prepared, runs, _near_duplicates(data, duplicates, say), candidate),
         space={key: _axis_of(axis) for key, axis in space.items()},
         largest=SizedWidth.of(candidate.width_mult, largest),
         widest=None if width is None else width.widest,
@@ -272,11 +272,12 @@ def _fixed(spec: StudySpec, space: Mapping[str, BaseDistribution]) -> dict[str, 
 
 def _images_of(
     spec: StudySpec,
-    data: Dataset,
+    prepared: Prepared,
     runs: Runs,
     near_duplicates: tuple[NearDuplicate, ...] | None,
     candidate: TrainConfig,
 ) -> Images:
+    data = prepared.data
     unanswered = never_predicted(runs.confusion(spec.name), data.class_names)
     counts = {split: Counter(data.labels[indices].tolist()) for split, indices in data.splits.items()}
     return Images(
@@ -290,7 +291,11 @@ def _images_of(
         bad_files=data.bad_files,
         duplicates=data.duplicates,
         near_duplicates=near_duplicates,
-        warnings=(*warnings_about(data, spec.data), *filter(None, [unanswered, _teacher_left_out(candidate)])),
+        warnings=(
+            *warnings_about(data, spec.data),
+            *filter(None, [unanswered, _teacher_left_out(candidate)]),
+            *prepared.notes,
+        ),
     )
 
 

@@ -30,6 +30,8 @@ class Prepared(Bounds):
     """A prepared study: its images, and its space."""
 
     data: Dataset
+    notes: tuple[str, ...] = ()
+    """Sentences about the transforms of ``augment``."""
 
     @property
     def num_classes(self) -> int:
@@ -59,22 +61,26 @@ def prepare(
         check_teacher(spec.train.distill.teacher)
     with show_progress(console, raise_if_stopped) as progress:
         data = prepare_data(spec.data, runs.cache, progress=progress, download=download)
-    _check_augment(spec, data)
-    return Prepared(data=data, **vars(find_bounds(spec, len(data.class_names), runs)))
+    notes = _check_augment(spec, data)
+    return Prepared(data=data, notes=notes, **vars(find_bounds(spec, len(data.class_names), runs)))
 
 
-def _check_augment(spec: StudySpec, data: Dataset) -> None:
+def _check_augment(spec: StudySpec, data: Dataset) -> tuple[str, ...]:
     """Build the transforms that a study names in ``augment``, and apply them to some of its pictures.
+
+    Returns:
+        A sentence for each warning of their library, and for each transform that changes the size of pictures.
 
     Raises:
         ConfigError: a transform does not exist, or refuses its arguments or these pictures.
     """
     if not spec.train.augment:
-        return
-    from trainer.augment import HostAugmentation  # imports torch and OpenCV, 4 s, and few studies need it
+        return ()
+    from trainer.transforms import HostAugmentation  # imports torch and OpenCV, 4 s, and few studies need it
 
     try:
-        HostAugmentation(spec.train)(np.asarray(data.images[data.splits["train"][:AUGMENTED]]), spec.seed)
+        tried = np.asarray(data.images[data.splits["train"][:AUGMENTED]])
+        return tuple(HostAugmentation(spec.train).notes(tried, spec.seed))
     except ConfigError:
         raise
     except Exception as error:  # transforms raise errors of their own

@@ -144,6 +144,7 @@ def _cautions(prepared: Prepared, spec: StudySpec) -> Iterator[str]:
         yield f"left out: {name}: {reason}"
     yield from doubts(prepared.data)
     yield from warnings_about(prepared.data, spec.data)
+    yield from prepared.notes
 
 
 def _whose(study: optuna.Study) -> list[str]:

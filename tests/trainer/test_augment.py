@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,6 @@ from trainer.augment import (
     ERASE_AREA,
     Augmentation,
     Draw,
-    HostAugmentation,
     change_colours,
     draw,
     normalise,
@@ -28,6 +28,7 @@ from trainer.data import IMAGENET_STD as STD
 from trainer.data import Dataset
 from trainer.device import Device
 from trainer.errors import ConfigError
+from trainer.transforms import HostAugmentation
 
 SIZE = 16
 
@@ -303,16 +304,58 @@ def test_a_transform_that_cannot_be_built_is_a_sentence(transform: dict[str, Any
 @pytest.mark.parametrize(
     ("transform", "became"),
     [
-        ({"name": "Resize", "height": 8, "width": 8}, r"\(8, 8, 3\) uint8"),
         ({"name": "Normalize"}, r"\(16, 16, 3\) float32"),
         ({"name": "ToTensorV2"}, r"\(3, 16, 16\) torch.uint8"),
     ],
 )
-def test_a_transform_that_changes_size_or_type_is_a_sentence(
-    transform: dict[str, Any], became: str, cpu: Device
-) -> None:
-    with pytest.raises(ConfigError, match=rf"a picture of \(16, 16, 3\) uint8 became {became}; use transforms"):
+def test_a_transform_that_changes_the_type_is_a_sentence(transform: dict[str, Any], became: str, cpu: Device) -> None:
+    with pytest.raises(ConfigError, match=rf"a picture of \(16, 16, 3\) uint8 became {became}; use transforms that"):
         augmented(noise(), cpu, augment=[transform])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_whose_size_a_transform_changed_is_resized(channels: int) -> None:
+    pictures = noise()[..., :channels].copy()
+    host = HostAugmentation(config_of(augment=[{"name": "CenterCrop", "height": 8, "width": 8, "p": 1}]))
+    size = pictures.shape[1]
+    corner = (size - 8) // 2
+    middle = pictures[:, corner : corner + 8, corner : corner + 8]
+    expected = [cv2.resize(one, (size, size), interpolation=cv2.INTER_LINEAR).reshape(size, size, -1) for one in middle]
+    assert np.array_equal(host(pictures, 0), np.stack(expected))
+    assert host.notes(pictures, 0) == [
+        f"augment: CenterCrop changes the size of pictures; each is then resized to {size} px"
+    ]
+
+
+def test_a_warning_of_albumentations_is_a_note() -> None:
+    host = HostAugmentation(config_of(augment=["HorizontalFlip", "ShiftScaleRotate"]))
+    (note,) = host.notes(noise(), 0)
+    assert note.startswith("augment: ShiftScaleRotate is a special case of Affine transform")
+
+
+def test_every_transform_is_applied_that_albumentations_itself_applies_with_its_defaults() -> None:
+    import albumentations
+
+    pictures, failed, applied = noise(2), {}, 0
+    kinds = [kind for kind in vars(albumentations).values() if isinstance(kind, type)]
+    for kind in (kind for kind in kinds if issubclass(kind, albumentations.BasicTransform)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                alone = albumentations.Compose([kind(p=1)])(image=pictures[0])["image"]
+            except (TypeError, ValueError, KeyError, NotImplementedError):  # it needs arguments, or more than pictures
+                continue
+            if alone.dtype != np.uint8:
+                continue
+            try:
+                result = HostAugmentation(config_of(augment=[{"name": kind.__name__, "p": 1}]))(pictures, 1)
+            except ConfigError as error:
+                failed[kind.__name__] = str(error)
+                continue
+        applied += 1
+        assert (result.shape, result.dtype) == (pictures.shape, np.uint8), kind
+    assert failed == {}
+    assert applied > 70
 
 
 # Scale, shift, colour, mixing

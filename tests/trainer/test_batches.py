@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from trainer import loader
-from trainer.augment import Augmentation, Batch, HostAugmentation
+from trainer.augment import Augmentation, Batch
 from trainer.config import TrainConfig
 from trainer.data import Dataset
 from trainer.device import Device
 from trainer.errors import ConfigError
 from trainer.loader import Loader
+from trainer.transforms import HostAugmentation
 
 
 def on_the_disk(file: Path, pictures: int) -> NDArray[np.uint8]:

@@ -253,10 +253,18 @@ def test_the_largest_candidate_lacks_what_its_family_does_not_have(runs: Runs, g
 
 
 def test_the_time_is_that_of_augmented_pictures_also_where_the_first_epochs_are_plain(runs: Runs) -> None:
-    resize = {"name": "Resize", "height": 8, "width": 8}  # refused once it is applied
-    spec = study(train={"model": "resnet10t", "width_mult": 0.05, "augment": [resize], "augment_from_epoch": 11})
-    with pytest.raises(ConfigError, match=r"a picture of \(16, 16, 3\) uint8 became \(8, 8, 3\)"):
-        measure_speed(spec.train, prepare_data(spec.data, runs.cache), TWO_WORKERS[0])
+    for plain in ({"augment_from_epoch": 11}, {"augment_share": 0.5}):
+        spec = study(train={"model": "resnet10t", "width_mult": 0.05, "augment": ["ToFloat"]} | plain)
+        with pytest.raises(ConfigError, match=r"a picture of \(16, 16, 3\) uint8 became \(16, 16, 3\) float32"):
+            measure_speed(spec.train, prepare_data(spec.data, runs.cache), TWO_WORKERS[0])
+
+
+def test_a_check_says_what_transforms_do_to_the_size_and_what_their_library_warns_of(runs: Runs) -> None:
+    crop = {"name": "RandomCrop", "height": 8, "width": 8, "p": 1}
+    train = {"model": "resnet10t", "augment": [crop, "ShiftScaleRotate"]}
+    said = shown(check_study(study(train=train), runs, TWO_WORKERS[:1]))
+    assert "augment: RandomCrop changes the size of pictures; each is then resized to 16 px" in said
+    assert "augment: ShiftScaleRotate is a special case of Affine transform." in said
 
 
 def test_of_several_families_the_time_says_which_one_it_is_of(runs: Runs) -> None:
