@@ -178,9 +178,8 @@ def _choice(record: ExportRecord) -> str:
             "best of many."
         )
     if not found:
-        return (
-            f"{text} It was not confirmed with fresh seeds, so that value is likely too high: it is the best of many."
-        )
+        why = f", so that value is likely too good: it is the best of {search.trials}" if search.trials > 1 else ""
+        return f"{text} It was not confirmed with fresh seeds{why}."
     if found.winner != record.trial:
         return f"{text} It was chosen by number, not by its result."
     table = [
@@ -204,11 +203,12 @@ def _choice(record: ExportRecord) -> str:
         f"The chosen one was then trained with {count(len(best.reported), 'further seed')}, which had no part in the "
         "choice: only their mean is reported as its accuracy"
         if best.reported
-        else "Its mean is reported, over the seeds that had a part in the choice"
+        else "The mean of the chosen one is reported, over the seeds that had a part in the choice"
     )
     how = (
-        f"{f'The best {number} trials were' if number > 1 else 'The best trial was'} then trained again with fresh "
-        f"seeds: {count(found.trainings, 'training')} in all ({duration(seconds or 0.0)}). {measured}: "
+        f"{f'The best {number} trials were' if number > 1 else 'The best trial was'} then trained again with "
+        f"{'a fresh seed' if found.trainings == 1 else 'fresh seeds'}: {count(found.trainings, 'training')} in all "
+        f"({duration(seconds or 0.0)}). {measured}: "
         f"**{words_of(found.estimate or 0.0, objective)}** {judged_on(record.folds)}. The search's best had claimed "
         f"{number_of(found.raw_best, objective)}."
     )

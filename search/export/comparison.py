@@ -40,6 +40,8 @@ def text_of_comparison(answer: Comparison) -> Group:
         "multiply-adds": lambda one: f"{one.macs:,}",
         "model.onnx": lambda one: f"{one.bytes / 1e6:.2f} MB",
     }
+    if first.scores.top5 is None and second.scores.top5 is None:  # both have few classes
+        del rows["top-5 accuracy"]
     if {one.objective for one in (first, second)} != {"accuracy"}:
         rows = {"chosen by": lambda one: NAMES[one.objective]} | rows
     for name, show in rows.items():

@@ -167,7 +167,9 @@ class Retraining:
         total, done = cost(plan.race, len(chosen)) + plan.report_seeds, len(plan.results)
         parts: list[str] = []
         for one in plan.race:
-            who = f"then the best {one.keep}" if parts else f"the best {count(min(one.keep, len(chosen)), 'trial')}"
+            kept = min(one.keep, len(chosen))
+            first = f"the best {count(kept, 'trial')}" if kept > 1 else "the best trial"
+            who = f"then the best {one.keep}" if parts else first
             parts.append(f"{who} with {count(one.seeds, 'fresh seed')}")
         parts += [f"then the winner with {plan.report_seeds} more, which measure it"] if plan.report_seeds else []
         already = f", {done} of them already" if done else ""

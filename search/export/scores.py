@@ -86,6 +86,7 @@ def scores_of(answers: Answers, labels: NDArray[np.int64], names: Sequence[str])
     predicted, n = answers.predicted, len(labels)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")  # a class without a test picture
+        warnings.filterwarnings("ignore", "A single label was found")  # the test pictures are all of one class
         values = {
             "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
             "balanced_accuracy": float(balanced_accuracy_score(labels, predicted)),

@@ -290,8 +290,12 @@ def _recipes(spec: StudySpec, trials: Sequence[FrozenTrial], best: list[FrozenTr
         + _table(["trial", "searched", *(str(trial.number) for trial in best)], rows, left=2)
         + "<p>The best as TOML: pasted at the end of a study file, it is what the next search begins with.</p>"
         f"<pre>{_text(as_toml(spec, best[:1]))}</pre>"
-        f"<details><summary>The others</summary><pre>{_text(as_toml(spec, best[1:]))}</pre></details>"
-        "<p>To train the best again, measure it and hand it over: "
+        + (
+            f"<details><summary>The others</summary><pre>{_text(as_toml(spec, best[1:]))}</pre></details>"
+            if best[1:]
+            else ""
+        )
+        + "<p>To train the best again, measure it and hand it over: "
         f"<code>search export-best {_text(spec.name)}</code></p>"
     )
 

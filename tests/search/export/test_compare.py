@@ -111,6 +111,7 @@ def test_the_tables_fit_eighty_columns(exports: tuple[Path, Path], data: Path, t
     assert max(len(line) for line in text.splitlines() if "macro" in line) <= 80
     assert "green" in text
     assert "-100.0%" in text
+    assert "top-5" not in text, "three classes have no top 5"
     assert "blue" not in text, "classes without a difference are left out"
 
 

@@ -102,11 +102,23 @@ def test_one_candidate_with_one_seed_is_told_in_the_singular_and_folds_are_named
     found |= {"candidates": [one for one in found["candidates"] if one["trial"] == 5], "trainings": 1, "done": 1}
     record = ExportRecord.model_validate(values)
     words, last = card(record), text_of_export(Export(record, Path("there")))
-    assert "The best trial was then trained again with fresh seeds: 1 training in all (5 s). " in words
+    assert (
+        "The best trial was then trained again with a fresh seed: 1 training in all (5 s). The mean of the chosen "
+        in words
+    )
     assert ": **60.34%** in 5-fold cross-validation. The search's best had claimed 72.91%." in words
     assert "60.34% in 5-fold cross-validation, 1 seed, of the recipe as searched" in words
     assert "The search claimed 60.06% in 5-fold cross-validation for it." in words
     assert "  confirmed   60.34% in 5-fold cross-validation, 1 fresh seed\n" in last
+
+
+def test_a_value_without_a_confirmation_is_the_best_of_so_many_trials() -> None:
+    values = recorded() | {"confirmation": None}
+    many = ExportRecord.model_validate(values)
+    said = f"not confirmed with fresh seeds, so that value is likely too good: it is the best of {many.search.trials}."
+    assert said in card(many)
+    values["search"] |= {"trials": 1}
+    assert "It was not confirmed with fresh seeds.\n" in card(ExportRecord.model_validate(values))
 
 
 def test_pictures_that_were_trained_on_are_named_where_the_accuracy_stands() -> None:

@@ -58,6 +58,15 @@ def test_the_scores_are_scikit_learns() -> None:
     assert counts.balanced_accuracy == pytest.approx(found.balanced_accuracy.value, abs=1e-12)
 
 
+def test_test_pictures_of_one_class_are_scored_without_a_warning() -> None:
+    """All are of class 1 and classified so; scikit-learn warns of that, and warnings are errors here."""
+    labels = np.ones(8, np.int64)
+    found = scores_of(Answers.of(np.tile(np.float32([0, 3]), (8, 1)), labels), labels, ["crow", "owl"])
+    assert found.macro_f1.value == found.balanced_accuracy.value == 1
+    assert found.top5 is None, "there are but two classes"
+    assert [(one.n, one.f1) for one in found.classes] == [(0, None), (8, 1.0)]
+
+
 def test_answers_in_batches_are_those_of_all_at_once() -> None:
     logits, labels = drawn(300)
     whole = Answers.of(logits, labels)

@@ -318,6 +318,13 @@ class TestCommand:
             write_report("digits", url, Runs(tmp_path), page)
 
 
+def test_other_recipes_are_offered_only_if_there_are_some(spec: StudySpec) -> None:
+    trials = many_trials()
+    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    assert "The others" in html_of_report(spec, trials, {}, BEGAN)
+    assert "The others" not in html_of_report(spec, complete[:1], {}, BEGAN)
+
+
 @pytest.mark.slow
 def test_a_browser_draws_every_figure(spec: StudySpec, tmp_path: Path) -> None:
     chromium = shutil.which("chromium")
