@@ -9,7 +9,7 @@ workers          processes that train
 plan             preparation of a study before any worker starts: images, exact bounds, counts, cost
 figures          figures of studies and exports
 study            a study as it is stored
-policy           how a search decides: the rungs, which candidates go on from them, what is tried next
+policy           decisions of a search: rungs, promotions, the next settings to try
 devices          the meaning of --gpus, and locks on GPUs
 paths            every file name under the runs folder
 process          the command as a process: signals, exit codes, its log, no password in the process list

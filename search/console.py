@@ -130,7 +130,7 @@ def without_controls(text: str) -> str:
 
 
 def tell(line: str, stream: IO[str] | None = None) -> None:
-    """Print a line; if nobody reads it any more (``| head``), the exit code still tells.
+    """Print a line; if its reader has ended (``| head``), only the exit code is left.
 
     Raises:
         DiskError: stdout goes to a file, and the disk is full.

@@ -87,7 +87,7 @@ def leave_after(run: Callable[[], object]) -> NoReturn:
     for stream in filter(None, (sys.stderr, sys.stdout)):  # None where the shell closed it
         try:
             stream.flush()
-        except OSError as error:  # nobody reads any more, or the disk that it goes to is full
+        except OSError as error:  # the reader has ended, or the disk of the output is full
             told = _of_disk(error)
             code = code or (exit_code_of(told) if told is not None and stream is sys.stdout else None)
     assert not isinstance(code, str), "problems are errors, which run_command tells"

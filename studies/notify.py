@@ -1,4 +1,4 @@
-"""[notify] and [track] of a study file: what a search tells to people and to other programs."""
+"""[notify] and [track] of a study file: messages to people, and records for other programs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _read_urls(value: object) -> object:
 
 
 WebhookFormat: TypeAlias = Literal["json", "slack", "discord", "teams"]
-"""Shape of what a webhook gets."""
+"""Shape of a webhook's JSON."""
 
 
 class Notify(FrozenModel):

@@ -136,7 +136,7 @@ def build_cache(
                 return _open_whole(final, progress)
             if final.exists():
                 warnings.warn(f"the picture cache {final} is damaged; its pictures are decoded again", stacklevel=3)
-            # The holder of the lock owns both folders: what is in them is damaged, or was left by a killed process.
+            # The holder of the lock owns both folders: their files are damaged, or were left by a killed process.
             unfinished = cache_dir / f".partial-{final.name}"
             for leftover in (final, unfinished):
                 if leftover.exists():

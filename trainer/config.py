@@ -268,8 +268,8 @@ class TrainConfig(FrozenModel):
     """Largest rotation in degrees, 0 to 180, either way, drawn uniformly; uncovered corners are black. A list, for
     example [15, 25], has the largest angle of each of up to four rotations, which are added up."""
     rotations: int = Field(1, ge=1, le=MOST_ROTATIONS)
-    """Number of rotations of at most ``rotate``, a number, that are added up. The sum of two is more often near 0 than
-    a single rotation."""
+    """Number of rotations that are added up, each of at most ``rotate``, which must then be a number. The sum of two
+    is more often near 0 than a single rotation."""
     shift: float = Field(0.0, ge=0, lt=1)
     """Largest shift along each axis, as a share of the picture; uncovered parts are black."""
     scale: float = Field(0.0, ge=0, lt=1)

@@ -29,7 +29,7 @@ READ_RIGHT = {
 }
 
 ONE_LARGE_AT_A_TIME = threading.Lock()
-"""Lock for very large pictures (those of which Pillow would warn): decoded, one takes up to 2 GB."""
+"""Lock for very large pictures, about which Pillow would warn: one takes up to 2 GB when decoded."""
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

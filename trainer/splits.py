@@ -127,7 +127,7 @@ def _take(units: list[_Unit], classes: Sequence[str], shares: dict[str, int]) ->
 
 
 def _lacking(units: list[_Unit], classes: Sequence[str], shares: dict[str, int], has: set[str]) -> list[int]:
-    """For each class of which nothing was taken, because its groups are large: the pictures of its smallest group.
+    """The smallest group of each class from which no picture was taken, because its groups are large.
 
     A group that holds all remaining pictures of a class is not taken.
     """

@@ -63,13 +63,13 @@ class Answers(Protocol):
     """A file of answers. It is written in parts, so that memory does not grow with the number of pictures."""
 
     def begin(self, file: BinaryIO) -> None:
-        """Write what stands before the first answer."""
+        """Write the beginning of the file, before the first answer."""
 
     def add(self, file: BinaryIO, answer: Classified) -> None:
         """Write the answer for the next picture, readable or not."""
 
     def end(self, file: BinaryIO, bad: Sequence[Unreadable]) -> None:
-        """Write what stands after the last answer."""
+        """Write the end of the file, after the last answer."""
 
 
 def likeliest(names: Sequence[str], probabilities: NDArray[np.float32], top: int) -> tuple[Class, ...]:
@@ -86,7 +86,7 @@ class JsonAnswers:
         self.names, self.top, self.separator = names, top, "\n"
 
     def begin(self, file: BinaryIO) -> None:
-        """Write what stands before the first answer."""
+        """Write the beginning of the file, before the first answer."""
         file.write(b'{"version": 1, "predictions": [')
 
     def add(self, file: BinaryIO, answer: Classified) -> None:
@@ -98,7 +98,7 @@ class JsonAnswers:
             self.separator = ",\n"
 
     def end(self, file: BinaryIO, bad: Sequence[Unreadable]) -> None:
-        """Write what stands after the last answer."""
+        """Write the end of the file, after the last answer."""
         file.write(_encoded(f'], "bad": {json.dumps([asdict(one) for one in bad], ensure_ascii=False)}}}\n'))
 
 

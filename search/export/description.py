@@ -118,7 +118,7 @@ def _pictures(retraining: Retraining) -> dict[str, object]:
 def _members(
     retraining: Retraining, chosen: Sequence[FrozenTrial], trained: Sequence[Training], sizes: Sequence[ModelSize]
 ) -> list[dict[str, object]]:
-    """The members of several trials. Each training makes as many as ``sizes`` has for it."""
+    """The members of several trials, in the order of ``sizes``. Each training makes the same number of members."""
     from trainer.models import model_args
 
     spec, numbers = retraining.spec, {trial.number: trial for trial in chosen}

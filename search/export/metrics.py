@@ -1,4 +1,4 @@
-"""Computes the content of metrics.json: what is known before training, and the results of the one evaluation."""
+"""Computes the content of metrics.json: the parts known before training, and the results of the one evaluation."""
 
 from __future__ import annotations
 

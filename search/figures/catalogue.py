@@ -122,7 +122,7 @@ def study_figures(
 
 
 def _rungs_of(spec: StudySpec) -> str:
-    """What the dotted lines among the learning curves are; empty without rungs."""
+    """The meaning of the dotted lines among the learning curves; empty without rungs."""
     ladder = build_ladder(spec)
     if not ladder.rungs:
         return ""

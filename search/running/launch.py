@@ -139,7 +139,7 @@ def _asked_for(spec: StudySpec, runs: Runs, display: Display, further: Sequence[
 
 
 def _cautions(prepared: Prepared, spec: StudySpec) -> Iterator[str]:
-    """What the user should know of models and pictures before the search, a line each."""
+    """Warnings about models and pictures before the search, a line each."""
     for name, reason in prepared.left_out.items():
         yield f"left out: {name}: {reason}"
     yield from doubts(prepared.data)

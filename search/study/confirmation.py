@@ -133,7 +133,7 @@ class Confirmation:
 
 
 def trainings_of(study: optuna.Study, spec: StudySpec) -> float:
-    """Full trainings of a study's search: its budget, or what it has spent if it has no budget of compute."""
+    """Full trainings of a study's search: its budget of compute, or without one the compute spent."""
     return spec.search.trainings or Spent.of(own_trials(study), spec).trainings
 
 

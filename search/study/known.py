@@ -1,4 +1,4 @@
-"""What is known of a study's result beyond what its search claims: confirmed with fresh seeds, tested by an export."""
+"""The result of a study beyond the value from its search: confirmed with fresh seeds, tested by an export."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Snapshot:
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether more is known than what the search claims: the best was confirmed, or tested in an export."""
+        """Whether the best was confirmed, or tested in an export; otherwise only the search's value is known."""
         return self.exported is not None or (self.confirmation is not None and self.confirmation.winner is not None)
 
     @property

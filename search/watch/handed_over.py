@@ -1,4 +1,4 @@
-"""What the report shows of the last export: its scores, its classes, its most confident mistakes.
+"""The last export in the report: its scores, its classes, its most confident mistakes.
 
 The export stores it in the study's folder. The mistakes show the user's own pictures, so an export has them only with
 ``[final] gallery = true``.
@@ -39,7 +39,7 @@ class HandedOver(FrozenModel):
 
 
 def keep(handed_over: HandedOver, runs: Runs, study: str) -> None:
-    """Keep what the report shows of an export; it replaces that of an earlier one."""
+    """Store the report's part about an export, in place of that of an earlier export."""
     write_checked(runs.handed_over(study), handed_over.model_dump(mode="json"))
 
 

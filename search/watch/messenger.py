@@ -1,7 +1,7 @@
 """``[notify]``: a message on a new best, when a search stops, and when it is finished.
 
-Addresses are secrets, because anyone who has one can post. They are stored only in the study file, and what is printed
-shows only a host or the name of a service.
+Addresses are secrets, because anyone who has one can post. They are stored only in the study file. Messages to the user
+show only a host or the name of a service.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ class LocalPool:
         """The end of the worker's log, which has the traceback if the worker failed."""
         try:
             said = self._logs[worker].read_text(errors="replace")
-        except OSError:  # somebody has removed it, or it could not be made
+        except OSError:  # it was removed, or it could not be made
             return ""
         return "\n".join(said.splitlines()[-LOG_TAIL_LINES:])
 
