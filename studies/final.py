@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Self, TypeAlias, assert_never, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from trainer.config import Distill, ModelSize, Optimizer, View
-from trainer.values import FrozenModel
+from trainer.values import FrozenModel, describe_problem
 
 
 class Finetune(FrozenModel):
@@ -32,6 +32,25 @@ class Finetune(FrozenModel):
     """Probability of a left-right flip."""
 
 
+class Selection(FrozenModel):
+    """An ensemble of the members that are best together on the validation split, of more that are trained.
+
+    They are chosen by greedy forward selection without replacement (Caruana et al., 2004): first the best alone, then
+    each time the one with which the ensemble is best.
+    """
+
+    of: int = Field(ge=2)
+    """Number of models that are trained, each with its own seed."""
+    keep: int = Field(ge=1)
+    """Number of them that are exported. The limit counts only these."""
+
+    @model_validator(mode="after")
+    def _leaves_some_out(self) -> Self:
+        if self.keep >= self.of:
+            raise ValueError(f"keep = {self.keep} must be less than of = {self.of}; for all of them write a number")
+        return self
+
+
 FormatName: TypeAlias = Literal["onnx", "pt2"]
 """Name of a format. Each format has a module in search/export/formats."""
 
@@ -45,9 +64,10 @@ class Final(FrozenModel):
     """Passes over the pictures. Default: as in the search."""
     ema: float | None = Field(None, ge=0, lt=1)
     """Decay per step of an average of the weights, 0: none. Default: as in the search."""
-    ensemble: int = Field(1, ge=1)
+    ensemble: int | Selection = 1
     """Number of models that are trained, each with its own seed; their probabilities are averaged. The limit applies to
-    all of them together."""
+    all of them together. { of = 10, keep = 6 } trains ten, and exports the six that are best together on the validation
+    split, whose accuracy is then too high; the test split measures them."""
     limit_each: bool = False
     """true: the limit applies to each model of an ensemble alone."""
     tta: tuple[View, ...] = ()
@@ -65,6 +85,20 @@ class Final(FrozenModel):
     distill: Distill | None = None
     """A teacher for the export's training. Default: as in [train]."""
 
+    @field_validator("ensemble", mode="before")
+    @classmethod
+    def _number_or_selection(cls, value: object) -> object:
+        if isinstance(value, Mapping):
+            try:
+                return Selection.model_validate(value)
+            except ValidationError as error:
+                raise ValueError(
+                    "; ".join(describe_problem(Selection, one).strip() for one in error.errors())
+                ) from None
+        if not isinstance(value, Selection) and (type(value) is not int or value < 1):
+            raise ValueError(f"{value!r} is no number of models; write 1 or more, or {{ of = 10, keep = 6 }}")
+        return value
+
     @field_validator("tta", "formats")
     @classmethod
     def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -81,9 +115,19 @@ class Final(FrozenModel):
 
     @model_validator(mode="after")
     def _something_holds_all_of_it(self) -> Self:
-        if not self.formats and (self.ensemble > 1 or self.tta):
+        if not self.formats and (self.ensemble != 1 or self.tta):
             names = ", ".join(f'"{name}"' for name in get_args(FormatName))
             raise ValueError(f"formats = []: no file would hold an ensemble or its views; name at least one of {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _members_are_chosen_on_pictures_they_do_not_know(self) -> Self:
+        if isinstance(self.ensemble, Selection) and self.sees_validation:
+            by = "finetune" if self.finetune is not None else f'fit_on = "{self.fit_on}"'
+            raise ValueError(
+                f"ensemble = {{ of, keep }} chooses members on the validation split, and {by} trains on it; "
+                f"leave {by} out, or give ensemble as a number"
+            )
         return self
 
     @property

@@ -94,6 +94,9 @@ def _values(field: FieldInfo) -> str:
 
 def _kind(annotation: object) -> str:
     """A type in the words of a TOML file."""
+    parts = [part for part in get_args(annotation) if part is not NoneType]
+    if isinstance(annotation, UnionType) and len(parts) > 1:
+        return " or ".join(map(_kind, parts))
     if (kind := model_of(annotation)) is not None:
         return f"table: {', '.join(f'`{name}`' for name in kind.model_fields)}"
     origin, inside = get_origin(annotation), get_args(annotation)

@@ -25,7 +25,7 @@ from studies.axes import (
     sizes_vary,
     values_of,
 )
-from studies.final import Final
+from studies.final import Final, Selection
 from studies.notify import Notify, Track
 from studies.objective import Objective
 from trainer.config import SIZE_SETTINGS, DataConfig, ModelSize, TrainConfig
@@ -271,7 +271,14 @@ class StudySpec(FrozenModel):
     @property
     def num_members(self) -> int:
         """Number of models of one trial in an export."""
-        return self.final.ensemble
+        ensemble = self.final.ensemble
+        return ensemble.keep if isinstance(ensemble, Selection) else ensemble
+
+    @property
+    def num_final_trainings(self) -> int:
+        """Number of final trainings of one trial."""
+        ensemble = self.final.ensemble
+        return ensemble.of if isinstance(ensemble, Selection) else ensemble
 
     @property
     def sizes_vary(self) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from search.export.front_matter import front_matter
 from search.export.load import QUIET, Load
-from search.export.members import name_of, size_of
+from search.export.members import name_of, selection_in_words, size_of
 from search.export.opening import loading, reading
 from search.export.record import ExportRecord
 from search.export.scores import CLASS_COLUMNS, class_rows, never_predicted, score_rows, which_classes
@@ -88,6 +88,7 @@ def _facts(record: ExportRecord) -> dict[str, str]:
     if record.gain is not None:
         rows["gain of the search"] = record.gain
     seen = ", which it was trained on" if record.sees_validation else ""
+    seen = ", which chose its members" if record.selection is not None else seen
     rows["validation"] = f"{record.validation.accuracy:.2%}, n = {record.validation.n:,}{seen}"
     limit, members = record.limit, model.members
     params = [one.num_params for one in record.members] or [model.num_params // members] * members
@@ -226,6 +227,8 @@ def _training(record: ExportRecord) -> str:
     which = "seeds" if len(seeds) > 1 else "seed"
     pictures = "the training split" if record.fit_on == "train" else "the training and the validation split"
     parts = [f"From random weights, on {pictures}, with {which} {', '.join(map(str, seeds))}, not used in the search."]
+    if record.selection is not None:
+        parts.append(selection_in_words(record.selection, record.search.objective))
     if record.finetune:
         settings = ", ".join(f"{name} {_show(value)}" for name, value in record.finetune.items())
         parts.append(f"Then a last stage on the validation split alone ({settings}), its latest weights kept.")

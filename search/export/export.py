@@ -165,12 +165,16 @@ def _export(place: Place, described: Description, retraining: Retraining, stages
     outcomes = retraining.train(stages)
     retraining.raise_if_stopped()
 
+    from search.export.selection import select_members  # imports torch
+
     partial = place.begin()
-    whole, plain = _write_models(partial, retraining, stages)
+    selection = select_members(retraining, stages[-1])
+    kept = range(len(stages[0])) if selection is None else [number - 1 for number in selection.members]
+    whole, plain = _write_models(partial, retraining, [[stage[number] for number in kept] for stage in stages])
     retraining.raise_if_stopped()
     logger.debug("written to %s", partial)
     results = evaluate_once(partial, whole, plain, retraining, described, outcomes)
-    results = results.model_copy(update={"gain": gain_in_words(retraining)})
+    results = results.model_copy(update={"gain": gain_in_words(retraining), "selection": selection})
     write_metrics(partial, described.to_json() | results.to_json())  # the proof compares with it
     proof = prove(partial, spec, data, console, retraining.raise_if_stopped)
     logger.debug("proven: %.300s", proof)

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from search.export.record import ExportRecord
+from search.export.recorded import RecordedSelection
+from studies.objective import Objective, number_of
 
 
 def name_of(record: ExportRecord) -> str:
@@ -33,3 +35,16 @@ def size_of(counted: int, each: Sequence[int], limit: int | None, *, limit_each:
     if limit_each:
         return f"{alone}{bound} in each of {len(each)} members, {counted:,} in all"
     return f"{counted:,}{bound}, in {len(each)} members of {alone}"
+
+
+def selection_in_words(selection: RecordedSelection, objective: Objective) -> str:
+    """How the members were chosen, and what that means for their validation accuracy."""
+    order = ", ".join(map(str, selection.members))
+    values = ", ".join(number_of(value, objective) for value in selection.values)
+    return (
+        f"Of {selection.of} trained models, {len(selection.members)} are kept, in this order: {order}. They were "
+        "chosen on the validation split by greedy forward selection without replacement (Caruana et al., 2004): first "
+        "the best alone, then each time the one with which the ensemble was best. Its value on validation after each "
+        f"choice: {values}. The last of these is a claim, and higher than what to expect of new pictures: only "
+        "pictures that chose nothing measure the ensemble, as those of a test split."
+    )

@@ -24,6 +24,7 @@ from search.export.recorded import (
     RecordedMember,
     RecordedModel,
     RecordedSearch,
+    RecordedSelection,
 )
 from search.figures.png import Confused, Epoch, table_of
 from search.study.confirmation import Confirmation
@@ -62,6 +63,7 @@ class Description(Recorded):
     teacher: str | None
     """SHA-256 of the teacher's weights, or its name in timm; None without distillation."""
     seeds: tuple[int, ...]
+    """The seed of each training; ``selection`` says which are exported, if that is not all."""
     sampled: Mapping[str, Json]
     data: RecordedData
     versions: Mapping[str, str]
@@ -233,6 +235,8 @@ class Results(Recorded):
     histories: tuple[tuple[Epoch, ...], ...]
     """The epochs of each member, in all stages."""
     measured_on_this_machine: Measured
+    selection: RecordedSelection | None = Field(None, exclude_if=lambda selection: selection is None)
+    """The choice of the members, if fewer are exported than were trained; else None."""
     gain: str | None = None
     """The gain of the search over its first known recipe, in a sentence; None if it is not known."""
 
@@ -286,6 +290,8 @@ class ExportRecord(Results, Description):
         split = "test" if self.evaluation.split == "test" else "validation"
         if split == "validation" and self.sees_validation:
             return f"on the {split} split, which it was trained on"
+        if split == "validation" and self.selection is not None:
+            return f"on the {split} split, which chose its members"
         return f"on the {split} split{', trained on train+val' if self.fit_on == 'train+val' else ''}"
 
     @classmethod

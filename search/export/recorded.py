@@ -101,3 +101,14 @@ class RecordedMember(Recorded):
     config: Mapping[str, Json]
     """Its [train] table."""
     sampled: Mapping[str, Json]
+
+
+class RecordedSelection(Recorded):
+    """The members that are exported, of more that were trained; chosen on the validation split."""
+
+    of: int
+    """Number of models that were trained."""
+    members: tuple[int, ...]
+    """Those that were kept, counted from 1 in the order of ``seeds``; in the order in which they were chosen."""
+    values: tuple[float, ...]
+    """Value of the study's objective on the validation split after each choice; a loss is negated."""

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial
 
 from search.console import Terminal, show_progress
 from search.devices import WorkerDevice
-from search.errors import Interrupted, NothingToExport
+from search.errors import Interrupted, NothingToExport, UsageError
 from search.export.trainings import Outcome, Training, TrainingQueue
 from search.paths import Runs
 from search.plan.space import check_exported
@@ -47,6 +47,7 @@ from search.words import count, trials_in_words
 from search.workers.crew import POLL_SECONDS
 from search.workers.local import LocalPool
 from studies import StudySpec
+from studies.final import Selection
 from studies.objective import value_of
 from trainer.config import ModelSize, TrainConfig
 from trainer.data import Dataset
@@ -193,7 +194,7 @@ class Retraining:
         The members have the seeds that measure the winner of a confirmation, if there are any, so none was chosen for
         its own result. With the same recipe as such a training, a member shares its checkpoint, and needs no training.
         """
-        final, members = self.spec.final, self.spec.num_members
+        final, members = self.spec.final, self.spec.num_final_trainings
         first, last = [], []
         for trial, number in product(trials, range(members)):
             parts = [f"trial {trial.number}"] if members == 1 or len(trials) > 1 else []
@@ -306,6 +307,7 @@ def choose_trials(study: optuna.Study, numbers: Sequence[int], spec: StudySpec) 
 
     Raises:
         NothingToExport: no trial is COMPLETE and feasible, or one of ``numbers`` is not.
+        UsageError: [final] chooses among the seeds of one trial, and several are named.
         LimitError: none of these trials fits as [final] exports it, or several do not fit together.
     """
     trials = own_trials(study)
@@ -318,6 +320,11 @@ def choose_trials(study: optuna.Study, numbers: Sequence[int], spec: StudySpec) 
             name = study.study_name
             raise NothingToExport(f"trial {number} of {name!r} is {why}; what can be exported: search report {name}")
         if len(found) > 1:
+            if isinstance(spec.final.ensemble, Selection):
+                raise UsageError(
+                    "final.ensemble = { of, keep } chooses among the seeds of one trial; name one trial with --trial, "
+                    "or give final.ensemble as a number"
+                )
             sizes = [size_of(trial) for trial in found for _ in range(spec.num_members)]
             check_exported(spec, sizes, trials_in_words(numbers))
         return found

@@ -41,7 +41,7 @@ def after_search(spec: StudySpec, candidates: int, seconds: float, at_once: int)
         at_once: number of trainings at the same time.
     """
     rounds, measuring = rounds_for(spec.confirm, spec.search.trainings or candidates), report_seeds_of(spec.confirm)
-    members, is_same = spec.num_members, final_is_as_searched(spec)
+    members, is_same = spec.num_final_trainings, final_is_as_searched(spec)
     final = max(0, members - measuring) if measuring and is_same else members
     final -= min(final, 1) if rounds and not measuring and is_same else 0  # the winner's first seed is trained already
     stages, before = [measuring, final], 0

@@ -293,6 +293,27 @@ def test_a_plain_name_is_taken(name: str) -> None:
         ({"confirm": {"top": -1}}, "confirm.top = -1: input should be greater than or equal to 0"),
         ({"confirm": {"seed": 3}}, "confirm.seed: unknown key; did you mean seeds?"),
         ({"final": {"fit_on": "test"}}, "final.fit_on = 'test': input should be 'train' or 'train+val'"),
+        (
+            {"final": {"ensemble": 0}},
+            "final.ensemble: 0 is no number of models; write 1 or more, or { of = 10, keep = 6 }",
+        ),
+        ({"final": {"ensemble": True}}, "final.ensemble: True is no number of models; write 1 or more"),
+        (
+            {"final": {"ensemble": {"of": 4, "keep": 4}}},
+            "final.ensemble: keep = 4 must be less than of = 4; for all of",
+        ),
+        (
+            {"final": {"ensemble": {"of": 1, "keps": 1}}},
+            "final.ensemble: of = 1: input should be greater than or equal to 2",
+        ),
+        (
+            {"final": {"ensemble": {"of": 4, "keep": 2}, "fit_on": "train+val"}},
+            'final: ensemble = { of, keep } chooses members on the validation split, and fit_on = "train+val"',
+        ),
+        (
+            {"final": {"ensemble": {"of": 4, "keep": 2}, "finetune": {}}},
+            "final: ensemble = { of, keep } chooses members on the",
+        ),
         ({"final": {"tta": ["flip", "flip"]}}, "final.tta: ['flip', 'flip'] names one twice; name each once"),
         ({"final": {"formats": ["tflite"]}}, "final.formats.0 = 'tflite': input should be 'onnx' or 'pt2'"),
         ({"final": {"finetune": {"epoch": 4}}}, "final.finetune.epoch: unknown key; did you mean epochs?"),

@@ -274,7 +274,7 @@ def test_a_stop_request_ends_an_export_before_its_next_stage(
     monkeypatch.setattr(search.export.export, "evaluate_once", lambda *_: asked_while("evaluating"))
     with pytest.raises(Interrupted, match="export stopped; nothing is lost, the same command goes on"):
         _export(
-            Place(tmp_path / "export", is_default=True), ExportRecord.model_validate(recorded()), desk.retraining, []
+            Place(tmp_path / "export", is_default=True), ExportRecord.model_validate(recorded()), desk.retraining, [[]]
         )
     assert begun[-1] == stage
     assert not (tmp_path / "export").exists()

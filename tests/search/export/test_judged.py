@@ -47,6 +47,7 @@ STUDIES: dict[str, dict[str, Any]] = {
     "squashed": {"data": {"resize": "squash", "crop_pct": 0.8, "interpolation": "bilinear"}},
     "views": {"final": {"tta": ["flip"], "license": "cc-by-4.0"}},
     "ensemble": {"final": {"ensemble": 2, "tta": ["flip"]}, "train": {"epochs": 3}},
+    "selected": {"final": {"ensemble": {"of": 3, "keep": 2}}, "train": {"epochs": 3}},
     "gray": {"data": {"channels": 1}},
     "folds": {"data": {"folds": 3, "val_fraction": 0.2}, "final": {"fit_on": "train+val"}},
 }

@@ -1,0 +1,86 @@
+"""The members of an ensemble that are best together, of more that were trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import assert_never
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from search.console import show_progress
+from search.export.nets import build_nets
+from search.export.recorded import RecordedSelection
+from search.export.retrain import Retraining
+from search.export.trainings import Training
+from studies.final import Selection
+from studies.objective import Objective
+from trainer.checkpoint import load_checkpoint
+from trainer.device import Device
+from trainer.evaluate import Metrics, measure, predict_logits
+from trainer.scores import ClassCounts
+
+
+def select(
+    votes: Sequence[torch.Tensor], labels: NDArray[np.int64], keep: int, objective: Objective
+) -> RecordedSelection:
+    """Choose members by greedy forward selection without replacement (Caruana et al., "Ensemble selection from
+    libraries of models", ICML 2004).
+
+    The first is the best alone; each further one is that with which the mean of the probabilities is best. Of equals,
+    the one with the lower cross-entropy is taken, then the one with the lower number.
+
+    Args:
+        votes: for each member, logarithms of its probabilities [n, classes].
+        labels: [n], the true classes.
+        keep: number of members to choose.
+        objective: what is best.
+    """
+    chosen: list[int] = []
+    values: list[float] = []
+    for _ in range(keep):
+        found = {}
+        for number in range(len(votes)):
+            if number not in chosen:
+                together = torch.stack([votes[one] for one in (*chosen, number)])
+                metrics = measure(torch.logsumexp(together, dim=0) - math.log(len(together)), labels)
+                found[number] = value_of(metrics, objective, votes[0].shape[1]), -metrics.loss, -number
+        best = max(found, key=lambda number: found[number])
+        chosen.append(best)
+        values.append(found[best][0])
+    return RecordedSelection(of=len(votes), members=tuple(number + 1 for number in chosen), values=tuple(values))
+
+
+def value_of(metrics: Metrics, objective: Objective, num_classes: int) -> float:
+    """The value of an objective; a loss is negated."""
+    match objective:
+        case "accuracy":
+            return metrics.accuracy
+        case "macro_f1":
+            return ClassCounts.of(metrics.confusion, num_classes).macro_f1
+        case "balanced_accuracy":
+            return ClassCounts.of(metrics.confusion, num_classes).balanced_accuracy
+        case "loss":
+            return -metrics.loss
+        case _:
+            assert_never(objective)
+
+
+def select_members(retraining: Retraining, trained: Sequence[Training]) -> RecordedSelection | None:
+    """Choose among the trained members on the validation split, if [final] keeps fewer than it trains; else None."""
+    spec, data = retraining.spec, retraining.data
+    if not isinstance(spec.final.ensemble, Selection):
+        return None
+    cpu, total = Device(torch.device("cpu"), torch.get_num_threads()), len(trained)
+    votes = []
+    with show_progress(retraining.console, retraining.raise_if_stopped) as progress:
+        for done, training in enumerate(trained):
+            progress("choosing members", done, total)
+            saved = load_checkpoint(training.checkpoint)
+            assert saved is not None
+            member, _ = build_nets([training.config], [saved.weights], spec, len(data.class_names))
+            votes.append(torch.log_softmax(predict_logits(member, data, "val", cpu), dim=1))
+        progress("choosing members", total, total)
+    return select(votes, data.labels[data.splits["val"]], spec.num_members, spec.search.objective)
