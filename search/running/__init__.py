@@ -8,5 +8,6 @@ rungs        which trials go on at a rung, are paused there, are promoted
 allowance    the number of trials that the budget allows to begin or to go on
 others       trials that other programs have queued or finished
 assignment   the assignment of a trial to a worker
+moment       the search at one moment, for people; the line about a trial that has ended
 records      what coordinator and trials keep beside the database: trials in progress, their ends, unstored messages
 """

@@ -28,6 +28,7 @@ from search.errors import HeldError, StudyChanged, TrainingFailed, reason_of
 from search.paths import Runs
 from search.plan.prepare import room_needed
 from search.plan.space import Bounds
+from search.running.moment import SECONDS_A_WORKER, line_of, snapshot_of
 from search.running.records import Changed, Ending, Said
 from search.running.trials import Trials
 from search.study import events
@@ -35,11 +36,11 @@ from search.study.marks import FOREIGN_REASON
 from search.study.outage import Outage
 from search.study.owned import OwnedStudy
 from search.study.postgres import ANSWER_SECONDS, CONNECT_SECONDS
-from search.study.progress import Snapshot, eta_seconds
+from search.study.progress import Snapshot
 from search.study.storage import check_writable, wait_briefly
-from search.study.trial import OUT_OF_MEMORY, TrialView, step_of
+from search.study.trial import OUT_OF_MEMORY, step_of
 from search.watch.observers import Audience
-from search.words import duration, judged_on
+from search.words import duration
 from search.workers.crew import POLL_SECONDS, Crew, Worker, patience
 from search.workers.failures import Failure, decide, words_for
 from search.workers.messages import Answer, Epoch, Failed, Left, Started
@@ -79,6 +80,10 @@ class Coordinator:
         self.last_failure: str | None = None
         self.fatal: BaseException | None = None
         self.started = time.monotonic()
+        self._shown = -math.inf
+        """Time of the last snapshot for the audience."""
+        self._may_assign = False
+        """Whether another idle worker may get a trial in the next turn."""
 
     # -- from outside
 
@@ -153,31 +158,23 @@ class Coordinator:
         if self.stopping and not self.told_to_stop and not self.fatal:
             self.say("finishing the epoch; Ctrl-C again to stop now")
             self.told_to_stop = True
-        self.audience.watch(self.snapshot())
-        for worker, event in self.crew.events(POLL_SECONDS, self._patience):
+        self._show()
+        waits = self.outage.is_on or not self._may_assign
+        for worker, event in self.crew.events(POLL_SECONDS if waits else 0.0, self._patience):
             self.backlog.append(Said(worker, event))
         return True
 
+    def _show(self) -> None:
+        now = time.monotonic()
+        if now - self._shown >= SECONDS_A_WORKER * len(self.crew.workers):
+            self.audience.watch(self.snapshot())
+            self._shown = now
+
     def snapshot(self) -> Snapshot:
         """The search as it is now, for people."""
-        trials, hours = self.trials, self.spec.search.hours
-        workers = [worker.view(trials.epochs_of(worker.trial), trials.objective) for worker in self.crew.workers]
-        finished, ladder = tuple(trials.finished.values()), trials.rungs.ladder
-        paused = [one.step for one in trials.rungs.paused.values()]
+        hours, problems = self.spec.search.hours, self._problems()
         seconds_left = None if hours is None else max(0.0, self.started + hours * 3600 - time.monotonic())
-        return Snapshot(
-            study=self.spec.name,
-            budget=trials.budget,
-            spent=(spent := trials.spent),
-            finished=finished,
-            workers=tuple(workers),
-            eta_seconds=eta_seconds(trials.budget, spent, ladder, finished, workers, paused, seconds_left),
-            ladder=ladder,
-            objective=trials.objective,
-            stopping=self.stopping,
-            problems=tuple(self._problems()),
-            judged_on=judged_on(self.spec.data.folds),
-        )
+        return snapshot_of(self.trials, self.crew, stopping=self.stopping, problems=problems, seconds_left=seconds_left)
 
     def _problems(self) -> list[str]:
         """Obstacles to the search, each with its remedy or with the condition it waits for."""
@@ -219,7 +216,8 @@ class Coordinator:
     # -- trials
 
     def _assign(self) -> None:
-        """Give idle workers something to do."""
+        """Give idle workers something to do. A candidate can take long to ask for; messages are read meanwhile."""
+        begun, self._may_assign = time.monotonic(), False
         if self.no_room and self._has_room():
             self.say("there is room on the disk; going on")
             self.no_room = None
@@ -232,11 +230,14 @@ class Coordinator:
             worker.trial, worker.attempt, worker.epoch = trial, progress.attempts, None
             self.crew.send(worker.number, self.trials.assignment(trial, self.cache))
             self.journal.append(events.Assign(trial=trial, worker=worker.label, attempt=progress.attempts))
+            if time.monotonic() - begun > POLL_SECONDS:
+                self._may_assign = True
+                break
 
     def _tell_of_others(self) -> None:
         """Tell the user, once, of trials that other programs have finished or queued with impossible values."""
         while (others := self.trials.others).refused:
-            self.say(self._outcome_line(self.trials.finished[others.refused.popleft()]), WARNING)
+            self.say(line_of(self.trials.finished[others.refused.popleft()], self.trials), WARNING)
         if others.foreign:
             self.say(f"trial {', '.join(map(str, others.foreign))}: {FOREIGN_REASON}", WARNING)
             others.foreign.clear()
@@ -266,7 +267,7 @@ class Coordinator:
         if ending.state != TrialState.FAIL:
             self.last_failure = None
         self._keep_to_quota()
-        self.say(self._outcome_line(view), WARNING if ending.state == TrialState.FAIL else INFO)
+        self.say(line_of(view, self.trials), WARNING if ending.state == TrialState.FAIL else INFO)
 
     def _keep_to_quota(self) -> None:
         quota, waiting = self.spec.faults.checkpoint_gb, self.trials.rungs.order()
@@ -274,12 +275,6 @@ class Coordinator:
         anew = "; a paused trial among them would begin anew" if waiting else ""
         if removed:
             self.say(f"checkpoints beyond {quota:g} GB: removed {', '.join(removed)}{anew}")
-
-    def _outcome_line(self, view: TrialView) -> str:
-        snapshot = self.snapshot()
-        best = f"; best {snapshot.best_number} (trial {snapshot.best.number})" if snapshot.best else ""
-        spent = " ".join(snapshot.budget.progress(snapshot.spent))
-        return f"{view.sentence(snapshot.ladder, self.trials.objective)}; {spent}{best}"
 
     # -- events of workers
 
@@ -394,7 +389,5 @@ class Coordinator:
     def _patience(self, worker: Worker) -> float:
         progress = self.trials.progress
         own = progress[worker.trial].seconds.values() if worker.trial in progress else []
-        others = (seconds for trial in progress.values() for seconds in trial.seconds.values())
-        past = (view.seconds / view.epochs for view in self.trials.finished.values() if view.epochs)
         epochs = self.spec.train.epochs if self.spec.data.folds else 1
-        return patience(self.spec.faults, max(own, default=None), max((*others, *past), default=None), epochs)
+        return patience(self.spec.faults, max(own, default=None), self.trials.slowest, epochs)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.errors import FailureKind
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT
@@ -44,6 +44,7 @@ class Progress:
 
     trial: Trial
     reported: dict[int, float]
+    """Step -> value, in the order of the steps."""
     asked: int = 0
     """The last step at which the pruner was asked, even if an outage prevented its answer."""
     decided: dict[int, bool] = field(default_factory=dict)
@@ -65,10 +66,34 @@ class Progress:
     promoted_at: int | None = None
     """The step of the last rung that it left; see ``search.policy.ladder``."""
 
+    @classmethod
+    def of(cls, frozen: FrozenTrial, trial: Trial, pruned: bool | None, *, several: bool) -> Progress:
+        """A trial as it is stored.
+
+        Args:
+            frozen: the trial.
+            trial: the same, resumed.
+            pruned: the decision about its last step; None if none was made.
+            several: whether it has a training of its own up to each rung.
+        """
+        stored = frozen.user_attrs
+        return cls(
+            trial=trial,
+            reported=dict(sorted(frozen.intermediate_values.items())),
+            decided={} if pruned is None else {frozen.last_step or 0: pruned},
+            setbacks=Setbacks(
+                micro_batches=stored.get("micro_batches", 1),
+                streamed=stored.get("streamed", False),
+                device_errors=stored.get("device_errors", 0),
+            ),
+            seconds_before=stored.get("seconds", 0.0) if several else 0.0,
+            paused_at=stored.get(PAUSED_AT),
+        )
+
     @property
     def step(self) -> int:
         """The last step that was reported; 0 before the first."""
-        return max(self.reported, default=0)
+        return next(reversed(self.reported), 0)
 
     @property
     def total_seconds(self) -> float:

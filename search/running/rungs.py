@@ -6,6 +6,7 @@ that does not go on is paused once its worker is free; from then on it may be pr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from optuna.trial import FrozenTrial
@@ -34,6 +35,8 @@ class Rungs:
         self.ladder = self.standings.ladder
         self.paused: dict[int, Progress] = {}
         """Number -> paused trial."""
+        self.paused_steps: Counter[int] = Counter()
+        """Last step -> number of paused trials."""
         self._promoting: Promote | None = None
         """The promotion that is being stored. If still set in the next turn, the database went away in between."""
 
@@ -130,6 +133,7 @@ class Rungs:
         """Count a trial as paused."""
         assert progress.paused_at is not None
         self.paused[progress.trial.number] = progress
+        self.paused_steps[progress.step] += 1
         self.standings.wait(progress.trial.number, progress.paused_at)
 
     def promotable(self, at_least: int) -> int:
@@ -154,7 +158,7 @@ class Rungs:
             progress.trial.set_user_attr(PROMOTED_AT, event.step)
             self.place(progress, event.step)
             self.journal.append(event)
-            del self.paused[event.trial]
+            self._no_longer_paused(event.trial)
             self.standings.go(event.trial)
         self._promoting = None
         return progress
@@ -165,8 +169,12 @@ class Rungs:
 
     def end(self, number: int, value: float | None, *, diverged: bool = False) -> None:
         """Note that a trial has ended: complete with a value, or early."""
-        self.paused.pop(number, None)
+        self._no_longer_paused(number)
         if value is not None:
             self.standings.complete(number, value)
         else:
             self.standings.leave(number, diverged=diverged)
+
+    def _no_longer_paused(self, number: int) -> None:
+        if (progress := self.paused.pop(number, None)) is not None:
+            self.paused_steps[progress.step] -= 1

@@ -17,7 +17,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.paths import Runs
-from search.policy.ladder import PAUSED_AT, PROMOTED_AT
+from search.policy.ladder import PROMOTED_AT
 from search.running.allowance import Allowance, allowance_of
 from search.running.assignment import assignment_of
 from search.running.others import Others
@@ -26,6 +26,7 @@ from search.running.rungs import Rungs
 from search.study import events
 from search.study.begun import note_versions, other_versions
 from search.study.budget import Budget, Spent
+from search.study.ended import Ended
 from search.study.journal import Journal
 from search.study.marks import FOREIGN_REASON, Marks, is_foreign, own_trials
 from search.study.memory import read_anew
@@ -40,8 +41,8 @@ from search.study.sampling import (
 )
 from search.study.storage import backend_of
 from search.study.study import UUID, check_trials
-from search.study.trial import FAILED_UNDER, FAILURE, TrialView, best_of, settings_hash, step_of, view_of
-from search.workers.failures import Decision, Failure, Setbacks
+from search.study.trial import FAILED_UNDER, FAILURE, TrialView, settings_hash, step_of, view_of
+from search.workers.failures import Decision, Failure
 from search.workers.messages import Assign, Started
 from studies.objective import value_of, words_of
 from studies.spec import excesses
@@ -77,14 +78,22 @@ class Trials:
         self.progress: dict[int, Progress] = {}
         """Number -> trial that a worker trains, or that goes on when a worker is free."""
         self.finished: dict[int, TrialView] = {}
+        self.ended = Ended()
+        """Figures of the finished trials."""
+        self._slowest = 0.0
+        """Seconds of the slowest step that was reported to this launch."""
         self.rungs = Rungs(self.spec, self.journal)
 
     @property
     def spent(self) -> Spent:
         """The spent part of the budget."""
-        paused = self.rungs.paused
-        steps = [progress.step for progress in (*self.progress.values(), *paused.values())]
-        return Spent.so_far(self.finished.values(), steps, self.spec, len(paused))
+        steps = [progress.step for progress in self.progress.values()]
+        return Spent.so_far(self.ended, steps, self.spec, self.rungs.paused_steps)
+
+    @property
+    def slowest(self) -> float:
+        """Seconds of the slowest step so far, or of an average one of the slowest earlier trial; 0 if none is known."""
+        return max(self._slowest, self.ended.slowest)
 
     @property
     def allowance(self) -> Allowance:
@@ -120,7 +129,7 @@ class Trials:
                 shutil.rmtree(folder, ignore_errors=True)
         for frozen in own_trials(self.study):
             if frozen.state.is_finished():
-                self.finished[frozen.number] = view_of(frozen, self.spec.limit)
+                self._end(frozen)
         self.rungs.adopt(own_trials(self.study))
         for frozen in trials:
             if frozen.state == TrialState.RUNNING:
@@ -167,6 +176,7 @@ class Trials:
         self._go_on(self.rungs.complete_promoting())
         if self.asking:
             for frozen in self._unknown()[:1]:
+                self.lose_foreign(below=frozen.number)
                 self._resume(frozen)
             self.asking = False
 
@@ -204,6 +214,7 @@ class Trials:
         progress, value = self.progress[number], value_of(result, self.objective)
         trial, step = progress.trial, self.rungs.step_of(progress, result.epoch)
         progress.seconds[step] = result.seconds
+        self._slowest = max(self._slowest, result.seconds)
         progress.images_per_second = result.images_per_second
         if step not in progress.reported:
             trial.report(value, step)
@@ -282,15 +293,16 @@ class Trials:
             self.marks.note_ended(self.study, frozen)
             self.study.tell(trial, ending.value, ending.state)
             frozen = self._frozen(trial)
-        self._keep_confusion(frozen)
         state, value = ending.state.name, frozen.value
         why, kind = ending.reason, ending.failure
         self.journal.append(events.Tell(trial=number, state=state, value=value, reason=why, failure=kind))
         self.rungs.end(number, ending.value, diverged=ending.failure == "diverged")
         del self.progress[number]
-        self.finished[number] = view_of(frozen, self.spec.limit)
+        view = self._end(frozen)
+        if self.ended.best is view:
+            self._keep_confusion(number)
         self._forget(number)
-        return self.finished[number]
+        return view
 
     def fail_unknown(self) -> None:
         """Fail the surplus trials that a broken connection has created; they were never trained."""
@@ -328,12 +340,11 @@ class Trials:
             StudyChanged: in a trial of another program, a setting has an axis that Optuna cannot combine with its
                 axis in the study.
         """
-        self.lose_foreign(below=frozen.number)
         try:
             if not self.marks.is_asked(frozen):
                 frozen = read_anew(self.study, frozen)  # another program may have changed it
                 if (reason := impossible(frozen, self.space)) is not None:
-                    self.finished[frozen.number] = view_of(self.others.refuse(frozen, reason), self.spec.limit)
+                    self._end(self.others.refuse(frozen, reason))
                     return
                 frozen = make_own(self.study, frozen, KEPT)
                 self.others.note_queued(frozen)
@@ -346,20 +357,8 @@ class Trials:
             raise
         if self.journal.asked.get(trial.number) != trial.params:
             self.journal.append(events.Ask(trial=trial.number, params=trial.params))
-        step = frozen.last_step or 0
-        pruned = self.journal.decided.get((frozen.number, step))
-        progress = Progress(
-            trial=trial,
-            reported=dict(frozen.intermediate_values),
-            decided={} if pruned is None else {step: pruned},
-            setbacks=Setbacks(
-                micro_batches=frozen.user_attrs.get("micro_batches", 1),
-                streamed=frozen.user_attrs.get("streamed", False),
-                device_errors=frozen.user_attrs.get("device_errors", 0),
-            ),
-            seconds_before=frozen.user_attrs.get("seconds", 0.0) if self.rungs.ladder.anew else 0.0,
-            paused_at=frozen.user_attrs.get(PAUSED_AT),
-        )
+        pruned = self.journal.decided.get((frozen.number, frozen.last_step or 0))
+        progress = Progress.of(frozen, trial, pruned, several=self.rungs.ladder.anew)
         self.rungs.place(progress, frozen.user_attrs.get(PROMOTED_AT))
         if progress.waits:
             self.rungs.wait(progress)
@@ -386,13 +385,15 @@ class Trials:
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[trial.number]
 
-    def _keep_confusion(self, trial: FrozenTrial) -> None:
+    def _end(self, frozen: FrozenTrial) -> TrialView:
+        view = self.finished[frozen.number] = view_of(frozen, self.spec.limit)
+        self.ended = self.ended.plus(view)
+        return view
+
+    def _keep_confusion(self, number: int) -> None:
         """Keep the confusion matrix of a new best trial for its figure. A missing file is no error."""
-        best = best_of(self.study.get_trials(deepcopy=False), self.spec.limit)
-        if best is not None and best.number == trial.number:
-            with contextlib.suppress(OSError):
-                made = self.runs.trial_confusion(self.spec.name, trial.number)
-                made.replace(self.runs.confusion(self.spec.name))
+        with contextlib.suppress(OSError):
+            self.runs.trial_confusion(self.spec.name, number).replace(self.runs.confusion(self.spec.name))
 
     def _forget(self, number: int) -> None:
         shutil.rmtree(self.runs.trial(self.spec.name, number), ignore_errors=True)

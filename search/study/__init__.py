@@ -14,6 +14,7 @@ outage        retries database steps while the database is away
 sampling      sampler and pruner; asks for trials and resumes them
 marks         which finished trials are the search's own
 trial         one trial as the program sees it: view, rank, outcome
+ended         figures of the trials that have ended
 standings     the candidates that have reached each rung, and those paused there
 progress      a search at one moment: workers, problems, time left
 budget        what a search may spend, what it has spent, whether another candidate may begin

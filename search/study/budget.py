@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study.trial import FAILED_UNDER, TrialView, is_paused, settings_hash
+from search.study.ended import Ended
+from search.study.trial import FAILED_UNDER, is_paused, settings_hash
 from search.words import count
 from studies import StudySpec
 from studies.spec import describe_budget
@@ -49,22 +51,29 @@ class Spent:
             finished=sum(trial.state.is_finished() for trial in begun),
             complete=sum(trial.state == TrialState.COMPLETE for trial in begun),
             paused=sum(map(is_paused, begun)),
-            excused=_excused(failed_under, spec),
+            excused=_excused(Counter(one for one in failed_under if one is not None), spec),
         )
 
     @classmethod
-    def so_far(cls, ended: Collection[TrialView], steps: Collection[int], spec: StudySpec, paused: int = 0) -> Spent:
-        """The spent part during a search: ``steps`` of each unfinished trial; ``paused`` of these trials are paused."""
-        epochs = sum(view.epochs for view in ended) + sum(steps)
-        complete = sum(view.state == TrialState.COMPLETE.name for view in ended)
+    def so_far(cls, ended: Ended, steps: Collection[int], spec: StudySpec, paused: Mapping[int, int]) -> Spent:
+        """The spent part during a search.
+
+        Args:
+            ended: the trials that have ended.
+            steps: the last step of each trial in progress.
+            spec: the study.
+            paused: last step -> number of paused trials.
+        """
+        waiting = sum(paused.values())
+        epochs = ended.epochs + sum(steps) + sum(step * number for step, number in paused.items())
         return cls(
             epochs=epochs,
             trainings=epochs / spec.num_steps,
-            begun=len(ended) + len(steps),
-            finished=len(ended),
-            complete=complete,
-            paused=paused,
-            excused=_excused([view.failed_under for view in ended], spec),
+            begun=ended.number + len(steps) + waiting,
+            finished=ended.number,
+            complete=ended.states.get(TrialState.COMPLETE.name, 0),
+            paused=waiting,
+            excused=_excused(ended.failed_under, spec),
         )
 
     @property
@@ -73,9 +82,10 @@ class Spent:
         return self.begun - self.excused
 
 
-def _excused(failed_under: Sequence[str | None], spec: StudySpec) -> int:
-    failed = [one for one in failed_under if one is not None]
-    return sum(one != settings_hash(spec) for one in failed) if failed else 0
+def _excused(failed_under: Mapping[str, int], spec: StudySpec) -> int:
+    if not failed_under:
+        return 0
+    return sum(failed_under.values()) - failed_under.get(settings_hash(spec), 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from search.policy.ladder import Ladder
 from search.study.budget import Budget, Spent
 from search.study.confirmation import Confirmation
+from search.study.ended import Ended
 from search.study.exported import Exported
-from search.study.trial import TrialView, rank
+from search.study.trial import TrialView
 from search.words import duration
 from studies.objective import Objective, words_of
 
@@ -54,6 +57,8 @@ class Snapshot:
     budget: Budget
     spent: Spent
     finished: tuple[TrialView, ...]
+    ended: Ended
+    """Figures of the finished trials."""
     workers: tuple[WorkerView, ...]
     eta_seconds: float | None
     ladder: Ladder
@@ -78,14 +83,12 @@ class Snapshot:
     @property
     def best(self) -> TrialView | None:
         """The best feasible completed trial, ranked as in ``search.study.trial.best_of``."""
-        complete = [trial for trial in self.finished if trial.state == "COMPLETE" and trial.feasible]
-        return min(complete, key=lambda trial: rank(trial.value, trial.num_params, trial.number), default=None)
+        return self.ended.best
 
     @property
     def best_number(self) -> str:
         """The value of the best in words: "97.12%", "macro F1 91.30%"; "-" without one."""
-        best = self.best
-        return "-" if best is None or best.value is None else words_of(best.value, self.objective)
+        return words_of_best(self.best, self.objective)
 
     @property
     def is_confirmed(self) -> bool:
@@ -99,15 +102,18 @@ class Snapshot:
 
     def count(self, state: str) -> int:
         """Finished trials in one of Optuna's states."""
-        return sum(trial.state == state for trial in self.finished)
+        return self.ended.states.get(state, 0)
 
 
-def typical_epoch_seconds(finished: Sequence[TrialView], workers: Sequence[WorkerView]) -> float | None:
+def words_of_best(best: TrialView | None, objective: Objective) -> str:
+    """The value of the best trial in words; "-" without one."""
+    return "-" if best is None or best.value is None else words_of(best.value, objective)
+
+
+def typical_epoch_seconds(ended: Ended, workers: Sequence[WorkerView]) -> float | None:
     """Average duration of an epoch; None before one was measured."""
-    seconds = sum(trial.seconds for trial in finished)
-    epochs = sum(trial.epochs for trial in finished if trial.seconds)
-    if epochs:
-        return seconds / epochs
+    if ended.step_seconds is not None:
+        return ended.step_seconds
     running = [worker.epoch_seconds for worker in workers if worker.epoch_seconds]
     return sum(running) / len(running) if running else None
 
@@ -116,9 +122,9 @@ def eta_seconds(
     budget: Budget,
     spent: Spent,
     ladder: Ladder,
-    finished: Sequence[TrialView],
+    ended: Ended,
     workers: Sequence[WorkerView],
-    paused: Sequence[int] = (),
+    paused: Mapping[int, int],
     seconds_left: float | None = None,
 ) -> float | None:
     """Seconds until the budget is spent, from measured epochs and from the epochs that trials reach before pruning.
@@ -136,28 +142,30 @@ def eta_seconds(
         budget: the study's budget.
         spent: the spent part of the budget.
         ladder: the rungs, with the length of a trial.
-        finished: the finished trials.
+        ended: the finished trials.
         workers: the workers, with their current trials.
-        paused: the last step of each paused trial.
+        paused: last step -> number of paused trials.
         seconds_left: seconds left of a budget in hours; no trial begins after that. None without such a budget.
 
     Returns:
         The seconds; None before an epoch was measured, or without workers.
     """
-    epoch_seconds = typical_epoch_seconds(finished, workers)
+    epoch_seconds = typical_epoch_seconds(ended, workers)
     if epoch_seconds is None or not workers:
         return None
     running = [worker for worker in workers if worker.trial is not None]
     steps = [step_reached(worker, ladder) for worker in running]
-    over = [*(trial.epochs for trial in finished), *paused]
-    reached, ended = [0] * (ladder.last_step + 1), [0] * (ladder.last_step + 1)
-    for step, is_over in [*((one, True) for one in over), *((one, False) for one in steps)]:
-        last = min(step, ladder.last_step)
-        ended[last] += is_over
-        for epoch in range(last + 1):
-            reached[epoch] += 1
-    going_on = [1 - end / max(1, count) for end, count in zip(ended, reached, strict=True)]
+    over, there = Counter(ended.steps), Counter(steps)
+    over.update(paused)
+    reached, stay = [0] * (ladder.last_step + 1), [0] * (ladder.last_step + 1)
+    for step, number in [*over.items(), *there.items()]:
+        for epoch in range(min(step, ladder.last_step) + 1):
+            reached[epoch] += number
+    for step, number in over.items():
+        stay[min(step, ladder.last_step)] += number
+    going_on = [1 - end / max(1, count) for end, count in zip(stay, reached, strict=True)]
 
+    @cache
     def epochs_left(done: int) -> float:
         """Expected number of further epochs of a trial that has finished ``done`` and goes on."""
         expected, chance = 0.0, 1.0
@@ -172,7 +180,9 @@ def eta_seconds(
         for worker, step in zip(running, steps, strict=True)
         for seconds in [worker.epoch_seconds or epoch_seconds]
     ]
-    to_come = [] if budget.trials is None else [(budget.trials + spent.excused - len(over) - len(running)) * of_a_trial]
+    to_come = (
+        [] if budget.trials is None else [(budget.trials + spent.excused - over.total() - len(running)) * of_a_trial]
+    )
     if budget.trainings is not None:
         to_come.append((budget.trainings * budget.steps - spent.epochs) * epoch_seconds - sum(left))
     new = max(0.0, min(to_come))

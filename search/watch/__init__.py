@@ -2,6 +2,7 @@
 
 status     a study seen from outside: database, state file, JSON
 live       80 columns of a terminal: live view, plain lines, last message
+table      tables of the live view as plain lines
 observers  observers of a search; none of them can disturb it
 aside      an observer in a thread of its own
 messenger  messages on a new best and at the end, from a thread

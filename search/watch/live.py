@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +25,7 @@ from search.study.progress import Snapshot, WorkerView, problems, typical_epoch_
 from search.study.trial import TrialView
 from search.watch.status import as_json as shape
 from search.watch.status import follow, read_snapshot
+from search.watch.table import cut, small_bar, table
 from search.words import count, duration, judged_on, megabytes, show
 from studies import StudySpec
 from studies.objective import NAMES, Objective, number_of
@@ -38,6 +40,12 @@ RECENT_TRIALS = 8
 """Most finished trials that are shown; a terminal with few rows shows fewer."""
 
 SHOWN_PROBLEMS = 3
+
+SHOWN_WORKERS = 16
+"""Most workers with a row of their own."""
+
+DRAWN_SECONDS = 1.0
+"""Time between two drawings of the live view; lines that are said meanwhile appear with the next one."""
 
 COLUMN: dict[Objective, str] = NAMES | {"balanced_accuracy": "balanced"}
 """Objective -> head of its column, of at most eight letters."""
@@ -54,7 +62,10 @@ def text_of_snapshot(snapshot: Snapshot, *, rows: int = 40) -> Group:
         rows: height of the terminal; if it is too low, trials are left out first.
     """
     parts: list[RenderableType] = [Text(headline(snapshot), style="bold")]
-    parts.append(_bar(snapshot.budget.share(snapshot.spent), 1, COLUMNS))
+    # Not rich's default pink, because red means a problem here.
+    share = snapshot.budget.share(snapshot.spent)
+    bar = ProgressBar(total=1, completed=share, width=COLUMNS, complete_style="cyan", finished_style="green")
+    parts.append(bar)
     trouble = problems(snapshot)
     for problem in trouble[-SHOWN_PROBLEMS:]:
         parts.append(_entry("problem", problem, "red"))
@@ -65,7 +76,12 @@ def text_of_snapshot(snapshot: Snapshot, *, rows: int = 40) -> Group:
     parts += _results(snapshot)
     if snapshot.workers:
         parts += [Text(""), _workers(snapshot)]
-    room = rows - len(parts) - len(snapshot.workers) - 6  # blank lines, headers, and lines that were folded
+    if further := snapshot.workers[SHOWN_WORKERS:]:
+        training = sum(worker.trial is not None for worker in further)
+        parts += [Text(f"and {len(further):,} further workers, {training:,} of them training", style="dim")]
+    room = (
+        rows - len(parts) - len(snapshot.workers[:SHOWN_WORKERS]) - 6
+    )  # blank lines, headers, and lines that were folded
     if snapshot.finished and room > 0:
         parts += [Text(""), _trials(snapshot, min(RECENT_TRIALS, room))]
     return Group(*parts)
@@ -98,33 +114,26 @@ def headline(snapshot: Snapshot) -> str:
     return f"{snapshot.study}: {', '.join(parts)}"
 
 
-def _workers(snapshot: Snapshot) -> Table:
-    typical = typical_epoch_seconds(snapshot.finished, snapshot.workers)
-    objective = COLUMN[snapshot.objective]
-    columns: dict[str, list[RenderableType | None]] = {
-        "worker": [worker.label or None for worker in snapshot.workers],
-        "device": [worker.device or None for worker in snapshot.workers],
-        "trial": [_trial_of(worker) for worker in snapshot.workers],
-        "epoch": [None if worker.trial is None else f"{worker.epoch}/{worker.epochs}" for worker in snapshot.workers],
+def _workers(snapshot: Snapshot) -> Text:
+    typical = typical_epoch_seconds(snapshot.ended, snapshot.workers)
+    objective, workers = COLUMN[snapshot.objective], snapshot.workers[:SHOWN_WORKERS]
+    columns: dict[str, list[str | Text | None]] = {
+        "worker": [cut(worker.label, 8) or None for worker in workers],
+        "device": [cut(worker.device, 14) or None for worker in workers],
+        "trial": [_trial_of(worker) for worker in workers],
+        "epoch": [None if worker.trial is None else f"{worker.epoch}/{worker.epochs}" for worker in workers],
         "": [
-            "" if worker.trial is None else _bar(epochs_done(worker, typical), worker.epochs, 10)
-            for worker in snapshot.workers
+            "" if worker.trial is None else small_bar(epochs_done(worker, typical), worker.epochs) for worker in workers
         ],
         objective: [
-            None if worker.value is None else number_of(worker.value, snapshot.objective) for worker in snapshot.workers
+            None if worker.value is None else number_of(worker.value, snapshot.objective) for worker in workers
         ],
-        "images/s": [_or_none(worker.images_per_second, "{:,.0f}") for worker in snapshot.workers],
-        "memory": [megabytes(worker.memory_bytes) if worker.memory_bytes else None for worker in snapshot.workers],
+        "images/s": [_or_none(worker.images_per_second, "{:,.0f}") for worker in workers],
+        "memory": [megabytes(worker.memory_bytes) if worker.memory_bytes else None for worker in workers],
     }
     if not any(columns["worker"]):  # only the database is known, which has no other columns
         columns = {name: columns[name] for name in ("trial", "epoch", "", objective)}
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-    for name in columns:
-        left, width = name in ("", "worker", "device"), {"worker": 8, "device": 14}.get(name)
-        table.add_column(name, justify="left" if left else "right", no_wrap=True, max_width=width, overflow="ellipsis")
-    for row in zip(*columns.values(), strict=True):
-        table.add_row(*("-" if cell is None else cell for cell in row))
-    return table
+    return table(columns, left=("", "worker", "device"), gap=1)
 
 
 def _trial_of(worker: WorkerView) -> str | None:
@@ -145,22 +154,18 @@ def epochs_done(worker: WorkerView, typical_seconds: float | None) -> float:
     return worker.epoch + min(0.95, worker.seconds_since_progress / seconds)
 
 
-def _trials(snapshot: Snapshot, rows: int) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("trial", "state", "epochs", COLUMN[snapshot.objective], "parameters", "time"):
-        table.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
-    best = snapshot.best
-    for trial in sorted(snapshot.finished, key=lambda trial: trial.number)[-rows:]:
-        table.add_row(
-            str(trial.number),
-            trial.state.lower(),
-            _epochs(trial, snapshot),
-            "-" if trial.value is None else number_of(trial.value, snapshot.objective),
-            "-" if trial.num_params is None else f"{trial.num_params:,}",
-            duration(trial.seconds),
-            style=_style(trial, best),
-        )
-    return table
+def _trials(snapshot: Snapshot, rows: int) -> Text:
+    trials = sorted(snapshot.finished, key=attrgetter("number"))[-rows:]
+    objective = COLUMN[snapshot.objective]
+    columns: dict[str, list[str | Text | None]] = {
+        "trial": [str(trial.number) for trial in trials],
+        "state": [trial.state.lower() for trial in trials],
+        "epochs": [_epochs(trial, snapshot) for trial in trials],
+        objective: [None if trial.value is None else number_of(trial.value, snapshot.objective) for trial in trials],
+        "parameters": [_or_none(trial.num_params, "{:,}") for trial in trials],
+        "time": [duration(trial.seconds) for trial in trials],
+    }
+    return table(columns, left=("state",), gap=2, styles=[_style(trial, snapshot.best) for trial in trials])
 
 
 def _epochs(trial: TrialView, snapshot: Snapshot) -> str:
@@ -186,12 +191,6 @@ def _entry(name: str, words: str, style: str) -> RenderableType:
     return table
 
 
-def _bar(done: float, total: float, width: int) -> RenderableType:
-    # Not rich's default pink, because red means a problem here.
-    bar = ProgressBar(total=max(total, 1), completed=done, width=width, complete_style="cyan", finished_style="green")
-    return Padding(bar, 0)
-
-
 class Display:
     """Shows a running search: a live view in a terminal, plain lines elsewhere.
 
@@ -209,6 +208,9 @@ class Display:
             self._live = Live(console=self.console, auto_refresh=False, redirect_stderr=to_terminal)
         self._gone = False
         self._said = time.monotonic()
+        self._drawn = -math.inf
+        self._lines: list[str] = []
+        """Lines that appear above the live view with its next drawing."""
 
     def __enter__(self) -> Display:
         if self._live:
@@ -217,6 +219,7 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         if self._live:
+            self._try(self._print_lines)
             self._try(self._live.stop)
         try:
             self.console.file.flush()
@@ -226,9 +229,13 @@ class Display:
 
     def watch(self, snapshot: Snapshot) -> None:
         """Show the search as it is now."""
+        now = time.monotonic()
         if live := self._live:
-            self._try(lambda: live.update(text_of_snapshot(snapshot, rows=self.console.height), refresh=True))
-        elif time.monotonic() - self._said > LOG_SECONDS:
+            if now - self._drawn >= DRAWN_SECONDS:
+                self._drawn = now
+                self._try(self._print_lines)
+                self._try(lambda: live.update(text_of_snapshot(snapshot, rows=self.console.height), refresh=True))
+        elif now - self._said > LOG_SECONDS:
             self.say(log_line(snapshot))
 
     def say(self, line: str, level: int = logging.INFO, /) -> None:
@@ -238,9 +245,14 @@ class Display:
         if self._quiet and level < logging.WARNING:
             return
         if self._live:
-            self._try(lambda: self.console.print(without_controls(line), soft_wrap=True, markup=False))
+            self._lines.append(without_controls(line))
         else:  # without room on the disk, Python keeps the line in its buffer, and rich would write it twice
             self._try(lambda: print(without_controls(line), file=self.console.file, flush=True))
+
+    def _print_lines(self) -> None:
+        if self._lines:
+            lines, self._lines = "\n".join(self._lines), []
+            self.console.print(lines, soft_wrap=True, markup=False)
 
     def _try(self, show: Callable[[], object]) -> None:
         if not self._gone:

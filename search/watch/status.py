@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Generator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from search.paths import Runs
 from search.policy.ladder import PROMOTED_AT, Ladder
 from search.study.budget import Budget, Spent
 from search.study.confirmation import confirmed
+from search.study.ended import Ended
 from search.study.exported import tested
 from search.study.lock import owner_of
 from search.study.marks import own_trials
@@ -124,6 +126,7 @@ def completed(
 def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: State | None = None) -> Snapshot:
     """A search seen from outside: from the trials in its database and, if given, from its state file."""
     finished = tuple(view_of(trial, spec.limit) for trial in trials if trial.state.is_finished())
+    ended = Ended.of(finished)
     budget, spent, ladder = Budget.of(spec), Spent.of(trials, spec), build_ladder(spec)
     if told is not None:
         aged = time.time() - told.at
@@ -133,6 +136,7 @@ def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: State | None =
             budget=budget,
             spent=spent,
             finished=finished,
+            ended=ended,
             workers=tuple(workers),
             eta_seconds=told.eta_seconds,
             ladder=ladder,
@@ -143,9 +147,9 @@ def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: State | None =
         )
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     trained = tuple(_worker_of(trial, ladder, spec.search.objective) for trial in running if not is_paused(trial))
-    paused = [view_of(trial).epochs for trial in running if is_paused(trial)]
-    eta = eta_seconds(budget, spent, ladder, finished, trained, paused)
-    seen = Snapshot(spec.name, budget, spent, finished, trained, eta, ladder, spec.search.objective)
+    paused = Counter(view_of(trial).epochs for trial in running if is_paused(trial))
+    eta = eta_seconds(budget, spent, ladder, ended, trained, paused)
+    seen = Snapshot(spec.name, budget, spent, finished, ended, trained, eta, ladder, spec.search.objective)
     return replace(seen, judged_on=judged_on(spec.data.folds))
 
 

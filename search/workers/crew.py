@@ -167,12 +167,13 @@ class Crew:
             else:
                 worker.busy_since = None
             yield number, event
+        now, shortest = time.monotonic(), min(self.faults.hang_seconds, self.faults.first_epoch_seconds)
         for worker in self.workers:
-            silent = worker.silent_seconds
-            if silent > (patience(worker) if worker.ready else self.faults.first_epoch_seconds):
+            silent = 0.0 if worker.busy_since is None else now - worker.busy_since
+            if silent > shortest and silent > (patience(worker) if worker.ready else self.faults.first_epoch_seconds):
                 worker.failed_starts += not worker.ready
                 self._kill(worker, f"made no progress for {duration(silent)} and was ended")
-            elif worker.killed_at is not None and time.monotonic() - worker.killed_at > STUCK_SECONDS:
+            elif worker.killed_at is not None and now - worker.killed_at > STUCK_SECONDS:
                 yield worker.number, self._abandon(worker)
 
     def replace(self, worker: Worker, failure: Failure) -> None:
@@ -250,8 +251,8 @@ def patience(faults: Faults, own: float | None, others: float | None, epochs: in
     Args:
         faults: the study's numbers.
         own: seconds of the slowest result of this worker's training; None before the first.
-        others: seconds of the slowest result of all other trainings: a weak hint, because this candidate may be many
-            times as large.
+        others: seconds of the slowest result of all trainings: a weak hint, because this candidate may be many times
+            as large.
         epochs: number of epochs that one result stands for: 1, or all epochs of a fold.
     """
     if own is not None:

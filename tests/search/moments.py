@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from search.study.budget import Budget, Spent
+from search.study.ended import Ended
 from search.study.progress import Snapshot, WorkerView
 from search.study.sampling import build_ladder
 from search.study.trial import TrialView
@@ -37,7 +38,8 @@ def moment(
     """``budget``: a number of trials, or the budget of [search]. The workers' trials are all that is in progress."""
     spec = spec_of(**({"trials": budget} if isinstance(budget, int) else budget))
     steps = [worker.epoch for worker in workers if worker.trial is not None]
-    spent = Spent.so_far(finished, steps, spec)
+    ended = Ended.of(finished)
+    spent = Spent.so_far(ended, steps, spec, {})
     budget, ladder = Budget.of(spec), build_ladder(spec)
     more = {"objective": "accuracy"} | more
-    return Snapshot(study, budget, spent, tuple(finished), tuple(workers), eta_seconds, ladder, **more)
+    return Snapshot(study, budget, spent, tuple(finished), ended, tuple(workers), eta_seconds, ladder, **more)

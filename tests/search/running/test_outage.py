@@ -122,13 +122,15 @@ def test_a_trial_whose_telling_is_cut_short_is_told_to_people_once_and_leaves_no
         Path(assignment.checkpoint).parent.mkdir(parents=True)
         yield from trains(assignment, times)
 
-    def away_once(trial: optuna.trial.FrozenTrial) -> None:
-        monkeypatch.setattr(coordinator.trials, "_keep_confusion", there)
-        raise OperationalError("", None, Exception("the server is gone"))
+    def away_once(trial: optuna.trial.Trial) -> optuna.trial.FrozenTrial:
+        if (frozen := there(trial)).state.is_finished():
+            monkeypatch.setattr(coordinator.trials, "_frozen", there)
+            raise OperationalError("", None, Exception("the server is gone"))
+        return frozen
 
     coordinator = bench.coordinator(ScriptedPool(keeps), spec_of(trials=1))
-    there = coordinator.trials._keep_confusion
-    monkeypatch.setattr(coordinator.trials, "_keep_confusion", away_once)
+    there = coordinator.trials._frozen
+    monkeypatch.setattr(coordinator.trials, "_frozen", away_once)
     assert coordinator.run() is True
     assert ["1 of 1 trials finished" in note for note in bench.notes].count(True) == 1
     assert [event.event for event in read_journal(coordinator.journal.path)].count("tell") == 1

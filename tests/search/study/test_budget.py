@@ -10,6 +10,7 @@ from moments import STEPS, spec_of
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.study.budget import Budget, Spent
+from search.study.ended import Ended
 from search.study.trial import is_paused, view_of
 
 
@@ -52,8 +53,9 @@ def test_every_epoch_of_every_candidate_is_spent() -> None:
 
 
 def test_a_running_search_counts_as_its_database_does() -> None:
-    ended = [view_of(one) for one in TRIALS if one.state.is_finished()]
-    assert Spent.so_far(ended, [2, 1], spec_of()) == Spent.of(TRIALS[:4] + TRIALS[5:], spec_of())
+    ended = Ended.of(view_of(one) for one in TRIALS if one.state.is_finished())
+    assert Spent.so_far(ended, [2, 1], spec_of(), {}) == Spent.of(TRIALS[:4] + TRIALS[5:], spec_of())
+    assert Spent.so_far(ended, [2], spec_of(), {1: 1}).paused == 1
 
 
 def test_a_fold_counts_as_a_step() -> None:

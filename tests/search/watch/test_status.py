@@ -20,6 +20,7 @@ from rich.console import Console
 
 from search.paths import DEFAULT_RUNS, Runs
 from search.study.budget import Budget, Spent
+from search.study.ended import Ended
 from search.study.progress import Snapshot, WorkerView, eta_seconds, problems
 from search.study.sampling import build_ladder
 from search.study.storage import open_storage, parse_url
@@ -46,8 +47,9 @@ def eta(
 ) -> float | None:
     """Of a search that has these trials, with a budget of six trials unless another one is named."""
     spec = spec_of(**(search or {"trials": 6}))
-    spent = Spent.so_far(finished, [worker.epoch for worker in workers if worker.trial is not None], spec)
-    return eta_seconds(Budget.of(spec), spent, build_ladder(spec), finished, workers, seconds_left=seconds_left)
+    ended, steps = Ended.of(finished), [worker.epoch for worker in workers if worker.trial is not None]
+    spent = Spent.so_far(ended, steps, spec, {})
+    return eta_seconds(Budget.of(spec), spent, build_ladder(spec), ended, workers, {}, seconds_left)
 
 
 def trial(number: int, epochs: int = 3, state: str = "COMPLETE", **more: Any) -> TrialView:
@@ -107,7 +109,7 @@ class TestEta:
         running = [training(2, 5, epoch_seconds=10.0), training(3, 18, epoch_seconds=10.0)]
         running = [replace(running[0], epochs=6), replace(running[1], epochs=18)]
         # One is at step 7 of 26, the other at its end; each to come has 2 epochs, and 24 more with a chance of half.
-        found = eta_seconds(Budget.of(spec), spent, ladder, [], running, [2, 2])
+        found = eta_seconds(Budget.of(spec), spent, ladder, Ended(), running, {2: 2})
         assert found == pytest.approx((19 * 10 + 2 * (2 + 12) * 10) / 2)
 
     def test_is_not_shorter_than_the_longest_trial_that_runs(self) -> None:

@@ -1,0 +1,471 @@
+"""What many workers cost the coordinator: ``python -P bench/scale.py [--workers 8 1000] [--finished 5000]``.
+
+The real coordinator, its display on a terminal that throws all away, and the state file serve workers that play a
+script: each epoch takes 30 s of a simulated clock. The clock is the CPU time of this process (with Postgres, also that
+of the server's process for it) plus the time in which there is nothing to do. So other work on the machine does not
+count, and neither does the wait for the disk. Each case is a process of its own, and begins with a study as a search
+leaves it.
+
+``--open 20000`` measures how long a launch takes to open a study of so many trials.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import heapq
+import io
+import json
+import math
+import os
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.samplers import TPESampler
+from optuna.storages._rdb import models
+from optuna.trial import TrialState
+from sqlalchemy import event, insert, select
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # for the Postgres server
+
+from search.devices import WorkerDevice
+from search.paths import Runs
+from search.plan.space import Bounds, distributions
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder
+from search.policy.model import ModelSampler
+from search.running.coordinator import Coordinator
+from search.running.launch import launch  # noqa: F401  # all that a launch imports counts for the memory
+from search.study.lock import own_study
+from search.study.marks import ENDED, MARK, Marks
+from search.study.owned import OwnedStudy
+from search.study.sampling import build_ladder
+from search.study.storage import backend_of, open_storage, parse_url
+from search.study.study import UUID, open_study
+from search.watch.live import Display
+from search.watch.observers import Observers, StateFile
+from search.workers.messages import Answer, Assign, Epoch, FromWorker, Left, Ready, Started, ToWorker
+from studies import StudySpec
+from trainer.config import EpochResult
+
+EPOCHS, EPOCH_SECONDS = 20, 30.0
+WAYS = {"model, promote": ("model", "promote"), "tpe, halving": ("tpe", "successive_halving")}
+"""Sampler and pruner; the first are the defaults."""
+
+monotonic = time.monotonic
+
+
+class Clock:
+    """CPU used, plus the time that was idle."""
+
+    def __init__(self) -> None:
+        self.idle = self._server = self._server_before = 0.0
+        self._servers: set[int] = set()
+        self._begun = time.process_time()
+
+    def listen(self, study: optuna.Study) -> None:
+        """Count the CPU of the server's processes for this study, too."""
+        engine = backend_of(study).engine
+        if engine.dialect.name == "postgresql":
+            event.listen(engine, "checkout", lambda opened, *_: self._servers.add(opened.info.backend_pid))
+
+    def look(self) -> None:
+        """Read the CPU of the server's processes."""
+        now = sum(_cpu_of(number) for number in self._servers)
+        self._server += max(0.0, now - self._server_before)
+        self._server_before = now
+
+    @property
+    def used(self) -> float:
+        """CPU seconds."""
+        return time.process_time() - self._begun + self._server
+
+    def __call__(self) -> float:
+        return self.used + self.idle
+
+
+def _cpu_of(process: int) -> float:
+    try:
+        return int(Path(f"/proc/{process}/schedstat").read_text().split()[0]) / 1e9
+    except OSError:
+        return 0.0
+
+
+@dataclass
+class Play:
+    """A worker's training."""
+
+    trial: int
+    epochs: int
+    done: int
+    quality: float
+    seconds: float
+
+
+class ScriptedPool:
+    """Workers on the simulated clock: they take 2 s to count a candidate, and about 30 s for an epoch."""
+
+    def __init__(self, workers: int, clock: Clock) -> None:
+        self.devices = [WorkerDevice(f"gpu {number}", None, 1) for number in range(workers)]
+        self.clock = clock
+        self.done: dict[int, int] = {}
+        """Trial -> epochs in the checkpoint of its present training."""
+        self.free: dict[int, float] = {}
+        """Worker -> the time since which it is free."""
+        self.waits: list[float] = []
+        """Seconds from a worker's end of a trial to its next assignment."""
+        self.answers: list[float] = []
+        """Seconds from an epoch to its answer."""
+        self._plays: dict[int, Play] = {}
+        self._due: list[tuple[float, int, int, FromWorker]] = []
+        self._sent: dict[int, float] = {}
+        self._count = 0
+        self._random = random.Random(0)
+
+    def start(self, worker: int) -> None:
+        """Ready after some seconds."""
+        self._later(worker, self._random.random(), Ready(device="NVIDIA H100 80GB HBM3"))
+
+    def send(self, worker: int, message: ToWorker) -> None:
+        """Go on, let go, or begin."""
+        now = self.clock()
+        if isinstance(message, Assign):
+            if worker in self.free:
+                self.waits.append(now - self.free.pop(worker))
+            self._begin(worker, message)
+            return
+        self.answers.append(now - self._sent[worker])
+        play = self._plays[worker]
+        if isinstance(message, Answer) and message.go_on and play.done < play.epochs:
+            self._train(worker)
+        else:
+            self._later(worker, 0.01, Left(trial=play.trial))
+
+    def events(self, timeout: float) -> Iterator[tuple[int, FromWorker]]:
+        """All messages that are due."""
+        self.clock.look()
+        now = self.clock()
+        until = min(now + timeout, self._due[0][0] if self._due else math.inf)
+        self.clock.idle += max(0.0, until - now)
+        now = max(now, until)
+        while self._due and self._due[0][0] <= now:
+            at, _, worker, message = heapq.heappop(self._due)
+            self._sent[worker] = at
+            if isinstance(message, Left):
+                self.free[worker] = at
+            yield worker, message
+
+    def kill(self, worker: int) -> None:
+        """Nobody hangs here."""
+        raise AssertionError(worker)
+
+    abandon = log_tail = kill  # type: ignore[assignment]
+
+    def close(self, patience_seconds: float = 5) -> list[int]:
+        """Nothing is left over."""
+        return []
+
+    def _begin(self, worker: int, message: Assign) -> None:
+        config = message.config
+        done = self.done.pop(message.trial, 0)
+        lr, noise = float(str(config["lr"])), random.Random(message.trial).gauss(0, 0.02)
+        quality = 0.9 - 0.1 * math.log10(lr / 3e-3) ** 2 - 0.3 * float(str(config["dropout"])) ** 2 + noise
+        seconds = EPOCH_SECONDS * random.Random(message.trial).uniform(0.7, 1.3)
+        self._plays[worker] = Play(message.trial, int(str(config["epochs"])), done, quality, seconds)
+        self._later(worker, 2.0, Started(trial=message.trial, num_params=900_000 + message.trial, macs=10**8))
+        self._train(worker, after=2.0 + (seconds * self._random.random() if done else 0.0))
+
+    def _train(self, worker: int, after: float = 0.0) -> None:
+        play = self._plays[worker]
+        play.done += 1
+        result = EpochResult(
+            epoch=play.done,
+            train_loss=1.0,
+            val_loss=1.0,
+            val_accuracy=play.quality * (1 - math.exp(-play.done / 4)),
+            seconds=play.seconds,
+            images_per_second=12_345.0,
+            final=play.done == play.epochs,
+        )
+        self._later(worker, after + play.seconds, Epoch(trial=play.trial, result=result, memory_bytes=1 << 30))
+
+    def _later(self, worker: int, seconds: float, message: FromWorker) -> None:
+        self._count += 1
+        heapq.heappush(self._due, (self.clock() + seconds, self._count, worker, message))
+
+
+def spec_of(way: str) -> StudySpec:
+    """A study of five settings."""
+    sampler, pruner = WAYS[way]
+    return StudySpec.model_validate(
+        {
+            "name": "scale",
+            "train": {"epochs": EPOCHS},
+            "space": {
+                "lr": {"low": 1e-4, "high": 1e-1, "log": True},
+                "weight_decay": {"low": 1e-3, "high": 0.3, "log": True},
+                "label_smoothing": {"low": 0.0, "high": 0.1},
+                "dropout": {"low": 0.0, "high": 0.5},
+                "batch_size": [32, 64, 128],
+            },
+            "search": {"trainings": 1_000_000, "sampler": sampler, "pruner": pruner},
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A trial as a search leaves it."""
+
+    state: TrialState
+    last: int
+    """Its last step."""
+    attributes: dict[str, Any]
+
+
+def as_left(number: int, ladder: Ladder, finished: int) -> Filled:
+    """One trial: of three that come to a rung, one goes on. The last ones are being trained."""
+    steps = ladder.steps if ladder.rungs else (1, 3, 9, EPOCHS)  # those of successive halving
+    place = min(len(steps) - 1, _place(number))
+    ends = place == len(steps) - 1
+    if number >= finished:  # in progress: between two rungs
+        place = number % len(steps)
+        below = steps[place - 1] if place else 0
+        last = random.Random(number).randrange(below, steps[place])
+        return Filled(TrialState.RUNNING, last, {PROMOTED_AT: below} if below and ladder.rungs else {})
+    attributes: dict[str, Any] = {"seconds": steps[place] * EPOCH_SECONDS}
+    if not ladder.rungs:
+        return Filled(TrialState.COMPLETE if ends else TrialState.PRUNED, steps[place], attributes)
+    if not ends:
+        return Filled(TrialState.RUNNING, steps[place], attributes | {PAUSED_AT: steps[place]})
+    return Filled(TrialState.COMPLETE, steps[place], attributes | {PROMOTED_AT: steps[place - 1]})
+
+
+def _place(number: int) -> int:
+    """How many times a trial was among the best third."""
+    return next(times for times in range(99) if (number + 1) % 3 ** (times + 1))
+
+
+def fill(study: optuna.Study, spec: StudySpec, running: int, finished: int) -> dict[int, int]:
+    """Trials as a search leaves them; through Optuna, one by one, it would take longer than all the rest.
+
+    Returns:
+        The trials in progress, with the epochs in their checkpoints.
+    """
+    space, ladder, marks = distributions(spec, None), build_ladder(spec), Marks(study.user_attrs[UUID], None)
+    axes = {name: distribution_to_json(axis) for name, axis in space.items()}
+    rows: dict[type[Any], list[dict[str, Any]]] = defaultdict(list)
+    left = [as_left(number, ladder, finished) for number in range(finished + running)]
+    begun: dict[int, int] = {}
+    with backend_of(study).engine.begin() as connection:
+        now, trial = datetime.now(), models.TrialModel
+        named = [
+            {"study_id": study._study_id, "number": number, "state": one.state, "datetime_start": now}
+            for number, one in enumerate(left)
+        ]
+        connection.execute(insert(trial), named)
+        ids = connection.execute(select(trial.trial_id).where(trial.study_id == study._study_id).order_by(trial.number))
+        for number, (trial_id, one) in enumerate(zip(ids.scalars().all(), left, strict=True)):
+            drawn, of = random.Random(number), {"trial_id": trial_id}
+            for name, axis in space.items():
+                row = of | {"param_name": name, "distribution_json": axes[name]}
+                rows[models.TrialParamModel].append(row | {"param_value": _draw(axis, drawn)})
+            value = 0.4 + 0.1 * _place(number) + drawn.uniform(0.0, 0.1)
+            for step in range(1, one.last + 1):
+                row = of | {"step": step, "intermediate_value": value, "intermediate_value_type": "FINITE"}
+                rows[models.TrialIntermediateValueModel].append(row)
+            mark = marks.asked(number) + (ENDED if one.state.is_finished() else "")
+            counted = {MARK: mark, "num_params": 900_000 + number, "macs": 10**8}
+            for key, attribute in (one.attributes | counted).items():
+                rows[models.TrialUserAttributeModel].append(of | {"key": key, "value_json": json.dumps(attribute)})
+            for rung, step in enumerate(() if ladder.rungs else (1, 3, 9)):
+                if step <= one.last:
+                    row = of | {"key": f"completed_rung_{rung}", "value_json": json.dumps(value)}
+                    rows[models.TrialSystemAttributeModel].append(row)
+            if one.state == TrialState.COMPLETE:
+                rows[models.TrialValueModel].append(of | {"objective": 0, "value": value, "value_type": "FINITE"})
+            if number >= finished:
+                stage = ladder.stage_after(one.attributes.get(PROMOTED_AT, 0)) if ladder.anew else 0
+                begun[number] = one.last - ladder.begins_at(stage)
+        for table, values in rows.items():
+            connection.execute(insert(table), values)
+    return begun
+
+
+def _draw(axis: BaseDistribution, drawn: random.Random) -> float:
+    if isinstance(axis, optuna.distributions.CategoricalDistribution):
+        return float(drawn.randrange(len(axis.choices)))
+    assert isinstance(axis, optuna.distributions.FloatDistribution)
+    if axis.log:
+        return math.exp(drawn.uniform(math.log(axis.low), math.log(axis.high)))
+    return drawn.uniform(axis.low, axis.high)
+
+
+class Spending:
+    """CPU seconds of the sampler's own methods."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        for sampler in (ModelSampler, TPESampler):
+            for name in ("infer_relative_search_space", "sample_relative", "sample_independent"):
+                setattr(sampler, name, self._counted(getattr(sampler, name)))
+
+    def _counted(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            begun = time.process_time()
+            try:
+                return method(*arguments, **options)
+            finally:
+                self.seconds += time.process_time() - begun
+
+        return counted
+
+
+class Nowhere(io.StringIO):
+    """A terminal that throws all away."""
+
+    def isatty(self) -> bool:
+        """Yes."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Nothing is kept."""
+        return len(text)
+
+
+def measure(options: argparse.Namespace) -> dict[str, float]:
+    """One case, in this process."""
+    way, workers, finished = options.case, options.workers[0], options.finished[0]
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    spec, clock, spending = spec_of(way), Clock(), Spending()
+    os.environ |= {"COLUMNS": "80", "LINES": "40", "TERM": "xterm-256color"}
+    sys.stdout = Nowhere()
+    time.monotonic = clock
+    with ExitStack() as stack:
+        runs = Runs(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        url = parse_url(options.storage or f"sqlite:///{runs.root}/search.db")
+        check_lock = stack.enter_context(own_study(spec.name, url, runs))
+        study = open_study(spec, open_storage(url, create=True), "0" * 64)
+        begun = fill(study, spec, 0 if options.opening else workers, finished)
+        space = distributions(spec, None)
+        bounds = Bounds(width=None, most_params=0, space=space, known=[], left_out={})
+
+        def coordinator() -> tuple[Coordinator, ScriptedPool]:
+            pool = ScriptedPool(workers, clock)
+            pool.done = dict(begun)
+            display = stack.enter_context(Display())
+            observers = Observers(display, [StateFile(runs.state(spec.name), "bench")], at_once=lambda: True)
+            owned = OwnedStudy(study, spec, check_lock)
+            return Coordinator(owned, bounds, pool, runs, "cache", observers), pool
+
+        if options.opening:
+            coordinator()[0].begin()  # the first writes the journal
+            before, cpu = monotonic(), time.process_time()
+            study = open_study(spec, open_storage(url), "0" * 64)
+            coordinator()[0].begin()
+            return {"wall": monotonic() - before, "cpu": time.process_time() - cpu}
+        searching, pool = coordinator()
+        clock.listen(study)
+        searching.begin()
+        limit = clock.used + options.most_cpu
+
+        def turns(seconds: float) -> None:
+            until = clock() + seconds
+            while clock() < until and clock.used < limit:
+                assert searching.step()
+
+        turns(options.warm)
+        pool.waits.clear()
+        pool.answers.clear()
+        sampled, asked = spending.seconds, len(searching.trials.journal.asked)
+        used, since = clock.used, clock()
+        limit = used + options.most_cpu
+        profile = cProfile.Profile(time.process_time) if options.profile else None
+        if profile is None:
+            turns(options.seconds)
+        else:
+            profile.runcall(turns, options.seconds)
+            profile.dump_stats(options.profile)
+        passed = clock() - since
+        return {
+            "busy": (clock.used - used) / passed,
+            "sampler": (spending.seconds - sampled) / passed,
+            "asks": len(searching.trials.journal.asked) - asked,
+            "epochs": len(pool.answers),
+            "next_median": statistics.median(pool.waits) if pool.waits else math.nan,
+            "next_95": sorted(pool.waits)[int(0.95 * len(pool.waits))] if pool.waits else math.nan,
+            "answer_95": sorted(pool.answers)[int(0.95 * len(pool.answers))] if pool.answers else math.nan,
+            "passed": passed,
+            "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+
+
+def run_case(way: str, workers: int, finished: int, options: argparse.Namespace) -> dict[str, float]:
+    """One case in a process of its own, with a Postgres server of its own if asked for."""
+    command = [sys.executable, "-P", __file__, "--case", way, "--workers", str(workers), "--finished", str(finished)]
+    command += ["--seconds", str(options.seconds), "--warm", str(options.warm), "--most-cpu", str(options.most_cpu)]
+    command += ["--profile", options.profile] if options.profile else []
+    command += ["--opening"] if options.opening else []
+    with ExitStack() as stack:
+        if options.postgres:
+            from needed import postgres
+
+            address = stack.enter_context(postgres()).get_uri()
+            command += ["--storage", address.replace("postgresql://", "postgresql+psycopg://")]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", type=int, nargs="+", default=[8, 32, 100, 300, 1000])
+    parser.add_argument("--finished", type=int, nargs="+", default=[100, 1000, 5000])
+    parser.add_argument("--ways", nargs="+", default=[*WAYS], choices=[*WAYS])
+    parser.add_argument("--postgres", action="store_true", help="on a Postgres server of its own instead of SQLite")
+    parser.add_argument("--seconds", type=float, default=60, help="simulated seconds that are measured")
+    parser.add_argument("--warm", type=float, default=35, help="simulated seconds before")
+    parser.add_argument("--most-cpu", type=float, default=90, help="CPU seconds after which a case ends")
+    parser.add_argument("--opening", action="store_true", help="measure how long a launch takes to open the study")
+    parser.add_argument("--profile", help="file for cProfile's statistics of the last case")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.add_argument("--storage", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.case:
+        print(json.dumps(measure(options)), file=sys.__stdout__)
+        return
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {'Postgres' if options.postgres else 'SQLite'}; n = 1 each\n")
+    if not options.opening:
+        heads = ["sampler, pruner", "workers", "finished", "busy", "of it the sampler", "epochs", "candidates"]
+        heads += ["next after, 95 %", "answer after, 95 %", "memory, MB"]
+        print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
+    for way in options.ways:
+        for workers in options.workers:
+            for finished in options.finished:
+                found = run_case(way, workers, finished, options)
+                if options.opening:
+                    print(f"{way}, {finished:,} trials: {found['wall']:.1f} s, {found['cpu']:.1f} s of CPU", flush=True)
+                    continue
+                shares = [f"{100 * found[name]:.2g} %" for name in ("busy", "sampler")]
+                cells = [way, f"{workers:,}", f"{finished:,}", *shares, f"{found['epochs']:,}", f"{found['asks']:,}"]
+                cells += [f"{found['next_95']:.2f} s", f"{found['answer_95']:.2f} s", f"{found['memory']:.0f}"]
+                print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

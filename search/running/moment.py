@@ -1,0 +1,52 @@
+"""A running search at one moment, for the people who watch it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from search.running.trials import Trials
+from search.study.progress import Snapshot, eta_seconds, words_of_best
+from search.study.trial import TrialView
+from search.words import judged_on
+from search.workers.crew import Crew
+
+SECONDS_A_WORKER = 0.0005
+"""Shortest time between two snapshots, for each worker: a snapshot takes some microseconds for each worker."""
+
+
+def snapshot_of(
+    trials: Trials, crew: Crew, *, stopping: bool, problems: Sequence[str], seconds_left: float | None
+) -> Snapshot:
+    """The search as it is now.
+
+    Args:
+        trials: its trials.
+        crew: its workers.
+        stopping: whether it was told to stop.
+        problems: obstacles to the search, a sentence each.
+        seconds_left: seconds left of a budget in hours; None without such a budget.
+    """
+    workers = [worker.view(trials.epochs_of(worker.trial), trials.objective) for worker in crew.workers]
+    budget, spent, ended, rungs = trials.budget, trials.spent, trials.ended, trials.rungs
+    return Snapshot(
+        study=trials.spec.name,
+        budget=budget,
+        spent=spent,
+        finished=tuple(trials.finished.values()),
+        ended=ended,
+        workers=tuple(workers),
+        eta_seconds=eta_seconds(budget, spent, rungs.ladder, ended, workers, rungs.paused_steps, seconds_left),
+        ladder=rungs.ladder,
+        objective=trials.objective,
+        stopping=stopping,
+        problems=tuple(problems),
+        judged_on=judged_on(trials.spec.data.folds),
+    )
+
+
+def line_of(view: TrialView, trials: Trials) -> str:
+    """One line for a log about a trial that has ended."""
+    best, objective = trials.ended.best, trials.objective
+    found = "" if best is None else f"; best {words_of_best(best, objective)} (trial {best.number})"
+    spent = " ".join(trials.budget.progress(trials.spent))
+    return f"{view.sentence(trials.rungs.ladder, objective)}; {spent}{found}"
