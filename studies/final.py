@@ -64,10 +64,11 @@ class Final(FrozenModel):
     """Passes over the pictures. Default: as in the search."""
     ema: float | None = Field(None, ge=0, lt=1)
     """Decay per step of an average of the weights, 0: none. Default: as in the search."""
-    ensemble: int | Selection = 1
+    ensemble: int | Selection | Literal["folds"] = 1
     """Number of models that are trained, each with its own seed; their probabilities are averaged. The limit applies to
     all of them together. { of = 10, keep = 6 } trains ten, and exports the six that are best together on the validation
-    split, whose accuracy is then too high; the test split measures them."""
+    split, whose accuracy is then too high; the test split measures them. "folds" exports the models of all folds of
+    [data] folds, with the out-of-fold predictions as a CSV."""
     limit_each: bool = False
     """true: the limit applies to each model of an ensemble alone."""
     tta: tuple[View, ...] = ()
@@ -95,8 +96,8 @@ class Final(FrozenModel):
                 raise ValueError(
                     "; ".join(describe_problem(Selection, one).strip() for one in error.errors())
                 ) from None
-        if not isinstance(value, Selection) and (type(value) is not int or value < 1):
-            raise ValueError(f"{value!r} is no number of models; write 1 or more, or {{ of = 10, keep = 6 }}")
+        if value != "folds" and not isinstance(value, Selection) and (type(value) is not int or value < 1):
+            raise ValueError(f'{value!r} is no number of models; write 1 or more, {{ of = 10, keep = 6 }} or "folds"')
         return value
 
     @field_validator("tta", "formats")
@@ -122,6 +123,9 @@ class Final(FrozenModel):
 
     @model_validator(mode="after")
     def _members_are_chosen_on_pictures_they_do_not_know(self) -> Self:
+        if self.ensemble == "folds" and (self.fits_on_validation or self.finetune is not None):
+            by = "finetune" if self.finetune is not None else f'fit_on = "{self.fit_on}"'
+            raise ValueError(f'ensemble = "folds" trains each model on all folds but one; leave {by} out')
         if isinstance(self.ensemble, Selection) and self.sees_validation:
             by = "finetune" if self.finetune is not None else f'fit_on = "{self.fit_on}"'
             raise ValueError(
@@ -133,7 +137,7 @@ class Final(FrozenModel):
     @property
     def sees_validation(self) -> bool:
         """Whether the exported weights were trained on the validation split, so that it cannot judge them."""
-        return self.fits_on_validation or self.finetune is not None
+        return self.fits_on_validation or self.finetune is not None or self.ensemble == "folds"
 
     @property
     def fits_on_validation(self) -> bool:

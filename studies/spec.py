@@ -252,6 +252,8 @@ class StudySpec(FrozenModel):
         train: TrainConfig | None = info.data.get("train")
         if train is None:
             return final
+        if final.ensemble == "folds" and "data" in info.data and not info.data["data"].folds:
+            raise _problems([(("ensemble",), '"folds" needs data.folds, for example data.folds = 5; it is 0')])
         space = info.data.get("space") or {}
         longest = max(numbers_of("warmup_epochs", train, space))
         if final.epochs is not None and final.epochs <= longest:
@@ -272,13 +274,15 @@ class StudySpec(FrozenModel):
     def num_members(self) -> int:
         """Number of models of one trial in an export."""
         ensemble = self.final.ensemble
+        if ensemble == "folds":
+            return self.data.folds
         return ensemble.keep if isinstance(ensemble, Selection) else ensemble
 
     @property
     def num_final_trainings(self) -> int:
-        """Number of final trainings of one trial."""
+        """Number of final trainings of one trial; one with folds makes a model for each fold."""
         ensemble = self.final.ensemble
-        return ensemble.of if isinstance(ensemble, Selection) else ensemble
+        return 1 if ensemble == "folds" else ensemble.of if isinstance(ensemble, Selection) else ensemble
 
     @property
     def sizes_vary(self) -> bool:

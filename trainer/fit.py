@@ -27,6 +27,7 @@ from trainer.models import build_model
 from trainer.optim import Ascent, WeightAverage, build_optimizer, learning_rate, limit_gradient, load_state
 from trainer.order import order_of_epoch
 from trainer.padding import Padding
+from trainer.results import fold_checkpoint, over_folds
 from trainer.scores import ClassCounts
 
 
@@ -177,21 +178,11 @@ def fit_folds(
     ends: list[EpochResult] = []
     for number in range(folds):
         part = data.fold(number, folds, seed)
-        file = checkpoint.with_name(f"{checkpoint.name}-fold{number}")
+        file = fold_checkpoint(checkpoint, number)
         results = list(fit(config, part, device, checkpoint=file, micro_batches=micro_batches))
         seconds = sum(result.seconds for result in results)
         ends.append(replace(results[-1], seconds=seconds))
-        yield replace(
-            ends[-1],
-            epoch=len(ends),
-            train_loss=sum(end.train_loss for end in ends) / len(ends),
-            val_loss=sum(end.val_loss for end in ends) / len(ends),
-            val_accuracy=sum(end.val_accuracy for end in ends) / len(ends),
-            final=len(ends) == folds,
-            train_accuracy=_mean([end.train_accuracy for end in ends]),
-            val_macro_f1=_mean([end.val_macro_f1 for end in ends]),
-            val_balanced_accuracy=_mean([end.val_balanced_accuracy for end in ends]),
-        )
+        yield over_folds(ends, folds)
 
 
 def sweep_lr(
@@ -319,12 +310,6 @@ def _accuracy(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     if batch.other_labels is not None:
         accuracy = batch.share * accuracy + (1 - batch.share) * (predicted == batch.other_labels).float().mean()
     return accuracy
-
-
-def _mean(values: list[float | None]) -> float | None:
-    """The mean of values that are all known; else None."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def _out_of_patience(accuracies: list[float], patience: int | None) -> bool:

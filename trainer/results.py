@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,3 +60,29 @@ class ModelSize:
     macs: int
     """Multiply-adds of one forward pass in eval mode, as torch.utils.flop_counter counts them
     (convolutions and matrix products; FLOPs / 2)."""
+
+
+def fold_checkpoint(checkpoint: Path, number: int) -> Path:
+    """File of the model of a fold, from 0, beside the name of the whole cross-validation."""
+    return checkpoint.with_name(f"{checkpoint.name}-fold{number}")
+
+
+def over_folds(ends: Sequence[EpochResult], folds: int) -> EpochResult:
+    """The result of a cross-validation after some of its folds: means over the last epochs of these folds."""
+    return replace(
+        ends[-1],
+        epoch=len(ends),
+        train_loss=sum(end.train_loss for end in ends) / len(ends),
+        val_loss=sum(end.val_loss for end in ends) / len(ends),
+        val_accuracy=sum(end.val_accuracy for end in ends) / len(ends),
+        final=len(ends) == folds,
+        train_accuracy=_mean([end.train_accuracy for end in ends]),
+        val_macro_f1=_mean([end.val_macro_f1 for end in ends]),
+        val_balanced_accuracy=_mean([end.val_balanced_accuracy for end in ends]),
+    )
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """The mean of values that are all known; else None."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None

@@ -8,6 +8,7 @@ record     the content of metrics.json as frozen values
 recorded   the parts of metrics.json that are known before training
 description  computes the parts in recorded, and the identity of the export
 metrics    computes the other parts, which are measured once
+out_of_fold  the predictions of fold models for the pictures that they did not know
 selection  the members that are best together, of more that were trained
 members    the members of an ensemble in words
 gallery    the most confident mistakes, with heat maps of the areas that each decision depends on

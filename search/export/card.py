@@ -10,7 +10,7 @@ from search.export.front_matter import front_matter
 from search.export.load import QUIET, Load
 from search.export.members import name_of, selection_in_words, size_of
 from search.export.opening import loading, reading
-from search.export.record import ExportRecord
+from search.export.record import ExportRecord, Score
 from search.export.scores import CLASS_COLUMNS, class_rows, never_predicted, score_rows, which_classes
 from search.figures.mistakes import caption
 from search.figures.png import numbered
@@ -90,6 +90,11 @@ def _facts(record: ExportRecord) -> dict[str, str]:
     seen = ", which it was trained on" if record.sees_validation else ""
     seen = ", which chose its members" if record.selection is not None else seen
     rows["validation"] = f"{record.validation.accuracy:.2%}, n = {record.validation.n:,}{seen}"
+    if (found := record.out_of_fold) is not None:
+        rows["out of fold"] = (
+            f"{Score(value=found.accuracy, interval=found.interval).in_words}, n = {found.n:,}: "
+            "each picture by the model that was not trained on it; `out-of-fold.csv` has the predictions"
+        )
     limit, members = record.limit, model.members
     params = [one.num_params for one in record.members] or [model.num_params // members] * members
     macs = [one.macs for one in record.members] or [model.macs // members] * members
@@ -225,7 +230,9 @@ def _choice(record: ExportRecord) -> str:
 def _training(record: ExportRecord) -> str:
     seeds = record.seeds
     which = "seeds" if len(seeds) > 1 else "seed"
-    pictures = "the training split" if record.fit_on == "train" else "the training and the validation split"
+    splits = "the training and the validation split"
+    on = {"train": "the training split", "folds": f"{record.folds} folds of {splits}, each model on all folds but one"}
+    pictures = on.get(record.fit_on, splits)
     parts = [f"From random weights, on {pictures}, with {which} {', '.join(map(str, seeds))}, not used in the search."]
     if record.selection is not None:
         parts.append(selection_in_words(record.selection, record.search.objective))

@@ -74,7 +74,7 @@ def describe(
             ),
         },
         "confirmation": without_times(confirmation) if confirmation else None,
-        "fit_on": final.fit_on,
+        "fit_on": "folds" if final.ensemble == "folds" else final.fit_on,
         "sees_validation": final.sees_validation,
         "config": identity(_told(config)),
         "finetune": final.finetune and identity(final.finetune),

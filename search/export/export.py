@@ -36,7 +36,7 @@ from search.export.metrics import (
     report_of,
     text_of_export,
 )
-from search.export.place import CARD, CONFUSION, CURVES, EPOCHS, MISTAKES, UNFINISHED, Place, altered
+from search.export.place import CARD, CONFUSION, CURVES, EPOCHS, MISTAKES, OUT_OF_FOLD, UNFINISHED, Place, altered
 from search.export.record import Description, ExportRecord, ProofAnswer, write_metrics
 from search.export.retrain import Retraining, Stages, check_limit, choose_trials, raise_if_stopped
 from search.figures.png import draw_confusion, draw_curves, write_curves
@@ -165,7 +165,8 @@ def _export(place: Place, described: Description, retraining: Retraining, stages
     outcomes = retraining.train(stages)
     retraining.raise_if_stopped()
 
-    from search.export.selection import select_members  # imports torch
+    from search.export.out_of_fold import write_out_of_fold  # imports torch
+    from search.export.selection import select_members
 
     partial = place.begin()
     selection = select_members(retraining, stages[-1])
@@ -174,7 +175,9 @@ def _export(place: Place, described: Description, retraining: Retraining, stages
     retraining.raise_if_stopped()
     logger.debug("written to %s", partial)
     results = evaluate_once(partial, whole, plain, retraining, described, outcomes)
-    results = results.model_copy(update={"gain": gain_in_words(retraining), "selection": selection})
+    found = write_out_of_fold(partial / OUT_OF_FOLD, whole, retraining)
+    chosen = {"selection": selection, "out_of_fold": found}
+    results = results.model_copy(update={"gain": gain_in_words(retraining), **chosen})
     write_metrics(partial, described.to_json() | results.to_json())  # the proof compares with it
     proof = prove(partial, spec, data, console, retraining.raise_if_stopped)
     logger.debug("proven: %.300s", proof)
@@ -219,11 +222,11 @@ def _write_models(folder: Path, retraining: Retraining, stages: Stages) -> tuple
 
     spec, data = retraining.spec, retraining.data
     states = []
-    for training in stages[-1]:
-        trained = load_checkpoint(training.checkpoint)
+    for file in (file for training in stages[-1] for file in training.files):
+        trained = load_checkpoint(file)
         assert trained is not None
         states.append(trained.weights)
-    configs = [training.config for training in stages[0]]
+    configs = [training.config for training in stages[0] for _ in training.files]
     whole, plain = build_nets(configs, states, spec, len(data.class_names))
     weights.write_weights(folder, plain, configs, spec, data)
     shape, about = (spec.data.channels, *data.images.shape[1:3]), weights.about(spec, data)
@@ -295,7 +298,9 @@ def _draw(folder: Path, record: ExportRecord) -> None:
     write_curves(record.histories, folder / EPOCHS)
     result = record.evaluation
     title = f"{record.study}, {trials_in_words(record.trials)}"
-    draw_curves(record.histories, folder / CURVES, title=title, seen=record.sees_validation)
+    draw_curves(
+        record.histories, folder / CURVES, title=title, seen=record.sees_validation and record.out_of_fold is None
+    )
     title = f"{result.accuracy:.2%} of {result.n:,} {result.split} pictures"
     draw_confusion(result.table, record.data.class_names, folder / CONFUSION, title=title)
 

@@ -29,6 +29,7 @@ from trainer.sums import SUMS, first_altered, read_sums
 
 CARD, CURVES, CONFUSION, EPOCHS = "README.md", "plots/curves.png", "plots/confusion.png", "plots/curves.csv"
 MISTAKES = "plots/mistakes.png"
+OUT_OF_FOLD = "out-of-fold.csv"
 
 UNFINISHED = "UNFINISHED"
 """File that marks a folder which is being made or removed: everything in the folder is this program's."""
@@ -73,6 +74,8 @@ def _files_of(record: ExportRecord) -> Iterator[str]:
     for name in record.formats:
         # The file of a format that only a later version knows is listed in SHA256SUMS all the same.
         yield from (format_of(known).file for known in FORMAT_NAMES if known == name)
+    if record.out_of_fold is not None:
+        yield OUT_OF_FOLD
     if record.version >= CLASS_MAP_SINCE:
         yield weights.CLASS_MAP
 

@@ -23,6 +23,7 @@ from search.export.recorded import (
     RecordedLimit,
     RecordedMember,
     RecordedModel,
+    RecordedOutOfFold,
     RecordedSearch,
     RecordedSelection,
 )
@@ -237,6 +238,8 @@ class Results(Recorded):
     measured_on_this_machine: Measured
     selection: RecordedSelection | None = Field(None, exclude_if=lambda selection: selection is None)
     """The choice of the members, if fewer are exported than were trained; else None."""
+    out_of_fold: RecordedOutOfFold | None = Field(None, exclude_if=lambda found: found is None)
+    """The fold models on the pictures that each did not know; None if no fold models are exported."""
     gain: str | None = None
     """The gain of the search over its first known recipe, in a sentence; None if it is not known."""
 
@@ -292,6 +295,8 @@ class ExportRecord(Results, Description):
             return f"on the {split} split, which it was trained on"
         if split == "validation" and self.selection is not None:
             return f"on the {split} split, which chose its members"
+        if self.fit_on == "folds":
+            return f"on the {split} split, trained on the {self.folds} folds of train+val"
         return f"on the {split} split{', trained on train+val' if self.fit_on == 'train+val' else ''}"
 
     @classmethod

@@ -112,3 +112,14 @@ class RecordedSelection(Recorded):
     """Those that were kept, counted from 1 in the order of ``seeds``; in the order in which they were chosen."""
     values: tuple[float, ...]
     """Value of the study's objective on the validation split after each choice; a loss is negated."""
+
+
+class RecordedOutOfFold(Recorded):
+    """The fold models on the pictures of the training and the validation split, each on those that it did not know."""
+
+    n: int
+    """Number of pictures."""
+    accuracy: float
+    interval: tuple[float, float]
+    """95 % interval of the accuracy (Wilson)."""
+    loss: float

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -53,6 +54,7 @@ from trainer.config import ModelSize, TrainConfig
 from trainer.data import Dataset
 from trainer.errors import DivergedError
 from trainer.identity import identity_json, later_recipe
+from trainer.results import over_folds
 
 T = TypeVar("T")
 
@@ -201,14 +203,15 @@ class Retraining:
             label = ", ".join([*parts, *([f"member {number + 1} of {members}"] if members > 1 else [])])
             seed = final_seed(self.spec, trial.number, self.first_seed + number)
             config = self.spec.final_config_for(sampled_settings(trial), seed)
-            first.append(self._training(trial, label, config, fit_on=final.fit_on))
+            folds = self.spec.data.folds if final.ensemble == "folds" else 0
+            first.append(self._training(trial, label, config, folds=folds, fit_on=final.fit_on))
             if final.finetune is not None:
                 tuned = self.spec.finetune_config(config)
                 last.append(self._training(trial, label, tuned, fit_on="val", start=first[-1].checkpoint))
         return [first, last] if last else [first]
 
     def train(self, stages: Stages) -> list[list[Outcome]]:
-        """Run the trainings that are not finished yet, on all devices.
+        """Run the trainings that are not finished yet, on all devices. Returns the outcomes of the models, by stage.
 
         Raises:
             DivergedError: one of the trainings diverged.
@@ -222,7 +225,7 @@ class Retraining:
                 if outcome.diverged:
                     raise DivergedError(f"{outcome.training.label}: {outcome.diverged}")
         self._end_workers()  # the evaluation and the proof need their memory
-        return ended
+        return [[member for outcome in stage for member in _members_of(outcome)] for stage in ended]
 
     def _outcomes(self, stage: str, trainings: list[Training]) -> Generator[Outcome]:
         """The outcome of each training. Workers are started only for trainings that are not finished on disk."""
@@ -230,11 +233,15 @@ class Retraining:
 
         left = []
         for training in trainings:
-            saved = None if training.folds else load_checkpoint(training.checkpoint)
-            if saved is not None and saved.history[-1].final:
-                yield Outcome(training, saved.history)
-            else:
+            saved = [one.history for one in map(load_checkpoint, training.files) if one is not None]
+            if len(saved) < len(training.files) or not all(history[-1].final for history in saved):
                 left.append(training)
+            elif training.folds:
+                ends = [replace(history[-1], seconds=sum(one.seconds for one in history)) for history in saved]
+                means = (over_folds(ends[: number + 1], training.folds) for number in range(training.folds))
+                yield Outcome(training, tuple(means))
+            else:
+                yield Outcome(training, saved[0])
         if left:
             with show_progress(self.console) as progress:
                 yield from self._queue().train(stage, left, progress)
@@ -290,6 +297,16 @@ class Retraining:
         for training in self.confirming:
             if training.trial not in {trial.number for trial in trials}:
                 shutil.rmtree(training.checkpoint.parent, ignore_errors=True)
+
+
+def _members_of(outcome: Outcome) -> list[Outcome]:
+    """The outcome of each model of a training: with folds, of each fold."""
+    from trainer.checkpoint import load_checkpoint
+
+    if not outcome.training.folds:
+        return [outcome]
+    saved = [load_checkpoint(file) for file in outcome.training.files]
+    return [Outcome(outcome.training, one.history) for one in saved if one is not None]
 
 
 def raise_if_stopped(runs: Runs, study: str) -> None:

@@ -25,6 +25,7 @@ from studies import Faults, Limit
 from studies.objective import Objective, value_of, words_of
 from trainer.config import DataConfig, EpochResult, TrainConfig
 from trainer.errors import DiskError
+from trainer.results import fold_checkpoint
 
 logger = getLogger(__name__)
 
@@ -48,6 +49,11 @@ class Training:
     """Checkpoint whose weights the training begins with."""
     objective: Objective = "accuracy"
     """The number that the message at its end shows."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Checkpoint of each model that it makes: one, or one for each fold."""
+        return tuple(fold_checkpoint(self.checkpoint, number) for number in range(self.folds)) or (self.checkpoint,)
 
     @property
     def steps(self) -> int:

@@ -61,4 +61,4 @@ def final_is_as_searched(spec: StudySpec) -> bool:
     """Whether the final training has the recipe and the pictures of the search, so that it can share a checkpoint."""
     final = spec.final
     own = final.epochs in (None, spec.train.epochs) and final.ema in (None, spec.train.ema) and final.distill is None
-    return own and final.fit_on == "train" and not spec.data.folds
+    return own and final.fit_on == "train" and (not spec.data.folds or final.ensemble == "folds")

@@ -51,11 +51,12 @@ class Exported(FrozenModel):
     def sentence(self) -> str:
         """The result in one line."""
         low, high = self.interval
-        trained = ", trained on train+val" if self.fit_on == "train+val" else ""
+        trained = {"train+val": ", trained on train+val", "folds": ", trained on the folds of train+val"}
+        on = trained.get(self.fit_on, "")
         which = trials_in_words(self.trials or (self.trial,))
         chosen_by = "" if self.value is None else f"{words_of(self.value, self.objective)} and accuracy "
         return (
-            f"{which}, {chosen_by}{self.accuracy:.2%} on the test split{trained}, n = {self.n:,} (95 % "
+            f"{which}, {chosen_by}{self.accuracy:.2%} on the test split{on}, n = {self.n:,} (95 % "
             f"interval {low:.2%} to {high:.2%}), {self.num_params:,} parameters"
         )
 

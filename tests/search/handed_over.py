@@ -31,7 +31,7 @@ from search.study.study import open_study
 from studies import StudySpec
 from trainer.checkpoint import load_checkpoint
 from trainer.device import open_device
-from trainer.fit import fit
+from trainer.fit import fit, fit_folds
 
 NAMES = ("까치", "checks, of 'two'", "plain")
 """Classes of the pictures: a name of another script, one with what JSON and YAML have to escape."""
@@ -111,5 +111,9 @@ def _train(study: optuna.Study, spec: StudySpec, runs: Runs, data: Any) -> None:
             before = load_checkpoint(training.start) if training.start else None
             training.checkpoint.parent.mkdir(parents=True, exist_ok=True)
             start = before.weights if before else None
+            if training.folds:
+                options = {"folds": training.folds, "seed": spec.data.split_seed, "checkpoint": training.checkpoint}
+                list(fit_folds(training.config, data, device, **options))
+                continue
             chosen = data.trained_on(training.fit_on)
             list(fit(training.config, chosen, device, checkpoint=training.checkpoint, start=start))

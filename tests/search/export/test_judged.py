@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import getpass
 import json
 import re
@@ -17,7 +18,7 @@ from typing import Any
 import judge
 import optuna
 import pytest
-from handed_over import hand_over
+from handed_over import NAMES, hand_over
 from huggingface_hub import ModelCard
 from inside import run_inside
 from optuna_dashboard import get_note
@@ -119,6 +120,31 @@ def test_several_trials_of_other_models_are_one_export(tmp_path: Path) -> None:
     data: Any = SimpleNamespace(shape=Shape(num_classes=3, image_size=24))
     with pytest.raises(proof.Difference, match=r"^parameters of trial 1: "):
         proof._recount_members(altered, export.path, data, [3, 24, 24])
+
+
+def test_the_models_of_all_folds_are_one_export_with_their_out_of_fold_predictions(tmp_path: Path) -> None:
+    final = {"ensemble": "folds", "formats": ["onnx"]}
+    export = hand_over(tmp_path, data={"folds": 2, "val_fraction": 0.25}, final=final, train={"epochs": 3})
+    assert judged(export).keys() == {"onnx"}
+    record = ExportRecord.load(export.path)
+    found = record.out_of_fold
+    assert found is not None
+    assert (record.model.members, len(record.seeds), len(record.histories), found.n) == (2, 1, 2, 36)
+    with (export.path / "out-of-fold.csv").open(encoding="utf-8", newline="") as text:
+        rows = list(csv.DictReader(text))
+    assert len({row["picture"] for row in rows}) == len(rows) == 36
+    assert all(sum(float(row[name]) for name in NAMES) == pytest.approx(1, abs=1e-4) for row in rows)
+    assert all(max(NAMES, key=lambda name: float(row[name])) == row["predicted"] for row in rows)
+    assert sum(row["label"] == row["predicted"] for row in rows) / 36 == found.accuracy
+    for fold, history in enumerate(record.histories, 1):  # each model on the pictures that it did not know
+        own = [row for row in rows if row["fold"] == str(fold)]
+        assert sum(row["label"] == row["predicted"] for row in own) / len(own) == pytest.approx(
+            history[-1].val_accuracy
+        )
+    words = (export.path / "README.md").read_text()
+    assert f"| out of fold | {found.accuracy:.2%}, n = 36 (95 % interval" in words
+    assert "on the test split, trained on the 2 folds of train+val, n = 24" in words
+    assert "on 2 folds of the training and the validation split, each model on all folds but one, with seed" in words
 
 
 def test_what_is_shown_of_the_study_is_the_tested_number_and_behind_it_what_the_search_claims(views: Export) -> None:
