@@ -295,7 +295,15 @@ def test_a_plain_name_is_taken(name: str) -> None:
         ({"final": {"fit_on": "test"}}, "final.fit_on = 'test': input should be 'train' or 'train+val'"),
         (
             {"final": {"ensemble": 0}},
-            "final.ensemble: 0 is no number of models; write 1 or more, or { of = 10, keep = 6 }",
+            "final.ensemble: 0 is no number of models; write 1 or more, { of = 10, keep = 6 } or",
+        ),
+        (
+            {"final": {"ensemble": "folds"}},
+            'final.ensemble: "folds" needs data.folds, for example data.folds = 5; it is 0',
+        ),
+        (
+            {"final": {"ensemble": "folds", "finetune": {}}},
+            'final: ensemble = "folds" trains each model on all folds but',
         ),
         ({"final": {"ensemble": True}}, "final.ensemble: True is no number of models; write 1 or more"),
         (

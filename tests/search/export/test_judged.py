@@ -142,7 +142,7 @@ def test_the_models_of_all_folds_are_one_export_with_their_out_of_fold_predictio
             history[-1].val_accuracy
         )
     words = (export.path / "README.md").read_text()
-    assert f"| out of fold | {found.accuracy:.2%}, n = 36 (95 % interval" in words
+    assert f"| out of fold | {found.accuracy:.2%} (95 % interval" in words
     assert "on the test split, trained on the 2 folds of train+val, n = 24" in words
     assert "on 2 folds of the training and the validation split, each model on all folds but one, with seed" in words
 
