@@ -29,6 +29,7 @@ from studies.final import Final, Selection
 from studies.notify import Notify, Track
 from studies.objective import Objective
 from trainer.config import SIZE_SETTINGS, DataConfig, ModelSize, TrainConfig
+from trainer.results import macs_in_words
 from trainer.values import FrozenModel, validate
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -370,7 +371,7 @@ def excesses(size: ModelSize, limit: Limit) -> dict[str, int]:
 def describe_limit(limit: Limit) -> str:
     """The limit in words."""
     parts = [f"{limit.params:,} parameters"] if limit.params else []
-    parts += [f"{limit.macs:,} multiply-adds"] if limit.macs else []
+    parts += [macs_in_words(limit.macs)] if limit.macs else []
     return " and ".join(parts) or "no limit"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trainer.config import DataConfig, EpochResult, TrainConfig
 from trainer.errors import ConfigError, TrainerError
+from trainer.results import macs_in_words
 from trainer.values import override, validate
 
 EXIT_USER_ERROR = 2
@@ -62,7 +63,7 @@ def train(options: argparse.Namespace) -> None:
     size = count(config, data.shape)
     if not options.json:
         counts = ", ".join(f"{len(indices):,} {split}" for split, indices in data.splits.items())
-        print(f"{config.model}, {size.params:,} parameters, {size.macs:,} multiply-adds, on {device.name}")
+        print(f"{config.model}, {size.params:,} parameters, {macs_in_words(size.macs)}, on {device.name}")
         print(f"{len(data.class_names)} classes, pictures: {counts}")
         print("\n".join(device.choices(config, data.images)))
         print("epoch  train loss  train acc.  val loss  val acc.  seconds  images/s")

@@ -62,6 +62,17 @@ class ModelSize:
     (convolutions and matrix products; FLOPs / 2)."""
 
 
+def gflops(macs: int) -> str:
+    """Multiply-adds as billions of floating-point operations, two for each: "1.11 GFLOPs"."""
+    value = 2 * macs / 1e9
+    return f"{value:,.2f} GFLOPs" if value >= 1 else f"{value:.3g} GFLOPs"
+
+
+def macs_in_words(macs: int) -> str:
+    """Both numbers: "555,422,720 multiply-adds (1.11 GFLOPs)"."""
+    return f"{macs:,} multiply-adds ({gflops(macs)})"
+
+
 def fold_checkpoint(checkpoint: Path, number: int) -> Path:
     """File of the model of a fold, from 0, beside the name of the whole cross-validation."""
     return checkpoint.with_name(f"{checkpoint.name}-fold{number}")

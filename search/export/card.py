@@ -18,6 +18,7 @@ from search.words import count, duration, judged_on, trials_in_words
 from studies.objective import number_of, words_of
 from trainer.config import TrainConfig
 from trainer.errors import printable
+from trainer.results import gflops, macs_in_words
 from trainer.values import Json
 
 PAIRS = 8
@@ -100,6 +101,7 @@ def _facts(record: ExportRecord) -> dict[str, str]:
     macs = [one.macs for one in record.members] or [model.macs // members] * members
     rows["parameters"] = size_of(model.num_params, params, limit.params, limit_each=limit.each)
     rows["multiply-adds"] = f"{size_of(model.macs, macs, limit.macs, limit_each=limit.each)} for one picture"
+    rows["GFLOPs"] = f"{gflops(model.macs).removesuffix(' GFLOPs')} for one picture: two operations a multiply-add"
     rows["input"] = f"{data.image_size} x {data.image_size} pixels, {'RGB' if data.channels == 3 else 'gray'}"
     rows["classes"] = f"{len(data.class_names)}"
     if record.proof.stranger_accuracy is not None:
@@ -331,7 +333,7 @@ def _provenance(record: ExportRecord) -> str:
         + f"Seeds: {', '.join(map(str, record.seeds))}.\n"
         f"Pictures: {pictures}; content `{data.content_hash}`, with its splits `{data.fingerprint}`.\n"
         f"Proof: loaded again in a clean process by {libraries}: the same accuracy, logits within "
-        f"{proof.max_logit_difference:.1e}, {proof.num_params:,} parameters and {proof.macs:,} multiply-adds "
+        f"{proof.max_logit_difference:.1e}, {proof.num_params:,} parameters and {macs_in_words(proof.macs)} "
         "recounted.\nEvery number here is in `metrics.json`."
     )
 

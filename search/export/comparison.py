@@ -10,6 +10,7 @@ from search.export.record import Score
 from search.export.scores import never_predicted
 from studies.objective import NAMES
 from trainer.errors import printable
+from trainer.results import gflops
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -37,7 +38,7 @@ def text_of_comparison(answer: Comparison) -> Group:
         "calibration error": lambda one: one.scores.calibration_error.in_brief,
         "loss": lambda one: f"{one.loss:.4f}",
         "parameters": lambda one: f"{one.num_params:,}",
-        "multiply-adds": lambda one: f"{one.macs:,}",
+        "multiply-adds": lambda one: f"{one.macs:,} ({gflops(one.macs)})",
         "model.onnx": lambda one: f"{one.bytes / 1e6:.2f} MB",
     }
     if first.scores.top5 is None and second.scores.top5 is None:  # both have few classes

@@ -46,6 +46,7 @@ from search.words import count, judged_on, trials_in_words
 from studies.objective import words_of
 from trainer.errors import printable
 from trainer.near import find_near_duplicates
+from trainer.results import gflops
 from trainer.sums import sha256
 from trainer.values import Json
 
@@ -263,7 +264,7 @@ def text_of_export(export: Export) -> str:
             *scores,
             *claims,
             *gain,
-            f"  parameters  {model.num_params:,}, multiply-adds {model.macs:,}",
+            f"  parameters  {model.num_params:,}, multiply-adds {model.macs:,} ({gflops(model.macs)})",
             f"  proof       {', '.join(libraries)} agree to {record.proof.max_logit_difference:.1e}",
             "  load it     " + "\n              ".join(ways(record, path)),
         ]

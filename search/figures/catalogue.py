@@ -9,19 +9,16 @@ import plotly.graph_objects as go
 from optuna.trial import FrozenTrial, TrialState
 
 from search.figures.charts import (
-    SIZES,
     TOP,
-    frontier_of,
     importance_bars,
     learning_curves,
     optimization_history,
     parallel_coordinates,
-    size_keys,
     slices,
     time_by_outcome,
     timeline,
-    value_against_size,
 )
+from search.figures.sizes import SIZES, frontier_of, size_keys, value_against_size
 from search.figures.style import ValueAxis, value_range
 from search.figures.timeline import CRASHED, PAUSED, STOPPED, WENT_ON, Segment, segments_of_trials
 from search.policy.ladder import PAUSED_AT
@@ -96,9 +93,10 @@ def study_figures(
         figures.append(Figure("importance", "Which settings mattered", caption, importance_bars(importances)))
     for number, key in enumerate(size_keys(spec)):
         if len({trial.user_attrs.get(key) for trial in complete} - {None}) > 1:
+            named = ", and each point has its model's name" if "model" in spec.space else ""
             caption = (
                 f"Completed trials. The line is the frontier, the best {name} found with a model of at most that "
-                f"size; its trials are numbered.{below}"
+                f"size; its trials are numbered{named}.{below}"
             )
             title = f"{capital} against {SIZES[key]}"
             figure_id = "size" if number == 0 else f"size-{key}"

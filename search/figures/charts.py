@@ -51,9 +51,6 @@ SLICES_PER_ROW = 3
 MOST_TICKS = 14
 """Approximate number of ticks on the axis below a series of trainings."""
 
-SIZES = {"num_params": "parameters", "macs": "multiply-adds"}
-"""Trial attribute with a model's size -> its name in words."""
-
 
 def optimization_history(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
     """Value of each trial by its number, and the best so far."""
@@ -268,51 +265,6 @@ def importance_bars(importances: Mapping[str, float]) -> go.Figure:
     return figure.update_xaxes(visible=False, range=[0, 1.12 * max(importances.values(), default=1)])
 
 
-def value_against_size(trials: Sequence[FrozenTrial], spec: StudySpec, key: str = "num_params") -> go.Figure:
-    """Value of completed trials against their size, with the frontier; ``key`` is the attribute with the size."""
-    complete = [trial for trial in ranked(trials, spec.limit) if key in trial.user_attrs]
-    floor, _ = value_range(complete)
-    axis = ValueAxis(spec.search.objective)
-    frontier = [trial for trial in frontier_of(complete, key) if trial.values[0] > floor]
-    figure = new_figure(340)
-    words = SIZES[key]
-    figure.add_scatter(
-        x=[trial.user_attrs[key] for trial in complete],
-        y=[axis.of(max(floor, trial.values[0])) for trial in complete],
-        cliponaxis=False,
-        text=[f"trial {trial.number}: {words_of(trial.values[0], axis.objective)}" for trial in complete],
-        mode="markers",
-        marker={"color": PLAIN, "size": 7},
-        hovertemplate=f"%{{text}}, %{{x:,}} {words}<extra></extra>",
-    )
-    limit = spec.limit.params if key == "num_params" else spec.limit.macs
-    ends, heights = [trial.user_attrs[key] for trial in frontier], [axis.of(trial.values[0]) for trial in frontier]
-    figure.add_scatter(
-        x=[*ends, max([*ends, limit or 0])],
-        y=[*heights, *heights[-1:]],
-        mode="lines",
-        line=line_of(BEST, 1.5) | {"shape": "hv"},
-        hoverinfo="skip",
-    )
-    figure.add_scatter(
-        x=ends,
-        y=heights,
-        text=[str(trial.number) for trial in frontier],
-        mode="markers+text",
-        textposition="top left",
-        marker={"color": BEST, "size": 8},
-        hovertemplate=f"trial %{{text}}: {axis.hover}, %{{x:,}} {words}<extra></extra>",
-        cliponaxis=False,
-    )
-    if limit is not None:
-        figure.add_vline(x=limit, line=line_of(QUIET, 1) | {"dash": "dot"})
-        figure.add_annotation(
-            x=limit, y=0, yref="paper", yanchor="bottom", xanchor="right", text=f"limit {limit:,}", **LABEL
-        )
-    figure.update_xaxes(title_text=words, showgrid=False, tickformat="~s")
-    return figure.update_yaxes(**axis.settings(complete))
-
-
 def time_by_outcome(trials: Sequence[FrozenTrial]) -> go.Figure:
     """Hours of training of completed, paused, pruned and failed trials."""
     outcomes = [
@@ -370,23 +322,6 @@ def timeline(segments: Sequence[Segment]) -> go.Figure:
 
 def _short_name(worker: str) -> str:
     return html.escape(worker if len(worker) <= 26 else f"{worker[:21]}...{worker[-2:]}")
-
-
-def frontier_of(complete: Sequence[FrozenTrial], key: str) -> list[FrozenTrial]:
-    """Trials that are better than every smaller one, the smallest first; ``key`` is the attribute with the size."""
-    frontier: list[FrozenTrial] = []
-    for trial in sorted(complete, key=lambda trial: (trial.user_attrs[key], -trial.values[0])):
-        if not frontier or trial.values[0] > frontier[-1].values[0]:
-            frontier.append(trial)
-    return frontier
-
-
-def size_keys(spec: StudySpec) -> list[str]:
-    """The attributes of the relevant sizes, parameters first: those that the study limits, or both if it compares
-    models.
-    """
-    limited = {"num_params": spec.limit.params, "macs": spec.limit.macs}
-    return [key for key, limit in limited.items() if limit is not None or "model" in spec.space] or ["num_params"]
 
 
 def _fits(axis: BaseDistribution, value: object) -> bool:

@@ -9,6 +9,7 @@ from search.plan.width import WIDEST, Fitter, SizedWidth
 from studies import Limit
 from studies.spec import UNITS, describe_limit, excesses, fits
 from trainer.config import ModelSize, TrainConfig
+from trainer.results import gflops
 from trainer.values import validate
 
 
@@ -95,4 +96,5 @@ def size_line(width_mult: float | None, size: ModelSize, limit: Limit) -> str:
     over = [f"{excess:,} {UNITS[name]} over" for name, excess in excesses(size, limit).items() if excess > 0]
     verdict = ", ".join(over) if over else "fits" if limit != Limit() else ""
     name = "its one size" if width_mult is None else f"width_mult {width_mult:g}"
-    return f"  {name:18} {size.params:>12,} parameters {size.macs:>15,} multiply-adds  {verdict}".rstrip()
+    counts = f"{size.params:>12,} parameters {size.macs:>15,} multiply-adds {gflops(size.macs):>13}"
+    return f"  {name:18} {counts}  {verdict}".rstrip()

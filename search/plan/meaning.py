@@ -22,6 +22,7 @@ from trainer.config import ModelSize
 from trainer.data import BadFile, Duplicate
 from trainer.errors import as_lines, printable
 from trainer.near import NearDuplicate
+from trainer.results import macs_in_words
 from trainer.values import Json
 
 CLASSES_SHOWN = 12
@@ -201,7 +202,7 @@ def _text_of_sizes(meaning: Meaning) -> list[RenderableType]:
     if not fits(exported, limit):
         parts.append(
             _warning(
-                f"as [final] has it, that is {exported.params:,} parameters and {exported.macs:,} multiply-adds to "
+                f"as [final] has it, that is {exported.params:,} parameters and {macs_in_words(exported.macs)} to "
                 "export, over the limit: fewer members or views, limit_each = true, or a lower limit to search under"
             )
         )

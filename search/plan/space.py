@@ -22,6 +22,7 @@ from studies.final import exported_size
 from studies.spec import describe_limit, fits
 from trainer.config import SIZE_SETTINGS, ModelSize, TrainConfig
 from trainer.errors import ConfigError, LimitError
+from trainer.results import macs_in_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +128,9 @@ def check_exported(spec: StudySpec, members: Sequence[ModelSize], name: str = ""
         each = "final.limit_each = true counts each member alone; "
         cure = each if not final.limit_each and len(members) > 1 else ""
         raise LimitError(
-            f"{who}{views} have {whole.params:,} parameters and {whole.macs:,} "
-            f"multiply-adds together; the limit is {describe_limit(spec.limit)}; {cure}fewer members or views fit"
+            f"{who}{views} have {whole.params:,} parameters and "
+            f"{macs_in_words(whole.macs)} together; the limit is {describe_limit(spec.limit)}; "
+            f"{cure}fewer members or views fit"
         )
     return whole
 

@@ -18,6 +18,7 @@ from studies.spec import describe_limit, fits
 from trainer.config import SIZE_SETTINGS, ModelSize, Shape, TrainConfig
 from trainer.errors import LimitError
 from trainer.kept import recall, write_checked
+from trainer.results import macs_in_words
 from trainer.values import Json
 
 WIDTH_STEP = 1e-5
@@ -190,7 +191,7 @@ class Fitter:
 
     def _in_words(self, size: ModelSize) -> str:
         return (
-            f"{size.params:,} parameters and {size.macs:,} multiply-adds with {self.shape.num_classes} classes at "
+            f"{size.params:,} parameters and {macs_in_words(size.macs)} with {self.shape.num_classes} classes at "
             f"{self.shape.image_size} px"
         )
 

@@ -20,6 +20,7 @@ from studies.final import exported_size
 from studies.objective import Objective, words_of
 from studies.spec import fits
 from trainer.config import ModelSize
+from trainer.results import macs_in_words
 
 FAILED_UNDER = "failed_under"
 """Trial attribute: ``settings_hash`` of the study when the trial failed before its first epoch."""
@@ -53,6 +54,12 @@ class TrialView:
     """``settings_hash`` of the study when the trial failed before its first epoch; None if it did not."""
     feasible: bool = True
     """Whether the model is within the study's limit, which may have been lowered since."""
+
+    @property
+    def size_in_words(self) -> str:
+        """The known sizes of the model, each after a comma: ", 200,003 parameters"."""
+        params = f", {self.num_params:,} parameters" if self.num_params else ""
+        return params + (f", {macs_in_words(self.macs)}" if self.macs else "")
 
     def sentence(self, ladder: Ladder, objective: Objective) -> str:
         """One line for a log; ``ladder`` and ``objective`` are the study's."""

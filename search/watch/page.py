@@ -192,11 +192,9 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
     """
     lines = []
     if (best := snapshot.best) is not None:
-        size = f", {best.num_params:,} parameters" if best.num_params else ""
-        size += f", {best.macs:,} multiply-adds" if best.macs else ""
         lines += [f"#### Best so far: {snapshot.best_number}", ""]
         claim = f"{judged_on(spec.data.folds)}, of one training, as the search claims"
-        lines += [f"Trial {best.number}{size}; {claim}. The smaller model where two are equal.", ""]
+        lines += [f"Trial {best.number}{best.size_in_words}; {claim}. The smaller model where two are equal.", ""]
         if snapshot.objective == "loss":
             lines += ["This dashboard has the loss negated, as its studies are maximised: higher is better.", ""]
         lines += ["| setting | value |", "| --- | --- |"]

@@ -55,6 +55,7 @@ from search.words import duration, show
 from studies import StudySpec
 from studies.objective import NAMES, number_of
 from trainer.errors import no_room
+from trainer.results import gflops
 from trainer.values import Json
 
 REPORT_VERSION = 2
@@ -279,6 +280,7 @@ def _recipes(spec: StudySpec, trials: Sequence[FrozenTrial], best: list[FrozenTr
         [NAMES[objective], "", *(number_of(trial.values[0], objective) for trial in best)],
         ["parameters", "", *(_number(values.get("num_params")) for values in attributes)],
         ["multiply-adds", "", *(_number(values.get("macs")) for values in attributes)],
+        ["", "", *(gflops(values["macs"]) if "macs" in values else "-" for values in attributes)],
         ["training time", "", *(duration(view_of(trial).seconds) for trial in best)],
     ]
     rows += [

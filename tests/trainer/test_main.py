@@ -44,7 +44,7 @@ def test_it_prints_a_line_for_each_epoch(cache: list[str]) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stderr) == (0, "")
     model, data, *choices, header, epoch = done.stdout.splitlines()
-    assert model == ("resnet10t, 108,562 parameters, 1,841,280 multiply-adds, on CPU, 1 thread")
+    assert model == ("resnet10t, 108,562 parameters, 1,841,280 multiply-adds (0.00368 GFLOPs), on CPU, 1 thread")
     assert data == "10 classes, pictures: 1,222 train, 216 val, 359 test"
     assert [line.partition(":")[0] for line in choices] == [
         "picture set",

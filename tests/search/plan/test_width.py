@@ -258,7 +258,7 @@ def test_a_width_without_a_limit_is_only_counted() -> None:
     answer = answer_limit("resnet10t", fitter(NUM_CLASSES, IMAGE_SIZE), 0.5)
     assert answer.fits is None
     assert text_of_limit(answer).splitlines()[0] == "resnet10t, 10 classes, 32 px; no limit"
-    assert text_of_limit(answer).endswith("multiply-adds")
+    assert text_of_limit(answer).endswith(" GFLOPs")
 
 
 def test_a_model_without_a_width_has_its_one_size() -> None:

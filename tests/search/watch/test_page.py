@@ -156,7 +156,7 @@ def test_the_note_says_what_is_searched_how_far_it_is_and_how_to_have_the_best(s
     note = note_text(spec, FACTS, seen(spec, study), "is being searched", now)
     for words in (
         "#### Best so far: 53.00%",
-        "Trial 3, 200,003 parameters, 9,000,000 multiply-adds",
+        "Trial 3, 200,003 parameters, 9,000,000 multiply-adds (0.018 GFLOPs)",
         "| lr | 0.0013 |",
         "`search export-best birds`",
         "4 of 20 trials finished, 3 complete, 1 pruned, about 8 min left, at 09:30 UTC on 7 March 2026. "

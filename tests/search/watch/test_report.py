@@ -29,8 +29,8 @@ from search.figures.charts import (
     optimization_history,
     parallel_coordinates,
     timeline,
-    value_against_size,
 )
+from search.figures.sizes import value_against_size
 from search.figures.timeline import segments_of_journal, segments_of_trials
 from search.paths import Runs
 from search.study.events import Assign, Crash
@@ -68,8 +68,10 @@ class TestFigures:
             trials[number].set_user_attr("macs", macs)
         figures = {figure.id: figure for figure in study_figures(trials, survey)}
         assert figures["size"].title == "Accuracy against parameters"
-        assert figures["size-macs"].title == "Accuracy against multiply-adds"
-        assert figures["size-macs"].chart.data[0].x == (4_000_000, 9_000_000)
+        assert figures["size-macs"].title == "Accuracy against GFLOPs"
+        points = figures["size-macs"].chart.data[0]
+        assert points.x == pytest.approx((0.008, 0.018)), "two operations for each multiply-add"
+        assert points.mode == "markers+text"
         assert "size-macs" not in {figure.id for figure in study_figures(trials, spec)}
 
     def test_a_hopeless_trial_does_not_press_the_others_flat(self, spec: StudySpec) -> None:
