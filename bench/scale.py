@@ -48,6 +48,7 @@ from search.paths import Runs
 from search.plan.space import Bounds, distributions
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder
 from search.policy.model import ModelSampler
+from search.running.clock import Clock as LaunchClock
 from search.running.coordinator import Coordinator
 from search.running.launch import launch  # noqa: F401  # all that a launch imports counts for the memory
 from search.study.lock import own_study
@@ -370,7 +371,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
             display = stack.enter_context(Display())
             observers = Observers(display, [StateFile(runs.state(spec.name), "bench")], at_once=lambda: True)
             owned = OwnedStudy(study, spec, check_lock)
-            return Coordinator(owned, bounds, pool, runs, "cache", observers), pool
+            return Coordinator(owned, bounds, pool, runs, "cache", observers, LaunchClock(None)), pool
 
         if options.opening:
             coordinator()[0].begin()  # the first writes the journal

@@ -1,6 +1,7 @@
 """The service: it searches a study's space, shows the search, and exports the best model.
 
 cli              the commands: parse, call one function, print, exit code; nothing heavy at import
+pipeline         `search launch` up to the export
 housekeeping     the commands about studies as a whole: list, begin, delete
 options          options that commands share, shell completion, how commands answer
 running, export  a running search; from the best trial to a proven folder

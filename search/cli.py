@@ -15,6 +15,7 @@ from search.console import remark, tell, tell_aside
 from search.errors import ReplayFailed
 from search.housekeeping import delete, studies
 from search.options import (
+    AcceptChangesOption,
     AllowEditsOption,
     AllowHostOption,
     ColumnsOption,
@@ -24,9 +25,11 @@ from search.options import (
     EndJsonOption,
     ExportedArgument,
     ExportedTrialsOption,
+    ExportOption,
     FigureOption,
     GpusOption,
     HostOption,
+    HoursOption,
     JsonOption,
     LabelsOption,
     LikeOption,
@@ -83,11 +86,10 @@ def launch(
     labels: LabelsOption = None,
     trainings: TrainingsOption = None,
     trials: TrialsOption = None,
-    hours: Annotated[float | None, typer.Option(help="Budget: hours of this launch.")] = None,
+    hours: HoursOption = None,
+    export: ExportOption = False,
     assignments: SetOption = None,
-    accept_changes: Annotated[
-        bool, typer.Option("--accept-changes", help="Go on although data, limit, recipe or space changed.")
-    ] = False,
+    accept_changes: AcceptChangesOption = False,
     with_dashboard: Annotated[
         bool, typer.Option("--dashboard", help="Serve the dashboard meanwhile, read-only, on 127.0.0.1.")
     ] = False,
@@ -95,7 +97,7 @@ def launch(
     storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
-    """Search, or go on with a study."""
+    """Search, or go on with a study; with --export, to the proven export of its best."""
     import studies as shipped
     from search.devices import parse_devices
 
@@ -105,9 +107,7 @@ def launch(
     spec, is_shipped = shipped.load(study, overrides), study in shipped.names()
     folder, url = _places(storage, runs)
 
-    from search.running.launch import launch as run
-    from search.watch.live import last_words
-    from search.watch.status import as_json as shape
+    from search.pipeline import launch_study
 
     with contextlib.ExitStack() as stack:
         if as_json:
@@ -118,11 +118,10 @@ def launch(
             beside = dashboard_beside(url.render_as_string(hide_password=False), folder)
             tell(f"dashboard: {stack.enter_context(beside)}")
         given, further = overrides if is_shipped else None, context.obj or ()
-        snapshot = run(spec, url, folder, devices, overrides=given, accept_changes=accept_changes, further=further)
-    if as_json:
-        tell(json.dumps(shape(snapshot, held_by=None), indent=2))
-    else:
-        tell(last_words(spec, snapshot, folder))
+        launched = launch_study(
+            spec, url, folder, devices, overrides=given, accept_changes=accept_changes, further=further, export=export
+        )
+    tell(json.dumps(launched.to_json(), indent=2) if as_json else launched.text(folder))
 
 
 @app.command()

@@ -139,6 +139,16 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override the study file, e.g. train.epochs=5"),
 ]
 TrainingsOption = Annotated[float | None, typer.Option(help="Budget: compute of the whole study, in full trainings.")]
+HoursOption = Annotated[
+    float | None,
+    typer.Option(help="Budget: hours of this launch; with --export, of the whole study from its first launch on."),
+]
+ExportOption = Annotated[
+    bool, typer.Option("--export", help="Go on to confirmation, final training and proven export, on the same devices.")
+]
+AcceptChangesOption = Annotated[
+    bool, typer.Option("--accept-changes", help="Go on although data, limit, recipe or space changed.")
+]
 TrialsOption = Annotated[int | None, typer.Option(help="Budget: trials of the whole study.")]
 GpusOption = Annotated[
     str | None,

@@ -148,6 +148,11 @@ class Runs:
         """State of a running trial after its last finished epoch; ``stage``: in which of its trainings, from 0."""
         return self.trial(study, trial) / (f"checkpoint-{stage}" if stage else "checkpoint")
 
+    def keep_confusion(self, study: str, trial: int) -> None:
+        """Keep the confusion matrix of a new best trial for its figure. A missing file is no error."""
+        with contextlib.suppress(OSError):
+            self.trial_confusion(study, trial).replace(self.confusion(study))
+
     def trial_confusion(self, study: str, trial: int) -> Path:
         """Confusion matrix of a trial that has just finished its last epoch."""
         return self.trial(study, trial) / "confusion.npz"

@@ -64,7 +64,8 @@ class Search(FrozenModel):
     trials: int | None = Field(None, ge=1)
     """Budget: number of trials that begin, whether they are completed, pruned, paused or failed. Default: no limit."""
     hours: float | None = Field(None, gt=0)
-    """Budget: hours after which a launch begins no further trial. Default: no limit."""
+    """Budget: hours after which a launch begins no further trial; with `search launch --export`, hours from the first
+    launch to the export. Default: no limit."""
     objective: Objective = "accuracy"
     """The number of the validation split by which candidates are compared, confirmed and chosen: the share of right
     pictures, the mean F1 over the classes, the mean recall over the classes, or the mean cross-entropy, which is stored

@@ -2,7 +2,9 @@
 
 export     writes the export into a temporary folder, starts the proof, moves the folder into place
 place      the place of an export: made beside it, then exchanged with the old content
+choice     the trials that an export is made of
 retrain    the trainings for an export: the best trials once more, then the chosen one
+deadline   the end of the confirmation in a study with limited hours
 trainings  trainings to their end on the workers of a pool
 record     the content of metrics.json as frozen values
 recorded   the parts of metrics.json that are known before training

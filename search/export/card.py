@@ -186,8 +186,9 @@ def _choice(record: ExportRecord) -> str:
             "best of many."
         )
     if not found:
-        why = f", so that value is likely too good: it is the best of {search.trials}" if search.trials > 1 else ""
-        return f"{text} It was not confirmed with fresh seeds{why}."
+        high = f", so that value is likely too good: it is the best of {search.trials}" if search.trials > 1 else ""
+        why = record.why_unconfirmed.removeprefix("; ") or "it was not confirmed with fresh seeds"
+        return f"{text} {why[0].upper()}{why[1:]}{high}."
     if found.winner != record.trial:
         return f"{text} It was chosen by number, not by its result."
     table = [

@@ -70,7 +70,7 @@ def describe(
             **(
                 {}
                 if spec.search.objective == "accuracy"
-                else {"objective": spec.search.objective, "value": trial.values[0]}
+                else {"objective": spec.search.objective, "value": view_of(trial).value}
             ),
         },
         "confirmation": without_times(confirmation) if confirmation else None,
@@ -87,6 +87,8 @@ def describe(
     }
     if final.license is not None:  # earlier exports have no such key, and their identities must not change
         described["license"] = final.license
+    if retraining.unconfirmed is not None:
+        described["unconfirmed"] = retraining.unconfirmed
     if len(chosen) > 1:
         described["members"] = _members(retraining, chosen, stages[0], sizes)
     if final.gallery:

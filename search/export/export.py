@@ -26,6 +26,7 @@ from search.console import Terminal, is_quiet, show_progress
 from search.devices import WorkerDevice, hold_devices
 from search.errors import ProofFailed, UsageError
 from search.export.card import write_card
+from search.export.choice import check_limit, choose_trials
 from search.export.description import describe
 from search.export.formats import weights
 from search.export.metrics import (
@@ -38,10 +39,11 @@ from search.export.metrics import (
 )
 from search.export.place import CARD, CONFUSION, CURVES, EPOCHS, MISTAKES, OUT_OF_FOLD, UNFINISHED, Place, altered
 from search.export.record import Description, ExportRecord, ProofAnswer, write_metrics
-from search.export.retrain import Retraining, Stages, check_limit, choose_trials, raise_if_stopped
+from search.export.retrain import Retraining, Stages, raise_if_stopped
 from search.figures.png import draw_confusion, draw_curves, write_curves
 from search.paths import Runs
 from search.plan.prepare import prepare
+from search.plan.schedule import Schedule
 from search.process import log_to
 from search.study.begun import with_kept
 from search.study.confirmation import Confirmation
@@ -113,16 +115,42 @@ def export_best(
         log_to(runs.export_log(study_name), console.say),
         hold_devices(devices, console.say),
         storage_errors(url),
-        _disk_errors((out or runs.export(study_name, 0)).parent),
-        ExitStack() as stack,
     ):
         for line in notes:
             console.say(line)
+        return export_owned(OwnedStudy(study, spec, check_lock), runs, devices, console, out=out, numbers=numbers)
+
+
+def export_owned(
+    owned: OwnedStudy,
+    runs: Runs,
+    devices: list[WorkerDevice],
+    console: Terminal,
+    *,
+    out: Path | None = None,
+    numbers: Sequence[int] = (),
+    schedule: Schedule | None = None,
+) -> Export:
+    """Export the best model of a study that this process owns, on devices that it holds.
+
+    Many parameters: as for ``export_best``.
+
+    Args:
+        owned: the study.
+        runs: the runs folder.
+        devices: the devices to train on, one for each worker.
+        console: shows progress and messages.
+        out: as for ``export_best``.
+        numbers: as for ``export_best``.
+        schedule: the time of the whole study; once only the final training has time, nothing more is confirmed.
+    """
+    study, spec, study_name = owned.study, owned.spec, owned.spec.name
+    with _disk_errors((out or runs.export(study_name, 0)).parent), ExitStack() as stack:
         choose_trials(study, numbers, spec)  # raises if there is none, before the pictures are read
         if out is not None:
             Place(out.resolve(), is_default=False).check()
         data = prepare(spec, runs, console, lambda: raise_if_stopped(runs, study_name)).data
-        retraining = stack.enter_context(Retraining(OwnedStudy(study, spec, check_lock), runs, data, devices, console))
+        retraining = stack.enter_context(Retraining(owned, runs, data, devices, console, schedule))
         trials, confirmation = retraining.choose(numbers)
         place = Place(
             (out or runs.export(study_name, *(trial.number for trial in trials))).resolve(), is_default=out is None

@@ -246,9 +246,8 @@ def text_of_export(export: Export) -> str:
     result, model, best = record.evaluation, record.model, record.confirmed
     libraries = [one.library for one in record.proof.formats.values()]
     judged = judged_on(record.folds)
-    claims = [
-        f"  claimed     {record.claim} {judged} by the search, of one training{' each' if record.members else ''}"
-    ]
+    each = " each" if record.members else ""
+    claims = [f"  claimed     {record.claim} {judged} by the search, of one training{each}{record.why_unconfirmed}"]
     if best is not None and best.best_mean is not None:
         seeds = count(best.seeds, "fresh seed") + (" that had no part in the choice" if best.reported else "")
         claims.insert(0, f"  confirmed   {best.mean_in_words(record.search.objective)} {judged}, {seeds}")

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,8 @@ class Description(Recorded):
     """Whether the card shows the most confident mistakes."""
     license: str | None = Field(None, exclude_if=lambda license: license is None)
     """The licence of the model, as ``final.license`` says it; None if it says none."""
+    unconfirmed: Literal["chosen", "measured"] | None = Field(None, exclude_if=lambda unconfirmed: unconfirmed is None)
+    """What the hours of the study did not suffice for: to be chosen, or to be measured, with fresh seeds."""
     identity: str
     """SHA-256 of all of the above. If it has not changed, the study is not exported again."""
     event_log: str | None
@@ -97,6 +99,17 @@ class Description(Recorded):
     def trials(self) -> tuple[int, ...]:
         """Numbers of the exported trials."""
         return tuple(dict.fromkeys(one.trial for one in self.members)) or (self.trial,)
+
+    @property
+    def why_unconfirmed(self) -> str:
+        """What the time did not suffice for, as the end of a clause; "" if it did."""
+        match self.unconfirmed:
+            case "chosen":
+                return "; the hours were over before it was confirmed with fresh seeds"
+            case "measured":
+                return "; fresh seeds chose it, but the hours were over before further ones measured it"
+            case None:
+                return ""
 
     @property
     def confirmed(self) -> Candidate | None:

@@ -12,19 +12,20 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from logging import WARNING
 from pathlib import Path
 from typing import TypeVar
 
-import optuna
 from optuna.trial import FrozenTrial
 
 from search.console import Terminal, show_progress
 from search.devices import WorkerDevice
-from search.errors import Interrupted, NothingToExport, UsageError
+from search.errors import Interrupted, NothingToExport
+from search.export.choice import choose_trials
+from search.export.deadline import Deadline, TimeIsUp, Unconfirmed, sentence_of
 from search.export.trainings import Outcome, Training, TrainingQueue
 from search.paths import Runs
-from search.plan.space import check_exported
-from search.plan.width import Fitter
+from search.plan.schedule import Schedule
 from search.policy.race import cost
 from search.study.confirmation import (
     Confirmation,
@@ -42,15 +43,13 @@ from search.study.outage import Outage
 from search.study.owned import OwnedStudy
 from search.study.storage import wait_briefly
 from search.study.study import teacher_hash
-from search.study.trial import exportable, outcome_of, ranked, sampled_settings, size_of, waiting
+from search.study.trial import exportable, ranked, sampled_settings, view_of
 from search.watch.page import show_confirmation
-from search.words import count, trials_in_words
+from search.words import count
 from search.workers.crew import POLL_SECONDS
 from search.workers.local import LocalPool
-from studies import StudySpec
-from studies.final import Selection
 from studies.objective import value_of
-from trainer.config import ModelSize, TrainConfig
+from trainer.config import TrainConfig
 from trainer.data import Dataset
 from trainer.errors import DivergedError
 from trainer.identity import identity_json, later_recipe
@@ -71,13 +70,22 @@ class Retraining:
         data: the study's pictures.
         devices: the devices to train on, one for each worker.
         console: shows progress and messages.
+        schedule: the time of the whole study; None: no limit.
     """
 
     def __init__(
-        self, owned: OwnedStudy, runs: Runs, data: Dataset, devices: list[WorkerDevice], console: Terminal
+        self,
+        owned: OwnedStudy,
+        runs: Runs,
+        data: Dataset,
+        devices: list[WorkerDevice],
+        console: Terminal,
+        schedule: Schedule | None = None,
     ) -> None:
         self.owned, self.study, self.spec, self.runs, self.data = owned, owned.study, owned.spec, runs, data
-        self.devices, self.console = devices, console
+        self.devices, self.console, self.deadline = devices, console, Deadline(schedule)
+        self.unconfirmed: Unconfirmed | None = None
+        """What the time did not suffice for; None if it did."""
         self.raise_if_stopped = partial(raise_if_stopped, runs, self.spec.name)
         """Called between the steps of the export."""
         self.confirming: list[Training] = []
@@ -113,8 +121,10 @@ class Retraining:
         return answers[-1]
 
     def _keep_up(self) -> None:
-        """Raise after a stop request; check the study's lock, which a server loses in a restart; record results."""
+        """Raise after a stop request, and once the time of the confirmation is over; check the study's lock, which a
+        server loses in a restart; record results."""
         self.raise_if_stopped()
+        self.deadline.check()
         self.outage.with_database(self.owned.check, self._record)
 
     def _record(self) -> None:
@@ -129,10 +139,10 @@ class Retraining:
         """Choose the trials to export: ``numbers``, or else the winner of the confirmation, which is completed first.
 
         Returns:
-            The trials, and the confirmation if there is one.
+            The trials, and the confirmation if there is one, and there was time for it.
         """
-        if not numbers and not self.spec.confirm.is_off:
-            self._confirm()
+        if not numbers and not self.spec.confirm.is_off and (trial := self._confirm()) is not None:
+            return [trial], None
         found = None if self.spec.confirm.is_off else confirmed(self.study, self.spec)
         if numbers or found is None:
             return choose_trials(self.study, numbers, self.spec), found
@@ -145,26 +155,49 @@ class Retraining:
         winner = next(trial for trial in own_trials(self.study) if trial.number == found.winner)
         return [winner], found
 
-    def _confirm(self) -> None:
-        """Train the best candidates again, round by round, and then the winner with the seeds that measure it."""
+    def _confirm(self) -> FrozenTrial | None:
+        """Train the best candidates again, round by round, and then the winner with the seeds that measure it.
+
+        Returns:
+            The trial to export unconfirmed if there is no time for that; else None.
+        """
         self.with_database(lambda: begin(self.study, self.spec, len(self.devices)))
         plan = planned(self.study, self.spec)
-        self.first_seed = plan.first_report if plan.report_seeds else 0
         chosen = candidates(self.study, self.spec, plan.race)
         self._say_plan(plan, chosen)
-        while todo := missing(self.study, self.spec):
-            is_report = todo[0][1] >= plan.first_report
-            trainings = {self._confirming(*one).label: one for one in todo}
-            stage = "measuring the winner" if is_report else "confirming"
-            with closing(self._outcomes(stage, [self._confirming(*one) for one in todo])) as outcomes:
-                for outcome in outcomes:
-                    trial, number = trainings[outcome.training.label]
-                    value = None if outcome.diverged else value_of(outcome.results[-1], self.spec.search.objective)
-                    self.unrecorded.append((trial.number, number, value, outcome.seconds))
-                    self._keep_up()
-            self.with_database(self._record)
         seeds = range(plan.first_report + plan.report_seeds)
         self.confirming = [self._confirming(trial, number) for trial in chosen for number in seeds]
+        while todo := missing(self.study, self.spec):
+            is_report = todo[0][1] >= plan.first_report
+            self.deadline.begin_round([view_of(trial) for trial in exportable(own_trials(self.study), self.spec)])
+            try:
+                self._train_confirming("measuring the winner" if is_report else "confirming", todo)
+            except TimeIsUp:
+                self.deadline.lift()
+                self._end_workers()
+                self.with_database(self._record)
+                return self._give_up_confirming(todo[0][0] if is_report else None)
+        self.deadline.lift()
+        self.first_seed = plan.first_report if plan.report_seeds else 0
+        return None
+
+    def _train_confirming(self, stage: str, todo: list[tuple[FrozenTrial, int]]) -> None:
+        self.deadline.check()
+        trainings = {self._confirming(*one).label: one for one in todo}
+        with closing(self._outcomes(stage, [self._confirming(*one) for one in todo])) as outcomes:
+            for outcome in outcomes:
+                trial, number = trainings[outcome.training.label]
+                value = None if outcome.diverged else value_of(outcome.results[-1], self.spec.search.objective)
+                self.deadline.measure(outcome)
+                self.unrecorded.append((trial.number, number, value, outcome.seconds))
+                self._keep_up()
+        self.with_database(self._record)
+
+    def _give_up_confirming(self, winner: FrozenTrial | None) -> FrozenTrial:
+        """The trial to export because the time is over: the winner of the race, or else the best of the search."""
+        self.unconfirmed = "measured" if winner is not None else "chosen"
+        self.console.say(sentence_of(self.unconfirmed, self.spec.name), WARNING)
+        return winner or choose_trials(self.study, (), self.spec)[0]
 
     def _say_plan(self, plan: Kept, chosen: list[FrozenTrial]) -> None:
         total, done = cost(plan.race, len(chosen)) + plan.report_seeds, len(plan.results)
@@ -294,6 +327,8 @@ class Retraining:
 
     def tidy(self, trials: Sequence[FrozenTrial]) -> None:
         """Remove the checkpoints of confirmed candidates that were not chosen; their results are in the study."""
+        if self.unconfirmed is not None:
+            return  # a later export goes on with them
         for training in self.confirming:
             if training.trial not in {trial.number for trial in trials}:
                 shutil.rmtree(training.checkpoint.parent, ignore_errors=True)
@@ -317,62 +352,3 @@ def raise_if_stopped(runs: Runs, study: str) -> None:
     """
     if runs.stop_requested(study):
         raise Interrupted("export stopped; nothing is lost, the same command goes on from there")
-
-
-def choose_trials(study: optuna.Study, numbers: Sequence[int], spec: StudySpec) -> list[FrozenTrial]:
-    """The trials to export: those of ``numbers``, or the best one whose export, with [final], is within the limit.
-
-    Raises:
-        NothingToExport: no trial is COMPLETE and feasible, or one of ``numbers`` is not.
-        UsageError: [final] chooses among the seeds of one trial, and several are named.
-        LimitError: none of these trials fits as [final] exports it, or several do not fit together.
-    """
-    trials = own_trials(study)
-    if numbers:
-        feasible, outcomes = ranked(trials, spec.limit), {trial.number: outcome_of(trial) for trial in trials}
-        found = [trial for number in numbers for trial in feasible if trial.number == number]
-        for number in set(numbers) - {trial.number for trial in found}:
-            state = outcomes.get(number, "not there")
-            why = "over the limit" if state == "complete" else f"{state}, not complete"
-            name = study.study_name
-            raise NothingToExport(f"trial {number} of {name!r} is {why}; what can be exported: search report {name}")
-        if len(found) > 1:
-            if isinstance(spec.final.ensemble, Selection):
-                raise UsageError(
-                    "final.ensemble = { of, keep } chooses among the seeds of one trial; name one trial with --trial, "
-                    "or give final.ensemble as a number"
-                )
-            sizes = [size_of(trial) for trial in found for _ in range(spec.num_members)]
-            check_exported(spec, sizes, trials_in_words(numbers))
-        return found
-    best = ranked(trials, spec.limit)
-    if not best:
-        paused = f", {number:,} paused" if (number := len(waiting(trials))) else ""
-        raise NothingToExport(
-            f"study {study.study_name!r} has no completed trial yet ({len(trials)} begun{paused}); to go on, repeat "
-            "its search launch"
-        )
-    fitting = exportable(trials, spec)
-    if not fitting:
-        smallest = min(best, key=lambda trial: (size_of(trial).params, size_of(trial).macs))
-        check_exported(
-            spec, [size_of(smallest)] * spec.num_members, f"trial {smallest.number}, the smallest that is complete,"
-        )
-    return fitting[:1]
-
-
-def check_limit(configs: Sequence[TrainConfig], spec: StudySpec, data: Dataset) -> list[ModelSize]:
-    """The size of each member of an export, for one view of a picture.
-
-    Args:
-        configs: the configuration of each trial.
-        spec: the study, for its limit and its [final].
-        data: the pictures.
-
-    Raises:
-        LimitError: together they are over the limit, which may have changed since the trials were trained.
-    """
-    fitter = Fitter(data.shape, spec.limit)
-    sizes = [size for size in map(fitter.check, configs) for _ in range(spec.num_members)]
-    check_exported(spec, sizes)
-    return sizes

@@ -21,6 +21,8 @@ class AfterSearch:
     final: int
     """Trainings of the exported model that are not among those which measure it."""
     seconds: float
+    last_seconds: float
+    """Duration of the final trainings alone, if nothing is confirmed."""
 
     @property
     def words(self) -> str:
@@ -44,17 +46,25 @@ def after_search(spec: StudySpec, candidates: int, seconds: float, at_once: int)
     members, is_same = spec.num_final_trainings, final_is_as_searched(spec)
     final = max(0, members - measuring) if measuring and is_same else members
     final -= min(final, 1) if rounds and not measuring and is_same else 0  # the winner's first seed is trained already
-    stages, before = [measuring, final], 0
+    stages, before = [measuring], 0
     for one in rounds:
         stages.append(one.keep * (one.seeds - before))
         before = one.seeds
     waves = sum(math.ceil(stage / at_once) for stage in stages)
+    of_final = seconds * final_epochs(spec) / (spec.train.epochs * max(1, spec.data.folds))
     return AfterSearch(
         choosing=cost(rounds, rounds[0].keep) if rounds else 0,
         measuring=measuring,
         final=final,
-        seconds=waves * seconds,
+        seconds=waves * seconds + math.ceil(final / at_once) * of_final,
+        last_seconds=math.ceil(members / at_once) * of_final,
     )
+
+
+def final_epochs(spec: StudySpec) -> int:
+    """Number of epochs of a final training, with its last stage."""
+    final = spec.final
+    return (final.epochs or spec.train.epochs) + (final.finetune.epochs if final.finetune is not None else 0)
 
 
 def final_is_as_searched(spec: StudySpec) -> bool:

@@ -5,7 +5,8 @@ stop         `search stop`: asks a search to end, and ends paused trials
 coordinator  the loop: assign, answer, resume, pause, stop
 trials       the trials of the study: ask, report, prune, tell
 rungs        which trials go on at a rung, are paused there, are promoted
-allowance    the number of trials that the budget allows to begin or to go on
+allowance    the number of trials that the budget and the time allow to begin or to go on
+clock        the time of a launch, and what of it is kept back for the export
 others       trials that other programs have queued or finished
 assignment   the assignment of a trial to a worker
 moment       the search at one moment, for people; the line about a trial that has ended

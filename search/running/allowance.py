@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from search.running.clock import Clock
 from search.running.rungs import Rungs
 from search.study.budget import Budget, Spent
 
@@ -25,20 +26,25 @@ class Allowance:
         return self.candidates + self.promotions
 
 
-def allowance_of(budget: Budget, spent: Spent, committed: int, rungs: Rungs, *, idle: bool) -> Allowance:
-    """The trials that the budget allows.
+def allowance_of(budget: Budget, spent: Spent, committed: int, rungs: Rungs, clock: Clock, *, idle: bool) -> Allowance:
+    """The trials that the budget and the time allow.
 
     Once no candidate may begin, the best one at each rung may go on, however few have reached it. When a budget of
     compute is spent, no trial is promoted either, unless no candidate is complete: the best one is trained to its end.
+    If time is kept back for an export, a candidate begins only if it could be trained to its end before that.
 
     Args:
         budget: the budget of the search.
         spent: the part that is spent.
         committed: most steps that the trials in progress still need to reach their next rungs.
         rungs: the rungs with the paused trials.
+        clock: the time of the launch.
         idle: whether no trial is in progress.
     """
-    candidates = budget.candidates_left(spent, committed)
+    if clock.is_over:
+        return Allowance(0, 0, 1)
+    candidates = budget.candidates_left(spent, committed) if clock.allows(rungs.ladder.last_step) else 0
     at_least = 0 if candidates else 1
-    may_go_on = budget.allows_compute(spent, committed) or (idle and not spent.complete)
+    in_time = clock.schedule is None or clock.allows(rungs.steps_of_next(at_least))
+    may_go_on = (in_time and budget.allows_compute(spent, committed)) or (idle and not spent.complete)
     return Allowance(candidates, rungs.promotable(at_least) if may_go_on else 0, at_least)

@@ -28,6 +28,7 @@ from search.errors import HeldError, StudyChanged, TrainingFailed, reason_of
 from search.paths import Runs
 from search.plan.prepare import room_needed
 from search.plan.space import Bounds
+from search.running.clock import Clock
 from search.running.moment import SECONDS_A_WORKER, line_of, snapshot_of
 from search.running.records import Changed, Ending, Said
 from search.running.trials import Trials
@@ -53,6 +54,8 @@ from trainer.errors import DiskError
 class Coordinator:
     """Runs one study on a pool of workers until its budget is spent, or until it is told to stop.
 
+    Many parameters: what a search consists of.
+
     Args:
         owned: the study.
         bounds: the study's search space, and the known recipes to try first.
@@ -60,18 +63,19 @@ class Coordinator:
         runs: the runs folder, for checkpoints, logs and the journal.
         cache: path of the decoded pictures, for the workers.
         audience: observers of the search.
+        clock: the time of the launch.
     """
 
     def __init__(
-        self, owned: OwnedStudy, bounds: Bounds, pool: Pool, runs: Runs, cache: str, audience: Audience
+        self, owned: OwnedStudy, bounds: Bounds, pool: Pool, runs: Runs, cache: str, audience: Audience, clock: Clock
     ) -> None:
         self.owned, self.spec, self.known, self.runs, self.cache = owned, owned.spec, bounds.known, runs, cache
-        self.pool, self.audience, self.say = pool, audience, audience.say
+        self.pool, self.audience, self.say, self.clock = pool, audience, audience.say, clock
         self.room_needed = room_needed(self.spec, bounds, len(pool.devices))
         """Bytes for all checkpoints, existing ones included; after a full disk, the search waits for this much room."""
-        self.crew, self.trials = Crew(pool, self.spec.faults, self.say), Trials(owned, bounds.space, runs)
+        self.crew, self.trials = Crew(pool, self.spec.faults, self.say), Trials(owned, bounds.space, runs, clock)
         self.journal = self.trials.journal
-        self.stopping = self.killed = self.told_to_stop = False
+        self.stopping = self.killed = self.told_to_stop = self.out_of_time = False
         self.deadline = math.inf
         self.outage = Outage(self.say)
         self.backlog: deque[Said] = deque()
@@ -79,7 +83,6 @@ class Coordinator:
         self.no_room: str | None = None
         self.last_failure: str | None = None
         self.fatal: BaseException | None = None
-        self.started = time.monotonic()
         self._shown = -math.inf
         """Time of the last snapshot for the audience."""
         self._may_assign = False
@@ -114,11 +117,11 @@ class Coordinator:
         finally:
             late = self.killed or time.monotonic() >= self.deadline
             self.crew.close(patience_seconds=0 if late else 5)
-            ended = "told to" if self.stopping else "budget spent"
+            ended = "time is up" if self.out_of_time else "told to" if self.stopping else "budget spent"
             self.journal.append(events.Stop(reason=reason_of(self.fatal) if self.fatal else ended))
         if self.fatal:
             raise self.fatal
-        return not self.stopping
+        return not self.stopping or (self.out_of_time and not self.killed)
 
     def _search(self) -> None:
         try:
@@ -135,7 +138,7 @@ class Coordinator:
         self.owned.check()
         for line in self.trials.adopt():
             self.say(line, WARNING)
-        if self.trials.orphans:
+        if self.trials.orphans and self._left_to_do():
             numbers = ", ".join(map(str, self.trials.orphans))
             self.say(f"going on with trial {numbers}, left unfinished by the last launch")
         self.trials.enqueue(self.known)
@@ -147,6 +150,9 @@ class Coordinator:
         """One turn: waiting events, idle workers, new messages. Returns False once there is nothing left to do."""
         if self.runs.stop_requested(self.spec.name) and not self.stopping:
             self.stop()
+        if self.clock.must_end and not self.stopping and self.trials.spent.complete:
+            self.out_of_time = self.told_to_stop = True
+            self.stop(self.spec.faults.grace_seconds)
         checks = (self.owned.check, partial(check_writable, self.trials.study))
         # Another attempt to reach a vanished server could take longer than the grace.
         too_late = self.outage.is_on and time.monotonic() + ANSWER_SECONDS + CONNECT_SECONDS > self.deadline
@@ -172,17 +178,12 @@ class Coordinator:
 
     def snapshot(self) -> Snapshot:
         """The search as it is now, for people."""
-        hours, problems = self.spec.search.hours, self._problems()
-        seconds_left = None if hours is None else max(0.0, self.started + hours * 3600 - time.monotonic())
-        return snapshot_of(self.trials, self.crew, stopping=self.stopping, problems=problems, seconds_left=seconds_left)
+        told_to = self.stopping and not self.out_of_time
+        return snapshot_of(self.trials, self.crew, stopping=told_to, problems=self._problems())
 
     def _problems(self) -> list[str]:
         """Obstacles to the search, each with its remedy or with the condition it waits for."""
-        problems = [
-            f"{worker.label} put aside: {worker.disabled_reason}; leave it out of --gpus, or reset it and launch again"
-            for worker in self.crew.workers
-            if worker.disabled_reason
-        ]
+        problems = self.crew.put_aside
         if self.outage.is_on:
             away = duration(self.outage.seconds)
             problems.append(f"no database for {away}; training goes on, {len(self.backlog)} messages wait")
@@ -257,9 +258,8 @@ class Coordinator:
 
     def _left_to_do(self) -> int:
         """Number of trials left to assign: orphans, paused ones that may be promoted, new ones within the budget."""
-        hours = self.spec.search.hours
-        in_time = hours is None or time.monotonic() - self.started < hours * 3600
-        return len(self.trials.orphans) + (self.trials.allowance.total if in_time else 0)
+        orphans = len(self.trials.orphans) if self.clock.allows(0) or not self.trials.spent.complete else 0
+        return orphans + self.trials.allowance.total
 
     def _finish(self, worker: Worker, ending: Ending) -> None:
         assert worker.trial is not None

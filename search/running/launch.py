@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from logging import WARNING
 
 import optuna
@@ -18,12 +19,15 @@ from search.paths import Runs
 from search.plan.data_warnings import never_predicted, warnings_about
 from search.plan.extras import check_extras
 from search.plan.prepare import Prepared, check_room, images_of, judged_by, models_of, prepare, room_needed
+from search.plan.schedule import Schedule
 from search.process import STOP_SIGNALS, allow_grace, log_to
+from search.running.clock import Clock
 from search.running.coordinator import Coordinator
 from search.study.begun import as_begun, renew
 from search.study.budget import Budget
 from search.study.events import Accept, Keep
 from search.study.gain import note_pictures
+from search.study.hours import first_launch, is_time_up, note_time_up
 from search.study.identity import take_folder
 from search.study.journal import Journal
 from search.study.lock import own_study, read_holder
@@ -44,6 +48,9 @@ from studies import StudySpec
 from trainer.data import Dataset
 from trainer.kept import write_checked
 
+Then = Callable[[OwnedStudy, Schedule], object]
+"""What follows a search, in the process that owns the study."""
+
 
 def launch(
     spec: StudySpec,
@@ -54,6 +61,7 @@ def launch(
     overrides: Sequence[str] | None = None,
     accept_changes: bool = False,
     further: Sequence[Observer] = (),
+    then: Then | None = None,
 ) -> Snapshot:
     """Search a study, or go on with it, until its budget is spent.
 
@@ -67,6 +75,7 @@ def launch(
         overrides: as for ``search.study.begun.as_begun``.
         accept_changes: go on although the fingerprint differs.
         further: observers besides those that the study asks for. Each one gets a thread of its own.
+        then: called after the search, before study and devices are released; see ``search.running.clock``.
 
     Returns:
         The search at its end.
@@ -109,22 +118,50 @@ def launch(
             for line in [*_cautions(prepared, spec), *_whose(study), *notes]:
                 display.say(line, WARNING)
             others = [StudyPage(owned, _facts(spec, prepared), url, runs), *_asked_for(spec, runs, display, further)]
+            clock = _clock(study, spec, prepared, len(devices), goes_on=then is not None)
             observers = Observers(display, others, at_once=lambda: coordinator.killed)
             pool = LocalPool(workers, [runs.worker_log(spec.name, number) for number in range(len(workers))])
-            coordinator = Coordinator(owned, prepared, pool, runs, str(prepared.data.cache_path), observers)
+            coordinator = Coordinator(owned, prepared, pool, runs, str(prepared.data.cache_path), observers, clock)
             with observers, _signals_to(coordinator):
                 finished = coordinator.run()
             _warn_of_unanswered(display, runs, spec, prepared)
         if finished:
-            snapshot = coordinator.snapshot()
-            with contextlib.suppress(*STORAGE_FAILURES):  # an outage no longer matters: all is written
-                snapshot = completed(snapshot, study, spec, runs)
-            return snapshot
+            return _finished(coordinator, runs, then)
     raise Interrupted(
         f"study {spec.name!r} stopped with {coordinator.trials.budget.describe(coordinator.trials.spent)}; "
         "nothing is lost, the same command goes on from there",
         at_once=coordinator.killed,
     )
+
+
+def _go_on(coordinator: Coordinator, then: Then) -> None:
+    """Go on after a search; a later launch does not resume the search if it has ended because of the time."""
+    snapshot, owned, schedule = coordinator.snapshot(), coordinator.owned, coordinator.clock.schedule
+    assert schedule is not None
+    coordinator.say(f"the search is over: {snapshot.budget.describe(snapshot.spent)}")
+    if owned.spec.search.hours is not None and not snapshot.is_spent:
+        note_time_up(owned.study, owned.spec.search.hours)
+    then(owned, schedule)
+
+
+def _finished(coordinator: Coordinator, runs: Runs, then: Then | None) -> Snapshot:
+    """The search at its end, and after what follows it."""
+    if then is not None:
+        _go_on(coordinator, then)
+    snapshot = replace(coordinator.snapshot(), ends_at=None)
+    with contextlib.suppress(*STORAGE_FAILURES):  # an outage no longer matters: all is written
+        snapshot = completed(snapshot, coordinator.owned.study, coordinator.spec, runs)
+    return snapshot
+
+
+def _clock(study: optuna.Study, spec: StudySpec, prepared: Prepared, at_once: int, *, goes_on: bool) -> Clock:
+    """The time of the launch; ``goes_on`` to an export, whose trainings are done ``at_once``."""
+    launched, hours = first_launch(study), spec.search.hours
+    if not goes_on:
+        return Clock(hours)
+    ends_at = math.inf if hours is None else launched + 3600 * hours
+    pictures = sum(len(indices) for split, indices in prepared.data.splits.items() if split != "train")
+    return Clock(hours, Schedule(spec, ends_at, at_once, pictures), is_up=is_time_up(study, hours))
 
 
 def _asked_for(spec: StudySpec, runs: Runs, display: Display, further: Sequence[Observer]) -> Iterator[Observer]:

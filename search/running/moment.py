@@ -14,9 +14,7 @@ SECONDS_A_WORKER = 0.0005
 """Shortest time between two snapshots, for each worker: a snapshot takes some microseconds for each worker."""
 
 
-def snapshot_of(
-    trials: Trials, crew: Crew, *, stopping: bool, problems: Sequence[str], seconds_left: float | None
-) -> Snapshot:
+def snapshot_of(trials: Trials, crew: Crew, *, stopping: bool, problems: Sequence[str]) -> Snapshot:
     """The search as it is now.
 
     Args:
@@ -24,10 +22,11 @@ def snapshot_of(
         crew: its workers.
         stopping: whether it was told to stop.
         problems: obstacles to the search, a sentence each.
-        seconds_left: seconds left of a budget in hours; None without such a budget.
     """
     workers = [worker.view(trials.epochs_of(worker.trial), trials.objective) for worker in crew.workers]
     budget, spent, ended, rungs = trials.budget, trials.spent, trials.ended, trials.rungs
+    seconds_left = trials.clock.seconds_left
+    eta = eta_seconds(budget, spent, rungs.ladder, ended, workers, rungs.paused_steps, seconds_left)
     return Snapshot(
         study=trials.spec.name,
         budget=budget,
@@ -35,7 +34,8 @@ def snapshot_of(
         finished=tuple(trials.finished.values()),
         ended=ended,
         workers=tuple(workers),
-        eta_seconds=eta_seconds(budget, spent, rungs.ladder, ended, workers, rungs.paused_steps, seconds_left),
+        eta_seconds=eta,
+        ends_at=trials.clock.ends_at(eta),
         ladder=rungs.ladder,
         objective=trials.objective,
         stopping=stopping,

@@ -93,10 +93,10 @@ class Rungs:
             progress: the trial.
             rung: the step of the rung.
             value: the trial's value there.
-            allowed: whether the budget has compute left for a trial that goes on.
+            allowed: whether the budget has compute, and the launch time, for a trial that goes on.
 
         Returns:
-            Whether the trial is paused, and whether that is only because no compute is left.
+            Whether the trial is paused, and whether that is only because no compute or no time is left.
         """
         is_among_the_best = self.standings.arrive(progress.trial.number, rung, value)
         goes_on = is_among_the_best and allowed
@@ -139,6 +139,15 @@ class Rungs:
     def promotable(self, at_least: int) -> int:
         """Number of paused trials that may go on now; ``at_least`` as in ``Promotion.next``."""
         return self.standings.promotable(at_least)
+
+    def steps_of_next(self, at_least: int) -> int:
+        """Number of steps that the next promoted trial needs up to its next rung, or its end; 0 if there is none."""
+        number = self.standings.next(at_least)
+        return 0 if number is None else self.steps_beyond(self.paused[number].paused_at or 0)
+
+    def steps_beyond(self, rung: int) -> int:
+        """Number of steps from the rung at this step to the next one, or to the end."""
+        return self.ladder.next_step(rung) - rung
 
     def promote(self, at_least: int) -> Progress | None:
         """Promote a paused trial, from the highest rung with a trial that may go on; None if there is none."""

@@ -6,7 +6,6 @@ stored. The journal gets a line after each acknowledgement.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import shutil
 from collections import deque
@@ -20,6 +19,7 @@ from search.paths import Runs
 from search.policy.ladder import PROMOTED_AT
 from search.running.allowance import Allowance, allowance_of
 from search.running.assignment import assignment_of
+from search.running.clock import Clock
 from search.running.others import Others
 from search.running.records import KEPT, Changed, Ending, Progress, Verdict
 from search.running.rungs import Rungs
@@ -62,9 +62,12 @@ class Trials:
         owned: the study.
         space: Optuna distributions of the sampled settings.
         runs: where checkpoints and the journal are.
+        clock: the time of the launch.
     """
 
-    def __init__(self, owned: OwnedStudy, space: dict[str, BaseDistribution], runs: Runs) -> None:
+    def __init__(
+        self, owned: OwnedStudy, space: dict[str, BaseDistribution], runs: Runs, clock: Clock | None = None
+    ) -> None:
         self.study, self.spec, self.space, self.runs = owned.study, owned.spec, space, runs
         self.budget, self.objective = Budget.of(self.spec), self.spec.search.objective
         self.uuid = self.study.user_attrs.get(UUID)
@@ -80,9 +83,8 @@ class Trials:
         self.finished: dict[int, TrialView] = {}
         self.ended = Ended()
         """Figures of the finished trials."""
-        self._slowest = 0.0
-        """Seconds of the slowest step that was reported to this launch."""
         self.rungs = Rungs(self.spec, self.journal)
+        self.clock = clock or Clock(self.spec.search.hours)
 
     @property
     def spent(self) -> Spent:
@@ -93,13 +95,13 @@ class Trials:
     @property
     def slowest(self) -> float:
         """Seconds of the slowest step so far, or of an average one of the slowest earlier trial; 0 if none is known."""
-        return max(self._slowest, self.ended.slowest)
+        return max(self.clock.slowest, self.ended.slowest)
 
     @property
     def allowance(self) -> Allowance:
         """The number of trials that may begin or go on now, beside those in progress."""
         committed = sum(map(self.rungs.left_of, self.progress.values()))
-        return allowance_of(self.budget, self.spent, committed, self.rungs, idle=not self.progress)
+        return allowance_of(self.budget, self.spent, committed, self.rungs, self.clock, idle=not self.progress)
 
     def _go_on(self, progress: Progress | None) -> None:
         if progress is not None:
@@ -130,6 +132,7 @@ class Trials:
         for frozen in own_trials(self.study):
             if frozen.state.is_finished():
                 self._end(frozen)
+        self.clock.adopt(self.finished.values())
         self.rungs.adopt(own_trials(self.study))
         for frozen in trials:
             if frozen.state == TrialState.RUNNING:
@@ -214,7 +217,7 @@ class Trials:
         progress, value = self.progress[number], value_of(result, self.objective)
         trial, step = progress.trial, self.rungs.step_of(progress, result.epoch)
         progress.seconds[step] = result.seconds
-        self._slowest = max(self._slowest, result.seconds)
+        self.clock.measure(result.seconds)
         progress.images_per_second = result.images_per_second
         if step not in progress.reported:
             trial.report(value, step)
@@ -245,7 +248,9 @@ class Trials:
         """Whether a trial is pruned or paused, None if that was not decided; and the value of ``Epoch.too_late``."""
         if rung is not None:
             others = sum(self.rungs.left_of(one) for one in self.progress.values() if one is not progress)
-            return self.rungs.decide(progress, rung, value, allowed=self.budget.allows_compute(self.spent, others))
+            in_time = self.clock.allows(self.rungs.steps_beyond(rung))
+            allowed = in_time and self.budget.allows_compute(self.spent, others)
+            return self.rungs.decide(progress, rung, value, allowed=allowed)
         if progress.asked == step:
             undo_prune_query(self.study, self._frozen(progress.trial))
         progress.asked = step
@@ -300,7 +305,7 @@ class Trials:
         del self.progress[number]
         view = self._end(frozen)
         if self.ended.best is view:
-            self._keep_confusion(number)
+            self.runs.keep_confusion(self.spec.name, number)
         self._forget(number)
         return view
 
@@ -388,12 +393,8 @@ class Trials:
     def _end(self, frozen: FrozenTrial) -> TrialView:
         view = self.finished[frozen.number] = view_of(frozen, self.spec.limit)
         self.ended = self.ended.plus(view)
+        self.clock.note_end(view)
         return view
-
-    def _keep_confusion(self, number: int) -> None:
-        """Keep the confusion matrix of a new best trial for its figure. A missing file is no error."""
-        with contextlib.suppress(OSError):
-            self.runs.trial_confusion(self.spec.name, number).replace(self.runs.confusion(self.spec.name))
 
     def _forget(self, number: int) -> None:
         shutil.rmtree(self.runs.trial(self.spec.name, number), ignore_errors=True)

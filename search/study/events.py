@@ -10,7 +10,7 @@
     started   trial, constraints           the model is counted; its size relative to the limit
     epoch     trial, step, value, pruned   reported and decided; pruned is null if no pruner was asked. At a rung of
                                            the pruner "promote": pruned, whether the trial is paused there;
-                                           too_late, whether that is only because the compute is spent
+                                           too_late, whether that is only because the compute or the time is spent
     pause     trial, step                  the trial is paused at a rung: its worker is free
     promote   trial, step, at_least        the trial goes on from its rung; at_least as in Promotion.next, or null
                                            if it is unknown

@@ -26,7 +26,7 @@ from search.study.trial import TrialView
 from search.watch.status import as_json as shape
 from search.watch.status import follow, read_snapshot
 from search.watch.table import cut, small_bar, table
-from search.words import count, duration, judged_on, megabytes, show
+from search.words import clock_time, count, duration, judged_on, megabytes, show
 from studies import StudySpec
 from studies.objective import NAMES, Objective, number_of
 from trainer.errors import NO_ROOM
@@ -111,6 +111,8 @@ def headline(snapshot: Snapshot) -> str:
     parts += [f"{snapshot.count('FAIL'):,} failed"] if snapshot.count("FAIL") else []
     if snapshot.eta_seconds is not None and not snapshot.is_spent:
         parts.append(f"about {duration(snapshot.eta_seconds)} left")
+    if snapshot.ends_at is not None:
+        parts.append(f"exported {clock_time(snapshot.ends_at)}")
     return f"{snapshot.study}: {', '.join(parts)}"
 
 

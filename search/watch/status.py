@@ -59,6 +59,8 @@ class State(BaseModel):
     stopping: bool
     problems: tuple[str, ...]
     workers: tuple[WorkerView, ...]
+    ends_at: float | None = None
+    """Planned time of the export, in seconds since 1970; None if the launch does not go on to it."""
 
 
 # -- seen from outside
@@ -80,6 +82,7 @@ def write_state(file: Path, snapshot: Snapshot, owner: str) -> None:
         stopping=snapshot.stopping,
         problems=snapshot.problems,
         workers=snapshot.workers,
+        ends_at=snapshot.ends_at,
     )
     write_checked(file, state.model_dump(mode="json"), durable=False)
 
@@ -143,6 +146,7 @@ def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: State | None =
             objective=spec.search.objective,
             stopping=told.stopping,
             problems=told.problems,
+            ends_at=told.ends_at,
             judged_on=judged_on(spec.data.folds),
         )
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
@@ -195,6 +199,7 @@ def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Json]:
         "workers": [asdict(worker) for worker in snapshot.workers],
         "best": asdict(snapshot.best) if snapshot.best else None,
         "eta_seconds": snapshot.eta_seconds,
+        "ends_at": snapshot.ends_at,
         "confirmation": snapshot.confirmation.to_json() if snapshot.confirmation else None,
         "export": snapshot.exported.model_dump(mode="json") if snapshot.exported else None,
         "checkpoints": {"bytes": snapshot.checkpoint_bytes, "quota_bytes": snapshot.checkpoint_quota},

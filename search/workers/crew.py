@@ -123,6 +123,15 @@ class Crew:
         self.pool, self.faults, self.say = pool, faults, say
         self.workers = [Worker(number, device.label) for number, device in enumerate(pool.devices)]
 
+    @property
+    def put_aside(self) -> list[str]:
+        """A sentence for each device that was put aside."""
+        return [
+            f"{worker.label} put aside: {worker.disabled_reason}; leave it out of --gpus, or reset it and launch again"
+            for worker in self.workers
+            if worker.disabled_reason
+        ]
+
     def start(self, number: int) -> None:
         """Make sure that ``number`` workers run, or all if there are fewer."""
         for worker in [worker for worker in self.workers if not worker.disabled][:number]:

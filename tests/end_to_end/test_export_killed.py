@@ -18,7 +18,7 @@ import pytest
 import torch
 from desk import LIMIT, SMALL, Answer, Desk, Watched
 
-from search.export.retrain import check_limit
+from search.export.choice import check_limit
 from studies import load
 from trainer.data import prepare_data
 from trainer.errors import LimitError

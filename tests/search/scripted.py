@@ -16,6 +16,7 @@ from search.devices import WorkerDevice
 from search.errors import FailureKind
 from search.paths import Runs
 from search.plan.space import Bounds, distributions
+from search.running.clock import Clock
 from search.running.coordinator import Coordinator
 from search.study.identity import take_folder
 from search.study.owned import OwnedStudy
@@ -211,15 +212,17 @@ class Bench:
         check_lock: Callable[[], None] = lambda: None,
         watch: Callable[[Snapshot], None] = lambda snapshot: None,
         room_needed: int = 0,
+        clock: Clock | None = None,
     ) -> Coordinator:
         spec = spec or spec_of()
+        clock = clock or Clock(spec.search.hours)
         runs = Runs(self.folder)
         storage = open_storage(parse_url(f"sqlite:///{runs.database}"), create=True)
         self.notes += take_folder(runs, spec.name, uuid_of(spec.name, storage))
         study = open_study(spec, storage, "content", accept_changes=self.accept_changes)
         bounds = Bounds(width=None, most_params=0, space=distributions(spec, None), known=list(spec.known), left_out={})
         audience = Listener(self.hear, watch)
-        coordinator = Coordinator(OwnedStudy(study, spec, check_lock), bounds, pool, runs, "cache", audience)
+        coordinator = Coordinator(OwnedStudy(study, spec, check_lock), bounds, pool, runs, "cache", audience, clock)
         coordinator.room_needed = room_needed
         return coordinator
 

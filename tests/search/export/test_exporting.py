@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from io import StringIO
@@ -30,26 +32,30 @@ import search.export.retrain
 import search.study.outage
 from search.console import Terminal
 from search.errors import HeldError, Interrupted, NothingToExport, ProofFailed, StudyChanged, UsageError
+from search.export.card import _choice
+from search.export.choice import choose_trials
+from search.export.deadline import Deadline
 from search.export.description import _told
 from search.export.export import _disk_errors, _export
-from search.export.metrics import evaluate_once, final_model
+from search.export.metrics import Export, evaluate_once, final_model, text_of_export
 from search.export.nets import write_graphs
 from search.export.place import Place
 from search.export.proof import Difference, compare_logits
 from search.export.record import ExportRecord, ProofAnswer
-from search.export.retrain import Retraining, choose_trials, raise_if_stopped
+from search.export.retrain import Retraining, raise_if_stopped
 from search.export.trainings import Outcome, Training
 from search.options import trial_numbers
 from search.paths import Runs
 from search.plan.prepare import prepare
-from search.study.confirmation import begin, confirmed, missing, record
+from search.plan.schedule import Schedule
+from search.study.confirmation import begin, confirmed, final_seed, missing, record
 from search.study.gain import wilson_interval
 from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, parse_url
 from search.study.study import UUID, open_test_split
 from search.workers.messages import Assign, FromWorker
 from search.workers.pool import Exit
-from studies import Faults, Limit, StudySpec
+from studies import Confirm, Faults, Limit, StudySpec
 from trainer.config import EpochResult, TrainConfig
 from trainer.data import Dataset, prepare_data
 from trainer.errors import DiskError, LimitError
@@ -148,10 +154,9 @@ def spec() -> StudySpec:
 def completed_study(storage: RDBStorage | None = None) -> optuna.Study:
     """A study with one trial, which is its best."""
     study = optuna.create_study(direction="maximize", storage=storage)
-    axis, size = {"lr": FloatDistribution(0.001, 0.1)}, {"num_params": 1}
-    study.add_trial(
-        create_trial(state=TrialState.COMPLETE, value=0.5, params={"lr": 0.01}, distributions=axis, user_attrs=size)
-    )
+    axis, size = {"lr": FloatDistribution(0.001, 0.1)}, {"num_params": 1, "seconds": 1.0}
+    values = {"params": {"lr": 0.01}, "distributions": axis, "user_attrs": size, "intermediate_values": {1: 0.5}}
+    study.add_trial(create_trial(state=TrialState.COMPLETE, value=0.5, **values))
     return study
 
 
@@ -379,3 +384,62 @@ def test_several_trials_have_to_fit_the_limit_together(spec: StudySpec) -> None:
         choose_trials(study, (0, 1), spec.model_copy(update={"limit": Limit(params=1)}))
     with pytest.raises(NothingToExport, match=r"trial 7 of .* is not there"):
         choose_trials(study, (0, 7), both)
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before it begins", "in its second training"])
+def test_a_confirmation_ends_once_only_the_final_training_has_time_and_goes_on_later(
+    spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    desk = Desk(spec, tmp_path, monkeypatch)
+
+    def slow(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        if len(desk.pool.assigned) == 2:
+            desk.retraining.deadline.until = 0.0
+        yield from trains(assignment, times)
+
+    desk.pool.script = slow
+    hour = Schedule(spec, time.time() + (3600 if begun else 1), 1)
+    desk.retraining.deadline.schedule = hour
+    with desk.retraining as retraining:
+        (trial,), found = retraining.choose()
+        assert (trial.number, found, retraining.unconfirmed) == (0, None, "chosen")
+        assert retraining.queue is None, "no worker trains what nobody waits for"
+        assert [one.config.seed for one in retraining.plan([trial])[0]] == [final_seed(spec, 0, 0)]
+        retraining.tidy([trial])
+    assert len(missing(desk.study, spec)) == (2 if begun else 3), "what was done counts"
+    assert "the time is over: the search's best is exported, unconfirmed" in " ".join(desk.said.getvalue().split())
+    with desk.retraining as retraining:
+        retraining.deadline.schedule, retraining.unconfirmed = None, None
+        desk.pool = ScriptedPool(trains)
+        assert retraining.choose()[1] is not None
+    assert missing(desk.study, spec) == []
+
+
+def test_the_winner_of_a_race_is_exported_unmeasured_if_the_time_ends_after_the_race(
+    spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    race = spec.model_copy(update={"confirm": Confirm()})
+    desk = Desk(race, tmp_path, monkeypatch)
+    ends = iter([math.inf, math.inf, 0.0])
+    monkeypatch.setattr(Deadline, "begin_round", lambda self, _: setattr(self, "until", next(ends)))
+    with desk.retraining as retraining:
+        (trial,), found = retraining.choose()
+        assert (trial.number, found, retraining.unconfirmed) == (0, None, "measured")
+    assert [number for _, number in missing(desk.study, race)] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("unconfirmed", "words"),
+    [
+        (None, "It was not confirmed with fresh seeds, so that value is likely too good"),
+        ("chosen", "The hours were over before it was confirmed with fresh seeds, so that value is likely too good"),
+        ("measured", "Fresh seeds chose it, but the hours were over before further ones measured it, so that value"),
+    ],
+)
+def test_card_and_terminal_say_that_the_time_was_over(unconfirmed: str | None, words: str) -> None:
+    told = recorded() | {"confirmation": None} | ({} if unconfirmed is None else {"unconfirmed": unconfirmed})
+    record = ExportRecord.model_validate(told)
+    assert words in _choice(record)
+    text = text_of_export(Export(record, Path("export")))
+    assert ("of one training; " in text) == (unconfirmed is not None)
+    assert ("unconfirmed" in record.to_json()) == (unconfirmed is not None), "records of before stay as they are"

@@ -10,8 +10,8 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from search.errors import UsageError
 from search.export.card import card
+from search.export.choice import choose_trials
 from search.export.record import ExportRecord
-from search.export.retrain import choose_trials
 from search.export.selection import select, value_of
 from search.plan.after import after_search
 from studies import StudySpec

@@ -24,6 +24,7 @@ import search.study.outage
 import search.study.postgres
 from search.paths import Runs
 from search.plan.space import Bounds, distributions
+from search.running.clock import Clock
 from search.running.coordinator import Coordinator
 from search.study.owned import OwnedStudy
 from search.study.storage import backend_of, is_away, open_storage, parse_url, wait_briefly
@@ -63,7 +64,9 @@ def searching(url: str, folder: Path, notes: list[str], pool: ScriptedPool) -> C
     study = open_study(spec, open_storage(parse_url(url), create=True), "content")
     bounds = Bounds(width=None, most_params=0, space=distributions(spec, None), known=[], left_out={})
     say = Listener(lambda line, *_: notes.append(line))
-    return Coordinator(OwnedStudy(study, spec, lambda: None), bounds, pool, runs, "cache", say)
+    return Coordinator(
+        OwnedStudy(study, spec, lambda: None), bounds, pool, runs, "cache", say, Clock(spec.search.hours)
+    )
 
 
 def test_while_another_connection_locks_a_table_training_goes_on_and_nothing_is_lost_or_doubled(

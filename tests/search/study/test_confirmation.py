@@ -13,7 +13,7 @@ from marked import add_own
 from optuna.trial import TrialState, create_trial
 from scipy.stats import ttest_ind
 
-from search.export.retrain import choose_trials
+from search.export.choice import choose_trials
 from search.study.confirmation import (
     CONFIRM,
     begin,

@@ -17,7 +17,7 @@ from rich.console import Console
 from scripted import EPOCHS, Bench, ScriptedPool, epoch, spec_of, started
 
 from search.errors import NothingToExport
-from search.export.retrain import choose_trials
+from search.export.choice import choose_trials
 from search.figures.catalogue import study_figures
 from search.figures.charts import learning_curves
 from search.study.marks import MARK

@@ -1,0 +1,78 @@
+"""The trials that an export is made of, and whether they fit the limit as [final] exports them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from search.errors import NothingToExport, UsageError
+from search.plan.space import check_exported
+from search.plan.width import Fitter
+from search.study.marks import own_trials
+from search.study.trial import exportable, outcome_of, ranked, size_of, waiting
+from search.words import trials_in_words
+from studies import StudySpec
+from studies.final import Selection
+from trainer.config import ModelSize, TrainConfig
+from trainer.data import Dataset
+
+
+def choose_trials(study: optuna.Study, numbers: Sequence[int], spec: StudySpec) -> list[FrozenTrial]:
+    """The trials to export: those of ``numbers``, or the best one whose export, with [final], is within the limit.
+
+    Raises:
+        NothingToExport: no trial is COMPLETE and feasible, or one of ``numbers`` is not.
+        UsageError: [final] chooses among the seeds of one trial, and several are named.
+        LimitError: none of these trials fits as [final] exports it, or several do not fit together.
+    """
+    trials = own_trials(study)
+    if numbers:
+        feasible, outcomes = ranked(trials, spec.limit), {trial.number: outcome_of(trial) for trial in trials}
+        found = [trial for number in numbers for trial in feasible if trial.number == number]
+        for number in set(numbers) - {trial.number for trial in found}:
+            state = outcomes.get(number, "not there")
+            why = "over the limit" if state == "complete" else f"{state}, not complete"
+            name = study.study_name
+            raise NothingToExport(f"trial {number} of {name!r} is {why}; what can be exported: search report {name}")
+        if len(found) > 1:
+            if isinstance(spec.final.ensemble, Selection):
+                raise UsageError(
+                    "final.ensemble = { of, keep } chooses among the seeds of one trial; name one trial with --trial, "
+                    "or give final.ensemble as a number"
+                )
+            sizes = [size_of(trial) for trial in found for _ in range(spec.num_members)]
+            check_exported(spec, sizes, trials_in_words(numbers))
+        return found
+    best = ranked(trials, spec.limit)
+    if not best:
+        paused = f", {number:,} paused" if (number := len(waiting(trials))) else ""
+        raise NothingToExport(
+            f"study {study.study_name!r} has no completed trial yet ({len(trials)} begun{paused}); to go on, repeat "
+            "its search launch"
+        )
+    fitting = exportable(trials, spec)
+    if not fitting:
+        smallest = min(best, key=lambda trial: (size_of(trial).params, size_of(trial).macs))
+        check_exported(
+            spec, [size_of(smallest)] * spec.num_members, f"trial {smallest.number}, the smallest that is complete,"
+        )
+    return fitting[:1]
+
+
+def check_limit(configs: Sequence[TrainConfig], spec: StudySpec, data: Dataset) -> list[ModelSize]:
+    """The size of each member of an export, for one view of a picture.
+
+    Args:
+        configs: the configuration of each trial.
+        spec: the study, for its limit and its [final].
+        data: the pictures.
+
+    Raises:
+        LimitError: together they are over the limit, which may have changed since the trials were trained.
+    """
+    fitter = Fitter(data.shape, spec.limit)
+    sizes = [size for size in map(fitter.check, configs) for _ in range(spec.num_members)]
+    check_exported(spec, sizes)
+    return sizes

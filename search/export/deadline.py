@@ -1,0 +1,65 @@
+"""The end of a confirmation whose study has limited hours: then only the final training and the export have time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection
+from typing import Literal
+
+from search.export.trainings import Outcome
+from search.plan.schedule import Schedule, pace_of
+from search.study.trial import TrialView
+
+Unconfirmed = Literal["chosen", "measured"]
+"""What an export had no time for: to be chosen with fresh seeds, or to be measured with further ones."""
+
+
+class TimeIsUp(Exception):
+    """Only the final training and the export have time left."""
+
+
+class Deadline:
+    """The end of a confirmation.
+
+    Args:
+        schedule: the time of the whole study; None: no limit.
+    """
+
+    def __init__(self, schedule: Schedule | None) -> None:
+        self.schedule = schedule
+        self.until = math.inf
+        """Seconds since 1970."""
+        self._measured: list[float] = []
+
+    def measure(self, outcome: Outcome) -> None:
+        """Note the durations of a confirming training's steps."""
+        self._measured += [result.seconds for result in outcome.results]
+
+    def begin_round(self, complete: Collection[TrialView]) -> None:
+        """Compute the end from the steps measured so far; before the first one, from those of the complete trials."""
+        pace = pace_of(complete, self._measured)
+        self.until = math.inf if self.schedule is None or pace is None else self.schedule.final_begins_at(pace)
+
+    def lift(self) -> None:
+        """From now on, there is no limit: what is begun is finished."""
+        self.until = math.inf
+
+    def check(self) -> None:
+        """Raise once the time is over.
+
+        Raises:
+            TimeIsUp: it is.
+        """
+        if time.time() > self.until:
+            raise TimeIsUp
+
+
+def sentence_of(unconfirmed: Unconfirmed, study: str) -> str:
+    """What is exported because the time is over, for the user."""
+    match unconfirmed:
+        case "chosen":
+            what = "the search's best is exported"
+        case "measured":
+            what = "the race's winner is exported before it was measured"
+    return f"the time is over: {what}, unconfirmed; search export-best {study} later confirms it"

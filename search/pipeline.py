@@ -1,0 +1,100 @@
+"""``search launch``: a search and, with ``--export``, its confirmation, final training and proven export after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import URL
+
+from search.console import Terminal, is_quiet
+from search.devices import WorkerDevice
+from search.paths import Runs
+from search.process import log_to
+from search.running.launch import launch
+from search.study.progress import Snapshot
+from search.watch.live import last_words
+from search.watch.status import as_json
+from studies import StudySpec
+from trainer.values import Json, to_json
+
+if TYPE_CHECKING:
+    from search.export.metrics import Export
+    from search.plan.schedule import Schedule
+    from search.study.owned import OwnedStudy
+    from search.watch.observers import Observer
+
+
+@dataclass(frozen=True)
+class Launched:
+    """The end of a launch."""
+
+    spec: StudySpec
+    snapshot: Snapshot
+    """The search, with its confirmation and its export."""
+    export: Export | None
+    """None without ``--export``."""
+
+    def text(self, runs: Runs) -> str:
+        """Its last words in a terminal."""
+        if self.export is None:
+            return last_words(self.spec, self.snapshot, runs)
+        from search.export.metrics import text_of_export
+
+        return text_of_export(self.export)
+
+    def to_json(self) -> dict[str, Json]:
+        """The documented shape: that of ``search status`` and, under "exported", that of ``search export-best``."""
+        found = as_json(self.snapshot, held_by=None)
+        return found if self.export is None else found | {"exported": to_json(self.export)}
+
+
+def launch_study(
+    spec: StudySpec,
+    url: URL,
+    runs: Runs,
+    devices: list[WorkerDevice],
+    *,
+    overrides: Sequence[str] | None = None,
+    accept_changes: bool = False,
+    further: Sequence[Observer] = (),
+    export: bool = False,
+) -> Launched:
+    """Search a study and, if asked, export its best model in the same process, which keeps the study and the devices.
+
+    Many parameters: those of the command.
+
+    Args:
+        spec: the study.
+        url: the storage.
+        runs: the runs folder.
+        devices: the devices to train on.
+        overrides: as for ``search.running.launch.launch``.
+        accept_changes: go on although the fingerprint differs.
+        further: observers of the search.
+        export: go on to the export once the search is over.
+
+    Raises:
+        SearchError, TrainerError: as ``launch`` and ``search.export.export.export_best`` say.
+    """
+    made: list[Export] = []
+
+    def then(owned: OwnedStudy, schedule: Schedule) -> None:
+        from search.export.export import export_owned
+
+        console = Terminal(quiet=is_quiet(), highlight=False)
+        with log_to(runs.export_log(owned.spec.name), console.say):
+            made.append(export_owned(owned, runs, devices, console, schedule=schedule))
+
+    snapshot = launch(
+        spec,
+        url,
+        runs,
+        devices,
+        overrides=overrides,
+        accept_changes=accept_changes,
+        further=further,
+        then=then if export else None,
+    )
+    return Launched(spec, snapshot, made[0] if made else None)

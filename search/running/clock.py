@@ -1,0 +1,96 @@
+"""The time of a launch: whether a candidate may still begin, go on, or must stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterable
+
+from search.plan.schedule import Pace, Schedule
+from search.study.trial import TrialView
+
+MEASURED_STEPS = 64
+"""Number of steps, the last ones, whose mean duration is the pace of the search: the load of a machine changes."""
+
+
+class Clock:
+    """The time of one launch.
+
+    Args:
+        hours: ``search.hours``; None: no limit.
+        schedule: the time of the whole study, if the launch goes on to the export; then ``hours`` are not this
+            launch's, but counted from the first one, and time for the last stages is kept back.
+        is_up: whether an earlier launch has found that the search's part of the time is over.
+    """
+
+    def __init__(self, hours: float | None, schedule: Schedule | None = None, *, is_up: bool = False) -> None:
+        self._ends = None if hours is None else time.monotonic() + hours * 3600
+        self.schedule, self.is_up = schedule, is_up
+        self._steps: deque[float] = deque(maxlen=MEASURED_STEPS)
+        self._macs = 0
+        self.slowest = 0.0
+        """Seconds of the slowest step that was reported to this launch."""
+
+    @property
+    def pace(self) -> Pace | None:
+        """The measured speed; None before the first step."""
+        return Pace(sum(self._steps) / len(self._steps), self._macs) if self._steps else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the hours of a launch without an export are over."""
+        return self.schedule is None and self._ends is not None and time.monotonic() >= self._ends
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds left for the search; None without a limit."""
+        if self.schedule is None:
+            return None if self._ends is None else max(0.0, self._ends - time.monotonic())
+        if (pace := self.pace) is None or self.schedule.ends_at == math.inf:
+            return None
+        return max(0.0, self.schedule.search_ends_at(pace) - time.time())
+
+    def measure(self, seconds: float) -> None:
+        """Note the duration of a step."""
+        self._steps.append(seconds)
+        self.slowest = max(self.slowest, seconds)
+
+    def note_end(self, view: TrialView) -> None:
+        """Note the size of a trial that has ended."""
+        if view.state == "COMPLETE" and view.macs:
+            self._macs = max(self._macs, view.macs)
+
+    def adopt(self, views: Iterable[TrialView]) -> None:
+        """Note the speed of the trials that earlier launches have finished."""
+        for view in views:
+            if view.epochs and view.seconds:
+                self._steps.append(view.seconds / view.epochs)
+
+    def allows(self, steps: int) -> bool:
+        """Whether so many steps of one candidate end before the time for the last stages begins."""
+        if self.schedule is None:
+            return True
+        if self.is_up:
+            return False
+        pace = self.pace
+        if pace is None:
+            return time.time() < self.schedule.ends_at
+        return time.time() + steps * pace.step_seconds <= self.schedule.search_ends_at(pace)
+
+    @property
+    def must_end(self) -> bool:
+        """Whether candidates in progress must stop, so that the best complete one can be exported in time."""
+        if self.schedule is None or (pace := self.pace) is None:
+            return False
+        return time.time() >= self.schedule.final_begins_at(pace)
+
+    def ends_at(self, seconds_left: float | None) -> float | None:
+        """The planned end of the whole, in seconds since 1970; None if it is not known, and without an export.
+
+        Args:
+            seconds_left: estimate for the search.
+        """
+        if self.schedule is None or seconds_left is None or (pace := self.pace) is None:
+            return None
+        return min(time.time() + seconds_left + self.schedule.last_stages(pace), self.schedule.ends_at)

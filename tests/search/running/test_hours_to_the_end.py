@@ -1,0 +1,209 @@
+"""A launch that goes on to the export keeps back the time for it; epochs take the time that the script says."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+from scripted import Bench, ScriptedPool, result, spec_of, started
+
+import search.running.clock
+from search.plan.schedule import EXPORT_SECONDS, MARGIN, START_SECONDS, Pace, Schedule
+from search.running.clock import Clock
+from search.study.events import Stop
+from search.study.hours import LAUNCHED, first_launch, is_time_up, note_time_up
+from search.study.journal import read_journal
+from search.study.progress import Snapshot
+from search.study.replay import replay
+from search.study.trial import is_paused
+from search.workers.messages import Assign, Epoch, FromWorker
+from search.workers.pool import Exit
+from studies import StudySpec
+
+BEGUN = 1_000_000.0
+
+SECONDS = 40.0
+"""An epoch takes so long, if nothing else is said."""
+
+
+class Watch:
+    """The time of these searches."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = BEGUN
+        monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+        monkeypatch.setattr(search.running.clock, "time", SimpleNamespace(time=self.time, monotonic=self.time))
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    return Watch(monkeypatch)
+
+
+def spec(**search_: Any) -> StudySpec:
+    """Rungs after 1 and 3 of 9 epochs."""
+    made = spec_of(pruner="promote", sampler="random", trials=500, trainings=300.0).model_dump()
+    train = made["train"] | {"epochs": 9, "schedule": "constant"}
+    return StudySpec.model_validate(made | {"train": train, "search": made["search"] | search_})
+
+
+class Trains:
+    """Workers whose epochs take ``seconds``."""
+
+    def __init__(self, watch: Watch, workers: int = 1) -> None:
+        self.watch, self.seconds = watch, SECONDS
+        self.pool = ScriptedPool(self.play, workers)
+        self.done: set[tuple[int, int]] = set()
+        """Epochs, with their trials, that a checkpoint holds."""
+
+    def play(self, assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
+        trial = assignment.trial
+        yield started(trial)
+        for number in range(1, 10):
+            if (trial, number) not in self.done:
+                self.watch.now += self.seconds / self.pool.num_workers
+                self.done.add((trial, number))
+            value = (1 + 7 * trial % 9) / 10 * (0.5 + number / 18)
+            yield Epoch(trial=trial, result=result(number, value, seconds=self.seconds, epochs=9), memory_bytes=1)
+
+
+def schedule(minutes: float, at_once: int = 1, **search_: Any) -> Schedule:
+    return Schedule(spec(**search_), BEGUN + 60 * minutes, at_once)
+
+
+def test_the_last_stages_take_the_trainings_of_the_race_and_the_export() -> None:
+    pace = Pace(10.0, load=1.0)
+    long = MARGIN * (START_SECONDS + (4 + 2 * 2 + 2) * 90 + EXPORT_SECONDS)
+    assert schedule(60).search_ends_at(pace) == pytest.approx(BEGUN + 3600 - long), "4 > 2 x 3, and 2 to report"
+    short = MARGIN * (START_SECONDS + (3 + 2 + 2) * 90 + EXPORT_SECONDS)
+    assert schedule(60, trainings=8.0).search_ends_at(pace) == pytest.approx(BEGUN + 3600 - short)
+    waves = MARGIN * (START_SECONDS + (2 + 1 + 1) * 90 + EXPORT_SECONDS)
+    assert schedule(60, at_once=2, trainings=8.0).search_ends_at(pace) == pytest.approx(BEGUN + 3600 - waves)
+    alone = MARGIN * (START_SECONDS + 90 + EXPORT_SECONDS)
+    assert schedule(60).final_begins_at(pace) == pytest.approx(BEGUN + 3600 - alone)
+    large = Pace(10.0, macs=10**9, load=1.0)
+    assert (once := Schedule(spec(), BEGUN, 1, pictures=1000).export_seconds(large)) > EXPORT_SECONDS + 60
+    busy = replace(large, load=3.0)
+    assert Schedule(spec(), BEGUN, 1, pictures=1000).export_seconds(busy) == pytest.approx(3 * once)
+
+
+def test_final_trainings_that_are_longer_or_more_take_their_time_too() -> None:
+    longer = spec().model_copy(update={"final": spec().final.model_copy(update={"epochs": 27, "ensemble": 3})})
+    begins = Schedule(longer, BEGUN, 2).final_begins_at(Pace(10.0, load=1.0))
+    assert begins == pytest.approx(BEGUN - MARGIN * (START_SECONDS + 2 * 270 + EXPORT_SECONDS))
+
+
+@pytest.mark.parametrize(("workers", "minutes"), [(1, 90), (3, 45)])
+def test_a_search_ends_when_the_time_of_the_last_stages_begins_and_a_replay_repeats_it(
+    bench: Bench, watch: Watch, workers: int, minutes: int
+) -> None:
+    plan, trains, planned = schedule(minutes, workers, trainings=20.0), Trains(watch, workers), list[float]()
+
+    def see(snapshot: Snapshot) -> None:
+        planned.extend([snapshot.ends_at] if snapshot.ends_at is not None else [])
+        assert not snapshot.stopping
+
+    clock = Clock(1.0, plan)
+    coordinator = bench.coordinator(trains.pool, plan.spec, clock=clock, watch=see)
+    assert coordinator.run() is True
+    ends = plan.search_ends_at(Pace(SECONDS, load=1.0))
+    assert ends - 10 * SECONDS < watch.now <= ends, "the time is used, and what follows has its own"
+    assert not coordinator.out_of_time, "no candidate in progress was stopped"
+    trials = coordinator.trials.study.get_trials()
+    assert {trial.state for trial in trials if not is_paused(trial)} == {TrialState.COMPLETE}
+    assert coordinator.trials.spent.complete >= 3
+    assert planned
+    assert max(planned) <= plan.ends_at
+    events = read_journal(coordinator.journal.path)
+    assert isinstance(events[-1], Stop)
+    assert events[-1].reason == "budget spent"
+    played = replay(events)
+    assert played.identical, played.first_difference
+    before = len(trains.pool.assigned)
+    again = bench.coordinator(trains.pool, plan.spec, clock=Clock(1.0, plan))
+    assert again.run() is True
+    assert len(trains.pool.assigned) == before, "a later launch goes straight to the export"
+
+
+def test_candidates_that_become_slow_stop_so_that_the_best_complete_one_is_exported_in_time(
+    bench: Bench, watch: Watch
+) -> None:
+    plan, trains = schedule(90, pruner="none", trainings=20.0), Trains(watch)
+
+    def see(snapshot: Snapshot) -> None:
+        assert not snapshot.stopping, "nobody has told the search to stop"
+        if snapshot.spent.complete:
+            trains.seconds = 600.0
+
+    coordinator = bench.coordinator(trains.pool, plan.spec, clock=Clock(1.0, plan), watch=see)
+    assert coordinator.run() is True
+    assert coordinator.out_of_time
+    assert watch.now < plan.ends_at
+    states = [trial.state for trial in coordinator.trials.study.get_trials()]
+    assert states == [TrialState.COMPLETE, TrialState.RUNNING], "the second one goes on with more hours"
+    events = read_journal(coordinator.journal.path)
+    assert isinstance(events[-1], Stop)
+    assert events[-1].reason == "time is up"
+    assert replay(events).identical
+
+
+def test_if_no_candidate_is_complete_the_best_is_trained_to_its_end_although_the_time_is_over(
+    bench: Bench, watch: Watch
+) -> None:
+    first, trains = bench.coordinator(ScriptedPool(Trains(watch).play), spec()), Trains(watch)
+
+    def stop(snapshot: Snapshot) -> None:
+        if snapshot.spent.paused == 4:
+            first.stop()
+
+    first.audience.watch = stop
+    assert first.run() is False
+    coordinator = bench.coordinator(trains.pool, spec(), clock=Clock(1.0, schedule(60), is_up=True))
+    assert coordinator.run() is True
+    assert coordinator.trials.spent.complete == 1
+    begun = len(first.trials.study.get_trials())
+    assert len(coordinator.trials.study.get_trials()) == begun, "no new candidate"
+
+
+def test_without_hours_nothing_is_kept_back_and_the_planned_end_counts_the_last_stages(
+    bench: Bench, watch: Watch
+) -> None:
+    small = spec(trainings=4.0)
+    plan, trains, planned = Schedule(small, math.inf, 1), Trains(watch), list[float]()
+    coordinator = bench.coordinator(
+        trains.pool,
+        small,
+        clock=Clock(None, plan),
+        watch=lambda snapshot: planned.extend([] if snapshot.ends_at is None else [snapshot.ends_at]),
+    )
+    assert coordinator.run() is True
+    assert coordinator.trials.spent.trainings >= 4
+    assert planned[-1] == pytest.approx(watch.now + plan.last_stages(Pace(SECONDS, load=1.0)), abs=9 * SECONDS)
+
+
+def test_the_hours_count_from_the_first_launch_and_more_of_them_go_on() -> None:
+    study = optuna.create_study()
+    at = first_launch(study)
+    assert first_launch(study) == at == study.user_attrs[LAUNCHED]
+    before, begun = optuna.create_study(), datetime(2026, 11, 1, 12)
+    trial = create_trial(value=1.0)
+    trial.datetime_start = begun
+    before.add_trial(trial)
+    assert first_launch(before) == begun.timestamp(), "of a study of before, its first trial"
+    assert not is_time_up(study, 2.0)
+    note_time_up(study, 2.0)
+    assert is_time_up(study, 2.0)
+    assert is_time_up(study, 1.5)
+    assert not is_time_up(study, 3.0)
+    assert not is_time_up(study, None)
