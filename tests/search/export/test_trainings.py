@@ -35,6 +35,7 @@ def epoch(assignment: Assign, number: int, *, seconds: float = 1.0) -> Epoch:
 def trainings(number: int, **values: Any) -> list[Training]:
     return [
         Training(
+            trial=0,
             label=f"member {index}",
             config=TrainConfig(epochs=EPOCHS, lr=(index + 1) / 100),
             checkpoint=Path(f"{index}/checkpoint"),
