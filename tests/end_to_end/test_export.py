@@ -169,7 +169,7 @@ def test_an_export_that_differs_from_its_card_is_not_put_in_place(
     runs, number = Runs(exported.desk.runs), exported.digits.metrics["trial"]
     spec = load(str(exported.desk.folder / "small.toml"), ["final.formats=[]"])
     url = parse_url(f"sqlite:///{exported.desk.runs}/search.db")
-    monkeypatch.setattr(search.export.export, "check_limit", lambda *_: ModelSize(params=1, macs=1))
+    monkeypatch.setattr(search.export.export, "check_limit", lambda *_: [ModelSize(params=1, macs=1)])
     with pytest.raises(ProofFailed) as failure:
         search.export.export.export_best(
             "small", url, runs, parse_devices("cpu"), asked=spec, out=tmp_path / "wrong", numbers=(number,), aside=True
