@@ -7,6 +7,7 @@ limit     `search limit`
 check     `search check`: the meaning of a study, and all its problems
 after     the trainings after a search, planned before it
 schedule  the time that is kept back for them and for the export
+outlook   the plan of a launch up to the export, in one line
 meaning   the answer of `search check`, and its text
 extras    packages and addresses that a study's settings need
 data_warnings  warnings about the pictures

@@ -25,12 +25,17 @@ class AfterSearch:
     """Duration of the final trainings alone, if nothing is confirmed."""
 
     @property
-    def words(self) -> str:
-        """In one line: "8 trainings choose the model, 2 measure it: about 12 min"."""
+    def trainings(self) -> str:
+        """In words: "8 trainings to choose the model, 2 to measure it"."""
         parts = [] if not self.choosing else [f"{count(self.choosing, 'training')} to choose the model"]
         parts += [f"{self.measuring} to measure it"] if self.measuring else []
         parts += [f"{self.final} to export it"] if self.final else []
-        return f"{', '.join(parts)}: about {duration(self.seconds)}"
+        return ", ".join(parts)
+
+    @property
+    def words(self) -> str:
+        """In one line: "8 trainings to choose the model, 2 to measure it: about 12 min"."""
+        return f"{self.trainings}: about {duration(self.seconds)}"
 
 
 def after_search(spec: StudySpec, candidates: int, seconds: float, at_once: int) -> AfterSearch:
@@ -51,7 +56,8 @@ def after_search(spec: StudySpec, candidates: int, seconds: float, at_once: int)
         stages.append(one.keep * (one.seeds - before))
         before = one.seeds
     waves = sum(math.ceil(stage / at_once) for stage in stages)
-    of_final = seconds * final_epochs(spec) / (spec.train.epochs * max(1, spec.data.folds))
+    parts = 1 if spec.final.ensemble == "folds" else max(1, spec.data.folds)
+    of_final = seconds * final_epochs(spec) / (spec.train.epochs * parts)
     return AfterSearch(
         choosing=cost(rounds, rounds[0].keep) if rounds else 0,
         measuring=measuring,

@@ -12,12 +12,13 @@ from logging import WARNING
 import optuna
 from sqlalchemy import URL
 
-from search.console import is_quiet
+from search.console import Say, is_quiet
 from search.devices import WorkerDevice, hold_devices, share_gpus
 from search.errors import Interrupted
 from search.paths import Runs
 from search.plan.data_warnings import never_predicted, warnings_about
 from search.plan.extras import check_extras
+from search.plan.outlook import outlook
 from search.plan.prepare import Prepared, check_room, images_of, judged_by, models_of, prepare, room_needed
 from search.plan.schedule import Schedule
 from search.process import STOP_SIGNALS, allow_grace, log_to
@@ -31,10 +32,12 @@ from search.study.hours import first_launch, is_time_up, note_time_up
 from search.study.identity import take_folder
 from search.study.journal import Journal
 from search.study.lock import own_study, read_holder
+from search.study.marks import own_trials
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
 from search.study.storage import STORAGE_FAILURES, open_storage, storage_errors
 from search.study.study import another_owner, check_trials, open_study, uuid_of
+from search.study.trial import view_of
 from search.watch.aside import Aside
 from search.watch.event_files import EventFiles
 from search.watch.live import Display
@@ -118,7 +121,7 @@ def launch(
             for line in [*_cautions(prepared, spec), *_whose(study), *notes]:
                 display.say(line, WARNING)
             others = [StudyPage(owned, _facts(spec, prepared), url, runs), *_asked_for(spec, runs, display, further)]
-            clock = _clock(study, spec, prepared, len(devices), goes_on=then is not None)
+            clock = _clock(study, spec, prepared, len(devices), None if then is None else display.say)
             observers = Observers(display, others, at_once=lambda: coordinator.killed)
             pool = LocalPool(workers, [runs.worker_log(spec.name, number) for number in range(len(workers))])
             coordinator = Coordinator(owned, prepared, pool, runs, str(prepared.data.cache_path), observers, clock)
@@ -154,14 +157,18 @@ def _finished(coordinator: Coordinator, runs: Runs, then: Then | None) -> Snapsh
     return snapshot
 
 
-def _clock(study: optuna.Study, spec: StudySpec, prepared: Prepared, at_once: int, *, goes_on: bool) -> Clock:
-    """The time of the launch; ``goes_on`` to an export, whose trainings are done ``at_once``."""
+def _clock(study: optuna.Study, spec: StudySpec, prepared: Prepared, at_once: int, say: Say | None) -> Clock:
+    """The time of the launch. If it goes on to an export, with ``at_once`` trainings, the plan is told to ``say``."""
     launched, hours = first_launch(study), spec.search.hours
-    if not goes_on:
+    if say is None:
         return Clock(hours)
     ends_at = math.inf if hours is None else launched + 3600 * hours
     pictures = sum(len(indices) for split, indices in prepared.data.splits.items() if split != "train")
-    return Clock(hours, Schedule(spec, ends_at, at_once, pictures), is_up=is_time_up(study, hours))
+    schedule = Schedule(spec, ends_at, at_once, pictures)
+    clock = Clock(hours, schedule, is_up=is_time_up(study, hours))
+    clock.adopt([view_of(trial) for trial in own_trials(study) if trial.state.is_finished()])
+    say(outlook(schedule, clock.pace, launched))
+    return clock
 
 
 def _asked_for(spec: StudySpec, runs: Runs, display: Display, further: Sequence[Observer]) -> Iterator[Observer]:

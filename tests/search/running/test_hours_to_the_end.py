@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -16,6 +18,7 @@ from optuna.trial import TrialState, create_trial
 from scripted import Bench, ScriptedPool, result, spec_of, started
 
 import search.running.clock
+from search.plan.outlook import outlook
 from search.plan.schedule import EXPORT_SECONDS, MARGIN, START_SECONDS, Pace, Schedule
 from search.running.clock import Clock
 from search.study.events import Stop
@@ -53,7 +56,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 
 def spec(**search_: Any) -> StudySpec:
     """Rungs after 1 and 3 of 9 epochs."""
-    made = spec_of(pruner="promote", sampler="random", trials=500, trainings=300.0).model_dump()
+    made = spec_of(pruner="promote", sampler="random", trials=5000, trainings=300.0, hours=1.0).model_dump()
     train = made["train"] | {"epochs": 9, "schedule": "constant"}
     return StudySpec.model_validate(made | {"train": train, "search": made["search"] | search_})
 
@@ -207,3 +210,19 @@ def test_the_hours_count_from_the_first_launch_and_more_of_them_go_on() -> None:
     assert is_time_up(study, 1.5)
     assert not is_time_up(study, 3.0)
     assert not is_time_up(study, None)
+
+
+def test_the_plan_is_told_before_a_launch_and_counts_the_time_once_epochs_are_measured() -> None:
+    now = time.time()
+    whole = Schedule(spec(), now + 3600, 1)
+    told = outlook(whole, None, now)
+    assert "300 trainings" not in told
+    assert "; then 8 trainings to choose the model, 2 to measure it; exported by " in told
+    numbers = [
+        int(re.findall(r"about ([\d,]+) candidate", one)[0].replace(",", ""))
+        for one in (told, outlook(whole, Pace(1.0, load=1.0), now), outlook(whole, Pace(10.0, load=1.0), now))
+    ]
+    assert numbers == sorted(numbers, reverse=True)
+    assert numbers[0] > numbers[2] > 0
+    assert "when the budget is spent" in outlook(Schedule(spec(hours=None), math.inf, 1), None, now)
+    assert "are over; the best is exported; larger --hours" in outlook(replace(whole, ends_at=now - 1), None, now)
