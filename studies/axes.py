@@ -79,6 +79,10 @@ the range of widths that fit with the other settings. So each setting has consta
 """
 
 
+TIMM = "timm:"
+"""Beginning of a choice of ``model`` that stands for all timm models of a pattern that fit the limit: "timm:*"."""
+
+
 def _read_value(value: object) -> object:
     if not isinstance(value, bool | int | float | str):
         raise ValueError(f"{value!r} is no value to sample; write a number, a string, true or false")
@@ -183,7 +187,7 @@ def recipe_problems(key: str, value: Value, space: Mapping[str, Axis], train: Tr
     if axis is None:
         yield f"is not in the space; {nearest(key, space)}"
     elif not isinstance(axis, Range):
-        if value not in axis:
+        if value not in axis and not (key == "model" and any(str(one).startswith(TIMM) for one in axis)):
             yield f"{value!r} is not among the space's {list(axis)}"
     elif isinstance(value, str) or value < axis.low or (axis.high is not None and value > axis.high):
         high = "the widest that fits" if axis.high is None else f"{axis.high:g}"

@@ -165,7 +165,8 @@ class TrainConfig(FrozenModel):
     """One candidate: a model and the recipe it is trained with. Everything but the pictures."""
 
     model: str = "rexnet_100"
-    """Name of a timm model, trained from random weights; or wrn-D-K, a wide ResNet of depth D and width K."""
+    """Name of a timm model, trained from random weights; or wrn-D-K, a wide ResNet of depth D and width K. In [space],
+    "timm:*" stands for all timm models of a pattern that fit the limit."""
     model_args: dict[str, bool | int | float | str | list[int]] = Field({})
     """Further keyword arguments for timm.create_model, for example { act_layer = "relu" }."""
     width_mult: float = Field(1.0, gt=0, le=10)

@@ -143,6 +143,18 @@ def count(config: TrainConfig, shape: Shape) -> ModelSize:
     return ModelSize(params=_num_params(model), macs=counter.get_total_flops() // 2)
 
 
+def try_training(config: TrainConfig, shape: Shape) -> None:
+    """Run a candidate in training mode on two pictures without memory.
+
+    Raises:
+        ConfigError: as in ``build_model``, or the model gives no logits in training, as some distilled ones do.
+    """
+    model = build_model(config, shape, "meta").train()
+    logits = model(torch.empty(2, *shape.of_image, device="meta"))
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, shape.num_classes):
+        raise ConfigError(f"{config.model} gives no single logit for each class in training")
+
+
 def count_params(config: TrainConfig, shape: Shape) -> int:
     """Count only a candidate's trainable parameters, which needs no forward pass.
 

@@ -11,6 +11,7 @@ outlook   the plan of a launch up to the export, in one line
 meaning   the answer of `search check`, and its text
 extras    packages and addresses that a study's settings need
 data_warnings  warnings about the pictures
+survey    all timm models of a pattern under the limit, for `model = ["timm:*"]`
 lr_range  `search lr-range`: the learning-rate range test
 preview   a grid of augmented training images
 near_duplicates  a sheet of near-duplicates across splits

@@ -14,6 +14,7 @@ from search.paths import Runs
 from search.plan.space import Bounds, find_bounds
 from search.words import megabytes
 from studies import StudySpec
+from studies.axes import TIMM, values_of
 from trainer.data import Dataset, prepare_data
 from trainer.errors import ConfigError, DiskError
 from trainer.sums import check_teacher
@@ -61,8 +62,21 @@ def prepare(
         check_teacher(spec.train.distill.teacher)
     with show_progress(console, raise_if_stopped) as progress:
         data = prepare_data(spec.data, runs.cache, progress=progress, download=download)
-    notes = _check_augment(spec, data)
-    return Prepared(data=data, notes=notes, **vars(find_bounds(spec, len(data.class_names), runs)))
+    notes = (*_check_augment(spec, data), *_about_survey(spec))
+    with show_progress(console, raise_if_stopped) as progress:
+        bounds = find_bounds(spec, len(data.class_names), runs, progress)
+    return Prepared(data=data, notes=notes, **vars(bounds))
+
+
+def _about_survey(spec: StudySpec) -> list[str]:
+    """Advice for a study that compares all models of timm."""
+    patterns = [str(one) for one in values_of("model", spec.train, spec.space) if str(one).startswith(TIMM)]
+    if not patterns or spec.search.sampler == "random":
+        return []
+    return [
+        f'model = "{patterns[0]}" is a survey: with so many models, sampler = "random" in [search] sees more of them '
+        f"than {spec.search.sampler}, which returns to those that it knows"
+    ]
 
 
 def _check_augment(spec: StudySpec, data: Dataset) -> tuple[str, ...]:

@@ -15,11 +15,13 @@ from optuna.distributions import (
 )
 
 from search.paths import Runs
+from search.plan.survey import expand
 from search.plan.width import Fitter, Width
 from studies import Range, StudySpec
-from studies.axes import WIDTH_SHARE, Value, annotation_of, numbers_of, values_of
+from studies.axes import WIDTH_SHARE, Value, annotation_of, numbers_of
 from studies.final import exported_size
 from studies.spec import describe_limit, fits
+from trainer.cache import Progress
 from trainer.config import SIZE_SETTINGS, ModelSize, TrainConfig
 from trainer.errors import ConfigError, LimitError
 from trainer.results import macs_in_words
@@ -40,8 +42,10 @@ class Bounds:
     """Model or known recipe ("known.0") that does not fit the limit -> reason."""
 
 
-def find_bounds(spec: StudySpec, num_classes: int, runs: Runs) -> Bounds:
+def find_bounds(spec: StudySpec, num_classes: int, runs: Runs, progress: Progress | None = None) -> Bounds:
     """Find the exact bounds of the space for ``num_classes`` classes.
+
+    Counting all models of timm takes minutes at first; ``progress`` is told of it.
 
     Raises:
         LimitError: no candidate fits, or none fits as [final] exports it.
@@ -49,7 +53,7 @@ def find_bounds(spec: StudySpec, num_classes: int, runs: Runs) -> Bounds:
     """
     fitter = Fitter(spec.data.shape_for(num_classes), spec.limit, runs.widths)
     if spec.sizes_vary:
-        models, left_out = feasible_models(spec, fitter)
+        models, left_out = feasible_models(spec, fitter, progress)
         _check_exported(spec, models, fitter)
         return Bounds(
             width=None,
@@ -184,7 +188,9 @@ def distributions(
     return space
 
 
-def feasible_models(spec: StudySpec, fitter: Fitter) -> tuple[list[str], dict[str, str]]:
+def feasible_models(
+    spec: StudySpec, fitter: Fitter, progress: Progress | None = None
+) -> tuple[list[str], dict[str, str]]:
     """Find the models of a study that fit the limit at the narrowest width, with all other sizes at their largest.
 
     Returns:
@@ -195,10 +201,11 @@ def feasible_models(spec: StudySpec, fitter: Fitter) -> tuple[list[str], dict[st
             that would fit.
     """
     fitting: list[str] = []
-    left_out: dict[str, str] = {}
-    for model in map(str, values_of("model", spec.train, spec.space)):
+    models, fits_already, left_out = expand(spec, fitter, progress)
+    for model in models:
         try:
-            _check_corner(spec, model, fitter, {})
+            if model not in fits_already:
+                _check_corner(spec, model, fitter, {})
         except (LimitError, ConfigError) as error:
             left_out[model] = str(error)
         else:

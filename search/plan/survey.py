@@ -1,0 +1,134 @@
+"""``model = ["timm:*"]``: all timm models of a pattern that fit the limit, counted on the meta device, remembered."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from search.plan.width import Fitter
+from studies import StudySpec
+from studies.axes import TIMM, values_of
+from studies.spec import fits
+from trainer.cache import Progress
+from trainer.config import ModelSize, TrainConfig
+from trainer.kept import recall, write_checked
+from trainer.values import Json
+
+SAVED_EVERY = 20
+"""After so many counted models the counts are written, so that an interruption loses few of them."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What is known of a timm model for some classes and pictures."""
+
+    params: int
+    """0 if the model cannot be built."""
+    macs: int | None = None
+    """None if it was not counted, because the parameters alone are over the limit."""
+    problem: str | None = None
+    """Why it cannot be built, counted or trained; None if it can."""
+
+
+_COUNTED = TypeAdapter(dict[str, Counted])
+
+
+def expand(spec: StudySpec, fitter: Fitter, progress: Progress | None) -> tuple[list[str], set[str], dict[str, str]]:
+    """The models of a study, with each pattern "timm:..." replaced by the models of timm that fit the limit.
+
+    A model is counted at its own size. It is also run in training mode. Nothing is allocated.
+
+    Returns:
+        The models, each once; those of them that fit and have no setting of their size; and for each pattern, and each
+        model of it that cannot be counted or trained, the reason why models are left out.
+    """
+    choices = list(map(str, values_of("model", spec.train, spec.space)))
+    if not any(choice.startswith(TIMM) for choice in choices):
+        return choices, set(), {}
+
+    import timm  # 5 s, and few studies need it here
+
+    from trainer.models import size_settings
+
+    fixed: set[str] = set()
+    models: list[str] = []
+    left_out: dict[str, str] = {}
+    for choice in choices:
+        if not choice.startswith(TIMM):
+            models.append(choice)
+            continue
+        names = timm.list_models(choice.removeprefix(TIMM))
+        counted = _count_all(names, spec.train, fitter, progress)
+        found = [name for name in names if _fits(counted[name], fitter)]
+        unusable = {name: problem for name in names if (problem := counted[name].problem) is not None}
+        over = len(names) - len(found) - len(unusable)
+        if over or not names:
+            left_out[choice] = f"{over:,} of its {len(names):,} models are over the limit" if names else "no such model"
+        left_out |= unusable
+        models += found
+        fixed |= {name for name in found if not size_settings(name)}
+    return list(dict.fromkeys(models)), fixed, left_out
+
+
+def _fits(one: Counted, fitter: Fitter) -> bool:
+    size = None if one.macs is None else ModelSize(params=one.params, macs=one.macs)
+    return one.problem is None and size is not None and fits(size, fitter.limit)
+
+
+def _count_all(
+    names: list[str], train: TrainConfig, fitter: Fitter, progress: Progress | None
+) -> Mapping[str, Counted]:
+    """Count the models, or recall their counts. Long at first: about half a second a model."""
+    shape, most = fitter.shape, fitter.limit.params
+    memory = None if fitter.memory is None else fitter.memory.with_name("timm-models.json")
+    settings = train.model_dump(mode="json", include={"model_args", "stem"})
+    question = json.dumps([settings, [shape.num_classes, shape.image_size, shape.channels], version("timm")])
+    known = _recall(memory, question)
+    for number, name in enumerate(names):
+        if progress is not None:
+            progress("counting models", number, len(names))
+        one = known.get(name)
+        # A count without multiply-adds was over another limit then.
+        if one is None or (one.problem is None and one.macs is None and (most is None or one.params <= most)):
+            known[name] = _count(train.model_copy(update={"model": name}), fitter)
+            if number % SAVED_EVERY == 0:
+                _remember(memory, question, known)
+    _remember(memory, question, known)
+    return known
+
+
+def _count(config: TrainConfig, fitter: Fitter) -> Counted:
+    """Count one model. timm's models raise errors of many kinds where they do not take a size of picture."""
+    from trainer.models import count, count_params, try_training
+
+    params = 0
+    try:
+        params = count_params(config, fitter.shape)
+        if fitter.limit.params is not None and params > fitter.limit.params:
+            return Counted(params)
+        size = count(config, fitter.shape)
+        try_training(config, fitter.shape)
+    except Exception as error:
+        return Counted(params, problem=" ".join(str(error).split())[:200] or type(error).__name__)
+    return Counted(size.params, size.macs)
+
+
+def _recall(memory: Path | None, question: str) -> dict[str, Counted]:
+    kept = recall(memory, "the models are counted again") if memory is not None else None
+    return _COUNTED.validate_python((kept or {}).get(question, {}))
+
+
+def _remember(memory: Path | None, question: str, known: Mapping[str, Counted]) -> None:
+    if memory is None:
+        return
+    others = recall(memory, "the models are counted again") or {}
+    counted: dict[str, Json] = {name: asdict(one) for name, one in known.items()}
+    with contextlib.suppress(OSError):  # a folder that nobody may write to costs the next call some minutes
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_checked(memory, {**others, question: counted}, durable=False)
