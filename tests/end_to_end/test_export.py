@@ -221,7 +221,7 @@ def test_what_was_confirmed_is_counted_and_shown(exported: Exported) -> None:
     assert found["sentence"] in exported.digits.answer.out
     assert exported.status.json()["confirmation"]["winner"] == found["winner"]
     card = (exported.digits.folder / "README.md").read_text()
-    assert f"the corrected estimate for the chosen one is **{best['mean']:.2%}**" in card
+    assert f": **{best['mean']:.2%}** on validation. The search's best had claimed {found['raw_best']:.2%}." in card
     assert f"| {best['trial']} | {best['num_params']:,} | {best['search_accuracy']:.2%} |" in card
     unconfirmed = (exported.shapes.folder / "README.md").read_text()
     assert "It was not confirmed with fresh seeds" in unconfirmed
