@@ -449,7 +449,8 @@ def test_finetuning_keeps_the_net_and_ends_schedule_and_augmentation() -> None:
 
 def test_each_word_of_what_a_final_model_is_fitted_on_has_code() -> None:
     words = choices_of(Final)
-    assert words.keys() == {"fit_on", "tta", "formats"}
+    assert words.keys() == {"fit_on", "ensemble", "tta", "formats"}
+    assert [*words["ensemble"]] == ["folds"]
     assert {word: with_word(Final, "fit_on", word).fits_on_validation for word in words["fit_on"]} == {
         "train": False,
         "train+val": True,
