@@ -34,6 +34,7 @@ from search.running.records import Changed, Ending, Said
 from search.running.trials import Trials
 from search.study import events
 from search.study.marks import FOREIGN_REASON
+from search.study.memory import looking_once
 from search.study.outage import Outage
 from search.study.owned import OwnedStudy
 from search.study.postgres import ANSWER_SECONDS, CONNECT_SECONDS
@@ -136,7 +137,9 @@ class Coordinator:
     def begin(self) -> None:
         """Adopt trials that the last launch left unfinished, queue the known recipes, start the workers."""
         self.owned.check()
-        for line in self.trials.adopt():
+        with looking_once(self.trials.study):
+            notes = self.trials.adopt()
+        for line in notes:
             self.say(line, WARNING)
         if self.trials.orphans and self._left_to_do():
             numbers = ", ".join(map(str, self.trials.orphans))
@@ -157,8 +160,10 @@ class Coordinator:
         # Another attempt to reach a vanished server could take longer than the grace.
         too_late = self.outage.is_on and time.monotonic() + ANSWER_SECONDS + CONNECT_SECONDS > self.deadline
         steps = (self.trials.complete_asking, self._catch_up, self._assign, self._finish_off, self._tell_of_others)
-        if too_late or not self.outage.with_database(*checks, *steps, most_minutes=self.spec.faults.storage_minutes):
-            self._go_on_without_storage()
+        minutes = self.spec.faults.storage_minutes
+        with looking_once(self.trials.study):  # what other programs change meanwhile is seen in the next turn
+            if too_late or not self.outage.with_database(*checks, *steps, most_minutes=minutes):
+                self._go_on_without_storage()
         if self.killed or time.monotonic() >= self.deadline or not self._worth_waiting():
             return False
         if self.stopping and not self.told_to_stop and not self.fatal:

@@ -14,6 +14,7 @@ from search.study.trial import FAILURE
 from search.workers.crew import Event
 from search.workers.failures import Setbacks
 from search.workers.messages import Epoch
+from trainer.values import Json
 
 KEPT = (
     "reason",
@@ -101,6 +102,17 @@ class Progress:
         return round(self.seconds_before + sum(self.seconds.values()), 3)
 
     @property
+    def facts(self) -> dict[str, Json]:
+        """The attributes that are stored when it ends."""
+        found: dict[str, Json] = {
+            "seconds": self.total_seconds,
+            "images_per_second": round(self.images_per_second, 1),
+        }
+        if self.seconds:
+            found["seconds_per_epoch"] = round(sum(self.seconds.values()) / len(self.seconds), 3)
+        return found
+
+    @property
     def waits(self) -> bool:
         """Whether it is paused at a rung, or will be once its worker is free."""
         return self.paused_at is not None and self.paused_at != self.promoted_at
@@ -117,6 +129,11 @@ class Ending:
     """Why it is not COMPLETE, in one line; the end of a log may follow."""
     failure: FailureKind | None = None
     """The kind of failure that ended it; None if there was no failure."""
+
+    @property
+    def facts(self) -> dict[str, Json]:
+        """The attributes that are stored with it."""
+        return {name: fact for name, fact in {"reason": self.reason, FAILURE: self.failure}.items() if fact}
 
 
 class Changed(Exception):

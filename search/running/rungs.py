@@ -15,10 +15,12 @@ from search.policy.ladder import PAUSED_AT, PROMOTED_AT
 from search.running.records import Progress
 from search.study.events import Pause, Promote
 from search.study.journal import Journal
+from search.study.sampling import set_attributes
 from search.study.standings import standings_of
 from search.study.trial import step_of, words_of_pause
 from studies import StudySpec
 from studies.objective import words_of
+from trainer.values import Json
 
 
 class Rungs:
@@ -100,13 +102,14 @@ class Rungs:
         """
         is_among_the_best = self.standings.arrive(progress.trial.number, rung, value)
         goes_on = is_among_the_best and allowed
+        facts: dict[str, Json] = {"seconds": progress.total_seconds}  # the trial may be paused until a later launch
+        if not goes_on or self.ladder.anew:
+            facts[PROMOTED_AT if goes_on else PAUSED_AT] = rung
+        set_attributes(progress.trial.study, progress.trial, facts)
         if not goes_on:
-            progress.trial.set_user_attr(PAUSED_AT, rung)
             progress.paused_at = rung
         elif self.ladder.anew:
-            progress.trial.set_user_attr(PROMOTED_AT, rung)
             self.place(progress, rung)
-        progress.trial.set_user_attr("seconds", progress.total_seconds)  # the trial may be paused until a later launch
         return not goes_on, is_among_the_best and not allowed
 
     def place(self, progress: Progress, promoted_at: int | None) -> None:

@@ -29,7 +29,7 @@ from search.study.budget import Budget, Spent
 from search.study.ended import Ended
 from search.study.journal import Journal
 from search.study.marks import FOREIGN_REASON, Marks, is_foreign, own_trials
-from search.study.memory import read_anew
+from search.study.memory import read_anew, together
 from search.study.owned import OwnedStudy
 from search.study.sampling import (
     QUEUED,
@@ -37,16 +37,18 @@ from search.study.sampling import (
     make_own,
     new_trial,
     resume_trial,
+    set_attributes,
     undo_prune_query,
 )
 from search.study.storage import backend_of
 from search.study.study import UUID, check_trials
-from search.study.trial import FAILED_UNDER, FAILURE, TrialView, settings_hash, step_of, view_of
+from search.study.trial import FAILED_UNDER, TrialView, settings_hash, step_of, view_of
 from search.workers.failures import Decision, Failure
 from search.workers.messages import Assign, Started
 from studies.objective import value_of, words_of
 from studies.spec import excesses
 from trainer.config import EpochResult, ModelSize
+from trainer.values import Json
 
 logger = logging.getLogger(__name__)
 
@@ -195,17 +197,15 @@ class Trials:
     def counted(self, started: Started) -> None:
         """Store a trial's size, and its excess over the limit (negative if it is within) as constraints."""
         trial = self.progress[started.trial].trial
-        if "macs" in trial.user_attrs and trial.number in self.journal.started:
+        if "macs" in self._frozen(trial).user_attrs and trial.number in self.journal.started:
             return  # it is resumed
         constraints = excesses(ModelSize(params=started.num_params, macs=started.macs), self.spec.limit)
         stored = self._frozen(trial).constraints
         for name, excess in constraints.items():
             if name not in stored:  # else Optuna warns
                 trial.set_constraint(name, excess)
-        if self.spec.sizes_vary:
-            trial.set_user_attr("sizes", started.sizes)
-        trial.set_user_attr("num_params", started.num_params)
-        trial.set_user_attr("macs", started.macs)
+        sizes: dict[str, Json] = {"sizes": dict(started.sizes)} if self.spec.sizes_vary else {}
+        set_attributes(self.study, trial, sizes | {"num_params": started.num_params, "macs": started.macs})
         self.journal.append(events.Started(trial=trial.number, constraints=constraints))
 
     def report(self, number: int, result: EpochResult) -> Verdict:
@@ -283,19 +283,12 @@ class Trials:
         if is_foreign(frozen):
             raise UpdateFinishedTrialError(FOREIGN_REASON)
         if not frozen.state.is_finished():  # else the database stored it, but its reply was lost
-            seconds = list(progress.seconds.values())
-            trial.set_user_attr("seconds", progress.total_seconds)
-            if seconds:
-                trial.set_user_attr("seconds_per_epoch", round(sum(seconds) / len(seconds), 3))
-            trial.set_user_attr("images_per_second", round(progress.images_per_second, 1))
-            trial.set_user_attr("device", device)
-            if ending.reason:
-                trial.set_user_attr("reason", ending.reason)
-            if ending.failure:
-                trial.set_user_attr(FAILURE, ending.failure)
-            if not seconds and not progress.reported and ending.state != TrialState.COMPLETE:
-                trial.set_user_attr(FAILED_UNDER, settings_hash(self.spec))
-            self.marks.note_ended(self.study, frozen)
+            facts = progress.facts | {"device": device} | ending.facts
+            if not progress.seconds and not progress.reported and ending.state != TrialState.COMPLETE:
+                facts[FAILED_UNDER] = settings_hash(self.spec)
+            with together(self.study):
+                set_attributes(self.study, trial, facts)
+                self.marks.note_ended(self.study, frozen)
             self.study.tell(trial, ending.value, ending.state)
             frozen = self._frozen(trial)
         state, value = ending.state.name, frozen.value

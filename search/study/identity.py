@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import datetime
 
 import optuna
+from optuna.storages._rdb import models
+from sqlalchemy import and_, select
 
 from search.errors import ReplayFailed, StudyChanged
 from search.paths import Runs
 from search.study.journal import cut_torn_line, read_journal, searched_by
-from search.study.storage import is_same_file
+from search.study.storage import backend_of, is_same_file
 from search.study.study import UUID
 
 
@@ -68,11 +71,11 @@ def identify(study: optuna.Study) -> Callable[[], None]:
     """
 
     def uuid() -> str | None:
-        try:
-            found: str | None = study.user_attrs.get(UUID)
-        except KeyError:
-            raise gone from None
-        return found
+        with backend_of(study).engine.connect() as connection:  # not all attributes: the page is among them
+            row = connection.execute(stored).one_or_none()
+        if row is None:
+            raise gone
+        return None if row[0] is None else str(json.loads(row[0]))
 
     def still_there() -> None:
         # SQLite gives the number of a deleted study to the next study, so the UUID is compared.
@@ -82,5 +85,9 @@ def identify(study: optuna.Study) -> Callable[[], None]:
     gone = StudyChanged(
         f"study {study.study_name!r} was deleted or replaced while it was in use; launch it again for a new one"
     )
+    model, kept = models.StudyModel, models.StudyUserAttributeModel
+    attribute = and_(kept.study_id == model.study_id, kept.key == UUID)
+    stored = select(kept.value_json).select_from(model).outerjoin(kept, attribute)
+    stored = stored.where(model.study_id == study._study_id)
     before = uuid()
     return still_there

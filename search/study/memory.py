@@ -9,18 +9,30 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, Insert, bindparam, func, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from search.study.storage import backend_of
+
+_KEYS: dict[type[Any], tuple[str, str]] = {
+    models.TrialParamModel: ("trial_id", "param_name"),
+    models.TrialUserAttributeModel: ("trial_id", "key"),
+    models.TrialSystemAttributeModel: ("trial_id", "key"),
+    models.TrialIntermediateValueModel: ("trial_id", "step"),
+}
+"""Table of a trial's facts -> its key."""
 
 
 class RememberingStorage(_CachedStorage):
@@ -46,15 +58,25 @@ class RememberingStorage(_CachedStorage):
         self._studies[study_id] = _StudyInfo()
         self._trials = self._studies[study_id].trials
         """Number -> trial, in the order of the numbers."""
-        self._unfinished: set[int] = set()
-        """Numbers of the unfinished trials."""
+        self._unfinished: dict[int, None] = {}
+        """Numbers of the unfinished trials, in order."""
+        self._waiting: set[int] = set()
+        """Numbers of the WAITING trials."""
         self._whole = False
         """Whether the memory is known to equal the database, apart from ``_stale``."""
         self._stale: set[int] = set()
         """Optuna's ids of the trials to read anew."""
+        self._once = self._seen_once = False
+        """Whether one look is enough for now, and whether it was taken."""
+        self._group: list[tuple[type[Any], dict[str, Any]]] | None = None
+        """Rows that are stored together at the end of ``together``; None outside of it."""
+        self._compatible: set[tuple[str, str]] = set()
+        """(setting, axis) that Optuna has compared with the study's and accepted."""
+        self._statements = {model: _upsert(model, backend.engine.dialect.name) for model in _KEYS}
         self._read_up_to = -1
         """The highest id that was read; there may be new trials above it."""
         trial = models.TrialModel
+        self._states = select(trial.state).where(trial.trial_id.in_(bindparam("ids", expanding=True)))
         self._count = select(
             func.count(),
             func.count().filter(trial.state == TrialState.WAITING),
@@ -64,6 +86,33 @@ class RememberingStorage(_CachedStorage):
     def forget(self, trial_id: int) -> None:
         """Read a trial anew before it is next returned, because it was changed without Optuna."""
         self._stale.add(trial_id)
+
+    @contextmanager
+    def looking_once(self) -> Iterator[None]:
+        """Inside, only the first access to all trials looks for changes by other programs."""
+        self._once, self._seen_once = True, False
+        try:
+            yield
+        finally:
+            self._once = False
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Store what is written to unfinished trials inside in one transaction, at the end.
+
+        Reads inside see it already. After an error, all unfinished trials are read anew.
+        """
+        if self._group is not None:  # inside another one
+            yield
+            return
+        self._group = []
+        try:
+            with self._writing():
+                yield
+                if self._group:
+                    self._send(self._group)
+        finally:
+            self._group = None
 
     # -- reads
 
@@ -106,15 +155,22 @@ class RememberingStorage(_CachedStorage):
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
         """As Optuna's."""
+        axis = distribution_to_json(distribution)
+        trial = self._known(trial_id)
         with self._writing():
-            super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
+            if trial is None or param_name in trial.params or (param_name, axis) not in self._compatible:
+                super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
+                self._compatible.add((param_name, axis))
+            else:
+                row = {"param_name": param_name, "param_value": param_value_internal, "distribution_json": axis}
+                self._store(models.TrialParamModel, trial_id, row)
             trial = self._change(trial_id)
             if trial is None:
                 return
             if param_name in trial.params:  # Optuna silently keeps the old value
                 self.forget(trial_id)
                 return
-            kept = json_to_distribution(distribution_to_json(distribution))
+            kept = json_to_distribution(axis)
             trial.distributions[param_name] = kept
             trial.params[param_name] = kept.to_external_repr(float(param_value_internal))
 
@@ -128,23 +184,49 @@ class RememberingStorage(_CachedStorage):
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """As Optuna's."""
         with self._writing():
-            super().set_trial_intermediate_value(trial_id, step, intermediate_value)
+            model = models.TrialIntermediateValueModel
+            value, kind = model.intermediate_value_to_stored_repr(intermediate_value)
+            row = {"step": step, "intermediate_value": value, "intermediate_value_type": kind}
+            self._store(model, trial_id, row)
             if trial := self._change(trial_id):
                 trial.intermediate_values[step] = float(intermediate_value)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """As Optuna's."""
         with self._writing():
-            super().set_trial_user_attr(trial_id, key, value)
+            self._store(models.TrialUserAttributeModel, trial_id, {"key": key, "value_json": json.dumps(value)})
             if trial := self._change(trial_id):
                 trial.user_attrs[key] = json.loads(json.dumps(value))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """As Optuna's."""
         with self._writing():
-            super().set_trial_system_attr(trial_id, key, value)
+            self._store(models.TrialSystemAttributeModel, trial_id, {"key": key, "value_json": json.dumps(value)})
             if trial := self._change(trial_id):
                 trial.system_attrs[key] = json.loads(json.dumps(value))
+
+    def _store(self, model: type[Any], trial_id: int, row: dict[str, Any]) -> None:
+        if self._group is None:
+            self._send([(model, {"trial_id": trial_id, **row})])
+        else:
+            self._group.append((model, {"trial_id": trial_id, **row}))
+
+    def _send(self, rows: list[tuple[type[Any], dict[str, Any]]]) -> None:
+        """Store rows of unfinished trials in one transaction. Optuna takes two statements more for each.
+
+        Raises:
+            UpdateFinishedTrialError: a trial is finished.
+            KeyError: a trial does not exist any more.
+        """
+        ids = {row["trial_id"] for _, row in rows}
+        with self._backend.engine.begin() as connection:
+            states = connection.execute(self._states, {"ids": list(ids)}).scalars().all()
+            if len(states) < len(ids):
+                raise KeyError(models.NOT_FOUND_MSG)
+            if any(state.is_finished() for state in states):
+                raise UpdateFinishedTrialError("a trial has already finished and can not be updated")
+            for model, several in groupby(rows, key=itemgetter(0)):
+                connection.execute(self._statements[model], [row for _, row in several])
 
     # -- the memory
 
@@ -153,7 +235,7 @@ class RememberingStorage(_CachedStorage):
         try:
             yield
         except BaseException:  # the database may have stored it nevertheless
-            self._whole = False
+            self._whole = self._seen_once = False
             raise
 
     def _known(self, trial_id: int) -> FrozenTrial | None:
@@ -172,8 +254,11 @@ class RememberingStorage(_CachedStorage):
         """Make the memory equal to the database."""
         if self._whole and self._stale:
             self._read(self._stale)
+        if self._whole and self._once and self._seen_once:
+            return
         if not self._whole or not self._is_complete():
             self._read({self._trials[number]._trial_id for number in self._unfinished})
+        self._seen_once = True
 
     def _is_complete(self) -> bool:
         """Whether the memory has all trials of the database, in the same states.
@@ -181,13 +266,12 @@ class RememberingStorage(_CachedStorage):
         Three numbers are compared, of the trials from the first unfinished one on: WAITING, RUNNING, and in any state.
         Equal numbers mean equal states, because a trial only goes from WAITING to RUNNING to finished.
         """
-        first = min(self._unfinished, default=len(self._trials))
+        first = next(iter(self._unfinished), len(self._trials))
         trial_id = self._trials[first]._trial_id if self._unfinished else self._read_up_to + 1
-        states = [self._trials[number].state for number in self._unfinished]
         with self._backend.engine.connect() as connection:
             found = connection.execute(self._count, {"first": trial_id}).one()
-        expected = len(self._trials) - first, states.count(TrialState.WAITING), states.count(TrialState.RUNNING)
-        return tuple(found) == expected
+        waiting = len(self._waiting)
+        return tuple(found) == (len(self._trials) - first, waiting, len(self._unfinished) - waiting)
 
     def _read(self, ids: set[int]) -> None:
         """Read these trials, and all trials that are newer than those read before."""
@@ -205,11 +289,18 @@ class RememberingStorage(_CachedStorage):
         between = any(trial.number < last and trial.number not in self._trials for trial in trials)
         super()._add_trials_to_cache(study_id, [self._seen(trial) for trial in trials])
         for trial in trials:
-            (self._unfinished.discard if trial.state.is_finished() else self._unfinished.add)(trial.number)
+            if trial.state.is_finished():
+                self._unfinished.pop(trial.number, None)
+            else:
+                self._unfinished[trial.number] = None
+            (self._waiting.add if trial.state == TrialState.WAITING else self._waiting.discard)(trial.number)
         if between:  # another program added it just before this process added one
-            ordered = sorted(self._trials.items())
+            ordered, unfinished = sorted(self._trials.items()), sorted(self._unfinished)
             self._trials.clear()
             self._trials.update(ordered)
+            self._unfinished = dict.fromkeys(unfinished)
+        if next(reversed(self._trials), -1) >= len(self._trials):  # another program has added one that is not read yet
+            self._seen_once = False
 
 
 @contextmanager
@@ -226,6 +317,29 @@ def read_anew(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
     """An unfinished trial as the database has it now: another program may have changed it."""
     _forget(study, trial)
     return study.get_trials(deepcopy=False)[trial.number]
+
+
+@contextmanager
+def looking_once(study: optuna.Study) -> Iterator[None]:
+    """As ``RememberingStorage.looking_once``; with other storages each access reads."""
+    with study._storage.looking_once() if isinstance(study._storage, RememberingStorage) else nullcontext():
+        yield
+
+
+@contextmanager
+def together(study: optuna.Study) -> Iterator[None]:
+    """As ``RememberingStorage.together``; with other storages each write is a transaction of its own."""
+    with study._storage.together() if isinstance(study._storage, RememberingStorage) else nullcontext():
+        yield
+
+
+def _upsert(model: type[Any], dialect: str) -> Insert:
+    """A statement that stores rows of a trial's table over those of the same key."""
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    names = [column.name for column in model.__table__.columns if not column.primary_key]
+    statement = insert(model)
+    new = {name: statement.excluded[name] for name in names if name not in _KEYS[model]}
+    return statement.on_conflict_do_update(index_elements=list(_KEYS[model]), set_=new)
 
 
 def _forget(study: optuna.Study, trial: FrozenTrial) -> None:

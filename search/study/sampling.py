@@ -26,7 +26,7 @@ from sqlalchemy import delete
 
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder, ladder_for
 from search.policy.model import ModelSampler
-from search.study.memory import below_optuna
+from search.study.memory import below_optuna, together
 from search.words import short_change, short_json
 from studies import StudySpec
 from studies.axes import numbers_of
@@ -136,18 +136,20 @@ def resume_trial(
     study.sampler = RandomSampler() if whole else build_sampler(spec, frozen.number)
     trial = Trial(study, frozen._trial_id)  # Optuna has no public way to resume a trial
     stored = dict(frozen.params)
-    for name, distribution in space.items():
-        drawn = name in trial.relative_params or name in frozen.system_attrs.get(QUEUED, {})
-        if name in stored and not drawn and not distribution.single():
-            study.sampler.sample_independent(study, frozen, name, distribution)
-        trial._suggest(name, distribution)
+    with together(study):
+        for name, distribution in space.items():
+            drawn = name in trial.relative_params or name in frozen.system_attrs.get(QUEUED, {})
+            if name in stored and not drawn and not distribution.single():
+                study.sampler.sample_independent(study, frozen, name, distribution)
+            trial._suggest(name, distribution)
     return trial
 
 
-def set_attributes(study: optuna.Study, trial: FrozenTrial, attributes: Mapping[str, Json]) -> None:
+def set_attributes(study: optuna.Study, trial: FrozenTrial | Trial, attributes: Mapping[str, Json]) -> None:
     """Store attributes of an unfinished trial without a ``Trial``, because making a ``Trial`` asks the sampler."""
-    for name, value in attributes.items():
-        study._storage.set_trial_user_attr(trial._trial_id, name, value)
+    with together(study):
+        for name, value in attributes.items():
+            study._storage.set_trial_user_attr(trial._trial_id, name, value)
 
 
 def make_own(study: optuna.Study, frozen: FrozenTrial, attributes: Collection[str]) -> FrozenTrial:

@@ -218,21 +218,21 @@ def test_a_trial_that_a_broken_connection_left_behind_is_asked_for_again(bench: 
 def test_a_candidate_whose_asking_is_cut_short_is_drawn_before_what_happened_meanwhile_is_told(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first setting of trial 3 was drawn without trial 0, which ends while the database is away."""
+    """The settings of trial 3 were drawn without trial 0, which ends while the database is away."""
     monkeypatch.setattr(search.study.outage, "RETRY_SECONDS", 0)
     settings: list[str] = []
 
     def ends_meanwhile(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
         *before, last = trains(assignment, times)
         yield from before
-        while assignment.trial == 0 and len(settings) < 8:
+        while assignment.trial == 0 and len(settings) < 5:
             yield None
         yield last
 
     def breaks(*statement: Any) -> None:
         if "INSERT INTO trial_params" in statement[2]:
             settings.append(statement[2])
-            if len(settings) == 8:
+            if len(settings) == 5:
                 raise OperationalError("", None, Exception("the server is gone"))
 
     coordinator = bench.coordinator(ScriptedPool(ends_meanwhile, 2), spec_of(trials=5, startup_trials=2))

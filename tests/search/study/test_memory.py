@@ -28,8 +28,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy import event
 
 from search.study.marks import BEFORE, FOREIGN_REASON, Marks, with_marks
-from search.study.memory import RememberingStorage, read_anew
-from search.study.sampling import begin_anew, make_own, undo_prune_query
+from search.study.memory import RememberingStorage, looking_once, read_anew, together
+from search.study.sampling import begin_anew, make_own, set_attributes, undo_prune_query
 from search.study.storage import backend_of, open_storage, parse_url
 from search.study.study import UUID, find_study, open_study
 from studies import StudySpec
@@ -296,6 +296,28 @@ def test_a_look_at_trials_that_nobody_changed_is_one_statement_and_copies_none(s
     assert [old is new for old, new in zip(before, after, strict=True)] == [True] * 6
     assert len(statements) == 1
     assert searched.get_trials()[0] is not after[0]
+
+
+def test_many_looks_are_one_statement_and_many_writes_one_transaction(searched: optuna.Study) -> None:
+    searched.ask(SPACE)
+    trial = searched.ask()
+    searched.get_trials(deepcopy=False)
+    engine, statements, commits = backend_of(searched).engine, [], []
+    event.listen(engine, "before_cursor_execute", lambda *what: statements.append(what[2]))
+    event.listen(engine, "commit", commits.append)
+    with looking_once(searched):
+        for _ in range(5):
+            searched.get_trials(deepcopy=False)
+    assert len(statements) == 1
+    commits.clear()
+    with together(searched):
+        set_attributes(searched, trial, {"a": 1, "b": [2]})
+        for name, axis in SPACE.items():
+            trial._suggest(name, axis)
+        trial.set_constraint("params", -3)
+    assert len(commits) == 1
+    assert len(statements) == 5, "a look, the trial's state, attributes, settings, the constraint"
+    compare(searched)
 
 
 def test_after_a_trial_is_told_it_alone_is_read(searched: optuna.Study) -> None:
