@@ -5,12 +5,15 @@ scikit-learn's regressor has no priors on its hyperparameters, and a dozen obser
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, lapack
 from scipy.optimize import minimize
+from threadpoolctl import ThreadpoolController
 
 Array = NDArray[np.float64]
 
@@ -70,6 +73,21 @@ class Process:
 
     def _covariances(self, features: Array) -> Array:
         return self._variance * _matern(_distances(features / self._lengths, self._scaled))
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """Limits linear algebra to one thread, as long as the context lasts.
+
+    Matrices of a few hundred rows gain nothing from more threads, and lose much where other processes use the cores:
+    bench/README.md, "The model sampler". The last bits of a result depend on the number of threads.
+    """
+    context: AbstractContextManager[object] = _libraries().limit(limits=1, user_api="blas")
+    return context
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def first_theta(settings: int) -> Array:

@@ -18,7 +18,7 @@ from scipy.stats import qmc
 
 from search.policy.encoding import Encoding, Points, value_at
 from search.policy.estimate import Estimates, estimated_ends
-from search.policy.gp import Observations, Process, first_theta, fitted_theta
+from search.policy.gp import Observations, Process, first_theta, fitted_theta, one_thread
 from search.policy.ladder import Ladder
 from search.policy.propose import proposed
 from search.policy.seen import Candidate, Seen, common_space
@@ -93,6 +93,10 @@ class ModelSampler(BaseSampler):
         """The settings to try next; empty for a resumed trial that has all its settings already."""
         if search_space.keys() <= trial.params.keys():
             return {}
+        with one_thread():
+            return self._settings(study, trial, search_space)
+
+    def _settings(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         encoding, rng = Encoding(search_space), self._rng(trial)
         number, candidates = self._last
         if number != trial.number:  # another thread has asked meanwhile

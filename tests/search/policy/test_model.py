@@ -12,10 +12,11 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from threadpoolctl import ThreadpoolController
 
 from search.policy.encoding import Encoding, coordinate_of, value_at
 from search.policy.estimate import Estimates, estimated_ends
-from search.policy.gp import Observations, Process, first_theta, fitted_theta
+from search.policy.gp import Observations, Process, first_theta, fitted_theta, one_thread
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder
 from search.policy.model import THETA, ModelSampler, _choice, _standardised
 from search.policy.seen import Seen
@@ -192,6 +193,18 @@ def test_a_trial_that_was_asked_for_in_part_gets_the_settings_it_would_have_had(
     for name, axis in SPACE.items():
         resumed._suggest(name, axis)
     assert resumed.params == wanted
+
+
+def test_a_suggestion_takes_one_thread_and_so_does_not_depend_on_their_number() -> None:
+    asked = []
+    for threads in (1, 2):
+        study = filled(60)
+        with ThreadpoolController().limit(limits=threads, user_api="blas"):
+            asked.append(study.ask(SPACE).params)
+            with one_thread():
+                assert {library["num_threads"] for library in ThreadpoolController().info()} == {1}
+            assert {library["num_threads"] for library in ThreadpoolController().info()} == {threads}
+    assert asked[0] == asked[1]
 
 
 # -- many candidates
