@@ -164,7 +164,7 @@ def test_a_launch_and_a_stop_end_with_one_json_object(tmp_path: Path, monkeypatc
         tell("what a stop says meanwhile")
         return Stopped("digits", True)
 
-    monkeypatch.setattr("search.running.launch.launch", launched)
+    monkeypatch.setattr("search.pipeline.launch", launched)
     monkeypatch.setattr("search.running.stop.stop_search", stopped)
     runs = ["--json", "--runs", str(tmp_path)]
     launch = CliRunner().invoke(app, ["launch", "--gpus", "cpu", *runs])
@@ -183,13 +183,13 @@ def test_the_budget_is_named_on_the_command_line(tmp_path: Path, monkeypatch: py
         specs.append(spec)
         raise errors.UsageError("enough")
 
-    monkeypatch.setattr("search.running.launch.launch", begun)
+    monkeypatch.setattr("search.pipeline.launch", begun)
     monkeypatch.setattr("search.plan.check.check_study", begun)
     for command in ("launch", "check"):
         for options in (["--trainings", "4.5"], ["--trials", "7"], ["--trainings", "4.5", "--trials", "7"]):
-            CliRunner().invoke(app, [command, "survey", *options, "--gpus", "cpu", "--runs", str(tmp_path)])
+            CliRunner().invoke(app, [command, "digits", *options, "--gpus", "cpu", "--runs", str(tmp_path)])
     budgets = [(spec.search.trainings, spec.search.trials) for spec in specs]
-    assert budgets == [(4.5, None), (22, 7), (4.5, 7)] * 2
+    assert budgets == [(4.5, None), (8, 7), (4.5, 7)] * 2
     answer = CliRunner().invoke(app, ["launch", "survey", "--trainings", "0"])
     assert isinstance(answer.exception, ConfigError)
 

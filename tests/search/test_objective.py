@@ -210,14 +210,14 @@ def test_people_read_the_loss_and_no_percent_wherever_they_look(bench: Bench, tm
         assert "#### Best so far: loss 0.5000" in note
         told = as_json(snapshot, held_by=None)
         assert (told["objective"], told["best"]["value"]) == ("loss", pytest.approx(-0.5))  # type: ignore[call-overload, index]
-    assert "reached loss 0.5000 on the validation split" in story(made, trials)
+    assert "reached loss 0.5000 on validation. " in story(made, trials)
     best = best_of(trials)
     assert best is not None
     assert f"# trial {best.number}, loss 0.5000" in as_toml(made, [best])
     assert all("%" not in value and not value.startswith("-") for _, _, value in paused_rows(made, trials))
     page = html_of_report(made, trials, {"lr": 1.0}, datetime.now(UTC))
     page = page[page.index("<body>") :]
-    assert "<dt>best loss</dt><dd>0.5000</dd>" in page
+    assert "<dt>claimed loss</dt><dd>0.5000</dd>" in page
     assert "Validation loss of the trials in the order" in page
     listed = list_studies(parse_url(f"sqlite:///{Runs(searched.folder).database}"), Runs(searched.folder))
     assert _row(listed[0])[4] == "loss 0.5000"

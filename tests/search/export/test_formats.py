@@ -149,9 +149,9 @@ def test_an_ensembles_weights_are_proven_too_although_no_stock_library_has_its_n
     values: dict[str, Any] = {"name": "two", "space": {"lr": [0.1]}, "final": {"ensemble": 2}}
     spec = StudySpec.model_validate(values | {"train": {"model": "resnet10t", "width_mult": 0.1}})
     whole, plain = build_nets(
-        spec.train, [build_model(spec.train, Shape(10, 16)).state_dict() for _ in range(2)], spec, 10
+        [spec.train] * 2, [build_model(spec.train, Shape(10, 16)).state_dict() for _ in range(2)], spec, 10
     )
-    write_weights(tmp_path, plain, spec.train, spec, digits)
+    write_weights(tmp_path, plain, [spec.train] * (2 if spec.final.ensemble == 2 else 1), spec, digits)
     shutil.copy(exported[1] / "model.pt2", tmp_path)
     model = {"stock_timm": False, "members": 2, "views": []}
     card = {"model": model, "config": spec.train.model_dump(mode="json"), "formats": ["pt2"]}
@@ -165,8 +165,8 @@ def test_an_ensembles_weights_are_proven_too_although_no_stock_library_has_its_n
 def test_a_net_with_the_stem_for_cifar_is_exported_as_what_it_is(digits: Dataset, tmp_path: Path) -> None:
     train = {"model": "resnet10t", "width_mult": 0.1, "stem": "cifar"}
     spec = StudySpec.model_validate({"name": "stem", "space": {"lr": [0.1]}, "train": train})
-    whole, plain = build_nets(spec.train, [build_model(spec.train, Shape(10, 16)).state_dict()], spec, 10)
-    write_weights(tmp_path, plain, spec.train, spec, digits)
+    whole, plain = build_nets([spec.train], [build_model(spec.train, Shape(10, 16)).state_dict()], spec, 10)
+    write_weights(tmp_path, plain, [spec.train] * (2 if spec.final.ensemble == 2 else 1), spec, digits)
     write_graphs(tmp_path, whole, (3, 16, 16), FORMAT_NAMES, {})
     described = json.loads((tmp_path / "config.json").read_text())
     assert described["model_args"]["stem"] == "cifar"

@@ -29,6 +29,7 @@ from search.export.scores import Answers, scores_of
 from search.figures.mistakes import Mistake, caption, draw_mistakes
 from search.paths import Runs
 from search.study.owned import OwnedStudy
+from search.study.storage import open_storage, parse_url
 from search.watch.handed_over import section
 from search.watch.report import html_of_report
 from studies import StudySpec
@@ -137,8 +138,11 @@ def shown(folder: Path, digits: Dataset, *, gallery: bool) -> tuple[ExportRecord
     values["evaluation"]["scores"] = scores_of(Answers.of(logits, labels), labels, digits.class_names).to_json()
     record = ExportRecord.model_validate(values)
     spec = StudySpec.model_validate({"name": "digits", "data": {"source": "digits"}, "space": {"lr": [0.1, 0.2]}})
-    owned: Any = OwnedStudy(optuna.create_study(), spec, lambda: None)
+    storage = open_storage(parse_url(f"sqlite:///{folder}/search.db"), create=True)
+    owned: Any = OwnedStudy(optuna.create_study(storage=storage), spec, lambda: None)
     _show_mistakes(export, record, net, Retraining(owned, runs, digits, [], Terminal(file=StringIO())))
+    storage.remove_session()
+    storage.engine.dispose()
     return record, export, runs
 
 

@@ -274,11 +274,15 @@ def test_a_size_whose_storing_was_not_acknowledged_is_stored_and_noted_once(
     coordinator = bench.coordinator(ScriptedPool(trains), spec)
     coordinator.begin()
     dialect, last = backend_of(coordinator.trials.study).engine.dialect, list[Any]()
-    commit, execute = dialect.do_commit, dialect.do_execute
+    commit, execute, execute_many = dialect.do_commit, dialect.do_execute, dialect.do_executemany
 
     def remembers(cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         execute(cursor, statement, parameters, context)
         last[:] = [statement, *parameters]
+
+    def remembers_all(cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
+        execute_many(cursor, statement, parameters, context)
+        last[:] = [statement, *(value for row in parameters for value in row)]
 
     def loses_an_answer(connection: Any) -> None:
         commit(connection)
@@ -287,6 +291,7 @@ def test_a_size_whose_storing_was_not_acknowledged_is_stored_and_noted_once(
             raise sqlite3.OperationalError("database is locked")
 
     monkeypatch.setattr(dialect, "do_execute", remembers)
+    monkeypatch.setattr(dialect, "do_executemany", remembers_all)
     monkeypatch.setattr(dialect, "do_commit", loses_an_answer)
     assert coordinator.run() is True
     assert any("the database is back" in note for note in bench.notes)

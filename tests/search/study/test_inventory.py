@@ -99,7 +99,7 @@ def test_two_people_with_one_database_are_told_whose_study_it_is(
     monkeypatch.setenv("SEARCH_OWNER", "ben")
     other = ("--runs", "others", "--storage", "sqlite:///runs/search.db")
     code, _, err = run_inside(folder, "launch", "mine.toml", "--gpus", "cpu", *other)
-    assert code == 8
+    assert code == 8, err
     assert "study 'scripted' of anna was begun with other settings:" in err
 
     with own_study("scripted", sqlite_url(runs.database), runs):
