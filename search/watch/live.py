@@ -13,6 +13,7 @@ from operator import attrgetter
 
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -65,7 +66,7 @@ def text_of_snapshot(snapshot: Snapshot, *, rows: int = 40) -> Group:
     # Not rich's default pink, because red means a problem here.
     share = snapshot.budget.share(snapshot.spent)
     bar = ProgressBar(total=1, completed=share, width=COLUMNS, complete_style="cyan", finished_style="green")
-    parts.append(bar)
+    parts.append(Padding(bar, 0))  # a bar alone does not end its line
     trouble = problems(snapshot)
     for problem in trouble[-SHOWN_PROBLEMS:]:
         parts.append(_entry("problem", problem, "red"))
@@ -211,6 +212,7 @@ class Display:
         self._gone = False
         self._said = time.monotonic()
         self._drawn = -math.inf
+        self._undrawn: Snapshot | None = None
         self._lines: list[str] = []
         """Lines that appear above the live view with its next drawing."""
 
@@ -221,6 +223,8 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         if self._live:
+            if self._undrawn is not None:
+                self._draw(self._live, self._undrawn)
             self._try(self._print_lines)
             self._try(self._live.stop)
         try:
@@ -232,11 +236,11 @@ class Display:
     def watch(self, snapshot: Snapshot) -> None:
         """Show the search as it is now."""
         now = time.monotonic()
-        if live := self._live:
+        if self._live:
+            self._undrawn = snapshot
             if now - self._drawn >= DRAWN_SECONDS:
                 self._drawn = now
-                self._try(self._print_lines)
-                self._try(lambda: live.update(text_of_snapshot(snapshot, rows=self.console.height), refresh=True))
+                self._draw(self._live, snapshot)
         elif now - self._said > LOG_SECONDS:
             self.say(log_line(snapshot))
 
@@ -250,6 +254,11 @@ class Display:
             self._lines.append(without_controls(line))
         else:  # without room on the disk, Python keeps the line in its buffer, and rich would write it twice
             self._try(lambda: print(without_controls(line), file=self.console.file, flush=True))
+
+    def _draw(self, live: Live, snapshot: Snapshot) -> None:
+        self._undrawn = None
+        self._try(self._print_lines)
+        self._try(lambda: live.update(text_of_snapshot(snapshot, rows=self.console.height), refresh=True))
 
     def _print_lines(self) -> None:
         if self._lines:
