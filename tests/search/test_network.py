@@ -108,6 +108,7 @@ def webhook() -> Iterator[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # six commands, an export among them
 def test_from_launch_to_report_only_the_webhook_of_the_study_is_connected_to(tmp_path: Path, webhook: int) -> None:
     (tmp_path / "sitecustomize.py").write_text(WATCH)
     notes = tmp_path / "notes"

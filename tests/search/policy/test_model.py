@@ -195,6 +195,11 @@ def test_a_trial_that_was_asked_for_in_part_gets_the_settings_it_would_have_had(
     assert resumed.params == wanted
 
 
+def blas_threads() -> set[int]:
+    """Numbers of threads of the libraries for linear algebra; those of others, such as OpenMP's, do not matter."""
+    return {library["num_threads"] for library in ThreadpoolController().info() if library["user_api"] == "blas"}
+
+
 def test_a_suggestion_takes_one_thread_and_so_does_not_depend_on_their_number() -> None:
     asked = []
     for threads in (1, 2):
@@ -202,8 +207,8 @@ def test_a_suggestion_takes_one_thread_and_so_does_not_depend_on_their_number() 
         with ThreadpoolController().limit(limits=threads, user_api="blas"):
             asked.append(study.ask(SPACE).params)
             with one_thread():
-                assert {library["num_threads"] for library in ThreadpoolController().info()} == {1}
-            assert {library["num_threads"] for library in ThreadpoolController().info()} == {threads}
+                assert blas_threads() == {1}
+            assert blas_threads() == {threads}
     assert asked[0] == asked[1]
 
 
