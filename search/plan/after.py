@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from search.policy.race import cost, report_seeds_of, rounds_for
+from search.policy.race import costs, report_seeds_of, rounds_for
 from search.words import count, duration
 from studies import StudySpec
 
@@ -27,10 +27,9 @@ class AfterSearch:
     @property
     def trainings(self) -> str:
         """In words: "8 trainings to choose the model, 2 to measure it"."""
-        parts = [] if not self.choosing else [f"{count(self.choosing, 'training')} to choose the model"]
-        parts += [f"{self.measuring} to measure it"] if self.measuring else []
-        parts += [f"{self.final} to export it"] if self.final else []
-        return ", ".join(parts)
+        stages = {"choose the model": self.choosing, "measure it": self.measuring, "export it": self.final}
+        (first, number), *others = ((purpose, number) for purpose, number in stages.items() if number)
+        return ", ".join([f"{count(number, 'training')} to {first}", *(f"{more} to {then}" for then, more in others)])
 
     @property
     def words(self) -> str:
@@ -51,15 +50,12 @@ def after_search(spec: StudySpec, candidates: int, seconds: float, at_once: int)
     members, is_same = spec.num_final_trainings, final_is_as_searched(spec)
     final = max(0, members - measuring) if measuring and is_same else members
     final -= min(final, 1) if rounds and not measuring and is_same else 0  # the winner's first seed is trained already
-    stages, before = [measuring], 0
-    for one in rounds:
-        stages.append(one.keep * (one.seeds - before))
-        before = one.seeds
-    waves = sum(math.ceil(stage / at_once) for stage in stages)
+    stages = costs(rounds, rounds[0].keep) if rounds else []
+    waves = sum(math.ceil(stage / at_once) for stage in (*stages, measuring))
     parts = 1 if spec.final.ensemble == "folds" else max(1, spec.data.folds)
     of_final = seconds * final_epochs(spec) / (spec.train.epochs * parts)
     return AfterSearch(
-        choosing=cost(rounds, rounds[0].keep) if rounds else 0,
+        choosing=sum(stages),
         measuring=measuring,
         final=final,
         seconds=waves * seconds + math.ceil(final / at_once) * of_final,

@@ -88,13 +88,15 @@ def report_seeds_of(confirm: Confirm) -> int:
     return confirm.report_seeds
 
 
+def costs(rounds: Rounds, entrants: int) -> list[int]:
+    """Number of trainings of each round of a race with this many entrants, if none diverges."""
+    before = (0, *(one.seeds for one in rounds))
+    return [min(one.keep, entrants) * (one.seeds - known) for one, known in zip(rounds, before, strict=False)]
+
+
 def cost(rounds: Rounds, entrants: int) -> int:
-    """Number of trainings of a race with so many entrants, if none diverges."""
-    total = before = 0
-    for one in rounds:
-        total += min(one.keep, entrants) * (one.seeds - before)
-        before = one.seeds
-    return total
+    """Number of trainings of a race with this many entrants, if none diverges."""
+    return sum(costs(rounds, entrants))
 
 
 def standing(

@@ -374,8 +374,12 @@ def ending(snapshot: Snapshot, held_by: str | None, runs: Runs) -> str:
             f"says why; to go on, repeat its search launch with {larger}"
         )
     if snapshot.is_spent:
-        command = f"search export-best {snapshot.study}{runs.option}"
-        words = f"nobody is searching it, the budget is spent; hand over the best: {command}"
+        words = "nobody is searching it, the budget is spent; "
+        words += (
+            f"exported to {snapshot.exported.folder}"
+            if snapshot.exported
+            else f"hand over the best: search export-best {snapshot.study}{runs.option}"
+        )
         if paused := snapshot.spent.paused:
             words += f"\n{paused:,} paused; a larger budget ({larger}) goes on with them, {finish} ends them"
         return words

@@ -240,6 +240,23 @@ def test_an_export_trains_on_while_the_database_is_away_and_records_everything_o
     assert said.index("3 of 3 trainings done") < said.index("the database is back")
 
 
+def test_the_exported_model_has_a_seed_that_had_no_part_in_the_choice(
+    spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raced = spec.model_copy(update={"confirm": Confirm()})
+    desk = Desk(raced, tmp_path, monkeypatch)
+    with desk.retraining as retraining:
+        (trial,), found = retraining.choose()
+        ((member,),) = retraining.plan([trial])
+    assert found is not None
+    chosen_by = len(found.candidates[0].accuracies)
+    assert len(found.candidates[0].reported) == 2
+    assert member.config.seed == final_seed(raced, trial.number, chosen_by)
+    trained = [assignment.checkpoint for assignment in desk.pool.assigned]
+    assert trained.index(str(member.checkpoint)) == chosen_by, "it is trained once, to measure the winner"
+    assert "measuring the winner: trial 0, seed" in desk.said.getvalue()
+
+
 @pytest.mark.parametrize("again", [False, True], ids=["deleted", "and one of its name created"])
 def test_an_export_whose_study_is_deleted_says_so_and_writes_nothing_to_the_next(
     spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool

@@ -14,11 +14,13 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from threadpoolctl import ThreadpoolController
 
+from search.policy import model
 from search.policy.encoding import Encoding, coordinate_of, value_at
 from search.policy.estimate import Estimates, estimated_ends
-from search.policy.gp import Observations, Process, first_theta, fitted_theta, one_thread
+from search.policy.gp import Observations, Process, first_theta, fitted_theta
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder
-from search.policy.model import THETA, ModelSampler, _choice, _standardised
+from search.policy.model import RANDOM_EVERY, THETA, ModelSampler, _choice, _standardised
+from search.policy.propose import proposed
 from search.policy.seen import Seen
 
 NAN = math.nan
@@ -200,15 +202,21 @@ def blas_threads() -> set[int]:
     return {library["num_threads"] for library in ThreadpoolController().info() if library["user_api"] == "blas"}
 
 
-def test_a_suggestion_takes_one_thread_and_so_does_not_depend_on_their_number() -> None:
+def test_a_suggestion_takes_one_thread_and_so_does_not_depend_on_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside: list[set[int]] = []
+
+    def noted(*arguments: Any) -> Any:
+        inside.append(blas_threads())
+        return proposed(*arguments)
+
+    monkeypatch.setattr(model, "proposed", noted)
     asked = []
     for threads in (1, 2):
         study = filled(60)
         with ThreadpoolController().limit(limits=threads, user_api="blas"):
             asked.append(study.ask(SPACE).params)
-            with one_thread():
-                assert blas_threads() == {1}
             assert blas_threads() == {threads}
+    assert inside == [{1}, {1}]
     assert asked[0] == asked[1]
 
 
@@ -227,6 +235,24 @@ def test_beyond_300_hyperparameters_serve_ten_candidates_and_a_replay_has_the_sa
     found = [trial.number for trial in study.trials if THETA in trial.system_attrs]
     assert np.diff(found).tolist() == [10, 11]  # a random one needs none
     assert not any(THETA in trial.system_attrs for trial in filled(60).trials)
+
+
+def test_beyond_300_the_stored_hyperparameters_are_used_and_the_next_fit_begins_with_them() -> None:
+    asked: list[dict[str, Any]] = []
+    fits: list[list[float]] = []
+    for other in (False, True):
+        study = filled(441)
+        first = study.ask(SPACE)
+        fitted = study.trials[first.number].system_attrs[THETA]
+        if other:
+            changed = fitted | {"theta": [-value for value in fitted["theta"][:-1]] + fitted["theta"][-1:]}
+            study._storage.set_trial_system_attr(first._trial_id, THETA, changed)
+        trials = [study.ask(SPACE) for _ in range(13)]
+        asked.append(next(trial.params for trial in trials if trial.number % RANDOM_EVERY != RANDOM_EVERY - 1))
+        fits += [trial.system_attrs[THETA]["theta"] for trial in study.trials if THETA in trial.system_attrs][1:2]
+    assert asked[0] != asked[1]
+    assert len(fits) == 2
+    assert fits[0] != fits[1]
 
 
 def test_the_choice_beyond_300_has_the_best_the_newest_and_a_spread_of_the_rest() -> None:

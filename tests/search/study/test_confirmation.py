@@ -225,6 +225,18 @@ def test_a_race_that_is_cut_short_after_each_training_ends_as_one_that_is_not(st
     assert cut == confirmed(study, SHORT)
 
 
+def test_only_the_winner_has_seeds_that_measure_it(study: optuna.Study) -> None:
+    """A search that went on has found a better one; the winner of before has been measured, and is one of many now."""
+    race_on(study, SHORT, lambda trial, seed: 0.6 if trial == 3 else 0.5)
+    values: dict[str, Any] = {"params": {"lr": 0.02}, "distributions": study.trials[0].distributions}
+    add_own(study, [create_trial(state=TrialState.COMPLETE, value=0.6, user_attrs={"num_params": 9}, **values)])
+    race_on(study, SHORT, lambda trial, seed: 0.7 if trial == 6 else 0.5)
+    found = confirmed(study, SHORT)
+    assert found is not None
+    assert found.winner == 6
+    assert {one.trial: len(one.reported) for one in found.candidates} == {6: 2, 3: 0, 4: 0}
+
+
 def test_after_a_search_of_30_trainings_the_race_is_longer(study: optuna.Study) -> None:
     rounds = race_on(study, spec_of(), lambda trial, seed: 0.5 + trial / 100)
     assert [len(one) for one in rounds] == [4, 4, 2]

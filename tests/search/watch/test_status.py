@@ -21,6 +21,7 @@ from rich.console import Console
 from search.paths import DEFAULT_RUNS, Runs
 from search.study.budget import Budget, Spent
 from search.study.ended import Ended
+from search.study.exported import Exported
 from search.study.progress import Snapshot, WorkerView, eta_seconds, problems
 from search.study.sampling import build_ladder
 from search.study.storage import open_storage, parse_url
@@ -275,6 +276,9 @@ class TestTerminal:
             "nobody is searching it, 1 unfinished; to go on, repeat its search launch"
         )
         assert ending(spent, "process 7", DEFAULT_RUNS) == "in use by process 7"
+        measured = {"split": "test", "n": 60, "accuracy": 0.9, "interval": (0.8, 0.95), "fit_on": "train"}
+        exported = replace(spent, exported=Exported(trial=0, folder="exports/birds-0", num_params=9, **measured))
+        assert ending(exported, None, DEFAULT_RUNS).endswith("the budget is spent; exported to exports/birds-0")
 
     def test_a_budget_below_what_is_finished_is_told_one_that_goes_on(self) -> None:
         lowered = moment("birds", 1, tuple(trial(number, 1, "PRUNED") for number in range(3)), (), None)
@@ -379,6 +383,17 @@ class TestTerminal:
             monkeypatch.setattr(terminal, "LOG_SECONDS", 0)
             display.watch(snapshot)
         assert capsys.readouterr().out.splitlines() == [log_line(snapshot)]
+
+    def test_a_terminal_shows_the_last_state_of_a_search_although_drawings_are_seconds_apart(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        drawn = io.StringIO()
+        monkeypatch.setattr(terminal, "Terminal", lambda **_: Console(file=drawn, force_terminal=True, width=80))
+        with Display() as display:
+            display.watch(moment("birds", 3, (trial(0),), (training(2, 1),), 40.0))
+            display.watch(moment("birds", 3, (trial(0), trial(1), trial(2)), (), None))
+            assert "3 of 3 trials finished" not in drawn.getvalue()
+        assert "3 of 3 trials finished" in drawn.getvalue()
 
     def test_a_log_file_on_a_full_disk_gets_its_lines_when_there_is_room(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
