@@ -32,8 +32,8 @@ def choose_trials(study: optuna.Study, numbers: Sequence[int], spec: StudySpec) 
         feasible, outcomes = ranked(trials, spec.limit), {trial.number: outcome_of(trial) for trial in trials}
         found = [trial for number in numbers for trial in feasible if trial.number == number]
         for number in set(numbers) - {trial.number for trial in found}:
-            state = outcomes.get(number, "not there")
-            why = "over the limit" if state == "complete" else f"{state}, not complete"
+            state = outcomes.get(number)
+            why = {None: "not there", "complete": "over the limit"}.get(state, f"{state}, not complete")
             name = study.study_name
             raise NothingToExport(f"trial {number} of {name!r} is {why}; what can be exported: search report {name}")
         if len(found) > 1:

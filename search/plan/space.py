@@ -212,7 +212,8 @@ def feasible_models(
             fitting.append(model)
     if not fitting:
         cures = _largest_values(spec, fitter) if len(left_out) == 1 else []
-        raise LimitError("\n".join(["no model of the space fits the limit:", *left_out.values(), *cures]))
+        reasons = [why if model in why else f"{model}: {why}" for model, why in left_out.items()]
+        raise LimitError("\n".join(["no model of the space fits the limit:", *reasons, *cures]))
     for number, recipe in enumerate(spec.known):  # Optuna cannot sample a recipe whose model is not a choice
         if recipe.get("model", fitting[0]) not in fitting:
             left_out[f"known.{number}"] = f"its model, {recipe['model']}, does not fit"

@@ -68,8 +68,10 @@ def expand(spec: StudySpec, fitter: Fitter, progress: Progress | None) -> tuple[
         found = [name for name in names if _fits(counted[name], fitter)]
         unusable = {name: problem for name in names if (problem := counted[name].problem) is not None}
         over = len(names) - len(found) - len(unusable)
-        if over or not names:
-            left_out[choice] = f"{over:,} of its {len(names):,} models are over the limit" if names else "no such model"
+        if not names:
+            left_out[choice] = f'no such model in timm: "{choice}"; "{TIMM}*" stands for all of them'
+        elif over:
+            left_out[choice] = f"{over:,} of its {len(names):,} models are over the limit"
         left_out |= unusable
         models += found
         fixed |= {name for name in found if not size_settings(name)}

@@ -14,7 +14,7 @@ from sqlalchemy import URL
 
 from search.console import Say, is_quiet
 from search.devices import WorkerDevice, hold_devices, share_gpus
-from search.errors import Interrupted
+from search.errors import Interrupted, NothingToExport
 from search.paths import Runs
 from search.plan.data_warnings import never_predicted, warnings_about
 from search.plan.extras import check_extras
@@ -142,8 +142,14 @@ def _go_on(coordinator: Coordinator, then: Then) -> None:
     snapshot, owned, schedule = coordinator.snapshot(), coordinator.owned, coordinator.clock.schedule
     assert schedule is not None
     coordinator.say(f"the search is over: {snapshot.budget.describe(snapshot.spent)}")
-    if owned.spec.search.hours is not None and not snapshot.is_spent:
-        note_time_up(owned.study, owned.spec.search.hours)
+    hours = owned.spec.search.hours
+    if hours is not None and not snapshot.is_spent:
+        note_time_up(owned.study, hours)
+        if not snapshot.spent.complete:
+            raise NothingToExport(
+                f"study {owned.spec.name!r}: no candidate was trained to its end within {hours:g} hours of the first "
+                f"launch; to go on, repeat the command with more, for example --hours {2 * hours:g}"
+            )
     then(owned, schedule)
 
 

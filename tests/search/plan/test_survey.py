@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,11 @@ def test_a_pattern_stands_for_the_models_that_fit_and_the_others_are_listed(runs
     assert told[-1] == ("counting models", len(sizes) - 1, len(sizes))
 
 
+def test_a_pattern_whose_models_are_all_too_large_is_named(runs: Runs) -> None:
+    with pytest.raises(LimitError, match=r"fits the limit:\ntimm:test_vit\*: \d of its \d models are over the limit"):
+        find_bounds(study(space={"model": ["timm:test_vit*"]}, limit={"params": 1000}), 10, runs)
+
+
 def test_the_counts_are_remembered_and_count_for_another_limit_too(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     first = models_of(study(), runs)
 
@@ -88,7 +94,8 @@ def test_a_model_that_gives_no_logits_is_named_with_the_reason(runs: Runs, monke
 
 
 def test_a_pattern_of_no_model_is_an_error(runs: Runs) -> None:
-    with pytest.raises(LimitError, match="no model of the space fits the limit:\nno such model"):
+    line = re.escape('no such model in timm: "timm:zzz*"; "timm:*" stands for all of them')
+    with pytest.raises(LimitError, match=f"no model of the space fits the limit:\n{line}"):
         find_bounds(study(space={"model": ["timm:zzz*"]}), 10, runs)
 
 

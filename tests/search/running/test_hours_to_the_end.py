@@ -18,9 +18,11 @@ from optuna.trial import TrialState, create_trial
 from scripted import Bench, ScriptedPool, result, spec_of, started
 
 import search.running.clock
+from search.errors import NothingToExport
 from search.plan.outlook import outlook
 from search.plan.schedule import EXPORT_SECONDS, MARGIN, START_SECONDS, Pace, Schedule
 from search.running.clock import Clock
+from search.running.launch import _go_on
 from search.study.events import Stop
 from search.study.hours import LAUNCHED, first_launch, is_time_up, note_time_up
 from search.study.journal import read_journal
@@ -177,6 +179,15 @@ def test_if_no_candidate_is_complete_the_best_is_trained_to_its_end_although_the
     assert coordinator.trials.spent.complete == 1
     begun = len(first.trials.study.get_trials())
     assert len(coordinator.trials.study.get_trials()) == begun, "no new candidate"
+
+
+def test_a_study_without_a_complete_candidate_in_its_hours_is_told_to_take_more(bench: Bench, watch: Watch) -> None:
+    made = spec(hours=0.001)
+    clock = Clock(0.001, Schedule(made, BEGUN + 3.6, 1), is_up=True)
+    coordinator = bench.coordinator(Trains(watch).pool, made, clock=clock)
+    assert coordinator.run() is True
+    with pytest.raises(NothingToExport, match=r"to its end within 0.001 hours of the first launch; .* --hours 0.002$"):
+        _go_on(coordinator, lambda *_: pytest.fail("there is nothing to export"))
 
 
 def test_without_hours_nothing_is_kept_back_and_the_planned_end_counts_the_last_stages(
