@@ -86,7 +86,7 @@ def _fits(one: Counted, fitter: Fitter) -> bool:
 def _count_all(
     names: list[str], train: TrainConfig, fitter: Fitter, progress: Progress | None
 ) -> Mapping[str, Counted]:
-    """Count the models, or recall their counts. Long at first: 0.3 s a model under 5 million parameters (2 CPU cores)."""
+    """Count the models, or recall their counts. Long at first: 0.3 s each up to 5 million parameters (2 CPU cores)."""
     shape, most = fitter.shape, fitter.limit.params
     memory = None if fitter.memory is None else fitter.memory.with_name("timm-models.json")
     settings = train.model_dump(mode="json", include={"model_args", "stem"})
