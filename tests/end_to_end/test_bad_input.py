@@ -356,10 +356,17 @@ def test_an_export_with_no_finished_trial(begun: Desk) -> None:
     assert not (begun.runs / "exports").exists()
 
 
-@pytest.mark.parametrize(("trial", "sentence"), [(99, "is not there"), (2, "is pruned"), (3, "is diverged")])
+@pytest.mark.parametrize(
+    ("trial", "sentence"),
+    [
+        (99, "is not there; what can be exported: search report small"),
+        (2, "is pruned, not complete"),
+        (3, "is diverged, not complete"),
+    ],
+)
 def test_an_export_of_a_trial_that_did_not_complete(used: Desk, trial: int, sentence: str) -> None:
     answer = used.inside("export-best", "--trial", trial, "--gpus", "cpu")
-    refused(answer, 6, f"trial {trial} of 'small' {sentence}, not complete")
+    refused(answer, 6, f"trial {trial} of 'small' {sentence}")
 
 
 def test_an_export_never_overwrites_what_is_no_export(used: Desk) -> None:
