@@ -56,7 +56,7 @@ class Run:
 
 def make_export(folder: Path) -> None:
     """An export as far as ``search predict`` reads it."""
-    from search.export.nets import write_graphs  # imports torch, in a process of its own: see ``run``
+    from search.export.build import write_graphs  # imports torch, in a process of its own: see ``run``
     from trainer.config import Shape, TrainConfig
     from trainer.models import build_model
     from trainer.sums import write_sums

@@ -1,4 +1,4 @@
-"""The file that ``search predict --out`` writes: a .csv of chosen columns or like a sample, or a .json."""
+"""The file that ``search predict --out`` writes: a .csv with chosen columns, a .csv like a sample, or a .json."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from trainer.values import nearest
 
 FIELDS = {
     "picture": "path of the picture",
-    "file": "name of its file",
-    "id": "that name without its ending",
+    "file": "name of the file",
+    "id": "name of the file without its ending",
     "label": "the most likely class",
-    "probability": "its probability, from 0 to 1",
+    "probability": "probability of that class, from 0 to 1",
 }
 """Field of a row -> what it holds."""
 
@@ -49,14 +49,14 @@ class Unreadable:
 
 @dataclass(frozen=True, eq=False)
 class Classified:
-    """A picture that was asked about, with the answer of the model."""
+    """A given picture, with the answer of the model."""
 
     picture: Path
-    """Its file; the id of a sample's row that has none."""
+    """Path of the picture; the id, for a row of a sample without a picture."""
     probabilities: NDArray[np.float32] | None
     """[classes]; None if the picture cannot be read."""
     problem: str = ""
-    """Why it cannot be read."""
+    """The reason why the picture cannot be read; empty if it can."""
 
 
 class Answers(Protocol):
@@ -108,7 +108,7 @@ class TableAnswers:
     Args:
         names: the classes, in the order of the model's outputs.
         columns: "FIELD,NAME=FIELD,...", see FIELDS.
-        each: add a column with the probability of each class.
+        each: whether to add a column with the probability of each class.
 
     Raises:
         UsageError: there is no such field, or two columns have one name.

@@ -22,7 +22,7 @@ from trainer.results import gflops, macs_in_words
 from trainer.values import Json
 
 PAIRS = 8
-"""Confused pairs that the card lists; metrics.json has more."""
+"""Number of confused pairs that the card lists; metrics.json has more."""
 
 
 def write_card(path: Path, record: ExportRecord) -> None:
@@ -69,7 +69,7 @@ def _facts(record: ExportRecord) -> dict[str, str]:
     low, high = evaluation.interval
     rows = {
         "accuracy": f"**{evaluation.accuracy:.2%}** top-1 {record.measured_on}, n = {evaluation.n:,}",
-        "95 % interval": f"{low:.2%} to {high:.2%} (Wilson; the pictures' chance alone, not the seeds')",
+        "95 % interval": f"{low:.2%} to {high:.2%} (Wilson; for the choice of the pictures, not of the seeds)",
     }
     rows |= score_rows(evaluation.scores) | {"loss": f"{evaluation.loss:.4f}: the mean cross-entropy"}
     if model.views:
@@ -101,14 +101,14 @@ def _facts(record: ExportRecord) -> dict[str, str]:
     macs = [one.macs for one in record.members] or [model.macs // members] * members
     rows["parameters"] = size_of(model.num_params, params, limit.params, limit_each=limit.each)
     rows["multiply-adds"] = f"{size_of(model.macs, macs, limit.macs, limit_each=limit.each)} for one picture"
-    rows["GFLOPs"] = f"{gflops(model.macs).removesuffix(' GFLOPs')} for one picture: two operations a multiply-add"
+    rows["GFLOPs"] = f"{gflops(model.macs).removesuffix(' GFLOPs')} for one picture: two for each multiply-add"
     rows["input"] = f"{data.image_size} x {data.image_size} pixels, {'RGB' if data.channels == 3 else 'gray'}"
     rows["classes"] = f"{len(data.class_names)}"
     if record.proof.stranger_accuracy is not None:
-        rows["read as a stranger"] = (
+        rows["read with timm alone"] = (
             f"{record.proof.stranger_accuracy:.2%}, from the files with timm's own transform (the proof allows "
             f"{record.proof.stranger_tolerance:.1%} of difference"
-            f"{', and the pictures that are read otherwise' if record.proof.misread else ''})"
+            f"{', and the share of pictures that timm reads differently' if record.proof.misread else ''})"
         )
     return rows
 
@@ -119,15 +119,15 @@ def _honesty(record: ExportRecord) -> str:
     lines = []
     if seen == 0 and record.sees_validation:
         lines.append(
-            "There is no test split, and the validation pictures were trained on: the accuracy above is of pictures "
-            "that the model knows. What to expect of new ones is the mean over seeds, measured before."
+            "There is no test split, and the model was trained on the validation pictures, so the accuracy above is of "
+            "pictures that it knows. For new pictures, expect the mean over seeds, which was measured before."
         )
     elif seen == 0:
         lines.append("There is no test split: the accuracy is on the split that chose the model, so it is optimistic.")
     elif seen == 1:
-        lines.append("The test split was opened once, for this model, after everything was chosen.")
+        lines.append("The test split was used once, for this model, after everything was chosen.")
     else:
-        lines.append(f"The test split was looked at {seen} times, by final models or to compare; this is the latest.")
+        lines.append(f"The test split was used {seen} times, by final models or to compare; this is the latest use.")
     if near := evaluation.near_duplicates:
         lines.append(
             f"{near:,} of the {evaluation.n:,} test pictures {'looks' if near == 1 else 'look'} like a training "
@@ -135,7 +135,7 @@ def _honesty(record: ExportRecord) -> str:
             "check --duplicates` lists them."
         )
     if record.fit_on == "train+val":
-        lines.append("It was trained on the training and the validation pictures: no selection is left in its epochs.")
+        lines.append("It was trained on the training and the validation pictures, so no result chose its epochs.")
     return " ".join(lines)
 
 
@@ -222,8 +222,8 @@ def _choice(record: ExportRecord) -> str:
         f"{number_of(found.raw_best, objective)}."
     )
     ties = (
-        f"Tied candidates cannot be told apart from the best mean ({found.test}; it knows the chance of the seeds "
-        "on these validation pictures, not that of the pictures). Of equals, the one with the fewest parameters wins."
+        f"Tied candidates cannot be told apart from the best mean ({found.test}; the test covers the choice of the "
+        "seeds, not that of the validation pictures). Of equals, the one with the fewest parameters wins."
         if found.test
         else "With one seed each there is no test of the differences."
     )
@@ -241,9 +241,9 @@ def _training(record: ExportRecord) -> str:
         parts.append(selection_in_words(record.selection, record.search.objective))
     if record.finetune:
         settings = ", ".join(f"{name} {_show(value)}" for name, value in record.finetune.items())
-        parts.append(f"Then a last stage on the validation split alone ({settings}), its latest weights kept.")
+        parts.append(f"Then a last stage on the validation split alone ({settings}); its last weights are exported.")
     if (distill := TrainConfig.model_validate(record.config).distill) is not None:
-        parts.append(f"It learned from a teacher too, `{distill.teacher}`.")
+        parts.append(f"It also learned from a teacher, `{distill.teacher}`.")
     return " ".join(parts)
 
 
@@ -252,10 +252,10 @@ def _curves(record: ExportRecord) -> str:
     if all(one.train_accuracy is None for one in record.histories[0]):
         return ""
     mixed = {"mixup", "cutmix"} & {name for name, share in record.config.items() if share}
-    mixed_too = " A picture mixed of two counts with the share of the label that was predicted." if mixed else ""
+    mixed_too = " A mixture of two pictures counts with the share of the predicted class in it." if mixed else ""
     return (
-        "Training loss and accuracy are of the augmented pictures, each by the net of its step, so they may well be "
-        f"below those on validation.{mixed_too} The numbers are in `plots/curves.csv`."
+        "Training loss and accuracy are measured during training, on augmented pictures and with the weights of each "
+        f"step, so the accuracy may be lower than on validation.{mixed_too} The numbers are in `plots/curves.csv`."
     )
 
 
@@ -295,7 +295,7 @@ def _latency(record: ExportRecord) -> str:
             "",
             f"Medians of a forward pass, fp32, on {measured.hardware}. {_quiet(measured.load)}",
             "",
-            f"The training took {spent} of epochs.",
+            f"The epochs of the training took {spent}.",
         ]
     )
 

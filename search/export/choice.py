@@ -1,4 +1,4 @@
-"""The trials that an export is made of, and whether they fit the limit as [final] exports them."""
+"""Chooses the trials of an export, and checks that they fit the limit with the members and views of [final]."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from trainer.data import Dataset
 
 
 def choose_trials(study: optuna.Study, numbers: Sequence[int], spec: StudySpec) -> list[FrozenTrial]:
-    """The trials to export: those of ``numbers``, or the best one whose export, with [final], is within the limit.
+    """The trials to export: ``numbers``, or the best one that fits the limit with the members and views of [final].
 
     Raises:
         NothingToExport: no trial is COMPLETE and feasible, or one of ``numbers`` is not.
-        UsageError: [final] chooses among the seeds of one trial, and several are named.
-        LimitError: none of these trials fits as [final] exports it, or several do not fit together.
+        UsageError: [final] chooses among the seeds of one trial, but several trials are named.
+        LimitError: no trial fits with the members and views of [final], or the named ones do not fit together.
     """
     trials = own_trials(study)
     if numbers:
@@ -35,7 +35,7 @@ def choose_trials(study: optuna.Study, numbers: Sequence[int], spec: StudySpec) 
             state = outcomes.get(number)
             why = {None: "not there", "complete": "over the limit"}.get(state, f"{state}, not complete")
             name = study.study_name
-            raise NothingToExport(f"trial {number} of {name!r} is {why}; what can be exported: search report {name}")
+            raise NothingToExport(f"trial {number} of {name!r} is {why}; search report {name} lists the others")
         if len(found) > 1:
             if isinstance(spec.final.ensemble, Selection):
                 raise UsageError(
@@ -70,7 +70,7 @@ def check_limit(configs: Sequence[TrainConfig], spec: StudySpec, data: Dataset) 
         data: the pictures.
 
     Raises:
-        LimitError: together they are over the limit, which may have changed since the trials were trained.
+        LimitError: the members together are over the limit, which may have changed since the trials were trained.
     """
     fitter = Fitter(data.shape, spec.limit)
     sizes = [size for size in map(fitter.check, configs) for _ in range(spec.num_members)]

@@ -1,6 +1,6 @@
-"""Two exports on the same pictures: ``search compare``. ONNX Runtime, no torch.
+"""``search compare``: compares two exports on the same pictures, with ONNX Runtime and without torch.
 
-Only CIFAR's pictures that were not decoded before are read by torchvision, which imports torch.
+One exception: CIFAR's pictures that are not in the cache yet are read by torchvision, which imports torch.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Compared:
     path: str
     study: str
     trial: int
-    """Number of the trial; of several, the first."""
+    """Number of the trial; if there are several, of the first one."""
     name: str
     """The study and its trials: "birds-7"."""
     accuracy: float
@@ -68,7 +68,7 @@ class Compared:
     objective: Objective
     """The objective of its study."""
     scores: Scores
-    """Scores beside the accuracy, on the same pictures."""
+    """Scores besides the accuracy, on the same pictures."""
     num_params: int
     macs: int
     bytes: int
@@ -77,7 +77,7 @@ class Compared:
     """Batch size -> median milliseconds of a forward pass."""
 
     def to_json(self) -> dict[str, Json]:
-        """All fields; of the scores, those over all classes."""
+        """All fields; in ``scores``, only those over all classes."""
         return vars(self) | {"scores": self.scores.model_dump(mode="json", exclude={"classes"})}
 
 
@@ -111,7 +111,7 @@ class Comparison:
     """Pictures that only the first export got right."""
     only_second: int
     p: float
-    """Probability by McNemar's test, exact and two-sided."""
+    """The p-value of McNemar's test, exact and two-sided."""
     classes: tuple[ClassDifference, ...]
     """Classes, the largest difference first."""
     counted_in: tuple[str, ...]
@@ -168,7 +168,7 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
         UsageError: a folder is no export, the classes differ, or there are no pictures to compare on.
         ProofFailed: the files of an export have changed since its proof.
         DataError: pictures cannot be read.
-        HeldError, StorageError: the use cannot be counted, because the study is in use or its database is away.
+        HeldError, StorageError: the use cannot be counted: the study is in use, or its database is unavailable.
     """
     configs = [read_config(export) for export in (first, second)]
     for export in (first, second):
@@ -181,7 +181,7 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
         for export, record, config in zip((first, second), records, configs, strict=True)
     ]
     asked = _from_folder(data, sides, runs.cache) if data is not None else _built_in(sides, runs.cache)
-    counted_in = _count_look(records, data, url, runs) if url is not None and asked.source.startswith(TEST) else []
+    counted_in = _count_use(records, data, url, runs) if url is not None and asked.source.startswith(TEST) else []
     right, scores, losses = [], [], []
     for side, read in zip(sides, asked.read, strict=True):
         names = side.config.label_names
@@ -229,7 +229,9 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Probability of a split at least this uneven if both exports were equally good: McNemar, 1947, exact.
+    """The p-value of McNemar's test (1947), exact and two-sided.
+
+    It is the probability that the two numbers differ at least this much if both exports are equally good.
 
     Args:
         only_first: number of pictures that only the first classified correctly.
@@ -241,8 +243,8 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def _from_folder(data: Path, sides: Sequence[Side], cache: Path) -> Images:
     """Pictures of a folder on which neither export was trained, if that is known.
 
-    They are the first of these that exists: the test folder; the test split that was drawn from the folder for the
-    exports; the val folder; all pictures.
+    The pictures are the first of these that exists: the test folder; the test split (or else the validation split) that
+    was drawn from the folder for the exports; the val folder; all pictures.
     """
     images = _listing(data, [side.record for side in sides]).pictures
     splits = {one.split for one in images}
@@ -321,7 +323,7 @@ def _built_in(sides: Sequence[Side], cache: Path) -> Images:
     return Images(source, np.array([name for _, name in named[0]]), (first, second))
 
 
-def _count_look(records: Sequence[ExportRecord], data: Path | None, url: URL, runs: Runs) -> list[str]:
+def _count_use(records: Sequence[ExportRecord], data: Path | None, url: URL, runs: Runs) -> list[str]:
     """Count the use of the test split in each export's study, before it begins. Returns the names of the studies."""
     file = sqlite_file(url)
     if file is not None and not file.exists():

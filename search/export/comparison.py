@@ -49,12 +49,12 @@ def text_of_comparison(answer: Comparison) -> Group:
         table.add_row(name, show(first), show(second))
     for batch in LATENCY_BATCHES:
         table.add_row(f"batch of {batch}", *(f"{one.latency_ms[str(batch)]:,.1f} ms" for one in (first, second)))
-    verdict = "a difference that chance alone seldom makes" if answer.p < 0.05 else "chance alone may well make it"
+    verdict = "chance alone seldom makes such a difference" if answer.p < 0.05 else "it may well be chance"
     lines = (
         f"{answer.n:,} pictures of {answer.source}; only the first was right on {answer.only_first}, only the second "
         f"on {answer.only_second}\n"
         f"McNemar's test, exact: p = {answer.p:.3g}, {verdict}\n"
-        "in brackets: 95 % intervals, of the pictures' chance alone"
+        "in brackets: 95 % intervals, for the choice of the pictures alone"
     )
     for one in (first, second):
         if never := never_predicted(one.scores, printable):
@@ -62,7 +62,7 @@ def text_of_comparison(answer: Comparison) -> Group:
     if answer.source.startswith(TEST):
         where = ", ".join(map(repr, answer.counted_in))
         counted = f"counted in {where}" if where else "counted nowhere: no study here has these pictures"
-        lines += f"\nA further look at a test split, {counted}; what is chosen by it is not tested by it any more"
+        lines += f"\nThis is a use of a test split, {counted}; a model chosen by it needs new pictures as a test"
     classes = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("class", "pictures", "first", "second", "difference"):
         classes.add_column(column, justify="left" if column == "class" else "right", overflow="fold")

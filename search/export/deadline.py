@@ -1,4 +1,4 @@
-"""The end of a confirmation whose study has limited hours: then only the final training and the export have time."""
+"""The time at which a confirmation ends if its study has limited hours, so that the final training has enough time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from search.plan.schedule import Schedule, pace_of
 from search.study.trial import TrialView
 
 Unconfirmed = Literal["chosen", "measured"]
-"""What an export had no time for: to be chosen with fresh seeds, or to be measured with further ones."""
+"""The step of a confirmation that there was no time for: to choose a trial with fresh seeds, or to measure it with
+further ones."""
 
 
 class TimeIsUp(Exception):
-    """Only the final training and the export have time left."""
+    """The time that is left is needed for the final training and the export."""
 
 
 class Deadline:
-    """The end of a confirmation.
+    """The time at which a confirmation must end.
 
     Args:
         schedule: the time of the whole study; None: no limit.
@@ -29,27 +30,27 @@ class Deadline:
     def __init__(self, schedule: Schedule | None) -> None:
         self.schedule = schedule
         self.until = math.inf
-        """Seconds since 1970."""
+        """That time, in seconds since 1970; infinity without a limit."""
         self._measured: list[float] = []
 
     def measure(self, outcome: Outcome) -> None:
-        """Note the durations of a confirming training's steps."""
+        """Store the durations of a confirming training's steps."""
         self._measured += [result.seconds for result in outcome.results]
 
     def begin_round(self, complete: Collection[TrialView]) -> None:
-        """Compute the end from the steps measured so far; before the first one, from those of the complete trials."""
+        """Compute the time from the steps measured so far; before the first one, from those of the complete trials."""
         pace = pace_of(complete, self._measured)
         self.until = math.inf if self.schedule is None or pace is None else self.schedule.final_begins_at(pace)
 
     def lift(self) -> None:
-        """From now on, there is no limit: what is begun is finished."""
+        """Remove the limit, for the final training and the export."""
         self.until = math.inf
 
     def check(self) -> None:
         """Raise once the time is over.
 
         Raises:
-            TimeIsUp: it is.
+            TimeIsUp: the time is over.
         """
         if time.time() > self.until:
             raise TimeIsUp

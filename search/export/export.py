@@ -91,7 +91,7 @@ def export_best(
         asked: the present study file, for its [confirm] and [final]. Default: the spec of the last launch.
         out: folder of the export; by default in the runs folder.
         numbers: the trials to export instead of the best one, several as an ensemble; then nothing is confirmed.
-        aside: messages and progress go to stderr.
+        aside: whether messages and progress go to stderr.
 
     Raises:
         NothingToExport: no trial is COMPLETE and feasible, or all diverged when they were trained again.
@@ -104,7 +104,7 @@ def export_best(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = Terminal(quiet=is_quiet(), stderr=aside, highlight=False)
     with storage_errors(url):
-        study, spec = find_study(open_storage(url), study_name)  # before own_study: an unknown name may be a path
+        study, spec = find_study(open_storage(url), study_name)  # before own_study, which makes a folder
     notes: list[str] = []
     if asked is not None:
         begun = with_kept(asked, spec.model_dump(mode="json"), tables=("confirm",))
@@ -142,7 +142,7 @@ def export_owned(
         console: shows progress and messages.
         out: as for ``export_best``.
         numbers: as for ``export_best``.
-        schedule: the time of the whole study; once only the final training has time, nothing more is confirmed.
+        schedule: the time of the whole study. When the rest is needed for the final training, the confirmation ends.
     """
     study, spec, study_name = owned.study, owned.spec, owned.spec.name
     with _disk_errors((out or runs.export(study_name, 0)).parent), ExitStack() as stack:
@@ -158,7 +158,7 @@ def export_owned(
         place.check()
         record = _unchanged_or_new(place, retraining, trials, confirmation)
         export = Export(record, place.target)
-        # Also if the export existed already, because its run may have been killed before these last steps.
+        # Repeated for an existing export too, because its process may have been killed before these steps.
         retraining.tidy(trials)
         figures = sorted((place.target / "plots").glob("*.png"))
 
@@ -173,7 +173,7 @@ def export_owned(
 def _unchanged_or_new(
     place: Place, retraining: Retraining, trials: list[FrozenTrial], confirmation: Confirmation | None
 ) -> ExportRecord:
-    """The record of the export that is there if nothing has changed, or else of a new one."""
+    """The record of the existing export if nothing has changed; else make a new export and return its record."""
     spec, stages = retraining.spec, retraining.plan(trials)
     sizes = check_limit(list({one.trial: one.config for one in stages[0]}.values()), spec, retraining.data)
     described = describe(retraining, trials, stages, sizes, confirmation)
@@ -206,7 +206,7 @@ def _export(place: Place, described: Description, retraining: Retraining, stages
     found = write_out_of_fold(partial / OUT_OF_FOLD, whole, retraining)
     chosen = {"selection": selection, "out_of_fold": found}
     results = results.model_copy(update={"gain": gain_in_words(retraining), **chosen})
-    write_metrics(partial, described.to_json() | results.to_json())  # the proof compares with it
+    write_metrics(partial, described.to_json() | results.to_json())  # the proof compares the files with it
     proof = prove(partial, spec, data, console, retraining.raise_if_stopped)
     logger.debug("proven: %.300s", proof)
     record = ExportRecord.proven(described, results, proof)
@@ -244,8 +244,8 @@ def _show_mistakes(folder: Path, record: ExportRecord, whole: nn.Module, retrain
 
 
 def _write_models(folder: Path, retraining: Retraining, stages: Stages) -> tuple[nn.Module, nn.Module]:
-    """Write the model files. Returns the exported model, and the net in model.safetensors."""
-    from search.export.nets import build_nets, write_graphs
+    """Write the model files. Returns the two models of ``build_models``."""
+    from search.export.build import build_models, write_graphs
     from trainer.checkpoint import load_checkpoint
 
     spec, data = retraining.spec, retraining.data
@@ -255,7 +255,7 @@ def _write_models(folder: Path, retraining: Retraining, stages: Stages) -> tuple
         assert trained is not None
         states.append(trained.weights)
     configs = [training.config for training in stages[0] for _ in training.files]
-    whole, plain = build_nets(configs, states, spec, len(data.class_names))
+    whole, plain = build_models(configs, states, spec, len(data.class_names))
     weights.write_weights(folder, plain, configs, spec, data)
     shape, about = (spec.data.channels, *data.images.shape[1:3]), weights.about(spec, data)
     with show_progress(retraining.console, retraining.raise_if_stopped) as progress:
@@ -299,7 +299,7 @@ def prove(
                 raise_if_stopped()
                 try:
                     said, complaint = process.communicate(timeout=POLL_SECONDS)
-                except subprocess.TimeoutExpired as waiting:  # it has all output so far
+                except subprocess.TimeoutExpired as waiting:  # the exception has all output so far
                     *lines, _ = (waiting.output or b"").split(b"\n")
                     for told in map(json.loads, lines):
                         if isinstance(told, list):
@@ -313,10 +313,10 @@ def prove(
         if (oom_kills() > kills and process.returncode == -signal.SIGKILL) or any(words in reason for words in STARVED):
             how = " and was killed by the system" if process.returncode == -signal.SIGKILL else f": {reason}"
             raise ProofFailed(
-                f"the proof ran out of memory{how}; free some, and the same command goes on; nothing was put in place"
+                f"the proof ran out of memory{how}; nothing was put in place; free some memory and repeat the command"
             )
         if process.returncode == -signal.SIGKILL:
-            reason = "it was killed by signal 9, as a system does for want of memory"
+            reason = "it was killed by signal 9, which the system sends if memory is short"
         raise ProofFailed(f"the export failed its proof: {reason}; it was not put in place, look at it in {folder}")
     return ProofAnswer.model_validate_json(said.splitlines()[-1])
 

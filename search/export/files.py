@@ -1,4 +1,4 @@
-"""The files of an export as its readers see them: sums, configuration, model, pictures. Without torch."""
+"""Reads the files of an export (checksums, configuration, model) and pictures for its model. Without torch."""
 
 from __future__ import annotations
 

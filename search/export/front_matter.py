@@ -1,4 +1,4 @@
-"""The front matter of the model card: what model hubs read of an export."""
+"""The front matter of the model card, which model hubs read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TASK = "image-classification"
 
 
 def front_matter(record: ExportRecord) -> str:
-    """The front matter in YAML, between its two lines. It has the results of a test split, and of no other."""
+    """The front matter in YAML, between two lines of dashes. It has results only if there is a test split."""
     from huggingface_hub import ModelCardData  # imported here: it takes half a second
 
     library = next((one.hub_library for one in formats(record)), "pytorch")
@@ -29,7 +29,7 @@ def front_matter(record: ExportRecord) -> str:
         metrics=["accuracy"] if record.evaluation.scores is None else ["accuracy", "f1"],
         model_name="-".join([record.study, *map(str, record.trials)])
         if results
-        else None,  # the hub asks for results with it
+        else None,  # with a name, the hub requires results
         eval_results=results,
     )
     return f"---\n{data.to_yaml()}\n---"

@@ -16,17 +16,17 @@ from trainer.data import Dataset
 from trainer.evaluate import Ensemble
 
 MISTAKES = 12
-"""Mistakes that are shown."""
+"""Number of mistakes that are shown."""
 
 CELLS = 4
-"""Fewest cells along each side of a map. A net of small pictures has a single one in its last stage."""
+"""Smallest number of cells along each side of a heat map. In a model for small pictures, the last stage has one."""
 
 
 def confident_mistakes(whole: nn.Module, data: Dataset, split: str, logits: NDArray[np.float32]) -> list[Mistake]:
     """The mistakes with the highest probability of the wrong class, the most confident first; at most MISTAKES.
 
     Args:
-        whole: the exported model, in eval mode on the CPU; of an ensemble, maps are the mean over its members.
+        whole: the exported model, in eval mode on the CPU. For an ensemble, a map is the mean over the members.
         data: the pictures.
         split: the evaluated split.
         logits: [n, classes], the model's logits on the split.
@@ -63,12 +63,12 @@ def layer_cam(net: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> ND
     to 7: the activations, each weighted by the positive part of its own gradient, are summed over the channels.
 
     Args:
-        net: a net in eval mode.
+        net: a model in eval mode.
         images: [n, channels, size, size], normalised.
         classes: [n], a class for each.
 
     Returns:
-        [n, size, size] from 0 to 1; None if the net has no square feature maps, as a transformer.
+        [n, size, size] from 0 to 1; None if the model has no square feature maps, such as a transformer.
     """
     stage = _last_stage(net, images[:1])
     if stage is None:
@@ -97,7 +97,10 @@ def layer_cam(net: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> ND
 
 
 def _last_stage(net: nn.Module, image: torch.Tensor) -> tuple[nn.Module, int] | None:
-    """The last module with an output of CELLS cells per side, or else of the most cells; and the number of its call."""
+    """The last module with an output of at least CELLS cells per side, or else of the most; and the number of the call.
+
+    The number is needed because a model may call the same module more than once in a forward pass.
+    """
     found: list[tuple[nn.Module, int, int]] = []
     calls = Counter[nn.Module]()
 

@@ -1,4 +1,4 @@
-"""The pictures that ``search predict`` is asked about: files, folders, patterns, tables of paths, ids of a sample."""
+"""The pictures that ``search predict`` is given: files, folders, patterns, tables of paths, ids of a sample."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ TABLES = (".csv", ".tsv")
 def find_pictures(given: Sequence[Path]) -> list[Path]:
     """The picture files that the arguments mean, in their order.
 
-    A folder means all files below it, as the scan of training pictures finds them: through links, in the order of
-    their names, without files of systems and of this program. A pattern (``"new/*.jpg"``) means the files that it
+    A folder means all files below it, as the scan of training pictures finds them: through links, sorted by name,
+    without files of operating systems and of this program. A pattern (``"new/*.jpg"``) means the files that it
     matches, a .csv or .tsv file the pictures that it lists. Any other path is a picture, even if there is no such file.
 
     Raises:
@@ -75,15 +75,15 @@ def _placed(table: Path, cell: str) -> Path:
 
 @dataclass(frozen=True)
 class Sample:
-    """A file with the ids, the order and the columns of the answer, as contests give one."""
+    """A sample file, as contests give one: the answer gets its ids, its order and its columns."""
 
     path: Path
     header: tuple[str, ...]
-    """Names of the columns; the first one is that of the ids."""
+    """Names of the columns; the first column has the ids."""
     rows: tuple[tuple[str, ...], ...]
     """Rows, each with a value for every column."""
     pictures: tuple[Path, ...]
-    """The picture of each row; the id itself if no picture that was given has it."""
+    """The picture of each row; the id itself if no given picture has that id."""
 
     @classmethod
     def read(cls, path: Path, pictures: Sequence[Path]) -> Sample:
@@ -91,7 +91,7 @@ class Sample:
 
         Raises:
             UsageError: there is no such file.
-            DataError: it cannot be read, an id may stand for several pictures, or no id is that of a picture.
+            DataError: it cannot be read, an id may mean several pictures, or no id means a given picture.
         """
         if not path.is_file():
             raise UsageError(f"--like {path}: there is no such file")

@@ -25,7 +25,7 @@ class Load:
     before: float
     """The system's load average of the last minute, per core, before the measurement. It includes this program."""
     after: float
-    """The same after the measurement."""
+    """The load average after the measurement."""
     others: float | None
     """Share of all cores that other processes took during the measurement, 0 to 1; None if the system does not tell."""
 

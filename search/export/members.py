@@ -11,7 +11,7 @@ from studies.objective import Objective, number_of
 
 
 def name_of(record: ExportRecord) -> str:
-    """The nets of an export: "resnet10t", "3 x resnet10t", "2 x resnet10t and rexnet_100"."""
+    """The models of an export: "resnet10t", "3 x resnet10t", "2 x resnet10t and rexnet_100"."""
     nets = Counter(one.architecture for one in record.members) or Counter(
         {record.model.architecture: record.model.members}
     )
@@ -19,7 +19,7 @@ def name_of(record: ExportRecord) -> str:
 
 
 def size_of(counted: int, each: Sequence[int], limit: int | None, *, limit_each: bool) -> str:
-    """A count of a whole export, with the limit and the parts of its members.
+    """The size of an export in words, with the limit and the size of each member.
 
     Args:
         counted: parameters or multiply-adds of the whole export.
@@ -45,6 +45,6 @@ def selection_in_words(selection: RecordedSelection, objective: Objective) -> st
         f"Of {selection.of} trained models, {len(selection.members)} are kept, in this order: {order}. They were "
         "chosen on the validation split by greedy forward selection without replacement (Caruana et al., 2004): first "
         "the best alone, then each time the one with which the ensemble was best. Its value on validation after each "
-        f"choice: {values}. The last of these is a claim, and higher than what to expect of new pictures: only "
-        "pictures that chose nothing measure the ensemble, as those of a test split."
+        f"choice: {values}. The last value is likely too high, because the same pictures chose the members. Only "
+        "pictures that had no part in a choice measure the ensemble, such as those of a test split."
     )

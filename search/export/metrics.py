@@ -1,4 +1,4 @@
-"""Computes the content of metrics.json: the parts known before training, and the results of the one evaluation."""
+"""Computes the results in metrics.json, with the one evaluation of the exported model, and shows them as text."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ def evaluate_once(
     described: Description,
     outcomes: list[list[Outcome]],
 ) -> Results:
-    """Evaluate the exported model, once; its logits are kept for the proof.
+    """Evaluate the exported model, once; write its logits to a file for the proof.
 
     Args:
         folder: the folder of the model's files.
         whole: the exported model, views and members included.
-        plain: the net in model.safetensors.
+        plain: the model in model.safetensors; see ``build_models``.
         retraining: the export's trainings.
-        described: what is known of the export.
+        described: the part of the record that is known before training.
         outcomes: the outcome of each training, by stage.
     """
     import torch
@@ -129,7 +129,7 @@ def evaluate_once(
             confused=tuple(confused_pairs(result.confusion, data.class_names)),
             scores=scores_of(Answers.of(logits.numpy(), labels), labels, data.class_names),
             test_openings=openings,
-            near_duplicates=_look_alikes(retraining, split),
+            near_duplicates=_near_duplicates(retraining, split),
         ),
         validation=Validation(n=len(data.splits["val"]), accuracy=validation.accuracy, loss=validation.loss),
         histories=tuple(_history(outcomes, number) for number in range(len(outcomes[0]))),
@@ -155,7 +155,7 @@ def gain_in_words(retraining: Retraining) -> str | None:
     return None if gain is None else gain.sentence
 
 
-def _look_alikes(retraining: Retraining, split: str) -> int | None:
+def _near_duplicates(retraining: Retraining, split: str) -> int | None:
     """Number of test pictures that look like a training picture; None without picture files or a test split."""
     if split != "test" or retraining.spec.data.source != "folder":
         return None

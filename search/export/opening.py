@@ -1,4 +1,4 @@
-"""How an export is loaded, and the accuracy that each way gives: for the model card and for the terminal."""
+"""How to load an export, and the accuracy that each way gives: for the model card and for the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from search.export.formats.table import FORMAT_NAMES, format_of
 from search.export.record import ExportRecord
 from trainer.pictures import DEPTH, read_right
 
-READ = """A picture as every format takes it:
+READ = """How to read a picture, for every format:
 
 ```python
 import json
@@ -50,13 +50,13 @@ def loading(record: ExportRecord) -> list[str]:
         whole = [one.replace("    image = ImageOps.exif_transpose(Image.open(file)).convert(", DEEP) for one in whole]
     if model.members > 1 or model.views:
         whole = [f"This gives {result.accuracy:.2%}, the accuracy above. {one}" for one in whole]
-        plain = f"This gives {result.plain_accuracy:.2%}, because it asks the net without the views. {plain}"
+        plain = f"This gives {result.plain_accuracy:.2%}, because it is the model without the views. {plain}"
         alone = int("onnx" in record.formats)  # its lines read the picture themselves
         parts = [*whole[:alone], read, *whole[alone:], *([plain] if model.stock_timm else [])]
     else:
         parts = [read, *([plain] if model.stock_timm else []), *whole]
     if not model.stock_timm:
-        what = "an ensemble" if model.members > 1 else "this net"
+        what = "an ensemble" if model.members > 1 else "this model"
         holds = "; members.0..., members.1... in it are its members" if model.members > 1 else ""
         parts.insert(0, f"Stock timm cannot build {what} by name. {weights.FILE} holds the plain weights{holds}.")
     size = data.image_size
@@ -67,8 +67,8 @@ def loading(record: ExportRecord) -> list[str]:
     )
     if not weights.has_timms_order(data.class_names):
         inputs += (
-            " timm's own folder reader orders these classes otherwise, naturally and without case: give its scripts "
-            f"`--class-map PATH/TO/THIS/FOLDER/{weights.CLASS_MAP}`, or the labels that they count by are others."
+            " timm's own folder reader sorts these classes in another order (numbers by value, without case), so its "
+            f"scripts need `--class-map PATH/TO/THIS/FOLDER/{weights.CLASS_MAP}` to give them the same numbers."
         )
     if model.members > 1 or model.views:
         voters = " and ".join([*(["members"] if model.members > 1 else []), *(["views"] if model.views else [])])
@@ -91,8 +91,8 @@ def reading(record: ExportRecord) -> str:
     if not lines:
         return ""
     said = (
-        'A plain `Image.open(file).convert("RGB")` reads some of the pictures otherwise than they were trained on and '
-        f"measured; read so, the accuracy is {proof.stranger_accuracy:.2%}."
+        'A plain `Image.open(file).convert("RGB")` reads some of the pictures differently from how they were read for '
+        f"training and evaluation; with it, the accuracy is {proof.stranger_accuracy:.2%}."
     )
     return "\n".join([said, "", *lines])
 

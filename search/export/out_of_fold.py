@@ -1,4 +1,4 @@
-"""The out-of-fold predictions of an ensemble of fold models: each picture by the model that did not know it."""
+"""The out-of-fold predictions of fold models: each picture is classified by the model that was not trained on it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from trainer.evaluate import Ensemble, measure, predict_logits
 
 
 def write_out_of_fold(file: Path, whole: nn.Module, retraining: Retraining) -> RecordedOutOfFold | None:
-    """Write a line for each picture of the training and the validation split; None if no fold models are exported.
+    """Write a line for each picture of the training and the validation split, and measure the accuracy on them.
+
+    Returns None, and writes nothing, if no fold models are exported.
 
     The columns: picture, fold (from 1), label, predicted, and the probability of each class under its name.
 
     Args:
         file: the CSV to write.
-        whole: the exported ensemble: of each trial, a model for each fold.
+        whole: the exported ensemble. It has a model for each trial and fold.
         retraining: the export's trainings.
     """
     spec, data = retraining.spec, retraining.data

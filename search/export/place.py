@@ -1,9 +1,10 @@
-"""The place of an export: it is made beside its place, then exchanged with the old content. No file of others is lost.
+"""Puts an export in its place: it is made beside the place, then exchanged with the old content.
 
     exports/birds-3            the export
     exports/.birds-3.partial   the next export while it is made; a file UNFINISHED marks it
 
-Only a whole export is replaced: it has all its files, each with its sum in SHA256SUMS, and nothing else.
+The old content is deleted only if it is a whole export: it has all files of an export, each with its checksum in
+SHA256SUMS, and no other file. So no file of another program is lost.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def altered(folder: Path) -> str | None:
 
 
 def foreign(folder: Path) -> str | None:
-    """The first thing in a folder, by its path there, that its SHA256SUMS does not list."""
+    """Relative path of the first file or folder that SHA256SUMS does not list; None if it lists all."""
     try:
         ours = {PurePosixPath(name) for name in (*read_sums(folder), SUMS)}
     except (OSError, ValueError):
@@ -69,7 +70,7 @@ def foreign(folder: Path) -> str | None:
 
 
 def _files_of(record: ExportRecord) -> Iterator[str]:
-    """The files that an export has, SHA256SUMS apart."""
+    """The files that an export has, except SHA256SUMS."""
     yield from ("config.json", weights.FILE, METRICS, CARD, CURVES, CONFUSION)
     for name in record.formats:
         # The file of a format that only a later version knows is listed in SHA256SUMS all the same.
@@ -96,9 +97,9 @@ class Place:
         if not self._is_taken():
             return None
         if not self.target.is_dir() or self.target.is_symlink():
-            return "it is no folder"
+            return "it is not a folder"
         strange = foreign(self.target)
-        return altered(self.target) or (None if strange is None else f"{strange} in it is not of export-best")
+        return altered(self.target) or (None if strange is None else f"export-best did not write {strange}")
 
     def check(self) -> None:
         """Check, before anything is trained, that an export can be put here; first undo a half-done exchange.
@@ -164,7 +165,7 @@ class Place:
             return None
         aside = self.target.with_name(f"{self.target.name}.aside-{datetime.now():%Y%m%d-%H%M%S}")
         old.rename(aside)
-        return f"what was in {self.target} was no whole export ({flaw or foreign(aside)}): set aside as {aside}"
+        return f"{self.target} was no whole export ({flaw or foreign(aside)}); its content is now in {aside}"
 
     def _is_taken(self) -> bool:
         if self.target.is_dir() and not self.target.is_symlink():
@@ -185,7 +186,7 @@ def _discard(folder: Path) -> bool:
         names = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
     elif altered(folder) is None and foreign(folder) is None:
         names = [Path(name) for name in (*read_sums(folder), SUMS)]
-        mark.touch()  # for the next export, if this process is killed before all is removed
+        mark.touch()  # so that the next export removes the rest if this process is killed
     else:
         return False
     for name in names:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import rich.table
 
 TOP = 5
-"""Number of classes per picture, unless asked otherwise."""
+"""Default number of classes per picture."""
 
 BATCH_PIXELS = 16 * 224 * 224
 """Pixels of the pictures in one forward pass. They determine its memory, and hardly its speed (bench/README.md)."""
@@ -50,12 +50,12 @@ BATCH_PIXELS = 16 * 224 * 224
 MOST_PER_BATCH = 64
 
 MOST_THREADS = 8
-"""Most pictures decoded at once: one of 24 megapixels takes about 150 MB meanwhile."""
+"""Most pictures decoded at once. A picture of 24 megapixels takes about 150 MB while it is decoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What ``search predict`` is asked."""
+    """The arguments of ``search predict``."""
 
     export: Path
     """Folder that ``search export-best`` wrote."""
@@ -185,21 +185,21 @@ def _classify(
     """Classify pictures in their order; ``take`` gets the answer for each, readable or not.
 
     Args:
-        request: what was asked, for its export and ``strict``.
-        config: that export's configuration.
-        pictures: their files.
+        request: the arguments, for the export and ``strict``.
+        config: the export's configuration.
+        pictures: the files of the pictures.
         take: called with each answer.
 
     Returns:
         The pictures that cannot be read.
 
     Raises:
-        DataError: there are some, and ``strict`` is on, or none can be read.
+        DataError: a picture cannot be read and ``strict`` is on, or no picture can be read.
     """
     forward = open_model(request.export)
     bad: list[Unreadable] = []
     total = len(pictures)
-    # The filters of warnings belong to the whole process: set once here, never in a thread.
+    # Warning filters belong to the whole process, so they are set once here, never in a thread.
     with warnings.catch_warnings(), show_progress(Terminal(stderr=True)) as progress:
         warnings.simplefilter("ignore")
         Image.preinit()  # Pillow's formats are loaded now, not in all threads at once

@@ -1,10 +1,10 @@
 """Proves an export, in a process of its own: ``python -m search.export.proof FOLDER CACHE DATA_CONFIG_JSON``.
 
-Each file is loaded by its stock library, through the ``open`` of its format, which shares no code with the writers. The
-rest of the program only reads the pictures, and loads weights for which no stock library has a net (those of an
-ensemble or of an unusual family). The proof checks:
+Each file is loaded by its stock library, through the ``open`` of its format, which shares no code with the writers.
+Other code of this program only reads the pictures, and loads weights that no stock library can load (those of an
+ensemble, or of a family that stock timm does not have). The proof checks:
 
-- The net has the parameters and multiply-adds of the card, and is within the limit.
+- The model has the parameters and multiply-adds of the card, and is within the limit.
 - Each format gives the accuracy of the card on the same split, and the logits of the exporting process.
 - ``search predict`` reads pictures as they were read for the training.
 - If the pictures are files, a stranger (a user who has only timm and config.json) reads them in the same way. Pictures
@@ -56,7 +56,8 @@ epochs had a logit of 311, and a difference of 1.7e-4 between two libraries."""
 
 STRANGER_TOLERANCE = 0.005
 """Largest difference between a stranger's accuracy on the raw files and the card's, besides the pictures that a plain
-convert("RGB") reads differently (16-bit, EXIF-rotated). All others agree; strips of more than 64:1 nearly agree."""
+convert("RGB") reads differently (16-bit, EXIF-rotated). The other pictures agree, or nearly agree if their sides are
+of more than 64:1."""
 
 STRANGER_LEVELS = 2.0
 """Largest mean difference, in levels of 255, between a picture as a stranger reads it and as the cache has it."""
@@ -107,7 +108,7 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
         tell: called with (stage, done, total).
 
     Returns:
-        "num_params" and "macs" of the net; "formats": file -> its "library", "accuracy" and "max_logit_difference";
+        "num_params" and "macs" of the model; "formats": file -> its "library", "accuracy" and "max_logit_difference";
         "max_logit_difference": the largest of these; "sha256" of each file; "hardware", "latency_ms" and "load" of
         this machine. If the pictures are files, also "stranger_accuracy", and "misread": reason -> number of pictures
         of the split that a plain convert("RGB") reads differently; "misread_in_all": the same for all splits.
@@ -138,7 +139,7 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
     files = [Path(data_config.path or "") / data.names[index] for index in indices]
     are_files = data_config.source == "folder" or (data_config.path is not None and files[0].exists())
     if are_files and (gone := next((file for file in files if not file.exists()), None)):
-        raise Difference(f"{gone}, which the card's accuracy is of, is gone")
+        raise Difference(f"{gone} is missing; the accuracy of the card was measured on it")
     seen, total = 0, len(indices) * (len(forwards) + are_files)
 
     def through(forward: Forward, read: Callable[[int], Pictures]) -> Pictures:
@@ -232,7 +233,7 @@ def _as_a_stranger(
 def _open_formats(
     folder: Path, card: dict[str, Any], data: Dataset
 ) -> tuple[Any, bool, dict[str, tuple[str, Forward]]]:
-    """The net to count, whether it computes the views, and for each library its file and a function for logits."""
+    """The model to count, whether it computes the views, and for each library its file and a function for logits."""
     recorded = [format_of(name) for name in FORMAT_NAMES if name in card["formats"]]
     if gone := next((one.file for one in recorded if not (folder / one.file).exists()), None):
         raise Difference(f"{gone} is not there, although metrics.json lists its format")
@@ -243,13 +244,13 @@ def _open_formats(
         plain = weights.open_weights(folder)
         return plain.net, is_ensemble, {weights.LIBRARY: (weights.FILE, plain.forward)} | forwards
     plain = _built_by_the_product(folder, card, data)
-    forwards["the product"] = weights.FILE, plain.forward  # last, because the first one is used as the stranger's
+    forwards["the product"] = weights.FILE, plain.forward  # last: the first one is used for the raw files
     whole = next((found.net for found in opened.values() if found.net is not None), None)
     return (plain.net, is_ensemble, forwards) if whole is None else (whole, True, forwards)
 
 
 def _built_by_the_product(folder: Path, card: dict[str, Any], data: Dataset) -> Opened:
-    """The net of model.safetensors, for nets that no stock library builds."""
+    """Open model.safetensors with this program's own code, for a model that no stock library builds."""
     from trainer.config import TrainConfig
     from trainer.evaluate import Ensemble
     from trainer.models import build_model
@@ -281,21 +282,21 @@ def compare_logits(name: str, found: Pictures, expected: Pictures) -> float:
 
 
 def _recount(card: dict[str, Any], net: Any, shape: list[int], *, is_whole: bool) -> tuple[int, int]:
-    """Count the loaded net's parameters and multiply-adds, and compare them with the card and the limit."""
+    """Count the loaded model's parameters and multiply-adds, and compare them with the card and the limit."""
     params, macs = _counted(net, shape)
     model, limit = card["model"], card["limit"]
     if not is_whole:
-        macs *= 1 + len(model["views"])  # model.safetensors has only the net; the other formats compute each view
+        macs *= 1 + len(model["views"])  # model.safetensors computes no views; the other formats do
     _same("parameters", params, model["num_params"])
     _same("multiply-adds", macs, model["macs"])
-    if not (limit["each"] and card.get("members")):  # of several trials, each member is compared by itself
+    if not (limit["each"] and card.get("members")):  # for several trials, _recount_members compares
         parts = model["members"] if limit["each"] else 1
         _within("the model", params // parts, macs // parts, limit)
     return params, macs
 
 
 def _recount_members(card: dict[str, Any], folder: Path, data: Dataset, shape: list[int]) -> None:
-    """Count each member of several trials, and compare it with the card and, if it is for each, with the limit."""
+    """Count each member of an ensemble of several trials; compare it with the card, and with a limit for each."""
     ensemble: Any = _built_by_the_product(folder, card, data).net
     for recorded, member in zip(card["members"], ensemble.members, strict=True):
         params, macs = _counted(member, shape)
@@ -307,7 +308,7 @@ def _recount_members(card: dict[str, Any], folder: Path, data: Dataset, shape: l
 
 
 def _counted(net: Any, shape: list[int]) -> tuple[int, int]:
-    """Parameters of a net, and its multiply-adds for one picture."""
+    """Parameters of a model, and its multiply-adds for one picture."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(torch.zeros(1, *shape))
     return sum(parameter.numel() for parameter in net.parameters()), counter.get_total_flops() // 2
@@ -339,7 +340,7 @@ def _latencies(forwards: dict[str, tuple[str, Forward]], pictures: Pictures, tel
 
 
 def _hardware() -> str:
-    """The processor and how many of its cores are used."""
+    """The name of the processor and the number of cores in use."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -1,4 +1,4 @@
-"""The content of metrics.json as frozen values: known before training, measured once, proven.
+"""The content of metrics.json as frozen values: what is known before training, the results, the proof.
 
 The proof reads metrics.json without this module, as an outsider would.
 """
@@ -37,7 +37,8 @@ METRICS_VERSION = 3
 """Version of the shape of metrics.json."""
 
 DENSE_CLASSES = 500
-"""Most classes for which metrics.json has the whole confusion matrix; for 10,000 it has a hundred million numbers."""
+"""Largest number of classes for which metrics.json has the whole confusion matrix. For 10,000 classes, the matrix has
+100 million numbers."""
 
 METRICS = "metrics.json"
 
@@ -48,7 +49,7 @@ class Description(Recorded):
     version: int
     study: str
     trial: int
-    """Number of the trial; of several, the first."""
+    """Number of the trial; if there are several, of the first one."""
     model: RecordedModel
     limit: RecordedLimit
     formats: tuple[str, ...]
@@ -59,7 +60,7 @@ class Description(Recorded):
     sees_validation: bool
     """Whether the weights were trained on the validation split."""
     config: Mapping[str, Json]
-    """The [train] table of every member; the members differ in their seeds. Of several trials, that of the first."""
+    """The [train] table of all members, which differ only in their seeds. With several trials: that of the first."""
     finetune: Mapping[str, Json] | None
     teacher: str | None
     """SHA-256 of the teacher's weights, or its name in timm; None without distillation."""
@@ -76,9 +77,10 @@ class Description(Recorded):
     gallery: bool = Field(False, exclude_if=lambda gallery: not gallery)
     """Whether the card shows the most confident mistakes."""
     license: str | None = Field(None, exclude_if=lambda license: license is None)
-    """The licence of the model, as ``final.license`` says it; None if it says none."""
+    """The licence of the model: ``final.license``; None if the study states none."""
     unconfirmed: Literal["chosen", "measured"] | None = Field(None, exclude_if=lambda unconfirmed: unconfirmed is None)
-    """What the hours of the study did not suffice for: to be chosen, or to be measured, with fresh seeds."""
+    """The step that the hours of the study left no time for: to choose the trial with fresh seeds, or to measure the
+    chosen trial with further seeds; None if there was time for both."""
     identity: str
     """SHA-256 of all of the above. If it has not changed, the study is not exported again."""
     event_log: str | None
@@ -90,7 +92,7 @@ class Description(Recorded):
 
     @property
     def folds(self) -> int:
-        """Number of folds whose mean is a candidate's accuracy in the search; 0: that of the validation split."""
+        """Number of folds over which a candidate's accuracy in the search is a mean; 0: it is that on validation."""
         folds = self.data.config.get("folds", 0)
         assert isinstance(folds, int)
         return folds
@@ -102,7 +104,7 @@ class Description(Recorded):
 
     @property
     def why_unconfirmed(self) -> str:
-        """What the time did not suffice for, as the end of a clause; "" if it did."""
+        """``unconfirmed`` as the end of a sentence; "" if it is None."""
         match self.unconfirmed:
             case "chosen":
                 return "; the hours were over before it was confirmed with fresh seeds"
@@ -113,7 +115,7 @@ class Description(Recorded):
 
     @property
     def confirmed(self) -> Candidate | None:
-        """The exported trial among the confirmed candidates; None if it was not confirmed, and of several trials."""
+        """The exported trial among the confirmed candidates; None if it was not confirmed, or there are several."""
         return None if self.confirmation is None or self.members else self.confirmation.candidate(self.trial)
 
     @property
@@ -163,7 +165,7 @@ class ClassScore(Recorded):
 
 
 class Scores(Recorded):
-    """Scores beside the accuracy; their definitions and intervals are in search.export.scores."""
+    """Scores besides the accuracy; their definitions and intervals are in search.export.scores."""
 
     macro_f1: Score
     """Mean F1 over the classes that have a picture or are predicted."""
@@ -194,7 +196,7 @@ class Evaluation(Recorded):
     """95 % interval of the accuracy (Wilson)."""
     loss: float
     plain_accuracy: float
-    """Accuracy of the net in model.safetensors."""
+    """Accuracy of the model in model.safetensors. It differs from ``accuracy`` only if a single model has views."""
     member_accuracies: tuple[float, ...]
     """Accuracy of each member alone; empty without an ensemble."""
     confusion: tuple[tuple[int, ...], ...] | None
@@ -204,7 +206,7 @@ class Evaluation(Recorded):
     confused: tuple[Confused, ...]
     """The most frequent mistakes."""
     scores: Scores | None = Field(None, exclude_if=lambda scores: scores is None)
-    """Scores beside the accuracy; None for an export of an earlier version."""
+    """Scores besides the accuracy; None for an export of an earlier version."""
     test_openings: int
     """Number of uses of the test split so far, this one included."""
     near_duplicates: int | None = None
@@ -212,7 +214,7 @@ class Evaluation(Recorded):
 
     @property
     def table(self) -> NDArray[np.int64]:
-        """[k, 3]: the confusion, whichever form it has."""
+        """[k, 3]: the rows of ``confusion_table``, also if the record has ``confusion`` instead."""
         if self.confusion_table is not None:
             return np.array(self.confusion_table, np.int64).reshape(-1, 3)
         return table_of(np.array(self.confusion or (), np.int64))
@@ -252,7 +254,7 @@ class Results(Recorded):
     selection: RecordedSelection | None = Field(None, exclude_if=lambda selection: selection is None)
     """The choice of the members, if fewer are exported than were trained; else None."""
     out_of_fold: RecordedOutOfFold | None = Field(None, exclude_if=lambda found: found is None)
-    """The fold models on the pictures that each did not know; None if no fold models are exported."""
+    """The fold models on the pictures that each was not trained on; None if no fold models are exported."""
     gain: str | None = None
     """The gain of the search over its first known recipe, in a sentence; None if it is not known."""
 
@@ -302,7 +304,7 @@ class ExportRecord(Results, Description):
 
     @property
     def measured_on(self) -> str:
-        """The pictures of the accuracy, and the splits that the model was trained on, if not the training split."""
+        """The split of the accuracy, and what the model was trained on if that is not the training split."""
         split = "test" if self.evaluation.split == "test" else "validation"
         if split == "validation" and self.sees_validation:
             return f"on the {split} split, which it was trained on"

@@ -87,7 +87,7 @@ class RecordedData(Recorded):
 
 
 class RecordedMember(Recorded):
-    """A member of an ensemble of several trials, which has a recipe of its own."""
+    """A member of an ensemble of several trials. Each trial has its own recipe."""
 
     trial: int
     value: float
@@ -104,18 +104,18 @@ class RecordedMember(Recorded):
 
 
 class RecordedSelection(Recorded):
-    """The members that are exported, of more that were trained; chosen on the validation split."""
+    """The choice of the exported members among all trained models, on the validation split."""
 
     of: int
     """Number of models that were trained."""
     members: tuple[int, ...]
-    """Those that were kept, counted from 1 in the order of ``seeds``; in the order in which they were chosen."""
+    """Numbers of the exported models, in the order in which they were chosen. Number 1 is the first of ``seeds``."""
     values: tuple[float, ...]
     """Value of the study's objective on the validation split after each choice; a loss is negated."""
 
 
 class RecordedOutOfFold(Recorded):
-    """The fold models on the pictures of the training and the validation split, each on those that it did not know."""
+    """The fold models on the pictures of the training and validation splits, each on those it was not trained on."""
 
     n: int
     """Number of pictures."""

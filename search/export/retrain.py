@@ -85,12 +85,12 @@ class Retraining:
         self.owned, self.study, self.spec, self.runs, self.data = owned, owned.study, owned.spec, runs, data
         self.devices, self.console, self.deadline = devices, console, Deadline(schedule)
         self.unconfirmed: Unconfirmed | None = None
-        """What the time did not suffice for; None if it did."""
+        """The step of the confirmation that there was no time for; None if there was time for all."""
         self.raise_if_stopped = partial(raise_if_stopped, runs, self.spec.name)
         """Called between the steps of the export."""
         self.confirming: list[Training] = []
         self.first_seed = 0
-        """Number of the first member's seed: the first one that measures the winner of a confirmation."""
+        """Number of the first member's seed. After a confirmation, it is the first seed that measured the winner."""
         self.unrecorded: deque[tuple[int, int, float | None, float]] = deque()
         """Results of confirming trainings that the database has not taken yet: the arguments of ``record``."""
         self.outage = Outage(console.say)
@@ -102,15 +102,15 @@ class Retraining:
     def __exit__(self, *_: object) -> None:
         self._end_workers()
 
-    # -- the database, which may be away
+    # -- the database, which may be unavailable
 
     def with_database(self, step: Callable[[], T]) -> T:
-        """Take a step that needs the database; during an outage, wait. The step must be safe to repeat.
+        """Run a step that needs the database; during an outage, wait. The step must be safe to repeat.
 
         Raises:
             HeldError: another process has taken over the study.
             StudyChanged: the study was deleted.
-            SQLAlchemyError, StorageInternalError: the database stayed away for longer than ``faults.storage_minutes``.
+            SQLAlchemyError, StorageInternalError: the outage was longer than ``faults.storage_minutes``.
             Interrupted: the export was asked to stop meanwhile.
         """
         answers: list[T] = []
@@ -121,8 +121,8 @@ class Retraining:
         return answers[-1]
 
     def _keep_up(self) -> None:
-        """Raise after a stop request, and once the time of the confirmation is over; check the study's lock, which a
-        server loses in a restart; record results."""
+        """Raise after a stop request and after the deadline of the confirmation. Check the study's lock, which a
+        database server loses in a restart, and record results."""
         self.raise_if_stopped()
         self.deadline.check()
         self.outage.with_database(self.owned.check, self._record)
@@ -133,13 +133,13 @@ class Retraining:
             show_confirmation(self.study, self.spec)
             self.unrecorded.popleft()
 
-    # -- which trial
+    # -- the choice of the trials
 
     def choose(self, numbers: Sequence[int] = ()) -> tuple[list[FrozenTrial], Confirmation | None]:
         """Choose the trials to export: ``numbers``, or else the winner of the confirmation, which is completed first.
 
         Returns:
-            The trials, and the confirmation if there is one, and there was time for it.
+            The trials; and the confirmation, or None if there is none or there was no time to complete it.
         """
         if not numbers and not self.spec.confirm.is_off and (trial := self._confirm()) is not None:
             return [trial], None
@@ -159,7 +159,7 @@ class Retraining:
         """Train the best candidates again, round by round, and then the winner with the seeds that measure it.
 
         Returns:
-            The trial to export unconfirmed if there is no time for that; else None.
+            None if the confirmation is complete; else the trial to export unconfirmed, because the time is over.
         """
         self.with_database(lambda: begin(self.study, self.spec, len(self.devices)))
         plan = planned(self.study, self.spec)
@@ -226,8 +226,9 @@ class Retraining:
     def plan(self, trials: Sequence[FrozenTrial]) -> Stages:
         """The stages of the final training, each with a training for every member.
 
-        The members have the seeds that measure the winner of a confirmation, if there are any, so none was chosen for
-        its own result. With the same recipe as such a training, a member shares its checkpoint, and needs no training.
+        The members have the seeds that measured the winner of a confirmation, if there are any. These seeds had no part
+        in the choice of the trial, so no member was chosen for its own result. If a member has the same recipe as such
+        a training, it has the same checkpoint and is not trained again.
         """
         final, members = self.spec.final, self.spec.num_final_trainings
         first, last = [], []
@@ -335,7 +336,7 @@ class Retraining:
 
 
 def _members_of(outcome: Outcome) -> list[Outcome]:
-    """The outcome of each model of a training: with folds, of each fold."""
+    """The outcome of each model of a training: of one model, or of one for each fold."""
     from trainer.checkpoint import load_checkpoint
 
     if not outcome.training.folds:

@@ -14,7 +14,7 @@ from search.study.gain import Z95, wilson_interval
 from trainer.scores import ClassCounts
 
 TOP = 5
-"""For the top-5 accuracy, the class of a picture must be among this number of likeliest classes."""
+"""A picture counts for the top-5 accuracy if its class is among this number of likeliest classes."""
 
 BINS = 15
 """Number of bins of the calibration error, of equal width, as in Guo et al., 2017."""
@@ -162,7 +162,7 @@ def _share(value: float, of: int) -> Score | None:
 
 
 SHOWN_CLASSES = 30
-"""Most classes that a card lists; if there are more, those with the lowest F1."""
+"""Most classes that a card lists. If there are more, it lists those with the lowest F1."""
 
 
 def score_rows(scores: Scores | None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The members of an ensemble that are best together, of more that were trained."""
+"""Chooses the members of an ensemble if more models were trained than are exported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from search.console import show_progress
-from search.export.nets import build_nets
+from search.export.build import build_models
 from search.export.recorded import RecordedSelection
 from search.export.retrain import Retraining
 from search.export.trainings import Training
@@ -29,14 +29,14 @@ def select(
     """Choose members by greedy forward selection without replacement (Caruana et al., "Ensemble selection from
     libraries of models", ICML 2004).
 
-    The first is the best alone; each further one is that with which the mean of the probabilities is best. Of equals,
-    the one with the lower cross-entropy is taken, then the one with the lower number.
+    The first member is the model that is best alone. Each further member is the one with which the mean of the
+    probabilities is best. Of equals, the one with the lower cross-entropy is taken, then that with the lower number.
 
     Args:
         votes: for each member, logarithms of its probabilities [n, classes].
         labels: [n], the true classes.
         keep: number of members to choose.
-        objective: what is best.
+        objective: the value to maximize.
     """
     chosen: list[int] = []
     values: list[float] = []
@@ -80,7 +80,7 @@ def select_members(retraining: Retraining, trained: Sequence[Training]) -> Recor
             progress("choosing members", done, total)
             saved = load_checkpoint(training.checkpoint)
             assert saved is not None
-            member, _ = build_nets([training.config], [saved.weights], spec, len(data.class_names))
+            member, _ = build_models([training.config], [saved.weights], spec, len(data.class_names))
             votes.append(torch.log_softmax(predict_logits(member, data, "val", cpu), dim=1))
         progress("choosing members", total, total)
     return select(votes, data.labels[data.splits["val"]], spec.num_members, spec.search.objective)

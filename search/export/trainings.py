@@ -1,7 +1,7 @@
-"""Runs the trainings of an export on the workers of a pool, each to its end, even if workers fail meanwhile.
+"""Runs the trainings of an export on the workers of a pool, each to its end, even if workers fail.
 
 Messages (search/workers/messages.py) and the policy for failures (search/workers/failures.py) are the same as in a
-search, but no sampler and no pruner is asked. The caller keeps the results. An interrupted training goes on from its
+search, but there is no sampler and no pruner. The caller stores the results. An interrupted training goes on from its
 checkpoint.
 """
 
@@ -38,7 +38,7 @@ class Training:
     """Name for people, such as "trial 3, seed 1 of 2"."""
     config: TrainConfig
     trial: int
-    """Number of the trial whose recipe it has."""
+    """Number of the trial whose recipe the training has."""
     checkpoint: Path
     """File of the training's state. A training that is finished there is not repeated."""
     folds: int = 0
@@ -48,11 +48,11 @@ class Training:
     start: Path | None = None
     """Checkpoint whose weights the training begins with."""
     objective: Objective = "accuracy"
-    """The number that the message at its end shows."""
+    """The objective; its value is in the message at the end of the training."""
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Checkpoint of each model that it makes: one, or one for each fold."""
+        """The checkpoints: one, or one for each fold."""
         return tuple(fold_checkpoint(self.checkpoint, number) for number in range(self.folds)) or (self.checkpoint,)
 
     @property
@@ -161,7 +161,7 @@ class TrainingQueue:
                 at_once = max(1, min(len(crew.workers), len(trainings) - ended))
                 left = (total - len(results)) * mean / at_once
                 about = f", about {duration(left)} left" if ended < len(trainings) else ""
-                self.say(_line(stage, outcome, ended, len(trainings), about))  # the caller has stored the result
+                self.say(_line(stage, outcome, ended, len(trainings), about))  # after the caller has stored it
         if self.failed:
             raise self._failed(*self.failed[0])
 

@@ -359,7 +359,7 @@ def test_an_export_with_no_finished_trial(begun: Desk) -> None:
 @pytest.mark.parametrize(
     ("trial", "sentence"),
     [
-        (99, "is not there; what can be exported: search report small"),
+        (99, "is not there; search report small lists the others"),
         (2, "is pruned, not complete"),
         (3, "is diverged, not complete"),
     ],

@@ -99,7 +99,7 @@ def test_onnx_runtime_agrees_at_any_batch_size(export: Export, batch: int) -> No
 def test_the_strangers_accuracy_is_proven_where_the_pictures_are_files(exported: Exported) -> None:
     assert exported.shapes.metrics["proof"]["stranger_accuracy"] == exported.shapes.accuracy
     assert exported.digits.metrics["proof"]["stranger_accuracy"] is None
-    assert "read as a stranger" in (exported.shapes.folder / "README.md").read_text()
+    assert "read with timm alone" in (exported.shapes.folder / "README.md").read_text()
 
 
 def test_predict_finds_the_class_that_the_model_finds(exported: Exported, export: Export) -> None:

@@ -112,7 +112,7 @@ def test_the_proof_finds_files_that_are_not_read_as_in_the_training(exported: Ex
         with pytest.raises(Difference, match="raw files, read as timm's own"):
             search.export.proof.prove(folder, config, data)
     moved = config.model_copy(update={"path": str(tmp_path)})
-    with pytest.raises(Difference, match=r"\.png, which the card's accuracy is of, is gone"):
+    with pytest.raises(Difference, match=r"\.png is missing; the accuracy of the card was measured on it"):
         search.export.proof.prove(folder, moved, data)
 
 

@@ -199,9 +199,17 @@ def test_a_worker_that_its_allocator_ended_ran_out_of_memory(tmp_path: Path, she
 @pytest.mark.parametrize(
     ("script", "counted", "sentence"),
     [
-        ("kill -9 $$", 1, r"^the proof ran out of memory and was killed by the system; free some, and the same"),
-        ("kill -9 $$", 0, r"it was killed by signal 9, as a system does for want of memory; it was not put in place"),
-        ("echo MemoryError >&2; exit 1", 0, r"^the proof ran out of memory: MemoryError; free some"),
+        (
+            "kill -9 $$",
+            1,
+            r"^the proof ran out of memory and was killed by the system; nothing was put in place; free some",
+        ),
+        (
+            "kill -9 $$",
+            0,
+            r"it was killed by signal 9, which the system sends if memory is short; it was not put in place",
+        ),
+        ("echo MemoryError >&2; exit 1", 0, r"^the proof ran out of memory: MemoryError; nothing was put"),
         ('echo "RuntimeError: can\'t allocate memory" >&2; exit 1', 0, r"^the proof ran out of memory: RuntimeError"),
     ],
 )

@@ -1,4 +1,4 @@
-"""model.onnx. Opened without torch."""
+"""model.onnx, written by torch.onnx and opened by ONNX Runtime, without torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from search.export.formats.format import Format, Opened
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-LOADING = """With ONNX Runtime, NumPy and Pillow alone, from the file (`pip install onnxruntime numpy pillow`):
+LOADING = """With ONNX Runtime, NumPy and Pillow alone, from a picture file (`pip install onnxruntime numpy pillow`):
 
 ```python
 import json

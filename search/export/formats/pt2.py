@@ -30,7 +30,7 @@ def _write(program: ExportedProgram, file: Path, about: Mapping[str, str]) -> No
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
                 node.meta.pop("stack_trace", None)  # it names files of this machine
-    archive = io.BytesIO()  # on a full disk, torch's own writer ends the process
+    archive = io.BytesIO()  # in memory: on a full disk, torch's writer ends the process
     torch.export.save(program, archive, extra_files={"about.json": json.dumps(dict(about))})
     file.write_bytes(archive.getvalue())
 

@@ -1,4 +1,7 @@
-"""config.json, model.safetensors and class_map.txt in timm's layout. Every export has them; stock timm opens most."""
+"""config.json, model.safetensors and class_map.txt in timm's layout. Every export has them.
+
+Stock timm opens them, except those of an ensemble or of a model that stock timm does not have.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +35,10 @@ TIMM_NEEDS = {
     *("input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "num_classes"),
     *("pool_size", "first_conv", "classifier", "custom_load"),
 }
-"""The keys of timm's own ``pretrained_cfg`` that are kept: those for loading the net and for its input. The others
+"""The keys of timm's own ``pretrained_cfg`` that are kept: those for loading the model and for its input. The others
 (tag, license, origin_url, paper_ids) are about the weights that timm publishes."""
 
-LOADING = """With timm, nothing of the program that made it:
+LOADING = """With timm alone:
 
 ```python
 import timm
@@ -124,7 +127,7 @@ def has_timms_order(names: Sequence[str]) -> bool:
 
 
 def open_weights(folder: Path) -> Opened:
-    """Open both files with timm alone; only for nets that stock timm builds."""
+    """Open config.json and model.safetensors with timm alone; only for models that stock timm builds."""
     import timm
     import torch
 

@@ -105,7 +105,7 @@ def shown(answer: Comparison) -> str:
 
 def test_the_tables_fit_eighty_columns(exports: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
     text = shown(compare(*exports, data=data, runs=Runs(tmp_path)))
-    assert "McNemar's test, exact: p = 0.0386, a difference that chance alone seldom makes" in text
+    assert "McNemar's test, exact: p = 0.0386, chance alone seldom makes such a difference" in text
     assert re.search(r"\nmacro F1 +93\.27% \(8\d\.\d\d to 100\.00\) +5\d\.\d\d% \(\d\d\.\d\d to \d\d\.\d\d\)", text)
     assert "\ncolours-1: never predicted: green." in text
     assert max(len(line) for line in text.splitlines() if "macro" in line) <= 80
@@ -209,8 +209,8 @@ def test_a_look_at_a_studys_test_split_is_counted_in_the_study_once(
     nowhere = parse_url(f"sqlite:///{tmp_path}/no.db")
     answer = compare(*exports, data=root, runs=Runs(tmp_path), url=nowhere)
     assert answer.counted_in == ()
-    assert "A further look at a test split, counted nowhere: no study here has these pictures;" in shown(answer)
-    assert "A further look at a test split, counted in 'colours';" in shown(answers[0])
+    assert "This is a use of a test split, counted nowhere: no study here has these pictures;" in shown(answer)
+    assert "This is a use of a test split, counted in 'colours';" in shown(answers[0])
 
 
 def test_a_look_that_cannot_be_counted_is_refused(

@@ -32,13 +32,13 @@ import search.export.retrain
 import search.study.outage
 from search.console import Terminal
 from search.errors import HeldError, Interrupted, NothingToExport, ProofFailed, StudyChanged, UsageError
+from search.export.build import write_graphs
 from search.export.card import _choice
 from search.export.choice import choose_trials
 from search.export.deadline import Deadline
 from search.export.description import _told
 from search.export.export import _disk_errors, _export
 from search.export.metrics import Export, evaluate_once, final_model, text_of_export
-from search.export.nets import write_graphs
 from search.export.place import Place
 from search.export.proof import Difference, compare_logits
 from search.export.record import ExportRecord, ProofAnswer
@@ -399,7 +399,7 @@ def test_several_trials_have_to_fit_the_limit_together(spec: StudySpec) -> None:
         LimitError, match=r"^2 members of trials 0 and 1 have 2 parameters .* the limit is 1 parameters"
     ):
         choose_trials(study, (0, 1), spec.model_copy(update={"limit": Limit(params=1)}))
-    with pytest.raises(NothingToExport, match=r"trial 7 of .* is not there; what"):
+    with pytest.raises(NothingToExport, match=r"trial 7 of .* is not there; search report"):
         choose_trials(study, (0, 7), both)
 
 

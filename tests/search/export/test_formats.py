@@ -20,13 +20,13 @@ from torch import nn
 
 from search.errors import ProofFailed, UsageError
 from search.export import formats
+from search.export.build import build_models, write_graphs
 from search.export.card import card
 from search.export.files import check_sums
 from search.export.formats import weights
 from search.export.formats.format import Format
 from search.export.formats.table import FORMAT_NAMES, format_of
 from search.export.formats.weights import write_weights
-from search.export.nets import build_nets, write_graphs
 from search.export.proof import _open_formats
 from search.export.record import ExportRecord
 from studies import StudySpec
@@ -148,7 +148,7 @@ def test_an_ensembles_weights_are_proven_too_although_no_stock_library_has_its_n
 ) -> None:
     values: dict[str, Any] = {"name": "two", "space": {"lr": [0.1]}, "final": {"ensemble": 2}}
     spec = StudySpec.model_validate(values | {"train": {"model": "resnet10t", "width_mult": 0.1}})
-    whole, plain = build_nets(
+    whole, plain = build_models(
         [spec.train] * 2, [build_model(spec.train, Shape(10, 16)).state_dict() for _ in range(2)], spec, 10
     )
     write_weights(tmp_path, plain, [spec.train] * (2 if spec.final.ensemble == 2 else 1), spec, digits)
@@ -165,7 +165,7 @@ def test_an_ensembles_weights_are_proven_too_although_no_stock_library_has_its_n
 def test_a_net_with_the_stem_for_cifar_is_exported_as_what_it_is(digits: Dataset, tmp_path: Path) -> None:
     train = {"model": "resnet10t", "width_mult": 0.1, "stem": "cifar"}
     spec = StudySpec.model_validate({"name": "stem", "space": {"lr": [0.1]}, "train": train})
-    whole, plain = build_nets([spec.train], [build_model(spec.train, Shape(10, 16)).state_dict()], spec, 10)
+    whole, plain = build_models([spec.train], [build_model(spec.train, Shape(10, 16)).state_dict()], spec, 10)
     write_weights(tmp_path, plain, [spec.train] * (2 if spec.final.ensemble == 2 else 1), spec, digits)
     write_graphs(tmp_path, whole, (3, 16, 16), FORMAT_NAMES, {})
     described = json.loads((tmp_path / "config.json").read_text())

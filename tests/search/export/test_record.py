@@ -143,7 +143,7 @@ def test_the_file_that_gives_the_accuracy_is_named_first() -> None:
     onnx, torch_alone, stock = (words.index(line) for line in ("import onnxruntime", "torch.export.load", "local-dir:"))
     assert onnx < torch_alone < stock
     assert words.count("This gives 60.93%, the accuracy above. ") == 2
-    assert "This gives 50.00%, because it asks the net without the views. With timm" in words
+    assert "This gives 50.00%, because it is the model without the views. With timm" in words
 
 
 def test_the_card_counts_paused_trials_apart() -> None:
@@ -189,7 +189,7 @@ def test_the_class_map_has_the_order_of_the_labels_and_the_card_says_where_timms
     record = ExportRecord.model_validate(recorded())
     words = card(record.model_copy(update={"data": record.data.model_copy(update={"class_names": tuple(names)})}))
     assert f"the lines of `{CLASS_MAP}`" in words
-    assert ("timm's own folder reader orders these classes otherwise" in words) is not natural
+    assert ("timm's own folder reader sorts these classes in another order" in words) is not natural
 
 
 def test_a_class_map_keeps_names_that_are_no_text() -> None:

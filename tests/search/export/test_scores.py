@@ -134,9 +134,11 @@ def test_the_card_says_what_a_training_accuracy_is_of() -> None:
     values = recorded()
     assert "curves.csv" not in card(ExportRecord.model_validate(values)), "an export of before has none"
     values["histories"][0][-1]["train_accuracy"] = 0.5
-    assert "they may well be below those on validation. The numbers are in" in card(ExportRecord.model_validate(values))
+    assert "the accuracy may be lower than on validation. The numbers are in" in card(
+        ExportRecord.model_validate(values)
+    )
     values["config"]["cutmix"] = 0.5
-    assert "A picture mixed of two counts with the share of" in card(ExportRecord.model_validate(values))
+    assert "A mixture of two pictures counts with the share of" in card(ExportRecord.model_validate(values))
 
 
 def test_an_export_of_before_has_no_such_scores() -> None:

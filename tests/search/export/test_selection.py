@@ -86,7 +86,7 @@ def test_the_card_says_that_the_members_were_chosen_on_validation_and_that_this_
     values["selection"] = {"of": 3, "members": [3, 1], "values": [0.5, 0.75]}
     words = card(ExportRecord.model_validate(values))
     assert "Of 3 trained models, 2 are kept, in this order: 3, 1." in words
-    assert "after each choice: 50.00%, 75.00%. The last of these is a claim" in words
+    assert "after each choice: 50.00%, 75.00%. The last value is likely too high" in words
     assert f"n = {values['validation']['n']:,}, which chose its members |" in words
     values["evaluation"]["split"] = "val"
     assert "top-1 on the validation split, which chose its members, n = " in card(ExportRecord.model_validate(values))

@@ -1,4 +1,4 @@
-"""The exported model as one net, members and views included, and its files beside the weights."""
+"""Builds the exported model, members and views included, and writes the file of each format."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from trainer.evaluate import Ensemble
 from trainer.models import build_model
 
 
-def build_nets(
+def build_models(
     configs: Sequence[TrainConfig], weights: Sequence[dict[str, torch.Tensor]], spec: StudySpec, num_classes: int
 ) -> tuple[nn.Module, nn.Module]:
-    """The exported model, and the net in model.safetensors. They differ only in the views of a single net.
+    """The exported model, and the model in model.safetensors. They differ only if a single model has views.
 
     Args:
         configs: configuration of each member.
