@@ -11,7 +11,7 @@ from search.errors import NothingToExport, UsageError
 from search.plan.space import check_exported
 from search.plan.width import Fitter
 from search.study.marks import own_trials
-from search.study.trial import exportable, outcome_of, ranked, size_of, waiting
+from search.study.trial import exportable, outcome_of, paused_trials, ranked, size_of
 from search.words import trials_in_words
 from studies import StudySpec
 from studies.final import Selection
@@ -47,7 +47,7 @@ def choose_trials(study: optuna.Study, numbers: Sequence[int], spec: StudySpec) 
         return found
     best = ranked(trials, spec.limit)
     if not best:
-        paused = f", {number:,} paused" if (number := len(waiting(trials))) else ""
+        paused = f", {number:,} paused" if (number := len(paused_trials(trials))) else ""
         raise NothingToExport(
             f"study {study.study_name!r} has no completed trial yet ({len(trials)} begun{paused}); to go on, repeat "
             "its search launch"

@@ -1,4 +1,4 @@
-"""A study as it is stored. It knows no worker and no display. Only this room talks to the database.
+"""A study as it is stored: in the database and in its journal. It imports no worker and no display.
 
 storage       storage URL -> storage: WAL, time-outs, UTC, hidden passwords
 postgres      connections to a Postgres server, with a time limit on every answer
@@ -10,7 +10,7 @@ identity      which study a folder belongs to, and whether a study is still the 
 lock          one process at a time owns a study
 inventory     the studies of a database; deletes one
 owned         a study that this process owns, and the check before each write
-outage        retries database steps while the database is away
+outage        retries database steps during an outage
 sampling      sampler and pruner; asks for trials and resumes them
 marks         which finished trials are the search's own
 trial         one trial as the program sees it: view, rank, outcome
@@ -23,7 +23,7 @@ gain          how much better the best is than the first known recipe
 confirmation  the race of the best trials: its plan, stored results, winner
 finalists     the candidates of a confirmation: means, ties
 exported      the result of the last export, for every view of the study
-known         what is known of a result: tested, confirmed, gained
+known         the result of a study: tested, confirmed, gain over the first known recipe
 events        the lines of a journal as checked values
 journal       the append-only log of a search
 replay        repeats the decisions of a journal with a fresh sampler and pruner

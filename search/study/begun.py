@@ -73,7 +73,7 @@ def as_begun(asked: StudySpec, storage: RDBStorage, overrides: Sequence[str] | N
         spec = _with_stored_text(asked, stored, overrides)
         if spec is not None:
             return Begun(spec, {}, _difference_to_today(spec, asked))
-    if asked.data.path is None:  # --data and --labels are needed once
+    if asked.data.path is None:  # --data and --labels need not be repeated
         known = stored.get("data", {})
         remembered = {"path": known.get("path"), "labels": asked.data.labels or known.get("labels")}
         asked = asked.model_copy(update={"data": asked.data.model_copy(update=remembered)})
@@ -92,7 +92,7 @@ def with_kept(asked: StudySpec, stored: Tables, tables: Sequence[str] = tuple(KE
         ConfigError: the file's settings and the kept ones contradict each other.
     """
     values = asked.model_dump(mode="json")
-    if "trials" in stored.get("search", {}):  # an earlier study that names only trials has no budget of compute
+    if "trials" in stored.get("search", {}):  # studies of earlier versions had no budget of compute
         stored = {**stored, "search": {"trainings": None} | stored["search"]}
     kept: dict[str, object] = {}
     for table in tables:
@@ -175,5 +175,5 @@ def renew(study: optuna.Study, runs: Runs, was: int) -> str:
     begins = f", and trial {', '.join(map(str, anew))} begins anew" if anew else ""
     return (
         f"the recipe has changed since the last launch, from version {was} to {RECIPE_VERSION}: the same settings may "
-        f"train to another result; {finished} finished trials stay{begins}"
+        f"now give another result; {finished} finished trials stay{begins}"
     )

@@ -35,8 +35,8 @@ class Spent:
     paused: int = 0
     """Number of paused trials, see ``search.study.trial.is_paused``."""
     excused: int = 0
-    """Number of trials that failed before their first epoch, and before the study file changed. No budget counts them,
-    so that a search whose file was mended has the whole of it."""
+    """Number of trials that failed before their first epoch, and before the study file changed. The budget does not
+    count them, so that a search has its whole budget after a mistake in the file is corrected."""
 
     @classmethod
     def of(cls, trials: Sequence[FrozenTrial], spec: StudySpec) -> Spent:
@@ -175,5 +175,5 @@ class Budget:
 
     def _compute_left(self, trainings: float, spent: Spent, committed_epochs: int = 0) -> int:
         """Number of candidates that the compute still allows, if each takes one step."""
-        epochs = round(trainings * self.steps, 6)  # without it, 0.55 of 100 epochs are more than 55
+        epochs = round(trainings * self.steps, 6)  # without rounding, 0.55 * 100 is more than 55
         return math.ceil(epochs - max(spent.epochs + committed_epochs, spent.counted))

@@ -1,4 +1,4 @@
-"""Figures of the trials that have ended, kept up to date as they end: many trials are never gone through again."""
+"""Figures of the trials that have ended. Each trial is added as it ends, so no trial is read again for them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """What is known of all trials that have ended. Each further trial makes a new value."""
+    """Figures of all trials that have ended; ``plus`` returns those with a further trial."""
 
     best: TrialView | None = None
     """The best feasible completed trial, ranked as in ``search.study.trial.best_of``."""
@@ -27,9 +27,9 @@ class Ended:
     """``settings_hash`` of the study -> number of trials that failed under it before their first epoch."""
     seconds: float = 0.0
     timed_steps: int = 0
-    """Steps of the trials that ``seconds`` is of."""
+    """Steps of the trials whose durations are in ``seconds``."""
     slowest: float = 0.0
-    """Seconds a step of the slowest trial."""
+    """Seconds per step of the slowest trial."""
 
     @classmethod
     def of(cls, views: Iterable[TrialView]) -> Ended:

@@ -81,7 +81,7 @@ class RecordedTrial(_Recorded):
     system_attrs: Mapping[str, Any]
     """Optuna's attributes: queued recipes, constraints, the rungs of successive halving."""
     user_attrs: Mapping[str, Any] = Field(default_factory=dict)
-    """The rungs where it was paused and promoted, and the kind of its failure."""
+    """The rungs at which the trial was paused and promoted, and the kind of its failure."""
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> RecordedTrial:
@@ -141,7 +141,7 @@ class Launch(_Line):
 
 
 class Accept(_Line):
-    """Changes were accepted."""
+    """The user accepted changes of the study."""
 
     event: Literal["accept"] = "accept"
     differences: Sequence[Words]
@@ -188,7 +188,7 @@ class Assign(_Line):
 
 
 class Started(_Line):
-    """A trial is counted."""
+    """The model of a trial is counted."""
 
     event: Literal["started"] = "started"
     trial: int
@@ -196,7 +196,7 @@ class Started(_Line):
 
 
 class Epoch(_Line):
-    """An epoch is reported and decided."""
+    """The result of an epoch is reported, with the decision whether the trial goes on."""
 
     event: Literal["epoch"] = "epoch"
     trial: int
@@ -292,7 +292,7 @@ def axes_of(space: Mapping[str, Mapping[str, Json]]) -> dict[str, BaseDistributi
     try:
         return {name: json_to_distribution(json.dumps(axis)) for name, axis in space.items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"an axis that is none: {error}") from None
+        raise ValueError(f"not an axis: {error}") from None
 
 
 def as_json(axes: Mapping[str, BaseDistribution]) -> dict[str, Any]:
@@ -329,11 +329,11 @@ def read_line(line: bytes, above: int | None) -> tuple[Event, int | None]:
     found = _SUM.fullmatch(line)
     if found is None:
         if above is not None:
-            raise ValueError("it has no sum")
+            raise ValueError("it has no checksum")
         return _read(line, {"extra": "forbid"}), None
     crc32 = int(found["crc32"], 16)
     if zlib.crc32(found["said"], above or 0) != crc32:
-        raise ValueError("its sum differs")
+        raise ValueError("its checksum differs")
     said = found["said"] + b"}"
     try:
         return _read(said, {"extra": "ignore"}), crc32

@@ -1,4 +1,4 @@
-"""The last export of a study, as the study keeps it: its test result, for every view of the study."""
+"""The result of a study's last export, stored in the study so that the live view, status and dashboard show it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class Exported(FrozenModel):
     """The result of an export."""
 
     trial: int
-    """Number of the trial; of several, the first."""
+    """Number of the trial; if there are several, of the first one."""
     trials: tuple[int, ...] = Field((), exclude_if=lambda trials: not trials)
-    """The exported trials, if they are several; else empty."""
+    """The exported trials, if there are several; else empty."""
     folder: str
     """Folder of the export."""
     split: str
     """Name of the evaluated split: "test", or "val" if there is no test split."""
     n: int
-    """Number of its pictures."""
+    """Number of pictures in the split."""
     accuracy: float
     interval: tuple[float, float]
     """95 % interval of the accuracy."""

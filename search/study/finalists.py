@@ -34,7 +34,7 @@ class Candidate:
     accuracies: tuple[float, ...]
     """Value of each seed that had a part in the choice and is known so far."""
     reported: tuple[float, ...] = ()
-    """Value of each seed that had no part in it: only the winner has any."""
+    """Value of each seed that had no part in the choice; only the winner has such seeds."""
     diverged: int = 0
     """Number of trainings that diverged; a candidate with one is never chosen."""
     standard_error: float | None = None
@@ -74,7 +74,7 @@ class Candidate:
 
 
 def pooled_deviation(found: Sequence[Candidate]) -> float | None:
-    """Standard deviation over seeds, pooled over the candidates; None if none has two results.
+    """Standard deviation over seeds, pooled over the candidates; None if no candidate has two results.
 
     It is pooled because three values of one candidate give a poor estimate, and candidates have similar deviations.
     """

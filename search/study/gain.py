@@ -36,12 +36,14 @@ class Gain:
     """Number of the best trial, or of the winner of the confirmation."""
     best_value: float
     known: int
+    """Number of the trial of the first known recipe."""
     known_value: float
     interval: tuple[float, float] | None
-    """The difference's 95 % interval; None if it is not known, see ``gain_of``."""
+    """95 % interval of the difference; None if it is not known, see ``gain_of``."""
     pictures: int
+    """Number of pictures that measure a candidate."""
     seeds: int
-    """Number of fresh seeds in ``best_value``; 0: it is the value from the search, the highest of many."""
+    """Number of fresh seeds whose mean ``best_value`` is; 0: it is the value in the search, the highest of many."""
     trainings: float
     """Cost of the search in full trainings."""
 
@@ -66,7 +68,7 @@ class Gain:
         )
 
     def _number(self, difference: float) -> str:
-        """A difference: in points of a share, or of the loss itself, where less is better."""
+        """A difference in percentage points; a difference of losses, where less is better, is not scaled."""
         return f"{-difference:+.4f}" if self.objective == "loss" else f"{difference * 100:+.2f}"
 
 
@@ -119,7 +121,7 @@ def note_pictures(study: optuna.Study, pictures: int) -> None:
 
 
 def wilson_interval(hits: float, n: int) -> tuple[float, float]:
-    """95 % interval of the proportion ``hits`` of ``n`` (Wilson, 1927). It stays sensible for accuracies near 1."""
+    """95 % interval of the proportion ``hits`` of ``n`` (Wilson, 1927). It stays below 1 for accuracies near 1."""
     share, spread = hits / n, Z95**2 / n
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)

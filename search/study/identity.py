@@ -50,7 +50,7 @@ def _checked(runs: Runs, study: str, notes: list[str]) -> str | None:
     """The UUID of the study that the journal in a folder belongs to. A damaged journal is moved aside first."""
     path = runs.journal(study)
     if cut_torn_line(path):
-        notes.append("the last line of the journal was cut short, as a crash leaves it, and is taken off")
+        notes.append("the last line of the journal was incomplete, as after a crash, and was removed")
     try:
         return searched_by(read_journal(path))
     except (ReplayFailed, ValueError):
@@ -71,7 +71,7 @@ def identify(study: optuna.Study) -> Callable[[], None]:
     """
 
     def uuid() -> str | None:
-        with backend_of(study).engine.connect() as connection:  # not all attributes: the page is among them
+        with backend_of(study).engine.connect() as connection:  # not all attributes: the page is one
             row = connection.execute(stored).one_or_none()
         if row is None:
             raise gone

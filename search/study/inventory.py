@@ -46,7 +46,7 @@ class Listed:
 
     name: str
     owner: str | None
-    """Name of the person who began it; None for studies of other programs, and of versions that kept no owner."""
+    """Name of the person who began it; None for studies of other programs, and of versions that stored no owner."""
     state: State
     held_by: str | None
     """The process that uses it now."""
@@ -59,7 +59,7 @@ class Listed:
     best: float | None
     """Value of the best trial; a loss is negated."""
     objective: Objective | None
-    """The study's objective, which the value is of; None if its settings cannot be read."""
+    """The study's objective, of which ``best`` is a value; None if its settings cannot be read."""
     last_change: str | None
     """Local time at which its last trial began or ended, ISO 8601; None before the first trial."""
 
@@ -135,7 +135,7 @@ class Found:
 
     @property
     def question(self) -> str:
-        """The question to the user before it is deleted."""
+        """The question to the user before the study is deleted."""
         whose = "" if self.owner is None else f" of {self.owner}"
         return f"delete study {self.name!r}{whose} with its {self.trials} trials, its journal and its checkpoints?"
 

@@ -1,4 +1,4 @@
-"""The journal: an append-only log of a search, written as the storage acknowledges each step.
+"""The journal: an append-only log of a search. Each line is written after the database has acknowledged its step.
 
 Each line is a JSON object; search/study/events.py describes them.
 """
@@ -67,7 +67,7 @@ def installed() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Gap:
-    """The differences between database and journal. A single missing line, which a kill can cause, is not one."""
+    """The differences between database and journal. A single missing line, which a kill can cause, does not count."""
 
     more: list[int]
     """Numbers of the trials with steps that only the database has."""
@@ -81,12 +81,14 @@ class Gap:
         said = []
         if self.less:
             said.append(
-                f"the journal has more of trial {_numbers(self.less)} than the database, which is an older copy: the "
-                "search goes on from the database, and a replay does not judge these trials"
+                f"the journal has more steps of trial {_numbers(self.less)} than the database, which is an older copy: "
+                "the search goes on from the database, and a replay does not judge these trials"
             )
         if self.more:
             numbers = _numbers(self.more)
-            said.append(f"the database has more of trial {numbers} than the journal: a replay does not judge that")
+            said.append(
+                f"the database has more steps of trial {numbers} than the journal: a replay does not judge these trials"
+            )
         return said
 
 
@@ -109,7 +111,7 @@ class Journal:
         cut_torn_line(path)
         self._late: list[Event] = []
         self.lost = False
-        """Set once another process owns the study: nothing is written any more."""
+        """Whether another process owns the study; then nothing is written."""
         self.asked: dict[int, dict[str, Any]] = {}
         """Trial -> its settings in the journal."""
         self.started: set[int] = set()
@@ -124,10 +126,10 @@ class Journal:
                 self.decided[event.trial, event.step] = event.pruned
 
     def append(self, event: Event) -> None:
-        """Add one line, durable when this returns unless the disk is full.
+        """Add one line. It is durable when this returns, unless the disk is full.
 
-        The line goes to the current end of the file. So a process that has lost the study without noticing it does not
-        overwrite lines of the new owner.
+        The line goes to the current end of the file. So a process that no longer owns the study, and has not noticed
+        it yet, does not overwrite lines of the new owner.
         """
         if self.lost:
             return
@@ -174,12 +176,12 @@ class Journal:
     def begin(
         self, spec: StudySpec, space: dict[str, BaseDistribution], trials: Sequence[FrozenTrial], uuid: str | None
     ) -> Gap:
-        """Note a launch, and all steps that the database has and the journal lacks.
+        """Write the line of a launch, and lines for all steps that the database has and the journal lacks.
 
         If the journal has steps that the database lacks, the database is an older copy; the journal then follows it.
 
         Args:
-            spec: what the study searches.
+            spec: the study's spec.
             space: Optuna distributions of the sampled settings.
             trials: all trials of the study.
             uuid: the study's UUID.
@@ -189,7 +191,7 @@ class Journal:
         """
         known = read_journal(self.path)
         since = known[_since_recipe(known) :]
-        # Trials that begin anew have fewer epochs now than the journal.
+        # Trials that begin anew have fewer epochs in the database than in the journal.
         begins_anew = len(since) < len(known) and not any(isinstance(line, Launch) for line in since)
         told = _since_history(known if begins_anew else since)
         missing = _missing(told, trials, space)
@@ -319,7 +321,7 @@ def _missing(
 def _lost(
     known: Sequence[Event], trials: Sequence[FrozenTrial]
 ) -> list[Ask | Started | Epoch | Pause | Promote | Tell]:
-    """The journal's lines whose steps the database lacks. Steps are stored there first, so it must be another copy."""
+    """The journal's lines whose steps the database lacks. The database stores steps first, so it is an older copy."""
     last = {event.trial: event for event in known if isinstance(event, Ask)}
     lost: list[Ask | Started | Epoch | Pause | Promote | Tell] = []
     for event in known:
@@ -355,7 +357,7 @@ def _since_history(events: Sequence[Event]) -> Sequence[Event]:
 
 
 def _since_recipe(events: Sequence[Event]) -> int:
-    """Index of the first event with today's recipe; before it, unfinished trials had other epochs."""
+    """Index of the first event with the present recipe; before it, unfinished trials had epochs of an older recipe."""
     return max((index + 1 for index, event in enumerate(events) if isinstance(event, Recipe)), default=0)
 
 

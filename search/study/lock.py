@@ -135,7 +135,7 @@ def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iter
         except SQLAlchemyError:
             with contextlib.suppress(SQLAlchemyError):
                 connection.close()
-            connection = engine.connect()  # raises while the server is away
+            connection = engine.connect()  # raises while the server is unavailable
             take("a launch from another runs folder, which was faster")  # this folder is locked
 
     try:
@@ -148,7 +148,10 @@ def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iter
 
 
 def read_holder(holder: Path) -> str:
-    """The name that the owner wrote; "another process" on another machine, or in the owner's first instant."""
+    """The name that the owner wrote into a file; "another process" if the file is missing or empty.
+
+    It is missing if the owner is on another machine, or has only just begun.
+    """
     try:
         said = holder.read_text(encoding="utf-8", errors="replace")
         return said if said and said.isprintable() else "another process"

@@ -31,9 +31,9 @@ BEFORE = "featherweight:marked_since"
 """Study attribute: see ``Before``."""
 
 FOREIGN = "featherweight:foreign"
-"""Attribute of the stand-in for a trial that is not the search's own."""
+"""Attribute of the failed trial that stands in for a trial that is not the search's own."""
 
-FOREIGN_REASON = "finished by another program; its value counts for nothing"
+FOREIGN_REASON = "finished by another program; its value is not used"
 
 
 class Before(FrozenModel):
@@ -82,7 +82,7 @@ class Marks:
     def is_asked(self, trial: FrozenTrial) -> bool:
         """Whether the search has asked for an unfinished trial; also True if it asked before there were marks."""
         without = () if self.before is None else self.before.without
-        asked = self.asked(trial.number)  # a kill may have come just before its end was stored
+        asked = self.asked(trial.number)  # the process may have been killed just before it stored the end
         return trial.user_attrs.get(MARK) in (asked, asked + ENDED) or trial.number in without
 
     def seen(self, trial: FrozenTrial) -> FrozenTrial:
@@ -145,7 +145,7 @@ def own_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _is_trained(trial: FrozenTrial) -> bool:
-    return trial.state != TrialState.COMPLETE or "num_params" in trial.user_attrs  # each worker counts first
+    return trial.state != TrialState.COMPLETE or "num_params" in trial.user_attrs  # a worker stores the count first
 
 
 def _stand_in(trial: FrozenTrial) -> FrozenTrial:

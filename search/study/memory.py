@@ -67,11 +67,11 @@ class RememberingStorage(_CachedStorage):
         self._stale: set[int] = set()
         """Optuna's ids of the trials to read anew."""
         self._once = self._seen_once = False
-        """Whether one look is enough for now, and whether it was taken."""
+        """Whether ``looking_once`` is active, and whether the database has been read inside it."""
         self._group: list[tuple[type[Any], dict[str, Any]]] | None = None
         """Rows that are stored together at the end of ``together``; None outside of it."""
         self._compatible: set[tuple[str, str]] = set()
-        """(setting, axis) that Optuna has compared with the study's and accepted."""
+        """(setting, axis) that Optuna has compared with the axis of other trials and accepted."""
         self._statements = {model: _upsert(model, backend.engine.dialect.name) for model in _KEYS}
         self._read_up_to = -1
         """The highest id that was read; there may be new trials above it."""
@@ -89,7 +89,7 @@ class RememberingStorage(_CachedStorage):
 
     @contextmanager
     def looking_once(self) -> Iterator[None]:
-        """Inside, only the first access to all trials looks for changes by other programs."""
+        """In this context, only the first access to all trials looks for changes by other programs."""
         self._once, self._seen_once = True, False
         try:
             yield
@@ -98,9 +98,9 @@ class RememberingStorage(_CachedStorage):
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Store what is written to unfinished trials inside in one transaction, at the end.
+        """Store all writes to unfinished trials in this context in one transaction, at its end.
 
-        Reads inside see it already. After an error, all unfinished trials are read anew.
+        Reads in the context see them already. After an error, all unfinished trials are read anew.
         """
         if self._group is not None:  # inside another one
             yield
@@ -212,7 +212,7 @@ class RememberingStorage(_CachedStorage):
             self._group.append((model, {"trial_id": trial_id, **row}))
 
     def _send(self, rows: list[tuple[type[Any], dict[str, Any]]]) -> None:
-        """Store rows of unfinished trials in one transaction. Optuna takes two statements more for each.
+        """Store rows of unfinished trials in one transaction. Optuna would execute two more statements for each row.
 
         Raises:
             UpdateFinishedTrialError: a trial is finished.

@@ -16,10 +16,10 @@ RETRY_SECONDS = 2.0
 
 
 class Outage:
-    """Keeps track of whether the database is away. After a failure, the caller takes all steps again, from the first.
+    """Keeps track of an outage of the database. After a failure, the caller repeats all steps, from the first.
 
     Args:
-        say: called with a sentence when the database goes away and when it is back.
+        say: called with a sentence when an outage begins and when it ends.
     """
 
     def __init__(self, say: Say) -> None:
@@ -34,11 +34,11 @@ class Outage:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the outage began; 0 while the database is there."""
+        """Seconds since the outage began; 0 without an outage."""
         return 0.0 if self._since is None else time.monotonic() - self._since
 
     def with_database(self, *steps: Callable[[], object], most_minutes: float = math.inf) -> bool:
-        """Take steps that need the database. Returns False if the database cannot be reached now.
+        """Run steps that need the database. Returns False if the database cannot be reached now.
 
         Args:
             steps: called in order; each must be safe to repeat.

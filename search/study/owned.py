@@ -11,7 +11,7 @@ from studies import StudySpec
 
 
 class OwnedStudy:
-    """Proof that this process owns a study; only its holder writes to the study.
+    """A study that this process owns. Only code that has this object writes to the study.
 
     Args:
         study: opened by ``search.study.study.open_study`` or ``find_study``.
@@ -19,7 +19,7 @@ class OwnedStudy:
         check_lock: from ``search.study.lock.own_study``; raises HeldError once another process has the lock.
 
     Raises:
-        StudyChanged: the study is gone already.
+        StudyChanged: the study was deleted.
     """
 
     def __init__(self, study: optuna.Study, spec: StudySpec, check_lock: Callable[[], None]) -> None:

@@ -78,7 +78,7 @@ def hurry(connection: Any) -> None:
 def _patient() -> Any:
     """The driver's connection class with a time limit. Made on first use, because psycopg belongs to an extra."""
     import psycopg
-    from psycopg.errors import _WaitTimeout  # an OperationalError without a public name
+    from psycopg.errors import _WaitTimeout  # a subclass of OperationalError without a public name
 
     class Patient(psycopg.Connection[tuple[Any, ...]]):
         seconds: float = STATEMENT_SECONDS + LATE_SECONDS

@@ -65,7 +65,7 @@ class OtherPruner:
     """Numbers of the trials that this pruner would have stopped earlier than the search did."""
     stopped_at_the_same_epoch: tuple[int, ...]
     kept: tuple[int, ...]
-    """Numbers of the completed trials that this pruner would have kept, too."""
+    """Numbers of the completed trials that this pruner would have kept too."""
     unknown: tuple[int, ...]
     """Numbers of trials that the search pruned or paused, and that this pruner would not have stopped by that step."""
     epochs_trained: int
@@ -109,7 +109,7 @@ def text_of_replay(answer: Replay | OtherPruner) -> str:
             f"  would have stopped earlier   {_numbers(answer.stopped_earlier)}\n"
             f"  would have kept to the end   {_numbers(answer.kept)}\n"
             f"  stopped at the same epoch    {_numbers(answer.stopped_at_the_same_epoch)}\n"
-            f"  can't be known               {_numbers(answer.unknown)} (cut off in the search, kept by it so far)\n"
+            f"  unknown                      {_numbers(answer.unknown)} (stopped by the search, kept by it so far)\n"
             f"  epochs known to be saved     {answer.epochs_saved} of {answer.epochs_trained}\n"
             f"  the best trial               {fate}{_not_judged(answer.rebuilt)}"
         )
@@ -124,7 +124,7 @@ def text_of_replay(answer: Replay | OtherPruner) -> str:
 
 
 def _not_judged(rebuilt: int) -> str:
-    return f"\n  not judged: what this journal did not witness of {rebuilt} trials" if rebuilt else ""
+    return f"\n  not judged: the steps of {rebuilt} trials that this journal lacks" if rebuilt else ""
 
 
 def _numbers(trials: Sequence[int]) -> str:
@@ -197,7 +197,9 @@ def replay_with(events: list[Event], pruner: str) -> OtherPruner:
         UsageError: the journal has no launch, or nothing can be known about this pruner.
     """
     if pruner == "promote":
-        raise UsageError("--with pruner=promote: it goes on with trials that others have stopped, so nobody can know")
+        raise UsageError(
+            "--with pruner=promote: it goes on with trials that others have stopped; their further values are unknown"
+        )
     stopped: dict[int, int] = {}
     rebuilt = _rebuilt(events)
     for event, answer in _play(events, pruner):
@@ -241,7 +243,7 @@ def _play(events: list[Event], pruner: str | None = None) -> Iterable[tuple[Even
         answer: dict[str, Value] | bool | None = None
         if isinstance(event, Launch):
             played = _Played.begun(event, played, pruner)
-        elif played is not None:  # it is None for an accepted change of a search that began in another runs folder
+        elif played is not None:  # None before the first launch: the search began in another runs folder
             try:
                 answer = played.take(event)
             except (LookupError, TypeError, ValueError, RuntimeError, optuna.exceptions.OptunaError) as error:
@@ -284,7 +286,7 @@ class _Played:
         played.standings = standings_of(spec, played.study.get_trials(deepcopy=False))
         if pruner and played.standings.ladder.anew:
             raise UsageError(
-                "a candidate of this search has a training for each rung; no other pruner can know of them"
+                "a candidate of this search has a training for each rung, and other pruners do not compare trainings"
             )
         return played
 
@@ -326,7 +328,7 @@ class _Played:
         return None
 
     def _ask(self, event: Ask) -> dict[str, Value]:
-        before = self.trials.get(event.trial)  # asked for in part, or again for a setting that was added
+        before = self.trials.get(event.trial)  # if it has some settings, or one was added later
         frozen = self.study.get_trials(deepcopy=False)[before.number] if before else new_trial(self.study)
         trial = self.trials[event.trial] = resume_trial(self.study, self.spec, frozen, self.space)
         answer: dict[str, Value] = trial.params

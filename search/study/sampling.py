@@ -1,7 +1,4 @@
-"""Sampler and pruner, and how a trial is asked for or resumed.
-
-Private parts of Optuna are used here only, except for the attribute that ``search.policy.model`` stores.
-"""
+"""Builds the sampler and the pruner; asks for trials and resumes them, partly with private functions of Optuna."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ RUNG = "completed_rung_"
 
 
 def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
-    """The study's sampler, seeded for one trial: Optuna keeps no random state, so a restart would repeat itself."""
+    """The study's sampler, seeded for one trial: Optuna stores no random state, so a restart would repeat values."""
     search, seed = spec.search, seed_of(spec.seed, trial, purpose=1)
     match search.sampler:
         case "tpe":
@@ -49,7 +46,7 @@ def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
             return RandomSampler(seed=seed)
         case "gp":
             return GPSampler(seed=seed, n_startup_trials=search.startup_trials)
-        case "model":  # it uses the trial's number besides the study's seed; one object, because it remembers trials
+        case "model":  # it uses the study's seed and the trial's number; one object, because it remembers trials
             return _model_sampler(seed_of(spec.seed, 0, purpose=1), build_ladder(spec), search.startup_trials)
         case _:
             assert_never(search.sampler)

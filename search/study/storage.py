@@ -160,7 +160,7 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
 
 @contextlib.contextmanager
 def _alone(url: URL) -> Iterator[None]:
-    """Keep other processes that open this Postgres database waiting."""
+    """Make other processes that open this Postgres database wait."""
     engine = create_engine(url, poolclass=NullPool, creator=postgres.connector(url))
     with engine.connect() as connection:  # the lock ends with this connection
         key = zlib.crc32(b"featherweight opens its storage")
@@ -262,7 +262,7 @@ def check_writable(study: optuna.Study) -> None:
 
 
 def backend_of(study: optuna.Study) -> RDBStorage:
-    """The database of a study, without caches, memory and stand-ins. The only way to it and to its engine."""
+    """The database of a study, without caches, memory and stand-ins. All code gets the database and its engine here."""
     backend: RDBStorage = study._storage._backend  # type: ignore[attr-defined]
     return backend
 

@@ -1,4 +1,4 @@
-"""The only place that creates or opens an Optuna study: its sampler, pruner, fingerprint and lock."""
+"""Creates and opens the studies of this program: their fingerprint, spec and owner, and uses of the test split."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def check_objective(spec: StudySpec, study: optuna.Study) -> None:
     """Check that a study has no values of another objective: the two cannot be compared.
 
     Raises:
-        StudyChanged: it has.
+        StudyChanged: the study has such values.
     """
     before = study.user_attrs.get(FINGERPRINT, {}).get("objective", "accuracy")
     values = any(trial.intermediate_values for trial in study.get_trials(deepcopy=False))
@@ -176,7 +176,7 @@ def open_study(
         spec: the study.
         storage: the storage of the study.
         content_hash: hash of its pictures.
-        accept_changes: go on although the fingerprint differs.
+        accept_changes: whether to go on although the fingerprint differs.
         accepted: called with the differences, before the new fingerprint is stored.
         renewed: called with the study and its recipe version if that is older than this program's, before the new
             version is stored. Trainings with the older recipe must not go on after that.
@@ -204,7 +204,7 @@ def open_study(
     if changes and not accept_changes:
         listed = "\n".join(f"  {line}" for line in changes)
         if any(line.startswith("data.content:") for line in changes):
-            listed += "\ndata.content is a checksum: the pictures or their classes are others than before."
+            listed += "\ndata.content is a checksum: the pictures or their classes have changed."
         raise StudyChanged(
             f"study {spec.name!r}{_of_another(study)} was begun with other settings:\n{listed}\n"
             "Undo the change, give the study another name (--set name=NEW), or go on with --accept-changes."
@@ -320,7 +320,7 @@ def open_test_split(study: optuna.Study, who: str, **facts: Json) -> int:
         The number of uses so far.
     """
     name = f"{TEST_OPENING}{who[:16]}"
-    looks = {key for key in study.user_attrs if key.startswith(TEST_OPENING)}
-    if name not in looks:
+    uses = {key for key in study.user_attrs if key.startswith(TEST_OPENING)}
+    if name not in uses:
         study.set_user_attr(name, facts | {"at": datetime.now(UTC).isoformat(timespec="seconds")})
-    return len(looks | {name})
+    return len(uses | {name})

@@ -42,7 +42,7 @@ class TrialView:
     value: float | None
     """Value of the objective at the last finished epoch; a loss is negated."""
     epochs: int
-    """The last step: finished epochs (or folds), through all of its trainings."""
+    """The last step: the number of finished epochs (or folds) in all of its trainings."""
     params: dict[str, Value]
     num_params: int | None
     macs: int | None
@@ -218,7 +218,7 @@ def is_paused(trial: FrozenTrial) -> bool:
     return running and paused_at is not None and trial.user_attrs.get(PROMOTED_AT) != paused_at
 
 
-def waiting(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+def paused_trials(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     """The paused trials, those at the highest rung first, and at each rung the best first."""
     return sorted(
         filter(is_paused, trials), key=lambda trial: (-trial.user_attrs[PAUSED_AT], rank(view_of(trial).value, 0, 0))

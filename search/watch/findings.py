@@ -24,13 +24,13 @@ from search.study.trial import (
     best_of,
     latest_axes,
     outcome_of,
+    paused_trials,
     position,
     ranked,
     recipe_of,
     sampled_axes,
     step_of,
     view_of,
-    waiting,
     words_of_pause,
 )
 from search.words import count, duration, judged_on, show
@@ -90,7 +90,7 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial], known: Known = NOTHING
     """
     views = [view_of(trial) for trial in trials if trial.state.is_finished()]
     by_state = {state: [view for view in views if view.state == state] for state in ("COMPLETE", "PRUNED", "FAIL")}
-    by_state["PAUSED"] = [view_of(trial) for trial in waiting(trials)]
+    by_state["PAUSED"] = [view_of(trial) for trial in paused_trials(trials)]
     place = f" ({Path(spec.data.path).name})" if spec.data.path else ""
     limit = (
         "with no limit on the model" if spec.limit == Limit() else f"for models of at most {describe_limit(spec.limit)}"
@@ -245,7 +245,7 @@ def _first_rung(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[F
 def _rungs(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[FrozenTrial]) -> Iterator[str]:
     """Number of trials paused at each rung, and whether the value at the first one predicts the final one."""
     ladder, step = build_ladder(spec), step_of(spec)
-    where = Counter(trial.user_attrs[PAUSED_AT] for trial in waiting(trials))
+    where = Counter(trial.user_attrs[PAUSED_AT] for trial in paused_trials(trials))
     waits = [
         f"{where[rung]} at rung {number} of {len(ladder.rungs)} ({step} {ladder.lengths[number - 1]})"
         for number, rung in enumerate(ladder.rungs, 1)
@@ -280,7 +280,7 @@ def paused_rows(spec: StudySpec, trials: Sequence[FrozenTrial]) -> list[tuple[st
     ladder, step = build_ladder(spec), step_of(spec)
     return [
         (str(view.number), words_of_pause(trial.user_attrs[PAUSED_AT], ladder, step), value)
-        for trial in waiting(trials)
+        for trial in paused_trials(trials)
         for view in [view_of(trial)]
         for value in ["-" if view.value is None else number_of(view.value, spec.search.objective)]
     ]

@@ -413,7 +413,7 @@ def test_under_another_recipe_finished_trials_stay_and_an_unfinished_one_begins_
     assert before[RUNNING].last_step == 3
     trials, line = go_on_with_another_recipe(storage, runs)
     assert line == (
-        "the recipe has changed since the last launch, from version 2 to 3: the same settings may train to another "
+        "the recipe has changed since the last launch, from version 2 to 3: the same settings may now give another "
         "result; 10 finished trials stay, and trial 10 begins anew"
     )
     (event,) = events_of(runs, "recipe")
@@ -439,7 +439,7 @@ def test_under_another_recipe_finished_trials_stay_and_an_unfinished_one_begins_
 
     with_recipe(monkeypatch, RECIPE_VERSION + 2)  # nothing is left to begin anew
     _, line = go_on_with_another_recipe(storage, runs)
-    assert line.endswith("from version 3 to 4: the same settings may train to another result; 11 finished trials stay")
+    assert line.endswith("from version 3 to 4: the same settings may now give another result; 11 finished trials stay")
 
 
 def epoch(step: int) -> EpochResult:

@@ -382,7 +382,7 @@ def test_what_another_pruner_would_have_done_is_known_in_part_or_not_at_all(benc
     paused = [trial.number for trial in coordinator.trials.study.trials if is_paused(trial)]
     assert other.unknown == tuple(paused)
     assert not other.stopped_earlier
-    with pytest.raises(UsageError, match="nobody can know"):
+    with pytest.raises(UsageError, match="their further values are unknown"):
         replay_with(events, "promote")
 
 

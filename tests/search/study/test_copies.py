@@ -75,8 +75,8 @@ def test_an_older_database_beside_a_newer_journal_is_said_and_searched_from_ther
     restore(database)
     found, events = search(bench, 6, seed)
     assert about(bench) == [
-        "the journal has more of trial 3, 4, 5 than the database, which is an older copy: the search goes on from the "
-        "database, and a replay does not judge these trials"
+        "the journal has more steps of trial 3, 4, 5 than the database, which is an older copy: the search goes on "
+        "from the database, and a replay does not judge these trials"
     ]
     assert len(found) == 6
     anew = since_last_launch(events)
@@ -101,7 +101,7 @@ def test_a_trial_that_was_going_on_in_the_copy_is_trained_to_its_end_under_its_n
     found, events = search(bench, 4)
     assert len(found) == 4
     (note,) = about(bench)
-    assert "the journal has more of trial 0, 1, 2, 3 than the database" in note
+    assert "the journal has more steps of trial 0, 1, 2, 3 than the database" in note
     judged(events)
 
 
@@ -129,7 +129,9 @@ def test_a_newer_database_beside_an_older_journal_is_said_and_searched_from_ther
     search(bench, 6)
     shutil.copy(journal.with_suffix(".old"), journal)
     found, events = search(bench, 7)
-    assert about(bench) == ["the database has more of trial 3, 4, 5 than the journal: a replay does not judge that"]
+    assert about(bench) == [
+        "the database has more steps of trial 3, 4, 5 than the journal: a replay does not judge these trials"
+    ]
     assert len(found) == 7
     assert [event.trial for event in since_last_launch(events) if isinstance(event, Assign)] == [6]
     assert judged(events).rebuilt == 3
