@@ -1,4 +1,4 @@
-"""How to train one image classifier: pictures, models, the loop. Knows nothing about searches.
+"""Trains one image classifier: pictures, models, the loop. Knows nothing about searches.
 
     for result in fit(TrainConfig(...), prepare_data(DataConfig(...), Path("cache")), open_device("cpu")):
         print(result)

@@ -1,5 +1,5 @@
-"""Checkpoints: written beside their place, hashed, synced, moved into place. The previous one is kept; a damaged one is
-set aside.
+"""Checkpoints of trainings. A file is written beside its place, synced, then moved there. The previous one is kept, and
+a damaged one is set aside.
 
 A file is the output of torch.save, and its CRC-32. The CRC finds damage by disks and crashes. It does not find a forged
 file, but such a file cannot run code (weights_only). A cryptographic hash would double the time of saving.
@@ -38,9 +38,9 @@ OptimizerState = dict[str, Any]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The whole state of a training after an epoch, so that it can go on as if it had never stopped.
+    """The whole state of a training after an epoch, so that the training can go on as if it had never stopped.
 
-    It has no random states: every epoch seeds its own from (seed, epoch).
+    It has no random state: every epoch is seeded from (seed, epoch).
     """
 
     config: TrainConfig
@@ -92,12 +92,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         if error.errno in NO_ROOM:
-            raise DiskError(f"no room for a checkpoint of {stream.size:,} bytes in {path.parent}; free some") from error
+            raise DiskError(f"no room for a checkpoint of {stream.size:,} bytes in {path.parent}; make room") from error
         raise DiskError(f"checkpoint {path} cannot be written: {error.strerror}") from error
 
 
 class _Stream(io.RawIOBase):
-    """Target of torch.save. The disk begins to write after the first megabytes; the hash is computed meanwhile."""
+    """Target of torch.save. The disk begins to write after the first megabytes, while the hash is computed."""
 
     file: BinaryIO
 
@@ -125,7 +125,7 @@ class _Stream(io.RawIOBase):
         self.begun = self.size
 
     def end(self) -> None:
-        """Write the hash, or raise an error that occurred on the way."""
+        """Write the hash, or raise the error that an earlier ``write`` stored."""
         if self.error is not None:
             raise self.error
         self.file.write(self.hash.to_bytes(_HASH_BYTES, "little"))
@@ -158,7 +158,9 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
             return found
     if unread is not None:
         file, why = unread
-        raise DiskError(f"checkpoint {file} cannot be read: {why}; mend the disk, or remove it to train from the start")
+        raise DiskError(
+            f"checkpoint {file} cannot be read: {why}; repair the disk, or remove the file to train from the start"
+        )
     return None
 
 
@@ -196,4 +198,4 @@ def _read(path: Path) -> Checkpoint:
         if is_out_of_memory(error):
             raise  # not a problem of the file
         # The error's message is left out, because it advises loading without weights_only, which would run code.
-        raise CheckpointError(f"checkpoint {path} is none that this version writes ({type(error).__name__})") from error
+        raise CheckpointError(f"{path} is not a checkpoint of this version ({type(error).__name__})") from error

@@ -1,4 +1,4 @@
-"""Data folders of contests: pictures in flat folders, with their classes in a table beside them."""
+"""Data folders of contests: folders of pictures with a table of their classes beside them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
 
 
 def _read(file: File, index: FileIndex) -> tuple[Table, str] | None:
-    """A table and the ``columns`` setting that it needs, "" if its columns are found by name."""
+    """A table, and the ``columns`` setting that it needs: "" if its columns are found by name. None: not a table."""
     try:
         return read_table(file.path, Columns(), index), ""
     except DataError:

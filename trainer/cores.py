@@ -1,4 +1,4 @@
-"""The CPU cores that this process may use, the threads for a training on them, and results of threads in order."""
+"""The CPU cores that this process may use, the threads of a training, and work in threads with results in order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def num_cores() -> int:
-    """Number of cores in this process's affinity or in its container's quota, rounded up: the smaller one."""
+    """Number of cores: those of this process's affinity, or its container's quota rounded up if that is smaller."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = _QUOTA.read_text(encoding="ascii").split()

@@ -42,7 +42,7 @@ STATISTICS_PICTURES = 10_000
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Two files with the same bytes, in two splits or in two classes."""
+    """A pair of files with the same bytes, in two splits or in two classes."""
 
     first: str
     second: str
@@ -77,7 +77,7 @@ class Dataset:
     duplicates: tuple[Duplicate, ...]
     """Pairs of files with the same bytes."""
     misread: Mapping[str, str] = field(default_factory=dict)
-    """Name -> why a plain ``Image.open(file).convert("RGB")`` reads other pixels: pictures.TURNED or DEPTH."""
+    """Name -> reason why a plain ``Image.open(file).convert("RGB")`` reads other pixels: pictures.TURNED or DEPTH."""
     notices: tuple[str, ...] = ()
     """A sentence for everything in the folder that was ignored or may have another meaning; empty after
     ``open_data``."""
@@ -125,13 +125,13 @@ class Dataset:
         if counts.min() < folds:
             name = self.class_names[int(counts.argmin())]
             raise DataError(
-                f"folds = {folds}: class {name} has {counts.min()} pictures; each fold needs one: fewer folds"
+                f"folds = {folds}: class {name} has {counts.min()} pictures, and each fold needs one; use fewer folds"
             )
         train, val = draw_folds(pool, labels, [self.groups[index] for index in pool], folds, seed)[number]
         if self.grouped and (lost := set(range(len(self.class_names))) - set(labels[train].tolist())):
             raise DataError(
                 f"folds = {folds}: fold {number + 1} has no training picture of {self.class_names[min(lost)]}, whose "
-                "groups are few; fewer folds, or another split_seed"
+                "groups are few; use fewer folds, or another split_seed"
             )
         return replace(self, splits={**self.splits, "train": pool[train], "val": pool[val]})
 
@@ -180,7 +180,7 @@ def prepare_data(
         progress=progress,
     )
     data = replace(_dataset(config, cache), notices=notices)
-    if data.grouped:  # only drawing a fold shows whether it can be drawn
+    if data.grouped:  # raises if a fold cannot be drawn
         for number in range(config.folds):
             data.fold(number, config.folds, config.split_seed)
     return data
@@ -196,7 +196,7 @@ def open_data(config: DataConfig, cache_path: Path) -> Dataset:
 
 
 def _dataset(config: DataConfig, cache: Cache) -> Dataset:
-    """The data set of a cache. Labels, splits and checks need its index only, so new splits decode nothing again."""
+    """The data set of a cache. Labels, splits and checks need only its index, so pictures are not decoded again."""
     wanted = shaping(config)
     if cache.made_for != wanted:
         raise DataError(f"the picture cache {cache.path} was made for {cache.made_for}, not for {wanted}")
@@ -213,12 +213,12 @@ def _dataset(config: DataConfig, cache: Cache) -> Dataset:
     split_of = np.array(draw_splits(config, cache, groups))
     splits = {split: np.flatnonzero(split_of == split) for split in ("train", "val", "test")}
     if not len(splits["val"]):
-        raise DataError(f"{cache.root}: the groups leave no validation picture; smaller groups, or a val folder")
+        raise DataError(f"{cache.root}: the groups leave no validation picture; use smaller groups, or a val folder")
     if lost := sorted(set(range(len(class_names))) - set(labels[splits["train"]].tolist())):
         grouped = any(groups)
         why, cure = ("its groups", "smaller fractions") if grouped else ("stratified = false", "stratified = true")
         raise DataError(
-            f"{cache.root}: with {why} no training picture is left of {class_names[lost[0]]}"
+            f"{cache.root}: with {why}, no training picture is left of {class_names[lost[0]]}"
             f"{f' and {len(lost) - 1} more' if lost[1:] else ''}; use {cure}, or another split_seed"
         )
     for array in (labels, *splits.values()):
@@ -298,13 +298,13 @@ def _find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int]
     readable = Counter(zip(cache.splits, cache.classes, strict=True))
     for folder, split, name in cache.class_folders:
         if split == "train" and name not in in_train and refuses_bad_files:
-            problems.append(f"{folder}: this class folder holds no readable picture; fill it or remove it")
+            problems.append(f"{folder}: this class folder has no readable picture; add some or remove it")
         if split != "train" and name not in in_train and readable[split, name]:
             what = "the folder" if config.labels is None else "its rows"
             problems.append(f"{folder}: this class has no training picture; add some or remove {what}")
     for split in cache.own_splits:
         if split not in cache.splits:
-            problems.append(f"the {split} folder holds no readable picture; fill it or remove it")
+            problems.append(f"the {split} folder has no readable picture; add some or remove it")
     if len(in_train) < 2:
         found = f"one class, {next(iter(in_train))}," if in_train else "no class"
         problems.append(f"{found} to train on, and a classifier needs two; expected is {EXPECTED_LAYOUT}")

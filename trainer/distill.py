@@ -67,7 +67,7 @@ def open_teacher(settings: Distill, data: Dataset, device: Device) -> Teacher:
     if (folder / "config.json").exists():
         model, names, wanted = _load_export(folder, data)
         if names != list(data.class_names):
-            raise ConfigError(f"distill.teacher {settings.teacher} knows other classes than these pictures have")
+            raise ConfigError(f"distill.teacher {settings.teacher} has other classes than these pictures")
     else:
         model, wanted = _load_timm(settings.teacher, len(data.class_names))
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (wanted.mean, wanted.std))
@@ -83,16 +83,16 @@ def open_teacher(settings: Distill, data: Dataset, device: Device) -> Teacher:
             teacher.model(torch.zeros(1, *data.shape.of_image, device=device.torch_device))
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"distill.teacher {settings.teacher} takes no pictures of {data.shape.image_size} px: {error}"
+            f"distill.teacher {settings.teacher} does not take pictures of {data.shape.image_size} px: {error}"
         ) from error
     return teacher
 
 
 def may_download(settings: Distill) -> bool:
-    """Whether loading the teacher may use the network: it is no folder, but a timm model.
+    """Whether loading the teacher may use the network, because it is a timm model and not an export.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: the teacher is neither an export nor a timm model.
     """
     if (Path(settings.teacher).expanduser() / "config.json").exists():
         return False
@@ -109,7 +109,7 @@ def _check_timm_name(name: str) -> None:
 
 
 def _load_export(folder: Path, data: Dataset) -> tuple[nn.Module, list[str], Normalization]:
-    """The net, the class names and the normalization of a folder that an export wrote."""
+    """The model, the class names and the normalisation of an export, from its folder."""
     check_teacher(str(folder))
     try:
         described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -123,7 +123,7 @@ def _load_export(folder: Path, data: Dataset) -> tuple[nn.Module, list[str], Nor
         model = members[0] if len(members) == 1 else Ensemble(members)
         safetensors.torch.load_model(model, str(folder / "model.safetensors"))
     except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
-        raise ConfigError(f"distill.teacher {folder} is no export that can be loaded: {error}") from error
+        raise ConfigError(f"distill.teacher {folder} is not an export that can be loaded: {error}") from error
     return model, names, wanted
 
 
@@ -135,6 +135,6 @@ def _load_timm(name: str, num_classes: int) -> tuple[nn.Module, Normalization]:
     except Exception as error:  # the network or the hub's library may raise anything
         raise ConfigError(f"distill.teacher {name} cannot be loaded: {error}") from error
     if (found := getattr(model, "num_classes", None)) != num_classes:
-        raise ConfigError(f"distill.teacher {name} knows {found} classes, these pictures have {num_classes}")
+        raise ConfigError(f"distill.teacher {name} has {found} classes, these pictures have {num_classes}")
     described = timm.data.resolve_model_data_config(model)
     return model, Normalization(described["mean"], described["std"])

@@ -1,4 +1,4 @@
-"""Errors of training that the user can mend. Each message is one sentence with values and the cure.
+"""Errors of training that the user can correct. Each message is one sentence with the value and the cure.
 
 TrainerError
 ├── ConfigError      a setting that is unknown, out of range, or does not fit the others
@@ -48,7 +48,7 @@ def no_room(error: OSError, what: object) -> DiskError | None:
     if error.errno not in NO_ROOM:
         return None
     return DiskError(
-        f"{error.filename or what} cannot be written: {error.strerror} (room, inodes or a quota); free some, and the "
+        f"{error.filename or what} cannot be written: {error.strerror} (room, inodes or a quota); make room, and the "
         "same command goes on"
     )
 

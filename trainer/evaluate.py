@@ -1,4 +1,4 @@
-"""Metrics of a model on a split."""
+"""Evaluation of a model on a split; the ensemble of models and views."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Metrics:
     accuracy: float
     """Top-1 accuracy, 0 to 1."""
     confusion: NDArray[np.int64]
-    """[k, 3]: true class, predicted class, pictures; each pair that occurs, in order. Of 10,000 classes a matrix would
-    have a hundred million numbers."""
+    """[k, 3]: true class, predicted class, pictures; each pair that occurs, in order. A matrix of 10,000 classes would
+    have 100 million numbers."""
 
 
 def view_of(pictures: torch.Tensor, name: View) -> torch.Tensor:

@@ -36,23 +36,23 @@ class Family:
     pattern: str
     """Regular expression for the names of the family's models; it matches no model of another family."""
     example: str
-    """A model of the family, which errors about a missing setting propose."""
+    """A model of the family. Errors about a setting that other families lack propose it."""
     settings: tuple[SizeSetting, ...] = ()
     """Settings that change a model's size."""
     args: Callable[[TrainConfig], dict[str, Any]] = lambda config: {}
-    """Keyword arguments that build a candidate in the size of its settings."""
+    """Keyword arguments for ``create_model`` or ``build``, from a candidate's size settings."""
     stock: Literal["always", "unscaled", "never"] = "always"
     """Whether stock timm's ``create_model(name, **args)`` builds a candidate with timm's stem. "unscaled": only if
     width_mult and depth_mult are 1."""
     has_cifar_stem: bool = False
     """Whether a candidate may have stem = "cifar", which no stock timm builds."""
     build: Callable[..., nn.Module] | None = None
-    """Builds the nets that stock timm cannot, from the model's name and the arguments. None: there are no such nets."""
+    """Builds the models that stock timm cannot build, from their name and the arguments. None: there are none."""
     size: Callable[[TrainConfig, Shape], ModelSize] | None = None
-    """A candidate's size in closed form, without ``model_args``. None: the net is built on the meta device and
+    """A candidate's size in closed form, without ``model_args``. None: the model is built on the meta device and
     counted."""
     dip: Callable[[nn.Module], float] | None = None
-    """Returns, for a net of width 1, the only width_mult at which the size may fall instead of rising. None: the size
+    """Returns, for a model of width 1, the only width_mult at which the size may fall instead of rising. None: the size
     never falls."""
     is_padded: bool = False
     """Whether trainer.padding pads the channels to multiples of 8."""

@@ -70,12 +70,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def with_sum(values: Mapping[str, Json]) -> bytes:
-    """The content of a file with these values and their sum."""
+    """The content of a file with these values and their checksum."""
     return json.dumps({**values, SUM: _sum(values)}).encode()
 
 
 def write_checked(path: Path, values: Mapping[str, Json], *, durable: bool = True) -> None:
-    """Write values and their sum with ``write_whole``."""
+    """Write values and their checksum with ``write_whole``."""
     write_whole(path, with_sum(values), durable=durable)
 
 
@@ -91,7 +91,7 @@ def read_checked(path: Path) -> dict[str, Json]:
     except (ValueError, RecursionError) as error:
         raise Altered(f"{path} is damaged ({error})") from None
     if not isinstance(values, dict) or values.pop(SUM, None) != _sum(values):
-        raise Altered(f"{path} is damaged, or of another version (its sum differs)")
+        raise Altered(f"{path} is damaged, or of another version (its checksum differs)")
     return values
 
 

@@ -1,4 +1,4 @@
-"""Changes of a model for fewer and faster kernels on a GPU. None changes a number, and on a CPU none costs time.
+"""Changes of a model for fewer and faster kernels on a GPU. They change no result, and cost no time on a CPU.
 
 Counted for rexnet_100 on the null GPU (tests/nullgpu): bench/README.md, "Launches of a step".
 """

@@ -119,7 +119,7 @@ def read_labels(config: DataConfig, root: Path) -> Labels:
         wrong.append("no row is of the train split")
     if wrong:
         count = f"{len(wrong)} problems" if len(wrong) > 1 else "a problem"
-        cure = '; bad_files = "skip" goes on without rows and files that lack the other' if missing else ""
+        cure = '; bad_files = "skip" skips rows without a file and files without a row' if missing else ""
         tables = " and ".join(name for _, name in asked)
         raise DataError(f"{root}: {count} with {tables}{cure}:{as_lines(wrong)}")
     notices += _passed_over(unlabelled, elsewhere, root)
@@ -163,8 +163,8 @@ def _passed_over(unlabelled: list[File], elsewhere: Mapping[str, list[File]], ro
             folder = files[0].name.rpartition("/")[0]
             count = "1 picture has" if len(files) == 1 else f"{len(files):,} pictures have"
             notices.append(
-                f"{count} {what}, the first: {files[0].name}; unlabelled, so passed over; an exported model tells "
-                f"their classes: search predict EXPORT {root / folder}"
+                f"{count} {what}, the first: {files[0].name}; unlabelled, so not used; an exported model classifies "
+                f"them: search predict EXPORT {root / folder}"
             )
     return notices
 
@@ -183,7 +183,7 @@ class FileIndex:
                     self._by_key[one].append(file)
 
     def find(self, value: str, splits: Sequence[str] = ("train",)) -> list[File]:
-        """The file that a row names; several if none fits best. Folders of the first of ``splits`` are preferred."""
+        """The file that a row names; several if they fit equally well. Folders of the first split are preferred."""
         written = _folded(value.replace("\\", "/"))
         is_absolute = written.startswith("/") or written[1:3] == ":/"
         parts = [part for part in written.split("/") if part not in ("", ".")]
@@ -222,7 +222,7 @@ def _composed(text: str) -> str:
 
 
 def _folded(text: str) -> str:
-    """A name in the form in which names are compared: composed, and without upper and lower case."""
+    """A name in the form in which names are compared: composed, and without regard to case."""
     return _composed(text).casefold()
 
 
@@ -304,7 +304,7 @@ def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     try:
         lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
-        raise DataError(f"the table {path} is no CSV or TSV file, line {reader.line_num}: {error}") from None
+        raise DataError(f"the table {path} is not a CSV or TSV file, line {reader.line_num}: {error}") from None
     if not lines:
         raise DataError(f"the table {path} is empty; its first line names the columns")
     return [name.strip() for name in lines[0][1]], lines[1:]

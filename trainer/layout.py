@@ -148,8 +148,8 @@ def _passed_over(folder: Folder, where: str) -> str:
     count = sum(file.is_picture for file in folder.walk())
     pictures = f"{count:,} pictures" if count > 1 else "1 picture"
     return (
-        f"{folder.name}: {pictures} in no class folder, so unlabelled, and passed over; an exported model tells their "
-        f"classes: search predict EXPORT {where}/{inner.name}"
+        f"{folder.name}: {pictures} in no class folder, so unlabelled and not used; an exported model classifies "
+        f"them: search predict EXPORT {where}/{inner.name}"
     )
 
 
@@ -171,7 +171,7 @@ def _refuse_shared_names(tops: list[Folder], where: str) -> None:
     if len(shared) < 2 or len(shared) <= len(count) / 2:  # a single name may be a wrapper: cat/images, dog/images
         return
     raise DataError(
-        f"{where}: {_names(parts)} hold no pictures of their own and the same folders ({', '.join(shared[:3])}"
+        f"{where}: {_names(parts)} hold no pictures themselves, but the same folders ({', '.join(shared[:3])}"
         f"{', ...' if shared[3:] else ''}); if those are the classes, expected is {EXPECTED_LAYOUT}; if "
         f"{_names(parts)} are, put them into a folder train: train/CLASS/*"
     )
@@ -185,7 +185,7 @@ def _loose_pictures(folder: Folder) -> list[str]:
     what = f"1 picture lies ({loose[0].name})" if len(loose) == 1 else f"{len(loose):,} pictures lie"
     first = "" if len(loose) == 1 else f", the first: {loose[0].name}"
     verb = "is" if len(loose) == 1 else "are"
-    return [f"{what} beside the class folders, not in one, and {verb} passed over{first}"]
+    return [f"{what} beside the class folders, not in one, and {verb} not used{first}"]
 
 
 def _names(folders: Sequence[Folder]) -> str:

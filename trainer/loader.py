@@ -1,4 +1,4 @@
-"""The batches of each epoch: gathered from the cache and augmented on the host, here or in loader processes.
+"""The batches of each epoch: gathered from the cache and augmented on the host, in this process or in loader processes.
 
 A batch is determined by (epoch, number, pictures), so every process makes the same batch. Loader processes are those of
 torch's DataLoader, started once per training. They save time only if ``augment`` names transforms that take longer than

@@ -1,4 +1,4 @@
-"""The loss of a candidate, with its correction of uneven classes."""
+"""The loss of a candidate, with its correction of class imbalance."""
 
 from __future__ import annotations
 

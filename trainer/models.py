@@ -1,4 +1,4 @@
-"""Models: built by timm's names, scaled if their family has a width, counted without memory on the meta device."""
+"""Models: built by their timm name, scaled if their family can be, and counted on the meta device."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def has_width(model: str) -> bool:
 
 
 def is_stock(config: TrainConfig) -> bool:
-    """Whether stock timm's ``create_model(name, **args)`` builds this net, so that it can load an export."""
+    """Whether stock timm's ``create_model(name, **args)`` builds this model, so that it can load an export."""
     match config.stem:
         case "timm":
             pass
@@ -114,7 +114,7 @@ def build_model(config: TrainConfig, shape: Shape, device: torch.device | str = 
     try:
         with torch.device(device):
             build = timm.create_model if is_stock(config) else family_of(config.model).build
-            assert build is not None, f"the entry of {config.model} says that timm cannot build it, and not what does"
+            assert build is not None, f"the entry of {config.model} says that timm cannot build it, but has no build"
             return build(config.model, num_classes=num_classes, in_chans=channels, **args)
     except (TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
         reason = str(error) or type(error).__name__
@@ -127,12 +127,12 @@ def count(config: TrainConfig, shape: Shape) -> ModelSize:
     ReXNets are counted in closed form, in about 0.15 ms; other families on the meta device, in 2 to 250 ms.
 
     Raises:
-        ConfigError: as in ``build_model``, or the pictures are too small for the net.
+        ConfigError: as in ``build_model``, or the pictures are too small for the model.
     """
     if (size := family_of(config.model).size) is not None and not config.model_args:
         model_args(config, shape.image_size)  # called only for its checks
         return size(config, shape)
-    # In train mode, batch norm refuses a single value per channel, which small pictures lead to.
+    # In training mode, batch norm refuses a single value per channel, which small pictures lead to.
     model = build_model(config, shape, "meta").eval()
     image = torch.empty(1, *shape.of_image, device="meta")
     try:
@@ -144,7 +144,7 @@ def count(config: TrainConfig, shape: Shape) -> ModelSize:
 
 
 def try_training(config: TrainConfig, shape: Shape) -> None:
-    """Run a candidate in training mode on two pictures without memory.
+    """Run a candidate in training mode on two pictures on the meta device.
 
     Raises:
         ConfigError: as in ``build_model``, or the model gives no logits in training, as some distilled ones do.
@@ -152,7 +152,7 @@ def try_training(config: TrainConfig, shape: Shape) -> None:
     model = build_model(config, shape, "meta").train()
     logits = model(torch.empty(2, *shape.of_image, device="meta"))
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, shape.num_classes):
-        raise ConfigError(f"{config.model} gives no single logit for each class in training")
+        raise ConfigError(f"{config.model} does not give one logit for each class in training")
 
 
 def count_params(config: TrainConfig, shape: Shape) -> int:

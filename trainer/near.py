@@ -19,8 +19,8 @@ from trainer.data import Dataset
 __all__ = ["NearDuplicate", "find_near_duplicates"]
 
 CANDIDATE_BITS = 18
-"""Most bits of 64 in which the hashes of candidates may differ. After a crop of 5 % at a corner, the hashes of 95 % of
-pictures differ in at most 16 bits."""
+"""Largest number of bits (of 64) in which the hashes of candidates may differ. After a crop of 5 % at a corner, the
+hashes of 95 % of pictures differ in at most 16 bits."""
 
 SAME = 0.95
 """Least correlation of the small versions of near-duplicates. In 1,200 pictures each of flowers (128 px), birds (64 px)

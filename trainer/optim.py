@@ -107,10 +107,11 @@ def limit_gradient(config: TrainConfig, model: nn.Module) -> None:
 def _clip_units(parameters: Sequence[nn.Parameter], most: float) -> None:
     """Adaptive gradient clipping (Brock et al., 2021, section 4.1): the numbers of timm's ``adaptive_clip_grad``.
 
-    A unit is an output of a layer, or a whole vector. Steps on lists of tensors take a sixth of timm's kernels.
+    A unit is an output of a layer, or a whole vector. Operations on lists of tensors need a sixth as many kernels as
+    timm's loop.
 
     Args:
-        parameters: those with a gradient.
+        parameters: the parameters that have a gradient.
         most: largest ratio of a unit's gradient to its weight.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -124,7 +125,7 @@ def _clip_units(parameters: Sequence[nn.Parameter], most: float) -> None:
 
 
 def _unit_norms(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The norm of the weights of each output, with the tensor's number of dimensions. A vector is one unit."""
+    """The norm of each unit, in the shape that broadcasts over its tensor."""
     vectors = [tensor for tensor in tensors if tensor.ndim <= 1]
     of_vectors = iter(torch._foreach_norm(vectors) if vectors else ())
     return [

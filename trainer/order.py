@@ -1,4 +1,4 @@
-"""The order of an epoch's training pictures. It depends on (seed, epoch), so checkpoints hold no random state."""
+"""The order of an epoch's training pictures. It depends on (seed, epoch) alone, so a checkpoint has no random state."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _balanced(order: Indices, labels: NDArray[np.int64], rng: np.random.Generato
     Args:
         order: the pictures of an epoch.
         labels: their labels.
-        rng: the epoch's, after the order was drawn.
+        rng: the epoch's generator, after the order was drawn.
     """
     classes, counts = np.unique(labels, return_counts=True)
     least, more = divmod(len(order), len(classes))

@@ -1,11 +1,12 @@
-"""ReXNets with channels zero-padded to multiples of 8, the size for vector units and tensor cores. The padded net
+"""ReXNets with channels zero-padded to multiples of 8, the size for vector units and tensor cores. The padded model
 computes exactly the same function.
 
-A ReXNet's channels are irregular numbers, for which a GPU's channels-last layout is no faster (timm's tables on an
-RTX 3090: rexnet_130 0.75; rexnetr_100, whose channels are multiples of 8, 1.31). On a CPU, padding does not change the
-speed (bench/LOG.md); CPUs pad too, so that there is one code path. Padded weights are 0 and stay 0: a padded channel is
-0, so the gradient of each weight that reads it is 0; and no gradient reaches the channel, because those weights are 0.
-Checkpoints hold the real tensors, so an export needs no conversion.
+A ReXNet's numbers of channels are irregular, and a GPU is then not faster with the channels-last layout. (In timm's
+tables for an RTX 3090, channels last has 0.75 times the speed for rexnet_130, and 1.31 times for rexnetr_100, whose
+channels are multiples of 8.) On a CPU, padding does not change the speed (bench/LOG.md); CPUs pad too, so that there is
+one code path. Padded weights are 0 and stay 0: a padded channel is 0, so the gradient of each weight that reads it is
+0; and no gradient reaches the channel, because those weights are 0. Checkpoints hold the real tensors, so an export
+needs no conversion.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from trainer.checkpoint import OptimizerState
 
 State = dict[str, torch.Tensor]
 CHANNEL_MULTIPLE = 8
-"""Padded channels are multiples of this number. 16 gains less: 1.18, 1.16 and 1.07."""
+"""Numbers of padded channels are multiples of this."""
 
 
 class Padding:
     """Pads a model in place; converts its state to that of the real model and back.
 
     Args:
-        model: any model. It is not changed if it is no ReXNet, or if one of its activations does not map 0 to 0.
+        model: any model. It is not changed unless it is a ReXNet whose activations all map 0 to 0.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -86,8 +87,8 @@ class Padding:
 
 
 class _PaddedBlock(LinearBottleneck):
-    """A ReXNet block whose shortcut adds only the real channels. The input has zeros after them; the result has the
-    further real channels by which the block is wider."""
+    """A ReXNet block whose shortcut adds only the real channels of the input, not the zeros after them. (The result has
+    more real channels than the input.)"""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = super().forward(x)  # without the shortcut
@@ -100,8 +101,8 @@ class _PaddedBlock(LinearBottleneck):
 class _Shortcut(torch.autograd.Function):
     """Adds the real channels of ``x`` to the first ones of ``result``, in place.
 
-    On a GPU that takes half the kernels of slices, a sum and a concatenation, and gradients stay channels last. On a
-    CPU, gradients get the layout that those operations give, because the layout decides how batch norm rounds.
+    On a GPU, this takes half as many kernels as slices, a sum and a concatenation, and gradients stay channels last. On
+    a CPU, gradients get the layout that those operations give, because the layout decides how batch norm rounds.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The one way a picture is read: upright, square, of the model's size, RGB or gray."""
+"""Reads a picture: upright, square, of the model's size, RGB or gray. All of the program reads pictures here."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def read_picture(source: bytes | Image.Image, config: DataConfig) -> NDArray[np.
     """One picture as [S, S, 3] RGB or [S, S, 1] gray, upright, resized and cropped.
 
     For a plain RGB picture, the pixels are bit for bit those of timm's ``create_transform`` before normalisation, with
-    the same crop_pct and with crop_mode "center" (resize = "crop") or "squash". The only exception are strips of more
-    than 64:1, which are cropped before they are resized.
+    the same crop_pct and with crop_mode "center" (resize = "crop") or "squash". The only exception is a strip of more
+    than 64:1, which is cropped before it is resized.
 
-    Alpha is dropped, as in timm's loader. Of an animation, the first frame is read. Pictures of up to twice Pillow's
-    limit of pixels are read. Gray of more than 8 bits is scaled to 8 bits, and not clipped: from the first of the
-    ranges 0..1 (floats only), 0..255 and 0..65535 that contains all values, or else from minimum to maximum.
+    Alpha is dropped, as in timm's loader. The first frame of an animation is read. Pictures of up to twice Pillow's
+    limit of pixels are read. Gray of more than 8 bits is scaled to 8 bits, not clipped. The scaled range is the first
+    of 0..1 (floats only), 0..255 and 0..65535 that contains all values, or else from minimum to maximum.
 
-    Not for several threads at once: it silences Pillow's warnings, and their filters belong to the whole process.
+    Not for several threads at once: it silences Pillow's warnings, and warning filters belong to the whole process.
 
     Raises:
         DataError: the picture is damaged, has an unknown format, or has so many pixels that Pillow takes it for a
@@ -77,7 +77,7 @@ class Reading:
     pixels: NDArray[np.uint8]
     """[S, S, 3] RGB or [S, S, 1] gray."""
     misread: str
-    """Why a plain convert("RGB") reads other pixels: TURNED or DEPTH; "" if it reads the same pixels."""
+    """Reason why a plain convert("RGB") reads other pixels: TURNED or DEPTH; "" if it reads the same pixels."""
 
 
 def read(source: bytes | Image.Image, config: DataConfig) -> Reading:
@@ -123,7 +123,7 @@ def _upright(image: Image.Image) -> Image.Image:
         values = np.asarray(image, dtype=np.float64)
         low, high = float(values.min()), float(values.max())
         if not np.isfinite(high - low):
-            raise DataError("holds values that are not finite")
+            raise DataError("has values that are not finite")
         full_scales = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
         for full_scale in full_scales:
             if low >= 0 and high <= full_scale:

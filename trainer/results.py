@@ -56,7 +56,7 @@ class ModelSize:
     """Size of a model: exact counts, for one picture."""
 
     params: int
-    """Trainable parameters; batch norm's running statistics are buffers and don't count."""
+    """Trainable parameters; batch norm's running statistics are buffers and do not count."""
     macs: int
     """Multiply-adds of one forward pass in eval mode, as torch.utils.flop_counter counts them
     (convolutions and matrix products; FLOPs / 2)."""
@@ -74,7 +74,7 @@ def macs_in_words(macs: int) -> str:
 
 
 def fold_checkpoint(checkpoint: Path, number: int) -> Path:
-    """File of the model of a fold, from 0, beside the name of the whole cross-validation."""
+    """Checkpoint of fold ``number`` (from 0), beside the path of the whole cross-validation."""
     return checkpoint.with_name(f"{checkpoint.name}-fold{number}")
 
 

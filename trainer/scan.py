@@ -40,10 +40,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Listing:
-    """Everything that a source holds."""
+    """The content of a source."""
 
     root: str
-    """The place of the source, for messages."""
+    """Name or path of the source, for messages."""
     pictures: Sequence[Picture]
     class_folders: Sequence[tuple[str, str, str]]
     """(name, split, class) of every class folder, also of empty ones."""

@@ -21,7 +21,7 @@ class ClassCounts:
 
     @classmethod
     def of(cls, table: NDArray[np.int64], num_classes: int) -> ClassCounts:
-        """The counts of a confusion's table [k, 3]: true class, predicted class, pictures."""
+        """The counts from a confusion table [k, 3]: true class, predicted class, pictures."""
         true, predicted, pictures = table.T
         right = true == predicted
 

@@ -112,7 +112,7 @@ def _units(config: DataConfig, cache: Cache, groups: Sequence[str]) -> list[_Uni
 
 
 def _take(units: list[_Unit], classes: Sequence[str], shares: dict[str, int]) -> tuple[list[int], list[_Unit]]:
-    """Take units to fill the shares. Returns the pictures of the taken units, and the remaining units."""
+    """Take units until the shares are filled. Returns the pictures of the taken units, and the remaining units."""
     open_ = Counter(shares)
     taken: list[int] = []
     left = []
@@ -159,7 +159,7 @@ def group_problems(config: DataConfig, cache: Cache, groups: Sequence[str]) -> I
         if split == "train":
             in_class[cache.classes[index]].add(group or f"\0{index}")
     for group in sorted(group for group, splits in sides.items() if len(splits) > 1):
-        yield f"group {group}: stands in {' and '.join(sorted(sides[group]))}; move its pictures to one of them"
+        yield f"group {group}: is in {' and '.join(sorted(sides[group]))}; move its pictures to one of them"
     if "val" not in cache.own_splits and config.stratified and any(groups):
         for name in sorted(in_class):
             if len(in_class[name]) == 1 and Counter(cache.classes)[name] > 1:
@@ -191,5 +191,5 @@ def draw_folds(
     named = [group or f"\0{index}" for index, group in enumerate(groups)]
     numbers = np.unique(named, return_inverse=True)[1]
     if (found := len(set(named))) < folds:
-        raise DataError(f"folds = {folds}: the pictures are of {found} groups; each fold needs one: fewer folds")
+        raise DataError(f"folds = {folds}: the pictures have {found} groups, and each fold needs one; use fewer folds")
     return list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(pool, labels, numbers))

@@ -13,7 +13,7 @@ SUMS = "SHA256SUMS"
 """File with the SHA-256 of every other file of an export, in the format of ``sha256sum --check``."""
 
 TEACHING = ("config.json", "metrics.json", "model.safetensors")
-"""Files of an export from which a teacher is loaded."""
+"""Files of an export that are read to load it as a teacher."""
 
 
 def sha256(path: Path) -> str:
@@ -41,7 +41,7 @@ def write_sums(folder: Path, but: Iterable[str] = ()) -> None:
 
 
 def first_altered(folder: Path, listed: dict[str, str], names: Iterable[str]) -> str | None:
-    """The first of these files that is missing, not listed, or differs from its sum; None if there is none."""
+    """The first of these files that is missing, not listed, or differs from its checksum; None if there is none."""
     for name in names:
         file = folder / name
         if name not in listed or not file.is_file() or sha256(file) != listed[name]:
@@ -62,7 +62,7 @@ def check_teacher(teacher: str) -> None:
         altered = first_altered(folder, read_sums(folder), TEACHING)
     except (OSError, ValueError):
         raise ConfigError(
-            f"distill.teacher {folder} is no export that can be loaded: no usable {SUMS}; export it again"
+            f"distill.teacher {folder} is not an export that can be loaded: no usable {SUMS}; export it again"
         ) from None
     if altered is not None:
         raise ConfigError(

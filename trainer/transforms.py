@@ -1,4 +1,4 @@
-"""The transforms that a study names in ``augment``: of albumentations or torchvision, on the CPU, before all others."""
+"""The transforms named in ``augment``: from albumentations or torchvision, applied on the CPU before all others."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class HostAugmentation:
         """Sentences about the transforms, tried on some pictures: warnings of their library, and changed sizes.
 
         Raises:
-            ConfigError: as when it is called.
+            ConfigError: as in ``__call__``.
         """
         notes = list(self.said)
         for number, step in enumerate(self.steps):

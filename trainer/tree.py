@@ -22,8 +22,8 @@ LITTER = frozenset(
         *("lost+found", "__pycache__", "sync.ffs_db", "dropbox.attr"),
     )
 )
-"""Names of files and folders that operating systems create, in lower case. They are ignored silently, like all hidden
-files, such as .ipynb_checkpoints."""
+"""Names of files and folders that operating systems create, in lower case. They are ignored without a message, and so
+are all hidden files, such as .ipynb_checkpoints."""
 
 FOUND = re.compile(r"found\.\d{3}")
 """Folders in which Windows puts files rescued from a damaged disk."""
@@ -44,7 +44,7 @@ PICTURE_ENDINGS = (
     *(".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
     *(".jxl", ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"),
 )
-"""Endings of pictures only. In a class folder, a file without such an ending is also a picture if Pillow reads it."""
+"""Endings that only pictures have. In a class folder, a file with another ending is a picture if Pillow reads it."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class OwnForm(Protocol):
     """A value whose JSON form differs from its fields."""
 
     def to_json(self) -> Json:
-        """That form."""
+        """The value's JSON form."""
 
 
 class FrozenModel(BaseModel):

@@ -1,4 +1,4 @@
-"""Wide residual networks for small pictures (Zagoruyko and Komodakis, 2016), which timm does not have."""
+"""Wide ResNets for small pictures (Zagoruyko and Komodakis, 2016), which timm does not have."""
 
 from __future__ import annotations
 

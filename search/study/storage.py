@@ -190,7 +190,7 @@ def storage_errors(url: URL) -> Iterator[None]:
             if secret:
                 reason = reason.replace(str(secret), "***")
         if file is not None and ("is full" in reason or _is_full(file.parent)):
-            cure = "free some room or inodes, and the same command goes on"
+            cure = "make room (or free inodes), and the same command goes on"
             raise DiskError(f"database {file}: {reason}; {cure}") from None
         if file is None:
             cure = "check host, port, user and password, and that the server runs"

@@ -82,7 +82,7 @@ def test_a_file_that_finds_no_room_is_named_and_exit_11(
     sentence = rf"^{tmp_path}/.*{named}.* cannot be written: "
     with pytest.raises(DiskError, match=sentence) as told, own_study("tiny", url, runs):
         open_storage(url, create=True)
-    assert str(told.value).endswith("(room, inodes or a quota); free some, and the same command goes on")
+    assert str(told.value).endswith("(room, inodes or a quota); make room, and the same command goes on")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_database_on_a_full_disk_is_exit_11(tmp_path: Path) -> None:
 
     url = parse_url(f"sqlite:///{tmp_path}/search.db")
     with (
-        pytest.raises(DiskError, match=r"^database .*/search\.db: database or disk is full; free some room"),
+        pytest.raises(DiskError, match=r"^database .*/search\.db: database or disk is full; make room"),
         storage_errors(url),
     ):
         raise OperationalError("", None, Exception("database or disk is full"))

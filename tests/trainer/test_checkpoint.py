@@ -187,7 +187,7 @@ def test_code_in_a_forged_one_does_not_run(path: Path, tmp_path: Path, monkeypat
     buffer = io.BytesIO()
     torch.save({"config": Malice(trap)}, buffer)
     path.write_bytes(hashed(buffer.getvalue()))
-    with pytest.warns(UserWarning, match=r"is none that this version writes \(UnpicklingError\); set aside"):
+    with pytest.warns(UserWarning, match=r"is not a checkpoint of this version \(UnpicklingError\); set aside"):
         loaded = load_checkpoint(path)
     assert not trap.exists()
     assert loaded is not None
@@ -250,7 +250,7 @@ def test_a_crash_between_the_two_renames_leaves_the_old_one(path: Path) -> None:
 def test_on_a_full_disk_the_old_one_stays_whole(path: Path) -> None:
     before = path.read_bytes()
     path.with_suffix(".partial").symlink_to("/dev/full")  # every write to it finds no space left
-    with pytest.raises(DiskError, match=r"no room for a checkpoint of 1,\d\d\d,\d\d\d bytes in .*; free some") as error:
+    with pytest.raises(DiskError, match=r"no room for a checkpoint of 1,\d\d\d,\d\d\d bytes in .*; make room") as error:
         save_checkpoint(path, fat(1))
     assert isinstance(error.value.__cause__, OSError)
     assert error.value.__cause__.errno == errno.ENOSPC
@@ -301,7 +301,7 @@ def test_where_the_disk_gives_none_that_is_said_and_what_may_be_whole_stays(path
     path.unlink()
     path.symlink_to(UNREADABLE)
     flip_one_bit(path.with_name("checkpoint.previous"))
-    cure = "mend the disk, or remove it to train from the start"
+    cure = "repair the disk, or remove the file to train from the start"
     with (
         pytest.warns(UserWarning, match="is damaged"),
         pytest.raises(DiskError, match=rf"checkpoint .*/copy/checkpoint cannot be read: Input/output error; {cure}$"),

@@ -160,8 +160,8 @@ def test_a_teacher_that_cannot_teach_these_pictures_is_refused_in_a_sentence(
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "config.json").write_text("{}")
     for name, sentence in {
-        str(tmp_path / "birds"): "knows other classes than these pictures have",
-        str(tmp_path / "half"): "is no export that can be loaded",
+        str(tmp_path / "birds"): "has other classes than these pictures",
+        str(tmp_path / "half"): "is not an export that can be loaded",
         "resnet18x": "is neither an export nor a timm model; did you mean resnet18?",
     }.items():
         with pytest.raises(ConfigError, match=r"distill\.teacher") as caught:

@@ -111,8 +111,8 @@ def test_a_class_that_is_one_group_is_refused_with_all_others(tmp_path: Path) ->
 def test_groups_on_both_sides_of_the_folders_own_splits_are_refused(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "pets", {"train/cat": 4, "train/dog": 4, "val/cat": 2, "val/dog": 2})
     message = problems_of(root, tmp_path, group_by=r"^\d+")
-    assert "group 000: stands in train and val; move its pictures to one of them" in message
-    assert "group 001: stands in train and val" in message
+    assert "group 000: is in train and val; move its pictures to one of them" in message
+    assert "group 001: is in train and val" in message
     assert "group 002" not in message
 
 
@@ -129,7 +129,7 @@ def test_folds_keep_groups_together(tmp_path: Path, folds: int) -> None:
 def test_folds_that_the_groups_do_not_give_are_refused_before_anything_trains(tmp_path: Path) -> None:
     root = bursts(tmp_path / "pets", {"cat": [4, 4], "dog": [4, 4]})
     assert "folds = 5: class cat has 8" not in problems_of(root, tmp_path, group_by=BURST, folds=5)
-    assert "folds = 5: the pictures are of 4 groups; each fold needs one: fewer folds" in problems_of(
+    assert "folds = 5: the pictures have 4 groups, and each fold needs one; use fewer folds" in problems_of(
         root, tmp_path, group_by=BURST, folds=5
     )
     lonely = make_folder(tmp_path / "lonely", {"all": 30})
@@ -137,7 +137,7 @@ def test_folds_that_the_groups_do_not_give_are_refused_before_anything_trains(tm
     (lonely / "t.csv").write_text(f"id,label,group\n{rows}")
     settings: dict[str, Any] = {"labels": "t.csv", "folds": 3, "stratified": False}
     messages = [problems_of(lonely, tmp_path, split_seed=seed, **settings) for seed in range(5)]
-    sentence = "has no training picture of b, whose groups are few; fewer folds, or another split_seed"
+    sentence = "has no training picture of b, whose groups are few; use fewer folds, or another split_seed"
     assert any(sentence in message for message in messages)  # or already the split has none
 
 

@@ -160,10 +160,8 @@ def test_unlabelled_rows_and_folders_are_passed_over_with_a_sentence(tmp_path: P
     data = labelled(root, f"id,label\n{rows}", tmp_path)
     assert len(data.names) == 4
     row, folder = data.notices
-    assert row.startswith(
-        "2 pictures have a row without a label, the first: train/004.png; unlabelled, so passed over;"
-    )
-    assert folder.startswith("3 pictures have no row, the first: test/000.png; unlabelled, so passed over;")
+    assert row.startswith("2 pictures have a row without a label, the first: train/004.png; unlabelled, so not used;")
+    assert folder.startswith("3 pictures have no row, the first: test/000.png; unlabelled, so not used;")
     assert folder.endswith(f"search predict EXPORT {root}/test")
 
 
@@ -174,7 +172,7 @@ def test_every_problem_of_a_table_is_told_at_once(tmp_path: Path) -> None:
     message = problems_of(root, tmp_path, labels="train.csv")
     first, *lines = message.splitlines()
     assert first == (
-        f'{root}: 4 problems with train.csv; bad_files = "skip" goes on without rows and files that lack the other:'
+        f'{root}: 4 problems with train.csv; bad_files = "skip" skips rows without a file and files without a row:'
     )
     assert lines == [
         "  train.csv line 5: train/000.png has two labels, 'a' in train.csv line 2 and 'b' here",

@@ -126,7 +126,7 @@ def test_two_folders_for_one_split_are_refused_with_the_layout(tmp_path: Path, n
 def test_top_folders_whose_folders_share_their_names_are_refused(tmp_path: Path, tops: tuple[str, ...]) -> None:
     root = make_folder(tmp_path / "pets", {f"{top}/{kind}": 2 for top in tops for kind in ("cat", "dog", "emu")})
     message = problems_of(root, tmp_path)
-    assert "hold no pictures of their own and the same folders (cat, dog, emu)" in message
+    assert "hold no pictures themselves, but the same folders (cat, dog, emu)" in message
     assert EXPECTED in message
     classes = make_folder(
         tmp_path / "cure", {f"train/{top}/{kind}": 2 for top in tops for kind in ("cat", "dog", "emu")}
@@ -160,7 +160,7 @@ def test_pictures_beside_the_class_folders_are_passed_over_with_a_sentence(tmp_p
     data = prepare(root, tmp_path)
     assert len(data.splits["train"]) == 8
     assert data.notices == (
-        "2 pictures lie beside the class folders, not in one, and are passed over, the first: train/sheet0.png",
+        "2 pictures lie beside the class folders, not in one, and are not used, the first: train/sheet0.png",
     )
 
 

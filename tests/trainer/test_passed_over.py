@@ -119,7 +119,7 @@ def test_an_unlabelled_test_folder_is_passed_over_with_a_sentence(tmp_path: Path
     assert data.fingerprint == plain.fingerprint
     assert len(data.splits["test"]) > 0  # drawn from train, as without the folder
     (notice,) = data.notices
-    assert "4 pictures in no class folder, so unlabelled, and passed over" in notice
+    assert "4 pictures in no class folder, so unlabelled and not used" in notice
     assert f"search predict EXPORT {labelled}/{test.split('/')[0]}" in notice
 
 
@@ -133,8 +133,8 @@ def test_pictures_to_predict_lie_beside_splits(tmp_path: Path) -> None:
     data = prepare(make_folder(tmp_path / "land", counts | {"seg_pred/seg_pred": 1}), tmp_path)
     assert data.class_names == ("a", "b")
     assert data.notices == (
-        "seg_pred: 1 picture in no class folder, so unlabelled, and passed over; an exported model tells their "
-        f"classes: search predict EXPORT {tmp_path}/land/seg_pred/seg_pred",
+        "seg_pred: 1 picture in no class folder, so unlabelled and not used; an exported model classifies "
+        f"them: search predict EXPORT {tmp_path}/land/seg_pred/seg_pred",
     )
 
 

@@ -138,7 +138,7 @@ def test_pictures_that_cannot_be_used_say_why(monkeypatch: pytest.MonkeyPatch) -
     jpeg = saved(noise(200, 200), "JPEG")
     reasons = {
         b"<html>404</html>": "is not a picture in a format that Pillow knows",
-        saved(Image.fromarray(not_finite), "TIFF"): "holds values that are not finite",
+        saved(Image.fromarray(not_finite), "TIFF"): "has values that are not finite",
         jpeg[:-2000]: "cannot be decoded (image file is truncated",
         saved(Image.new("1", (20_000, 9_000)), "PNG"): "has too many pixels (Image size (180000000 pixels)",
     }

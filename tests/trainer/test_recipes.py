@@ -252,7 +252,7 @@ def test_folds_give_each_picture_one_turn_in_validation_and_the_mean(
     assert [r.epoch for r in results] == [1, 2, 3]
     assert results[-1].val_accuracy == pytest.approx(np.mean(alone))
     assert [r.final for r in results] == [False, False, True]
-    with pytest.raises(DataError, match="each fold needs one: fewer folds"):
+    with pytest.raises(DataError, match="each fold needs one; use fewer folds"):
         digits.fold(0, 400, seed=0)
 
 

@@ -85,11 +85,11 @@ def test_the_counts_are_remembered_and_count_for_another_limit_too(runs: Runs, m
 def test_a_model_that_gives_no_logits_is_named_with_the_reason(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(config: Any, _: object) -> None:
         if config.model == "test_resnet":
-            raise ConfigError("test_resnet gives no single logit for each class in training")
+            raise ConfigError("test_resnet does not give one logit for each class in training")
 
     monkeypatch.setattr("trainer.models.try_training", refuse)
     bounds = find_bounds(study(space={"model": ["timm:test_res*", "resnet10t"], "width_mult": {"low": 0.1}}), 9, runs)
-    assert bounds.left_out == {"test_resnet": "test_resnet gives no single logit for each class in training"}
+    assert bounds.left_out == {"test_resnet": "test_resnet does not give one logit for each class in training"}
     assert bounds.space["model"].choices == ("resnet10t",)  # type: ignore[attr-defined]
 
 
