@@ -1,21 +1,21 @@
 """The service: it searches a study's space, shows the search, and exports the best model.
 
 cli              the commands: parse, call one function, print, exit code; nothing heavy at import
-pipeline         `search launch` up to the export
+pipeline         `search launch`, with `--export` up to the export
 housekeeping     the commands about studies as a whole: list, begin, delete
-options          options that commands share, shell completion, how commands answer
-running, export  a running search; from the best trial to a proven folder
-watch            a search as people see it
+options          options that commands share, shell completion, printing of answers
+running, export  a running search; the export of its best trial
+watch            displays of a search: terminal, dashboard, report, messages
 workers          processes that train
-plan             preparation of a study before any worker starts: images, exact bounds, counts, cost
+plan             preparation of a study before any worker starts: pictures, exact bounds, counts, cost
 figures          figures of studies and exports
 study            a study as it is stored
 policy           decisions of a search: rungs, promotions, the next settings to try
-devices          the meaning of --gpus, and locks on GPUs
+devices          the devices of --gpus, and locks on GPUs
 paths            every file name under the runs folder
 process          the command as a process: signals, exit codes, its log, no password in the process list
 errors           errors for the user, and the one table of exit codes
-console          output of commands: readers that go away, progress bars with the time left, --quiet
+console          output of commands: broken pipes, progress bars with the time left, --quiet
 words            numbers in words
 """
 

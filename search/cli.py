@@ -1,4 +1,4 @@
-"""The commands: each parses, calls one function, prints, and sets the exit code. Nothing heavy at import."""
+"""The commands: each parses, calls one function, prints, and sets the exit code. Heavy imports are in the commands."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def launch(
     storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
-    """Search, or go on with a study; with --export, to the proven export of its best."""
+    """Search a study, or go on with it; with --export, export its best model too."""
     import studies as shipped
     from search.devices import parse_devices
 
@@ -382,7 +382,7 @@ app.command()(delete)
 
 
 def main(*observers: Observer) -> NoReturn:
-    """Entry point of ``search``. A script of one's own may call it with observers of its launch."""
+    """Entry point of ``search``. A user's script may call it with its own observers of a launch."""
     leave_after(lambda: run_command(partial(app, obj=observers)))
 
 
@@ -393,7 +393,7 @@ def _load(study: str, assignments: list[str], data: Path | None, labels: str | N
 
 
 def _study_name(study: str | None, runs: Runs) -> str:
-    """Name of the requested study, given by its name or its file; by default, of the one launched last."""
+    """Name of the requested study, given by its name or its file; by default, the study launched last."""
     if study is None:
         return runs.study_last_launched()
     return _load(study, [], None).name if study.endswith(".toml") or "/" in study else study

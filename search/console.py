@@ -1,4 +1,4 @@
-"""Output of commands: a console without errors after its reader has ended, progress bars, and --quiet."""
+"""Output of commands: a console that ignores a broken pipe, progress bars, and --quiet."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def is_quiet() -> bool:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """While active, commands show results, warnings and errors, and nothing else: ``--quiet``."""
+    """While active, commands show only results, warnings and errors: ``--quiet``."""
     global _quiet
     before, _quiet = _quiet, True
     try:
@@ -51,7 +51,7 @@ class Terminal(Console):
     """A rich console that prints nothing more after its reader has ended (``| head``); rich would end the process."""
 
     def on_broken_pipe(self) -> None:
-        """Go on silently."""
+        """Print nothing more, and go on."""
         self.quiet = True
         drop_output(self.file)
 
@@ -71,7 +71,7 @@ class Terminal(Console):
         """Show one line permanently; with --quiet, only warnings and errors, on stderr."""
         logger.log(level, "%s", line)
         if not (self.quiet or is_quiet()):
-            with contextlib.suppress(DiskError):  # the work goes on, and its result will tell
+            with contextlib.suppress(DiskError):  # the work goes on; its result has the error
                 self.print(without_controls(line), soft_wrap=True, markup=False)
         elif level >= logging.WARNING:
             tell_aside(line)
@@ -81,7 +81,7 @@ class Terminal(Console):
 def show_progress(
     console: Console, raise_if_stopped: Callable[[], None] = lambda: None
 ) -> Iterator[Callable[[str, int, int], None]]:
-    """Progress with the time left: bars in a terminal, elsewhere a line now and then. --quiet has neither.
+    """Progress with the time left: bars in a terminal, elsewhere a few lines. With --quiet, nothing is shown.
 
     Yields a function to call with (stage, done, total), which calls ``raise_if_stopped`` each time.
     """
@@ -107,7 +107,7 @@ class _Lines:
 
     Args:
         stage: name of the stage.
-        done: the part that is done when it begins.
+        done: the part that is done when the stage begins.
     """
 
     def __init__(self, stage: str, done: int) -> None:
@@ -162,5 +162,5 @@ def tell_aside(line: str) -> None:
 
 
 def drop_output(stream: IO[str]) -> None:
-    """Redirect a stream without a reader to nowhere; otherwise its buffer makes the interpreter end with code 120."""
+    """Redirect a stream without a reader to /dev/null; otherwise its last flush ends the interpreter with code 120."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,4 +1,4 @@
-"""The devices of ``--gpus``, what makes a GPU unusable, and locks on them. NVML lists GPUs without using one."""
+"""The devices of ``--gpus``, reasons why a GPU cannot be used, and locks on GPUs. NVML lists them without using one."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ UUIDS = ("GPU-", "MIG-")
 LOCK_FOLDERS = (Path("/run/lock"), Path("/tmp"))
 """Folders for GPU locks. The first one is used in which all users may write, and nobody can remove others' files.
 
-/run/lock is made for locks, but only on some distributions may all users write there. $TMPDIR is not in the list,
-because each user may have another one.
+/run/lock is made for locks, but not all distributions let all users write there. $TMPDIR is not in the list, because
+each user may have another one.
 """
 
 GPU_FILES = ("nvidia[0-9]*", "dxg")
@@ -51,7 +51,7 @@ class WorkerDevice:
 
     @property
     def kind(self) -> str:
-        """Cpu or cuda, as torch says it."""
+        """Torch's name of the kind of device: ``cpu`` or ``cuda``."""
         return "cpu" if self.visible is None else "cuda"
 
 
@@ -69,7 +69,7 @@ class Gpu:
     newest_cuda: int | None = None
     """The newest CUDA that the driver knows, 12040 for 12.4; None if it does not tell."""
     problem: str | None = None
-    """Reason for which the GPU cannot be used; None if it can."""
+    """Reason why the GPU cannot be used; None if it can."""
 
     @property
     def usable(self) -> tuple[Gpu, ...]:
@@ -144,11 +144,11 @@ def share_gpus(devices: list[WorkerDevice], workers_per_gpu: int) -> list[Worker
 
 
 def visible_gpus() -> list[Gpu]:
-    """The GPUs that this process may use; CUDA_VISIBLE_DEVICES from outside (Slurm) is respected.
+    """The GPUs that this process may use: those of CUDA_VISIBLE_DEVICES if it is set, for example by Slurm.
 
     Raises:
-        UsageError: it has numbers that do not count as nvidia-smi does; or there is a GPU, and the driver's library is
-            missing or fails.
+        UsageError: the numbers in CUDA_VISIBLE_DEVICES are not those of nvidia-smi; or there is a GPU, but the driver's
+            library is missing or fails.
     """
     there, outer = _installed_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
     if outer is None:
@@ -216,7 +216,7 @@ def _judged(gpu: Gpu) -> Gpu:
     """The same GPU, with a problem if this torch cannot use it."""
     if gpu.problem or gpu.capability is None or gpu.newest_cuda is None:
         return gpu
-    import torch  # 2 s, and commands that need no device do without
+    import torch  # 2 s, so not imported by commands that need no device
 
     problem, names = None, (torch._C._cuda_getArchFlags() or "").split()
     driver = divmod(gpu.newest_cuda // 10, 100)
@@ -250,7 +250,7 @@ def _has_kernels(capability: tuple[int, int], names: Sequence[str]) -> bool:
 
 
 def _by_uuid(text: str, gpus: list[Gpu]) -> Gpu | None:
-    """The one GPU or part whose UUID is ``text``, or begins so and is the only one."""
+    """The GPU or part whose UUID begins with ``text``; None if there is none or more than one."""
     found = [gpu for gpu in _with_parts(gpus) if text.startswith(UUIDS) and gpu.uuid.startswith(text)]
     return found[0] if len(found) == 1 else None
 
@@ -281,7 +281,8 @@ def hold_devices(devices: list[WorkerDevice], say: Say) -> Iterator[None]:
 
     Args:
         devices: the devices of all workers.
-        say: called with a warning about each GPU that another program fills or that cannot be locked; it is used.
+        say: called with a warning about each GPU that another program fills or that cannot be locked. It is used
+            nevertheless.
 
     Raises:
         DeviceHeld: another search or export trains on one of them.
@@ -315,15 +316,15 @@ def _gpu_lock(uuid: str) -> Iterator[None]:
     descriptor = _open_lock(file)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise FileExistsError(errno.EEXIST, "no plain file", str(file))
+            raise FileExistsError(errno.EEXIST, "not a plain file", str(file))
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
-        os.close(descriptor)  # the file stays: were it removed, two processes could hold two files of one name
+        os.close(descriptor)  # the file stays: else two processes could lock two files of the same name
 
 
 def _open_lock(file: Path) -> int:
-    """Open a file in a folder where other users may have put anything: never through a link, and without waiting.
+    """Open a file in a folder where other users may write: never through a link, and without waiting.
 
     The file is opened for reading, which is enough for a lock. In such a folder, O_CREAT fails for the file of another
     user, so it is used only for a new file.
@@ -335,7 +336,7 @@ def _open_lock(file: Path) -> int:
         descriptor = os.open(file, flags | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:  # another process was faster
         return os.open(file, flags)
-    os.fchmod(descriptor, 0o644)  # whatever the umask, other users shall be able to lock it
+    os.fchmod(descriptor, 0o644)  # so that other users can lock it, whatever the umask
     return descriptor
 
 
@@ -346,7 +347,7 @@ class GpuUse:
     used_bytes: int
     total_bytes: int
     processes: tuple[int, ...]
-    """Their numbers; none where the driver does not show them, as in a container."""
+    """Process ids; empty if the driver does not show them, as in a container."""
 
 
 def _filled(name: str, use: GpuUse) -> str:
@@ -374,7 +375,7 @@ def _use_of(uuid: str) -> GpuUse | None:
         with contextlib.suppress(pynvml.NVMLError):
             processes = tuple(one.pid for one in pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
         return GpuUse(memory.used, memory.total, processes)
-    except pynvml.NVMLError:  # memory that is shared with the CPU, for one
+    except pynvml.NVMLError:  # for example, memory that is shared with the CPU
         return None
     finally:
         pynvml.nvmlShutdown()

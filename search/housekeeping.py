@@ -28,11 +28,11 @@ class Studies:
     version: int = 2
     """Version of the JSON shape."""
     studies: tuple[Shipped, ...]
-    """Those that come with the program."""
+    """The studies that come with the program."""
     storage: str
     """URL of the database, without its password."""
     begun: tuple[Listed, ...]
-    """Those of the database."""
+    """The studies of the database."""
 
 
 def studies(
@@ -72,7 +72,7 @@ def delete(
 
 def _is_wanted(question: str) -> bool:
     if not (sys.stdin and sys.stdin.isatty()):
-        raise UsageError(f"{question} Nobody can be asked here; with --yes it is done without")
+        raise UsageError(f"{question} There is no terminal to ask in; --yes deletes without asking")
     tell(f"{question} [y/N]", sys.stderr)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

@@ -1,4 +1,4 @@
-"""What commands share: options with their help and shell completion, -v and -q, the storage URL, how they answer."""
+"""Options that commands share, with their help and shell completion; -v and -q; the storage URL; printed answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ JSON_VERSION = 1
 """Version of the JSON shapes that have no version of their own."""
 
 SAFE_WORD = re.compile(r"[\w.-]+", re.ASCII)
-"""Names that are offered to a shell for completion. Folders can have any name, and some shells evaluate them."""
+"""Names that may be offered to a shell for completion. Folders can have any name, and some shells evaluate it."""
 
 
 class Commands(TyperGroup):
@@ -62,7 +62,7 @@ def _studies_to_search(incomplete: str) -> list[str]:
 
 
 def _studies_there(context: typer.Context, incomplete: str) -> list[str]:
-    """Names of the studies that have a folder under the runs folder; asking the database would take half a second."""
+    """Names of the studies that have a folder in the runs folder; a query of the database would take half a second."""
     there = (
         path.parent.name
         for path in Runs(context.params.get("runs") or DEFAULT_RUNS.root).studies.glob("*/journal.jsonl")
@@ -77,7 +77,7 @@ def _devices(incomplete: str) -> list[str]:
 
     before, comma, last = incomplete.rpartition(",")
     gpus: list[str] = []
-    with contextlib.suppress(SearchError):  # the command itself will say what is wrong
+    with contextlib.suppress(SearchError):  # the command itself reports it
         gpus = [str(number) for number, gpu in enumerate(visible_gpus()) if not gpu.problem]
     if comma:
         named = before.split(",")
@@ -100,7 +100,7 @@ BegunArgument = Annotated[str, typer.Argument(help="Name of a study.", autocompl
 ExportedArgument = Annotated[
     str | None,
     typer.Argument(
-        help="Name of a study, or its file, whose \\[confirm] and \\[final] then count as they are in it now. "
+        help="Name of a study, or its file; with the file, its present \\[confirm] and \\[final] are used. "
         "Default: the one last launched.",
         autocompletion=_studies_there,
     ),
@@ -132,7 +132,8 @@ DuplicatesOption = Annotated[
     bool, typer.Option("--duplicates", help="List near-duplicates across splits; draw them in STUDY-duplicates.png.")
 ]
 LabelsOption = Annotated[
-    str | None, typer.Option("--labels", metavar="FILE", help="Table of their classes, relative to their folder.")
+    str | None,
+    typer.Option("--labels", metavar="FILE", help="Table of the classes, relative to the pictures' folder."),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -171,7 +172,7 @@ LikeOption = Annotated[
 PicturesArgument = Annotated[
     list[Path], typer.Argument(help='Pictures, folders of them, patterns ("new/*.jpg"), or a .csv that lists them.')
 ]
-HostOption = Annotated[str, typer.Option(help="Address to listen on; beyond this machine, a token is needed.")]
+HostOption = Annotated[str, typer.Option(help="Address to listen on; an address beyond this machine needs a token.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")]
 TokenFileOption = Annotated[
     Path | None, typer.Option(help="File with the token. Default: where one is needed, a new one, printed once.")
@@ -182,7 +183,7 @@ AllowHostOption = Annotated[
 ]
 ProxyOption = Annotated[
     str | None,
-    typer.Option("--url", metavar="https://HOST", help="Address of a proxy with TLS before it; a token is needed."),
+    typer.Option("--url", metavar="https://HOST", help="Address of a proxy with TLS before it; it needs a token."),
 ]
 AllowEditsOption = Annotated[
     bool,
@@ -197,7 +198,7 @@ LoudnessOption = Annotated[
         "-v/-q",
         callback=_set_loudness,
         expose_value=False,
-        help="Add debug lines on stderr; or say nothing but results, warnings and errors.",
+        help="Show debug lines on stderr too; or only results, warnings and errors.",
     ),
 ]
 VersionOption = Annotated[
@@ -241,10 +242,10 @@ def overrides_of(assignments: list[str] | None, data: Path | None, labels: str |
 
 
 def trial_numbers(text: str | None) -> tuple[int, ...]:
-    """``--trial`` as numbers, in their order, so that the same trials are the same export.
+    """``--trial`` as sorted numbers, so that the same trials give the same export.
 
     Raises:
-        UsageError: it is no list of different numbers.
+        UsageError: it is not a list of different numbers.
     """
     parts = [] if text is None else [part.strip() for part in text.split(",")]
     if not all(re.fullmatch("[0-9]{1,9}", part) for part in parts):

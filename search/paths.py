@@ -38,7 +38,7 @@ class Runs:
 
     @property
     def widths(self) -> Path:
-        """Sizes counted before, and widest widths found before."""
+        """Counted sizes and widest widths, kept for later commands."""
         return self.root / "cache" / "widths.json"
 
     @property
@@ -86,7 +86,7 @@ class Runs:
         return self.studies / study
 
     def holder(self, study: str) -> Path:
-        """File with the name of the study's owner."""
+        """File with the name of the process that owns the study."""
         return self.study(study) / "holder"
 
     def lock(self, study: str) -> Path:
@@ -94,7 +94,7 @@ class Runs:
         return self.study(study) / "lock"
 
     def journal(self, study: str) -> Path:
-        """Log of a study's search, step by step; see search/study/journal.py."""
+        """The study's journal, see search/study/journal.py."""
         return self.study(study) / "journal.jsonl"
 
     def damaged_journal(self, study: str, at: datetime) -> Path:
@@ -145,7 +145,7 @@ class Runs:
         return self.trials(study) / str(trial)
 
     def checkpoint(self, study: str, trial: int, stage: int = 0) -> Path:
-        """State of a running trial after its last finished epoch; ``stage``: in which of its trainings, from 0."""
+        """State of a running trial after its last finished epoch; ``stage`` is the number of its training, from 0."""
         return self.trial(study, trial) / (f"checkpoint-{stage}" if stage else "checkpoint")
 
     def keep_confusion(self, study: str, trial: int) -> None:
@@ -166,7 +166,7 @@ class Runs:
         return self.study(study) / "earlier" / uuid
 
     def put_aside(self, study: str, uuid: str) -> None:
-        """Move the files that belong to one particular study of this name to ``earlier``."""
+        """Move the files of the study with this UUID to ``earlier``."""
         _move(self.study(study), self.earlier(study, uuid))
 
     def bring_back(self, study: str, uuid: str) -> bool:
@@ -194,12 +194,12 @@ class Runs:
             study: name of the study.
             needed: bytes for all checkpoints: two for each fold are kept, and the next is written beside them.
             folds: number of folds of the study's data; 0 for one validation split.
-            waiting: numbers of the trials that nobody trains now.
+            waiting: numbers of the trials that no worker trains now.
         """
         idle = {self.trial(study, number) for number in waiting}
         sizes = self.checkpoints(study).items()
         taken = sum(size for folder, size in sizes if folder.parent == self.trials(study) and folder not in idle)
-        # There may be more trials than are trained at once, and the next checkpoint needs room all the same.
+        # More trials may have checkpoints than are trained at once; the next checkpoint needs room in any case.
         return max(needed - taken, needed // (2 * max(1, folds) + 1))
 
     def has_room(self, study: str, needed: int, folds: int = 0, waiting: Sequence[int] = ()) -> bool:
@@ -215,7 +215,8 @@ class Runs:
         Args:
             study: name of the study.
             quota: most bytes.
-            waiting: numbers of the trials that nobody trains now; the first of them lose theirs after all unused ones.
+            waiting: numbers of the trials that no worker trains now. After all unused checkpoints, theirs are deleted,
+                in this order.
         """
         removed: list[str] = []
         try:

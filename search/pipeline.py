@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Launched:
-    """The end of a launch."""
+    """The result of a launch."""
 
     spec: StudySpec
     snapshot: Snapshot
@@ -37,7 +37,7 @@ class Launched:
     """None without ``--export``."""
 
     def text(self, runs: Runs) -> str:
-        """Its last words in a terminal."""
+        """The text that is printed at the end."""
         if self.export is None:
             return last_words(self.spec, self.snapshot, runs)
         from search.export.metrics import text_of_export
@@ -61,7 +61,7 @@ def launch_study(
     further: Sequence[Observer] = (),
     export: bool = False,
 ) -> Launched:
-    """Search a study and, if asked, export its best model in the same process, which keeps the study and the devices.
+    """Search a study and, with ``export``, export its best model. This process keeps the study and the devices.
 
     Many parameters: those of the command.
 
@@ -71,9 +71,9 @@ def launch_study(
         runs: the runs folder.
         devices: the devices to train on.
         overrides: as for ``search.running.launch.launch``.
-        accept_changes: go on although the fingerprint differs.
-        further: observers of the search.
-        export: go on to the export once the search is over.
+        accept_changes: whether to go on although the fingerprint differs.
+        further: further observers of the search.
+        export: whether to export after the search.
 
     Raises:
         SearchError, TrainerError: as ``launch`` and ``search.export.export.export_best`` say.

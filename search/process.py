@@ -90,7 +90,7 @@ def leave_after(run: Callable[[], object]) -> NoReturn:
         except OSError as error:  # the reader has ended, or the disk of the output is full
             told = _of_disk(error)
             code = code or (exit_code_of(told) if told is not None and stream is sys.stdout else None)
-    assert not isinstance(code, str), "problems are errors, which run_command tells"
+    assert not isinstance(code, str), "run_command prints errors"
     os._exit(code or 0)
 
 
@@ -134,7 +134,7 @@ def _of_disk(error: OSError) -> DiskError | None:
     full = no_room(error, "the output")
     if full is not None or error.errno not in REFUSED:
         return full
-    return DiskError(f"{error.filename or 'a file'}: {error.strerror}; mend that, and the same command goes on")
+    return DiskError(f"{error.filename or 'a file'}: {error.strerror}; correct that, and the same command goes on")
 
 
 def _hide_secrets() -> None:
@@ -258,18 +258,18 @@ def _say_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Show a warning as one line, without the line of code."""
+    """Show a warning as one line, without its source line."""
     logger.warning("%s", message)
     tell_aside(f"search: warning: {message}")
 
 
 def _say(error: Exception) -> None:
-    with contextlib.suppress(OSError):  # the terminal may be gone; the exit code is not
+    with contextlib.suppress(OSError):  # the terminal may be gone; the exit code still tells
         print(without_controls(f"search: {error}"), file=sys.stderr, flush=True)
 
 
 class Signalled(BaseException):
-    """A signal. Not an Exception, unlike Interrupted, because torch's exporter catches those and goes on."""
+    """A signal has asked to stop. Not an Exception, because torch's exporter catches every Exception and goes on."""
 
 
 def _interrupted(_number: int, _frame: object) -> None:

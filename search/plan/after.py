@@ -1,4 +1,4 @@
-"""The trainings after a search, planned before it: those that choose, those that measure, and the final ones."""
+"""Plan of the trainings after a search: those that choose the model, those that measure it, and the final ones."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class AfterSearch:
 
     @property
     def trainings(self) -> str:
-        """In words: "8 trainings to choose the model, 2 to measure it"."""
+        """The trainings in words: "8 trainings to choose the model, 2 to measure it"."""
         stages = {"choose the model": self.choosing, "measure it": self.measuring, "export it": self.final}
         (first, number), *others = ((purpose, number) for purpose, number in stages.items() if number)
         return ", ".join([f"{count(number, 'training')} to {first}", *(f"{more} to {then}" for then, more in others)])
 
     @property
     def words(self) -> str:
-        """In one line: "8 trainings to choose the model, 2 to measure it: about 12 min"."""
+        """The trainings and their duration: "8 trainings to choose the model, 2 to measure it: about 12 min"."""
         return f"{self.trainings}: about {duration(self.seconds)}"
 
 

@@ -1,4 +1,4 @@
-"""The meaning of a study before its launch: bounds, images, steps, time and disk, and all of its problems at once."""
+"""``search check``: what a study means before its launch (bounds, steps, time, disk), and all of its problems."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Speed:
     device: str
     """Name of the device for people."""
     images_per_second: float
-    """Training images per second, validation excluded."""
+    """Training pictures per second, validation excluded."""
     seconds_per_epoch: float
     """Seconds for the whole training and validation splits."""
 
@@ -62,18 +62,18 @@ def check_study(
     duplicates: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Meaning:
-    """Find out the meaning of a study without the network. Decodes its images and trains a few steps on one device.
+    """Find out what a study means, without the network. Decodes its pictures and trains a few steps on one device.
 
     Args:
         spec: the study.
         runs: the runs folder; its cache is filled.
         devices: the devices of the search, one worker each.
-        figure: PNG for augmented training images; None: none are drawn.
+        figure: PNG for augmented training pictures; None: none are drawn.
         duplicates: PNG for near-duplicates across splits; None: there is no search for them.
         say: called with a line about each drawing.
 
     Raises:
-        DataError, DiskError: the images cannot be used; the message also has the problems of limit and recipes.
+        DataError, DiskError: the pictures cannot be used; the message also has the problems of limit and recipes.
         DiskError: there is no room for the checkpoints of a search.
         LimitError: no candidate fits the limit.
         ConfigError: the model, a recipe or the device is impossible, or an extra is not installed.
@@ -218,7 +218,7 @@ def _near_duplicates(data: Dataset, out: Path | None, say: Callable[[str], None]
 
 
 def _prepare(spec: StudySpec, runs: Runs) -> Prepared:
-    """Like ``prepare``, but an error of the images does not hide the problems of limit and recipes."""
+    """Like ``prepare``, but an error of the pictures does not hide the problems of limit and recipes."""
     check_extras(spec)
     try:
         return prepare(spec, runs, Terminal(stderr=True), download=False)
@@ -251,7 +251,7 @@ def _fewest_classes(spec: StudySpec) -> int:
 
 
 def _teacher_left_out(candidate: TrainConfig) -> str | None:
-    """A warning where the teacher would have to be downloaded."""
+    """A warning if the teacher would have to be downloaded; else None."""
     if candidate.distill is None:
         return None
     from trainer.distill import may_download

@@ -15,10 +15,10 @@ from trainer.errors import printable
 from trainer.pictures import DEPTH, TURNED, read_right
 
 SMALL_VALIDATION = 100
-"""With fewer validation pictures than these, one picture is more than a point of accuracy."""
+"""With fewer validation pictures than this, one picture is more than a point of accuracy."""
 
 HEAVY_IMBALANCE = 10
-"""Ratio of the largest class to the smallest from which on there is a warning about imbalance."""
+"""Smallest ratio of the largest class to the smallest that causes a warning about imbalance."""
 
 
 def warnings_about(data: Dataset, config: DataConfig) -> Iterator[str]:
@@ -45,7 +45,7 @@ def misread(data: Dataset) -> Iterator[str]:
 
 
 def never_predicted(confusion: Path, class_names: Sequence[str]) -> str | None:
-    """A warning about classes that the best trial so far never predicts; None if there are none, or no trial."""
+    """A warning about classes that the best trial so far never predicts; None if it predicts all, or there is none."""
     with suppress(OSError, ValueError, KeyError), np.load(confusion) as known:
         if known["names"].tolist() != list(class_names):
             return None
@@ -73,7 +73,7 @@ def _validation(data: Dataset, config: DataConfig) -> Iterator[str]:
         yield (
             f"{_count(count, 'validation picture')} {'tells' if count == 1 else 'tell'} candidates apart in steps of "
             f"{100 / count:.1f} points, with a standard error of {30 / count**0.5:.1f} points at 90 % and "
-            f"{50 / count**0.5:.1f} at 50 % accuracy; a larger val split (data.val_fraction) or data.folds tells more"
+            f"{50 / count**0.5:.1f} at 50 % accuracy; a larger val split (data.val_fraction) or data.folds helps"
         )
 
 
@@ -93,8 +93,8 @@ def _imbalance(data: Dataset) -> Iterator[str]:
         yield (
             f"training pictures are uneven: {counts[most]:,} of {data.class_names[most]}, {counts[fewest]:,} of "
             f"{data.class_names[fewest]}; always answering {data.class_names[most]} is right on "
-            f"{counts[most] / counts.sum():.0%} of them, and accuracy hardly sees the small classes; "
-            "train.logit_adjustment = 1.0 makes a net answer them more often"
+            f"{counts[most] / counts.sum():.0%} of them, and accuracy hardly depends on the small classes; "
+            "train.logit_adjustment = 1.0 makes a model answer them more often"
         )
 
 

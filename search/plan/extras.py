@@ -1,4 +1,4 @@
-"""Optional packages (extras) that a study needs, and addresses in a form that they understand."""
+"""Optional packages (extras) that a study needs; the addresses of [notify] as services of apprise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check_extras(spec: StudySpec) -> None:
     """Check that the extras of a study are installed, before any work begins.
 
     Raises:
-        ConfigError: one is missing, or an address of [notify] is of no service that apprise knows.
+        ConfigError: one is missing, or apprise does not know the service of an address of [notify].
     """
     if spec.track.tensorboard:
         _check_installed("tensorboard", "track.tensorboard = true", "tensorboard")
@@ -36,17 +36,17 @@ def services_of(urls: Sequence[str]) -> list[Apprise]:
     """A service for each address of [notify]. The addresses are secrets, so an error has only their positions.
 
     Raises:
-        ConfigError: an address is of no service that apprise knows.
+        ConfigError: apprise does not know the service of an address.
     """
     from apprise import Apprise  # 0.3 s
 
     for name in ("apprise", "urllib3.connectionpool"):
-        logging.getLogger(name).disabled = True  # their lines have addresses in them
+        logging.getLogger(name).disabled = True  # their log lines contain addresses
     services = [Apprise() for _ in urls]
     for number, url in enumerate(urls):
         if not services[number].add(url):
             raise ConfigError(
-                f"notify.urls.{number} is no address that apprise understands; its form is SERVICE://..., see "
+                f"notify.urls.{number} is not an address that apprise understands; its form is SERVICE://..., see "
                 "https://github.com/caronc/apprise/wiki"
             )
     return services

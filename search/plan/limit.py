@@ -1,4 +1,4 @@
-"""``search limit``: how wide a model can be under a limit, with the proof one step wider."""
+"""``search limit``: the widest model within a limit; as proof, the size one step wider."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def answer_limit(model: str, fitter: Fitter, width_mult: float | None = None) ->
 
     Args:
         model: name of a timm model.
-        fitter: the classes and images that the model is for, and the limit.
+        fitter: the classes and pictures that the model is for, and the limit.
         width_mult: the width to count, instead of the widest.
 
     Raises:

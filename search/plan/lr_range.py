@@ -32,17 +32,17 @@ STEPS = 120
 """Optimizer steps of the test."""
 
 BURN_IN = 20
-"""First steps of the test, over the rates up to 1e-5, which teach nothing: they give the loss before it falls."""
+"""First steps of the test, with rates up to 1e-5, at which nothing is learned: they give the loss before its fall."""
 
 SMOOTHING = 4.0
-"""Standard deviation in steps of the Gaussian that smooths the loss, a fifth of a factor of ten in the rate. It looks
-both ways, so that it does not shift the curve as a running mean does."""
+"""Standard deviation, in steps, of the Gaussian that smooths the loss: a fifth of a factor of ten in the rate. It is
+symmetric, so it does not shift the curve as a running mean does."""
 
 SURE = 3.0
-"""A fall counts if it exceeds its own standard error so many times ..."""
+"""A fall of the loss counts only if it is this many times its standard error."""
 
 SUSTAINED = 10
-"""... and lasts for so many steps, a factor of three in the rate."""
+"""A fall of the loss counts only if it lasts this many steps, a factor of three in the rate."""
 
 RUNNING = 0.95
 DIVERGED = 4.0
@@ -62,7 +62,7 @@ class LrRange:
     high: float
     """The rate at which the loss is lowest after that, rounded down to one digit."""
     steepest: float
-    """The rate in between at which the loss falls fastest."""
+    """The rate between ``low`` and ``high`` at which the loss falls fastest."""
     lrs: tuple[float, ...]
     losses: tuple[float, ...]
     """Smoothed loss at each of ``lrs``."""
@@ -83,8 +83,8 @@ def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) 
         out: PNG to write.
 
     Raises:
-        DivergedError: the loss never fell by more than its noise; the curve is drawn all the same.
-        TrainerError: the images, the model or the device cannot be used.
+        DivergedError: the loss never fell by more than its noise; the curve is drawn nevertheless.
+        TrainerError: the pictures, the model or the device cannot be used.
         UsageError: ``out`` cannot be written.
     """
     check_figure("--out", out)
@@ -153,7 +153,7 @@ class Fall:
     low: float
     high: float
     steepest: float
-    """As in LrRange."""
+    """``low``, ``high`` and ``steepest`` as in LrRange."""
 
 
 @dataclass(frozen=True)
@@ -172,10 +172,10 @@ class Curve:
         return cls(tuple(lrs), tuple(losses), tuple(map(float, smoothed)))
 
     def fall(self) -> Fall | str:
-        """The first sustained fall up to where the curve turns, or the reason why the test says nothing."""
+        """The first sustained fall, up to where the curve turns; or the reason why the test has no result."""
         if len(self.losses) < BURN_IN + SUSTAINED:
             return (
-                f"the test says nothing: it ended after {len(self.losses)} of {STEPS} steps, because the loss rose; "
+                f"the test has no result: it ended after {len(self.losses)} of {STEPS} steps, because the loss rose; "
                 "check the pictures, the batch size and the augmentation"
             )
         lrs, losses, smoothed = np.array(self.lrs), np.array(self.losses), np.array(self.smoothed)
@@ -189,14 +189,14 @@ class Curve:
         )
         if begins is None:
             return (
-                f"the test says nothing: from {before:.3g} the loss fell by {max(0.0, before - smoothed.min()):.2g}, "
+                f"the test has no result: from {before:.3g} the loss fell by {max(0.0, before - smoothed.min()):.2g}, "
                 f"and batches of this noise need a lasting fall by {SURE * error:.2g}; larger batches "
                 "(train.batch_size) and less augmentation make the losses less noisy"
             )
         turns = begins + int(smoothed[begins:].argmin())
         low, high = _one_digit(lrs[begins], math.ceil), _one_digit(lrs[turns], math.floor)
         if low >= high:
-            return f"the test says nothing: the loss turns at {lrs[turns]:.2g}, as soon as it has begun to fall"
+            return f"the test has no result: the loss turns at {lrs[turns]:.2g}, as soon as it has begun to fall"
         inside = (lrs >= low) & (lrs <= high)
         slopes = np.gradient(smoothed, np.log(lrs))
         return Fall(low, high, float(lrs[inside][slopes[inside].argmin()]))
@@ -211,7 +211,7 @@ def text_of_lr_range(found: LrRange) -> str:
 
 
 def _one_digit(value: float, towards: Callable[[float], int]) -> float:
-    """Round to one digit, which is the accuracy of the test, and inside of what was tested."""
+    """Round to one digit, which is the accuracy of the test."""
     digit = 10.0 ** math.floor(math.log10(value))
     return float(f"{towards(round(value / digit, 6)) * digit:.0e}")
 
@@ -228,7 +228,7 @@ def _draw(study: str, curve: Curve, fall: Fall | str, out: Path) -> None:
     if isinstance(fall, Fall):
         label = f"suggested: {fall.low:g} to {fall.high:g}"
         axes.axvspan(fall.low, fall.high, color="#1f5fa8", alpha=0.12, label=label)
-    title = f"{study}: learning-rate range test{'' if isinstance(fall, Fall) else ', which says nothing here'}"
+    title = f"{study}: learning-rate range test{'' if isinstance(fall, Fall) else ', without a result'}"
     axes.set(xlabel="learning rate", ylabel="training loss", title=title)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""The meaning of a study: the answer of ``search check`` as values, and its text."""
+"""The answer of ``search check``: what a study means, as values and as text."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ from trainer.results import macs_in_words
 from trainer.values import Json
 
 CLASSES_SHOWN = 12
-"""With more classes than these the table shows the smallest, the median and the largest one."""
+"""With more classes than this, the table shows only the smallest, the median and the largest one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """The images of a study."""
+    """The pictures of a study."""
 
     source: str
     path: str | None
     image_size: int
     splits: Mapping[str, int]
-    """Number of images in each split."""
+    """Number of pictures in each split."""
     classes: Mapping[str, Mapping[str, int]]
-    """Class -> split -> number of images."""
+    """Class -> split -> number of pictures."""
     bad_files: tuple[BadFile, ...]
     """Files that are left out because they cannot be read."""
     duplicates: tuple[Duplicate, ...]
     near_duplicates: tuple[NearDuplicate, ...] | None
     """Near-duplicates across splits; None if there was no search for them."""
     warnings: tuple[str, ...]
-    """Warnings about the images, a sentence each."""
+    """Warnings about the pictures, a sentence each."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ class Estimate:
     workers: int
     workers_per_gpu: int
     images_per_second: float
-    """Training images per second, validation excluded."""
+    """Training pictures per second, validation excluded."""
     seconds_per_epoch: float
     """Seconds for the whole training and validation splits."""
     seconds_per_trial: float
-    """Seconds for all epochs and folds, and for all trainings of a trial."""
+    """Seconds of a trial: all of its trainings, with all epochs and folds."""
     candidates: Candidates
     seconds_at_most: float
     """Seconds for the whole search, if no candidate is pruned or paused."""
@@ -103,14 +103,14 @@ class Estimate:
     """The trainings of ``search export-best``."""
     cache_bytes: int
     checkpoint_bytes: int
-    """Disk that the checkpoints of all workers need."""
+    """Bytes of disk that the checkpoints of all workers need."""
     free_bytes: int
-    """Disk that is free in the runs folder."""
+    """Bytes of disk that are free in the runs folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Meaning:
-    """The meaning of a study before its launch."""
+    """The answer of ``search check``: what a study means before its launch."""
 
     version: int = 2
     """Version of the JSON shape."""
@@ -139,7 +139,7 @@ class Meaning:
     known: tuple[Mapping[str, Value], ...]
     """Recipes that are tried first."""
     steps_per_epoch: Mapping[int, int]
-    """Optimizer steps by batch size."""
+    """Batch size -> optimizer steps of an epoch."""
     estimate: Estimate
 
 
@@ -202,8 +202,8 @@ def _text_of_sizes(meaning: Meaning) -> list[RenderableType]:
     if not fits(exported, limit):
         parts.append(
             _warning(
-                f"as [final] has it, that is {exported.params:,} parameters and {macs_in_words(exported.macs)} to "
-                "export, over the limit: fewer members or views, limit_each = true, or a lower limit to search under"
+                f"with [final], the export has {exported.params:,} parameters and {macs_in_words(exported.macs)}, over "
+                "the limit: use fewer members or views, limit_each = true, or a lower limit for the search"
             )
         )
     return parts

@@ -1,4 +1,4 @@
-"""A sheet of near-duplicates, pair by pair: ``search check --duplicates``."""
+"""A figure of near-duplicates, pair by pair: ``search check --duplicates``."""
 
 from __future__ import annotations
 
@@ -40,4 +40,4 @@ def draw_pairs(data: Dataset, pairs: Sequence[NearDuplicate], out: Path) -> str:
         sheet.save(out)
     except OSError as error:
         raise UsageError(f"{out} cannot be written ({error.strerror}); work in another folder") from error
-    return f"wrote {out}: {len(shown)} of {len(pairs)} near-duplicates, each pair side by side, likest first"
+    return f"wrote {out}: {len(shown)} of {len(pairs)} near-duplicates, each pair side by side, the most similar first"

@@ -1,4 +1,4 @@
-"""What a launch with ``--export`` will do, in one line before it begins."""
+"""The plan of a launch with ``--export`` in one line, shown before it begins."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from search.words import clock_time, count
 
 
 def outlook(schedule: Schedule, pace: Pace | None, launched: float) -> str:
-    """The plan of a search and of its last stages.
+    """The plan of a search and of the stages after it.
 
     Args:
-        schedule: the time of the whole.
-        pace: the speed that earlier launches measured; None before the first one: then the budget alone is told.
+        schedule: the time of the search and of these stages.
+        pace: the speed that earlier launches measured; None before the first launch, when only the budget is known.
         launched: time of the first launch, in seconds since 1970.
     """
     spec, now = schedule.spec, time.time()

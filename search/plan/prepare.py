@@ -1,4 +1,4 @@
-"""Preparation of a study before any training: images, exact bounds of the space, room for checkpoints."""
+"""Preparation of a study before any training: pictures, exact bounds of the space, room for checkpoints."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHECKPOINT_BYTES_PER_PARAMETER = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared(Bounds):
-    """A prepared study: its images, and its space."""
+    """A prepared study: its pictures, and its space."""
 
     data: Dataset
     notes: tuple[str, ...] = ()
@@ -48,12 +48,12 @@ def prepare(
     *,
     download: bool = True,
 ) -> Prepared:
-    """Read the images and find the exact bounds of the space. ``raise_if_stopped`` is called regularly.
+    """Read the pictures and find the exact bounds of the space. ``raise_if_stopped`` is called regularly.
 
-    With ``download`` off, nothing goes to the network.
+    With ``download`` off, the network is not used.
 
     Raises:
-        DataError, DiskError: the images cannot be used.
+        DataError, DiskError: the pictures cannot be used.
         LimitError: no candidate fits.
         ConfigError: the model, a recipe or a transform of ``augment`` is impossible, or the teacher has changed since
             its proof.
@@ -74,8 +74,8 @@ def _about_survey(spec: StudySpec) -> list[str]:
     if not patterns or spec.search.sampler == "random":
         return []
     return [
-        f'model = "{patterns[0]}" is a survey: with so many models, sampler = "random" in [search] sees more of them '
-        f"than {spec.search.sampler}, which returns to those that it knows"
+        f'model = "{patterns[0]}" is a survey: with so many models, sampler = "random" in [search] tries more of them '
+        f"than {spec.search.sampler}, which returns to those that it has tried"
     ]
 
 
@@ -114,7 +114,7 @@ def checkpoint_bytes(params: int, workers: int, *, averaged: bool = False, folds
 
 
 def room_needed(spec: StudySpec, bounds: Bounds, workers: int) -> int:
-    """Bytes of disk for the checkpoints of so many workers, including those already written."""
+    """Bytes of disk for the checkpoints of this number of workers, including those already written."""
     averaged = spec.train.ema > 0 or "ema" in spec.space
     return checkpoint_bytes(bounds.most_params, workers, averaged=averaged, folds=spec.data.folds)
 
@@ -138,7 +138,7 @@ def judged_by(data: Dataset, folds: int) -> int:
 
 
 def images_of(prepared: Prepared) -> str:
-    """The number of images of each split, in words."""
+    """The number of pictures of each split, in words."""
     return ", ".join(f"{len(indices):,} {split}" for split, indices in prepared.data.splits.items() if len(indices))
 
 

@@ -1,4 +1,4 @@
-"""A grid of training images as the model sees them: ``search check --pictures OUT.png``."""
+"""A grid of training pictures as the model sees them: ``search check --pictures OUT.png``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.data import Dataset
 from trainer.errors import no_room
 
 ROWS, COLUMNS = 6, 9
-"""Size of the grid. The first image of each row is plain, the others are random augmentations of it."""
+"""Size of the grid. The first picture of each row is plain, the others are random augmentations of it."""
 
 CELL_PIXELS = 112
 GAP_PIXELS = 4
@@ -67,7 +67,7 @@ def draw_images(spec: StudySpec, data: Dataset, out: Path) -> str:
         shown = ((drawn * std + mean).clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).numpy()
         for row, image in enumerate(shown):
             cell = Image.fromarray(image.squeeze()).convert("RGB")
-            small = cell.width < CELL_PIXELS  # small images are enlarged without smoothing
+            small = cell.width < CELL_PIXELS  # small pictures are enlarged without smoothing
             filter = Image.Resampling.NEAREST if small else Image.Resampling.BICUBIC
             sheet.paste(cell.resize((CELL_PIXELS, CELL_PIXELS), filter), (column * step, row * step))
     try:

@@ -1,4 +1,4 @@
-"""The time that ``search launch --export`` keeps back for its last stages: confirmation, final training and export."""
+"""The time that ``search launch --export`` reserves for its last stages: confirmation, final training and export."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Pace:
 
 
 def pace_of(complete: Collection[TrialView], measured: Sequence[float] = ()) -> Pace | None:
-    """The speed of complete candidates. If there are later steps, their durations are ``measured``, and count."""
+    """The mean duration of the steps ``measured``, or else of those of complete candidates; None without steps."""
     steps = measured or [view.seconds / view.epochs for view in complete if view.seconds and view.epochs]
     return Pace(fmean(steps), max((view.macs or 0 for view in complete), default=0)) if steps else None
 
@@ -58,18 +58,18 @@ class Schedule:
 
     spec: StudySpec
     ends_at: float
-    """When the export shall exist, in seconds since 1970; infinite without ``search.hours``."""
+    """Planned time of the export, in seconds since 1970; infinity without ``search.hours``."""
     at_once: int
     """Number of trainings at once in the last stages."""
     pictures: int = 0
     """Number of pictures that the export evaluates."""
 
     def search_ends_at(self, pace: Pace) -> float:
-        """Time at which the search must have ended so that all last stages end in time."""
+        """Time at which the search must end, so that all last stages end in time."""
         return self.ends_at - MARGIN * self.last_stages(pace)
 
     def final_begins_at(self, pace: Pace) -> float:
-        """Time at which the final training must begin, at the latest, even if nothing is confirmed."""
+        """Latest time at which the final training must begin, even if nothing is confirmed."""
         after = after_search(self.spec, 1, self._training(pace), self.at_once)
         return self.ends_at - MARGIN * (START_SECONDS * pace.load + after.last_seconds + self.export_seconds(pace))
 

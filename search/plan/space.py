@@ -45,10 +45,10 @@ class Bounds:
 def find_bounds(spec: StudySpec, num_classes: int, runs: Runs, progress: Progress | None = None) -> Bounds:
     """Find the exact bounds of the space for ``num_classes`` classes.
 
-    Counting all models of timm takes minutes at first; ``progress`` is told of it.
+    Counting all models of timm takes minutes the first time; ``progress`` is called meanwhile.
 
     Raises:
-        LimitError: no candidate fits, or none fits as [final] exports it.
+        LimitError: no candidate fits, or none fits with the members and views of [final].
         ConfigError: the model or a recipe is impossible.
     """
     fitter = Fitter(spec.data.shape_for(num_classes), spec.limit, runs.widths)
@@ -78,7 +78,7 @@ def _check_exported(spec: StudySpec, models: Sequence[str], fitter: Fitter) -> N
     """Check that the smallest candidate of one of the models fits with the members and views of [final].
 
     Raises:
-        LimitError: none does, so no candidate could be exported.
+        LimitError: no model does, so no candidate could be exported.
     """
     if spec.num_members == 1 and not spec.final.tta:
         return
@@ -93,7 +93,7 @@ def _check_exported(spec: StudySpec, models: Sequence[str], fitter: Fitter) -> N
             problems.append(str(error))
         else:
             return
-    raise LimitError("\n".join(["no candidate of the space fits as [final] exports it:", *problems]))
+    raise LimitError("\n".join(["no candidate of the space fits with the members and views of [final]:", *problems]))
 
 
 def _smallest(spec: StudySpec, model: str) -> TrainConfig:
@@ -120,7 +120,7 @@ def check_exported(spec: StudySpec, members: Sequence[ModelSize], name: str = ""
         name: "resnet10t at width_mult 0.1", for the message.
 
     Raises:
-        LimitError: it is over the limit.
+        LimitError: the export is over the limit.
     """
     final = spec.final
     whole, counted = exported_size(members, final)
@@ -297,7 +297,7 @@ def _width_axis(axis: Range, width: Width) -> FloatDistribution:
 
 
 def _last_step(axis: Range, high: float) -> float:
-    """The highest of low, low + step, ... up to ``high``. Optuna would find it too, but warn in every trial."""
+    """The highest of low, low + step, ... that is at most ``high``. Optuna finds it too, but warns in every trial."""
     if axis.step is None:
         return high
     # Decimal, as in Optuna: with floats, 0.8 + 3 x 0.1 is not on a step.
@@ -306,7 +306,7 @@ def _last_step(axis: Range, high: float) -> float:
 
 
 def _check_known(spec: StudySpec, width: Width | None) -> None:
-    """Check the widths of known recipes: Optuna accepts values out of range silently. ``as_sampled`` checks shares."""
+    """Check the widths of known recipes, because Optuna accepts values out of range. ``as_sampled`` checks shares."""
     if width is None:
         return
     widest = width.widest.width_mult

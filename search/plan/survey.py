@@ -1,4 +1,4 @@
-"""``model = ["timm:*"]``: all timm models of a pattern that fit the limit, counted on the meta device, remembered."""
+"""``model = ["timm:*"]``: finds all timm models of a pattern that fit the limit. Their counts are kept in a file."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from trainer.kept import recall, write_checked
 from trainer.values import Json
 
 SAVED_EVERY = 20
-"""After so many counted models the counts are written, so that an interruption loses few of them."""
+"""The counts are written after each of this many models, so that an interruption loses few of them."""
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What is known of a timm model for some classes and pictures."""
+    """The counts of a timm model for given classes and pictures."""
 
     params: int
     """0 if the model cannot be built."""
     macs: int | None = None
     """None if it was not counted, because the parameters alone are over the limit."""
     problem: str | None = None
-    """Why it cannot be built, counted or trained; None if it can."""
+    """Reason why the model cannot be built, counted or trained; None if it can."""
 
 
 _COUNTED = TypeAdapter(dict[str, Counted])
@@ -42,11 +42,11 @@ _COUNTED = TypeAdapter(dict[str, Counted])
 def expand(spec: StudySpec, fitter: Fitter, progress: Progress | None) -> tuple[list[str], set[str], dict[str, str]]:
     """The models of a study, with each pattern "timm:..." replaced by the models of timm that fit the limit.
 
-    A model is counted at its own size. It is also run in training mode. Nothing is allocated.
+    A model is counted at its own size, and run in training mode, on the meta device.
 
     Returns:
-        The models, each once; those of them that fit and have no setting of their size; and for each pattern, and each
-        model of it that cannot be counted or trained, the reason why models are left out.
+        The models, each once; those that fit and have no size setting; and the reasons: pattern -> how many of its
+        models are left out, model -> why it cannot be counted or trained.
     """
     choices = list(map(str, values_of("model", spec.train, spec.space)))
     if not any(choice.startswith(TIMM) for choice in choices):
@@ -96,7 +96,7 @@ def _count_all(
         if progress is not None:
             progress("counting models", number, len(names))
         one = known.get(name)
-        # A count without multiply-adds was over another limit then.
+        # Without multiply-adds: the parameters were over the limit of that time.
         if one is None or (one.problem is None and one.macs is None and (most is None or one.params <= most)):
             known[name] = _count(train.model_copy(update={"model": name}), fitter)
             if number % SAVED_EVERY == 0:
@@ -106,7 +106,7 @@ def _count_all(
 
 
 def _count(config: TrainConfig, fitter: Fitter) -> Counted:
-    """Count one model. timm's models raise errors of many kinds where they do not take a size of picture."""
+    """Count one model. timm's models raise errors of many kinds if they do not take pictures of this size."""
     from trainer.models import count, count_params, try_training
 
     params = 0
@@ -131,6 +131,6 @@ def _remember(memory: Path | None, question: str, known: Mapping[str, Counted]) 
         return
     others = recall(memory, "the models are counted again") or {}
     counted: dict[str, Json] = {name: asdict(one) for name, one in known.items()}
-    with contextlib.suppress(OSError):  # a folder that nobody may write to costs the next call some minutes
+    with contextlib.suppress(OSError):  # if the folder is read-only, the next call counts again
         memory.parent.mkdir(parents=True, exist_ok=True)
         write_checked(memory, {**others, question: counted}, durable=False)

@@ -1,4 +1,4 @@
-"""The widest width that fits the limit, found exactly by bisection on the meta device, and remembered."""
+"""Finds the widest width that fits the limit, exactly, by bisection. Answers are kept in a file."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class SizedWidth(ModelSize):
 
 @dataclass(frozen=True)
 class Width:
-    """The widest width that fits a limit, with the proof."""
+    """The widest width that fits a limit and, as proof, the next width, which does not fit."""
 
     widest: SizedWidth
     """The widest width that fits."""
@@ -53,14 +53,14 @@ class Width:
 
 @dataclass(frozen=True)
 class Fitter:
-    """Counts candidates for given classes and images, and finds those that fit a limit."""
+    """Counts candidates for given classes and pictures, and finds those that fit a limit."""
 
     shape: Shape
-    """The classes and images that a candidate is built for."""
+    """The classes and pictures that a candidate is built for."""
     limit: Limit
     """The limit on parameters and multiply-adds."""
     memory: Path | None = None
-    """File of answers found before; None: nothing is remembered."""
+    """File of earlier answers; None: no answers are kept."""
 
     def size(self, config: TrainConfig) -> ModelSize:
         """Count a candidate, whether it fits or not.
@@ -73,7 +73,7 @@ class Fitter:
         if key in known:
             return _SIZE.validate_python(known[key])
 
-        from trainer.models import count  # imports torch and timm, 5 s, which a remembered answer saves
+        from trainer.models import count  # imports torch and timm, 5 s, only without an earlier answer
 
         size = count(config, self.shape)
         _remember(self.memory, known | {key: asdict(size)})
@@ -167,11 +167,11 @@ class Fitter:
                 f"no width of {config.model} fits: at {low:g}, the narrowest, it has {self._in_words(narrowest)}; the "
                 f"limit is {describe_limit(self.limit)}; raise it, or choose a smaller width or model"
             )
-        # Sizes rise with the width, except for one dip. If the size just before the dip and
-        # at the widest width is within the limit, it is at every width.
+        # Sizes rise with the width, except for one dip. If the sizes just before the dip and at the widest width are
+        # within the limit, all sizes are.
         fall = dip(config)
-        brim = [] if fall is None else [math.ceil(fall / WIDTH_STEP) - 1]
-        over = [steps for steps in (*brim, end) if steps > fitting and is_over(steps)]
+        before_dip = [] if fall is None else [math.ceil(fall / WIDTH_STEP) - 1]
+        over = [steps for steps in (*before_dip, end) if steps > fitting and is_over(steps)]
         if not over:
             return Width(sized(end), None)
         failing = over[0]
@@ -184,7 +184,7 @@ class Fitter:
         return Width(sized(fitting), sized(failing))
 
     def _question(self, config: TrainConfig, sizes: Iterable[str], *others: float | None) -> str:
-        """Key of a remembered answer: everything that the answer depends on."""
+        """Key of an answer in the file: everything that the answer depends on."""
         settings = {name: getattr(config, name) for name in ("model", "model_args", "stem", *sizes)}
         shape = (self.shape.num_classes, self.shape.image_size, self.shape.channels)
         return json.dumps([settings, [*shape, *others], version("timm"), version("torch")])

@@ -346,8 +346,8 @@ def a_link(file: Path) -> None:
     [
         (a_link, "Too many levels of symbolic links"),
         (lambda file: file.symlink_to("/nowhere/made"), "Too many levels of symbolic links"),
-        (Path.mkdir, "no plain file"),
-        (lambda file: os.mkfifo(file), "no plain file"),
+        (Path.mkdir, "not a plain file"),
+        (lambda file: os.mkfifo(file), "not a plain file"),
     ],
     ids=["link", "dangling link", "folder", "pipe"],
 )

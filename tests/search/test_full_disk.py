@@ -89,9 +89,9 @@ def test_a_file_that_finds_no_room_is_named_and_exit_11(
     ("error", "code", "sentence"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "x"), 11, "search: x cannot be written: No space left"),
-        (OSError(errno.EROFS, "Read-only file system", "x"), 11, "search: x: Read-only file system; mend that"),
-        (PermissionError(errno.EACCES, "Permission denied", "x"), 11, "search: x: Permission denied; mend that"),
-        (OSError(errno.EIO, "Input/output error"), 11, "search: a file: Input/output error; mend that"),
+        (OSError(errno.EROFS, "Read-only file system", "x"), 11, "search: x: Read-only file system; correct that"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), 11, "search: x: Permission denied; correct that"),
+        (OSError(errno.EIO, "Input/output error"), 11, "search: a file: Input/output error; correct that"),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), 70, "Traceback"),  # a mistake of ours
     ],
 )

@@ -326,8 +326,8 @@ def test_an_ensemble_that_would_not_fit_is_told_before_the_search(runs: Runs) ->
     two = check_study(study(final={"ensemble": 2, "tta": ["flip"]}), runs, TWO_WORKERS)
     expected = ModelSize(params=2 * one.largest.params, macs=4 * one.largest.macs)
     assert two.exported == expected
-    assert f"that is {expected.params:,} parameters" in shown(two)
-    assert "to export, over the limit" not in shown(one)
+    assert f"with [final], the export has {expected.params:,} parameters" in shown(two)
+    assert "the export has" not in shown(one)
     each = check_study(study(final={"ensemble": 3, "limit_each": True}), runs, TWO_WORKERS)
     assert each.exported == one.exported
 

@@ -88,7 +88,7 @@ def test_heavy_imbalance_is_said_with_what_the_largest_class_alone_gives(tmp_pat
     found = warnings_of(make_pictures(tmp_path, counts), tmp_path)
     sentence = (
         "training pictures are uneven: 60 of cat, 6 of emu; always answering cat is right on 62% of them, and accuracy "
-        "hardly sees the small classes; train.logit_adjustment = 1.0 makes a net answer them more often"
+        "hardly depends on the small classes; train.logit_adjustment = 1.0 makes a model answer them more often"
     )
     assert found == ([sentence] if heavy else [])
 

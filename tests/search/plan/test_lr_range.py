@@ -128,8 +128,8 @@ def test_a_recorded_curve_gives_the_range_from_its_first_lasting_fall_to_its_tur
 
 def test_a_recorded_curve_that_says_nothing_is_refused_with_its_numbers() -> None:
     assert recorded("cub100-adamw").fall() == (
-        "the test says nothing: from 4.82 the loss fell by 0.12, and batches of this noise need a lasting fall by 0.2; "
-        "larger batches (train.batch_size) and less augmentation make the losses less noisy"
+        "the test has no result: from 4.82 the loss fell by 0.12, and batches of this noise need a lasting fall by "
+        "0.2; larger batches (train.batch_size) and less augmentation make the losses less noisy"
     )
 
 
@@ -154,7 +154,7 @@ def test_a_range_lies_within_what_was_tested_even_if_the_loss_never_turns() -> N
 def test_a_test_that_ends_at_once_says_so(steps: int) -> None:
     rising = Curve.of(LRS[:steps], np.linspace(2, 9, steps).tolist()).fall()
     assert isinstance(rising, str)
-    assert rising.startswith(f"the test says nothing: it ended after {steps} of 120 steps, because the loss rose")
+    assert rising.startswith(f"the test has no result: it ended after {steps} of 120 steps, because the loss rose")
 
 
 def test_a_test_that_says_nothing_is_an_error_and_its_curve_is_drawn(
@@ -165,7 +165,7 @@ def test_a_test_that_says_nothing_is_an_error_and_its_curve_is_drawn(
     values = {"name": "noisy", "data": {"source": "digits", "image_size": 16, "test_fraction": 0.8}}
     spec = validate(StudySpec, values | {"space": {"dropout": [0.1, 0.2]}}, "study")
     curve = tmp_path / "curve.png"
-    with pytest.raises(DivergedError, match=r"^the test says nothing: from 4\.82 .*; the curve is in .*curve.png$"):
+    with pytest.raises(DivergedError, match=r"^the test has no result: from 4\.82 .*; the curve is in .*curve.png$"):
         find_lr_range(spec, Runs(tmp_path), WorkerDevice("cpu", None, 1), curve)
     assert curve.read_bytes().startswith(b"\x89PNG")
 

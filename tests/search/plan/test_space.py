@@ -162,7 +162,7 @@ def test_an_export_that_fits_with_no_candidate_is_refused_and_one_that_fits_with
     with pytest.raises(LimitError) as caught:
         bounds(final={"ensemble": 40})
     head, *each = str(caught.value).splitlines()
-    assert head == "no candidate of the space fits as [final] exports it:"
+    assert head == "no candidate of the space fits with the members and views of [final]:"
     assert [line.split(" have ")[0] for line in each] == [
         f"40 members of {model} at width_mult 0.1" for model in ("rexnet_100", "resnet10t")
     ]

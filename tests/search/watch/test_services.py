@@ -84,7 +84,7 @@ def test_an_address_that_apprise_does_not_know_is_refused_by_its_place(tmp_path:
     required("apprise")
     code, said = launch(tmp_path, f'[notify]\nurls = ["json://localhost", "nothing://{SECRET}"]\n')
     assert (code, SECRET in said) == (2, False)
-    assert "notify.urls.1 is no address that apprise understands; its form is SERVICE://..." in said
+    assert "notify.urls.1 is not an address that apprise understands; its form is SERVICE://..." in said
     assert not (tmp_path / "runs" / "studies").exists(), "nothing has begun"
 
 
