@@ -4,12 +4,17 @@
 adds the results to the file; results that are in the file already are skipped. ``stops`` adds how often the best
 candidate is lost. ``table FILE...`` and ``goals FILE...`` print the results of such files; they need no FOLDER.
 ``races`` simulates the race before an export.
+
+``python bench/quality.py real TASK --out FILE.jsonl --budgets 8,15 --runs 8`` searches with real training, ours and
+plain Optuna's; ``table`` prints such files too.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+import tempfile
 import time
 import warnings
 import zlib
@@ -20,14 +25,17 @@ from pathlib import Path
 
 import optuna
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where `trainer` is the package, and not bench/trainer.py
 sys.path.append(str(Path(__file__).parent))
 
-from quality import races, report, results, stops
+from quality import races, real, report, results, stops
 from quality.curves import Task
 from quality.folder import judges, tasks_of
 from quality.replay import BUDGETS, Search
 from quality.results import Key, Run
 from quality.subjects import SUBJECTS
+
+from bench.rungs import unpack
 
 tasks = cache(tasks_of)
 
@@ -75,11 +83,27 @@ def stops_all(values: argparse.Namespace) -> None:
                     print(stops.lost_best(rule, task, values.draws, values.workers).line(), file=file, flush=True)
 
 
+def search_all(values: argparse.Namespace) -> None:
+    """Search with real training, until all is done or the time is up."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    ends = time.monotonic() + 60 * values.minutes
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, pictures = Path(temporary), None
+        if values.data is not None:
+            pictures = folder / "pictures"
+            unpack(values.data, pictures, real.TASKS[values.task].per_class)
+        place = real.Place(values.task, pictures, folder)
+        real.search_all(place, values.budgets, range(values.runs), values.out, lambda: time.monotonic() < ends)
+
+
 def say(values: argparse.Namespace) -> None:
     """Print the tables, or the goals."""
     runs = [run for run in results.read(values.files) if run.key.workers == values.workers]
     policy, lost = values.policy, stops.read(values.files)
-    sheets = [report.goals(runs, lost, policy)] if policy else report.tables(runs)
+    if policy:
+        sheets = [report.goals(runs, lost, policy)]
+    else:
+        sheets = [*report.tables(runs), *real.tables(real.read(values.files))]
     print(report.as_json(sheets) if values.json else report.printed(sheets))
 
 
@@ -104,6 +128,14 @@ def main(arguments: list[str] | None = None) -> None:
     confirmations = commands.add_parser("races", help="simulate the race before an export, and print its table")
     confirmations.set_defaults(do=lambda values: print(races.table(values.draws)))
     confirmations.add_argument("--draws", type=int, default=4000, help="simulated choices of each case")
+    reals = commands.add_parser("real", help="search with real training, ours and plain Optuna, and add it to a file")
+    reals.set_defaults(do=search_all)
+    reals.add_argument("task", choices=real.TASKS)
+    reals.add_argument("--out", type=Path, required=True, help="file that gets a line a search")
+    reals.add_argument("--budgets", type=numbers, default=[8, 15, 30], help="full trainings")
+    reals.add_argument("--runs", type=int, default=8, help="repetitions")
+    reals.add_argument("--minutes", type=float, default=math.inf, help="begins no search after them")
+    reals.add_argument("--data", type=Path, help="archive NAME/{train,test}/CLASS/*; none for the digits")
     shown = commands.add_parser("table", help="print the tables of files")
     shown.set_defaults(do=say, policy=None)
     aims = commands.add_parser("goals", help="print the goals, and what files say of them")
@@ -116,6 +148,11 @@ def main(arguments: list[str] | None = None) -> None:
         command.add_argument("--workers", type=int, default=4)
     values = parser.parse_args(arguments)
     values.do(values)
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers separated by commas."""
+    return [int(part) for part in text.split(",")]
 
 
 def names(text: str) -> list[str]:

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 sys.path.append(str(Path(__file__).parent.parent / "bench"))
 
-from quality import measure, races, report, stops
+from quality import measure, races, real, report, stops
 from quality.curves import Recorded, TableTask
 from quality.folder import JUDGES_RUNGS, JUDGES_SHORT, tasks_of
 from quality.ours import PromoteSubject, anew, truncated
@@ -24,6 +24,7 @@ from quality.replay import RACE5, RACE8, Look, Search, race_of
 from quality.results import Key, Run, read, run_of
 from quality.subjects import SUBJECTS
 
+from bench import rungs
 from search.policy.race import FIXED, LONG
 
 BENCH = Path(__file__).parent.parent / "bench"
@@ -302,3 +303,71 @@ def test_a_race_costs_little_and_only_its_report_is_true() -> None:
     assert abs(np.mean([one.reported for one in race])) < 0.1
     assert np.mean([one.chosen_by for one in race]) > 0.2
     assert np.mean([one.regret for one in race]) - np.mean([one.regret for one in fixed]) < 0.08
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A task of two epochs on 180 digits."""
+    data = {"source": "digits", "image_size": 16, "val_fraction": 0.5, "test_fraction": 0.8}
+    monkeypatch.setitem(real.TASKS, "tiny", rungs.Task(epochs=2, data=data, recipe={}))
+
+
+def test_plain_optuna_searches_with_real_trainings(tiny, tmp_path):
+    out = tmp_path / "real.jsonl"
+    key = real.Key("launch", "tiny", 1, 0)
+    chosen = real.Chosen(1.0, 5.0, 2, 1, {"lr": 0.01}, 0.5)
+    done = real.Judged(key, chosen, (0.4, 0.6))
+    out.write_text(done.line() + "\n")
+
+    run_program("real", "tiny", "--out", str(out), "--budgets", "1,3", "--runs", "1", "--minutes", "0")
+    assert real.read([out]) == [done], "the time is up before the first search"
+    place = real.Place("tiny", None, tmp_path)
+    training = real.Training(place, 0)
+    looks = real.by_optuna(training, [1, 3])
+
+    assert {budget: look.candidates for budget, look in looks.items()} == {1: 1, 3: 3}
+    assert [look.spent for look in looks.values()] == [1.0, 3.0], "the median pruner's first five are not pruned"
+    assert looks[1].params.keys() == {"label_smoothing", "weight_decay", "lr", "dropout", "width_mult"}
+    assert looks[3].claimed >= looks[1].claimed
+    truth = training.truth(looks[1].params)
+    assert len(truth) == 5
+    assert len(set(truth)) > 1, "each has a seed of its own"
+    assert real.by_optuna(training, [1])[1].params == looks[1].params
+
+
+@pytest.mark.slow
+def test_both_search_and_go_on_with_what_is_missing(tiny, tmp_path):
+    out = tmp_path / "real.jsonl"
+    run_program("real", "tiny", "--out", str(out), "--budgets", "2", "--runs", "1")
+    first = out.read_text()
+    run_program("real", "tiny", "--out", str(out), "--budgets", "2", "--runs", "1")
+
+    assert out.read_text() == first
+    launched, other = real.read([out])
+    assert (launched.key.searcher, other.key.searcher) == ("launch", "optuna")
+    assert launched.chosen.params.keys() == other.chosen.params.keys()
+    assert 1 <= launched.chosen.complete <= launched.chosen.candidates
+    assert 2 <= launched.chosen.spent <= 3
+    assert launched.chosen.cpu > 1
+
+
+def searched(searcher: str, budget: int, run: int, truth: float) -> real.Judged:
+    chosen = real.Chosen(budget + 0.5, 10.0, 2 * budget, budget, {}, 1.0)
+    return real.Judged(real.Key(searcher, "t", budget, run), chosen, (truth - 0.01, truth + 0.01))
+
+
+def test_choices_are_compared_in_pairs(tmp_path, capsys):
+    out = tmp_path / "real.jsonl"
+    searches = [searched("launch", 8, run, 0.90 + 0.01 * run) for run in range(3)]
+    searches += [searched("optuna", 8, run, truth) for run, truth in enumerate((0.90, 0.90, 0.92))]
+    searches += [searched("optuna", 15, run, 0.92) for run in (0, 1)]
+    out.write_text("".join(one.line() + "\n" for one in searches))
+
+    run_program("table", str(out), "--json")
+    (table,) = json.loads(capsys.readouterr().out)
+    first, half = table["rows"]
+    columns = ("ours : Optuna", "n", "ours, %", "Optuna, %", "ours better by, points")
+    assert [first[column] for column in columns] == ["8 : 8", "3", "91.00", "90.67", "+0.33 (-0.64 to +1.31)"]
+    assert [half[column] for column in columns] == ["8 : 15", "2", "90.50", "92.00", "-1.50 (-4.66 to +1.66)"]
+    assert first["trainings really spent"] == "8.5 : 8.5"
+    assert math.isnan(real.paired([1.0]).low)

@@ -9,5 +9,6 @@
 - results: the results file, with a line for each run
 - measure: regret, compute to reach a regret, intervals
 - report: the tables and the goals
+- real: searches with real training, ours and plain Optuna's
 - stops: how often the best candidate is not trained to its end
 """
