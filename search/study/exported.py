@@ -66,10 +66,15 @@ def keep_export(study: optuna.Study, exported: Exported) -> None:
     study.set_user_attr(EXPORTED, exported.model_dump(mode="json"))
 
 
-def tested(study: optuna.Study) -> Exported | None:
-    """The last export of a study, if its accuracy is that of a test split."""
+def last_export(study: optuna.Study) -> Exported | None:
+    """The last export of a study; None if there is none, or if what is stored is not one."""
     try:
-        found = Exported.model_validate(study.user_attrs.get(EXPORTED))
+        return Exported.model_validate(study.user_attrs.get(EXPORTED))
     except ValidationError:
         return None
-    return found if found.is_tested else None
+
+
+def tested(study: optuna.Study) -> Exported | None:
+    """The last export of a study, if its accuracy is that of a test split."""
+    found = last_export(study)
+    return found if found is not None and found.is_tested else None

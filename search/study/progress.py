@@ -77,6 +77,8 @@ class Snapshot:
     """State of the confirmation; None if it is off or not begun."""
     exported: Exported | None = None
     """The last export, if it has a result on a test split."""
+    exported_to: str | None = None
+    """Folder of the last export, whether it has a result on a test split or not."""
     ends_at: float | None = None
     """Planned time of the export, in seconds since 1970; None without ``--export``, and before it is known."""
     judged_on: str = "on validation"

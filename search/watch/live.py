@@ -376,8 +376,8 @@ def ending(snapshot: Snapshot, held_by: str | None, runs: Runs) -> str:
     if snapshot.is_spent:
         words = "nobody is searching it, the budget is spent; "
         words += (
-            f"exported to {snapshot.exported.folder}"
-            if snapshot.exported
+            f"exported to {snapshot.exported_to}"
+            if snapshot.exported_to
             else f"hand over the best: search export-best {snapshot.study}{runs.option}"
         )
         if paused := snapshot.spent.paused:

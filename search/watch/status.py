@@ -23,7 +23,7 @@ from search.policy.ladder import PROMOTED_AT, Ladder
 from search.study.budget import Budget, Spent
 from search.study.confirmation import confirmed
 from search.study.ended import Ended
-from search.study.exported import tested
+from search.study.exported import last_export
 from search.study.lock import owner_of
 from search.study.marks import own_trials
 from search.study.progress import Snapshot, WorkerView, eta_seconds, problems
@@ -115,14 +115,16 @@ def follow(name: str, url: URL, runs: Runs) -> Generator[tuple[Snapshot, str | N
 def completed(
     snapshot: Snapshot, study: optuna.Study, spec: StudySpec, runs: Runs, held_by: str | None = None
 ) -> Snapshot:
-    """The snapshot completed with the size of the checkpoints and with the confirmation."""
+    """The snapshot completed with the size of the checkpoints, the confirmation and the last export."""
+    exported = last_export(study)
     return replace(
         snapshot,
         owner=person_of(study),
         checkpoint_bytes=sum(runs.checkpoints(spec.name).values()),
         checkpoint_quota=spec.faults.checkpoint_gb * 1e9,
         confirmation=confirmed(study, spec, owner=held_by),
-        exported=tested(study),
+        exported=exported if exported is not None and exported.is_tested else None,
+        exported_to=exported.folder if exported is not None else None,
     )
 
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from search.paths import DEFAULT_RUNS, Runs
 from search.study.budget import Budget, Spent
 from search.study.ended import Ended
-from search.study.exported import Exported
+from search.study.exported import Exported, keep_export
 from search.study.progress import Snapshot, WorkerView, eta_seconds, problems
 from search.study.sampling import build_ladder
 from search.study.storage import open_storage, parse_url
@@ -199,6 +199,19 @@ class TestSeenFromOutside:
         storage.engine.dispose()
         assert as_json(snapshot, held_by=held_by)["checkpoints"] == {"bytes": 1500, "quota_bytes": 2e9}
 
+    @pytest.mark.parametrize("split", ["test", "val"])
+    def test_its_folder_is_named_once_a_model_is_exported(self, tmp_path: Path, split: str) -> None:
+        runs, url = Runs(tmp_path), parse_url(f"sqlite:///{tmp_path}/search.db")
+        storage = open_storage(url, create=True)
+        study = open_study(spec_of(trials=6), storage, "content")
+        measured = {"n": 60, "accuracy": 0.9, "interval": (0.8, 0.95), "fit_on": "train", "num_params": 9}
+        keep_export(study, Exported(trial=0, folder="exports/birds-0", split=split, **measured))
+        snapshot, _ = read_snapshot("birds", url, runs)
+        storage.remove_session()
+        storage.engine.dispose()
+        assert snapshot.exported_to == "exports/birds-0"
+        assert (snapshot.exported is None) == (split == "val"), "only a test split gives a number to show"
+
     def test_its_json_can_be_written(self) -> None:
         shape = as_json(moment("birds", 6, (trial(0),), (training(1, 1),), None), held_by=None)
         assert json.loads(json.dumps(shape))["workers"][0].keys() >= {
@@ -276,8 +289,7 @@ class TestTerminal:
             "nobody is searching it, 1 unfinished; to go on, repeat its search launch"
         )
         assert ending(spent, "process 7", DEFAULT_RUNS) == "in use by process 7"
-        measured = {"split": "test", "n": 60, "accuracy": 0.9, "interval": (0.8, 0.95), "fit_on": "train"}
-        exported = replace(spent, exported=Exported(trial=0, folder="exports/birds-0", num_params=9, **measured))
+        exported = replace(spent, exported_to="exports/birds-0")
         assert ending(exported, None, DEFAULT_RUNS).endswith("the budget is spent; exported to exports/birds-0")
 
     def test_a_budget_below_what_is_finished_is_told_one_that_goes_on(self) -> None:
