@@ -149,7 +149,7 @@ def test_a_timm_model_with_its_weights_can_teach(digits: Dataset, cpu: Device, t
         torch.testing.assert_close(loaded.model(pictures), model(pictures))
     other = timm.create_model("resnet10t", num_classes=7)
     timm.models.save_for_hf(other, str(tmp_path / "seven"), safe_serialization=True)
-    with pytest.raises(ConfigError, match="knows 7 classes, these pictures have 10"):
+    with pytest.raises(ConfigError, match="has 7 classes, these pictures have 10"):
         open_teacher(Distill(teacher=f"local-dir:{tmp_path / 'seven'}"), digits, cpu)
 
 

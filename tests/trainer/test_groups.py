@@ -151,7 +151,7 @@ def test_a_split_without_a_training_picture_of_a_class_says_that_its_groups_are_
         except Exception as error:
             messages.append(str(error))
     assert messages
-    assert all("with its groups no training picture is left of cat; use smaller fractions" in one for one in messages)
+    assert all("with its groups, no training picture is left of cat; use smaller fractions" in one for one in messages)
 
 
 def test_a_pattern_that_is_none_is_refused() -> None:
