@@ -139,7 +139,7 @@ PROMISES = {
         "test_a_server_that_is_stopped_is_given_up_by_the_client_and_counts_as_away",
         "test_no_signal_waits_for_a_call_that_never_comes_back",
     ],
-    "another program queues or adds a trial with values that cannot be": [
+    "another program queues or adds a trial with impossible values": [
         "test_a_trial_queued_by_another_program_with_values_that_cannot_be_fails_and_the_search_goes_on",
         "test_a_queued_trial_with_values_that_cannot_be_fails_with_the_reason_and_the_search_goes_on",
         "test_an_added_trial_with_values_that_cannot_be_fails_too",

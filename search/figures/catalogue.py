@@ -76,13 +76,13 @@ def study_figures(
         figures.append(Figure("curves", "Learning curves", caption, learning_curves(trials, spec)))
     if len(complete) > 1:
         caption = (
-            "Each line is a completed trial; the best is dark, the next four are blue. Where these five run close "
-            "together, the search has settled on a value."
+            "Each line is a completed trial; the best is dark, the next four are blue. Where these five lines are "
+            "close together, the best trials agree on a value."
         )
         figures.append(Figure("parallel", "Recipes side by side", caption, parallel_coordinates(trials, spec)))
         caption = (
             f"{capital} of the completed trials against each setting; the best is dark. All settings vary at once, so "
-            f"a cloud without a slope does not prove that a setting is idle.{below}"
+            f"a cloud without a slope does not prove that a setting has no effect.{below}"
         )
         figures.append(Figure("slices", "One setting at a time", caption, slices(trials, spec)))
     if importances:
@@ -107,7 +107,7 @@ def study_figures(
     if segments:
         outcomes = {segment.outcome for segment in segments}
         caption = "Each bar is a trial with a worker. Blue: completed, grey: pruned, red: failed"
-        caption += ", pale blue: it came to a rung or to another process" if outcomes & {PAUSED, WENT_ON} else ""
+        caption += ", pale blue: paused at a rung, or went on elsewhere" if outcomes & {PAUSED, WENT_ON} else ""
         caption += ", light grey: the search was stopped" if STOPPED in outcomes else ""
         crashes = CRASHED in outcomes
         caption += "; a cross: the worker crashed, and its trial went on from its last epoch." if crashes else "."
@@ -120,7 +120,7 @@ def study_figures(
 
 
 def _rungs_of(spec: StudySpec) -> str:
-    """The meaning of the dotted lines among the learning curves; empty without rungs."""
+    """A sentence about the dotted lines among the learning curves; empty without rungs."""
     ladder = build_ladder(spec)
     if not ladder.rungs:
         return ""

@@ -66,7 +66,7 @@ def optimization_history(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
     figure = new_figure(300)
     cross = {"symbol": "x-thin", "size": 5, "line": line_of(QUIET)}
     circle = cross | {"symbol": "circle-open", "color": QUIET}
-    # They have the low accuracy of an early epoch: drawn to scale, they would flatten the others.
+    # Drawn on the axis: they have the low accuracy of an early epoch, which would flatten the other points.
     for name, group, marker in (("pruned", pruned, cross), ("paused", paused, circle)):
         if group or name == "pruned":
             points = points_of(group, ladder, axis.objective) | {"y": [axis.of(floor)] * len(group)}
@@ -96,7 +96,7 @@ def learning_curves(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure
     ladder, step, axis = build_ladder(spec), step_of(spec), ValueAxis(spec.search.objective)
     top = [trial for trial in ranked(trials, spec.limit)[:TOP] if trial.intermediate_values]
     figure = new_figure(340)
-    # All of one kind share one trace with gaps: the page would take seconds to draw thousands of traces.
+    # All trials of one kind share one trace with gaps, because the page would take seconds to draw thousands of traces.
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
     for name, faint in (("pruned", pruned), ("paused", list(filter(is_paused, trials)))):
         if faint or name == "pruned":

@@ -29,11 +29,12 @@ class Mistake:
 
 
 def caption(class_names: Sequence[str]) -> str:
-    """What the figure shows, in words."""
+    """The caption of the figure."""
     numbers = " Classes are numbered as the lines of class_map.txt." if _unwritable(class_names) else ""
     return (
-        "Pictures of the same split with the highest probability of a wrong class: what each is, and beside it what it "
-        f"was taken for. The bright parts speak most for that class (LayerCAM, Jiang et al., 2021).{numbers}"
+        "Pictures of the same split with the highest probability of a wrong class, each with its true class and, "
+        "beside it, the predicted one. The bright parts raise the score of the predicted class most (LayerCAM, Jiang "
+        f"et al., 2021).{numbers}"
     )
 
 

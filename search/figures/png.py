@@ -19,13 +19,13 @@ from trainer.errors import printable
 BLUE, GRAY = "#1f5fa8", "#6e7781"
 
 NAMED_CLASSES = 40
-"""Most classes whose names the matrix shows; more names would not be readable."""
+"""Largest number of classes for which the matrix shows names; more names would not be readable."""
 
 DRAWN_CELLS = 500
 """Largest number of rows of a drawn matrix."""
 
 COUNTED_CLASSES = 20
-"""Most classes for which each cell shows its number."""
+"""Largest number of classes for which each cell shows its number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def draw_curves(histories: Sequence[Sequence[Epoch]], path: Path, *, title: str,
         histories: the epochs of each member.
         path: PNG to write.
         title: title of the figure.
-        seen: whether the validation pictures were trained on, so that their curve is no validation.
+        seen: whether the validation pictures were trained on; the legend then says so.
     """
     pyplot = open_pyplot()
     figure, (losses, accuracy) = pyplot.subplots(1, 2, figsize=(9, 3.4), dpi=120)
@@ -149,7 +149,7 @@ def draw_values(
 
 
 def dense(table: ArrayLike, classes: int, per_cell: int = 1) -> NDArray[np.int64]:
-    """The matrix [c, c] of a confusion's table [k, 3]; each cell sums ``per_cell`` neighbouring classes."""
+    """The matrix [c, c] of a confusion table [k, 3]; each cell sums ``per_cell`` neighbouring classes."""
     rows, columns, pictures = np.asarray(table, np.int64).reshape(-1, 3).T
     cells = -(-classes // per_cell)
     counts = np.zeros((cells, cells), np.int64)
@@ -164,7 +164,7 @@ def table_of(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def draw_confusion(table: ArrayLike, names: Sequence[str], path: Path, *, title: str) -> None:
-    """Draw a confusion matrix, rows true classes, as shares of each row; with many classes, a cell sums several.
+    """Draw a confusion matrix: a row for each true class, cells as shares of the row; a cell may sum several classes.
 
     Args:
         table: [k, 3]: true class, predicted class, pictures.
@@ -236,7 +236,7 @@ def fonts_for(text: str) -> list[str] | None:
 
 
 def confused_pairs(table: ArrayLike, names: Sequence[str], top: int = 10) -> list[Confused]:
-    """The mistakes made most often, at most ``top``, of a confusion's table [k, 3]."""
+    """The most frequent mistakes, at most ``top``, in a confusion table [k, 3]."""
     known = np.asarray(table, np.int64).reshape(-1, 3)
     sizes = np.zeros(len(names), np.int64)
     np.add.at(sizes, known[:, 0], known[:, 2])

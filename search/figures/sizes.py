@@ -14,10 +14,10 @@ from studies import StudySpec
 from studies.objective import words_of
 
 SIZES = {"num_params": "parameters", "macs": "GFLOPs"}
-"""Trial attribute with a model's size -> the name of what is drawn."""
+"""Trial attribute with a model's size -> name of the drawn quantity."""
 
 PER_UNIT = {"num_params": 1, "macs": 2e-9}
-"""What is drawn for each unit of the attribute: a multiply-add is two floating-point operations."""
+"""Factor from the attribute to the drawn quantity: a multiply-add is two floating-point operations."""
 
 
 def value_against_size(trials: Sequence[FrozenTrial], spec: StudySpec, key: str = "num_params") -> go.Figure:

@@ -25,7 +25,7 @@ INK, QUIET, GRID, BEST, GOOD, WAITED, PLAIN, FAILED, CRASH = (
     "#b3261e",
     "#f2b8b5",
 )
-"""Colours of text, axes, grid lines, the best trial, other good ones, paused ones, all others, failures, lost work."""
+"""Colours of text, axes, grid lines, the best trial, other good trials, paused ones, all others, failures, crashes."""
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
 
@@ -63,7 +63,7 @@ TICKS = (".4~%", ".4~g")
 
 
 def value_range(complete: Sequence[FrozenTrial]) -> tuple[float, float]:
-    """The worst and the best value of an axis. A few very low values may be outside; they are drawn at its end."""
+    """The lowest and the highest value of an axis. A few very low values may be outside; they are drawn at its end."""
     values = [trial.values[0] for trial in complete] or [0.0, 1.0]
     lower, upper = (float(quartile) for quartile in np.quantile(values, (0.25, 0.75)))
     low, high = min(value for value in values if value >= lower - 3 * (upper - lower)), max(values)
@@ -88,7 +88,7 @@ def new_figure(height: int, foot: int = 44) -> go.Figure:
 
 
 def apply_style(figure: go.Figure, height: int, foot: int = 44) -> go.Figure:
-    """Give a figure the common style; its width is the page's."""
+    """Apply the common style to a figure; its width is the page's."""
     figure.update_layout(
         template=None,
         height=height,  # pixels; the width is the page's

@@ -72,7 +72,7 @@ def segments_of_journal(events: Iterable[Event]) -> list[Segment]:
 def segments_of_trials(trials: Sequence[FrozenTrial]) -> list[Segment]:
     """A segment for each finished trial, from its beginning to its end, interruptions included.
 
-    A trial that was paused has none: its own times do not tell when it was trained.
+    A trial that was paused has no segment, because its own times do not show when it was trained.
     """
     found = []
     # Equal GPUs share a name, and no attribute tells them apart; but trials that overlap ran on different GPUs.

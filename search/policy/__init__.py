@@ -1,9 +1,9 @@
-"""How a search decides: which candidate goes on at a rung, and which is tried next. It knows Optuna, but no study.
+"""How a search decides: which candidate goes on at a rung, and which is tried next. It imports Optuna, but no study.
 
 ladder      the rungs of a study: after how many steps candidates are compared
 promotion   which candidates go on from a rung, and which are paused there
-race        which of the best is exported: rounds of trainings with fresh seeds
-model       the sampler: which settings are tried next
+race        which of the best candidates is exported: rounds of trainings with fresh seeds
+model       the sampler "model": which settings are tried next
 seen        the trials of a study as the sampler sees them
 estimate    the estimated end of a candidate, from the rungs that it has reached
 encoding    settings as points of the unit cube

@@ -98,7 +98,7 @@ class Encoding:
         return {name: value_at(axis, float(at)) for (name, axis), at in zip(self.axes.items(), point, strict=True)}
 
     def features(self, points: Points) -> Points:
-        """Features of points: a column from 0 to 1 for each setting, or several for a choice, one for each value.
+        """Features of points: a column from 0 to 1 for each number; for each choice, a column for each of its values.
 
         Two values of a choice have distance 1.
 

@@ -19,7 +19,7 @@ UNKNOWN = 0.35
 
 @dataclass(frozen=True)
 class Estimates:
-    """An estimate for each candidate, in the order given."""
+    """An estimate for each candidate, in the order of the arguments."""
 
     ends: NDArray[np.float64]
     """The value at the end, measured or estimated; NaN if no rung was reached."""
@@ -53,7 +53,7 @@ def estimated_ends(values: NDArray[np.float64]) -> Estimates:
 
 
 def _next(here: NDArray[np.float64], there: NDArray[np.float64], unknown: float) -> tuple[float, float, float]:
-    """Slope and offset from a rung to the next, and the variance that remains."""
+    """Slope and offset of the regression from a rung to the next, and the variance of its residuals."""
     slope, number = 1.0, len(here)
     if number == 0:
         return slope, 0.0, unknown

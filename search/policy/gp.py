@@ -1,6 +1,7 @@
 """A Gaussian process in which each observation has its own noise.
 
-scikit-learn's regressor has no priors on its hyperparameters, and a dozen observations of seven settings need some.
+scikit-learn's regressor has no priors on its hyperparameters, which are needed for a dozen observations of seven
+settings.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ class Process:
 def one_thread() -> AbstractContextManager[object]:
     """Limits linear algebra to one thread, as long as the context lasts.
 
-    Matrices of a few hundred rows gain nothing from more threads, and lose much where other processes use the cores:
-    bench/README.md, "The model sampler". The last bits of a result depend on the number of threads.
+    For matrices of a few hundred rows, more threads are not faster, and are much slower if other processes use the
+    cores: bench/README.md, "The model sampler". The last bits of a result depend on the number of threads.
     """
     context: AbstractContextManager[object] = _libraries().limit(limits=1, user_api="blas")
     return context
@@ -91,7 +92,7 @@ def _libraries() -> ThreadpoolController:
 
 
 def first_theta(settings: int) -> Array:
-    """The most likely hyperparameters by the priors alone, for a number of settings."""
+    """The most likely hyperparameters by the priors alone, for this number of settings."""
     return np.array([PRIOR_LENGTH[0]] * settings + [PRIOR_VARIANCE[0], PRIOR_NOISE[0]])
 
 

@@ -21,8 +21,8 @@ PAUSED_AT, PROMOTED_AT = "paused_at", "promoted_at"
 class Ladder:
     """The rungs of a study.
 
-    A candidate has one training with rungs on its way, or a series of trainings, each longer than the one before, with
-    a rung at the end of each but the last. Steps are counted through the series: with lengths 2, 6 and 18 the rungs are
+    A candidate has one training with rungs during it, or a series of trainings, each longer than the one before, with a
+    rung at the end of each but the last. Steps are counted through the series: with lengths 2, 6 and 18 the rungs are
     at steps 2 and 8, and the last step is 26. A stage is the number of a training in the series, from 0.
     """
 
@@ -55,7 +55,7 @@ class Ladder:
         return sum(step <= promoted_at for step in self.rungs)
 
     def next_step(self, step: int) -> int:
-        """The step of the first rung, or of the end, beyond ``step``; the end if there is none beyond."""
+        """The step of the first rung after ``step``, or of the end if there is none."""
         return next((one for one in self.steps if one > step), self.last_step)
 
     def stage_of(self, step: int) -> int:
@@ -68,7 +68,7 @@ class Ladder:
         return step - self.begins_at(stage), self.epochs_of(stage)
 
     def epochs_of(self, stage: int) -> int:
-        """Epochs (or folds) of a stage's training, to its end."""
+        """Number of epochs (or folds) of a stage's training."""
         return self.lengths[stage] if self.anew else self.last_step
 
     def trainings_of(self, values: Mapping[int, float]) -> list[dict[int, float]]:

@@ -1,4 +1,4 @@
-"""A sampler for candidates that are compared at rungs: a Gaussian process on their estimated ends."""
+"""The sampler "model", for candidates that are compared at rungs: a Gaussian process on their estimated ends."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ from search.policy.propose import proposed
 from search.policy.seen import Candidate, Seen, common_space
 
 MOST, CHOSEN = 300, 150
-"""The model is fitted to all candidates. If there are more than MOST, it is fitted to CHOSEN of them."""
+"""The Gaussian process is fitted to all candidates; if there are more than MOST, to CHOSEN of them."""
 
 FIT_STEPS = 20
 """Steps of the optimizer that fits the hyperparameters."""
 
 REFIT_EVERY, REFIT_STEPS = 10, 4
-"""With more than ``MOST`` candidates, hyperparameters are fitted only for every tenth trial, by this many steps that
-begin at the last fitted values."""
+"""With more than ``MOST`` candidates, hyperparameters are fitted only for every tenth trial, by REFIT_STEPS steps from
+the last fitted values."""
 
 THETA = "model:theta"
-"""Trial attribute, set with more than ``MOST`` candidates: the settings of the model, and its hyperparameters."""
+"""Trial attribute, set with more than ``MOST`` candidates: the names of the sampled settings, and the process's
+hyperparameters."""
 
 RANDOM_EVERY = 3
 """One of this many candidates is random (bench/README.md, "The model sampler")."""
 
 FLOOR = 2.0
-"""Values below median - FLOOR x (best - median) are raised to that bound (bench/README.md, "The model sampler")."""
+"""Values below median - FLOOR x (best - median) are set to that bound (bench/README.md, "The model sampler")."""
 
 
 class ModelSampler(BaseSampler):
@@ -60,7 +61,8 @@ class ModelSampler(BaseSampler):
         seed: the seed of the study.
         ladder: the rungs. With ``Ladder((last_step,))`` there are none, and a pruner may end candidates at any step.
             None: only values of complete trials are used.
-        startup_trials: number of candidates that must have reached a rung or the end before the model is used.
+        startup_trials: number of candidates that must have reached a rung or the end before the Gaussian process is
+            used.
     """
 
     def __init__(self, *, seed: int, ladder: Ladder | None = None, startup_trials: int = 10) -> None:
@@ -70,7 +72,7 @@ class ModelSampler(BaseSampler):
         self._study: Study | None = None
         self._seen = Seen(ladder)
         self._last: tuple[int, list[Candidate]] = (-1, [])
-        """Number of the trial that was asked for last, and the candidates it was asked for with."""
+        """Number of the trial that was asked for last, and the candidates at that time."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The axes that all other trials have, finished or not, without axes of a single value."""
@@ -83,7 +85,7 @@ class ModelSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """A random value."""
+        """Draw a random value."""
         rng = self._rng(trial, zlib.crc32(param_name.encode()))
         return value_at(param_distribution, rng.random())
 
@@ -156,7 +158,8 @@ def _points(candidates: Sequence[Candidate], encoding: Encoding) -> Points:
 
 
 def _choice(ends: NDArray[np.float64], most: int) -> NDArray[np.int_]:
-    """The candidates for the model if there are too many: a third best, a third newest, a third spread evenly."""
+    """The candidates for the Gaussian process if there are too many: a third are the best, a third the newest, and a
+    third evenly spaced among the others."""
     third = most // 3
     order = np.argsort(-np.nan_to_num(ends, nan=-math.inf), kind="stable")
     taken = np.zeros(len(ends), bool)
@@ -168,7 +171,7 @@ def _choice(ends: NDArray[np.float64], most: int) -> NDArray[np.int_]:
 
 
 def _standardised(estimates: Estimates, chosen: NDArray[np.int_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Values and variances of the chosen candidates, in units of the values' standard deviation about their median.
+    """Values and variances of the chosen candidates: relative to the median, in units of the standard deviation.
 
     Low values are raised first (``FLOOR``); otherwise, with a few very low values, the others would hardly differ.
     """

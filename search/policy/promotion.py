@@ -30,7 +30,7 @@ class Promotion:
         """Number of a paused candidate -> its rung, from 0."""
 
     def arrive(self, number: int, step: int, value: float) -> bool:
-        """Note that a candidate has reached a rung. A second call changes nothing.
+        """Record that a candidate has reached a rung. A second call changes nothing.
 
         Args:
             number: the candidate.
@@ -38,23 +38,23 @@ class Promotion:
             value: the value of the candidate there.
 
         Returns:
-            Whether it goes on: it is in the best 1 / factor of those that have reached the rung.
+            Whether the candidate goes on: it is in the best 1 / factor of those that have reached the rung.
         """
         rung = bisect_left(self.ladder.rungs, step)
         self._note(number, rung, value)
         return any(number == one for _, one in self._best(rung, at_least=0))
 
     def complete(self, number: int, value: float) -> None:
-        """Note that a candidate has reached its end, and so all rungs."""
+        """Record that a candidate has reached its end, and so all rungs."""
         for rung in range(len(self._arrived)):
             self._note(number, rung, value)
 
     def leave(self, number: int, *, diverged: bool = False) -> None:
-        """Note that a candidate has ended early. It no longer takes a place among the best.
+        """Record that a candidate has ended early. It no longer takes a place among the best.
 
         Args:
             number: the candidate.
-            diverged: whether it diverged; it then counts as the worst at its next rung.
+            diverged: whether the candidate diverged; it then counts as the worst at its next rung.
         """
         self.waiting.pop(number, None)
         for arrived, alive in zip(self._arrived, self._alive, strict=True):
@@ -65,11 +65,11 @@ class Promotion:
                 break
 
     def wait(self, number: int, step: int) -> None:
-        """Note that a candidate is paused at the rung of this step. From now on it may be promoted."""
+        """Record that a candidate is paused at the rung of this step. From now on it may be promoted."""
         self.waiting[number] = bisect_left(self.ladder.rungs, step)
 
     def go(self, number: int) -> None:
-        """Note that a candidate is no longer paused."""
+        """Record that a candidate is no longer paused."""
         self.waiting.pop(number, None)
 
     def next(self, at_least: int = 0) -> int | None:

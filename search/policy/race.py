@@ -1,4 +1,4 @@
-"""A race: the best candidates are trained again with fresh seeds, the worse ones drop out, the others get more seeds.
+"""A race: the best candidates are trained again with fresh seeds; the worse ones leave, the others get more seeds.
 
 It is sequential halving on few candidates: Karnin, Koren and Somekh, "Almost Optimal Exploration in Multi-Armed
 Bandits", ICML 2013, with rounds that were chosen by simulation (bench/README.md, "The race").
@@ -19,7 +19,7 @@ class Round:
     """A round of a race."""
 
     keep: int
-    """Number of candidates that take part, the best so far."""
+    """Number of candidates that take part: the best ones so far."""
     seeds: int
     """Number of fresh seeds that each of them has after this round."""
 
@@ -36,7 +36,7 @@ REPORT_SEEDS = 2
 """Further seeds that measure the winner of a race."""
 
 FIXED = Round(5, 3)
-"""The only round, if a study file names ``top`` or ``seeds`` alone."""
+"""The only round if a study file names ``top`` or ``seeds``; what the file does not name is taken from here."""
 
 LONG_FROM = 30
 """Searches of at least this many full trainings have the longer race."""
@@ -48,10 +48,10 @@ class Entrant:
 
     number: int
     claim: float | None
-    """Its value in the search, which counts in the mean like the value of a seed; None if the search did not complete
-    it."""
+    """The candidate's value in the search, which counts in the mean like the value of a seed; None if the candidate was
+    not completed."""
     size: int
-    """Number of parameters. Of two candidates with the same score, the smaller one is the better."""
+    """Number of parameters. Of two candidates with the same score, the smaller one ranks higher."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ class Standing:
 
 
 def rounds_for(confirm: Confirm, trainings: float) -> Rounds:
-    """The rounds in which a study's best trials are trained again; none if that is off.
+    """The rounds in which a study's best trials are trained again; none if the confirmation is off.
 
     Args:
-        confirm: the [confirm] of its file.
-        trainings: full trainings that its search has spent, or may spend.
+        confirm: the [confirm] of the study file.
+        trainings: full trainings that the search has spent, or may spend.
     """
     if confirm.is_off:
         return ()
@@ -106,9 +106,9 @@ def standing(
 
     Args:
         entrants: the candidates, the one with the best prospects first.
-        rounds: its rounds.
+        rounds: the rounds of the race.
         results: candidate -> number of the seed -> value; None if that training diverged. A candidate with a training
-            that diverged drops out.
+            that diverged leaves the race.
     """
     known = {one.number: results.get(one.number, {}) for one in entrants}
     claims, sizes = {one.number: one.claim for one in entrants}, {one.number: one.size for one in entrants}

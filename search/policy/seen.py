@@ -19,16 +19,15 @@ class Candidate:
 
     number: int
     space: Mapping[str, BaseDistribution]
-    """Its axes; candidates with the same axes share one object."""
+    """The candidate's axes; candidates with the same axes share one object."""
     coordinates: Mapping[str, float]
     """Setting -> position of its value on its axis, from 0 to 1."""
     values: tuple[float, ...]
-    """Its value at each rung and at the end; NaN for those that it has not reached."""
+    """The candidate's value at each rung and at the end; NaN if it was not reached."""
     diverged: bool
-    """Whether it ended early, but not because other candidates were better."""
-
+    """Whether the candidate ended early, but not because others were better."""
     is_judged: bool
-    """Whether it has a value at any rung or at the end, or diverged."""
+    """Whether the candidate has a value at any rung or at the end, or diverged."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class _Entry:
     settled: FrozenTrial | None
     """The trial if it is finished, because this object no longer changes; else None."""
     content: tuple[object, ...]
-    """Shows whether an unfinished trial has changed since."""
+    """Values by which a change of an unfinished trial is noticed."""
     candidate: Candidate | None
 
 
@@ -63,7 +62,7 @@ class Seen:
 
         Args:
             trials: all trials of a study, by number.
-            but: number of the trial that the sampler is asked about; it is left out.
+            but: number of the trial for which the sampler is asked; it is left out.
         """
         found, entries = [], self._entries
         for index, trial in enumerate(trials):
@@ -132,7 +131,7 @@ def common_space(candidates: Sequence[Candidate]) -> dict[str, BaseDistribution]
 
 
 def _content(trial: FrozenTrial) -> tuple[object, ...]:
-    """What shows whether a trial has changed. Settings and intermediate values are only ever added to a trial."""
+    """Values by which a change of a trial is noticed. Settings and intermediate values are added, but never changed."""
     attributes, steps = trial.user_attrs, trial.intermediate_values
     last = next(reversed(steps.values()), None)
     noted = attributes.get(PAUSED_AT), attributes.get(PROMOTED_AT)

@@ -1,4 +1,4 @@
-"""A running search, and the only writer of its trials. It may know every room but export.
+"""A running search, and the only writer of its trials. May import every room but export.
 
 launch       from a study to a running search
 stop         `search stop`: asks a search to end, and ends paused trials
@@ -6,9 +6,9 @@ coordinator  the loop: assign, answer, resume, pause, stop
 trials       the trials of the study: ask, report, prune, tell
 rungs        which trials go on at a rung, are paused there, are promoted
 allowance    the number of trials that the budget and the time allow to begin or to go on
-clock        the time of a launch, and what of it is kept back for the export
+clock        the time of a launch, and the part of it that is reserved for the export
 others       trials that other programs have queued or finished
 assignment   the assignment of a trial to a worker
 moment       the search at one moment, for people; the line about a trial that has ended
-records      what coordinator and trials keep beside the database: trials in progress, their ends, unstored messages
+records      what coordinator and trials keep in memory: trials in progress, their ends, unstored messages
 """

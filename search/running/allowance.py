@@ -1,4 +1,4 @@
-"""The number of trials that a search may begin or promote beside those in progress."""
+"""The number of trials that a search may begin or promote, besides those in progress."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def allowance_of(budget: Budget, spent: Spent, committed: int, rungs: Rungs, clo
 
     Once no candidate may begin, the best one at each rung may go on, however few have reached it. When a budget of
     compute is spent, no trial is promoted either, unless no candidate is complete: the best one is trained to its end.
-    If time is kept back for an export, a candidate begins only if it could be trained to its end before that.
+    If time is reserved for an export, a candidate begins only if it could be trained to its end before that time.
 
     Args:
         budget: the budget of the search.
-        spent: the part that is spent.
+        spent: the spent part of the budget.
         committed: most steps that the trials in progress still need to reach their next rungs.
         rungs: the rungs with the paused trials.
         clock: the time of the launch.

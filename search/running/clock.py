@@ -1,4 +1,4 @@
-"""The time of a launch: whether a candidate may still begin, go on, or must stop."""
+"""The time of a launch: whether a candidate may still begin or go on, and when all must stop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from search.plan.schedule import Pace, Schedule
 from search.study.trial import TrialView
 
 MEASURED_STEPS = 64
-"""Number of steps, the last ones, whose mean duration is the pace of the search: the load of a machine changes."""
+"""The pace of the search is the mean duration of this many last steps, because the load of a machine changes."""
 
 
 class Clock:
@@ -19,8 +19,8 @@ class Clock:
 
     Args:
         hours: ``search.hours``; None: no limit.
-        schedule: the time of the whole study, if the launch goes on to the export; then ``hours`` are not this
-            launch's, but counted from the first one, and time for the last stages is kept back.
+        schedule: the time of the whole study, if the launch goes on to the export. Then ``hours`` count from the first
+            launch, and time for the last stages is reserved.
         is_up: whether an earlier launch has found that the search's part of the time is over.
     """
 
@@ -52,23 +52,23 @@ class Clock:
         return max(0.0, self.schedule.search_ends_at(pace) - time.time())
 
     def measure(self, seconds: float) -> None:
-        """Note the duration of a step."""
+        """Store the duration of a step."""
         self._steps.append(seconds)
         self.slowest = max(self.slowest, seconds)
 
     def note_end(self, view: TrialView) -> None:
-        """Note the size of a trial that has ended."""
+        """Store the size of a trial that has ended."""
         if view.state == "COMPLETE" and view.macs:
             self._macs = max(self._macs, view.macs)
 
     def adopt(self, views: Iterable[TrialView]) -> None:
-        """Note the speed of the trials that earlier launches have finished."""
+        """Store the speed of the trials that earlier launches have finished."""
         for view in views:
             if view.epochs and view.seconds:
                 self._steps.append(view.seconds / view.epochs)
 
     def allows(self, steps: int) -> bool:
-        """Whether so many steps of one candidate end before the time for the last stages begins."""
+        """Whether this many steps of one candidate end before the time for the last stages begins."""
         if self.schedule is None:
             return True
         if self.is_up:
@@ -86,10 +86,10 @@ class Clock:
         return time.time() >= self.schedule.final_begins_at(pace)
 
     def ends_at(self, seconds_left: float | None) -> float | None:
-        """The planned end of the whole, in seconds since 1970; None if it is not known, and without an export.
+        """Planned time of the export, in seconds since 1970; None if it is not known, and without an export.
 
         Args:
-            seconds_left: estimate for the search.
+            seconds_left: estimated time until the search ends.
         """
         if self.schedule is None or seconds_left is None or (pace := self.pace) is None:
             return None

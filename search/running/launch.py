@@ -52,7 +52,7 @@ from trainer.data import Dataset
 from trainer.kept import write_checked
 
 Then = Callable[[OwnedStudy, Schedule], object]
-"""What follows a search, in the process that owns the study."""
+"""A function that is called after a search, in the process that owns the study."""
 
 
 def launch(
@@ -76,8 +76,8 @@ def launch(
         runs: the runs folder.
         devices: each gets one worker, a GPU ``search.workers_per_gpu`` workers.
         overrides: as for ``search.study.begun.as_begun``.
-        accept_changes: go on although the fingerprint differs.
-        further: observers besides those that the study asks for. Each one gets a thread of its own.
+        accept_changes: whether to go on although the fingerprint differs.
+        further: observers besides those that the study file names. Each one gets its own thread.
         then: called after the search, before study and devices are released; see ``search.running.clock``.
 
     Returns:
@@ -86,7 +86,7 @@ def launch(
     Raises:
         Interrupted: told to stop; the next launch goes on.
         HeldError, StudyChanged, StorageError, TrainingFailed: as their docstrings say.
-        TrainerError: the pictures, the model or the disk.
+        TrainerError: the pictures, the model or the disk cannot be used.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     check_extras(spec)
@@ -138,7 +138,7 @@ def launch(
 
 
 def _go_on(coordinator: Coordinator, then: Then) -> None:
-    """Go on after a search; a later launch does not resume the search if it has ended because of the time."""
+    """Call ``then`` after a search. If the search ended because of the time, a later launch does not resume it."""
     snapshot, owned, schedule = coordinator.snapshot(), coordinator.owned, coordinator.clock.schedule
     assert schedule is not None
     coordinator.say(f"the search is over: {snapshot.budget.describe(snapshot.spent)}")
@@ -154,7 +154,7 @@ def _go_on(coordinator: Coordinator, then: Then) -> None:
 
 
 def _finished(coordinator: Coordinator, runs: Runs, then: Then | None) -> Snapshot:
-    """The search at its end, and after what follows it."""
+    """Call ``then``, if given, and return the state of the search after it."""
     if then is not None:
         _go_on(coordinator, then)
     snapshot = replace(coordinator.snapshot(), ends_at=None)
@@ -164,7 +164,7 @@ def _finished(coordinator: Coordinator, runs: Runs, then: Then | None) -> Snapsh
 
 
 def _clock(study: optuna.Study, spec: StudySpec, prepared: Prepared, at_once: int, say: Say | None) -> Clock:
-    """The time of the launch. If it goes on to an export, with ``at_once`` trainings, the plan is told to ``say``."""
+    """The time of the launch. If it goes on to an export, with ``at_once`` trainings, ``say`` gets the plan."""
     launched, hours = first_launch(study), spec.search.hours
     if say is None:
         return Clock(hours)
@@ -178,7 +178,7 @@ def _clock(study: optuna.Study, spec: StudySpec, prepared: Prepared, at_once: in
 
 
 def _asked_for(spec: StudySpec, runs: Runs, display: Display, further: Sequence[Observer]) -> Iterator[Observer]:
-    """The state file, and the observers that the study file and the caller ask for."""
+    """The state file, and the observers that the study file and the caller name."""
     yield StateFile(runs.state(spec.name), read_holder(runs.holder(spec.name)))
     if spec.notify.webhook is not None:
         yield open_webhook(spec.notify, display.say)

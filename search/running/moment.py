@@ -1,4 +1,4 @@
-"""A running search at one moment, for the people who watch it."""
+"""Snapshots of a running search, and the line about a trial that has ended."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def snapshot_of(trials: Trials, crew: Crew, *, stopping: bool, problems: Sequenc
     """The search as it is now.
 
     Args:
-        trials: its trials.
-        crew: its workers.
-        stopping: whether it was told to stop.
+        trials: the trials of the search.
+        crew: the workers of the search.
+        stopping: whether the search was told to stop.
         problems: obstacles to the search, a sentence each.
     """
     workers = [worker.view(trials.epochs_of(worker.trial), trials.objective) for worker in crew.workers]

@@ -20,18 +20,18 @@ class Others:
 
     Args:
         study: the study, owned.
-        marks: its marks.
-        journal: its journal.
+        marks: the marks of the study.
+        journal: the journal of the study.
     """
 
     def __init__(self, study: optuna.Study, marks: Marks, journal: Journal) -> None:
         self.study, self.marks, self.journal = study, marks, journal
         self.refused: deque[int] = deque()
-        """Trials that were queued with impossible values: they have failed, and the user has not been told yet."""
+        """Trials that were queued with impossible values. They have failed, and the user has not been told yet."""
         self.foreign: deque[int] = deque()
         """Trials that another program has finished; the user has not been told of them yet."""
         self._noted: set[int] = set()
-        """Trials that the journal has a line for."""
+        """Trials for which the journal has a line."""
 
     def adopt(self, trials: Collection[FrozenTrial]) -> None:
         """Take over the trials that the journal has; report those that another program finished before this launch."""
@@ -69,7 +69,7 @@ class Others:
     def refuse(self, frozen: FrozenTrial, error: str) -> FrozenTrial:
         """Fail a trial that was queued with impossible values, which ``error`` describes. Returns the failed trial."""
         by = "" if "known" in frozen.user_attrs else " by another program"
-        number, reason = frozen.number, f"queued{by} with values that cannot be: {error}"
+        number, reason = frozen.number, f"queued{by} with impossible values: {error}"
         self.note_queued(frozen)
         set_attributes(self.study, frozen, {"reason": reason, FAILURE: "user"})
         self.marks.note_ended(self.study, frozen)

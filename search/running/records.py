@@ -1,4 +1,4 @@
-"""Records of coordinator and trials beside the database: trials in progress, their ends, unstored messages."""
+"""Records in memory of coordinator and trials: trials in progress, their ends, messages that are not stored yet."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ KEPT = (
 """Trial attributes that the search sets. A program that queues a trial may use the same names."""
 
 Verdict: TypeAlias = Literal["go on", "stop", "leave", "complete"]
-"""The decision about a trial after an epoch. stop: the pruner ends it. leave: at a rung, its worker becomes free."""
+"""The decision about a trial after an epoch. stop: the pruner ends the trial. leave: it is at a rung, and its worker
+becomes free."""
 
 
 @dataclass
@@ -53,19 +54,19 @@ class Progress:
     seconds: dict[int, float] = field(default_factory=dict)
     """Duration of each step that was reported to this launch."""
     seconds_before: float = 0.0
-    """Seconds of its trainings that ended in an earlier launch."""
+    """Seconds of the trial's trainings that ended in an earlier launch."""
     images_per_second: float = 0.0
     attempts: int = 0
-    """Number of times this launch has started it since its last rung."""
+    """Number of times this launch has started the trial since its last rung."""
     crashed: int = -1
     """The last attempt that ended in a crash."""
     setbacks: Setbacks = field(default_factory=Setbacks)
     stage: int = 0
-    """The number of its present training, from 0; 0 if it has only one."""
+    """Number of the trial's present training, from 0; 0 if the trial has only one."""
     paused_at: int | None = None
-    """The step of the last rung at which it was paused."""
+    """The step of the last rung at which the trial was paused."""
     promoted_at: int | None = None
-    """The step of the last rung that it left; see ``search.policy.ladder``."""
+    """The step of the last rung that the trial has left; see ``search.policy.ladder``."""
 
     @classmethod
     def of(cls, frozen: FrozenTrial, trial: Trial, pruned: bool | None, *, several: bool) -> Progress:
@@ -73,9 +74,9 @@ class Progress:
 
         Args:
             frozen: the trial.
-            trial: the same, resumed.
-            pruned: the decision about its last step; None if none was made.
-            several: whether it has a training of its own up to each rung.
+            trial: the same trial, resumed.
+            pruned: the decision about the trial's last step; None if none was made.
+            several: whether the trial has its own training up to each rung.
         """
         stored = frozen.user_attrs
         return cls(
@@ -98,12 +99,12 @@ class Progress:
 
     @property
     def total_seconds(self) -> float:
-        """Seconds of all of its trainings so far."""
+        """Seconds of all trainings of the trial so far."""
         return round(self.seconds_before + sum(self.seconds.values()), 3)
 
     @property
     def facts(self) -> dict[str, Json]:
-        """The attributes that are stored when it ends."""
+        """The attributes that are stored when the trial ends."""
         found: dict[str, Json] = {
             "seconds": self.total_seconds,
             "images_per_second": round(self.images_per_second, 1),
@@ -114,25 +115,25 @@ class Progress:
 
     @property
     def waits(self) -> bool:
-        """Whether it is paused at a rung, or will be once its worker is free."""
+        """Whether the trial is paused at a rung, or will be once its worker is free."""
         return self.paused_at is not None and self.paused_at != self.promoted_at
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a trial ends."""
+    """The end of a trial."""
 
     state: TrialState
     value: float | None = None
     """The objective of a COMPLETE trial."""
     reason: str = ""
-    """Why it is not COMPLETE, in one line; the end of a log may follow."""
+    """Reason why the trial is not COMPLETE, in one line; the end of a log may follow."""
     failure: FailureKind | None = None
-    """The kind of failure that ended it; None if there was no failure."""
+    """The kind of failure that ended the trial; None if there was no failure."""
 
     @property
     def facts(self) -> dict[str, Json]:
-        """The attributes that are stored with it."""
+        """The attributes that are stored with the trial."""
         return {name: fact for name, fact in {"reason": self.reason, FAILURE: self.failure}.items() if fact}
 
 

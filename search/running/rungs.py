@@ -1,4 +1,4 @@
-"""The rungs of a running search: which trials go on there, are paused, and are promoted later.
+"""The rungs of a running search: which trials go on at a rung, are paused there, and are promoted later.
 
 Every step can be repeated, as in ``search.running.trials``. The decision at a rung is stored with the epoch. A trial
 that does not go on is paused once its worker is free; from then on it may be promoted.
@@ -28,7 +28,7 @@ class Rungs:
 
     Args:
         spec: the study.
-        journal: its journal.
+        journal: the journal of the study.
     """
 
     def __init__(self, spec: StudySpec, journal: Journal) -> None:
@@ -40,7 +40,7 @@ class Rungs:
         self.paused_steps: Counter[int] = Counter()
         """Last step -> number of paused trials."""
         self._promoting: Promote | None = None
-        """The promotion that is being stored. If still set in the next turn, the database went away in between."""
+        """The promotion that is being stored. It is still set in the next turn only if an outage interrupted it."""
 
     def adopt(self, trials: Iterable[FrozenTrial]) -> None:
         """Take over the standings that the last launch left."""
@@ -48,12 +48,12 @@ class Rungs:
 
     @property
     def pauses(self) -> bool:
-        """Whether trials are paused at rungs; if not, a pruner of Optuna's is asked."""
+        """Whether trials are paused at rungs; if not, one of Optuna's pruners decides."""
         return self.spec.search.pruner == "promote"
 
     @property
     def on_the_way(self) -> tuple[int, ...]:
-        """The epochs (or folds) of a training after which it is at a rung; none if each rung has its own training."""
+        """The epochs (or folds) of a training after which there is a rung; none if each rung has its own training."""
         return () if self.ladder.anew else self.ladder.rungs
 
     def step_of(self, progress: Progress, epoch: int) -> int:
@@ -113,7 +113,7 @@ class Rungs:
         return not goes_on, is_among_the_best and not allowed
 
     def place(self, progress: Progress, promoted_at: int | None) -> None:
-        """Note the last rung that a trial has left, and so its present training."""
+        """Store the last rung that a trial has left, which decides its present training."""
         progress.promoted_at = promoted_at
         progress.stage = self.ladder.stage_after(promoted_at or 0) if self.ladder.anew else 0
         progress.attempts, progress.crashed = 0, -1  # counted up to the next rung
@@ -180,7 +180,7 @@ class Rungs:
         return [] if self.ladder.anew else self.standings.order()
 
     def end(self, number: int, value: float | None, *, diverged: bool = False) -> None:
-        """Note that a trial has ended: complete with a value, or early."""
+        """Record that a trial has ended: complete with a value, or early."""
         self._no_longer_paused(number)
         if value is not None:
             self.standings.complete(number, value)

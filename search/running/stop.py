@@ -48,13 +48,13 @@ def stop_search(name: str, url: URL, runs: Runs, *, finish: bool, tell: Callable
         name: name of the study.
         url: URL of its storage.
         runs: the runs folder.
-        finish: then end the study's paused trials.
+        finish: whether to end the study's paused trials after that.
         tell: called with a line that names the process to wait for.
 
     Raises:
         StorageError: there is no such database.
         UsageError: there is no such study, or it is searched in another runs folder.
-        HeldError: with ``finish``, another process owns the study by now.
+        HeldError: with ``finish``, another process has become the owner of the study.
     """
     with storage_errors(url):
         find_study(open_storage(url), name)  # before the name is used for a file, because an unknown name may be a path
@@ -101,5 +101,5 @@ def text_of_stop(answer: Stopped) -> str:
     if answer.stopped:
         text = f"study {answer.study!r} has stopped; nothing is lost, the same command goes on from there"
     else:
-        text = f"nobody is searching or exporting study {answer.study!r}"
+        text = f"no process is searching or exporting study {answer.study!r}"
     return f"{text}; {count(answer.finished, 'paused trial')} ended as pruned" if answer.finished else text

@@ -1,4 +1,4 @@
-"""The trials of a study during a search: asked for, resumed, reported, told. The only writer to Optuna.
+"""The trials of a study during a search: asks for, resumes, reports and tells trials. The only writer to Optuna.
 
 Every step can be repeated: if the database did not acknowledge it, it is repeated later, and first checks what was
 stored. The journal gets a line after each acknowledgement.
@@ -63,7 +63,7 @@ class Trials:
     Args:
         owned: the study.
         space: Optuna distributions of the sampled settings.
-        runs: where checkpoints and the journal are.
+        runs: the runs folder, with checkpoints and the journal.
         clock: the time of the launch.
     """
 
@@ -79,7 +79,7 @@ class Trials:
         """Trials in progress that no worker trains, in the order in which they go on."""
         self.others = Others(self.study, self.marks, self.journal)
         self.asking = False
-        """Whether a candidate is being asked for. If it is still set in the next turn, the database went away."""
+        """Whether a candidate is being asked for. It is still set in the next turn only if an outage interrupted it."""
         self.progress: dict[int, Progress] = {}
         """Number -> trial that a worker trains, or that goes on when a worker is free."""
         self.finished: dict[int, TrialView] = {}
@@ -101,7 +101,7 @@ class Trials:
 
     @property
     def allowance(self) -> Allowance:
-        """The number of trials that may begin or go on now, beside those in progress."""
+        """The number of trials that may begin or go on now, besides those in progress."""
         committed = sum(map(self.rungs.left_of, self.progress.values()))
         return allowance_of(self.budget, self.spent, committed, self.rungs, self.clock, idle=not self.progress)
 
@@ -172,7 +172,7 @@ class Trials:
         return self.orphans.popleft() if self.orphans else None
 
     def complete_asking(self) -> None:
-        """Make an orphan of the trial that was being promoted or asked for when the database went away.
+        """Make an orphan of the trial that was being promoted or asked for when an outage began.
 
         No worker has it. In the database it is RUNNING, perhaps without some of its settings. These are drawn now,
         before a later result is stored, because the sampler would learn from that result. If the database created two
@@ -259,7 +259,7 @@ class Trials:
         return bool(progress.trial.should_prune()), False  # a numpy bool, of the median pruner
 
     def release(self, number: int) -> bool:
-        """Note that no worker trains a trial: it becomes an orphan, or is paused. Returns whether it is paused."""
+        """Release a trial that no worker trains: it becomes an orphan, or is paused. Returns whether it is paused."""
         progress = self.progress.get(number)
         if progress is None:
             return False
@@ -319,7 +319,7 @@ class Trials:
             self.journal.append(events.Crash(trial=number, worker=worker, kind=failure.kind, reason=reason))
 
     def go_on(self, number: int, decision: Decision) -> None:
-        """Store the setbacks of a trial so far, for the next launch too."""
+        """Store the setbacks of a trial so far in the database, for later launches too."""
         progress, setbacks = self.progress[number], decision.setbacks
         for name in ("micro_batches", "streamed", "device_errors"):
             if getattr(setbacks, name) != getattr(progress.setbacks, name):

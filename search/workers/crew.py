@@ -53,7 +53,7 @@ class Worker:
     busy_since: float | None = None
     """Time of the last message to or from the worker, while one from it is due; None while it waits for work."""
     kill_reason: str | None = None
-    """Reason for which the crew killed the process; None if it did not."""
+    """Reason why the crew killed the process; None if it did not."""
     killed_at: float | None = None
     """Time of the kill; None once the process has exited."""
     memory_bytes: int | None = None
@@ -61,7 +61,7 @@ class Worker:
     failed_starts: int = 0
     device_errors: int = 0
     disabled_reason: str | None = None
-    """Reason for which the device was put aside; None while it is in use."""
+    """Reason why the device was put aside; None while it is in use."""
 
     @property
     def silent_seconds(self) -> float:
@@ -151,7 +151,7 @@ class Crew:
         return any(worker.trial is not None and worker.busy_since is not None for worker in self.workers)
 
     def send(self, number: int, message: ToWorker) -> None:
-        """Send a message that the worker answers. A process that is gone gets nothing, and only its Exit follows."""
+        """Send a message that the worker answers. If its process has ended, nothing is sent, and the Exit follows."""
         if self.workers[number].process == "running":
             self.workers[number].busy_since = time.monotonic()
             self.pool.send(number, message)
@@ -199,7 +199,7 @@ class Crew:
         self._kill(worker, worker.disabled_reason or "was replaced")
 
     def on_exit(self, worker: Worker, *, restart: bool) -> str | None:
-        """Handle the end of a worker's process: start another one, or return why the search cannot go on."""
+        """Handle the end of a worker's process: start another one. Returns why the search cannot go on, or None."""
         worker.failed_starts += not worker.ready and worker.kill_reason is None
         worker.process, worker.ready, worker.device, worker.kill_reason = "none", False, "starting", None
         if worker.failed_starts > self.faults.retries and not worker.disabled:
@@ -241,8 +241,8 @@ class Crew:
     def _abandon(self, worker: Worker) -> Exit:
         """Give up a killed process that does not end, and its device.
 
-        If the process ever wakes, it ends with its current system call. That call may still write a checkpoint, while
-        another worker has resumed the training: the file's hash and the previous file limit the damage to one epoch.
+        If the process ever runs again, it ends with its current system call. That call may still write a checkpoint,
+        while another worker has resumed the training: the file's hash and the previous file limit the damage to one epoch.
         """
         worker.process, worker.killed_at = "ended", None
         worker.disabled_reason = f"process {self.pool.abandon(worker.number)} {_STUCK}"
@@ -258,7 +258,7 @@ def patience(faults: Faults, own: float | None, others: float | None, epochs: in
     """Seconds without a result after which a worker counts as hanging.
 
     Args:
-        faults: the study's numbers.
+        faults: the study's limits.
         own: seconds of the slowest result of this worker's training; None before the first.
         others: seconds of the slowest result of all trainings: a weak hint, because this candidate may be many times
             as large.

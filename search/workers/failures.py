@@ -90,7 +90,7 @@ def decide(failure: Failure, setbacks: Setbacks, faults: Faults, *, has_room: bo
         failure: the failure.
         setbacks: the training's failures before this one.
         faults: the study's limits.
-        has_room: whether the disk has room. If it has and writing fails all the same, waiting would not help.
+        has_room: whether the disk has room. If it has room and writing fails nevertheless, waiting would not help.
     """
     match failure.kind:
         case "diverged" | "user" | "changed":
@@ -102,7 +102,7 @@ def decide(failure: Failure, setbacks: Setbacks, faults: Faults, *, has_room: bo
                 return Decision("give up", setbacks)
             return Decision("again", replace(setbacks, micro_batches=2 * setbacks.micro_batches))
         case "device":
-            # So many errors put a device aside, so this one occurred on another device or in a later launch.
+            # This many errors put a device aside, so the last one occurred on another device or in a later launch.
             if setbacks.device_errors >= MOST_DEVICE_ERRORS:
                 return Decision("give up", setbacks)
             return Decision("again", replace(setbacks, device_errors=setbacks.device_errors + 1))

@@ -8,7 +8,7 @@
     worker -> coordinator   Left     the worker is free again, after the answer "stop" or after the last epoch
                             Failed   the training cannot go on; the worker waits for the next assignment
 
-The reader refuses a message that is none of these or lacks a field.
+The reader refuses any other message, and one that lacks a field.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trainer.config import DataConfig, EpochResult
 
 @dataclass(frozen=True, kw_only=True)
 class WidthShare:
-    """A width as a share of those that fit. The worker finds the width, which depends on the other settings."""
+    """A share of the widths that fit. The worker finds the width, which depends on the other settings."""
 
     share: float
     """From 0 for the narrowest width to 1 for the widest that fits."""
@@ -70,7 +70,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Ready:
-    """The process is ready for work."""
+    """The worker's process is ready for work."""
 
     device: str
     """Name of the device that the worker found, such as "NVIDIA H100"."""
@@ -91,7 +91,7 @@ class Started:
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """An epoch is finished, or a fold. A resumed training sends its old ones first."""
+    """An epoch (or a fold) is finished. A resumed training sends its old epochs first."""
 
     trial: int
     result: EpochResult

@@ -1,7 +1,7 @@
 """The child process: one device, one trial at a time, every epoch's result sent and answered.
 
-It knows nothing about Optuna or the database. Messages (search/workers/messages.py) come in on stdin and go out on
-stdout, a line of JSON each.
+It imports neither Optuna nor the database. Messages (search/workers/messages.py) come in on stdin and go out on stdout,
+a line of JSON each.
 
 The end of stdin means that the coordinator is gone: the process exits at once. At most the epoch in progress is lost.
 A stopped or stuck process cannot notice that, so the system is asked to kill it when its parent ends. Signals to the
@@ -155,10 +155,10 @@ def _leave_confusion(trial: int, checkpoint: Path, config: TrainConfig, data: Da
     saved = load_checkpoint(checkpoint)
     if saved is None:
         return
-    net = build_model(config, data.shape)
-    net.load_state_dict(saved.weights)
+    model = build_model(config, data.shape)
+    model.load_state_dict(saved.weights)
     with device.autocast(config):  # as in the trial's own evaluation
-        logits = predict_logits(device.place(net).eval(), data, "val", device)
+        logits = predict_logits(device.place(model).eval(), data, "val", device)
     confusion = measure(logits, data.labels[data.splits["val"]]).confusion
     with contextlib.suppress(OSError):  # a missing confusion matrix must not fail the trial
         np.savez(checkpoint.with_name("confusion.npz"), trial=trial, table=confusion, names=data.class_names)

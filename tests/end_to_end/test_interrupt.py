@@ -197,7 +197,7 @@ def test_search_stop_says_when_the_search_has_stopped(interrupted: Interrupted) 
     assert again is not None
     assert stop.code == 0, stop.err
     assert stop.out.endswith("study 'steady' has stopped; nothing is lost, the same command goes on from there\n")
-    assert again.out == "nobody is searching or exporting study 'steady'\n"
+    assert again.out == "no process is searching or exporting study 'steady'\n"
 
 
 def test_a_terminals_signals_do_not_reach_the_workers(interrupted: Interrupted) -> None:

@@ -378,7 +378,7 @@ def test_a_trial_queued_by_another_program_with_values_that_cannot_be_fails_and_
     assert coordinator.run() is True
     study = coordinator.trials.study
     assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert study.trials[0].user_attrs["reason"].startswith("queued by another program with values that cannot be: ")
+    assert study.trials[0].user_attrs["reason"].startswith("queued by another program with impossible values: ")
     assert any(note.startswith("trial 0 fail") for note in bench.notes)
     assert replay(read_journal(coordinator.journal.path)).identical
     again = bench.coordinator(ScriptedPool(trains), spec_of(trials=4))

@@ -71,7 +71,7 @@ def test_a_queued_trial_with_values_that_cannot_be_fails_with_the_reason_and_the
         raw(bench).enqueue_trial(values)
     study = search(bench)
     assert states(study) == ["FAIL", "FAIL", "COMPLETE"]
-    assert f"values that cannot be: {reason}" in study.trials[0].user_attrs["reason"]
+    assert f"impossible values: {reason}" in study.trials[0].user_attrs["reason"]
     assert sum(note.startswith("trial 0 fail") for note in bench.warnings) == 1
 
 
