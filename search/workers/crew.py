@@ -241,8 +241,9 @@ class Crew:
     def _abandon(self, worker: Worker) -> Exit:
         """Give up a killed process that does not end, and its device.
 
-        If the process ever runs again, it ends with its current system call. That call may still write a checkpoint,
-        while another worker has resumed the training: the file's hash and the previous file limit the damage to one epoch.
+        If the process ever runs again, it ends with its current system call. That call may still write a checkpoint
+        while another worker has resumed the training. The file's hash and the previous file limit the damage to one
+        epoch.
         """
         worker.process, worker.killed_at = "ended", None
         worker.disabled_reason = f"process {self.pool.abandon(worker.number)} {_STUCK}"
