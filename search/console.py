@@ -83,7 +83,8 @@ def show_progress(
 ) -> Iterator[Callable[[str, int, int], None]]:
     """Progress with the time left: bars in a terminal, elsewhere a few lines. With --quiet, nothing is shown.
 
-    Yields a function to call with (stage, done, total), which calls ``raise_if_stopped`` each time.
+    Yields a function to call with (stage, done, total), where the stage says what is counted, such as "decoding
+    pictures". It calls ``raise_if_stopped`` each time.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=is_quiet() or not console.is_terminal) as bar:

@@ -89,7 +89,7 @@ def _devices(incomplete: str) -> list[str]:
 SpecArgument = Annotated[
     str,
     typer.Argument(
-        help="Name of a study that comes with the product, or a .toml file.", autocompletion=_studies_to_search
+        help="Name of a study that comes with the program, or a .toml file.", autocompletion=_studies_to_search
     ),
 ]
 StudyArgument = Annotated[

@@ -153,14 +153,14 @@ def text_of_studies(answer: ShippedStudies) -> str:
 
 def _text(study: str) -> str:
     if study in names():
-        logger.debug("study %s comes with the product", study)
+        logger.debug("study %s comes with the program", study)
         return (_FOLDER / f"{study}.toml").read_text(encoding="utf-8")
     path = Path(study)
     logger.debug("study file %s", path.absolute())
     if path.suffix != ".toml" and not path.exists():
         file = f"{study}.toml"
         cure = f"did you mean {file}?" if Path(file).is_file() else nearest(study, names())
-        raise ConfigError(f"no study {study!r} comes with the product, nor is it a .toml file; {cure}")
+        raise ConfigError(f"no study {study!r} comes with the program, nor is it a .toml file; {cure}")
     if not path.exists():
         raise ConfigError(f"there is no file {study}; search studies --new {study} begins one")
     try:

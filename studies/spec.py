@@ -377,8 +377,8 @@ def describe_limit(limit: Limit) -> str:
 
 
 def describe_budget(trainings: float | None, trials: int | None) -> str:
-    """The budget of a whole study in words: "30 trainings", "30 trainings or 60 trials"."""
-    parts = [] if trainings is None else [f"{trainings:,g} training{'' if trainings == 1 else 's'}"]
+    """The budget of a whole study in words: "30 full trainings", "30 full trainings or 60 trials"."""
+    parts = [] if trainings is None else [f"{trainings:,g} full training{'' if trainings == 1 else 's'}"]
     parts += [] if trials is None else [f"{trials:,} trial{'' if trials == 1 else 's'}"]
     return " or ".join(parts)
 

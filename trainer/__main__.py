@@ -66,7 +66,7 @@ def train(options: argparse.Namespace) -> None:
         print(f"{config.model}, {size.params:,} parameters, {macs_in_words(size.macs)}, on {device.name}")
         print(f"{len(data.class_names)} classes, pictures: {counts}")
         print("\n".join(device.choices(config, data.images)))
-        print("epoch  train loss  train acc.  val loss  val acc.  seconds  images/s")
+        print("epoch  train loss  train acc.  val loss  val acc.  seconds  pictures/s")
     for result in fit(config, data, device, checkpoint=options.checkpoint):
         print_epoch(result, as_json=options.json)
 
@@ -81,7 +81,7 @@ def print_epoch(result: EpochResult, *, as_json: bool) -> None:
     trained = "-" if result.train_accuracy is None else f"{result.train_accuracy:.2%}"  # "-": in an older result
     print(
         f"{result.epoch:5d}  {result.train_loss:10.4f}  {trained:>10}  {result.val_loss:8.4f}"
-        f"  {result.val_accuracy:8.2%}  {result.seconds:7.1f}  {result.images_per_second:8.0f}",
+        f"  {result.val_accuracy:8.2%}  {result.seconds:7.1f}  {result.images_per_second:10.0f}",
         flush=True,
     )
 

@@ -94,7 +94,7 @@ def evaluate_once(
         def counted(pictures: torch.Tensor) -> torch.Tensor:
             nonlocal seen
             seen += len(pictures)
-            progress("evaluating", seen, total)
+            progress("evaluating, in pictures", seen, total)
             answer: torch.Tensor = model(pictures)
             return answer
 

@@ -43,7 +43,7 @@ def write_out_of_fold(file: Path, whole: nn.Module, retraining: Retraining) -> R
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(["picture", "fold", "label", "predicted", *names])
         for number in range(folds):
-            progress("predicting out of fold", number, folds)
+            progress("predicting out of fold, in folds", number, folds)
             part = data.fold(number, folds, spec.data.split_seed)
             found = predict_logits(Ensemble(members[number::folds], spec.final.tta), part, "val", cpu)
             held_out = part.splits["val"]
@@ -52,7 +52,7 @@ def write_out_of_fold(file: Path, whole: nn.Module, retraining: Retraining) -> R
                 rows.writerow([data.names[index], number + 1, *named, *(f"{one:.6g}" for one in answer)])
             logits.append(found)
             labels.append(data.labels[held_out])
-        progress("predicting out of fold", folds, folds)
+        progress("predicting out of fold, in folds", folds, folds)
     metrics, n = measure(torch.cat(logits), np.concatenate(labels)), sum(map(len, labels))
     interval = wilson_interval(round(metrics.accuracy * n), n)
     return RecordedOutOfFold(n=n, accuracy=metrics.accuracy, interval=interval, loss=metrics.loss)

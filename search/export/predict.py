@@ -209,7 +209,7 @@ def _classify(
                 if answer.problem:
                     bad.append(Unreadable(str(answer.picture), answer.problem))
                 take(answer)
-                progress("classifying", done, total)
+                progress("classifying pictures", done, total)
     if bad and (request.strict or len(bad) == total):
         raise DataError(f"these pictures cannot be read:{as_lines(_lines(bad))}")
     return bad

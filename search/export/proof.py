@@ -148,7 +148,7 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
         for start in range(0, len(indices), BATCH):
             answers.append(forward(read(start)))
             seen += len(answers[-1])
-            tell("proving", seen, total)
+            tell("proving, in pictures", seen, total)
         return np.concatenate(answers)
 
     answer: dict[str, Any] = {"num_params": params, "macs": macs, "formats": {}, "stranger_accuracy": None}

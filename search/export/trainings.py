@@ -129,7 +129,7 @@ class TrainingQueue:
         Args:
             stage: name of the stage, for messages.
             trainings: the trainings to run.
-            progress: called with (stage, epochs done, epochs in all).
+            progress: called with (stage and unit, epochs or folds done, the same in all).
 
         Raises:
             TrainingFailed: a worker cannot start; the same error ended two trainings in a row; or, once all others
@@ -152,7 +152,7 @@ class TrainingQueue:
             for number, event in crew.events(POLL_SECONDS, self._patience):
                 outcome = self._handle(crew.workers[number], event)
                 results = [result for state in self.states for result in state.results.values()]
-                progress(stage, len(results), total)
+                progress(f"{stage}, in {'folds' if trainings[0].folds else 'epochs'}", len(results), total)
                 if outcome is None:
                     continue
                 ended += 1

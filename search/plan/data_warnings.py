@@ -80,9 +80,12 @@ def _validation(data: Dataset, config: DataConfig) -> Iterator[str]:
 def _left_out(data: Dataset, config: DataConfig) -> Iterator[str]:
     if config.fraction < 1:
         used, others = len(data.splits["train"]), len(data.splits["val"]) + len(data.splits["test"])
+        whole = "all pictures of the validation and the test split are used"
+        if config.folds:
+            whole = "the folds divide these and all pictures of the validation split; the test split is whole"
         yield (
             f"data.fraction = {config.fraction:g}: {used:,} of {len(data.names) - others:,} training pictures are "
-            "used, the same ones in every training; validation and test split are whole"
+            f"used, the same ones in every training; {whole}"
         )
 
 

@@ -102,7 +102,7 @@ def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) 
     mean, lowest = 0.0, math.inf
     with show_progress(console) as progress:
         for step, (lr, loss) in enumerate(sweep_lr(config, prepared.data, device_, LOWEST, HIGHEST, STEPS), 1):
-            progress("learning-rate range test", step, STEPS)
+            progress("learning-rate range test, in steps", step, STEPS)
             mean = RUNNING * mean + (1 - RUNNING) * loss
             running = mean / (1 - RUNNING**step)
             if not math.isfinite(running) or running > DIVERGED * lowest:

@@ -259,7 +259,7 @@ def _estimate_table(meaning: Meaning) -> Table:
                 _steps(number, size, meaning.pictures.splits["train"])
                 for size, number in meaning.steps_per_epoch.items()
             ),
-            "device": f"{estimate.device}, {estimate.images_per_second:,.0f} images/s with the largest "
+            "device": f"{estimate.device}, {estimate.images_per_second:,.0f} pictures/s with the largest "
             f"{estimate.model}",
             "epoch": f"about {duration(estimate.seconds_per_epoch)}",
             "trial": f"about {duration(estimate.seconds_per_trial)} unless it is {early}",

@@ -109,7 +109,7 @@ class Budget:
 
     @property
     def words(self) -> str:
-        """The budget of the whole study: "30 trainings", "12 trials"."""
+        """The budget of the whole study: "30 full trainings", "12 trials"."""
         return describe_budget(self.trainings, self.trials)
 
     def candidates_left(self, spent: Spent, committed_epochs: int = 0) -> int:
@@ -147,13 +147,13 @@ class Budget:
         return min(1.0, max(shares))
 
     def progress(self, spent: Spent) -> tuple[str, str]:
-        """The spent part, and its unit: ("12.4 of 30", "trainings spent"), ("3 of 12", "trials finished")."""
+        """The spent part, and its unit: ("12.4 of 30", "full trainings spent"), ("3 of 12", "trials finished")."""
         if self.trainings is not None:
-            return f"{spent.trainings:,.1f} of {self.trainings:,g}", "trainings spent"
+            return f"{spent.trainings:,.1f} of {self.trainings:,g}", "full trainings spent"
         return f"{spent.finished - spent.excused:,} of {self.trials:,}", "trials finished"
 
     def describe(self, spent: Spent) -> str:
-        """The spent part in words: "12.4 of 30 trainings spent, 41 candidates, 6 complete"."""
+        """The spent part in words: "12.4 of 30 full trainings spent, 41 candidates, 6 complete"."""
         parts = [" ".join(self.progress(spent))]
         if self.trainings is not None:
             of = "" if self.trials is None else f" of {self.trials:,}"

@@ -50,7 +50,7 @@ class Gain:
     @property
     def sentence(self) -> str:
         """One line for people."""
-        cost = f"for {self.trainings:.1f} trainings"
+        cost = f"for {self.trainings:.1f} full trainings"
         known = f"the first known recipe (trial {self.known}, {words_of(self.known_value, self.objective)})"
         if self.best == self.known:
             return f"nothing better than {known}, {cost}"

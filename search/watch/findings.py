@@ -134,7 +134,7 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial], known: Known = NOTHING
     if rungs:
         sentences.append(
             f"Training its {count(spent.begun, 'candidate')} to the end would have taken "
-            f"{count(spent.begun, 'training')}; the search took {spent.trainings:,.1f}."
+            f"{count(spent.begun, 'full training')}; the search took {spent.trainings:,.1f}."
         )
     else:
         # The full cost of a pruned trial is estimated from its own time per epoch, or fold.

@@ -131,7 +131,7 @@ def _workers(snapshot: Snapshot) -> Text:
         objective: [
             None if worker.value is None else number_of(worker.value, snapshot.objective) for worker in workers
         ],
-        "images/s": [_or_none(worker.images_per_second, "{:,.0f}") for worker in workers],
+        "pictures/s": [_or_none(worker.images_per_second, "{:,.0f}") for worker in workers],
         "memory": [megabytes(worker.memory_bytes) if worker.memory_bytes else None for worker in workers],
     }
     if not any(columns["worker"]):  # only the database is known, which has no other columns
@@ -309,7 +309,7 @@ def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs) -> str:
         label = "the search claims" if snapshot.is_confirmed else "best"
         words += (
             f"\n{label}: trial {best.number}, {snapshot.best_number} {judged_on(spec.data.folds)}; "
-            f"hand it over with: search export-best {spec.name}{runs.option}"
+            f"export it with: search export-best {spec.name}{runs.option}"
         )
     return words
 
@@ -378,7 +378,7 @@ def ending(snapshot: Snapshot, held_by: str | None, runs: Runs) -> str:
         words += (
             f"exported to {snapshot.exported_to}"
             if snapshot.exported_to
-            else f"hand over the best: search export-best {snapshot.study}{runs.option}"
+            else f"export the best: search export-best {snapshot.study}{runs.option}"
         )
         if paused := snapshot.spent.paused:
             words += f"\n{paused:,} paused; a larger budget ({larger}) goes on with them, {finish} ends them"

@@ -61,11 +61,13 @@ WRITES = 8
 NICENESS = 10
 """Niceness of the drawing process, so that it does not take CPU time from training."""
 
-HANDED_OVER = "#### Handed over\n\n"
+EXPORTED = "#### Exported\n\n"
 CONFIRMED = "#### Confirmed with fresh seeds\n\n"
 SEARCHED = "\n\n---\n\n"
 """Beginnings of the note's parts, in their order: the export, which a search keeps; the confirmation; the search, whose
 value is the least certain. Earlier versions had the search's part first, without its beginning."""
+EXPORTED_BEFORE = "#### Handed over\n\n"
+"""Beginning of the export's part in notes of earlier versions."""
 
 
 class StudyPage:
@@ -199,7 +201,7 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
             lines += ["This dashboard has the loss negated, as its studies are maximised: higher is better.", ""]
         lines += ["| setting | value |", "| --- | --- |"]
         lines += [f"| {key} | {show(value)} |" for key, value in best.params.items()]
-        lines += ["", f"Train it again, measure it and hand it over: `search export-best {spec.name}`", ""]
+        lines += ["", f"Train it again, measure it and export it: `search export-best {spec.name}`", ""]
     lines += ["#### How far it is", ""]
     lines += [f"{headline(snapshot).partition(': ')[2]}, at {now:%H:%M %Z on %-d %B %Y}. The study {state}.", ""]
     lines += ["#### What is searched", ""]
@@ -250,19 +252,20 @@ def show_confirmation(study: optuna.Study, spec: StudySpec) -> None:
     """Put the confirmation as it is now into the note of a study that this process owns."""
     from optuna_dashboard import get_note, save_note
 
-    own, handed_over = _parts(get_note(study))
-    save_note(study, _whole(own, confirmed(study, spec, owner=owner_name()), handed_over))
+    own, exported = _parts(get_note(study))
+    save_note(study, _whole(own, confirmed(study, spec, owner=owner_name()), exported))
 
 
 def _parts(note: str) -> tuple[str, str]:
     """The part of a note that the search wrote, and the part that an export wrote."""
-    handed_over = note.partition(HANDED_OVER)[2].partition(CONFIRMED)[0].partition(SEARCHED)[0].rstrip()
+    note = note.replace(EXPORTED_BEFORE, EXPORTED)
+    exported = note.partition(EXPORTED)[2].partition(CONFIRMED)[0].partition(SEARCHED)[0].rstrip()
     before, _, own = note.partition(SEARCHED)
-    return own or before.partition(CONFIRMED)[0].partition(HANDED_OVER)[0].rstrip(), handed_over
+    return own or before.partition(CONFIRMED)[0].partition(EXPORTED)[0].rstrip(), exported
 
 
-def _whole(own: str, found: Confirmation | None, handed_over: str) -> str:
-    known = [HANDED_OVER + handed_over] if handed_over else []
+def _whole(own: str, found: Confirmation | None, exported: str) -> str:
+    known = [EXPORTED + exported] if exported else []
     known += [CONFIRMED + text_of_confirmation(found)] if found else []
     return "\n\n".join(known) + SEARCHED + own if known else own
 

@@ -297,7 +297,7 @@ def _recipes(spec: StudySpec, trials: Sequence[FrozenTrial], best: list[FrozenTr
             if best[1:]
             else ""
         )
-        + "<p>To train the best again, measure it and hand it over: "
+        + "<p>To train the best again, measure it and export it: "
         f"<code>search export-best {_text(spec.name)}</code></p>"
     )
 

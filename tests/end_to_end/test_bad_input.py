@@ -111,7 +111,7 @@ def test_an_unknown_study_names_those_that_there_are(empty: Desk) -> None:
     refused(
         empty.inside("launch", "digit", "--gpus", "cpu"),
         2,
-        "no study 'digit' comes with the product, nor is it a .toml file; did you mean digits?",
+        "no study 'digit' comes with the program, nor is it a .toml file; did you mean digits?",
     )
     refused(empty.inside("launch", "mine.toml", "--gpus", "cpu"), 2, "there is no file mine.toml; search studies --new")
 

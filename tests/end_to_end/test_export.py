@@ -27,7 +27,7 @@ from search.errors import ProofFailed, exit_code_of
 from search.paths import Runs
 from search.study.lock import own_study
 from search.study.storage import parse_url
-from search.watch.page import HANDED_OVER, SEARCHED
+from search.watch.page import EXPORTED, SEARCHED
 from studies import load
 from trainer.config import ModelSize
 
@@ -158,7 +158,7 @@ def test_the_same_export_again_trains_and_writes_nothing(exported: Exported) -> 
     assert {path: path.stat().st_mtime_ns for path in before} == before
     with open_database(f"sqlite:///{exported.desk.runs}/search.db") as storage:
         now = get_note(optuna.load_study(study_name="small", storage=storage))
-    assert now.startswith(HANDED_OVER)
+    assert now.startswith(EXPORTED)
     assert now.partition(SEARCHED)[0] == shown.partition(SEARCHED)[0]
 
 

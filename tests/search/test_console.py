@@ -22,7 +22,7 @@ def written(clock: Clock, console: Terminal) -> str:
     """What a stage of 100 steps writes, each of which takes two seconds."""
     with show_progress(console) as progress:
         for done in range(101):
-            progress("proving", done, 100)
+            progress("proving, in pictures", done, 100)
             clock.now += 2
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
@@ -30,9 +30,9 @@ def written(clock: Clock, console: Terminal) -> str:
 
 def test_a_log_gets_a_line_with_the_time_left_for_each_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = written(Clock(monkeypatch), Terminal(file=StringIO())).splitlines()
-    assert lines[0] == "proving: 5 of 100, about 3 min left"
-    assert lines[1] == "proving: 15 of 100, about 3 min left"
-    assert lines[-1] == "proving: 95 of 100, about 10 s left"
+    assert lines[0] == "proving, in pictures: 5 of 100, about 3 min left"
+    assert lines[1] == "proving, in pictures: 15 of 100, about 3 min left"
+    assert lines[-1] == "proving, in pictures: 95 of 100, about 10 s left"
     assert len(lines) == 10
 
 
@@ -50,6 +50,6 @@ def test_a_stage_of_a_few_seconds_and_a_quiet_one_write_nothing(monkeypatch: pyt
 
 def test_a_terminal_has_bars_with_the_time_left_and_no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = written(Clock(monkeypatch), Terminal(file=StringIO(), force_terminal=True, width=80))
-    assert "proving" in shown
+    assert "proving, in pictures" in shown
     assert "100/100" in shown
     assert "left" not in shown

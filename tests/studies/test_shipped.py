@@ -68,7 +68,7 @@ def test_what_the_list_of_studies_names_can_be_launched() -> None:
         "trials": None,
     }
     lines = studies.text_of_studies(studies.shipped()).splitlines()
-    assert lines[-1].split() == ["survey", "folder", "20", "models", "22", "trainings"]
+    assert lines[-1].split() == ["survey", "folder", "20", "models", "22", "full", "trainings"]
     assert len({line.index(f"  {row.data} ") for line, row in zip(lines, rows.values(), strict=True)}) == 1
 
 

@@ -507,7 +507,7 @@ def test_an_override_that_cannot_be_is_one_sentence(file: Path, assignment: str,
 @pytest.mark.parametrize(
     ("study_name", "sentence"),
     [
-        ("brids400", "no study 'brids400' comes with the product, nor is it a .toml file; did you mean birds400?"),
+        ("brids400", "no study 'brids400' comes with the program, nor is it a .toml file; did you mean birds400?"),
         ("nothing.toml", "there is no file nothing.toml; search studies --new nothing.toml begins one"),
         (".", "cannot read study .: [Errno 21] Is a directory: '.'"),
     ],

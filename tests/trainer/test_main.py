@@ -54,7 +54,7 @@ def test_it_prints_a_line_for_each_epoch(cache: list[str]) -> None:
         "augmentation",
         "loader processes",
     ]
-    assert header == "epoch  train loss  train acc.  val loss  val acc.  seconds  images/s"
+    assert header == "epoch  train loss  train acc.  val loss  val acc.  seconds  pictures/s"
     number, train_loss, trained, val_loss, accuracy, seconds, speed = epoch.split()
     assert number == "1"
     assert all(0 < float(loss) < 10 for loss in (train_loss, val_loss))

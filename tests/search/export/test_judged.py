@@ -33,7 +33,7 @@ from search.export.record import ExportRecord
 from search.paths import Runs
 from search.study.storage import open_storage, parse_url
 from search.watch.live import last_words, text_of_snapshot
-from search.watch.page import CONFIRMED, HANDED_OVER
+from search.watch.page import CONFIRMED, EXPORTED
 from search.watch.report import write_report
 from search.watch.status import as_json, read_snapshot
 from studies import StudySpec
@@ -161,7 +161,7 @@ def test_what_is_shown_of_the_study_is_the_tested_number_and_behind_it_what_the_
         StudySpec.model_validate({"name": "shapes", "space": {"lr": [1]}, "search": {"hours": 1}}), snapshot, runs
     )
     assert f"\ntested: trial 0, {tested} on the test split" in words
-    assert "\nthe search claims: trial 0, 90.00% on validation; hand it over" in words
+    assert "\nthe search claims: trial 0, 90.00% on validation; export it" in words
     status = as_json(snapshot, held_by=None)
     assert status["export"]["accuracy"] == views.record.evaluation.accuracy
     report = write_report("shapes", url, runs, folder / "report.html")
@@ -170,12 +170,12 @@ def test_what_is_shown_of_the_study_is_the_tested_number_and_behind_it_what_the_
     assert report.story.index(f"{tested} on the test") < report.story.index("claims: its best, trial 0, reached 90.")
     assert report.to_json()["export"] == status["export"]
     note = get_note(optuna.load_study(study_name="shapes", storage=open_storage(url)))
-    assert note.index(HANDED_OVER) < note.index(f"  accuracy    {tested}") < note.index(CONFIRMED)
+    assert note.index(EXPORTED) < note.index(f"  accuracy    {tested}") < note.index(CONFIRMED)
 
 
 def test_an_export_tells_on_stderr_how_long_each_stage_takes(handed_over: tuple[Export, str]) -> None:
     export, said = handed_over
-    for stage in ("writing: 1 of 3", "evaluating: "):
+    for stage in ("writing the model, in steps: 1 of 3", "evaluating, in pictures: "):
         assert re.search(rf"^{stage}.*, about .* left$", said, re.MULTILINE), said
     runs = export.path.parents[1]
     command = ("export-best", "shapes", "--json", "--gpus", "cpu", "--runs", runs)

@@ -133,11 +133,19 @@ def test_time_and_disk_are_scaled_from_what_was_measured(meaning: Meaning, runs:
 @pytest.mark.parametrize(
     ("search", "candidates", "line"),
     [
-        ({"trainings": 8, "min_epochs": 3}, (8, 24, 3), "8 trainings: 8 candidates trained to the end, up to 24 if"),
-        ({"trainings": 8, "pruner": "none"}, (8, 8, 9), "8 trainings: 8 candidates trained to the end"),
-        ({"trainings": 1.5, "trials": 12}, (2, 12, 1), "1.5 trainings or 12 trials: 2 candidates trained to the end"),
+        (
+            {"trainings": 8, "min_epochs": 3},
+            (8, 24, 3),
+            "8 full trainings: 8 candidates trained to the end, up to 24 if",
+        ),
+        ({"trainings": 8, "pruner": "none"}, (8, 8, 9), "8 full trainings: 8 candidates trained to the end"),
+        (
+            {"trainings": 1.5, "trials": 12},
+            (2, 12, 1),
+            "1.5 full trainings or 12 trials: 2 candidates trained to the end",
+        ),
         ({"trials": 12, "hours": 2}, (12, 12, 1), "12 candidates trained to the end; none begins after 2 hours of a"),
-        ({"trainings": 0.1}, (1, 1, 1), "0.1 trainings: 1 candidate trained to the end"),
+        ({"trainings": 0.1}, (1, 1, 1), "0.1 full trainings: 1 candidate trained to the end"),
     ],
 )
 def test_what_a_budget_buys_is_said_in_candidates(
@@ -163,7 +171,7 @@ def test_what_a_budget_buys_is_said_in_candidates(
             {"epochs": 18, "schedule": "constant"},
             {"trainings": 6, "trials": 20},
             (6, 20, 2, 20),
-            "6 trainings or 20 trials: 6 candidates trained to the end, about 20 if the usual share goes on",
+            "6 full trainings or 20 trials: 6 candidates trained to the end, about 20 if the usual share goes on",
         ),
     ],
 )
@@ -273,7 +281,7 @@ def test_of_several_families_the_time_says_which_one_it_is_of(runs: Runs) -> Non
     known = [{"model": "mobilenetv3_small_050"}, {"model": "rexnet_100"}]
     meaning = check_study(study(limit={"params": 200_000}, space=space, known=known), runs, TWO_WORKERS[:1])
     assert "small: 7 trials of 2 models, 3 epochs each" in shown(meaning)
-    assert "images/s with the largest resnet10t" in shown(meaning)
+    assert "pictures/s with the largest resnet10t" in shown(meaning)
     assert list(meaning.left_out) == ["mobilenetv3_small_050", "known.0"]
     assert list(meaning.known) == known[1:]
     assert "2 left out because they do not fit:\n  mobilenetv3_small_050: mobilenetv3_small_050 " in shown(meaning)

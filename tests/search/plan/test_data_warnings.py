@@ -40,8 +40,12 @@ def test_a_part_of_the_training_pictures_is_told_with_its_numbers(tmp_path: Path
     folder = make_pictures(tmp_path, counts)
     assert warnings_of(folder, tmp_path) == []
     assert warnings_of(folder, tmp_path, fraction=0.5) == [
-        "data.fraction = 0.5: 60 of 120 training pictures are used, the same ones in every training; validation and "
-        "test split are whole"
+        "data.fraction = 0.5: 60 of 120 training pictures are used, the same ones in every training; all pictures "
+        "of the validation and the test split are used"
+    ]
+    assert warnings_of(folder, tmp_path, fraction=0.5, folds=5) == [
+        "data.fraction = 0.5: 60 of 120 training pictures are used, the same ones in every training; the folds divide "
+        "these and all pictures of the validation split; the test split is whole"
     ]
 
 

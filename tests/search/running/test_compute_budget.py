@@ -55,7 +55,7 @@ def test_stopped_candidates_leave_their_compute_to_others(bench: Bench, workers:
     assert spent.complete >= 1
     assert all(trial.state.is_finished() for trial in trials)
     assert seen[-1].is_spent
-    assert any("4 trainings spent; best" in note for note in bench.notes)
+    assert any("4 full trainings spent; best" in note for note in bench.notes)
 
     more = bench.coordinator(ScriptedPool(worse_and_worse, workers), compute(6, pruner="successive_halving"))
     assert more.run() is True

@@ -67,16 +67,21 @@ def test_a_fold_counts_as_a_step() -> None:
 @pytest.mark.parametrize(
     ("search", "words", "described", "share"),
     [
-        ({"trainings": 30}, "30 trainings", "12.3 of 30 trainings spent, 41 candidates, 6 complete", 12.333 / 30),
-        ({"trainings": 1.5}, "1.5 trainings", "12.3 of 1.5 trainings spent, 41 candidates, 6 complete", 1.0),
+        (
+            {"trainings": 30},
+            "30 full trainings",
+            "12.3 of 30 full trainings spent, 41 candidates, 6 complete",
+            12.333 / 30,
+        ),
+        ({"trainings": 1.5}, "1.5 full trainings", "12.3 of 1.5 full trainings spent, 41 candidates, 6 complete", 1.0),
         ({"trials": 60}, "60 trials", "38 of 60 trials finished, 6 complete", 38 / 60),
         (
             {"trainings": 30, "trials": 60},
-            "30 trainings or 60 trials",
-            "12.3 of 30 trainings spent, 41 of 60 candidates, 6 complete",
+            "30 full trainings or 60 trials",
+            "12.3 of 30 full trainings spent, 41 of 60 candidates, 6 complete",
             38 / 60,
         ),
-        ({"trainings": 1, "trials": 1}, "1 training or 1 trial", None, 1.0),
+        ({"trainings": 1, "trials": 1}, "1 full training or 1 trial", None, 1.0),
     ],
 )
 def test_a_budget_in_words(search: dict[str, Any], words: str, described: str | None, share: float) -> None:
@@ -88,9 +93,9 @@ def test_a_budget_in_words(search: dict[str, Any], words: str, described: str | 
 
 def test_paused_candidates_and_a_single_one_are_told() -> None:
     one = spent(1, begun=1, finished=0)
-    assert budget(trainings=2).describe(one) == "0.3 of 2 trainings spent, 1 candidate, 0 complete"
+    assert budget(trainings=2).describe(one) == "0.3 of 2 full trainings spent, 1 candidate, 0 complete"
     paused = spent(8, begun=6, finished=3, complete=1, paused=3)
-    assert budget(trainings=30).describe(paused) == "2.7 of 30 trainings spent, 6 candidates, 1 complete, 3 paused"
+    assert budget(trainings=30).describe(paused) == "2.7 of 30 full trainings spent, 6 candidates, 1 complete, 3 paused"
     assert budget(trials=9).describe(paused) == "3 of 9 trials finished, 1 complete, 3 paused"
 
 

@@ -52,7 +52,7 @@ def test_the_interval_is_newcombes_and_the_cost_is_counted_in_trainings() -> Non
     assert gain.sentence == (
         "+20.00 points over the first known recipe (trial 0, 60.00%); 95 % interval "
         f"{low * 100:+.2f} to {high * 100:+.2f}, from 80 pictures; trial 1 counts with its own value, the "
-        "best of many; for 3.0 trainings"
+        "best of many; for 3.0 full trainings"
     )
 
 
@@ -78,7 +78,7 @@ def test_a_confirmed_trial_counts_with_its_mean_and_its_error_over_seeds_widens_
 def test_nothing_better_is_said_too() -> None:
     gain = gain_of(study_of(0.8, 0.7), SPEC)
     assert gain is not None
-    assert gain.sentence == "nothing better than the first known recipe (trial 0, 80.00%), for 2.0 trainings"
+    assert gain.sentence == "nothing better than the first known recipe (trial 0, 80.00%), for 2.0 full trainings"
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ class TestFindings:
         )
         assert "1 completed, 0 pruned, 0 failed, 4 paused." in told
         assert "65% on trials that completed, 35% on trials that are paused." in told
-        assert "Training its 5 candidates to the end would have taken 5 trainings; the search took 2.2." in told
+        assert "Training its 5 candidates to the end would have taken 5 full trainings; the search took 2.2." in told
         assert "Pruning saved" not in told
 
     def test_says_how_the_rank_at_the_first_rung_agrees_with_that_at_the_end(self, series: StudySpec) -> None:

@@ -38,7 +38,8 @@ from search.watch.live import Display
 from search.watch.observers import Observers
 from search.watch.page import (
     CONFIRMED,
-    HANDED_OVER,
+    EXPORTED,
+    EXPORTED_BEFORE,
     SEARCHED,
     StudyPage,
     draw_best,
@@ -177,7 +178,7 @@ def test_the_note_lists_the_paused_trials_and_says_why_the_dashboard_calls_them_
     trials = [at_rungs(series, 0, 0.3), at_rungs(series, 1, 0.5, 0.6), at_rungs(series, 2, 0.6, 0.7, 0.9)]
     snapshot = snapshot_of(series, trials)
     note = note_text(series, FACTS, snapshot, "is being searched", datetime(2026, 3, 7, 9, 30, tzinfo=UTC))
-    assert "2.0 of 6 trainings spent, 3 candidates, 1 complete, 2 paused" in note
+    assert "2.0 of 6 full trainings spent, 3 candidates, 1 complete, 2 paused" in note
     assert "- **how**: model, promote, compared after 2, 6 and 18 epochs, each a whole training; the best third" in note
     shown = "".join(str(value) for value in page_attributes({}, note, None, trials, series, runs).values())
     assert "#### Paused: 2" in shown
@@ -311,7 +312,7 @@ def test_what_an_export_added_stays_when_the_search_goes_on(spec: StudySpec, stu
     drawn = page_attributes(storage.get_study_system_attrs(study._study_id), "new note", None, many(4), spec, runs)
     for key, value in drawn.items():
         storage.set_study_system_attr(study._study_id, key, value)
-    assert get_note(study) == f"{HANDED_OVER}```\n98.70% on the test split\n```{SEARCHED}new note"
+    assert get_note(study) == f"{EXPORTED}```\n98.70% on the test split\n```{SEARCHED}new note"
 
 
 def test_the_best_so_far_has_its_pictures_among_the_artifacts(spec: StudySpec, study: optuna.Study, runs: Runs) -> None:
@@ -399,7 +400,7 @@ def test_what_was_confirmed_is_in_the_note_from_its_first_result_on(
     assert get_note(study) == note.replace("what the search wrote", "new note"), "it stays when the search goes on"
     show_export(study, spec, runs.artifacts, "98.70% on the test split", [])
     note = get_note(study)
-    assert note.index(HANDED_OVER) < note.index(CONFIRMED) < note.index(SEARCHED)
+    assert note.index(EXPORTED) < note.index(CONFIRMED) < note.index(SEARCHED)
     assert note.endswith(f"{SEARCHED}new note")
 
 
@@ -407,15 +408,15 @@ def test_a_note_of_before_which_had_the_searchs_part_first_is_put_in_order(
     spec: StudySpec, study: optuna.Study, runs: Runs
 ) -> None:
     add_own(study, [trial(0, 0.9)])
-    save_note(study, f"what the search wrote\n\n{CONFIRMED}Confirmed: trial 0\n\n{HANDED_OVER}```\nan export\n```")
+    save_note(study, f"what the search wrote\n\n{CONFIRMED}Confirmed: trial 0\n\n{EXPORTED_BEFORE}```\nan export\n```")
     shown = study._storage.get_study_system_attrs(study._study_id)
     drawn = page_attributes(shown, "new note", None, study.get_trials(), spec, runs)
     for key, value in drawn.items():
         study._storage.set_study_system_attr(study._study_id, key, value)
-    assert get_note(study) == f"{HANDED_OVER}```\nan export\n```{SEARCHED}new note"
-    save_note(study, f"what the search wrote\n\n{HANDED_OVER}```\nan export\n```")
+    assert get_note(study) == f"{EXPORTED}```\nan export\n```{SEARCHED}new note"
+    save_note(study, f"what the search wrote\n\n{EXPORTED_BEFORE}```\nan export\n```")
     show_export(study, spec, runs.artifacts, "another", [])
-    assert get_note(study) == f"{HANDED_OVER}```\nanother\n```{SEARCHED}what the search wrote"
+    assert get_note(study) == f"{EXPORTED}```\nanother\n```{SEARCHED}what the search wrote"
 
 
 def test_the_page_is_drawn_once_a_minute_and_soon_after_a_new_best(

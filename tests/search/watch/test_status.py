@@ -283,7 +283,7 @@ class TestTerminal:
 
     def test_what_to_do_next_is_said_at_the_end(self) -> None:
         spent = moment("birds", 1, (trial(0),), (), None)
-        assert ending(spent, None, DEFAULT_RUNS).endswith("hand over the best: search export-best birds")
+        assert ending(spent, None, DEFAULT_RUNS).endswith("export the best: search export-best birds")
         assert ending(spent, None, Runs(Path("a b"))).endswith("search export-best birds --runs 'a b'")
         assert ending(moment("birds", 9, (trial(0),), (training(1, 1),), None), None, DEFAULT_RUNS) == (
             "nobody is searching it, 1 unfinished; to go on, repeat its search launch"
@@ -300,20 +300,20 @@ class TestTerminal:
         finished = [trial(0), *(trial(number, 1, "PRUNED") for number in range(1, 7))]
         going = moment("birds", {"trainings": 5}, finished, (training(7, 1),), 40.0)
         assert headline(going) == (
-            "birds: 3.3 of 5 trainings spent, 8 candidates, 1 complete, 6 pruned, about 40 s left"
+            "birds: 3.3 of 5 full trainings spent, 8 candidates, 1 complete, 6 pruned, about 40 s left"
         )
         spent = moment("birds", {"trainings": 3}, finished, (), None)
         assert "about" not in headline(spent)
         words = last_words(spec_of(trainings=3), spent, DEFAULT_RUNS)
         assert words.startswith(
-            "study 'birds' has spent its budget of 3 trainings (7 candidates, 6 pruned, 0 failed); to go on, repeat "
-            "the command with --trainings 5\nbest: trial 0, "
+            "study 'birds' has spent its budget of 3 full trainings (7 candidates, 6 pruned, 0 failed); to go on, "
+            "repeat the command with --trainings 5\nbest: trial 0, "
         )
         late = moment("birds", {"trainings": 9}, finished, (), None)
         words = last_words(spec_of(trainings=9, hours=2), late, DEFAULT_RUNS)
         assert words.startswith(
-            "study 'birds' has spent its 2 hours with 3.0 of 9 trainings spent, 7 candidates, 1 complete, 6 pruned, "
-            "0 failed; to go on, repeat the command"
+            "study 'birds' has spent its 2 hours with 3.0 of 9 full trainings spent, 7 candidates, 1 complete, 6 "
+            "pruned, 0 failed; to go on, repeat the command"
         )
 
     def test_the_json_has_the_budget_and_what_is_spent_of_it(self) -> None:
@@ -351,7 +351,7 @@ class TestTerminal:
         ]
         assert "2/6" in shown(text_of_snapshot(seen))
         assert log_line(seen) == (
-            "digits: 0.5 of 6 trainings spent, 4 candidates, 0 complete, 1 paused; trial 0 at epoch 1 of 2; "
+            "digits: 0.5 of 6 full trainings spent, 4 candidates, 0 complete, 1 paused; trial 0 at epoch 1 of 2; "
             "trial 1 at epoch 0 of 6; trial 2 at epoch 2 of 6"
         )
 
@@ -383,7 +383,7 @@ class TestTerminal:
             "trial 1 pruned, 90.00% at epoch 1 of 3",
             "trial 2 complete, 90.00% at epoch 3 of 3",
             "birds: 3 of 3 trials finished, 2 complete, 1 pruned",
-            "nobody is searching it, the budget is spent; hand over the best: search export-best birds",
+            "nobody is searching it, the budget is spent; export the best: search export-best birds",
         ]
 
     def test_a_log_file_that_was_told_nothing_for_long_is_told_how_it_goes(
@@ -437,7 +437,7 @@ class TestTerminal:
                 os.dup2(room.fileno(), log.fileno())
 
 
-def test_where_no_trial_has_completed_nothing_is_said_to_be_handed_over() -> None:
+def test_where_no_trial_has_completed_no_export_is_offered() -> None:
     pruned = trial(0, 1, "PRUNED", value=None)
     words = ending(moment("birds", 1, (pruned,), (), None), None, Runs(Path("runs")))
     assert "no trial has completed" in words
