@@ -66,8 +66,7 @@ CONFIRMED = "#### Confirmed with fresh seeds\n\n"
 SEARCHED = "\n\n---\n\n"
 """Beginnings of the note's parts, in their order: the export, which a search keeps; the confirmation; the search, whose
 value is the least certain. Earlier versions had the search's part first, without its beginning."""
-EXPORTED_BEFORE = "#### Handed over\n\n"
-"""Beginning of the export's part in notes of earlier versions."""
+EXPORTED_BEFORE = "#### Handed over\n\n"  # in notes of earlier versions
 
 
 class StudyPage:
