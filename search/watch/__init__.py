@@ -1,6 +1,8 @@
-"""A search as people see it. This room reads studies; it writes only a study's page. It may know workers and below.
+"""Displays of a search: terminal, dashboard, report, messages. This room reads studies; it writes only a study's page.
 
-status     a study seen from outside: database, state file, JSON
+It may import workers and the rooms below.
+
+status     a study as another process sees it: database, state file, JSON
 live       80 columns of a terminal: live view, plain lines, last message
 table      tables of the live view as plain lines
 observers  observers of a search; none of them can disturb it
@@ -10,11 +12,11 @@ webhook    messages as JSON POSTs, also in the shapes of chats
 services   messages through apprise
 event_files  TensorBoard's files
 page       the dashboard's page of a study: note, figures, an export's figures; drawn in another process
-dashboard  serves optuna-dashboard, alone or beside a launch; the token
+dashboard  serves optuna-dashboard, alone or during a launch; the token
 front      the WSGI application in front of optuna-dashboard: hosts, token, read-only methods, waiting page
 server     waitress, with limits for each client
 report     one HTML page that needs no network
 handed_over  what the report shows of the last export
-report_style  its style sheet
+report_style  the report's style sheet
 findings   conclusions from a study's trials, in words and numbers
 """

@@ -11,7 +11,7 @@ from search.study.progress import Snapshot
 from search.watch.observers import Observer
 
 MOST_WAITING = 1000
-"""Snapshots that wait for a slow observer; beyond them, the oldest are dropped."""
+"""Most snapshots that wait for a slow observer; if there are more, the oldest are dropped."""
 
 END_SECONDS = 6.0
 """Longest wait for an observer when a search ends."""
@@ -20,8 +20,8 @@ END_SECONDS = 6.0
 class Aside:
     """Calls an observer from a thread, in order, once for each epoch that ends and each trial that finishes.
 
-    An observer that raises is reported once and called again with the next snapshot. One that hangs is given up at the
-    end of the search.
+    If an observer raises, its first error is reported, and it is called again with the next snapshot. If it hangs, the
+    search ends without it.
     """
 
     def __init__(self, observer: Observer, say: Say) -> None:
@@ -53,7 +53,7 @@ class Aside:
             self._news.notify()
         self._thread.join(patience)
         if self._thread.is_alive() and patience:
-            self._say(f"{self.name} has not taken the end of the search within {patience:g} s", WARNING)
+            self._say(f"{self.name} did not handle the end of the search within {patience:g} s", WARNING)
 
     def _call(self) -> None:
         while True:

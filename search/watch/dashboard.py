@@ -37,7 +37,7 @@ DEFAULT_PORT = 8080
 MIN_TOKEN_CHARACTERS = 16
 
 NICENESS = 10
-"""Niceness of a dashboard beside a search, so that drawing a page of 2,000 trials takes no CPU from training."""
+"""Niceness of a launch's dashboard, so that drawing a page of 2,000 trials takes no CPU time from training."""
 
 
 def serve_dashboard(
@@ -60,11 +60,11 @@ def serve_dashboard(
         storage_url: the database, which need not exist yet.
         host: address to listen on.
         port: 0 takes a free one.
-        allow_hosts: further names under which browsers reach it.
-        url: its address behind a proxy with TLS, "https://HOST".
+        allow_hosts: further host names that browsers may use for the dashboard.
+        url: the dashboard's address behind a proxy with TLS, "https://HOST".
         token_file: file with the token that browsers must send. Without it, a token is generated if one is needed:
             with ``edits``, with ``url``, and if ``host`` or ``allow_hosts`` is not this machine.
-        edits: let browsers on this machine, or at ``url``, change studies while no study is searched.
+        edits: whether browsers on this machine, or at ``url``, may change studies while no study is searched.
         runs: the runs folder, with the studies' artifacts.
         announce: called once with the address, when the port answers. The address contains a generated token, but
             never one from a file.
@@ -219,7 +219,7 @@ def _serve(app: DashboardGate, listener: socket.socket, *, edits: bool, announce
     def stop(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    # Waitress warns of many requests at once. Each page causes that when it is opened, so the warning has no use.
+    # Waitress warns when many requests arrive at once. Each page that is opened sends many, so the warning is useless.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     connections: dict[int, wasyncore.dispatcher] = {}

@@ -17,10 +17,10 @@ FLUSH_SECONDS = 10
 
 
 class EventFiles:
-    """An observer that writes event files. It may raise or wait for a disk, so it must be called by an ``Aside``.
+    """An observer that writes event files. It may raise or wait for a disk, so only an ``Aside`` may call it.
 
     Args:
-        folder: where the folders "trial-0", "trial-1", ... are made.
+        folder: the folder in which the folders "trial-0", "trial-1", ... are made.
     """
 
     name = "TensorBoard"
@@ -30,9 +30,9 @@ class EventFiles:
 
         self._folder, self._open = folder, SummaryWriter
         self._writers: dict[int, SummaryWriter] = {}
-        """Trial that is trained -> writer of its file."""
+        """Trial in training -> writer of its file."""
         self._steps: dict[int, int] = {}
-        """Trial -> its last step that was written."""
+        """Trial -> the last step written for it."""
         self._finished: set[int] | None = None
 
     def watch(self, snapshot: Snapshot) -> None:

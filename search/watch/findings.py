@@ -86,7 +86,7 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial], known: Known = NOTHING
     Args:
         spec: the study's spec.
         trials: all of its trials.
-        known: what is known of the result beyond the search's claim.
+        known: what is known of the result besides its value in the search.
     """
     views = [view_of(trial) for trial in trials if trial.state.is_finished()]
     by_state = {state: [view for view in views if view.state == state] for state in ("COMPLETE", "PRUNED", "FAIL")}
@@ -122,7 +122,7 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial], known: Known = NOTHING
         again = "" if known.sentences else "; export-best trains it again"
         sentences += known.sentences
         sentences.append(
-            f"The {'search claims: its best' if known.sentences else 'best'}, trial {best.number}{first}, reached "
+            f"{'In the search, the' if known.sentences else 'The'} best, trial {best.number}{first}, reached "
             f"{words_of(best.values[0], spec.search.objective)} {judged_on(spec.data.folds)}. That is one training, "
             f"chosen as the best of {len(by_state['COMPLETE'])}, so partly luck{again}."
         )
@@ -143,7 +143,7 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial], known: Known = NOTHING
         )
         sentences += [f"Pruning saved about {duration(saved)}."] if saved else []
     if known.gain is not None:
-        sentences.append(f"What it brought: {known.gain.sentence}.")
+        sentences.append(f"Gain of the search: {known.gain.sentence}.")
     return " ".join(sentences)
 
 
@@ -199,7 +199,7 @@ def as_toml(spec: StudySpec, trials: Sequence[FrozenTrial]) -> str:
 
 
 def _edges(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[FrozenTrial]) -> Iterator[str]:
-    """Numeric settings of the best trial that lie at an end of their range."""
+    """A sentence for each numeric setting of the best trial that is at an end of its range."""
     best = complete[0]
     for key, axis in sampled_axes(trials, spec).items():
         if key not in best.params or isinstance(axis, CategoricalDistribution):
@@ -212,7 +212,7 @@ def _edges(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[Frozen
         top = [position(axis, trial.params[key]) for trial in complete[:RECIPES] if key in trial.params]
         near = sum(value <= 0.2 if end == "lower" else value >= 0.8 for value in top)
         sentence = (
-            f"The best {key}, {show(best.params[key])}, sits at the {end} edge of its range, {show(axis.low)} to "
+            f"The best {key}, {show(best.params[key])}, is at the {end} edge of its range, {show(axis.low)} to "
             f"{show(axis.high)}; {near} of the top {len(top)} lie in the outermost fifth on that side."
         )
         if key == "width_mult" and end == "upper":
@@ -227,7 +227,7 @@ def _edges(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[Frozen
 
 
 def _first_rung(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[FrozenTrial]) -> Iterator[str]:
-    """Number of trials pruned at the first rung, and whether the value there predicts the final one."""
+    """A sentence: how many trials were pruned at the first rung, and whether the value there predicts the final one."""
     rung = spec.search.min_epochs or 1
     pruned = [view_of(trial) for trial in trials if outcome_of(trial) == "pruned"]
     first = sum(view.epochs <= rung for view in pruned)
@@ -243,7 +243,7 @@ def _first_rung(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[F
 
 
 def _rungs(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[FrozenTrial]) -> Iterator[str]:
-    """Number of trials paused at each rung, and whether the value at the first one predicts the final one."""
+    """A sentence: how many trials are paused at each rung, and whether the first rung predicts the final value."""
     ladder, step = build_ladder(spec), step_of(spec)
     where = Counter(trial.user_attrs[PAUSED_AT] for trial in paused_trials(trials))
     waits = [

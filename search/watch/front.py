@@ -1,7 +1,7 @@
 """The gate between browsers and optuna-dashboard, as one WSGI application.
 
 optuna-dashboard 0.21 has no login, no read-only mode and no check of the Host header: a DELETE request from a foreign
-page removes a study. So every request first passes this gate. It lets only GET and HEAD through, unless edits are
+page removes a study. So this gate checks every request first. It lets only GET and HEAD through, unless edits are
 allowed. As a second protection, the dashboard's database connection cannot write.
 """
 
@@ -89,7 +89,7 @@ def build_app(
         runs: the runs folder, with the artifacts of the studies and the names of the processes that search them.
         allowed_hosts: host names in lower case, without port, an IPv6 address in brackets.
         token: the token that browsers need. None: every request passes that did not come through a proxy.
-        edits: let browsers also change studies, while no study is searched.
+        edits: whether browsers may also change studies, while no study is searched.
         origin: the dashboard's address behind a proxy with TLS, for example "https://box.example.org".
 
     Raises:
@@ -103,7 +103,7 @@ class DashboardGate:
     """The WSGI application between browsers and the mounted dashboard.
 
     It checks in this order: the Host is known; the token is right; the method only reads, or edits are allowed and the
-    Origin is the dashboard's own; the database is there; if the request writes, no study is searched.
+    Origin is the dashboard's own; the database exists; if the request writes, no study is searched.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class DashboardGate:
         proxied = [name for name in environ if name.startswith(PROXY_HEADERS)]
         if self._token is None and proxied:
             sentence = (
-                "This dashboard was started without a token, so it is shown to nobody who comes through a proxy; "
+                "This dashboard was started without a token, so it does not answer requests through a proxy; "
                 "start it with search dashboard --url https://HOST."
             )
             return _answer(environ, start, "401 Unauthorized", sentence)
@@ -158,7 +158,7 @@ class DashboardGate:
                 cookie = f"{_cookie(environ['SERVER_PORT'])}={self._token}; Path=/; HttpOnly; SameSite=Strict{secure}"
                 return _answer(environ, start, "303 See Other", "", ("Location", "/"), ("Set-Cookie", cookie))
             if not self.has_cookie(environ.get("HTTP_COOKIE", ""), environ["SERVER_PORT"]):
-                sentence = "This dashboard is shown only to those who bring its token."
+                sentence = "This dashboard answers only requests with its token."
                 return _answer(environ, start, "401 Unauthorized", sentence)
         origin = self._origin or f"http://{host[0]}"
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
@@ -167,7 +167,7 @@ class DashboardGate:
                 return _answer(environ, start, "405 Method Not Allowed", sentence, ("Allow", "GET, HEAD"))
             # A foreign page can send requests, although it cannot read the answers. Programs send no Origin.
             if environ.get("HTTP_ORIGIN", origin).lower() != origin:
-                sentence = "This dashboard takes changes from its own pages only."
+                sentence = "This dashboard accepts changes only from its own pages."
                 return _answer(environ, start, "403 Forbidden", sentence)
         for name in proxied:  # removed, because the client may have sent them, and optuna-dashboard trusts them
             del environ[name]
@@ -180,7 +180,9 @@ class DashboardGate:
                 return _answer(environ, start, "409 Conflict", sentence)
             return self.mounted()(environ, start)
         except ArtifactNotFound:
-            return _answer(environ, start, "404 Not Found", "The study names this artifact, but its file is gone.")
+            return _answer(
+                environ, start, "404 Not Found", "The study has this artifact, but its file is missing."
+            )
         except NotReadyError as error:
             self._mounted = None  # because the next file often gets the inode of a deleted one
             sentence = str(error)
@@ -213,7 +215,7 @@ class DashboardGate:
         return hmac.compare_digest(given.encode(errors="replace"), self._token.encode())
 
     def mounted(self) -> WSGIApplication:
-        """optuna-dashboard itself, without the gate. Raises NotReadyError until the database is there.
+        """optuna-dashboard itself, without the gate. Raises NotReadyError until the database exists.
 
         It is built again if the database file was replaced, because the dashboard caches trials by study id, and SQLite
         counts ids from 1 in every file.

@@ -1,7 +1,7 @@
-"""The last export in the report: its scores, its classes, its most confident mistakes.
+"""The report's section about the last export: its scores, its classes, its most confident mistakes.
 
-The export stores it in the study's folder. The mistakes show the user's own pictures, so an export has them only with
-``[final] gallery = true``.
+The export stores the section's content in the study's folder. The mistakes show the user's own pictures, so an export
+has them only with ``[final] gallery = true``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class HandedOver(FrozenModel):
 
 
 def keep(handed_over: HandedOver, runs: Runs, study: str) -> None:
-    """Store the report's part about an export, in place of that of an earlier export."""
+    """Store the content of the report's section about an export; it replaces that of an earlier export."""
     write_checked(runs.handed_over(study), handed_over.model_dump(mode="json"))
 
 

@@ -46,13 +46,13 @@ SHOWN_WORKERS = 16
 """Most workers with a row of their own."""
 
 DRAWN_SECONDS = 1.0
-"""Time between two drawings of the live view; lines that are said meanwhile appear with the next one."""
+"""Time between two drawings of the live view; lines for the user that arrive meanwhile appear with the next one."""
 
 COLUMN: dict[Objective, str] = NAMES | {"balanced_accuracy": "balanced"}
 """Objective -> head of its column, of at most eight letters."""
 
 LOG_SECONDS = 600
-"""After so long without a line, a log file gets a progress line."""
+"""After this many seconds without a line, a log file gets a progress line."""
 
 
 def text_of_snapshot(snapshot: Snapshot, *, rows: int = 40) -> Group:
@@ -197,7 +197,7 @@ def _entry(name: str, words: str, style: str) -> RenderableType:
 class Display:
     """Shows a running search: a live view in a terminal, plain lines elsewhere.
 
-    A terminal that has gone away (a closed ssh session) must not end the search: output to it stops silently. A log
+    A terminal that was closed (the end of an ssh session) must not end the search: output to it stops silently. A log
     file on a full disk gets its lines once there is room. With ``quiet``, only warnings are shown, on stderr.
     """
 
@@ -306,7 +306,7 @@ def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs) -> str:
             words += f"\ntested: {snapshot.exported.sentence}"
         elif snapshot.confirmation is not None and snapshot.is_confirmed:
             words += f"\n{snapshot.confirmation.sentence}"
-        label = "the search claims" if snapshot.is_confirmed else "best"
+        label = "in the search" if snapshot.is_confirmed else "best"
         words += (
             f"\n{label}: trial {best.number}, {snapshot.best_number} {judged_on(spec.data.folds)}; "
             f"export it with: search export-best {spec.name}{runs.option}"
@@ -370,19 +370,19 @@ def ending(snapshot: Snapshot, held_by: str | None, runs: Runs) -> str:
     finish = f"search stop {snapshot.study} --finish{runs.option}"
     if snapshot.is_spent and snapshot.best is None:
         return (
-            f"nobody is searching it, the budget is spent and no trial has completed; search report {snapshot.study} "
-            f"says why; to go on, repeat its search launch with {larger}"
+            f"no process searches it, the budget is spent and no trial has completed; search report {snapshot.study} "
+            f"shows the reasons; to go on, repeat its search launch with {larger}"
         )
     if snapshot.is_spent:
-        words = "nobody is searching it, the budget is spent; "
+        words = "no process searches it, the budget is spent; "
         words += (
             f"exported to {snapshot.exported_to}"
             if snapshot.exported_to
             else f"export the best: search export-best {snapshot.study}{runs.option}"
         )
         if paused := snapshot.spent.paused:
-            words += f"\n{paused:,} paused; a larger budget ({larger}) goes on with them, {finish} ends them"
+            words += f"\n{paused:,} paused; a larger budget ({larger}) continues them, {finish} ends them"
         return words
     unfinished = f", {len(snapshot.workers)} unfinished" if snapshot.workers else ""
     unfinished += f", {snapshot.spent.paused:,} paused" if snapshot.spent.paused else ""
-    return f"nobody is searching it{unfinished}; to go on, repeat its search launch"
+    return f"no process searches it{unfinished}; to go on, repeat its search launch"

@@ -25,7 +25,7 @@ END_SECONDS = 6
 """Longest wait for the last message when a search ends."""
 
 Message: TypeAlias = "dict[str, Json]"
-"""An event of a search; the keys are in docs/watching.md. ``text`` says it in one sentence."""
+"""An event of a search. docs/watching.md documents the keys. ``text`` describes the event in one sentence."""
 
 
 class UndeliveredError(Exception):
@@ -36,9 +36,9 @@ class Messenger:
     """Delivers from a thread of its own. A newer message of the same kind replaces one that still waits.
 
     Args:
-        kind: name of the setting for people, such as "webhook".
+        kind: name of the setting in messages to the user, such as "webhook".
         to: where messages go, without any secret.
-        deliver: sends one message. It may take its time; of its errors, only the text of UndeliveredError is shown.
+        deliver: sends one message. It may be slow. Of its errors, only the text of UndeliveredError is shown.
         say: called with one line if messages are not delivered.
     """
 
@@ -53,7 +53,7 @@ class Messenger:
         self._thread.start()
 
     def watch(self, snapshot: Snapshot) -> None:
-        """Tell a new best. The best of an earlier launch does not count as new."""
+        """Report a new best. The best of an earlier launch does not count as new."""
         best = snapshot.best
         if best is not None and best.number != self._best:
             if self._begun:
@@ -64,7 +64,7 @@ class Messenger:
         self._begun = True
 
     def end(self, snapshot: Snapshot, reason: str | None, seconds: float, *, lost: bool = False) -> None:
-        """Tell how the search ended, and wait a moment until the message is sent."""
+        """Report how the search ended, and wait a moment until the message is sent."""
         event = "finished" if reason is None else "stopped"
         text = f"{headline(snapshot)}; {event}"
         text += f", best {snapshot.best_number} (trial {snapshot.best.number})" if snapshot.best else ""
@@ -75,7 +75,7 @@ class Messenger:
         patience = min(seconds, END_SECONDS)
         self._thread.join(patience)
         if self._thread.is_alive() and patience:
-            self._say(f"{self._kind}: {self._to} has not taken the last message within {patience:g} s", WARNING)
+            self._say(f"{self._kind}: {self._to} did not accept the last message within {patience:g} s", WARNING)
 
     def _tell(self, event: str, snapshot: Snapshot, text: str) -> None:
         message: Message = {
@@ -107,5 +107,5 @@ class Messenger:
             except Exception as error:
                 why = str(error) if isinstance(error, UndeliveredError) else type(error).__name__
                 if not self._failing:  # reported once, not at every new best
-                    self._say(f"{self._kind}: {self._to} cannot be told ({why}); the search goes on", WARNING)
+                    self._say(f"{self._kind}: {self._to} did not accept a message ({why}); the search goes on", WARNING)
                 self._failing = True

@@ -1,7 +1,7 @@
 """Observers of a search: the terminal, ``search status``, the dashboard's study page, a webhook.
 
-The coordinator calls ``watch`` at least twice a second and knows no single observer. An observer cannot disturb the
-search: one that raises is skipped for a minute, and its first error is reported.
+The coordinator calls ``watch`` at least twice a second and does not know the single observers. An observer cannot
+disturb the search: one that raises is skipped for a minute, and its first error is reported.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PAUSE_SECONDS = 60.0
 
 
 FINISHED_SECONDS, STOPPED_SECONDS = 20.0, 4.0
-"""Longest time for each observer at the end of a search: after a spent budget, and after a stop request."""
+"""Longest time for each observer at the end of a search: if the budget is spent, and after a stop request."""
 
 
 class Audience(Protocol):
@@ -59,7 +59,7 @@ class Observer(Protocol):
 
 
 class Observers:
-    """The display and all other observers. A context manager: on exit it tells them how the search ended.
+    """The display and all other observers. A context manager: on exit it calls ``end`` of the other observers.
 
     Args:
         display: the terminal.
@@ -70,7 +70,7 @@ class Observers:
     def __init__(self, display: Display, others: Sequence[Observer], *, at_once: Callable[[], bool]) -> None:
         self._display, self._at_once = display, at_once
         self._others = dict.fromkeys(others, -math.inf)
-        """Observer -> time from which on it is called again."""
+        """Observer -> time before which it is not called."""
         self._failed: set[str] = set()
         self._last: Snapshot | None = None
 
@@ -84,7 +84,7 @@ class Observers:
         now = time.monotonic()
         for other, since in self._others.items():
             if now >= since:
-                with self._left_alone_if_it_fails(other):
+                with self._skipped_if_it_fails(other):
                     other.watch(snapshot)
 
     def say(self, line: str, level: int = INFO, /) -> None:
@@ -97,11 +97,11 @@ class Observers:
         reason = str(error) or type(error).__name__ if error else "" if self._last.stopping else None
         seconds = 0.0 if self._at_once() else FINISHED_SECONDS if reason is None else STOPPED_SECONDS
         for other in self._others:
-            with self._left_alone_if_it_fails(other):
+            with self._skipped_if_it_fails(other):
                 other.end(self._last, reason, seconds, lost=isinstance(error, HeldError | StudyChanged))
 
     @contextlib.contextmanager
-    def _left_alone_if_it_fails(self, other: Observer) -> Iterator[None]:
+    def _skipped_if_it_fails(self, other: Observer) -> Iterator[None]:
         try:
             yield
         except Exception as error:

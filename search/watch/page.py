@@ -1,8 +1,8 @@
 """A study's page in the dashboard, kept up to date during the search: a note, figures, the figures of an export.
 
 Drawing takes seconds, and importing optuna-dashboard takes two more. So a separate process draws. It reads the database
-over a connection that cannot write. It puts the study attributes that the dashboard's own functions would store into a
-file. The coordinator sends it lines of JSON:
+over a connection that cannot write. It writes the study attributes that the dashboard's own functions would store into
+a file. The coordinator sends this process lines of JSON:
 
     {"storage", "study", "runs"}   once: the database to read, and the runs folder for the file
     {"note"}                       draw, with this text of the note; when the drawing is done, the file appears
@@ -65,7 +65,7 @@ EXPORTED = "#### Exported\n\n"
 CONFIRMED = "#### Confirmed with fresh seeds\n\n"
 SEARCHED = "\n\n---\n\n"
 """Beginnings of the note's parts, in their order: the export, which a search keeps; the confirmation; the search, whose
-value is the least certain. Earlier versions had the search's part first, without its beginning."""
+value is the least certain. In notes of earlier versions, the search's part is the first and has no such beginning."""
 EXPORTED_BEFORE = "#### Handed over\n\n"  # in notes of earlier versions
 
 
@@ -129,7 +129,7 @@ class StudyPage:
         if self._process is None:
             self._process = self._start()
         gain = gain_of(self._owned.study, self._spec)
-        facts = [*self._facts, *([] if gain is None else [("what it brought", gain.sentence)])]
+        facts = [*self._facts, *([] if gain is None else [("gain", gain.sentence)])]
         note = note_text(self._spec, facts, snapshot, state, datetime.now().astimezone())
         self._say(self._process, {"note": note})
         self._best = snapshot.best.number if snapshot.best else None
@@ -168,7 +168,7 @@ class StudyPage:
             raise RuntimeError(f"it cannot be drawn; see {self._log}")
 
     def _write(self) -> None:
-        self._owned.check()  # here too, because the coordinator checks less often while the database is away
+        self._owned.check()  # here too, because the coordinator checks less often during an outage of the database
         for key, value in self._waiting[:WRITES]:
             self._storage.set_study_system_attr(self._study_id, key, value)
         del self._waiting[:WRITES]  # only after the writes, so that writes that failed in an outage are repeated
@@ -194,14 +194,14 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
     lines = []
     if (best := snapshot.best) is not None:
         lines += [f"#### Best so far: {snapshot.best_number}", ""]
-        claim = f"{judged_on(spec.data.folds)}, of one training, as the search claims"
-        lines += [f"Trial {best.number}{best.size_in_words}; {claim}. The smaller model where two are equal.", ""]
+        claim = f"{judged_on(spec.data.folds)}, of one training, in the search"
+        lines += [f"Trial {best.number}{best.size_in_words}; {claim}. If two are equal, the smaller model is best.", ""]
         if snapshot.objective == "loss":
-            lines += ["This dashboard has the loss negated, as its studies are maximised: higher is better.", ""]
+            lines += ["This dashboard shows the negated loss, because the study is maximised: higher is better.", ""]
         lines += ["| setting | value |", "| --- | --- |"]
         lines += [f"| {key} | {show(value)} |" for key, value in best.params.items()]
-        lines += ["", f"Train it again, measure it and export it: `search export-best {spec.name}`", ""]
-    lines += ["#### How far it is", ""]
+        lines += ["", f"Confirm it and export it: `search export-best {spec.name}`", ""]
+    lines += ["#### Progress", ""]
     lines += [f"{headline(snapshot).partition(': ')[2]}, at {now:%H:%M %Z on %-d %B %Y}. The study {state}.", ""]
     lines += ["#### What is searched", ""]
     lines += [f"- **{name}**: {words}" for name, words in [*facts, ("limit", describe_limit(spec.limit))]]
@@ -218,7 +218,7 @@ def text_of_paused(rows: Sequence[tuple[str, str, str]]) -> str:
 
     if not rows:
         return ""
-    words = f"{PAUSED} In this dashboard they are RUNNING, as Optuna has no other state for them."
+    words = f"{PAUSED} This dashboard shows them as RUNNING, because Optuna has no other state for them."
     lines = [
         "",
         "",

@@ -74,7 +74,7 @@ class Report:
     story: str
     """The search in a few sentences."""
     known: Known
-    """What is known of the result beyond the search's claim."""
+    """What is known of the result besides its value in the search."""
     findings: Sequence[str]
     """Findings, one or two sentences each."""
     budget: Budget
@@ -209,7 +209,7 @@ def html_of_report(
         importances: share of each setting; empty if there are too few trials.
         now: date on the page.
         segments: times of training for each worker; if empty, the trials' own times are shown.
-        known: what is known of the result beyond the search's claim.
+        known: what is known of the result besides its value in the search.
         exported: the section about the last export, in HTML.
     """
     best = ranked(trials, spec.limit)[:RECIPES]
@@ -290,14 +290,14 @@ def _recipes(spec: StudySpec, trials: Sequence[FrozenTrial], best: list[FrozenTr
     return (
         "<h2>Best recipes</h2>"
         + _table(["trial", "searched", *(str(trial.number) for trial in best)], rows, left=2)
-        + "<p>The best as TOML: pasted at the end of a study file, it is what the next search begins with.</p>"
+        + "<p>The best as TOML. Paste it at the end of a study file, and the next search begins with it.</p>"
         f"<pre>{_text(as_toml(spec, best[:1]))}</pre>"
         + (
             f"<details><summary>The others</summary><pre>{_text(as_toml(spec, best[1:]))}</pre></details>"
             if best[1:]
             else ""
         )
-        + "<p>To train the best again, measure it and export it: "
+        + "<p>To confirm the best and export it: "
         f"<code>search export-best {_text(spec.name)}</code></p>"
     )
 

@@ -75,7 +75,7 @@ class DashboardServer(TcpWSGIServer):  # type: ignore[misc]  # waitress ships no
             cleanup_interval=1,
             max_request_header_size=MAX_HEADER_BYTES,
             max_request_body_size=MAX_BODY_BYTES,
-            # If a client does not read its answer, the answer waits on the disk, and no thread waits.
+            # If a client does not read its answer, the answer is stored on the disk, so that no thread waits.
             outbuf_high_watermark=sys.maxsize,
             # The gate of the application reads these headers.
             clear_untrusted_proxy_headers=False,

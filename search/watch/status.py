@@ -63,7 +63,7 @@ class State(BaseModel):
     """Planned time of the export, in seconds since 1970; None if the launch does not go on to it."""
 
 
-# -- seen from outside
+# -- a search as another process sees it
 
 
 def write_state(file: Path, snapshot: Snapshot, owner: str) -> None:
@@ -88,7 +88,7 @@ def write_state(file: Path, snapshot: Snapshot, owner: str) -> None:
 
 
 def read_snapshot(name: str, url: URL, runs: Runs) -> tuple[Snapshot, str | None]:
-    """A study from its database, with the workers if it is searched on this machine, and its owner.
+    """A study from its database, with the workers if this machine searches it, and its owner (None if it has none).
 
     Raises:
         StorageError: the database is missing or cannot be read.
@@ -129,7 +129,7 @@ def completed(
 
 
 def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: State | None = None) -> Snapshot:
-    """A search seen from outside: from the trials in its database and, if given, from its state file."""
+    """A search as another process sees it: from the trials in its database and, if given, from its state file."""
     finished = tuple(view_of(trial, spec.limit) for trial in trials if trial.state.is_finished())
     ended = Ended.of(finished)
     budget, spent, ladder = Budget.of(spec), Spent.of(trials, spec), build_ladder(spec)

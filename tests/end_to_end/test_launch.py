@@ -168,7 +168,7 @@ def test_status_is_readable_too(finished: Watched) -> None:
     assert answer.err == ""
     assert "small: 9 of 9 trials finished" in shown
     assert "checkpoints: 0.00 of 20 GB" in shown
-    assert "nobody is searching it" in shown
+    assert "no process searches it" in shown
 
 
 def test_whoever_asked_is_told_of_each_new_best_and_of_the_end(finished: Watched) -> None:
@@ -210,7 +210,7 @@ def test_watching_a_search_tells_of_each_trial_and_ends_with_it(finished: Watche
     assert len(trials) == 9 - begun
     assert all(line in finished.answer.out for line in trials)
     assert last.startswith("small: 9 of 9 trials finished")
-    assert "nobody is searching it" in advice
+    assert "no process searches it" in advice
     (line,) = finished.desk.inside("status", "--watch", "--json").out.splitlines()
     assert json.loads(line)["counts"]["COMPLETE"] >= 1
 

@@ -161,13 +161,13 @@ def test_what_is_shown_of_the_study_is_the_tested_number_and_behind_it_what_the_
         StudySpec.model_validate({"name": "shapes", "space": {"lr": [1]}, "search": {"hours": 1}}), snapshot, runs
     )
     assert f"\ntested: trial 0, {tested} on the test split" in words
-    assert "\nthe search claims: trial 0, 90.00% on validation; export it" in words
+    assert "\nin the search: trial 0, 90.00% on validation; export it" in words
     status = as_json(snapshot, held_by=None)
     assert status["export"]["accuracy"] == views.record.evaluation.accuracy
     report = write_report("shapes", url, runs, folder / "report.html")
     page = (folder / "report.html").read_text()
     assert f"<dt>tested accuracy</dt><dd>{tested}</dd>" in page
-    assert report.story.index(f"{tested} on the test") < report.story.index("claims: its best, trial 0, reached 90.")
+    assert report.story.index(f"{tested} on the test") < report.story.index("the best, trial 0, reached 90.")
     assert report.to_json()["export"] == status["export"]
     note = get_note(optuna.load_study(study_name="shapes", storage=open_storage(url)))
     assert note.index(EXPORTED) < note.index(f"  accuracy    {tested}") < note.index(CONFIRMED)

@@ -83,7 +83,7 @@ def test_one_that_hangs_delays_neither_the_search_nor_for_long_its_end(monkeypat
     assert len(beside._waiting) == aside.MOST_WAITING
     beside.end(snapshot(1200), None, 20)
     assert time.monotonic() - began < 15
-    assert notes == ["the tracker has not taken the end of the search within 0.3 s"]
+    assert notes == ["the tracker did not handle the end of the search within 0.3 s"]
     released.set()
 
 

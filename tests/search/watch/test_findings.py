@@ -60,7 +60,7 @@ class TestFindings:
         at_edge = findings(spec, [complete(0, 0.9, params={"lr": 0.0011})], {})
         assert not [line for line in inside if "edge" in line]
         assert [line for line in at_edge if "edge" in line] == [
-            "The best lr, 0.0011, sits at the lower edge of its range, 0.001 to 0.02; 1 of the top 1 lie in the "
+            "The best lr, 0.0011, is at the lower edge of its range, 0.001 to 0.02; 1 of the top 1 lie in the "
             "outermost fifth on that side. Lower values may be better: widen the range."
         ]
 
@@ -174,7 +174,7 @@ class TestFindings:
         console.print(text_of_snapshot(snapshot))
         assert "best    trial 0, 90.00% in 3-fold cross-validation" in console.file.getvalue()
         note = note_text(folded, [], snapshot, "is being searched", datetime(2026, 3, 7))
-        assert "; in 3-fold cross-validation, of one training, as the search claims." in note
+        assert "; in 3-fold cross-validation, of one training, in the search." in note
 
 
 class TestNumbers:

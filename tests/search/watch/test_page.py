@@ -182,7 +182,7 @@ def test_the_note_lists_the_paused_trials_and_says_why_the_dashboard_calls_them_
     assert "- **how**: model, promote, compared after 2, 6 and 18 epochs, each a whole training; the best third" in note
     shown = "".join(str(value) for value in page_attributes({}, note, None, trials, series, runs).values())
     assert "#### Paused: 2" in shown
-    assert "In this dashboard they are RUNNING" in shown
+    assert "This dashboard shows them as RUNNING" in shown
     assert "| 1 | 60.00% | paused at rung 2 of 2 (epoch 6) |" in shown
     again = page_attributes(page_attributes({}, note, None, trials, series, runs), note, None, trials, series, runs)
     assert "".join(map(str, again.values())).count("#### Paused: 2") == 1

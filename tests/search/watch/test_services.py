@@ -68,7 +68,8 @@ def test_one_that_refuses_is_named_by_its_service_alone(
     with caplog.at_level(logging.DEBUG):
         (service,) = open_services((url,), lambda line, *_: notes.append(line))
         service.end(snapshot(0.5), None, 20)
-    assert notes == ["notify.urls: json cannot be told (apprise could not deliver the message); the search goes on"]
+    why = "(apprise could not deliver the message)"
+    assert notes == [f"notify.urls: json did not accept a message {why}; the search goes on"]
     assert SECRET not in "".join(record.getMessage() for record in caplog.records)
     assert SECRET not in "".join(capfd.readouterr())
 

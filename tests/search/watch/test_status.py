@@ -286,7 +286,7 @@ class TestTerminal:
         assert ending(spent, None, DEFAULT_RUNS).endswith("export the best: search export-best birds")
         assert ending(spent, None, Runs(Path("a b"))).endswith("search export-best birds --runs 'a b'")
         assert ending(moment("birds", 9, (trial(0),), (training(1, 1),), None), None, DEFAULT_RUNS) == (
-            "nobody is searching it, 1 unfinished; to go on, repeat its search launch"
+            "no process searches it, 1 unfinished; to go on, repeat its search launch"
         )
         assert ending(spent, "process 7", DEFAULT_RUNS) == "in use by process 7"
         exported = replace(spent, exported_to="exports/birds-0")
@@ -361,11 +361,11 @@ class TestTerminal:
         assert "3 candidates, 1 complete, 2 paused" in shown(text_of_snapshot(going))
         assert "2+6+18" in shown(text_of_snapshot(going))
         assert ending(going, None, DEFAULT_RUNS) == (
-            "nobody is searching it, 2 paused; to go on, repeat its search launch"
+            "no process searches it, 2 paused; to go on, repeat its search launch"
         )
         spent = replace(going, budget=replace(going.budget, trainings=1.5))
         assert ending(spent, None, DEFAULT_RUNS).splitlines()[1] == (
-            "2 paused; a larger budget (--trainings 3) goes on with them, search stop digits --finish ends them"
+            "2 paused; a larger budget (--trainings 3) continues them, search stop digits --finish ends them"
         )
         words = last_words(series, spent, DEFAULT_RUNS)
         assert "(3 candidates, 2 paused, 0 pruned, 0 failed)" in words
@@ -383,7 +383,7 @@ class TestTerminal:
             "trial 1 pruned, 90.00% at epoch 1 of 3",
             "trial 2 complete, 90.00% at epoch 3 of 3",
             "birds: 3 of 3 trials finished, 2 complete, 1 pruned",
-            "nobody is searching it, the budget is spent; export the best: search export-best birds",
+            "no process searches it, the budget is spent; export the best: search export-best birds",
         ]
 
     def test_a_log_file_that_was_told_nothing_for_long_is_told_how_it_goes(

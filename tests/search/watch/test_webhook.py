@@ -144,8 +144,8 @@ def test_a_server_that_hangs_delays_neither_the_search_nor_for_long_its_end(
     hook.end(snapshot(0.5), None, 20)
     assert time.monotonic() - began < 6
     assert notes == [
-        "webhook: 127.0.0.1 cannot be told (no answer within 1.5 s); the search goes on",
-        "webhook: 127.0.0.1 has not taken the last message within 1.7 s",
+        "webhook: 127.0.0.1 did not accept a message (no answer within 1.5 s); the search goes on",
+        "webhook: 127.0.0.1 did not accept the last message within 1.7 s",
     ]
 
 
@@ -163,7 +163,7 @@ def test_a_server_that_refuses_is_named_once_without_its_secret(listener: Listen
     hook.watch(snapshot(0.5))
     hook.end(replace(snapshot(0.5), stopping=True), "", 20)
     (note,) = notes
-    assert note.startswith("webhook: 127.0.0.1 cannot be told (")
+    assert note.startswith("webhook: 127.0.0.1 did not accept a message (")
     assert why in note
     assert SECRET not in note
 
