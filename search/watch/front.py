@@ -180,9 +180,7 @@ class DashboardGate:
                 return _answer(environ, start, "409 Conflict", sentence)
             return self.mounted()(environ, start)
         except ArtifactNotFound:
-            return _answer(
-                environ, start, "404 Not Found", "The study has this artifact, but its file is missing."
-            )
+            return _answer(environ, start, "404 Not Found", "The study has this artifact, but its file is missing.")
         except NotReadyError as error:
             self._mounted = None  # because the next file often gets the inode of a deleted one
             sentence = str(error)
