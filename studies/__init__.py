@@ -105,7 +105,7 @@ class Shipped:
 
     name: str
     data: str
-    """Source of the images."""
+    """Source of the pictures."""
     models: tuple[str, ...]
     """The models that the study searches."""
     trainings: float | None

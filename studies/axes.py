@@ -71,7 +71,8 @@ TOGETHER = (
     ("schedule", "warmup_epochs", "step_epochs"),
     ("class_weights", "class_sampling", "logit_adjustment"),
 )
-"""Settings that rules of TrainConfig combine. If a rule accepts the corners of a space, it accepts all inside, too."""
+"""Settings that rules of TrainConfig check together. A rule that accepts all corners of a space accepts each point of
+it."""
 
 WIDTH_SHARE = "width_share"
 """Name of the setting that is sampled instead of width_mult if other sampled settings change the size too: a share of
@@ -80,12 +81,12 @@ the range of widths that fit with the other settings. So each setting has consta
 
 
 TIMM = "timm:"
-"""Beginning of a choice of ``model`` that stands for all timm models of a pattern that fit the limit: "timm:*"."""
+"""Prefix of a choice of ``model``: "timm:PATTERN" stands for all timm models that match it and fit the limit."""
 
 
 def _read_value(value: object) -> object:
     if not isinstance(value, bool | int | float | str):
-        raise ValueError(f"{value!r} is no value to sample; write a number, a string, true or false")
+        raise ValueError(f"{value!r} cannot be sampled; write a number, a string, true or false")
     return value
 
 
@@ -96,9 +97,9 @@ class Range(FrozenModel):
     """A numeric axis of the space."""
 
     low: float
-    """Smallest value, itself included."""
+    """Smallest value, inclusive."""
     high: float | None = None
-    """Largest value, itself included. Default for width_mult: the widest that fits the limit. All others need it."""
+    """Largest value, inclusive. Default for width_mult: the widest that fits the limit. All others need it."""
     log: bool = False
     """Sample uniformly in the logarithm."""
     step: float | None = Field(None, gt=0)
@@ -126,7 +127,7 @@ def _read_axis(axis: object) -> object:
     if isinstance(axis, list | tuple):
         return tuple(_read_value(value) for value in axis)
     if not isinstance(axis, Range):
-        raise ValueError(f"{axis!r} is no axis; write a range, {{ low = 0.1, high = 0.5 }}, or a list of choices")
+        raise ValueError(f"{axis!r} is not an axis; write a range, {{ low = 0.1, high = 0.5 }}, or a list of choices")
     return axis
 
 
@@ -157,17 +158,17 @@ def axis_problems(
     if isinstance(axis, Range):
         kind = annotation_of(key)
         if kind not in (int, float):
-            yield f'is no number; list its choices, for example {key} = ["...", "..."]'
+            yield f'is not a number; list its choices, for example {key} = ["...", "..."]'
             return
         if kind is int and axis.step is not None and axis.step % 1:
             yield f"step = {axis.step:g}: {key} is a whole number; use a whole step"
         if key == "width_mult" and width_is_shared and (axis.log or axis.step is not None):
             name = "log" if axis.log else "step"
-            yield f"{name} has no effect beside other sampled settings of the size, which share what fits; leave it out"
+            yield f"{name} has no effect if other sampled settings change the size too; leave it out"
         if axis.high is None and key != "width_mult":
-            yield "high is missing (only width_mult has one by itself: the widest that fits)"
+            yield "high is missing (only width_mult has a default for it: the widest that fits)"
         elif axis.high is None and not limited:
-            yield "high is missing, and [limit] names nothing for it to fit; give one of the two"
+            yield "high is missing, and [limit] has no limit that could give it; give one of the two"
         values: list[Value] = [axis.low] if axis.high is None else [axis.low, axis.high]
     else:
         values = list(axis)
@@ -199,7 +200,7 @@ def recipe_problems(key: str, value: Value, space: Mapping[str, Axis], train: Tr
 
 
 def corner_problems(space: Mapping[str, Axis], train: TrainConfig) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Problems of combinations of settings that TrainConfig accepts one by one, as (place in the space, problem)."""
+    """Problems of combinations of values that TrainConfig accepts each alone, as (place in the space, problem)."""
     for keys in TOGETHER:
         corners = product(*(values_of(key, train, space) for key in keys))
         text = next(filter(None, (_contradiction(train, zip(keys, corner, strict=True)) for corner in corners)), None)

@@ -17,7 +17,8 @@ class Finetune(FrozenModel):
     epoch are exported.
 
     Batch size, weight decay, momentum and loss are those of the candidate. The candidate's schedule and augmentation do
-    not apply; the only augmentation is hflip. The defaults are those of the contest's winning team.
+    not apply; the only augmentation is hflip. The defaults are those of the winning team of the contest (studies
+    contest/...).
     """
 
     optimizer: Optimizer = "adam"
@@ -33,10 +34,10 @@ class Finetune(FrozenModel):
 
 
 class Selection(FrozenModel):
-    """An ensemble of the members that are best together on the validation split, of more that are trained.
+    """An ensemble of some of the models that are trained: those that are best together on the validation split.
 
-    They are chosen by greedy forward selection without replacement (Caruana et al., 2004): first the best alone, then
-    each time the one with which the ensemble is best.
+    They are chosen by greedy forward selection without replacement (Caruana et al., 2004): first the best model, then
+    each time the model with which the ensemble is best.
     """
 
     of: int = Field(ge=2)
@@ -97,7 +98,9 @@ class Final(FrozenModel):
                     "; ".join(describe_problem(Selection, one).strip() for one in error.errors())
                 ) from None
         if value != "folds" and not isinstance(value, Selection) and (type(value) is not int or value < 1):
-            raise ValueError(f'{value!r} is no number of models; write 1 or more, {{ of = 10, keep = 6 }} or "folds"')
+            raise ValueError(
+                f'{value!r} is not a number of models; write 1 or more, {{ of = 10, keep = 6 }} or "folds"'
+            )
         return value
 
     @field_validator("tta", "formats")

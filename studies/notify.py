@@ -15,14 +15,14 @@ def _read_webhook(value: object) -> object:
     if value is not None:
         address = urlsplit(value) if isinstance(value, str) else None
         if address is None or address.scheme not in ("http", "https") or not address.hostname:
-            raise ValueError("is no address to post to; write one that begins with https:// or http://")
+            raise ValueError("is not an address to post to; write one that begins with https:// or http://")
     return value
 
 
 def _read_urls(value: object) -> object:
     """Check the form of the addresses without showing them."""
     if not isinstance(value, list | tuple) or not all(isinstance(url, str) and "://" in url for url in value):
-        raise ValueError('is no list of addresses; write ["SERVICE://...", ...], each in apprise\'s form')
+        raise ValueError('is not a list of addresses; write ["SERVICE://...", ...], each in apprise\'s form')
     return value
 
 
@@ -38,7 +38,7 @@ class Notify(FrozenModel):
     webhook: Annotated[str | None, BeforeValidator(_read_webhook)] = Field(None, repr=False)
     """Address that gets a JSON POST. Default: none."""
     format: WebhookFormat = "json"
-    """Shape of the POST. json: all that is known. slack, discord: the message of an incoming webhook. teams: an
+    """Shape of the POST. json: all values of the event. slack, discord: the message of an incoming webhook. teams: an
     Adaptive Card, for a webhook of Workflows."""
     urls: Annotated[tuple[str, ...], BeforeValidator(_read_urls)] = Field((), repr=False)
     """Addresses of services in apprise's form, for example ["mailto://..."]. Needs the extra notify."""

@@ -30,7 +30,7 @@ def value_of(result: EpochResult, objective: Objective) -> float:
             return -result.val_loss
         case _:
             assert_never(objective)
-    assert value is not None, "no version before had this objective, nor a result without this value"
+    assert value is not None, "results without this value are older than this objective"
     return value
 
 

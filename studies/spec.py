@@ -38,7 +38,7 @@ STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 def _read_recipes(known: object) -> object:
     if isinstance(known, dict):
-        raise ValueError("is one table, and a list of them is wanted; write [[known]] above each recipe")
+        raise ValueError("is one table, but must be a list of tables; write [[known]] above each recipe")
     return known
 
 
@@ -67,9 +67,10 @@ class Search(FrozenModel):
     """Budget: hours after which a launch begins no further trial; with `search launch --export`, hours from the first
     launch to the export. Default: no limit."""
     objective: Objective = "accuracy"
-    """The number of the validation split by which candidates are compared, confirmed and chosen: the share of right
-    pictures, the mean F1 over the classes, the mean recall over the classes, or the mean cross-entropy, which is stored
-    negated so that higher is better. May not be changed once a trial has a value."""
+    """The value on the validation split by which candidates are compared, confirmed and chosen. accuracy: the share of
+    correct predictions. macro_f1: the mean F1 over the classes. balanced_accuracy: the mean recall over the classes.
+    loss: the mean cross-entropy, which is stored negated, so that higher is better. May not be changed once a trial has
+    a value."""
     sampler: Literal["model", "tpe", "random", "gp"] = "model"
     """model: a Gaussian process that learns from all candidates. For unfinished ones it estimates the accuracy at the
     end. The others are Optuna's. tpe: tree-structured Parzen estimator. random: uniform. gp: a Gaussian process that
@@ -87,7 +88,7 @@ class Search(FrozenModel):
     Default with the other pruners: 1."""
     reduction_factor: int = Field(3, ge=2)
     """promote, successive_halving and hyperband compare trials at rungs. Each rung has this many times the epochs of
-    the rung before it, and at each rung one of this many trials goes on."""
+    the rung before it, and at each rung one in this many trials goes on."""
     workers_per_gpu: int = Field(1, ge=1, le=16)
     """Workers on each GPU, each with its own trial. Useful if a single small model does not keep the GPU busy. For
     the CPU it has no effect: ``--gpus cpu:2`` sets two workers."""
@@ -121,8 +122,8 @@ class Faults(FrozenModel):
     """Seconds after which a worker counts as hanging while it starts, and in a trial's first epoch. With folds: in each
     epoch of the first fold."""
     grace_seconds: float = Field(20, ge=0)
-    """Seconds that workers have after SIGTERM to finish their epoch; after that the epoch is lost. (Slurm kills after
-    30 s.)"""
+    """Seconds that workers have after SIGTERM to finish their epoch; after that the epoch is lost. (By default, Slurm
+    kills after 30 s.)"""
     storage_minutes: float = Field(60, ge=0)
     """Minutes that a search goes on without its database before it stops; results wait in order. An export finishes its
     trainings without the database, and then waits for this time."""
@@ -304,13 +305,13 @@ class StudySpec(FrozenModel):
 
     @property
     def decays_as_a_whole(self) -> bool:
-        """Whether every schedule of the study decays by the training's length, so that a short one is whole, too."""
+        """Whether every schedule of the study ends its decay with the training, however short the training is."""
         return {"cosine", "milestones"}.issuperset(values_of("schedule", self.train, self.space))
 
     def values_for(self, sampled: Mapping[str, object], seed: int, epochs: int | None = None) -> dict[str, object]:
         """The settings of a trial, as plain values that are not validated.
 
-        They are valid for each point of today's space. They may be invalid if the trial is older than the space.
+        They are valid for each point of the present space. They may be invalid if the trial is older than the space.
 
         Args:
             sampled: the trial's sampled values.
@@ -348,7 +349,8 @@ class StudySpec(FrozenModel):
         return validate(TrainConfig, config.model_dump() | chosen, "final")
 
     def finetune_config(self, config: TrainConfig) -> TrainConfig:
-        """The last stage of a candidate that ``final_config_for`` gave, on the validation split."""
+        """The config of [final] finetune, which trains on the validation split after the config of
+        ``final_config_for``."""
         assert self.final.finetune is not None
         kept = {"batch_size", "weight_decay", "momentum", "label_smoothing", "loss", "clip", "agc", "precision", "seed"}
         kept |= {"focal_gamma", "class_weights", "class_sampling", "logit_adjustment"}

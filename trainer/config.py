@@ -137,7 +137,7 @@ class DataConfig(FrozenModel):
             try:
                 re.compile(self.group_by)
             except re.error as error:
-                raise ValueError(f"group_by = {self.group_by!r} is no regular expression: {error}") from None
+                raise ValueError(f"group_by = {self.group_by!r} is not a regular expression: {error}") from None
         return self
 
 
@@ -321,7 +321,7 @@ class TrainConfig(FrozenModel):
             raise ValueError(f"{angles}: list 1 to {MOST_ROTATIONS} angles")
         for angle in angles:
             if not (isinstance(angle, int | float) and 0 <= angle <= 180):
-                raise ValueError(f"{angle!r} is no angle; write degrees from 0 to 180, or a list such as [15, 25]")
+                raise ValueError(f"{angle!r} is not an angle; write degrees from 0 to 180, or a list such as [15, 25]")
         return rotate
 
     @model_validator(mode="after")

@@ -163,7 +163,7 @@ class SampleAnswers:
         self.places = [names.index(name) for name in columns if name in names]
         if (len(columns) != 1 and len(self.places) != len(columns)) or not columns:
             unknown = [name for name in columns if name not in names]
-            which = f"{unknown[0]!r} is no class of this model" if columns else "it has none beside that of the ids"
+            which = f"{unknown[0]!r} is not a class of this model" if columns else "it has none beside that of the ids"
             raise UsageError(
                 f"--like {sample.path}: after the ids, its columns must be one for the label, or classes for their "
                 f"probabilities; {which}"

@@ -165,7 +165,7 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
         url: the storage of the exports' studies, which count each use of their test split.
 
     Raises:
-        UsageError: a folder is no export, the classes differ, or there are no pictures to compare on.
+        UsageError: a folder is not an export, the classes differ, or there are no pictures to compare on.
         ProofFailed: the files of an export have changed since its proof.
         DataError: pictures cannot be read.
         HeldError, StorageError: the use cannot be counted: the study is in use, or its database is unavailable.

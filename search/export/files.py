@@ -85,14 +85,14 @@ def read_config(export: Path) -> ModelConfig:
     """The classes and the preprocessing of an export, from its config.json.
 
     Raises:
-        UsageError: the folder is no export.
+        UsageError: the folder is not an export.
         ProofFailed: config.json has changed since the proof.
     """
     try:
         config = ModelConfig.model_validate_json((export / "config.json").read_bytes())
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"{export} is no export (no usable config.json); give a folder that export-best wrote"
+            f"{export} is not an export (no usable config.json); give a folder that export-best wrote"
         ) from error
     check_sums(export, ["config.json"])
     return config

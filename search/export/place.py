@@ -112,7 +112,8 @@ class Place:
             old.rename(self.target)
         if not self.is_default and (flaw := self.flaw) is not None:
             raise UsageError(
-                f"--out {self.target} exists and is no whole export ({flaw}); it stays as it is: choose another folder"
+                f"--out {self.target} exists and is not a complete export ({flaw}); it stays as it is: "
+                "choose another folder"
             )
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +149,9 @@ class Place:
         (partial / UNFINISHED).unlink()
         flaw = self.flaw
         if flaw is not None and not self.is_default:
-            raise UsageError(f"{self.target} is no whole export ({flaw}); it stays as it is, the new one is {partial}")
+            raise UsageError(
+                f"{self.target} is not a complete export ({flaw}); it stays as it is, the new one is {partial}"
+            )
         if not self._is_taken():
             partial.rename(self.target)
             sync_folder(self.target.parent)

@@ -111,7 +111,7 @@ def predict(request: Request) -> Predictions:
     """The most likely classes of each picture.
 
     Raises:
-        UsageError: the folder is no export, or has no model.onnx; an option needs ``out``.
+        UsageError: the folder is not an export, or has no model.onnx; an option needs ``out``.
         ProofFailed: a file of the export has changed since the proof.
         DataError: no picture can be read, or ``strict`` is on and one cannot; the message lists them.
     """

@@ -255,7 +255,7 @@ def read_journal(path: Path) -> list[Event]:
             event, above = read_line(line, above)
         except ValueError:
             raise ReplayFailed(
-                f"line {number} of {path} is no event, the journal was changed by something else; "
+                f"line {number} of {path} is not an event, the journal was changed by something else; "
                 "the next search launch sets it aside and begins a new one with what the database has"
             ) from None
         events.append(event)

@@ -1,6 +1,4 @@
-"""Displays of a search: terminal, dashboard, report, messages. This room reads studies; it writes only a study's page.
-
-It may import workers and the rooms below.
+"""Displays of a search: terminal, dashboard, report, messages. It reads studies, and writes only a study's page.
 
 status     a study as another process sees it: database, state file, JSON
 live       80 columns of a terminal: live view, plain lines, last message

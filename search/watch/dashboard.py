@@ -106,7 +106,7 @@ def parse_origin(url: str) -> str:
         parts = urlsplit(url)
         name, port = _host_name(parts.hostname or ""), parts.port
     except (UsageError, ValueError):
-        raise UsageError(f"--url {url} is no address of a host; write --url https://box.example.org") from None
+        raise UsageError(f"--url {url} is not the address of a host; write --url https://box.example.org") from None
     if parts.scheme != "https":
         raise UsageError(f"--url {url}: browsers must reach the proxy by https; without TLS use --allow-host {name}")
     rest = url.partition("://")[2].partition("/")[2] or parts.query or parts.fragment
@@ -131,7 +131,7 @@ def read_token(file: Path) -> str:
     try:
         token = file.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not text"
         raise UsageError(f"--token-file {file} cannot be read ({reason}); make one: openssl rand -hex 32") from None
     if not re.fullmatch(rf"[A-Za-z0-9._~-]{{{MIN_TOKEN_CHARACTERS},}}", token):
         raise UsageError(
@@ -157,7 +157,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise UsageError(f"port {port} is taken; choose another with --port") from None
-        raise UsageError(f"--host {host} is no address of this machine; 0.0.0.0 stands for all of them") from None
+        raise UsageError(f"--host {host} is not an address of this machine; 0.0.0.0 stands for all of them") from None
 
 
 @contextlib.contextmanager
@@ -249,7 +249,7 @@ def _host_name(name: str) -> str:
         address = ipaddress.ip_address(name.strip("[]"))
         return f"[{address}]" if address.version == 6 else str(address)
     if not re.fullmatch(r"[a-z0-9._-]+", name.lower()):
-        raise UsageError(f"{name!r} is no name of a host; write one without scheme and port, such as box.example.org")
+        raise UsageError(f"{name!r} is not a host name; write one without scheme and port, such as box.example.org")
     return name.lower()
 
 

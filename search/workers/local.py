@@ -124,7 +124,7 @@ class LocalPool:
                     message = from_worker(line)
                 except ValidationError as error:  # another version, or a library writes to the channel
                     with _opened(self._logs[worker]) as log:
-                        log.write(f"ended for a line that is no message: {line!r}\n{error}\n".encode())
+                        log.write(f"ended for a line that is not a message: {line!r}\n{error}\n".encode())
                     entry.process.kill()
                     break
                 yield worker, message

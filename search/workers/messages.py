@@ -136,7 +136,7 @@ def to_worker(line: bytes | str) -> ToWorker:
     """Parse a line that the coordinator sent to a worker.
 
     Raises:
-        pydantic.ValidationError: the line is no such message.
+        pydantic.ValidationError: the line is not such a message.
     """
     return _TO_WORKER.validate_json(line)
 
@@ -145,6 +145,6 @@ def from_worker(line: bytes | str) -> FromWorker:
     """Parse a line that a worker sent.
 
     Raises:
-        pydantic.ValidationError: the line is no such message.
+        pydantic.ValidationError: the line is not such a message.
     """
     return _FROM_WORKER.validate_json(line)

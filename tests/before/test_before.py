@@ -359,7 +359,7 @@ def find_content(storage: RDBStorage, name: str = "before") -> str:
     return content
 
 
-# -- a study that comes with the product
+# -- a study that comes with the program
 
 
 def test_a_study_begun_from_a_file_of_the_product_goes_on_with_the_text_it_was_begun_with(

@@ -373,18 +373,22 @@ def test_an_export_never_overwrites_what_is_no_export(used: Desk) -> None:
     mine = used.folder / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
-    refused(used.inside("export-best", "--gpus", "cpu", "--out", "mine"), 2, "exists and is no whole export")
-    refused(used.inside("export-best", "--gpus", "cpu", "--out", "mine/thesis.txt"), 2, "exists and is no whole export")
+    refused(used.inside("export-best", "--gpus", "cpu", "--out", "mine"), 2, "exists and is not a complete export")
+    refused(
+        used.inside("export-best", "--gpus", "cpu", "--out", "mine/thesis.txt"),
+        2,
+        "exists and is not a complete export",
+    )
     refused(used.inside("export-best", "--gpus", "cpu", "--out", "mine/thesis.txt/x"), 2, "cannot be made")
     assert (mine / "thesis.txt").read_text() == "years of work"
 
 
 def test_predicting_with_what_is_no_export(empty: Desk) -> None:
-    refused(empty.inside("predict", "nowhere", "a.png"), 2, "nowhere is no export (no usable config.json)")
+    refused(empty.inside("predict", "nowhere", "a.png"), 2, "nowhere is not an export (no usable config.json)")
     folder = empty.folder / "half"
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text("{}")
-    refused(empty.inside("predict", "half", "a.png"), 2, "half is no export (no usable config.json)")
+    refused(empty.inside("predict", "half", "a.png"), 2, "half is not an export (no usable config.json)")
 
 
 # -- nothing lost

@@ -134,7 +134,7 @@ def test_predict_with_an_export_that_lost_its_model(exported: Exported, tmp_path
     damages: list[tuple[Callable[[], object], int, str]] = [
         (lambda: (half / "model.onnx").write_bytes(b"no model"), 9, "model.onnx is not the file that was proven"),
         ((half / "model.onnx").unlink, 2, "model.onnx is missing"),
-        ((half / "config.json").unlink, 2, "is no export (no usable config.json)"),
+        ((half / "config.json").unlink, 2, "is not an export (no usable config.json)"),
     ]
     for damage, code, sentence in damages:
         damage()

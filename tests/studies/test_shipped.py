@@ -1,4 +1,4 @@
-"""The studies that come with the product load, and the template shows every field there is."""
+"""The studies that come with the program load, and the template shows every field there is."""
 
 from __future__ import annotations
 

@@ -99,10 +99,13 @@ def test_a_search_without_any_budget_is_refused() -> None:
         ),
         ({"lr": LR | {"step": 1e-4}}, "space.lr: log and step exclude each other; leave one out"),
         ({"lr": {"high": 0.1}}, "space.lr: low: is required"),
-        ({"lr": {"low": 1e-3}}, "space.lr: high is missing (only width_mult has one by itself: the widest that fits)"),
+        (
+            {"lr": {"low": 1e-3}},
+            "space.lr: high is missing (only width_mult has a default for it: the widest that fits)",
+        ),
         (
             {"width_mult": {"low": 0.5}},
-            "space.width_mult: high is missing, and [limit] names nothing for it to fit; give one of the two",
+            "space.width_mult: high is missing, and [limit] has no limit that could give it; give one of the two",
         ),
         (
             {"width_mult": [0.5, 1.0]},
@@ -116,20 +119,18 @@ def test_a_search_without_any_budget_is_refused() -> None:
         ),
         (
             {"optimizer": {"low": 0, "high": 1}},
-            'space.optimizer: is no number; list its choices, for example optimizer = ["...", "..."]',
+            'space.optimizer: is not a number; list its choices, for example optimizer = ["...", "..."]',
         ),
         ({"epochs": [10, 20]}, "space.epochs: cannot be sampled; did you mean step_epochs?"),
         ({"dropout": {"low": 0.5, "high": 1.0}}, "space.dropout: 1.0: input should be less than 1"),
         ({"lr": [0.1, -0.1]}, "space.lr: -0.1: input should be greater than 0"),
         (
             {"width_mult": {"low": 0.5, "high": 1.0, "log": True}, "depth_mult": [0.6, 1.0]},
-            "space.width_mult: log has no effect beside other sampled settings of the size, which share what fits; "
-            "leave it out",
+            "space.width_mult: log has no effect if other sampled settings change the size too; leave it out",
         ),
         (
             {"model": ["rexnet_100"], "width_mult": {"low": 0.5, "high": 1.0, "step": 0.1}},
-            "space.width_mult: step has no effect beside other sampled settings of the size, which share what fits; "
-            "leave it out",
+            "space.width_mult: step has no effect if other sampled settings change the size too; leave it out",
         ),
         ({"warmup_epochs": {"low": 0, "high": 50}}, "space.warmup_epochs: 50 must be less than epochs = 50"),
         (
@@ -142,9 +143,9 @@ def test_a_search_without_any_budget_is_refused() -> None:
         ),
         (
             {"lr": 0.1},
-            "space.lr: 0.1 is no axis; write a range, { low = 0.1, high = 0.5 }, or a list of choices",
+            "space.lr: 0.1 is not an axis; write a range, { low = 0.1, high = 0.5 }, or a list of choices",
         ),
-        ({"lr": [[0.1]]}, "space.lr: [0.1] is no value to sample; write a number, a string, true or false"),
+        ({"lr": [[0.1]]}, "space.lr: [0.1] cannot be sampled; write a number, a string, true or false"),
         (
             {"lr": {"low": "a", "high": 1}},
             "space.lr: low = 'a': input should be a valid number, unable to parse string as a number",
@@ -235,7 +236,7 @@ def test_what_is_sampled_is_not_judged_by_the_fixed_value_that_it_replaces() -> 
         ({"batch_size": 20}, "known.0.batch_size: 20 is not on the space's steps, 16 + n x 8"),
         ({"crop_padding": 1.5}, "known.0.crop_padding: 1.5: input should be a valid integer, got a number with a"),
         ({"dropout": 0.2}, "known.0.dropout: is not in the space; known: batch_size, crop_padding, lr, optimizer,"),
-        ({"lr": [1e-3]}, "known.0.lr: [0.001] is no value to sample; write a number, a string, true or false"),
+        ({"lr": [1e-3]}, "known.0.lr: [0.001] cannot be sampled; write a number, a string, true or false"),
     ],
 )
 def test_a_known_recipe_outside_the_space_is_refused(recipe: dict[str, Any], line: str) -> None:
@@ -252,7 +253,7 @@ def test_a_known_recipe_outside_the_space_is_refused(recipe: dict[str, Any], lin
 
 def test_one_known_table_is_told_how_to_become_a_list() -> None:
     assert problems(known={"lr": 1e-3}) == [
-        "known: is one table, and a list of them is wanted; write [[known]] above each recipe"
+        "known: is one table, but must be a list of tables; write [[known]] above each recipe"
     ]
 
 
@@ -295,7 +296,7 @@ def test_a_plain_name_is_taken(name: str) -> None:
         ({"final": {"fit_on": "test"}}, "final.fit_on = 'test': input should be 'train' or 'train+val'"),
         (
             {"final": {"ensemble": 0}},
-            "final.ensemble: 0 is no number of models; write 1 or more, { of = 10, keep = 6 } or",
+            "final.ensemble: 0 is not a number of models; write 1 or more, { of = 10, keep = 6 } or",
         ),
         (
             {"final": {"ensemble": "folds"}},
@@ -305,7 +306,7 @@ def test_a_plain_name_is_taken(name: str) -> None:
             {"final": {"ensemble": "folds", "finetune": {}}},
             'final: ensemble = "folds" trains each model on all folds but',
         ),
-        ({"final": {"ensemble": True}}, "final.ensemble: True is no number of models; write 1 or more"),
+        ({"final": {"ensemble": True}}, "final.ensemble: True is not a number of models; write 1 or more"),
         (
             {"final": {"ensemble": {"of": 4, "keep": 4}}},
             "final.ensemble: keep = 4 must be less than of = 4; for all of",
@@ -406,7 +407,7 @@ def test_listed_rotations_are_fixed_and_a_sampled_rotation_is_a_number() -> None
         "out"
     ]
     assert problems(space={"rotate": {"low": 0, "high": 200}}) == [
-        "space.rotate: 200.0 is no angle; write degrees from 0 to 180, or a list such as [15, 25]"
+        "space.rotate: 200.0 is not an angle; write degrees from 0 to 180, or a list such as [15, 25]"
     ]
 
 

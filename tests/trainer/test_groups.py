@@ -155,5 +155,5 @@ def test_a_split_without_a_training_picture_of_a_class_says_that_its_groups_are_
 
 
 def test_a_pattern_that_is_none_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"group_by = '\(' is no regular expression: missing \)"):
+    with pytest.raises(ConfigError, match=r"group_by = '\(' is not a regular expression: missing \)"):
         validate(DataConfig, {"group_by": "("}, "study.toml [data]")

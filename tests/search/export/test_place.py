@@ -70,7 +70,7 @@ def test_what_is_no_whole_export_of_ours_is_never_deleted(
     FOREIGN[name](target)
     before = there(target) if target.is_dir() else target.read_text()
     chosen = Place(target, is_default=False)
-    with pytest.raises(UsageError, match=r"^--out .*/birds exists and is no whole export \(.*\); it stays as it is"):
+    with pytest.raises(UsageError, match=r"^--out .*/birds exists and is not a complete export \(.*\); it stays"):
         chosen.check()
     with pytest.raises(UsageError, match="it stays as it is, the new one is "):
         chosen.finish(made(chosen))

@@ -125,7 +125,7 @@ def test_a_sample_gives_its_ids_their_order_and_its_columns(desk: Path) -> None:
     assert rows[0] == ["image", "green", "파랑"]
     assert [round(float(value), 3) for value in rows[1][1:]] == [0.0, 1.0]
     for sample, code, sentence in (
-        ("id,green,violet\n1,0,0\n", 2, "'violet' is no class of this model"),
+        ("id,green,violet\n1,0,0\n", 2, "'violet' is not a class of this model"),
         ("id\n1\n", 2, "it has none beside that of the ids"),
         ("id,label\n77,\n", 4, "none of its 1 ids (the first is '77') is that of a picture that was given"),
         ("id,label\nsame,\n", 4, "same may be new/a/same.png and new/b/same.png"),

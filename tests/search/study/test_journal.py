@@ -106,7 +106,7 @@ def test_a_torn_last_line_is_no_event_and_the_next_launch_cuts_it_off(tmp_path: 
 def test_a_damaged_line_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text('{"event": "stop", "reason": ""}\nnonsense\n{"event": "stop", "reason": ""}\n')
-    with pytest.raises(ReplayFailed, match=r"line 2 of .* is no event, .*; the next search launch sets it aside"):
+    with pytest.raises(ReplayFailed, match=r"line 2 of .* is not an event, .*; the next search launch sets it aside"):
         read_journal(path)
 
 

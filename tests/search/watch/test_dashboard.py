@@ -46,7 +46,7 @@ def test_edits_beyond_this_machine_are_refused(beyond: dict[str, Any], name: str
 
 @pytest.mark.parametrize("name", ["http://box", "box:8080", "*", "", "a b"])
 def test_a_name_that_is_none_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="is no name of a host"):
+    with pytest.raises(UsageError, match="is not a host name"):
         serve_dashboard("sqlite:///search.db", port=0, allow_hosts=[name])
 
 
@@ -60,12 +60,12 @@ def test_a_name_that_is_none_is_refused(name: str) -> None:
         ("https://box.example.org#a", "works under no path"),
         ("https://me:word@box.example.org", "works under no path"),
         ("http://box.example.org", "must reach the proxy by https; without TLS use --allow-host box.example.org"),
-        ("box.example.org", "is no address of a host; write --url https://box.example.org"),
-        ("https://", "is no address of a host"),
-        ("https://a b", "is no address of a host"),
-        ("https://box:port", "is no address of a host"),
-        ("https://box:99999", "is no address of a host"),
-        ("", "is no address of a host"),
+        ("box.example.org", "is not the address of a host; write --url https://box.example.org"),
+        ("https://", "is not the address of a host"),
+        ("https://a b", "is not the address of a host"),
+        ("https://box:port", "is not the address of a host"),
+        ("https://box:99999", "is not the address of a host"),
+        ("", "is not the address of a host"),
     ],
 )
 def test_a_url_that_is_more_or_less_than_a_host_with_tls_is_refused(url: str, reason: str) -> None:
@@ -102,7 +102,7 @@ def test_a_token_file_that_is_missing_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_an_address_of_another_machine_is_a_sentence() -> None:
-    with pytest.raises(UsageError, match=r"--host 192\.0\.2\.1 is no address of this machine"):
+    with pytest.raises(UsageError, match=r"--host 192\.0\.2\.1 is not an address of this machine"):
         serve_dashboard("sqlite:///search.db", host="192.0.2.1", port=0)
 
 

@@ -95,7 +95,7 @@ def test_an_address_that_apprise_does_not_know_is_refused_by_its_place(tmp_path:
 def test_an_address_of_another_form_is_refused_without_being_shown(tmp_path: Path, value: str) -> None:
     code, said = launch(tmp_path, f"[notify]\nurls = {value}\n")
     assert (code, SECRET in said) == (2, False)
-    assert 'notify.urls: is no list of addresses; write ["SERVICE://...", ...]' in said
+    assert 'notify.urls: is not a list of addresses; write ["SERVICE://...", ...]' in said
 
 
 @pytest.mark.parametrize(

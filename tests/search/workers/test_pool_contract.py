@@ -185,7 +185,7 @@ def test_a_process_that_says_what_is_no_message_is_ended_and_its_log_says_why(
     pool.start(0)
     ((_, event),) = until(pool, has(Exit))
     assert isinstance(event, Exit)
-    assert "a line that is no message: b'a library prints'" in event.log_tail
+    assert "a line that is not a message: b'a library prints'" in event.log_tail
     pool.close()
 
 
