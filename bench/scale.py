@@ -48,6 +48,7 @@ from search.paths import Runs
 from search.plan.space import Bounds, distributions
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder
 from search.policy.model import ModelSampler
+from search.process import versions
 from search.running.clock import Clock as LaunchClock
 from search.running.coordinator import Coordinator
 from search.running.launch import launch  # noqa: F401  # all that a launch imports counts for the memory
@@ -59,7 +60,7 @@ from search.study.storage import backend_of, open_storage, parse_url
 from search.study.study import UUID, open_study
 from search.watch.live import Display
 from search.watch.observers import Observers, StateFile
-from search.workers.messages import Answer, Assign, Epoch, FromWorker, Left, Ready, Started, ToWorker
+from search.workers.messages import Answer, Assign, Epoch, FromWorker, Left, Placed, Ready, Started, ToWorker
 from studies import StudySpec
 from trainer.config import EpochResult
 
@@ -139,6 +140,7 @@ class ScriptedPool:
 
     def start(self, worker: int) -> None:
         """Ready after some seconds."""
+        self._later(worker, 0.0, Placed(node="n", gpu=None, kind="cuda", versions=versions()))
         self._later(worker, self._random.random(), Ready(device="NVIDIA H100 80GB HBM3"))
 
     def send(self, worker: int, message: ToWorker) -> None:

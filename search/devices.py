@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from logging import WARNING
 from pathlib import Path
+from typing import Literal
 
 from search.console import Say, tell_aside
 from search.errors import DeviceHeld, UsageError
@@ -50,7 +51,7 @@ class WorkerDevice:
     """Number of workers that share the GPU, this one included."""
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Literal["cpu", "cuda"]:
         """Torch's name of the kind of device: ``cpu`` or ``cuda``."""
         return "cpu" if self.visible is None else "cuda"
 

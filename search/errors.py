@@ -26,7 +26,7 @@ SECOND_SIGNAL = 130
 INTERNAL = 70
 
 FailureKind: TypeAlias = Literal[
-    "diverged", "user", "changed", "disk", "memory", "device", "crash", "hang", "killed", "exit"
+    "diverged", "user", "changed", "disk", "memory", "device", "crash", "hang", "killed", "exit", "lost", "preempted"
 ]
 """Kind of failure of a training; stored with the trial that it ended.
 

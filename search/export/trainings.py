@@ -188,7 +188,8 @@ class TrainingQueue:
                 pass
             case Epoch(result=result):
                 assert state is not None
-                state.results[result.epoch], state.setbacks = result, state.setbacks.after_new_epoch()
+                if result.epoch not in state.results:  # a resumed training repeats its old ones
+                    state.results[result.epoch], state.setbacks = result, state.setbacks.after_new_epoch()
                 self.crew.send(worker.number, Answer(go_on=not result.final))
             case Left():
                 assert state is not None

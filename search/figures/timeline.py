@@ -59,6 +59,8 @@ def segments_of_journal(events: Iterable[Event]) -> list[Segment]:
                 last_of[event.trial] = event.at
             case Tell():
                 end(event.trial, event.at, event.state.lower())
+            case Crash(kind="preempted"):
+                end(event.trial, event.at, WENT_ON, event.reason)
             case Crash():
                 end(event.trial, event.at, CRASHED, event.reason)
             case Stop() | Launch():

@@ -47,6 +47,10 @@ class WorkerView:
     """Seconds since the worker's last message."""
     memory_bytes: int | None = None
     """Peak memory of the worker: reserved on a GPU, or resident on the CPU."""
+    node: str = ""
+    """Name of its machine; empty while the worker waits for one."""
+    waiting: bool = False
+    """Whether it waits for a device, in the queue of a cluster."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ def eta_seconds(
         spent: the spent part of the budget.
         ladder: the rungs, with the length of a trial.
         ended: the finished trials.
-        workers: the workers, with their current trials.
+        workers: the workers, with their current trials; those that wait for a device do not count.
         paused: last step -> number of paused trials.
         seconds_left: seconds left of a budget in hours; no trial begins after that. None without such a budget.
 
@@ -155,7 +159,8 @@ def eta_seconds(
         The seconds; None before an epoch was measured, or without workers.
     """
     epoch_seconds = typical_epoch_seconds(ended, workers)
-    if epoch_seconds is None or not workers:
+    num_workers = sum(not worker.waiting for worker in workers)
+    if epoch_seconds is None or num_workers == 0:
         return None
     running = [worker for worker in workers if worker.trial is not None]
     steps = [step_reached(worker, ladder) for worker in running]
@@ -190,7 +195,7 @@ def eta_seconds(
     if budget.trainings is not None:
         to_come.append((budget.trainings * budget.steps - spent.epochs) * epoch_seconds - sum(left))
     new = max(0.0, min(to_come))
-    total = max([(sum(left) + new) / len(workers), *left])
+    total = max([(sum(left) + new) / num_workers, *left])
     return total if seconds_left is None else min(total, max([seconds_left + of_a_trial if new else 0.0, *left]))
 
 

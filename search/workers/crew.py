@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from logging import WARNING
 from typing import Literal, TypeAlias
 
 from search.console import Say
+from search.process import versions
 from search.study.progress import WorkerView
 from search.words import duration
-from search.workers.failures import MOST_DEVICE_ERRORS, Failure
-from search.workers.messages import Epoch, Failed, Left, Ready, Started, ToWorker
+from search.workers.failures import MOST_DEVICE_ERRORS, MOST_LOSSES, Failure
+from search.workers.messages import Epoch, Failed, Left, Placed, Ready, Started, ToWorker
 from search.workers.pool import Exit, Pool
 from studies.objective import Objective, value_of
 from studies.spec import Faults
@@ -41,6 +43,8 @@ class Worker:
     device: str = "starting"
     process: Literal["none", "running", "ended"] = "none"
     """"ended" until its Exit has been handled, which may wait for the database."""
+    placed: Placed | None = None
+    """Node and GPU of its process, or of its last one; None before the first was placed."""
     ready: bool = False
     was_ready: bool = False
     """Whether any process of this worker was ever ready."""
@@ -59,7 +63,10 @@ class Worker:
     memory_bytes: int | None = None
     """Peak memory, from the worker's last epoch."""
     failed_starts: int = 0
-    device_errors: int = 0
+    losses: int = 0
+    """Number of its processes in a row that were lost or preempted before they finished an epoch."""
+    lost: bool = False
+    """Whether its process was lost or preempted; False once its Exit has been handled."""
     disabled_reason: str | None = None
     """Reason why the device was put aside; None while it is in use."""
 
@@ -72,6 +79,16 @@ class Worker:
     def disabled(self) -> bool:
         """Whether the device was put aside."""
         return self.disabled_reason is not None
+
+    @property
+    def waits(self) -> bool:
+        """Whether its process has been asked for and has not begun: a cluster has no device for it yet."""
+        return self.device == "waiting"
+
+    @property
+    def gpu(self) -> tuple[str, str]:
+        """Node and UUID of its GPU: two nodes may number theirs alike. Its label without a GPU."""
+        return (self.placed.node, self.placed.gpu) if self.placed and self.placed.gpu else ("", self.label)
 
     @property
     def unused(self) -> bool:
@@ -94,6 +111,8 @@ class Worker:
             epoch_seconds=epoch.seconds if epoch else None,
             seconds_since_progress=round(self.silent_seconds, 1),
             memory_bytes=self.memory_bytes,
+            node=self.placed.node if self.placed else "",
+            waiting=self.waits,
         )
 
     def failure_of(self, event: Exit) -> Failure:
@@ -104,6 +123,10 @@ class Worker:
             )
         if self.kill_reason:
             return Failure(kind="hang", sentence=f"the worker {self.kill_reason}", log=event.log_tail)
+        if event.lost:
+            node = self.placed.node if self.placed else "its node"
+            how = f"was lost with {node}" if event.lost == "lost" else f"was preempted on {node}"
+            return Failure(kind=event.lost, sentence=f"the worker {how}", log=event.log_tail)
         if event.returncode < 0:
             kind: Literal["killed", "exit"] = "killed" if event.returncode == -signal.SIGKILL else "exit"
             return Failure(kind=kind, sentence=f"the worker ended with signal {-event.returncode}", log=event.log_tail)
@@ -120,8 +143,10 @@ class Crew:
     """
 
     def __init__(self, pool: Pool, faults: Faults, say: Say) -> None:
-        self.pool, self.faults, self.say = pool, faults, say
+        self.pool, self.faults, self.say, self._versions = pool, faults, say, versions()
         self.workers = [Worker(number, device.label) for number, device in enumerate(pool.devices)]
+        self._errors = Counter[tuple[str, str]]()
+        """Number of CUDA errors of each GPU."""
 
     @property
     def put_aside(self) -> list[str]:
@@ -167,6 +192,11 @@ class Crew:
             worker = self.workers[number]
             if isinstance(event, Exit):
                 worker.process, worker.busy_since, worker.killed_at = "ended", None, None
+                worker.lost = event.lost is not None
+                worker.losses += worker.lost
+            elif isinstance(event, Placed):
+                self._place(worker, event)
+                continue
             elif isinstance(event, Ready):
                 worker.ready, worker.was_ready, worker.device = True, True, event.device
                 worker.failed_starts, worker.busy_since = 0, None
@@ -175,6 +205,7 @@ class Crew:
                 worker.busy_since = time.monotonic()
             else:
                 worker.busy_since = None
+                worker.losses = 0 if isinstance(event, Epoch) else worker.losses
             yield number, event
         now, shortest = time.monotonic(), min(self.faults.hang_seconds, self.faults.first_epoch_seconds)
         for worker in self.workers:
@@ -188,9 +219,9 @@ class Crew:
     def replace(self, worker: Worker, failure: Failure) -> None:
         """Give a worker a new process; after too many errors of its device, put the device aside instead."""
         if failure.kind == "device":
-            worker.device_errors += 1
-        sharing = self._sharing(worker)
-        if sum(other.device_errors for other in sharing) >= MOST_DEVICE_ERRORS and not worker.disabled:
+            self._errors[worker.gpu] += 1
+        if self._errors[worker.gpu] >= MOST_DEVICE_ERRORS and not worker.disabled:
+            sharing = [other for other in self.workers if other.gpu == worker.gpu]
             why = f"{MOST_DEVICE_ERRORS} CUDA errors, the last: {failure.sentence}"
             for other in sharing:  # a worker that is training may still finish its trial
                 other.disabled_reason = why
@@ -200,8 +231,12 @@ class Crew:
 
     def on_exit(self, worker: Worker, *, restart: bool) -> str | None:
         """Handle the end of a worker's process: start another one. Returns why the search cannot go on, or None."""
-        worker.failed_starts += not worker.ready and worker.kill_reason is None
+        worker.failed_starts += not (worker.ready or worker.kill_reason or worker.lost)
         worker.process, worker.ready, worker.device, worker.kill_reason = "none", False, "starting", None
+        worker.lost = False
+        if worker.losses > MOST_LOSSES and not worker.disabled:
+            worker.disabled_reason = f"lost or preempted {MOST_LOSSES + 1} times without an epoch"
+            self.say(f"{worker.label} is put aside: {worker.disabled_reason}", WARNING)
         if worker.failed_starts > self.faults.retries and not worker.disabled:
             worker.disabled_reason = "no new process of it can start, see its log"
             # If another worker has started, this device is at fault; if none ever has, all share the same cause.
@@ -223,14 +258,18 @@ class Crew:
         for process in self.pool.close(patience_seconds):
             self.say(f"process {process} {_STUCK}; its device may need a reset", WARNING)
 
-    def _sharing(self, worker: Worker) -> list[Worker]:
-        """The workers on the same GPU, this one included."""
-        gpu = self.pool.devices[worker.number].visible
-        return [
-            other
-            for other in self.workers
-            if other is worker or (gpu is not None and self.pool.devices[other.number].visible == gpu)
-        ]
+    def _place(self, worker: Worker, placed: Placed) -> None:
+        """Note that a worker's process has begun: from now on, it must make progress."""
+        worker.placed, worker.device, worker.busy_since = placed, "starting", time.monotonic()
+        why = None
+        if placed.versions != self._versions:
+            why = f"{placed.node} has {placed.versions}, and the coordinator {self._versions}"
+        elif self._errors[worker.gpu] >= MOST_DEVICE_ERRORS:  # a cluster has handed it out again
+            why = f"{MOST_DEVICE_ERRORS} CUDA errors of this GPU of {placed.node}"
+        if why is not None:
+            worker.disabled_reason = why
+            self.say(f"{worker.label} is put aside: {why}", WARNING)
+            self._kill(worker, f"was put aside: {why}")
 
     def _kill(self, worker: Worker, why: str) -> None:
         worker.ready, worker.busy_since, worker.kill_reason = False, None, why
@@ -251,7 +290,7 @@ class Crew:
         return Exit(-signal.SIGKILL, self.pool.log_tail(worker.number))
 
     def _start(self, worker: Worker) -> None:
-        worker.process, worker.busy_since = "running", time.monotonic()
+        worker.process, worker.device, worker.busy_since = "running", "waiting", None
         self.pool.start(worker.number)
 
 

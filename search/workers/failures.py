@@ -12,6 +12,9 @@ from studies import Faults
 MOST_MICRO_BATCHES = 4
 """Most parts that a batch is divided into when memory runs out: first two, then four."""
 
+MOST_LOSSES = 10
+"""Number of losses and preemptions in a row, without a new epoch, after which a training or a device is given up."""
+
 MOST_DEVICE_ERRORS = 3
 """Number of CUDA errors on one device, over all its workers, after which it is put aside."""
 
@@ -42,7 +45,7 @@ class Failure:
     @property
     def is_crash(self) -> bool:
         """Whether the process or the machine failed, so that the worker's log has more details."""
-        return self.kind in ("memory", "device", "crash", "hang", "killed", "exit")
+        return self.kind in ("memory", "device", "crash", "hang", "killed", "exit", "lost", "preempted")
 
     @property
     def spoils_process(self) -> bool:
@@ -61,6 +64,8 @@ class Setbacks:
 
     retries: int = 0
     """Number of retries since the training's last new epoch."""
+    losses: int = 0
+    """Number of losses and preemptions of its workers since the training's last new epoch."""
     device_errors: int = 0
     """Number of CUDA errors in this training."""
     micro_batches: int = 1
@@ -69,8 +74,8 @@ class Setbacks:
     """Whether the pictures stay on the host, because the GPU's memory ran out with them in it."""
 
     def after_new_epoch(self) -> Setbacks:
-        """The setbacks after a new epoch: the count of retries begins again at 0."""
-        return replace(self, retries=0)
+        """The setbacks after a new epoch: the counts of retries and losses begin again at 0."""
+        return replace(self, retries=0, losses=0)
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,10 @@ def decide(failure: Failure, setbacks: Setbacks, faults: Faults, *, has_room: bo
             if not has_room:
                 return Decision("wait", setbacks)
             return _retry(setbacks, faults, "wait")
+        case "lost" | "preempted":  # no retry: neither the candidate nor its worker is at fault
+            if setbacks.losses >= MOST_LOSSES:
+                return Decision("give up", setbacks)
+            return Decision("again", replace(setbacks, losses=setbacks.losses + 1))
         case "crash" | "hang" | "killed" | "exit":
             return _retry(setbacks, faults, "again")
         case _:
@@ -138,6 +147,6 @@ def words_for(failure: Failure, decision: Decision, label: str, worker: str) -> 
             f"{label} ran out of memory; it goes on in a new process with {decision.setbacks.micro_batches} "
             "micro-batches a step, the effective batch unchanged"
         )
-    if failure.kind in ("hang", "killed", "exit"):
+    if failure.kind in ("hang", "killed", "exit", "lost", "preempted"):
         return f"{failure.sentence.replace('the worker', f'worker {worker}', 1)}; {label} goes on from its last epoch"
     return f"{label} failed ({failure.sentence}); trying again from its last epoch"

@@ -1,7 +1,8 @@
 """Messages between coordinator and workers: frozen values with one JSON form, a line each.
 
     coordinator -> worker   Assign   train this candidate
-    worker -> coordinator   Ready    the process has imported everything and opened its device
+    worker -> coordinator   Placed   the process has begun on a node; its first message
+                            Ready    the process has imported everything and opened its device
                             Started  the candidate is counted, and training begins
                             Epoch    an epoch is finished, and durable in the checkpoint
     coordinator -> worker   Answer   whether to go on after that epoch
@@ -69,6 +70,21 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Placed:
+    """The process has begun. Until then, the worker may wait in a queue of a cluster."""
+
+    node: str
+    """Name of the machine."""
+    gpu: str | None
+    """UUID of its GPU, or of a part of one; None on the CPU. Two nodes may number their GPUs alike."""
+    kind: Literal["cpu", "cuda"]
+    """The kind of its device, as torch says it."""
+    versions: str
+    """Versions of this program and its packages on the node, see ``search.process.versions``."""
+    type: Literal["placed"] = "placed"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ready:
     """The worker's process is ready for work."""
 
@@ -118,7 +134,7 @@ class Failed:
 
 
 ToWorker: TypeAlias = Assign | Answer
-FromWorker: TypeAlias = Ready | Started | Epoch | Left | Failed
+FromWorker: TypeAlias = Placed | Ready | Started | Epoch | Left | Failed
 
 # A loss may be infinite, and must survive JSON.
 _CONFIG = ConfigDict(ser_json_inf_nan="constants", extra="forbid")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from search.devices import WorkerDevice
 from search.workers.messages import FromWorker, ToWorker
@@ -20,6 +20,9 @@ class Exit:
     """The last lines of the worker's log."""
     out_of_memory: bool = False
     """Whether the system killed the process for lack of memory."""
+    lost: Literal["lost", "preempted"] | None = None
+    """Why the process ended although neither it nor its training is at fault. lost: with its node, or it is unknown
+    how it ended. preempted: the cluster took the device back. None: the process ended by itself or was killed."""
 
 
 class Pool(Protocol):
@@ -38,9 +41,10 @@ class Pool(Protocol):
         """The device of each worker, in the order of their numbers."""
 
     def start(self, worker: int) -> None:
-        """Start a process for a worker that has none, without waiting for it. Its first message is ``Ready``.
+        """Start a process for a worker that has none, without waiting for it. It says ``Placed``, then ``Ready``.
 
-        Allowed again after the worker's Exit and after ``abandon``.
+        On a cluster, it may wait for any time before it is ``Placed``. Allowed again after the worker's Exit and after
+        ``abandon``.
         """
 
     def send(self, worker: int, message: ToWorker) -> None:

@@ -17,6 +17,7 @@ import os
 import queue
 import resource
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -51,7 +52,8 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     gc.disable()  # collections during the import of torch and timm take an eighth of its time
-    from search.workers.messages import Assign, Failed, Ready, to_json, to_worker
+    from search.process import versions
+    from search.workers.messages import Assign, Failed, Placed, Ready, to_json, to_worker
 
     def send(message: FromWorker) -> None:
         try:
@@ -65,6 +67,8 @@ def main() -> None:
             inbox.put(to_worker(line))
         os._exit(EXIT_COORDINATOR_GONE)
 
+    gpu = os.environ["CUDA_VISIBLE_DEVICES"] if kind == "cuda" else None
+    send(Placed(node=socket.gethostname(), gpu=gpu, kind="cpu" if gpu is None else "cuda", versions=versions()))
     inbox: Inbox = queue.SimpleQueue()
     threading.Thread(target=receive, daemon=True).start()
 

@@ -16,6 +16,7 @@ from search.devices import WorkerDevice
 from search.errors import FailureKind
 from search.paths import Runs
 from search.plan.space import Bounds, distributions
+from search.process import versions
 from search.running.clock import Clock
 from search.running.coordinator import Coordinator
 from search.study.identity import take_folder
@@ -24,7 +25,7 @@ from search.study.progress import Snapshot
 from search.study.storage import open_storage, parse_url
 from search.study.study import open_study, uuid_of
 from search.workers.failures import Failure
-from search.workers.messages import Answer, Assign, Epoch, Failed, FromWorker, Left, Ready, Started, ToWorker
+from search.workers.messages import Answer, Assign, Epoch, Failed, FromWorker, Left, Placed, Ready, Started, ToWorker
 from search.workers.pool import Exit, Pool
 from studies import StudySpec
 from trainer.config import EpochResult
@@ -72,6 +73,10 @@ def failed(trial: int, kind: FailureKind, error: str, *, with_pictures: bool = F
     return Failed(trial=trial, failure=Failure(kind=kind, sentence=error, with_pictures=with_pictures))
 
 
+def placed(device: WorkerDevice, node: str = "here") -> Placed:
+    return Placed(node=node, gpu=device.visible, kind=device.kind, versions=versions())
+
+
 def trains(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
     """A worker that trains to the end, better with a larger lr."""
     trial, lr = assignment.trial, assignment.config["lr"]
@@ -93,6 +98,9 @@ class ScriptedPool:
     assigned: list[Assign] = field(default_factory=list)
     answers: list[bool] = field(default_factory=list)
     started: list[int] = field(default_factory=list)
+    node: str = "here"
+    queued: set[int] = field(default_factory=set)
+    """Workers that wait for a device."""
     unkillable: frozenset[int] = frozenset()
     """Workers that no signal ends."""
     closed: bool = False
@@ -155,6 +163,9 @@ class ScriptedPool:
             yield Exit(1, "ImportError: no module named torch")
             return
         inbox = self._inbox[worker]
+        while worker in self.queued:
+            yield None
+        yield placed(self.devices[worker], self.node)
         yield Ready(device="a script")
         while True:
             while not inbox:

@@ -176,6 +176,17 @@ def test_a_crash_is_tried_again_and_then_given_up() -> None:
         run(crashes, trainings(1))
 
 
+def test_epochs_that_a_resumed_training_repeats_are_no_new_ones() -> None:
+    def dies_after_its_first_epoch(assignment: Assign, _times: int) -> Iterator[FromWorker | Exit]:
+        yield epoch(assignment, 1)
+        yield Exit(-9, "")
+
+    trainer = trainer_on(pool := ScriptedPool(dies_after_its_first_epoch), [], Faults(retries=2))
+    with pytest.raises(TrainingFailed, match="ended with signal 9"):
+        all_of(trainer, trainings(1))
+    assert len(pool.assigned) == 3, "two retries"
+
+
 def test_a_worker_that_cannot_start_ends_it() -> None:
     class NeverReady(ScriptedPool):
         def start(self, worker: int) -> None:

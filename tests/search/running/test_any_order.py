@@ -15,7 +15,7 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from optuna.trial import TrialState
-from scripted import EPOCHS, Bench, failed, result, spec_of, started
+from scripted import EPOCHS, Bench, failed, placed, result, spec_of, started
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
@@ -67,7 +67,7 @@ class Puppets:
 
     def start(self, worker: int) -> None:
         self.trial[worker] = None
-        self.said.append((worker, Ready(device="a puppet")))
+        self.said += [(worker, placed(self.devices[worker])), (worker, Ready(device="a puppet"))]
 
     def send(self, worker: int, message: ToWorker) -> None:
         if worker not in self.trial:

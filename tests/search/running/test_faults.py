@@ -6,15 +6,18 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 from optuna.trial import TrialState
-from scripted import Bench, ScriptedPool, epoch, failed, spec_of, started, states, trains
+from scripted import Bench, Script, ScriptedPool, epoch, failed, placed, spec_of, started, states, trains
 
 import search.workers.crew
 from search.devices import WorkerDevice
 from search.errors import TrainingFailed
+from search.study.events import Crash
+from search.study.journal import read_journal
 from search.study.progress import Snapshot
 from search.workers.crew import patience
 from search.workers.messages import Assign, FromWorker
@@ -94,6 +97,97 @@ def test_a_process_that_does_not_end_when_the_search_is_stopped_is_named(bench: 
     coordinator = bench.coordinator(ScriptedPool(stuck, unkillable=frozenset({0})), spec_of(trials=1))
     assert coordinator.run() is False
     assert bench.notes[-1] == "process 4242 was killed and does not end; its device may need a reset"
+
+
+# -- workers of a cluster: they wait for a device, are lost with their node, or are preempted
+
+
+def ends_once(lost: Literal["lost", "preempted"], losses: int) -> Script:
+    """The worker of trial 0 ends so, this many times, after the first epoch of each attempt."""
+
+    def script(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        if assignment.trial == 0 and times < losses:
+            yield started(0)
+            yield epoch(0, 1, 0.1)
+            yield Exit(0, "", lost=lost)
+        yield from trains(assignment, times) if assignment.trial else [epoch(0, number, 0.1) for number in (1, 2, 3)]
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"), [("lost", "was lost with node7"), ("preempted", "was preempted on node7")], ids=str
+)
+def test_a_loss_or_preemption_is_no_retry(bench: Bench, lost: Literal["lost", "preempted"], said: str) -> None:
+    pool = ScriptedPool(ends_once(lost, losses=10), node="node7")
+    coordinator = bench.coordinator(pool, spec_of(trials=1, faults={"retries": 0}))
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["COMPLETE"]
+    assert bench.notes.count(f"worker cpu:0 {said}; trial 0 goes on from its last epoch") == 10
+    assert {event.kind for event in read_journal(coordinator.journal.path) if isinstance(event, Crash)} == {lost}
+
+
+def test_eleven_losses_in_a_row_without_a_new_epoch_are_too_many(bench: Bench) -> None:
+    pool = ScriptedPool(ends_once("lost", losses=11))
+    coordinator = bench.coordinator(pool, spec_of(trials=2, faults={"retries": 0}))
+    assert coordinator.run() is True
+    assert states(coordinator.trials.study) == ["FAIL", "COMPLETE"]
+
+
+def test_a_worker_that_is_always_lost_before_it_trains_is_put_aside(bench: Bench) -> None:
+    class Vanishes(ScriptedPool):
+        def _play(self, worker: int) -> Iterator[Any]:
+            return iter([placed(self.devices[0]), Exit(0, "", lost="lost")]) if worker == 0 else super()._play(worker)
+
+    def waits_for_it(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        while pool.started.count(0) < 11:
+            yield None
+        yield from trains(assignment, times)
+
+    pool = Vanishes(waits_for_it, 2)
+    coordinator = bench.coordinator(pool, spec_of(trials=2, faults={"retries": 0}))
+    assert coordinator.run() is True
+    assert pool.started.count(0) == 11
+    assert "cpu:0 is put aside: lost or preempted 11 times without an epoch" in bench.warnings
+
+
+def test_no_clock_runs_while_a_worker_waits_for_its_device(bench: Bench) -> None:
+    seen: list[Snapshot] = []
+
+    def ends_the_wait(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        begun = time.monotonic()
+        while time.monotonic() - begun < 0.3:
+            yield None
+        if assignment.trial == 2:
+            pool.queued.clear()
+        yield from trains(assignment, times)
+
+    pool = ScriptedPool(ends_the_wait, 2, queued={0})
+    spec = spec_of(trials=4, faults={"first_epoch_seconds": 0.5, "hang_seconds": 0.5})
+    coordinator = bench.coordinator(pool, spec, watch=seen.append)
+    assert coordinator.run() is True
+    assert pool.started == [0, 1], "nobody was taken for hanging"
+    waited = next(moment for moment in seen if moment.finished)
+    assert [(one.device, one.waiting, one.node) for one in waited.workers] == [
+        ("waiting", True, ""),
+        ("a script", False, "here"),
+    ]
+    assert not any(one.waiting for one in seen[-1].workers)
+
+
+def test_a_node_with_other_versions_is_put_aside(bench: Bench) -> None:
+    class Old(ScriptedPool):
+        def _play(self, worker: int) -> Iterator[Any]:
+            if worker == 0:
+                yield replace(placed(self.devices[0], "old-node"), versions="featherweight 0.0")
+                yield from itertools.repeat(None)
+            yield from super()._play(worker)
+
+    pool = Old(trains, 2)
+    coordinator = bench.coordinator(pool, spec_of(trials=2))
+    assert coordinator.run() is True
+    assert (pool.started, pool.trials) == ([0, 1], [0, 1])
+    assert any("old-node has featherweight 0.0, and the coordinator featherweight" in note for note in bench.warnings)
 
 
 def test_patience_is_a_multiple_of_the_slowest_epoch_known(bench: Bench) -> None:
@@ -290,6 +384,24 @@ def test_errors_of_all_workers_of_a_gpu_count_together_and_put_it_aside_for_all_
         "gpu 0 is put aside after 3 CUDA errors, the last: AcceleratorError: CUDA error: an illegal memory access"
     ]
     assert len(pool.assigned) <= 4, "three errors, and what was assigned already"
+
+
+def test_gpus_of_two_nodes_are_two_even_if_their_names_are_the_same(bench: Bench) -> None:
+    class TwoNodes(ScriptedPool):
+        def _play(self, worker: int) -> Iterator[Any]:
+            self.node = f"node{worker}"
+            return super()._play(worker)
+
+    def breaks_on_the_first(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        if pool.worker == 0:
+            yield failed(assignment.trial, "device", "AcceleratorError: CUDA error: an illegal memory access")
+        yield from trains(assignment, times)
+
+    pool = TwoNodes(breaks_on_the_first, 2)
+    pool.devices = [WorkerDevice(f"gpu {number}", "GPU-a", 1) for number in range(2)]
+    coordinator = bench.coordinator(pool, spec_of(trials=6))
+    assert coordinator.run() is True
+    assert [worker.disabled for worker in coordinator.crew.workers] == [True, False]
 
 
 def test_a_device_that_was_not_needed_takes_over_from_one_put_aside(bench: Bench) -> None:

@@ -74,6 +74,11 @@ class TestEta:
     def test_shares_what_is_left_among_the_workers(self) -> None:
         assert eta([trial(0), trial(1)], [IDLE, IDLE]) == pytest.approx(4 * 30 / 2)
 
+    def test_a_worker_that_waits_for_its_device_does_not_count(self) -> None:
+        waits = replace(IDLE, waiting=True)
+        assert eta([trial(0), trial(1)], [IDLE, waits]) == pytest.approx(4 * 30)
+        assert eta([trial(0), trial(1)], [waits]) is None
+
     def test_before_the_first_trial_has_ended_expects_none_to_be_pruned(self) -> None:
         assert eta([], [training(0, 1, epoch_seconds=10.0)]) == pytest.approx(2 * 10 + 5 * 30)
 

@@ -10,8 +10,9 @@ import sys
 import time
 from collections.abc import Iterator
 
+from search.process import versions
 from search.workers.failures import Failure
-from search.workers.messages import Assign, Epoch, Failed, FromWorker, Left, Ready, Started, to_json, to_worker
+from search.workers.messages import Assign, Epoch, Failed, FromWorker, Left, Placed, Ready, Started, to_json, to_worker
 from search.workers.pool import Exit
 from studies import Limit
 from trainer.config import DataConfig, EpochResult
@@ -62,6 +63,7 @@ def main() -> None:
         sys.stdout.buffer.write(to_json(message))
         sys.stdout.buffer.flush()
 
+    say(Placed(node="here", gpu=None, kind="cpu", versions=versions()))
     say(Ready(device="a play"))
     for line in sys.stdin:
         given = to_worker(line)

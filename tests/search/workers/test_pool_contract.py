@@ -14,8 +14,9 @@ from plays import COMPLAINT, assignment, play
 from scripted import ScriptedPool
 
 from search.devices import WorkerDevice
+from search.process import versions
 from search.workers.local import SECRETS, LocalPool
-from search.workers.messages import Answer, Epoch, Failed, FromWorker, Left, Ready, Started
+from search.workers.messages import Answer, Epoch, Failed, FromWorker, Left, Placed, Ready, Started
 from search.workers.pool import Exit, Pool
 
 Said = list[tuple[int, FromWorker | Exit]]
@@ -64,7 +65,9 @@ def has(kind: type, number: int = 1) -> Callable[[Said], bool]:
 def begin(pool: Pool, *workers: int) -> None:
     for worker in workers:
         pool.start(worker)
-    assert all(isinstance(event, Ready) for _, event in until(pool, has(Ready, len(workers))))
+    said = until(pool, has(Ready, len(workers)))
+    for worker in workers:
+        assert [type(event) for by, event in said if by == worker] == [Placed, Ready]
 
 
 class TestPool:
@@ -80,6 +83,11 @@ class TestPool:
         started = next(event for _, event in said if isinstance(event, Started))
         assert started.sizes == {"width_mult": 0.1 + 0.2}, "to the last bit"
         assert all(event.result.train_loss == float("inf") for _, event in said if isinstance(event, Epoch))
+
+    def test_its_first_message_says_where_it_is_and_with_which_versions(self, pool: Pool) -> None:
+        pool.start(0)
+        first = until(pool, lambda said: bool(said))[0]
+        assert first == (0, Placed(node="here", gpu=None, kind="cpu", versions=versions()))
 
     def test_an_answer_that_says_no_ends_the_training_and_the_worker_takes_the_next(self, pool: Pool) -> None:
         begin(pool, 0)
@@ -99,7 +107,7 @@ class TestPool:
         pool.send(0, assignment("crashes"))
         said = until(pool, has(Exit))
         assert [type(event) for _, event in said] == [Started, Exit]
-        assert said[-1] == (0, Exit(3, COMPLAINT))
+        assert said[-1] == (0, Exit(3, COMPLAINT)), "which is not lost: it ended by itself"
         assert pool.log_tail(0) == COMPLAINT, "of one that has ended too"
         assert [event for _ in range(3) for event in pool.events(0.1)] == []
 
@@ -118,7 +126,7 @@ class TestPool:
         pool.kill(0)
         pool.kill(0)
         (exit_,) = [event for _, event in until(pool, has(Exit)) if isinstance(event, Exit)]
-        assert (exit_.returncode, exit_.out_of_memory) == (-signal.SIGKILL, False)
+        assert (exit_.returncode, exit_.out_of_memory, exit_.lost) == (-signal.SIGKILL, False, None)
         pool.kill(0)
         pool.kill(1)
         assert [event for _ in range(3) for event in pool.events(0.1)] == []
