@@ -3,6 +3,7 @@
 cli              the commands: parse, call one function, print, exit code; nothing heavy at import
 pipeline         `search launch`, with `--export` up to the export
 housekeeping     the commands about studies as a whole: list, begin, delete
+steering         the commands to a running search: stop, gpus
 options          options that commands share, shell completion, printing of answers
 running, export  a running search; the export of its best trial
 watch            displays of a search: terminal, dashboard, report, messages
@@ -11,7 +12,8 @@ plan             preparation of a study before any worker starts: pictures, exac
 figures          figures of studies and exports
 study            a study as it is stored
 policy           decisions of a search: rungs, promotions, the next settings to try
-devices          the devices of --gpus, and locks on GPUs
+devices          the meaning of --gpus
+gpu_locks        locks on GPUs, and their use by other programs
 paths            every file name under the runs folder
 process          the command as a process: signals, exit codes, its log, no password in the process list
 errors           errors for the user, and the one table of exit codes

@@ -47,17 +47,19 @@ from search.options import (
     TrialsOption,
     VersionOption,
     budget_of,
+    load_study,
     overrides_of,
+    study_name,
     trial_numbers,
 )
 from search.options import places as _places
 from search.options import print_answer as _print
 from search.paths import DEFAULT_RUNS, Runs
 from search.process import leave_after, run_command
+from search.steering import gpus, stop
 
 if TYPE_CHECKING:
     from search.watch.observers import Observer
-    from studies import StudySpec
 
 app = typer.Typer(
     cls=Commands,
@@ -144,7 +146,7 @@ def check(
     from search.plan.meaning import text_of_check
 
     budget = budget_of(trainings=trainings, trials=trials)
-    spec = _load(study, [*(assignments or []), *budget], data, labels)
+    spec = load_study(study, [*(assignments or []), *budget], data, labels)
     workers = share_gpus(parse_devices(gpus), spec.search.workers_per_gpu)
     pairs = Path(f"{spec.name}-duplicates.png") if duplicates else None
     say = partial(remark, aside=as_json)
@@ -167,7 +169,7 @@ def lr_range(
     from search.devices import parse_devices
     from search.plan.lr_range import find_lr_range, text_of_lr_range
 
-    spec = _load(study, assignments or [], data, labels)
+    spec = load_study(study, assignments or [], data, labels)
     figure = out or Path(f"{spec.name}-lr-range.png")
     _print(find_lr_range(spec, Runs(runs), parse_devices(gpus)[0], figure), text_of_lr_range, as_json=as_json)
 
@@ -206,27 +208,7 @@ def status(
 
     from search.watch.live import show_status
 
-    show_status(_study_name(study, folder), url, folder, watch=watch, as_json=as_json)
-
-
-@app.command()
-def stop(
-    study: StudyArgument = None,
-    finish: Annotated[
-        bool, typer.Option("--finish", help="End its paused trials, too: they count as pruned, and never go on.")
-    ] = False,
-    as_json: EndJsonOption = False,
-    storage: StorageOption = None,
-    runs: RunsOption = DEFAULT_RUNS.root,
-) -> None:
-    """End a search from another terminal: every worker finishes its epoch. An export ends at once."""
-    folder, url = _places(storage, runs)
-
-    from search.running.stop import stop_search, text_of_stop
-
-    name = _study_name(study, folder)
-    stopped = stop_search(name, url, folder, finish=finish, tell=partial(remark, aside=as_json))
-    _print(stopped, text_of_stop, as_json=as_json)
+    show_status(study_name(study, folder), url, folder, watch=watch, as_json=as_json)
 
 
 @app.command()
@@ -243,7 +225,7 @@ def replay(
     from search.study.replay import Replay, replay_study, text_of_replay
 
     folder = Runs(runs)
-    answer = replay_study(_study_name(study, folder), folder, other)
+    answer = replay_study(study_name(study, folder), folder, other)
     _print(answer, text_of_replay, as_json=as_json)
     if isinstance(answer, Replay) and not (answer.identical or answer.versions):
         raise ReplayFailed(
@@ -294,7 +276,7 @@ def report(
 
     from search.watch.report import text_of_report, write_report
 
-    _print(write_report(_study_name(study, folder), url, folder, out), text_of_report, as_json=as_json)
+    _print(write_report(study_name(study, folder), url, folder, out), text_of_report, as_json=as_json)
 
 
 @app.command("export-best")
@@ -316,8 +298,8 @@ def export_best(
     from search.export.export import export_best as run
     from search.export.metrics import text_of_export
 
-    asked = _load(study, [], None) if study is not None and study.endswith(".toml") else None
-    name = asked.name if asked is not None else _study_name(study, folder)
+    asked = load_study(study, [], None) if study is not None and study.endswith(".toml") else None
+    name = asked.name if asked is not None else study_name(study, folder)
     export = run(name, url, folder, devices, asked=asked, out=out, numbers=trial_numbers(trial), aside=as_json)
     _print(export, text_of_export, as_json=as_json)
 
@@ -377,6 +359,8 @@ def compare(
     _print(run(first, second, data=data, runs=folder, url=url), text_of_comparison, as_json=as_json)
 
 
+app.command()(stop)
+app.command()(gpus)
 app.command()(studies)
 app.command()(delete)
 
@@ -384,16 +368,3 @@ app.command()(delete)
 def main(*observers: Observer) -> NoReturn:
     """Entry point of ``search``. A user's script may call it with its own observers of a launch."""
     leave_after(lambda: run_command(partial(app, obj=observers)))
-
-
-def _load(study: str, assignments: list[str], data: Path | None, labels: str | None = None) -> StudySpec:
-    import studies as shipped
-
-    return shipped.load(study, overrides_of(assignments, data, labels))
-
-
-def _study_name(study: str | None, runs: Runs) -> str:
-    """Name of the requested study, given by its name or its file; by default, the study launched last."""
-    if study is None:
-        return runs.study_last_launched()
-    return _load(study, [], None).name if study.endswith(".toml") or "/" in study else study

@@ -1,40 +1,25 @@
-"""The devices of ``--gpus``, reasons why a GPU cannot be used, and locks on GPUs. NVML lists them without using one."""
+"""The devices of ``--gpus``, and reasons why a GPU cannot be used. NVML lists GPUs without using one."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from logging import WARNING
 from pathlib import Path
 from typing import Literal
 
-from search.console import Say, tell_aside
-from search.errors import DeviceHeld, UsageError
-from search.words import megabytes
+from search.console import tell_aside
+from search.errors import UsageError
 from trainer.cores import most_threads, num_cores
 
 UUIDS = ("GPU-", "MIG-")
 """How the UUIDs of GPUs and of their parts begin."""
 
-LOCK_FOLDERS = (Path("/run/lock"), Path("/tmp"))
-"""Folders for GPU locks. The first one is used in which all users may write, and nobody can remove others' files.
-
-/run/lock is made for locks, but not all distributions let all users write there. $TMPDIR is not in the list, because
-each user may have another one.
-"""
-
 GPU_FILES = ("nvidia[0-9]*", "dxg")
 """Files in /dev that show a GPU, natively or in a container, and under WSL, even if the driver's library is missing."""
 
 DEVICE_FOLDER = Path("/dev")
-
-FILLED_SHARE = 0.5
-"""Share of a GPU's memory that other programs may use before the user is warned. A desktop uses some 100 MB."""
 
 
 @dataclass(frozen=True)
@@ -274,109 +259,3 @@ def use_gpu(device: WorkerDevice) -> None:
     """Let this process train on a device: to be called before torch looks for GPUs."""
     if device.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device.visible
-
-
-@contextlib.contextmanager
-def hold_devices(devices: list[WorkerDevice], say: Say) -> Iterator[None]:
-    """Lock the GPUs against other searches and exports on this machine, of any user. The CPU is never locked.
-
-    Args:
-        devices: the devices of all workers.
-        say: called with a warning about each GPU that another program fills or that cannot be locked. It is used
-            nevertheless.
-
-    Raises:
-        DeviceHeld: another search or export trains on one of them.
-    """
-    with contextlib.ExitStack() as stack:
-        gpus = {device.visible: device.label for device in reversed(devices) if device.visible is not None}
-        for uuid, label in sorted(gpus.items()):
-            name = label.partition(":")[0]
-            try:
-                stack.enter_context(_gpu_lock(uuid))
-            except BlockingIOError:
-                raise DeviceHeld(
-                    f"{name} is in use by another search or export on this machine; name others in --gpus"
-                ) from None
-            except OSError as error:  # another user left something else in its place
-                reason = f"{error.filename}: {error.strerror}"
-                say(f"{name} cannot be locked ({reason}); make sure that no other search trains on it", WARNING)
-            if (use := _use_of(uuid)) is not None and use.used_bytes > FILLED_SHARE * use.total_bytes:
-                say(_filled(name, use), WARNING)
-        yield
-
-
-@contextlib.contextmanager
-def _gpu_lock(uuid: str) -> Iterator[None]:
-    """Hold the lock of a GPU. BlockingIOError if another process has it; another OSError if it cannot be locked."""
-    shared = stat.S_ISVTX | stat.S_IWOTH
-    folder = next((one for one in LOCK_FOLDERS if one.is_dir() and one.stat().st_mode & shared == shared), None)
-    if folder is None:
-        raise FileNotFoundError(errno.ENOENT, "no folder that all users share", " or ".join(map(str, LOCK_FOLDERS)))
-    file = folder / f"featherweight-{uuid.replace('/', '-')}.lock"
-    descriptor = _open_lock(file)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise FileExistsError(errno.EEXIST, "not a plain file", str(file))
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)  # the file stays: else two processes could lock two files of the same name
-
-
-def _open_lock(file: Path) -> int:
-    """Open a file in a folder where other users may write: never through a link, and without waiting.
-
-    The file is opened for reading, which is enough for a lock. In such a folder, O_CREAT fails for the file of another
-    user, so it is used only for a new file.
-    """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-    with contextlib.suppress(FileNotFoundError):
-        return os.open(file, flags)
-    try:
-        descriptor = os.open(file, flags | os.O_CREAT | os.O_EXCL, 0o644)
-    except FileExistsError:  # another process was faster
-        return os.open(file, flags)
-    os.fchmod(descriptor, 0o644)  # so that other users can lock it, whatever the umask
-    return descriptor
-
-
-@dataclass(frozen=True)
-class GpuUse:
-    """The use of a GPU's memory by programs."""
-
-    used_bytes: int
-    total_bytes: int
-    processes: tuple[int, ...]
-    """Process ids; empty if the driver does not show them, as in a container."""
-
-
-def _filled(name: str, use: GpuUse) -> str:
-    """The sentence for a GPU that others fill."""
-    kind = "process" if len(use.processes) == 1 else "processes"
-    who = f" ({kind} {', '.join(map(str, use.processes))})" if use.processes else ""
-    return (
-        f"{name}: another program{who} has {megabytes(use.used_bytes)} of its {megabytes(use.total_bytes)}, "
-        "and trials may run out of memory; end that, or leave this GPU out of --gpus"
-    )
-
-
-def _use_of(uuid: str) -> GpuUse | None:
-    """The use of a GPU, or of a part of one; None if the driver does not tell."""
-    import pynvml  # nvidia-ml-py
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
-        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        processes: tuple[int, ...] = ()
-        with contextlib.suppress(pynvml.NVMLError):
-            processes = tuple(one.pid for one in pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
-        return GpuUse(memory.used, memory.total, processes)
-    except pynvml.NVMLError:  # for example, memory that is shared with the CPU
-        return None
-    finally:
-        pynvml.nvmlShutdown()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from sqlalchemy import URL
 
+    from studies import StudySpec
+
 Answer = TypeVar("Answer")
 
 JSON_VERSION = 1
@@ -239,6 +241,20 @@ def overrides_of(assignments: list[str] | None, data: Path | None, labels: str |
     named = {name: json.dumps(str(one), ensure_ascii=False) for name, one in given.items() if one is not None}
     hidden: list[str] = json.loads(os.environ.get(HIDDEN_SETTINGS, "[]"))
     return [*(assignments or []), *hidden, *(f"data.{name}={value}" for name, value in named.items())]
+
+
+def load_study(study: str, assignments: list[str], data: Path | None, labels: str | None = None) -> StudySpec:
+    """The study of a file, or a shipped one, with its overrides."""
+    import studies as shipped
+
+    return shipped.load(study, overrides_of(assignments, data, labels))
+
+
+def study_name(study: str | None, runs: Runs) -> str:
+    """Name of the requested study, given by its name or its file; by default, the study launched last."""
+    if study is None:
+        return runs.study_last_launched()
+    return load_study(study, [], None).name if study.endswith(".toml") or "/" in study else study
 
 
 def trial_numbers(text: str | None) -> tuple[int, ...]:

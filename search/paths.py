@@ -112,6 +112,10 @@ class Runs:
         except OSError:
             return False
 
+    def gpu_requests(self, study: str) -> Path:
+        """Folder with requests of ``search gpus`` to a running search, and their answers."""
+        return self.study(study) / "gpus"
+
     def state(self, study: str) -> Path:
         """Current state of a search's workers, for ``search status``; valid only while the study has an owner."""
         return self.study(study) / "state.json"

@@ -80,7 +80,7 @@ def launch_study(
     """
     made: list[Export] = []
 
-    def then(owned: OwnedStudy, schedule: Schedule) -> None:
+    def then(owned: OwnedStudy, schedule: Schedule, devices: list[WorkerDevice]) -> None:
         from search.export.export import export_owned
 
         console = Terminal(quiet=is_quiet(), highlight=False)

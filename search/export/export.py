@@ -23,7 +23,7 @@ from rich.console import Console
 from sqlalchemy import URL
 
 from search.console import Terminal, is_quiet, show_progress
-from search.devices import WorkerDevice, hold_devices
+from search.devices import WorkerDevice
 from search.errors import ProofFailed, UsageError
 from search.export.card import write_card
 from search.export.choice import check_limit, choose_trials
@@ -41,6 +41,7 @@ from search.export.place import CARD, CONFUSION, CURVES, EPOCHS, MISTAKES, OUT_O
 from search.export.record import Description, ExportRecord, ProofAnswer, write_metrics
 from search.export.retrain import Retraining, Stages, raise_if_stopped
 from search.figures.png import draw_confusion, draw_curves, write_curves
+from search.gpu_locks import hold_devices
 from search.paths import Runs
 from search.plan.prepare import prepare
 from search.plan.schedule import Schedule

@@ -2,6 +2,7 @@
 
 launch       from a study to a running search
 stop         `search stop`: asks a search to end, and ends paused trials
+elastic      `search gpus`: GPUs added to a running search, and taken away
 coordinator  the loop: assign, answer, resume, pause, stop
 trials       the trials of the study: ask, report, prune, tell
 rungs        which trials go on at a rung, are paused there, are promoted

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from logging import INFO, WARNING
@@ -29,7 +30,7 @@ from search.paths import Runs
 from search.plan.prepare import room_needed
 from search.plan.space import Bounds
 from search.running.clock import Clock
-from search.running.moment import SECONDS_A_WORKER, line_of, snapshot_of
+from search.running.moment import SECONDS_A_WORKER, line_of, problems_of, snapshot_of
 from search.running.records import Changed, Ending, Said
 from search.running.trials import Trials
 from search.study import events
@@ -42,7 +43,6 @@ from search.study.progress import Snapshot
 from search.study.storage import check_writable, wait_briefly
 from search.study.trial import OUT_OF_MEMORY, step_of
 from search.watch.observers import Audience
-from search.words import duration
 from search.workers.crew import POLL_SECONDS, Crew, Worker, patience
 from search.workers.failures import Failure, decide, words_for
 from search.workers.messages import Answer, Epoch, Failed, Left, Started
@@ -84,6 +84,8 @@ class Coordinator:
         self.no_room: str | None = None
         self.last_failure: str | None = None
         self.fatal: BaseException | None = None
+        self.each_turn: Callable[[], object] = lambda: None
+        """Called in each turn; may change the workers."""
         self._shown = -math.inf
         """Time of the last snapshot for the audience."""
         self._may_assign = False
@@ -153,6 +155,7 @@ class Coordinator:
         """One turn: waiting events, idle workers, new messages. Returns False once there is nothing left to do."""
         if self.runs.stop_requested(self.spec.name) and not self.stopping:
             self.stop()
+        self.each_turn()
         if self.clock.must_end and not self.stopping and self.trials.spent.complete:
             self.out_of_time = self.told_to_stop = True
             self.stop(self.spec.faults.grace_seconds)
@@ -183,18 +186,9 @@ class Coordinator:
 
     def snapshot(self) -> Snapshot:
         """The search as it is now, for people."""
-        told_to = self.stopping and not self.out_of_time
-        return snapshot_of(self.trials, self.crew, stopping=told_to, problems=self._problems())
-
-    def _problems(self) -> list[str]:
-        """Obstacles to the search, each with its remedy or with the condition it waits for."""
-        problems = self.crew.put_aside
-        if self.outage.is_on:
-            away = duration(self.outage.seconds)
-            problems.append(f"no database for {away}; training goes on, {len(self.backlog)} messages wait")
-        if self.no_room:
-            problems.append(f"paused: {self.no_room}")
-        return problems
+        told_to, away = self.stopping and not self.out_of_time, self.outage.seconds if self.outage.is_on else None
+        problems = problems_of(self.crew, away, len(self.backlog), self.no_room)
+        return snapshot_of(self.trials, self.crew, stopping=told_to, problems=problems)
 
     # -- the database, which may be away
 
@@ -212,7 +206,7 @@ class Coordinator:
         """Let workers train on, up to a rung. Their epochs are decided once the database is back."""
         for said in self.backlog:
             if said.can_go_on(self.trials.rungs.on_the_way):
-                self._answer(said, go_on=not self.stopping)
+                self._answer(said, go_on=not (self.stopping or self.crew.workers[said.worker].drained))
 
     def _answer(self, said: Said, *, go_on: bool) -> None:
         if not said.answered:
@@ -327,7 +321,7 @@ class Coordinator:
             case "stop":
                 reason = f"{self.spec.search.pruner} after {step_of(self.spec)} {result.epoch}"
                 self._finish(worker, Ending(state=TrialState.PRUNED, reason=reason))
-        return verdict == "go on" and not self.stopping
+        return verdict == "go on" and not (self.stopping or worker.drained)
 
     def _release(self, worker: Worker) -> None:
         """Mark a worker as free. An unfinished trial is paused, or goes on with another worker or the next launch."""

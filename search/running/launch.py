@@ -13,8 +13,9 @@ import optuna
 from sqlalchemy import URL
 
 from search.console import Say, is_quiet
-from search.devices import WorkerDevice, hold_devices, share_gpus
+from search.devices import WorkerDevice, share_gpus
 from search.errors import Interrupted, NothingToExport
+from search.gpu_locks import hold_devices
 from search.paths import Runs
 from search.plan.data_warnings import never_predicted, warnings_about
 from search.plan.extras import check_extras
@@ -24,6 +25,7 @@ from search.plan.schedule import Schedule
 from search.process import STOP_SIGNALS, allow_grace, log_to
 from search.running.clock import Clock
 from search.running.coordinator import Coordinator
+from search.running.elastic import Elastic
 from search.study.begun import as_begun, renew
 from search.study.budget import Budget
 from search.study.events import Accept, Keep
@@ -51,8 +53,8 @@ from studies import StudySpec
 from trainer.data import Dataset
 from trainer.kept import write_checked
 
-Then = Callable[[OwnedStudy, Schedule], object]
-"""A function that is called after a search, in the process that owns the study."""
+Then = Callable[[OwnedStudy, Schedule, list[WorkerDevice]], object]
+"""A function that is called after a search, in the process that owns the study, with the search's last devices."""
 
 
 def launch(
@@ -91,13 +93,12 @@ def launch(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     check_extras(spec)
     display = Display(quiet=is_quiet())
-    log = log_to(runs.coordinator_log(spec.name), display.say)
-    with own_study(spec.name, url, runs) as check_lock, log, hold_devices(devices, display.say), storage_errors(url):
+    log = log_to(runs.coordinator_log(spec.name), say := display.say)
+    with own_study(spec.name, url, runs) as check_lock, log, hold_devices(devices, say) as held, storage_errors(url):
         storage = open_storage(url, create=True)
         begun = as_begun(spec, storage, overrides)
         spec, notes = begun.spec, list(begun.notes)
-        workers = share_gpus(devices, spec.search.workers_per_gpu)
-        prepared = prepare(spec, runs, display.console)
+        workers, prepared = share_gpus(devices, spec.search.workers_per_gpu), prepare(spec, runs, display.console)
         check_lock()  # the Postgres server may have been restarted while the pictures were decoded
         notes += take_folder(runs, spec.name, uuid_of(spec.name, storage))
 
@@ -125,11 +126,12 @@ def launch(
             observers = Observers(display, others, at_once=lambda: coordinator.killed)
             pool = LocalPool(workers, [runs.worker_log(spec.name, number) for number in range(len(workers))])
             coordinator = Coordinator(owned, prepared, pool, runs, str(prepared.data.cache_path), observers, clock)
+            coordinator.each_turn = (elastic := Elastic(coordinator, devices, held, prepared)).turn
             with observers, _signals_to(coordinator):
                 finished = coordinator.run()
             _warn_of_unanswered(display, runs, spec, prepared)
         if finished:
-            return _finished(coordinator, runs, then)
+            return _finished(coordinator, runs, elastic.devices, then)
     raise Interrupted(
         f"study {spec.name!r} stopped with {coordinator.trials.budget.describe(coordinator.trials.spent)}; "
         "nothing is lost, the same command goes on from there",
@@ -137,7 +139,7 @@ def launch(
     )
 
 
-def _go_on(coordinator: Coordinator, then: Then) -> None:
+def _go_on(coordinator: Coordinator, devices: list[WorkerDevice], then: Then) -> None:
     """Call ``then`` after a search. If the search ended because of the time, a later launch does not resume it."""
     snapshot, owned, schedule = coordinator.snapshot(), coordinator.owned, coordinator.clock.schedule
     assert schedule is not None
@@ -150,13 +152,13 @@ def _go_on(coordinator: Coordinator, then: Then) -> None:
                 f"study {owned.spec.name!r}: no candidate was trained to its end within {hours:g} hours of the first "
                 f"launch; to go on, repeat the command with more, for example --hours {2 * hours:g}"
             )
-    then(owned, schedule)
+    then(owned, schedule, devices)
 
 
-def _finished(coordinator: Coordinator, runs: Runs, then: Then | None) -> Snapshot:
+def _finished(coordinator: Coordinator, runs: Runs, devices: list[WorkerDevice], then: Then | None) -> Snapshot:
     """Call ``then``, if given, and return the state of the search after it."""
     if then is not None:
-        _go_on(coordinator, then)
+        _go_on(coordinator, devices, then)
     snapshot = replace(coordinator.snapshot(), ends_at=None)
     with contextlib.suppress(*STORAGE_FAILURES):  # an outage no longer matters: all is written
         snapshot = completed(snapshot, coordinator.owned.study, coordinator.spec, runs)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from search.running.trials import Trials
 from search.study.progress import Snapshot, eta_seconds, words_of_best
 from search.study.trial import TrialView
-from search.words import judged_on
+from search.words import duration, judged_on
 from search.workers.crew import Crew
 
 SECONDS_A_WORKER = 0.0005
@@ -23,7 +23,7 @@ def snapshot_of(trials: Trials, crew: Crew, *, stopping: bool, problems: Sequenc
         stopping: whether the search was told to stop.
         problems: obstacles to the search, a sentence each.
     """
-    workers = [worker.view(trials.epochs_of(worker.trial), trials.objective) for worker in crew.workers]
+    workers = [worker.view(trials.epochs_of(worker.trial), trials.objective) for worker in crew.present]
     budget, spent, ended, rungs = trials.budget, trials.spent, trials.ended, trials.rungs
     seconds_left = trials.clock.seconds_left
     eta = eta_seconds(budget, spent, rungs.ladder, ended, workers, rungs.paused_steps, seconds_left)
@@ -42,6 +42,23 @@ def snapshot_of(trials: Trials, crew: Crew, *, stopping: bool, problems: Sequenc
         problems=tuple(problems),
         judged_on=judged_on(trials.spec.data.folds),
     )
+
+
+def problems_of(crew: Crew, away: float | None, waiting: int, no_room: str | None) -> list[str]:
+    """Obstacles to a search, each with its remedy or with the condition it waits for.
+
+    Args:
+        crew: its workers.
+        away: seconds since the database went away; None if it is there.
+        waiting: number of messages that are not stored yet.
+        no_room: why the disk has no room; None if it has.
+    """
+    problems = crew.put_aside
+    if away is not None:
+        problems.append(f"no database for {duration(away)}; training goes on, {waiting} messages wait")
+    if no_room:
+        problems.append(f"paused: {no_room}")
+    return problems
 
 
 def line_of(view: TrialView, trials: Trials) -> str:

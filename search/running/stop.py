@@ -57,18 +57,28 @@ def stop_search(name: str, url: URL, runs: Runs, *, finish: bool, tell: Callable
         HeldError: with ``finish``, another process has become the owner of the study.
     """
     with storage_errors(url):
-        find_study(open_storage(url), name)  # before the name is used for a file, because an unknown name may be a path
-        owner = owner_of(name, url, runs)
+        owner = owner_here(name, url, runs)
         if owner is not None:
-            if not runs.holder(name).exists():
-                raise UsageError(
-                    f"study {name!r} is in use from another runs folder than {runs.root}; name that in --runs"
-                )
             runs.stop_request(name).touch()
             tell(f"asked {owner}, which holds {name!r}, to stop")
             while owner_of(name, url, runs) == owner:
                 time.sleep(STOP_POLL_SECONDS)
         return Stopped(name, owner is not None, _finish_paused(name, url, runs) if finish else 0)
+
+
+def owner_here(name: str, url: URL, runs: Runs) -> str | None:
+    """The process that searches or exports a study in this runs folder, in words; None if there is none.
+
+    Raises:
+        StorageError: there is no such database.
+        UsageError: there is no such study, or it is searched in another runs folder.
+    """
+    with storage_errors(url):
+        find_study(open_storage(url), name)  # before the name is used for a file, because an unknown name may be a path
+        owner = owner_of(name, url, runs)
+    if owner is not None and not runs.holder(name).exists():
+        raise UsageError(f"study {name!r} is in use from another runs folder than {runs.root}; name that in --runs")
+    return owner
 
 
 def _finish_paused(name: str, url: URL, runs: Runs) -> int:

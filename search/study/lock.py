@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import time
 import zlib
@@ -54,6 +55,7 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
             except HeldError as held:
                 raise HeldError(name, held.owner, _another_owner(name, url)) from None
             runs.stop_request(name).unlink(missing_ok=True)  # it was meant for an earlier process
+            shutil.rmtree(runs.gpu_requests(name), ignore_errors=True)  # these too
             owner = f"{owner_name()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
             write_whole(holder, owner.encode(), durable=False)
         except OSError as error:

@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from logging import WARNING
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from search.console import Say
+from search.devices import WorkerDevice
 from search.process import versions
 from search.study.progress import WorkerView
 from search.words import duration
@@ -67,6 +69,8 @@ class Worker:
     """Number of its processes in a row that were lost or preempted before they finished an epoch."""
     lost: bool = False
     """Whether its process was lost or preempted; False once its Exit has been handled."""
+    drained: bool = False
+    """Whether the device was taken away from the search: the worker finishes its epoch and ends."""
     disabled_reason: str | None = None
     """Reason why the device was put aside; None while it is in use."""
 
@@ -91,9 +95,14 @@ class Worker:
         return (self.placed.node, self.placed.gpu) if self.placed and self.placed.gpu else ("", self.label)
 
     @property
+    def usable(self) -> bool:
+        """Whether the search may use the device: it was neither put aside nor taken away."""
+        return not (self.disabled or self.drained)
+
+    @property
     def unused(self) -> bool:
-        """Whether the device is sound and has no process: the search has more devices than work."""
-        return self.process == "none" and not self.disabled
+        """Whether the device is usable and has no process: the search has more devices than work."""
+        return self.process == "none" and self.usable
 
     def view(self, epochs: int, objective: Objective) -> WorkerView:
         """The worker's state for people; ``epochs`` is the number of epochs of its trial."""
@@ -149,6 +158,11 @@ class Crew:
         """Number of CUDA errors of each GPU."""
 
     @property
+    def present(self) -> list[Worker]:
+        """The workers without those that were drained and have ended."""
+        return [worker for worker in self.workers if not (worker.drained and worker.process == "none")]
+
+    @property
     def put_aside(self) -> list[str]:
         """A sentence for each device that was put aside."""
         return [
@@ -159,13 +173,23 @@ class Crew:
 
     def start(self, number: int) -> None:
         """Make sure that ``number`` workers run, or all if there are fewer."""
-        for worker in [worker for worker in self.workers if not worker.disabled][:number]:
+        for worker in [worker for worker in self.workers if worker.usable][:number]:
             if worker.unused:
                 self._start(worker)
 
+    def add(self, device: WorkerDevice, log: Path) -> None:
+        """Add a worker on another device, and start it."""
+        self.pool.add(device, log)
+        self.workers.append(worker := Worker(len(self.workers), device.label))
+        self._start(worker)
+
+    def drain(self, worker: Worker) -> None:
+        """Take away a device: its worker gets no more trials, and ends once it is free."""
+        worker.drained = True
+
     def idle(self) -> Iterator[Worker]:
         """Workers that are ready and have no trial."""
-        return (worker for worker in self.workers if worker.ready and worker.trial is None and not worker.disabled)
+        return (worker for worker in self.workers if worker.ready and worker.trial is None and worker.usable)
 
     def training(self) -> bool:
         """Whether any worker has a trial."""
@@ -213,6 +237,8 @@ class Crew:
             if silent > shortest and silent > (patience(worker) if worker.ready else self.faults.first_epoch_seconds):
                 worker.failed_starts += not worker.ready
                 self._kill(worker, f"made no progress for {duration(silent)} and was ended")
+            elif worker.drained and worker.process == "running" and worker.trial is None and worker.killed_at is None:
+                self._kill(worker, "was drained")
             elif worker.killed_at is not None and now - worker.killed_at > STUCK_SECONDS:
                 yield worker.number, self._abandon(worker)
 
@@ -240,15 +266,18 @@ class Crew:
         if worker.failed_starts > self.faults.retries and not worker.disabled:
             worker.disabled_reason = "no new process of it can start, see its log"
             # If another worker has started, this device is at fault; if none ever has, all share the same cause.
-            if all(other.disabled for other in self.workers) or not any(other.was_ready for other in self.workers):
+            if not any(other.usable for other in self.workers) or not any(other.was_ready for other in self.workers):
                 return f"worker {worker.label} cannot start"
             self.say(f"{worker.label} is put aside: {worker.disabled_reason}", WARNING)
         if worker.disabled:
             worker.device = "put aside"
+        if worker.drained:
+            return None
+        if worker.disabled:
             spare = next((other for other in self.workers if other.unused), None)
             if restart and spare is not None:
                 self._start(spare)
-            return "no device is left" if all(other.disabled for other in self.workers) else None
+            return None if any(other.usable for other in self.workers) else "no device is left"
         if restart:
             self._start(worker)
         return None

@@ -63,13 +63,17 @@ class LocalPool:
     """
 
     def __init__(self, devices: Sequence[WorkerDevice], logs: Sequence[Path]) -> None:
-        self.devices = devices
-        self._logs = logs
+        self.devices, self._logs = list(devices), list(logs)
         self._processes: dict[int, _Process] = {}
         self._selector = selectors.DefaultSelector()
         self._oom_explained = 0
         """The system's count of out-of-memory kills already attributed to a worker; only kills beyond it explain the
         end of another worker."""
+
+    def add(self, device: WorkerDevice, log: Path) -> None:
+        """Note the device."""
+        self.devices.append(device)
+        self._logs.append(log)
 
     def start(self, worker: int) -> None:
         """Start a process with the worker's device in its environment."""

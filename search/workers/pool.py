@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 from search.devices import WorkerDevice
@@ -39,6 +40,9 @@ class Pool(Protocol):
     @property
     def devices(self) -> Sequence[WorkerDevice]:
         """The device of each worker, in the order of their numbers."""
+
+    def add(self, device: WorkerDevice, log: Path) -> None:
+        """Add a worker, which gets the next number and has no process yet. Its output is appended to ``log``."""
 
     def start(self, worker: int) -> None:
         """Start a process for a worker that has none, without waiting for it. It says ``Placed``, then ``Ready``.

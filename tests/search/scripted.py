@@ -117,6 +117,9 @@ class ScriptedPool:
         """Of each assignment, in order."""
         return [assignment.trial for assignment in self.assigned]
 
+    def add(self, device: WorkerDevice, log: Path) -> None:
+        self.devices = [*self.devices, device]
+
     def start(self, worker: int) -> None:
         assert worker not in self._plays, "it has a process"
         self.started.append(worker)

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from search import devices
-from search.devices import Gpu, GpuUse, WorkerDevice, hold_devices, parse_devices, share_gpus
+from search import devices, gpu_locks
+from search.devices import Gpu, WorkerDevice, parse_devices, share_gpus
 from search.errors import DeviceHeld, UsageError
+from search.gpu_locks import GpuUse, hold_devices
 from trainer.cores import num_cores
 
 CORES = num_cores()
@@ -254,8 +255,8 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "shared"
     folder.mkdir()
     folder.chmod(0o1777)
-    monkeypatch.setattr(devices, "LOCK_FOLDERS", (tmp_path / "nowhere", tmp_path, folder))
-    monkeypatch.setattr(devices, "_use_of", lambda uuid: None)
+    monkeypatch.setattr(gpu_locks, "LOCK_FOLDERS", (tmp_path / "nowhere", tmp_path, folder))
+    monkeypatch.setattr(gpu_locks, "_use_of", lambda uuid: None)
     return folder
 
 
@@ -282,9 +283,9 @@ def test_a_gpu_that_another_search_trains_on_is_refused() -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from search import devices
-devices.LOCK_FOLDERS = (Path(sys.argv[1]),)
-with devices.hold_devices([devices.WorkerDevice("gpu 0", "GPU-a", 1)], print):
+from search import devices, gpu_locks
+gpu_locks.LOCK_FOLDERS = (Path(sys.argv[1]),)
+with gpu_locks.hold_devices([devices.WorkerDevice("gpu 0", "GPU-a", 1)], print):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -316,11 +317,11 @@ NOBODY = 65534
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize(("mode", "lines"), [(0o644, 0), (0o600, 1)])
 def test_a_lock_file_of_another_user_blocks_nobody(mode: int, lines: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_use_of", lambda uuid: None)
+    monkeypatch.setattr(gpu_locks, "_use_of", lambda uuid: None)
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folder is its owner's alone
         shared = Path(folder)
         shared.chmod(0o1777)
-        monkeypatch.setattr(devices, "LOCK_FOLDERS", (shared,))
+        monkeypatch.setattr(gpu_locks, "LOCK_FOLDERS", (shared,))
         said_of(BOTH)
         os.chown(shared / LOCK, NOBODY, NOBODY)
         (shared / LOCK).chmod(mode)
@@ -363,8 +364,8 @@ def test_what_another_user_left_in_its_place_blocks_nobody_and_is_named(
 def test_without_a_folder_that_all_users_share_the_search_goes_on_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "LOCK_FOLDERS", (tmp_path,))
-    monkeypatch.setattr(devices, "_use_of", lambda uuid: None)
+    monkeypatch.setattr(gpu_locks, "LOCK_FOLDERS", (tmp_path,))
+    monkeypatch.setattr(gpu_locks, "_use_of", lambda uuid: None)
     (line,) = said_of(BOTH[:1])
     assert f"gpu 0 cannot be locked ({tmp_path}: no folder that all users share)" in line
 
@@ -377,7 +378,7 @@ def test_a_gpu_that_another_program_fills_is_named(
     monkeypatch: pytest.MonkeyPatch, processes: tuple[int, ...], who: str
 ) -> None:
     use = {"GPU-a": GpuUse(70_000_000_000, 80_000_000_000, processes), "GPU-b": GpuUse(600_000_000, 80_000_000_000, ())}
-    monkeypatch.setattr(devices, "_use_of", use.get)
+    monkeypatch.setattr(gpu_locks, "_use_of", use.get)
     assert said_of(BOTH) == [
         f"gpu 0: another program{who} has 70.0 GB of its 80.0 GB, and trials may run out of memory; "
         "end that, or leave this GPU out of --gpus"
@@ -397,21 +398,21 @@ def test_what_is_used_of_a_gpu_is_asked_of_the_driver_by_its_uuid(monkeypatch: p
     }
     for name, call in answers.items():
         monkeypatch.setattr(pynvml, name, call)
-    assert devices._use_of("MIG-a") == GpuUse(7, 8, (4711,))
+    assert gpu_locks._use_of("MIG-a") == GpuUse(7, 8, (4711,))
 
     def unsupported(handle: object) -> None:
         raise pynvml.NVMLError_NotSupported  # type: ignore[attr-defined]
 
     monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", unsupported)
-    assert devices._use_of("MIG-a") == GpuUse(7, 8, ())
+    assert gpu_locks._use_of("MIG-a") == GpuUse(7, 8, ())
     monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", unsupported)
-    assert devices._use_of("MIG-a") is None
+    assert gpu_locks._use_of("MIG-a") is None
 
 
 @pytest.mark.cuda
 @pytest.mark.usefixtures("cuda")
 def test_the_driver_says_what_is_used_of_a_gpu() -> None:
-    use = devices._use_of(devices._installed_gpus()[0].uuid)
+    use = gpu_locks._use_of(devices._installed_gpus()[0].uuid)
     assert use is not None
     assert 0 < use.used_bytes < use.total_bytes
 

@@ -1,0 +1,149 @@
+"""GPUs that are added to a running search, and taken away from it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from scripted import Bench, ScriptedPool, spec_of, states, trains
+from typer.testing import CliRunner
+
+from search import devices, gpu_locks
+from search.cli import app
+from search.devices import Gpu, WorkerDevice
+from search.errors import DeviceHeld
+from search.gpu_locks import hold_devices
+from search.paths import Runs
+from search.plan.space import Bounds
+from search.running.coordinator import Coordinator
+from search.running.elastic import Elastic, Request
+from search.study.events import Assign
+from search.study.journal import read_journal
+from search.study.lock import own_study
+from search.study.storage import parse_url
+from search.workers.messages import Epoch
+from trainer.kept import read_checked, write_checked
+
+GPUS = [WorkerDevice(f"gpu {number}", f"GPU-{number}", 2) for number in range(3)]
+BOUNDS = Bounds(width=None, most_params=1000, space={}, known=[], left_out={})
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three GPUs, and a folder for locks that all users share."""
+    folder = tmp_path / "locks"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    monkeypatch.setattr(gpu_locks, "LOCK_FOLDERS", (folder,))
+    monkeypatch.setattr(gpu_locks, "_use_of", lambda uuid: None)
+    monkeypatch.setattr(devices, "visible_gpus", lambda: [Gpu(str(n), f"GPU-{n}") for n in range(3)])
+
+
+def is_free(device: WorkerDevice) -> bool:
+    try:
+        with hold_devices([device], print):
+            return True
+    except DeviceHeld:
+        return False
+
+
+def test_a_drained_gpu_finishes_its_epoch_and_an_added_one_goes_on_with_its_trial(bench: Bench) -> None:
+    runs, answers, free = Runs(bench.folder), list[Result](), list[list[bool]]()
+
+    def ask() -> None:
+        words = ["gpus", "scripted", "--add", "1", "--drain", "0", "--json", "--runs", str(bench.folder)]
+        answers.append(CliRunner().invoke(app, words))
+
+    asking = threading.Thread(target=ask)
+
+    def on_epoch(said: Epoch) -> None:
+        if said.trial == 0 and asking.ident is None:
+            asking.start()
+            until = time.monotonic() + 60
+            while not list(runs.gpu_requests("scripted").glob("*.request")):
+                assert time.monotonic() < until
+                time.sleep(0.01)
+        elif said.trial == 1:
+            free.append([is_free(device) for device in GPUS])
+
+    pool = ScriptedPool(trains, on_epoch=on_epoch)
+    pool.devices = GPUS[:1]
+    coordinator = bench.coordinator(pool, spec_of(trials=2))
+    url = parse_url(f"sqlite:///{runs.database}")
+    with own_study("scripted", url, runs), hold_devices(GPUS[:1], print) as held:
+        elastic = Elastic(coordinator, GPUS[:1], held, BOUNDS)
+        coordinator.each_turn = elastic.turn
+        assert coordinator.run() is True
+        asking.join()
+    assert states(coordinator.trials.study) == ["COMPLETE"] * 2
+    lines = [line for line in read_journal(coordinator.journal.path) if isinstance(line, Assign)]
+    assert [(line.trial, line.worker) for line in lines] == [(0, "gpu 0"), (0, "gpu 1"), (1, "gpu 1")]
+    assert (pool.started, pool.answers[0]) == ([0, 1], False), "the epoch in progress is its last there"
+    assert [worker.label for worker in coordinator.crew.present] == ["gpu 1"]
+    assert free == [[True, False, True]] * 3, "other programs may use the GPU that was drained"
+    assert elastic.devices == GPUS[1:2], "for an export"
+    (answer,) = answers
+    assert (answer.exit_code, json.loads(answer.stdout)) == (
+        0,
+        {"version": 1, "study": "scripted", "gpus": ["gpu 1"], "added": ["gpu 1"], "drained": ["gpu 0"]},
+    )
+
+
+@pytest.fixture
+def elastic(bench: Bench) -> Any:
+    pool = ScriptedPool(trains)
+    pool.devices = GPUS[:1]
+    with hold_devices(GPUS[:1], print) as held:
+        yield Elastic(bench.coordinator(pool), GPUS[:1], held, BOUNDS)
+
+
+def ask(elastic: Elastic, **request: str) -> dict[str, Any]:
+    coordinator: Coordinator = elastic._search
+    folder = coordinator.runs.gpu_requests("scripted")
+    folder.mkdir(exist_ok=True)
+    write_checked(folder / "1.request", Request(**request).model_dump())
+    elastic.turn()
+    assert not (folder / "1.request").exists()
+    return read_checked(folder / "1.answer")
+
+
+REFUSED: list[tuple[dict[str, str], str]] = [
+    ({"drain": "0"}, "--drain 0 would leave no GPU; search stop scripted ends a search"),
+    ({"drain": "2"}, "--drain 2: '2' is not in use; the search uses gpu 0"),
+    ({"drain": "0,GPU-0"}, "--drain 0,GPU-0: 'GPU-0' is named twice; the search uses gpu 0"),
+    ({"add": "0"}, "--add 0: the search uses gpu 0 already"),
+    ({"add": "1", "drain": "7"}, "--drain 7: '7' is not in use; the search uses gpu 0"),
+    ({"add": "9"}, "--gpus 9: there is no GPU '9'; those here are 0, 1, 2"),
+]
+
+
+def test_an_impossible_change_is_refused_and_changes_nothing(elastic: Elastic) -> None:
+    for request, error in REFUSED:
+        assert ask(elastic, **request)["error"] == error
+        assert (elastic.devices, elastic._search.crew.pool.devices) == (GPUS[:1], GPUS[:1])
+        assert [is_free(device) for device in GPUS] == [False, True, True]
+
+
+def test_a_gpu_of_another_search_is_refused_and_no_other_is_taken(elastic: Elastic) -> None:
+    with hold_devices(GPUS[2:], print):
+        assert "gpu 2 is in use by another search" in ask(elastic, add="1,2")["error"]
+    assert [is_free(device) for device in GPUS] == [False, True, True]
+
+
+def test_cpu_workers_get_labels_and_threads_that_suit_the_others(elastic: Elastic) -> None:
+    elastic.devices = [WorkerDevice("cpu:0", None, 3)]
+    elastic._search.pool.devices[:] = elastic.devices
+    assert ask(elastic, add="cpu")["added"] == ["cpu:1"]
+    assert elastic.devices[-1] == WorkerDevice("cpu:1", None, 3)
+    assert ask(elastic, drain="cpu:0")["gpus"] == ["cpu:1"]
+
+
+def test_a_study_that_nobody_searches_has_no_gpus(bench: Bench) -> None:
+    bench.coordinator(ScriptedPool(trains))
+    asked = CliRunner().invoke(app, ["gpus", "scripted", "--runs", str(bench.folder)])
+    assert str(asked.exception) == "nobody is searching study 'scripted'; search launch --gpus names its GPUs"
