@@ -101,9 +101,9 @@ class Range(FrozenModel):
     high: float | None = None
     """Largest value, inclusive. Default for width_mult: the widest that fits the limit. All others need it."""
     log: bool = False
-    """Sample uniformly in the logarithm."""
+    """true: values are sampled uniformly in their logarithm."""
     step: float | None = Field(None, gt=0)
-    """Only low, low + step, low + 2 step, ... Default: continuous, or every integer."""
+    """Distance of the values: low, low + step, low + 2 step, ... Default: every number, or every integer."""
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:

@@ -9,7 +9,7 @@ import inspect
 import json
 from collections.abc import Iterator, Sequence
 from types import NoneType, UnionType
-from typing import Literal, get_args, get_origin
+from typing import Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -23,6 +23,7 @@ Every table and key that a study file may have. How they work together: [writing
 A key that is left out has its default; a key that is not listed here is an error. On the command line,
 `--set TABLE.KEY=VALUE` sets any of them, for example `--set train.epochs=5`. A yes in the last column
 means that `[space]` may search the setting; a key of a nested table has both names there, as in `"sam.rho"`.
+After "Families:" are the models that have a setting; all others refuse it.
 
 This page is generated from the program: `python -m studies.reference > docs/settings.md`.
 """
@@ -95,8 +96,9 @@ def _values(field: FieldInfo) -> str:
 def _kind(annotation: object) -> str:
     """A type in the words of a TOML file."""
     parts = [part for part in get_args(annotation) if part is not NoneType]
-    if isinstance(annotation, UnionType) and len(parts) > 1:
-        return " or ".join(map(_kind, parts))
+    if get_origin(annotation) in (Union, UnionType) and len(parts) > 1:
+        tables_last = sorted(parts, key=lambda part: model_of(part) is not None)
+        return " or ".join(map(_kind, tables_last))
     if (kind := model_of(annotation)) is not None:
         return f"table: {', '.join(f'`{name}`' for name in kind.model_fields)}"
     origin, inside = get_origin(annotation), get_args(annotation)

@@ -136,9 +136,9 @@ class Faults(FrozenModel):
 class Confirm(FrozenModel):
     """The best trials are trained again before one of them is exported. May be changed at any time.
 
-    By default they race: the best three with one fresh seed, the better two of them with a second one; after a search
-    of 30 trainings or more, the best four with one seed and the better two with three. With ``top`` or ``seeds`` there
-    is no race: each of the ``top`` best trials gets ``seeds`` fresh seeds.
+    By default they race: the best three get one fresh seed, and the better two of them a second one. After a search of
+    30 full trainings or more, the best four get one, and the better two of them three in all. With ``top`` or
+    ``seeds`` there is no race: each of the ``top`` best trials gets ``seeds`` fresh seeds.
     """
 
     top: int | None = Field(None, ge=0)

@@ -262,7 +262,7 @@ PROMISES = {
         "test_a_whole_export_is_replaced_and_at_each_instant_one_is_there",
         "test_a_kill_between_two_moves_is_mended_before_anything_else",
     ],
-    "no room or no inode": [
+    "no space or no inode": [
         "test_a_full_disk_of_the_output_is_exit_11",
         "test_a_file_that_finds_no_room_is_named_and_exit_11",
     ],

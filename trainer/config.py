@@ -96,7 +96,7 @@ class DataConfig(FrozenModel):
     """Share of the training pictures held out for validation if there is no val/ folder."""
     fraction: float = Field(1.0, gt=0, le=1)
     """Share of each class's training pictures that is used, at least one of each, drawn by split_seed. Validation and
-    test split stay whole."""
+    test split are not reduced."""
     test_fraction: float = Field(0.0, ge=0, lt=0.9)
     """Share of all pictures held out as test split if the source has none. 0: no test split."""
     stratified: bool = True
@@ -151,7 +151,8 @@ class Sam(FrozenModel):
 
 
 class Distill(FrozenModel):
-    """A teacher: the model learns its probabilities for the same views, besides the labels (Hinton et al., 2015)."""
+    """A teacher: the model learns the teacher's probabilities for the augmented pictures, besides the labels (Hinton et
+    al., 2015)."""
 
     teacher: str
     """Folder of an export of the same classes, or a timm model with its weights, for example "hf-hub:me/birds"."""
@@ -166,7 +167,7 @@ class TrainConfig(FrozenModel):
 
     model: str = "rexnet_100"
     """Name of a timm model, trained from random weights; or wrn-D-K, a wide ResNet of depth D and width K. In [space],
-    "timm:*" stands for all timm models of a pattern that fit the limit."""
+    "timm:*" stands for all timm models that fit the limit, and "timm:*mobile*" for those with a matching name."""
     model_args: dict[str, bool | int | float | str | list[int]] = Field({})
     """Further keyword arguments for timm.create_model, for example { act_layer = "relu" }."""
     width_mult: float = Field(1.0, gt=0, le=10)
@@ -206,7 +207,7 @@ class TrainConfig(FrozenModel):
     lr: float = Field(1e-3, gt=0)
     """Peak learning rate."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum of sgd and rmsprop; beta 1 of the Adams."""
+    """Momentum of sgd and rmsprop; beta 1 of adam, adamw and nadam."""
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled in adamw, added to the gradient in sgd. Never applied to biases and normalisation (timm)."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -247,7 +248,7 @@ class TrainConfig(FrozenModel):
     warm_restarts: cosine cycles, each with its own warm-up. The first cycle takes step_epochs. Each further one is
     cycle_mult times as long as the one before, and its peak is multiplied by step_gamma."""
     warmup_epochs: float = Field(0.0, ge=0)
-    """Epochs in which the learning rate rises linearly from 0 to lr; it changes with every batch."""
+    """Epochs in which the learning rate rises linearly from 0 to lr, a little with every batch."""
     lr_min_ratio: float = Field(0.0, ge=0, le=1)
     """Learning rate at the end of a cosine, as a share of lr."""
     step_epochs: int = Field(10, ge=1)
@@ -295,7 +296,7 @@ class TrainConfig(FrozenModel):
     """First epoch with augmentation; earlier epochs use the plain pictures."""
     augment_share: float = Field(1.0, ge=0, le=1)
     """Share of the epochs with augmentation, spread evenly over the training; the others use the plain pictures. With
-    0.5, every second epoch is augmented, the first one not."""
+    0.5, the epochs 2, 4, 6 and so on are augmented."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 autocast on CUDA GPUs that have it, fp32 elsewhere. fp16: autocast with loss scaling, for GPUs without
