@@ -3,8 +3,8 @@
     python bench/hours.py --runs 20 --minutes 4 10
 
 Each run has its own runs folder and a random number of minutes between the two. Meanwhile, another process keeps
-0 to 2 x the cores busy, each time for 5 to 40 s. A line per run tells the hours, the overshoot, and whether there is
-an export and whether it was confirmed.
+0 to 2 x the cores busy, each time for 5 to 40 s; with ``--no-load``, only other work of the machine disturbs. A line
+per run tells the hours, the overshoot, and whether there is an export and whether it was confirmed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from multiprocessing import Process
 from pathlib import Path
 
@@ -44,6 +46,17 @@ def load(seed: int) -> None:
             process.join()
 
 
+@contextmanager
+def loaded(seed: int) -> Iterator[None]:
+    """Load the machine, as ``load`` does, while the context is open."""
+    process = Process(target=load, args=(seed,))
+    process.start()
+    try:
+        yield
+    finally:
+        process.terminate()
+
+
 def run(minutes: float, folder: Path, extra: list[str]) -> dict[str, object]:
     """One launch: its end, and what it exported."""
     begun = time.monotonic()
@@ -60,6 +73,7 @@ def run(minutes: float, folder: Path, extra: list[str]) -> dict[str, object]:
         "exported": bool(exported),
         "unconfirmed": exported.get("unconfirmed"),
         "candidates": answer.get("spent", {}).get("begun"),
+        "load": round(os.getloadavg()[2], 1),
         "complete": answer.get("spent", {}).get("complete"),
         "error": done.stderr[-300:] if done.returncode else None,
     }
@@ -71,17 +85,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--minutes", type=float, nargs=2, default=(4.0, 10.0))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-load", action="store_true", help="start no load; the machine has other work")
     parser.add_argument("launch", nargs="*", help="further options of search launch, after --")
     given = parser.parse_args()
     chance, rows = random.Random(given.seed), []
     for number in range(given.runs):
-        disturber = Process(target=load, args=(given.seed + number,))
-        disturber.start()
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                rows.append(run(chance.uniform(*given.minutes), Path(folder), ["--trainings", "1000", *given.launch]))
-        finally:
-            disturber.terminate()
+        with tempfile.TemporaryDirectory() as folder, nullcontext() if given.no_load else loaded(given.seed + number):
+            rows.append(run(chance.uniform(*given.minutes), Path(folder), ["--trainings", "1000", *given.launch]))
         print(json.dumps(rows[-1]), flush=True)
     worst = max(float(str(row["overshoot_s"])) for row in rows)
     exports, in_time = (sum(bool(row[key]) for row in rows) for key in ("exported", "in_time"))
