@@ -1,6 +1,6 @@
 """Many short trials on a real PostgreSQL server while workers, coordinator and server are killed or stopped at random.
 
-    make soak                                   ten minutes, 720 trials, then an export that is killed eight times
+    make soak                                   ten minutes, 300 trials, then an export that is killed eight times
     python bench/soak.py --minutes 2 --trials 40 --gpus cpu --export-kills 3
 
 Prints a table, and ends with code 1 if a trial was lost, doubled, or left RUNNING and not paused, if the search cannot
@@ -278,7 +278,7 @@ def main() -> None:
     """Read the options, disturb, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--trials", type=int, default=720)
+    parser.add_argument("--trials", type=int, default=300)
     parser.add_argument("--gpus", default="cpu:2")
     parser.add_argument("--export-kills", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
