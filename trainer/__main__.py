@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
     parser.add_argument("study", type=Path, metavar="STUDY.toml", help="its [data] and [train] tables are used")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for example train.epochs=3")
-    parser.add_argument("--data", metavar="DIR", help="image folder; overrides data.path")
+    parser.add_argument("--data", metavar="DIR", help="folder of pictures; overrides data.path")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: one per core")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), metavar="DIR", help="decoded pictures")

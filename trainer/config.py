@@ -62,7 +62,7 @@ class DataConfig(FrozenModel):
     """The pictures, their size, and how they are split."""
 
     source: Literal["folder", "digits", "cifar10", "cifar100"] = "folder"
-    """Where pictures come from: an image folder, scikit-learn's built-in digits, or a torchvision data set."""
+    """Where pictures come from: a folder, scikit-learn's built-in digits, or a torchvision data set."""
     path: str | None = None
     """Folder with the pictures: CLASS/* to be split, or train/CLASS/* with val/ and test/ where they exist; splits
     may have their other names too (Training, valid, dev, seg_test, eval-set).

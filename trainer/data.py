@@ -162,7 +162,7 @@ def prepare_data(
         case "folder" | "cifar10" | "cifar100":
             if folder is None:
                 raise DataError(
-                    "this study reads an image folder and none was given; "
+                    "this study reads a folder of pictures and none was given; "
                     f"give it with --data DIR, where DIR holds {EXPECTED_LAYOUT}"
                 )
             listing = scan(config)
