@@ -93,7 +93,7 @@ def launch(
     assignments: SetOption = None,
     accept_changes: AcceptChangesOption = False,
     with_dashboard: Annotated[
-        bool, typer.Option("--dashboard", help="Serve the dashboard meanwhile, read-only, on 127.0.0.1.")
+        bool, typer.Option("--dashboard", help="Serve the dashboard during the search, read-only, on 127.0.0.1.")
     ] = False,
     as_json: EndJsonOption = False,
     storage: StorageOption = None,

@@ -51,9 +51,9 @@ class Gpu:
     """Empty if the driver cannot open it."""
     parts: tuple[Gpu, ...] = ()
     capability: tuple[int, int] | None = None
-    """Compute capability, (9, 0) for an H100; None if the driver does not tell."""
+    """Compute capability, (9, 0) for an H100; None if the driver does not report it."""
     newest_cuda: int | None = None
-    """The newest CUDA that the driver knows, 12040 for 12.4; None if it does not tell."""
+    """The newest CUDA that the driver knows, 12040 for 12.4; None if it does not report one."""
     problem: str | None = None
     """Reason why the GPU cannot be used; None if it can."""
 
@@ -166,7 +166,8 @@ def _installed_gpus() -> list[Gpu]:
             return []
         raise UsageError(
             f"there is a GPU ({files[0]}), but the NVIDIA driver's library NVML does not answer: {error}; a container "
-            "needs NVIDIA_DRIVER_CAPABILITIES=compute,utility, an updated driver a restart; or use --gpus cpu"
+            "needs NVIDIA_DRIVER_CAPABILITIES=compute,utility; after an update of the driver, restart the machine; or "
+            "use --gpus cpu"
         ) from error
     try:
         return [_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())]
@@ -216,7 +217,7 @@ def _judged(gpu: Gpu) -> Gpu:
     elif not _has_kernels(gpu.capability, names):
         problem = (
             f"torch {torch.__version__} has no kernels for its compute capability "
-            f"{'.'.join(map(str, gpu.capability))}, only for {', '.join(names)}; install a torch that has"
+            f"{'.'.join(map(str, gpu.capability))}, only for {', '.join(names)}; install a torch that has them"
         )
     return replace(gpu, problem=problem, parts=tuple(replace(part, problem=problem) for part in gpu.parts))
 

@@ -141,7 +141,7 @@ def _filled(name: str, use: GpuUse) -> str:
 
 
 def _use_of(uuid: str) -> GpuUse | None:
-    """The use of a GPU, or of a part of one; None if the driver does not tell."""
+    """The use of a GPU, or of a part of one; None if the driver does not report it."""
     import pynvml  # nvidia-ml-py
 
     try:

@@ -165,7 +165,7 @@ ColumnsOption = Annotated[
     str | None,
     typer.Option(
         metavar="FIELD,NAME=FIELD,...",
-        help="Columns of the .csv: picture, file, id, label, probability; NAME= gives one another name.",
+        help="Columns of the .csv: picture, file, id, label, probability; NAME=FIELD renames one.",
     ),
 ]
 LikeOption = Annotated[
@@ -181,11 +181,11 @@ TokenFileOption = Annotated[
 ]
 AllowHostOption = Annotated[
     list[str] | None,
-    typer.Option("--allow-host", metavar="NAME", help="Answer under this name too (tunnel, container)."),
+    typer.Option("--allow-host", metavar="NAME", help="A further host name to answer to (tunnel, container)."),
 ]
 ProxyOption = Annotated[
     str | None,
-    typer.Option("--url", metavar="https://HOST", help="Address of a proxy with TLS before it; it needs a token."),
+    typer.Option("--url", metavar="https://HOST", help="Address of a proxy with TLS in front of it; needs a token."),
 ]
 AllowEditsOption = Annotated[
     bool,

@@ -34,7 +34,7 @@ def megabytes(num_bytes: float) -> str:
 
 
 def show(value: object) -> str:
-    """A setting's value, for people."""
+    """A setting's value as it is shown."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

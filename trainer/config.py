@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 RECIPE_VERSION = 2
-"""Version of the trainer's recipes. Raised by hand whenever the same configuration would train to another result; the
+"""Version of the trainer's recipes. Raised by hand whenever the same configuration would give another result; the
 tests' golden losses show when."""
 
 

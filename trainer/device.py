@@ -58,7 +58,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def is_of_the_device(error: Exception) -> bool:
-    """Whether an error means that a GPU failed, so that its process is of no more use."""
+    """Whether an error means that a GPU failed, so that its process can no longer be used."""
     return isinstance(error, torch.AcceleratorError) or any(text in str(error) for text in OF_THE_DEVICE)
 
 
@@ -92,7 +92,7 @@ class Device:
 
     @property
     def name(self) -> str:
-        """Name for people: the GPU's product name, or the number of CPU threads."""
+        """Name in messages: the GPU's product name, or the number of CPU threads."""
         if self.kind == "cuda":
             return torch.cuda.get_device_name(self.torch_device)
         return f"CPU, {self.num_threads} thread{'s' if self.num_threads > 1 else ''}"
@@ -189,7 +189,7 @@ class Device:
 
     def choices(self, config: TrainConfig, images: NDArray[np.uint8]) -> list[str]:
         """The precision, executor and place of the pictures on this device, with the reasons: lines for a log."""
-        layout = "channels last: 1.2 to 1.3 times faster on CPUs with AVX2, and what tensor cores want"
+        layout = "channels last: 1.2 to 1.3 times faster on CPUs with AVX2, and needed by tensor cores"
         if family_of(config.model).is_padded:
             layout += "; ReXNet's channels zero-padded to multiples of 8, for the same units"
         fused = config.optimizer in FUSED
@@ -197,7 +197,7 @@ class Device:
         if not config.augment:
             loaders = "none: `augment` names nothing that runs on the host"
         elif self.num_loaders:
-            loaders = f"{self.num_loaders}: what `augment` names runs beside the step"
+            loaders = f"{self.num_loaders}: the transforms of `augment` run during the step"
         else:
             loaders = (
                 f"none: {'this process has a single core' if self.kind == 'cuda' else 'the cores are for the step'}"

@@ -104,21 +104,21 @@ def _resnet_args(config: TrainConfig) -> dict[str, Any]:
 
 def _build_resnet(name: str, *, stem: Literal["cifar"], in_chans: int, **args: Any) -> nn.Module:
     """A timm ResNet whose first layers are one 3x3 convolution of stride 1, with random weights as timm draws them."""
-    net: Any = create_model(name, in_chans=in_chans, **args)
-    net.conv1 = nn.Conv2d(in_chans, net.bn1.num_features, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-    net.maxpool = nn.Identity()
-    built: nn.Module = net
+    model: Any = create_model(name, in_chans=in_chans, **args)
+    model.conv1 = nn.Conv2d(in_chans, model.bn1.num_features, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+    built: nn.Module = model
     return built
 
 
-def _resnet_dip(net: nn.Module) -> float:
+def _resnet_dip(model: nn.Module) -> float:
     """The width at which a ResNet's first stage is as wide as its stem, and so needs no projection.
 
-    At 16 of 64 channels a resnet50 with ten classes has 1,783 parameters less than at 15, and a resnet10t at 64 has
-    1,165 less than at 63.
+    At 16 of 64 channels a resnet50 with ten classes has 1,783 parameters fewer than at 15, and a resnet10t at 64 has
+    1,165 fewer than at 63.
     """
-    block: Any = net.layer1[0]  # type: ignore[index]  # a Sequential of blocks
+    block: Any = model.layer1[0]  # type: ignore[index]  # a Sequential of blocks
     return float((block.conv1.in_channels / block.expansion - 0.5) / RESNET_STEM)
 
 

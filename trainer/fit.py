@@ -205,7 +205,7 @@ def sweep_lr(
 
 
 class Training:
-    """The training of a candidate: its net, its batches, and the optimizer step.
+    """The training of a candidate: its model, its batches, and the optimizer step.
 
     Args:
         config, data, device, micro_batches, start: as in ``fit``.

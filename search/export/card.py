@@ -107,7 +107,7 @@ def _facts(record: ExportRecord) -> dict[str, str]:
     if record.proof.stranger_accuracy is not None:
         rows["read with timm alone"] = (
             f"{record.proof.stranger_accuracy:.2%}, from the files with timm's own transform (the proof allows "
-            f"{record.proof.stranger_tolerance:.1%} of difference"
+            f"a difference of {record.proof.stranger_tolerance:.1%}"
             f"{', and the share of pictures that timm reads differently' if record.proof.misread else ''})"
         )
     return rows
@@ -120,7 +120,7 @@ def _honesty(record: ExportRecord) -> str:
     if seen == 0 and record.sees_validation:
         lines.append(
             "There is no test split, and the model was trained on the validation pictures, so the accuracy above is of "
-            "pictures that it knows. For new pictures, expect the mean over seeds, which was measured before."
+            "pictures that it was trained on. For new pictures, expect the mean over seeds, which was measured before."
         )
     elif seen == 0:
         lines.append("There is no test split: the accuracy is on the split that chose the model, so it is optimistic.")
@@ -131,7 +131,7 @@ def _honesty(record: ExportRecord) -> str:
     if near := evaluation.near_duplicates:
         lines.append(
             f"{near:,} of the {evaluation.n:,} test pictures {'looks' if near == 1 else 'look'} like a training "
-            "picture (a perceptual hash's near-duplicates), so the accuracy on new pictures may be lower; `search "
+            "picture (near-duplicates by a perceptual hash), so the accuracy on new pictures may be lower; `search "
             "check --duplicates` lists them."
         )
     if record.fit_on == "train+val":
@@ -308,7 +308,7 @@ def _quiet(load: Load | None) -> str:
         f"the load average for each core was {load.before:.2f} before and {load.after:.2f} after, this export's own"
     )
     if load.others is None:
-        return f"The system does not tell what other processes took; {average} work included."
+        return f"The system does not report what other processes took; {average} work included."
     others = f"other processes took {load.others:.0%} of the cores meanwhile"
     if load.others <= QUIET:
         return f"The machine was quiet: {others} ({QUIET:.0%} at most count as quiet); {average} work included."

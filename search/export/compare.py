@@ -175,7 +175,7 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
         check_sums(export, [METRICS])
     records = [ExportRecord.load(export) for export in (first, second)]
     if sorted(configs[0].label_names) != sorted(configs[1].label_names):
-        raise UsageError(f"{first} and {second} know different classes; compare exports of the same pictures")
+        raise UsageError(f"{first} and {second} have different classes; compare exports of the same pictures")
     sides = [
         Side(export, record, config, open_model(export))
         for export, record, config in zip((first, second), records, configs, strict=True)
@@ -257,7 +257,7 @@ def _from_folder(data: Path, sides: Sequence[Side], cache: Path) -> Images:
         split = next((name for name in ("test", "val") if name in splits), "")
         chosen = [one for one in images if one.split == split or not split]
     if unknown := sorted({one.class_name for one in chosen} - set(sides[0].config.label_names)):
-        raise DataError(f"{data}: the exports do not know {len(unknown)} of its classes:{as_lines(unknown)}")
+        raise DataError(f"{data}: the exports do not have {len(unknown)} of its classes:{as_lines(unknown)}")
     if not chosen:
         raise DataError(f"{data} holds no picture that both exports were tested on")
     files = [data / one.name for one in chosen]

@@ -54,7 +54,7 @@ def text_of_comparison(answer: Comparison) -> Group:
         f"{answer.n:,} pictures of {answer.source}; only the first was right on {answer.only_first}, only the second "
         f"on {answer.only_second}\n"
         f"McNemar's test, exact: p = {answer.p:.3g}, {verdict}\n"
-        "in brackets: 95 % intervals, for the choice of the pictures alone"
+        "in brackets: 95 % intervals; they cover the choice of the pictures alone"
     )
     for one in (first, second):
         if never := never_predicted(one.scores, printable):

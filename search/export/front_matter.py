@@ -20,12 +20,12 @@ def front_matter(record: ExportRecord) -> str:
 
     library = next((one.hub_library for one in formats(record)), "pytorch")
     results = _results(record) if record.evaluation.split == "test" else None
-    nets = dict.fromkeys(one.architecture for one in record.members) or [record.model.architecture]
+    models = dict.fromkeys(one.architecture for one in record.members) or [record.model.architecture]
     data = ModelCardData(
         library_name=weights.LIBRARY if record.model.stock_timm else library,
         pipeline_tag=TASK,
         license=record.license,
-        tags=[TASK, *nets, "featherweight"],
+        tags=[TASK, *models, "featherweight"],
         metrics=["accuracy"] if record.evaluation.scores is None else ["accuracy", "f1"],
         model_name="-".join([record.study, *map(str, record.trials)])
         if results

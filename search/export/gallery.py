@@ -56,21 +56,21 @@ def confident_mistakes(whole: nn.Module, data: Dataset, split: str, logits: NDAr
     ]
 
 
-def layer_cam(net: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> NDArray[np.float32] | None:
+def layer_cam(model: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> NDArray[np.float32] | None:
     """How much each part of a picture raises a class's logit: LayerCAM on the last stage with CELLS cells per side.
 
     Jiang et al., "LayerCAM: Exploring Hierarchical Class Activation Maps for Localization", IEEE TIP 2021, equations 5
     to 7: the activations, each weighted by the positive part of its own gradient, are summed over the channels.
 
     Args:
-        net: a model in eval mode.
+        model: a model in eval mode.
         images: [n, channels, size, size], normalised.
         classes: [n], a class for each.
 
     Returns:
         [n, size, size] from 0 to 1; None if the model has no square feature maps, such as a transformer.
     """
-    stage = _last_stage(net, images[:1])
+    stage = _last_stage(model, images[:1])
     if stage is None:
         return None
     module, call = stage
@@ -85,7 +85,7 @@ def layer_cam(net: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> ND
     handle = module.register_forward_hook(keep)
     try:
         with torch.enable_grad():
-            logits = net(images.clone().requires_grad_())
+            logits = model(images.clone().requires_grad_())
             score = logits.gather(1, classes[:, None]).sum()
             (gradient,) = torch.autograd.grad(score, kept[0])
     finally:
@@ -96,7 +96,7 @@ def layer_cam(net: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> ND
     return scaled
 
 
-def _last_stage(net: nn.Module, image: torch.Tensor) -> tuple[nn.Module, int] | None:
+def _last_stage(model: nn.Module, image: torch.Tensor) -> tuple[nn.Module, int] | None:
     """The last module with an output of at least CELLS cells per side, or else of the most; and the number of the call.
 
     The number is needed because a model may call the same module more than once in a forward pass.
@@ -109,10 +109,10 @@ def _last_stage(net: nn.Module, image: torch.Tensor) -> tuple[nn.Module, int] | 
             found.append((module, calls[module], output.shape[2]))
         calls[module] += 1
 
-    handles = [module.register_forward_hook(note) for module in net.modules()]
+    handles = [module.register_forward_hook(note) for module in model.modules()]
     try:
         with torch.no_grad():
-            net(image)
+            model(image)
     finally:
         for handle in handles:
             handle.remove()

@@ -61,7 +61,7 @@ def _listed(table: Path) -> list[Path]:
         if not _placed(table, header[0]).is_file():
             raise DataError(
                 f"{table}: none of its columns ({', '.join(header[:20])}) is called picture or "
-                f"{', '.join(FILE_COLUMNS)}; name the column of paths so"
+                f"{', '.join(FILE_COLUMNS)}; rename the column of paths"
             )
     if not any(cells):
         raise DataError(f"the table {table} lists no picture")
@@ -108,6 +108,6 @@ class Sample:
             raise DataError(f"--like {path}: an id must be that of one picture:{as_lines(several)}")
         if not any(matches):
             first = f" (the first is {rows[0][0]!r})" if rows else ""
-            raise DataError(f"--like {path}: none of its {len(rows):,} ids{first} is that of a picture that was given")
+            raise DataError(f"--like {path}: none of its {len(rows):,} ids{first} is the id of a given picture")
         found = [files[0].path if files else Path(row[0]) for row, files in zip(rows, matches, strict=True)]
         return cls(path, tuple(header), tuple(rows), tuple(found))

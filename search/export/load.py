@@ -27,7 +27,7 @@ class Load:
     after: float
     """The load average after the measurement."""
     others: float | None
-    """Share of all cores that other processes took during the measurement, 0 to 1; None if the system does not tell."""
+    """Share of all cores that other processes took during the measurement, 0 to 1; None if it is not known."""
 
 
 def with_load(measure: Callable[[], T]) -> tuple[T, Load]:
@@ -47,7 +47,7 @@ def _average() -> float:
 
 
 def _busy_seconds() -> float | None:
-    """Processor time of all processes, in seconds; None if the system does not tell."""
+    """Processor time of all processes, in seconds; None if the system does not report it."""
     try:
         ticks = [int(number) for number in _STAT.read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]]
     except (OSError, ValueError):

@@ -12,10 +12,10 @@ from studies.objective import Objective, number_of
 
 def name_of(record: ExportRecord) -> str:
     """The models of an export: "resnet10t", "3 x resnet10t", "2 x resnet10t and rexnet_100"."""
-    nets = Counter(one.architecture for one in record.members) or Counter(
+    models = Counter(one.architecture for one in record.members) or Counter(
         {record.model.architecture: record.model.members}
     )
-    return " and ".join(f"{number} x {net}" if number > 1 else net for net, number in nets.items())
+    return " and ".join(f"{number} x {model}" if number > 1 else model for model, number in models.items())
 
 
 def size_of(counted: int, each: Sequence[int], limit: int | None, *, limit_each: bool) -> str:
@@ -44,7 +44,7 @@ def selection_in_words(selection: RecordedSelection, objective: Objective) -> st
     return (
         f"Of {selection.of} trained models, {len(selection.members)} are kept, in this order: {order}. They were "
         "chosen on the validation split by greedy forward selection without replacement (Caruana et al., 2004): first "
-        "the best alone, then each time the one with which the ensemble was best. Its value on validation after each "
+        "the best model, then each time the model with which the ensemble was best. Its value on validation after each "
         f"choice: {values}. The last value is likely too high, because the same pictures chose the members. Only "
         "pictures that had no part in a choice measure the ensemble, such as those of a test split."
     )

@@ -74,7 +74,7 @@ def loading(record: ExportRecord) -> list[str]:
         voters = " and ".join([*(["members"] if model.members > 1 else []), *(["views"] if model.views else [])])
         inputs += (
             f" The logits are the logarithm of the mean probability over all {voters}: their softmax is that mean, "
-            "their argmax the class it votes for."
+            "their argmax the predicted class."
         )
     return [*parts, inputs, "`sha256sum --check SHA256SUMS` tells whether a file has changed since it was proven."]
 

@@ -3,7 +3,7 @@
     exports/birds-3            the export
     exports/.birds-3.partial   the next export while it is made; a file UNFINISHED marks it
 
-The old content is deleted only if it is a whole export: it has all files of an export, each with its checksum in
+The old content is deleted only if it is a complete export: it has all files of an export, each with its checksum in
 SHA256SUMS, and no other file. So no file of another program is lost.
 """
 
@@ -43,7 +43,7 @@ _NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # the kernel or t
 
 
 def altered(folder: Path) -> str | None:
-    """The first file that is missing or has changed since the proof, in words; None if the export is whole.
+    """The first file that is missing or has changed since the proof, in words; None if the export is complete.
 
     Raises:
         OSError: a file cannot be read.
@@ -88,7 +88,7 @@ class Place:
     target: Path
     """Absolute."""
     is_default: bool
-    """Whether this is the default folder. If its content is not a whole export, the content is moved aside. In a folder
+    """Whether this is the default folder. If its content is not a complete export, it is moved aside. In a folder
     that the user chose, the new export is refused instead."""
 
     @property
@@ -137,7 +137,7 @@ class Place:
         return partial
 
     def finish(self, partial: Path) -> str | None:
-        """Put a whole export in place. At each moment, the old or the new export is there.
+        """Put a complete export in place. At each moment, the old or the new export is there.
 
         Returns:
             A line for the user if the old content was moved aside.
@@ -168,7 +168,7 @@ class Place:
             return None
         aside = self.target.with_name(f"{self.target.name}.aside-{datetime.now():%Y%m%d-%H%M%S}")
         old.rename(aside)
-        return f"{self.target} was no whole export ({flaw or foreign(aside)}); its content is now in {aside}"
+        return f"{self.target} was not a complete export ({flaw or foreign(aside)}); its content is now in {aside}"
 
     def _is_taken(self) -> bool:
         if self.target.is_dir() and not self.target.is_symlink():

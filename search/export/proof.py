@@ -119,10 +119,10 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
     card = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     evaluation, preprocessing = card["evaluation"], config["pretrained_cfg"]
-    net, is_whole, forwards = _open_formats(folder, card, data)
+    model, is_whole, forwards = _open_formats(folder, card, data)
     if card["model"]["stock_timm"]:
-        preprocessing = timm.data.resolve_model_data_config(net)
-    params, macs = _recount(card, net, preprocessing["input_size"], is_whole=is_whole)
+        preprocessing = timm.data.resolve_model_data_config(model)
+    params, macs = _recount(card, model, preprocessing["input_size"], is_whole=is_whole)
     if card.get("members"):
         _recount_members(card, folder, data, preprocessing["input_size"])
     _same("class names", config["label_names"], list(data.class_names))
@@ -242,14 +242,14 @@ def _open_formats(
     is_ensemble = card["model"]["members"] > 1
     if card["model"]["stock_timm"]:
         plain = weights.open_weights(folder)
-        return plain.net, is_ensemble, {weights.LIBRARY: (weights.FILE, plain.forward)} | forwards
-    plain = _built_by_the_product(folder, card, data)
+        return plain.model, is_ensemble, {weights.LIBRARY: (weights.FILE, plain.forward)} | forwards
+    plain = _built_by_this_program(folder, card, data)
     forwards["the product"] = weights.FILE, plain.forward  # last: the first one is used for the raw files
-    whole = next((found.net for found in opened.values() if found.net is not None), None)
-    return (plain.net, is_ensemble, forwards) if whole is None else (whole, True, forwards)
+    whole = next((found.model for found in opened.values() if found.model is not None), None)
+    return (plain.model, is_ensemble, forwards) if whole is None else (whole, True, forwards)
 
 
-def _built_by_the_product(folder: Path, card: dict[str, Any], data: Dataset) -> Opened:
+def _built_by_this_program(folder: Path, card: dict[str, Any], data: Dataset) -> Opened:
     """Open model.safetensors with this program's own code, for a model that no stock library builds."""
     from trainer.config import TrainConfig
     from trainer.evaluate import Ensemble
@@ -257,15 +257,15 @@ def _built_by_the_product(folder: Path, card: dict[str, Any], data: Dataset) -> 
 
     members = card["model"]["members"]
     configs = [one["config"] for one in card.get("members", ())] or [card["config"]] * members
-    nets = [build_model(TrainConfig.model_validate(config), data.shape) for config in configs]
-    net = (nets[0] if members == 1 else Ensemble(nets, card["model"]["views"])).eval()
-    safetensors.torch.load_model(net, str(folder / weights.FILE))
+    models = [build_model(TrainConfig.model_validate(config), data.shape) for config in configs]
+    model = (models[0] if members == 1 else Ensemble(models, card["model"]["views"])).eval()
+    safetensors.torch.load_model(model, str(folder / weights.FILE))
 
     def forward(pictures: Pictures) -> Pictures:
         with torch.inference_mode():
-            return net(torch.from_numpy(pictures)).numpy()  # type: ignore[no-any-return]
+            return model(torch.from_numpy(pictures)).numpy()  # type: ignore[no-any-return]
 
-    return Opened(forward, net)
+    return Opened(forward, model)
 
 
 def compare_logits(name: str, found: Pictures, expected: Pictures) -> float:
@@ -281,23 +281,23 @@ def compare_logits(name: str, found: Pictures, expected: Pictures) -> float:
     return difference
 
 
-def _recount(card: dict[str, Any], net: Any, shape: list[int], *, is_whole: bool) -> tuple[int, int]:
+def _recount(card: dict[str, Any], model: Any, shape: list[int], *, is_whole: bool) -> tuple[int, int]:
     """Count the loaded model's parameters and multiply-adds, and compare them with the card and the limit."""
-    params, macs = _counted(net, shape)
-    model, limit = card["model"], card["limit"]
+    params, macs = _counted(model, shape)
+    recorded, limit = card["model"], card["limit"]
     if not is_whole:
-        macs *= 1 + len(model["views"])  # model.safetensors computes no views; the other formats do
-    _same("parameters", params, model["num_params"])
-    _same("multiply-adds", macs, model["macs"])
+        macs *= 1 + len(recorded["views"])  # model.safetensors computes no views; the other formats do
+    _same("parameters", params, recorded["num_params"])
+    _same("multiply-adds", macs, recorded["macs"])
     if not (limit["each"] and card.get("members")):  # for several trials, _recount_members compares
-        parts = model["members"] if limit["each"] else 1
+        parts = recorded["members"] if limit["each"] else 1
         _within("the model", params // parts, macs // parts, limit)
     return params, macs
 
 
 def _recount_members(card: dict[str, Any], folder: Path, data: Dataset, shape: list[int]) -> None:
     """Count each member of an ensemble of several trials; compare it with the card, and with a limit for each."""
-    ensemble: Any = _built_by_the_product(folder, card, data).net
+    ensemble: Any = _built_by_this_program(folder, card, data).model
     for recorded, member in zip(card["members"], ensemble.members, strict=True):
         params, macs = _counted(member, shape)
         macs *= 1 + len(card["model"]["views"])
@@ -307,11 +307,11 @@ def _recount_members(card: dict[str, Any], folder: Path, data: Dataset, shape: l
             _within(f"trial {recorded['trial']}", params, macs, card["limit"])
 
 
-def _counted(net: Any, shape: list[int]) -> tuple[int, int]:
+def _counted(model: Any, shape: list[int]) -> tuple[int, int]:
     """Parameters of a model, and its multiply-adds for one picture."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(torch.zeros(1, *shape))
-    return sum(parameter.numel() for parameter in net.parameters()), counter.get_total_flops() // 2
+        model(torch.zeros(1, *shape))
+    return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2
 
 
 def _within(who: str, params: int, macs: int, limit: dict[str, Any]) -> None:

@@ -92,7 +92,7 @@ class Description(Recorded):
 
     @property
     def folds(self) -> int:
-        """Number of folds over which a candidate's accuracy in the search is a mean; 0: it is that on validation."""
+        """Number of folds whose mean is a candidate's accuracy in the search; 0: there is one validation split."""
         folds = self.data.config.get("folds", 0)
         assert isinstance(folds, int)
         return folds

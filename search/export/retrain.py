@@ -92,7 +92,7 @@ class Retraining:
         self.first_seed = 0
         """Number of the first member's seed. After a confirmation, it is the first seed that measured the winner."""
         self.unrecorded: deque[tuple[int, int, float | None, float]] = deque()
-        """Results of confirming trainings that the database has not taken yet: the arguments of ``record``."""
+        """Results of confirming trainings that are not in the database yet: the arguments of ``record``."""
         self.outage = Outage(console.say)
         self.queue: TrainingQueue | None = None
 

@@ -35,7 +35,7 @@ class Training:
     """One training."""
 
     label: str
-    """Name for people, such as "trial 3, seed 1 of 2"."""
+    """Name in messages, such as "trial 3, seed 1 of 2"."""
     config: TrainConfig
     trial: int
     """Number of the trial whose recipe the training has."""

@@ -158,7 +158,7 @@ def _ticks(ladder: Ladder) -> list[int]:
 def parallel_coordinates(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure:
     """Completed trials as lines over the sampled settings and the objective, each on its own axis."""
     axes = sampled_axes(trials, spec)
-    # After --accept-changes, older trials may lack a setting, or have values outside today's space.
+    # After --accept-changes, older trials may lack a setting, or have values outside the present space.
     complete = [
         trial
         for trial in ranked(trials, spec.limit)

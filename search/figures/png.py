@@ -190,7 +190,7 @@ def draw_confusion(table: ArrayLike, names: Sequence[str], path: Path, *, title:
         for row, column in zip(*np.nonzero(counts), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=7)
-    each = f", {per_cell} neighbouring classes a cell" if per_cell > 1 else ""
+    each = f", {per_cell} neighbouring classes per cell" if per_cell > 1 else ""
     axes.set(xlabel=f"predicted{each}", ylabel=f"true{each}")
     axes.set_title(title, fontsize=10)
     bar = figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.03)

@@ -46,7 +46,7 @@ class Speed:
     """The speed of a candidate on a device."""
 
     device: str
-    """Name of the device for people."""
+    """Name of the device as it is shown."""
     images_per_second: float
     """Training pictures per second, validation excluded."""
     seconds_per_epoch: float
@@ -302,7 +302,7 @@ def _images_of(
 def _batch_sizes(train: TrainConfig, axis: BaseDistribution | None) -> list[int]:
     """Every batch size of the space, or both ends of its range."""
     if isinstance(axis, CategoricalDistribution):
-        return [int(choice) for choice in axis.choices]  # type: ignore[arg-type]  # StudySpec lets only integers by
+        return [int(choice) for choice in axis.choices]  # type: ignore[arg-type]  # StudySpec accepts only integers
     if isinstance(axis, IntDistribution):
         return [axis.low, axis.high]
     return [train.batch_size]

@@ -52,7 +52,7 @@ def never_predicted(confusion: Path, class_names: Sequence[str]) -> str | None:
         validated, answered = known["confusion"].sum(axis=1), known["confusion"].sum(axis=0)
         if lost := [class_names[int(label)] for label in np.flatnonzero((answered == 0) & (validated > 0))]:
             return (
-                f"the best so far, trial {int(known['trial'])}, never answers {len(lost)} of {len(class_names)} "
+                f"the best so far, trial {int(known['trial'])}, never predicts {len(lost)} of {len(class_names)} "
                 f"classes on the {int(validated.sum()):,} validation pictures: {_some(lost)}"
             )
     return None
@@ -95,9 +95,9 @@ def _imbalance(data: Dataset) -> Iterator[str]:
     if counts[most] >= HEAVY_IMBALANCE * counts[fewest]:
         yield (
             f"training pictures are uneven: {counts[most]:,} of {data.class_names[most]}, {counts[fewest]:,} of "
-            f"{data.class_names[fewest]}; always answering {data.class_names[most]} is right on "
+            f"{data.class_names[fewest]}; always predicting {data.class_names[most]} is right on "
             f"{counts[most] / counts.sum():.0%} of them, and accuracy hardly depends on the small classes; "
-            "train.logit_adjustment = 1.0 makes a model answer them more often"
+            "train.logit_adjustment = 1.0 makes a model predict them more often"
         )
 
 

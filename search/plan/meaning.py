@@ -87,7 +87,7 @@ class Estimate:
 
     model: str
     device: str
-    """Name of the device for people."""
+    """Name of the device as it is shown."""
     workers: int
     workers_per_gpu: int
     images_per_second: float
@@ -289,7 +289,7 @@ def _bought(meaning: Meaning) -> str:
 def _steps(number: int, batch_size: int, num_train: int) -> str:
     left_out = num_train - number * min(batch_size, num_train)
     much = left_out > num_train / 10
-    told = f"; {left_out:,} of {num_train:,} pictures left out, others each epoch" if much else ""
+    told = f"; {left_out:,} of {num_train:,} pictures left out, different ones each epoch" if much else ""
     return f"{number:,} in batches of {batch_size}{told}"
 
 

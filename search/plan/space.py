@@ -178,7 +178,7 @@ def distributions(
             assert width is not None
             space[key] = _width_axis(axis, width)
         else:
-            assert axis.high is not None  # StudySpec lets only width_mult leave it out
+            assert axis.high is not None  # StudySpec requires it for all settings but width_mult
             high = _last_step(axis, axis.high)
             if annotation_of(key) is int:
                 space[key] = IntDistribution(int(axis.low), int(high), log=axis.log, step=int(axis.step or 1))

@@ -96,7 +96,7 @@ def _count_all(
         if progress is not None:
             progress("counting models", number, len(names))
         one = known.get(name)
-        # Without multiply-adds: the parameters were over the limit of that time.
+        # Without multiply-adds: the parameters were over the limit when the model was counted.
         if one is None or (one.problem is None and one.macs is None and (most is None or one.params <= most)):
             known[name] = _count(train.model_copy(update={"model": name}), fitter)
             if number % SAVED_EVERY == 0:

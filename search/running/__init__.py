@@ -10,6 +10,6 @@ allowance    the number of trials that the budget and the time allow to begin or
 clock        the time of a launch, and the part of it that is reserved for the export
 others       trials that other programs have queued or finished
 assignment   the assignment of a trial to a worker
-moment       the search at one moment, for people; the line about a trial that has ended
+moment       the search at one moment, for its observers; the line about a trial that has ended
 records      what coordinator and trials keep in memory: trials in progress, their ends, unstored messages
 """

@@ -109,7 +109,7 @@ class Coordinator:
             TrainingFailed: workers cannot start, or the same error ended two trials in a row.
             DiskError: checkpoints cannot be written although there is room; the trials go on with the next launch.
             HeldError, StudyChanged: another process took over the study or deleted it.
-            StorageError: the database stayed away for longer than ``faults.storage_minutes``.
+            StorageError: an outage of the database lasted longer than ``faults.storage_minutes``.
         """
         try:
             self._search()
@@ -185,12 +185,12 @@ class Coordinator:
             self._shown = now
 
     def snapshot(self) -> Snapshot:
-        """The search as it is now, for people."""
-        told_to, away = self.stopping and not self.out_of_time, self.outage.seconds if self.outage.is_on else None
-        problems = problems_of(self.crew, away, len(self.backlog), self.no_room)
+        """The search as it is now, for observers."""
+        told_to, outage = self.stopping and not self.out_of_time, self.outage.seconds if self.outage.is_on else None
+        problems = problems_of(self.crew, outage, len(self.backlog), self.no_room)
         return snapshot_of(self.trials, self.crew, stopping=told_to, problems=problems)
 
-    # -- the database, which may be away
+    # -- the database, which may be unavailable
 
     def _catch_up(self) -> None:
         while self.backlog:  # an event that fails halfway stays first, and is handled again from its start
@@ -282,7 +282,7 @@ class Coordinator:
         return worker.trial in self.trials.progress
 
     def _handle(self, said: Said) -> None:
-        """Handle an event of a worker; repeated from the start if the database goes away halfway."""
+        """Handle an event of a worker; repeated from the start if an outage of the database begins halfway."""
         worker, event = self.crew.workers[said.worker], said.event
         match event:
             case Started():
@@ -373,7 +373,7 @@ class Coordinator:
         if failure.signature == self.last_failure:
             self._end_with(
                 TrainingFailed(
-                    f"two trials in a row ended in the same error, mend it and launch again: {failure.reason}"
+                    f"two trials in a row ended in the same error, correct it and launch again: {failure.reason}"
                 )
             )
         self.last_failure = failure.signature

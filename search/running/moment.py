@@ -44,18 +44,18 @@ def snapshot_of(trials: Trials, crew: Crew, *, stopping: bool, problems: Sequenc
     )
 
 
-def problems_of(crew: Crew, away: float | None, waiting: int, no_room: str | None) -> list[str]:
+def problems_of(crew: Crew, outage: float | None, waiting: int, no_room: str | None) -> list[str]:
     """Obstacles to a search, each with its remedy or with the condition it waits for.
 
     Args:
         crew: its workers.
-        away: seconds since the database went away; None if it is there.
+        outage: seconds since the outage of the database began; None without an outage.
         waiting: number of messages that are not stored yet.
         no_room: why the disk has no room; None if it has.
     """
     problems = crew.put_aside
-    if away is not None:
-        problems.append(f"no database for {duration(away)}; training goes on, {waiting} messages wait")
+    if outage is not None:
+        problems.append(f"no database for {duration(outage)}; training goes on, {waiting} messages wait")
     if no_room:
         problems.append(f"paused: {no_room}")
     return problems

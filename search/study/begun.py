@@ -32,7 +32,7 @@ SAME_AS_NONE = {"min_epochs": 1}
 """Setting -> its default in earlier versions, where it had the meaning that None has now."""
 
 SHOWN_DIFFERENCES = 3
-"""Most differences between a study's first text and today's that are listed; the others are only counted."""
+"""Most differences between a study's first text and the present one that are listed; the others are only counted."""
 
 
 Tables: TypeAlias = "dict[str, dict[str, object]]"
@@ -48,7 +48,7 @@ class Begun:
     kept: dict[str, object]
     """Setting ("search.pruner") -> stored value, for settings that the file omits and whose defaults have changed."""
     notes: list[str]
-    """Lines for the user: the kept settings, or the differences from today's text."""
+    """Lines for the user: the kept settings, or the differences from the present text."""
 
 
 def as_begun(asked: StudySpec, storage: RDBStorage, overrides: Sequence[str] | None) -> Begun:
@@ -112,7 +112,7 @@ def with_kept(asked: StudySpec, stored: Tables, tables: Sequence[str] = tuple(KE
 
 
 def _with_stored_text(asked: StudySpec, stored: Tables, overrides: Sequence[str]) -> StudySpec | None:
-    """The stored study with today's overrides; None if this version cannot read it."""
+    """The stored study with the present overrides; None if this version cannot read it."""
     try:
         stored_spec(stored, f"study {asked.name!r} was last launched", "")
     except StudyChanged:

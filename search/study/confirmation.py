@@ -53,7 +53,7 @@ class Result(FrozenModel):
     seed: int
     """Number of the fresh seed, from 0."""
     accuracy: float | None
-    """Value of the study's objective, whichever it is; a loss is negated. None if the training diverged."""
+    """Value of the study's objective, also if that is not the accuracy; a loss is negated. None if it diverged."""
     seconds: float
 
 
@@ -118,7 +118,7 @@ class Confirmation:
     sentence: str
     """The confirmation in one line."""
     objective: Objective = "accuracy"
-    """The study's objective, which the values are of; a loss is negated."""
+    """The study's objective, whose values these are; a loss is negated."""
 
     def candidate(self, trial: int | None) -> Candidate | None:
         """The candidate with this trial number; None if there is none."""
@@ -305,7 +305,8 @@ def _winner(chosen: list[FrozenTrial], kept: Kept, race: Standing) -> int | None
         return None
     if len(kept.rounds) > 1:
         return race.alive[0]
-    found = [_candidate(trial, kept) for trial in chosen]  # as many seeds for each: the smallest of those that are tied
+    # One round, with the same number of seeds for each candidate: the smallest of those that are tied wins.
+    found = [_candidate(trial, kept) for trial in chosen]
     best = choose(found, ties(found, pooled_deviation(found)))
     return None if best is None else best.trial
 

@@ -49,7 +49,7 @@ class Gain:
 
     @property
     def sentence(self) -> str:
-        """One line for people."""
+        """The gain in one line."""
         cost = f"for {self.trainings:.1f} full trainings"
         known = f"the first known recipe (trial {self.known}, {words_of(self.known_value, self.objective)})"
         if self.best == self.known:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from logging import WARNING
 
 from search.console import Say
-from search.study.storage import STORAGE_FAILURES, is_away
+from search.study.storage import STORAGE_FAILURES, is_outage
 from search.words import duration
 
 RETRY_SECONDS = 2.0
@@ -55,7 +55,7 @@ class Outage:
                 step()
         except STORAGE_FAILURES as error:
             self._tried = time.monotonic()  # only now: the attempt itself may take as long as the pause
-            if not is_away(error) or self.seconds > 60 * most_minutes:
+            if not is_outage(error) or self.seconds > 60 * most_minutes:
                 raise
             if self._since is None:
                 self._since = begun

@@ -216,7 +216,7 @@ def problems(snapshot: Snapshot) -> list[str]:
         silent, epoch = worker.seconds_since_progress or 0.0, worker.epoch_seconds
         if epoch and silent > max(SILENT_SECONDS, SILENT_EPOCHS * epoch):
             found.append(
-                f"worker {worker.label} has said nothing for {duration(silent)}, its last epoch took "
+                f"worker {worker.label} has sent nothing for {duration(silent)}, its last epoch took "
                 f"{duration(epoch)}; see its log in RUNS/{Path('studies', snapshot.study, 'logs')}"
             )
     return [*found, *snapshot.problems]

@@ -236,7 +236,7 @@ def _play(events: list[Event], pruner: str | None = None) -> Iterable[tuple[Even
         ReplayFailed: an event does not follow from those before it.
     """
     if not any(isinstance(event, Launch) for event in events):
-        raise UsageError("the journal has no launch; it is of a search that never began")
+        raise UsageError("the journal has no launch: its search never began")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     played: _Played | None = None
     for number, event in enumerate(events, 1):

@@ -66,7 +66,7 @@ def parse_url(url: str) -> URL:
     # After an @ or / without escape, a part of the password would be taken for the host or database, and be shown.
     if parsed.get_backend_name() != "sqlite" and (url.count("@") > 1 or "@" in (parsed.database or "")):
         raise StorageError(
-            "--storage has an @ too many; in a name or a password write %40 for @, %2F for / and %3F for ?"
+            "--storage has one @ too many; in a name or a password write %40 for @, %2F for / and %3F for ?"
         )
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
         raise StorageError(f"--storage {hidden(parsed)}: use sqlite:///FILE or postgresql+psycopg://USER@HOST/DB")
@@ -102,7 +102,7 @@ def _sqlite_url_of(text: str, parsed: URL) -> URL:
     _, mark, last = path.rpartition("?")
     if path.startswith("file:") or (mark and SQLITE_SETTINGS.fullmatch(last)):
         raise StorageError(f"--storage {text}: a SQLite database takes no settings; write sqlite:///FILE")
-    with contextlib.suppress(UnicodeDecodeError):  # a % that is no escape
+    with contextlib.suppress(UnicodeDecodeError):  # a % that is not an escape
         path = unquote(path, errors="strict")
     return parsed.set(host=None, query={}, database=path)
 
@@ -210,7 +210,7 @@ def _is_full(folder: Path) -> bool:
     return disk.f_bavail == 0 or (disk.f_files > 0 and disk.f_favail == 0)
 
 
-def is_away(error: Exception) -> bool:
+def is_outage(error: Exception) -> bool:
     """Whether the database may come back by itself: it restarts, is unreachable or busy, or its disk is full."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     if not isinstance(cause, DBAPIError):

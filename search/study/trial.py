@@ -104,12 +104,12 @@ def rank(value: float | None, num_params: int | None, number: int) -> tuple[floa
 
 
 def is_feasible(trial: FrozenTrial, limit: Limit | None = None) -> bool:
-    """Whether a trial's model is within the limit it was trained under and, if given, within ``limit``, today's."""
+    """Whether a trial's model is within the limit it was trained under and, if given, within the present ``limit``."""
     return all(excess <= 0 for excess in trial.constraints.values()) and fits(size_of(trial), limit or Limit())
 
 
 def view_of(trial: FrozenTrial, limit: Limit | None = None) -> TrialView:
-    """A trial that has finished, or is paused, as people see it; ``limit`` as in ``is_feasible``."""
+    """The view of a trial that has finished or is paused; ``limit`` as in ``is_feasible``."""
     values = trial.intermediate_values
     attributes = trial.user_attrs
     return TrialView(

@@ -105,7 +105,7 @@ class Worker:
         return self.process == "none" and self.usable
 
     def view(self, epochs: int, objective: Objective) -> WorkerView:
-        """The worker's state for people; ``epochs`` is the number of epochs of its trial."""
+        """The worker's state for observers; ``epochs`` is the number of epochs of its trial."""
         epoch = self.epoch
         return WorkerView(
             label=self.label,

@@ -252,7 +252,7 @@ def test_the_same_error_twice_in_a_row_ends_the_search(desk: Desk) -> None:
     study = desk.write("broken.toml", BROKEN)
     answer = desk.search("launch", study, "--gpus", "cpu")
     assert answer.code == 10
-    assert "search: two trials in a row ended in the same error, mend it and launch again: " in answer.err
+    assert "search: two trials in a row ended in the same error, correct it and launch again: " in answer.err
     assert "Traceback" not in answer.err
     trials = desk.trials("broken")
     assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.FAIL]

@@ -58,7 +58,7 @@ def test_every_choice_comes_with_its_reason(cpu: Device) -> None:
     assert lines(cpu) == {
         "picture set": "mapped from the cache, which all workers share",
         "precision": "fp32: CPUs run bf16 at a tenth of the speed",
-        "memory layout": "channels last: 1.2 to 1.3 times faster on CPUs with AVX2, and what tensor cores want",
+        "memory layout": "channels last: 1.2 to 1.3 times faster on CPUs with AVX2, and needed by tensor cores",
         "optimizer": "adamw, fused",
         "augmentation": "by OpenCV on the CPU: a picture at a time is fastest there",
         "loader processes": "none: `augment` names nothing that runs on the host",

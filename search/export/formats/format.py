@@ -23,7 +23,7 @@ class Opened:
     """A file of an export, opened by its library on the CPU."""
 
     forward: Forward
-    net: nn.Module | None = None
+    model: nn.Module | None = None
     """The model itself, whose parameters the proof counts; None if the library does not give access to it."""
 
 

@@ -38,14 +38,14 @@ def _write(program: ExportedProgram, file: Path, about: Mapping[str, str]) -> No
 def _open(file: Path) -> Opened:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the loader warns about its own internals
-        net = torch.export.load(file).module()
+        model = torch.export.load(file).module()
 
     def forward(images: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            logits: NDArray[np.float32] = net(torch.from_numpy(images)).numpy()
+            logits: NDArray[np.float32] = model(torch.from_numpy(images)).numpy()
         return logits
 
-    return Opened(forward, net)
+    return Opened(forward, model)
 
 
 PT2 = Format(

@@ -48,7 +48,9 @@ logits = model(pictures)
 ```"""
 
 
-def write_weights(folder: Path, net: nn.Module, configs: Sequence[TrainConfig], spec: StudySpec, data: Dataset) -> None:
+def write_weights(
+    folder: Path, model: nn.Module, configs: Sequence[TrainConfig], spec: StudySpec, data: Dataset
+) -> None:
     """Write all three files; an ensemble's tensors are named members.0..., members.1..., ...
 
     config.json has the architecture of the first member, and those of all members if they differ.
@@ -62,9 +64,9 @@ def write_weights(folder: Path, net: nn.Module, configs: Sequence[TrainConfig], 
     names, preprocessing, file = list(data.class_names), _preprocessing(spec, data), folder / "config.json"
     (folder / CLASS_MAP).write_bytes(class_map(names))
     config, (args, *others) = configs[0], [model_args(one, spec.data.image_size) for one in configs]
-    if is_stock(config) and not isinstance(net, Ensemble):
+    if is_stock(config) and not isinstance(model, Ensemble):
         timm.models.save_for_hf(
-            net,
+            model,
             str(folder),
             model_config={"label_names": names},
             model_args=args,
@@ -76,13 +78,13 @@ def write_weights(folder: Path, net: nn.Module, configs: Sequence[TrainConfig], 
         described["pretrained_cfg"] = {name: stated[name] for name in stated if name in TIMM_NEEDS}
         file.write_text(json.dumps(described, indent=2), encoding="utf-8")
         return
-    safetensors.torch.save_model(net, str(folder / FILE))
+    safetensors.torch.save_model(model, str(folder / FILE))
     described = {"architecture": config.model, "num_classes": len(names), "model_args": args, "label_names": names}
-    if isinstance(net, Ensemble):
-        described |= {"members": len(net.members), "views": list(net.views)}
-        nets = [(one.model, own) for one, own in zip(configs, [args, *others], strict=True)]
-        if any(one != nets[0] for one in nets):
-            described["member_models"] = [{"architecture": model, "model_args": own} for model, own in nets]
+    if isinstance(model, Ensemble):
+        described |= {"members": len(model.members), "views": list(model.views)}
+        members = [(one.model, own) for one, own in zip(configs, [args, *others], strict=True)]
+        if any(one != members[0] for one in members):
+            described["member_models"] = [{"architecture": name, "model_args": own} for name, own in members]
     described["pretrained_cfg"] = preprocessing
     file.write_text(json.dumps(described, indent=2), encoding="utf-8")
 
@@ -131,11 +133,11 @@ def open_weights(folder: Path) -> Opened:
     import timm
     import torch
 
-    net = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
 
     def forward(images: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            logits: NDArray[np.float32] = net(torch.from_numpy(images)).numpy()
+            logits: NDArray[np.float32] = model(torch.from_numpy(images)).numpy()
         return logits
 
-    return Opened(forward, net)
+    return Opened(forward, model)

@@ -161,13 +161,13 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(
 ) -> None:
     first, second = exports
     other = write_export(tmp_path / "other", names=["a", "b", "c"], weights=np.eye(3))
-    with pytest.raises(UsageError, match="know different classes"):
+    with pytest.raises(UsageError, match="have different classes"):
         compare(first, other, data=data, runs=Runs(tmp_path))
     with pytest.raises(UsageError, match="say which to compare on with --data DIR"):
         compare(first, second, data=None, runs=Runs(tmp_path))
     (data / "yellow").mkdir()
     Image.new("RGB", (9, 9)).save(data / "yellow" / "0.png")
-    with pytest.raises(DataError, match="do not know 1 of its classes"):
+    with pytest.raises(DataError, match="do not have 1 of its classes"):
         compare(first, second, data=data, runs=Runs(tmp_path))
     (second / "model.onnx").write_bytes((first / "model.onnx").read_bytes())
     with pytest.raises(ProofFailed, match="is not the file that was proven"):

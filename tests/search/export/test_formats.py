@@ -68,8 +68,8 @@ def test_each_format_that_a_study_may_name_comes_back_as_it_was_written(
         expected = whole(images).numpy()
     opened = one.open(folder / one.file)
     assert np.abs(opened.forward(images.numpy()) - expected).max() < 1e-5
-    if opened.net is not None:
-        counts = [sum(parameter.numel() for parameter in net.parameters()) for net in (opened.net, whole)]
+    if opened.model is not None:
+        counts = [sum(parameter.numel() for parameter in one.parameters()) for one in (opened.model, whole)]
         assert counts[0] == counts[1]
 
 

@@ -50,7 +50,7 @@ def test_a_system_that_does_not_tell_is_no_error(tmp_path: Path, monkeypatch: py
     ("load", "words"),
     [
         (None, "Whether the machine was quiet was not measured."),
-        (Load(1.2, 0.9, None), "The system does not tell what other processes took; the load average for each core"),
+        (Load(1.2, 0.9, None), "The system does not report what other processes took; the load average for each core"),
         (Load(1.2, 0.9, 0.1), "The machine was quiet: other processes took 10% of the cores meanwhile (10% at most"),
         (Load(0.2, 0.3, 0.25), "**The machine was not quiet**: other processes took 25% of the cores meanwhile"),
     ],

@@ -299,9 +299,9 @@ def test_many_pictures_left_out_of_each_epoch_are_told(runs: Runs, tmp_path: Pat
     )
     meaning = check_study(spec, runs, TWO_WORKERS[:1])
     num_train = meaning.pictures.splits["train"]
-    told = f"1 in batches of 16; {num_train - 16} of {num_train} pictures left out, others each epoch"
+    told = f"1 in batches of 16; {num_train - 16} of {num_train} pictures left out, different ones each epoch"
     assert told in shown(meaning, 200)
-    assert "left out, others" not in shown(replace(meaning, steps_per_epoch={4: num_train // 4}), 200)
+    assert "left out, different ones" not in shown(replace(meaning, steps_per_epoch={4: num_train // 4}), 200)
 
 
 def test_a_batch_larger_than_the_training_split_is_measured_as_it_trains(runs: Runs, tmp_path: Path) -> None:

@@ -91,8 +91,9 @@ def test_heavy_imbalance_is_said_with_what_the_largest_class_alone_gives(tmp_pat
     }
     found = warnings_of(make_pictures(tmp_path, counts), tmp_path)
     sentence = (
-        "training pictures are uneven: 60 of cat, 6 of emu; always answering cat is right on 62% of them, and accuracy "
-        "hardly depends on the small classes; train.logit_adjustment = 1.0 makes a model answer them more often"
+        "training pictures are uneven: 60 of cat, 6 of emu; always predicting cat is right on 62% of them, and "
+        "accuracy hardly depends on the small classes; train.logit_adjustment = 1.0 makes a model predict them "
+        "more often"
     )
     assert found == ([sentence] if heavy else [])
 
@@ -120,7 +121,7 @@ def test_classes_that_the_best_never_answers_are_named(tmp_path: Path) -> None:
     assert never_predicted(file, ["a", "b", "c"]) is None  # no trial yet
     np.savez(file, trial=7, confusion=np.array([[3, 1, 0], [2, 0, 0], [1, 4, 0]]), names=["a", "b", "c"])
     assert never_predicted(file, ["a", "b", "c"]) == (
-        "the best so far, trial 7, never answers 1 of 3 classes on the 11 validation pictures: c"
+        "the best so far, trial 7, never predicts 1 of 3 classes on the 11 validation pictures: c"
     )
     assert never_predicted(file, ["a", "b", "d"]) is None  # other pictures by now
     np.savez(file, trial=7, confusion=np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]), names=["a", "b", "c"])

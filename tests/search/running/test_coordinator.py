@@ -173,7 +173,7 @@ def test_the_same_error_in_two_trials_in_a_row_ends_the_search(bench: Bench) -> 
     coordinator = bench.coordinator(pool)
     with pytest.raises(
         TrainingFailed,
-        match="two trials in a row ended in the same error, mend it and launch again: ValueError: always",
+        match="two trials in a row ended in the same error, correct it and launch again: ValueError: always",
     ):
         coordinator.run()
     assert pool.trials == [0, 0, 0, 1, 1, 1]

@@ -27,7 +27,7 @@ from search.plan.space import Bounds, distributions
 from search.running.clock import Clock
 from search.running.coordinator import Coordinator
 from search.study.owned import OwnedStudy
-from search.study.storage import backend_of, is_away, open_storage, parse_url, wait_briefly
+from search.study.storage import backend_of, is_outage, open_storage, parse_url, wait_briefly
 from search.study.study import open_study
 
 pytestmark = pytest.mark.postgres
@@ -119,7 +119,7 @@ def test_a_server_that_is_stopped_is_given_up_by_the_client_and_counts_as_away(
             assert time.monotonic() - begun < 10
         finally:
             process.resume()
-        assert is_away(raised.value)
+        assert is_outage(raised.value)
     with engine.connect() as connection:
         assert connection.execute(text("SELECT 1")).scalar() == 1, "a new connection"
     engine.dispose()

@@ -131,7 +131,7 @@ class TestProblems:
         assert problems(moment("birds", 6, (killed,), (silent,), None)) == [
             "trial 3 failed: the worker ended with signal 9: log; if memory ran out: fewer workers, a smaller "
             "batch_size or image_size",
-            "worker cpu:0 has said nothing for 12 min, its last epoch took 30 s; see its log in "
+            "worker cpu:0 has sent nothing for 12 min, its last epoch took 30 s; see its log in "
             "RUNS/studies/birds/logs",
         ]
 
