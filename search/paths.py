@@ -136,8 +136,8 @@ class Runs:
         """Confusion matrix of the best trial so far: "trial", "table" [k, 3] and the "names" of its classes."""
         return self.study(study) / "confusion.npz"
 
-    def handed_over(self, study: str) -> Path:
-        """What the report shows of a study's last export, see search/watch/handed_over.py."""
+    def export_section(self, study: str) -> Path:
+        """Content of the report's section about a study's last export, see search/watch/export_section.py."""
         return self.study(study) / "handed-over.json"
 
     def trials(self, study: str) -> Path:

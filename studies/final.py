@@ -114,7 +114,9 @@ class Final(FrozenModel):
     @classmethod
     def _as_hubs_name_it(cls, name: str | None) -> str | None:
         if name is not None and re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name) is None:
-            raise ValueError(f"{name!r} is not a licence as model hubs name it; use mit, apache-2.0, other or the like")
+            raise ValueError(
+                f"{name!r} is not a licence as model hubs name it; use for example mit, apache-2.0 or other"
+            )
         return name
 
     @model_validator(mode="after")

@@ -53,7 +53,7 @@ from search.study.lock import own_study
 from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study
-from search.watch.handed_over import keep
+from search.watch.export_section import keep
 from search.watch.page import show_export
 from search.words import judged_on, trials_in_words
 from search.workers.crew import POLL_SECONDS

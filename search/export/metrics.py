@@ -41,7 +41,7 @@ from search.study.confirmation import Confirmation, confirmed
 from search.study.exported import Exported
 from search.study.gain import gain_of, wilson_interval
 from search.study.study import open_test_split
-from search.watch.handed_over import HandedOver
+from search.watch.export_section import ExportSection
 from search.words import count, judged_on, trials_in_words
 from studies.objective import words_of
 from trainer.errors import printable
@@ -270,12 +270,12 @@ def text_of_export(export: Export) -> str:
     )
 
 
-def report_of(record: ExportRecord, mistakes: bytes | None) -> HandedOver:
+def report_of(record: ExportRecord, mistakes: bytes | None) -> ExportSection:
     """What the report shows of an export; ``mistakes`` is a PNG, or None if there was none."""
     result, scores = record.evaluation, record.evaluation.scores
     assert scores is not None
     accuracy = Score(value=result.accuracy, interval=result.interval)
-    return HandedOver(
+    return ExportSection(
         trial=record.trial,
         which_trials=trials_in_words(record.trials),
         measured=f"{accuracy.in_words} {record.measured_on}, n = {result.n:,}",

@@ -28,7 +28,7 @@ from trainer.kept import recall, write_checked
 from trainer.values import FrozenModel
 
 POLL_SECONDS = 0.2
-"""Seconds between two looks for the answer."""
+"""Seconds between two checks for the answer."""
 
 ANSWER_SECONDS = 60.0
 """Longest time for a search to take a request. It takes one in each turn, unless its database hangs."""
@@ -83,7 +83,7 @@ def change_gpus(name: str, url: URL, runs: Runs, request: Request, *, tell: Call
     """
     owner = owner_here(name, url, runs)
     if owner is None:
-        raise UsageError(f"nobody is searching study {name!r}; search launch --gpus names its GPUs")
+        raise UsageError(f"no process searches study {name!r}; search launch --gpus names its GPUs")
     folder, number = runs.gpu_requests(name), uuid.uuid4().hex
     folder.mkdir(exist_ok=True)
     asked, answered = folder / f"{number}.request", folder / f"{number}.answer"

@@ -14,7 +14,7 @@ dashboard  serves optuna-dashboard, alone or during a launch; the token
 front      the WSGI application in front of optuna-dashboard: hosts, token, read-only methods, waiting page
 server     waitress, with limits for each client
 report     one HTML page that needs no network
-handed_over  what the report shows of the last export
+export_section  the report's section about the last export
 report_style  the report's style sheet
 findings   conclusions from a study's trials, in words and numbers
 """

@@ -256,7 +256,7 @@ def _rungs(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[Frozen
     sentence = f"{spent.paused} of {count(spent.begun, 'candidate')} {verb} paused: {' and '.join(waits)}."
     sentence = sentence if waits else ""
     if waits and budget.is_spent(spent):
-        sentence += f" A larger budget ({budget.larger(spent)}) goes on with the best of them, search stop {spec.name} "
+        sentence += f" A larger budget ({budget.larger(spent)}) continues the best of them, search stop {spec.name} "
         sentence += "--finish ends them."
     found = [(at[0], trial.values[0]) for trial in complete if 0 in (at := reached(trial, ladder))]
     if sentence := (sentence + _agreement(found, count(ladder.lengths[0], step))).strip():

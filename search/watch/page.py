@@ -207,7 +207,7 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
     lines += [f"- **{name}**: {words}" for name, words in [*facts, ("limit", describe_limit(spec.limit))]]
     lines += [f"- **space**: {', '.join(f'{key} {_axis(axis)}' for key, axis in spec.space.items())}"]
     search, step = spec.search, step_of(spec)
-    how = build_ladder(spec).describe(step, search.reduction_factor) or f"{count(spec.num_steps, step)} a trial"
+    how = build_ladder(spec).describe(step, search.reduction_factor) or f"{count(spec.num_steps, step)} for each trial"
     lines += [f"- **how**: {search.sampler}, {search.pruner.replace('_', ' ')}, {how}"]
     return "\n".join(lines)
 

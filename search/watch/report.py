@@ -39,6 +39,7 @@ from search.study.trial import (
     states_of,
     view_of,
 )
+from search.watch.export_section import section
 from search.watch.findings import (
     PAUSED,
     PAUSED_ROWS,
@@ -49,7 +50,6 @@ from search.watch.findings import (
     setting_importances,
     story,
 )
-from search.watch.handed_over import section
 from search.watch.report_style import STYLE
 from search.words import duration, show
 from studies import StudySpec

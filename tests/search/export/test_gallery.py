@@ -30,7 +30,7 @@ from search.figures.mistakes import Mistake, caption, draw_mistakes
 from search.paths import Runs
 from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, parse_url
-from search.watch.handed_over import section
+from search.watch.export_section import section
 from search.watch.report import html_of_report
 from studies import StudySpec
 from trainer.config import Shape, TrainConfig
@@ -164,7 +164,7 @@ def test_an_export_has_them_only_if_it_was_asked_for_and_the_report_always(tmp_p
 def test_a_report_without_an_export_or_with_a_damaged_one_has_no_such_section(tmp_path: Path, digits: Dataset) -> None:
     assert section(Runs(tmp_path), "digits") == ""
     _, _, runs = shown(tmp_path / "one", digits, gallery=False)
-    file = runs.handed_over("digits")
+    file = runs.export_section("digits")
     file.write_bytes(file.read_bytes().replace(b"macro F1", b"macro F2"))
     with pytest.warns(UserWarning, match=r"the report leaves the export out; export again"):
         assert section(runs, "digits") == ""

@@ -146,4 +146,4 @@ def test_cpu_workers_get_labels_and_threads_that_suit_the_others(elastic: Elasti
 def test_a_study_that_nobody_searches_has_no_gpus(bench: Bench) -> None:
     bench.coordinator(ScriptedPool(trains))
     asked = CliRunner().invoke(app, ["gpus", "scripted", "--runs", str(bench.folder)])
-    assert str(asked.exception) == "nobody is searching study 'scripted'; search launch --gpus names its GPUs"
+    assert str(asked.exception) == "no process searches study 'scripted'; search launch --gpus names its GPUs"

@@ -99,7 +99,7 @@ class TestFindings:
         spent = series.model_copy(update={"search": series.search.model_copy(update={"trainings": 2.0})})
         (line,) = [line for line in findings(spent, trials, {}) if "rung" in line]
         assert line == (
-            f"{going} A larger budget (--trainings 4) goes on with the best of them, search stop digits --finish ends "
+            f"{going} A larger budget (--trainings 4) continues the best of them, search stop digits --finish ends "
             "them."
         )
         told = story(series, trials)

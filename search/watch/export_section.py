@@ -15,8 +15,8 @@ from trainer.kept import recall, write_checked
 from trainer.values import FrozenModel
 
 
-class HandedOver(FrozenModel):
-    """The last export of a study, in words."""
+class ExportSection(FrozenModel):
+    """The content of the section, in words."""
 
     trial: int
     which_trials: str = ""
@@ -38,18 +38,18 @@ class HandedOver(FrozenModel):
     """What the picture shows, in words."""
 
 
-def keep(handed_over: HandedOver, runs: Runs, study: str) -> None:
+def keep(content: ExportSection, runs: Runs, study: str) -> None:
     """Store the content of the report's section about an export; it replaces that of an earlier export."""
-    write_checked(runs.handed_over(study), handed_over.model_dump(mode="json"))
+    write_checked(runs.export_section(study), content.model_dump(mode="json"))
 
 
 def section(runs: Runs, study: str) -> str:
     """The report's section about the last export, in HTML; empty if there is none on this machine."""
-    values = recall(runs.handed_over(study), "the report leaves the export out; export again")
+    values = recall(runs.export_section(study), "the report leaves the export out; export again")
     if values is None:
         return ""
     try:
-        one = HandedOver.model_validate(values)
+        one = ExportSection.model_validate(values)
     except ValidationError:  # of another version
         return ""
     rows = {"accuracy": one.measured} | one.rows
