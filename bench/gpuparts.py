@@ -56,6 +56,7 @@ def pictures(size: int, number: int) -> Any:
     train, val, test = np.split(np.arange(number), [number - 128, number])
     return Dataset(
         images=np.concatenate([block] * (number // len(block))),
+        made_for={"image_size": size},
         labels=np.arange(number) % 400,
         names=tuple(map(str, range(number))),
         class_names=tuple(map(str, range(400))),

@@ -68,7 +68,7 @@ def pictures(bench: Bench) -> None:
         resized_pictures = resized(bench.images, bench.folder, size) / "train"
         folder = ImageFolder(resized_pictures, torchvision_transform(RECIPE))
         smooth = ImageFolder(resized_pictures, torchvision_transform(RECIPE, InterpolationMode.BILINEAR))
-        augment = Augmentation(TrainConfig.model_validate(RECIPE), device, data.mean, data.std)
+        augment = Augmentation(TrainConfig.model_validate(RECIPE), device, data.mean, data.std, size)
         compose = albumentations.Compose(
             [
                 albumentations.HorizontalFlip(p=RECIPE["hflip"]),

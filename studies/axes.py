@@ -10,7 +10,7 @@ from typing import Annotated, Self, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from trainer.config import SIZE_SETTINGS, Distill, Sam, TrainConfig
+from trainer.config import SIZE_SETTINGS, DataConfig, Distill, Sam, TrainConfig
 from trainer.values import FrozenModel, describe_problem, nearest
 
 SAMPLED = (
@@ -50,6 +50,8 @@ SAMPLED = (
     "shift",
     "scale",
     "crop_padding",
+    "random_crop",
+    "random_resized_crop",
     "erase",
     "brightness",
     "mixup",
@@ -68,6 +70,7 @@ TOGETHER = (
     ("rotate", "rotations"),
     ("augment_from_epoch", "augment_share"),
     ("mixup", "cutmix"),
+    ("random_crop", "random_resized_crop"),
     ("schedule", "warmup_epochs", "step_epochs"),
     ("class_weights", "class_sampling", "logit_adjustment"),
 )
@@ -199,8 +202,19 @@ def recipe_problems(key: str, value: Value, space: Mapping[str, Axis], train: Tr
         yield from _refusals(train, key, value)
 
 
-def corner_problems(space: Mapping[str, Axis], train: TrainConfig) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Problems of combinations of values that TrainConfig accepts each alone, as (place in the space, problem)."""
+def corner_problems(
+    space: Mapping[str, Axis], train: TrainConfig, data: DataConfig | None
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Problems of combinations of settings that are valid one by one, as (place in the space, problem).
+
+    Args:
+        space: the space.
+        train: the fixed recipe.
+        data: the pictures; None if they are invalid.
+    """
+    if data is not None and "random_crop" in space:
+        problem = data.crop_problem(max(numbers_of("random_crop", train, space)))
+        yield from [(("random_crop",), problem.removeprefix("random_crop = "))] if problem else ()
     for keys in TOGETHER:
         corners = product(*(values_of(key, train, space) for key in keys))
         text = next(filter(None, (_contradiction(train, zip(keys, corner, strict=True)) for corner in corners)), None)

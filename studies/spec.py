@@ -204,6 +204,13 @@ class StudySpec(FrozenModel):
         return name
 
     # Each field is checked by itself, against the fields above it, so that one mistake does not hide the others.
+    @field_validator("train")
+    @classmethod
+    def _crops_have_room(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
+        if "data" in info.data and (problem := info.data["data"].crop_problem(train.random_crop)):
+            raise ValueError(problem)
+        return train
+
     @field_validator("space")
     @classmethod
     def _space_can_be_sampled(cls, space: dict[str, Axis], info: ValidationInfo) -> dict[str, Axis]:
@@ -215,7 +222,7 @@ class StudySpec(FrozenModel):
             for key, axis in space.items()
             for text in axis_problems(key, axis, train, limited=limited, width_is_shared=shared)
         ]
-        found += corner_problems(space, train) if train is not None else ()
+        found += corner_problems(space, train, info.data.get("data")) if train is not None else ()
         if found:
             raise _problems(found)
         return space

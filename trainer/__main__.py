@@ -46,6 +46,8 @@ def train(options: argparse.Namespace) -> None:
     data_config, config = read_study(options.study, options.set)
     if options.data:
         data_config = validate(DataConfig, data_config.model_dump() | {"path": options.data}, f"--data {options.data}")
+    if problem := data_config.crop_problem(config.random_crop):
+        raise ConfigError(problem)
     if data_config.folds:
         raise ConfigError(
             f"data.folds = {data_config.folds}: python -m trainer trains once, on one validation split; use"

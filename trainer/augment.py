@@ -1,9 +1,9 @@
 """Augmentation: random parameters are drawn for each batch; an executor for the CPU or the GPU applies them.
 
 On the CPU, OpenCV warps one picture at a time (0.09 ms at 64 px, a tenth of the time of a transform pipeline). On a
-GPU, grid_sample warps the whole batch at once. Flip, rotations, shift, scale and padded crop are composed into one
-affine map, so a picture is resampled once. The transforms that a study names in ``augment`` come first, on the host,
-in loader processes if there are any. The order is: augment, warp, erase, colour, normalise, mix.
+GPU, grid_sample warps the whole batch at once. Flip, rotations, shift, scale and crops are composed into one affine
+map, so a picture is resampled once. The transforms that a study names in ``augment`` come first, on the host, in loader
+processes if there are any. The order is: augment, warp, erase, colour, normalise, mix.
 
 Both executors give the same result. All random values depend on (seed, epoch, batch) alone: not on the process that
 draws them, and not on earlier draws.
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from trainer.config import TrainConfig
 from trainer.device import Device
+from trainer.pictures import centre_of
 from trainer.transforms import HostAugmentation, Pictures
 
 ERASE_AREA = (0.02, 0.33)
@@ -30,12 +31,18 @@ ERASE_ASPECT = (0.3, 3.3)
 """Share of the picture and aspect ratio of an erased rectangle (Zhong et al., 2017, section 4)."""
 
 
+CROP_ASPECT = (3 / 4, 4 / 3)
+CROP_ATTEMPTS = 10
+"""Aspect ratio of a random resized crop, and the number of draws of which the first that fits is used. If none fits,
+the whole picture is used (torchvision's RandomResizedCrop)."""
+
+
 @dataclass(frozen=True)
 class Draw:
     """The random parameters of one batch; None for a step that is left out."""
 
     matrices: NDArray[np.float32] | None = None
-    """[batch, 2, 3]: maps each pixel (x, y, 1) of the result to its place in the picture."""
+    """[batch, 2, 3]: maps each pixel (x, y, 1) of the result to its place in the cached picture."""
     boxes: NDArray[np.int64] | None = None
     """[batch, 4]: top, left, height and width of the erased rectangle, 0 for none."""
     colours: NDArray[np.float32] | None = None
@@ -89,10 +96,12 @@ class Batch:
         ]
 
 
-def draw(config: TrainConfig, batch: int, size: int, rng: np.random.Generator) -> Draw:
-    """Draw the random parameters for ``batch`` pictures of ``size`` pixels."""
+def draw(config: TrainConfig, batch: int, size: int, rng: np.random.Generator, cached: int | None = None) -> Draw:
+    """Draw the random parameters for ``batch`` pictures of ``size`` pixels, cut from pictures of ``cached`` pixels
+    (default: the same size)."""
     matrices = boxes = colours = None
-    if config.hflip or config.vflip or config.rotate or config.crop_padding or config.shift or config.scale:
+    crops = config.random_crop or config.random_resized_crop
+    if crops or config.hflip or config.vflip or config.rotate or config.crop_padding or config.shift or config.scale:
         flip_x = np.where(rng.random(batch) < config.hflip, -1.0, 1.0)
         flip_y = np.where(rng.random(batch) < config.vflip, -1.0, 1.0)
         most = np.array(config.angles)[:, None]
@@ -103,6 +112,8 @@ def draw(config: TrainConfig, batch: int, size: int, rng: np.random.Generator) -
         cos, sin, centre = np.cos(angle) * zoom, np.sin(angle) * zoom, (size - 1) / 2
         linear = np.stack([np.stack([cos * flip_x, -sin * flip_y]), np.stack([sin * flip_x, cos * flip_y])])
         offset = centre + moved - centre * linear.sum(axis=1)
+        shrink, corner = _draw_crop(config, batch, size, cached or size, rng)
+        linear, offset = shrink[:, None] * linear, shrink * offset + corner
         matrices = np.concatenate([linear, offset[:, None]], axis=1).transpose(2, 0, 1).astype(np.float32)
     if config.erase:
         area = rng.uniform(*ERASE_AREA, batch) * size * size
@@ -114,6 +125,26 @@ def draw(config: TrainConfig, batch: int, size: int, rng: np.random.Generator) -
     if config.brightness:
         colours = rng.uniform(1 - config.brightness, 1 + config.brightness, (batch, 3)).astype(np.float32)
     return Draw(matrices, boxes, colours, _draw_mix(config, batch, size, rng))
+
+
+def _draw_crop(
+    config: TrainConfig, batch: int, size: int, cached: int, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Factor and offset [2, batch] that map pixels (x, y) of the result to pixels of the cached picture."""
+    if config.random_resized_crop:
+        attempts = (CROP_ATTEMPTS, batch)
+        share = rng.uniform(config.random_resized_crop, 1, attempts)
+        aspect = np.exp(rng.uniform(math.log(CROP_ASPECT[0]), math.log(CROP_ASPECT[1]), attempts))
+        sides = cached * np.sqrt(np.stack([share * aspect, share / aspect]))
+        fits = (sides <= cached).all(axis=0)
+        side = np.where(fits.any(axis=0), sides[:, fits.argmax(axis=0), np.arange(batch)], cached)
+        shrink = side / size
+        # The outer edges of the first and the last pixel of the result are those of the crop.
+        return shrink, rng.uniform(0, 1, (2, batch)) * (cached - side) + (shrink - 1) / 2
+    middle = centre_of(cached, size)[1].start
+    before, after = (math.floor(config.random_crop * room) for room in (middle, cached - size - middle))
+    corner = rng.integers(middle - before, middle + after, (2, batch), endpoint=True) if before + after else middle
+    return np.ones((2, batch)), np.full((2, batch), corner, dtype=np.float64)
 
 
 def _draw_mix(config: TrainConfig, batch: int, size: int, rng: np.random.Generator) -> Mix | None:
@@ -140,13 +171,16 @@ class Augmentation:
         device: the device of the batches, which decides the executor.
         mean: mean of each channel, 0 to 1, for the normalisation and as the colour of erased rectangles.
         std: standard deviation of each channel.
+        size: height and width of the batches' pictures; cached pictures may be larger.
 
     Raises:
         ConfigError: a transform in ``augment`` does not exist, or refuses its arguments.
     """
 
-    def __init__(self, config: TrainConfig, device: Device, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        self.config, self.device, self.mean, self.std = config, device, mean, std
+    def __init__(
+        self, config: TrainConfig, device: Device, mean: tuple[float, ...], std: tuple[float, ...], size: int
+    ) -> None:
+        self.config, self.device, self.mean, self.std, self.size = config, device, mean, std, size
         self.on_host = HostAugmentation(config)
 
     def __call__(
@@ -155,21 +189,23 @@ class Augmentation:
         """Augment and normalise a batch.
 
         Args:
-            pictures: [batch, size, size, channels] uint8, after ``on_host``; a tensor if they are on the device.
+            pictures: [batch, cached, cached, channels] uint8, after ``on_host``; a tensor if they are on the device.
             labels: [batch] on the device.
             seed: (seed, epoch, batch number), which determine all random values.
-            plain: only normalise.
+            plain: only cut the centre and normalise.
         """
-        batch, size = pictures.shape[:2]
-        drawn = Draw() if plain else draw(self.config, batch, size, np.random.default_rng(seed))
+        (batch, cached), size = pictures.shape[:2], self.size
+        drawn = Draw() if plain else draw(self.config, batch, size, np.random.default_rng(seed), cached)
+        if drawn.matrices is None:
+            pictures = pictures[centre_of(cached, size)]
         if self.device.kind == "cpu" and not isinstance(pictures, torch.Tensor):
-            warped = warp_on_host(pictures, drawn, self.mean)
+            warped = warp_on_host(pictures, drawn, self.mean, size)
             if drawn.colours is None:
                 return self._mixed(normalise_on_host(warped, self.mean, self.std), labels, drawn)
             images = torch.from_numpy(warped).permute(0, 3, 1, 2).float()
         else:
             on_device = pictures if isinstance(pictures, torch.Tensor) else self.device.copy(pictures)
-            images = warp_on_device(on_device, drawn, self.device, self.mean)
+            images = warp_on_device(on_device, drawn, self.device, self.mean, size)
         if drawn.colours is not None:
             images = change_colours(images, self.device.copy(drawn.colours))
         return self._mixed(normalise(images, self.mean, self.std), labels, drawn)
@@ -181,13 +217,13 @@ class Augmentation:
         return Batch(mix(images, images[order], drawn.mix), labels, labels[order], drawn.mix.share)
 
 
-def warp_on_host(pictures: Pictures, drawn: Draw, mean: tuple[float, ...]) -> Pictures:
-    """Warp and erase one picture after the other; uint8 in, uint8 out."""
+def warp_on_host(pictures: Pictures, drawn: Draw, mean: tuple[float, ...], size: int) -> Pictures:
+    """Warp and erase one picture after the other; uint8 in, uint8 of ``size`` pixels out."""
     if drawn.matrices is None and drawn.boxes is None:
         return pictures
-    result = np.empty_like(pictures) if drawn.matrices is not None else pictures.copy()
+    batch, channels = len(pictures), pictures.shape[3]
+    result = np.empty((batch, size, size, channels), np.uint8) if drawn.matrices is not None else pictures.copy()
     if drawn.matrices is not None:
-        size, channels = pictures.shape[1], pictures.shape[3]
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         # OpenCV needs pictures of one channel as two-dimensional arrays.
         sources, targets = (pictures[..., 0], result[..., 0]) if channels == 1 else (pictures, result)
@@ -200,9 +236,11 @@ def warp_on_host(pictures: Pictures, drawn: Draw, mean: tuple[float, ...]) -> Pi
     return result
 
 
-def warp_on_device(pictures: torch.Tensor, drawn: Draw, device: Device, mean: tuple[float, ...]) -> torch.Tensor:
-    """Warp and erase the whole batch at once; [batch, size, size, channels] uint8 -> [batch, channels, size, size]."""
-    batch, size = pictures.shape[:2]
+def warp_on_device(
+    pictures: torch.Tensor, drawn: Draw, device: Device, mean: tuple[float, ...], size: int
+) -> torch.Tensor:
+    """Warp and erase the whole batch at once; [batch, S, S, channels] uint8 -> [batch, channels, size, size]."""
+    batch, cached = pictures.shape[:2]
     images = pictures.permute(0, 3, 1, 2).float()
     if drawn.matrices is not None:
         pixels = torch.arange(size, device=images.device, dtype=torch.float32)
@@ -210,7 +248,7 @@ def warp_on_device(pictures: torch.Tensor, drawn: Draw, device: Device, mean: tu
         where = torch.stack([x, y, torch.ones_like(x)], dim=-1).view(1, -1, 3)
         source = where @ device.copy(drawn.matrices).transpose(1, 2)
         # grid_sample's coordinates go from -1 at the outer edge of the first pixel to 1 at the outer edge of the last.
-        grid = ((2 * source + 1) / size - 1).view(batch, size, size, 2)
+        grid = ((2 * source + 1) / cached - 1).view(batch, size, size, 2)
         images = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     if drawn.boxes is not None:
         pixels = torch.arange(size, device=images.device)

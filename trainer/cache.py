@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 CACHE_VERSION = 4
 """Version of the decoding. Raised by hand whenever the same files would give other pixels or another index."""
 
-SHAPING = ("image_size", "resize", "interpolation", "crop_pct", "channels")
+SHAPING = ("image_size", "cache_size", "resize", "interpolation", "crop_pct", "channels")
 """Settings of DataConfig that decide the pixels."""
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -112,13 +112,12 @@ def build_cache(
         DataError: no picture is readable.
         DiskError: the disk is full.
     """
-    size = config.image_size
     made_for = shaping(config)
     key = hashlib.sha256(
         json.dumps([CACHE_VERSION, PIL.__version__, made_for, stamp], sort_keys=True).encode()
     ).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", title).strip("._")[:40] or "pictures"
-    final = cache_dir / f"{name}-{size}px-{key[:12]}"
+    final = cache_dir / f"{name}-{config.cached_side}px-{key[:12]}"
     logger.debug("decoded pictures of %s: %s", title, final)
     with suppress(DataError):  # without a lock, because the folder of a finished cache may be read-only
         return _open_whole(final, progress)
@@ -161,6 +160,12 @@ def shaping(config: DataConfig) -> dict[str, Any]:
     return {name: value for name, value in identity(config).items() if name in SHAPING}
 
 
+def side_of(made_for: dict[str, Any]) -> int:
+    """Height and width in pixels of the pictures of a cache with these settings."""
+    side: int = made_for.get("cache_size", made_for["image_size"])
+    return side
+
+
 def _decode_all(
     folder: Path,
     made_for: dict[str, Any],
@@ -186,7 +191,7 @@ def _decode_all(
         Image.preinit()
         Image.init()
         listing = list_pictures()
-        total, side, channels = len(listing.pictures), made_for["image_size"], made_for["channels"]
+        total, side, channels = len(listing.pictures), side_of(made_for), made_for["channels"]
         _check_room(folder, total * (side * side * channels + 300))
 
         # Written one after the other, not into a memory map: then a bad file leaves no gap, and a full disk raises an
@@ -251,7 +256,7 @@ def _check_room(folder: Path, needed: int) -> None:
     if needed > free:
         raise DiskError(
             f"the picture cache needs {needed / 1e9:.3f} GB in {folder.parent} and {free / 1e9:.3f} GB are"
-            " free there; make room, or choose a smaller image_size"
+            " free there; make room, or choose a smaller image_size (or cache_size)"
         )
 
 
@@ -304,7 +309,7 @@ def open_cache(path: Path) -> Cache:
             **json.loads((path / "index.json").read_text("ascii")),
         )
         columns = (cache.names, cache.classes, cache.splits, cache.groups, cache.sha256, cache.crc32)
-        side, channels = cache.made_for["image_size"], cache.made_for["channels"]
+        side, channels = side_of(cache.made_for), cache.made_for["channels"]
         shapes = {(len(column), side, side, channels) for column in columns}
         if cache.images.dtype != np.uint8 or shapes != {cache.images.shape}:
             raise ValueError("pictures.npy and index.json disagree")

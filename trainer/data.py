@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import assert_never
+from types import EllipsisType
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +23,10 @@ from PIL import Image
 from trainer.cache import BadFile, Cache, Progress, build_cache, open_cache, shaping
 from trainer.config import DataConfig, Shape
 from trainer.errors import DataError, as_lines
+from trainer.identity import FIRST_SETTINGS
 from trainer.kept import recall, write_checked
 from trainer.layout import EXPECTED_LAYOUT
-from trainer.pictures import read
+from trainer.pictures import centre_of, read
 from trainer.scan import Listing, Picture, scan
 from trainer.splits import UNUSED, draw_folds, draw_splits, group_problems, groups_of
 
@@ -55,7 +57,9 @@ class Dataset:
     """All readable pictures of one source at one size, in the order of their names."""
 
     images: NDArray[np.uint8]
-    """[N, S, S, C], RGB or gray, memory-mapped and read-only."""
+    """[N, S, S, C], RGB or gray, memory-mapped and read-only; ``centre`` is the index of the part that is evaluated."""
+    made_for: Mapping[str, Any]
+    """The settings of DataConfig that decide the pixels: image_size, and others."""
     labels: NDArray[np.int64]
     """[N], an index into class_names."""
     names: tuple[str, ...]
@@ -87,8 +91,12 @@ class Dataset:
     @property
     def shape(self) -> Shape:
         """The shape for which a model of these images is built."""
-        _, _, size, channels = self.images.shape
-        return Shape(len(self.class_names), size, channels)
+        return Shape(len(self.class_names), self.made_for["image_size"], self.images.shape[-1])
+
+    @property
+    def centre(self) -> tuple[EllipsisType, slice, slice, slice]:
+        """Index of the part of pictures [..., S, S, C] that validation, exports and plain epochs use."""
+        return centre_of(self.images.shape[1], self.made_for["image_size"])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -97,6 +105,9 @@ class Dataset:
         for name, indices in self.splits.items():
             digest.update(name.encode() + indices.tobytes())
         digest.update(json.dumps([self.mean, self.std]).encode())
+        first = FIRST_SETTINGS["DataConfig"].split()
+        if later := {name: value for name, value in self.made_for.items() if name not in first}:
+            digest.update(json.dumps([self.made_for["image_size"], later], sort_keys=True).encode())
         return digest.hexdigest()
 
     @property
@@ -229,6 +240,7 @@ def _dataset(config: DataConfig, cache: Cache) -> Dataset:
         content.append([cache.splits, cache.groups])
     return Dataset(
         images=cache.images,
+        made_for=cache.made_for,
         labels=labels,
         names=tuple(cache.names),
         class_names=class_names,

@@ -79,7 +79,7 @@ def predict_logits(
         for start in range(0, len(indices), EVALUATION_BATCH):
             chosen = indices[start : start + EVALUATION_BATCH]
             pictures = device.copy(data.images[chosen]) if resident is None else resident[device.copy(chosen)]
-            images = pictures.permute(0, 3, 1, 2).float()
+            images = pictures[data.centre].permute(0, 3, 1, 2).float()
             logits.append(forward(normalise(images, data.mean, data.std)).float())
     return torch.cat(logits)
 

@@ -235,7 +235,7 @@ class Training:
         self.ascent = Ascent(config, self.model) if config.sam else None
         self.loss_of = build_loss(config, count_classes(data), device.torch_device)
         self.teacher = open_teacher(config.distill, data, device) if config.distill else None
-        self.augment = Augmentation(config, device, data.mean, data.std)
+        self.augment = Augmentation(config, device, data.mean, data.std, data.shape.image_size)
         self.loader = Loader(data, self.augment.on_host, device, config.seed)
         num_train = len(data.splits["train"])
         self.batch_size = min(config.batch_size, num_train)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from io import BytesIO
+from types import EllipsisType
 from typing import Literal, assert_never
 
 import numpy as np
@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from trainer.config import DataConfig
 from trainer.errors import DataError
 
-__all__ = ["DEPTH", "TURNED", "Reading", "crop_mode_of", "mode_of", "read", "read_picture", "read_right"]
+__all__ = ["DEPTH", "TURNED", "Reading", "centre_of", "crop_mode_of", "mode_of", "read", "read_picture", "read_right"]
 
 TURNED = "upright only by EXIF"
 DEPTH = "of more than 8 bits"
@@ -44,11 +44,11 @@ UPRIGHT = {
 
 
 def read_picture(source: bytes | Image.Image, config: DataConfig) -> NDArray[np.uint8]:
-    """One picture as [S, S, 3] RGB or [S, S, 1] gray, upright, resized and cropped.
+    """One picture as [S, S, 3] RGB or [S, S, 1] gray, upright, resized and cropped, as a model is evaluated with it.
 
     For a plain RGB picture, the pixels are bit for bit those of timm's ``create_transform`` before normalisation, with
-    the same crop_pct and with crop_mode "center" (resize = "crop") or "squash". The only exception is a strip of more
-    than 64:1, which is cropped before it is resized.
+    ``config.evaluated_crop_pct`` and with crop_mode "center" (resize = "crop") or "squash". The only exception is a
+    strip of more than 64:1, which is cropped before it is resized.
 
     Alpha is dropped, as in timm's loader. The first frame of an animation is read. Pictures of up to twice Pillow's
     limit of pixels are read. Gray of more than 8 bits is scaled to 8 bits, not clipped. The scaled range is the first
@@ -62,7 +62,17 @@ def read_picture(source: bytes | Image.Image, config: DataConfig) -> NDArray[np.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return read(source, config).pixels
+        return read(source, config).pixels[centre_of(config.cached_side, config.image_size)]
+
+
+def centre_of(cached: int, size: int) -> tuple[EllipsisType, slice, slice, slice]:
+    """Index of the centre of cached pictures [..., cached, cached, C], which evaluation uses: [..., size, size, C]."""
+    first = _margin(cached, size)
+    return ..., slice(first, first + size), slice(first, first + size), slice(None)
+
+
+def _margin(side: int, size: int) -> int:
+    return round((side - size) / 2)  # torchvision's CenterCrop
 
 
 def read_right(why: str, channels: int) -> str:
@@ -75,13 +85,14 @@ class Reading:
     """The result of reading a picture."""
 
     pixels: NDArray[np.uint8]
-    """[S, S, 3] RGB or [S, S, 1] gray."""
+    """[S, S, 3] RGB or [S, S, 1] gray, where S is the side of the cached pictures."""
     misread: str
     """Reason why a plain convert("RGB") reads other pixels: TURNED or DEPTH; "" if it reads the same pixels."""
 
 
 def read(source: bytes | Image.Image, config: DataConfig) -> Reading:
-    """Like ``read_picture``, but for several threads at once. The caller silences Pillow's warnings."""
+    """Read a picture as the cache has it, with the margin of cache_size. For several threads at once: the caller
+    silences Pillow's warnings. Otherwise like ``read_picture``."""
     try:
         image = Image.open(BytesIO(source)) if isinstance(source, bytes) else source
         most = Image.MAX_IMAGE_PIXELS
@@ -104,7 +115,7 @@ def read(source: bytes | Image.Image, config: DataConfig) -> Reading:
 
 def _pixels(image: Image.Image, config: DataConfig) -> NDArray[np.uint8]:
     square = _square(image.convert(mode_of(config)), config)
-    return np.asarray(square).reshape(config.image_size, config.image_size, config.channels)
+    return np.asarray(square).reshape(config.cached_side, config.cached_side, config.channels)
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -167,8 +178,7 @@ def _filter_of(config: DataConfig) -> Image.Resampling:
 
 
 def _square(image: Image.Image, config: DataConfig) -> Image.Image:
-    size, filter = config.image_size, _filter_of(config)
-    scaled = math.floor(size / config.crop_pct)
+    size, filter, scaled = config.cached_side, _filter_of(config), config.scaled_side
     match config.resize:
         case "squash":
             width = height = scaled
@@ -177,7 +187,9 @@ def _square(image: Image.Image, config: DataConfig) -> Image.Image:
             width, height = (scaled, long) if image.width <= image.height else (long, scaled)
         case _:
             assert_never(config.resize)
-    left, top = round((width - size) / 2), round((height - size) / 2)  # torchvision's CenterCrop(size)
+    # So that the centre of the cached picture is the centre of the whole one, however their margins are rounded.
+    inner = _margin(size, config.image_size)
+    left, top = (_margin(side, config.image_size) - inner for side in (width, height))
     if max(width, height) <= 64 * scaled:
         return image.resize((width, height), filter).crop((left, top, left + size, top + size))
     # A strip is cropped first: 1 x 2000 pixels would otherwise become 1024 x 2,048,000 before the crop. The filter

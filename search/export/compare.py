@@ -313,7 +313,8 @@ def _built_in(sides: Sequence[Side], cache: Path) -> Images:
         std = np.array(side.config.pretrained_cfg.std, np.float32)
 
         def read(start: int) -> NDArray[np.float32]:
-            images = data.images[data.splits[split][start : start + BATCH]].astype(np.float32) / 255
+            chosen = data.splits[split][start : start + BATCH]
+            images = data.images[chosen][data.centre].astype(np.float32) / 255
             return np.ascontiguousarray(((images - mean) / std).transpose(0, 3, 1, 2))
 
         return read

@@ -258,7 +258,7 @@ def _write_models(folder: Path, retraining: Retraining, stages: Stages) -> tuple
     configs = [training.config for training in stages[0] for _ in training.files]
     whole, plain = build_models(configs, states, spec, len(data.class_names))
     weights.write_weights(folder, plain, configs, spec, data)
-    shape, about = (spec.data.channels, *data.images.shape[1:3]), weights.about(spec, data)
+    shape, about = data.shape.of_image, weights.about(spec, data)
     with show_progress(retraining.console, retraining.raise_if_stopped) as progress:
         write_graphs(folder, whole, shape, spec.final.formats, about, partial(progress, "writing the model, in steps"))
     return whole, plain

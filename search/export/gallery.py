@@ -39,7 +39,7 @@ def confident_mistakes(whole: nn.Module, data: Dataset, split: str, logits: NDAr
     if not len(order):
         return []
     chosen = wrong[order]
-    pictures = data.images[indices[chosen]]
+    pictures = data.images[indices[chosen]][data.centre]
     images = normalise(torch.from_numpy(pictures).permute(0, 3, 1, 2).float(), data.mean, data.std)
     members = list(whole.members) if isinstance(whole, Ensemble) else [whole]
     found = [layer_cam(member, images, torch.from_numpy(predicted[chosen])) for member in members]

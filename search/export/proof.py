@@ -133,7 +133,7 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
     std = np.array(preprocessing["std"], np.float32) * 255
 
     def cached(start: int) -> Pictures:
-        pictures = data.images[indices[start : start + BATCH]].astype(np.float32)
+        pictures = data.images[indices[start : start + BATCH]][data.centre].astype(np.float32)
         return np.ascontiguousarray(((pictures - mean) / std).transpose(0, 3, 1, 2))
 
     files = [Path(data_config.path or "") / data.names[index] for index in indices]

@@ -36,6 +36,8 @@ class Images:
     source: str
     path: str | None
     image_size: int
+    cache_size: int | None
+    """Size of the cached pictures, from which those of image_size are cut; None if it is the same."""
     splits: Mapping[str, int]
     """Number of pictures in each split."""
     classes: Mapping[str, Mapping[str, int]]
@@ -160,8 +162,9 @@ def text_of_check(meaning: Meaning) -> Group:
 
 def _text_of_images(images: Images) -> list[RenderableType]:
     place = f" in {images.path}" if images.path else ""
+    cut = f", cut from {images.cache_size} px" if images.cache_size else ""
     parts: list[RenderableType] = [
-        _heading(f"pictures: {images.source}{place}, {images.image_size} px"),
+        _heading(f"pictures: {images.source}{place}, {images.image_size} px{cut}"),
         _images_table(images),
     ]
     if bad := images.bad_files:

@@ -51,7 +51,7 @@ def draw_images(spec: StudySpec, data: Dataset, out: Path) -> str:
     from trainer.device import open_device
 
     device = open_device("cpu")
-    augment = Augmentation(spec.train, device, data.mean, data.std)
+    augment = Augmentation(spec.train, device, data.mean, data.std, data.shape.image_size)
     train = data.splits["train"]
     chosen = train[np.linspace(0, len(train) - 1, ROWS).astype(int)]
     images, labels = data.images[chosen], torch.from_numpy(data.labels[chosen])

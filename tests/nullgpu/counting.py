@@ -57,6 +57,7 @@ def pictures() -> Dataset:
     everything, nothing = np.arange(number), np.arange(0)
     return Dataset(
         images=np.random.default_rng(0).integers(0, 256, (number, SIZE, SIZE, 3), dtype=np.uint8),
+        made_for={"image_size": SIZE},
         labels=np.arange(number) % 10,
         names=tuple(map(str, range(number))),
         class_names=tuple(map(str, range(10))),

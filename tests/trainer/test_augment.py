@@ -56,12 +56,12 @@ def config_of(**settings: object) -> TrainConfig:
 
 
 def on_host(pictures: NDArray[np.uint8], drawn: Draw) -> NDArray[np.uint8]:
-    return warp_on_host(pictures, drawn, MEAN)
+    return warp_on_host(pictures, drawn, MEAN, SIZE)
 
 
 def on_device(pictures: NDArray[np.uint8], drawn: Draw, device: Device) -> NDArray[np.float32]:
     """[batch, S, S, 3] on 0..255."""
-    images = warp_on_device(device.copy(np.array(pictures)), drawn, device, MEAN)
+    images = warp_on_device(device.copy(np.array(pictures)), drawn, device, MEAN, SIZE)
     return images.cpu().permute(0, 2, 3, 1).numpy()
 
 
@@ -73,7 +73,7 @@ def augmented(
     pictures: NDArray[np.uint8], device: Device, seed: tuple[int, ...] = (0, 1, 1), **settings: object
 ) -> torch.Tensor:
     """The images of one batch, through host and device as training does it."""
-    augment = Augmentation(config_of(**settings), device, MEAN, STD)
+    augment = Augmentation(config_of(**settings), device, MEAN, STD, SIZE)
     return augment(augment.on_host(pictures, *seed), torch.zeros(len(pictures)).long(), *seed).images
 
 
@@ -146,7 +146,7 @@ def test_a_batch_is_nearly_the_same_whichever_executor_makes_it(
     settings: dict[str, object], most: float, mean: float, digits: Dataset, cpu: Device
 ) -> None:
     pictures, labels = np.array(digits.images[:64]), torch.tensor(digits.labels[:64])
-    augment = Augmentation(config_of(**settings), cpu, MEAN, STD)
+    augment = Augmentation(config_of(**settings), cpu, MEAN, STD, SIZE)
     host, device = augment(pictures, labels, 3, 1, 1), augment(torch.from_numpy(pictures), labels, 3, 1, 1)
     assert (host.images - normalised(pictures)).abs().mean() > 0.01
     difference = (host.images - device.images).abs() * torch.tensor(STD).view(1, 3, 1, 1) * 255
@@ -297,7 +297,7 @@ def test_a_transform_that_cannot_be_built_is_a_sentence(transform: dict[str, Any
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(ConfigError) as error:
-            Augmentation(config_of(augment=[transform]), cpu, MEAN, STD)
+            Augmentation(config_of(augment=[transform]), cpu, MEAN, STD, SIZE)
     assert str(error.value).startswith(f"augment: {sentence}")
 
 
@@ -411,7 +411,7 @@ def test_colour_factors_do_what_torchvision_does() -> None:
 
 def test_mixup_blends_pictures_and_tells_both_labels(cpu: Device) -> None:
     pictures, labels = noise(6), torch.arange(6)
-    batch = Augmentation(config_of(mixup=1), cpu, MEAN, STD)(pictures, labels, 0, 1, 1)
+    batch = Augmentation(config_of(mixup=1), cpu, MEAN, STD, SIZE)(pictures, labels, 0, 1, 1)
     assert batch.other_labels is not None
     plain = normalised(pictures)
     expected = batch.share * plain + (1 - batch.share) * plain[batch.other_labels]
@@ -423,7 +423,7 @@ def test_cutmix_pastes_a_rectangle_whose_area_is_the_other_labels_share(cpu: Dev
     pictures, labels = noise(6), torch.arange(6)
     plain, seen = normalised(pictures), set()
     for number in range(20):
-        batch = Augmentation(config_of(cutmix=1), cpu, MEAN, STD)(pictures, labels, 0, 1, number)
+        batch = Augmentation(config_of(cutmix=1), cpu, MEAN, STD, SIZE)(pictures, labels, 0, 1, number)
         assert batch.other_labels is not None
         others = plain[batch.other_labels]
         own = (batch.images == plain).all(dim=1)
@@ -443,7 +443,8 @@ def test_mixing_takes_the_stated_share_of_batches(cpu: Device) -> None:
 
 def test_gray_pictures_go_through_everything(cpu: Device) -> None:
     pictures = noise(8)[..., :1].copy()
-    augment = Augmentation(config_of(rotate=20, hflip=0.5, erase=0.5, brightness=0.2, mixup=0.5), cpu, (0.5,), (0.2,))
+    config = config_of(rotate=20, hflip=0.5, erase=0.5, brightness=0.2, mixup=0.5)
+    augment = Augmentation(config, cpu, (0.5,), (0.2,), SIZE)
     images = augment(pictures, torch.zeros(8).long(), 0, 1, 1).images
     assert images.shape == (8, 1, SIZE, SIZE)
     assert images.isfinite().all()

@@ -90,7 +90,7 @@ def test_what_a_policy_has_changed_can_be_warped(policy: str, cpu: Device) -> No
     """Torch's pictures have their channels first, whatever view is taken of them."""
     pictures = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     config = TrainConfig.model_validate({"augment": [policy], "rotate": 20})
-    augment = Augmentation(config, cpu, (0.5,) * 3, (0.2,) * 3)
+    augment = Augmentation(config, cpu, (0.5,) * 3, (0.2,) * 3, 16)
     for seed in range(8):
         changed = augment.on_host(pictures, seed)
         assert changed.flags.c_contiguous

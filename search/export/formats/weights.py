@@ -99,7 +99,7 @@ def _preprocessing(spec: StudySpec, data: Dataset) -> dict[str, Json]:
         "interpolation": spec.data.interpolation,
         "mean": list(data.mean),
         "std": list(data.std),
-        "crop_pct": spec.data.crop_pct,
+        "crop_pct": spec.data.evaluated_crop_pct,
         "crop_mode": crop_mode_of(spec.data),
     }
 
