@@ -48,7 +48,7 @@ class Runs:
 
     @property
     def dashboard_log(self) -> Path:
-        """Output of a dashboard beside a search."""
+        """Output of a launch's dashboard."""
         return self.root / "dashboard.log"
 
     @property

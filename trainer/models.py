@@ -20,9 +20,9 @@ RESERVED_ARGS = {
     **dict.fromkeys(("pretrained", "checkpoint_path"), "is not allowed; training starts from random weights"),
     **dict.fromkeys(("pretrained_cfg", "pretrained_cfg_overlay"), "is written by the export"),
     **dict.fromkeys(("features_only",), "leaves no classifier"),
-    **dict.fromkeys(("width_mult", "channels"), "is set by width_mult beside model_args"),
-    **dict.fromkeys(("drop_rate", "drop_path_rate"), "is set by dropout and drop_path beside model_args"),
-    **dict.fromkeys(("depth_mult", "initial_chs", "final_chs", "stem"), "is a setting beside model_args"),
+    **dict.fromkeys(("width_mult", "channels"), "is set by width_mult in [train]"),
+    **dict.fromkeys(("drop_rate", "drop_path_rate"), "is set by dropout and drop_path in [train]"),
+    **dict.fromkeys(("depth_mult", "initial_chs", "final_chs", "stem"), "is a setting of [train] itself"),
 }
 """Arguments of ``timm.create_model`` that ``model_args`` must not have -> reason. Each would be ignored, or break the
 promise that a candidate is a classifier of these pictures, trained from random weights."""

@@ -85,7 +85,7 @@ class Ladder:
         best = {2: "half", 3: "third", 4: "quarter"}.get(factor, f"1 of {factor}")
         shown = self.lengths if self.anew else self.rungs
         listed = " and ".join(filter(None, [", ".join(map(str, shown[:-1])), str(shown[-1])]))
-        how = f"{step}s, each a whole training" if self.anew else f"of {count(self.last_step, step)}"
+        how = f"{step}s, each in a separate training" if self.anew else f"of {count(self.last_step, step)}"
         return f"compared after {listed} {how}; the best {best} goes on"
 
     def begins_at(self, stage: int) -> int:

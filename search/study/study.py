@@ -158,7 +158,7 @@ def _compared(ladder: Ladder, step: str) -> str:
     if not ladder.rungs:
         return "trained without rungs"
     listed, last = ", ".join(map(str, ladder.lengths[:-1])), count(ladder.lengths[-1], step)
-    return f"compared after {listed} of {last}{', each a whole training' if ladder.anew else ''}"
+    return f"compared after {listed} of {last}{', each in a separate training' if ladder.anew else ''}"
 
 
 def open_study(

@@ -145,7 +145,7 @@ def test_the_stem_for_cifar_is_not_timms_and_is_refused_where_there_is_none() ->
         model_args(config.model_copy(update={"require_timm": True}), 32)
     with pytest.raises(ConfigError, match='stem = "cifar": rexnet_100 has no such stem; use resnet18'):
         build_model(candidate("rexnet_100", stem="cifar"), Shape(10, 32))
-    with pytest.raises(ConfigError, match="leave out stem: stem is a setting beside"):
+    with pytest.raises(ConfigError, match="leave out stem: stem is a setting of"):
         build_model(candidate("resnet18", model_args={"stem": "cifar"}), Shape(10, 32))
 
 

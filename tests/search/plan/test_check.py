@@ -196,7 +196,7 @@ def test_the_time_of_a_candidate_is_that_of_all_its_trainings(meaning: Meaning, 
     assert meaning.estimate.seconds_per_trial == pytest.approx(3 * meaning.estimate.seconds_per_epoch)
     spec = study(search={"pruner": "promote"}, train={"model": "resnet10t", "epochs": 3, "schedule": "cosine"})
     found = check_study(spec, runs, TWO_WORKERS[:1])
-    assert found.rungs == "compared after 1 and 3 epochs, each a whole training; the best third goes on"
+    assert found.rungs == "compared after 1 and 3 epochs, each in a separate training; the best third goes on"
     assert found.estimate.seconds_per_trial == pytest.approx(4 * found.estimate.seconds_per_epoch)
 
 

@@ -68,7 +68,7 @@ def test_a_step_has_its_place_in_its_own_training():
         (
             Ladder((2, 6, 18), anew=True),
             3,
-            "compared after 2, 6 and 18 epochs, each a whole training; the best third goes on",
+            "compared after 2, 6 and 18 epochs, each in a separate training; the best third goes on",
         ),
         (Ladder((2, 6, 18)), 2, "compared after 2 and 6 of 18 epochs; the best half goes on"),
         (Ladder((6, 18)), 5, "compared after 6 of 18 epochs; the best 1 of 5 goes on"),

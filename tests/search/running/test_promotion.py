@@ -370,7 +370,7 @@ def test_other_rungs_are_refused_while_candidates_wait_at_these(bench: Bench) ->
 def test_a_series_of_trainings_never_becomes_one_training(bench: Bench) -> None:
     """To end its paused trials would not help: those that are complete have other steps, too."""
     bench.coordinator(ScriptedPool(trains), spec(WHOLE, trials=3)).run()
-    with pytest.raises(StudyChanged, match=r"3 of 9 epochs, each a whole training, and .* another name"):
+    with pytest.raises(StudyChanged, match=r"3 of 9 epochs, each in a separate training, and .* another name"):
         bench.coordinator(ScriptedPool(trains), spec(WHOLE, pruner="median"))
 
 

@@ -103,9 +103,8 @@ class TestFindings:
             "them."
         )
         told = story(series, trials)
-        assert (
-            "Candidates are compared after 2, 6 and 18 epochs, each a whole training; the best third goes on." in told
-        )
+        how = "after 2, 6 and 18 epochs, each in a separate training; the best third goes on."
+        assert f"Candidates are compared {how}" in told
         assert "1 completed, 0 pruned, 0 failed, 4 paused." in told
         assert "65% on trials that completed, 35% on trials that are paused." in told
         assert "Training its 5 candidates to the end would have taken 5 full trainings; the search took 2.2." in told

@@ -179,7 +179,8 @@ def test_the_note_lists_the_paused_trials_and_says_why_the_dashboard_calls_them_
     snapshot = snapshot_of(series, trials)
     note = note_text(series, FACTS, snapshot, "is being searched", datetime(2026, 3, 7, 9, 30, tzinfo=UTC))
     assert "2.0 of 6 full trainings spent, 3 candidates, 1 complete, 2 paused" in note
-    assert "- **how**: model, promote, compared after 2, 6 and 18 epochs, each a whole training; the best third" in note
+    how = "compared after 2, 6 and 18 epochs, each in a separate training; the best third"
+    assert f"- **how**: model, promote, {how}" in note
     shown = "".join(str(value) for value in page_attributes({}, note, None, trials, series, runs).values())
     assert "#### Paused: 2" in shown
     assert "This dashboard shows them as RUNNING" in shown
