@@ -88,7 +88,7 @@ def build_app(
         storage_url: the database.
         runs: the runs folder, with the artifacts of the studies and the names of the processes that search them.
         allowed_hosts: host names in lower case, without port, an IPv6 address in brackets.
-        token: the token that browsers need. None: every request passes that did not come through a proxy.
+        token: the token that browsers need. None: all requests pass, except those through a proxy.
         edits: whether browsers may also change studies, while no study is searched.
         origin: the dashboard's address behind a proxy with TLS, for example "https://box.example.org".
 

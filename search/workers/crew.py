@@ -293,7 +293,7 @@ class Crew:
         why = None
         if placed.versions != self._versions:
             why = f"{placed.node} has {placed.versions}, and the coordinator {self._versions}"
-        elif self._errors[worker.gpu] >= MOST_DEVICE_ERRORS:  # a cluster has handed it out again
+        elif self._errors[worker.gpu] >= MOST_DEVICE_ERRORS:  # a cluster has assigned it again
             why = f"{MOST_DEVICE_ERRORS} CUDA errors of this GPU of {placed.node}"
         if why is not None:
             worker.disabled_reason = why
