@@ -94,9 +94,7 @@ def change_gpus(name: str, url: URL, runs: Runs, request: Request, *, tell: Call
         if time.monotonic() > deadline or owner_of(name, url, runs) != owner:
             with contextlib.suppress(FileNotFoundError):  # else it was taken just now
                 asked.unlink()
-                raise UsageError(
-                    f"{owner} does not answer; an export or a stopping search keeps its GPUs"
-                )
+                raise UsageError(f"{owner} does not answer; an export or a stopping search keeps its GPUs")
         time.sleep(POLL_SECONDS)
     answered.unlink(missing_ok=True)
     reply = Reply.model_validate(values)

@@ -145,7 +145,7 @@ def words_for(failure: Failure, decision: Decision, label: str, worker: str) -> 
     if failure.kind == "memory":
         return (
             f"{label} ran out of memory; it goes on in a new process with {decision.setbacks.micro_batches} "
-            "micro-batches a step, the effective batch unchanged"
+            "micro-batches per step, the effective batch unchanged"
         )
     if failure.kind in ("hang", "killed", "exit", "lost", "preempted"):
         return f"{failure.sentence.replace('the worker', f'worker {worker}', 1)}; {label} goes on from its last epoch"

@@ -228,7 +228,7 @@ def test_a_training_without_memory_goes_on_in_parts() -> None:
     assert len(outcomes[0].results) == EPOCHS
     assert [assignment.micro_batches for assignment in pool.assigned] == [1, 2]
     assert pool.started == [0, 0], "a new process has a clean memory"
-    assert "member 0 ran out of memory; it goes on in a new process with 2 micro-batches a step" in notes[0]
+    assert "member 0 ran out of memory; it goes on in a new process with 2 micro-batches per step" in notes[0]
 
 
 def test_a_training_without_memory_first_gives_up_the_pictures_in_it() -> None:
@@ -252,7 +252,7 @@ def test_a_worker_that_the_system_killed_for_memory_has_its_training_go_on_in_pa
     outcomes, pool, notes = run(killed_in_one_part, trainings(1))
     assert len(outcomes[0].results) == EPOCHS
     assert [assignment.micro_batches for assignment in pool.assigned] == [1, 2]
-    assert "member 0 ran out of memory; it goes on in a new process with 2 micro-batches a step" in notes[0]
+    assert "member 0 ran out of memory; it goes on in a new process with 2 micro-batches per step" in notes[0]
 
 
 def test_a_training_too_large_for_any_part_ends_it() -> None:
