@@ -160,9 +160,7 @@ def page_figures(
         )
     if complete or pruned:
         figure = learning_curves([*complete[:TOP], *pruned], spec)
-        figures.append(
-            Figure("curves", f"Learning curves of the top {TOP}, the others faint", "", figure)
-        )
+        figures.append(Figure("curves", f"Learning curves of the top {TOP}, the others faint", "", figure))
     if any(view_of(trial).seconds for trial in trials if trial.state.is_finished() or is_paused(trial)):
         figures.append(Figure("time", "Training time of trials by their outcome", "", time_by_outcome(trials)))
     if importances:
