@@ -3,7 +3,7 @@
 ``python bench/quality.py replay --data FOLDER --out FILE.jsonl --policies tpe,model --set held`` replays searches and
 adds the results to the file; results that are in the file already are skipped. ``stops`` adds how often the best
 candidate is lost. ``table FILE...`` and ``goals FILE...`` print the results of such files; they need no FOLDER.
-``races`` simulates the race before an export.
+``races`` simulates the race before an export; ``noise`` judges estimates of the noise of a training.
 
 ``python bench/quality.py real TASK --out FILE.jsonl --budgets 8,15 --runs 8`` searches with real training, ours and
 plain Optuna's; ``table`` prints such files too.
@@ -28,7 +28,7 @@ import optuna
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where `trainer` is the package, and not bench/trainer.py
 sys.path.append(str(Path(__file__).parent))
 
-from quality import races, real, report, results, stops
+from quality import noise, races, real, report, results, stops
 from quality.curves import Task
 from quality.folder import judges, tasks_of
 from quality.replay import BUDGETS, Search
@@ -128,6 +128,9 @@ def main(arguments: list[str] | None = None) -> None:
     confirmations = commands.add_parser("races", help="simulate the race before an export, and print its table")
     confirmations.set_defaults(do=lambda values: print(races.table(values.draws)))
     confirmations.add_argument("--draws", type=int, default=4000, help="simulated choices of each case")
+    seeds = commands.add_parser("noise", help="print how well the noise of a training is known from two seeds")
+    seeds.set_defaults(do=lambda values: print(noise.table(values.data)))
+    seeds.add_argument("--data", type=Path, required=True, help="folder of tables")
     reals = commands.add_parser("real", help="search with real training, ours and plain Optuna, and add it to a file")
     reals.set_defaults(do=search_all)
     reals.add_argument("task", choices=real.TASKS)

@@ -10,5 +10,7 @@
 - measure: regret, compute to reach a regret, intervals
 - report: the tables and the goals
 - real: searches with real training, ours and plain Optuna's
+- races: the race before an export, simulated
+- noise: how well the noise of a training is known from two seeds
 - stops: how often the best candidate is not trained to its end
 """

@@ -88,6 +88,8 @@ def _facts(record: ExportRecord) -> dict[str, str]:
         )
     if record.gain is not None:
         rows["gain of the search"] = record.gain
+    if record.noise is not None:
+        rows["noise of one training"] = record.noise
     seen = ", which it was trained on" if record.sees_validation else ""
     seen = ", which chose its members" if record.selection is not None else seen
     rows["validation"] = f"{record.validation.accuracy:.2%}, n = {record.validation.n:,}{seen}"

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 from search.errors import NothingToExport, UsageError
 from search.plan.space import check_exported
 from search.plan.width import Fitter
+from search.policy.ladder import REPEATS
 from search.study.marks import own_trials
 from search.study.trial import exportable, outcome_of, paused_trials, ranked, size_of
 from search.words import trials_in_words
@@ -34,6 +35,8 @@ def choose_trials(study: optuna.Study, numbers: Sequence[int], spec: StudySpec) 
         for number in set(numbers) - {trial.number for trial in found}:
             state = outcomes.get(number)
             why = {None: "not there", "complete": "over the limit"}.get(state, f"{state}, not complete")
+            if (of := next((one.user_attrs.get(REPEATS) for one in trials if one.number == number), None)) is not None:
+                why = f"trial {of} again with another seed, and no candidate"
             name = study.study_name
             raise NothingToExport(f"trial {number} of {name!r} is {why}; search report {name} lists the others")
         if len(found) > 1:

@@ -33,7 +33,7 @@ from search.export.metrics import (
     REFERENCE_LOGITS,
     Export,
     evaluate_once,
-    gain_in_words,
+    gain_and_noise,
     report_of,
     text_of_export,
 )
@@ -206,7 +206,7 @@ def _export(place: Place, described: Description, retraining: Retraining, stages
     results = evaluate_once(partial, whole, plain, retraining, described, outcomes)
     found = write_out_of_fold(partial / OUT_OF_FOLD, whole, retraining)
     chosen = {"selection": selection, "out_of_fold": found}
-    results = results.model_copy(update={"gain": gain_in_words(retraining), **chosen})
+    results = results.model_copy(update=gain_and_noise(retraining) | chosen)
     write_metrics(partial, described.to_json() | results.to_json())  # the proof compares the files with it
     proof = prove(partial, spec, data, console, retraining.raise_if_stopped)
     logger.debug("proven: %.300s", proof)

@@ -39,7 +39,8 @@ from search.figures.mistakes import caption
 from search.figures.png import Epoch, confused_pairs, dense
 from search.study.confirmation import Confirmation, confirmed
 from search.study.exported import Exported
-from search.study.gain import gain_of, wilson_interval
+from search.study.gain import Gain, gain_of, wilson_interval
+from search.study.noise import Noise, noise_of
 from search.study.study import open_test_split
 from search.watch.export_section import ExportSection
 from search.words import count, judged_on, trials_in_words
@@ -146,13 +147,19 @@ def _measured(outcomes: Sequence[Sequence[Outcome]], found: Confirmation | None)
     )
 
 
-def gain_in_words(retraining: Retraining) -> str | None:
-    """The gain of the search over its first known recipe, in a sentence; None if it is not known."""
+def gain_and_noise(retraining: Retraining) -> dict[str, str | None]:
+    """The gain of the search over its first known recipe, and the noise of one training, each in a sentence; None if
+    it is not known."""
     study, spec = retraining.study, retraining.spec
-    gain = retraining.with_database(
-        lambda: gain_of(study, spec, None if spec.confirm.is_off else confirmed(study, spec))
-    )
-    return None if gain is None else gain.sentence
+
+    def found() -> tuple[Gain | None, Noise | None]:
+        confirmation = None if spec.confirm.is_off else confirmed(study, spec)
+        return gain_of(study, spec, confirmation), noise_of(study, spec, confirmation)
+
+    return {
+        name: None if one is None else one.sentence
+        for name, one in zip(("gain", "noise"), retraining.with_database(found), strict=True)
+    }
 
 
 def _near_duplicates(retraining: Retraining, split: str) -> int | None:
@@ -255,6 +262,7 @@ def text_of_export(export: Export) -> str:
     if record.search.objective != "macro_f1" and (value := _value(record)) is not None:
         scores.insert(0, f"  chosen by   {words_of(value, record.search.objective)}")
     gain = [] if record.gain is None else [f"  gain        {record.gain}"]
+    gain += [] if record.noise is None else [f"  noise       {record.noise}"]
     return "\n".join(
         [
             f"exported to {path}",

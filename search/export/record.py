@@ -257,6 +257,8 @@ class Results(Recorded):
     """The fold models on the pictures that each was not trained on; None if no fold models are exported."""
     gain: str | None = None
     """The gain of the search over its first known recipe, in a sentence; None if it is not known."""
+    noise: str | None = Field(None, exclude_if=lambda noise: noise is None)
+    """The noise of one training, in a sentence; None if it is not known."""
 
 
 class ProvenFormat(Recorded):

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.export.record import ClassScore, Score, Scores
-from search.study.gain import Z95, wilson_interval
+from search.study.gain import wilson_interval
+from search.study.noise import Z95
 from trainer.scores import ClassCounts
 
 TOP = 5

@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from search.policy.encoding import coordinate_of
-from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder, ladder_for, reached
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT, REPEATS, Ladder, ladder_for, reached
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class Seen:
         if before is not None and before.content == content:
             return before if settled is None else replace(before, settled=settled)
         counts = trial.state not in (TrialState.FAIL, TrialState.WAITING) and bool(trial.params)
+        counts = counts and REPEATS not in trial.user_attrs
         return _Entry(settled, content, self._read(trial) if counts else None)
 
     def _read(self, trial: FrozenTrial) -> Candidate:

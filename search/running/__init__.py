@@ -8,6 +8,7 @@ trials       the trials of the study: ask, report, prune, tell
 rungs        which trials go on at a rung, are paused there, are promoted
 allowance    the number of trials that the budget and the time allow to begin or to go on
 clock        the time of a launch, and the part of it that is reserved for the export
+queued       what the search queues: known recipes, and the repeat that measures the noise
 others       trials that other programs have queued or finished
 assignment   the assignment of a trial to a worker
 moment       the search at one moment, for its observers; the line about a trial that has ended

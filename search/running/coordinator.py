@@ -146,7 +146,7 @@ class Coordinator:
         if self.trials.orphans and self._left_to_do():
             numbers = ", ".join(map(str, self.trials.orphans))
             self.say(f"going on with trial {numbers}, left unfinished by the last launch")
-        self.trials.enqueue(self.known)
+        self.trials.queued.enqueue(self.known)
         self._keep_to_quota()
         wait_briefly(self.trials.study)
         self.crew.start(self._left_to_do())

@@ -29,12 +29,12 @@ from search.running.elastic import Elastic
 from search.study.begun import as_begun, renew
 from search.study.budget import Budget
 from search.study.events import Accept, Keep
-from search.study.gain import note_pictures
 from search.study.hours import first_launch, is_time_up, note_time_up
 from search.study.identity import take_folder
 from search.study.journal import Journal
 from search.study.lock import own_study, read_holder
 from search.study.marks import own_trials
+from search.study.noise import note_pictures
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
 from search.study.storage import STORAGE_FAILURES, open_storage, storage_errors

@@ -8,9 +8,11 @@ from collections.abc import Collection
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from search.policy.ladder import REPEATS
 from search.study import events
 from search.study.journal import Journal
 from search.study.marks import FOREIGN_REASON, Marks, is_foreign
+from search.study.noise import KNOWN
 from search.study.sampling import QUEUED, set_attributes
 from search.study.trial import FAILURE
 
@@ -62,13 +64,14 @@ class Others:
     def note_queued(self, frozen: FrozenTrial) -> None:
         """Write a trial that another program has queued to the journal."""
         recipe = frozen.system_attrs.get(QUEUED)
-        if frozen.number not in self._noted and "known" not in frozen.user_attrs and isinstance(recipe, dict):
+        own = {KNOWN, REPEATS} & frozen.user_attrs.keys()
+        if frozen.number not in self._noted and not own and isinstance(recipe, dict):
             self.journal.append(events.Enqueue(params=recipe))
         self._noted.add(frozen.number)
 
     def refuse(self, frozen: FrozenTrial, error: str) -> FrozenTrial:
         """Fail a trial that was queued with impossible values, which ``error`` describes. Returns the failed trial."""
-        by = "" if "known" in frozen.user_attrs else " by another program"
+        by = "" if KNOWN in frozen.user_attrs else " by another program"
         number, reason = frozen.number, f"queued{by} with impossible values: {error}"
         self.note_queued(frozen)
         set_attributes(self.study, frozen, {"reason": reason, FAILURE: "user"})

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.errors import FailureKind
-from search.policy.ladder import PAUSED_AT, PROMOTED_AT
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT, REPEATS
 from search.study.trial import FAILURE
 from search.workers.crew import Event
 from search.workers.failures import Setbacks
@@ -67,6 +67,8 @@ class Progress:
     """The step of the last rung at which the trial was paused."""
     promoted_at: int | None = None
     """The step of the last rung that the trial has left; see ``search.policy.ladder``."""
+    is_repeat: bool = False
+    """Whether it is a known recipe with another seed, which runs to its end; see ``search.running.queued``."""
 
     @classmethod
     def of(cls, frozen: FrozenTrial, trial: Trial, pruned: bool | None, *, several: bool) -> Progress:
@@ -90,6 +92,7 @@ class Progress:
             ),
             seconds_before=stored.get("seconds", 0.0) if several else 0.0,
             paused_at=stored.get(PAUSED_AT),
+            is_repeat=REPEATS in stored,
         )
 
     @property

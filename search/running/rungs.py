@@ -65,9 +65,11 @@ class Rungs:
         return self.ladder.epochs_of(progress.stage)
 
     def left_of(self, progress: Progress) -> int:
-        """Most steps that a trial in progress still needs up to the next rung or its end."""
+        """Most steps that a trial in progress still needs up to the next rung, or its end; a repeat up to its end."""
         if progress.waits:
             return 0
+        if progress.is_repeat:
+            return self.ladder.last_step - progress.step
         ends = self.ladder.steps[progress.stage] if self.ladder.anew else self.ladder.next_step(progress.step)
         return ends - progress.step
 
@@ -86,7 +88,7 @@ class Rungs:
         """
         if self.ladder.anew:
             return self.ladder.steps[progress.stage] if last and progress.stage < len(self.ladder.rungs) else None
-        return step if step in self.ladder.rungs and not last else None
+        return step if step in self.ladder.rungs and not last and not progress.is_repeat else None
 
     def decide(self, progress: Progress, rung: int, value: float, *, allowed: bool) -> tuple[bool, bool]:
         """Decide about a trial at a rung, and store the decision.
@@ -100,8 +102,8 @@ class Rungs:
         Returns:
             Whether the trial is paused, and whether that is only because no compute or no time is left.
         """
-        is_among_the_best = self.standings.arrive(progress.trial.number, rung, value)
-        goes_on = is_among_the_best and allowed
+        is_among_the_best = progress.is_repeat or self.standings.arrive(progress.trial.number, rung, value)
+        goes_on = is_among_the_best and (allowed or progress.is_repeat)
         facts: dict[str, Json] = {"seconds": progress.total_seconds}  # the trial may be paused until a later launch
         if not goes_on or self.ladder.anew:
             facts[PROMOTED_AT if goes_on else PAUSED_AT] = rung

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import deque
-from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
@@ -21,6 +20,7 @@ from search.running.allowance import Allowance, allowance_of
 from search.running.assignment import assignment_of
 from search.running.clock import Clock
 from search.running.others import Others
+from search.running.queued import Queued
 from search.running.records import KEPT, Changed, Ending, Progress, Verdict
 from search.running.rungs import Rungs
 from search.study import events
@@ -32,7 +32,6 @@ from search.study.marks import FOREIGN_REASON, Marks, is_foreign, own_trials
 from search.study.memory import read_anew, together
 from search.study.owned import OwnedStudy
 from search.study.sampling import (
-    QUEUED,
     impossible,
     make_own,
     new_trial,
@@ -78,6 +77,7 @@ class Trials:
         self.orphans: deque[int] = deque()
         """Trials in progress that no worker trains, in the order in which they go on."""
         self.others = Others(self.study, self.marks, self.journal)
+        self.queued = Queued(self.study, self.spec, self.journal)
         self.asking = False
         """Whether a candidate is being asked for. It is still set in the next turn only if an outage interrupted it."""
         self.progress: dict[int, Progress] = {}
@@ -102,8 +102,12 @@ class Trials:
     @property
     def allowance(self) -> Allowance:
         """The number of trials that may begin or go on now, besides those in progress."""
-        committed = sum(map(self.rungs.left_of, self.progress.values()))
-        return allowance_of(self.budget, self.spent, committed, self.rungs, self.clock, idle=not self.progress)
+        return allowance_of(self.budget, self.spent, self.committed, self.rungs, self.clock, idle=not self.progress)
+
+    @property
+    def committed(self) -> int:
+        """Most steps that the trials in progress still need to reach their next rungs."""
+        return sum(map(self.rungs.left_of, self.progress.values()))
 
     def _go_on(self, progress: Progress | None) -> None:
         if progress is not None:
@@ -124,6 +128,7 @@ class Trials:
                 undo_prune_query(self.study, frozen)
         trials = self.study.get_trials(deepcopy=False)
         self.others.adopt(trials)
+        self.queued.adopt(trials)
         gap = self.journal.begin(self.spec, self.space, trials, self.uuid)
         for number in gap.others:
             self._forget(number)
@@ -147,14 +152,6 @@ class Trials:
         notes = [f"other versions than at the last launch: {others}; that may change results"] if others else []
         return [*notes, *gap.sentences()]
 
-    def enqueue(self, recipes: list[dict[str, Any]]) -> None:
-        """Queue known recipes, with the sampled settings as keys, unless they were queued before."""
-        queued = [trial.system_attrs.get(QUEUED) for trial in self.study.get_trials(deepcopy=False)]
-        for number, recipe in enumerate(recipes):
-            if recipe not in queued:
-                self.study.enqueue_trial(recipe, user_attrs={"known": number})
-                self.journal.append(events.Enqueue(params=recipe))
-
     def next(self) -> int | None:
         """The next trial to train: an orphan, else a promoted trial, else a new candidate.
 
@@ -167,6 +164,7 @@ class Trials:
         elif not self.orphans and allowance.candidates:
             self.asking = True
             if not self._unknown():
+                self.queued.repeat(self.space, self.budget, self.spent, self.committed + self.rungs.ladder.last_step)
                 new_trial(self.study)
             self.complete_asking()
         return self.orphans.popleft() if self.orphans else None
@@ -254,7 +252,7 @@ class Trials:
         if progress.asked == step:
             undo_prune_query(self.study, self._frozen(progress.trial))
         progress.asked = step
-        if last or self.rungs.pauses:
+        if last or self.rungs.pauses or progress.is_repeat:
             return None, False
         return bool(progress.trial.should_prune()), False  # a numpy bool, of the median pruner
 
@@ -294,7 +292,8 @@ class Trials:
         state, value = ending.state.name, frozen.value
         why, kind = ending.reason, ending.failure
         self.journal.append(events.Tell(trial=number, state=state, value=value, reason=why, failure=kind))
-        self.rungs.end(number, ending.value, diverged=ending.failure == "diverged")
+        if not progress.is_repeat:
+            self.rungs.end(number, ending.value, diverged=ending.failure == "diverged")
         del self.progress[number]
         view = self._end(frozen)
         if self.ended.best is view:

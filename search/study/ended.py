@@ -69,7 +69,7 @@ class Ended:
         return self.seconds / self.timed_steps if self.timed_steps else None
 
     def _is_best(self, view: TrialView) -> bool:
-        if view.state != TrialState.COMPLETE.name or not view.feasible:
+        if view.state != TrialState.COMPLETE.name or not view.feasible or view.repeats is not None:
             return False
         return self.best is None or _rank(view) < _rank(self.best)
 

@@ -4,7 +4,8 @@
     accept    differences                  changes since the study was begun, which the user accepted
     keep      settings                     settings that the study file does not name -> the kept values
     recipe    was, now, anew               a later version of the trainer's recipe; trials that begin anew
-    enqueue   params                       a known recipe is queued
+    enqueue   params, repeats              a recipe is queued; repeats, the trial that is trained again with another
+                                           seed, or null
     ask       trial, params                a candidate has all its settings
     assign    trial, worker, attempt       a worker has the trial; attempts from 1
     started   trial, constraints           the model is counted; its size relative to the limit
@@ -40,7 +41,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from search.errors import FailureKind
-from search.policy.ladder import PAUSED_AT, PROMOTED_AT
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT, REPEATS
 from search.study.trial import FAILURE
 from trainer.values import Json
 
@@ -52,7 +53,7 @@ Words = Annotated[
 ]
 """A text that may contain the name of a file; bytes of the name that are not UTF-8 are escaped."""
 
-REMEMBERED = (PAUSED_AT, PROMOTED_AT, FAILURE)
+REMEMBERED = (PAUSED_AT, PROMOTED_AT, REPEATS, FAILURE)
 """Trial attributes on which decisions about other trials depend."""
 
 Setting: TypeAlias = bool | int | float | str | None
@@ -164,10 +165,12 @@ class Recipe(_Line):
 
 
 class Enqueue(_Line):
-    """A known recipe is queued."""
+    """A recipe is queued."""
 
     event: Literal["enqueue"] = "enqueue"
     params: Mapping[str, Any]
+    repeats: int | None = None
+    """Number of the trial that is trained again, with another seed; None if the recipe is a candidate."""
 
 
 class Ask(_Line):

@@ -73,12 +73,17 @@ class Candidate:
         return values | ({"reported": list(self.reported)} if self.reported else {})
 
 
+def seeds_of(one: Candidate) -> tuple[float, ...]:
+    """The values of a candidate's fresh seeds."""
+    return (*one.accuracies, *one.reported)
+
+
 def pooled_deviation(found: Sequence[Candidate]) -> float | None:
     """Standard deviation over seeds, pooled over the candidates; None if no candidate has two results.
 
     It is pooled because three values of one candidate give a poor estimate, and candidates have similar deviations.
     """
-    repeated = [values for one in found if len(values := (*one.accuracies, *one.reported)) > 1]
+    repeated = [values for one in found if len(values := seeds_of(one)) > 1]
     if not repeated:
         return None
     freedom = sum(len(values) - 1 for values in repeated)

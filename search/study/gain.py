@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from search.study.budget import Spent
 from search.study.confirmation import Confirmation
 from search.study.finalists import Candidate
+from search.study.noise import PICTURES, Z95, Noise, first_known, noise_of
 from search.study.trial import best_of
 from search.words import count
 from studies import StudySpec
 from studies.objective import Objective, words_of
-
-PICTURES = "featherweight:pictures"
-"""Study attribute: number of pictures that measure a candidate, those of the validation split or of all folds."""
-
-KNOWN = "known"
-"""Trial attribute: number of the known recipe that was queued, from 0."""
-
-Z95 = 1.959964
-"""97.5 % quantile of the normal distribution, for an interval of 95 %."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +35,12 @@ class Gain:
     """Number of pictures that measure a candidate."""
     seeds: int
     """Number of fresh seeds whose mean ``best_value`` is; 0: it is the value in the search, the highest of many."""
+    known_seeds: int = 0
+    """Number of fresh seeds in ``known_value``; 0: it is the value from the search."""
     trainings: float
     """Cost of the search in full trainings."""
+    noise: Noise | None = None
+    """The unit in which the difference is told; None if it is not known."""
 
     @property
     def sentence(self) -> str:
@@ -60,12 +55,22 @@ class Gain:
             low, high = map(self._number, ends)
             source = f"{self.pictures:,} pictures" if self.objective == "accuracy" else "the seeds alone"
             interval = f"95 % interval {low} to {high}, from {source}; "
-        unit = " against" if self.objective == "loss" else " points over"
+        unit = f"{'' if self.objective == 'loss' else ' points'}{self._in_noise}"
+        unit += " against" if self.objective == "loss" else " over"
         whose = f"its mean over {count(self.seeds, 'fresh seed')}" if self.seeds else "its own value, the best of many"
         return (
             f"{self._number(self.best_value - self.known_value)}{unit} {known}; {interval}trial {self.best} "
             f"counts with {whose}; {cost}"
         )
+
+    @property
+    def _in_noise(self) -> str:
+        """The difference in sigma, and whether it is within noise: " (0.7 sigma: tied within noise)"."""
+        if self.noise is None or self.noise.sigma == 0:
+            return ""
+        difference = self.best_value - self.known_value
+        tied = self.noise.is_tied(difference, self.seeds or 1, self.known_seeds or 1)
+        return f" ({self.noise.in_sigma(difference)}{': tied within noise' if tied else ''})"
 
     def _number(self, difference: float) -> str:
         """A difference in percentage points; a difference of losses, where less is better, is not scaled."""
@@ -87,7 +92,7 @@ def gain_of(study: optuna.Study, spec: StudySpec, confirmation: Confirmation | N
         None if the first known recipe was not trained to its end, or if the number of pictures is not known.
     """
     trials, pictures = study.get_trials(deepcopy=False), study.user_attrs.get(PICTURES)
-    known, best = _first_known(trials), best_of(trials, spec.limit)
+    known, best = first_known(trials), best_of(trials, spec.limit)
     if known is None or best is None or not isinstance(pictures, int):
         return None
     confirmed = {} if confirmation is None else {one.trial: one for one in confirmation.candidates}
@@ -95,7 +100,7 @@ def gain_of(study: optuna.Study, spec: StudySpec, confirmation: Confirmation | N
     if confirmation is not None and confirmation.winner is not None:
         number = confirmation.winner
     best_value, best_error, seeds = _value(trials[number], confirmed.get(number))
-    known_value, known_error, _ = _value(known, confirmed.get(known.number))
+    known_value, known_error, known_seeds = _value(known, confirmed.get(known.number))
     objective = spec.search.objective
     below, above = _newcombe(best_value, known_value, pictures) if objective == "accuracy" else (0.0, 0.0)
     error = Z95 * math.hypot(best_error, known_error)
@@ -110,14 +115,10 @@ def gain_of(study: optuna.Study, spec: StudySpec, confirmation: Confirmation | N
         interval=(difference - math.hypot(below, error), difference + math.hypot(above, error)) if is_known else None,
         pictures=pictures,
         seeds=seeds,
+        known_seeds=known_seeds,
         trainings=Spent.of(trials, spec).trainings,
+        noise=noise_of(study, spec, confirmation),
     )
-
-
-def note_pictures(study: optuna.Study, pictures: int) -> None:
-    """Store the number of pictures that measure a candidate."""
-    if study.user_attrs.get(PICTURES) != pictures:
-        study.set_user_attr(PICTURES, pictures)
 
 
 def wilson_interval(hits: float, n: int) -> tuple[float, float]:
@@ -132,12 +133,6 @@ def _newcombe(one: float, other: float, n: int) -> tuple[float, float]:
     """Distances from ``one - other`` to the lower and the upper end of its interval; both are shares of ``n``."""
     (low, high), (other_low, other_high) = wilson_interval(one * n, n), wilson_interval(other * n, n)
     return math.hypot(one - low, other_high - other), math.hypot(high - one, other - other_low)
-
-
-def _first_known(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    known = [one for one in trials if KNOWN in one.user_attrs and one.state == TrialState.COMPLETE]
-    first = min(known, key=lambda one: int(one.user_attrs[KNOWN]), default=None)
-    return first if first is not None and first.user_attrs[KNOWN] == 0 else None
 
 
 def _value(trial: FrozenTrial, confirmed: Candidate | None) -> tuple[float, float, int]:

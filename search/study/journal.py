@@ -23,7 +23,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import ReplayFailed
-from search.policy.ladder import PAUSED_AT, PROMOTED_AT
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT, REPEATS
 from search.study.events import (
     TAIL_BYTES,
     Ask,
@@ -281,7 +281,7 @@ def _lines_of(number: int, trial: FrozenTrial, space: dict[str, BaseDistribution
     """The lines that a journal should have for a trial in the database."""
     recipe = trial.system_attrs.get(QUEUED)
     if isinstance(recipe, dict):
-        yield Enqueue(params=recipe)
+        yield Enqueue(params=recipe, repeats=trial.user_attrs.get(REPEATS))
     if trial.state == TrialState.WAITING:
         return
     if trial.params.keys() == space.keys():
@@ -365,7 +365,7 @@ def _step(event: Event) -> tuple[object, ...]:
     """Key that distinguishes the step of a line from all others."""
     match event:
         case Enqueue():
-            return event.event, json.dumps(dict(event.params), sort_keys=True)
+            return event.event, json.dumps(dict(event.params), sort_keys=True), event.repeats
         case Ask():
             # A candidate is asked for a second time if an accepted change has given it another setting.
             return event.event, event.trial, *sorted(event.params)

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 from search.study.confirmation import Confirmation, confirmed
 from search.study.exported import Exported, tested
 from search.study.gain import Gain, gain_of
+from search.study.noise import Noise, noise_of
 from studies import StudySpec
 from studies.objective import NAMES, Objective, number_of
 from trainer.values import Json
@@ -24,6 +25,8 @@ class Known:
     """The last export, if it has a result on a test split."""
     gain: Gain | None = None
     """The gain of the search over its first known recipe."""
+    noise: Noise | None = None
+    """The noise of one training."""
 
     def headline(self, best: FrozenTrial | None, objective: Objective) -> tuple[str, str, int | None]:
         """The most reliable number of a study: ("tested accuracy" or the like, the number, parameters).
@@ -51,11 +54,12 @@ class Known:
         return said
 
     def to_json(self) -> dict[str, Json]:
-        """The confirmation and the export, each None if there is none."""
+        """The confirmation, the export and the noise, each None if there is none."""
         confirmation, exported = self.confirmation, self.exported
         return {
             "confirmation": None if confirmation is None else confirmation.to_json(),
             "export": None if exported is None else exported.model_dump(mode="json"),
+            "noise": None if self.noise is None else self.noise.to_json(),
         }
 
 
@@ -65,4 +69,4 @@ NOTHING_KNOWN = Known()
 def known_of(study: optuna.Study, spec: StudySpec) -> Known:
     """What is known of the result of a study now."""
     found = confirmed(study, spec)
-    return Known(found, tested(study), gain_of(study, spec, found))
+    return Known(found, tested(study), gain_of(study, spec, found), noise_of(study, spec, found))

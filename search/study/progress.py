@@ -13,6 +13,7 @@ from search.study.budget import Budget, Spent
 from search.study.confirmation import Confirmation
 from search.study.ended import Ended
 from search.study.exported import Exported
+from search.study.noise import Noise
 from search.study.trial import TrialView
 from search.words import duration
 from studies.objective import Objective, words_of
@@ -83,6 +84,8 @@ class Snapshot:
     """The last export, if it has a result on a test split."""
     exported_to: str | None = None
     """Folder of the last export, whether it has a result on a test split or not."""
+    noise: Noise | None = None
+    """The noise of one training; None while the search runs, and if it is not known."""
     ends_at: float | None = None
     """Planned time of the export, in seconds since 1970; None without ``--export``, and before it is known."""
     judged_on: str = "on validation"

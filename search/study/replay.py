@@ -14,7 +14,7 @@ from optuna.trial import Trial, TrialState
 
 from search.errors import ReplayFailed, UsageError
 from search.paths import Runs
-from search.policy.ladder import PAUSED_AT, PROMOTED_AT
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT, REPEATS
 from search.study.events import Ask, Enqueue, Epoch, Event, Launch, Pause, Promote, Started, Tell
 from search.study.journal import DECIDING, read_journal
 from search.study.sampling import build_pruner, new_trial, resume_trial
@@ -201,10 +201,12 @@ def replay_with(events: list[Event], pruner: str) -> OtherPruner:
             "--with pruner=promote: it goes on with trials that others have stopped; their further values are unknown"
         )
     stopped: dict[int, int] = {}
-    rebuilt = _rebuilt(events)
+    rebuilt, repeats = _rebuilt(events), set()
     for event, answer in _play(events, pruner):
         if isinstance(event, Epoch) and answer and event.trial not in stopped.keys() | rebuilt:
             stopped[event.trial] = event.step
+        elif isinstance(event, Tell) and answer:
+            repeats.add(event.trial)
     lengths: dict[int, int] = {}
     for event in events:
         if isinstance(event, Epoch) and event.trial not in rebuilt:
@@ -212,7 +214,7 @@ def replay_with(events: list[Event], pruner: str) -> OtherPruner:
     told = {event.trial: event for event in events if isinstance(event, Tell) and event.trial not in rebuilt}
     complete = {n: event for n, event in told.items() if event.state == "COMPLETE"}
     cut = {n for n, event in told.items() if event.state == "PRUNED"} | (lengths.keys() - told.keys())
-    best = max(complete, key=lambda number: complete[number].value or 0.0, default=None)
+    best = max(complete.keys() - repeats, key=lambda number: complete[number].value or 0.0, default=None)
     return OtherPruner(
         pruner=pruner,
         trials=len(told.keys() | cut),
@@ -296,10 +298,12 @@ class _Played:
         return self.pruner is None and self.spec.search.pruner == "promote"
 
     def take(self, event: Event) -> dict[str, Value] | bool | None:
-        """Replay one event. Returns the answer of sampler or pruner, if one was asked."""
+        """Replay one event. Returns the answer of sampler or pruner, if one was asked; at an end, whether it is that of
+        a repeat."""
         match event:
             case Enqueue():
-                self.study.enqueue_trial(dict(event.params))
+                again = {} if event.repeats is None else {REPEATS: event.repeats}
+                self.study.enqueue_trial(dict(event.params), user_attrs=again)
             case Ask():
                 return self._ask(event)
             case Started():
@@ -320,11 +324,15 @@ class _Played:
                     self.trials[event.trial] = Trial(self.study, new_trial(self.study)._trial_id)
                 if event.failure is not None:
                     self.trials[event.trial].set_user_attr(FAILURE, event.failure)
-                if value is None:
+                is_repeat = REPEATS in self.trials[event.trial].user_attrs
+                if is_repeat:
+                    pass  # the rungs do not know it
+                elif value is None:
                     self.standings.leave(event.trial, diverged=event.failure == "diverged")
                 else:
                     self.standings.complete(event.trial, value)
                 self.study.tell(self.trials[event.trial], value, TrialState[event.state])
+                return is_repeat
         return None
 
     def _ask(self, event: Ask) -> dict[str, Value]:
@@ -341,6 +349,8 @@ class _Played:
         if (event.trial, event.step) not in self.reported:  # else it was decided again after an interruption
             trial.report(event.value, event.step)
             self.reported.add((event.trial, event.step))
+        if REPEATS in trial.user_attrs:  # it is never pruned, paused or compared
+            return None
         if self.pauses:
             return self._at_rung(event, trial)
         if event.pruned is None and not (self.spec.search.pruner == "promote" and event.step < self.spec.num_steps):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.policy.ladder import PAUSED_AT, reached
+from search.policy.ladder import PAUSED_AT, REPEATS, reached
 from search.policy.promotion import Promotion
 from search.study.sampling import build_ladder
 from search.study.trial import failure_of, is_paused
@@ -17,7 +17,7 @@ def standings_of(spec: StudySpec, trials: Iterable[FrozenTrial]) -> Promotion:
     """The standings from these trials: the candidates that have reached each rung, and those paused there."""
     ladder = build_ladder(spec)
     standings = Promotion(ladder, spec.search.reduction_factor)
-    for trial in trials:
+    for trial in (one for one in trials if REPEATS not in one.user_attrs):
         for rung, value in reached(trial, ladder).items():
             if rung < len(ladder.rungs):
                 standings.arrive(trial.number, ladder.steps[rung], value)

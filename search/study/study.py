@@ -37,6 +37,9 @@ VERSIONS = "featherweight:versions"
 OWNER = "featherweight:owner"
 """Names of the study attributes that a later launch or an export reads."""
 
+HAS_REPEAT = "featherweight:repeats_known"
+"""Study attribute: true if the study was begun by a version that repeats the first known recipe."""
+
 OWNER_LENGTH = 60
 """Longest name of an owner, in characters."""
 
@@ -216,6 +219,7 @@ def open_study(
         renewed(study, was)
     if begun is None:
         study.set_user_attr(OWNER, user_name())
+        study.set_user_attr(HAS_REPEAT, True)
     if UUID not in study.user_attrs:
         study.set_user_attr(UUID, str(uuid.uuid4()))
     mark_those_before(study)

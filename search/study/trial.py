@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from search.errors import FailureKind
-from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder
+from search.policy.ladder import PAUSED_AT, PROMOTED_AT, REPEATS, Ladder
 from studies import Limit, StudySpec
 from studies.axes import WIDTH_SHARE, Value
 from studies.final import exported_size
@@ -52,6 +52,8 @@ class TrialView:
     """Kind of failure that ended the trial; None if nothing went wrong."""
     failed_under: str | None = None
     """``settings_hash`` of the study when the trial failed before its first epoch; None if it did not."""
+    repeats: int | None = None
+    """Number of the trial whose settings it has again, with another seed; None if it is a candidate."""
     feasible: bool = True
     """Whether the model is within the study's limit, which may have been lowered since."""
 
@@ -68,7 +70,8 @@ class TrialView:
         epoch, of_epochs = ladder.place_of(self.epochs)
         where = f"at epoch {epoch} of {of_epochs}"
         where += f" of training {ladder.stage_of(self.epochs) + 1} of {len(ladder.steps)}" if ladder.anew else ""
-        return f"trial {self.number} {self.state.lower()}, {value} {where}{why}"
+        again = "" if self.repeats is None else f", trial {self.repeats} again with another seed"
+        return f"trial {self.number} {self.state.lower()}, {value} {where}{why}{again}"
 
 
 def settings_hash(spec: StudySpec) -> str:
@@ -124,19 +127,24 @@ def view_of(trial: FrozenTrial, limit: Limit | None = None) -> TrialView:
         reason=attributes.get("reason", ""),
         failure=failure_of(trial),
         failed_under=attributes.get(FAILED_UNDER),
+        repeats=attributes.get(REPEATS),
         feasible=is_feasible(trial, limit),
     )
 
 
 def ranked(trials: Sequence[FrozenTrial], limit: Limit | None = None) -> list[FrozenTrial]:
-    """Feasible COMPLETE trials, best first; on a tie the smaller model, then the older trial.
+    """Feasible COMPLETE trials, best first, without repeats; on a tie the smaller model, then the older trial.
 
     Args:
         trials: trials of one study.
         limit: the study's limit today, which may have been lowered since they were trained.
     """
     return sorted(
-        (trial for trial in trials if trial.state == TrialState.COMPLETE and is_feasible(trial, limit)),
+        (
+            trial
+            for trial in trials
+            if trial.state == TrialState.COMPLETE and REPEATS not in trial.user_attrs and is_feasible(trial, limit)
+        ),
         key=lambda trial: rank(trial.values[0], trial.user_attrs.get("num_params"), trial.number),
     )
 

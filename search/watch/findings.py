@@ -142,6 +142,8 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial], known: Known = NOTHING
             view.seconds / view.epochs * (spec.num_steps - view.epochs) for view in by_state["PRUNED"] if view.epochs
         )
         sentences += [f"Pruning saved about {duration(saved)}."] if saved else []
+    if known.noise is not None:
+        sentences.append(f"Noise: {known.noise.sentence}.")
     if known.gain is not None:
         sentences.append(f"Gain of the search: {known.gain.sentence}.")
     return " ".join(sentences)

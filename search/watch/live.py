@@ -102,6 +102,8 @@ def _results(snapshot: Snapshot) -> list[RenderableType]:
         parts.append(_entry("", ", ".join(f"{key} {show(value)}" for key, value in best.params.items()), "green"))
     if found and not snapshot.is_confirmed:
         parts.append(_entry("", found.sentence, "green"))
+    if snapshot.noise is not None:
+        parts.append(_entry("noise", snapshot.noise.sentence, "dim"))
     return parts
 
 

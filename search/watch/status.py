@@ -26,6 +26,7 @@ from search.study.ended import Ended
 from search.study.exported import last_export
 from search.study.lock import owner_of
 from search.study.marks import own_trials
+from search.study.noise import noise_of
 from search.study.progress import Snapshot, WorkerView, eta_seconds, problems
 from search.study.sampling import build_ladder
 from search.study.storage import open_storage, storage_errors
@@ -115,16 +116,17 @@ def follow(name: str, url: URL, runs: Runs) -> Generator[tuple[Snapshot, str | N
 def completed(
     snapshot: Snapshot, study: optuna.Study, spec: StudySpec, runs: Runs, held_by: str | None = None
 ) -> Snapshot:
-    """The snapshot completed with the size of the checkpoints, the confirmation and the last export."""
-    exported = last_export(study)
+    """The snapshot completed with the size of the checkpoints, the confirmation, the last export and the noise."""
+    exported, found = last_export(study), confirmed(study, spec, owner=held_by)
     return replace(
         snapshot,
         owner=person_of(study),
         checkpoint_bytes=sum(runs.checkpoints(spec.name).values()),
         checkpoint_quota=spec.faults.checkpoint_gb * 1e9,
-        confirmation=confirmed(study, spec, owner=held_by),
+        confirmation=found,
         exported=exported if exported is not None and exported.is_tested else None,
         exported_to=exported.folder if exported is not None else None,
+        noise=noise_of(study, spec, found),
     )
 
 
@@ -204,6 +206,7 @@ def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Json]:
         "ends_at": snapshot.ends_at,
         "confirmation": snapshot.confirmation.to_json() if snapshot.confirmation else None,
         "export": snapshot.exported.model_dump(mode="json") if snapshot.exported else None,
+        "noise": snapshot.noise.to_json() if snapshot.noise else None,
         "checkpoints": {"bytes": snapshot.checkpoint_bytes, "quota_bytes": snapshot.checkpoint_quota},
         "problems": list(problems(snapshot)),
         "finished": [asdict(trial) for trial in snapshot.finished],

@@ -212,6 +212,8 @@ class Bench:
     warnings: list[str] = field(default_factory=list)
     """Those of the notes that are shown with --quiet too."""
     accept_changes: bool = False
+    url: str | None = None
+    """URL of the database; None: a file in the folder."""
 
     def hear(self, line: str, level: int = logging.INFO) -> None:
         self.notes.append(line)
@@ -231,7 +233,7 @@ class Bench:
         spec = spec or spec_of()
         clock = clock or Clock(spec.search.hours)
         runs = Runs(self.folder)
-        storage = open_storage(parse_url(f"sqlite:///{runs.database}"), create=True)
+        storage = open_storage(parse_url(self.url or f"sqlite:///{runs.database}"), create=True)
         self.notes += take_folder(runs, spec.name, uuid_of(spec.name, storage))
         study = open_study(spec, storage, "content", accept_changes=self.accept_changes)
         bounds = Bounds(width=None, most_params=0, space=distributions(spec, None), known=list(spec.known), left_out={})

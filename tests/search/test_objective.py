@@ -30,11 +30,12 @@ from search.figures.png import draw_values
 from search.housekeeping import _row
 from search.paths import Runs
 from search.study.confirmation import Candidate, Confirmation, confirmed
-from search.study.gain import gain_of, note_pictures
+from search.study.gain import gain_of
 from search.study.inventory import list_studies
 from search.study.journal import read_journal
 from search.study.known import Known
 from search.study.marks import own_trials
+from search.study.noise import note_pictures
 from search.study.owned import OwnedStudy
 from search.study.replay import replay
 from search.study.storage import open_storage, parse_url

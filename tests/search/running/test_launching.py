@@ -109,7 +109,7 @@ def test_a_known_recipe_whose_model_does_not_fit_is_left_out_and_the_search_begi
     assert bounds.left_out["known.0"] == "its model, wrn-40-2, does not fit"
     storage = open_storage(parse_url(f"sqlite:///{runs.database}"), create=True)
     trials = Trials(OwnedStudy(open_study(spec, storage, "content"), spec, lambda: None), bounds.space, runs)
-    trials.enqueue(bounds.known)
+    trials.queued.enqueue(bounds.known)
     assert trials.progress[trials.next()].trial.params["model"] == "wrn-10-5"
 
 

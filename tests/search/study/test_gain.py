@@ -8,7 +8,8 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from search.study.confirmation import Candidate, Confirmation
-from search.study.gain import gain_of, note_pictures
+from search.study.gain import gain_of
+from search.study.noise import noise_of, note_pictures
 from studies import StudySpec
 
 SPEC = StudySpec.model_validate(
@@ -50,7 +51,7 @@ def test_the_interval_is_newcombes_and_the_cost_is_counted_in_trainings() -> Non
     low, high = gain.interval
     assert (low, high) == pytest.approx((0.0576, 0.3318), abs=2e-3)
     assert gain.sentence == (
-        "+20.00 points over the first known recipe (trial 0, 60.00%); 95 % interval "
+        "+20.00 points (4.5 sigma) over the first known recipe (trial 0, 60.00%); 95 % interval "
         f"{low * 100:+.2f} to {high * 100:+.2f}, from 80 pictures; trial 1 counts with its own value, the "
         "best of many; for 3.0 full trainings"
     )
@@ -92,3 +93,40 @@ def test_nothing_better_is_said_too() -> None:
 )
 def test_without_a_first_known_recipe_at_its_end_nothing_is_said(study: optuna.Study) -> None:
     assert gain_of(study, SPEC) is None
+
+
+def test_a_difference_within_noise_is_told_as_such_and_the_tied_are_named() -> None:
+    study = study_of(0.6, 0.7, 0.69)  # sigma is the binomial error alone, 5.1 points: 2.8 of it are 14.2
+    noise, gain = noise_of(study, SPEC), gain_of(study, SPEC)
+    assert noise is not None
+    assert gain is not None
+    assert noise.sigma == pytest.approx((0.7 * 0.3 / 80) ** 0.5)
+    assert (noise.best, noise.tied, noise.repeats) == (1, (2, 0), 0)
+    assert gain.sentence.startswith("+10.00 points (2.0 sigma: tied within noise) over the first known recipe")
+    assert noise.sentence == (
+        "one training's sigma is 5.12%, from the binomial error of 80 pictures; 2 other trials tied within noise with "
+        "the best, trial 1"
+    )
+    assert noise_of(study_of(), SPEC) is None
+
+
+def test_the_seeds_of_a_confirmation_count_and_a_loss_has_no_binomial_error() -> None:
+    study = study_of(0.6, 0.8)
+    candidates = (
+        Candidate(trial=1, num_params=1, search_accuracy=0.8, accuracies=(0.72, 0.80), reported=(0.7, 0.74)),
+        Candidate(trial=0, num_params=1, search_accuracy=0.6, accuracies=(0.6,)),
+    )
+    found = Confirmation(
+        trainings=5, done=5, candidates=candidates, winner=1, estimate=0.72, raw_best=0.8, test=None, sentence=""
+    )
+    noise = noise_of(study, SPEC, found)
+    assert noise is not None
+    squares = (0.02**2 + 0.06**2 + 0.04**2 + 0.0) + 3 * 0.8 * 0.2 / 80
+    assert noise.sigma == pytest.approx((squares / 6) ** 0.5)
+    assert (noise.repeats, noise.repeated, noise.pictures) == (3, (1,), 80)
+    by_loss = SPEC.model_copy(update={"search": SPEC.search.model_copy(update={"objective": "loss"})})
+    assert noise_of(study, by_loss) is None
+    seeds_alone = noise_of(study, by_loss, found)
+    assert seeds_alone is not None
+    assert seeds_alone.sigma == pytest.approx(((0.02**2 + 0.06**2 + 0.04**2) / 3) ** 0.5)
+    assert seeds_alone.pictures is None
