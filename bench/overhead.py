@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import search.running.launch
+import search.workers.places
 import studies
 from search.devices import parse_devices
 from search.paths import Runs
@@ -68,7 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     overrides = [f"search.trainings={options.trials}", "search.pruner=none", *options.set]
     spec = studies.load("digits", overrides)
-    search.running.launch.LocalPool = TimedPool
+    search.workers.places.LocalPool = TimedPool
     with tempfile.TemporaryDirectory() as folder:
         runs = Runs(Path(folder))
         search.running.launch.launch(spec, parse_url(f"sqlite:///{runs.database}"), runs, parse_devices("cpu:1"))

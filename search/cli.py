@@ -101,12 +101,12 @@ def launch(
 ) -> None:
     """Search a study, or go on with it; with --export, export its best model too."""
     import studies as shipped
-    from search.devices import parse_devices
+    from search.workers.places import parse_places
 
-    devices = parse_devices(gpus)
     overrides = overrides_of(assignments, data, labels)
     overrides += budget_of(trainings=trainings, trials=trials, hours=hours)
     spec, is_shipped = shipped.load(study, overrides), study in shipped.names()
+    devices = parse_places(gpus, spec)
     folder, url = _places(storage, runs)
 
     from search.pipeline import launch_study

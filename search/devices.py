@@ -34,6 +34,13 @@ class WorkerDevice:
     """CPU threads of torch in the process."""
     sharing: int = 1
     """Number of workers that share the GPU, this one included."""
+    place: Literal["here", "slurm"] = "here"
+    """This machine, or a node that Slurm chooses; then ``visible`` is "any" for a GPU."""
+
+    @property
+    def uuid(self) -> str | None:
+        """The UUID of a GPU of this machine; None for the CPU, and for a GPU that a cluster chooses."""
+        return self.visible if self.place == "here" else None
 
     @property
     def kind(self) -> Literal["cpu", "cuda"]:

@@ -46,7 +46,7 @@ class HeldDevices:
         Raises:
             DeviceHeld: another search or export trains on one of them; then none of them is locked.
         """
-        gpus = {device.visible: device.label for device in reversed(devices) if device.visible is not None}
+        gpus = {device.uuid: device.label for device in reversed(devices) if device.uuid is not None}
         for uuid, label in sorted(gpus.items()):
             name, lock = label.partition(":")[0], contextlib.ExitStack()
             try:
@@ -66,7 +66,7 @@ class HeldDevices:
 
     def release(self, device: WorkerDevice | None = None) -> None:
         """Unlock the GPU of a device, or all of them."""
-        for uuid in [uuid for uuid in self._locks if device is None or uuid == device.visible]:
+        for uuid in [uuid for uuid in self._locks if device is None or uuid == device.uuid]:
             self._locks.pop(uuid).close()
 
 

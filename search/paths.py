@@ -148,9 +148,31 @@ class Runs:
         """Folder of a running trial; removed when the trial has finished."""
         return self.trials(study) / str(trial)
 
+    def attempt(self, study: str, trial: int) -> Path:
+        """Folder for the files of a running trial's present attempt: a new one after each loss of a worker."""
+        folder = self.trial(study, trial)
+        return folder / str(last) if (last := _last_attempt(folder)) else folder
+
+    def begin_attempt(self, study: str, trial: int) -> None:
+        """Give a trial a new folder, with links to the checkpoints of its last attempt.
+
+        A worker that is lost may still train on a node that nobody reaches, and write an older checkpoint. A link keeps
+        the file for which it was made, because checkpoints are replaced, not changed. If the disk refuses, the folder
+        stays; then at most the epochs since that older checkpoint are trained again.
+        """
+        before, folder = self.attempt(study, trial), self.trial(study, trial)
+        with contextlib.suppress(OSError):
+            aside = folder / f".{os.getpid()}"
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            for file in before.glob("checkpoint*"):
+                if file.suffix != ".partial":
+                    os.link(file, aside / file.name)
+            aside.rename(folder / str(_last_attempt(folder) + 1))
+
     def checkpoint(self, study: str, trial: int, stage: int = 0) -> Path:
         """State of a running trial after its last finished epoch; ``stage`` is the number of its training, from 0."""
-        return self.trial(study, trial) / (f"checkpoint-{stage}" if stage else "checkpoint")
+        return self.attempt(study, trial) / (f"checkpoint-{stage}" if stage else "checkpoint")
 
     def keep_confusion(self, study: str, trial: int) -> None:
         """Keep the confusion matrix of a new best trial for its figure. A missing file is no error."""
@@ -159,7 +181,7 @@ class Runs:
 
     def trial_confusion(self, study: str, trial: int) -> Path:
         """Confusion matrix of a trial that has just finished its last epoch."""
-        return self.trial(study, trial) / "confusion.npz"
+        return self.attempt(study, trial) / "confusion.npz"
 
     def final_checkpoint(self, study: str, recipe: str) -> Path:
         """State of a recipe's training for an export."""
@@ -255,6 +277,13 @@ class Runs:
 
 
 DEFAULT_RUNS = Runs(Path("runs"))
+
+
+def _last_attempt(trial: Path) -> int:
+    """Number of the last attempt that has a folder of its own in a trial's folder; 0 if there is none."""
+    with contextlib.suppress(OSError):
+        return max((int(path.name) for path in trial.iterdir() if path.name.isdecimal()), default=0)
+    return 0
 
 
 def _move(source: Path, target: Path) -> bool:

@@ -25,6 +25,7 @@ from studies.axes import (
     sizes_vary,
     values_of,
 )
+from studies.cluster import Cluster
 from studies.final import Final, Selection
 from studies.notify import Notify, Track
 from studies.objective import Objective
@@ -186,6 +187,8 @@ class StudySpec(FrozenModel):
     """Retries, time-outs and quota."""
     notify: Notify = Notify()
     """Messages about the search."""
+    cluster: Cluster = Cluster()
+    """Workers on a cluster."""
     track: Track = Track()
     """Records for other programs."""
     confirm: Confirm = Confirm()
@@ -248,8 +251,7 @@ class StudySpec(FrozenModel):
     @field_validator("search")
     @classmethod
     def _pruner_has_room(cls, search: Search, info: ValidationInfo) -> Search:
-        train = info.data.get("train")
-        data = info.data.get("data")
+        train, data = info.data.get("train"), info.data.get("data")
         folds = data.folds if data is not None else 0
         if train is not None and (search.min_epochs or 1) > (folds or train.epochs):
             steps = f"data.folds = {folds}" if folds else f"train.epochs = {train.epochs}"

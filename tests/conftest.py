@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import pytest
 from filelock import FileLock
 from needed import missing
 from nullgpu.machine import NotBuildable, build
+from slurm import Cluster, slurm_cluster
 
 from trainer.config import DataConfig
 
@@ -53,6 +55,13 @@ def cuda() -> Device:
     if best_kind() == "cpu":
         pytest.skip("needs an NVIDIA GPU, and torch sees none")
     return open_device("cuda", 1)
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Cluster]:
+    """A Slurm cluster of two nodes on 127.0.0.1."""
+    with slurm_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

@@ -103,6 +103,11 @@ PROMISES = {
     ],
     "the checkpoints of paused trials": ["test_a_full_quota_takes_the_checkpoint_of_the_least_promotable"],
     "the rungs change": ["test_other_rungs_are_refused_while_candidates_wait_at_these"],
+    "[on Slurm](cluster.md), a worker is preempted": [
+        "test_every_trial_is_what_it_would_have_been_on_one_machine",
+        "test_a_loss_or_preemption_is_no_retry",
+        "test_a_job_that_slurm_cancels_is_preempted_and_no_failure",
+    ],
     "Ctrl-C": [
         "test_a_polite_stop_leaves_the_trial_running_after_a_whole_epoch",
         "test_search_stop_says_when_the_search_has_stopped",

@@ -57,7 +57,8 @@ from search.watch.export_section import keep
 from search.watch.page import show_export
 from search.words import judged_on, trials_in_words
 from search.workers.crew import POLL_SECONDS
-from search.workers.local import STARVED, oom_kills, without_secrets
+from search.workers.local import STARVED
+from search.workers.piped import oom_kills, without_secrets
 from studies import StudySpec
 from trainer.data import Dataset
 from trainer.errors import DiskError

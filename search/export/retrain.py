@@ -47,7 +47,7 @@ from search.study.trial import exportable, ranked, sampled_settings, view_of
 from search.watch.page import show_confirmation
 from search.words import count
 from search.workers.crew import POLL_SECONDS
-from search.workers.local import LocalPool
+from search.workers.places import open_pool
 from studies.objective import value_of
 from trainer.config import TrainConfig
 from trainer.data import Dataset
@@ -285,7 +285,7 @@ class Retraining:
         if self.queue is None:
             logs = [self.runs.worker_log(self.spec.name, number) for number in range(len(self.devices))]
             self.queue = TrainingQueue(
-                LocalPool(self.devices, logs),
+                open_pool(self.devices, logs, self.spec),
                 self.spec.data,
                 self.data.cache_path,
                 self.spec.faults,

@@ -332,6 +332,8 @@ class Coordinator:
 
     def _on_exit(self, worker: Worker, event: Exit) -> None:
         failure = worker.failure_of(event)
+        if event.lost == "lost" and worker.trial is not None:
+            self.runs.begin_attempt(self.spec.name, worker.trial)
         self._on_failure(worker, failure)
         self._release(worker)
         fatal = self.crew.on_exit(worker, restart=not self.stopping)

@@ -10,11 +10,12 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from sqlalchemy import URL
 
-from search.devices import WorkerDevice, parse_devices, share_gpus
+from search.devices import UUIDS, WorkerDevice, share_gpus
 from search.errors import SearchError, UsageError
 from search.gpu_locks import HeldDevices
 from search.paths import Runs
@@ -24,6 +25,7 @@ from search.running.coordinator import Coordinator
 from search.running.stop import owner_here
 from search.study.lock import owner_of
 from search.workers.crew import Worker
+from search.workers.places import parse_places
 from trainer.kept import recall, write_checked
 from trainer.values import FrozenModel
 
@@ -201,17 +203,18 @@ class Elastic:
     def _new(self, text: str) -> list[WorkerDevice]:
         """New devices, with as many threads as those of their kind, and labels that no other device has."""
         joining: list[WorkerDevice] = []
-        for device in parse_devices(text):
+        for device in parse_places(text, self._search.spec):
+            if device.place != self.devices[0].place:
+                raise UsageError(f"--add {text}: the search uses {self.devices[0].label}, and a search is in one place")
             threads = next((one.num_threads for one in self.devices if one.kind == device.kind), device.num_threads)
             fresh = replace(device, num_threads=threads)
-            if device.visible is None:
+            if device.uuid is None:
                 taken = {one.label for one in (*self._search.pool.devices, *joining)}
-                fresh = replace(
-                    fresh, label=next(one for one in map("cpu:{}".format, range(10**6)) if one not in taken)
-                )
-            elif any(one.visible == device.visible for one in self._leaving):
+                labels = (f"{device.label.partition(':')[0]}:{number}" for number in count())
+                fresh = replace(fresh, label=next(label for label in labels if label not in taken))
+            elif any(one.uuid == device.uuid for one in self._leaving):
                 raise UsageError(f"--add {text}: {device.label} still finishes its epoch; add it again when it is free")
-            elif any(one.visible == device.visible for one in self.devices):
+            elif any(one.uuid == device.uuid for one in self.devices):
                 raise UsageError(f"--add {text}: the search uses {device.label} already")
             joining.append(fresh)
         return joining
@@ -223,11 +226,11 @@ class Elastic:
             worker
             for worker, its in zip(crew.workers, devices, strict=True)
             if worker.drained == drained
-            and (its.label == device.label if device.visible is None else its.visible == device.visible)
+            and (its.label == device.label if device.uuid is None else its.uuid == device.uuid)
         ]
 
 
 def _is_named(device: WorkerDevice, name: str) -> bool:
     """Whether ``name`` is the label of a device, its number, its UUID or the beginning of that."""
-    by_uuid = device.visible is not None and name.startswith(("GPU-", "MIG-")) and device.visible.startswith(name)
+    by_uuid = device.uuid is not None and name.startswith(UUIDS) and device.uuid.startswith(name)
     return bool(name) and (device.label in (name, f"gpu {name}") or by_uuid)

@@ -48,7 +48,8 @@ from search.watch.page import StudyPage
 from search.watch.services import open_services
 from search.watch.status import completed
 from search.watch.webhook import open_webhook
-from search.workers.local import LocalPool
+from search.words import count
+from search.workers.places import open_pool
 from studies import StudySpec
 from trainer.data import Dataset
 from trainer.kept import write_checked
@@ -124,7 +125,7 @@ def launch(
             others = [StudyPage(owned, _facts(spec, prepared), url, runs), *_asked_for(spec, runs, display, further)]
             clock = _clock(study, spec, prepared, len(devices), None if then is None else display.say)
             observers = Observers(display, others, at_once=lambda: coordinator.killed)
-            pool = LocalPool(workers, [runs.worker_log(spec.name, number) for number in range(len(workers))])
+            pool = open_pool(workers, [runs.worker_log(spec.name, number) for number in range(len(workers))], spec)
             coordinator = Coordinator(owned, prepared, pool, runs, str(prepared.data.cache_path), observers, clock)
             coordinator.each_turn = (elastic := Elastic(coordinator, devices, held, prepared)).turn
             with observers, _signals_to(coordinator):
@@ -222,7 +223,8 @@ def _warn_of_unanswered(display: Display, runs: Runs, spec: StudySpec, prepared:
 def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice]) -> str:
     """The search that is about to begin, in one line."""
     width = f"; width_mult up to {prepared.width.widest.width_mult:g}" if prepared.width else ""
-    where = ", ".join(device.label for device in devices)
+    here = devices[0].place == "here"
+    where = ", ".join(one.label for one in devices) if here else f"{count(len(devices), 'worker')} of Slurm"
     return (
         f"{spec.name}: {Budget.of(spec).words} of {', '.join(models_of(spec, prepared))} on {where}; "
         f"{prepared.num_classes} classes, pictures: {images_of(prepared)}{width}"

@@ -120,6 +120,7 @@ def _with_stored_text(asked: StudySpec, stored: Tables, overrides: Sequence[str]
     own = {
         "notify": asked.notify.model_dump(),
         "track": asked.track.model_dump(),
+        "cluster": asked.cluster.model_dump(),
         "search": stored["search"] | {"hours": asked.search.hours},
     }
     return validate(

@@ -1,277 +1,62 @@
-"""Workers as subprocesses on this machine, each pinned to a device; messages are JSON lines over pipes."""
+"""Workers as subprocesses on this machine, each pinned to a device."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import selectors
 import signal
-import subprocess
 import sys
-import time
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
-
-from pydantic import ValidationError
 
 from search.devices import WorkerDevice
-from search.process import HIDDEN_SETTINGS
-from search.workers.messages import FromWorker, ToWorker, from_worker, to_json
+from search.workers.messages import FromWorker, from_worker
+from search.workers.piped import PipedPool, Process, oom_kills, without_secrets
 from search.workers.pool import Exit
 
 STARVED = ("MemoryError", "bad_alloc", "allocate memory", "out of memory")
 """Texts of libraries which show that memory ran out, in the last lines of a process's log."""
 
-LOG_TAIL_LINES = 15
-"""Number of lines of a dead worker's log that become part of the failure's reason."""
 
-END_SECONDS = 5.0
-"""Longest time for killed processes to end before ``close`` leaves them to the system."""
-
-logger = logging.getLogger(__name__)
-
-SECRETS = ("SEARCH_STORAGE", "PGPASSWORD", HIDDEN_SETTINGS)
-"""Environment variables that may hold the database's password; workers do not get them."""
+def worker_command(device: WorkerDevice) -> list[str]:
+    """The command of a worker's process on its machine."""
+    settings = (device.kind, device.num_threads, device.sharing, device.place)
+    # -P: a folder named search or trainer in the user's current folder must not be imported instead.
+    return [sys.executable, "-P", "-m", "search.workers.worker", *map(str, settings)]
 
 
-@dataclass
-class _Process:
-    device: WorkerDevice
-    process: subprocess.Popen[bytes]
-    oom_kills: int
-    """Number of processes that the system had killed for lack of memory when this one was started."""
-    killed: bool = False
-    """Whether this pool killed the process."""
-    unread: bytes = b""
-    """Beginning of a line that the process has not finished writing."""
-    unsent: bytes = b""
-    """Input for which the pipe has no room yet: a stopped process reads nothing."""
-    silent: bool = False
-    """Whether the process has closed its end of the pipe, and so is about to end."""
-
-
-class LocalPool:
-    """One subprocess per device of this machine. ``search.workers.pool.Pool`` documents the methods.
-
-    Args:
-        devices: the devices to train on, one for each worker.
-        logs: for each worker, the file to which its output is appended.
-    """
+class LocalPool(PipedPool):
+    """One subprocess per device of this machine."""
 
     def __init__(self, devices: Sequence[WorkerDevice], logs: Sequence[Path]) -> None:
-        self.devices, self._logs = list(devices), list(logs)
-        self._processes: dict[int, _Process] = {}
-        self._selector = selectors.DefaultSelector()
+        super().__init__(devices, logs)
         self._oom_explained = 0
         """The system's count of out-of-memory kills already attributed to a worker; only kills beyond it explain the
         end of another worker."""
 
-    def add(self, device: WorkerDevice, log: Path) -> None:
-        """Note the device."""
-        self.devices.append(device)
-        self._logs.append(log)
-
-    def start(self, worker: int) -> None:
-        """Start a process with the worker's device in its environment."""
-        device, log = self.devices[worker], self._logs[worker]
+    def command(self, worker: int) -> tuple[list[str], dict[str, str]]:
+        """This interpreter, with the worker's device in its environment."""
+        device = self.devices[worker]
         # CUDA reads its variable when torch is imported, so it is in the child's environment from the start.
         environment = without_secrets() | {
             "OMP_NUM_THREADS": str(device.num_threads),
             "NO_ALBUMENTATIONS_UPDATE": "1",
             "CUDA_VISIBLE_DEVICES": device.visible or "",
         }
-        settings = (device.kind, device.num_threads, device.sharing)
-        with _opened(log) as output:
-            process = subprocess.Popen(
-                # -P: a folder named search or trainer in the user's current folder must not be imported instead.
-                [sys.executable, "-P", "-m", "search.workers.worker", *map(str, settings)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                env=environment,
-                bufsize=0,
-                start_new_session=True,  # Ctrl-C and a closed terminal reach the coordinator alone
-            )
-        os.set_blocking(_pipe(process.stdin).fileno(), False)
-        self._processes[worker] = _Process(device, process, oom_kills())
-        self._selector.register(_pipe(process.stdout), selectors.EVENT_READ, worker)
-        logger.debug("worker %d on %s: process %d, log %s", worker, device.label, process.pid, log)
+        return worker_command(device), environment
 
-    def send(self, worker: int, message: ToWorker) -> None:
-        """Write to the process's pipe; if the pipe is full, the rest is written while ``events`` waits."""
-        if worker in self._processes:
-            entry = self._processes[worker]
-            waits = bool(entry.unsent)
-            entry.unsent += to_json(message)
-            if not waits:
-                self._flush(worker)
+    def read(self, entry: Process, line: bytes) -> FromWorker:
+        """Each line is a message."""
+        return from_worker(line)
 
-    def events(self, timeout: float) -> Iterator[tuple[int, FromWorker | Exit]]:
-        """Read every pipe that has data, and reap the processes that have closed theirs."""
-        for key, _ in self._selector.select(timeout):
-            worker: int = key.data
-            entry = self._processes.get(worker)
-            if entry is None:  # the caller abandoned it on an earlier event
-                continue
-            if key.fileobj is entry.process.stdin:
-                self._selector.unregister(key.fileobj)
-                self._flush(worker)
-                continue
-            chunk = os.read(key.fd, 1 << 16)
-            *lines, entry.unread = (entry.unread + chunk).split(b"\n")
-            for line in lines:
-                try:
-                    message = from_worker(line)
-                except ValidationError as error:  # another version, or a library writes to the channel
-                    with _opened(self._logs[worker]) as log:
-                        log.write(f"ended for a line that is not a message: {line!r}\n{error}\n".encode())
-                    entry.process.kill()
-                    break
-                yield worker, message
-            if not chunk:
-                self._selector.unregister(key.fileobj)
-                entry.silent = True
-        for worker, entry in list(self._processes.items()):
-            if entry.silent and _ends_within(entry.process, timeout):
-                code = self._reap(worker)
-                starved = code == -signal.SIGKILL and not entry.killed and self._explain(entry)
-                tail = self.log_tail(worker)
-                starved |= code == -signal.SIGABRT and any(words in tail for words in STARVED)
-                yield worker, Exit(code, tail, out_of_memory=starved)
+    def exit_of(self, entry: Process, code: int, log_tail: str) -> Exit:
+        """The code is the worker's own; the system's counter tells whether memory ran out."""
+        starved = code == -signal.SIGKILL and not entry.killed and self._explain(entry)
+        starved |= code == -signal.SIGABRT and any(words in log_tail for words in STARVED)
+        return Exit(code, log_tail, out_of_memory=starved)
 
-    def log_tail(self, worker: int) -> str:
-        """The end of the worker's log, which has the traceback if the worker failed."""
-        try:
-            said = self._logs[worker].read_text(errors="replace")
-        except OSError:  # it was removed, or it could not be made
-            return ""
-        return "\n".join(said.splitlines()[-LOG_TAIL_LINES:])
-
-    def kill(self, worker: int) -> None:
-        """Send signal 9."""
-        if worker in self._processes:
-            self._processes[worker].killed = True
-            self._processes[worker].process.kill()
-
-    def abandon(self, worker: int) -> int:
-        """Close the process's pipes, and leave it to the system."""
-        entry = self._processes.pop(worker)
-        if not entry.silent:
-            self._selector.unregister(_pipe(entry.process.stdout))
-        self._close_pipes(entry.process)
-        return entry.process.pid
-
-    def close(self, patience_seconds: float = 5) -> list[int]:
-        """Close every process's input, so that idle ones end; kill those still busy after ``patience_seconds``."""
-        for entry in self._processes.values():
-            self._hang_up(entry.process)
-        deadline = time.monotonic() + patience_seconds
-        for entry in self._processes.values():
-            if not _ends_within(entry.process, deadline - time.monotonic()):
-                entry.process.kill()
-        deadline = time.monotonic() + END_SECONDS
-        stuck = []
-        for worker, entry in list(self._processes.items()):
-            if _ends_within(entry.process, deadline - time.monotonic()):
-                self._reap(worker)
-            else:
-                stuck.append(self.abandon(worker))
-        self._selector.close()
-        return stuck
-
-    def _reap(self, worker: int) -> int:
-        process = self._processes.pop(worker).process
-        self._close_pipes(process)
-        code = process.wait()
-        logger.debug("worker %d: process %d ended with code %d", worker, process.pid, code)
-        return code
-
-    def _flush(self, worker: int) -> None:
-        """Write as much unsent input as the pipe has room for; the rest follows when there is room again."""
-        entry = self._processes[worker]
-        stdin = _pipe(entry.process.stdin)
-        try:
-            entry.unsent = entry.unsent[os.write(stdin.fileno(), entry.unsent) :]
-        except BlockingIOError:
-            pass
-        except BrokenPipeError:  # the process has ended; its Exit follows
-            entry.unsent = b""
-        if entry.unsent:
-            self._selector.register(stdin, selectors.EVENT_WRITE, worker)
-
-    def _close_pipes(self, process: subprocess.Popen[bytes]) -> None:
-        self._hang_up(process)
-        _pipe(process.stdout).close()
-
-    def _hang_up(self, process: subprocess.Popen[bytes]) -> None:
-        stdin = _pipe(process.stdin)
-        with contextlib.suppress(KeyError, ValueError):  # nothing waits to be sent, or it is closed already
-            self._selector.unregister(stdin)
-        stdin.close()
-
-    def _explain(self, entry: _Process) -> bool:
+    def _explain(self, entry: Process) -> bool:
         """Whether the system has killed a process for lack of memory since this one began. A kill explains one end."""
         before = max(entry.oom_kills, self._oom_explained)
         if oom_kills() <= before:
             return False
         self._oom_explained = before + 1
         return True
-
-
-@contextlib.contextmanager
-def _opened(log: Path) -> Iterator[IO[bytes]]:
-    """A log to append to. If it cannot be written, the output is dropped: a missing log must not stop the work."""
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        file = log.open("ab", buffering=0)
-    except OSError as error:
-        warnings.warn(f"the log {log} cannot be written ({error.strerror}); going on without it", stacklevel=3)
-        file = Path(os.devnull).open("ab", buffering=0)  # noqa: SIM115  # closed below
-    with file, contextlib.suppress(OSError):
-        yield file
-
-
-def without_secrets() -> dict[str, str]:
-    """This process's environment without SECRETS, for a child process."""
-    return {name: value for name, value in os.environ.items() if name not in SECRETS}
-
-
-def _oom_counters() -> Iterator[Path]:
-    """Files in which the system counts out-of-memory kills: first this process's own cgroup, then the whole machine."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, group = line.split(":", 2)
-            if not controllers:
-                yield Path(f"/sys/fs/cgroup{group}/memory.events")
-            elif "memory" in controllers.split(","):
-                yield Path(f"/sys/fs/cgroup/memory{group}/memory.oom_control")
-    yield Path("/sys/fs/cgroup/memory.events")  # a container that sees its own group as the root
-    yield Path("/proc/vmstat")
-
-
-def oom_kills() -> int:
-    """Number of processes that the system has killed for lack of memory."""
-    for file in _oom_counters():
-        with contextlib.suppress(OSError):
-            for line in file.read_text().splitlines():
-                name, _, count = line.partition(" ")
-                if name == "oom_kill":
-                    return int(count)
-    return 0
-
-
-def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    try:
-        process.wait(max(0.0, seconds))
-    except subprocess.TimeoutExpired:
-        return False
-    return True
-
-
-def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
-    assert pipe is not None
-    return pipe

@@ -21,7 +21,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -37,15 +37,19 @@ if TYPE_CHECKING:
     Inbox: TypeAlias = queue.SimpleQueue[Assign | Answer]
 
 EXIT_COORDINATOR_GONE = 75
+EXIT_PREEMPTED = 76
 
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 def main() -> None:
     """Serve assignments until stdin ends."""
-    kind, num_threads, sharing = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    kind, num_threads, sharing, place = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    preemption = Preemption()
+    if place == "slurm":
+        preemption.watch()
     _die_with_parent()
     # Libraries print to stdout, so messages get a channel of their own.
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
@@ -67,8 +71,10 @@ def main() -> None:
             inbox.put(to_worker(line))
         os._exit(EXIT_COORDINATOR_GONE)
 
-    gpu = os.environ["CUDA_VISIBLE_DEVICES"] if kind == "cuda" else None
-    send(Placed(node=socket.gethostname(), gpu=gpu, kind="cpu" if gpu is None else "cuda", versions=versions()))
+    gpu = _own_gpu(place) if kind == "cuda" else None
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpu or ""
+    node = os.environ.get("SLURMD_NODENAME") if place == "slurm" else None
+    send(Placed(node=node or socket.gethostname(), gpu=gpu, kind="cpu" if gpu is None else "cuda", versions=versions()))
     inbox: Inbox = queue.SimpleQueue()
     threading.Thread(target=receive, daemon=True).start()
 
@@ -80,10 +86,11 @@ def main() -> None:
     send(Ready(device=device.name))
     datasets: dict[tuple[str, str], Dataset] = {}
     while True:
-        assignment = inbox.get()
+        with preemption.at_any_time():
+            assignment = inbox.get()
         assert isinstance(assignment, Assign), "an answer comes while its epoch waits for it"
         try:
-            _train(assignment, device, datasets, inbox, send)
+            _train(assignment, device, datasets, inbox, send, preemption)
         except Exception as error:
             with contextlib.suppress(OSError):  # the log is on the disk that may just have filled up
                 traceback.print_exc()
@@ -91,8 +98,60 @@ def main() -> None:
         device.forget()
 
 
+class Preemption:
+    """The end of a worker whose cluster takes its device back: after the epoch in progress, at once without one."""
+
+    def __init__(self) -> None:
+        self._asked = self._now = False
+
+    def watch(self) -> None:
+        """Wait for SIGTERM in a thread. It stays blocked in the processes that load pictures, which get it too."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+        def wait() -> None:
+            signal.sigwait({signal.SIGTERM})
+            self._asked = True
+            if self._now:
+                os._exit(EXIT_PREEMPTED)
+
+        threading.Thread(target=wait, daemon=True).start()
+
+    @contextlib.contextmanager
+    def at_any_time(self) -> Iterator[None]:
+        """While the block runs, the process may end, because it has nothing to finish."""
+        self._now = True
+        if self._asked:
+            os._exit(EXIT_PREEMPTED)
+        yield
+        self._now = False
+
+    def leave_if_asked(self) -> None:
+        """End the process after an epoch."""
+        with self.at_any_time():
+            pass
+
+
+def _own_gpu(place: str) -> str:
+    """UUID of the GPU of this process. A cluster may have numbered it; NVML knows its UUID."""
+    if place == "here":
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+    from search.devices import visible_gpus
+    from trainer.errors import ConfigError
+
+    usable = [one for gpu in visible_gpus() if gpu.problem is None for one in gpu.usable]
+    if not usable:
+        raise ConfigError(f"{socket.gethostname()} shows no GPU that can be used, and its job asked for one")
+    return usable[0].uuid
+
+
 def _train(
-    assignment: Assign, device: Device, datasets: dict[tuple[str, str], Dataset], inbox: Inbox, send: Send
+    assignment: Assign,
+    device: Device,
+    datasets: dict[tuple[str, str], Dataset],
+    inbox: Inbox,
+    send: Send,
+    preemption: Preemption,
 ) -> None:
     import torch
 
@@ -143,6 +202,7 @@ def _train(
         send(Epoch(trial=trial, result=result, memory_bytes=_peak_memory_bytes()))
         answer = inbox.get()
         assert isinstance(answer, Answer), "nothing is assigned while an epoch waits for its answer"
+        preemption.leave_if_asked()
         if not answer.go_on:
             break
     send(Left(trial=trial))

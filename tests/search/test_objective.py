@@ -19,7 +19,9 @@ from rich.console import Console
 from scripted import Bench, ScriptedPool, result, spec_of, started
 
 import search.export.retrain
+import search.workers.places
 from search.console import Terminal
+from search.devices import WorkerDevice
 from search.errors import StudyChanged
 from search.export.card import card
 from search.export.metrics import Export, text_of_export
@@ -313,9 +315,9 @@ def test_a_real_search_and_its_confirmation_by_it(
     study = coordinator.trials.study
     assert [trial.value for trial in study.get_trials()] == [value_of(results[at], objective) for at in (0, 1)]
 
-    monkeypatch.setattr(search.export.retrain, "LocalPool", lambda devices, logs: ScriptedPool(trains))
+    monkeypatch.setattr(search.workers.places, "LocalPool", lambda devices, logs: ScriptedPool(trains))
     data: Any = SimpleNamespace(fingerprint="pictures", cache_path=bench.folder / "cache")
-    devices: Any = ["one"]
+    devices = [WorkerDevice("cpu", None, 1)]
     with Retraining(
         OwnedStudy(study, made, lambda: None), Runs(bench.folder), data, devices, Terminal(quiet=True)
     ) as one:

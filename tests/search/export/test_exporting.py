@@ -30,7 +30,9 @@ from tiny import tiny_study
 import search.export.export
 import search.export.retrain
 import search.study.outage
+import search.workers.places
 from search.console import Terminal
+from search.devices import WorkerDevice
 from search.errors import HeldError, Interrupted, NothingToExport, ProofFailed, StudyChanged, UsageError
 from search.export.build import write_graphs
 from search.export.card import _choice
@@ -197,10 +199,10 @@ class Desk:
         """How often the study's lock was looked at."""
         self.is_away: Callable[[], bool] = lambda: False
         monkeypatch.setattr(search.study.outage, "RETRY_SECONDS", 0)
-        monkeypatch.setattr(search.export.retrain, "LocalPool", lambda devices, logs: self.pool)
+        monkeypatch.setattr(search.workers.places, "LocalPool", lambda devices, logs: self.pool)
         storage = open_storage(parse_url(f"sqlite:///{folder}/search.db"), create=True)
         data: Any = SimpleNamespace(fingerprint="pictures", cache_path=folder / "cache")
-        devices: Any = ["one"]
+        devices = [WorkerDevice("cpu", None, 1)]
         self.said = StringIO()
         console = Terminal(file=self.said, width=200)
         self.study = completed_study(storage)

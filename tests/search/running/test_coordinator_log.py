@@ -16,6 +16,7 @@ from tiny import tiny_study
 
 import search.export.export
 import search.running.launch
+import search.workers.places
 from search.console import quietly
 from search.devices import WorkerDevice
 from search.errors import NothingToExport
@@ -104,7 +105,7 @@ class Unseen:
 @pytest.fixture
 def launched(tmp_path: Path, url: URL, monkeypatch: pytest.MonkeyPatch) -> Any:
     def begin() -> Snapshot:
-        monkeypatch.setattr(search.running.launch, "LocalPool", lambda devices, logs: ScriptedPool(one_epoch))
+        monkeypatch.setattr(search.workers.places, "LocalPool", lambda devices, logs: ScriptedPool(one_epoch))
         monkeypatch.setattr(search.running.launch, "StudyPage", Unseen)
         spec = StudySpec.model_validate(tomllib.loads(tiny_study("tiny", trials=2)))
         return launch(spec, url, Runs(tmp_path), [WorkerDevice("cpu:0", None, 1)])

@@ -143,6 +143,18 @@ def test_cpu_workers_get_labels_and_threads_that_suit_the_others(elastic: Elasti
     assert ask(elastic, drain="cpu:0")["gpus"] == ["cpu:1"]
 
 
+def test_workers_of_slurm_are_added_and_drained_by_their_numbers(
+    elastic: Elastic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elastic.devices = [WorkerDevice("slurm:0", "any", 4, place="slurm")]
+    elastic._search.pool.devices[:] = elastic.devices
+    (tmp_path / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert ask(elastic, add="slurm:2", drain="slurm:0")["gpus"] == ["slurm:1", "slurm:2"]
+    assert [worker.drained for worker in elastic._search.crew.workers] == [True, False, False]
+    assert ask(elastic, add="cpu")["error"] == "--add cpu: the search uses slurm:1, and a search is in one place"
+
+
 def test_a_study_that_nobody_searches_has_no_gpus(bench: Bench) -> None:
     bench.coordinator(ScriptedPool(trains))
     asked = CliRunner().invoke(app, ["gpus", "scripted", "--runs", str(bench.folder)])

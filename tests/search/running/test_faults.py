@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -528,3 +529,30 @@ def test_an_epoch_trained_again_with_another_result_fails_its_trial(bench: Bench
     (trial,) = again.trials.study.get_trials()
     assert trial.state == TrialState.FAIL
     assert trial.user_attrs["reason"] == "epoch 1 was 50.00% before an interruption and is 60.00% trained again"
+
+
+def test_the_trial_of_a_lost_worker_goes_on_with_files_of_its_own(bench: Bench) -> None:
+    """The worker may still train on a node that nobody reaches, and write an older checkpoint."""
+    paths: list[Path] = []
+
+    def is_lost_once(assignment: Assign, times: int) -> Iterator[FromWorker | Exit | None]:
+        checkpoint = Path(assignment.checkpoint)
+        paths.append(checkpoint)
+        if times == 0:
+            yield started(0)
+            checkpoint.parent.mkdir(parents=True)
+            checkpoint.write_text("after epoch 1")
+            checkpoint.with_suffix(".partial").write_text("half of")
+            yield epoch(0, 1, 0.1)
+            yield Exit(0, "", lost="lost")
+        assert checkpoint.read_text() == "after epoch 1"
+        assert not checkpoint.with_suffix(".partial").exists()
+        paths[0].with_suffix(".partial").replace(paths[0])
+        assert checkpoint.read_text() == "after epoch 1"
+        for number in (1, 2, 3):
+            yield epoch(0, number, 0.1)
+
+    coordinator = bench.coordinator(ScriptedPool(is_lost_once), spec_of(trials=1))
+    assert coordinator.run() is True
+    assert paths == [coordinator.runs.trial("scripted", 0) / "checkpoint", paths[0].parent / "1" / "checkpoint"]
+    assert not paths[0].parent.exists(), "nothing is left of a trial that has finished"

@@ -14,7 +14,7 @@ import pytest
 
 import search.workers.crew
 from search.devices import WorkerDevice
-from search.workers import local
+from search.workers import piped
 from search.workers.crew import Crew
 from search.workers.failures import Failure
 from search.workers.local import LocalPool
@@ -26,7 +26,7 @@ from studies import Faults
 @pytest.fixture
 def counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "memory.events"
-    monkeypatch.setattr(local, "_oom_counters", lambda: iter([tmp_path / "not here", file]))
+    monkeypatch.setattr(piped, "_oom_counters", lambda: iter([tmp_path / "not here", file]))
     return file
 
 
@@ -46,7 +46,7 @@ def test_closing_does_not_wait_for_a_process_that_no_signal_ends(
     processes = [entry.process for entry in pool._processes.values()]
     stopped, *_ = processes
     os.kill(stopped.pid, signal.SIGSTOP)  # so that it does not see the end of its input
-    monkeypatch.setattr(local, "END_SECONDS", 0.3)
+    monkeypatch.setattr(piped, "END_SECONDS", 0.3)
     with monkeypatch.context() as held:
         held.setattr(stopped, "kill", lambda: None)
         begun = time.monotonic()

@@ -6,68 +6,35 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from plays import COMPLAINT, assignment, play
+from pools import Said, begin, has, local_pool, slurm_pool, until
 from scripted import ScriptedPool
 
 from search.devices import WorkerDevice
 from search.process import versions
-from search.workers.local import SECRETS, LocalPool
-from search.workers.messages import Answer, Epoch, Failed, FromWorker, Left, Placed, Ready, Started
+from search.workers.local import LocalPool
+from search.workers.messages import Answer, Epoch, Failed, Left, Placed, Ready, Started
+from search.workers.piped import SECRETS, PipedPool
 from search.workers.pool import Exit, Pool
-
-Said = list[tuple[int, FromWorker | Exit]]
-
-
-def scripted_pool(_folder: Path, _patch: pytest.MonkeyPatch) -> ScriptedPool:
-    return ScriptedPool(play, num_workers=2, log=COMPLAINT)
+from search.workers.slurm import SlurmPool
 
 
-def local_pool(folder: Path, patch: pytest.MonkeyPatch) -> LocalPool:
-    """Its processes are this interpreter's, but play."""
-    program = folder / "program"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).with_name("plays.py")}"\n')
-    program.chmod(0o755)
-    patch.setattr(sys, "executable", str(program))
-    patch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-    return LocalPool([WorkerDevice(f"cpu:{number}", None, 1) for number in range(2)], [folder / "0", folder / "1"])
-
-
-@pytest.fixture(params=[scripted_pool, local_pool], ids=["scripted", "local"])
-def pool(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ScriptedPool | LocalPool]:
-    made: ScriptedPool | LocalPool = request.param(tmp_path, monkeypatch)
+@pytest.fixture(params=["scripted", "local", "slurm"])
+def pool(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
+    made: ScriptedPool | LocalPool | SlurmPool
+    match request.param:
+        case "scripted":
+            made = ScriptedPool(play, num_workers=2, log=COMPLAINT)
+        case "local":
+            made = local_pool(tmp_path, monkeypatch)
+        case _:
+            made = slurm_pool(tmp_path, monkeypatch, request.getfixturevalue("slurm"))
     yield made
     made.close(patience_seconds=0)
-
-
-def until(pool: Pool, done: Callable[[Said], bool], seconds: float = 60) -> Said:
-    """What workers say until so much is said."""
-    said: Said = []
-    deadline = time.monotonic() + seconds
-    while not done(said):
-        assert time.monotonic() < deadline, said
-        for worker, event in pool.events(0.2):
-            said.append((worker, event))
-            if isinstance(event, Epoch):
-                pool.send(worker, Answer(go_on=not event.result.final))
-    return said
-
-
-def has(kind: type, number: int = 1) -> Callable[[Said], bool]:
-    return lambda said: sum(isinstance(event, kind) for _, event in said) >= number
-
-
-def begin(pool: Pool, *workers: int) -> None:
-    for worker in workers:
-        pool.start(worker)
-    said = until(pool, has(Ready, len(workers)))
-    for worker in workers:
-        assert [type(event) for by, event in said if by == worker] == [Placed, Ready]
 
 
 class TestPool:
@@ -144,7 +111,7 @@ class TestPool:
         begin(pool, 0)
         pool.send(0, assignment("sleeps"))
         list(pool.events(0.1))
-        processes = [entry.process for entry in pool._processes.values()] if isinstance(pool, LocalPool) else []
+        processes = [entry.process for entry in pool._processes.values()] if isinstance(pool, PipedPool) else []
         assert pool.abandon(0) in ([process.pid for process in processes] or [4242])
         assert [event for _ in range(3) for event in pool.events(0.1)] == []
         begin(pool, 0)

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from search.devices import WorkerDevice
+import search.devices
+from search.devices import Gpu, WorkerDevice
 from search.workers.local import LocalPool
 from search.workers.messages import Answer, Assign, Epoch, FromWorker, Left, Ready
 from search.workers.pool import Exit
-from search.workers.worker import _failure_of, _train
+from search.workers.worker import Preemption, _failure_of, _own_gpu, _train
 from studies import Limit
 from trainer.checkpoint import load_checkpoint
 from trainer.config import DataConfig, TrainConfig
@@ -55,6 +56,18 @@ def test_errors_that_a_retry_cannot_mend_are_told_from_those_it_may() -> None:
     assert kinds == ["diverged", "disk", "user", "crash"]
 
 
+def test_on_a_cluster_nvml_names_the_gpu_and_a_node_without_one_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = Gpu("0", "", problem="the driver cannot open it")
+    there = [broken, Gpu("1", "GPU-b"), Gpu("2", "GPU-c", parts=(Gpu("MIG-d", "MIG-d"),))]
+    monkeypatch.setattr(search.devices, "visible_gpus", lambda: there)
+    assert _own_gpu("slurm") == "GPU-b"
+    del there[1]
+    assert _own_gpu("slurm") == "MIG-d", "a divided GPU cannot be used as a whole"
+    del there[1]
+    with pytest.raises(ConfigError, match="shows no GPU that can be used, and its job asked for one"):
+        _own_gpu("slurm")
+
+
 def test_a_candidate_whose_settings_contradict_each_other_is_a_mistake_of_the_users() -> None:
     assignment = Assign(
         trial=0,
@@ -65,7 +78,7 @@ def test_a_candidate_whose_settings_contradict_each_other_is_a_mistake_of_the_us
         limit=Limit(),
     )
     with pytest.raises(ConfigError, match=r"^candidate:\n  mixup = 0.8 and cutmix = 0.5 are shares") as refused:
-        _train(assignment, open_device("cpu", 1), {}, queue.SimpleQueue(), print)
+        _train(assignment, open_device("cpu", 1), {}, queue.SimpleQueue(), print, Preemption())
     assert _failure_of(refused.value).kind == "user"
 
 
