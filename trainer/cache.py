@@ -23,6 +23,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -47,7 +48,7 @@ logger = logging.getLogger(__name__)
 CACHE_VERSION = 4
 """Version of the decoding. Raised by hand whenever the same files would give other pixels or another index."""
 
-SHAPING = ("image_size", "cache_size", "resize", "interpolation", "crop_pct", "channels")
+SHAPING = ("image_size", "cache_size", "resize", "interpolation", "crop_pct", "background", "channels")
 """Settings of DataConfig that decide the pixels."""
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -113,9 +114,8 @@ def build_cache(
         DiskError: the disk is full.
     """
     made_for = shaping(config)
-    key = hashlib.sha256(
-        json.dumps([CACHE_VERSION, PIL.__version__, made_for, stamp], sort_keys=True).encode()
-    ).hexdigest()
+    by = [PIL.__version__, *([version("opencv-python-headless")] if config.background == "grabcut" else [])]
+    key = hashlib.sha256(json.dumps([CACHE_VERSION, *by, made_for, stamp], sort_keys=True).encode()).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", title).strip("._")[:40] or "pictures"
     final = cache_dir / f"{name}-{config.cached_side}px-{key[:12]}"
     logger.debug("decoded pictures of %s: %s", title, final)

@@ -60,6 +60,10 @@ class DataConfig(FrozenModel):
     crop_pct: float = Field(1.0, gt=0, le=1)
     """Share of the resized picture's side that the crop keeps (timm's crop_pct): with 0.875 and image_size 224, a
     picture is resized to 256 and cropped to 224."""
+    background: Literal["keep", "grabcut"] = "keep"
+    """grabcut: OpenCV's GrabCut makes the background of each picture black before anything else, in training and
+    wherever the model is used. It takes about 80 ms a picture and is often wrong: the contest team that tried it
+    reported that it hurt."""
     channels: Literal[1, 3] = 3
     """3: RGB. 1: gray, for models of one channel."""
     normalize: Literal["imagenet", "dataset"] = "imagenet"

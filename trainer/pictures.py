@@ -48,7 +48,8 @@ def read_picture(source: bytes | Image.Image, config: DataConfig) -> NDArray[np.
 
     For a plain RGB picture, the pixels are bit for bit those of timm's ``create_transform`` before normalisation, with
     ``config.evaluated_crop_pct`` and with crop_mode "center" (resize = "crop") or "squash". The only exception is a
-    strip of more than 64:1, which is cropped before it is resized.
+    strip of more than 64:1, which is cropped before it is resized. With background = "grabcut", this is true of the
+    picture that ``without_background`` gives.
 
     Alpha is dropped, as in timm's loader. The first frame of an animation is read. Pictures of up to twice Pillow's
     limit of pixels are read. Gray of more than 8 bits is scaled to 8 bits, not clipped. The scaled range is the first
@@ -114,6 +115,15 @@ def read(source: bytes | Image.Image, config: DataConfig) -> Reading:
 
 
 def _pixels(image: Image.Image, config: DataConfig) -> NDArray[np.uint8]:
+    match config.background:
+        case "keep":
+            pass
+        case "grabcut":
+            from trainer.background import without_background  # imported here, because few studies need OpenCV for it
+
+            image = without_background(image)
+        case _:
+            assert_never(config.background)
     square = _square(image.convert(mode_of(config)), config)
     return np.asarray(square).reshape(config.cached_side, config.cached_side, config.channels)
 

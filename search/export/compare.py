@@ -263,7 +263,7 @@ def _from_folder(data: Path, sides: Sequence[Side], cache: Path) -> Images:
     files = [data / one.name for one in chosen]
 
     def reader(side: Side) -> Reader:
-        return lambda start: read_images(files[start : start + BATCH], side.config.pretrained_cfg)
+        return lambda start: read_images(files[start : start + BATCH], side.config)
 
     where = f"the {split} split of {data}" if split else f"{data} (all of it: some may have been trained on)"
     first, second = sides

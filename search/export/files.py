@@ -53,17 +53,6 @@ class Preprocessing(BaseModel):
     """Mean of each channel, for pixels from 0 to 1."""
     std: tuple[float, ...]
 
-    @property
-    def data_config(self) -> DataConfig:
-        """The settings with which the training pictures were read."""
-        return DataConfig(
-            image_size=self.input_size[-1],
-            resize="squash" if self.crop_mode == "squash" else "crop",
-            interpolation=self.interpolation,
-            crop_pct=self.crop_pct,
-            channels=self.input_size[0],
-        )
-
     def normalised(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Pictures [size, size, channels] as one batch [n, channels, size, size] for the model."""
         scaled = np.stack(images).astype(np.float32) / 255
@@ -79,6 +68,21 @@ class ModelConfig(BaseModel):
     pretrained_cfg: Preprocessing
     label_names: tuple[str, ...]
     """Classes, in the order of the logits."""
+    background: Literal["keep", "grabcut"] = "keep"
+    """grabcut: the background is made black before anything else. It has no entry in timm's ``pretrained_cfg``."""
+
+    @property
+    def data_config(self) -> DataConfig:
+        """The settings with which the training pictures were read."""
+        stated = self.pretrained_cfg
+        return DataConfig(
+            image_size=stated.input_size[-1],
+            resize="squash" if stated.crop_mode == "squash" else "crop",
+            interpolation=stated.interpolation,
+            crop_pct=stated.crop_pct,
+            background=self.background,
+            channels=stated.input_size[0],
+        )
 
 
 def read_config(export: Path) -> ModelConfig:
@@ -118,19 +122,19 @@ def open_model(export: Path) -> Forward:
         ) from error
 
 
-def read_images(files: Sequence[Path], preprocessing: Preprocessing) -> NDArray[np.float32]:
+def read_images(files: Sequence[Path], config: ModelConfig) -> NDArray[np.float32]:
     """Pictures as [n, channels, size, size], normalised, read by the same function as the training pictures.
 
     Raises:
         DataError: pictures cannot be read; the message lists them.
     """
-    config = preprocessing.data_config
+    data = config.data_config
     images, problems = [], []
     for file in files:
         try:
-            images.append(read_picture(read_file(file), config))
+            images.append(read_picture(read_file(file), data))
         except DataError as error:
             problems.append(f"{file}: {error}")
     if problems:
         raise DataError(f"these pictures cannot be read:{as_lines(problems)}")
-    return preprocessing.normalised(images)
+    return config.pretrained_cfg.normalised(images)

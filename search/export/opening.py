@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 
 from search.export.formats import weights
 from search.export.formats.format import Format
 from search.export.formats.table import FORMAT_NAMES, format_of
 from search.export.record import ExportRecord
+from trainer.background import without_background
 from trainer.pictures import DEPTH, read_right
 
 READ = """How to read a picture, for every format:
@@ -32,6 +35,19 @@ DEEP = """    image = Image.open(file)
 """Lines that also read pictures of 16 bits. They replace one line of the reader for ONNX Runtime."""
 
 
+STEP = """The pictures were read without their background. Each picture needs this step of OpenCV first, before timm's
+transform or any other reader (`pip install opencv-python-headless`); the lines below call it:
+
+```python
+import cv2
+import numpy as np
+from PIL import Image
+
+
+{function}```"""
+"""The card's paragraph about GrabCut."""
+
+
 def formats(record: ExportRecord) -> list[Format]:
     """The formats of an export that hold all of it, views and members included."""
     return [format_of(name) for name in FORMAT_NAMES if name in record.formats]
@@ -48,6 +64,9 @@ def loading(record: ExportRecord) -> list[str]:
     whole, plain = [one.loading for one in formats(record)], weights.LOADING
     if DEPTH in record.proof.misread_in_all:
         whole = [one.replace("    image = ImageOps.exif_transpose(Image.open(file)).convert(", DEEP) for one in whole]
+    removes = _removes_background(record)
+    if removes:
+        read, *whole = (_without_background(lines) for lines in (read, *whole))
     if model.members > 1 or model.views:
         whole = [f"This gives {result.accuracy:.2%}, the accuracy above. {one}" for one in whole]
         plain = f"This gives {result.plain_accuracy:.2%}, because it is the model without the views. {plain}"
@@ -59,6 +78,8 @@ def loading(record: ExportRecord) -> list[str]:
         what = "an ensemble" if model.members > 1 else "this model"
         holds = "; members.0..., members.1... in it are its members" if model.members > 1 else ""
         parts.insert(0, f"Stock timm cannot build {what} by name. {weights.FILE} holds the plain weights{holds}.")
+    if removes:
+        parts.insert(0, STEP.format(function=inspect.getsource(without_background)))
     size = data.image_size
     inputs = (
         f"`pictures` are float32 [batch, {data.channels}, {size}, {size}], any batch size. "
@@ -79,13 +100,28 @@ def loading(record: ExportRecord) -> list[str]:
     return [*parts, inputs, "`sha256sum --check SHA256SUMS` tells whether a file has changed since it was proven."]
 
 
+def _removes_background(record: ExportRecord) -> bool:
+    return record.data.config.get("background", "keep") == "grabcut"
+
+
+def _without_background(lines: str) -> str:
+    """The same lines of Python, with the step before each conversion of a picture."""
+    return re.sub(r"(?<== )((?:transform\()?)(\S.*?)\.convert\(", r"\1without_background(\2).convert(", lines)
+
+
+def _right(why: str, record: ExportRecord) -> str:
+    """A line of Python that reads the pictures that a plain convert("RGB") reads differently."""
+    line = read_right(why, record.data.channels)
+    return _without_background(f"= {line}").removeprefix("= ") if _removes_background(record) else line
+
+
 def reading(record: ExportRecord) -> str:
     """How to read the pictures that a plain convert("RGB") reads differently; "" if there are none."""
     evaluation, proof = record.evaluation, record.proof
     lines = [
         f"- {count:,} of all pictures, {proof.misread.get(why, 0):,} of the {evaluation.n:,} in the {evaluation.split} "
         f"split, {'is' if count == 1 else 'are'} {why}; this line reads such a picture as it was read here: "
-        f"`{read_right(why, record.data.channels)}`"
+        f"`{_right(why, record)}`"
         for why, count in sorted(proof.misread_in_all.items())
     ]
     if not lines:

@@ -218,7 +218,7 @@ def _classify(
 def _answers(forward: Forward, config: ModelConfig, pictures: Sequence[Path]) -> Generator[Classified]:
     """The answers in the order of the pictures. Memory holds two batches of pictures, whatever their number."""
     preprocessing = config.pretrained_cfg
-    data = preprocessing.data_config
+    data = config.data_config
     size = max(1, min(MOST_PER_BATCH, BATCH_PIXELS // data.image_size**2))
 
     def decode(picture: Path) -> NDArray[np.uint8] | str:

@@ -34,14 +34,16 @@ import timm
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from search.export.files import Preprocessing, read_images
+from search.export.files import ModelConfig, read_images
 from search.export.formats import weights
 from search.export.formats.format import Forward, Opened
 from search.export.formats.table import FORMAT_NAMES, format_of
 from search.export.load import with_load
 from search.process import leave_after
+from trainer.background import without_background
 from trainer.config import DataConfig
 from trainer.cores import num_cores
 from trainer.data import Dataset, open_data
@@ -165,7 +167,8 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
     answer["max_logit_difference"] = max(one["max_logit_difference"] for one in answer["formats"].values())
 
     if are_files:
-        read = read_images(files[:PREDICTED_PICTURES], Preprocessing.model_validate(preprocessing))
+        stated = ModelConfig.model_validate(config | {"pretrained_cfg": preprocessing})
+        read = read_images(files[:PREDICTED_PICTURES], stated)
         if not np.allclose(read, cached(0)[: len(read)], atol=1e-5):
             raise Difference("`search predict` reads pictures differently from how they were read for the training")
         file, forward = next(iter(forwards.values()))
@@ -210,6 +213,7 @@ def _as_a_stranger(
     """
     transform = timm.data.create_transform(**preprocessing)
     mode = "RGB" if data_config.channels == 3 else "L"
+    first = without_background if data_config.background == "grabcut" else Image.Image.copy
     levels = 255 * np.array(preprocessing["std"], np.float32).reshape(-1, 1, 1)
 
     def raw(start: int) -> Pictures:
@@ -217,7 +221,7 @@ def _as_a_stranger(
         files = [Path(data_config.path or "") / name for name in names]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large pictures and of palettes
-            read = torch.stack([transform(Image.open(file).convert(mode)) for file in files]).numpy()
+            read = torch.stack([transform(first(Image.open(file)).convert(mode)) for file in files]).numpy()
         for name, found, expected in zip(names, read, cached(start), strict=True):
             difference = float((np.abs(found - expected) * levels).mean())
             if difference > STRANGER_LEVELS and name not in data.misread:
@@ -309,7 +313,8 @@ def _recount_members(card: dict[str, Any], folder: Path, data: Dataset, shape: l
 
 def _counted(model: Any, shape: list[int]) -> tuple[int, int]:
     """Parameters of a model, and its multiply-adds for one picture."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # torch counts no attention of the CPU's fused kernel; the plain one consists of counted products.
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model(torch.zeros(1, *shape))
     return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2
 

@@ -285,6 +285,7 @@ def _images_of(
         path=spec.data.path,
         image_size=spec.data.image_size,
         cache_size=spec.data.cache_size,
+        background=spec.data.background,
         splits={split: len(indices) for split, indices in data.splits.items()},
         classes={
             name: {split: counts[split][label] for split in data.splits} for label, name in enumerate(data.class_names)

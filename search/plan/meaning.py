@@ -38,6 +38,8 @@ class Images:
     image_size: int
     cache_size: int | None
     """Size of the cached pictures, from which those of image_size are cut; None if it is the same."""
+    background: str
+    """grabcut: the background is made black; keep: it stays."""
     splits: Mapping[str, int]
     """Number of pictures in each split."""
     classes: Mapping[str, Mapping[str, int]]
@@ -163,6 +165,7 @@ def text_of_check(meaning: Meaning) -> Group:
 def _text_of_images(images: Images) -> list[RenderableType]:
     place = f" in {images.path}" if images.path else ""
     cut = f", cut from {images.cache_size} px" if images.cache_size else ""
+    cut += ", background removed by GrabCut" if images.background == "grabcut" else ""
     parts: list[RenderableType] = [
         _heading(f"pictures: {images.source}{place}, {images.image_size} px{cut}"),
         _images_table(images),

@@ -25,6 +25,7 @@ LATER: dict[str, Any] = {
     "DataConfig.group_by": None,
     "DataConfig.fraction": 1.0,
     "DataConfig.cache_size": None,
+    "DataConfig.background": "keep",
     "TrainConfig.augment_share": 1.0,
     "TrainConfig.random_crop": 0.0,
     "TrainConfig.random_resized_crop": 0.0,

@@ -62,13 +62,14 @@ def write_weights(
     from trainer.models import is_stock, model_args
 
     names, preprocessing, file = list(data.class_names), _preprocessing(spec, data), folder / "config.json"
+    read_by = {"label_names": names, **_background(spec)}
     (folder / CLASS_MAP).write_bytes(class_map(names))
     config, (args, *others) = configs[0], [model_args(one, spec.data.image_size) for one in configs]
     if is_stock(config) and not isinstance(model, Ensemble):
         timm.models.save_for_hf(
             model,
             str(folder),
-            model_config={"label_names": names},
+            model_config=read_by,
             model_args=args,
             safe_serialization=True,
             data_config=preprocessing,
@@ -79,7 +80,7 @@ def write_weights(
         file.write_text(json.dumps(described, indent=2), encoding="utf-8")
         return
     safetensors.torch.save_model(model, str(folder / FILE))
-    described = {"architecture": config.model, "num_classes": len(names), "model_args": args, "label_names": names}
+    described = {"architecture": config.model, "num_classes": len(names), "model_args": args} | read_by
     if isinstance(model, Ensemble):
         described |= {"members": len(model.members), "views": list(model.views)}
         members = [(one.model, own) for one, own in zip(configs, [args, *others], strict=True)]
@@ -87,6 +88,11 @@ def write_weights(
             described["member_models"] = [{"architecture": name, "model_args": own} for name, own in members]
     described["pretrained_cfg"] = preprocessing
     file.write_text(json.dumps(described, indent=2), encoding="utf-8")
+
+
+def _background(spec: StudySpec) -> dict[str, Json]:
+    """The step before timm's transform, if there is one. Not in pretrained_cfg, in which timm accepts its own keys."""
+    return {} if spec.data.background == "keep" else {"background": spec.data.background}
 
 
 def _preprocessing(spec: StudySpec, data: Dataset) -> dict[str, Json]:
@@ -108,6 +114,7 @@ def about(spec: StudySpec, data: Dataset) -> dict[str, str]:
     """The metadata of a model file, name -> JSON: all that a reader needs besides the file."""
     told = {"class_names": list(data.class_names), "size": spec.data.image_size, "channels": spec.data.channels}
     told |= {name: value for name, value in _preprocessing(spec, data).items() if name != "input_size"}
+    told |= _background(spec)
     told |= {"study": spec.name, "made_by": f"Featherweight {version('featherweight')}"}
     return {name: json.dumps(value) for name, value in told.items()}
 

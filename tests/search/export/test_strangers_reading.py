@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import timm
 from PIL import Image
 
+import studies
 from search.export import proof
-from search.export.opening import READ, reading
+from search.export.files import ModelConfig, read_images
+from search.export.formats import weights
+from search.export.opening import READ, loading, reading
 from search.export.proof import Difference, Pictures
 from search.export.record import ExportRecord, Proof
-from trainer.config import DataConfig
+from trainer.config import DataConfig, Shape, TrainConfig
 from trainer.data import Dataset, prepare_data
+from trainer.models import build_model, count
 from trainer.pictures import DEPTH, TURNED, read_right
 
 STATED = {"input_size": (3, 16, 16), "crop_pct": 1.0, "crop_mode": "center", "interpolation": "bicubic"}
@@ -87,7 +91,7 @@ def test_the_card_states_them_with_the_line_and_says_nothing_where_there_are_non
         misread_in_all={TURNED: 1200, DEPTH: 2},
     )
     evaluation = SimpleNamespace(n=100, split="test")
-    data = SimpleNamespace(channels=1)
+    data = SimpleNamespace(channels=1, config={})
     assert "trainer" not in READ  # a stranger has stock libraries alone
     text = reading(cast(ExportRecord, SimpleNamespace(data=data, evaluation=evaluation, proof=proven)))
     assert "reads some of the pictures differently from how they were read for training and evaluation" in text
@@ -100,3 +104,96 @@ def test_the_card_states_them_with_the_line_and_says_nothing_where_there_are_non
     assert f"- 2 of all pictures, 0 of the 100 in the test split, are {DEPTH}" in text
     none = proven.model_copy(update={"misread": {}, "misread_in_all": {}})
     assert reading(cast(ExportRecord, SimpleNamespace(data=data, evaluation=evaluation, proof=none))) == ""
+
+
+# Without the background
+
+
+@pytest.fixture
+def flowers(tmp_path: Path) -> Path:
+    """Pictures of discs, whose background GrabCut finds."""
+    y, x = np.mgrid[:40, :48]
+    inside = (x - 24) ** 2 + (y - 20) ** 2 < 150
+    for number, name in enumerate(("rose", "tulip")):
+        (tmp_path / "flowers" / name).mkdir(parents=True)
+        for i in range(3):
+            pixels = np.where(inside[..., None], [200, 40 + 90 * number, 40], [40, 150, 60])
+            noise = np.random.default_rng(i).integers(-30, 30, pixels.shape)
+            Image.fromarray((pixels + noise).astype(np.uint8)).save(tmp_path / "flowers" / name / f"{i}.png")
+    return tmp_path / "flowers"
+
+
+def without(folder: Path) -> DataConfig:
+    return DataConfig(path=str(folder), image_size=16, background="grabcut", test_fraction=0.3)
+
+
+def test_a_stranger_reads_pictures_without_their_background_only_with_the_step(flowers: Path, tmp_path: Path) -> None:
+    config = without(flowers)
+    data = prepare_data(config, tmp_path / "cache")
+    assert read_raw(data, config).shape == (6, 3, 16, 16)
+    with pytest.raises(Difference, match=r"differ: rose/0\.png by"):
+        read_raw(data, config.model_copy(update={"background": "keep"}))
+
+
+def test_an_exports_files_say_that_the_background_is_removed_and_predict_removes_it(
+    flowers: Path, tmp_path: Path
+) -> None:
+    config = without(flowers)
+    data = prepare_data(config, tmp_path / "cache")
+    recipe = TrainConfig(model="resnet10t", width_mult=0.1)
+    files = [flowers / name for name in data.names]
+    written = {}
+    for background in ("grabcut", "keep"):
+        chosen = studies.load("digits").model_copy(
+            update={"data": config.model_copy(update={"background": background})}
+        )
+        (tmp_path / background).mkdir()
+        weights.write_weights(tmp_path / background, build_model(recipe, data.shape), [recipe], chosen, data)
+        timm.create_model(f"local-dir:{tmp_path / background}", pretrained=True)
+        written[background] = ModelConfig.model_validate_json((tmp_path / background / "config.json").read_bytes())
+        assert ("background" in weights.about(chosen, data)) == (background == "grabcut")
+    read = {name: read_images(files, one) for name, one in written.items()}
+    cached = written["keep"].pretrained_cfg.normalised(list(data.images))
+    assert np.array_equal(read["grabcut"], cached)
+    assert not np.array_equal(read["keep"], cached)
+
+
+@pytest.mark.parametrize("misread", [{}, {DEPTH: 1, TURNED: 1}])
+def test_the_lines_of_the_card_read_pictures_without_their_background(
+    misread: dict[str, int], flowers: Path, tmp_path: Path
+) -> None:
+    config = without(flowers)
+    data = prepare_data(config, tmp_path / "cache")
+    told = {"size": 16, "channels": 3, "crop_pct": 1.0, "crop_mode": "center", "interpolation": "bicubic"}
+    proven = SimpleNamespace(misread_in_all=misread, misread=misread, stranger_accuracy=0.5)
+    record = SimpleNamespace(
+        data=SimpleNamespace(config=config.model_dump(), channels=3, image_size=16, class_names=["rose", "tulip"]),
+        model=SimpleNamespace(members=1, views=(), stock_timm=True),
+        evaluation=SimpleNamespace(accuracy=0.5, plain_accuracy=0.5, n=2, split="test"),
+        proof=proven,
+        formats=("onnx",),
+    )
+    step, read, _, onnx, *_ = loading(cast(ExportRecord, record))
+    assert step.startswith("The pictures were read without their background. Each picture needs this step of OpenCV")
+    scope: dict[str, Any] = {"about": told | {"mean": STATED["mean"], "std": STATED["std"]}}
+    exec(step.partition("```python")[2].removesuffix("```"), scope)
+    lines = onnx.partition("```python")[2]
+    exec("import json, numpy as np\nfrom PIL import Image, ImageOps\n", scope)
+    exec("def read" + lines.partition("def read")[2].partition("logits =")[0], scope)
+    stated = {"pretrained_cfg": STATED, "label_names": data.class_names, "background": "grabcut"}
+    expected = read_images([flowers / name for name in data.names], ModelConfig.model_validate(stated))
+    for name, pixels in zip(data.names, expected, strict=True):
+        assert np.abs(scope["read"](flowers / name) - pixels).max() < 1e-5
+    assert 'transform(without_background(Image.open("PICTURE.png")).convert("RGB"))' in read
+    said = reading(cast(ExportRecord, record))
+    assert said.count("without_background(") == len(misread)
+    plain = SimpleNamespace(**vars(record) | {"data": SimpleNamespace(**vars(record.data) | {"config": {}})})
+    assert "without_background" not in "".join(loading(cast(ExportRecord, plain)))
+
+
+@pytest.mark.parametrize("model", ["mobilevit_xxs", "resnet10t"])
+def test_the_proof_counts_attention_as_it_was_counted(model: str) -> None:
+    """torch counts nothing of the fused attention that it uses on the CPU."""
+    recipe, shape = TrainConfig(model=model), Shape(10, 64, 3)
+    counted = count(recipe, shape)
+    assert proof._counted(build_model(recipe, shape).eval(), list(shape.of_image)) == (counted.params, counted.macs)
