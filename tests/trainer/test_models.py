@@ -288,7 +288,7 @@ def test_pictures_too_small_for_the_net_are_a_sentence() -> None:
 
 def test_the_table_of_families_in_the_documents_is_true() -> None:
     page = (Path(__file__).parents[2] / "docs/writing-a-study.md").read_text(encoding="utf-8")
-    table = page.partition("| model | sizes |")[2].partition("\n\n")[0]
+    table = page.partition("| model | size settings |")[2].partition("\n\n")[0]
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if "`" in line]
     names = {name.replace("D-K", "16-4"): row for row in rows for name in re.findall(r"`(.*?)`", row[0])}
     assert len(names) == 8

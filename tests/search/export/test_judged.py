@@ -203,7 +203,7 @@ def test_model_hubs_read_in_the_card_what_is_known_and_no_more(views: Export) ->
 
 def test_a_licence_that_no_hub_knows_is_refused() -> None:
     assert Final(license="apache-2.0").license == "apache-2.0"
-    with pytest.raises(ValidationError, match="'My own' is not a licence as model hubs name it; use mit"):
+    with pytest.raises(ValidationError, match="'My own' is not a licence as model hubs name it; use for example mit"):
         Final(license="My own")
 
 
