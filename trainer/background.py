@@ -1,4 +1,5 @@
-"""A picture without its background, by OpenCV's GrabCut. Model cards print the function, so it stands by itself."""
+"""A picture without its background, by OpenCV's GrabCut. Model cards print the function, so it uses no other code of
+this program."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ def without_background(image: Image.Image) -> Image.Image:
         return Image.fromarray(pixels)
     x, y = max(1, columns // 20), max(1, rows // 20)
     mask = np.zeros((rows, columns), np.uint8)
-    cv2.setRNGSeed(0)  # GrabCut begins with k-means, which draws
+    cv2.setRNGSeed(0)  # GrabCut begins with k-means, which draws random numbers
     small = cv2.resize(pixels, (columns, rows), interpolation=cv2.INTER_AREA)
     inside = (x, y, columns - 2 * x, rows - 2 * y)
     cv2.grabCut(small, mask, inside, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_RECT)

@@ -36,7 +36,7 @@ def choose_trials(study: optuna.Study, numbers: Sequence[int], spec: StudySpec) 
             state = outcomes.get(number)
             why = {None: "not there", "complete": "over the limit"}.get(state, f"{state}, not complete")
             if (of := next((one.user_attrs.get(REPEATS) for one in trials if one.number == number), None)) is not None:
-                why = f"trial {of} again with another seed, and no candidate"
+                why = f"trial {of} again with another seed, and not a candidate"
             name = study.study_name
             raise NothingToExport(f"trial {number} of {name!r} is {why}; search report {name} lists the others")
         if len(found) > 1:

@@ -17,7 +17,7 @@ PAUSED_AT, PROMOTED_AT = "paused_at", "promoted_at"
 """Trial attributes: the step of the last rung at which a trial was paused, and of the last rung that it left."""
 
 REPEATS = "featherweight:repeats"
-"""Trial attribute: number of the trial whose settings this trial has again, with another seed. Such a trial is no
+"""Trial attribute: number of the trial whose settings this trial repeats with another seed. Such a trial is no
 candidate: it is neither compared at rungs, nor pruned, nor the best."""
 
 

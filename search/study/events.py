@@ -170,7 +170,7 @@ class Enqueue(_Line):
     event: Literal["enqueue"] = "enqueue"
     params: Mapping[str, Any]
     repeats: int | None = None
-    """Number of the trial that is trained again, with another seed; None if the recipe is a candidate."""
+    """Number of the trial that the recipe repeats with another seed; None if the recipe is a candidate."""
 
 
 class Ask(_Line):

@@ -40,7 +40,7 @@ class Gain:
     trainings: float
     """Cost of the search in full trainings."""
     noise: Noise | None = None
-    """The unit in which the difference is told; None if it is not known."""
+    """The noise, in whose unit the difference is given too; None if it is not known."""
 
     @property
     def sentence(self) -> str:

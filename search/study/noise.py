@@ -1,4 +1,4 @@
-"""The noise of a training: the standard deviation of its value over seeds, the unit in which differences are told."""
+"""The noise of a training: the standard deviation of its value over seeds, the unit in which differences are given."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Noise:
     best: int
     """Number of the best trial of the search."""
     tied: tuple[int, ...]
-    """Numbers of the other complete trials that cannot be told from the best, see ``is_tied``."""
+    """Numbers of the other complete trials that cannot be distinguished from the best, see ``is_tied``."""
     objective: Objective
 
     def is_tied(self, difference: float, one: int = 1, other: int = 1) -> bool:
@@ -69,7 +69,7 @@ class Noise:
 
     @property
     def sentence(self) -> str:
-        """One line for people."""
+        """The noise in one line."""
         which = f"trial{'s' if len(self.repeated) > 1 else ''} {', '.join(map(str, self.repeated))}"
         sources = [f"further seeds of {which}"] if self.repeated else []
         sources += [f"the binomial error of {self.pictures:,} pictures"] if self.pictures else []

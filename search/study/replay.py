@@ -326,7 +326,7 @@ class _Played:
                     self.trials[event.trial].set_user_attr(FAILURE, event.failure)
                 is_repeat = REPEATS in self.trials[event.trial].user_attrs
                 if is_repeat:
-                    pass  # the rungs do not know it
+                    pass  # it is not compared at rungs
                 elif value is None:
                     self.standings.leave(event.trial, diverged=event.failure == "diverged")
                 else:

@@ -53,7 +53,7 @@ class TrialView:
     failed_under: str | None = None
     """``settings_hash`` of the study when the trial failed before its first epoch; None if it did not."""
     repeats: int | None = None
-    """Number of the trial whose settings it has again, with another seed; None if it is a candidate."""
+    """Number of the trial whose settings it repeats with another seed; None if it is a candidate."""
     feasible: bool = True
     """Whether the model is within the study's limit, which may have been lowered since."""
 

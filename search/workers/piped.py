@@ -54,7 +54,7 @@ class Process:
     step: str | None = None
     """On Slurm: job and step, such as "4711.0"; None while it waits in the queue."""
     code: int | None = None
-    """On Slurm: the worker's exit code, as its node has told it."""
+    """On Slurm: the worker's exit code, as its node has reported it."""
     silent: bool = False
     """Whether the process has closed its end of the pipe, and so is about to end."""
 

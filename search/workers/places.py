@@ -57,7 +57,7 @@ def _allocated(text: str) -> tuple[int, int]:
     """Number of GPUs and of cores of the allocation that this process runs in."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
-        raise UsageError(f"--gpus {text}: this is no allocation of Slurm; name a number, {text}:16")
+        raise UsageError(f"--gpus {text}: this is not an allocation of Slurm; name a number, {text}:16")
     told = _scontrol(text, "show", "job", "--details", job)
     gpus = cores = 0
     for nodes, resources in re.findall(r"^ *Nodes=(\S+) (.*)$", told, re.MULTILINE):  # equal nodes share a line

@@ -101,14 +101,14 @@ class SlurmPool(PipedPool):
         return None
 
     def exit_of(self, entry: Process, code: int, log_tail: str) -> Exit:
-        """The node has told the worker's exit code, unless the node or the script was lost with the worker."""
+        """The node has reported the worker's exit code, unless the node or the script was lost with the worker."""
         if entry.killed:
             return Exit(-signal.SIGKILL, log_tail)
         if entry.code is not None:  # the shell adds 128 to the number of a signal
             own = 128 - entry.code if entry.code > 128 else entry.code
             starved = own == -signal.SIGKILL and code == OUT_OF_MEMORY
             return Exit(own, log_tail, starved, "preempted" if own == EXIT_PREEMPTED else None)
-        # Slurm has ended the script too, or nobody knows; srun's code may be 0, 1 or that of a signal.
+        # Slurm has ended the script too, or the cause is unknown; srun's code may be 0, 1 or that of a signal.
         if code == OUT_OF_MEMORY:
             return Exit(-signal.SIGKILL, log_tail, out_of_memory=True)
         printed = entry.printed()

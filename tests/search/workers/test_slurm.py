@@ -168,7 +168,7 @@ def test_what_slurm_cannot_do_is_said_in_one_sentence(monkeypatch: pytest.Monkey
     for text in ("slurm:0", "slurm:x", "slurm:gpu:2", "slurm2", "slurm:cpu:"):
         with pytest.raises(UsageError):
             parse_places(text, spec_of())
-    with pytest.raises(UsageError, match=r"this is no allocation of Slurm; name a number, slurm:16"):
+    with pytest.raises(UsageError, match=r"this is not an allocation of Slurm; name a number, slurm:16"):
         parse_places("slurm", spec_of())
     with pytest.raises(UsageError, match=r"set search.workers_per_gpu = 1"):
         parse_places("slurm:2", spec_of(workers_per_gpu=2))
