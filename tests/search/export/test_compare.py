@@ -241,8 +241,8 @@ def test_built_in_pictures_need_no_folder(tmp_path: Path) -> None:
     names = [str(digit) for digit in range(10)]
     rng = np.random.default_rng(0)
     one, two = (
-        write_export(tmp_path / name, names=names, weights=rng.normal(size=(3, 10)), source="digits")
-        for name in ("one", "two")
+        write_export(tmp_path / name, names=names, weights=rng.normal(size=(3, 10)), source="digits", **cached)
+        for name, cached in (("one", {}), ("two", {"cache_size": 11}))
     )
     answer = compare(one, two, data=None, runs=Runs(tmp_path))
     assert answer.source == "the val split of digits", "this study has no test split"

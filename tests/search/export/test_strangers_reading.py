@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,12 +10,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import timm
+import torch
 from PIL import Image
 
 import studies
 from search.export import proof
 from search.export.files import ModelConfig, read_images
 from search.export.formats import weights
+from search.export.gallery import confident_mistakes
 from search.export.opening import READ, loading, reading
 from search.export.proof import Difference, Pictures
 from search.export.record import ExportRecord, Proof
@@ -104,6 +107,27 @@ def test_the_card_states_them_with_the_line_and_says_nothing_where_there_are_non
     assert f"- 2 of all pictures, 0 of the 100 in the test split, are {DEPTH}" in text
     none = proven.model_copy(update={"misread": {}, "misread_in_all": {}})
     assert reading(cast(ExportRecord, SimpleNamespace(data=data, evaluation=evaluation, proof=none))) == ""
+
+
+def test_an_export_of_cropped_pictures_is_read_as_it_was_validated(folder: Path, tmp_path: Path) -> None:
+    config = DataConfig(path=str(folder), image_size=16, cache_size=19)
+    data = prepare_data(config, tmp_path / "cache")
+    recipe, spec = TrainConfig(model="resnet10t", width_mult=0.1), studies.load("digits")
+    spec = spec.model_copy(update={"data": config})
+    weights.write_weights(tmp_path, build_model(recipe, data.shape), [recipe], spec, data)
+    written = ModelConfig.model_validate_json((tmp_path / "config.json").read_bytes())
+    assert float(json.loads(weights.about(spec, data)["crop_pct"])) == written.pretrained_cfg.crop_pct == 16 / 19
+    validated = written.pretrained_cfg.normalised(list(data.images[data.centre]))
+    assert np.array_equal(read_images([folder / name for name in data.names], written), validated)
+    stated = timm.data.resolve_model_data_config(timm.create_model(f"local-dir:{tmp_path}", pretrained=True))
+    transform = timm.data.create_transform(**stated)
+    for name, expected in zip(data.names, validated, strict=True):
+        if name not in data.misread:
+            assert np.abs(transform(Image.open(folder / name)).numpy() - expected).max() < 1e-5
+    net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2)).eval()
+    wrong = np.eye(2, dtype=np.float32)[1 - data.labels[data.splits["val"]]]
+    pictures = [one.picture for one in confident_mistakes(net, data, "val", wrong)]
+    assert np.array_equal(pictures, data.images[data.splits["val"]][data.centre])
 
 
 # Without the background
