@@ -100,10 +100,11 @@ def say(values: argparse.Namespace) -> None:
     """Print the tables, or the goals."""
     runs = [run for run in results.read(values.files) if run.key.workers == values.workers]
     policy, lost = values.policy, stops.read(values.files)
+    searches = real.read(values.files)
     if policy:
-        sheets = [report.goals(runs, lost, policy)]
+        sheets = [report.goals(runs, lost, policy, real.halves(searches))]
     else:
-        sheets = [*report.tables(runs), *real.tables(real.read(values.files))]
+        sheets = [*report.tables(runs), *real.tables(searches)]
     print(report.as_json(sheets) if values.json else report.printed(sheets))
 
 

@@ -370,4 +370,8 @@ def test_choices_are_compared_in_pairs(tmp_path, capsys):
     assert [first[column] for column in columns] == ["8 : 8", "3", "91.00", "90.67", "+0.33 (-0.64 to +1.31)"]
     assert [half[column] for column in columns] == ["8 : 15", "2", "90.50", "92.00", "-1.50 (-4.66 to +1.66)"]
     assert first["trainings really spent"] == "8.5 : 8.5"
-    assert math.isnan(real.paired([1.0]).low)
+    assert math.isnan(real.gap_of([(searches[0], searches[3])]).low)
+    run_program("goals", str(out), "--json")
+    (goals,) = json.loads(capsys.readouterr().out)
+    assert [row["measured"] for row in goals["rows"]] == ["+1.50 (-1.66 to +4.66)"]
+    assert goals["rows"][0]["met"] == "no"

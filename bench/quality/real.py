@@ -119,7 +119,7 @@ class Place:
     """The task and the folders of some searches.
 
     Args:
-        task: name of a task of bench/rungs.py.
+        task: name of one of TASKS.
         pictures: folder with train/ and val/; None for the digits.
         folder: gets study files, caches and the runs folder.
     """
@@ -300,54 +300,77 @@ def search_all(place: Place, budgets: Sequence[int], runs: range, out: Path, may
 
 
 # ---------------------------------------------------------------- the table
-def tables(searches: Sequence[Judged]) -> list[Sheet]:
-    """What both searchers chose, by task and budget."""
-    head = ("ours : Optuna", "n", "ours, %", "Optuna, %", "ours better by, points", "trainings really spent")
-    head += ("candidates (complete)", "CPU s a search")
-    found = []
+Pairs = Sequence[tuple[Judged, Judged]]
+"""Searches of one repetition: ours, and Optuna's."""
+
+
+def by_task(searches: Sequence[Judged]) -> Iterator[tuple[str, dict[tuple[int, int], Pairs]]]:
+    """Each task with its pairs, by both budgets: equal ones, then ours with half of the compute."""
     for task in sorted({one.key.task for one in searches}):
         here = {(one.key.searcher, one.key.budget, one.key.run): one for one in searches if one.key.task == task}
+        runs = sorted({run for _, _, run in here})
         budgets = sorted({budget for _, budget, _ in here})
-        pairs = [(one, one) for one in budgets] + [(one, HALF[one]) for one in budgets if HALF.get(one) in budgets]
-        rows = [row for mine, its in pairs if (row := _row(here, mine, its)) is not None]
-        if rows:
-            title = f"{task}: real searches. The accuracy of a choice is the mean of {FRESH_SEEDS} further trainings "
-            title += f"with fresh seeds; {LEVEL:.0%} intervals by paired differences (Student's t) over n repetitions."
-            found.append(Sheet(title, head, tuple(rows)))
-    return found
+        found = {}
+        for mine, its in [*((one, one) for one in budgets), *HALF.items()]:
+            sides = [(here.get((LAUNCH, mine, run)), here.get((OPTUNA, its, run))) for run in runs]
+            if pairs := [(ours, theirs) for ours, theirs in sides if ours and theirs]:
+                found[mine, its] = pairs
+        yield task, found
 
 
-def _row(here: dict[tuple[str, int, int], Judged], mine: int, its: int) -> tuple[str, ...] | None:
-    runs = sorted({run for searcher, budget, run in here if (searcher, budget) == (LAUNCH, mine)})
-    pairs = [(here[LAUNCH, mine, run], here[OPTUNA, its, run]) for run in runs if (OPTUNA, its, run) in here]
-    if not pairs:
-        return None
-    ours, theirs = zip(*pairs, strict=True)
-    gap = paired([one.mean - other.mean for one, other in pairs])
-    shown = f"{gap.value:+.2f}" + (f" ({gap.low:+.2f} to {gap.high:+.2f})" if gap.n > 1 else "")
-    return (
-        f"{mine} : {its}",
-        str(gap.n),
-        *(f"{np.mean([one.mean for one in side]):.2f}" for side in (ours, theirs)),
-        shown,
-        _both(ours, theirs, lambda one: one.chosen.spent, "{:.1f}"),
-        " : ".join(
-            f"{np.mean([one.chosen.candidates for one in side]):.1f} "
-            f"({np.mean([one.chosen.complete for one in side]):.1f})"
-            for side in (ours, theirs)
-        ),
-        _both(ours, theirs, lambda one: one.chosen.cpu, "{:.0f}"),
-    )
+def gap_of(pairs: Pairs) -> Measured:
+    """Points of accuracy by which our choices are better: mean of the differences and its interval by Student's t.
 
-
-def _both(ours: Sequence[Judged], theirs: Sequence[Judged], of: Callable[[Judged], float], form: str) -> str:
-    return " : ".join(form.format(np.mean([of(one) for one in side])) for side in (ours, theirs))
-
-
-def paired(differences: Sequence[float]) -> Measured:
-    """Mean of paired differences and its interval by Student's t; no interval (NaN) for a single one."""
+    The interval of a single difference is not a number.
+    """
+    differences = [ours.mean - theirs.mean for ours, theirs in pairs]
     n, mean = len(differences), float(np.mean(differences))
     if n == 1:
         return Measured(mean, float("nan"), float("nan"), n)
     half = float(student.ppf((1 + LEVEL) / 2, n - 1) * np.std(differences, ddof=1) / np.sqrt(n))
     return Measured(mean, mean - half, mean + half, n)
+
+
+def halves(searches: Sequence[Judged]) -> list[tuple[str, Measured]]:
+    """For the goals: points by which plain Optuna's choices are better than ours at half of its compute."""
+    found = []
+    for task, cases in by_task(searches):
+        for (mine, its), pairs in cases.items():
+            if mine != its:
+                gap = gap_of(pairs)
+                text = f"plain Optuna at {its} better than ours at {mine}, real trainings ({task}), points"
+                found.append((text, Measured(-gap.value, -gap.high, -gap.low, gap.n)))
+    return found
+
+
+def tables(searches: Sequence[Judged]) -> list[Sheet]:
+    """What both searchers chose, by task and budget."""
+    head = ("ours : Optuna", "n", "ours, %", "Optuna, %", "ours better by, points", "trainings really spent")
+    head += ("candidates (complete)", "CPU s a search")
+    found = []
+    for task, cases in by_task(searches):
+        title = f"{task}: real searches. The accuracy of a choice is the mean of {FRESH_SEEDS} further trainings "
+        title += f"with fresh seeds; {LEVEL:.0%} intervals by paired differences (Student's t) over n repetitions."
+        if cases:
+            found.append(Sheet(title, head, tuple(_row(mine, its, pairs) for (mine, its), pairs in cases.items())))
+    return found
+
+
+def _row(mine: int, its: int, pairs: Pairs) -> tuple[str, ...]:
+    def means(of: Callable[[Judged], float]) -> tuple[float, float]:
+        ours, theirs = (float(np.mean([of(one) for one in side])) for side in zip(*pairs, strict=True))
+        return ours, theirs
+
+    gap, accuracy = gap_of(pairs), means(lambda one: one.mean)
+    spent, cpu = means(lambda one: one.chosen.spent), means(lambda one: one.chosen.cpu)
+    begun, complete = means(lambda one: one.chosen.candidates), means(lambda one: one.chosen.complete)
+    return (
+        f"{mine} : {its}",
+        str(gap.n),
+        f"{accuracy[0]:.2f}",
+        f"{accuracy[1]:.2f}",
+        f"{gap.value:+.2f}" + (f" ({gap.low:+.2f} to {gap.high:+.2f})" if gap.n > 1 else ""),
+        f"{spent[0]:.1f} : {spent[1]:.1f}",
+        f"{begun[0]:.1f} ({complete[0]:.1f}) : {begun[1]:.1f} ({complete[1]:.1f})",
+        f"{cpu[0]:.0f} : {cpu[1]:.0f}",
+    )

@@ -138,8 +138,15 @@ def _worst(policies: dict[str, list[Run]]) -> Sheet:
     return Sheet(title, head, tuple(rows))
 
 
-def goals(runs: Sequence[Run], lost: Sequence[Lost], policy: str) -> Sheet:
-    """The goals of the search, each with its measurement if the files have one."""
+def goals(runs: Sequence[Run], lost: Sequence[Lost], policy: str, halves: Sequence[tuple[str, Measured]] = ()) -> Sheet:
+    """The goals of the search, each with its measurement if the files have one.
+
+    Args:
+        runs: the replays.
+        lost: how often the best candidate is lost.
+        policy: the subject of the goals.
+        halves: what plain Optuna gains over half of its compute in real searches, with the goal's text.
+    """
     rows: list[tuple[str, ...]] = []
     held = by_policy(run for run in runs if run.kind == "lcbench" and run.key.task not in DEV)
     if policy in held and BASELINE in held:
@@ -173,6 +180,7 @@ def goals(runs: Sequence[Run], lost: Sequence[Lost], policy: str) -> Sheet:
         text = f"best of {CANDIDATES} not trained to its end at {BUDGET} trainings, {name}"
         also = f"; stopped or waiting {stopped:.0%}"
         rows.append(_row(text, 0.05, all_lost, lambda found, also=also: _interval(found, "{:.0%}") + also))
+    rows += [_row(text, 0.0, found) for text, found in halves if found.n > 1]
     return Sheet(f"Goals, policy {policy}.", ("goal", "aim", "measured", "met", "n"), tuple(rows))
 
 
