@@ -84,7 +84,7 @@ class SlurmPool(PipedPool):
         srun = ["srun", "--nodes=1", "--ntasks=1", "--exact", f"--cpus-per-task={device.num_threads}", "--mpi=none"]
         srun += [f"--job-name={self._name}-{worker}", *(["--gpus=1"] if device.kind == "cuda" else [])]
         if "SLURM_JOB_ID" in environment:
-            srun.append("--mem=0")  # else the first step takes all memory of the allocation on its node
+            srun.append("--mem=0")  # each step may use all memory of the allocation on its node
         words = [*srun, *self._options, "sh", "-c", ON_NODE, "sh", *worker_command(device)]
         return [_PYTHON, "-I", "-c", WITH_PARENT, str(os.getpid()), *words], environment
 

@@ -84,10 +84,11 @@ from search.workers.slurm import SlurmPool
 from studies import cluster as study_cluster
 sys.executable = {str(program)!r}
 devices = [WorkerDevice("slurm:0", None, 1, place="slurm")] * 2
-pool = SlurmPool(devices, [Path({str(tmp_path / "log")!r})] * 2, "plays", ["--exclusive", "--nodelist=n1"])
+pool = SlurmPool(devices, [Path({str(tmp_path / "log")!r})] * 2, "plays", [])
 pool.start(0)
 while not any(event.type == "ready" for _, event in pool.events(1)):
     pass
+pool._options = ["--hold"]
 pool.start(1)
 print("both", flush=True)
 while True:
