@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from logging import WARNING
@@ -35,6 +36,7 @@ from search.study.journal import Journal
 from search.study.lock import own_study, read_holder
 from search.study.marks import own_trials
 from search.study.noise import note_pictures
+from search.study.outage import Outage
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
 from search.study.storage import STORAGE_FAILURES, open_storage, storage_errors
@@ -49,6 +51,7 @@ from search.watch.services import open_services
 from search.watch.status import completed
 from search.watch.webhook import open_webhook
 from search.words import count
+from search.workers.crew import POLL_SECONDS
 from search.workers.places import open_pool
 from studies import StudySpec
 from trainer.data import Dataset
@@ -141,18 +144,30 @@ def launch(
 
 
 def _go_on(coordinator: Coordinator, devices: list[WorkerDevice], then: Then) -> None:
-    """Call ``then`` after a search. If the search ended because of the time, a later launch does not resume it."""
+    """Call ``then`` after a search, once the database can be reached.
+
+    If the search ended because of the time, a later launch does not resume it.
+    """
     snapshot, owned, schedule = coordinator.snapshot(), coordinator.owned, coordinator.clock.schedule
     assert schedule is not None
     coordinator.say(f"the search is over: {snapshot.budget.describe(snapshot.spent)}")
     hours = owned.spec.search.hours
-    if hours is not None and not snapshot.is_spent:
-        note_time_up(owned.study, hours)
-        if not snapshot.spent.complete:
-            raise NothingToExport(
-                f"study {owned.spec.name!r}: no candidate was trained to its end within {hours:g} hours of the first "
-                f"launch; to go on, repeat the command with more, for example --hours {2 * hours:g}"
-            )
+    time_is_up = hours is not None and not snapshot.is_spent
+
+    def begin() -> None:
+        owned.check()
+        own_trials(owned.study)  # the export reads them first
+        if hours is not None and time_is_up:
+            note_time_up(owned.study, hours)
+
+    outage = Outage(coordinator.say)
+    while not outage.with_database(begin, most_minutes=owned.spec.faults.storage_minutes):
+        time.sleep(POLL_SECONDS)
+    if hours is not None and time_is_up and not snapshot.spent.complete:
+        raise NothingToExport(
+            f"study {owned.spec.name!r}: no candidate was trained to its end within {hours:g} hours of the first "
+            f"launch; to go on, repeat the command with more, for example --hours {2 * hours:g}"
+        )
     then(owned, schedule, devices)
 
 

@@ -9,15 +9,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import optuna
 import pytest
+from needed import postgres
 from optuna.trial import TrialState, create_trial
-from scripted import Bench, ScriptedPool, result, spec_of, started
+from scripted import Bench, ScriptedPool, result, spec_of, started, trains
 
 import search.running.clock
+import search.running.launch
+import search.study.outage
 from search.errors import NothingToExport
 from search.plan.outlook import outlook
 from search.plan.schedule import EXPORT_SECONDS, MARGIN, START_SECONDS, Pace, Schedule
@@ -28,6 +32,7 @@ from search.study.hours import LAUNCHED, first_launch, is_time_up, note_time_up
 from search.study.journal import read_journal
 from search.study.progress import Snapshot
 from search.study.replay import replay
+from search.study.storage import STORAGE_FAILURES
 from search.study.trial import is_paused
 from search.workers.messages import Assign, Epoch, FromWorker
 from search.workers.pool import Exit
@@ -187,7 +192,7 @@ def test_a_study_without_a_complete_candidate_in_its_hours_is_told_to_take_more(
     coordinator = bench.coordinator(Trains(watch).pool, made, clock=clock)
     assert coordinator.run() is True
     with pytest.raises(NothingToExport, match=r"to its end within 0.001 hours of the first launch; .* --hours 0.002$"):
-        _go_on(coordinator, lambda *_: pytest.fail("there is nothing to export"))
+        _go_on(coordinator, [], lambda *_: pytest.fail("there is nothing to export"))
 
 
 def test_without_hours_nothing_is_kept_back_and_the_planned_end_counts_the_last_stages(
@@ -237,3 +242,44 @@ def test_the_plan_is_told_before_a_launch_and_counts_the_time_once_epochs_are_me
     assert numbers[0] > numbers[2] > 0
     assert "when the budget is spent" in outlook(Schedule(spec(hours=None), math.inf, 1), None, now)
     assert "are over; the best is exported; larger --hours" in outlook(replace(whole, ends_at=now - 1), None, now)
+
+
+@pytest.mark.postgres
+def test_a_postgres_server_that_is_away_between_the_search_and_the_export_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search.study.outage, "RETRY_SECONDS", 0)
+    with postgres() as server:
+        server.psql("CREATE DATABASE away;")
+        url = server.get_uri(database="away").replace("postgresql://", "postgresql+psycopg://")
+        bench = Bench(tmp_path, url=url)
+        hours = spec(trainings=1.0, hours=1.0)
+        coordinator = bench.coordinator(ScriptedPool(trains), hours, clock=Clock(1.0, Schedule(hours, math.inf, 1)))
+        coordinator.run()
+
+        def away(*_: object) -> None:
+            """The server refuses; at the second attempt it is back."""
+            away_for.append(bool(away_for))
+            server.psql(f"ALTER DATABASE away ALLOW_CONNECTIONS {'true' if away_for[-1] else 'false'};")
+
+        away_for: list[bool] = []
+        exported: list[str] = []
+        away()
+        server.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'away';")
+        monkeypatch.setattr(search.running.launch, "time", SimpleNamespace(sleep=away))
+        _go_on(coordinator, [], lambda owned, *_: exported.append(owned.study.user_attrs["featherweight:uuid"]))
+        assert away_for == [False, True]
+        assert len(exported) == 1
+        said = [note for note in bench.notes if "the database" in note]
+        assert said[0].startswith("the database cannot be reached")
+        assert said[1].startswith("the database is back")
+        away_for.clear()
+        away()
+        server.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'away';")
+        coordinator.owned.spec = hours.model_copy(
+            update={"faults": hours.faults.model_copy(update={"storage_minutes": 0})}
+        )
+        monkeypatch.setattr(search.running.launch, "time", SimpleNamespace(sleep=lambda _: None))
+        with pytest.raises(STORAGE_FAILURES):
+            _go_on(coordinator, [], lambda *_: exported.append("not away"))
+        assert len(exported) == 1
