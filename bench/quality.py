@@ -3,7 +3,8 @@
 ``python bench/quality.py replay --data FOLDER --out FILE.jsonl --policies tpe,model --set held`` replays searches and
 adds the results to the file; results that are in the file already are skipped. ``stops`` adds how often the best
 candidate is lost. ``table FILE...`` and ``goals FILE...`` print the results of such files; they need no FOLDER.
-``races`` simulates the race before an export; ``noise`` judges estimates of the noise of a training.
+``races`` simulates the race before an export; ``noise`` judges estimates of the noise of a training,
+``transfer`` the recipes of earlier studies.
 
 ``python bench/quality.py real TASK --out FILE.jsonl --budgets 8,15 --runs 8`` searches with real training, ours and
 plain Optuna's; ``table`` prints such files too.
@@ -28,7 +29,7 @@ import optuna
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where `trainer` is the package, and not bench/trainer.py
 sys.path.append(str(Path(__file__).parent))
 
-from quality import noise, races, real, report, results, stops
+from quality import noise, races, real, report, results, stops, transfer
 from quality.curves import Task
 from quality.folder import judges, tasks_of
 from quality.replay import BUDGETS, Search
@@ -96,6 +97,15 @@ def search_all(values: argparse.Namespace) -> None:
         real.search_all(place, values.budgets, range(values.runs), values.out, lambda: time.monotonic() < ends)
 
 
+def transfer_all(values: argparse.Namespace) -> None:
+    """Compare searches with and without recipes of earlier studies, and print the table."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    which, nearest = tasks(values.data, transfer.TASKS), not values.farthest
+    found = [one for run in range(values.runs) for one in transfer.compare(which, run, nearest=nearest)]
+    print(f"{len(found)} pairs of searches, {time.process_time():.0f} s of CPU")
+    print(transfer.table(found))
+
+
 def say(values: argparse.Namespace) -> None:
     """Print the tables, or the goals."""
     runs = [run for run in results.read(values.files) if run.key.workers == values.workers]
@@ -132,6 +142,11 @@ def main(arguments: list[str] | None = None) -> None:
     seeds = commands.add_parser("noise", help="print how well the noise of a training is known from two seeds")
     seeds.set_defaults(do=lambda values: print(noise.table(values.data)))
     seeds.add_argument("--data", type=Path, required=True, help="folder of tables")
+    memories = commands.add_parser("transfer", help="search with and without recipes of earlier studies, and print it")
+    memories.set_defaults(do=transfer_all)
+    memories.add_argument("--data", type=Path, required=True, help="folder of tables")
+    memories.add_argument("--runs", type=int, default=8, help="repetitions")
+    memories.add_argument("--farthest", action="store_true", help="recipes of the farthest studies, not the nearest")
     reals = commands.add_parser("real", help="search with real training, ours and plain Optuna, and add it to a file")
     reals.set_defaults(do=search_all)
     reals.add_argument("task", choices=real.TASKS)

@@ -138,6 +138,7 @@ def check(
     duplicates: DuplicatesOption = False,
     assignments: SetOption = None,
     as_json: JsonOption = False,
+    storage: StorageOption = None,
     runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
     """Print what a study means, and all of its problems."""
@@ -148,9 +149,9 @@ def check(
     budget = budget_of(trainings=trainings, trials=trials)
     spec = load_study(study, [*(assignments or []), *budget], data, labels)
     workers = share_gpus(parse_devices(gpus), spec.search.workers_per_gpu)
+    (folder, url), say = _places(storage, runs), partial(remark, aside=as_json)
     pairs = Path(f"{spec.name}-duplicates.png") if duplicates else None
-    say = partial(remark, aside=as_json)
-    meaning = check_study(spec, Runs(runs), workers, figure=figure, duplicates=pairs, say=say)
+    meaning = check_study(spec, folder, workers, url=url, figure=figure, duplicates=pairs, say=say)
     _print(meaning, text_of_check, as_json=as_json)
 
 

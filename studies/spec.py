@@ -90,6 +90,8 @@ class Search(FrozenModel):
     reduction_factor: int = Field(3, ge=2)
     """promote, successive_halving and hyperband compare trials at rungs. Each rung has this many times the epochs of
     the rung before it, and at each rung one in this many trials goes on."""
+    transfer: int = Field(0, ge=0)
+    """Number of recipes of the same person's earlier studies, of the same model family, to try after the known ones."""
     workers_per_gpu: int = Field(1, ge=1, le=16)
     """Workers on each GPU, each with its own trial. Useful if a single small model does not keep the GPU busy. For
     the CPU it has no effect: ``--gpus cpu:2`` sets two workers."""
@@ -115,13 +117,11 @@ class Faults(FrozenModel):
     """Retries of a trial before it fails. Each finished epoch resets the count. CUDA errors do not count here; they are
     counted for each device."""
     hang_factor: float = Field(10, gt=1)
-    """A worker hangs if an epoch takes this many times the slowest epoch of its trial. It is killed, and the trial goes
-    on in a new process."""
+    """A worker is killed if an epoch takes this many times the slowest of its trial, which goes on in a new process."""
     hang_seconds: float = Field(120, gt=0)
     """A worker never counts as hanging before this time in seconds, however short its epochs are."""
     first_epoch_seconds: float = Field(3600, gt=0)
-    """Seconds after which a worker counts as hanging while it starts, and in a trial's first epoch. With folds: in each
-    epoch of the first fold."""
+    """Seconds until a worker counts as hanging while it starts, or in a trial's first epoch (or first fold)."""
     grace_seconds: float = Field(20, ge=0)
     """Seconds that workers have after SIGTERM to finish their epoch; after that the epoch is lost. (By default, Slurm
     kills after 30 s.)"""

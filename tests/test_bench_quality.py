@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 sys.path.append(str(Path(__file__).parent.parent / "bench"))
 
-from quality import measure, races, real, report, stops
+from quality import measure, noise, races, real, report, stops, transfer
 from quality.curves import Recorded, TableTask
 from quality.folder import JUDGES_RUNGS, JUDGES_SHORT, tasks_of
 from quality.ours import PromoteSubject, anew, truncated
@@ -375,3 +375,43 @@ def test_choices_are_compared_in_pairs(tmp_path, capsys):
     (goals,) = json.loads(capsys.readouterr().out)
     assert [row["measured"] for row in goals["rows"]] == ["+1.50 (-1.66 to +4.66)"]
     assert goals["rows"][0]["met"] == "no"
+
+
+def test_recipes_of_earlier_studies_are_tried_first_and_the_rest_is_as_without_them(folder):
+    task = tasks_of(folder, "own")["own"]
+    recipes = [dict(task.rows[number].params) for number in (3, 7)]
+
+    warm = Search(transfer.Warm(recipes), task, 0, 4)
+    warm.run(4)
+
+    assert [dict(one.params) for one in warm.candidates[:2]] == recipes
+    assert len(warm.candidates) > 2
+    assert transfer.recipe_of(task, 0) == transfer.recipe_of(task, 0)
+
+
+def test_the_regret_with_and_without_earlier_studies_is_compared_on_all_tasks():
+    first = transfer.Compared("a", 10.0, cold=(4.0, 3.0, 2.0, 1.0), warm=(2.0, 1.5, 1.0, 1.0))
+    second = transfer.Compared("b", 20.0, cold=(4.0, 2.0, 2.0, 0.0), warm=(5.0, 2.0, 2.0, 0.4))
+
+    rows = [line.split(" | ") for line in transfer.table([first, second]).splitlines()]
+
+    assert rows[2][1:] == ["30.0", "20.0", "15.0", "5.0 |"]
+    assert rows[3][1:] == ["22.5", "12.5", "10.0", "6.0 |"]
+    assert rows[4][1:] == ["0.75", "0.62", "0.67", "1.20 |"]
+    assert rows[6] == ["| points gained, task b", "-1.00", "+0.00", "+0.00", "-0.40 |"]
+
+
+def test_an_estimate_of_the_noise_is_judged_by_the_noise_pooled_over_the_best_recipes(tmp_path):
+    for name in noise.PICTURES:
+        lines = [
+            {"config": config, "seed": seed, "val_accuracy": [0.1, 0.9 - config / 100 + 0.02 * seed]}
+            for config in range(6)
+            for seed in (0, 1)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    digits = noise.table(tmp_path).splitlines()[2].split(" | ")
+
+    assert digits[1:3] == ["2", "1.41%"], "the best two of six, whose seeds differ by two points"
+    assert digits[4] == "1.00", "every pair has the same difference"
+    assert float(digits[5]) == pytest.approx(0.0141421 / math.sqrt(0.905 * 0.095 / 897), rel=0.02)

@@ -97,6 +97,13 @@ PROMISES = {
         "test_killed_workers_lose_nothing_at_a_rung",
         "the_coordinator_dies_in_a_turn_and_is_launched_again",
     ],
+    "the database goes away between the search": [
+        "test_a_postgres_server_that_is_away_between_the_search_and_the_export_is_waited_for",
+    ],
+    "a launch is killed while it queues": [
+        "test_a_kill_while_they_are_queued_loses_and_doubles_none",
+        "test_a_kill_at_each_moment_of_the_repeat_loses_nothing",
+    ],
     "the database goes away while a candidate": [
         "test_a_promotion_that_the_database_did_not_acknowledge_is_taken_again_with_the_same_candidate",
         "the_database_goes_away_in_a_turn_and_comes_back",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Literal
 
-from timm import create_model
+from timm import create_model, is_model, model_entrypoint
 from timm.layers import make_divisible
 from timm.models.efficientnet import _gen_efficientnet
 from timm.models.mobilenetv3 import _gen_mobilenet_v3
@@ -212,6 +212,12 @@ OTHER = Family(name="any other timm model", pattern=r".*", example="convnext_att
 def family_of(model: str) -> Family:
     """The family of a model's name; OTHER if there is no entry, even if there is no such model."""
     return next((family for family in FAMILIES if re.fullmatch(family.pattern, model)), OTHER)
+
+
+@cache
+def kin_of(model: str) -> str:
+    """Name of the group of related models that a model belongs to: timm's module, or the family if timm lacks it."""
+    return model_entrypoint(model).__module__ if is_model(model) else family_of(model).name
 
 
 def families_with(setting: SizeSetting) -> tuple[Family, ...]:

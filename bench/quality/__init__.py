@@ -11,6 +11,7 @@
 - report: the tables and the goals
 - real: searches with real training, ours and plain Optuna's
 - races: the race before an export, simulated
+- transfer: searches with and without recipes of earlier studies
 - noise: how well the noise of a training is known from two seeds
 - stops: how often the best candidate is not trained to its end
 """

@@ -1,7 +1,9 @@
-"""Preparation of a study before any worker starts: pictures, exact bounds, counts, cost. This room opens no study.
+"""Preparation of a study before any worker starts: pictures, exact bounds, counts, cost. This room opens no study;
+`search check` reads the recipes of earlier ones.
 
 prepare   pictures and bounds of a study, room for its checkpoints
 space     the study file as Optuna distributions, every candidate within the limit
+transfer  recipes of earlier studies in the space of a new one
 width     exact counts, and the widest width that fits
 limit     `search limit`
 check     `search check`: what a study means, and all its problems

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import assert_never
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from sqlalchemy import URL
 
 from search.console import Terminal, show_progress
 from search.devices import WorkerDevice, use_gpu
@@ -21,12 +22,14 @@ from search.plan.data_warnings import never_predicted, warnings_about
 from search.plan.extras import check_extras
 from search.plan.meaning import Candidates, ChoiceAxis, Estimate, Images, Meaning, RangeAxis
 from search.plan.near_duplicates import draw_pairs
-from search.plan.prepare import Prepared, check_room, prepare, room_needed
+from search.plan.prepare import Prepared, check_room, pictured_of, prepare, room_needed
 from search.plan.preview import check_figure, draw_images
 from search.plan.space import find_bounds, known_recipes
+from search.plan.transfer import within
 from search.plan.width import Fitter, SizedWidth
 from search.study.budget import Budget
 from search.study.sampling import build_ladder, first_rung
+from search.study.transfer import recipes_for
 from search.study.trial import step_of
 from studies import StudySpec
 from studies.final import exported_size
@@ -58,26 +61,29 @@ def check_study(
     runs: Runs,
     devices: list[WorkerDevice],
     *,
+    url: URL | None = None,
     figure: Path | None = None,
     duplicates: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Meaning:
     """Find out what a study means, without the network. Decodes its pictures and trains a few steps on one device.
 
+    Many parameters: those of the command.
+
     Args:
         spec: the study.
         runs: the runs folder; its cache is filled.
         devices: the devices of the search, one worker each.
+        url: the database, for the recipes of earlier studies; None: none are looked for.
         figure: PNG for augmented training pictures; None: none are drawn.
         duplicates: PNG for near-duplicates across splits; None: there is no search for them.
         say: called with a line about each drawing.
 
     Raises:
-        DataError, DiskError: the pictures cannot be used; the message also has the problems of limit and recipes.
-        DiskError: there is no room for the checkpoints of a search.
+        DataError, DiskError: the pictures or the disk cannot be used; the message also has other problems.
         LimitError: no candidate fits the limit.
         ConfigError: the model, a recipe or the device is impossible, or an extra is not installed.
-        UsageError: ``figure`` or ``duplicates`` cannot be written.
+        UsageError, StorageError: a PNG cannot be written; the database cannot be read.
     """
     for option, file in (("--pictures", figure), ("--duplicates", duplicates)):
         if file is not None:
@@ -88,8 +94,7 @@ def check_study(
     if figure is not None:
         say(draw_images(spec, data, figure))
     fitter = Fitter(data.shape, spec.limit, runs.widths)
-    candidate = largest_candidate(spec, space, fitter)
-    largest = fitter.size(candidate)
+    largest = fitter.size(candidate := largest_candidate(spec, space, fitter))
     for_checkpoints = room_needed(spec, prepared, len(devices))
     check_room(spec, runs, for_checkpoints)
     speed = measure_speed(candidate, data, devices[0])
@@ -113,6 +118,7 @@ def check_study(
         exported=exported_size([largest] * spec.num_members, spec.final)[1],
         fixed=_fixed(spec, space),
         known=tuple(known_recipes(spec, prepared.left_out)),
+        transferred=tuple(within(spec, space, recipes_for(spec, pictured_of(data), url), fitter) if url else ()),
         steps_per_epoch=_steps_per_epoch(len(data.splits["train"]), _batch_sizes(spec.train, space.get("batch_size"))),
         estimate=Estimate(
             model=candidate.model,

@@ -14,6 +14,7 @@ from search.plan.after import AfterSearch
 from search.plan.limit import size_line
 from search.plan.width import SizedWidth
 from search.study.budget import Budget
+from search.study.transfer import Transferred
 from search.words import count, duration, megabytes
 from studies import Limit
 from studies.axes import Value
@@ -142,6 +143,8 @@ class Meaning:
     """Settings of [train] that are neither sampled nor their default."""
     known: tuple[Mapping[str, Value], ...]
     """Recipes that are tried first."""
+    transferred: tuple[Transferred, ...]
+    """Recipes of earlier studies that are tried next, as a launch would choose them now."""
     steps_per_epoch: Mapping[int, int]
     """Batch size -> optimizer steps of an epoch."""
     estimate: Estimate
@@ -223,6 +226,12 @@ def _text_of_recipes(meaning: Meaning) -> list[RenderableType]:
     if meaning.known:
         recipes = [", ".join(f"{key} {_show(value)}" for key, value in recipe.items()) for recipe in meaning.known]
         parts += [_heading("known recipes, tried first"), *(Text(f"  {recipe}") for recipe in recipes)]
+    if meaning.transferred:
+        first = "tried next" if meaning.known else "tried first"
+        parts.append(_heading(f"recipes of earlier studies, {first}"))
+        for one in meaning.transferred:
+            settings = ", ".join(f"{key} {_show(value)}" for key, value in one.recipe.items())
+            parts.append(Text(f"  {one.study}, trial {one.trial}: {settings}"))
     return parts
 
 

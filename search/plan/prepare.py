@@ -12,6 +12,7 @@ from rich.console import Console
 from search.console import show_progress
 from search.paths import Runs
 from search.plan.space import Bounds, find_bounds
+from search.study.transfer import Pictured
 from search.words import megabytes
 from studies import StudySpec
 from studies.axes import TIMM, values_of
@@ -130,6 +131,11 @@ def check_room(spec: StudySpec, runs: Runs, needed: int) -> None:
         raise DiskError(
             f"checkpoints need {megabytes(needed)} in {runs.root}, {megabytes(free)} are free; free some or use --runs"
         )
+
+
+def pictured_of(data: Dataset) -> Pictured:
+    """The pictures in numbers, by which the nearest earlier studies are found."""
+    return Pictured(classes=len(data.class_names), image_size=data.shape.image_size, pictures=len(data.splits["train"]))
 
 
 def judged_by(data: Dataset, folds: int) -> int:

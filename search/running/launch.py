@@ -11,6 +11,7 @@ from dataclasses import replace
 from logging import WARNING
 
 import optuna
+from optuna.storages import RDBStorage
 from sqlalchemy import URL
 
 from search.console import Say, is_quiet
@@ -21,8 +22,19 @@ from search.paths import Runs
 from search.plan.data_warnings import never_predicted, warnings_about
 from search.plan.extras import check_extras
 from search.plan.outlook import outlook
-from search.plan.prepare import Prepared, check_room, images_of, judged_by, models_of, prepare, room_needed
+from search.plan.prepare import (
+    Prepared,
+    check_room,
+    images_of,
+    judged_by,
+    models_of,
+    pictured_of,
+    prepare,
+    room_needed,
+)
 from search.plan.schedule import Schedule
+from search.plan.transfer import within
+from search.plan.width import Fitter
 from search.process import STOP_SIGNALS, allow_grace, log_to
 from search.running.clock import Clock
 from search.running.coordinator import Coordinator
@@ -40,7 +52,8 @@ from search.study.outage import Outage
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
 from search.study.storage import STORAGE_FAILURES, open_storage, storage_errors
-from search.study.study import another_owner, check_trials, open_study, uuid_of
+from search.study.study import another_owner, check_trials, open_study, person_of, uuid_of
+from search.study.transfer import keep_transferred, note_pictured, recipes_of, transferred
 from search.study.trial import view_of
 from search.watch.aside import Aside
 from search.watch.event_files import EventFiles
@@ -118,11 +131,11 @@ def launch(
         if begun.kept:
             Journal(runs.journal(spec.name)).append(Keep(settings=begun.kept))
         owned = OwnedStudy(study, spec, check_lock)
-        note_pictures(study, judged_by(prepared.data, spec.data.folds))
         check_room(spec, runs, room_needed(spec, prepared, len(workers)))
         write_checked(runs.last_study, {"study": spec.name})
         with display:
-            display.say(opening_line(spec, prepared, workers))
+            for line in (opening_line(spec, prepared, workers), *take_over(owned, prepared, storage, runs)):
+                display.say(line)
             for line in [*_cautions(prepared, spec), *_whose(study), *notes]:
                 display.say(line, WARNING)
             others = [StudyPage(owned, _facts(spec, prepared), url, runs), *_asked_for(spec, runs, display, further)]
@@ -141,6 +154,27 @@ def launch(
         "nothing is lost, the same command goes on from there",
         at_once=coordinator.killed,
     )
+
+
+def take_over(owned: OwnedStudy, prepared: Prepared, storage: RDBStorage, runs: Runs) -> list[str]:
+    """Store the numbers of a study's pictures, for later studies, and choose the recipes of earlier ones, once.
+
+    Returns:
+        Lines for the user about the chosen recipes.
+    """
+    study, spec, pictured = owned.study, owned.spec, pictured_of(prepared.data)
+    note_pictures(study, judged_by(prepared.data, spec.data.folds))
+    note_pictured(study, pictured)
+    if not spec.search.transfer or transferred(study) is not None:
+        return []
+    fitter = Fitter(prepared.data.shape, spec.limit, runs.widths)
+    chosen = within(spec, prepared.space, recipes_of(spec, pictured, storage), fitter)
+    keep_transferred(study, chosen)
+    if not chosen:
+        of = f"no earlier study of {person_of(study)} has a recipe for this one"
+        return [f"search.transfer = {spec.search.transfer}: {of}"]
+    listed = ", ".join(f"{one.study}, trial {one.trial}" for one in chosen)
+    return [f"recipes of earlier studies, tried {'after the known ones' if spec.known else 'first'}: {listed}"]
 
 
 def _go_on(coordinator: Coordinator, devices: list[WorkerDevice], then: Then) -> None:

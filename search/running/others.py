@@ -14,6 +14,7 @@ from search.study.journal import Journal
 from search.study.marks import FOREIGN_REASON, Marks, is_foreign
 from search.study.noise import KNOWN
 from search.study.sampling import QUEUED, set_attributes
+from search.study.transfer import TRANSFERRED
 from search.study.trial import FAILURE
 
 
@@ -64,14 +65,14 @@ class Others:
     def note_queued(self, frozen: FrozenTrial) -> None:
         """Write a trial that another program has queued to the journal."""
         recipe = frozen.system_attrs.get(QUEUED)
-        own = {KNOWN, REPEATS} & frozen.user_attrs.keys()
+        own = {KNOWN, TRANSFERRED, REPEATS} & frozen.user_attrs.keys()
         if frozen.number not in self._noted and not own and isinstance(recipe, dict):
             self.journal.append(events.Enqueue(params=recipe))
         self._noted.add(frozen.number)
 
     def refuse(self, frozen: FrozenTrial, error: str) -> FrozenTrial:
         """Fail a trial that was queued with impossible values, which ``error`` describes. Returns the failed trial."""
-        by = "" if KNOWN in frozen.user_attrs else " by another program"
+        by = "" if {KNOWN, TRANSFERRED} & frozen.user_attrs.keys() else " by another program"
         number, reason = frozen.number, f"queued{by} with impossible values: {error}"
         self.note_queued(frozen)
         set_attributes(self.study, frozen, {"reason": reason, FAILURE: "user"})

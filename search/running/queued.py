@@ -1,4 +1,4 @@
-"""What a search queues: the known recipes, and the repeat.
+"""What a search queues: the known recipes, those of earlier studies, and the repeat.
 
 The repeat is the first known recipe, trained to its end a second time with another seed, to measure the noise. It is a
 trial of its own, so it survives kills as every trial does. Its own number makes its seed another one. It is neither
@@ -7,7 +7,7 @@ compared at rungs nor pruned; this program's sampler, rankings and figures leave
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from optuna import Study
 from optuna.distributions import BaseDistribution
@@ -19,8 +19,10 @@ from search.study.events import Enqueue
 from search.study.journal import Journal
 from search.study.noise import KNOWN, first_known, has_repeat
 from search.study.sampling import QUEUED, impossible
+from search.study.transfer import TRANSFERRED, transferred
 from studies import StudySpec
 from studies.axes import Value
+from trainer.values import Json
 
 REPEAT_FROM = 15
 """Smallest budget, in full trainings, of which one training is spent on the repeat."""
@@ -45,12 +47,17 @@ class Queued:
         """Take over what the last launch left; the journal has a line for each queued trial."""
         self._repeats = self._repeats and not any(REPEATS in trial.user_attrs for trial in trials)
 
-    def enqueue(self, recipes: Sequence[dict[str, Value]]) -> None:
-        """Queue known recipes, with the sampled settings as keys, unless they were queued before."""
+    def enqueue(self, known: Sequence[Mapping[str, Value]]) -> None:
+        """Queue the known recipes, with the sampled settings as keys, and those of earlier studies, unless they were
+        queued before."""
         queued = [trial.system_attrs.get(QUEUED) for trial in self.study.get_trials(deepcopy=False)]
-        for number, recipe in enumerate(recipes):
+        recipes: list[tuple[Mapping[str, Value], dict[str, Json]]] = [
+            (recipe, {KNOWN: number}) for number, recipe in enumerate(known)
+        ]
+        recipes += [(one.recipe, {TRANSFERRED: one.source}) for one in transferred(self.study) or ()]
+        for recipe, source in recipes:
             if recipe not in queued:
-                self.study.enqueue_trial(recipe, user_attrs={KNOWN: number})
+                self.study.enqueue_trial(dict(recipe), user_attrs=source)
                 self.journal.append(Enqueue(params=recipe))
 
     def repeat(self, space: dict[str, BaseDistribution], budget: Budget, spent: Spent, committed: int) -> None:

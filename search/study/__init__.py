@@ -19,6 +19,7 @@ standings     the candidates that have reached each rung, and those paused there
 progress      a search at one moment: workers, problems, time left
 budget        what a search may spend, what it has spent, whether another candidate may begin
 hours         the first launch of a study, and whether the search's part of its hours is over
+transfer      the best recipes of the same person's earlier studies
 noise         the standard deviation of one training, the unit of differences
 gain          how much better the best is than the first known recipe
 confirmation  the race of the best trials: its plan, stored results, winner

@@ -26,7 +26,7 @@ from search.policy.model import ModelSampler
 from search.study.memory import below_optuna, together
 from search.words import short_change, short_json
 from studies import StudySpec
-from studies.axes import numbers_of
+from studies.axes import Value, numbers_of
 from trainer.values import Json
 
 QUEUED = "fixed_params"
@@ -184,14 +184,24 @@ def impossible(frozen: FrozenTrial, space: dict[str, BaseDistribution]) -> str |
         stored = frozen.distributions.get(name, axis)
         try:
             check_distribution_compatibility(stored, axis)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            allowed = number or isinstance(axis, CategoricalDistribution)
-            allowed = allowed and axis._contains(axis.to_internal_repr(value))
-        except (TypeError, ValueError):
+            allowed = admits(axis, value)
+        except ValueError:
             allowed = False
         if not allowed:
             return f"{name} = {value!r} is not among {described(axis)}"
     return None
+
+
+def admits(axis: BaseDistribution | None, value: Value | None) -> bool:
+    """Whether an axis has a value; False without an axis."""
+    if axis is None:
+        return False
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    try:
+        is_of_its_kind = number or isinstance(axis, CategoricalDistribution)
+        return is_of_its_kind and bool(axis._contains(axis.to_internal_repr(value)))
+    except (TypeError, ValueError):
+        return False
 
 
 def described(axis: BaseDistribution) -> str:

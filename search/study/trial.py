@@ -83,7 +83,7 @@ def settings_hash(spec: StudySpec) -> str:
         mode="json",
         exclude={
             "name": True,
-            "search": {"trials", "trainings", "hours"},
+            "search": {"trials", "trainings", "hours", "transfer"},
             "confirm": True,
             "final": True,
             "notify": True,

@@ -18,6 +18,7 @@ from search.policy.ladder import PAUSED_AT, reached
 from search.study.budget import Budget, Spent
 from search.study.known import NOTHING_KNOWN, Known
 from search.study.sampling import build_ladder
+from search.study.transfer import TRANSFERRED
 from search.study.trial import (
     DIVERGED,
     OUT_OF_MEMORY,
@@ -119,6 +120,8 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial], known: Known = NOTHING
     )
     if best := best_of(trials, spec.limit):
         first = ", one of the known recipes that were tried first" if "known" in best.user_attrs else ""
+        if (source := best.user_attrs.get(TRANSFERRED)) is not None:
+            first = f", a recipe of an earlier study ({source})"
         again = "" if known.sentences else "; export-best trains it again"
         sentences += known.sentences
         sentences.append(

@@ -15,6 +15,7 @@ import pytest
 from inside import run_inside
 from PIL import Image
 from rich.console import Console
+from scripted import Bench, ScriptedPool, trains
 
 from search.devices import WorkerDevice
 from search.errors import UsageError
@@ -26,6 +27,7 @@ from search.plan.space import distributions, find_bounds
 from search.plan.width import Fitter
 from search.study.budget import Budget
 from search.study.sampling import build_ladder
+from search.study.storage import parse_url
 from studies import Limit, StudySpec
 from trainer.config import ModelSize, Shape, TrainConfig
 from trainer.data import prepare_data
@@ -315,6 +317,22 @@ def test_a_batch_larger_than_the_training_split_is_measured_as_it_trains(runs: R
     assert (meaning.widest, meaning.next, meaning.largest.width_mult) == (None, None, 1.0)
     assert "\nno limit\n" in shown(meaning)
     assert "with 1 worker;" in shown(meaning)
+
+
+def test_recipes_of_earlier_studies_are_shown_without_values_outside_the_space(runs: Runs, tmp_path: Path) -> None:
+    space = {"lr": {"low": 1e-3, "high": 1e-2, "log": True}, "optimizer": ["sgd", "adamw"]}
+    before = study(name="before", space=space, known=[], search={"trials": 1, "pruner": "none"})
+    Bench(tmp_path).coordinator(ScriptedPool(trains), before).run()
+    search = {"trials": 7, "pruner": "successive_halving", "transfer": 2}
+    url = parse_url(f"sqlite:///{Runs(tmp_path).database}")
+    meaning = check_study(study(search=search), runs, TWO_WORKERS[:1], url=url)
+    (one,) = meaning.transferred
+    assert one.source == "before/0"
+    assert set(one.recipe) == {"lr", "optimizer"}, "width 1 is over the limit, and no batch is of the default size"
+    assert f"recipes of earlier studies, tried next\n  before, trial 0: lr {one.recipe['lr']:g}" in shown(meaning, 200)
+    answer = to_json(meaning)
+    assert isinstance(answer, dict)
+    assert answer["transferred"] == [{"study": "before", "trial": 0, "recipe": dict(one.recipe)}]
 
 
 def test_a_space_that_ends_below_the_limit_says_so(runs: Runs) -> None:

@@ -1,0 +1,178 @@
+"""Memory between studies: the best recipes of the same person's earlier studies, tried first in a new one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice, zip_longest
+
+import optuna
+from optuna.storages import RDBStorage
+from pydantic import ValidationError
+from sqlalchemy import URL
+
+from search.errors import StudyChanged, UsageError
+from search.study.marks import own_trials
+from search.study.storage import open_storage, sqlite_file, storage_errors
+from search.study.study import SPEC, find_study, person_of, user_name
+from search.study.trial import ranked, recipe_of
+from studies import StudySpec
+from studies.axes import TIMM, Value, values_of
+from trainer.values import FrozenModel
+
+PICTURED = "featherweight:pictured"
+"""Study attribute: see ``Pictured``."""
+
+TRANSFERRED = "featherweight:transferred"
+"""Study attribute: the recipes of earlier studies that the study queues, chosen once. On a trial: the source of its
+recipe, "STUDY/TRIAL"."""
+
+
+class Pictured(FrozenModel):
+    """The pictures of a study in numbers, by which the nearest earlier studies are found."""
+
+    classes: int
+    image_size: int
+    """Pixels of a side."""
+    pictures: int
+    """Number of training pictures."""
+
+    def distance(self, other: Pictured) -> float:
+        """The distance of two studies: the sum of the factors between their numbers, in powers of two. A study with
+        twice the classes is as far away as one with pictures of twice the size, or with twice as many."""
+        pairs = zip(self.model_dump().values(), other.model_dump().values(), strict=True)
+        return sum(abs(math.log2(max(1, one) / max(1, two))) for one, two in pairs)
+
+
+class Transferred(FrozenModel):
+    """A recipe of an earlier study."""
+
+    study: str
+    """Name of the earlier study."""
+    trial: int
+    recipe: Mapping[str, Value]
+    """Settings of the new study's space, as in a study file. Once stored, it has the sampled settings as keys."""
+
+    @property
+    def source(self) -> str:
+        """The source of the recipe, "STUDY/TRIAL"."""
+        return f"{self.study}/{self.trial}"
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    study: optuna.Study
+    spec: StudySpec
+    distance: float
+
+
+def note_pictured(study: optuna.Study, pictured: Pictured) -> None:
+    """Store the numbers of a study's pictures, for later studies."""
+    if study.user_attrs.get(PICTURED) != (values := pictured.model_dump()):
+        study.set_user_attr(PICTURED, values)
+
+
+def recipes_for(spec: StudySpec, pictured: Pictured, url: URL) -> list[Transferred]:
+    """The recipes that a study would take over from earlier studies of the database, at most ``search.transfer``.
+
+    Raises:
+        StorageError: the database cannot be reached or read.
+    """
+    file = sqlite_file(url)
+    if not spec.search.transfer or (file is not None and not file.exists()):
+        return []
+    with storage_errors(url):
+        storage = open_storage(url)
+        return recipes_of(spec, pictured, storage)
+
+
+def recipes_of(spec: StudySpec, pictured: Pictured, storage: RDBStorage) -> list[Transferred]:
+    """Choose the recipes: the best of the nearest studies, the best one of each study first.
+
+    An earlier study counts if the same person began it, if it has a complete trial, and if its best model is of a
+    family that the new study trains. A recipe has each setting of the new study's space, sampled or fixed in its study.
+
+    Args:
+        spec: the new study.
+        pictured: the numbers of its pictures.
+        storage: the database.
+    """
+    if not spec.search.transfer:
+        return []
+    from trainer.families import kin_of  # imports timm, seconds, and few studies need it
+
+    models = {str(one) for one in values_of("model", spec.train, spec.space)}
+    kin = {kin_of(model) for model in models if not model.startswith(TIMM)}
+    anything = any(model.startswith(TIMM) for model in models)
+
+    def best_of(earlier: _Earlier) -> Iterator[Transferred]:
+        for trial in ranked(own_trials(earlier.study), earlier.spec.limit):
+            own = recipe_of(trial)
+            if not anything and kin_of(str(own.get("model", earlier.spec.train.model))) not in kin:
+                continue
+            values = earlier.spec.values_for(own, seed=0)
+            recipe = {key: value for key in spec.space if isinstance(value := _value(values, key), str | float | int)}
+            yield Transferred(study=earlier.spec.name, trial=trial.number, recipe=recipe)
+
+    found: list[list[Transferred]] = []
+    for earlier in _nearest(spec, pictured, storage):
+        if best := list(islice(best_of(earlier), spec.search.transfer)):
+            found.append(best)
+        if len(found) == spec.search.transfer:
+            break
+    known = [dict(one) for one in spec.known]
+    chosen: list[Transferred] = []
+    for one in (one for rank in zip_longest(*found) for one in rank if one is not None):
+        if one.recipe and one.recipe not in [*known, *(other.recipe for other in chosen)]:
+            chosen.append(one)
+    return chosen[: spec.search.transfer]
+
+
+def _value(values: Mapping[str, object], key: str) -> object:
+    """A setting of [train]; None if it is off. A setting of a nested table has a dotted key."""
+    table, dot, name = key.partition(".")
+    if not dot:
+        return values[key]
+    nested = values[table]
+    return nested.get(name) if isinstance(nested, Mapping) else None
+
+
+def _nearest(spec: StudySpec, pictured: Pictured, storage: RDBStorage) -> list[_Earlier]:
+    """The other studies of the same person, the nearest first; those whose pictures are not known are the last."""
+    names = optuna.get_all_study_names(storage)
+    person: str | None = user_name()
+    if spec.name in names:
+        person = person_of(optuna.load_study(study_name=spec.name, storage=storage))
+    found = []
+    for name in names:
+        study = optuna.load_study(study_name=name, storage=storage)
+        if name == spec.name or person is None or SPEC not in study.user_attrs or person_of(study) != person:
+            continue
+        try:
+            opened, earlier = find_study(storage, name)
+        except (StudyChanged, UsageError):  # of a version that this one cannot read
+            continue
+        found.append(_Earlier(opened, earlier, _distance(pictured, study)))
+    return sorted(found, key=lambda one: (one.distance, one.spec.name))
+
+
+def _distance(pictured: Pictured, study: optuna.Study) -> float:
+    try:
+        return pictured.distance(Pictured.model_validate(study.user_attrs.get(PICTURED)))
+    except ValidationError:  # it was last launched by a version that did not store them
+        return math.inf
+
+
+def keep_transferred(study: optuna.Study, chosen: Collection[Transferred]) -> None:
+    """Store the chosen recipes, with the sampled settings as keys, before any of them is queued.
+
+    They are chosen once: at the next launch, after a kill for example, the other studies may have other results.
+    """
+    study.set_user_attr(TRANSFERRED, [one.model_dump(mode="json") for one in chosen])
+
+
+def transferred(study: optuna.Study) -> list[Transferred] | None:
+    """The recipes that the study queues; None if they were not chosen yet."""
+    kept = study.user_attrs.get(TRANSFERRED)
+    return None if kept is None else [Transferred.model_validate(one) for one in kept]
