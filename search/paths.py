@@ -133,7 +133,7 @@ class Runs:
         return self.study(study) / "logs" / "page.log"
 
     def confusion(self, study: str) -> Path:
-        """Confusion matrix of the best trial so far: "trial", "table" [k, 3] and the "names" of its classes."""
+        """Confusion matrix of the best trial so far, see search/figures/confusion.py."""
         return self.study(study) / "confusion.npz"
 
     def export_section(self, study: str) -> Path:

@@ -27,7 +27,8 @@ from search.export.recorded import (
     RecordedSearch,
     RecordedSelection,
 )
-from search.figures.png import Confused, Epoch, table_of
+from search.figures.confusion import table_of
+from search.figures.png import Confused, Epoch
 from search.study.confirmation import Confirmation
 from search.study.finalists import Candidate
 from studies.objective import words_of

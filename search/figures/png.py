@@ -157,12 +157,6 @@ def dense(table: ArrayLike, classes: int, per_cell: int = 1) -> NDArray[np.int64
     return counts
 
 
-def table_of(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The table [k, 3] of a confusion matrix [c, c]: true class, predicted class, pictures, where there are any."""
-    rows, columns = np.nonzero(confusion)
-    return np.stack([rows, columns, confusion[rows, columns]], axis=1).astype(np.int64)
-
-
 def draw_confusion(table: ArrayLike, names: Sequence[str], path: Path, *, title: str) -> None:
     """Draw a confusion matrix: a row for each true class, cells as shares of the row; a cell may sum several classes.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from search.figures.confusion import read_confusion
 from trainer.config import DataConfig
 from trainer.data import Dataset
 from trainer.errors import printable
@@ -46,15 +46,18 @@ def misread(data: Dataset) -> Iterator[str]:
 
 def never_predicted(confusion: Path, class_names: Sequence[str]) -> str | None:
     """A warning about classes that the best trial so far never predicts; None if it predicts all, or there is none."""
-    with suppress(OSError, ValueError, KeyError), np.load(confusion) as known:
-        if known["names"].tolist() != list(class_names):
-            return None
-        validated, answered = known["confusion"].sum(axis=1), known["confusion"].sum(axis=0)
-        if lost := [class_names[int(label)] for label in np.flatnonzero((answered == 0) & (validated > 0))]:
-            return (
-                f"the best so far, trial {int(known['trial'])}, never predicts {len(lost)} of {len(class_names)} "
-                f"classes on the {int(validated.sum()):,} validation pictures: {_some(lost)}"
-            )
+    try:
+        known = read_confusion(confusion)
+    except (OSError, ValueError):
+        return None
+    if known.names != list(class_names):
+        return None
+    true, predicted, pictures = known.table.T
+    if lost := [class_names[label] for label in sorted({*true.tolist()} - {*predicted.tolist()})]:
+        return (
+            f"the best so far, trial {known.trial}, never predicts {len(lost)} of {len(class_names)} classes on the "
+            f"{int(pictures.sum()):,} validation pictures: {_some(lost)}"
+        )
     return None
 
 

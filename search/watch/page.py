@@ -367,9 +367,8 @@ def page_attributes(
 
 def draw_best(trials: Sequence[FrozenTrial], spec: StudySpec, runs: Runs, folder: Path) -> list[Path]:
     """Draw the learning curve of the best trial and, if known, its confusion matrix, as PNG files."""
-    import numpy as np
-
-    from search.figures.png import draw_confusion, draw_values, table_of
+    from search.figures.confusion import read_confusion
+    from search.figures.png import draw_confusion, draw_values
 
     best = best_of(trials, spec.limit)
     if best is None:
@@ -379,18 +378,14 @@ def draw_best(trials: Sequence[FrozenTrial], spec: StudySpec, runs: Runs, folder
     trainings = build_ladder(spec).trainings_of(best.intermediate_values)
     draw_values(trainings, curve, title=title, step=step_of(spec), objective=spec.search.objective)
     try:
-        # Opened here, because numpy would not close a damaged file.
-        with runs.confusion(spec.name).open("rb") as archive, np.load(archive) as known:
-            if int(known["trial"]) != best.number:
-                return [curve]
-            table = (
-                known["table"] if "table" in known else table_of(known["confusion"])
-            )  # the key of an earlier version
-            draw_confusion(table, known["names"].tolist(), confusion, title=f"{title} on validation")
+        known = read_confusion(runs.confusion(spec.name))
+        if known.trial != best.number:
+            return [curve]
+        draw_confusion(known.table, known.names, confusion, title=f"{title} on validation")
     except OSError:  # the best trial was trained on another machine, or by an earlier version
         return [curve]
-    except Exception as error:  # for a damaged archive, numpy, zipfile and matplotlib raise many kinds of exceptions
-        print(f"{runs.confusion(spec.name)} is damaged and is not drawn: {error}", flush=True)  # to the log
+    except Exception as error:  # of a damaged file, and whatever matplotlib raises
+        print(f"the confusion matrix is not drawn: {error}", flush=True)  # to the log
         return [curve]
     return [curve, confusion]
 

@@ -210,8 +210,7 @@ def _train(
 
 def _leave_confusion(trial: int, checkpoint: Path, config: TrainConfig, data: Dataset, device: Device) -> None:
     """Write a finished candidate's confusion matrix on validation beside its checkpoint, for the study's page."""
-    import numpy as np
-
+    from search.figures.confusion import write_confusion
     from trainer.checkpoint import load_checkpoint
     from trainer.evaluate import measure, predict_logits
     from trainer.models import build_model
@@ -225,7 +224,7 @@ def _leave_confusion(trial: int, checkpoint: Path, config: TrainConfig, data: Da
         logits = predict_logits(device.place(model).eval(), data, "val", device)
     confusion = measure(logits, data.labels[data.splits["val"]]).confusion
     with contextlib.suppress(OSError):  # a missing confusion matrix must not fail the trial
-        np.savez(checkpoint.with_name("confusion.npz"), trial=trial, table=confusion, names=data.class_names)
+        write_confusion(checkpoint.with_name("confusion.npz"), trial, confusion, data.class_names)
 
 
 def _peak_memory_bytes() -> int:

@@ -13,6 +13,7 @@ from rich.console import Console
 from test_check import make_pictures, study
 
 from search.devices import WorkerDevice
+from search.figures.confusion import table_of, write_confusion
 from search.paths import Runs
 from search.plan.check import check_study
 from search.plan.data_warnings import never_predicted, warnings_about
@@ -116,15 +117,20 @@ def test_pictures_that_a_plain_convert_reads_otherwise_come_with_the_line_that_r
     ]
 
 
-def test_classes_that_the_best_never_answers_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("earlier", [False, True], ids=["a worker's file", "a file of an earlier version"])
+def test_classes_that_the_best_never_answers_are_named(tmp_path: Path, *, earlier: bool) -> None:
     file = tmp_path / "confusion.npz"
     assert never_predicted(file, ["a", "b", "c"]) is None  # no trial yet
-    np.savez(file, trial=7, confusion=np.array([[3, 1, 0], [2, 0, 0], [1, 4, 0]]), names=["a", "b", "c"])
+    confusion = np.array([[3, 1, 0], [2, 0, 0], [1, 4, 0]])
+    if earlier:
+        np.savez(file, trial=7, confusion=confusion, names=["a", "b", "c"])
+    else:
+        write_confusion(file, 7, table_of(confusion), ["a", "b", "c"])
     assert never_predicted(file, ["a", "b", "c"]) == (
         "the best so far, trial 7, never predicts 1 of 3 classes on the 11 validation pictures: c"
     )
     assert never_predicted(file, ["a", "b", "d"]) is None  # other pictures by now
-    np.savez(file, trial=7, confusion=np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]), names=["a", "b", "c"])
+    write_confusion(file, 7, table_of(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])), ["a", "b", "c"])
     assert never_predicted(file, ["a", "b", "c"]) is None  # c has no validation picture
     file.write_bytes(b"cut short")
     assert never_predicted(file, ["a", "b", "c"]) is None

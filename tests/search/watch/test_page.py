@@ -356,7 +356,7 @@ def test_a_damaged_file_of_confusions_is_said_in_the_log_and_the_curve_is_drawn_
             np.savez(file, trial=0)
     (drawn,) = draw_best(study.get_trials(), spec, runs, tmp_path)
     assert drawn.name == "best-curve.png"
-    assert f"{file} is damaged and is not drawn: " in capsys.readouterr().out
+    assert f"the confusion matrix is not drawn: {file} is damaged: " in capsys.readouterr().out
 
 
 def test_what_the_best_trial_mistook_is_kept_when_its_folder_goes(tmp_path: Path, runs: Runs) -> None:
