@@ -39,10 +39,15 @@ class ClassCounts:
         The F1 of a class is 2 hits / (true + predicted), the harmonic mean of its precision and its recall.
         """
         total = self.true + self.predicted
-        return float((2 * self.hits[total > 0] / total[total > 0]).mean())
+        return _mean(2 * self.hits[total > 0] / total[total > 0])
 
     @property
     def balanced_accuracy(self) -> float:
         """Mean recall over the classes that have a picture, as in scikit-learn's ``balanced_accuracy_score``."""
         there = self.true > 0
-        return float((self.hits[there] / self.true[there]).mean())
+        return _mean(self.hits[there] / self.true[there])
+
+
+def _mean(scores: NDArray[np.float64]) -> float:
+    """The mean; 0 if there are no scores, because no picture was classified."""
+    return float(scores.mean()) if len(scores) else 0.0

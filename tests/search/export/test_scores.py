@@ -67,6 +67,11 @@ def test_test_pictures_of_one_class_are_scored_without_a_warning() -> None:
     assert [(one.n, one.f1) for one in found.classes] == [(0, None), (8, 1.0)]
 
 
+def test_without_a_picture_the_scores_are_0_without_a_warning() -> None:
+    counts = ClassCounts.of(np.zeros((0, 3), np.int64), 8)
+    assert (counts.macro_f1, counts.balanced_accuracy) == (0, 0)
+
+
 def test_answers_in_batches_are_those_of_all_at_once() -> None:
     logits, labels = drawn(300)
     whole = Answers.of(logits, labels)
