@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, assert_never
 
 import torch
@@ -121,7 +122,26 @@ def _clip_units(parameters: Sequence[nn.Parameter], most: float) -> None:
     torch._foreach_clamp_min_(norms, 1e-6)
     torch._foreach_div_(largest, norms)
     torch._foreach_clamp_max_(largest, 1.0)
-    torch._foreach_mul_(gradients, largest)
+    _multiply(gradients, largest)
+
+
+def _multiply(tensors: Sequence[torch.Tensor], factors: Sequence[torch.Tensor]) -> None:
+    """Multiply tensors by those of ``_unit_norms``. Scalars would take a kernel for each vector, so they are spread."""
+    vectors = [(tensor, factor) for tensor, factor in zip(tensors, factors, strict=True) if tensor.ndim == 1]
+    if vectors:
+        sizes = tuple(len(vector) for vector, _ in vectors)
+        spread = torch.stack([factor for _, factor in vectors])[_owners(sizes, vectors[0][0].device)]
+        torch._foreach_mul_([vector for vector, _ in vectors], spread.split(sizes))
+    others = [(tensor, factor) for tensor, factor in zip(tensors, factors, strict=True) if tensor.ndim != 1]
+    if others:
+        torch._foreach_mul_([tensor for tensor, _ in others], [factor for _, factor in others])
+
+
+@lru_cache(maxsize=1)
+def _owners(sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """The number of the vector to which each element of vectors of these sizes belongs. Kept for the next steps: a GPU
+    waits for each copy from the host."""
+    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(device)
 
 
 def _unit_norms(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
