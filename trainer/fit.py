@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from trainer.augment import Augmentation, Batch
+from trainer.casting import HalfWeights
 from trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from trainer.config import EpochResult, TrainConfig
 from trainer.data import Dataset
@@ -20,6 +21,7 @@ from trainer.device import Device
 from trainer.distill import open_teacher
 from trainer.errors import CheckpointError, DivergedError
 from trainer.evaluate import measure, predict_logits
+from trainer.families import OTHER, family_of
 from trainer.kernels import save_launches
 from trainer.loader import Loader
 from trainer.losses import build_loss, count_classes
@@ -230,6 +232,9 @@ class Training:
         self.padding = Padding(model)
         self.model = device.place(model)
         save_launches(self.model)
+        # Other models may use a weight in full precision, outside of autocast.
+        is_known = family_of(config.model) is not OTHER
+        self.forward: Callable[[torch.Tensor], torch.Tensor] = HalfWeights(self.model) if is_known else self.model
         self.optimizer = build_optimizer(config, self.model)
         self.scaler = device.scaler(config)
         self.ascent = Ascent(config, self.model) if config.sam else None
@@ -289,7 +294,7 @@ class Training:
     def _loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The mean loss of a batch, and its accuracy."""
         with self.device.autocast(self.config):
-            logits = self.model(batch.images)
+            logits = self.forward(batch.images)
         loss = self.loss_of(logits.float(), batch.labels)
         if batch.other_labels is not None:
             loss = batch.share * loss + (1 - batch.share) * self.loss_of(logits.float(), batch.other_labels)
