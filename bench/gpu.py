@@ -85,11 +85,15 @@ def step(bench: Bench) -> None:
     heads("px", "rexnet_100", "ms a step", "pictures/s", "host ms", "peak GB")
     batch = 8 if bench.quick else 128
 
-    def measure(size: int, name: str, *, graph: bool = False, without: str = "", **settings: Any) -> None:
+    def measure(
+        size: int, name: str, *, graph: bool = False, streamed: bool = False, without: str = "", **settings: Any
+    ) -> None:
         with concatenated_shortcut(without == "shortcut"):
             made = training(size, without=without, **{"batch_size": batch} | settings)
-            if name == "streamed":
+            if streamed:
                 made.loader.resident = None
+            if without == "casts" or name == "compiled":
+                made.forward = made.model
             if name == "compiled":
                 made.model.compile()
             wall, cpu = timed(stepper(made, graph=graph), 3 if bench.quick else 20)
@@ -104,12 +108,15 @@ def step(bench: Bench) -> None:
         for change in SAVES:
             measure(size, f"without {change}", without=change)
     size = 64 if bench.quick else 224
-    measure(size, "streamed")
-    measure(size, "fp32", precision="fp32")
+    for graph in (False, True):
+        how = " as a CUDA graph" if graph else ""
+        measure(size, f"streamed{how}", graph=graph, streamed=True)
+        measure(size, f"fp32{how}", graph=graph, precision="fp32")
+        measure(size, f"agc{how}", graph=graph, agc=0.05)
+        measure(size, f"mixup{how}", graph=graph, mixup=0.5)
+        measure(size, f"sgd with sam{how}", graph=graph, optimizer="sgd", sam={"rho": 0.05})
     measure(size, "fp16", precision="fp16")
-    measure(size, "agc", agc=0.05)
     measure(size, "nadam", optimizer="nadam")
-    measure(size, "sgd with sam", optimizer="sgd", sam={"rho": 0.05})
     if not bench.quick:
         try:
             measure(64, "compiled")  # takes a minute or two before its first step
@@ -128,15 +135,16 @@ def bits(bench: Bench) -> None:
 
     batch, data = (8, pictures(64, 256)) if bench.quick else (128, pictures(64, 2048))
 
-    def weights(*, graph: bool = False) -> Any:
-        made = training(64, data=data, batch_size=batch)
+    def weights(*, graph: bool = False, **settings: Any) -> Any:
+        made = training(64, data=data, batch_size=batch, **settings)
         take = stepper(made, graph=graph)
-        for _ in range(7 if graph else 10):  # three steps of a graph were taken before its capture
+        for _ in range(10):
             take()
         return torch.cat([parameter.detach().flatten() for parameter in made.model.parameters()]).cpu()
 
-    def trained(name: str, *, interrupted: bool) -> Any:
-        config, file = TrainConfig.model_validate(RECIPE | {"epochs": 2, "batch_size": batch}), bench.work / name
+    def trained(name: str, *, interrupted: bool = False, graph: bool = False) -> Any:
+        settings = {"epochs": 2, "batch_size": batch, "cuda_graph": graph}
+        config, file = TrainConfig.model_validate(RECIPE | settings), bench.work / name
         file.unlink(missing_ok=True)
         if interrupted:
             next(fit(config, data, open_device("cuda"), checkpoint=file))
@@ -152,11 +160,20 @@ def bits(bench: Bench) -> None:
     heads("trainings", "same bits")
     eager = weights()
     compare("run to run, 10 steps", eager, weights())
-    compare("eager and as a CUDA graph, 10 steps", eager, weights(graph=True))
+    compare("kernel by kernel and as a CUDA graph, 10 steps", eager, weights(graph=True))
+    for name, settings in {
+        "with mixup": {"mixup": 0.5},
+        "SGD with SAM": {"optimizer": "sgd", "sam": {"rho": 0.05}},
+        "with drop path and agc": {"drop_path": 0.1, "agc": 0.05},
+    }.items():
+        compare(f"the same {name}", weights(**settings), weights(graph=True, **settings))
+    straight = trained("straight")
+    compare("two epochs, and resumed after the first", straight, trained("cut", interrupted=True))
+    compare("two epochs, and as a CUDA graph", straight, trained("graph", graph=True))
     compare(
-        "two epochs, and resumed after the first",
-        trained("straight", interrupted=False),
-        trained("cut", interrupted=True),
+        "two epochs, and as a CUDA graph resumed after the first",
+        straight,
+        trained("both", interrupted=True, graph=True),
     )
 
 

@@ -19,8 +19,11 @@ RECIPE = {
     **{"hflip": 0.5, "rotate": 15.0, "rotations": 2, "erase": 0.25, "dropout": 0.2},
 }
 
-SAVES = ("shortcut", "silu", "pool", "counters")
-"""The changes that save launches: trainer/padding.py has the first, trainer/kernels.py the others."""
+LR = 2**-10
+"""A learning rate that no rounding to float32 changes: a graph reads it from a tensor."""
+
+SAVES = ("shortcut", "silu", "pool", "counters", "casts")
+"""The changes that save launches: in trainer/padding.py, three in trainer/kernels.py, and in trainer/casting.py."""
 
 
 def training(size: int, *, without: str = "", number: int = 2048, data: Any = None, **settings: Any) -> Any:
@@ -95,10 +98,8 @@ def concatenated_shortcut(on: bool) -> Iterator[None]:
 
 
 def stepper(made: Any, *, graph: bool = False) -> Callable[[], object]:
-    """A function that takes the next step of a training: eagerly, or as a replay of a CUDA graph of the whole step."""
-    import torch
-
-    from trainer.augment import Batch
+    """A function that takes the next step of a training: kernel by kernel, or as a replay of a CUDA graph."""
+    from trainer.graph import Replay
 
     def endless() -> Iterator[Any]:
         epoch = 0
@@ -107,42 +108,15 @@ def stepper(made: Any, *, graph: bool = False) -> Callable[[], object]:
             yield from made.batches(epoch)
 
     batches = endless()
-    if not graph:
-        return lambda: made.step(next(batches), 1e-3)
-    lr = torch.tensor(1e-3, device="cuda")
-    for group in made.optimizer.param_groups:
-        group["capturable"] = True
-    first = next(batches)
-    images, labels = first.images.clone(memory_format=torch.channels_last), first.labels.clone()
-    static = Batch(images, labels, None, 1.0)
-
-    def fill(batch: Any) -> None:
-        images.copy_(batch.images)
-        labels.copy_(batch.labels)
-
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):  # real steps, as torch's notes on graphs ask for
-            made.step(static, lr)
-            fill(next(batches))
-    torch.cuda.current_stream().wait_stream(side)
-    captured = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(captured):
-        made.step(static, lr)
-
-    def replay() -> None:
-        captured.replay()
-        fill(next(batches))
-
-    return replay
+    take = Replay(made, made.device, mixes=made.config.mixup > 0) if graph else made.step
+    return lambda: take(next(batches), LR)
 
 
 def timed(step: Callable[[], object], number: int) -> tuple[float, float]:
     """Milliseconds of a step, and of the host's CPU time for it."""
     import torch
 
-    for _ in range(3):
+    for _ in range(6):  # a graph is captured in the fourth
         step()
     torch.cuda.synchronize()
     wall, cpu = time.perf_counter(), time.process_time()

@@ -73,8 +73,10 @@ class Batch:
     """[batch]: labels of the pictures."""
     other_labels: torch.Tensor | None
     """[batch]: labels of the pictures mixed in; None without mixing."""
-    share: float
-    """Weight of ``labels``; the rest is the weight of ``other_labels``."""
+    share: float | torch.Tensor
+    """Weight of ``labels``."""
+    other_share: float | torch.Tensor = 0.0
+    """Weight of ``other_labels``: 1 - share."""
 
     def parts(self, number: int) -> list[Batch]:
         """Divide the batch into ``number`` parts, whose lengths differ by at most one.
@@ -86,7 +88,7 @@ class Batch:
             return [self]
         others = self.other_labels
         return [
-            Batch(images, labels, other, self.share)
+            Batch(images, labels, other, self.share, self.other_share)
             for images, labels, other in zip(
                 self.images.tensor_split(number),
                 self.labels.tensor_split(number),
@@ -214,7 +216,8 @@ class Augmentation:
         if drawn.mix is None:
             return Batch(images, labels, None, 1.0)
         order = self.device.copy(drawn.mix.order)
-        return Batch(mix(images, images[order], drawn.mix), labels, labels[order], drawn.mix.share)
+        share = drawn.mix.share
+        return Batch(mix(images, images[order], drawn.mix), labels, labels[order], share, 1 - share)
 
 
 def warp_on_host(pictures: Pictures, drawn: Draw, mean: tuple[float, ...], size: int) -> Pictures:

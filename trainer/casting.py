@@ -60,7 +60,7 @@ class _Cast(torch.autograd.Function):
         return None, *(None if gradient is None else next(whole) for gradient in gradients)
 
 
-def _cast(tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+def _cast(tensors: tuple[torch.Tensor, ...] | list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
     cast = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
     torch._foreach_copy_(cast, tensors)
     return cast

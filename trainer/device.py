@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, assert_never
@@ -103,13 +104,14 @@ class Device:
 
     def copy(self, array: NDArray[np.generic]) -> torch.Tensor:
         """Copy an array to this device; to a GPU from pinned memory, without waiting."""
-        tensor = torch.from_numpy(array if array.flags.writeable else array.copy())  # torch warns about read-only ones
+        tensor = _tensor(array)
         if self.kind == "cuda":
             return tensor.pin_memory().to(self.torch_device, non_blocking=True)
         return tensor
 
     def ahead(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8] | torch.Tensor]:
-        """Pass on batches from the host. On a GPU, the next batch is copied during the step on the present one.
+        """Pass on batches from the host. On a GPU, the next batch is copied during the step on the present one, and a
+        thread takes the one after it from ``batches`` and pins it.
 
         Follows the notes on CUDA streams (pytorch.org/docs/stable/notes/cuda.html): a side stream makes the copy, the
         training's stream waits for it before the use, and the allocator is told of the use.
@@ -119,20 +121,28 @@ class Device:
             return
         side, source = self._side_stream, iter(batches)
 
-        def copy_next() -> torch.Tensor | None:
+        def pin_next() -> torch.Tensor | None:
             batch = next(source, None)
-            if batch is None:
-                return None
-            with torch.cuda.stream(side):
-                return self.copy(batch)
+            return None if batch is None else _tensor(batch).pin_memory()
 
-        coming = copy_next()
-        while coming is not None:
-            training = torch.cuda.current_stream(self.torch_device)
-            training.wait_stream(side)
-            coming.record_stream(training)
-            here, coming = coming, copy_next()
-            yield here
+        with ThreadPoolExecutor(1, "pictures") as thread:
+            pinned = thread.submit(pin_next)
+
+            def copy_next() -> torch.Tensor | None:
+                nonlocal pinned
+                if (batch := pinned.result()) is None:
+                    return None
+                pinned = thread.submit(pin_next)
+                with torch.cuda.stream(side):
+                    return batch.to(self.torch_device, non_blocking=True)
+
+            coming = copy_next()
+            while coming is not None:
+                training = torch.cuda.current_stream(self.torch_device)
+                training.wait_stream(side)
+                coming.record_stream(training)
+                here, coming = coming, copy_next()
+                yield here
 
     def hold(self, images: NDArray[np.uint8], config: TrainConfig) -> torch.Tensor | None:
         """All pictures in the GPU's memory, copied there once; None if they stay on the host (see ``choices``)."""
@@ -209,6 +219,7 @@ class Device:
             f"optimizer: {optimizer}",
             f"augmentation: {self.executor(config)}",
             f"loader processes: {loaders}",
+            f"steps: {self.replays(config)[1]}",
         ]
 
     def executor(self, config: TrainConfig) -> str:
@@ -233,6 +244,21 @@ class Device:
             case _:
                 assert_never(config.precision)
 
+    def replays(self, config: TrainConfig, micro_batches: int = 1) -> tuple[bool, str]:
+        """Whether the steps of a training are replays of a CUDA graph (trainer/graph.py), and in words why."""
+        if self.kind == "cpu":
+            return False, "operation by operation: CUDA graphs are for GPUs"
+        reason = ""
+        if not config.cuda_graph:
+            reason = "cuda_graph = false"
+        elif config.precision == "fp16":
+            reason = "in fp16, the scale of the loss decides whether a step is taken"
+        elif config.optimizer not in FUSED:
+            reason = f"{config.optimizer} computes a part of each step on the host"
+        elif micro_batches > 1:
+            reason = "a graph has memory of its own, and memory is short"
+        return not reason, f"kernel by kernel: {reason}" if reason else "replays of a CUDA graph, after the first four"
+
     @property
     def _has_bf16(self) -> bool:
         return self.kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -244,6 +270,11 @@ class Device:
     @cached_property
     def _side_stream(self) -> torch.cuda.Stream:
         """The stream of copies, one for all epochs: memory that was used on a stream is reused on that one only."""
+        return torch.cuda.Stream(self.torch_device)  # type: ignore[no-untyped-call]
+
+    @cached_property
+    def graph_stream(self) -> torch.cuda.Stream:
+        """The stream on which steps are captured, one for all trainings."""
         return torch.cuda.Stream(self.torch_device)  # type: ignore[no-untyped-call]
 
     def _residence(self, images: NDArray[np.uint8], config: TrainConfig) -> tuple[bool, str]:
@@ -262,6 +293,10 @@ class Device:
         sizes = f"{images.nbytes / 1e9:.1f} GB are {'at most' if fits else 'more than'} {RESIDENT_SHARE:.0%}"
         whose = "" if self.sharing == 1 else f", the part of one of its {self.sharing} workers"
         return fits, f"{kept if fits else streamed}: {sizes} of {own / 1e9:.1f} GB{whose}"
+
+
+def _tensor(array: NDArray[np.generic]) -> torch.Tensor:
+    return torch.from_numpy(array if array.flags.writeable else array.copy())  # torch warns about read-only ones
 
 
 def open_device(kind: str = "cpu", num_threads: int | None = None, sharing: int = 1) -> Device:

@@ -22,6 +22,7 @@ from trainer.distill import open_teacher
 from trainer.errors import CheckpointError, DivergedError
 from trainer.evaluate import measure, predict_logits
 from trainer.families import OTHER, family_of
+from trainer.graph import Replay
 from trainer.kernels import save_launches
 from trainer.loader import Loader
 from trainer.losses import build_loss, count_classes
@@ -68,6 +69,9 @@ def fit(
     training = Training(config, data, device, micro_batches, start)
     model, optimizer, padding = training.model, training.optimizer, training.padding
     average = WeightAverage(config, model) if config.ema else None
+    take_step: Callable[[Batch, float], torch.Tensor] = training.step
+    if device.replays(config, micro_batches)[0]:
+        take_step = Replay(training, device, mixes=config.mixup + config.cutmix > 0)
     steps_per_epoch = training.steps_per_epoch
 
     # -- resume from the checkpoint, if there is one
@@ -99,7 +103,7 @@ def fit(
         totals = torch.zeros(2, device=device.torch_device)
         for number, batch in enumerate(training.batches(epoch)):
             step = (epoch - 1) * steps_per_epoch + number
-            totals += training.step(batch, learning_rate(config, step, steps_per_epoch, val_losses))
+            totals += take_step(batch, learning_rate(config, step, steps_per_epoch, val_losses))
             if average is not None:
                 average.update(step)
         train_loss, train_accuracy = (total / steps_per_epoch for total in totals.tolist())
@@ -259,8 +263,12 @@ class Training:
             # Numbered from 1: numpy pads seeds with zeros, so (seed, epoch, 0) would repeat the seed of the order.
             yield self.augment(pictures, labels, seed, epoch, number + 1, plain=plain)
 
-    def step(self, batch: Batch, lr: float) -> torch.Tensor:
+    def step(self, batch: Batch, lr: float | torch.Tensor) -> torch.Tensor:
         """Take one optimizer step.
+
+        Args:
+            batch: the batch. In a step that is captured, its shares are tensors on the device.
+            lr: the learning rate; a tensor [] on the device likewise.
 
         Returns:
             [2], detached, on the device: the batch's mean loss and its accuracy, both before the step.
@@ -297,7 +305,7 @@ class Training:
             logits = self.forward(batch.images)
         loss = self.loss_of(logits.float(), batch.labels)
         if batch.other_labels is not None:
-            loss = batch.share * loss + (1 - batch.share) * self.loss_of(logits.float(), batch.other_labels)
+            loss = batch.share * loss + batch.other_share * self.loss_of(logits.float(), batch.other_labels)
         accuracy = _accuracy(logits.detach(), batch)
         if self.teacher is None:
             return loss, accuracy
@@ -313,7 +321,7 @@ def _accuracy(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     predicted = logits.argmax(dim=1)
     accuracy = (predicted == batch.labels).float().mean()
     if batch.other_labels is not None:
-        accuracy = batch.share * accuracy + (1 - batch.share) * (predicted == batch.other_labels).float().mean()
+        accuracy = batch.share * accuracy + batch.other_share * (predicted == batch.other_labels).float().mean()
     return accuracy
 
 

@@ -131,7 +131,7 @@ def _multiply(tensors: Sequence[torch.Tensor], factors: Sequence[torch.Tensor]) 
     if vectors:
         sizes = tuple(len(vector) for vector, _ in vectors)
         spread = torch.stack([factor for _, factor in vectors])[_owners(sizes, vectors[0][0].device)]
-        torch._foreach_mul_([vector for vector, _ in vectors], spread.split(sizes))
+        torch._foreach_mul_([vector for vector, _ in vectors], torch.split_with_sizes(spread, sizes))
     others = [(tensor, factor) for tensor, factor in zip(tensors, factors, strict=True) if tensor.ndim != 1]
     if others:
         torch._foreach_mul_([tensor for tensor, _ in others], [factor for _, factor in others])

@@ -3,7 +3,7 @@
     python counting.py '[{"model": "rexnet_100"}, ...]'
 
 The settings are those of a TrainConfig, and ``streamed`` keeps the pictures on the host. test_counts.py runs it under
-the null GPU's environment.
+the null GPU's environment, and graphing.py uses its parts.
 """
 
 from __future__ import annotations
@@ -12,25 +12,40 @@ import ctypes
 import json
 import os
 import sys
+import threading
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from machine import COUNTERS
 
+from trainer.augment import Batch
 from trainer.config import TrainConfig
 from trainer.data import Dataset
 from trainer.device import Device, open_device
 from trainer.fit import Training
+from trainer.graph import Replay
 
 SIZE, BATCH, STEPS = 64, 8, 2
 """The counts depend little on them: of pictures so large, no layer is a single pixel, which has no layout."""
 
 RECIPE = {"batch_size": BATCH, "label_smoothing": 0.1, "hflip": 0.5, "rotate": 15.0, "erase": 0.25, "dropout": 0.1}
+
+
+class Watched(np.ndarray):
+    """Pictures that remember the threads in which batches were taken from them."""
+
+    threads: ClassVar[set[str]] = set()
+
+    def __getitem__(self, which: Any) -> Any:
+        self.threads.add(threading.current_thread().name)
+        return super().__getitem__(which)
+
 
 library = ctypes.CDLL(None)
 numbers = (ctypes.c_long * len(COUNTERS)).in_dll(library, "nullgpu_counts")
@@ -56,7 +71,7 @@ def pictures() -> Dataset:
     number = BATCH * STEPS
     everything, nothing = np.arange(number), np.arange(0)
     return Dataset(
-        images=np.random.default_rng(0).integers(0, 256, (number, SIZE, SIZE, 3), dtype=np.uint8),
+        images=np.random.default_rng(0).integers(0, 256, (number, SIZE, SIZE, 3), dtype=np.uint8).view(Watched),
         made_for={"image_size": SIZE},
         labels=np.arange(number) % 10,
         names=tuple(map(str, range(number))),
@@ -72,26 +87,38 @@ def pictures() -> Dataset:
     )
 
 
+def step_of(training: Training) -> Callable[[Batch, float], torch.Tensor]:
+    """What takes the steps of a training: as in ``fit``."""
+    config = training.config
+    if training.device.replays(config)[0]:
+        return Replay(training, training.device, mixes=config.mixup + config.cutmix > 0)
+    return training.step
+
+
 def measure(settings: dict[str, Any], device: Device) -> dict[str, Any]:
-    """What a candidate's third epoch asks of the GPU; earlier ones fill caches."""
+    """What a candidate's fifth epoch asks of the GPU; earlier ones fill caches."""
     device = replace(device, keeps_pictures=not settings.pop("streamed", False))
     training = Training(TrainConfig.model_validate(RECIPE | settings), pictures(), device)
     training.model.train()
+    take_step = step_of(training)
 
     def train(epoch: int) -> None:
         library.nullgpu_reset()
         for batch in training.batches(epoch):
-            training.step(batch, 1e-3)
+            take_step(batch, 1e-3)
 
     train(1)
-    train(2)
+    Watched.threads.clear()
+    for epoch in (2, 3, 4):  # until the allocator has all that it needs
+        train(epoch)
     reserved = torch.cuda.memory_reserved()
     begun = time.process_time()
-    train(3)
+    train(5)
     milliseconds = (time.process_time() - begun) / STEPS * 1e3
     found: dict[str, Any] = {name: value / STEPS for name, value in counts().items()}
     usual = kernels()
     backward = {name: launches for name, launches in usual.items() if "batch_norm_backward_reduce" in name}
+    found["threads"] = sorted(Watched.threads)
     found["nchw_gradients"] = (
         sum(launches for name, launches in backward.items() if "channels_last" not in name) / STEPS
     )
@@ -99,7 +126,7 @@ def measure(settings: dict[str, Any], device: Device) -> dict[str, Any]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        train(3)
+        train(5)
     torch.use_deterministic_algorithms(False)
     # Some operations warn that they have no deterministic kernel, others take one without a word.
     found["nondeterministic"] = sorted({str(one.message).split(" does not have")[0] for one in caught})
@@ -117,4 +144,5 @@ def main() -> None:
     os._exit(0)  # autograd's thread for the device may end after the library that it calls
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -8,8 +8,9 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -60,6 +61,16 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found["read-only"] = device.copy(read_only).cpu().tolist()
+
+    # -- pictures that are gathered in a thread
+    def gathered() -> Iterator[np.ndarray]:
+        yield images[:8]
+        raise OSError("the disk is gone")
+
+    fails("gather", lambda: list(device.ahead(gathered())))
+    next(stopped := device.ahead(iter([images[:8]] * 5)))
+    stopped.close()
+    found["threads"] = [thread.name for thread in threading.enumerate() if thread.name.startswith("pictures")]
 
     # -- errors as torch words them
     square, norm = torch.ones(64, 64, device="cuda"), torch.nn.BatchNorm2d(8).cuda()

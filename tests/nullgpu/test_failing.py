@@ -65,3 +65,8 @@ def test_read_only_arrays_are_copied_without_a_warning(found: dict[str, Any]) ->
 def test_cuda_counts_as_nvidia_smi_and_computes_in_full_precision(found: dict[str, Any]) -> None:
     assert found["environment"] == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     assert found["tf32"] == [False, False]
+
+
+def test_an_error_of_the_disk_reaches_the_training_and_no_thread_outlives_its_epoch(found: dict[str, Any]) -> None:
+    assert found["gather"][1] == "OSError: the disk is gone"
+    assert found["threads"] == []

@@ -29,6 +29,7 @@ LATER: dict[str, Any] = {
     "TrainConfig.augment_share": 1.0,
     "TrainConfig.random_crop": 0.0,
     "TrainConfig.random_resized_crop": 0.0,
+    "TrainConfig.cuda_graph": False,
     "TrainConfig.stem": "timm",
     "TrainConfig.focal_gamma": 2.0,
     "TrainConfig.class_weights": "none",

@@ -23,7 +23,7 @@ def test_a_mixed_picture_counts_with_the_share_of_the_label_that_was_predicted()
     labels, others = torch.tensor([0, 1, 0, 0]), torch.tensor([1, 1, 2, 0])
     plain = Batch(torch.zeros(4), labels, None, 1.0)
     assert _accuracy(logits, plain).item() == 0.5
-    mixed = Batch(torch.zeros(4), labels, others, 0.75)
+    mixed = Batch(torch.zeros(4), labels, others, 0.75, 0.25)
     assert _accuracy(logits, mixed).item() == pytest.approx((0.75 + 1 + 0.25 + 0) / 4)
 
 

@@ -17,7 +17,8 @@ long nullgpu_counts[NUM_COUNTERS];
 
 static int sticky_error;  // after an illegal access, every further call fails too
 static int last_error;
-static int capturing;
+static cudaStream_t capturing;  // the stream whose work is captured
+static int capture_is_invalid;
 static long fail_after = -1;  // launches, after which the device fails
 static int fail_code;
 static __thread int current_device;
@@ -155,6 +156,8 @@ const char *cudaGetErrorName(cudaError_t error) {
     case cudaErrorNoKernelImageForDevice: return "cudaErrorNoKernelImageForDevice";
     case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";
     case cudaErrorLaunchFailure: return "cudaErrorLaunchFailure";
+    case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorStreamCaptureInvalidated: return "cudaErrorStreamCaptureInvalidated";
     default: return "cudaErrorUnknown";
     }
 }
@@ -167,6 +170,8 @@ const char *cudaGetErrorString(cudaError_t error) {
     case cudaErrorNoKernelImageForDevice: return "no kernel image is available for execution on the device";
     case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
     case cudaErrorLaunchFailure: return "unspecified launch failure";
+    case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture";
     default: return "unknown error";
     }
 }
@@ -351,25 +356,35 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEve
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     FAIL_IF_BROKEN;
+    if (capturing && stream == capturing) {
+        capture_is_invalid = 1;
+        return answer(cudaErrorStreamCaptureUnsupported);
+    }
     nullgpu_counts[SYNCS]++;
     return cudaSuccess;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) { return cudaStreamSynchronize(NULL); }
 
-cudaError_t cudaDeviceSynchronize(void) { return cudaStreamSynchronize(NULL); }
+cudaError_t cudaDeviceSynchronize(void) { return cudaStreamSynchronize(capturing); }
 
 // -- graphs
 
+static enum cudaStreamCaptureStatus status_of(cudaStream_t stream) {
+    if (!capturing || stream != capturing)
+        return cudaStreamCaptureStatusNone;
+    return capture_is_invalid ? cudaStreamCaptureStatusInvalidated : cudaStreamCaptureStatusActive;
+}
+
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status) {
-    *status = capturing;
+    *status = status_of(stream);
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaStreamCaptureStatus *status, unsigned long long *id,
                                      cudaGraph_t *graph, const cudaGraphNode_t **nodes, const cudaGraphEdgeData **edges,
                                      size_t *num_nodes) {
-    *status = capturing;
+    *status = status_of(stream);
     if (id)
         *id = 1;
     if (graph)
@@ -382,14 +397,15 @@ cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaStreamCapture
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode) {
-    capturing = cudaStreamCaptureStatusActive;
+    capturing = stream;
+    capture_is_invalid = 0;
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
-    capturing = cudaStreamCaptureStatusNone;
-    *graph = (cudaGraph_t)0x77;
-    return cudaSuccess;
+    capturing = NULL;
+    *graph = capture_is_invalid ? NULL : (cudaGraph_t)0x77;
+    return capture_is_invalid ? answer(cudaErrorStreamCaptureInvalidated) : cudaSuccess;
 }
 
 cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *number) {
