@@ -62,6 +62,7 @@ def test_every_choice_comes_with_its_reason(cpu: Device) -> None:
         "optimizer": "adamw, fused",
         "augmentation": "by OpenCV on the CPU: a picture at a time is fastest there",
         "loader processes": "none: `augment` names nothing that runs on the host",
+        "steps": "operation by operation: CUDA graphs are for GPUs",
     }
     other = lines(cpu, model="rexnet_100", optimizer="nadam", precision="fp32", augment=["AutoAugment"])
     assert other["memory layout"].endswith("; ReXNet's channels zero-padded to multiples of 8, for the same units")
