@@ -33,6 +33,7 @@ from search.study.known import known_of
 from search.study.marks import own_trials
 from search.study.noise import noise_of, note_pictures
 from search.study.replay import replay, replay_with
+from search.study.standings import standings_of
 from search.study.study import HAS_REPEAT
 from search.study.trial import best_of, view_of
 from search.watch.findings import story
@@ -102,7 +103,8 @@ def test_the_repeat_runs_to_its_end_with_its_own_seed_and_is_no_candidate(bench:
     settings = coordinator.spec
     assert repeat.number not in [one.number for one in candidates(study, settings, rounds_for(settings.confirm, 30))]
     assert repeat.number not in coordinator.trials.rungs.standings.waiting
-    assert all(repeat.number != number for alive in coordinator.trials.rungs.standings._alive for _, number in alive)
+    for standings in (coordinator.trials.rungs.standings, standings_of(settings, study.get_trials())):
+        assert all(repeat.number != number for alive in standings._alive for _, number in alive)
     seen = Seen(coordinator.trials.rungs.ladder).candidates(study.get_trials(deepcopy=False), but=-1)
     assert repeat.number not in [one.number for one in seen]
     with pytest.raises(NothingToExport, match=f"trial {repeat.number} .* is trial 0 again with another seed"):
