@@ -24,7 +24,7 @@ ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket,cred_expire=5
+AuthInfo=socket={folder}/munge/socket,cred_expire=15
 CredType=cred/munge
 SlurmUser={user}
 SlurmctldPidFile={folder}/ctld.pid
@@ -110,6 +110,13 @@ class Cluster:
 
     def ask_quietly(self, *words: str) -> str:
         return subprocess.run(words, env=os.environ | {"SLURM_CONF": self.conf}, capture_output=True, text=True).stdout
+
+    def clear(self) -> None:
+        """Cancel all jobs: a play that is abandoned does not notice the end of its input."""
+        while jobs := self.jobs("R,PD,CG"):
+            self.ask_quietly("scancel", "--signal=KILL", *(f"{job}.0" for job in jobs))
+            self.ask_quietly("scancel", *jobs)
+            time.sleep(0.1)
 
     def close(self) -> None:
         for job in self.ask_quietly("squeue", "-h", "-o", "%i").split():

@@ -122,8 +122,8 @@ class PipedPool(ABC):
 
     def send(self, worker: int, message: ToWorker) -> None:
         """Write to the process's pipe; if the pipe is full, the rest is written while ``events`` waits."""
-        if worker in self._processes:
-            entry = self._processes[worker]
+        entry = self._processes.get(worker)
+        if entry is not None and not entry.killed:
             waits = bool(entry.unsent)
             entry.unsent += to_json(message)
             if not waits:

@@ -124,11 +124,10 @@ class SlurmPool(PipedPool):
 
     def end(self, entry: Process) -> None:
         """Cancel the worker's step, or its request while it waits in the queue. Does not wait for Slurm."""
-        if entry.step is None:
-            entry.process.terminate()
-        else:
+        if entry.step is not None:
             words = ["scancel", "--signal=KILL", entry.step]
             self._cancels.append(subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True))
+        entry.process.terminate()  # a step that scancel does not reach ends after Slurm's KillWait
 
     def close(self, patience_seconds: float = 5) -> list[int]:
         """As every pool; requests that wait in the queue are cancelled at once."""

@@ -35,6 +35,8 @@ def pool(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
             made = slurm_pool(tmp_path, monkeypatch, request.getfixturevalue("slurm"))
     yield made
     made.close(patience_seconds=0)
+    if isinstance(made, SlurmPool):
+        request.getfixturevalue("slurm").clear()
 
 
 class TestPool:

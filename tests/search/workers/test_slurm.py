@@ -25,20 +25,28 @@ from search.workers.pool import Exit
 from studies import cluster as of_study
 
 
+def wait_for(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_a_worker_in_the_queue_says_nothing_and_leaves_the_queue_when_it_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slurm: Cluster
 ) -> None:
     pool = slurm_pool(tmp_path, monkeypatch, slurm, ["--exclusive", "--nodelist=n1"])
     begin(pool, 0)
     pool.start(1)
+    wait_for(lambda: len(slurm.jobs("PD")) == 1)
     assert [event for _ in range(5) for event in pool.events(0.1)] == []
-    assert len(slurm.jobs("PD")) == 1
     pool.kill(1)
     assert until(pool, has(Exit)) == [(1, Exit(-signal.SIGKILL, pool.log_tail(1)))]
-    assert slurm.jobs("PD") == []
+    wait_for(lambda: not slurm.jobs("PD"))
     pool.start(1)
+    wait_for(lambda: len(slurm.jobs("PD")) == 1)
     pool.close(patience_seconds=5)
-    assert slurm.jobs("PD,R") == [], "neither the waiting one nor the running one"
+    wait_for(lambda: not slurm.jobs())  # neither the waiting one nor the running one
 
 
 @pytest.mark.parametrize("began", [True, False], ids=["running", "waiting"])
@@ -101,10 +109,7 @@ while True:
         while len(slurm.jobs()) < 2:
             time.sleep(0.1)
         process.kill()
-    deadline = time.monotonic() + 20
-    while slurm.jobs():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: not slurm.jobs())
 
 
 def test_workers_in_an_allocation_share_its_nodes_each_with_its_own_gpu_cores_and_no_secret(
@@ -188,7 +193,13 @@ def sbatch_file() -> str:
     return text.replace("--gpus=16 --cpus-per-gpu=8 --mem-per-gpu=32G", "--gpus=1 --cpus-per-gpu=1 --mem-per-gpu=100")
 
 
-@pytest.mark.parametrize("signalled", [True, False], ids=["the time is up", "search stop"])
+@pytest.mark.parametrize(
+    "signalled",
+    [
+        pytest.param(True, id="the time is up", marks=pytest.mark.slow),  # Slurm waits 15 s before it begins again
+        pytest.param(False, id="search stop"),
+    ],
+)
 def test_the_sbatch_file_of_the_documents_requeues_itself_only_when_its_time_is_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slurm: Cluster, signalled: bool
 ) -> None:
