@@ -8,8 +8,9 @@ from typing import Literal, Self, TypeAlias, assert_never, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from trainer.config import Distill, ModelSize, Optimizer, View
+from trainer.config import DataConfig, Distill, ModelSize, Optimizer
 from trainer.values import FrozenModel, describe_problem
+from trainer.views import OF_COLOUR, View
 
 
 class Finetune(FrozenModel):
@@ -72,9 +73,11 @@ class Final(FrozenModel):
     of [data] folds, and their predictions for the pictures that each was not trained on, as a CSV."""
     limit_each: bool = False
     """true: the limit applies to each model of an ensemble alone."""
-    tta: tuple[View, ...] = ()
+    tta: tuple[str, ...] = ()
     """Views of a picture whose probabilities are averaged with those of the picture itself: flip (left-right), vflip
-    (top-bottom). Each view costs the model's multiply-adds once more, and the limit counts them."""
+    (top-bottom), rotate=10 (degrees, counter-clockwise), shift=4,-4 (whole pixels, to the right and down), gray, and
+    fancy_pca (a colour shift along the axes of the training pictures' colours, drawn once from the study's seed). Each
+    view costs the model's multiply-adds once more, and the limit counts them."""
     formats: tuple[FormatName, ...] = ("onnx", "pt2")
     """Formats beside config.json and model.safetensors: model.onnx, and model.pt2 (torch.export)."""
     gallery: bool = False
@@ -102,6 +105,11 @@ class Final(FrozenModel):
                 f'{value!r} is not a number of models; write 1 or more, {{ of = 10, keep = 6 }} or "folds"'
             )
         return value
+
+    @field_validator("tta")
+    @classmethod
+    def _are_views(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(View.parse(name).name for name in names)
 
     @field_validator("tta", "formats")
     @classmethod
@@ -154,6 +162,16 @@ class Final(FrozenModel):
                 return True
             case _:
                 assert_never(self.fit_on)
+
+
+def view_problem(final: Final, data: DataConfig) -> str | None:
+    """Why the views are impossible for these pictures; None if they are not."""
+    for view in map(View.parse, final.tta):
+        if view.kind in OF_COLOUR and data.channels == 1:
+            return f"{view.name} changes colours, and data.channels = 1 has none; leave it out"
+        if view.kind == "shift" and max(map(abs, view.numbers)) >= data.image_size:
+            return f"{view.name} moves the whole picture away: data.image_size = {data.image_size}; shift it by less"
+    return None
 
 
 def exported_size(members: Sequence[ModelSize], final: Final) -> tuple[ModelSize, ModelSize]:

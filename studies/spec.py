@@ -26,7 +26,7 @@ from studies.axes import (
     values_of,
 )
 from studies.cluster import Cluster
-from studies.final import Final, Selection
+from studies.final import Final, Selection, view_problem
 from studies.notify import Notify, Track
 from studies.objective import Objective
 from trainer.config import SIZE_SETTINGS, DataConfig, ModelSize, TrainConfig
@@ -262,6 +262,8 @@ class StudySpec(FrozenModel):
     @classmethod
     def _final_can_be_trained(cls, final: Final, info: ValidationInfo) -> Final:
         train: TrainConfig | None = info.data.get("train")
+        if "data" in info.data and (problem := view_problem(final, info.data["data"])) is not None:
+            raise _problems([(("tta",), problem)])
         if train is None:
             return final
         if final.ensemble == "folds" and "data" in info.data and not info.data["data"].folds:

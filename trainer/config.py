@@ -25,7 +25,6 @@ __all__ = [
     "Shape",
     "SizeSetting",
     "TrainConfig",
-    "View",
 ]
 
 RECIPE_VERSION = 2
@@ -34,7 +33,6 @@ tests' golden losses show when."""
 
 
 Optimizer: TypeAlias = Literal["adam", "adamw", "nadam", "sgd", "rmsprop"]
-View: TypeAlias = Literal["flip", "vflip"]
 
 SizeSetting: TypeAlias = Literal["width_mult", "depth_mult", "initial_chs", "final_chs", "growth"]
 SIZE_SETTINGS: tuple[SizeSetting, ...] = get_args(SizeSetting)

@@ -14,12 +14,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainer.augment import normalise
-from trainer.config import View
 from trainer.data import Dataset
 from trainer.device import Device
+from trainer.views import NO_VIEWS, View, Views
 
 EVALUATION_BATCH = 256
 """Pictures per forward pass: fixed, so that a result does not depend on the training batch."""
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a gray picture (ITU-R BT.601), as Pillow and OpenCV have them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,15 +38,62 @@ class Metrics:
     have 100 million numbers."""
 
 
-def view_of(pictures: torch.Tensor, name: View) -> torch.Tensor:
-    """A view of pictures [n, channels, height, width], for averaging with the pictures themselves."""
-    match name:
+def view_of(pictures: torch.Tensor, view: View, views: Views) -> torch.Tensor:
+    """A view of normalised pictures [n, channels, size, size], for averaging with the pictures themselves.
+
+    Made of operations that every format of an export has. Uncovered parts are black, as in the augmentation.
+    """
+    match view.kind:
         case "flip":
             return pictures.flip(3)
         case "vflip":
             return pictures.flip(2)
+        case "rotate":
+            (degrees,) = view.numbers
+            return _uncovering_black(pictures, views, lambda dark: rotated(dark, degrees))
+        case "shift":
+            right, down = (int(number) for number in view.numbers)
+            return _uncovering_black(pictures, views, lambda dark: shifted(dark, right, down))
+        case "gray":
+            mean, std = _channels(views.mean), _channels(views.std)
+            return ((pictures * std + mean) * _channels(LUMA)).sum(1, keepdim=True).sub(mean).div(std)
+        case "fancy_pca":
+            mean, std = _channels(views.mean), _channels(views.std)
+            moved = pictures + _channels(views.colour_shift) / std
+            return torch.minimum(torch.maximum(moved, -mean / std), (1 - mean) / std)
         case _:
-            assert_never(name)
+            assert_never(view.kind)
+
+
+def rotated(images: torch.Tensor, degrees: float) -> torch.Tensor:
+    """Images [n, c, h, w] turned counter-clockwise about their centre, bilinear; uncovered parts are 0."""
+    height, width = images.shape[2:]
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    x = (torch.arange(width) - (width - 1) / 2).view(1, width)
+    y = (torch.arange(height) - (height - 1) / 2).view(height, 1)
+    grid = torch.stack([(cos * x - sin * y) * (2 / width), (sin * x + cos * y) * (2 / height)], dim=2)
+    grid = grid.expand(len(images), height, width, 2)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def shifted(images: torch.Tensor, right: int, down: int) -> torch.Tensor:
+    """Images [n, c, h, w] moved by whole pixels, negative to the left and up; uncovered parts are 0."""
+    height, width = images.shape[2:]
+    kept = images[:, :, max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)]
+    return F.pad(kept, (max(0, right), max(0, -right), max(0, down), max(0, -down)))
+
+
+def _uncovering_black(
+    pictures: torch.Tensor, views: Views, move: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Normalised pictures that ``move`` moves; it fills with 0, which is not black after normalisation."""
+    black = _channels(views.mean) / _channels(views.std)
+    return move(pictures + black) - black
+
+
+def _channels(values: Sequence[float]) -> torch.Tensor:
+    """[1, channels, 1, 1]"""
+    return torch.tensor(values).view(1, -1, 1, 1)
 
 
 class Ensemble(nn.Module):
@@ -57,14 +107,14 @@ class Ensemble(nn.Module):
         views: views of a picture, in addition to the picture itself.
     """
 
-    def __init__(self, members: Sequence[nn.Module], views: Sequence[View] = ()) -> None:
+    def __init__(self, members: Sequence[nn.Module], views: Views = NO_VIEWS) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-        self.views = tuple(views)
+        self.views = views
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """[n, channels, size, size] -> [n, classes]."""
-        seen = [pictures, *(view_of(pictures, name) for name in self.views)]
+        seen = [pictures, *(view_of(pictures, View.parse(name), self.views) for name in self.views.names)]
         votes = [F.log_softmax(member(view), dim=1) for member in self.members for view in seen]
         return torch.logsumexp(torch.stack(votes), dim=0) - math.log(len(votes))
 

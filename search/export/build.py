@@ -12,33 +12,33 @@ import torch
 from torch import nn
 
 from search.export.formats.table import format_of
-from studies import StudySpec
 from studies.final import FormatName
-from trainer.config import TrainConfig
+from trainer.config import Shape, TrainConfig
 from trainer.evaluate import Ensemble
 from trainer.models import build_model
+from trainer.views import Views
 
 
 def build_models(
-    configs: Sequence[TrainConfig], weights: Sequence[dict[str, torch.Tensor]], spec: StudySpec, num_classes: int
+    configs: Sequence[TrainConfig], weights: Sequence[dict[str, torch.Tensor]], views: Views, shape: Shape
 ) -> tuple[nn.Module, nn.Module]:
     """The exported model, and the model in model.safetensors. They differ only if a single model has views.
 
     Args:
         configs: configuration of each member.
         weights: state dict of each member.
-        spec: the study; ``final.tta`` names its views.
-        num_classes: number of outputs.
+        views: the views that are averaged with a picture.
+        shape: the pictures, and the number of classes.
     """
     members = []
     for config, state in zip(configs, weights, strict=True):
-        member = build_model(config, spec.data.shape_for(num_classes)).eval()
+        member = build_model(config, shape).eval()
         member.load_state_dict(state)
         members.append(member)
-    whole = Ensemble(members, spec.final.tta).eval()
+    whole = Ensemble(members, views).eval()
     if len(members) > 1:
         return whole, whole
-    return (whole if spec.final.tta else members[0]), members[0]
+    return (whole if views.names else members[0]), members[0]
 
 
 def write_graphs(

@@ -20,6 +20,7 @@ from trainer.config import TrainConfig
 from trainer.errors import printable
 from trainer.results import gflops, macs_in_words
 from trainer.values import Json
+from trainer.views import View
 
 PAIRS = 8
 """Number of confused pairs that the card lists; metrics.json has more."""
@@ -73,7 +74,10 @@ def _facts(record: ExportRecord) -> dict[str, str]:
     }
     rows |= score_rows(evaluation.scores) | {"loss": f"{evaluation.loss:.4f}: the mean cross-entropy"}
     if model.views:
-        rows["views averaged"] = f"the picture and {', '.join(model.views)}"
+        rows["views averaged"] = f"the picture and {', '.join(View.parse(name).words for name in model.views)}"
+    if model.fancy_pca is not None:
+        levels = ", ".join(f"{255 * part:+.2f}" for part in model.fancy_pca.shift)
+        rows["colour shift of fancy_pca"] = f"{levels} of 255 levels (red, green, blue), the same for each picture"
     if evaluation.member_accuracies:
         alone = ", ".join(f"{value:.2%}" for value in evaluation.member_accuracies)
         rows["each member alone"] = f"{alone} on the same pictures"

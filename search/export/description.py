@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def describe(
             "views": list(final.tta),
             "num_params": whole.params,
             "macs": whole.macs,
+            **_colour_shift(retraining),
         },
         "limit": identity(spec.limit) | {"each": final.limit_each},
         "formats": list(final.formats),
@@ -100,6 +102,15 @@ def describe(
     # The journal's hash is not part of the identity: a launch adds lines even if the budget is spent.
     beside = {"identity": identity_of(known_by), "event_log": digest(retraining.runs.journal(spec.name))}
     return Description.model_validate(described | beside)
+
+
+def _colour_shift(retraining: Retraining) -> dict[str, object]:
+    """The colour shift of the view fancy_pca; empty without it, so that other exports keep their identities."""
+    if "fancy_pca" not in retraining.spec.final.tta:
+        return {}
+    from trainer.fancy_pca import draw_fancy_pca
+
+    return {"fancy_pca": asdict(draw_fancy_pca(retraining.data, retraining.spec.seed))}
 
 
 def _pictures(retraining: Retraining) -> dict[str, object]:

@@ -63,6 +63,7 @@ from studies import StudySpec
 from trainer.data import Dataset
 from trainer.errors import DiskError
 from trainer.sums import sha256, write_sums
+from trainer.views import Views
 
 if TYPE_CHECKING:
     from torch import nn
@@ -198,10 +199,11 @@ def _export(place: Place, described: Description, retraining: Retraining, stages
     from search.export.out_of_fold import write_out_of_fold  # imports torch
     from search.export.selection import select_members
 
-    partial = place.begin()
-    selection = select_members(retraining, stages[-1])
+    partial, views = place.begin(), described.model.views_of(data.mean, data.std)
+    selection = select_members(retraining, stages[-1], views)
     kept = range(len(stages[0])) if selection is None else [number - 1 for number in selection.members]
-    whole, plain = _write_models(partial, retraining, [[stage[number] for number in kept] for stage in stages])
+    exported = [[stage[number] for number in kept] for stage in stages]
+    whole, plain = _write_models(partial, retraining, views, exported)
     retraining.raise_if_stopped()
     logger.debug("written to %s", partial)
     results = evaluate_once(partial, whole, plain, retraining, described, outcomes)
@@ -245,8 +247,8 @@ def _show_mistakes(folder: Path, record: ExportRecord, whole: nn.Module, retrain
         file.unlink()
 
 
-def _write_models(folder: Path, retraining: Retraining, stages: Stages) -> tuple[nn.Module, nn.Module]:
-    """Write the model files. Returns the two models of ``build_models``."""
+def _write_models(folder: Path, retraining: Retraining, views: Views, stages: Stages) -> tuple[nn.Module, nn.Module]:
+    """Write the model files. Returns the exported model, and the net in model.safetensors."""
     from search.export.build import build_models, write_graphs
     from trainer.checkpoint import load_checkpoint
 
@@ -257,7 +259,7 @@ def _write_models(folder: Path, retraining: Retraining, stages: Stages) -> tuple
         assert trained is not None
         states.append(trained.weights)
     configs = [training.config for training in stages[0] for _ in training.files]
-    whole, plain = build_models(configs, states, spec, len(data.class_names))
+    whole, plain = build_models(configs, states, views, data.shape)
     weights.write_weights(folder, plain, configs, spec, data)
     shape, about = data.shape.of_image, weights.about(spec, data)
     with show_progress(retraining.console, retraining.raise_if_stopped) as progress:

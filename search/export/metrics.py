@@ -50,6 +50,7 @@ from trainer.near import find_near_duplicates
 from trainer.results import gflops
 from trainer.sums import sha256
 from trainer.values import Json
+from trainer.views import Views
 
 if TYPE_CHECKING:
     import torch
@@ -104,7 +105,7 @@ def evaluate_once(
 
     openings = 0
     if split == "test":
-        who = final_model(folder / weights.FILE, spec.final.tta)
+        who = final_model(folder / weights.FILE, described.model.views_of(data.mean, data.std))
         openings = retraining.with_database(lambda: open_test_split(retraining.study, who, trial=described.trial))
     with show_progress(retraining.console, retraining.raise_if_stopped) as progress:
         result, logits = evaluate(whole, split)
@@ -297,6 +298,6 @@ def report_of(record: ExportRecord, mistakes: bytes | None) -> ExportSection:
     )
 
 
-def final_model(weights: Path, views: Sequence[str]) -> str:
+def final_model(weights: Path, views: Views) -> str:
     """Identity of a final model: the hash of its weights and of the views that it averages."""
-    return hashlib.sha256(json.dumps([sha256(weights), *views]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([sha256(weights), *views.names, *views.colour_shift]).encode()).hexdigest()

@@ -45,7 +45,7 @@ def write_out_of_fold(file: Path, whole: nn.Module, retraining: Retraining) -> R
         for number in range(folds):
             progress("predicting out of fold, in folds", number, folds)
             part = data.fold(number, folds, spec.data.split_seed)
-            found = predict_logits(Ensemble(members[number::folds], spec.final.tta), part, "val", cpu)
+            found = predict_logits(Ensemble(members[number::folds], whole.views), part, "val", cpu)
             held_out = part.splits["val"]
             for index, answer in zip(held_out, found.exp().numpy(), strict=True):
                 named = names[data.labels[index]], names[answer.argmax()]

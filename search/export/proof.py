@@ -258,11 +258,14 @@ def _built_by_this_program(folder: Path, card: dict[str, Any], data: Dataset) ->
     from trainer.config import TrainConfig
     from trainer.evaluate import Ensemble
     from trainer.models import build_model
+    from trainer.views import Views
 
     members = card["model"]["members"]
     configs = [one["config"] for one in card.get("members", ())] or [card["config"]] * members
     models = [build_model(TrainConfig.model_validate(config), data.shape) for config in configs]
-    model = (models[0] if members == 1 else Ensemble(models, card["model"]["views"])).eval()
+    shift = (card["model"].get("fancy_pca") or {"shift": ()})["shift"]
+    views = Views(tuple(card["model"]["views"]), data.mean, data.std, tuple(shift))
+    model = (models[0] if members == 1 else Ensemble(models, views)).eval()
     safetensors.torch.load_model(model, str(folder / weights.FILE))
 
     def forward(pictures: Pictures) -> Pictures:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from studies.objective import Objective, words_of
 from trainer.values import Json
+from trainer.views import Views
 
 
 class Recorded(BaseModel):
@@ -18,6 +19,16 @@ class Recorded(BaseModel):
     def to_json(self) -> dict[str, Json]:
         """The values as metrics.json has them."""
         return self.model_dump(mode="json")
+
+
+class RecordedFancyPca(Recorded):
+    """The colour shift of the view fancy_pca, see ``trainer.fancy_pca``. Channels are 0 to 1."""
+
+    axes: tuple[tuple[float, ...], ...]
+    variances: tuple[float, ...]
+    draws: tuple[float, ...]
+    shift: tuple[float, ...]
+    """What is added to each channel."""
 
 
 class RecordedModel(Recorded):
@@ -36,6 +47,13 @@ class RecordedModel(Recorded):
     """Parameters of all members together."""
     macs: int
     """Multiply-adds for one picture, of all members and views together."""
+    fancy_pca: RecordedFancyPca | None = Field(None, exclude_if=lambda found: found is None)
+    """The colour shift; None without the view fancy_pca."""
+
+    def views_of(self, mean: Sequence[float], std: Sequence[float]) -> Views:
+        """The views, for pictures that are normalised with this mean and standard deviation."""
+        shift = () if self.fancy_pca is None else self.fancy_pca.shift
+        return Views(self.views, tuple(mean), tuple(std), shift)
 
 
 class RecordedLimit(Recorded):

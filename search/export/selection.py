@@ -21,6 +21,7 @@ from trainer.checkpoint import load_checkpoint
 from trainer.device import Device
 from trainer.evaluate import Metrics, measure, predict_logits
 from trainer.scores import ClassCounts
+from trainer.views import Views
 
 
 def select(
@@ -68,7 +69,7 @@ def value_of(metrics: Metrics, objective: Objective, num_classes: int) -> float:
             assert_never(objective)
 
 
-def select_members(retraining: Retraining, trained: Sequence[Training]) -> RecordedSelection | None:
+def select_members(retraining: Retraining, trained: Sequence[Training], views: Views) -> RecordedSelection | None:
     """Choose among the trained members on the validation split, if [final] keeps fewer than it trains; else None."""
     spec, data = retraining.spec, retraining.data
     if not isinstance(spec.final.ensemble, Selection):
@@ -80,7 +81,7 @@ def select_members(retraining: Retraining, trained: Sequence[Training]) -> Recor
             progress("choosing members", done, total)
             saved = load_checkpoint(training.checkpoint)
             assert saved is not None
-            member, _ = build_models([training.config], [saved.weights], spec, len(data.class_names))
+            member, _ = build_models([training.config], [saved.weights], views, data.shape)
             votes.append(torch.log_softmax(predict_logits(member, data, "val", cpu), dim=1))
         progress("choosing members", total, total)
     return select(votes, data.labels[data.splits["val"]], spec.num_members, spec.search.objective)

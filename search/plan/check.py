@@ -116,6 +116,7 @@ def check_study(
         next=None if width is None else width.next,
         left_out=prepared.left_out,
         exported=exported_size([largest] * spec.num_members, spec.final)[1],
+        views=spec.final.tta,
         fixed=_fixed(spec, space),
         known=tuple(known_recipes(spec, prepared.left_out)),
         transferred=tuple(within(spec, space, recipes_for(spec, pictured_of(data), url), fitter) if url else ()),

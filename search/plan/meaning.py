@@ -25,6 +25,7 @@ from trainer.errors import as_lines, printable
 from trainer.near import NearDuplicate
 from trainer.results import macs_in_words
 from trainer.values import Json
+from trainer.views import View
 
 CLASSES_SHOWN = 12
 """With more classes than this, the table shows only the smallest, the median and the largest one."""
@@ -139,6 +140,8 @@ class Meaning:
     """Model or known recipe ("known.0") that does not fit the limit -> reason."""
     exported: ModelSize
     """Size of the largest candidate's export as the limit counts it, with all members and views."""
+    views: tuple[str, ...]
+    """The views that an export averages with a picture, by name."""
     fixed: Mapping[str, Json]
     """Settings of [train] that are neither sampled nor their default."""
     known: tuple[Mapping[str, Value], ...]
@@ -282,10 +285,17 @@ def _estimate_table(meaning: Meaning) -> Table:
             "search": f"at most about {duration(estimate.seconds_at_most)} with {workers}{shorter}",
             "budget": _bought(meaning),
             "export": estimate.after.words,
+            **({"views": _views(meaning.views)} if meaning.views else {}),
             "disk": f"{megabytes(estimate.cache_bytes)} cache, {megabytes(estimate.checkpoint_bytes)} checkpoints; "
             f"{megabytes(estimate.free_bytes)} free",
         }
     )
+
+
+def _views(names: tuple[str, ...]) -> str:
+    """The views of an export, and their cost."""
+    words = ", ".join(View.parse(name).words for name in names)
+    return f"{words}, averaged with the picture; {1 + len(names)} times the multiply-adds"
 
 
 def _bought(meaning: Meaning) -> str:

@@ -324,6 +324,22 @@ def test_a_plain_name_is_taken(name: str) -> None:
             "final: ensemble = { of, keep } chooses members on the",
         ),
         ({"final": {"tta": ["flip", "flip"]}}, "final.tta: ['flip', 'flip'] names one twice; name each once"),
+        ({"final": {"tta": ["rotate=10", "rotate=10.0"]}}, "final.tta: ['rotate=10', 'rotate=10'] names one twice"),
+        ({"final": {"tta": ["hflip"]}}, "final.tta: 'hflip' is no view; did you mean vflip?"),
+        ({"final": {"tta": ["flip=1"]}}, "final.tta: 'flip=1' is no view; only rotate and shift take numbers"),
+        ({"final": {"tta": ["rotate"]}}, "final.tta: 'rotate' is no rotation; write degrees from -180 to 180 and not"),
+        ({"final": {"tta": ["rotate=nan"]}}, "final.tta: 'rotate=nan' is no rotation; write degrees"),
+        ({"final": {"tta": ["rotate=200"]}}, "final.tta: 'rotate=200' is no rotation; write degrees"),
+        ({"final": {"tta": ["shift=4"]}}, "final.tta: 'shift=4' is no shift; write whole pixels to the right and down"),
+        ({"final": {"tta": ["shift=0.5,1"]}}, "final.tta: 'shift=0.5,1' is no shift; write whole pixels"),
+        (
+            {"data": {"image_size": 8}, "final": {"tta": ["shift=0,-8"]}},
+            "final.tta: shift=0,-8 moves the whole picture away: data.image_size = 8; shift it by less",
+        ),
+        (
+            {"data": {"channels": 1}, "final": {"tta": ["fancy_pca"]}},
+            "final.tta: fancy_pca changes colours, and data.channels = 1 has none; leave it out",
+        ),
         ({"final": {"formats": ["tflite"]}}, "final.formats.0 = 'tflite': input should be 'onnx' or 'pt2'"),
         ({"final": {"finetune": {"epoch": 4}}}, "final.finetune.epoch: unknown key; did you mean epochs?"),
         ({"final": {"distill": {"weight": 2, "teacher": "x"}}}, "final.distill.weight = 2: input should be less than"),
@@ -450,7 +466,7 @@ def test_finetuning_keeps_the_net_and_ends_schedule_and_augmentation() -> None:
 
 def test_each_word_of_what_a_final_model_is_fitted_on_has_code() -> None:
     words = choices_of(Final)
-    assert words.keys() == {"fit_on", "ensemble", "tta", "formats"}
+    assert words.keys() == {"fit_on", "ensemble", "formats"}
     assert [*words["ensemble"]] == ["folds"]
     assert {word: with_word(Final, "fit_on", word).fits_on_validation for word in words["fit_on"]} == {
         "train": False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from choices import UNKNOWN, choices_of, with_word
 from PIL import Image
 from torch import nn
 
-from trainer.config import DataConfig, TrainConfig, View
+from trainer.config import DataConfig, TrainConfig
 from trainer.data import prepare_data
 from trainer.device import open_device
 from trainer.errors import ConfigError, DataError
@@ -23,6 +23,7 @@ from trainer.models import is_stock
 from trainer.optim import build_optimizer, learning_rate
 from trainer.order import order_of_epoch
 from trainer.pictures import crop_mode_of, mode_of, read_picture
+from trainer.views import PLAIN_VIEWS, View, Views
 
 # Training
 
@@ -152,7 +153,10 @@ def test_each_way_to_become_square_has_timms_name_and_each_number_of_channels_pi
 
 def test_each_view_of_an_image_is_another_one() -> None:
     image = torch.arange(12.0).view(1, 1, 3, 4)
-    seen = {tuple(view_of(image, name).flatten().tolist()) for name in get_args(View)}
-    assert len(seen | {tuple(image.flatten().tolist())}) == len(get_args(View)) + 1
+    image = image.expand(1, 3, 3, 4) * torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1)
+    names = (*PLAIN_VIEWS, "rotate=10", "shift=1,-1")
+    views = Views(names, (0.5,) * 3, (0.2,) * 3, (0.1, 0.0, 0.0))
+    seen = {tuple(view_of(image, View.parse(name), views).flatten().tolist()) for name in names}
+    assert len(seen | {tuple(image.flatten().tolist())}) == len(names) + 1
     with pytest.raises(AssertionError, match=UNKNOWN):
-        view_of(image, UNKNOWN)
+        view_of(image, View(UNKNOWN), views)

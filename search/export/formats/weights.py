@@ -82,7 +82,7 @@ def write_weights(
     safetensors.torch.save_model(model, str(folder / FILE))
     described = {"architecture": config.model, "num_classes": len(names), "model_args": args} | read_by
     if isinstance(model, Ensemble):
-        described |= {"members": len(model.members), "views": list(model.views)}
+        described |= {"members": len(model.members), "views": list(model.views.names)}
         members = [(one.model, own) for one, own in zip(configs, [args, *others], strict=True)]
         if any(one != members[0] for one in members):
             described["member_models"] = [{"architecture": name, "model_args": own} for name, own in members]

@@ -61,6 +61,7 @@ from studies import Confirm, Faults, Limit, StudySpec
 from trainer.config import EpochResult, TrainConfig
 from trainer.data import Dataset, prepare_data
 from trainer.errors import DiskError, LimitError
+from trainer.views import NO_VIEWS, Views
 
 
 def test_each_final_model_is_an_opening_and_a_resumed_export_is_the_same_one(tmp_path: Path) -> None:
@@ -68,8 +69,10 @@ def test_each_final_model_is_an_opening_and_a_resumed_export_is_the_same_one(tmp
     weights, others = tmp_path / "model.safetensors", tmp_path / "others.safetensors"
     weights.write_bytes(b"weights")
     others.write_bytes(b"other weights")
-    models = [(weights, ()), (weights, ()), (weights, ("flip",)), (weights, ("flip",)), (others, ("flip",))]
+    plain, flip, blue = NO_VIEWS, Views(("flip",)), [Views(("fancy_pca",), colour_shift=(0, 0, z)) for z in (0.1, 0.2)]
+    models = [(weights, plain), (weights, plain), (weights, flip), (weights, flip), (others, flip)]
     assert [open_test_split(study, final_model(*model)) for model in models] == [1, 1, 2, 2, 3]
+    assert [open_test_split(study, final_model(weights, views)) for views in blue] == [4, 5]
 
 
 @pytest.mark.parametrize(

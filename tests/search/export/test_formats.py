@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import shutil
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -36,19 +37,26 @@ from trainer.data import Dataset
 from trainer.evaluate import Ensemble
 from trainer.models import build_model
 from trainer.sums import write_sums
+from trainer.views import NO_VIEWS, Views
 
 
 def tiny() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
 
 
+VIEWS = Views(
+    ("flip", "vflip", "rotate=10", "rotate=-90", "shift=3,-2", "gray", "fancy_pca"),
+    (0.5, 0.45, 0.4),
+    (0.25, 0.2, 0.3),
+    (0.03, -0.02, 0.01),
+)
 ABOUT = {"class_names": json.dumps(["\ud55c\uad6d", "\udcff"]), "size": "8"}
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ensemble, Path]:
     torch.manual_seed(0)
-    whole = Ensemble([tiny(), tiny()], ("flip",)).eval()
+    whole = Ensemble([tiny(), tiny()], VIEWS).eval()
     folder = tmp_path_factory.mktemp("formats")
     write_graphs(folder, whole, (3, 8, 8), ("onnx", "pt2"), ABOUT)
     return whole, folder
@@ -148,12 +156,13 @@ def test_an_ensembles_weights_are_proven_too_although_no_stock_library_has_its_n
 ) -> None:
     values: dict[str, Any] = {"name": "two", "space": {"lr": [0.1]}, "final": {"ensemble": 2}}
     spec = StudySpec.model_validate(values | {"train": {"model": "resnet10t", "width_mult": 0.1}})
+    views = replace(VIEWS, mean=digits.mean, std=digits.std)
     whole, plain = build_models(
-        [spec.train] * 2, [build_model(spec.train, Shape(10, 16)).state_dict() for _ in range(2)], spec, 10
+        [spec.train] * 2, [build_model(spec.train, Shape(10, 16)).state_dict() for _ in range(2)], views, Shape(10, 16)
     )
     write_weights(tmp_path, plain, [spec.train] * (2 if spec.final.ensemble == 2 else 1), spec, digits)
     shutil.copy(exported[1] / "model.pt2", tmp_path)
-    model = {"stock_timm": False, "members": 2, "views": []}
+    model = {"stock_timm": False, "members": 2, "views": list(VIEWS.names), "fancy_pca": {"shift": VIEWS.colour_shift}}
     card = {"model": model, "config": spec.train.model_dump(mode="json"), "formats": ["pt2"]}
     _, _, forwards = _open_formats(tmp_path, card, digits)
     assert [file for file, _ in forwards.values()] == ["model.pt2", "model.safetensors"]
@@ -165,7 +174,8 @@ def test_an_ensembles_weights_are_proven_too_although_no_stock_library_has_its_n
 def test_a_net_with_the_stem_for_cifar_is_exported_as_what_it_is(digits: Dataset, tmp_path: Path) -> None:
     train = {"model": "resnet10t", "width_mult": 0.1, "stem": "cifar"}
     spec = StudySpec.model_validate({"name": "stem", "space": {"lr": [0.1]}, "train": train})
-    whole, plain = build_models([spec.train], [build_model(spec.train, Shape(10, 16)).state_dict()], spec, 10)
+    state = build_model(spec.train, digits.shape).state_dict()
+    whole, plain = build_models([spec.train], [state], NO_VIEWS, digits.shape)
     write_weights(tmp_path, plain, [spec.train] * (2 if spec.final.ensemble == 2 else 1), spec, digits)
     write_graphs(tmp_path, whole, (3, 16, 16), FORMAT_NAMES, {})
     described = json.loads((tmp_path / "config.json").read_text())

@@ -10,6 +10,7 @@ import re
 import socket
 import sys
 from contextlib import redirect_stderr
+from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +40,8 @@ from search.watch.status import as_json, read_snapshot
 from studies import StudySpec
 from studies.final import Final
 from trainer.config import Shape
+from trainer.data import prepare_data
+from trainer.fancy_pca import draw_fancy_pca
 
 STUDIES: dict[str, dict[str, Any]] = {
     "resnet": {},
@@ -46,7 +49,7 @@ STUDIES: dict[str, dict[str, Any]] = {
     "efficientnet": {"train": {"model": "efficientnet_b0", "width_mult": 0.3}, "lr": 0.005},
     "cifar_stem": {"train": {"stem": "cifar"}},
     "squashed": {"data": {"resize": "squash", "crop_pct": 0.8, "interpolation": "bilinear"}},
-    "views": {"final": {"tta": ["flip"], "license": "cc-by-4.0"}},
+    "views": {"final": {"tta": ["flip", "rotate=10", "shift=2,-1", "gray", "fancy_pca"], "license": "cc-by-4.0"}},
     "ensemble": {"final": {"ensemble": 2, "tta": ["flip"]}, "train": {"epochs": 3}},
     "selected": {"final": {"ensemble": {"of": 3, "keep": 2}}, "train": {"epochs": 3}},
     "gray": {"data": {"channels": 1}},
@@ -92,6 +95,22 @@ def test_an_export_is_what_it_says_and_says_nothing_of_its_makers_machine(name: 
     export = request.getfixturevalue("views") if name == "views" else hand_over(tmp_path, **STUDIES[name])
     accuracies = judged(export)
     assert ("timm" in accuracies) == (export.record.model.members == 1 and name not in WITHOUT_TIMM)
+
+
+def test_the_card_and_the_metrics_of_an_export_name_its_views_and_the_colour_shift(views: Export) -> None:
+    folder, model = views.path.parents[2], views.record.model
+    fancy = model.fancy_pca
+    assert fancy is not None
+    spec = StudySpec.model_validate({"name": "s", "space": {"lr": [1]}, "train": {"model": "resnet10t"}})
+    data = spec.data.model_copy(update={"path": str(folder / "pictures"), "image_size": 24})
+    drawn = draw_fancy_pca(prepare_data(data, folder / "runs" / "cache"), 0)
+    assert fancy.model_dump() == asdict(drawn)
+    assert model.macs % 6 == 0
+    words = (views.path / "README.md").read_text()
+    named = "flip, rotate=10 (degrees, counter-clockwise), shift=2,-1 (pixels, to the right and down), gray, fancy_pca"
+    assert f"| views averaged | the picture and {named} |" in words
+    levels = ", ".join(f"{255 * part:+.2f}" for part in drawn.shift)
+    assert f"| colour shift of fancy_pca | {levels} of 255 levels (red, green, blue)" in words
 
 
 def test_several_trials_of_other_models_are_one_export(tmp_path: Path) -> None:

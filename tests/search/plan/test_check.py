@@ -354,6 +354,9 @@ def test_an_ensemble_that_would_not_fit_is_told_before_the_search(runs: Runs) ->
     assert two.exported == expected
     assert f"with [final], the export has {expected.params:,} parameters" in shown(two)
     assert "the export has" not in shown(one)
+    assert "averaged" not in shown(one)
+    assert "flip, averaged with the picture; 2 times the multiply-adds" in shown(two)
+    assert two.views == ("flip",)
     each = check_study(study(final={"ensemble": 3, "limit_each": True}), runs, TWO_WORKERS)
     assert each.exported == one.exported
 
