@@ -53,6 +53,26 @@ class Selection(FrozenModel):
         return self
 
 
+class Rerank(FrozenModel):
+    """A second training after some filters of a convolution are drawn again: those of the lowest rank.
+
+    The rank of each filter's feature maps is taken over at most 500 training pictures (HRank, Lin et al., 2020). The
+    reranked model is exported, whether it gained or not. The card has its gain over a model that was trained on for the
+    same epochs, with the same seed, without new filters.
+    """
+
+    layer: str
+    """Name of the convolution, for example "layer3.0.conv1"; if there is none of this name, `search check` lists them.
+    The maps are taken after the normalisation and activation that follow it directly."""
+    share: float = Field(0.125, ge=0.125, le=0.625)
+    """Share of its filters that are drawn again."""
+
+
+def num_drawn_again(filters: int, share: float) -> int:
+    """Number of filters of a convolution that are drawn again, at least one."""
+    return max(1, round(share * filters))
+
+
 FormatName: TypeAlias = Literal["onnx", "pt2"]
 """Name of a format. Each format has a module in search/export/formats."""
 
@@ -87,6 +107,8 @@ class Final(FrozenModel):
     """Licence of the exported model, as model hubs name it: mit, apache-2.0, cc-by-4.0, other. Default: none."""
     finetune: Finetune | None = None
     """A last training on the validation split. Default: none."""
+    rerank: Rerank | None = None
+    """A second training after filters whose feature maps have a low rank are drawn again. Default: none."""
     distill: Distill | None = None
     """A teacher for the export's training. Default: as in [train]."""
 
@@ -146,6 +168,24 @@ class Final(FrozenModel):
                 f"leave {by} out, or give ensemble as a number"
             )
         return self
+
+    @model_validator(mode="after")
+    def _rerank_is_measured_on_pictures_that_it_does_not_know(self) -> Self:
+        if self.rerank is None:
+            return self
+        if self.ensemble != 1:
+            raise ValueError(f"rerank is for a single model, and ensemble = {self.ensemble}; leave one of them out")
+        if self.sees_validation:
+            by = "finetune" if self.finetune is not None else f'fit_on = "{self.fit_on}"'
+            raise ValueError(
+                f"rerank is measured on the validation split, and {by} trains on it; leave one of them out"
+            )
+        return self
+
+    @property
+    def last_stage(self) -> Literal["finetuning", "reranking"]:
+        """Name of the stage after the final training, if there is one."""
+        return "finetuning" if self.rerank is None else "reranking"
 
     @property
     def sees_validation(self) -> bool:

@@ -1,6 +1,8 @@
 """StudySpec: what to search, validated.
 
 Every field of a study file is documented with unit and default, here and in studies/axes.py, final.py and notify.py.
+
+Long: the fields are validated against each other, in one class.
 """
 
 from __future__ import annotations

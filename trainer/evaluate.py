@@ -72,7 +72,7 @@ def rotated(images: torch.Tensor, degrees: float) -> torch.Tensor:
     x = (torch.arange(width) - (width - 1) / 2).view(1, width)
     y = (torch.arange(height) - (height - 1) / 2).view(height, 1)
     grid = torch.stack([(cos * x - sin * y) * (2 / width), (sin * x + cos * y) * (2 / height)], dim=2)
-    grid = grid.expand(len(images), height, width, 2)
+    grid = grid.expand(images.shape[0], height, width, 2)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

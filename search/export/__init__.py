@@ -12,6 +12,7 @@ description  computes these parts, and the identity of the export
 metrics    computes the parts that are measured after training
 out_of_fold  the predictions of fold models for the pictures that they were not trained on
 selection  chooses the members of an ensemble if more were trained than are exported
+reranked   the gain of filters that were drawn again over plain retraining
 members    the members of an ensemble in words
 gallery    the most confident mistakes, with heat maps of the areas that each decision depends on
 scores     the scores besides the accuracy, with their intervals; without torch

@@ -50,6 +50,7 @@ def card(record: ExportRecord) -> str:
         _choice(record),
         "## How it was trained",
         _training(record),
+        "" if record.rerank is None else f"![Ranks of the feature maps of {record.rerank.layer}](plots/ranks.png)",
         "![Learning curves](plots/curves.png)",
         _curves(record),
         _recipe(record),
@@ -94,6 +95,8 @@ def _facts(record: ExportRecord) -> dict[str, str]:
         rows["gain of the search"] = record.gain
     if record.noise is not None:
         rows["noise of one training"] = record.noise
+    if record.rerank is not None:
+        rows["gain of the new filters"] = record.rerank.in_words
     seen = ", which it was trained on" if record.sees_validation else ""
     seen = ", which chose its members" if record.selection is not None else seen
     rows["validation"] = f"{record.validation.accuracy:.2%}, n = {record.validation.n:,}{seen}"
@@ -248,6 +251,14 @@ def _training(record: ExportRecord) -> str:
     if record.finetune:
         settings = ", ".join(f"{name} {_show(value)}" for name, value in record.finetune.items())
         parts.append(f"Then a last stage on the validation split alone ({settings}); its last weights are exported.")
+    if (rerank := record.rerank) is not None:
+        parts.append(
+            f"Then {count(len(rerank.drawn_again), 'filter')} of the {rerank.filters} of `{rerank.layer}` were drawn "
+            f"again, those whose feature maps had the lowest mean rank over {rerank.pictures:,} training pictures "
+            "(HRank, Lin et al., 2020), and the whole model was trained once more with the same settings. It is "
+            "exported, whether it gained or not: nothing was chosen by the comparison with plain retraining, so its "
+            "interval holds (of these two trainings; other seeds differ)."
+        )
     if (distill := TrainConfig.model_validate(record.config).distill) is not None:
         parts.append(f"It also learned from a teacher, `{distill.teacher}`.")
     return " ".join(parts)

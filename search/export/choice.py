@@ -25,7 +25,7 @@ def choose_trials(study: optuna.Study, numbers: Sequence[int], spec: StudySpec) 
 
     Raises:
         NothingToExport: no trial is COMPLETE and feasible, or one of ``numbers`` is not.
-        UsageError: [final] chooses among the seeds of one trial, but several trials are named.
+        UsageError: [final] chooses among the seeds of one trial or reranks one model, but several trials are named.
         LimitError: no trial fits with the members and views of [final], or the named ones do not fit together.
     """
     trials = own_trials(study)
@@ -45,6 +45,8 @@ def choose_trials(study: optuna.Study, numbers: Sequence[int], spec: StudySpec) 
                     "final.ensemble = { of, keep } chooses among the seeds of one trial; name one trial with --trial, "
                     "or give final.ensemble as a number"
                 )
+            if spec.final.rerank is not None:
+                raise UsageError("final.rerank is for a single model; name one trial with --trial, or leave it out")
             sizes = [size_of(trial) for trial in found for _ in range(spec.num_members)]
             check_exported(spec, sizes, trials_in_words(numbers))
         return found

@@ -93,6 +93,8 @@ def describe(
         described["unconfirmed"] = retraining.unconfirmed
     if len(chosen) > 1:
         described["members"] = _members(retraining, chosen, stages[0], sizes)
+    if final.rerank is not None:
+        described["rerank_settings"] = final.rerank.model_dump(mode="json")
     if final.gallery:
         described["gallery"] = True
     described = json.loads(json.dumps(described))

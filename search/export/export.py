@@ -37,7 +37,18 @@ from search.export.metrics import (
     report_of,
     text_of_export,
 )
-from search.export.place import CARD, CONFUSION, CURVES, EPOCHS, MISTAKES, OUT_OF_FOLD, UNFINISHED, Place, altered
+from search.export.place import (
+    CARD,
+    CONFUSION,
+    CURVES,
+    EPOCHS,
+    MISTAKES,
+    OUT_OF_FOLD,
+    RANKS,
+    UNFINISHED,
+    Place,
+    altered,
+)
 from search.export.record import Description, ExportRecord, ProofAnswer, write_metrics
 from search.export.retrain import Retraining, Stages, raise_if_stopped
 from search.figures.png import draw_confusion, draw_curves, write_curves
@@ -197,6 +208,7 @@ def _export(place: Place, described: Description, retraining: Retraining, stages
     retraining.raise_if_stopped()
 
     from search.export.out_of_fold import write_out_of_fold  # imports torch
+    from search.export.reranked import compare_reranked
     from search.export.selection import select_members
 
     partial, views = place.begin(), described.model.views_of(data.mean, data.std)
@@ -208,7 +220,8 @@ def _export(place: Place, described: Description, retraining: Retraining, stages
     logger.debug("written to %s", partial)
     results = evaluate_once(partial, whole, plain, retraining, described, outcomes)
     found = write_out_of_fold(partial / OUT_OF_FOLD, whole, retraining)
-    chosen = {"selection": selection, "out_of_fold": found}
+    reranked = compare_reranked(partial / RANKS, retraining, stages)
+    chosen = {"selection": selection, "out_of_fold": found, "rerank": reranked}
     results = results.model_copy(update=gain_and_noise(retraining) | chosen)
     write_metrics(partial, described.to_json() | results.to_json())  # the proof compares the files with it
     proof = prove(partial, spec, data, console, retraining.raise_if_stopped)

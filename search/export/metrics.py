@@ -134,7 +134,7 @@ def evaluate_once(
             near_duplicates=_near_duplicates(retraining, split),
         ),
         validation=Validation(n=len(data.splits["val"]), accuracy=validation.accuracy, loss=validation.loss),
-        histories=tuple(_history(outcomes, number) for number in range(len(outcomes[0]))),
+        histories=tuple(_history(outcomes, number, spec.final.last_stage) for number in range(len(outcomes[0]))),
         measured_on_this_machine=_measured(outcomes, found),
     )
 
@@ -184,7 +184,7 @@ def _keep_logits(folder: Path, whole: torch.Tensor, plain: torch.Tensor | None) 
         np.savez(folder / REFERENCE_LOGITS, whole=whole.numpy(), plain=plain.numpy())
 
 
-def _history(outcomes: Sequence[Sequence[Outcome]], member: int) -> tuple[Epoch, ...]:
+def _history(outcomes: Sequence[Sequence[Outcome]], member: int, last_stage: str) -> tuple[Epoch, ...]:
     return tuple(
         Epoch(
             stage=stage,
@@ -196,7 +196,7 @@ def _history(outcomes: Sequence[Sequence[Outcome]], member: int) -> tuple[Epoch,
             val_macro_f1=one.val_macro_f1,
             val_balanced_accuracy=one.val_balanced_accuracy,
         )
-        for stage, ended in zip(("training", "finetuning"), outcomes, strict=False)
+        for stage, ended in zip(("training", last_stage), outcomes, strict=False)
         for one in ended[member].results
     )
 
@@ -264,6 +264,7 @@ def text_of_export(export: Export) -> str:
         scores.insert(0, f"  chosen by   {words_of(value, record.search.objective)}")
     gain = [] if record.gain is None else [f"  gain        {record.gain}"]
     gain += [] if record.noise is None else [f"  noise       {record.noise}"]
+    gain += [] if record.rerank is None else [f"  rerank      {record.rerank.in_words}"]
     return "\n".join(
         [
             f"exported to {path}",

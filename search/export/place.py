@@ -31,6 +31,7 @@ from trainer.sums import SUMS, first_altered, read_sums
 CARD, CURVES, CONFUSION, EPOCHS = "README.md", "plots/curves.png", "plots/confusion.png", "plots/curves.csv"
 MISTAKES = "plots/mistakes.png"
 OUT_OF_FOLD = "out-of-fold.csv"
+RANKS = "plots/ranks.png"
 
 UNFINISHED = "UNFINISHED"
 """File that marks a folder which is being made or removed: everything in the folder is this program's."""
@@ -77,6 +78,8 @@ def _files_of(record: ExportRecord) -> Iterator[str]:
         yield from (format_of(known).file for known in FORMAT_NAMES if known == name)
     if record.out_of_fold is not None:
         yield OUT_OF_FOLD
+    if record.rerank is not None:
+        yield RANKS
     if record.version >= CLASS_MAP_SINCE:
         yield weights.CLASS_MAP
 

@@ -24,6 +24,7 @@ from search.export.recorded import (
     RecordedMember,
     RecordedModel,
     RecordedOutOfFold,
+    RecordedRerank,
     RecordedSearch,
     RecordedSelection,
 )
@@ -75,6 +76,8 @@ class Description(Recorded):
     """Commit of this program; None if it does not run from its repository."""
     members: tuple[RecordedMember, ...] = Field((), exclude_if=lambda members: not members)
     """The members, if they are of several trials; else empty."""
+    rerank_settings: Mapping[str, Json] | None = Field(None, exclude_if=lambda settings: settings is None)
+    """The [final.rerank] table; None without it."""
     gallery: bool = Field(False, exclude_if=lambda gallery: not gallery)
     """Whether the card shows the most confident mistakes."""
     license: str | None = Field(None, exclude_if=lambda license: license is None)
@@ -256,6 +259,8 @@ class Results(Recorded):
     """The choice of the members, if fewer are exported than were trained; else None."""
     out_of_fold: RecordedOutOfFold | None = Field(None, exclude_if=lambda found: found is None)
     """The fold models on the pictures that each was not trained on; None if no fold models are exported."""
+    rerank: RecordedRerank | None = Field(None, exclude_if=lambda found: found is None)
+    """The gain of the filters that were drawn again; None without [final.rerank]."""
     gain: str | None = None
     """The gain of the search over its first known recipe, in a sentence; None if it is not known."""
     noise: str | None = Field(None, exclude_if=lambda noise: noise is None)

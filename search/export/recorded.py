@@ -132,6 +132,46 @@ class RecordedSelection(Recorded):
     """Value of the study's objective on the validation split after each choice; a loss is negated."""
 
 
+class RecordedRerank(Recorded):
+    """The second training after filters were drawn again, compared with plain training on the validation split."""
+
+    layer: str
+    """Name of the convolution."""
+    filters: int
+    """Number of its filters."""
+    drawn_again: tuple[int, ...]
+    """The filters that were drawn again, from 0: those of the lowest mean rank."""
+    mean_ranks: tuple[float, ...]
+    """Mean rank of each filter's feature maps."""
+    most: int
+    """The largest possible rank."""
+    pictures: int
+    """Number of training pictures over which the ranks were taken."""
+    n: int
+    """Number of validation pictures."""
+    accuracy: float
+    """Accuracy of the reranked model, without views."""
+    plain_accuracy: float
+    """Accuracy of the model that was trained on for as long without new filters."""
+    only_reranked: int
+    """Pictures that only the reranked model classified correctly."""
+    only_plain: int
+    interval: tuple[float, float]
+    """95 % interval of the difference (Newcombe's for paired proportions)."""
+    p: float
+    """Probability by McNemar's test, exact and two-sided."""
+
+    @property
+    def in_words(self) -> str:
+        """The gain over plain retraining, with its interval."""
+        low, high = (f"{100 * end:+.2f}" for end in self.interval)
+        return (
+            f"{100 * (self.accuracy - self.plain_accuracy):+.2f} points over plain retraining of the same length "
+            f"({self.accuracy:.2%} and {self.plain_accuracy:.2%} on validation, n = {self.n:,}; "
+            f"95 % interval {low} to {high}, McNemar's p = {self.p:.2g})"
+        )
+
+
 class RecordedOutOfFold(Recorded):
     """The fold models on the pictures of the training and validation splits, each on those it was not trained on."""
 

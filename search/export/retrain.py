@@ -48,6 +48,7 @@ from search.watch.page import show_confirmation
 from search.words import count
 from search.workers.crew import POLL_SECONDS
 from search.workers.places import open_pool
+from studies.final import Rerank
 from studies.objective import value_of
 from trainer.config import TrainConfig
 from trainer.data import Dataset
@@ -229,6 +230,12 @@ class Retraining:
         The members have the seeds that measured the winner of a confirmation, if there are any. These seeds had no part
         in the choice of the trial, so no member was chosen for its own result. If a member has the same recipe as such
         a training, it has the same checkpoint and is not trained again.
+
+        With [final.rerank], the last stage has the training of the exported model, and then the plain one that it is
+        compared with. Both have the next seed, because the model has seen the epochs of its own.
+
+        Raises:
+            ConfigError: the model has no such convolution as [final.rerank] names.
         """
         final, members = self.spec.final, self.spec.num_final_trainings
         first, last = [], []
@@ -239,6 +246,14 @@ class Retraining:
             config = self.spec.final_config_for(sampled_settings(trial), seed)
             folds = self.spec.data.folds if final.ensemble == "folds" else 0
             first.append(self._training(trial, label, config, folds=folds, fit_on=final.fit_on))
+            if final.rerank is not None:
+                from trainer.hrank import check_layer  # imports torch
+
+                check_layer(config, self.data.shape, final.rerank.layer)
+                again = config.model_copy(update={"seed": final_seed(self.spec, trial.number, self.first_seed + 1)})
+                for name, rerank in (("with filters drawn again", final.rerank), ("plain", None)):
+                    start = first[-1].checkpoint
+                    last.append(self._training(trial, f"{label}, {name}", again, start=start, rerank=rerank))
             if final.finetune is not None:
                 tuned = self.spec.finetune_config(config)
                 last.append(self._training(trial, label, tuned, fit_on="val", start=first[-1].checkpoint))
@@ -251,7 +266,7 @@ class Retraining:
             DivergedError: one of the trainings diverged.
         """
         ended = []
-        for name, stage in zip(("retraining", "finetuning"), stages, strict=False):
+        for name, stage in zip(("retraining", self.spec.final.last_stage), stages, strict=False):
             with closing(self._outcomes(name, stage)) as found:
                 outcomes = {outcome.training.label: outcome for outcome in found}
             ended.append([outcomes[training.label] for training in stage])
@@ -309,11 +324,16 @@ class Retraining:
         folds: int = 0,
         fit_on: str = "train",
         start: Path | None = None,
+        rerank: Rerank | None = None,
     ) -> Training:
-        """A training whose checkpoint is named by a hash of everything that its result depends on."""
+        """A training whose checkpoint is named by a hash of everything that its result depends on.
+
+        Many parameters: everything that its result depends on.
+        """
         teacher = teacher_hash(config)
         parts = [identity_json(config), self.data.fingerprint, folds, fit_on, start and start.parent.name, teacher]
-        recipe = hashlib.sha256(json.dumps([*parts, *later_recipe()]).encode()).hexdigest()[:8]
+        drawn = [] if rerank is None else [rerank.model_dump(mode="json")]
+        recipe = hashlib.sha256(json.dumps([*parts, *drawn, *later_recipe()]).encode()).hexdigest()[:8]
         checkpoint = self.runs.final_checkpoint(self.spec.name, f"{trial.number}-{recipe}")
         return Training(
             label=label,
@@ -323,6 +343,7 @@ class Retraining:
             folds=folds,
             fit_on=fit_on,
             start=start,
+            rerank=rerank,
             objective=self.spec.search.objective,
         )
 

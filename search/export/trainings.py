@@ -22,6 +22,7 @@ from search.workers.failures import Failure, Setbacks, decide, words_for
 from search.workers.messages import Answer, Assign, Epoch, Failed, Left, Started
 from search.workers.pool import Exit, Pool
 from studies import Faults, Limit
+from studies.final import Rerank
 from studies.objective import Objective, value_of, words_of
 from trainer.config import DataConfig, EpochResult, TrainConfig
 from trainer.errors import DiskError
@@ -47,6 +48,8 @@ class Training:
     """Splits to train on, see ``Dataset.trained_on``."""
     start: Path | None = None
     """Checkpoint whose weights the training begins with."""
+    rerank: Rerank | None = None
+    """Filters that are drawn again in these weights."""
     objective: Objective = "accuracy"
     """The objective; its value is in the message at the end of the training."""
 
@@ -179,6 +182,7 @@ class TrainingQueue:
             streamed=state.setbacks.streamed,
             fit_on=training.fit_on,
             start=str(training.start) if training.start else None,
+            rerank=training.rerank,
         )
 
     def _handle(self, worker: Worker, event: Event) -> Outcome | None:

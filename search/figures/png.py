@@ -33,7 +33,7 @@ class Epoch:
     """A point of the learning curves."""
 
     stage: str
-    """"training", or "finetuning" for the last stage."""
+    """"training", or "finetuning" or "reranking" for the last stage."""
     epoch: int
     """Number of the epoch in its stage, from 1."""
     train_loss: float

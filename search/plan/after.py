@@ -9,6 +9,9 @@ from search.policy.race import costs, report_seeds_of, rounds_for
 from search.words import count, duration
 from studies import StudySpec
 
+RERANKED = 2
+"""Trainings of [final.rerank] after the final one: with filters drawn again, and without."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AfterSearch:
@@ -50,6 +53,7 @@ def after_search(spec: StudySpec, candidates: int, seconds: float, at_once: int)
     members, is_same = spec.num_final_trainings, final_is_as_searched(spec)
     final = max(0, members - measuring) if measuring and is_same else members
     final -= min(final, 1) if rounds and not measuring and is_same else 0  # the winner's first seed is trained already
+    again = 0 if spec.final.rerank is None else RERANKED
     stages = costs(rounds, rounds[0].keep) if rounds else []
     waves = sum(math.ceil(stage / at_once) for stage in (*stages, measuring))
     parts = 1 if spec.final.ensemble == "folds" else max(1, spec.data.folds)
@@ -57,9 +61,9 @@ def after_search(spec: StudySpec, candidates: int, seconds: float, at_once: int)
     return AfterSearch(
         choosing=sum(stages),
         measuring=measuring,
-        final=final,
-        seconds=waves * seconds + math.ceil(final / at_once) * of_final,
-        last_seconds=math.ceil(members / at_once) * of_final,
+        final=final + again,
+        seconds=waves * seconds + (math.ceil(final / at_once) + math.ceil(again / at_once)) * of_final,
+        last_seconds=(math.ceil(members / at_once) + math.ceil(again / at_once)) * of_final,
     )
 
 

@@ -70,6 +70,8 @@ def check_study(
 
     Many parameters: those of the command.
 
+    Long: most of it is one value, whose fields are named one by one.
+
     Args:
         spec: the study.
         runs: the runs folder; its cache is filled.
@@ -89,6 +91,8 @@ def check_study(
         if file is not None:
             check_figure(option, file)
     use_gpu(devices[0])
+    from trainer.hrank import convolutions  # imports torch, after ``use_gpu``
+
     prepared = _prepare(spec, runs)
     data, space, width = prepared.data, prepared.space, prepared.width
     if figure is not None:
@@ -117,6 +121,8 @@ def check_study(
         left_out=prepared.left_out,
         exported=exported_size([largest] * spec.num_members, spec.final)[1],
         views=spec.final.tta,
+        convolutions=convolutions(candidate, data.shape),
+        rerank=spec.final.rerank,
         fixed=_fixed(spec, space),
         known=tuple(known_recipes(spec, prepared.left_out)),
         transferred=tuple(within(spec, space, recipes_for(spec, pictured_of(data), url), fitter) if url else ()),

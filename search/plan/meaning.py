@@ -18,6 +18,7 @@ from search.study.transfer import Transferred
 from search.words import count, duration, megabytes
 from studies import Limit
 from studies.axes import Value
+from studies.final import Rerank, num_drawn_again
 from studies.spec import describe_limit, fits
 from trainer.config import ModelSize
 from trainer.data import BadFile, Duplicate
@@ -142,6 +143,10 @@ class Meaning:
     """Size of the largest candidate's export as the limit counts it, with all members and views."""
     views: tuple[str, ...]
     """The views that an export averages with a picture, by name."""
+    convolutions: Mapping[str, int]
+    """Convolution of the largest candidate -> number of filters: the layers that [final.rerank] may name."""
+    rerank: Rerank | None
+    """The [final.rerank] table; None without it."""
     fixed: Mapping[str, Json]
     """Settings of [train] that are neither sampled nor their default."""
     known: tuple[Mapping[str, Value], ...]
@@ -285,6 +290,7 @@ def _estimate_table(meaning: Meaning) -> Table:
             "search": f"at most about {duration(estimate.seconds_at_most)} with {workers}{shorter}",
             "budget": _bought(meaning),
             "export": estimate.after.words,
+            **({} if meaning.rerank is None else {"rerank": _rerank(meaning.rerank, meaning.convolutions)}),
             **({"views": _views(meaning.views)} if meaning.views else {}),
             "disk": f"{megabytes(estimate.cache_bytes)} cache, {megabytes(estimate.checkpoint_bytes)} checkpoints; "
             f"{megabytes(estimate.free_bytes)} free",
@@ -296,6 +302,17 @@ def _views(names: tuple[str, ...]) -> str:
     """The views of an export, and their cost."""
     words = ", ".join(View.parse(name).words for name in names)
     return f"{words}, averaged with the picture; {1 + len(names)} times the multiply-adds"
+
+
+def _rerank(rerank: Rerank, convolutions: Mapping[str, int]) -> str:
+    """The filters that are drawn again, and the other layers that could be named."""
+    filters = convolutions[rerank.layer]
+    again = num_drawn_again(filters, rerank.share)
+    others = ", ".join(f"{name} ({number})" for name, number in convolutions.items() if name != rerank.layer)
+    return (
+        f"{again} of the {filters} filters of {rerank.layer} are drawn again, then two more trainings; "
+        f"other layers: {others}"
+    )
 
 
 def _bought(meaning: Meaning) -> str:

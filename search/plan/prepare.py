@@ -11,11 +11,12 @@ from rich.console import Console
 
 from search.console import show_progress
 from search.paths import Runs
-from search.plan.space import Bounds, find_bounds
+from search.plan.space import Bounds, find_bounds, smallest_candidate
 from search.study.transfer import Pictured
 from search.words import megabytes
 from studies import StudySpec
 from studies.axes import TIMM, values_of
+from trainer.config import Shape
 from trainer.data import Dataset, prepare_data
 from trainer.errors import ConfigError, DiskError
 from trainer.sums import check_teacher
@@ -56,8 +57,8 @@ def prepare(
     Raises:
         DataError, DiskError: the pictures cannot be used.
         LimitError: no candidate fits.
-        ConfigError: the model, a recipe or a transform of ``augment`` is impossible, or the teacher has changed since
-            its proof.
+        ConfigError: the model, a recipe, a transform of ``augment`` or the layer of [final.rerank] is impossible, or
+            the teacher has changed since its proof.
     """
     if spec.train.distill is not None:
         check_teacher(spec.train.distill.teacher)
@@ -66,6 +67,7 @@ def prepare(
     notes = (*_check_augment(spec, data), *_about_survey(spec))
     with show_progress(console, raise_if_stopped) as progress:
         bounds = find_bounds(spec, len(data.class_names), runs, progress)
+    _check_rerank(spec, data.shape, bounds)
     return Prepared(data=data, notes=notes, **vars(bounds))
 
 
@@ -78,6 +80,20 @@ def _about_survey(spec: StudySpec) -> list[str]:
         f'model = "{patterns[0]}" is a survey: with so many models, sampler = "random" in [search] tries more of them '
         f"than {spec.search.sampler}, which returns to those that it has tried"
     ]
+
+
+def _check_rerank(spec: StudySpec, shape: Shape, bounds: Bounds) -> None:
+    """Check that every model of the space has the convolution that [final.rerank] names.
+
+    Raises:
+        ConfigError: a model has none of this name.
+    """
+    if spec.final.rerank is None:
+        return
+    from trainer.hrank import check_layer  # imports torch
+
+    for model in getattr(bounds.space.get("model"), "choices", [spec.train.model]):
+        check_layer(smallest_candidate(spec, model), shape, spec.final.rerank.layer)
 
 
 def _check_augment(spec: StudySpec, data: Dataset) -> tuple[str, ...]:

@@ -84,7 +84,7 @@ def _check_exported(spec: StudySpec, models: Sequence[str], fitter: Fitter) -> N
         return
     problems = []
     for model in models:
-        smallest = _smallest(spec, model)
+        smallest = smallest_candidate(spec, model)
         try:
             check_exported(
                 spec, [fitter.size(smallest)] * spec.num_members, f"{model} at width_mult {smallest.width_mult:g}"
@@ -96,7 +96,7 @@ def _check_exported(spec: StudySpec, models: Sequence[str], fitter: Fitter) -> N
     raise LimitError("\n".join(["no candidate of the space fits with the members and views of [final]:", *problems]))
 
 
-def _smallest(spec: StudySpec, model: str) -> TrainConfig:
+def smallest_candidate(spec: StudySpec, model: str) -> TrainConfig:
     """The candidate of a model with every size setting at its smallest."""
     narrowest, _ = spec.width_range
     sizes: dict[str, Value] = {key: min(values) for key, values in _other_sizes(spec).items()}

@@ -135,6 +135,31 @@ def _newcombe(one: float, other: float, n: int) -> tuple[float, float]:
     return math.hypot(one - low, other_high - other), math.hypot(high - one, other - other_low)
 
 
+def paired_interval(both: int, only_one: int, only_other: int, n: int) -> tuple[float, float]:
+    """95 % interval of the difference between two accuracies on the same pictures.
+
+    Newcombe's for paired proportions (Statistics in Medicine 17, 1998, page 2635, method 10).
+
+    Args:
+        both: number of pictures that both classified correctly.
+        only_one: number of those that only the first classified correctly.
+        only_other: number of those that only the second classified correctly.
+        n: number of pictures.
+    """
+    hits, others, neither = both + only_one, both + only_other, n - both - only_one - only_other
+    product = both * neither - only_one * only_other
+    spread = math.sqrt(hits * (n - hits) * others * (n - others))
+    correlation = (max(product - n / 2, 0) if product > 0 else product) / spread if spread else 0.0
+    one, other = hits / n, others / n
+    (low, high), (other_low, other_high) = wilson_interval(hits, n), wilson_interval(others, n)
+
+    def distance(first: float, second: float) -> float:
+        return math.sqrt(max(0.0, first**2 - 2 * correlation * first * second + second**2))
+
+    difference = one - other
+    return difference - distance(one - low, other_high - other), difference + distance(high - one, other - other_low)
+
+
 def _value(trial: FrozenTrial, confirmed: Candidate | None) -> tuple[float, float, int]:
     """A trial's value, its standard error over seeds, and the number of seeds; 0 and 0 without a confirmation."""
     if confirmed is not None and confirmed.best_mean is not None:

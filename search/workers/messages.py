@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from search.workers.failures import Failure
 from studies import Limit
+from studies.final import Rerank
 from trainer.config import DataConfig, EpochResult
 
 
@@ -58,6 +59,8 @@ class Assign:
     """In an export: the splits to train on, see ``Dataset.trained_on``. None in a search."""
     start: str | None = None
     """In an export: path of the checkpoint whose weights the training begins with."""
+    rerank: Rerank | None = None
+    """In an export: filters that are drawn again in these weights."""
     type: Literal["assign"] = "assign"
 
 

@@ -157,10 +157,12 @@ def _train(
 
     from search.plan.width import Fitter
     from search.workers.messages import Answer, Epoch, Left, Started
+    from studies.final import num_drawn_again
     from trainer.checkpoint import load_checkpoint
     from trainer.config import SIZE_SETTINGS, TrainConfig
     from trainer.data import open_data
     from trainer.fit import fit, fit_folds
+    from trainer.hrank import drawn_again, ranks_at, ranks_file
     from trainer.values import validate
 
     trial, limit = assignment.trial, assignment.limit
@@ -179,6 +181,11 @@ def _train(
             before = load_checkpoint(Path(assignment.start))
             assert before is not None, "a last stage begins with the checkpoint of the stage before"
             start = before.weights
+            if rerank := assignment.rerank:
+                file = ranks_file(Path(assignment.checkpoint))
+                ranks = ranks_at(rerank.layer, before.config, start, data, device, file)
+                again = ranks.lowest(num_drawn_again(ranks.filters, rerank.share))
+                start = drawn_again(config, data.shape, start, rerank.layer, again)
     torch.set_num_threads(device.num_threads)  # a resumed trial may have set its own
 
     fitter = Fitter(data.shape, limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,18 @@ from search.export import proof
 from search.export.metrics import Export
 from search.export.record import ProofAnswer
 from search.export.retrain import Retraining
+from search.export.trainings import Training
 from search.paths import Runs
 from search.plan.prepare import prepare
 from search.study.confirmation import begin, missing, record
 from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, parse_url
 from search.study.study import open_study
-from studies import StudySpec
+from search.workers import worker
+from search.workers.messages import Answer, Assign
+from studies import Limit, StudySpec
 from trainer.checkpoint import load_checkpoint
+from trainer.config import DataConfig
 from trainer.device import open_device
 from trainer.fit import fit, fit_folds
 
@@ -115,5 +120,28 @@ def _train(study: optuna.Study, spec: StudySpec, runs: Runs, data: Any) -> None:
                 options = {"folds": training.folds, "seed": spec.data.split_seed, "checkpoint": training.checkpoint}
                 list(fit_folds(training.config, data, device, **options))
                 continue
+            if training.rerank is not None:
+                train_in_a_worker(training, spec.data, data.cache_path)
+                continue
             chosen = data.trained_on(training.fit_on)
             list(fit(training.config, chosen, device, checkpoint=training.checkpoint, start=start))
+
+
+def train_in_a_worker(training: Training, data_config: DataConfig, cache: Path, *, epochs: int | None = None) -> None:
+    """Train by the code of a worker, in this process; with ``epochs``, only as far as that."""
+    most = training.config.epochs if epochs is None else epochs
+    inbox: SimpleQueue[Any] = SimpleQueue()
+    for epoch in range(1, training.config.epochs + 1):
+        inbox.put(Answer(go_on=epoch < most))
+    assignment = Assign(
+        trial=0,
+        config=training.config.model_dump(mode="json"),
+        data=data_config,
+        cache=str(cache),
+        checkpoint=str(training.checkpoint),
+        limit=Limit(),
+        fit_on=training.fit_on,
+        start=str(training.start),
+        rerank=training.rerank,
+    )
+    worker._train(assignment, open_device("cpu", 1), {}, inbox, lambda _: None, worker.Preemption())

@@ -325,7 +325,7 @@ def test_a_plain_name_is_taken(name: str) -> None:
         ),
         ({"final": {"tta": ["flip", "flip"]}}, "final.tta: ['flip', 'flip'] names one twice; name each once"),
         ({"final": {"tta": ["rotate=10", "rotate=10.0"]}}, "final.tta: ['rotate=10', 'rotate=10'] names one twice"),
-        ({"final": {"tta": ["hflip"]}}, "final.tta: 'hflip' is no view; did you mean vflip?"),
+        ({"final": {"tta": ["hflip"]}}, "final.tta: 'hflip' is no view; did you mean flip?"),
         ({"final": {"tta": ["flip=1"]}}, "final.tta: 'flip=1' is no view; only rotate and shift take numbers"),
         ({"final": {"tta": ["rotate"]}}, "final.tta: 'rotate' is no rotation; write degrees from -180 to 180 and not"),
         ({"final": {"tta": ["rotate=nan"]}}, "final.tta: 'rotate=nan' is no rotation; write degrees"),
@@ -339,6 +339,24 @@ def test_a_plain_name_is_taken(name: str) -> None:
         (
             {"data": {"channels": 1}, "final": {"tta": ["fancy_pca"]}},
             "final.tta: fancy_pca changes colours, and data.channels = 1 has none; leave it out",
+        ),
+        ({"final": {"rerank": {}}}, "final.rerank.layer: "),
+        ({"final": {"rerank": {"layer": "conv1", "share": 0.1}}}, "final.rerank.share = 0.1: input should be greater"),
+        (
+            {"final": {"rerank": {"layer": "conv1", "share": 0.7}}},
+            "final.rerank.share = 0.7: input should be less",
+        ),
+        (
+            {"final": {"rerank": {"layer": "conv1"}, "ensemble": 2}},
+            "final: rerank is for a single model, and ensemble = 2; leave one of them out",
+        ),
+        (
+            {"final": {"rerank": {"layer": "conv1"}, "fit_on": "train+val"}},
+            'final: rerank is measured on the validation split, and fit_on = "train+val" trains on it; leave one',
+        ),
+        (
+            {"final": {"rerank": {"layer": "conv1"}, "finetune": {}}},
+            "final: rerank is measured on the validation split, and finetune trains on it; leave one of them out",
         ),
         ({"final": {"formats": ["tflite"]}}, "final.formats.0 = 'tflite': input should be 'onnx' or 'pt2'"),
         ({"final": {"finetune": {"epoch": 4}}}, "final.finetune.epoch: unknown key; did you mean epochs?"),

@@ -51,7 +51,7 @@ from search.paths import Runs
 from search.plan.prepare import prepare
 from search.plan.schedule import Schedule
 from search.study.confirmation import begin, confirmed, final_seed, missing, record
-from search.study.gain import wilson_interval
+from search.study.gain import paired_interval, wilson_interval
 from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, parse_url
 from search.study.study import UUID, open_test_split
@@ -81,6 +81,20 @@ def test_each_final_model_is_an_opening_and_a_resumed_export_is_the_same_one(tmp
 def test_the_interval_is_wilsons(hits: int, n: int, interval: tuple[float, float]) -> None:
     """As Newcombe prints it (Statistics in Medicine 17, 1998)."""
     assert wilson_interval(hits, n) == pytest.approx(interval, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("counts", "interval"),
+    [((36, 12, 2, 0), (0.0569, 0.3404)), ((36, 14, 0, 0), (0.1528, 0.4167)), ((1, 54, 53, 0), (-0.1755, 0.1934))],
+)
+def test_the_interval_of_two_models_on_the_same_pictures_is_newcombes(
+    counts: tuple[int, int, int, int], interval: tuple[float, float]
+) -> None:
+    """The first one as he prints it (Statistics in Medicine 17, 1998, page 2635)."""
+    both, one, other, _ = counts
+    assert paired_interval(both, one, other, sum(counts)) == pytest.approx(interval, abs=5e-5)
+    low, high = interval
+    assert paired_interval(both, other, one, sum(counts)) == pytest.approx((-high, -low), abs=5e-5)
 
 
 @pytest.mark.parametrize("test_fraction", [0.0, 0.8])

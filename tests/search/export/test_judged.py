@@ -29,7 +29,8 @@ from rich.console import Console
 import search.console
 from search.export import proof
 from search.export.card import card
-from search.export.metrics import Export
+from search.export.metrics import Export, text_of_export
+from search.export.place import altered
 from search.export.record import ExportRecord
 from search.paths import Runs
 from search.study.storage import open_storage, parse_url
@@ -42,6 +43,7 @@ from studies.final import Final
 from trainer.config import Shape
 from trainer.data import prepare_data
 from trainer.fancy_pca import draw_fancy_pca
+from trainer.sums import read_sums
 
 STUDIES: dict[str, dict[str, Any]] = {
     "resnet": {},
@@ -113,6 +115,34 @@ def test_the_card_and_the_metrics_of_an_export_name_its_views_and_the_colour_shi
     assert f"| colour shift of fancy_pca | {levels} of 255 levels (red, green, blue)" in words
 
 
+def test_filters_of_low_rank_are_drawn_again_and_the_gain_over_plain_retraining_is_told(tmp_path: Path) -> None:
+    rerank = {"layer": "layer2.0.conv1", "share": 0.5}
+    export = hand_over(tmp_path, final={"rerank": rerank, "formats": ["onnx"], "epochs": 3}, train={"epochs": 4})
+    assert "timm" in judged(export)
+    record = ExportRecord.load(export.path)
+    found = record.rerank
+    assert found is not None
+    assert record.rerank_settings == rerank
+    assert (len(found.drawn_again), len(found.mean_ranks)) == (found.filters // 2, found.filters)
+    assert found.pictures == record.data.pictures["train"]
+    kept = [rank for number, rank in enumerate(found.mean_ranks) if number not in found.drawn_again]
+    assert max(found.mean_ranks[number] for number in found.drawn_again) <= min(kept) <= found.most == 3
+    assert found.n == record.validation.n
+    assert found.accuracy == record.validation.accuracy, "the reranked net is the exported one"
+    assert found.accuracy - found.plain_accuracy == pytest.approx((found.only_reranked - found.only_plain) / found.n)
+    low, high = found.interval
+    assert low <= found.accuracy - found.plain_accuracy <= high
+    assert [one.stage for one in record.histories[0]] == ["training"] * 3 + ["reranking"] * 3
+    words = (export.path / "README.md").read_text()
+    assert f"| gain of the new filters | {found.in_words} |" in words
+    assert f"of the {found.filters} of `layer2.0.conv1` were drawn again" in words
+    assert "plots/ranks.png" in words
+    assert "plots/ranks.png" in read_sums(export.path)
+    assert f"  rerank      {found.in_words}" in text_of_export(export)
+    (export.path / "plots" / "ranks.png").unlink()
+    assert altered(export.path) == "plots/ranks.png is missing or altered"
+
+
 def test_several_trials_of_other_models_are_one_export(tmp_path: Path) -> None:
     models = ["resnet10t", "resnet14t"]
     export = hand_over(tmp_path, models=models, final={"formats": ["onnx"]}, train={"epochs": 3})
@@ -136,7 +166,7 @@ def test_several_trials_of_other_models_are_one_export(tmp_path: Path) -> None:
     assert "tags:\n- image-classification\n- resnet10t\n- resnet14t\n" in words
     altered = json.loads((export.path / "metrics.json").read_text())
     altered["members"][1]["num_params"] -= 1
-    data: Any = SimpleNamespace(shape=Shape(num_classes=3, image_size=24))
+    data: Any = SimpleNamespace(shape=Shape(num_classes=3, image_size=24), mean=(0.5,) * 3, std=(0.2,) * 3)
     with pytest.raises(proof.Difference, match=r"^parameters of trial 1: "):
         proof._recount_members(altered, export.path, data, [3, 24, 24])
 

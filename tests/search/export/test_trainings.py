@@ -17,6 +17,7 @@ from search.paths import Runs
 from search.workers.messages import Assign, Epoch, FromWorker, Left
 from search.workers.pool import Exit
 from studies import Faults
+from studies.final import Rerank
 from trainer.config import DataConfig, TrainConfig
 from trainer.errors import DiskError
 
@@ -99,11 +100,12 @@ def test_workers_stay_for_the_next_stage_and_more_join_where_it_has_more_to_do()
 
 
 def test_a_worker_hears_what_the_training_is() -> None:
-    (wanted,) = trainings(1, fit_on="val", start=Path("before/checkpoint"))
+    (wanted,) = trainings(1, fit_on="val", start=Path("before/checkpoint"), rerank=Rerank(layer="conv1"))
     _, pool, _ = run(trains, [wanted])
     (assignment,) = pool.assigned
     assert assignment.config == wanted.config.model_dump(mode="json")
     assert (assignment.fit_on, assignment.start) == ("val", "before/checkpoint")
+    assert assignment.rerank == Rerank(layer="conv1")
     assert assignment.data.folds == 0, "a final model is one model, though the study has folds"
     assert pool.answers == [True, True, False]
 

@@ -16,6 +16,9 @@ def study(trainings: float | None = 8, **values: Any) -> StudySpec:
     return StudySpec.model_validate(made | {"search": search, "train": {"epochs": 9}} | values)
 
 
+RERANK = {"layer": "conv1"}
+
+
 @pytest.mark.parametrize(
     ("spec", "at_once", "numbers", "seconds"),
     [
@@ -27,6 +30,9 @@ def study(trainings: float | None = 8, **values: Any) -> StudySpec:
         (study(confirm={"top": 0}), 1, (0, 0, 1), 10),
         (study(final={"ensemble": 5}), 1, (5, 2, 3), 100),
         (study(final={"ema": 0.9}), 1, (5, 2, 1), 80),
+        (study(final={"rerank": RERANK}), 1, (5, 2, 2), 90),
+        (study(final={"rerank": RERANK, "epochs": 18}), 1, (5, 2, 3), 70 + 3 * 20),
+        (study(final={"rerank": RERANK}), 2, (5, 2, 2), 10 * (2 + 1 + 1 + 1)),
         (study(final={"fit_on": "train+val", "epochs": 18}), 1, (5, 2, 1), 90),
     ],
 )
@@ -41,5 +47,7 @@ def test_each_training_after_the_search_is_planned_once(
 
 def test_a_plan_in_words() -> None:
     assert after_search(study(), 8, 60.0, 1).words == "5 trainings to choose the model, 2 to measure it: about 7 min"
+    reranked = after_search(study(confirm={"top": 0}, final={"rerank": RERANK}), 8, 60.0, 1)
+    assert (reranked.words, reranked.last_seconds) == ("3 trainings to export it: about 3 min", 180)
     alone = after_search(study(confirm={"top": 0}), 8, 60.0, 1)
     assert alone.words == "1 training to export it: about 60 s"

@@ -355,10 +355,22 @@ def test_an_ensemble_that_would_not_fit_is_told_before_the_search(runs: Runs) ->
     assert f"with [final], the export has {expected.params:,} parameters" in shown(two)
     assert "the export has" not in shown(one)
     assert "averaged" not in shown(one)
-    assert "flip, averaged with the picture; 2 times the multiply-adds" in shown(two)
+    assert "flip, averaged with the picture; 2 times the multiply-adds" in shown(two, 200)
     assert two.views == ("flip",)
     each = check_study(study(final={"ensemble": 3, "limit_each": True}), runs, TWO_WORKERS)
     assert each.exported == one.exported
+
+
+def test_the_layers_that_rerank_may_name_are_told_and_another_name_is_refused(runs: Runs) -> None:
+    layer = "layer1.0.conv1"
+    meaning = check_study(study(final={"rerank": {"layer": layer, "share": 0.5}}), runs, TWO_WORKERS)
+    filters = meaning.convolutions[layer]
+    told = shown(meaning, 1000)
+    assert f"{round(filters / 2)} of the {filters} filters of {layer} are drawn again" in told
+    assert f"layer1.0.conv2 ({meaning.convolutions['layer1.0.conv2']})" in told
+    assert "to export it" in told
+    with pytest.raises(ConfigError, match=r"^final.rerank.layer = 'layer1.0.conv': .*did you mean layer1.0.conv"):
+        check_study(study(final={"rerank": {"layer": "layer1.0.conv"}}), runs, TWO_WORKERS)
 
 
 def test_a_stepped_width_ends_on_a_step_without_a_warning(runs: Runs) -> None:

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from handed_over import train_in_a_worker
 
 import search.devices
 from search.devices import Gpu, WorkerDevice
+from search.export.trainings import Training
 from search.workers.local import LocalPool
 from search.workers.messages import Answer, Assign, Epoch, FromWorker, Left, Ready
 from search.workers.pool import Exit
 from search.workers.worker import Preemption, _failure_of, _own_gpu, _train
 from studies import Limit
+from studies.final import Rerank
 from trainer.checkpoint import load_checkpoint
 from trainer.config import DataConfig, TrainConfig
 from trainer.data import prepare_data
@@ -80,6 +83,30 @@ def test_a_candidate_whose_settings_contradict_each_other_is_a_mistake_of_the_us
     with pytest.raises(ConfigError, match=r"^candidate:\n  mixup = 0.8 and cutmix = 0.5 are shares") as refused:
         _train(assignment, open_device("cpu", 1), {}, queue.SimpleQueue(), print, Preemption())
     assert _failure_of(refused.value).kind == "user"
+
+
+def test_a_reranked_training_goes_on_after_a_kill_with_the_ranks_that_it_began_with(tmp_path: Path) -> None:
+    data = DataConfig(source="digits", image_size=16, test_fraction=0.8)
+    config = TrainConfig(model="resnet10t", width_mult=0.05, epochs=2, batch_size=32)
+    digits, first = prepare_data(data, tmp_path), tmp_path / "first" / "checkpoint"
+    list(fit(config, digits, open_device("cpu", 1), checkpoint=first))
+
+    def ended(name: str, *parts: int, rerank: Rerank | None) -> dict[str, torch.Tensor]:
+        checkpoint = tmp_path / name / "checkpoint"
+        training = Training(label=name, config=config, trial=0, checkpoint=checkpoint, start=first, rerank=rerank)
+        for epochs in parts:
+            train_in_a_worker(training, data, digits.cache_path, epochs=epochs)
+        saved = load_checkpoint(checkpoint)
+        assert saved is not None
+        return saved.weights
+
+    half = Rerank(layer="layer1.0.conv1", share=0.5)
+    straight, killed = ended("straight", 2, rerank=half), ended("killed", 1, 2, rerank=half)
+    assert (tmp_path / "killed" / "ranks.json").read_bytes() == (tmp_path / "straight" / "ranks.json").read_bytes()
+    assert all(torch.equal(killed[name], tensor) for name, tensor in straight.items())
+    plain = ended("plain", 2, rerank=None)
+    assert not torch.equal(plain["layer1.0.conv1.weight"], straight["layer1.0.conv1.weight"])
+    assert not (tmp_path / "plain" / "ranks.json").exists()
 
 
 @pytest.mark.slow
