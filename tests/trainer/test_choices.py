@@ -109,7 +109,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-DATA_SETTINGS = ("source", "resize", "interpolation", "channels", "normalize", "bad_files")
+DATA_SETTINGS = ("source", "resize", "interpolation", "channels", "background", "normalize", "bad_files")
 
 
 def test_each_choice_of_the_images_is_used_here() -> None:
