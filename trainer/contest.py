@@ -91,6 +91,8 @@ def _read(file: File, index: FileIndex) -> tuple[Table, str] | None:
     if len(naming) != 1 or len(others) != 1:  # ambiguous: the column of the classes is not guessed
         return None
     name, label = header[naming[0]], header[others[0]]
+    if index.find(name):  # the first line is a row
+        return None
     columns = Columns(file=name, label=label)
     return read_table(file.path, columns, index), f"{{ file = {_quoted(name)}, label = {_quoted(label)} }}"
 

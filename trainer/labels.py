@@ -10,7 +10,7 @@ import csv
 import io
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,9 @@ __all__ = ["FileIndex", "LabelledFile", "Labels", "Table", "read_labels", "read_
 
 FILE_COLUMNS = ("path", "img_path", "file_name", "filename", "file", "image", "image_id", "id")
 """Names of the column of files, in any case. If a table has several, the first one whose values name files is used."""
+
+MISSING = {"nan", "<na>", "na", "n/a", "null", "none"}
+"""Labels, in lower case, that other programs write for a missing value."""
 
 LABEL_COLUMNS = ("label", "class", "target")
 COLUMNS = {"file": FILE_COLUMNS, "label": LABEL_COLUMNS, "split": ("split",), "group": ("group",)}
@@ -87,6 +90,7 @@ def read_labels(config: DataConfig, root: Path) -> Labels:
     found: dict[str, tuple[LabelledFile, str]] = {}
     unlabelled: list[File] = []
     undecided: set[str] = set()
+    spelled: dict[str, str] = {}
     wrong: list[str] = []
     missing: list[tuple[str, str]] = []
     notices: list[str] = []
@@ -108,7 +112,9 @@ def read_labels(config: DataConfig, root: Path) -> Labels:
             elif not row.label:
                 unlabelled.append(matches[0])
             else:
-                _take(LabelledFile(matches[0], row.label, own, row.group), where, found, wrong)
+                # One spelling for names that differ only in how accents are stored, as for class folders.
+                label, group = (spelled.setdefault(_composed(text), text) for text in (row.label, row.group))
+                _take(LabelledFile(matches[0], label, own, group), where, found, wrong)
     beside, elsewhere = _without_a_row(tree, {*found, *undecided, *(file.name for file in unlabelled)}, found)
     missing += [(file.name, "no row names it") for file in beside]
     if config.bad_files == "fail":
@@ -255,6 +261,11 @@ def read_table(path: Path, columns: Columns, files: FileIndex) -> Table:
         if candidates:
             chosen[kind] = candidates[0]
         elif kind in ("file", "label"):
+            if named := next((cell for cell in header if cell.lower() not in FILE_COLUMNS and files.find(cell)), None):
+                raise DataError(
+                    f"the first line of {path} names no columns, but the file {named}; write a line such as "
+                    "file,label above it"
+                )
             raise DataError(
                 f"{path} has no column of {kind}s called {', '.join(known)}; it has {_list(header)}; name it: "
                 f'data.columns = {{ {kind} = "NAME" }}'
@@ -271,7 +282,22 @@ def read_table(path: Path, columns: Columns, files: FileIndex) -> Table:
         Row(line, **{kind: row[number].strip() if number < len(row) else "" for kind, number in chosen.items()})
         for line, row in lines
     ]
+    notices += _doubts(path.name, {kind: header[number] for kind, number in chosen.items()}, header, rows)
     return Table(path, {kind: header[number] for kind, number in chosen.items()}, rows, notices)
+
+
+def _doubts(name: str, columns: Mapping[str, str], header: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:
+    """Sentences about columns of the same name, and labels that may stand for a missing one."""
+    spelled = [cell.lower() for cell in header]
+    for column in columns.values():
+        if (count := spelled.count(column.lower())) > 1:
+            yield f"{name}: of {count} columns called {column}, the first one is used; rename the others"
+    for label in sorted({row.label for row in rows if row.label.lower() in MISSING}):
+        count = sum(row.label == label for row in rows)
+        yield (
+            f"{name}: {count:,} {'row has' if count == 1 else 'rows have'} the label {label}, which is taken for a "
+            "class; if it means no label, leave the cell empty"
+        )
 
 
 def _names_files(lines: Sequence[tuple[int, list[str]]], number: int, files: FileIndex) -> bool:
@@ -300,11 +326,18 @@ def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise DataError(f"the table {path} is not text in UTF-8; save it as CSV in UTF-8") from None
     first = next((line for line in text.splitlines() if line.strip()), "")
     separator = max("\t,;", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     try:
         lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise DataError(f"the table {path} is not a CSV or TSV file, line {reader.line_num}: {error}") from None
     if not lines:
         raise DataError(f"the table {path} is empty; its first line names the columns")
-    return [name.strip() for name in lines[0][1]], lines[1:]
+    header = [name.strip() for name in lines[0][1]]
+    for line, row in lines[1:]:
+        if any(cell.strip() for cell in row[len(header) :]):
+            raise DataError(
+                f"the table {path} has {len(header)} columns, and line {line} has {len(row)} cells; put a cell that "
+                f"contains {'a tab' if separator == chr(9) else separator} in double quotes"
+            )
+    return header, lines[1:]

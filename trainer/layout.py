@@ -43,12 +43,17 @@ class Layout:
 def split_of(name: str) -> str | None:
     """The split that a folder's name contains as a word, in upper or lower case; None if there is none or several.
 
-    Words are separated by ``_``, ``-``, ``.`` or a space.
+    Words are separated by ``_``, ``-``, ``.``, a space, or an upper-case letter. A split's word may end in "set" and
+    in digits.
 
     >>> split_of("seg_train"), split_of("Test-Set"), split_of("trains"), split_of("train_test")
     ('train', 'test', None, None)
+    >>> split_of("val2017"), split_of("trainset"), split_of("testImages")
+    ('val', 'train', 'test')
     """
-    found = [split for split, synonyms in SPLIT_WORDS.items() if _words(name) & set(synonyms)]
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    words = {re.sub(r"(?<=.)(set)?\d*$", "", word) for word in _words(spaced)}
+    found = [split for split, synonyms in SPLIT_WORDS.items() if words & set(synonyms)]
     return found[0] if len(found) == 1 else None
 
 

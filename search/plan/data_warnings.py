@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from trainer.pictures import DEPTH, TURNED, read_right
 SMALL_VALIDATION = 100
 """With fewer validation pictures than this, one picture is more than a point of accuracy."""
 
+MASK_NAMES = {"mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "segmentations"}
+"""Folders in which data sets for segmentation and detection have their answers, in lower case."""
+
 HEAVY_IMBALANCE = 10
 """Smallest ratio of the largest class to the smallest that causes a warning about imbalance."""
 
@@ -25,9 +29,31 @@ def warnings_about(data: Dataset, config: DataConfig) -> Iterator[str]:
     """Warnings about pictures that may be a mistake, or that make accuracies less reliable than they look."""
     yield from data.notices
     yield from misread(data)
+    yield from _class_names(data)
     yield from _left_out(data, config)
     yield from _validation(data, config)
     yield from _imbalance(data)
+
+
+def _class_names(data: Dataset) -> Iterator[str]:
+    """Warnings about classes that may be one class, and about class folders that may hold masks."""
+    twins: dict[str, list[str]] = defaultdict(list)
+    for name in data.class_names:
+        folded = unicodedata.normalize("NFKC", name).casefold()
+        twins["".join(one for one in folded if unicodedata.category(one) not in ("Cf", "Zs"))].append(name)
+    for names in twins.values():
+        if len(names) > 1:
+            told = " and ".join(ascii(name) if not name.isprintable() else repr(name) for name in names)
+            yield (
+                f"the classes {told} differ only in case, in spaces, or in characters that look alike or are not "
+                "seen; if they are one class, give them one name"
+            )
+    known = {name.casefold(): name for name in data.class_names}
+    if (masks := sorted(known.keys() & MASK_NAMES)) and known.keys() & {"image", "images", "img", "imgs"}:
+        yield (
+            f"the folder {known[masks[0]]} beside a folder of images is taken for a class; if it holds masks or "
+            "annotations, move it elsewhere"
+        )
 
 
 def misread(data: Dataset) -> Iterator[str]:

@@ -197,7 +197,7 @@ def test_skipping_goes_on_without_what_lacks_the_other_and_lists_it(tmp_path: Pa
     ("text", "sentence"),
     [
         ("", "train.csv is empty; its first line names the columns"),
-        ("000,a\n001,b\n", "train.csv has no column of files called path, img_path, "),
+        ("number,a\n000,b\n", "train.csv has no column of files called path, img_path, "),
         ("id,species\n000,a\n", 'it has id, species; name it: data.columns = { label = "NAME" }'),
         ("id,label\n", "no row names a picture and its label"),
         ("id,label\nx/000,a\n001,b\n", "train.csv line 2: x/000: names no file"),  # no x/ though there is train/000.png
@@ -209,6 +209,45 @@ def test_a_table_that_will_not_do_is_refused_in_a_sentence(tmp_path: Path, text:
     root = contest(tmp_path)
     (root / "train.csv").write_text(text)
     assert sentence in problems_of(root, tmp_path, labels="train.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("000.png,a\n001.png,b\n", "names no columns, but the file 000.png; write a line such as file,label above it"),
+        ("id,label\n000,a, big\n001,b\n", "has 2 columns, and line 2 has 3 cells; put a cell that contains , in"),
+        ('id,label\n000,a\n001,"b\n002,a\n', "is not a CSV or TSV file, line 4: unexpected end of data"),
+    ],
+)
+def test_a_table_that_would_lose_a_part_of_what_it_says_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    root = contest(tmp_path)
+    (root / "train.csv").write_text(text)
+    assert sentence in problems_of(root, tmp_path, labels="train.csv", bad_files="skip")
+
+
+def test_a_table_without_a_header_is_never_suggested(tmp_path: Path) -> None:
+    root = contest(tmp_path)
+    (root / "train.csv").write_text("".join(f"{i:03}.png,{'ab'[i % 2]}\n" for i in range(6)))
+    assert "columns =" not in problems_of(root, tmp_path)
+
+
+def test_spaces_after_commas_and_empty_cells_at_the_end_mean_nothing(tmp_path: Path) -> None:
+    rows = "".join(f'{i:03}, "{"ab"[i % 2]}, big",,\n' for i in range(6))
+    assert labelled(contest(tmp_path), f"id, label\n{rows}", tmp_path).class_names == ("a, big", "b, big")
+
+
+def test_labels_whose_accents_are_stored_in_two_ways_are_one_class(tmp_path: Path) -> None:
+    spelled = ["b", "caf\u00e9", "b", "cafe\u0301", "b", "cafe\u0301"]
+    rows = "".join(f"{i:03},{label}\n" for i, label in enumerate(spelled))
+    assert labelled(contest(tmp_path), f"id,label\n{rows}", tmp_path).class_names == ("b", "caf\u00e9")
+
+
+def test_missing_values_as_classes_and_columns_of_one_name_are_said(tmp_path: Path) -> None:
+    rows = "".join(f"{i:03},{('nan', 'b')[i % 2]},{i}\n" for i in range(6))
+    assert labelled(contest(tmp_path), f"id,label,Label\n{rows}", tmp_path).notices[:2] == (
+        "train.csv: of 2 columns called label, the first one is used; rename the others",
+        "train.csv: 3 rows have the label nan, which is taken for a class; if it means no label, leave the cell empty",
+    )
 
 
 def test_a_file_that_is_no_table_is_refused_in_a_sentence(tmp_path: Path) -> None:

@@ -33,6 +33,15 @@ def split_folders(root: Path, train: str, val: str, test: str) -> Path:
         ("test-set", "test"),
         ("Eval", "test"),
         ("imgs.evaluation", "test"),
+        ("train2017", "train"),
+        ("test1", "test"),
+        ("valset", "val"),
+        ("trainImages", "train"),
+        ("TestSet", "test"),
+        ("trainA", "train"),
+        ("set", None),
+        ("2017", None),
+        ("settest", None),
         ("trains", None),
         ("strain", None),
         ("contest", None),
@@ -54,6 +63,8 @@ def test_a_split_is_a_word_of_a_folders_name(name: str, split: str | None) -> No
         ("birds-train", "birds-val", "birds-eval"),
         ("flowers train", "flowers dev", "flowers evaluation"),
         ("v2.train", "v2.valid", "v2.test"),
+        ("train2017", "val2017", "test2017"),
+        ("TrainSet", "valset", "testImages"),
         ("seg_train/seg_train", "seg_val/seg_val", "seg_test/seg_test"),
         ("train/Training", "val/validation", "test/test"),
     ],
@@ -144,7 +155,18 @@ def test_one_shared_folder_or_a_few_do_not_make_classes_into_parts(tmp_path: Pat
     assert prepare(own, tmp_path).class_names == ("cat", "dog")
 
 
-@pytest.mark.parametrize("counts", [{"train": 3, "test": 2}, {"Train": 2}, {"train/train": 3, "val/val": 2}])
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {"train": 3, "test": 2},
+        {"Train": 2},
+        {"train/train": 3, "val/val": 2},
+        {"train2017": 3, "val2017": 2},
+        {"trainset": 3, "testset": 2},
+        {"trainImages": 3, "testImages": 2},
+        {"train": 3, "test1": 2},
+    ],
+)
 def test_splits_without_class_folders_are_never_two_classes(tmp_path: Path, counts: dict[str, int]) -> None:
     message = problems_of(make_folder(tmp_path / "pets", counts), tmp_path)
     assert "holds pictures" in message

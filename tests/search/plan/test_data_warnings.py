@@ -36,6 +36,23 @@ def test_classes_without_a_validation_picture_are_named(tmp_path: Path) -> None:
     assert warnings_of(folder, tmp_path, folds=5) == []  # each fold has some of each class
 
 
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (("cat", "Cat", "dog"), "the classes 'Cat' and 'cat' differ only in case"),
+        (("cat", "cat ", "dog"), "the classes 'cat' and 'cat ' differ only in case"),
+        (("cat", "cat\u200b", "dog"), "the classes 'cat' and 'cat\\u200b' differ only in case"),
+        (("images", "Masks"), "the folder Masks beside a folder of images is taken for a class"),
+        (("masks", "helmets", "c", "c++"), ""),
+    ],
+)
+def test_classes_that_may_be_a_mistake_are_named(tmp_path: Path, names: tuple[str, ...], sentence: str) -> None:
+    make_pictures(tmp_path / "data", dict.fromkeys(names, 3))
+    config = DataConfig(source="folder", path=str(tmp_path / "data"), image_size=8)
+    told = [one for one in warnings_about(prepare_data(config, tmp_path / "cache"), config) if "class" in one]
+    assert [one[: len(sentence)] for one in told] == ([sentence] if sentence else [])
+
+
 def test_a_part_of_the_training_pictures_is_told_with_its_numbers(tmp_path: Path) -> None:
     counts = {f"train/{name}": 60 for name in "ab"} | {f"val/{name}": 50 for name in "ab"}
     folder = make_pictures(tmp_path, counts)
