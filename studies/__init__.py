@@ -1,4 +1,13 @@
-"""Study files, and their content as validated values. Knows nothing about Optuna."""
+"""Study files, and their content as validated values. Knows nothing about Optuna.
+
+spec       StudySpec: all tables of a study file but [train] and [data], and the values that follow from them
+axes       the settings that [space] may sample, with the checks of axes and of known recipes
+objective  the value by which candidates are compared
+final      [final]: the training for an export, the names of its formats
+notify     [notify] and [track]
+cluster    [cluster]
+reference  docs/settings.md, made from the fields and their docstrings
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,46 @@
         print(result)
 
 This file imports no module of the package, because `trainer.config` must load without torch.
+
+fit           the training loop
+graph         steps as replays of a CUDA graph
+evaluate      evaluation on a split; the ensemble of models and views
+results       results of an epoch, shapes, sizes
+scores        scores in which each class counts the same
+config        the recipe: every field of [train]
+data_config   the pictures: every field of [data]
+values        validated values, and their JSON
+identity      which settings count in fingerprints and hashes
+models        models by name: built and counted
+families      the model families that are scaled, built or counted in a way of their own
+wide_resnet   wide ResNets, which timm does not have
+padding       ReXNets with channels padded to multiples of 8
+casting       weights cast for autocast together
+kernels       changes of a model for fewer and faster kernels
+losses        the loss, with corrections of class imbalance
+distill       a teacher, and its part of the loss
+optim         optimizer, learning rate, gradient limits, SAM, average
+augment       augmentation: its random parameters, and one executor each for CPU and GPU
+transforms    the transforms that `augment` names, of albumentations and torchvision
+order         the order of an epoch's pictures
+loader        the batches of an epoch, made in this process or in loader processes
+data          pictures with labels and splits, and their problems
+cache         the decoded pictures, memory-mapped
+pictures      reads one picture
+background    a picture without its background
+scan          lists the pictures of a data folder
+tree          the folders and files of a data folder
+layout        which folders are splits, and which are classes
+labels        label tables
+contest       label tables that a folder has and the study file does not name
+splits        drawn splits and folds
+near          near-duplicates across splits
+checkpoint    checkpoints of trainings
+kept          small files that are read back, with a checksum
+sums          SHA256SUMS of an export
+device        all that depends on the training device
+cores         CPU cores and threads
+errors        errors that the user can correct
 """
 
 import logging

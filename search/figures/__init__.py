@@ -8,5 +8,5 @@ mistakes   the most confident mistakes of an export (Matplotlib)
 ranks      the ranks of a layer's feature maps, of an export (Matplotlib)
 sizes      the charts of value against parameters or GFLOPs
 confusion  the file of the best trial's confusion matrix
-png        the figures of an export and of `lr-range` (Matplotlib)
+png        the figures of an export and of the best trial (Matplotlib)
 """
