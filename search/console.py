@@ -64,7 +64,7 @@ class Terminal(Console):
         try:
             super().print(*objects, **options)
         except OSError as error:
-            self._buffer.clear()  # Python keeps it already, and writes it when there is room
+            self._buffer.clear()  # of rich; the file's own buffer keeps the text, and is written when there is room
             _on_unwritten(error, self.file)
 
     def say(self, line: str, level: int = logging.INFO, /) -> None:

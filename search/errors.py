@@ -35,7 +35,8 @@ FailureKind: TypeAlias = Literal[
     changed   an epoch trained again differs      hang    no progress, and killed for it
     disk      a checkpoint cannot be written      killed  signal 9, from outside
     memory    an allocation failed, or the        exit    the process ended by itself, or by another signal
-              system killed for lack of memory
+              system killed for lack of memory    lost    its node was lost, or how it ended is not known
+    preempted the cluster took the device back
 """
 
 

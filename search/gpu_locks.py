@@ -46,6 +46,7 @@ class HeldDevices:
         Raises:
             DeviceHeld: another search or export trains on one of them; then none of them is locked.
         """
+        # Reversed, so that a GPU that several devices share has the label of the first one.
         gpus = {device.uuid: device.label for device in reversed(devices) if device.uuid is not None}
         for uuid, label in sorted(gpus.items()):
             name, lock = label.partition(":")[0], contextlib.ExitStack()

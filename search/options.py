@@ -45,6 +45,10 @@ class Commands(TyperGroup):
 
 
 def _set_loudness(context: typer.Context, verbose: bool | None) -> None:
+    """Show debug lines if ``verbose`` is True, and only results and warnings if it is False.
+
+    The root's ``obj`` holds the choice, so that the same option before and after the command's name counts once.
+    """
     root = context.find_root()
     if verbose is not None and verbose != root.obj and not context.resilient_parsing:
         root.obj = verbose

@@ -137,7 +137,10 @@ class Runs:
         return self.study(study) / "confusion.npz"
 
     def export_section(self, study: str) -> Path:
-        """Content of the report's section about a study's last export, see search/watch/export_section.py."""
+        """Content of the report's section about a study's last export, see search/watch/export_section.py.
+
+        The file keeps the name that earlier versions gave it.
+        """
         return self.study(study) / "handed-over.json"
 
     def trials(self, study: str) -> Path:
@@ -225,7 +228,8 @@ class Runs:
         idle = {self.trial(study, number) for number in waiting}
         sizes = self.checkpoints(study).items()
         taken = sum(size for folder, size in sizes if folder.parent == self.trials(study) and folder not in idle)
-        # More trials may have checkpoints than are trained at once; the next checkpoint needs room in any case.
+        # More trials may have checkpoints than are trained at once. Each worker's next checkpoint needs room in any
+        # case: that is one of the 2 * folds + 1 checkpoints that ``needed`` counts for it.
         return max(needed - taken, needed // (2 * max(1, folds) + 1))
 
     def has_room(self, study: str, needed: int, folds: int = 0, waiting: Sequence[int] = ()) -> bool:

@@ -116,6 +116,11 @@ def allow_grace(seconds: float) -> None:
 
 
 def _watch_signals(reader: int) -> None:
+    """End the process if it has not ended by itself some time after a signal.
+
+    After a second Ctrl-C or SIGTERM that is STUCK_SECONDS. After the first SIGTERM or SIGHUP it is the grace and
+    STUCK_SECONDS. After the first Ctrl-C there is no limit, because the user can press it again.
+    """
     asked, deadline, code = 0, math.inf, SECOND_SIGNAL
     while True:
         ready, _, _ = select.select([reader], [], [], None if deadline == math.inf else deadline - time.monotonic())

@@ -106,7 +106,7 @@ class Search(FrozenModel):
         return values
 
     @model_validator(mode="after")
-    def _ends(self) -> Self:
+    def _has_a_budget(self) -> Self:
         if self.trainings is None and self.trials is None:
             raise ValueError("no budget: name trainings, or trials, or both")
         return self

@@ -23,8 +23,11 @@ kernels       changes of a model for fewer and faster kernels
 losses        the loss, with corrections of class imbalance
 distill       a teacher, and its part of the loss
 optim         optimizer, learning rate, gradient limits, SAM, average
+hrank         filters whose feature maps have a low rank
 augment       augmentation: its random parameters, and one executor each for CPU and GPU
 transforms    the transforms that `augment` names, of albumentations and torchvision
+fancy_pca     a shift of colours along their principal axes
+views         the views of test-time augmentation
 order         the order of an epoch's pictures
 loader        the batches of an epoch, made in this process or in loader processes
 data          pictures with labels and splits, and their problems

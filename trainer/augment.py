@@ -112,6 +112,7 @@ def draw(config: TrainConfig, batch: int, size: int, rng: np.random.Generator, c
         moved = crop + size * rng.uniform(-config.shift, config.shift, (2, batch)) if config.shift else crop
         zoom = 1 / rng.uniform(1 - config.scale, 1 + config.scale, batch) if config.scale else 1.0
         cos, sin, centre = np.cos(angle) * zoom, np.sin(angle) * zoom, (size - 1) / 2
+        # [2, 2, batch] and, below, [2, batch]: an affine map for each picture.
         linear = np.stack([np.stack([cos * flip_x, -sin * flip_y]), np.stack([sin * flip_x, cos * flip_y])])
         offset = centre + moved - centre * linear.sum(axis=1)
         shrink, corner = _draw_crop(config, batch, size, cached or size, rng)
@@ -143,7 +144,7 @@ def _draw_crop(
         shrink = side / size
         # The outer edges of the first and the last pixel of the result are those of the crop.
         return shrink, rng.uniform(0, 1, (2, batch)) * (cached - side) + (shrink - 1) / 2
-    middle = centre_of(cached, size)[1].start
+    middle = centre_of(cached, size)[1].start  # pixels of margin before the centre
     before, after = (math.floor(config.random_crop * room) for room in (middle, cached - size - middle))
     corner = rng.integers(middle - before, middle + after, (2, batch), endpoint=True) if before + after else middle
     return np.ones((2, batch)), np.full((2, batch), corner, dtype=np.float64)

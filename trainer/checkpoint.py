@@ -97,7 +97,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 class _Stream(io.RawIOBase):
-    """Target of torch.save. The disk begins to write after the first megabytes, while the hash is computed."""
+    """Target of torch.save. The disk begins to write after the first megabytes, while the hash is computed.
+
+    ``size`` counts the bytes so far, ``begun`` those that the system was asked to write.
+    """
 
     file: BinaryIO
 

@@ -207,6 +207,7 @@ class FileIndex:
         exact = _composed(value).replace("\\", "/").rpartition("/")[2]
         if len(found) == 1:
             return found
+        # In the order of their weight. The third sets ``name`` for its own comparison.
         best: tuple[Callable[[File], bool], ...] = (
             lambda file: key in (_folded(file.name), _stem(_folded(file.name))),
             lambda file: file.is_picture,

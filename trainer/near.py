@@ -30,10 +30,13 @@ PLAUSIBLE = 0.6
 """Least correlation of whole pictures for which cropped versions are compared too; that takes 0.7 ms for a pair."""
 
 SMALL = 16
+"""Side of the small versions, in pixels."""
+
 CROP = 0.05
 """Share of each side that a copy may have lost, at any edge."""
 
 BLOCK = 1024
+"""Number of pictures, or of pairs, that are compared at once, which bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def find_near_duplicates(
         for earlier in names[:number]:
             first, second = data.splits[later], data.splits[earlier]
             best: dict[int, tuple[float, int]] = {}
-            for row in (0, 1):
+            for row in (0, 1):  # the picture itself, and its mirror image
                 for one, other in _candidates(hashes[row], hashes[0], smalls[row], smalls[0], first, second):
                     likeness = _likeness(data.images[one], data.images[other], flip=row == 1)
                     if likeness >= max(SAME, best.get(one, (0.0, 0))[0]):

@@ -45,7 +45,7 @@ def _balanced(order: Indices, labels: NDArray[np.int64], rng: np.random.Generato
     least, more = divmod(len(order), len(classes))
     wanted = np.full(len(classes), least)
     wanted[np.argsort(-counts, kind="stable")[:more]] += 1
-    free, repeats = [np.arange(0)], [order[:0]]
+    free, repeats = [np.arange(0)], [order[:0]]  # empty arrays, for the types of the concatenations
     for label, count, number in zip(classes, counts, wanted, strict=True):
         places = rng.permutation(np.flatnonzero(labels == label))
         free.append(places[number:])

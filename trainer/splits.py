@@ -112,7 +112,10 @@ def _units(config: DataConfig, cache: Cache, groups: Sequence[str]) -> list[_Uni
 
 
 def _take(units: list[_Unit], classes: Sequence[str], shares: dict[str, int]) -> tuple[list[int], list[_Unit]]:
-    """Take units until the shares are filled. Returns the pictures of the taken units, and the remaining units."""
+    """Take units until the shares are filled. Returns the pictures of the taken units, and the remaining units.
+
+    A unit is taken if the numbers of pictures that its classes still lack are nearer to 0 with it than without it.
+    """
     open_ = Counter(shares)
     taken: list[int] = []
     left = []

@@ -45,6 +45,8 @@ LATENCY_ROUNDS = 11
 """Forward passes of each export and batch size, in turns; the median counts."""
 
 TEST = "the test split"
+"""Beginning of ``Comparison.source`` if the pictures are those of a test split; such a comparison is a use of it."""
+
 
 Reader = Callable[[int], NDArray[np.float32]]
 

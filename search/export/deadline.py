@@ -12,8 +12,8 @@ from search.plan.schedule import Schedule, pace_of
 from search.study.trial import TrialView
 
 Unconfirmed = Literal["chosen", "measured"]
-"""The step of a confirmation that there was no time for: to choose a trial with fresh seeds, or to measure it with
-further ones."""
+"""The step of a confirmation that there was no time for. chosen: no trial was chosen with fresh seeds. measured: the
+chosen one was not measured with further seeds."""
 
 
 class TimeIsUp(Exception):

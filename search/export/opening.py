@@ -70,7 +70,7 @@ def loading(record: ExportRecord) -> list[str]:
     if model.members > 1 or model.views:
         whole = [f"This gives {result.accuracy:.2%}, the accuracy above. {one}" for one in whole]
         plain = f"This gives {result.plain_accuracy:.2%}, because it is the model without the views. {plain}"
-        alone = int("onnx" in record.formats)  # its lines read the picture themselves
+        alone = int("onnx" in record.formats)  # its lines come first, and read the picture themselves
         parts = [*whole[:alone], read, *whole[alone:], *([plain] if model.stock_timm else [])]
     else:
         parts = [read, *([plain] if model.stock_timm else []), *whole]

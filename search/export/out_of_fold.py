@@ -45,6 +45,7 @@ def write_out_of_fold(file: Path, whole: nn.Module, retraining: Retraining) -> R
         for number in range(folds):
             progress("predicting out of fold, in folds", number, folds)
             part = data.fold(number, folds, spec.data.split_seed)
+            # Each trial has its models in the order of the folds, so these are all models of one fold.
             found = predict_logits(Ensemble(members[number::folds], whole.views), part, "val", cpu)
             held_out = part.splits["val"]
             for index, answer in zip(held_out, found.exp().numpy(), strict=True):

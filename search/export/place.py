@@ -2,6 +2,8 @@
 
     exports/birds-3            the export
     exports/.birds-3.partial   the next export while it is made; a file UNFINISHED marks it
+    exports/.birds-3.old       the old content between two moves, where the system cannot exchange folders
+    exports/birds-3.aside-...  old content that was not a complete export
 
 The old content is deleted only if it is a complete export: it has all files of an export, each with its checksum in
 SHA256SUMS, and no other file. So no file of another program is lost.

@@ -143,7 +143,7 @@ class Retraining:
             The trials; and the confirmation, or None if there is none or there was no time to complete it.
         """
         if not numbers and not self.spec.confirm.is_off and (trial := self._confirm()) is not None:
-            return [trial], None
+            return [trial], None  # unconfirmed, because the time is over
         found = None if self.spec.confirm.is_off else confirmed(self.study, self.spec)
         if numbers or found is None:
             return choose_trials(self.study, numbers, self.spec), found
@@ -212,8 +212,8 @@ class Retraining:
         already = f", {done} of them already" if done else ""
         self.console.say(f"confirming {', '.join(parts)}: {count(total, 'training')}{already}")
         numbers = {trial.number for trial in chosen}
-        larger = [trial.number for trial in ranked(own_trials(self.study), self.spec.limit)[: plan.race[0].keep]]
-        if passed := [str(number) for number in larger if number not in numbers]:
+        highest = [trial.number for trial in ranked(own_trials(self.study), self.spec.limit)[: plan.race[0].keep]]
+        if passed := [str(number) for number in highest if number not in numbers]:
             self.console.say(
                 f"not confirmed, because they exceed the limit as [final] exports them: trial {', '.join(passed)}"
             )

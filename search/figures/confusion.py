@@ -16,7 +16,7 @@ class TrialConfusion:
 
     trial: int
     table: NDArray[np.int64]
-    """[k, 3]: true class, predicted class, pictures, where there are any."""
+    """[k, 3]: true class, predicted class, number of pictures; a row for each pair that occurs."""
     names: list[str]
     """Class names."""
 
@@ -44,6 +44,6 @@ def read_confusion(file: Path) -> TrialConfusion:
 
 
 def table_of(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The table [k, 3] of a confusion matrix [c, c]: true class, predicted class, pictures, where there are any."""
+    """The table [k, 3] of a confusion matrix [c, c]: true class, predicted class, number; a row for each pair."""
     rows, columns = np.nonzero(confusion)
     return np.stack([rows, columns, confusion[rows, columns]], axis=1).astype(np.int64)

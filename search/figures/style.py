@@ -15,15 +15,15 @@ from search.study.trial import view_of
 from studies.objective import NAMES, Objective, as_measured
 
 INK, QUIET, GRID, BEST, GOOD, WAITED, PLAIN, FAILED, CRASH = (
-    "#1f2328",
-    "#6e7781",
-    "#e4e7eb",
-    "#0b4f9e",
-    "#5b93cf",
-    "#b5cfea",
-    "#c3c9d1",
-    "#b3261e",
-    "#f2b8b5",
+    "#1f2328",  # INK
+    "#6e7781",  # QUIET
+    "#e4e7eb",  # GRID
+    "#0b4f9e",  # BEST
+    "#5b93cf",  # GOOD
+    "#b5cfea",  # WAITED
+    "#c3c9d1",  # PLAIN
+    "#b3261e",  # FAILED
+    "#f2b8b5",  # CRASH
 )
 """Colours of text, axes, grid lines, the best trial, other good trials, paused ones, all others, failures, crashes."""
 
@@ -59,7 +59,7 @@ class ValueAxis:
 
 
 TICKS = (".4~%", ".4~g")
-"""Number formats of ticks, for shares and for losses: as many digits as needed, at most four."""
+"""Number formats of ticks, for shares (index False) and for losses (True): as many digits as needed, at most four."""
 
 
 def value_range(complete: Sequence[FrozenTrial]) -> tuple[float, float]:

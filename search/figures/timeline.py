@@ -89,8 +89,9 @@ def segments_of_trials(trials: Sequence[FrozenTrial]) -> list[Segment]:
         device = str(trial.user_attrs.get("device", "unknown device"))
         lanes = ends.setdefault(device, [])
         lane = next((lane for lane, end in enumerate(lanes) if end <= begun), len(lanes))
-        lanes[lane : lane + 1] = [ended]
+        lanes[lane : lane + 1] = [ended]  # replaces the end of a lane, or adds a lane
         found.append(Segment(f"{device}\n{lane + 1}", trial.number, begun, ended, trial.state.name.lower()))
+    # Until here, ``worker`` is the device and the lane, with a line break between.
     alone = {device for device, lanes in ends.items() if len(lanes) == 1}
     return [
         replace(segment, worker=device if device in alone else f"{device} {lane}")

@@ -45,7 +45,8 @@ def after_search(spec: StudySpec, candidates: int, seconds: float, at_once: int)
 
     Args:
         spec: the study.
-        candidates: largest number of full trainings of the search, if it has no budget of compute.
+        candidates: number of candidates of the search if all are trained to the end. It counts as the number of full
+            trainings if the search has no budget of compute.
         seconds: duration of a full training, of all folds.
         at_once: number of trainings at the same time.
     """
@@ -56,6 +57,7 @@ def after_search(spec: StudySpec, candidates: int, seconds: float, at_once: int)
     again = 0 if spec.final.rerank is None else RERANKED
     stages = costs(rounds, rounds[0].keep) if rounds else []
     waves = sum(math.ceil(stage / at_once) for stage in (*stages, measuring))
+    # With folds, ``seconds`` are those of all folds. A final training takes as long as one, unless all are exported.
     parts = 1 if spec.final.ensemble == "folds" else max(1, spec.data.folds)
     of_final = seconds * final_epochs(spec) / (spec.train.epochs * parts)
     return AfterSearch(

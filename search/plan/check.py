@@ -152,12 +152,12 @@ def bought_by(spec: StudySpec) -> Candidates:
     a candidate costs the epochs up to the first rung, that share of the epochs up to the next one, and so on.
     """
     budget, ladder, first = Budget.of(spec), build_ladder(spec), first_rung(spec)
-    ways = [end - begin for begin, end in pairwise((0, *ladder.steps))]
-    usual = sum(way / spec.search.reduction_factor**rung for rung, way in enumerate(ways))
+    lengths = [end - begin for begin, end in pairwise((0, *ladder.steps))]  # steps from each rung to the next
+    usual = sum(length / spec.search.reduction_factor**rung for rung, length in enumerate(lengths))
     most = math.inf if budget.trials is None else budget.trials
     costs = (ladder.last_step, first, usual)
-    ends = (most if budget.trainings is None else budget.trainings * budget.steps / each for each in costs)
-    at_least, at_most, about = (math.ceil(min(most, round(end, 6))) for end in ends)
+    numbers = (most if budget.trainings is None else budget.trainings * budget.steps / each for each in costs)
+    at_least, at_most, about = (math.ceil(min(most, round(number, 6))) for number in numbers)
     return Candidates(
         trained_to_the_end=at_least,
         stopped_at_first_rung=at_most,

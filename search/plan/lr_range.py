@@ -45,8 +45,10 @@ SUSTAINED = 10
 """A fall of the loss counts only if it lasts this many steps, a factor of three in the rate."""
 
 RUNNING = 0.95
+"""Decay of the running mean of the loss."""
+
 DIVERGED = 4.0
-"""The test ends once the running mean of the loss, with this decay, is this many times its minimum."""
+"""The test ends once the running mean is this many times its minimum."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,11 +70,12 @@ class Schedule:
 
     def final_begins_at(self, pace: Pace) -> float:
         """Latest time at which the final training must begin, even if nothing is confirmed."""
-        after = after_search(self.spec, 1, self._training(pace), self.at_once)
+        after = after_search(self.spec, 1, self._training(pace), self.at_once)  # the 1 has no part in last_seconds
         return self.ends_at - MARGIN * (START_SECONDS * pace.load + after.last_seconds + self.export_seconds(pace))
 
     def last_stages(self, pace: Pace) -> float:
         """Seconds of all stages after the search."""
+        # Without a budget of compute, any large number gives the longer race.
         trainings = self.spec.search.trainings or math.inf
         after = after_search(self.spec, math.ceil(min(trainings, 1e6)), self._training(pace), self.at_once)
         return START_SECONDS * pace.load + after.seconds + self.export_seconds(pace)

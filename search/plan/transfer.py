@@ -18,7 +18,7 @@ from trainer.errors import ConfigError, LimitError
 def within(
     spec: StudySpec, space: Mapping[str, BaseDistribution], chosen: Sequence[Transferred], fitter: Fitter
 ) -> list[Transferred]:
-    """The recipes as the new study can queue them, with the sampled settings as keys; without those that lose all.
+    """The recipes as the new study can queue them, with the sampled settings as keys. A recipe without any is left out.
 
     Args:
         spec: the new study.

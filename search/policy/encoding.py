@@ -105,7 +105,7 @@ class Encoding:
         Args:
             points: [number of points, number of settings].
         """
-        levels = np.maximum(self._levels, 2)
+        levels = np.maximum(self._levels, 2)  # so that continuous axes cause no division by 0
         cell = np.minimum(np.floor(points * levels), levels - 1)
         columns = np.where(self._levels > 0, cell / (levels - 1), points)
         if not self._one_hot.any():

@@ -131,12 +131,12 @@ def reached(trial: FrozenTrial, ladder: Ladder) -> dict[int, float]:
     If the patience of a training ended it before a rung, its last value counts at that rung.
     """
     values = trial.intermediate_values
-    left = max(trial.user_attrs.get(PAUSED_AT, 0), trial.user_attrs.get(PROMOTED_AT, 0), max(values, default=0))
+    furthest = max(trial.user_attrs.get(PAUSED_AT, 0), trial.user_attrs.get(PROMOTED_AT, 0), max(values, default=0))
     if trial.state == TrialState.COMPLETE:
-        left = ladder.last_step
+        furthest = ladder.last_step
     found = {}
     for number, step in enumerate(ladder.steps):
-        if step <= left and (before := [one for one in values if one <= step]):
+        if step <= furthest and (before := [one for one in values if one <= step]):
             found[number] = values[max(before)]
     if trial.state == TrialState.COMPLETE and trial.value is not None:
         found[len(ladder.steps) - 1] = trial.value

@@ -34,7 +34,7 @@ class Promotion:
 
         Args:
             number: the candidate.
-            step: the step of the rung, or an earlier one, after the rung before it.
+            step: the step of the rung. If the patience of a training ended it before the rung: its last step.
             value: the value of the candidate there.
 
         Returns:

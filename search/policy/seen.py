@@ -69,7 +69,7 @@ class Seen:
             entry = entries[index] if index < len(entries) else None
             if entry is None or entry.settled is not trial:
                 entry = self._entry(trial, entry)
-                entries[index : index + 1] = [entry]
+                entries[index : index + 1] = [entry]  # replaces the entry of the trial, or adds it
                 if trial.number == but:
                     continue
             if entry.candidate is not None:
@@ -107,7 +107,12 @@ class Seen:
         return tuple(found.get(rung, math.nan) for rung in range(len(self._ladder.steps)))
 
     def _has_diverged(self, trial: FrozenTrial) -> bool:
-        """Whether a trial was pruned, but not in a comparison. If trials are paused at rungs: pruned between rungs."""
+        """Whether a trial was pruned, but not in a comparison.
+
+        If trials are paused at rungs, a trial that ends at its last rung was paused there, and ``search stop --finish``
+        has ended it. A trial that ends between rungs, or after it has left its last rung, diverged or ran out of
+        memory.
+        """
         if trial.state != TrialState.PRUNED:
             return False
         last, paused = trial.last_step or 0, trial.user_attrs.get(PAUSED_AT, 0)

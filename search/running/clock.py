@@ -57,7 +57,7 @@ class Clock:
         self.slowest = max(self.slowest, seconds)
 
     def note_end(self, view: TrialView) -> None:
-        """Store the size of a trial that has ended."""
+        """Store the multiply-adds of a trial if they are the most of all complete ones: the export evaluates them."""
         if view.state == "COMPLETE" and view.macs:
             self._macs = max(self._macs, view.macs)
 

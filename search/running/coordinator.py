@@ -77,6 +77,7 @@ class Coordinator:
         self.crew, self.trials = Crew(pool, self.spec.faults, self.say), Trials(owned, bounds.space, runs, clock)
         self.journal = self.trials.journal
         self.stopping = self.killed = self.told_to_stop = self.out_of_time = False
+        """``told_to_stop``: whether the user was told that the search stops, or need not be told."""
         self.deadline = math.inf
         self.outage = Outage(self.say)
         self.backlog: deque[Said] = deque()
@@ -103,7 +104,7 @@ class Coordinator:
         self.deadline = min(self.deadline, time.monotonic() + grace_seconds)
 
     def run(self) -> bool:
-        """Search. Returns True once the budget is spent; False if the search was stopped and can be continued.
+        """Search. Returns True once the budget is spent or the time is up; False if the search was told to stop.
 
         Raises:
             TrainingFailed: workers cannot start, or the same error ended two trials in a row.
@@ -256,7 +257,10 @@ class Coordinator:
         return not self.stopping and self._left_to_do() > 0
 
     def _left_to_do(self) -> int:
-        """Number of trials left to assign: orphans, paused ones that may be promoted, new ones within the budget."""
+        """Number of trials left to assign: orphans, paused ones that may be promoted, new ones within the budget.
+
+        When the time for the last stages has begun, orphans do not go on, unless no candidate is complete.
+        """
         orphans = len(self.trials.orphans) if self.clock.allows(0) or not self.trials.spent.complete else 0
         return orphans + self.trials.allowance.total
 

@@ -216,7 +216,11 @@ def _finished(coordinator: Coordinator, runs: Runs, devices: list[WorkerDevice],
 
 
 def _clock(study: optuna.Study, spec: StudySpec, prepared: Prepared, at_once: int, say: Say | None) -> Clock:
-    """The time of the launch. If it goes on to an export, with ``at_once`` trainings, ``say`` gets the plan."""
+    """The time of the launch.
+
+    ``say`` is None if the launch does not go on to an export. Else it gets the plan, in which ``at_once`` is the number
+    of trainings at the same time.
+    """
     launched, hours = first_launch(study), spec.search.hours
     if say is None:
         return Clock(hours)

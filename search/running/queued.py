@@ -29,7 +29,7 @@ REPEAT_FROM = 15
 
 
 class Queued:
-    """Queues each of them once.
+    """Queues each recipe, and the repeat, once.
 
     Args:
         study: the study, owned.
@@ -41,7 +41,7 @@ class Queued:
         self.study, self.journal = study, journal
         enough = spec.search.trainings is not None and spec.search.trainings >= REPEAT_FROM
         self._repeats = enough and bool(spec.known) and has_repeat(study)
-        """Whether the repeat is still to be queued."""
+        """Whether the repeat is still to be queued. Studies of earlier versions have none (``has_repeat``)."""
 
     def adopt(self, trials: Collection[FrozenTrial]) -> None:
         """Take over what the last launch left; the journal has a line for each queued trial."""

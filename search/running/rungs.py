@@ -74,7 +74,10 @@ class Rungs:
         return ends - progress.step
 
     def is_resumable(self, progress: Progress) -> bool:
-        """Whether the checkpoint of a trial holds a part of its present or next training."""
+        """Whether the checkpoint of a trial is of use when the trial goes on.
+
+        Without separate trainings it always is. With them, it is while the trial is in the middle of one.
+        """
         between = not progress.waits and progress.step > self.ladder.begins_at(progress.stage)
         return between or not self.ladder.anew
 
@@ -97,7 +100,7 @@ class Rungs:
             progress: the trial.
             rung: the step of the rung.
             value: the trial's value there.
-            allowed: whether the budget has compute, and the launch time, for a trial that goes on.
+            allowed: whether enough compute and enough time are left for a trial that goes on.
 
         Returns:
             Whether the trial is paused, and whether that is only because no compute or no time is left.

@@ -109,7 +109,8 @@ class Trials:
         """Most steps that the trials in progress still need to reach their next rungs."""
         return sum(map(self.rungs.left_of, self.progress.values()))
 
-    def _go_on(self, progress: Progress | None) -> None:
+    def _put_first(self, progress: Progress | None) -> None:
+        """Make a promoted trial, if there is one, the first orphan."""
         if progress is not None:
             self.progress[progress.trial.number] = progress
             self.orphans.appendleft(progress.trial.number)
@@ -160,7 +161,7 @@ class Trials:
         """
         allowance = self.allowance
         if not self.orphans and allowance.promotions:
-            self._go_on(self.rungs.promote(allowance.at_least))
+            self._put_first(self.rungs.promote(allowance.at_least))
         elif not self.orphans and allowance.candidates:
             self.asking = True
             if not self._unknown():
@@ -176,7 +177,7 @@ class Trials:
         before a later result is stored, because the sampler would learn from that result. If the database created two
         trials, because the reply for the first one was lost, the first is resumed: a replay has the same order.
         """
-        self._go_on(self.rungs.complete_promoting())
+        self._put_first(self.rungs.complete_promoting())
         if self.asking:
             for frozen in self._unknown()[:1]:
                 self.lose_foreign(below=frozen.number)
@@ -326,6 +327,7 @@ class Trials:
         progress.setbacks = setbacks
 
     def _unknown(self) -> list[FrozenTrial]:
+        """RUNNING trials of the database that are not in memory: they were asked for, and the reply was lost."""
         known = self.progress.keys() | self.finished.keys() | self.rungs.paused.keys()
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return [frozen for frozen in running if frozen.number not in known]

@@ -266,7 +266,7 @@ def confirmed(study: optuna.Study, spec: StudySpec, *, owner: str | None = None)
     )
     confirmation = Confirmation(
         trainings=total,
-        done=total if is_over else done,
+        done=total if is_over else done,  # a race in which a training diverged is over sooner than planned
         seconds=seconds,
         eta_seconds=eta_seconds if goes_on else None,
         candidates=tuple(replace(one, standard_error=errors.get(one.trial), tied=one.trial in tied) for one in order),

@@ -70,6 +70,7 @@ def identify(study: optuna.Study) -> Callable[[], None]:
         StudyChanged: the study is deleted already.
     """
 
+    # ``stored``, ``gone`` and ``before``, which both functions use, are set below them.
     def uuid() -> str | None:
         with backend_of(study).engine.connect() as connection:  # not all attributes: the page is one
             row = connection.execute(stored).one_or_none()

@@ -170,6 +170,7 @@ def eta_seconds(
     over, there = Counter(ended.steps), Counter(steps)
     over.update(paused)
     reached, stay = [0] * (ladder.last_step + 1), [0] * (ladder.last_step + 1)
+    # Of each epoch: the number of trials that have reached it, and the number of those that have ended there.
     for step, number in [*over.items(), *there.items()]:
         for epoch in range(min(step, ladder.last_step) + 1):
             reached[epoch] += number

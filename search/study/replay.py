@@ -353,6 +353,7 @@ class _Played:
             return None
         if self.pauses:
             return self._at_rung(event, trial)
+        # A search with "promote" asked no pruner of Optuna; another pruner is asked at each step but the last.
         if event.pruned is None and not (self.spec.search.pruner == "promote" and event.step < self.spec.num_steps):
             return None
         answer = bool(trial.should_prune())

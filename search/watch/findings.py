@@ -271,6 +271,7 @@ def _rungs(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[Frozen
 def _agreement(pairs: Sequence[tuple[float, float]], early_steps: str) -> str:
     """Sentence about the rank correlation of early and final values, given as (early, final)."""
     if len(pairs) >= 8:  # with fewer, chance alone can produce any correlation
+        # The rank of each value, from 0; all are 0 if the values are equal.
         early, final = (np.unique([pair[side] for pair in pairs], return_inverse=True)[1] for side in (0, 1))
         agreement = float(np.corrcoef(early, final)[0, 1]) if early.any() and final.any() else 0.0
         words = f" Among the {len(pairs)} that completed, the rank after {early_steps} and the final rank"

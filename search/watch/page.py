@@ -2,7 +2,7 @@
 
 Drawing takes seconds, and importing optuna-dashboard takes two more. So a separate process draws. It reads the database
 over a connection that cannot write. It writes the study attributes that the dashboard's own functions would store into
-a file. The coordinator sends this process lines of JSON:
+a file. The coordinator sends lines of JSON to the drawing process:
 
     {"storage", "study", "runs"}   once: the database to read, and the runs folder for the file
     {"note"}                       draw, with this text of the note; when the drawing is done, the file appears
@@ -259,6 +259,7 @@ def _parts(note: str) -> tuple[str, str]:
     """The part of a note that the search wrote, and the part that an export wrote."""
     note = note.replace(EXPORTED_BEFORE, EXPORTED)
     exported = note.partition(EXPORTED)[2].partition(CONFIRMED)[0].partition(SEARCHED)[0].rstrip()
+    # Without SEARCHED, the note is of an earlier version, whose first part is the search's, or has only that part.
     before, _, own = note.partition(SEARCHED)
     return own or before.partition(CONFIRMED)[0].partition(EXPORTED)[0].rstrip(), exported
 

@@ -124,7 +124,7 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
         self.begun = self.creation_time
 
     def is_late(self, now: float) -> bool:
-        """Whether the client has taken too long."""
+        """Whether the client has taken too long: between two requests, or to send one, or to read an answer."""
         if self.total_outbufs_len == 0:
             if self.requests:  # this program is still making the answer
                 return False

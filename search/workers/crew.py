@@ -44,7 +44,7 @@ class Worker:
     label: str
     device: str = "starting"
     process: Literal["none", "running", "ended"] = "none"
-    """"ended" until its Exit has been handled, which may wait for the database."""
+    """State of its process. It is "ended" until its Exit has been handled, which may wait for the database."""
     placed: Placed | None = None
     """Node and GPU of its process, or of its last one; None before the first was placed."""
     ready: bool = False

@@ -107,7 +107,8 @@ def decide(failure: Failure, setbacks: Setbacks, faults: Faults, *, has_room: bo
                 return Decision("give up", setbacks)
             return Decision("again", replace(setbacks, micro_batches=2 * setbacks.micro_batches))
         case "device":
-            # This many errors put a device aside, so the last one occurred on another device or in a later launch.
+            # So many errors put a device aside. A training that had so many before this one has failed on more than
+            # one device, or in more than one launch; so the training is at fault.
             if setbacks.device_errors >= MOST_DEVICE_ERRORS:
                 return Decision("give up", setbacks)
             return Decision("again", replace(setbacks, device_errors=setbacks.device_errors + 1))

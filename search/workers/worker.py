@@ -127,7 +127,7 @@ class Preemption:
         self._now = False
 
     def leave_if_asked(self) -> None:
-        """End the process after an epoch."""
+        """End the process, if the cluster has asked for that. To be called after an epoch."""
         with self.at_any_time():
             pass
 
