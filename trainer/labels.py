@@ -25,6 +25,11 @@ __all__ = ["FileIndex", "LabelledFile", "Labels", "Table", "read_labels", "read_
 FILE_COLUMNS = ("path", "img_path", "file_name", "filename", "file", "image", "image_id", "id")
 """Names of the column of files, in any case. If a table has several, the first one whose values name files is used."""
 
+GROUP_COLUMNS = {
+    f"{who}{end}" for who in ("patient", "subject", "burst", "video", "artist") for end in ("", "_id", "id")
+}
+"""Names of columns, in lower case, that often have groups. They are used only if ``columns`` names them."""
+
 MISSING = {"nan", "<na>", "na", "n/a", "null", "none"}
 """Labels, in lower case, that other programs write for a missing value."""
 
@@ -279,12 +284,29 @@ def read_table(path: Path, columns: Columns, files: FileIndex) -> Table:
         if strange := sorted(value for value in values if split_of(value) is None):
             notices.append(f"{path.name}: column split is not used, because {strange[0]!r} names no split")
             del chosen["split"]
+    notices += _not_used(path.name, header, lines, chosen)
     rows = [
         Row(line, **{kind: row[number].strip() if number < len(row) else "" for kind, number in chosen.items()})
         for line, row in lines
     ]
     notices += _doubts(path.name, {kind: header[number] for kind, number in chosen.items()}, header, rows)
     return Table(path, {kind: header[number] for kind, number in chosen.items()}, rows, notices)
+
+
+def _not_used(
+    name: str, header: Sequence[str], lines: Sequence[tuple[int, list[str]]], chosen: Mapping[str, int]
+) -> Iterator[str]:
+    """Sentences about columns that seem to have the splits or the groups, if no column has them yet."""
+    for number, column in enumerate(header):
+        values = {row[number].strip() for _, row in lines if number < len(row)} - {""}
+        kind = "group" if column.lower() in GROUP_COLUMNS else "split"
+        if number in chosen.values() or kind in chosen:
+            continue
+        if kind == "group" or (len(values) > 1 and all(map(split_of, values))):
+            what = "pictures of one group are not kept together" if kind == "group" else "splits are drawn"
+            yield f'{name}: column {column} is not used, so {what}; to use it: data.columns = {{ {kind} = "{column}" }}'
+        elif column.lower() in ("is_val", "is_valid", "is_test"):
+            yield f"{name}: column {column} is not used, so splits are drawn; a column split may say train, val, test"
 
 
 def _doubts(name: str, columns: Mapping[str, str], header: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:

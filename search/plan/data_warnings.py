@@ -30,6 +30,7 @@ def warnings_about(data: Dataset, config: DataConfig) -> Iterator[str]:
     yield from data.notices
     yield from misread(data)
     yield from _class_names(data)
+    yield from _groups(data, config)
     yield from _left_out(data, config)
     yield from _validation(data, config)
     yield from _imbalance(data)
@@ -54,6 +55,20 @@ def _class_names(data: Dataset) -> Iterator[str]:
             f"the folder {known[masks[0]]} beside a folder of images is taken for a class; if it holds masks or "
             "annotations, move it elsewhere"
         )
+
+
+def _groups(data: Dataset, config: DataConfig) -> Iterator[str]:
+    """A warning if ``group_by`` keeps no pictures together, or leaves pictures without a group."""
+    if config.group_by is None:
+        return
+    counts = Counter(data.groups)
+    alone = counts.pop("", 0)
+    asked = f"data.group_by = {config.group_by!r}"
+    if not counts or max(counts.values()) == 1:
+        yield f"{asked} keeps no pictures together: {len(counts):,} groups in {_count(len(data.names), 'picture')}"
+    elif alone:
+        first = data.names[data.groups.index("")]
+        yield f"{asked} gives {_count(alone, 'picture')} of {len(data.names):,} no group, the first: {first}"
 
 
 def misread(data: Dataset) -> Iterator[str]:

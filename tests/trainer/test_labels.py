@@ -250,6 +250,23 @@ def test_missing_values_as_classes_and_columns_of_one_name_are_said(tmp_path: Pa
     )
 
 
+def test_columns_that_seem_to_have_splits_or_groups_are_said_and_their_lines_work(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "scans", {"images": 8})
+    splits = ("train", "train", "train", "train", "valid", "valid", "testing", "testing")
+    rows = "".join(f"{i:03},{'ab'[i % 2]},P{i // 2},{splits[i]},{i > 5}\n" for i in range(8))
+    text = f"id,label,patient_id,subset,is_valid\n{rows}"
+    assert labelled(root, text, tmp_path).notices == (
+        "train.csv: column patient_id is not used, so pictures of one group are not kept together; to use it: "
+        'data.columns = { group = "patient_id" }',
+        'train.csv: column subset is not used, so splits are drawn; to use it: data.columns = { split = "subset" }',
+        "train.csv: column is_valid is not used, so splits are drawn; a column split may say train, val, test",
+    )
+    columns = {"group": "patient_id", "split": "subset"}
+    data = labelled(root, text, tmp_path, columns=columns)
+    assert (len(data.splits["val"]), len(data.splits["test"]), data.groups[:3]) == (2, 2, ("P0", "P0", "P1"))
+    assert data.notices == ()
+
+
 def test_a_file_that_is_no_table_is_refused_in_a_sentence(tmp_path: Path) -> None:
     root = contest(tmp_path)
     assert "cannot be read: No such file or directory; data.labels is relative to the data folder" in problems_of(

@@ -53,6 +53,21 @@ def test_classes_that_may_be_a_mistake_are_named(tmp_path: Path, names: tuple[st
     assert [one[: len(sentence)] for one in told] == ([sentence] if sentence else [])
 
 
+@pytest.mark.parametrize(
+    ("pattern", "sentence"),
+    [
+        ("patient", "keeps no pictures together: 0 groups in 12 pictures"),
+        ("[ab]/.*", "keeps no pictures together: 12 groups in 12 pictures"),
+        ("a/0[0-3]|b/0[1-5]", "keeps no pictures together: 9 groups in 12 pictures"),
+        ("a/0|b/0[1-5]", "gives 1 picture of 12 no group, the first: b/00.png"),
+    ],
+)
+def test_a_pattern_of_groups_that_does_not_fit_the_names_is_told(tmp_path: Path, pattern: str, sentence: str) -> None:
+    folder = make_pictures(tmp_path / "data", {"a": 6, "b": 6})
+    told = warnings_of(folder, tmp_path, group_by=pattern, stratified=False)
+    assert f"data.group_by = {pattern!r} {sentence}" in told
+
+
 def test_a_part_of_the_training_pictures_is_told_with_its_numbers(tmp_path: Path) -> None:
     counts = {f"train/{name}": 60 for name in "ab"} | {f"val/{name}": 50 for name in "ab"}
     folder = make_pictures(tmp_path, counts)
