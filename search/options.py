@@ -34,6 +34,10 @@ SAFE_WORD = re.compile(r"[\w.-]+", re.ASCII)
 """Names that may be offered to a shell for completion. Folders can have any name, and some shells evaluate it."""
 
 
+LOUDNESS = "featherweight.verbose"
+"""Key of a command line's ``meta``: whether debug lines are shown; absent if neither -v nor -q was given."""
+
+
 class Commands(TyperGroup):
     """The commands. Each one takes -v and -q after its name, as well as before it."""
 
@@ -47,11 +51,11 @@ class Commands(TyperGroup):
 def _set_loudness(context: typer.Context, verbose: bool | None) -> None:
     """Show debug lines if ``verbose`` is True, and only results and warnings if it is False.
 
-    The root's ``obj`` holds the choice, so that the same option before and after the command's name counts once.
+    ``meta``, which all contexts of a command line share, holds the choice, so that the same option before and after the
+    command's name counts once.
     """
-    root = context.find_root()
-    if verbose is not None and verbose != root.obj and not context.resilient_parsing:
-        root.obj = verbose
+    if verbose is not None and verbose != context.meta.get(LOUDNESS) and not context.resilient_parsing:
+        context.meta[LOUDNESS] = verbose
         context.with_resource(debug_lines() if verbose else quietly())
 
 

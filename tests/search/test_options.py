@@ -6,10 +6,11 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import chdir
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import typer.main
@@ -20,6 +21,7 @@ import search.devices
 import studies
 from search.cli import app
 from search.devices import Gpu
+from search.errors import UsageError
 from search.options import _devices
 from search.running.stop import Stopped
 
@@ -98,6 +100,22 @@ def test_every_command_takes_both() -> None:
     for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
         options = {word for option in command.params for word in (*option.opts, *option.secondary_opts)}
         assert options >= {"-v", "--verbose", "-q", "--quiet"}, name
+
+
+@pytest.mark.parametrize("words", [["-v", "launch"], ["-q", "launch"], ["launch", "-v"], ["launch"]])
+def test_the_observers_of_a_callers_script_are_those_of_the_launch(
+    folder: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observer, found = object(), []
+
+    def launched(*_: object, further: object, **__: object) -> NoReturn:
+        found.append(further)
+        raise UsageError("not launched here")
+
+    monkeypatch.setattr("search.pipeline.launch_study", launched)
+    with chdir(folder), pytest.raises(UsageError, match="not launched here"):
+        app([*words, "mine.toml", "--gpus", "cpu"], obj=(observer,), standalone_mode=False)
+    assert found == [(observer,)]
 
 
 # -- what a shell completes

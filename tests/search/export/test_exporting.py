@@ -42,7 +42,7 @@ from search.export.description import _told
 from search.export.export import _disk_errors, _export
 from search.export.metrics import Export, evaluate_once, final_model, text_of_export
 from search.export.place import Place
-from search.export.proof import Difference, compare_logits
+from search.export.proof import BATCH, Difference, _rounding, compare_logits
 from search.export.record import ExportRecord, ProofAnswer
 from search.export.retrain import Retraining, raise_if_stopped
 from search.export.trainings import Outcome, Training
@@ -132,10 +132,28 @@ def test_a_place_where_no_export_can_be_made_is_told_before_anything_is_trained(
 @pytest.mark.parametrize(("scale", "allowed"), [(0.01, 1e-4), (1.0, 1e-4), (300.0, 3e-3)])
 def test_logits_may_differ_by_as_much_as_fp32_rounds(scale: float, allowed: float) -> None:
     expected = scale * np.array([[1.0, -0.5], [0.25, 0.0]])
-    assert compare_logits("ONNX Runtime", expected + 0.9 * allowed, expected) == pytest.approx(0.9 * allowed)
+    near = expected + 0.9 * allowed
+    assert compare_logits("ONNX Runtime", near, expected, lambda: 0.0) == pytest.approx(0.9 * allowed)
     for wrong in (expected + 1.1 * allowed, expected * np.nan):
         with pytest.raises(Difference, match=r"^ONNX Runtime's logits differ by .*, more than "):
-            compare_logits("ONNX Runtime", wrong, expected)
+            compare_logits("ONNX Runtime", wrong, expected, lambda: 0.0)
+
+
+def test_logits_of_a_model_that_amplifies_rounding_may_differ_by_as_much_as_fp32_changes_in_it() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Flatten(), *(layer for _ in range(12) for layer in (torch.nn.Linear(12, 12), torch.nn.Tanh()))
+    )
+    for layer in model:
+        if isinstance(layer, torch.nn.Linear):
+            layer.weight.data *= 8  # chaotic: each layer makes differences larger
+    pictures = np.random.default_rng(0).normal(size=(70, 3, 2, 2)).astype(np.float32)
+    rounding = _rounding(model, lambda start: pictures[start : start + BATCH], len(pictures))
+    assert 1e-4 < rounding < 0.5
+    expected = model(torch.from_numpy(pictures)).detach().numpy()
+    assert compare_logits("ONNX Runtime", expected + 1.9 * rounding, expected, lambda: rounding) > rounding
+    with pytest.raises(Difference, match=r"^ONNX Runtime's logits differ by "):
+        compare_logits("ONNX Runtime", expected + 2.1 * rounding, expected, lambda: rounding)
 
 
 def test_a_full_disk_ends_an_export_with_one_sentence_whichever_file_it_stops(tmp_path: Path) -> None:

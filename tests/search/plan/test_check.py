@@ -207,7 +207,19 @@ def test_the_answer_is_json(meaning: Meaning) -> None:
     assert found == to_json(meaning)
     assert list(found) == [
         *("version", "study", "model", "epochs", "budget", "rungs", "limit", "pictures", "space", "largest", "widest"),
-        *("next", "left_out", "exported", "fixed", "known", "transferred", "steps_per_epoch", "estimate"),
+        *(
+            "next",
+            "left_out",
+            "exported",
+            "views",
+            "convolutions",
+            "rerank",
+            "fixed",
+            "known",
+            "transferred",
+            "steps_per_epoch",
+            "estimate",
+        ),
     ]
     assert found["limit"] == {"params": 60_000, "macs": None}
     assert found["largest"].keys() == {"width_mult", "params", "macs"}
