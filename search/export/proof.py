@@ -166,8 +166,7 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
         reference = dict(arrays)
     for name, (file, forward) in forwards.items():
         plain = file == weights.FILE
-        logits = through(forward, cached)
-        expected = reference["plain" if plain and "plain" in reference else "whole"]
+        logits, expected = through(forward, cached), reference["plain" if plain and "plain" in reference else "whole"]
         difference = compare_logits(name, logits, expected, partial(_rounding, plain_model, cached, len(indices)))
         accuracy = float((logits.argmax(1) == labels).mean())
         _same(f"accuracy through {name}", accuracy, evaluation["plain_accuracy" if plain else "accuracy"])
