@@ -60,7 +60,7 @@ epochs had a logit of 311, and a difference of 1.7e-4 between two libraries."""
 
 MAX_ROUNDING_RATIO = 2.0
 """Largest difference beyond these bounds, as a multiple of what fp32 changes in the logits of the model itself, beside
-fp64: one rounding in each library. An EfficientNet after 12 steps had a logit of 130; fp32 changed its logits by 4e-2,
+fp64: one rounding in each library. An EfficientNet after 6 steps had a logit of 130; fp32 changed its logits by 4e-2,
 and two libraries differed by 3e-2."""
 
 STRANGER_TOLERANCE = 0.005
