@@ -53,6 +53,7 @@ def test_it_prints_a_line_for_each_epoch(cache: list[str]) -> None:
         "optimizer",
         "augmentation",
         "loader processes",
+        "steps",
     ]
     assert header == "epoch  train loss  train acc.  val loss  val acc.  seconds  pictures/s"
     number, train_loss, trained, val_loss, accuracy, seconds, speed = epoch.split()

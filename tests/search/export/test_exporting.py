@@ -236,7 +236,9 @@ class Desk:
         monkeypatch.setattr(search.study.outage, "RETRY_SECONDS", 0)
         monkeypatch.setattr(search.workers.places, "LocalPool", lambda devices, logs: self.pool)
         storage = open_storage(parse_url(f"sqlite:///{folder}/search.db"), create=True)
-        data: Any = SimpleNamespace(fingerprint="pictures", cache_path=folder / "cache")
+        data: Any = SimpleNamespace(
+            fingerprint="pictures", cache_path=folder / "cache", mean=(0.5,) * 3, std=(0.5,) * 3
+        )
         devices = [WorkerDevice("cpu", None, 1)]
         self.said = StringIO()
         console = Terminal(file=self.said, width=200)

@@ -16,7 +16,8 @@ from search.export.card import card
 from search.export.formats.weights import CLASS_MAP, class_map
 from search.export.metrics import Export, text_of_export
 from search.export.record import Evaluation, ExportRecord, identity_of, write_metrics
-from search.figures.png import confused_pairs, dense, draw_confusion, table_of
+from search.figures.confusion import table_of
+from search.figures.png import confused_pairs, dense, draw_confusion
 
 
 def test_the_record_of_an_export_of_before_says_all_that_its_file_says_and_has_its_identity(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from PIL import Image
 
 import search.figures.png
 from search.export.card import _cell
-from search.figures.png import Epoch, draw_confusion, draw_curves, draw_values, numbered, table_of, write_curves
+from search.figures.confusion import table_of
+from search.figures.png import Epoch, draw_confusion, draw_curves, draw_values, numbered, write_curves
 
 ODD = {
     "a formula": r"$\mathds{R}$",

@@ -283,7 +283,7 @@ def test_where_nobody_can_be_asked_nothing_is_deleted_without_yes(folder: Path, 
     search(runs)
     code, _, err = run_inside(folder, "delete", "scripted")
     assert code == 2
-    assert "with --yes" in err
+    assert "--yes deletes without asking" in err
     assert listed(runs)
 
 

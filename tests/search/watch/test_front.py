@@ -176,7 +176,7 @@ def test_an_artifact_that_is_gone_or_no_artifact_is_not_found(search: Search, tm
     path = add_artifact(search, tmp_path / "artifacts", "curves.html", "<p>curves")
     for file in (tmp_path / "artifacts").iterdir():
         file.unlink()
-    assert b"its file is gone" in ask(app, path).body
+    assert b"its file is missing" in ask(app, path).body
     for other in (path, "/artifacts/1/0", "/artifacts/1/..%2fsearch.db", "/artifacts/1/../search.db"):
         assert ask(app, other).status == 404, other
 
