@@ -29,7 +29,8 @@ class WorkerDevice:
     label: str
     """As shown: "cpu", "cpu:1", "gpu 0", or "gpu 0:1" where workers share a GPU."""
     visible: str | None
-    """CUDA_VISIBLE_DEVICES of the process, a UUID: one GPU has one name for locks and counts; None for the CPU."""
+    """CUDA_VISIBLE_DEVICES of the process: the GPU's UUID, by which locks and counts know the same GPU; None for the
+    CPU."""
     num_threads: int
     """CPU threads of torch in the process."""
     sharing: int = 1

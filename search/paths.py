@@ -228,8 +228,8 @@ class Runs:
         idle = {self.trial(study, number) for number in waiting}
         sizes = self.checkpoints(study).items()
         taken = sum(size for folder, size in sizes if folder.parent == self.trials(study) and folder not in idle)
-        # More trials may have checkpoints than are trained at once. Each worker's next checkpoint needs room in any
-        # case: that is one of the 2 * folds + 1 checkpoints that ``needed`` counts for it.
+        # More trials may have checkpoints than are trained at once. In any case, each worker needs room for its
+        # next checkpoint, which is one of the 3 (with folds 2 * folds + 1) that ``needed`` counts for the worker.
         return max(needed - taken, needed // (2 * max(1, folds) + 1))
 
     def has_room(self, study: str, needed: int, folds: int = 0, waiting: Sequence[int] = ()) -> bool:

@@ -268,7 +268,7 @@ class Training:
 
         Args:
             batch: the batch. In a step that is captured, its shares are tensors on the device.
-            lr: the learning rate; a tensor [] on the device likewise.
+            lr: the learning rate; in a step that is captured, a tensor [] on the device.
 
         Returns:
             [2], detached, on the device: the batch's mean loss and its accuracy, both before the step.

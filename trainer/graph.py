@@ -108,7 +108,8 @@ class Replay:
     def _keep(
         self, graph: torch.cuda.CUDAGraph, found: torch.Tensor, before: list[torch.Tensor], after: list[torch.Tensor]
     ) -> None:
-        """Keep a graph. Batch norm's counters on the host are no part of it: they advance as in the step before."""
+        """Keep a graph. It does not contain batch norm's counters, because they are on the host: at each replay, they
+        advance as they did in the step that was taken kernel by kernel."""
         self.graph, self.found = graph, found
         states = zip(self._tensors(), before[:-1], after[:-1], strict=True)
         counted = [(own, last - first) for own, first, last in states if own.device.type == "cpu"]

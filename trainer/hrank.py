@@ -96,7 +96,7 @@ def feature_maps(model: nn.Module, layer: str, images: torch.Tensor) -> torch.Te
     """The feature maps [n, filters, h, w] of a convolution, after the modules that follow it directly.
 
     A module follows if it takes the very tensor that the one before gave, keeps its shape and has no weights but those
-    of a normalisation. So a residual connection, a pooling and the next convolution end the row.
+    of a normalisation. So the series ends at a residual connection, a pooling or the next convolution.
     """
     convolution = model.get_submodule(layer)
     last: torch.Tensor | None = None

@@ -126,7 +126,11 @@ def _clip_units(parameters: Sequence[nn.Parameter], most: float) -> None:
 
 
 def _multiply(tensors: Sequence[torch.Tensor], factors: Sequence[torch.Tensor]) -> None:
-    """Multiply tensors by those of ``_unit_norms``. Scalars would take a kernel for each vector, so they are spread."""
+    """Multiply each tensor by its factor, which has the shape that ``_unit_norms`` gives.
+
+    The factor of a vector is a scalar, and scalars would take a kernel for each vector. So they are first spread over
+    one tensor with an entry for each element of the vectors.
+    """
     vectors = [(tensor, factor) for tensor, factor in zip(tensors, factors, strict=True) if tensor.ndim == 1]
     if vectors:
         sizes = tuple(len(vector) for vector, _ in vectors)

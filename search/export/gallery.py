@@ -97,7 +97,9 @@ def layer_cam(model: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> 
 
 
 def _last_stage(model: nn.Module, image: torch.Tensor) -> tuple[nn.Module, int] | None:
-    """The last module with an output of at least CELLS cells per side, or else of the most; and the number of the call.
+    """The last module whose output has at least CELLS cells per side, and the number of its call.
+
+    If no output has that many, it is the last module among those with the most cells.
 
     The number is needed because a model may call the same module more than once in a forward pass.
     """

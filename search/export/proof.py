@@ -59,9 +59,9 @@ MAX_RELATIVE_DIFFERENCE = 1e-5
 epochs had a logit of 311, and a difference of 1.7e-4 between two libraries."""
 
 MAX_ROUNDING_RATIO = 2.0
-"""Largest difference beyond these bounds, as a multiple of what fp32 changes in the logits of the model itself, beside
-fp64: one rounding in each library. An EfficientNet after 6 steps had a logit of 130; fp32 changed its logits by 4e-2,
-and two libraries differed by 3e-2."""
+"""Above these two bounds: the largest difference, as a multiple of the model's own rounding. That is the difference
+between its logits in fp32 and in fp64, and each of the two libraries may be off by as much. An EfficientNet after 6
+steps had a logit of 130; fp32 changed its logits by 4e-2, and two libraries differed by 3e-2."""
 
 STRANGER_TOLERANCE = 0.005
 """Largest difference between a stranger's accuracy on the raw files and the card's, besides the pictures that a plain

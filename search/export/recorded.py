@@ -152,7 +152,7 @@ class RecordedRerank(Recorded):
     accuracy: float
     """Accuracy of the reranked model, without views."""
     plain_accuracy: float
-    """Accuracy of the model that was trained on for as long without new filters."""
+    """Accuracy of the model whose training went on for the same number of epochs, without new filters."""
     only_reranked: int
     """Pictures that only the reranked model classified correctly."""
     only_plain: int

@@ -232,7 +232,7 @@ class Retraining:
         a training, it has the same checkpoint and is not trained again.
 
         With [final.rerank], the last stage has the training of the exported model, and then the plain one that it is
-        compared with. Both have the next seed, because the model has seen the epochs of its own.
+        compared with. Both have the next seed. With its own seed, the model would get the same epochs a second time.
 
         Raises:
             ConfigError: the model has no such convolution as [final.rerank] names.

@@ -132,7 +132,7 @@ class TrainingQueue:
         Args:
             stage: name of the stage, for messages.
             trainings: the trainings to run.
-            progress: called with (stage and unit, epochs or folds done, the same in all).
+            progress: called with (stage and unit, epochs or folds done, their number in all).
 
         Raises:
             TrainingFailed: a worker cannot start; the same error ended two trainings in a row; or, once all others

@@ -35,7 +35,7 @@ BURN_IN = 20
 """First steps of the test, with rates up to 1e-5, at which nothing is learned: they give the loss before its fall."""
 
 SMOOTHING = 4.0
-"""Standard deviation, in steps, of the Gaussian that smooths the loss: a fifth of a factor of ten in the rate. It is
+"""Standard deviation, in steps, of the Gaussian that smooths the loss: a factor of 1.6 in the rate. It is
 symmetric, so it does not shift the curve as a running mean does."""
 
 SURE = 3.0

@@ -107,8 +107,8 @@ def ladder_for(steps: int, *, anew: bool, factor: int, first: int | None = None,
         steps: epochs of a full training, or folds.
         anew: whether each rung has its own training.
         factor: each rung has this many times the steps of the rung before it.
-        first: epochs up to the first rung. Default: 1 / factor^2 of the training. If that is too short: with ``anew``
-            (less than two epochs), 1 / factor of it; else the first epoch after the warm-up.
+        first: epochs up to the first rung. Default: 1 / factor^2 of ``steps``. With ``anew``, if that is less than
+            two epochs: 1 / factor of ``steps``. Without ``anew``: at least the epoch after the warm-up.
         warmup: epochs of the warm-up.
     """
     length = first

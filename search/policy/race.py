@@ -128,4 +128,4 @@ def _score(results: Mapping[int, float | None], seeds: int, claim: float | None)
     fresh = [value for seed, value in sorted(results.items()) if seed < seeds and value is not None]
     if not fresh:
         return -math.inf
-    return round(fmean(fresh if claim is None else [*fresh, claim]), 9)  # so that equal counts of pictures are equal
+    return round(fmean(fresh if claim is None else [*fresh, claim]), 9)  # else equal results could differ in a last bit

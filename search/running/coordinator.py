@@ -3,10 +3,11 @@
 Optuna stores the state of each trial. The coordinator also knows its worker, and its failures so far:
 
     WAITING --ask--> RUNNING --last epoch--> COMPLETE
-                       |  ^ --pruner, loss not finite, or too large for the memory--> PRUNED
-        worker dies, or |  |
-        search stops    v  | resumed under its own number, from its last epoch
-                      nobody --no retry left--> FAIL
+                     RUNNING --pruner, loss not finite, or too large for the memory--> PRUNED
+                      |   ^
+      worker dies, or |   | resumed under its own number,
+      search stops    v   | from its last epoch
+                   no worker --no retry left--> FAIL
 
     With the pruner "promote" a trial may also be paused at a rung, still RUNNING, until it is promoted.
 """

@@ -96,7 +96,10 @@ class Trials:
 
     @property
     def slowest(self) -> float:
-        """Seconds of the slowest step so far, or of an average one of the slowest earlier trial; 0 if none is known."""
+        """Seconds of the slowest step of this launch, or of the mean step of the slowest ended trial if that is more.
+
+        0 if neither is known.
+        """
         return max(self.clock.slowest, self.ended.slowest)
 
     @property
@@ -244,7 +247,7 @@ class Trials:
     def _decide(
         self, progress: Progress, step: int, value: float, rung: int | None, *, last: bool
     ) -> tuple[bool | None, bool]:
-        """Whether a trial is pruned or paused, None if that was not decided; and the value of ``Epoch.too_late``."""
+        """Whether a trial is pruned or paused, None if that was not decided; and ``too_late`` for the journal."""
         if rung is not None:
             others = sum(self.rungs.left_of(one) for one in self.progress.values() if one is not progress)
             in_time = self.clock.allows(self.rungs.steps_beyond(rung))
@@ -313,7 +316,7 @@ class Trials:
         """Log a failure of a trial and the decision about it. A crash gets a journal line, once for each attempt."""
         progress = self.progress[number]
         logger.debug("trial %d: %s (%s): %s", number, failure.kind, failure.sentence, decision.verdict)
-        if failure.is_crash and progress.crashed < progress.attempts:  # else an outage came after the journal's line
+        if failure.is_crash and progress.crashed < progress.attempts:  # else the line was written before an outage
             progress.crashed = progress.attempts
             reason = failure.sentence.splitlines()[0]
             self.journal.append(events.Crash(trial=number, worker=worker, kind=failure.kind, reason=reason))

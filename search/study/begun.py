@@ -29,7 +29,7 @@ KEPT = {
 missing here, because it limits a single launch."""
 
 SAME_AS_NONE = {"min_epochs": 1}
-"""Setting -> its default in earlier versions, where it had the meaning that None has now."""
+"""Setting -> its default in earlier versions, which meant what the present default, None, means."""
 
 SHOWN_DIFFERENCES = 3
 """Most differences between a study's first text and the present one that are listed; the others are only counted."""

@@ -235,7 +235,8 @@ def confirmed(study: optuna.Study, spec: StudySpec, *, owner: str | None = None)
         study: the study.
         spec: the study's spec. Its ``confirm`` and ``final`` are those stored by ``begin``.
         owner: the present owner of the study, as ``owner_of`` names it. The time left is estimated only if this owner
-            began the confirmation: a running search may have a new candidate, which only the next export confirms.
+            began the confirmation, and so runs it now. If a search is the owner, no confirmation runs, although a new
+            candidate of the search may still have to be confirmed.
     """
     kept = _kept(study)
     if kept is None:

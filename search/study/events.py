@@ -66,7 +66,7 @@ TAIL_BYTES = len(b', "crc32": "12345678"}\n')
 
 
 class _Recorded(BaseModel):
-    # Strict: a text is not read as a number. (A database may hold values that are not numbers.)
+    # Strict: a text is not read as a number. NaN is accepted, because a database may hold it.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
 

@@ -72,7 +72,8 @@ def identify(study: optuna.Study) -> Callable[[], None]:
 
     # ``stored``, ``gone`` and ``before``, which both functions use, are set below them.
     def uuid() -> str | None:
-        with backend_of(study).engine.connect() as connection:  # not all attributes: the page is one
+        # Reads this attribute alone: the study's page is stored in attributes too, and is long.
+        with backend_of(study).engine.connect() as connection:
             row = connection.execute(stored).one_or_none()
         if row is None:
             raise gone

@@ -81,8 +81,8 @@ class Marks:
 
     def is_asked(self, trial: FrozenTrial) -> bool:
         """Whether the search has asked for an unfinished trial; also True if it asked before there were marks."""
-        without = () if self.before is None else self.before.without  # among them, those unfinished then
-        asked = self.asked(trial.number)  # the process may have been killed just before it stored the end
+        without = () if self.before is None else self.before.without  # unfinished before there were marks
+        asked = self.asked(trial.number)  # with ENDED: killed before the end was stored
         return trial.user_attrs.get(MARK) in (asked, asked + ENDED) or trial.number in without
 
     def seen(self, trial: FrozenTrial) -> FrozenTrial:

@@ -31,8 +31,8 @@ Z95 = 1.959964
 """97.5 % quantile of the normal distribution, for an interval of 95 %."""
 
 BINOMIAL = 3
-"""Degrees of freedom of the binomial variance. Of 16 and 27 good recipes, sigma from two seeds was then off by factors
-of 1.09 and 1.17, from the two seeds alone by 1.51 and 2.40 (bench/README.md, "The noise of a training")."""
+"""Degrees of freedom of the binomial variance. In two studies, sigma from two seeds was off by factors of 1.09 and
+1.17 with it, and of 1.51 and 2.40 without it (16 and 27 good recipes; bench/README.md, "The noise of a training")."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -298,7 +298,7 @@ class _Played:
         return self.pruner is None and self.spec.search.pruner == "promote"
 
     def take(self, event: Event) -> dict[str, Value] | bool | None:
-        """Replay one event. Returns the answer of sampler or pruner, if one was asked; at an end, whether it is that of
+        """Replay one event. Returns the answer of sampler or pruner, if one was asked; for a Tell, whether the trial is
         a repeat."""
         match event:
             case Enqueue():
@@ -336,7 +336,7 @@ class _Played:
         return None
 
     def _ask(self, event: Ask) -> dict[str, Value]:
-        before = self.trials.get(event.trial)  # if it has some settings, or one was added later
+        before = self.trials.get(event.trial)  # asked for a second time: a setting was missing
         frozen = self.study.get_trials(deepcopy=False)[before.number] if before else new_trial(self.study)
         trial = self.trials[event.trial] = resume_trial(self.study, self.spec, frozen, self.space)
         answer: dict[str, Value] = trial.params

@@ -135,7 +135,7 @@ def resume_trial(
     stored = dict(frozen.params)
     with together(study):
         for name, distribution in space.items():
-            # ``drawn``: the setting takes none of the random numbers with which the sampler draws one by one.
+            # ``drawn``: the value was drawn together with others, or queued, so it needs no random number of its own.
             drawn = name in trial.relative_params or name in frozen.system_attrs.get(QUEUED, {})
             if name in stored and not drawn and not distribution.single():
                 study.sampler.sample_independent(study, frozen, name, distribution)

@@ -64,8 +64,9 @@ NICENESS = 10
 EXPORTED = "#### Exported\n\n"
 CONFIRMED = "#### Confirmed with fresh seeds\n\n"
 SEARCHED = "\n\n---\n\n"
-"""Beginnings of the note's parts, in their order: the export, which a search keeps; the confirmation; the search, whose
-value is the least certain. In notes of earlier versions, the search's part is the first and has no such beginning."""
+"""Beginnings of the note's parts, in their order: the part of the export, which a later search does not change; that of
+the confirmation; that of the search, last because its value is the least certain. In notes of earlier
+versions, the search's part is the first and has no such beginning."""
 EXPORTED_BEFORE = "#### Handed over\n\n"  # in notes of earlier versions
 
 

@@ -91,7 +91,7 @@ class Worker:
 
     @property
     def gpu(self) -> tuple[str, str]:
-        """Node and UUID of its GPU: two nodes may number theirs alike. Its label without a GPU."""
+        """Key of its GPU for counts: node and UUID. If the worker has no GPU: "" and the worker's label."""
         return (self.placed.node, self.placed.gpu) if self.placed and self.placed.gpu else ("", self.label)
 
     @property

@@ -99,7 +99,8 @@ def main() -> None:
 
 
 class Preemption:
-    """The end of a worker whose cluster takes its device back: after the epoch in progress, at once without one."""
+    """The end of a worker whose cluster takes its device back: after the epoch in progress, if any, else at
+    once."""
 
     def __init__(self) -> None:
         self._asked = self._now = False
@@ -133,7 +134,7 @@ class Preemption:
 
 
 def _own_gpu(place: str) -> str:
-    """UUID of the GPU of this process. A cluster may have numbered it; NVML knows its UUID."""
+    """UUID of the GPU of this process. On a cluster, CUDA_VISIBLE_DEVICES may hold a number; NVML gives the UUID."""
     if place == "here":
         return os.environ["CUDA_VISIBLE_DEVICES"]
     from search.devices import visible_gpus

@@ -91,7 +91,10 @@ def write_weights(
 
 
 def _background(spec: StudySpec) -> dict[str, Json]:
-    """The step before timm's transform, if there is one. Not in pretrained_cfg, in which timm accepts its own keys."""
+    """The step before timm's transform, if there is one.
+
+    It is not in pretrained_cfg, because timm accepts only its own keys there.
+    """
     return {} if spec.data.background == "keep" else {"background": spec.data.background}
 
 
