@@ -130,7 +130,7 @@ def test_status_shows_a_search_while_it_runs(finished: Watched) -> None:
     assert busy["memory_bytes"] > 1e8, "torch alone is as large"
     assert busy.keys() == {
         *("label", "device", "trial", "attempt", "epoch", "epochs", "val_accuracy", "images_per_second"),
-        *("value", "epoch_seconds", "seconds_since_progress", "memory_bytes"),
+        *("value", "epoch_seconds", "seconds_since_progress", "memory_bytes", "node", "waiting"),
     }
 
 
@@ -156,6 +156,7 @@ def test_status_shows_a_search_that_has_ended(finished: Watched) -> None:
             "reason",
             "failure",
             "failed_under",
+            "repeats",
             "feasible",
         )
     }
