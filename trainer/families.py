@@ -23,8 +23,8 @@ from trainer.config import ModelSize, Shape, SizeSetting, TrainConfig
 from trainer.wide_resnet import WideResNet
 
 RESNET_STEM = 64
-"""Channels of a ResNet's first stage at width_mult 1. Each further stage has growth = 2 times as many (He et al., 2015,
-table 1)."""
+"""Channels of a ResNet's stem, and of its first stage at width_mult 1. Each further stage has growth = 2 times as many
+(He et al., 2015, table 1)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ class Layout:
     notices: Sequence[str] = ()
     """A sentence for everything that was ignored, or that may have another meaning."""
     is_plain: bool = True
-    """Whether no folder's name contradicts this layout."""
+    """Whether no folder's name contradicts this layout; False for a single folder."""
 
 
 def split_of(name: str) -> str | None:

@@ -7,7 +7,7 @@ retrain    the trainings for an export: the best trials once more, then the chos
 deadline   the time at which the confirmation ends in a study with limited hours
 trainings  runs these trainings on the workers of a pool
 record     the content of metrics.json as frozen values
-recorded   the types of the parts of metrics.json that are known before training
+recorded   the types of the parts of metrics.json
 description  computes these parts, and the identity of the export
 metrics    computes the parts that are measured after training
 out_of_fold  the predictions of fold models for the pictures that they were not trained on

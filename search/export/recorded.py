@@ -1,4 +1,4 @@
-"""The parts of metrics.json that are known before anything is trained, as frozen values."""
+"""Types of the parts of metrics.json, as frozen values. Most of them are known before anything is trained."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Others:
         """Trials for which the journal has a line."""
 
     def adopt(self, trials: Collection[FrozenTrial]) -> None:
-        """Take over the trials that the journal has; report those that another program finished before this launch."""
+        """Note the trials that exist at this launch, and those of them that another program has finished."""
         self.foreign += [one.number for one in trials if is_foreign(one) and one.number not in self.journal.told]
         self._noted |= {frozen.number for frozen in trials}
 

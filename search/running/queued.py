@@ -44,7 +44,7 @@ class Queued:
         """Whether the repeat is still to be queued. Studies of earlier versions have none (``has_repeat``)."""
 
     def adopt(self, trials: Collection[FrozenTrial]) -> None:
-        """Take over what the last launch left; the journal has a line for each queued trial."""
+        """Note whether an earlier launch has queued the repeat."""
         self._repeats = self._repeats and not any(REPEATS in trial.user_attrs for trial in trials)
 
     def enqueue(self, known: Sequence[Mapping[str, Value]]) -> None:

@@ -78,7 +78,7 @@ class RecordedTrial(_Recorded):
     params: Mapping[str, Setting]
     distributions: Mapping[str, Mapping[str, Any]]
     intermediate_values: Mapping[str, float]
-    """Step -> accuracy."""
+    """Step -> value of the objective."""
     system_attrs: Mapping[str, Any]
     """Optuna's attributes: queued recipes, constraints, the rungs of successive halving."""
     user_attrs: Mapping[str, Any] = Field(default_factory=dict)

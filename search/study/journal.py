@@ -176,7 +176,9 @@ class Journal:
     def begin(
         self, spec: StudySpec, space: dict[str, BaseDistribution], trials: Sequence[FrozenTrial], uuid: str | None
     ) -> Gap:
-        """Write the line of a launch, and lines for all steps that the database has and the journal lacks.
+        """Write the line of a launch, and what the database has and the journal lacks.
+
+        One missing step gets its line; if there are more, the present state of all trials is written.
 
         If the journal has steps that the database lacks, the database is an older copy; the journal then follows it.
 

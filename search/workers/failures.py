@@ -95,7 +95,7 @@ def decide(failure: Failure, setbacks: Setbacks, faults: Faults, *, has_room: bo
         failure: the failure.
         setbacks: the training's failures before this one.
         faults: the study's limits.
-        has_room: whether the disk has room. If it has room and writing fails nevertheless, waiting would not help.
+        has_room: whether the disk has room. If it has and writing fails nevertheless, that is a retry.
     """
     match failure.kind:
         case "diverged" | "user" | "changed":

@@ -33,7 +33,7 @@ class Pool(Protocol):
 
     - A worker's process ends by itself once its coordinator has ended, was killed, or has closed the pool. At most
       the epoch in progress is lost.
-    - Ctrl-C, SIGTERM and a closed terminal do not reach workers; the coordinator handles them.
+    - Ctrl-C, SIGTERM to the search and a closed terminal do not reach workers; the coordinator handles them.
     - A worker's environment names its device before torch is imported, and holds no secret of the database.
     """
 

@@ -5,7 +5,8 @@ a line of JSON each.
 
 The end of stdin means that the coordinator is gone: the process exits at once. At most the epoch in progress is lost.
 A stopped or stuck process cannot notice that, so the system is asked to kill it when its parent ends. Signals to the
-whole session (Ctrl-C, Slurm's SIGTERM, a closed terminal) are ignored here; the coordinator handles them.
+whole session (Ctrl-C, a closed terminal) are ignored here; the coordinator handles them. On Slurm, SIGTERM
+announces the end of the job: see ``Preemption``.
 """
 
 from __future__ import annotations
