@@ -164,7 +164,7 @@ def test_an_ensembles_weights_are_proven_too_although_no_stock_library_has_its_n
     shutil.copy(exported[1] / "model.pt2", tmp_path)
     model = {"stock_timm": False, "members": 2, "views": list(VIEWS.names), "fancy_pca": {"shift": VIEWS.colour_shift}}
     card = {"model": model, "config": spec.train.model_dump(mode="json"), "formats": ["pt2"]}
-    _, _, forwards = _open_formats(tmp_path, card, digits)
+    _, _, _, forwards = _open_formats(tmp_path, card, digits)
     assert [file for file, _ in forwards.values()] == ["model.pt2", "model.safetensors"]
     pictures = torch.randn(3, 3, 16, 16)
     with torch.inference_mode():
@@ -184,7 +184,7 @@ def test_a_net_with_the_stem_for_cifar_is_exported_as_what_it_is(digits: Dataset
         timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     model = {"stock_timm": False, "members": 1, "views": []}
     card = {"model": model, "config": spec.train.model_dump(mode="json"), "formats": list(FORMAT_NAMES)}
-    _, _, forwards = _open_formats(tmp_path, card, digits)
+    _, _, _, forwards = _open_formats(tmp_path, card, digits)
     assert "the product" in forwards
     pictures = torch.randn(3, 3, 16, 16)
     with torch.inference_mode():
