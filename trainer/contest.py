@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,8 @@ class Suggestion:
     """Lines to add to the study file, with the reason."""
     contradicts_folders: bool
     """Whether pictures of one top folder have several labels, so that the folders are not the classes."""
+    is_clear: bool = True
+    """Whether the column of the classes is known; if not, the table may have none."""
 
 
 def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
@@ -49,6 +52,8 @@ def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
             continue
         table, columns = chosen
         own = _said_split(file)
+        if own == "val":  # no setting takes a table of the validation pictures alone
+            continue
         found_files = [(index.find(row.file, (own or "train",)), row.label) for row in table.rows if row.label]
         named = [(files[0], label) for files, label in found_files if files]
         if not named or len(named) < len(table.rows) / 2:
@@ -61,7 +66,9 @@ def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
         for picture, label in named:
             labels_of[picture.name.split("/")[0]].add(label)
     if "labels" not in found:
-        return None
+        training = (file for file in tables if _said_split(file) not in ("val", "test"))
+        unclear = [one for file in training if (one := _unclear(file, index)) is not None]
+        return max(unclear, key=lambda one: one[0])[1] if unclear else None
     settings = [f"{setting} = {_quoted(name)}" for setting, name in sorted(found.items())]
     settings += [f"columns = {chosen_columns}"] if chosen_columns else []
     lines = "".join(f"\n  {line}" for line in ("[data]", *settings))
@@ -95,6 +102,42 @@ def _read(file: File, index: FileIndex) -> tuple[Table, str] | None:
         return None
     columns = Columns(file=name, label=label)
     return read_table(file.path, columns, index), f"{{ file = {_quoted(name)}, label = {_quoted(label)} }}"
+
+
+def _unclear(file: File, index: FileIndex) -> tuple[int, Suggestion] | None:
+    """The number of pictures that a table names, and a suggestion to choose its column of the classes.
+
+    None: the table names few pictures, or one of its columns has the classes that the folders have.
+    """
+    try:
+        header, lines = read_lines(file.path)
+    except DataError:
+        return None
+    naming = [number for number in range(len(header)) if any(_found(index, row, number) for _, row in lines[:100])]
+    others = [number for number in range(len(header)) if number not in naming]
+    if len(naming) != 1 or len(others) < 2 or index.find(header[naming[0]]):
+        return None
+    named = [(found[0], row) for _, row in lines if (found := _found(index, row, naming[0]))]
+    if not named or len(named) < len(lines) / 2:
+        return None
+    for number in others:
+        values: dict[str, set[str]] = defaultdict(set)
+        for picture, row in named:
+            values[picture.name.split("/")[0]].add(row[number] if number < len(row) else "")
+        if len(values) > 1 and all(len(one) == 1 for one in values.values()) and len(set.union(*values.values())) > 1:
+            return None
+    name, among = header[naming[0]], ", ".join(header[number] for number in others)
+    return len(named), Suggestion(
+        f"{file.name} names {len(named):,} of the pictures; if one of its columns ({among}) has their classes, add to "
+        f"the study file, with the name of that column as label:\n  [data]\n  labels = {_quoted(file.name)}\n"
+        f'  columns = {{ file = {_quoted(name)}, label = "..." }}',
+        contradicts_folders=True,
+        is_clear=False,
+    )
+
+
+def _found(index: FileIndex, row: Sequence[str], number: int) -> Sequence[File]:
+    return index.find(row[number], ("train",)) if number < len(row) else ()
 
 
 def _said_split(file: File) -> str | None:

@@ -109,7 +109,7 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
     except DataError as error:
         raise DataError(f"{error}\n{suggestion.lines}") if suggestion else error from None
     notices = list(layout.notices)
-    if suggestion is not None and not layout.is_plain:
+    if suggestion is not None and suggestion.is_clear and not layout.is_plain:
         raise DataError(f"{root}: labels are in a table, not in the names of folders.\n{suggestion.lines}")
     if suggestion is not None and suggestion.contradicts_folders and layout.parts[0][1] is tree:
         notices.append(f"the folders are taken for the classes, but {' '.join(suggestion.lines.split())}")

@@ -395,6 +395,32 @@ def test_class_folders_with_a_table_beside_them_stay_class_folders(tmp_path: Pat
     assert notice.startswith("the folders are taken for the classes, but labels.csv names 6 of the pictures and their")
 
 
+def test_a_table_whose_column_of_classes_is_unclear_is_named(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "ham", {"images_part_1": 3, "images_part_2": 3})
+    for number, file in enumerate(sorted(root.rglob("*.png"))):
+        file.rename(file.with_name(f"ISIC_{number}.png"))
+    rows = "".join(f"L{i},ISIC_{i},{('nv', 'mel')[i % 2]},{40 + i}\n" for i in range(6))
+    (root / "metadata.csv").write_text(f"lesion_id,image_id,dx,age\n{rows}")
+    (notice,) = prepare(root, tmp_path).notices
+    assert "metadata.csv names 6 of the pictures; if one of its columns (lesion_id, dx, age) has their" in notice
+    assert 'columns = { file = "image_id", label = "..." }' in notice
+    data = prepare(root, tmp_path, labels="metadata.csv", columns={"file": "image_id", "label": "dx"})
+    assert data.class_names == ("mel", "nv")
+    rows = "".join(f"L{i},ISIC_{i},{('nv', 'mel')[i // 3]},{40 + i}\n" for i in range(6))
+    (root / "metadata.csv").write_text(f"lesion_id,image_id,dx,age\n{rows}")
+    assert prepare(root, tmp_path).notices == (), "the folders are the classes"
+    make_folder(root, {"test": 3})
+    (root / "metadata.csv").write_text("image_id,width,height\n" + "".join(f"ISIC_{i},{i},{i}\n" for i in range(6)))
+    notices = prepare(root, tmp_path).notices
+    assert any("if one of its columns (width, height) has their classes" in one for one in notices), "but not refused"
+
+
+def test_a_table_of_the_validation_pictures_alone_is_not_suggested_for_training(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "imagenet", {"train/a": 3, "train/b": 3, "val": 3})
+    (root / "LOC_val_solution.csv").write_text("ImageId,Label\nval/000,a\nval/001,b\nval/002,a\n")
+    assert "LOC_val_solution" not in problems_of(root, tmp_path)
+
+
 def test_a_sample_submission_alone_is_no_table_of_labels(tmp_path: Path) -> None:
     root = contest(tmp_path)
     (root / "sample_submission.csv").write_text("id,label\n000,a\n001,a\n002,a\n")
