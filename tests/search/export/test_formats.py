@@ -168,7 +168,7 @@ def test_an_ensembles_weights_are_proven_too_although_no_stock_library_has_its_n
     assert [file for file, _ in forwards.values()] == ["model.pt2", "model.safetensors"]
     pictures = torch.randn(3, 3, 16, 16)
     with torch.inference_mode():
-        assert np.array_equal(forwards["the product"][1](pictures.numpy()), whole(pictures).numpy())
+        assert np.array_equal(forwards["this program"][1](pictures.numpy()), whole(pictures).numpy())
 
 
 def test_a_net_with_the_stem_for_cifar_is_exported_as_what_it_is(digits: Dataset, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_net_with_the_stem_for_cifar_is_exported_as_what_it_is(digits: Dataset
     model = {"stock_timm": False, "members": 1, "views": []}
     card = {"model": model, "config": spec.train.model_dump(mode="json"), "formats": list(FORMAT_NAMES)}
     _, _, _, forwards = _open_formats(tmp_path, card, digits)
-    assert "the product" in forwards
+    assert "this program" in forwards
     pictures = torch.randn(3, 3, 16, 16)
     with torch.inference_mode():
         expected = whole(pictures).numpy()
