@@ -90,8 +90,8 @@ class Coordinator:
         """Called in each turn; may change the workers."""
         self._shown = -math.inf
         """Time of the last snapshot for the audience."""
-        self._may_assign = False
-        """Whether another idle worker may get a trial in the next turn."""
+        self.assign_seconds, self._may_assign = POLL_SECONDS, False
+        """After how long a turn gives work to no further worker; whether the next turn goes on with it."""
 
     # -- from outside
 
@@ -232,7 +232,7 @@ class Coordinator:
             worker.trial, worker.attempt, worker.epoch = trial, progress.attempts, None
             self.crew.send(worker.number, self.trials.assignment(trial, self.cache))
             self.journal.append(events.Assign(trial=trial, worker=worker.label, attempt=progress.attempts))
-            if time.monotonic() - begun > POLL_SECONDS:
+            if time.monotonic() - begun > self.assign_seconds:
                 self._may_assign = True
                 break
 

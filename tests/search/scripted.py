@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -240,6 +241,7 @@ class Bench:
         audience = Listener(self.hear, watch)
         coordinator = Coordinator(OwnedStudy(study, spec, check_lock), bounds, pool, runs, "cache", audience, clock)
         coordinator.room_needed = room_needed
+        coordinator.assign_seconds = math.inf  # which worker gets which trial depends on no clock
         return coordinator
 
 
