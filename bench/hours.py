@@ -3,8 +3,9 @@
     python bench/hours.py --runs 20 --minutes 4 10
 
 Each run has its own runs folder and a random number of minutes between the two. Meanwhile, another process keeps
-0 to 2 x the cores busy, each time for 5 to 40 s; with ``--no-load``, only other work of the machine disturbs. A line
-per run tells the hours, the overshoot, and whether there is an export and whether it was confirmed.
+0 to 2 x the cores busy that this process may use, each time for 5 to 40 s; with ``--no-load``, only other work of the
+machine disturbs. A line per run tells the minutes, the overshoot, and whether there is an export and whether it was
+confirmed.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def load(seed: int) -> None:
     """Keep a random number of cores busy, until the process is ended."""
     chance = random.Random(seed)
     while True:
-        seconds, number = chance.uniform(5, 40), chance.randint(0, 2 * (os.cpu_count() or 1))
+        seconds, number = chance.uniform(5, 40), chance.randint(0, 2 * len(os.sched_getaffinity(0)))
         processes = [Process(target=burn, args=(seconds,), daemon=True) for _ in range(number)]
         for process in processes:
             process.start()

@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter1d
 from search.console import Terminal, show_progress
 from search.devices import WorkerDevice, use_gpu
 from search.errors import UsageError
+from search.figures.png import open_pyplot
 from search.paths import Runs
 from search.plan.prepare import Prepared, prepare
 from search.plan.preview import check_figure
@@ -219,11 +220,7 @@ def _one_digit(value: float, towards: Callable[[float], int]) -> float:
 
 
 def _draw(study: str, curve: Curve, fall: Fall | str, out: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = open_pyplot()
     figure, axes = pyplot.subplots(figsize=(7, 4), dpi=120)
     axes.semilogx(curve.lrs, curve.losses, ".", color="#9db7d5", markersize=4, label="loss of a batch")
     axes.semilogx(curve.lrs, curve.smoothed, color="#1f5fa8", label="smoothed")

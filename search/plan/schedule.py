@@ -30,8 +30,11 @@ MARGIN = 1.1
 
 
 def load_factor() -> float:
-    """Factor by which the load of the machine makes work on its CPU longer: processes for each core; at least 1."""
-    return max(1.0, os.getloadavg()[0] / num_cores())
+    """Factor by which the load of the machine makes work on its CPU longer: processes for each core; at least 1.
+
+    All cores of the machine count, also those that this process may not use, because the load is that of all.
+    """
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 @dataclass(frozen=True)

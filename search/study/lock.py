@@ -74,7 +74,11 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
 
 def _another_owner(name: str, url: URL) -> str | None:
     with contextlib.suppress(StorageError, OSError), storage_errors(url):
-        return owner_in_database(name, open_storage(url))
+        storage = open_storage(url)
+        try:
+            return owner_in_database(name, storage)
+        finally:
+            storage.engine.dispose()
     return None
 
 

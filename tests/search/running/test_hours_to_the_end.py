@@ -24,7 +24,7 @@ import search.running.launch
 import search.study.outage
 from search.errors import NothingToExport
 from search.plan.outlook import outlook
-from search.plan.schedule import EXPORT_SECONDS, MARGIN, START_SECONDS, Pace, Schedule
+from search.plan.schedule import EXPORT_SECONDS, MARGIN, START_SECONDS, Pace, Schedule, load_factor
 from search.running.clock import Clock
 from search.running.launch import _go_on
 from search.study.events import Stop
@@ -106,6 +106,18 @@ def test_the_last_stages_take_the_trainings_of_the_race_and_the_export() -> None
     assert (once := Schedule(spec(), BEGUN, 1, pictures=1000).export_seconds(large)) > EXPORT_SECONDS + 60
     busy = replace(large, load=3.0)
     assert Schedule(spec(), BEGUN, 1, pictures=1000).export_seconds(busy) == pytest.approx(3 * once)
+
+
+def test_a_process_that_may_use_one_core_does_not_take_the_load_of_all_cores_for_that_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    allowed, cores = os.sched_getaffinity(0), os.cpu_count() or 1
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.0 * cores, 0.0, 0.0))
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert load_factor() == 3.0
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def test_final_trainings_that_are_longer_or_more_take_their_time_too() -> None:
