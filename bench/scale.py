@@ -184,6 +184,7 @@ class ScriptedPool:
 
     def _begin(self, worker: int, message: Assign) -> None:
         config = message.config
+        write_checkpoints(Path(message.checkpoint).parent)
         done = self.done.pop(message.trial, 0)
         lr, noise = float(str(config["lr"])), random.Random(message.trial).gauss(0, 0.02)
         quality = 0.9 - 0.1 * math.log10(lr / 3e-3) ** 2 - 0.3 * float(str(config["dropout"])) ** 2 + noise
@@ -209,6 +210,13 @@ class ScriptedPool:
     def _later(self, worker: int, seconds: float, message: FromWorker) -> None:
         self._count += 1
         heapq.heappush(self._due, (self.clock() + seconds, self._count, worker, message))
+
+
+def write_checkpoints(folder: Path) -> None:
+    """The files of a trial in progress: the coordinator looks at their sizes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("checkpoint", "checkpoint.previous"):
+        (folder / name).write_bytes(b"0")
 
 
 def spec_of(way: str) -> StudySpec:
@@ -364,6 +372,8 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         check_lock = stack.enter_context(own_study(spec.name, url, runs))
         study = open_study(spec, open_storage(url, create=True), "0" * 64)
         begun = fill(study, spec, 0 if options.opening else workers, finished)
+        for number in begun:
+            write_checkpoints(runs.trial(spec.name, number))
         space = distributions(spec, None)
         bounds = Bounds(width=None, most_params=0, space=space, known=[], left_out={})
 

@@ -7,8 +7,8 @@ waits for other candidates, and no candidate is lost: a paused one goes on when 
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
-from collections.abc import Iterator
 
 from search.policy.ladder import Ladder
 
@@ -23,11 +23,15 @@ class Promotion:
 
     def __init__(self, ladder: Ladder, factor: int) -> None:
         self.ladder, self.factor = ladder, factor
-        self._arrived: list[set[int]] = [set() for _ in ladder.rungs]
+        self._arrived: list[dict[int, float]] = [{} for _ in ladder.rungs]
+        """For each rung, the candidates that have reached it: number -> -value, infinity if it diverged before it."""
         self._alive: list[list[tuple[float, int]]] = [[] for _ in ladder.rungs]
         """For each rung, the candidates that have reached it and not ended early, as (-value, number), best first."""
         self.waiting: dict[int, int] = {}
         """Number of a paused candidate -> its rung, from 0."""
+        self._ready: dict[int, list[int]] = {}
+        """``at_least`` -> the paused candidates that may go on, until the standings change: each turn of a search asks
+        several times."""
 
     def arrive(self, number: int, step: int, value: float) -> bool:
         """Record that a candidate has reached a rung. A second call changes nothing.
@@ -42,7 +46,8 @@ class Promotion:
         """
         rung = bisect_left(self.ladder.rungs, step)
         self._note(number, rung, value)
-        return any(number == one for _, one in self._best(rung, at_least=0))
+        place = self._place(rung, number)
+        return place is not None and place < self._places(rung, at_least=0)
 
     def complete(self, number: int, value: float) -> None:
         """Record that a candidate has reached its end, and so all rungs."""
@@ -56,20 +61,24 @@ class Promotion:
             number: the candidate.
             diverged: whether the candidate diverged; it then counts as the worst at its next rung.
         """
+        self._ready.clear()
         self.waiting.pop(number, None)
-        for arrived, alive in zip(self._arrived, self._alive, strict=True):
+        for rung, (arrived, alive) in enumerate(zip(self._arrived, self._alive, strict=True)):
             if number in arrived:
-                alive[:] = [entry for entry in alive if entry[1] != number]
+                if (place := self._place(rung, number)) is not None:
+                    del alive[place]
             elif diverged:
-                arrived.add(number)
+                arrived[number] = math.inf
                 break
 
     def wait(self, number: int, step: int) -> None:
         """Record that a candidate is paused at the rung of this step. From now on it may be promoted."""
+        self._ready.clear()
         self.waiting[number] = bisect_left(self.ladder.rungs, step)
 
     def go(self, number: int) -> None:
         """Record that a candidate is no longer paused."""
+        self._ready.clear()
         self.waiting.pop(number, None)
 
     def next(self, at_least: int = 0) -> int | None:
@@ -78,11 +87,11 @@ class Promotion:
         Args:
             at_least: number of candidates that may go on at each rung, however few have reached it.
         """
-        return next(self._may_go_on(at_least), None)
+        return next(iter(self._may_go_on(at_least)), None)
 
     def promotable(self, at_least: int = 0) -> int:
         """Number of paused candidates that may go on now; ``at_least`` as for ``next``."""
-        return sum(1 for _ in self._may_go_on(at_least))
+        return len(self._may_go_on(at_least))
 
     def order(self) -> list[int]:
         """The paused candidates, the one most likely to be promoted first."""
@@ -93,16 +102,28 @@ class Promotion:
             if self.waiting.get(number) == rung
         ]
 
-    def _may_go_on(self, at_least: int) -> Iterator[int]:
-        for rung in reversed(range(len(self._alive))):
-            for _, number in self._best(rung, at_least):
-                if self.waiting.get(number) == rung:
-                    yield number
+    def _may_go_on(self, at_least: int) -> list[int]:
+        if at_least not in self._ready:
+            self._ready[at_least] = [
+                number
+                for rung in reversed(range(len(self._alive)))
+                for _, number in self._alive[rung][: self._places(rung, at_least)]
+                if self.waiting.get(number) == rung
+            ]
+        return self._ready[at_least]
 
     def _note(self, number: int, rung: int, value: float) -> None:
         if number not in self._arrived[rung]:
-            self._arrived[rung].add(number)
+            self._ready.clear()
+            self._arrived[rung][number] = -value
             insort(self._alive[rung], (-value, number))
 
-    def _best(self, rung: int, at_least: int) -> list[tuple[float, int]]:
-        return self._alive[rung][: max(at_least, len(self._arrived[rung]) // self.factor)]
+    def _place(self, rung: int, number: int) -> int | None:
+        """The place of a candidate at a rung that it has reached, from 0; None if it has ended early."""
+        alive, entry = self._alive[rung], (self._arrived[rung][number], number)
+        place = bisect_left(alive, entry)
+        return place if place < len(alive) and alive[place] == entry else None
+
+    def _places(self, rung: int, at_least: int) -> int:
+        """Number of candidates that go on from a rung."""
+        return max(at_least, len(self._arrived[rung]) // self.factor)

@@ -34,8 +34,8 @@ class Candidate:
 class _Entry:
     """A trial as it was when it was last read."""
 
-    settled: FrozenTrial | None
-    """The trial if it is finished, because this object no longer changes; else None."""
+    trial: FrozenTrial
+    """Storages replace the object of a trial that changes, so the same object has the same content."""
     content: tuple[object, ...]
     """Values by which a change of an unfinished trial is noticed."""
     candidate: Candidate | None
@@ -67,22 +67,20 @@ class Seen:
         found, entries = [], self._entries
         for index, trial in enumerate(trials):
             entry = entries[index] if index < len(entries) else None
-            if entry is None or entry.settled is not trial:
+            if entry is None or entry.trial is not trial:
                 entry = self._entry(trial, entry)
                 entries[index : index + 1] = [entry]  # replaces the entry of the trial, or adds it
-                if trial.number == but:
-                    continue
-            if entry.candidate is not None:
+            if entry.candidate is not None and entry.candidate.number != but:
                 found.append(entry.candidate)
         return found
 
     def _entry(self, trial: FrozenTrial, before: _Entry | None) -> _Entry:
-        settled, content = trial if trial.state.is_finished() else None, _content(trial)
+        content = _content(trial)
         if before is not None and before.content == content:
-            return before if settled is None else replace(before, settled=settled)
+            return replace(before, trial=trial)
         counts = trial.state not in (TrialState.FAIL, TrialState.WAITING) and bool(trial.params)
         counts = counts and REPEATS not in trial.user_attrs
-        return _Entry(settled, content, self._read(trial) if counts else None)
+        return _Entry(trial, content, self._read(trial) if counts else None)
 
     def _read(self, trial: FrozenTrial) -> Candidate:
         space = next((one for one in self._spaces if one == trial.distributions), None)

@@ -7,6 +7,7 @@ coordinator  the loop: assign, answer, resume, pause, stop
 trials       the trials of the study: ask, report, prune, tell
 rungs        which trials go on at a rung, are paused there, are promoted
 allowance    the number of trials that the budget and the time allow to begin or to go on
+quota        the disk space that checkpoints may take
 clock        the time of a launch, and the part of it that is reserved for the export
 queued       what the search queues: known recipes, and the repeat that measures the noise
 others       trials that other programs have queued or finished

@@ -32,6 +32,7 @@ from search.plan.prepare import room_needed
 from search.plan.space import Bounds
 from search.running.clock import Clock
 from search.running.moment import SECONDS_A_WORKER, line_of, problems_of, snapshot_of
+from search.running.quota import Quota
 from search.running.records import Changed, Ending, Said
 from search.running.trials import Trials
 from search.study import events
@@ -77,6 +78,7 @@ class Coordinator:
         """Bytes for all checkpoints, existing ones included; after a full disk, the search waits for this much room."""
         self.crew, self.trials = Crew(pool, self.spec.faults, self.say), Trials(owned, bounds.space, runs, clock)
         self.journal = self.trials.journal
+        self.quota = Quota(runs, self.spec, self.trials.rungs, self.say)
         self.stopping = self.killed = self.told_to_stop = self.out_of_time = False
         """``told_to_stop``: whether the user was told that the search stops, or need not be told."""
         self.deadline = math.inf
@@ -136,6 +138,7 @@ class Coordinator:
         except LookupError:  # Optuna's error for a trial that does not exist
             self.owned.check()
             raise
+        self.quota.keep(at_once=True)
         self.audience.watch(self.snapshot())
 
     def begin(self) -> None:
@@ -149,7 +152,7 @@ class Coordinator:
             numbers = ", ".join(map(str, self.trials.orphans))
             self.say(f"going on with trial {numbers}, left unfinished by the last launch")
         self.trials.queued.enqueue(self.known)
-        self._keep_to_quota()
+        self.quota.keep(at_once=True)
         wait_briefly(self.trials.study)
         self.crew.start(self._left_to_do())
 
@@ -174,6 +177,7 @@ class Coordinator:
         if self.stopping and not self.told_to_stop and not self.fatal:
             self.say("finishing the epoch; Ctrl-C again to stop now")
             self.told_to_stop = True
+        self.quota.keep()
         self._show()
         waits = self.outage.is_on or not self._may_assign
         for worker, event in self.crew.events(POLL_SECONDS if waits else 0.0, self._patience):
@@ -270,15 +274,8 @@ class Coordinator:
         view = self.trials.finish(worker.trial, worker.device, ending)
         if ending.state != TrialState.FAIL:
             self.last_failure = None
-        self._keep_to_quota()
+        self.quota.due = True
         self.say(line_of(view, self.trials), WARNING if ending.state == TrialState.FAIL else INFO)
-
-    def _keep_to_quota(self) -> None:
-        quota, waiting = self.spec.faults.checkpoint_gb, self.trials.rungs.order()
-        removed = self.runs.keep_to_quota(self.spec.name, quota * 1e9, waiting[::-1])
-        anew = "; a paused trial among them would begin anew" if waiting else ""
-        if removed:
-            self.say(f"checkpoints beyond {quota:g} GB: removed {', '.join(removed)}{anew}")
 
     # -- events of workers
 
@@ -332,7 +329,7 @@ class Coordinator:
         """Mark a worker as free. An unfinished trial is paused, or goes on with another worker or the next launch."""
         if worker.trial is not None and self.trials.release(worker.trial):
             self.say(self.trials.rungs.line_of(worker.trial))
-            self._keep_to_quota()
+            self.quota.due = True
         worker.trial = worker.epoch = None
 
     def _on_exit(self, worker: Worker, event: Exit) -> None:
@@ -351,7 +348,8 @@ class Coordinator:
         trial = worker.trial
         if trial is None or (progress := self.trials.progress.get(trial)) is None or progress.waits:
             return
-        decision = decide(failure, progress.setbacks, self.spec.faults, has_room=self._has_room())
+        has_room = failure.kind != "disk" or self._has_room()  # a look at all checkpoints
+        decision = decide(failure, progress.setbacks, self.spec.faults, has_room=has_room)
         self.trials.record_failure(trial, worker.label, failure, decision)
         match decision.verdict:
             case "again":
@@ -393,7 +391,7 @@ class Coordinator:
         self.stopping, self.fatal = True, self.fatal or error
 
     def _patience(self, worker: Worker) -> float:
-        progress = self.trials.progress
-        own = progress[worker.trial].seconds.values() if worker.trial in progress else []
+        progress = None if worker.trial is None else self.trials.progress.get(worker.trial)
+        own = progress.seconds.values() if progress else []
         epochs = self.spec.train.epochs if self.spec.data.folds else 1
         return patience(self.spec.faults, max(own, default=None), self.trials.slowest, epochs)

@@ -10,7 +10,7 @@ from search.study.trial import TrialView
 from search.words import duration, judged_on
 from search.workers.crew import Crew
 
-SECONDS_A_WORKER = 0.0005
+SECONDS_A_WORKER = 0.001
 """Shortest time between two snapshots, for each worker: a snapshot takes some microseconds for each worker."""
 
 

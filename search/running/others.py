@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.policy.ladder import REPEATS
 from search.study import events
 from search.study.journal import Journal
-from search.study.marks import FOREIGN_REASON, Marks, is_foreign
+from search.study.marks import FOREIGN_REASON, Marks, foreign_trials, is_foreign
 from search.study.noise import KNOWN
 from search.study.sampling import QUEUED, set_attributes
 from search.study.transfer import TRANSFERRED
@@ -52,9 +52,9 @@ class Others:
             Their numbers.
         """
         found = []
-        for frozen in self.study.get_trials(deepcopy=False):
+        for frozen in foreign_trials(self.study):
             number = frozen.number
-            if is_foreign(frozen) and (number in unfinished or (number < below and number not in self._noted)):
+            if number in unfinished or (number < below and number not in self._noted):
                 reason = FOREIGN_REASON
                 self.journal.append(events.Tell(trial=number, state="FAIL", value=None, reason=reason))
                 self._noted.add(number)

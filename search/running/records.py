@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, MutableMapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -120,6 +120,54 @@ class Progress:
     def waits(self) -> bool:
         """Whether the trial is paused at a rung, or will be once its worker is free."""
         return self.paused_at is not None and self.paused_at != self.promoted_at
+
+
+class InProgress(MutableMapping[int, Progress]):
+    """The trials in progress by their numbers, with two sums over them.
+
+    The sums are kept, not computed: each message at a rung and each assignment needs them.
+
+    Args:
+        left_of: most steps that a trial still needs up to its next rung, or its end.
+    """
+
+    def __init__(self, left_of: Callable[[Progress], int]) -> None:
+        self._left_of = left_of
+        self._trials: dict[int, Progress] = {}
+        self._counted: dict[int, tuple[int, int]] = {}
+        """Number -> what a trial adds to ``steps`` and to ``left``."""
+        self.steps = 0
+        """The steps that the trials have reported."""
+        self.left = 0
+        """Most steps that they still need up to their next rungs, or their ends."""
+
+    def changed(self, number: int) -> None:
+        """Count a trial anew, because it has reported a step, or was decided about."""
+        progress, (steps, left) = self._trials.get(number), self._counted.pop(number, (0, 0))
+        self.steps, self.left = self.steps - steps, self.left - left
+        if progress is not None:
+            steps, left = self._counted[number] = progress.step, self._left_of(progress)
+            self.steps, self.left = self.steps + steps, self.left + left
+
+    def __getitem__(self, number: int) -> Progress:
+        return self._trials[number]
+
+    def __setitem__(self, number: int, progress: Progress) -> None:
+        self._trials[number] = progress
+        self.changed(number)
+
+    def __delitem__(self, number: int) -> None:
+        del self._trials[number]
+        self.changed(number)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._trials)
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._trials
 
 
 @dataclass(frozen=True, kw_only=True)

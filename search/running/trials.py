@@ -21,7 +21,7 @@ from search.running.assignment import assignment_of
 from search.running.clock import Clock
 from search.running.others import Others
 from search.running.queued import Queued
-from search.running.records import KEPT, Changed, Ending, Progress, Verdict
+from search.running.records import KEPT, Changed, Ending, InProgress, Progress, Verdict
 from search.running.rungs import Rungs
 from search.study import events
 from search.study.begun import note_versions, other_versions
@@ -29,7 +29,7 @@ from search.study.budget import Budget, Spent
 from search.study.ended import Ended
 from search.study.journal import Journal
 from search.study.marks import FOREIGN_REASON, Marks, is_foreign, own_trials
-from search.study.memory import read_anew, together
+from search.study.memory import read_anew, together, unfinished_numbers
 from search.study.owned import OwnedStudy
 from search.study.sampling import (
     impossible,
@@ -80,19 +80,19 @@ class Trials:
         self.queued = Queued(self.study, self.spec, self.journal)
         self.asking = False
         """Whether a candidate is being asked for. It is still set in the next turn only if an outage interrupted it."""
-        self.progress: dict[int, Progress] = {}
-        """Number -> trial that a worker trains, or that goes on when a worker is free."""
         self.finished: dict[int, TrialView] = {}
         self.ended = Ended()
         """Figures of the finished trials."""
         self.rungs = Rungs(self.spec, self.journal)
+        self.progress = InProgress(self.rungs.left_of)
+        """Number -> trial that a worker trains, or that goes on when a worker is free."""
         self.clock = clock or Clock(self.spec.search.hours)
 
     @property
     def spent(self) -> Spent:
         """The spent part of the budget."""
-        steps = [progress.step for progress in self.progress.values()]
-        return Spent.so_far(self.ended, steps, self.spec, self.rungs.paused_steps)
+        running = self.progress
+        return Spent.so_far(self.ended, len(running), running.steps, self.spec, self.rungs.paused_steps)
 
     @property
     def slowest(self) -> float:
@@ -110,7 +110,7 @@ class Trials:
     @property
     def committed(self) -> int:
         """Most steps that the trials in progress still need to reach their next rungs."""
-        return sum(map(self.rungs.left_of, self.progress.values()))
+        return self.progress.left
 
     def _put_first(self, progress: Progress | None) -> None:
         """Make a promoted trial, if there is one, the first orphan."""
@@ -224,6 +224,7 @@ class Trials:
         if step not in progress.reported:
             trial.report(value, step)
             progress.reported[step] = value
+            self.progress.changed(number)
             progress.setbacks = progress.setbacks.after_new_epoch()
         elif abs(value - (was := progress.reported[step])) > REPEAT_TOLERANCE * max(1.0, abs(was)):
             before, now = (words_of(one, self.objective) for one in (was, value))
@@ -235,6 +236,7 @@ class Trials:
             return "go on"  # the trial was paused here and has left the rung
         if step not in progress.decided:
             pruned, too_late = self._decide(progress, step, value, rung, last=result.final)
+            self.progress.changed(number)
             line = events.Epoch(trial=number, step=step, value=value, pruned=pruned)
             self.journal.append(line.model_copy(update={"too_late": True}) if too_late else line)
             progress.decided = {step: bool(pruned)}
@@ -249,7 +251,7 @@ class Trials:
     ) -> tuple[bool | None, bool]:
         """Whether a trial is pruned or paused, None if that was not decided; and ``too_late`` for the journal."""
         if rung is not None:
-            others = sum(self.rungs.left_of(one) for one in self.progress.values() if one is not progress)
+            others = self.committed - self.rungs.left_of(progress)
             in_time = self.clock.allows(self.rungs.steps_beyond(rung))
             allowed = in_time and self.budget.allows_compute(self.spent, others)
             return self.rungs.decide(progress, rung, value, allowed=allowed)
@@ -331,9 +333,10 @@ class Trials:
 
     def _unknown(self) -> list[FrozenTrial]:
         """RUNNING trials of the database that are not in memory: they were asked for, and the reply was lost."""
-        known = self.progress.keys() | self.finished.keys() | self.rungs.paused.keys()
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return [frozen for frozen in running if frozen.number not in known]
+        unknown = unfinished_numbers(self.study) - self.progress.keys() - self.rungs.paused.keys()
+        trials = self.study.get_trials(deepcopy=False)
+        found = [trials[number] for number in sorted(unknown) if number not in self.finished]
+        return [frozen for frozen in found if frozen.state == TrialState.RUNNING]
 
     def _resume(self, frozen: FrozenTrial) -> None:
         """Make an orphan of a RUNNING trial; one that another program queued with impossible values fails instead.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
@@ -55,21 +55,22 @@ class Spent:
         )
 
     @classmethod
-    def so_far(cls, ended: Ended, steps: Collection[int], spec: StudySpec, paused: Mapping[int, int]) -> Spent:
+    def so_far(cls, ended: Ended, running: int, steps: int, spec: StudySpec, paused: Mapping[int, int]) -> Spent:
         """The spent part during a search.
 
         Args:
             ended: the trials that have ended.
-            steps: the last step of each trial in progress.
+            running: number of trials in progress.
+            steps: sum of their last steps.
             spec: the study.
             paused: last step -> number of paused trials.
         """
         waiting = sum(paused.values())
-        epochs = ended.epochs + sum(steps) + sum(step * number for step, number in paused.items())
+        epochs = ended.epochs + steps + sum(step * number for step, number in paused.items())
         return cls(
             epochs=epochs,
             trainings=epochs / spec.num_steps,
-            begun=ended.number + len(steps) + waiting,
+            begun=ended.number + running + waiting,
             finished=ended.number,
             complete=ended.states.get(TrialState.COMPLETE.name, 0),
             paused=waiting,

@@ -165,10 +165,11 @@ class Journal:
             case Recipe():
                 self.decided.clear()
             case Launch():
-                for trial in event.rebuilt or ():  # its earlier lines may be those of another copy of the database
+                rebuilt = set(event.rebuilt or ())  # their earlier lines may be those of another copy of the database
+                for trial in rebuilt:
                     self.asked.pop(trial, None)
-                    self.started.discard(trial)
-                    self.decided = {at: pruned for at, pruned in self.decided.items() if at[0] != trial}
+                self.started -= rebuilt
+                self.decided = {at: pruned for at, pruned in self.decided.items() if at[0] not in rebuilt}
                 if event.history is not None:
                     ended = (number for number, one in enumerate(event.history) if TrialState[one.state].is_finished())
                     self.told = set(ended)

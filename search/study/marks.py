@@ -139,6 +139,13 @@ def is_foreign(trial: FrozenTrial) -> bool:
     return FOREIGN in trial.user_attrs
 
 
+def foreign_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The stand-ins for trials that other programs have finished."""
+    if isinstance(study._storage, RememberingStorage):
+        return study._storage.stand_ins()  # without a look through all trials
+    return [trial for trial in study.get_trials(deepcopy=False) if is_foreign(trial)]
+
+
 def own_trials(study: optuna.Study) -> list[FrozenTrial]:
     """The search's own trials, without those that other programs have finished."""
     return [trial for trial in study.get_trials(deepcopy=False) if not is_foreign(trial)]

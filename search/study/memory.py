@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from itertools import groupby
 from operator import itemgetter
@@ -60,6 +60,8 @@ class RememberingStorage(_CachedStorage):
         """Number -> trial, in the order of the numbers."""
         self._unfinished: dict[int, None] = {}
         """Numbers of the unfinished trials, in order."""
+        self._stand_ins: set[int] = set()
+        """Numbers of the trials in whose place the memory has another one, given by ``seen``."""
         self._waiting: set[int] = set()
         """Numbers of the WAITING trials."""
         self._whole = False
@@ -136,6 +138,16 @@ class RememberingStorage(_CachedStorage):
         if trial is None:
             return super().get_trial(trial_id)
         return trial if trial.state.is_finished() else _copy(trial)
+
+    def stand_ins(self) -> list[FrozenTrial]:
+        """The trials for which ``seen`` has returned another one, by number: those others."""
+        self._look()
+        return [self._trials[number] for number in sorted(self._stand_ins)]
+
+    def unfinished(self) -> Set[int]:
+        """The numbers of the unfinished trials."""
+        self._look()
+        return self._unfinished.keys()
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:
         """As Optuna's."""
@@ -278,7 +290,7 @@ class RememberingStorage(_CachedStorage):
         self._whole = False
         trials = self._backend._get_trials(self._study_id, None, ids, self._read_up_to)
         self._add_trials_to_cache(self._study_id, trials)
-        self._read_up_to = max((trial._trial_id for trial in trials), default=self._read_up_to)
+        self._read_up_to = max([self._read_up_to, *(trial._trial_id for trial in trials)])
         self._stale, self._whole = self._stale - ids, True
 
     def _add_trials_to_cache(self, study_id: int, trials: list[FrozenTrial]) -> None:
@@ -287,7 +299,9 @@ class RememberingStorage(_CachedStorage):
             return
         last = next(reversed(self._trials), -1)
         between = any(trial.number < last and trial.number not in self._trials for trial in trials)
-        super()._add_trials_to_cache(study_id, [self._seen(trial) for trial in trials])
+        shown = [self._seen(trial) for trial in trials]
+        self._stand_ins |= {trial.number for trial, seen in zip(trials, shown, strict=True) if seen is not trial}
+        super()._add_trials_to_cache(study_id, shown)
         for trial in trials:
             if trial.state.is_finished():
                 self._unfinished.pop(trial.number, None)
@@ -324,6 +338,13 @@ def looking_once(study: optuna.Study) -> Iterator[None]:
     """As ``RememberingStorage.looking_once``; with other storages each access reads."""
     with study._storage.looking_once() if isinstance(study._storage, RememberingStorage) else nullcontext():
         yield
+
+
+def unfinished_numbers(study: optuna.Study) -> Set[int]:
+    """The numbers of the unfinished trials; with ``RememberingStorage`` not all trials are looked through."""
+    if isinstance(study._storage, RememberingStorage):
+        return study._storage.unfinished()
+    return {trial.number for trial in study.get_trials(deepcopy=False) if not trial.state.is_finished()}
 
 
 @contextmanager

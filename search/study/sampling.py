@@ -16,13 +16,14 @@ from optuna.distributions import (
     check_distribution_compatibility,
 )
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, Trial
 from sqlalchemy import delete
 
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder, ladder_for
 from search.policy.model import ModelSampler
+from search.policy.tpe import KnownTrials, RememberingTPE
 from search.study.memory import below_optuna, together
 from search.words import short_change, short_json
 from studies import StudySpec
@@ -41,7 +42,7 @@ def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
     search, seed = spec.search, seed_of(spec.seed, trial, purpose=1)
     match search.sampler:
         case "tpe":
-            return TPESampler(seed=seed, n_startup_trials=search.startup_trials)
+            return RememberingTPE(_known_trials(), seed=seed, startup_trials=search.startup_trials)
         case "random":
             return RandomSampler(seed=seed)
         case "gp":
@@ -50,6 +51,11 @@ def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
             return _model_sampler(seed_of(spec.seed, 0, purpose=1), build_ladder(spec), search.startup_trials)
         case _:
             assert_never(search.sampler)
+
+
+@lru_cache(maxsize=1)
+def _known_trials() -> KnownTrials:
+    return KnownTrials()
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,6 @@
 """Observers of a search: the terminal, ``search status``, the dashboard's study page, a webhook.
 
-The coordinator calls ``watch`` at least twice a second and does not know the single observers. An observer cannot
+The coordinator calls ``watch`` at least once a second, and does not know the single observers. An observer cannot
 disturb the search: one that raises is skipped for a minute, and its first error is reported.
 """
 
@@ -32,7 +32,7 @@ class Audience(Protocol):
     """The observers of a search, as its coordinator calls them. They must not delay it."""
 
     def watch(self, snapshot: Snapshot) -> None:
-        """Called with the current state of the search, at least twice a second."""
+        """Called with the current state of the search, at least once a second with up to 1,000 workers."""
 
     def say(self, line: str, level: int = INFO, /) -> None:
         """Called with one line for the user; ``level`` is one of logging's."""

@@ -39,7 +39,7 @@ def moment(
     spec = spec_of(**({"trials": budget} if isinstance(budget, int) else budget))
     steps = [worker.epoch for worker in workers if worker.trial is not None]
     ended = Ended.of(finished)
-    spent = Spent.so_far(ended, steps, spec, {})
+    spent = Spent.so_far(ended, len(steps), sum(steps), spec, {})
     budget, ladder = Budget.of(spec), build_ladder(spec)
     more = {"objective": "accuracy"} | more
     return Snapshot(study, budget, spent, tuple(finished), ended, tuple(workers), eta_seconds, ladder, **more)

@@ -241,7 +241,8 @@ class Bench:
         audience = Listener(self.hear, watch)
         coordinator = Coordinator(OwnedStudy(study, spec, check_lock), bounds, pool, runs, "cache", audience, clock)
         coordinator.room_needed = room_needed
-        coordinator.assign_seconds = math.inf  # which worker gets which trial depends on no clock
+        coordinator.assign_seconds = math.inf  # which worker gets which trial depends on no clock,
+        coordinator.quota.apart = 0  # and neither does which checkpoint is deleted
         return coordinator
 
 

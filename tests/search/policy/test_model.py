@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from threadpoolctl import ThreadpoolController
 
-from search.policy import model
+from search.policy import gp, model
 from search.policy.encoding import Encoding, coordinate_of, value_at
 from search.policy.estimate import Estimates, estimated_ends
 from search.policy.gp import Observations, Process, first_theta, fitted_theta
@@ -459,3 +459,18 @@ def test_candidates_that_a_pruner_stops_anywhere_are_compared_at_1_3_9_and_so_on
     assert seen.values == pytest.approx((0.1, 0.3, NAN, NAN), nan_ok=True)
     (alone,) = Seen(None).candidates([trial], but=7)
     assert not alone.is_judged
+
+
+def test_blocks_change_no_bit_of_a_covariance() -> None:
+    squared = np.random.default_rng(0).random((700, 50))
+    root = np.sqrt(5.0 * squared)
+    assert squared.size > 2 * gp.BLOCK
+    assert (gp._matern(squared.copy()) == (1 + root + root**2 / 3) * np.exp(-root)).all()
+
+
+def test_a_candidate_is_never_its_own_neighbour_however_often_a_study_is_read() -> None:
+    trials, seen = filled(5).get_trials(deepcopy=False), Seen(None)
+    everyone = [one.number for one in Seen(None).candidates(trials, but=-1)]
+    for but in (1, 1, 4):
+        assert but in everyone
+        assert [one.number for one in seen.candidates(trials, but)] == [one for one in everyone if one != but]

@@ -180,3 +180,33 @@ def test_the_order_of_arrivals_does_not_matter():
     other = arrived_and_waiting(values, factor=3, order=draw.sample(range(40), 40))
     assert one.order() == other.order()
     assert one.next() == other.next() == values.index(max(values))
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_the_standings_are_those_of_a_count_from_the_beginning(factor):
+    draw = random.Random(factor)
+    standings, values, gone, waiting = Promotion(Ladder((2, 6)), factor), {}, set(), set()
+    for _ in range(400):
+        number = draw.randrange(40)
+        if number not in values:
+            values[number] = round(draw.random(), 1)
+            standings.arrive(number, 2, values[number])
+        elif number not in gone and draw.random() < 0.7:
+            standings.wait(number, 2)
+            waiting.add(number)
+        else:
+            standings.leave(number)
+            gone.add(number)
+            waiting.discard(number)
+        best = sorted(values.keys() - gone, key=lambda one: (-values[one], one))[: len(values) // factor]
+        assert standings.arrive(number, 2, values[number]) is (number in best)
+        ready = [one for one in best if one in waiting]
+        assert (standings.next(), standings.promotable()) == (ready[0] if ready else None, len(ready))
+
+
+def test_who_has_left_does_not_go_on():
+    standings = Promotion(Ladder((2, 6)), factor=1)
+    standings.arrive(0, 2, 0.9)
+    standings.arrive(1, 2, 0.5)
+    standings.leave(0)
+    assert standings.arrive(0, 2, 0.9) is False

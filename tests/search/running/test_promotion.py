@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -15,12 +16,15 @@ from sqlalchemy.exc import OperationalError
 
 import search.study.outage
 from search.errors import StudyChanged, UsageError
+from search.running.quota import Quota
 from search.running.records import Progress
 from search.running.stop import stop_search, text_of_stop
 from search.study.begun import renew
+from search.study.budget import Spent
 from search.study.events import Epoch as EpochLine
 from search.study.events import Event, Pause, Promote
 from search.study.journal import read_journal
+from search.study.marks import own_trials
 from search.study.progress import Snapshot
 from search.study.replay import replay, replay_with
 from search.study.storage import parse_url
@@ -353,6 +357,44 @@ def test_a_full_quota_takes_the_checkpoint_of_the_least_promotable(bench: Bench)
     assert kept == order[: len(kept)]
     assert 1 <= len(kept) <= 3
     assert any("a paused trial among them would begin anew" in note for note in bench.notes)
+
+
+def test_checkpoints_are_looked_at_again_only_after_a_while_and_at_the_end(bench: Bench) -> None:
+    coordinator = bench.coordinator(ScriptedPool(trains), spec(PARTS))
+    quota = Quota(coordinator.runs, coordinator.spec, coordinator.trials.rungs, bench.hear)
+    file = coordinator.runs.final_checkpoint("scripted", "old")
+    quota.spec = quota.spec.model_copy(update={"faults": quota.spec.faults.model_copy(update={"checkpoint_gb": 1e-9})})
+
+    def is_kept(*, at_once: bool = False) -> bool:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(bytes(9))
+        quota.keep(at_once=at_once)
+        return file.exists()
+
+    assert not is_kept()
+    assert is_kept(at_once=True), "no trial has ended since"
+    quota.due, quota.apart = True, math.inf
+    assert not is_kept(at_once=True)
+    quota.due = True
+    assert is_kept()
+    assert not is_kept(at_once=True)
+
+
+def test_the_spent_budget_is_counted_as_the_database_has_it(bench: Bench) -> None:
+    looks = 0
+
+    def look(snapshot: Snapshot) -> None:
+        nonlocal looks
+        looks += 1
+        trials = coordinator.trials
+        stored = Spent.of(own_trials(trials.study), trials.spec)  # where a trial is paused before its worker is free
+        assert snapshot.spent == replace(stored, paused=snapshot.spent.paused)
+        assert trials.committed == sum(map(trials.rungs.left_of, trials.progress.values()))
+
+    coordinator = bench.coordinator(ScriptedPool(trains, 3), spec(WHOLE, trials=6), watch=look)
+    coordinator.run()
+    assert looks > 20
+    assert coordinator.trials.spent.epochs > 6
 
 
 def test_other_rungs_are_refused_while_candidates_wait_at_these(bench: Bench) -> None:

@@ -54,8 +54,8 @@ def test_every_epoch_of_every_candidate_is_spent() -> None:
 
 def test_a_running_search_counts_as_its_database_does() -> None:
     ended = Ended.of(view_of(one) for one in TRIALS if one.state.is_finished())
-    assert Spent.so_far(ended, [2, 1], spec_of(), {}) == Spent.of(TRIALS[:4] + TRIALS[5:], spec_of())
-    assert Spent.so_far(ended, [2], spec_of(), {1: 1}).paused == 1
+    assert Spent.so_far(ended, 2, 3, spec_of(), {}) == Spent.of(TRIALS[:4] + TRIALS[5:], spec_of())
+    assert Spent.so_far(ended, 1, 2, spec_of(), {1: 1}).paused == 1
 
 
 def test_a_fold_counts_as_a_step() -> None:

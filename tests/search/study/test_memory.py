@@ -331,6 +331,17 @@ def test_after_a_trial_is_told_it_alone_is_read(searched: optuna.Study) -> None:
     compare(searched)
 
 
+def test_after_an_old_trial_is_told_no_newer_one_is_read_again(searched: optuna.Study) -> None:
+    for _ in range(4):
+        searched.ask()
+    for number in (3, 0):
+        searched.tell(number, 0.5)
+    before = searched.get_trials(deepcopy=False)
+    searched.tell(1, 0.5)
+    after = searched.get_trials(deepcopy=False)
+    assert [old is new for old, new in zip(before, after, strict=True)] == [True, False, True, True]
+
+
 def test_values_are_shown_as_the_database_returns_them(searched: optuna.Study) -> None:
     trial = searched.ask({"pair": CategoricalDistribution(["a", 2, 1.0])} | SPACE)
     read_anew(searched, searched.get_trials(deepcopy=False)[0])  # it is known from now on

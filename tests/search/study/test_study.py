@@ -18,7 +18,7 @@ from filelock import FileLock
 from needed import postgres
 from optuna.distributions import CategoricalDistribution
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
-from optuna.samplers import GPSampler, RandomSampler, TPESampler
+from optuna.samplers import GPSampler, RandomSampler
 from optuna.storages import RDBStorage
 from sqlalchemy import URL
 
@@ -28,6 +28,7 @@ from search.export.export import export_best
 from search.paths import Runs
 from search.plan.space import distributions
 from search.policy.model import ModelSampler
+from search.policy.tpe import RememberingTPE
 from search.study.lock import own_study, owner_of
 from search.study.sampling import build_ladder, build_pruner, build_sampler, seed_of
 from search.study.storage import open_storage, parse_url
@@ -242,7 +243,7 @@ def test_a_reopened_study_has_its_own_pruner_not_optunas_default(
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("tpe", TPESampler), ("random", RandomSampler), ("gp", GPSampler), ("model", ModelSampler)]
+    ("name", "kind"), [("tpe", RememberingTPE), ("random", RandomSampler), ("gp", GPSampler), ("model", ModelSampler)]
 )
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # GPSampler is one
 def test_a_reopened_study_has_its_own_sampler(storage: RDBStorage, name: str, kind: type[Any]) -> None:

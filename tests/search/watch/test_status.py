@@ -49,7 +49,7 @@ def eta(
     """Of a search that has these trials, with a budget of six trials unless another one is named."""
     spec = spec_of(**(search or {"trials": 6}))
     ended, steps = Ended.of(finished), [worker.epoch for worker in workers if worker.trial is not None]
-    spent = Spent.so_far(ended, steps, spec, {})
+    spent = Spent.so_far(ended, len(steps), sum(steps), spec, {})
     return eta_seconds(Budget.of(spec), spent, build_ladder(spec), ended, workers, {}, seconds_left)
 
 
