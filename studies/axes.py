@@ -156,7 +156,9 @@ def axis_problems(
         width_is_shared: whether WIDTH_SHARE is sampled instead of width_mult.
     """
     if key not in SAMPLED:
-        yield f"cannot be sampled; {nearest(key, SAMPLED)}"
+        of_data = key.removeprefix("data.") in DataConfig.model_fields
+        cure = "[data] is the same for all candidates, so set it there" if of_data else nearest(key, SAMPLED)
+        yield f"cannot be sampled; {cure}"
         return
     if isinstance(axis, Range):
         kind = annotation_of(key)
@@ -177,6 +179,8 @@ def axis_problems(
         values = list(axis)
         if len(values) == 0 or len(set(values)) < len(values):
             yield f"{values}: list at least one choice, each once"
+        if key == "model" and TIMM in values:
+            yield f'"{TIMM}" has no pattern; "{TIMM}*" stands for all models of timm'
         if key == "width_mult":
             yield "give a range, { low = 0.5 }; its upper end is the widest that fits"
             return

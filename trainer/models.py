@@ -68,6 +68,11 @@ def model_args(config: TrainConfig, image_size: int) -> dict[str, Any]:
         ConfigError: the model name is unknown, an argument is reserved, or the family lacks a size setting.
     """
     family = family_of(config.model)
+    if config.model.startswith("timm:"):
+        raise ConfigError(
+            f'model = "{config.model}" stands for several models; list it in [space], model = ["{config.model}"], or '
+            "name one model"
+        )
     if family.stock != "never" and not _is_timm_model(config.model):
         raise ConfigError(f"model = {config.model!r} is not a timm model; {nearest(config.model, timm.list_models())}")
     if config.require_timm and not is_stock(config):

@@ -274,8 +274,9 @@ def _estimate_table(meaning: Meaning) -> Table:
     workers = f"{estimate.workers} worker{'s' if estimate.workers > 1 else ''}"
     if estimate.workers_per_gpu > 1:
         workers += f", {estimate.workers_per_gpu} on each GPU"
-    shorter = "; pruning makes it shorter" if meaning.budget.trainings is None else ""
-    early = "paused" if meaning.rungs else "pruned"
+    stops = bool(meaning.rungs) or estimate.candidates.first_rung < meaning.budget.steps
+    shorter = "; pruning makes it shorter" if stops and meaning.budget.trainings is None else ""
+    early = f" unless it is {'paused' if meaning.rungs else 'pruned'}" if stops else ""
     return _pairs_table(
         {
             "steps per epoch": ", ".join(
@@ -285,7 +286,7 @@ def _estimate_table(meaning: Meaning) -> Table:
             "device": f"{estimate.device}, {estimate.images_per_second:,.0f} pictures/s with the largest "
             f"{estimate.model}",
             "epoch": f"about {duration(estimate.seconds_per_epoch)}",
-            "trial": f"about {duration(estimate.seconds_per_trial)} unless it is {early}",
+            "trial": f"about {duration(estimate.seconds_per_trial)}{early}",
             **({"rungs": meaning.rungs} if meaning.rungs else {}),
             "search": f"at most about {duration(estimate.seconds_at_most)} with {workers}{shorter}",
             "budget": _bought(meaning),

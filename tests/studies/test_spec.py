@@ -122,6 +122,15 @@ def test_a_search_without_any_budget_is_refused() -> None:
             'space.optimizer: is not a number; list its choices, for example optimizer = ["...", "..."]',
         ),
         ({"epochs": [10, 20]}, "space.epochs: cannot be sampled; did you mean step_epochs?"),
+        (
+            {"fraction": {"low": 0.1, "high": 1.0}},
+            "space.fraction: cannot be sampled; [data] is the same for all candidates, so set it there",
+        ),
+        (
+            {"data.fraction": [0.5, 1.0]},
+            "space.data.fraction: cannot be sampled; [data] is the same for all candidates, so set it there",
+        ),
+        ({"model": ["timm:"]}, 'space.model: "timm:" has no pattern; "timm:*" stands for all models of timm'),
         ({"dropout": {"low": 0.5, "high": 1.0}}, "space.dropout: 1.0: input should be less than 1"),
         ({"lr": [0.1, -0.1]}, "space.lr: -0.1: input should be greater than 0"),
         (

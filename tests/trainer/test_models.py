@@ -235,6 +235,12 @@ def test_an_unknown_model_names_the_nearest_one() -> None:
     assert refusal(candidate("rexnet100")) == "model = 'rexnet100' is not a timm model; did you mean rexnet_100?"
 
 
+def test_a_pattern_of_models_is_for_the_space() -> None:
+    assert refusal(candidate("timm:*")) == (
+        'model = "timm:*" stands for several models; list it in [space], model = ["timm:*"], or name one model'
+    )
+
+
 @pytest.mark.parametrize("model", ["mobilenetv3_small_050", "rexnet_130", "vit_tiny_patch16_224"])
 def test_a_width_for_a_family_without_one_is_an_error(model: str) -> None:
     assert refusal(candidate(model, 0.5)).startswith(f"width_mult = 0.5: {model} has no width; use rexnet_100")

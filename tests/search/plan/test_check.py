@@ -241,6 +241,12 @@ def test_people_are_shown_all_of_it_in_80_columns(meaning: Meaning) -> None:
         assert any(line.split() == [name, *map(str, counts.values())] for line in text.splitlines())
 
 
+def test_without_a_pruner_nothing_is_said_about_pruning(runs: Runs) -> None:
+    text = shown(check_study(study(search={"trials": 7, "pruner": "none"}), runs, TWO_WORKERS))
+    assert "with 2 workers" in text
+    assert "prun" not in text
+
+
 def test_a_set_without_a_test_split_is_warned_of(meaning: Meaning) -> None:
     warning = "no test split: an export would be measured on the validation pictures"
     assert warning not in shown(meaning)
