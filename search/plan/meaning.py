@@ -161,8 +161,8 @@ class Meaning:
 def text_of_check(meaning: Meaning) -> Group:
     """The output of ``search check``; fits 80 columns unless names are longer."""
     epochs = f"{meaning.epochs} epoch{'s' if meaning.epochs > 1 else ''}"
-    models = meaning.space.get("model")
-    model = f"{len(models.choices)} models" if isinstance(models, ChoiceAxis) else meaning.model
+    models = _num_models(meaning)
+    model = f"{models} models" if models > 1 else meaning.model
     return Group(
         Text(f"{meaning.study}: {meaning.budget.words} of {model}, {epochs} each"),
         *_text_of_images(meaning.pictures),
@@ -206,6 +206,7 @@ def _text_of_sizes(meaning: Meaning) -> list[RenderableType]:
     limit, largest, widest = meaning.limit, meaning.largest, meaning.widest
     parts: list[RenderableType] = [
         _heading("no limit" if limit == Limit() else f"limit: {describe_limit(limit)}"),
+        *([Text(f"  {_measured(meaning)}; others may be larger:")] if _num_models(meaning) > 1 else []),
         Text(size_line(largest.width_mult, largest, limit)),
     ]
     if widest is not None and widest.width_mult > largest.width_mult:
@@ -277,18 +278,20 @@ def _estimate_table(meaning: Meaning) -> Table:
     stops = bool(meaning.rungs) or estimate.candidates.first_rung < meaning.budget.steps
     shorter = "; pruning makes it shorter" if stops and meaning.budget.trainings is None else ""
     early = f" unless it is {'paused' if meaning.rungs else 'pruned'}" if stops else ""
+    at_most, as_long = "at most ", ""
+    if _num_models(meaning) > 1:
+        at_most, as_long = "", f", if each model takes as long as {estimate.model}"
     return _pairs_table(
         {
             "steps per epoch": ", ".join(
                 _steps(number, size, meaning.pictures.splits["train"])
                 for size, number in meaning.steps_per_epoch.items()
             ),
-            "device": f"{estimate.device}, {estimate.images_per_second:,.0f} pictures/s with the largest "
-            f"{estimate.model}",
+            "device": f"{estimate.device}, {estimate.images_per_second:,.0f} pictures/s with {_measured(meaning)}",
             "epoch": f"about {duration(estimate.seconds_per_epoch)}",
             "trial": f"about {duration(estimate.seconds_per_trial)}{early}",
             **({"rungs": meaning.rungs} if meaning.rungs else {}),
-            "search": f"at most about {duration(estimate.seconds_at_most)} with {workers}{shorter}",
+            "search": f"{at_most}about {duration(estimate.seconds_at_most)} with {workers}{shorter}{as_long}",
             "budget": _bought(meaning),
             "export": estimate.after.words,
             **({} if meaning.rerank is None else {"rerank": _rerank(meaning.rerank, meaning.convolutions)}),
@@ -303,6 +306,18 @@ def _views(names: tuple[str, ...]) -> str:
     """The views of an export, and their cost."""
     words = ", ".join(View.parse(name).words for name in names)
     return f"{words}, averaged with the picture; {1 + len(names)} times the multiply-adds"
+
+
+def _num_models(meaning: Meaning) -> int:
+    """Number of models in the space."""
+    models = meaning.space.get("model")
+    return len(models.choices) if isinstance(models, ChoiceAxis) else 1
+
+
+def _measured(meaning: Meaning) -> str:
+    """The candidate whose size and speed are told, in words."""
+    models, model = _num_models(meaning), meaning.estimate.model
+    return f"{model}, the first of {models} models" if models > 1 else f"the largest {model}"
 
 
 def _rerank(rerank: Rerank, convolutions: Mapping[str, int]) -> str:

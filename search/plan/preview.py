@@ -9,12 +9,20 @@ import numpy as np
 from PIL import Image
 
 from search.errors import UsageError
-from studies import StudySpec
+from studies import Range, StudySpec
+from studies.axes import annotation_of
+from trainer.config import TrainConfig
 from trainer.data import Dataset
 from trainer.errors import no_room
 
 ROWS, COLUMNS = 6, 9
 """Size of the grid. The first picture of each row is plain, the others are random augmentations of it."""
+
+SHOWN = (
+    *("hflip", "vflip", "rotate", "rotations", "shift", "scale", "crop_padding", "random_crop", "random_resized_crop"),
+    *("erase", "brightness", "mixup", "cutmix", "mix_alpha"),
+)
+"""The settings that alter pictures. If the study samples one of them, its value changes from column to column."""
 
 CELL_PIXELS = 112
 GAP_PIXELS = 4
@@ -51,12 +59,13 @@ def draw_images(spec: StudySpec, data: Dataset, out: Path) -> str:
     from trainer.device import open_device
 
     device = open_device("cpu")
-    augment = Augmentation(spec.train, device, data.mean, data.std, data.shape.image_size)
+    recipes = [_recipe_at(spec, number / (COLUMNS - 2)) for number in range(COLUMNS - 1)]
+    augmentations = [Augmentation(one, device, data.mean, data.std, data.shape.image_size) for one in recipes]
     train = data.splits["train"]
     chosen = train[np.linspace(0, len(train) - 1, ROWS).astype(int)]
     images, labels = data.images[chosen], torch.from_numpy(data.labels[chosen])
-    columns = [augment(images, labels, plain=True).images]
-    for number in range(1, COLUMNS):
+    columns = [augmentations[0](images, labels, plain=True).images]
+    for number, augment in enumerate(augmentations, 1):
         seed = (spec.seed, spec.train.augment_from_epoch, number)
         columns.append(augment(augment.on_host(images, *seed), labels, *seed).images)
     mean = torch.tensor(data.mean).view(1, -1, 1, 1)
@@ -76,4 +85,20 @@ def draw_images(spec: StudySpec, data: Dataset, out: Path) -> str:
         if full := no_room(error, out):
             raise full from error
         raise UsageError(f"--pictures {out} cannot be written ({error.strerror}); choose another file") from error
-    return f"wrote {out}: plain pictures on the left, then {device.executor(spec.train)}"
+    sampled = ", ".join(key for key in SHOWN if key in spec.space)
+    told = f"; from left to right, {sampled} from the first value of the space to the last" if sampled else ""
+    return f"wrote {out}: plain pictures on the left, then {device.executor(recipes[-1])}{told}"
+
+
+def _recipe_at(spec: StudySpec, share: float) -> TrainConfig:
+    """The fixed recipe, with each sampled setting of ``SHOWN`` at this share of its range, or of its choices."""
+    sampled: dict[str, object] = {}
+    for key in SHOWN:
+        axis = spec.space.get(key)
+        if isinstance(axis, Range):
+            assert axis.high is not None, "only width_mult may have no upper end"
+            value = axis.low + share * (axis.high - axis.low)
+            sampled[key] = round(value) if annotation_of(key) is int else value
+        elif axis is not None:
+            sampled[key] = axis[round(share * (len(axis) - 1))]
+    return TrainConfig.model_validate(spec.train.model_dump() | sampled)

@@ -23,6 +23,7 @@ from search.paths import Runs
 from search.plan.check import bought_by, check_study, largest_candidate, measure_speed
 from search.plan.meaning import Candidates, Meaning, RangeAxis, text_of_check
 from search.plan.prepare import checkpoint_bytes, prepare, room_needed
+from search.plan.preview import CELL_PIXELS, GAP_PIXELS, draw_images
 from search.plan.space import distributions, find_bounds
 from search.plan.width import Fitter
 from search.study.budget import Budget
@@ -245,6 +246,16 @@ def test_without_a_pruner_nothing_is_said_about_pruning(runs: Runs) -> None:
     text = shown(check_study(study(search={"trials": 7, "pruner": "none"}), runs, TWO_WORKERS))
     assert "with 2 workers" in text
     assert "prun" not in text
+
+
+def test_with_several_models_the_one_that_was_measured_is_named_and_not_called_the_largest(runs: Runs) -> None:
+    space = {"model": ["test_resnet", "test_vit"], "lr": {"low": 1e-3, "high": 1e-2}}
+    train = {"epochs": 3}
+    text = shown(check_study(study(limit={}, train=train, space=space, known=[]), runs, TWO_WORKERS), 200)
+    assert "\n  test_resnet, the first of 2 models; others may be larger:\n" in text
+    assert "pictures/s with test_resnet, the first of 2 models" in text
+    assert "if each model takes as long as test_resnet" in text
+    assert "at most" not in text
 
 
 def test_a_set_without_a_test_split_is_warned_of(meaning: Meaning) -> None:
@@ -507,6 +518,20 @@ def test_pictures_are_drawn_before_the_rest_is_checked(runs: Runs, tmp_path: Pat
     assert sentence.startswith(f"wrote {tmp_path}/grid.PNG: plain pictures on the left, then ")
     with Image.open(tmp_path / "grid.PNG") as grid:
         assert (grid.format, grid.width > grid.height) == ("PNG", True)
+
+
+def test_a_sampled_augmentation_is_drawn_from_its_first_value_to_its_last(runs: Runs, tmp_path: Path) -> None:
+    space = {"hflip": {"low": 0, "high": 1}, "vflip": [0.0, 1.0]}
+    spec = study(train={"model": "resnet10t"}, space=space, known=[])
+    said = draw_images(spec, prepare_data(spec.data, runs.cache), tmp_path / "grid.png")
+    assert said.endswith("; from left to right, hflip, vflip from the first value of the space to the last")
+    with Image.open(tmp_path / "grid.png") as grid:
+        lefts = (0, CELL_PIXELS + GAP_PIXELS, grid.width - CELL_PIXELS)
+        cells = [np.asarray(grid)[:CELL_PIXELS, left : left + CELL_PIXELS] for left in lefts]
+    plain, first, last = (cell.astype(int) for cell in cells)
+    assert np.abs(first - plain).max() <= 1
+    assert np.abs(last - plain[::-1, ::-1]).max() <= 1
+    assert np.abs(last - plain).max() > 50, "else it would not matter"
 
 
 def test_the_command_answers_and_exits_as_documented(tmp_path: Path) -> None:
