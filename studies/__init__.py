@@ -12,6 +12,7 @@ reference  docs/settings.md, made from the fields and their docstrings
 from __future__ import annotations
 
 import logging
+import shlex
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def begin(file: Path) -> Begun:
 
 def text_of_begun(begun: Begun) -> str:
     """The output of ``search studies --new``."""
-    return f"wrote {begun.written}; edit it, then: search check {begun.written} --data DIR"
+    return f"wrote {begun.written}; edit it, then: search check {shlex.quote(str(begun.written))} --data DIR"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,10 @@ background    a picture without its background
 scan          lists the pictures of a data folder
 tree          the folders and files of a data folder
 layout        which folders are splits, and which are classes
+split_names   splits by the names of folders
+unclear       folders that are neither splits nor classes: refusals, copies
 labels        label tables
+one_hot       label tables with a column for each class
 contest       label tables that a folder has and the study file does not name
 splits        drawn splits and folds
 near          near-duplicates across splits

@@ -11,7 +11,8 @@ from pathlib import Path
 from trainer.config import Columns
 from trainer.errors import DataError
 from trainer.labels import FileIndex, Table, read_lines, read_table
-from trainer.layout import split_of
+from trainer.one_hot import about_one_hot
+from trainer.split_names import split_of
 from trainer.tree import File, Folder
 
 __all__ = ["Suggestion", "suggest_labels"]
@@ -24,9 +25,11 @@ class Suggestion:
     lines: str
     """Lines to add to the study file, with the reason."""
     contradicts_folders: bool
-    """Whether pictures of one top folder have several labels, so that the folders are not the classes."""
+    """Whether pictures of one folder have several labels, so that the folders are not the classes."""
     is_clear: bool = True
     """Whether the column of the classes is known; if not, the table may have none."""
+    has_test: bool = False
+    """Whether one of the tables has the classes of the test split."""
 
 
 def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
@@ -42,41 +45,57 @@ def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
     if not tables:
         return None
     index = FileIndex([file for file in tree.walk() if file.is_picture], root)
-    found: dict[str, str] = {}
-    counts: dict[str, int] = {}
-    labels_of: dict[str, set[str]] = defaultdict(set)
-    chosen_columns = ""
+    found: dict[str, _Labelling] = {}  # by setting; a table of the split's name first, then the longest
     for file in tables:
-        chosen = _read(file, index)
-        if chosen is None:
-            continue
-        table, columns = chosen
-        own = _said_split(file)
-        if own == "val":  # no setting takes a table of the validation pictures alone
-            continue
-        found_files = [(index.find(row.file, (own or "train",)), row.label) for row in table.rows if row.label]
-        named = [(files[0], label) for files, label in found_files if files]
-        if not named or len(named) < len(table.rows) / 2:
-            continue
-        is_test = own == "test" if own else all(_said_split(picture) == "test" for picture, _ in named)
-        setting = "test_labels" if is_test else "labels"
-        if setting not in found:
-            found[setting], counts[setting] = file.name, len(named)
-            chosen_columns = chosen_columns or columns
-        for picture, label in named:
-            labels_of[picture.name.split("/")[0]].add(label)
+        if (new := _labelling(file, index)) is not None:
+            best = found.get(new.setting)
+            if best is None or (new.says_split, len(new.labels)) > (best.says_split, len(best.labels)):
+                found[new.setting] = new
     if "labels" not in found:
         training = (file for file in tables if _said_split(file) not in ("val", "test"))
         unclear = [one for file in training if (one := _unclear(file, index)) is not None]
         return max(unclear, key=lambda one: one[0])[1] if unclear else None
-    settings = [f"{setting} = {_quoted(name)}" for setting, name in sorted(found.items())]
-    settings += [f"columns = {chosen_columns}"] if chosen_columns else []
+    settings = [f"{setting} = {_quoted(found[setting].name)}" for setting in sorted(found)]
+    settings += [f"columns = {found['labels'].columns}"] if found["labels"].columns else []
     lines = "".join(f"\n  {line}" for line in ("[data]", *settings))
+    labels_of: dict[str, set[str]] = defaultdict(set)
+    for chosen in found.values():
+        for picture, label in chosen.labels:
+            labels_of[picture.name.rpartition("/")[0]].add(label)
+    chosen = found["labels"]
     return Suggestion(
-        f"{found['labels']} names {counts['labels']:,} of the pictures and their classes; to train on those, add to "
+        f"{chosen.name} names {len(chosen.labels):,} of the pictures and their classes; to train on those, add to "
         f"the study file:{lines}",
         any(len(labels) > 1 for labels in labels_of.values()),
+        has_test="test_labels" in found,
     )
+
+
+@dataclass(frozen=True)
+class _Labelling:
+    """A table that has a label for most of the pictures that it names."""
+
+    name: str
+    setting: str
+    columns: str
+    says_split: bool
+    """Whether the table's name, or its folder's, has the split."""
+    labels: Sequence[tuple[File, str]]
+
+
+def _labelling(file: File, index: FileIndex) -> _Labelling | None:
+    read = _read(file, index)
+    own = _said_split(file)
+    if read is None or own == "val":  # no setting takes a table of the validation pictures alone
+        return None
+    table, columns = read
+    found = [(index.find(row.file, (own or "train",)), row.label) for row in table.rows if row.label]
+    labels = [(files[0], label) for files, label in found if files]
+    if not labels or len(labels) < len(table.rows) / 2:
+        return None
+    is_test = own == "test" if own else all(_said_split(picture) == "test" for picture, _ in labels)
+    setting = "test_labels" if is_test else "labels"
+    return _Labelling(file.name, setting, columns, own is not None, labels)
 
 
 def _read(file: File, index: FileIndex) -> tuple[Table, str] | None:
@@ -123,10 +142,14 @@ def _unclear(file: File, index: FileIndex) -> tuple[int, Suggestion] | None:
     for number in others:
         values: dict[str, set[str]] = defaultdict(set)
         for picture, row in named:
-            values[picture.name.split("/")[0]].add(row[number] if number < len(row) else "")
+            values[picture.name.rpartition("/")[0]].add(row[number] if number < len(row) else "")
         if len(values) > 1 and all(len(one) == 1 for one in values.values()) and len(set.union(*values.values())) > 1:
             return None
     name, among = header[naming[0]], ", ".join(header[number] for number in others)
+    if one_hot := about_one_hot(header, lines):
+        return len(named), Suggestion(
+            f"{file.name} names {len(named):,} of the pictures; {one_hot}", True, is_clear=False
+        )
     return len(named), Suggestion(
         f"{file.name} names {len(named):,} of the pictures; if one of its columns ({among}) has their classes, add to "
         f"the study file, with the name of that column as label:\n  [data]\n  labels = {_quoted(file.name)}\n"

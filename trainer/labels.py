@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,12 +18,16 @@ from pathlib import Path
 
 from trainer.config import Columns, DataConfig
 from trainer.errors import DataError, as_lines
-from trainer.layout import split_of
+from trainer.one_hot import about_one_hot
+from trainer.split_names import split_of
 from trainer.tree import File, Folder, read_tree
 
 __all__ = ["FileIndex", "LabelledFile", "Labels", "Table", "read_labels", "read_lines", "read_table"]
 
-FILE_COLUMNS = ("path", "img_path", "file_name", "filename", "file", "image", "image_id", "id")
+FILE_COLUMNS = (
+    *("path", "img_path", "file_name", "filename", "file", "image", "image_id", "id"),
+    *("image_path", "file_path", "filepath", "filepaths", "image_name", "img"),
+)
 """Names of the column of files, in any case. If a table has several, the first one whose values name files is used."""
 
 GROUP_COLUMNS = {
@@ -31,9 +36,9 @@ GROUP_COLUMNS = {
 """Names of columns, in lower case, that often have groups. They are used only if ``columns`` names them."""
 
 MISSING = {"nan", "<na>", "na", "n/a", "null", "none"}
-"""Labels, in lower case, that other programs write for a missing value."""
+"""Labels and groups, in lower case, that other programs write for a missing value."""
 
-LABEL_COLUMNS = ("label", "class", "target")
+LABEL_COLUMNS = ("label", "class", "target", "labels", "class_name", "classname", "class_id", "classid", "category")
 COLUMNS = {"file": FILE_COLUMNS, "label": LABEL_COLUMNS, "split": ("split",), "group": ("group",)}
 """Key of the ``columns`` setting -> names of that column."""
 
@@ -175,7 +180,7 @@ def _passed_over(unlabelled: list[File], elsewhere: Mapping[str, list[File]], ro
             count = "1 picture has" if len(files) == 1 else f"{len(files):,} pictures have"
             notices.append(
                 f"{count} {what}, the first: {files[0].name}; unlabelled, so not used; an exported model classifies "
-                f"them: search predict EXPORT {root / folder}"
+                f"them: search predict EXPORT {shlex.quote(str(root / folder))}"
             )
     return notices
 
@@ -272,9 +277,11 @@ def read_table(path: Path, columns: Columns, files: FileIndex) -> Table:
                     f"the first line of {path} names no columns, but the file {named}; write a line such as "
                     "file,label above it"
                 )
+            cure = f'name it: data.columns = {{ {kind} = "NAME" }}'
+            if kind == "label":
+                cure = about_one_hot(header, lines) or cure
             raise DataError(
-                f"{path} has no column of {kind}s called {', '.join(known)}; it has {_list(header)}; name it: "
-                f'data.columns = {{ {kind} = "NAME" }}'
+                f"{path} has no column of {kind}s called {', '.join(known)}; it has {_list(header)}; {cure}"
             )
         if kind == "label" and len(candidates) > 1:
             others = [header[number] for number in candidates[1:]]
@@ -310,17 +317,18 @@ def _not_used(
 
 
 def _doubts(name: str, columns: Mapping[str, str], header: Sequence[str], rows: Sequence[Row]) -> Iterator[str]:
-    """Sentences about columns of the same name, and labels that may stand for a missing one."""
+    """Sentences about columns of the same name, and labels and groups that may stand for a missing one."""
     spelled = [cell.lower() for cell in header]
     for column in columns.values():
         if (count := spelled.count(column.lower())) > 1:
             yield f"{name}: of {count} columns called {column}, the first one is used; rename the others"
-    for label in sorted({row.label for row in rows if row.label.lower() in MISSING}):
-        count = sum(row.label == label for row in rows)
-        yield (
-            f"{name}: {count:,} {'row has' if count == 1 else 'rows have'} the label {label}, which is taken for a "
-            "class; if it means no label, leave the cell empty"
-        )
+    for kind, meaning in (("label", "a class"), ("group", "one group")):
+        cells = Counter(str(getattr(row, kind)) for row in rows)
+        for cell in sorted(cell for cell in cells if cell.lower() in MISSING):
+            yield (
+                f"{name}: {cells[cell]:,} {'row has' if cells[cell] == 1 else 'rows have'} the {kind} {cell}, which is "
+                f"taken for {meaning}; if it means no {kind}, leave the cell empty"
+            )
 
 
 def _names_files(lines: Sequence[tuple[int, list[str]]], number: int, files: FileIndex) -> bool:

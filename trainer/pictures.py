@@ -13,6 +13,7 @@ from typing import Literal, assert_never
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from trainer.config import DataConfig
 from trainer.errors import DataError
@@ -58,8 +59,9 @@ def read_picture(source: bytes | Image.Image, config: DataConfig) -> NDArray[np.
     Not for several threads at once: it silences Pillow's warnings, and warning filters belong to the whole process.
 
     Raises:
-        DataError: the picture is damaged, has an unknown format, or has so many pixels that Pillow takes it for a
-            decompression bomb. The message is a clause to follow the file's name.
+        DataError: the picture is damaged, has an unknown format, is a TIFF whose gray levels Pillow does not scale, or
+            has so many pixels that Pillow takes it for a decompression bomb. The message is a clause to follow the
+            file's name.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -99,6 +101,7 @@ def read(source: bytes | Image.Image, config: DataConfig) -> Reading:
         most = Image.MAX_IMAGE_PIXELS
         with ONE_LARGE_AT_A_TIME if most is not None and image.width * image.height > most else nullcontext():
             image.load()  # so that a truncated file raises its error here
+            _refuse_unread_depth(image)
             upright = _upright(image)
             pixels = _pixels(upright, config)
             differs = upright is not image and not np.array_equal(_pixels(image, config), pixels)
@@ -130,6 +133,16 @@ def _pixels(image: Image.Image, config: DataConfig) -> NDArray[np.uint8]:
 
 def _is_deep(image: Image.Image) -> bool:
     return image.mode == "F" or image.mode.startswith("I")
+
+
+def _refuse_unread_depth(image: Image.Image) -> None:
+    """Raise for a gray TIFF whose levels Pillow gives on another scale than a viewer shows them: dark, or inverted."""
+    if not (isinstance(image, TiffImageFile) and _is_deep(image)):
+        return
+    if image.tag_v2.get(BITSPERSAMPLE) == (12,):
+        raise DataError("is a TIFF of 12 bits; save it with 8 or with 16 bits")
+    if image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0:
+        raise DataError("is a TIFF of more than 8 bits in which 0 is white; save it with black as 0")
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -17,8 +17,9 @@ from trainer.config import DataConfig
 from trainer.contest import suggest_labels
 from trainer.errors import DataError
 from trainer.labels import read_labels
-from trainer.layout import read_layout
+from trainer.layout import EXPECTED_LAYOUT, read_layout
 from trainer.tree import File, read_tree
+from trainer.unclear import describes_objects, names_of, option_for
 
 __all__ = ["Listing", "Picture", "Source", "scan", "scan_folder"]
 
@@ -90,7 +91,7 @@ def _scan_tables(config: DataConfig, root: Path) -> Listing:
 def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
     """List the pictures below ``root`` without opening a file.
 
-    The folders are train/CLASS/*, with or without val and test, by any of their names (``layout.split_of``); or
+    The folders are train/CLASS/*, with or without val and test, by any of their names (``split_names.split_of``); or
     CLASS/*, which is all train. Class folders are searched to any depth and through symbolic links. Files beside class
     folders are not listed.
 
@@ -107,12 +108,27 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
     try:
         layout = read_layout(tree, str(root), needs_train=needs_train)
     except DataError as error:
-        raise DataError(f"{error}\n{suggestion.lines}") if suggestion else error from None
+        told = suggestion.lines if suggestion else describes_objects(tree)
+        raise DataError(f"{error}\n{told}") if told else error from None
+    agrees = suggestion is None or not (suggestion.contradicts_folders and suggestion.is_clear)
+    if layout.below is not None and agrees:
+        raise DataError(
+            f"{root}: all pictures are in {layout.below.name}; if the folders in it ({names_of(layout.below.holding)}) "
+            f"are the {'splits' if layout.has_splits else 'classes'}, use {option_for(layout.below, str(root))}"
+        )
     notices = list(layout.notices)
     if suggestion is not None and suggestion.is_clear and not layout.is_plain:
         raise DataError(f"{root}: labels are in a table, not in the names of folders.\n{suggestion.lines}")
-    if suggestion is not None and suggestion.contradicts_folders and layout.parts[0][1] is tree:
-        notices.append(f"the folders are taken for the classes, but {' '.join(suggestion.lines.split())}")
+    if needs_train and len(layout.train_classes) == 1:
+        told = suggestion.lines if suggestion else describes_objects(tree)
+        one = f"{root}: one class, {layout.train_classes[0].base}, to train on, and a classifier needs two"
+        raise DataError(f"{one}; expected is {EXPECTED_LAYOUT}" + (f"\n{told}" if told else ""))
+    if suggestion is not None:
+        in_one_line = " ".join(suggestion.lines.split())
+        if suggestion.contradicts_folders and not layout.has_splits:
+            notices.append(f"the folders are taken for the classes, but {in_one_line}")
+        if suggestion.has_test and layout.has_splits and "test" not in dict(layout.parts):
+            notices.append(f"the test pictures have classes in a table: {in_one_line}")
     pictures: list[Picture] = []
     class_folders: list[tuple[str, str, str]] = []
     stamps: list[str] = []

@@ -98,6 +98,11 @@ class Folder:
         """Whether the name of a file at any depth has the ending of a picture."""
         return any(file.is_picture for file in self.walk())
 
+    @property
+    def holding(self) -> list[Folder]:
+        """The folders directly inside that hold pictures."""
+        return [folder for folder in self.folders if folder.holds_pictures]
+
 
 def read_tree(root: Path) -> Folder:
     """Read the tree below ``root``, through symbolic links, without files of operating systems and of this program.

@@ -21,6 +21,9 @@ SMALL_VALIDATION = 100
 MASK_NAMES = {"mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "segmentations"}
 """Folders in which data sets for segmentation and detection have their answers, in lower case."""
 
+FEWEST_FOLDERS = 5
+"""Fewest names of folders inside the classes for which groups are suggested: cat/indoors, cat/outdoors are none."""
+
 HEAVY_IMBALANCE = 10
 """Smallest ratio of the largest class to the smallest that causes a warning about imbalance."""
 
@@ -60,6 +63,8 @@ def _class_names(data: Dataset) -> Iterator[str]:
 def _groups(data: Dataset, config: DataConfig) -> Iterator[str]:
     """A warning if ``group_by`` keeps no pictures together, or leaves pictures without a group."""
     if config.group_by is None:
+        if config.labels is None and not data.grouped:
+            yield from _divided_folders(data, config)
         return
     counts = Counter(data.groups)
     alone = counts.pop("", 0)
@@ -69,6 +74,26 @@ def _groups(data: Dataset, config: DataConfig) -> Iterator[str]:
     elif alone:
         first = data.names[data.groups.index("")]
         yield f"{asked} gives {_count(alone, 'picture')} of {len(data.names):,} no group, the first: {first}"
+
+
+def _divided_folders(data: Dataset, config: DataConfig) -> Iterator[str]:
+    """A warning if drawn splits divide folders inside the classes that look like groups: CLASS/PATIENT/*."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    classes: dict[int, set[str]] = defaultdict(set)
+    for split, indices in data.splits.items():
+        for index in indices:
+            folder = data.names[index].rpartition("/")[0]
+            splits[folder].add(split)
+            classes[int(data.labels[index])].add(folder)
+    names = {folder.rpartition("/")[2] for folder in splits}
+    divided = sorted(folder for folder, parts in splits.items() if len(parts) > 1 or config.folds)
+    are_groups = len(names) >= max(FEWEST_FOLDERS, len(splits) / 2) and len(data.names) >= 2 * len(splits)
+    if divided and are_groups and all(len(folders) > 1 for folders in classes.values()):
+        yield (
+            f"the classes are divided into {len(splits):,} folders, and {len(divided):,} of them have pictures in "
+            f"several {'folds' if config.folds else 'splits'}, for example {divided[0]}; if each is a patient, a burst "
+            "or a video, data.group_by = '([^/]+)/[^/]+$' keeps its pictures together"
+        )
 
 
 def misread(data: Dataset) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from search.errors import UsageError
@@ -49,7 +50,7 @@ def answer_limit(model: str, fitter: Fitter, width_mult: float | None = None) ->
     if limit == Limit() and width_mult is None:
         raise UsageError(
             "give --max-params, --max-macs or both, or a --width-mult to count; for example: "
-            f"search limit {model} --classes {fitter.shape.num_classes} --max-params 5000000"
+            f"search limit {shlex.quote(model)} --classes {fitter.shape.num_classes} --max-params 5000000"
         )
     values = {"model": model} if width_mult is None else {"model": model, "width_mult": width_mult}
     config = validate(TrainConfig, values, f"search limit {model}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,13 @@ def test_unlabelled_rows_and_folders_are_passed_over_with_a_sentence(tmp_path: P
     assert folder.endswith(f"search predict EXPORT {root}/test")
 
 
+def test_the_command_that_classifies_unlabelled_pictures_can_be_pasted(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "my contest", {"train": 6, "test set; $x": 2})
+    rows = "".join(f"train/{i:03},{'ab'[i % 2]}\n" for i in range(6))
+    (notice,) = labelled(root, f"id,label\n{rows}", tmp_path).notices
+    assert shlex.split(notice.partition("search predict ")[2]) == ["EXPORT", f"{root}/test set; $x"]
+
+
 def test_every_problem_of_a_table_is_told_at_once(tmp_path: Path) -> None:
     root = contest(tmp_path)
     text = "id,label\n000,a\n001,b\n002,a\n000,b\n008,a\n002,a\n003,\n"
@@ -248,6 +256,21 @@ def test_missing_values_as_classes_and_columns_of_one_name_are_said(tmp_path: Pa
         "train.csv: of 2 columns called label, the first one is used; rename the others",
         "train.csv: 3 rows have the label nan, which is taken for a class; if it means no label, leave the cell empty",
     )
+
+
+@pytest.mark.parametrize("code", ["NA", "nan", "None", "null", "N/A", "<NA>", '"NA"'])
+def test_a_label_that_spells_a_missing_value_is_a_class_and_only_an_empty_cell_is_none(
+    tmp_path: Path, code: str
+) -> None:
+    labels, groups = (code, "DE", code, "DE", "", " "), (code, code, "", "", "", "")
+    rows = "".join(f"{i:03},{labels[i]},{groups[i]}\n" for i in range(6))
+    data = labelled(contest(tmp_path), f"id,label,group\n{rows}", tmp_path, val_fraction=0.5)
+    name = code.strip('"')
+    assert set(data.class_names) == {name, "DE"}
+    assert len(data.names) == 4
+    label, group, *_ = data.notices
+    assert f"train.csv: 2 rows have the label {name}, which is taken for a class; if it means no label" in label
+    assert f"train.csv: 2 rows have the group {name}, which is taken for one group; if it means no group" in group
 
 
 def test_columns_that_seem_to_have_splits_or_groups_are_said_and_their_lines_work(tmp_path: Path) -> None:
@@ -388,8 +411,8 @@ def test_class_folders_with_a_table_beside_them_stay_class_folders(tmp_path: Pat
     (root / "birds.csv").write_text(f"path,label\n{rows}")
     assert prepare(root, tmp_path).fingerprint == plain.fingerprint
     assert prepare(root, tmp_path).notices == ()
-    parts = make_folder(tmp_path / "parts", {"images_1": 3, "images_2": 3})
-    rows = "".join(f"images_{part}/{i:03}.png,{'ab'[i % 2]}\n" for part in (1, 2) for i in range(3))
+    parts = make_folder(tmp_path / "parts", {"left": 3, "right": 3})
+    rows = "".join(f"{part}/{i:03}.png,{'ab'[i % 2]}\n" for part in ("left", "right") for i in range(3))
     (parts / "labels.csv").write_text(f"path,label\n{rows}")
     (notice,) = prepare(parts, tmp_path).notices
     assert notice.startswith("the folders are taken for the classes, but labels.csv names 6 of the pictures and their")
@@ -401,11 +424,16 @@ def test_a_table_whose_column_of_classes_is_unclear_is_named(tmp_path: Path) -> 
         file.rename(file.with_name(f"ISIC_{number}.png"))
     rows = "".join(f"L{i},ISIC_{i},{('nv', 'mel')[i % 2]},{40 + i}\n" for i in range(6))
     (root / "metadata.csv").write_text(f"lesion_id,image_id,dx,age\n{rows}")
-    (notice,) = prepare(root, tmp_path).notices
-    assert "metadata.csv names 6 of the pictures; if one of its columns (lesion_id, dx, age) has their" in notice
-    assert 'columns = { file = "image_id", label = "..." }' in notice
+    message = problems_of(root, tmp_path)
+    assert "images_part_1 and images_part_2 are names of parts of a data set" in message
+    assert "metadata.csv names 6 of the pictures; if one of its columns (lesion_id, dx, age) has their" in message
+    assert 'columns = { file = "image_id", label = "..." }' in message
     data = prepare(root, tmp_path, labels="metadata.csv", columns={"file": "image_id", "label": "dx"})
     assert data.class_names == ("mel", "nv")
+    for number in (1, 2):
+        (root / f"images_part_{number}").rename(root / ("nv", "mel")[number - 1])
+    (notice,) = prepare(root, tmp_path).notices
+    assert notice.startswith("the folders are taken for the classes, but metadata.csv names 6 of the pictures; if one")
     rows = "".join(f"L{i},ISIC_{i},{('nv', 'mel')[i // 3]},{40 + i}\n" for i in range(6))
     (root / "metadata.csv").write_text(f"lesion_id,image_id,dx,age\n{rows}")
     assert prepare(root, tmp_path).notices == (), "the folders are the classes"
@@ -413,6 +441,70 @@ def test_a_table_whose_column_of_classes_is_unclear_is_named(tmp_path: Path) -> 
     (root / "metadata.csv").write_text("image_id,width,height\n" + "".join(f"ISIC_{i},{i},{i}\n" for i in range(6)))
     notices = prepare(root, tmp_path).notices
     assert any("if one of its columns (width, height) has their classes" in one for one in notices), "but not refused"
+
+
+def road_signs(root: Path, *, meta: bool) -> Path:
+    """Pictures as in the German Traffic Sign Recognition Benchmark, with a table for each folder."""
+    make_folder(root, {"Train/0": 3, "Train/20": 3, "Test": 4} | ({"Meta": 2} if meta else {}))
+    rows = "".join(f"27,26,{kind},Train/{kind}/{i:03}.png\n" for kind in (0, 20) for i in range(3))
+    (root / "Train.csv").write_text(f"Width,Height,ClassId,Path\n{rows}")
+    rows = "".join(f"27,26,{(0, 20)[i % 2]},Test/{i:03}.png\n" for i in range(4))
+    (root / "Test.csv").write_text(f"Width,Height,ClassId,Path\n{rows}")
+    if meta:
+        (root / "Meta.csv").write_text("Path,ClassId,ShapeId\nMeta/000.png,0,1\nMeta/001.png,20,1\n")
+    return root
+
+
+@pytest.mark.parametrize("meta", [True, False])
+def test_the_tables_of_splits_go_before_a_table_of_other_pictures(tmp_path: Path, *, meta: bool) -> None:
+    root = road_signs(tmp_path / "signs", meta=meta)
+    lines = ["[data]", 'labels = "Train.csv"', 'test_labels = "Test.csv"']
+    if meta:
+        message = problems_of(root, tmp_path)
+        assert "Test and Train name splits, and Meta names none; move Meta elsewhere" in message
+        assert [line.strip() for line in message.splitlines()[-3:]] == lines
+    else:
+        assert prepare(root, tmp_path).notices[-1].endswith(" ".join(lines))
+    data = prepare(root, tmp_path, labels="Train.csv", test_labels="Test.csv")
+    assert data.class_names == ("0", "20")
+    assert len(data.splits["test"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "sentence"),
+    [
+        ("healthy,rust", ("1,0", "0,1"), "for each class (healthy, rust), and one column with the names"),
+        ("MEL,NV,BCC,AK", ("1.0,0.0,0.0,0.0", "0.0,0.0,1.0,0.0"), "class (MEL, NV, BCC, ...), and one column"),
+        (
+            "healthy,rust",
+            ("True,False", "False,True"),
+            """table["label"] = table[['healthy', 'rust']].idxmax(axis=1)""",
+        ),
+        ("a,b,c,d", ("1,,,", ",1,,", ",,1,", ",,,1"), 'table["label"] = table.iloc[:, 1:5].idxmax(axis=1)'),
+        (
+            "a,b",
+            ("1,0", "0,1", "1,0", "0,1", "1,1"),
+            "1 of 6 rows have several classes or none, so leave",
+        ),
+    ],
+)
+def test_a_column_for_each_class_is_named_with_what_is_wanted(
+    tmp_path: Path, columns: str, cells: tuple[str, ...], sentence: str
+) -> None:
+    root = contest(tmp_path)
+    rows = "".join(f"{i:03},{cells[i % len(cells)]}\n" for i in range(6))
+    (root / "train.csv").write_text(f"image_id,{columns}\n{rows}")
+    assert sentence in problems_of(root, tmp_path, labels="train.csv")
+    message = problems_of(root, tmp_path)
+    assert message.startswith(f"{root}: train holds pictures")
+    assert "train.csv names 6 of the pictures; it has a column of 0 and 1 for each class" in message
+    assert sentence in message
+
+
+def test_columns_of_numbers_are_not_a_column_for_each_class(tmp_path: Path) -> None:
+    root = contest(tmp_path)
+    (root / "train.csv").write_text("image_id,age,kept\n" + "".join(f"{i:03},{i},{i % 2}\n" for i in range(6)))
+    assert 'name it: data.columns = { label = "NAME" }' in problems_of(root, tmp_path, labels="train.csv")
 
 
 def test_a_table_of_the_validation_pictures_alone_is_not_suggested_for_training(tmp_path: Path) -> None:

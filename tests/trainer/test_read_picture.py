@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -146,6 +148,34 @@ def test_pictures_that_cannot_be_used_say_why(monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(DataError) as error:
             read_picture(content, SIZE)
         assert str(error.value).startswith(reason)
+
+
+def tiff_of_12_bits(width: int, height: int) -> bytes:
+    """A gray TIFF, uncompressed; two pixels take three bytes. Pillow reads such files, but writes none."""
+    pixels = b"\x80\x08\x00" * (width * height // 2)
+    tags = [(256, width), (257, height), (258, 12), (259, 1), (262, 1), (273, 126), (277, 1), (278, height)]
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in [*tags, (279, len(pixels))])
+    return (struct.pack("<4sIH", b"II*\0", 8, 9) + entries).ljust(126, b"\0") + pixels
+
+
+WHITE_IS_0 = {
+    mode: saved(image, "TIFF").replace(struct.pack("<HHIH", 262, 3, 1, 1), struct.pack("<HHIH", 262, 3, 1, 0))
+    for mode, image in (("16", Image.fromarray(gradient(65535, np.uint16))), ("8", noise(16, 16).convert("L")))
+}
+
+
+def test_tiffs_whose_gray_levels_pillow_does_not_scale_are_refused_by_name(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "scans", {"cat": 2, "dog": 2})
+    deep = tiff_of_12_bits(16, 16)
+    assert np.asarray(Image.open(io.BytesIO(deep))).max() == 2048, "half of 12 bits, a 32nd of 16"
+    (root / "cat" / "deep.tif").write_bytes(deep)
+    (root / "cat" / "white.tif").write_bytes(WHITE_IS_0["16"])
+    message = problems_of(root, tmp_path)
+    assert "cat/deep.tif: is a TIFF of 12 bits; save it with 8 or with 16 bits" in message
+    assert "cat/white.tif: is a TIFF of more than 8 bits in which 0 is white; save it with black as 0" in message
+    assert len(prepare(root, tmp_path, bad_files="skip").bad_files) == 2
+    inverted = 255 - np.asarray(noise(16, 16).convert("L"), dtype=int)
+    assert np.abs(read_picture(WHITE_IS_0["8"], SIZE)[..., 0] - inverted).max() <= 1  # Pillow inverts these itself
 
 
 def test_up_to_twice_pillows_limit_of_pixels_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,8 +49,38 @@ def test_classes_without_a_validation_picture_are_named(tmp_path: Path) -> None:
 def test_classes_that_may_be_a_mistake_are_named(tmp_path: Path, names: tuple[str, ...], sentence: str) -> None:
     make_pictures(tmp_path / "data", dict.fromkeys(names, 3))
     config = DataConfig(source="folder", path=str(tmp_path / "data"), image_size=8)
+    for file in [*tmp_path.glob("data/Masks/*")]:  # of the same names as the images, they would be refused
+        file.rename(file.with_name(f"m{file.name}"))
     told = [one for one in warnings_about(prepare_data(config, tmp_path / "cache"), config) if "class" in one]
     assert [one[: len(sentence)] for one in told] == ([sentence] if sentence else [])
+
+
+def folders_in_classes(tmp_path: Path, names: str, each: int, **settings: Any) -> list[str]:
+    counts = {f"{kind}/{name.format(kind)}": each for kind in "ab" for name in names.split()}
+    told = warnings_of(make_pictures(tmp_path / "data", counts), tmp_path, val_fraction=0.3, **settings)
+    return [one for one in told if "folders" in one]
+
+
+@pytest.mark.parametrize("settings", [{}, {"folds": 2}, {"test_fraction": 0.3}])
+def test_folders_of_patients_that_splits_divide_are_told_with_the_setting_that_keeps_them_together(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    (sentence,) = folders_in_classes(tmp_path, "P1{0} P2{0} P3{0} P4{0}", 4, **settings)
+    assert sentence.startswith("the classes are divided into 8 folders, and ")
+    assert f"have pictures in several {'folds' if 'folds' in settings else 'splits'}, for example a/P" in sentence
+    pattern = sentence.partition("data.group_by = '")[2].partition("'")[0]
+    config = DataConfig.model_validate(
+        {"path": str(tmp_path / "data"), "image_size": 8, "val_fraction": 0.3, "group_by": pattern, **settings}
+    )
+    data = prepare_data(config, tmp_path / "cache")
+    parts = [{data.names[i].rpartition("/")[0] for i in indices} for indices in data.splits.values()]
+    assert sum(map(len, parts)) == 8
+    assert not [one for one in warnings_about(data, config) if "folders" in one]
+
+
+@pytest.mark.parametrize(("names", "each"), [("indoors{0} outdoors{0}", 8), ("P1{0} P2{0} P3{0}", 1), ("one", 8)])
+def test_other_folders_inside_the_classes_are_not_taken_for_patients(tmp_path: Path, names: str, each: int) -> None:
+    assert folders_in_classes(tmp_path, names, each) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,282 @@
+"""Folders as data sets are published that are neither splits nor classes: each is refused with a cure that works."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from folders import make_folder, prepare, problems_of
+
+from trainer.split_names import splits_of
+from trainer.tree import read_tree
+
+EXPECTED = "expected is CLASS/* or train/CLASS/* (and, if you have them, val/CLASS/* and test/CLASS/*)"
+XRAYS = {f"{split}/{kind}": 2 for split in ("train", "val", "test") for kind in ("ill", "well")}
+
+
+def with_files(root: Path, counts: dict[str, int], files: dict[str, str]) -> Path:
+    make_folder(root, counts)
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def suggested(message: str) -> Path:
+    """The folder of the first --data in a message, as a shell reads it."""
+    words = shlex.split(message.partition("--data ")[2].replace(";", " "))
+    return Path(words[0])
+
+
+@pytest.mark.parametrize(
+    ("counts", "named", "cure"),
+    [
+        ({"train/cat": 2, "train/dog": 2, "val/cat": 1, "val/dog": 1, "results": 1}, "train and val", "results"),
+        ({"train/cat": 2, "train/dog": 2, "docs": 1}, "train", "docs"),
+        ({"Train/0": 2, "Train/1": 2, "Test": 2, "Meta": 2}, "Test and Train", "Meta"),
+        ({"seg_train/seg_train/a": 2, "seg_train/seg_train/b": 2, "plots/deep": 1}, "seg_train", "plots"),
+        ({"train/cat": 2, "train/dog": 2, "consolidated/cat": 2, "consolidated/dog": 2}, "train", "consolidated"),
+    ],
+)
+def test_folders_beside_splits_are_named_and_moved_away(
+    tmp_path: Path, counts: dict[str, int], named: str, cure: str
+) -> None:
+    root = make_folder(tmp_path / "pets", counts)
+    message = problems_of(root, tmp_path)
+    verb = "name splits" if " and " in named else "names a split"
+    assert f"{named} {verb}, and {cure} names none; move {cure} elsewhere" in message
+    (root / cure).rename(tmp_path / "elsewhere")
+    assert len(prepare(root, tmp_path).class_names) == 2
+
+
+@pytest.mark.parametrize("test", ["test/cats", "Test/test/cats", "eval-set/images/cats"])
+def test_classes_beside_a_test_split_are_put_into_train(tmp_path: Path, test: str) -> None:
+    root = make_folder(tmp_path / "pets", {"cats": 2, "dogs": 2, test: 1, test.replace("cats", "dogs"): 1})
+    top = test.split("/")[0]
+    assert f"{top} names a split, and cats and dogs name none; put cats and dogs into a folder train" in problems_of(
+        root, tmp_path
+    )
+    for name in ("cats", "dogs"):
+        (root / "train").mkdir(exist_ok=True)
+        (root / name).rename(root / "train" / name)
+    assert {split: len(indices) for split, indices in prepare(root, tmp_path).splits.items()}["test"] == 2
+
+
+def test_unlabelled_test_pictures_beside_classes_are_warned_of_with_the_right_cure(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"cats": 2, "dogs": 2, "test": 2})
+    (notice,) = prepare(root, tmp_path).notices
+    assert notice.endswith("if it is one, put cats and dogs into a folder train")
+    more = make_folder(tmp_path / "more", {"cats": 2, "dogs": 2, "unlabeled": 2})
+    assert prepare(more, tmp_path).notices == (
+        "unlabeled is taken for a class; if its pictures have no class, move it elsewhere",
+    )
+
+
+def test_a_single_folder_of_training_classes_beside_other_splits_is_renamed(tmp_path: Path) -> None:
+    counts = {f"{top}/{kind}": 2 for top in ("rps/rps", "rps-test-set/rps-test-set") for kind in ("paper", "rock")}
+    root = make_folder(tmp_path / "hands", counts)
+    assert "rps-test-set names a split, and rps names none; rename rps to train if it has the" in problems_of(
+        root, tmp_path
+    )
+    (root / "rps").rename(root / "train")
+    (root / "train" / "rps").rename(root / "train" / "train")
+    assert prepare(root, tmp_path).class_names == ("paper", "rock")
+
+
+@pytest.mark.parametrize(
+    ("counts", "below"),
+    [
+        ({f"archive/{name}": 2 for name in XRAYS}, "archive"),
+        ({"archive/my data/cat": 2, "archive/my data/dog": 2}, "archive/my data"),
+        ({f"X/X/{split}/{kind}": 2 for split in ("train", "valid") for kind in "ab"} | {"test/test": 2}, "X/X"),
+        ({f"dataset/{name}": 2 for name in XRAYS} | {"docs": 1}, "dataset"),
+        ({f"v{i}/{name}": 2 for name in XRAYS for i in (1, 2)}, "v1"),
+        ({f"chest/{name}": 2 for name in XRAYS} | XRAYS, "chest"),
+        ({"train2/old/train/a": 2, "train2/old/train/b": 2, "x/train/a": 2, "x/train/b": 2}, "x"),
+    ],
+)
+def test_a_wrapping_folder_is_refused_with_the_option_that_works(
+    tmp_path: Path, counts: dict[str, int], below: str
+) -> None:
+    root = make_folder(tmp_path / "my pictures", counts)
+    message = problems_of(root, tmp_path)
+    assert suggested(message) == root / below
+    assert len(prepare(suggested(message), tmp_path).class_names) == 2
+
+
+def test_the_sentence_of_a_wrapping_folder_is_about_the_folder_inside_if_that_is_unclear(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "pets", {"archive/train/cat": 2, "archive/train/dog": 2, "archive/plots": 1})
+    assert f"{root}/archive: train names a split, and plots names none" in problems_of(root, tmp_path)
+    assert "one class, cat, to train on" in problems_of(make_folder(tmp_path / "one", {"cat": 2}), tmp_path)
+
+
+def copied(root: Path, source: str, target: str) -> None:
+    shutil.copytree(root / source, tmp := root.with_name("copy"))
+    (root / target).parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(tmp, root / target)
+
+
+@pytest.mark.parametrize(
+    ("counts", "source", "target"),
+    [
+        (XRAYS, "", "chest_xray"),
+        (XRAYS, "", "chest_xray/chest_xray"),
+        ({"ill": 3, "well": 3}, "", "cell_images"),
+        (XRAYS, "train", "TRAIN"),
+        (XRAYS, "test", "Test"),
+    ],
+)
+def test_a_second_copy_is_passed_over_with_a_sentence_only_if_it_is_one(
+    tmp_path: Path, counts: dict[str, int], source: str, target: str
+) -> None:
+    root = make_folder(tmp_path / "lungs", counts)
+    plain = prepare(root, tmp_path)
+    copied(root, source, target)
+    (root / target / "__MACOSX").mkdir()
+    data = prepare(root, tmp_path)
+    name = max(target.split("/")[0], source)  # of two folders, the one that is sorted first counts
+    assert data.content_hash == plain.content_hash or name != target
+    assert any(one.startswith(f"{name}: its ") and "are copies of those in" in one for one in data.notices)
+    picture = next((root / target).rglob("*.png"))
+    changed = picture.read_bytes()
+    picture.write_bytes(bytes([*changed[:-20], changed[-20] ^ 1, *changed[-19:]]))  # of the same size
+    message = problems_of(root, tmp_path)
+    assert target.split("/")[0] in message
+    assert "elsewhere" in message or "which mean the same split; keep one of them" in message
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (("digitstrain", "digitstest"), ("train", "test")),
+        (("trainimages", "valimages", "testimages"), ("train", "val", "test")),
+        (("Xtrain", "Xtest", "Ytrain"), ("train", "test", None)),
+        (("strain", "contest"), (None, None)),
+        (("restrain", "retest"), (None, None)),
+        (("Xtest", "Xval"), (None, None)),
+        (("train", "mytest"), ("train", None)),
+        (("entrenamiento", "prueba"), ("train", "test")),
+        (("Treino", "Validação", "Teste"), ("train", "val", "test")),
+        (("训练集", "测试集"), ("train", "test")),
+        (("data latih", "data uji"), ("train", "test")),
+        (("학습", "검증"), ("train", "val")),
+    ],
+)
+def test_splits_are_recognised_glued_to_a_name_and_in_other_languages(
+    tmp_path: Path, names: tuple[str, ...], splits: tuple[str | None, ...]
+) -> None:
+    for name in names:
+        (tmp_path / name).mkdir()
+    found = splits_of(read_tree(tmp_path).folders)
+    assert tuple(found.get(name) for name in names) == splits
+
+
+def test_glued_names_without_class_folders_are_never_two_classes(tmp_path: Path) -> None:
+    message = problems_of(make_folder(tmp_path / "digits", {"digitstrain": 3, "digitstest": 3}), tmp_path)
+    assert "digitstrain holds pictures (digitstrain/000.png) and no class folder" in message
+    root = make_folder(tmp_path / "two", {f"digits{split}/{kind}": 2 for split in ("train", "test") for kind in "01"})
+    assert len(prepare(root, tmp_path).splits["test"]) == 4
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("fold_0", "fold_1", "fold_2"), ("part_A", "part_B"), ("images_001/images", "images_002/images"), ("Batch1", "b")],
+)
+def test_numbered_parts_of_a_data_set_are_not_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    root = make_folder(tmp_path / "parts", dict.fromkeys(names, 2))
+    if "b" in names:
+        assert prepare(root, tmp_path).class_names == names
+        return
+    message = problems_of(root, tmp_path)
+    tops = [name.split("/")[0] for name in names]
+    assert f"{' and '.join(tops[-2:])} are names of parts of a data set, not of classes; {EXPECTED}" in message
+    cure = make_folder(tmp_path / "cure", {f"train/{name}": 2 for name in names})
+    assert prepare(cure, tmp_path).class_names == tuple(tops)
+
+
+@pytest.mark.parametrize("names", [("class_1", "class_2"), ("0", "1"), ("Type_1", "Type_2"), ("c0", "c1"), ("A", "B")])
+def test_numbered_classes_stay_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    assert prepare(make_folder(tmp_path / "data", dict.fromkeys(names, 2)), tmp_path).class_names == names
+
+
+def test_splits_inside_the_classes_and_parts_behind_wrappers_are_refused(tmp_path: Path) -> None:
+    inside = make_folder(tmp_path / "inside", {f"{kind}/{split}": 2 for kind in "ab" for split in ("train", "test")})
+    assert "if a and b are the classes, the splits must hold them: test/a/*" in problems_of(inside, tmp_path)
+    counts = {f"{domain}/images/{kind}": 2 for domain in ("amazon", "dslr") for kind in ("bag", "cup")}
+    message = problems_of(make_folder(tmp_path / "office", counts), tmp_path)
+    assert "amazon and dslr hold no pictures themselves, but the same folders (bag, cup)" in message
+    assert prepare(suggested(message), tmp_path).class_names == ("bag", "cup")
+
+
+@pytest.mark.parametrize(
+    ("counts", "masks"),
+    [
+        ({"images": 3, "masks": 3}, "masks"),
+        ({"images": 3, "annotations/trimaps": 3}, "annotations"),
+        ({"COVID/images": 2, "COVID/masks": 2, "Normal/images": 2, "Normal/masks": 2}, "COVID/masks"),
+        ({"train/images": 2, "train/masks": 2, "val/images": 2, "val/masks": 2}, "train/masks"),
+        ({"archive/JPEGImages": 3, "archive/SegmentationClass": 2}, "archive/SegmentationClass"),
+    ],
+)
+def test_masks_are_never_a_class(tmp_path: Path, counts: dict[str, int], masks: str) -> None:
+    root = make_folder(tmp_path / "cells", counts)
+    for file in [*root.rglob("masks/*.png")][::2]:
+        file.rename(file.with_name(f"{file.stem}_mask.png"))
+    assert f"{masks} holds pictures of the same names as " in (message := problems_of(root, tmp_path))
+    assert "so it seems to hold masks" in message
+    assert EXPECTED in message
+
+
+NAMES = ("000", "001", "002")
+
+
+@pytest.mark.parametrize(
+    ("counts", "files", "named"),
+    [
+        (
+            {"images/train": 3, "images/val": 3},
+            {f"labels/train/{name}.txt": "0 .5" for name in NAMES},
+            "000.txt",
+        ),
+        (
+            {"train/images": 3, "valid/images": 3},
+            {f"train/labels/{name}.txt": "0 .5" for name in NAMES},
+            "000.txt",
+        ),
+        ({"train2017": 3, "val2017": 3}, {"annotations/instances_train2017.json": "{}"}, "instances_train2017.json"),
+        ({"train": 3, "valid": 3}, {"train/_annotations.coco.json": "{}"}, "train/_annotations.coco.json"),
+        ({"images": 3}, {f"annotations/{name}.xml": "<a/>" for name in NAMES}, "annotations/000.xml"),
+        ({"train_zip/train": 3, "test_zip/test": 3}, {f"train_zip/train/{name}.xml": "" for name in NAMES}, "000.xml"),
+    ],
+)
+def test_data_for_detection_are_named_as_such(
+    tmp_path: Path, counts: dict[str, int], files: dict[str, str], named: str
+) -> None:
+    message = problems_of(with_files(tmp_path / "boxes", counts, files), tmp_path)
+    assert f"{named} seems to describe objects in the pictures, as data for detection does" in message
+    assert "a classifier needs one class for each picture, from folders or from a table of labels" in message
+
+
+def test_boxes_beside_class_folders_change_nothing(tmp_path: Path) -> None:
+    counts = {"train/n1": 3, "train/n2": 3}
+    root = with_files(tmp_path / "net", counts, {f"Annotations/n1/{name}.xml": "" for name in NAMES})
+    assert prepare(root, tmp_path).class_names == ("n1", "n2")
+
+
+def test_class_folders_may_be_wrapped_inside_the_splits(tmp_path: Path) -> None:
+    counts = {f"{split}/images/{kind}": 2 for split in ("train", "test") for kind in ("cat", "dog")}
+    assert prepare(make_folder(tmp_path / "pets", counts), tmp_path).class_names == ("cat", "dog")
+    tiny = make_folder(tmp_path / "tiny", {"train/n1/images": 2, "train/n2/images": 2, "val/images": 2})
+    assert "val holds pictures (val/images/000.png) and no class folder" in problems_of(tiny, tmp_path)
+
+
+def test_pictures_to_predict_beside_a_test_split_are_passed_over(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "birds", {f"{split}/{kind}": 2 for split in ("train", "test") for kind in "ab"})
+    plain = prepare(root, tmp_path)
+    make_folder(root, {"images to test": 2})
+    data = prepare(root, tmp_path)
+    assert data.fingerprint == plain.fingerprint
+    assert data.notices[0].startswith("images to test: 2 pictures in no class folder, so unlabelled and not used;")
+    assert data.notices[0].endswith(f"search predict EXPORT {shlex.quote(f'{root}/images to test')}")

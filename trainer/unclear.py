@@ -1,0 +1,275 @@
+"""Refusals of folders that are neither splits nor classes: each says in one sentence what was found, and the cure."""
+
+from __future__ import annotations
+
+import filecmp
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from trainer.errors import DataError
+from trainer.split_names import WRAPPER_WORDS, split_of, splits_of, words_of
+from trainer.tree import File, Folder
+
+__all__ = [
+    "EXPECTED_LAYOUT",
+    "copies_among",
+    "describes_objects",
+    "names_of",
+    "option_for",
+    "part_of",
+    "refuse_masks",
+    "refuse_unclear",
+    "unwrapped",
+]
+
+EXPECTED_LAYOUT = "CLASS/* or train/CLASS/* (and, if you have them, val/CLASS/* and test/CLASS/*)"
+
+PART_WORDS = {"batch", "chunk", "dataset", "fold", "folds", "part", "set", "shard", "split", "subset"} | WRAPPER_WORDS
+"""Words that, with a number or a letter, name a part of a data set: fold_0, part_A, images_001."""
+
+IMAGE_WORDS = WRAPPER_WORDS | {"jpegimages", "jpg", "jpeg", "png"}
+MASK_WORDS = {"annotation", "annotations", "label", "labels", "mask", "masks", "segmentation", "trimaps"}
+"""Words that name a folder with the answers of a data set for segmentation or detection."""
+
+MASK_ENDING = re.compile(r"[-_. ](annotation|gt|label|mask|seg|segmentation)s?$", re.IGNORECASE)
+"""Ending of the name of a mask, which the name of its picture does not have: 000_mask.png."""
+
+OBJECT_WORDS = {"annotation", "annotations", "bbox", "boxes", "coco", "instances", "keypoints"}
+"""Words in the name of a JSON file that describes objects in pictures: instances_train2017.json."""
+
+COMPARED = 50
+"""Most files whose bytes are compared before a folder is taken for a copy; they are evenly spaced."""
+
+
+def unwrapped(folder: Folder) -> Folder:
+    """The folder, or the first one below it that holds pictures itself, several folders with pictures, or a split."""
+    while not folder.pictures and len(folder.holding) == 1 and split_of(folder.holding[0].base) is None:
+        folder = folder.holding[0]
+    return folder
+
+
+def part_of(folder: Folder, split: str) -> Folder:
+    """The folder that holds a split's class folders: the split's own, or a single one inside that names the same split
+    again or wraps several folders: seg_train/seg_train/CLASS, train/images/CLASS."""
+    while not folder.pictures and len(holding := folder.holding) == 1:
+        (inner,) = holding
+        is_wrapper = words_of(inner.base) & WRAPPER_WORDS and len(inner.holding) > 1
+        if split_of(inner.base) != split and not is_wrapper:
+            break
+        folder = inner
+    return folder
+
+
+def names_of(folders: Sequence[Folder]) -> str:
+    """The last parts of the folders' names, as a list in words."""
+    names = [folder.base for folder in folders]
+    if len(names) > 4:
+        return f"{', '.join(names[:3])} and {len(names) - 3} more"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def option_for(folder: Folder, where: str) -> str:
+    """The option that names a folder as the data folder."""
+    return f"--data {shlex.quote(f'{where}/{folder.name}')}"
+
+
+def refuse_unclear(place: str, where: str, tops: Sequence[Folder], splits: Mapping[str, str]) -> None:
+    """Raise if the folders cannot be classes.
+
+    Args:
+        place: the folder that holds them, for messages.
+        where: the data folder, to which names are relative.
+        tops: the folders with pictures.
+        splits: name -> split of those that name one; not all do.
+    """
+    others = [folder for folder in tops if folder.name not in splits]
+    _refuse_nested_splits(place, where, others, has_train="train" in splits.values())
+    refuse_masks(place, tops)
+    for folder in tops:
+        refuse_masks(place, folder.holding)
+    if splits:
+        _refuse_others(place, [folder for folder in tops if folder.name in splits], others, splits)
+    _refuse_shared_names(place, where, tops)
+    for folder in tops:
+        if shared := _shared_with_siblings(folder, tops):
+            raise DataError(
+                f"{place}: {folder.base} holds folders of the same names as those beside it ({_some(shared)}), but not "
+                f"the same pictures; move {folder.base} elsewhere, or use {option_for(unwrapped(folder), where)}; if "
+                f"{folder.base} is a class, put all classes into a folder train: train/CLASS/*"
+            )
+    if len(others) > 1 and all(_is_part(folder.base) for folder in others):
+        raise DataError(
+            f"{place}: {names_of(others)} are names of parts of a data set, not of classes; expected is "
+            f"{EXPECTED_LAYOUT}, or a table of labels (data.labels); if they are classes, put them into a folder "
+            "train: train/CLASS/*"
+        )
+
+
+def _refuse_nested_splits(place: str, where: str, others: Sequence[Folder], *, has_train: bool) -> None:
+    """Raise if folders hold splits of their own, with class folders in train."""
+    sets = [inner for inner in map(unwrapped, others) if "train" in _splits_with_classes(inner)]
+    if not sets:
+        return
+    inside = sorted({split for one in sets for split in _splits_with_classes(one)})
+    options = " or ".join(option_for(one, where) for one in sets[:3])
+    what = " and ".join(one.name for one in sets[:3]) + (f" and {len(sets) - 3} more" if sets[3:] else "")
+    cure = f"move {'it' if len(sets) == 1 else 'them'} elsewhere, or use {options}" if has_train else f"use {options}"
+    raise DataError(
+        f"{place}: {what} {'has' if len(sets) == 1 else 'have'} splits of {'its' if len(sets) == 1 else 'their'} own "
+        f"({', '.join(inside)}); {cure}"
+    )
+
+
+def _splits_with_classes(folder: Folder) -> set[str]:
+    """The splits in a folder that hold several class folders."""
+    inside = splits_of(folder.holding)
+    return {inside[one.name] for one in folder.holding if one.name in inside and _has_classes(one, inside[one.name])}
+
+
+def _has_classes(folder: Folder, split: str) -> bool:
+    part = part_of(folder, split)
+    return not part.pictures and len(part.holding) > 1
+
+
+def _refuse_others(place: str, named: list[Folder], others: Sequence[Folder], splits: Mapping[str, str]) -> None:
+    """Raise if folders beside splits name none, and one of the splits holds class folders.
+
+    A folder "train" with pictures beside "car" and "bus" may be a class.
+    """
+    if not any(_has_classes(folder, splits[folder.name]) for folder in named):
+        return
+    if any(splits[folder.name] == "train" for folder in named):
+        cure = f"move {names_of(others)} elsewhere"
+    elif len(others) == 1 and len(unwrapped(others[0]).holding) > 1:
+        cure = f"rename {others[0].base} to train if it has the training pictures"
+    else:
+        cure = f"put {names_of(others)} into a folder train: train/CLASS/*"
+    raise DataError(
+        f"{place}: {names_of(named)} {'name splits' if len(named) > 1 else 'names a split'}, and {names_of(others)} "
+        f"{'name' if len(others) > 1 else 'names'} none; {cure}; if all of them are classes, put all of them into a "
+        "folder train"
+    )
+
+
+def _refuse_shared_names(place: str, where: str, tops: Sequence[Folder]) -> None:
+    """Raise if folders without pictures hold folders of the same names: they are parts of a data set, not classes."""
+    apart = [folder for folder in tops if not folder.pictures]
+    names = [{one.base for one in unwrapped(folder).folders if any(one.walk())} for folder in apart]
+    count = Counter(name for found in names for name in found)
+    shared = sorted(name for name, number in count.items() if number > 1)
+    parts = [folder for folder, found in zip(apart, names, strict=True) if found & set(shared)]
+    if len(shared) < 2 or len(shared) <= len(count) / 2:  # a single name may be a wrapper: cat/images, dog/images
+        return
+    found = f"{place}: {names_of(parts)} hold no pictures themselves, but the same folders ({_some(shared)})"
+    if "train" in map(split_of, shared):
+        raise DataError(
+            f"{found}; if {names_of(parts)} are the classes, the splits must hold them: {shared[0]}/{parts[0].base}/*; "
+            f"if each is a data set, use {option_for(unwrapped(parts[0]), where)}"
+        )
+    raise DataError(
+        f"{found}; if those are the classes, expected is {EXPECTED_LAYOUT}, or use one of the parts, "
+        f"{option_for(unwrapped(parts[0]), where)}; if {names_of(parts)} are, put them into a folder train: "
+        "train/CLASS/*"
+    )
+
+
+def refuse_masks(place: str, folders: Sequence[Folder]) -> None:
+    """Raise if one of the folders has pictures, and another one has masks of them, with the same names."""
+    masks = [one for one in folders if words_of(one.base) & MASK_WORDS]
+    images = [one for one in folders if words_of(one.base) & IMAGE_WORDS and one not in masks]
+    for mask in masks:
+        known = {MASK_ENDING.sub("", _stem(file)) for file in mask.walk() if file.is_picture}
+        for image in images:
+            pictures = [file for file in image.walk() if file.is_picture]
+            if sum(_stem(file) in known for file in pictures) > len(pictures) / 2:
+                raise DataError(
+                    f"{place}: {mask.name} holds pictures of the same names as {image.name}, so it seems to hold "
+                    f"masks, as data for segmentation does; move such folders elsewhere; a classifier needs one class "
+                    f"for each picture: expected is {EXPECTED_LAYOUT}, or a table of labels (data.labels)"
+                )
+
+
+def describes_objects(tree: Folder) -> str | None:
+    """A sentence if files describe objects in the pictures: YOLO's .txt, Pascal VOC's .xml, COCO's .json; else None."""
+    stems = {_stem(file) for file in tree.walk() if file.is_picture}
+    texts: dict[str, File] = {}
+    found = None
+    for file in tree.walk():
+        ending = file.base.lower().rpartition(".")[2]
+        if ending in ("txt", "xml") and _stem(file) in stems:
+            texts.setdefault(_stem(file), file)
+        elif ending == "json" and stems and words_of(file.base) & OBJECT_WORDS:
+            found = found or file
+    if texts and len(texts) >= len(stems) / 4:
+        found = min(texts.values(), key=lambda file: file.name)
+    if found is None:
+        return None
+    return (
+        f"{found.name} seems to describe objects in the pictures, as data for detection does; a classifier needs one "
+        f"class for each picture, from folders or from a table of labels (data.labels)"
+    )
+
+
+def _stem(file: File) -> str:
+    return file.base.rpartition(".")[0]
+
+
+def _is_part(name: str) -> bool:
+    """Whether a name consists of PART_WORDS and a number or a letter: fold_0, part_A, images_001."""
+    words = re.findall(r"[^\W\d_]+|\d+", " ".join(sorted(words_of(name))))
+    short = [word for word in words if word.isdigit() or len(word) == 1]
+    long = [word for word in words if word not in short]
+    return bool(short and long) and set(long) <= PART_WORDS
+
+
+def copies_among(tops: Sequence[Folder]) -> dict[str, str]:
+    """Name of a folder -> a sentence that it is a copy of those beside it, with the same names, sizes and bytes."""
+    copies: dict[str, str] = {}
+    for folder in tops:
+        rest = [one for one in tops if one is not folder and one.name not in copies]
+        twins = [one for one in rest if one.base.lower() == folder.base.lower() and one.name < folder.name]
+        own = unwrapped(folder)
+        if split_of(folder.base) is None and _shared_with_siblings(folder, tops):
+            originals, theirs = rest, {f"{one.base}/{path}": file for one in rest for path, file in _by_path(one)}
+        else:
+            originals, theirs = twins, {path: file for one in twins for path, file in _by_path(unwrapped(one))}
+        if theirs and _holds_same(dict(_by_path(own)), theirs):
+            count = sum(file.is_picture for file in folder.walk())
+            copies[folder.name] = (
+                f"{folder.name}: its {count:,} pictures are copies of those in {names_of(originals)}, and are not used"
+            )
+    return copies
+
+
+def _shared_with_siblings(folder: Folder, tops: Sequence[Folder]) -> list[str]:
+    """Names of the folders inside that folders beside it have too; none if there is only one."""
+    beside = {one.base for one in tops if one is not folder}
+    shared = sorted(one.base for one in unwrapped(folder).holding if one.base in beside)
+    return shared if len(shared) > 1 else []
+
+
+def _holds_same(copy: Mapping[str, File], originals: Mapping[str, File]) -> bool:
+    """Whether all pictures are among the originals too, under the same paths. Few files are opened."""
+    same = [(file, originals[path]) for path, file in copy.items() if path in originals]
+    if len(same) < len(copy) or any(_size(one) != _size(other) for one, other in same):
+        return False
+    try:
+        sample = same[:: -(-len(same) // COMPARED)]
+        return all(filecmp.cmp(one.path, other.path, shallow=False) for one, other in sample)
+    except OSError:
+        return False
+
+
+def _by_path(folder: Folder) -> Iterator[tuple[str, File]]:
+    """The pictures in a folder, with their paths in it."""
+    return ((file.name[len(folder.name) + 1 :], file) for file in folder.walk() if file.is_picture)
+
+
+def _size(file: File) -> int | None:
+    return file.info and file.info.st_size
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if names[3:] else "")
