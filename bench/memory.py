@@ -54,7 +54,7 @@ def fill(study: optuna.Study, running: int, finished: int, marks: Marks) -> None
             for step in range(1, EPOCHS + 1 if ends else EPOCHS):
                 row = of | {"step": step, "intermediate_value": step / 40, "intermediate_value_type": "FINITE"}
                 rows[models.TrialIntermediateValueModel].append(row)
-            for key, value in {MARK: marks.asked(number) + (ENDED if ends else ""), "num_params": 900}.items():
+            for key, value in {MARK: marks.mark_of(number) + (ENDED if ends else ""), "num_params": 900}.items():
                 rows[models.TrialUserAttributeModel].append(of | {"key": key, "value_json": json.dumps(value)})
             if ends:
                 rows[models.TrialValueModel].append(of | {"objective": 0, "value": 0.5, "value_type": "FINITE"})

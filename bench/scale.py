@@ -299,7 +299,7 @@ def fill(study: optuna.Study, spec: StudySpec, running: int, finished: int) -> d
             for step in range(1, one.last + 1):
                 row = of | {"step": step, "intermediate_value": value, "intermediate_value_type": "FINITE"}
                 rows[models.TrialIntermediateValueModel].append(row)
-            mark = marks.asked(number) + (ENDED if one.state.is_finished() else "")
+            mark = marks.mark_of(number) + (ENDED if one.state.is_finished() else "")
             counted = {MARK: mark, "num_params": 900_000 + number, "macs": 10**8}
             for key, attribute in (one.attributes | counted).items():
                 rows[models.TrialUserAttributeModel].append(of | {"key": key, "value_json": json.dumps(attribute)})

@@ -1,11 +1,12 @@
 """The service: it searches a study's space, shows the search, and exports the best model.
 
-cli              the commands: parse, call one function, print, exit code; nothing heavy at import
-pipeline         `search launch`, with `--export` up to the export
-housekeeping     the commands about studies as a whole: list, begin, delete
+cli              the commands: each parses, calls one function, prints and sets the exit code
+pipeline         `search launch`; with `--export`, also the export after the search
+housekeeping     the commands about studies as a whole: list, write a new file, delete
 steering         the commands to a running search: stop, gpus
 options          options that commands share, shell completion, printing of answers
-running, export  a running search; the export of its best trial
+running          a search while it runs
+export           the export of the best trial; predict, compare
 watch            displays of a search: terminal, dashboard, report, messages
 workers          processes that train
 plan             preparation of a study before any worker starts: pictures, exact bounds, counts, cost
@@ -18,7 +19,7 @@ paths            every file name under the runs folder
 process          the command as a process: signals, exit codes, its log, no password in the process list
 errors           errors for the user, and the one table of exit codes
 console          output of commands: broken pipes, progress bars with the time left, --quiet
-words            numbers in words
+words            numbers, counts and settings as text
 """
 
 import logging

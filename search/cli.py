@@ -149,7 +149,7 @@ def check(
     budget = budget_of(trainings=trainings, trials=trials)
     spec = load_study(study, [*(assignments or []), *budget], data, labels)
     workers = share_gpus(parse_devices(gpus), spec.search.workers_per_gpu)
-    (folder, url), say = _places(storage, runs), partial(remark, aside=as_json)
+    (folder, url), say = _places(storage, runs), partial(remark, to_stderr=as_json)
     pairs = Path(f"{spec.name}-duplicates.png") if duplicates else None
     meaning = check_study(spec, folder, workers, url=url, figure=figure, duplicates=pairs, say=say)
     _print(meaning, text_of_check, as_json=as_json)
@@ -301,7 +301,7 @@ def export_best(
 
     asked = load_study(study, [], None) if study is not None and study.endswith(".toml") else None
     name = asked.name if asked is not None else study_name(study, folder)
-    export = run(name, url, folder, devices, asked=asked, out=out, numbers=trial_numbers(trial), aside=as_json)
+    export = run(name, url, folder, devices, asked=asked, out=out, numbers=trial_numbers(trial), to_stderr=as_json)
     _print(export, text_of_export, as_json=as_json)
 
 
@@ -344,7 +344,7 @@ def predict(
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="Folder that export-best wrote.")],
-    second: Annotated[Path, typer.Argument(help="Another one, of the same classes.")],
+    second: Annotated[Path, typer.Argument(help="Another export, with the same classes.")],
     data: Annotated[
         Path | None, typer.Option("--data", help="Folder of pictures to compare on: test/CLASS/* or CLASS/*.")
     ] = None,

@@ -48,7 +48,7 @@ def quietly() -> Iterator[None]:
 
 
 class Terminal(Console):
-    """A rich console that prints nothing more after its reader has ended (``| head``); rich would end the process."""
+    """A rich console. If its reader ends (``| head``), it prints nothing more; rich would end the process."""
 
     def on_broken_pipe(self) -> None:
         """Print nothing more, and go on."""
@@ -64,7 +64,7 @@ class Terminal(Console):
         try:
             super().print(*objects, **options)
         except OSError as error:
-            self._buffer.clear()  # of rich; the file's own buffer keeps the text, and is written when there is room
+            self._buffer.clear()  # rich's buffer; the file's own keeps the text, and is written when there is room
             _on_unwritten(error, self.file)
 
     def say(self, line: str, level: int = logging.INFO, /) -> None:
@@ -81,10 +81,10 @@ class Terminal(Console):
 def show_progress(
     console: Console, raise_if_stopped: Callable[[], None] = lambda: None
 ) -> Iterator[Callable[[str, int, int], None]]:
-    """Progress with the time left: bars in a terminal, elsewhere a few lines. With --quiet, nothing is shown.
+    """Progress with the time left: bars in a terminal, a few lines elsewhere. With --quiet, nothing is shown.
 
-    Yields a function to call with (stage, done, total), where the stage says what is counted, such as "decoding
-    pictures". It calls ``raise_if_stopped`` each time.
+    Yields a function to call with (stage, done, total); the stage names what is counted, such as "decoding pictures".
+    The function calls ``raise_if_stopped`` each time.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=is_quiet() or not console.is_terminal) as bar:
@@ -104,7 +104,7 @@ def show_progress(
 
 
 class _Lines:
-    """The progress of a stage in lines, for a log: one after LINE_SECONDS, then one for each further tenth.
+    """The progress of a stage in lines, for a log: a line after LINE_SECONDS, then one for each further tenth.
 
     Args:
         stage: name of the stage.
@@ -126,12 +126,12 @@ class _Lines:
 
 
 def without_controls(text: str) -> str:
-    """A text of several lines without control characters: names of files and classes may contain some."""
+    """A text of several lines without control characters, which names of files and classes may contain."""
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 
 def tell(line: str, stream: IO[str] | None = None) -> None:
-    """Print a line; if its reader has ended (``| head``), only the exit code is left.
+    """Print a line. If its reader has ended (``| head``), print nothing more; the command ends with its exit code.
 
     Raises:
         DiskError: stdout goes to a file, and the disk is full.
@@ -150,10 +150,10 @@ def _on_unwritten(error: OSError, stream: IO[str]) -> None:
     drop_output(stream)
 
 
-def remark(line: str, *, aside: bool) -> None:
-    """Print a line that is not a result, unless ``--quiet``; on stderr if ``aside``."""
+def remark(line: str, *, to_stderr: bool) -> None:
+    """Print a line that is not a result, unless ``--quiet`` was given."""
     if not _quiet:
-        tell(line, sys.stderr if aside else sys.stdout)
+        tell(line, sys.stderr if to_stderr else sys.stdout)
 
 
 def tell_aside(line: str) -> None:

@@ -14,7 +14,7 @@ from search.errors import UsageError
 from trainer.cores import most_threads, num_cores
 
 UUIDS = ("GPU-", "MIG-")
-"""How the UUIDs of GPUs and of their parts begin."""
+"""Beginnings of the UUIDs of GPUs and of their parts."""
 
 GPU_FILES = ("nvidia[0-9]*", "dxg")
 """Files in /dev that show a GPU, natively or in a container, and under WSL, even if the driver's library is missing."""
@@ -27,16 +27,16 @@ class WorkerDevice:
     """The device of one worker process."""
 
     label: str
-    """As shown: "cpu", "cpu:1", "gpu 0", or "gpu 0:1" where workers share a GPU."""
+    """Name for the user: "cpu", "cpu:1", "gpu 0", or "gpu 0:1" if workers share a GPU."""
     visible: str | None
-    """CUDA_VISIBLE_DEVICES of the process: the GPU's UUID, by which locks and counts know the same GPU; None for the
+    """CUDA_VISIBLE_DEVICES of the process: the GPU's UUID, by which locks and counts recognise a GPU; None for the
     CPU."""
     num_threads: int
     """CPU threads of torch in the process."""
     sharing: int = 1
     """Number of workers that share the GPU, this one included."""
     place: Literal["here", "slurm"] = "here"
-    """This machine, or a node that Slurm chooses; then ``visible`` is "any" for a GPU."""
+    """here: this machine. slurm: a node that Slurm chooses; ``visible`` is then "any" for a GPU."""
 
     @property
     def uuid(self) -> str | None:
@@ -54,14 +54,15 @@ class Gpu:
     """A GPU that the driver shows, or a part of one (MIG)."""
 
     name: str
-    """As nvidia-smi numbers it, "0"; the UUID of a part."""
+    """The number of the GPU in nvidia-smi, such as "0"; for a part, its UUID."""
     uuid: str
-    """Empty if the driver cannot open it."""
+    """The UUID; empty if the driver cannot open the GPU."""
     parts: tuple[Gpu, ...] = ()
+    """The parts of a divided GPU; empty for any other."""
     capability: tuple[int, int] | None = None
     """Compute capability, (9, 0) for an H100; None if the driver does not report it."""
     newest_cuda: int | None = None
-    """The newest CUDA that the driver knows, 12040 for 12.4; None if it does not report one."""
+    """The newest CUDA that the driver supports, 12040 for 12.4; None if the driver does not report it."""
     problem: str | None = None
     """Reason why the GPU cannot be used; None if it can."""
 
@@ -72,11 +73,12 @@ class Gpu:
 
 
 def parse_devices(text: str | None) -> list[WorkerDevice]:
-    """One device per worker. A GPU that cannot be used is left out with a warning, but is an error if it is named.
+    """The device of each worker. A GPU that cannot be used is left out with a warning; if the text names it, that is an
+    error.
 
     Args:
-        text: "0,1,2", "all", "cpu", "cpu:2", UUIDs ("GPU-...", "MIG-..."); None means all GPUs, else the CPU. A
-            divided GPU means all of its parts.
+        text: "0,1,2", "all", "cpu", "cpu:2", UUIDs ("GPU-...", "MIG-..."); None means all GPUs or,
+            without a GPU, the CPU. A divided GPU stands for all of its parts.
 
     Raises:
         UsageError: a device does not exist (the message lists those that do), cannot be used, or is named twice; the
@@ -117,7 +119,7 @@ def parse_devices(text: str | None) -> list[WorkerDevice]:
 
 
 def share_gpus(devices: list[WorkerDevice], workers_per_gpu: int) -> list[WorkerDevice]:
-    """One device per worker where each GPU has several; workers on the CPU are as many as ``--gpus cpu:N`` says.
+    """The device of each worker, if each GPU has several workers. The CPU has as many as ``--gpus cpu:N`` says.
 
     The first worker of every GPU comes before the second of any, so that few trials spread over all GPUs.
     """
@@ -168,7 +170,7 @@ def _installed_gpus() -> list[Gpu]:
 
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError as error:  # no driver and no GPU, as a rule
+    except pynvml.NVMLError as error:  # usually there is neither a driver nor a GPU
         files = sorted(str(file) for pattern in GPU_FILES for file in DEVICE_FOLDER.glob(pattern))
         if not files:
             return []
@@ -188,7 +190,7 @@ def _gpu(index: int) -> Gpu:
     import pynvml  # nvidia-ml-py
 
     def parts_of(handle: object) -> Iterator[Gpu]:
-        with contextlib.suppress(pynvml.NVMLError):  # it cannot be divided
+        with contextlib.suppress(pynvml.NVMLError):  # the GPU cannot be divided
             for number in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
                 with contextlib.suppress(pynvml.NVMLError):  # no such part
                     uuid = pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number))
@@ -217,7 +219,9 @@ def _judged(gpu: Gpu) -> Gpu:
     driver = divmod(gpu.newest_cuda // 10, 100)
     if torch.version.cuda is None:
         problem = f"torch {torch.__version__} was built without CUDA; install its CUDA build (pytorch.org)"
-    elif driver[0] < int(torch.version.cuda.partition(".")[0]):  # a driver serves all minor versions of its major one
+    elif driver[0] < int(
+        torch.version.cuda.partition(".")[0]
+    ):  # a driver supports all minor versions of its major version
         problem = (
             f"its driver is too old: it knows CUDA up to {driver[0]}.{driver[1]}, and torch {torch.__version__} was "
             f"built for {torch.version.cuda}; update the driver, or install a torch for CUDA {driver[0]}"
@@ -233,7 +237,7 @@ def _judged(gpu: Gpu) -> Gpu:
 def _has_kernels(capability: tuple[int, int], names: Sequence[str]) -> bool:
     """Whether a GPU can run code for one of ``names``: sm_86 runs on 8.6 and later 8.x, compute_90 on 9.0 and later.
 
-    NVIDIA's CUDA C++ programming guide, "Binary compatibility" and "PTX compatibility".
+    Source: NVIDIA's CUDA C++ programming guide, "Binary compatibility" and "PTX compatibility".
     """
     for name in names:
         kind, _, number = name.partition("_")
@@ -265,6 +269,6 @@ def _cpus(number: int, cores: int) -> list[WorkerDevice]:
 
 
 def use_gpu(device: WorkerDevice) -> None:
-    """Let this process train on a device: to be called before torch looks for GPUs."""
+    """Let this process train on a device. The call must come before torch looks for GPUs."""
     if device.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device.visible

@@ -32,16 +32,16 @@ FailureKind: TypeAlias = Literal[
 
     diverged  the loss is not finite              device  a CUDA error
     user      the settings or the pictures        crash   another exception in the worker
-    changed   an epoch trained again differs      hang    no progress, and killed for it
-    disk      a checkpoint cannot be written      killed  signal 9, from outside
+    changed   an epoch trained again differs      hang    no progress, so the crew killed the process
+    disk      a checkpoint cannot be written      killed  signal 9 from outside
     memory    an allocation failed, or the        exit    the process ended by itself, or by another signal
-              system killed for lack of memory    lost    its node was lost, or how it ended is not known
+              system killed for lack of memory    lost    the node was lost, or the cause is not known
     preempted the cluster took the device back
 """
 
 
 class SearchError(Exception):
-    """Base of the service's errors; the message is one sentence for the user."""
+    """Base of this package's errors; the message is one sentence for the user."""
 
     exit_code = INTERNAL
 
@@ -109,7 +109,8 @@ class TrainingFailed(SearchError):
 
 
 class Interrupted(SearchError):
-    """Stopped by a signal; the same command goes on from there. A second signal stops at once, with code 130."""
+    """Stopped by a signal or ``search stop``; the same command goes on from there. After a second signal, the code is
+    130."""
 
     exit_code = 75
 
@@ -137,5 +138,6 @@ def exit_code_of(error: Exception) -> int:
 
 
 def reason_of(error: BaseException) -> str:
-    """An error in words for the journal; only its name if a driver's text might contain a password."""
+    """An error in words for the journal. For an error of another library, only its name: the text may have a
+    password."""
     return str(error) if isinstance(error, SearchError | TrainerError) else type(error).__name__

@@ -1,4 +1,4 @@
-"""Locks on GPUs against other searches on a machine, and the use of a GPU's memory by other programs."""
+"""Locks on GPUs against other searches on this machine, and warnings about GPUs that other programs use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from search.errors import DeviceHeld
 from search.words import megabytes
 
 LOCK_FOLDERS = (Path("/run/lock"), Path("/tmp"))
-"""Folders for GPU locks. The first one is used in which all users may write, and nobody can remove others' files.
+"""Folders for GPU locks. The first in which all users may write, but not remove each other's files, is used.
 
 /run/lock is made for locks, but not all distributions let all users write there. $TMPDIR is not in the list, because
 each user may have another one.
@@ -32,8 +32,8 @@ class HeldDevices:
     """The locks of GPUs against other searches and exports on this machine, of any user. The CPU is never locked.
 
     Args:
-        say: called with a warning about each GPU that another program fills or that cannot be locked. It is used
-            nevertheless.
+        say: called with a warning about each GPU that another program fills, or that cannot be locked. Such a GPU is
+            used nevertheless.
     """
 
     def __init__(self, say: Say) -> None:
@@ -46,7 +46,7 @@ class HeldDevices:
         Raises:
             DeviceHeld: another search or export trains on one of them; then none of them is locked.
         """
-        # Reversed, so that a GPU that several devices share has the label of the first one.
+        # The order is reversed, so that a GPU that several devices share has the label of the first device.
         gpus = {device.uuid: device.label for device in reversed(devices) if device.uuid is not None}
         for uuid, label in sorted(gpus.items()):
             name, lock = label.partition(":")[0], contextlib.ExitStack()
@@ -58,7 +58,7 @@ class HeldDevices:
                 raise DeviceHeld(
                     f"{name} is in use by another search or export on this machine; name others in --gpus"
                 ) from None
-            except OSError as error:  # another user left something else in its place
+            except OSError as error:  # another user has put something else in the place of the lock
                 reason = f"{error.filename}: {error.strerror}"
                 self._say(f"{name} cannot be locked ({reason}); make sure that no other search trains on it", WARNING)
             if (use := _use_of(uuid)) is not None and use.used_bytes > FILLED_SHARE * use.total_bytes:
@@ -88,7 +88,8 @@ def hold_devices(devices: list[WorkerDevice], say: Say) -> Iterator[HeldDevices]
 
 @contextlib.contextmanager
 def _gpu_lock(uuid: str) -> Iterator[None]:
-    """Hold the lock of a GPU. BlockingIOError if another process has it; another OSError if it cannot be locked."""
+    """Hold the lock of a GPU. Raises BlockingIOError if another process has the lock; another OSError if locking
+    fails."""
     shared = stat.S_ISVTX | stat.S_IWOTH
     folder = next((one for one in LOCK_FOLDERS if one.is_dir() and one.stat().st_mode & shared == shared), None)
     if folder is None:
@@ -101,14 +102,14 @@ def _gpu_lock(uuid: str) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
-        os.close(descriptor)  # the file stays: else two processes could lock two files of the same name
+        os.close(descriptor)  # the file stays; otherwise two processes could lock two files of the same name
 
 
 def _open_lock(file: Path) -> int:
-    """Open a file in a folder where other users may write: never through a link, and without waiting.
+    """Open a lock file in a folder where other users may write: never through a link, and without waiting.
 
-    The file is opened for reading, which is enough for a lock. In such a folder, O_CREAT fails for the file of another
-    user, so it is used only for a new file.
+    The file is opened for reading, which is enough for a lock. In such a folder, O_CREAT fails for another user's file,
+    so it is used only for a new file.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
     with contextlib.suppress(FileNotFoundError):
@@ -132,7 +133,7 @@ class GpuUse:
 
 
 def _filled(name: str, use: GpuUse) -> str:
-    """The sentence for a GPU that others fill."""
+    """The sentence about a GPU that other programs fill."""
     kind = "process" if len(use.processes) == 1 else "processes"
     who = f" ({kind} {', '.join(map(str, use.processes))})" if use.processes else ""
     return (

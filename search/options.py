@@ -1,4 +1,5 @@
-"""Options that commands share, with their help and shell completion; -v and -q; the storage URL; printed answers."""
+"""Options that commands share, with their help and shell completion; -v and -q; the storage URL; printing of
+answers."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ JSON_VERSION = 1
 """Version of the JSON shapes that have no version of their own."""
 
 SAFE_WORD = re.compile(r"[\w.-]+", re.ASCII)
-"""Names that may be offered to a shell for completion. Folders can have any name, and some shells evaluate it."""
+"""Pattern of names that are offered to a shell for completion. A folder can have any name, and some shells evaluate
+it."""
 
 
 LOUDNESS = "featherweight.verbose"
@@ -39,7 +41,7 @@ LOUDNESS = "featherweight.verbose"
 
 
 class Commands(TyperGroup):
-    """The commands. Each one takes -v and -q after its name, as well as before it."""
+    """The commands. Each takes -v and -q after its name, as well as before."""
 
     def __init__(self, **named: Any) -> None:
         super().__init__(**named)
@@ -87,7 +89,7 @@ def _devices(incomplete: str) -> list[str]:
 
     before, comma, last = incomplete.rpartition(",")
     gpus: list[str] = []
-    with contextlib.suppress(SearchError):  # the command itself reports it
+    with contextlib.suppress(SearchError):  # the command itself reports the error
         gpus = [str(number) for number, gpu in enumerate(visible_gpus()) if not gpu.problem]
     if comma:
         named = before.split(",")
@@ -252,7 +254,7 @@ def overrides_of(assignments: list[str] | None, data: Path | None, labels: str |
 
 
 def load_study(study: str, assignments: list[str], data: Path | None, labels: str | None = None) -> StudySpec:
-    """The study of a file, or a shipped one, with its overrides."""
+    """A study from a file or from those that come with the program, with the overrides."""
     import studies as shipped
 
     return shipped.load(study, overrides_of(assignments, data, labels))
@@ -269,7 +271,7 @@ def trial_numbers(text: str | None) -> tuple[int, ...]:
     """``--trial`` as sorted numbers, so that the same trials give the same export.
 
     Raises:
-        UsageError: it is not a list of different numbers.
+        UsageError: the text is not a list of different numbers.
     """
     parts = [] if text is None else [part.strip() for part in text.split(",")]
     if not all(re.fullmatch("[0-9]{1,9}", part) for part in parts):

@@ -90,7 +90,7 @@ class Runs:
         return self.study(study) / "holder"
 
     def lock(self, study: str) -> Path:
-        """Lock of the study's owner: no other process changes the study's folder."""
+        """Lock file of the process that owns the study: no other process changes the study's folder."""
         return self.study(study) / "lock"
 
     def journal(self, study: str) -> Path:
@@ -117,7 +117,7 @@ class Runs:
         return self.study(study) / "gpus"
 
     def state(self, study: str) -> Path:
-        """Current state of a search's workers, for ``search status``; valid only while the study has an owner."""
+        """Current state of a search's workers, for ``search status``; valid only while a process owns the study."""
         return self.study(study) / "state.json"
 
     def tensorboard(self, study: str) -> Path:
@@ -152,16 +152,17 @@ class Runs:
         return self.trials(study) / str(trial)
 
     def attempt(self, study: str, trial: int) -> Path:
-        """Folder for the files of a running trial's present attempt: a new one after each loss of a worker."""
+        """Folder for the files of a running trial's present attempt; after each loss of a worker, it is a new
+        folder."""
         folder = self.trial(study, trial)
         return folder / str(last) if (last := _last_attempt(folder)) else folder
 
     def begin_attempt(self, study: str, trial: int) -> None:
         """Give a trial a new folder, with links to the checkpoints of its last attempt.
 
-        A worker that is lost may still train on a node that nobody reaches, and write an older checkpoint. A link keeps
-        the file for which it was made, because checkpoints are replaced, not changed. If the disk refuses, the folder
-        stays; then at most the epochs since that older checkpoint are trained again.
+        A lost worker may still train on a node that nobody reaches, and write an older checkpoint. A link keeps the
+        file for which it was made, because checkpoints are replaced, not changed. If the disk refuses the links, the
+        trial keeps its folder; then at most the epochs since that older checkpoint are trained again.
         """
         before, folder = self.attempt(study, trial), self.trial(study, trial)
         with contextlib.suppress(OSError):
@@ -174,7 +175,8 @@ class Runs:
             aside.rename(folder / str(_last_attempt(folder) + 1))
 
     def checkpoint(self, study: str, trial: int, stage: int = 0) -> Path:
-        """State of a running trial after its last finished epoch; ``stage`` is the number of its training, from 0."""
+        """State of a running trial after its last finished epoch; ``stage`` is the number of the trial's training,
+        from 0."""
         return self.attempt(study, trial) / (f"checkpoint-{stage}" if stage else "checkpoint")
 
     def keep_confusion(self, study: str, trial: int) -> None:
@@ -217,11 +219,12 @@ class Runs:
         return {folder: size for folder, (_, size) in sorted(found.items(), key=lambda item: item[1])}
 
     def still_needed(self, study: str, needed: int, folds: int = 0, waiting: Sequence[int] = ()) -> int:
-        """Bytes that must be free for the checkpoints of a study's running trials, besides those they already take.
+        """Bytes that must be free for the checkpoints of a study's running trials, besides the bytes that they take
+        already.
 
         Args:
             study: name of the study.
-            needed: bytes for all checkpoints: two for each fold are kept, and the next is written beside them.
+            needed: bytes for all checkpoints: a trial has two for each fold, and the next is written beside them.
             folds: number of folds of the study's data; 0 for one validation split.
             waiting: numbers of the trials that no worker trains now.
         """
@@ -244,9 +247,9 @@ class Runs:
 
         Args:
             study: name of the study.
-            quota: most bytes.
-            waiting: numbers of the trials that no worker trains now. After all unused checkpoints, theirs are deleted,
-                in this order.
+            quota: largest number of bytes.
+            waiting: numbers of the trials that no worker trains now. Their checkpoints are deleted after all unused
+                ones, in this order.
         """
         removed: list[str] = []
         try:

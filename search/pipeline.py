@@ -1,4 +1,5 @@
-"""``search launch``: a search and, with ``--export``, its confirmation, final training and proven export after it."""
+"""``search launch``: a search and, with ``--export``, then the confirmation, the final training and the proven
+export."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ class Launched:
     snapshot: Snapshot
     """The search, with its confirmation and its export."""
     export: Export | None
-    """None without ``--export``."""
+    """The export; None without ``--export``."""
 
     def text(self, runs: Runs) -> str:
         """The text that is printed at the end."""
@@ -45,7 +46,8 @@ class Launched:
         return text_of_export(self.export)
 
     def to_json(self) -> dict[str, Json]:
-        """The documented shape: that of ``search status`` and, under "exported", that of ``search export-best``."""
+        """The documented shape: the keys of ``search status`` and, in "exported", the answer of ``search
+        export-best``."""
         found = as_json(self.snapshot, held_by=None)
         return found if self.export is None else found | {"exported": to_json(self.export)}
 
@@ -61,9 +63,10 @@ def launch_study(
     further: Sequence[Observer] = (),
     export: bool = False,
 ) -> Launched:
-    """Search a study and, with ``export``, export its best model. This process keeps the study and the devices.
+    """Search a study and, with ``export``, export its best model. This process keeps the study and the devices in
+    between.
 
-    Many parameters: those of the command.
+    Many parameters: the options of the command.
 
     Args:
         spec: the study.

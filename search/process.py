@@ -1,4 +1,4 @@
-"""The command as a process: signals, exit codes, its log, a closed terminal, no password in the process list."""
+"""The command as a process: signals, exit codes, the log, a closed terminal, no password in the process list."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from search.errors import INTERNAL, SECOND_SIGNAL, Interrupted, SearchError, exi
 from trainer.errors import DiskError, TrainerError, no_room
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, ``kill`` without options, and a closed terminal."""
+"""The signals of Ctrl-C, of ``kill`` without options, and of a closed terminal."""
 
 PACKAGES = ("search", "studies", "trainer")
 """Packages whose loggers belong to this program."""
 
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.ESTALE)
-"""Error numbers of a path that may not be written, is of another kind than expected, or is on a disk that fails."""
+"""Error numbers for a path that may not be written, is of another kind than expected, or is on a disk that fails."""
 
 LOG_BYTES = 10_000_000
-"""Size at which a log file is moved to NAME.1, replacing the previous one, and a new file begins."""
+"""Size at which a log file is moved to NAME.1, over an earlier one, and a new file begins."""
 
 HIDDEN_SETTINGS = "SEARCH_NOTIFY"
 """Environment variable with the values of ``--set notify.KEY=VALUE`` as a JSON list, instead of the command line."""
@@ -74,7 +74,7 @@ def run_command(command: Callable[..., object]) -> None:
 
 
 def leave_after(run: Callable[[], object]) -> NoReturn:
-    """Run a function, and end the process at once with its exit code.
+    """Run a function, and then end the process immediately with the function's exit code.
 
     Once torch is imported, a normal end takes 1 to 3 s, because the interpreter frees a million objects one by one.
     """
@@ -98,7 +98,7 @@ def end_although_stuck() -> None:
     """Make sure that signals end the process even if a call to a database or a disk hangs.
 
     Python's own handlers run only after the main thread has returned from such a call. The system writes to the wakeup
-    pipe at once, and a thread reads it.
+    pipe immediately, and a thread reads it.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -118,8 +118,8 @@ def allow_grace(seconds: float) -> None:
 def _watch_signals(reader: int) -> None:
     """End the process if it has not ended by itself some time after a signal.
 
-    After a second Ctrl-C or SIGTERM that is STUCK_SECONDS. After the first SIGTERM or SIGHUP it is the grace and
-    STUCK_SECONDS. After the first Ctrl-C there is no limit, because the user can press it again.
+    After a second Ctrl-C or SIGTERM, this time is STUCK_SECONDS. After the first SIGTERM or SIGHUP, it is the grace
+    time and STUCK_SECONDS. After the first Ctrl-C there is no limit, because the user can press it again.
     """
     asked, deadline, code = 0, math.inf, SECOND_SIGNAL
     while True:
@@ -244,7 +244,7 @@ def _log_file(file: Path, say: Say) -> logging.Handler:
                 return
             stream, self.stream = self.stream, None
             if stream is not None:
-                with contextlib.suppress(OSError):  # there is no room for its buffer
+                with contextlib.suppress(OSError):  # there is no room for the stream's buffer
                     stream.close()
             if not self.told:
                 self.told = True
@@ -274,7 +274,8 @@ def _say(error: Exception) -> None:
 
 
 class Signalled(BaseException):
-    """A signal has asked to stop. Not an Exception, because torch's exporter catches every Exception and goes on."""
+    """A signal has asked the process to stop. This is no Exception, because torch's exporter catches every
+    Exception."""
 
 
 def _interrupted(_number: int, _frame: object) -> None:

@@ -35,7 +35,7 @@ def stop(
     from search.running.stop import stop_search, text_of_stop
 
     name = study_name(study, folder)
-    stopped = stop_search(name, url, folder, finish=finish, tell=partial(remark, aside=as_json))
+    stopped = stop_search(name, url, folder, finish=finish, tell=partial(remark, to_stderr=as_json))
     print_answer(stopped, text_of_stop, as_json=as_json)
 
 
@@ -55,5 +55,5 @@ def gpus(
     from search.running.elastic import Request, change_gpus, text_of_gpus
 
     name, request = study_name(study, folder), Request(add=add, drain=drain)
-    changed = change_gpus(name, url, folder, request, tell=partial(remark, aside=as_json))
+    changed = change_gpus(name, url, folder, request, tell=partial(remark, to_stderr=as_json))
     print_answer(changed, text_of_gpus, as_json=as_json)

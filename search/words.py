@@ -1,4 +1,4 @@
-"""Numbers in words: durations, sizes, counts, and a setting's value."""
+"""Durations, sizes, counts and settings as text."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from datetime import datetime
 from itertools import takewhile
 
 SHORT = 60
-"""Longest value, in characters, that is shown whole."""
+"""Largest number of characters of a value that is shown whole."""
 
 CONTEXT, ITEMS = 20, 2
-"""Characters, and items of a list, that are shown before and after the difference of two long values."""
+"""Number of characters, and of items of a list, that are shown on both sides of the difference of two long values."""
 
 
 def duration(seconds: float) -> str:
@@ -61,7 +61,7 @@ def short_json(value: object) -> str:
 
 
 def short_change(before: object, after: object) -> tuple[str, str]:
-    """Two values in JSON; if one is long, both are cut to the part that differs and a little around it."""
+    """Two values in JSON. If one is long, both are cut to the part that differs, with a little around it."""
     texts = [json.dumps(value, ensure_ascii=False) for value in (before, after)]
     if max(map(len, texts)) > SHORT and isinstance(before, list) and isinstance(after, list):
         items = [[json.dumps(item, ensure_ascii=False) for item in value] for value in (before, after)]
@@ -83,5 +83,5 @@ def _differing(values: Sequence[Sequence[str]], around: int, gap: str) -> list[l
 
 
 def _same(one: Sequence[str], other: Sequence[str]) -> int:
-    """Number of parts with which both sequences begin."""
+    """Number of equal items with which both sequences begin."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

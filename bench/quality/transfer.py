@@ -17,23 +17,23 @@ from quality.folder import DEV, HELD
 from quality.ours import PromoteSubject
 from quality.replay import Look, Search
 from quality.subjects import model
-from search.study.transfer import Pictured
+from search.study.transfer import DataSize
 
-PICTURED = {
-    "7593": Pictured(classes=7, image_size=54, pictures=581_012),
-    "34539": Pictured(classes=2, image_size=9, pictures=32_769),
-    "126029": Pictured(classes=2, image_size=16, pictures=45_211),
-    "146212": Pictured(classes=7, image_size=9, pictures=58_000),
-    "167161": Pictured(classes=2, image_size=20, pictures=1_000),
-    "167168": Pictured(classes=4, image_size=18, pictures=846),
-    "167201": Pictured(classes=3, image_size=42, pictures=67_557),
-    "168330": Pictured(classes=4, image_size=54, pictures=83_733),
-    "168331": Pictured(classes=10, image_size=180, pictures=58_310),
-    "168910": Pictured(classes=7, image_size=800, pictures=8_237),
-    "189862": Pictured(classes=2, image_size=144, pictures=2_984),
-    "189905": Pictured(classes=4, image_size=6, pictures=1_728),
-    "189906": Pictured(classes=7, image_size=19, pictures=2_310),
-    "189908": Pictured(classes=10, image_size=784, pictures=70_000),
+DATA_SIZE = {
+    "7593": DataSize(classes=7, image_size=54, pictures=581_012),
+    "34539": DataSize(classes=2, image_size=9, pictures=32_769),
+    "126029": DataSize(classes=2, image_size=16, pictures=45_211),
+    "146212": DataSize(classes=7, image_size=9, pictures=58_000),
+    "167161": DataSize(classes=2, image_size=20, pictures=1_000),
+    "167168": DataSize(classes=4, image_size=18, pictures=846),
+    "167201": DataSize(classes=3, image_size=42, pictures=67_557),
+    "168330": DataSize(classes=4, image_size=54, pictures=83_733),
+    "168331": DataSize(classes=10, image_size=180, pictures=58_310),
+    "168910": DataSize(classes=7, image_size=800, pictures=8_237),
+    "189862": DataSize(classes=2, image_size=144, pictures=2_984),
+    "189905": DataSize(classes=4, image_size=6, pictures=1_728),
+    "189906": DataSize(classes=7, image_size=19, pictures=2_310),
+    "189908": DataSize(classes=10, image_size=784, pictures=70_000),
 }
 """Task -> classes, columns and rows of its data set. OpenML's names: covertype, Amazon_employee_access,
 bank-marketing, Shuttle, credit-g, vehicle, connect-4, jannis, volkert, fabert, jasmine, car, segment, Fashion-MNIST.
@@ -93,8 +93,8 @@ def compare(tasks: Mapping[str, Task], run: int, *, nearest: bool = True) -> lis
     recipes = {name: recipe_of(task, run) for name, task in tasks.items()}
     found = []
     for name in HELD:
-        task, own = tasks[name], PICTURED[name]
-        others = sorted((one for one in tasks if one != name), key=lambda one: own.distance(PICTURED[one]))
+        task, own = tasks[name], DATA_SIZE[name]
+        others = sorted((one for one in tasks if one != name), key=lambda one: own.distance(DATA_SIZE[one]))
         chosen = others[:TRANSFER] if nearest else others[-TRANSFER:]
         subjects = {"cold": PromoteSubject(model, ours.truncated), "warm": Warm([recipes[one] for one in chosen])}
         raw = {

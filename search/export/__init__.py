@@ -17,16 +17,16 @@ members    the members of an ensemble in words
 gallery    the most confident mistakes, with heat maps of the areas that each decision depends on
 scores     the scores besides the accuracy, with their intervals; without torch
 card       metrics.json in words: the model card
-opening    how to load an export, in words and lines of Python
+how_to_load  how to load an export, in words and lines of Python
 front_matter  the front matter of the card, which model hubs read
 build      builds the exported model, members and views included, and writes the file of each format
 formats    a module per format: how its file is written, opened and described
 files      the files of an export as its readers see them; without torch
 proof      the clean process that compares an export with its card; shares no code with the writers
-load       how busy the machine was while the proof measured latencies
+machine_load  how busy the machine was while the proof measured latencies
 predict    classify pictures with an export; without torch
 inputs     the pictures to classify: files, folders, patterns, tables, a sample
-answers    the .csv or .json that predict writes
+answers    the .csv or .json file that predict writes
 compare    compares two exports on the same pictures; without torch
 comparison  the comparison in words
 """

@@ -52,14 +52,14 @@ class Classified:
     """A given picture, with the answer of the model."""
 
     picture: Path
-    """Path of the picture; the id, for a row of a sample without a picture."""
+    """Path of the picture; for a row of a sample without a picture, the id."""
     probabilities: NDArray[np.float32] | None
     """[classes]; None if the picture cannot be read."""
     problem: str = ""
     """The reason why the picture cannot be read; empty if it can."""
 
 
-class Answers(Protocol):
+class AnswerFile(Protocol):
     """A file of answers. It is written in parts, so that memory does not grow with the number of pictures."""
 
     def begin(self, file: BinaryIO) -> None:
@@ -79,8 +79,8 @@ def likeliest(names: Sequence[str], probabilities: NDArray[np.float32], top: int
     )
 
 
-class JsonAnswers:
-    """{"version": 1, "predictions": [{"picture", "classes"}], "bad": [{"picture", "reason"}]}"""
+class JsonFile:
+    """A .json: {"version": 1, "predictions": [{"picture", "classes"}], "bad": [{"picture", "reason"}]}"""
 
     def __init__(self, names: Sequence[str], top: int) -> None:
         self.names, self.top, self.separator = names, top, "\n"
@@ -102,16 +102,16 @@ class JsonAnswers:
         file.write(_encoded(f'], "bad": {json.dumps([asdict(one) for one in bad], ensure_ascii=False)}}}\n'))
 
 
-class TableAnswers:
+class TableFile:
     """A .csv with a row for each picture that could be read.
 
     Args:
         names: the classes, in the order of the model's outputs.
         columns: "FIELD,NAME=FIELD,...", see FIELDS.
-        each: whether to add a column with the probability of each class.
+        each: whether to add, for each class, a column with its probability.
 
     Raises:
-        UsageError: there is no such field, or two columns have one name.
+        UsageError: a field does not exist, or two columns have the same name.
     """
 
     def __init__(self, names: Sequence[str], columns: str, *, each: bool) -> None:
@@ -150,7 +150,7 @@ class TableAnswers:
         """Nothing stands after the last row."""
 
 
-class SampleAnswers:
+class SampleFile:
     """A .csv with the ids, the order and the columns of a sample. The row of an unreadable picture is not changed.
 
     Raises:

@@ -56,7 +56,7 @@ def write_graphs(
         whole: the exported model, views and members included, in eval mode.
         shape: (channels, size, size) of an image.
         formats: the formats to write.
-        about: metadata of each file, from ``weights.about``.
+        about: metadata of each file, from ``weights.metadata``.
         progress: called with (steps done, steps in all): the capture of the graph, and each file.
     """
     if not formats:

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 from search.export.front_matter import front_matter
-from search.export.load import QUIET, Load
-from search.export.members import name_of, selection_in_words, size_of
-from search.export.opening import loading, reading
+from search.export.how_to_load import loading_paragraphs, reading_paragraph
+from search.export.machine_load import QUIET, Load
+from search.export.members import models_in_words, selection_in_words, size_in_words
 from search.export.record import ExportRecord, Score
 from search.export.scores import CLASS_COLUMNS, class_rows, never_predicted, score_rows, which_classes
 from search.figures.mistakes import caption
@@ -37,10 +37,10 @@ def card(record: ExportRecord) -> str:
         front_matter(record),
         f"# {record.study}: {_name(record)}",
         _table(_facts(record)),
-        _honesty(record),
+        _caveats(record),
         "## Load it",
-        *loading(record),
-        reading(record),
+        *loading_paragraphs(record),
+        reading_paragraph(record),
         "## What it confuses",
         "![Confusion matrix](plots/confusion.png)",
         _confused(record),
@@ -63,7 +63,7 @@ def card(record: ExportRecord) -> str:
 
 
 def _name(record: ExportRecord) -> str:
-    return f"{name_of(record)}, {record.model.num_params:,} parameters"
+    return f"{models_in_words(record)}, {record.model.num_params:,} parameters"
 
 
 def _facts(record: ExportRecord) -> dict[str, str]:
@@ -83,13 +83,13 @@ def _facts(record: ExportRecord) -> dict[str, str]:
         alone = ", ".join(f"{value:.2%}" for value in evaluation.member_accuracies)
         rows["each member alone"] = f"{alone} on the same pictures"
     elif model.views:
-        rows["without the views"] = f"{evaluation.plain_accuracy:.2%}, which is what model.safetensors gives by itself"
+        rows["without the views"] = f"{evaluation.plain_accuracy:.2%}, the accuracy of model.safetensors by itself"
     if (best := record.confirmed) is not None and best.best_mean is not None:
         part = " that had no part in the choice" if best.reported else ""
         error = "" if best.standard_error is None else " (standard error)"
         rows["over seeds"] = (
             f"{best.mean_in_words(record.search.objective)}{error} {judged_on(record.folds)}, "
-            f"{count(best.seeds, 'seed')}{part}, of the recipe as searched, trained on train"
+            f"{count(best.seeds, 'seed')}{part}, with the recipe of the search, trained on train"
         )
     if record.gain is not None:
         rows["gain of the search"] = record.gain
@@ -103,13 +103,13 @@ def _facts(record: ExportRecord) -> dict[str, str]:
     if (found := record.out_of_fold) is not None:
         rows["out of fold"] = (
             f"{Score(value=found.accuracy, interval=found.interval).in_words}, n = {found.n:,}: "
-            "each picture by the model that was not trained on it; `out-of-fold.csv` has the predictions"
+            "the model that was not trained on a picture classifies it; `out-of-fold.csv` has the predictions"
         )
     limit, members = record.limit, model.members
     params = [one.num_params for one in record.members] or [model.num_params // members] * members
     macs = [one.macs for one in record.members] or [model.macs // members] * members
-    rows["parameters"] = size_of(model.num_params, params, limit.params, limit_each=limit.each)
-    rows["multiply-adds"] = f"{size_of(model.macs, macs, limit.macs, limit_each=limit.each)} for one picture"
+    rows["parameters"] = size_in_words(model.num_params, params, limit.params, limit_each=limit.each)
+    rows["multiply-adds"] = f"{size_in_words(model.macs, macs, limit.macs, limit_each=limit.each)} for one picture"
     rows["GFLOPs"] = f"{gflops(model.macs).removesuffix(' GFLOPs')} for one picture: two for each multiply-add"
     rows["input"] = f"{data.image_size} x {data.image_size} pixels, {'RGB' if data.channels == 3 else 'gray'}"
     rows["classes"] = f"{len(data.class_names)}"
@@ -122,21 +122,24 @@ def _facts(record: ExportRecord) -> dict[str, str]:
     return rows
 
 
-def _honesty(record: ExportRecord) -> str:
+def _caveats(record: ExportRecord) -> str:
+    """What a reader must know about the accuracy: uses of the test split, near-duplicates, the training pictures."""
     evaluation = record.evaluation
-    seen = evaluation.test_openings
+    uses = evaluation.test_openings
     lines = []
-    if seen == 0 and record.sees_validation:
+    if uses == 0 and record.sees_validation:
         lines.append(
             "There is no test split, and the model was trained on the validation pictures, so the accuracy above is of "
             "pictures that it was trained on. For new pictures, expect the mean over seeds, which was measured before."
         )
-    elif seen == 0:
+    elif uses == 0:
         lines.append("There is no test split: the accuracy is on the split that chose the model, so it is optimistic.")
-    elif seen == 1:
+    elif uses == 1:
         lines.append("The test split was used once, for this model, after everything was chosen.")
     else:
-        lines.append(f"The test split was used {seen} times, by final models or to compare; this is the latest use.")
+        lines.append(
+            f"The test split was used {uses} times, for final models or for comparisons; this is the latest use."
+        )
     if near := evaluation.near_duplicates:
         lines.append(
             f"{near:,} of the {evaluation.n:,} test pictures {'looks' if near == 1 else 'look'} like a training "
@@ -201,7 +204,7 @@ def _choice(record: ExportRecord) -> str:
     if found.winner != record.trial:
         return f"{text} It was chosen by number, not by its result."
     table = [
-        "| trial | parameters | in the search | with fresh seeds | its mean to report | |",
+        "| trial | parameters | in the search | with fresh seeds | reported mean | |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     objective = search.objective
@@ -219,7 +222,7 @@ def _choice(record: ExportRecord) -> str:
     number, best = len(found.candidates), found.candidates[0]
     measured = (
         f"The chosen one was then trained with {count(len(best.reported), 'further seed')}, which had no part in the "
-        "choice: only their mean is reported as its accuracy"
+        "choice; the mean over these seeds alone is reported as its accuracy"
         if best.reported
         else "The mean of the chosen one is reported, over the seeds that had a part in the choice"
     )
@@ -232,7 +235,7 @@ def _choice(record: ExportRecord) -> str:
     )
     ties = (
         f"Tied candidates cannot be told apart from the best mean ({found.test}; the test covers the choice of the "
-        "seeds, not that of the validation pictures). Of equals, the one with the fewest parameters wins."
+        "seeds, not that of the validation pictures). Among tied candidates, the one with the fewest parameters wins."
         if found.test
         else "With one seed each there is no test of the differences."
     )
@@ -249,7 +252,7 @@ def _training(record: ExportRecord) -> str:
     if record.selection is not None:
         parts.append(selection_in_words(record.selection, record.search.objective))
     if record.finetune:
-        settings = ", ".join(f"{name} {_show(value)}" for name, value in record.finetune.items())
+        settings = ", ".join(f"{name} {_value_in_words(value)}" for name, value in record.finetune.items())
         parts.append(f"Then a last stage on the validation split alone ({settings}); its last weights are exported.")
     if (rerank := record.rerank) is not None:
         parts.append(
@@ -277,15 +280,17 @@ def _curves(record: ExportRecord) -> str:
 
 
 def _recipe(record: ExportRecord) -> str:
-    """A table of the sampled settings, the main settings, and all others that do not have their default."""
+    """A table of the main settings, the sampled ones, and all others that differ from their defaults."""
     recipes = {one.trial: (one.config, one.sampled) for one in record.members}
     own = list(recipes.values()) or [(record.config, record.sampled)]
     defaults = TrainConfig().model_dump(mode="json")
-    told = {"model", "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule"}
-    told |= {name for _, sampled in own for name in sampled}
+    always = {"model", "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule"}
+    always |= {name for _, sampled in own for name in sampled}
     names = dict.fromkeys(name for config, _ in own for name in config if name != "seed")
-    shown = [name for name in names if name in told or any(config.get(name) != defaults.get(name) for config, _ in own)]
-    rows = {name: " | ".join(_show(config.get(name, defaults[name])) for config, _ in own) for name in shown}
+    shown = [
+        name for name in names if name in always or any(config.get(name) != defaults.get(name) for config, _ in own)
+    ]
+    rows = {name: " | ".join(_value_in_words(config.get(name, defaults[name])) for config, _ in own) for name in shown}
     head = " | ".join(f"trial {number}" for number in recipes) or "value"
     lines = [
         f"| setting | {head} |",
@@ -310,17 +315,17 @@ def _latency(record: ExportRecord) -> str:
         [
             *lines,
             "",
-            f"Medians of a forward pass, fp32, on {measured.hardware}. {_quiet(measured.load)}",
+            f"Medians of a forward pass, fp32, on {measured.hardware}. {_load_in_words(measured.load)}",
             "",
             f"The epochs of the training took {spent}.",
         ]
     )
 
 
-def _quiet(load: Load | None) -> str:
-    """Whether the machine was quiet, in words."""
+def _load_in_words(load: Load | None) -> str:
+    """A sentence about whether the machine was quiet."""
     if load is None:
-        return "Whether the machine was quiet was not measured."
+        return "It was not measured whether the machine was quiet."
     average = (
         f"the load average for each core was {load.before:.2f} before and {load.after:.2f} after, this export's own"
     )
@@ -366,7 +371,7 @@ def _cell(name: str) -> str:
     return " ".join(re.sub(special, lambda found: f"&#{ord(found[0])};", printable(name)).split())
 
 
-def _show(value: Json) -> str:
+def _value_in_words(value: Json) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value)

@@ -21,7 +21,7 @@ from trainer.data import Dataset
 
 
 def choose_trials(study: optuna.Study, numbers: Sequence[int], spec: StudySpec) -> list[FrozenTrial]:
-    """The trials to export: ``numbers``, or the best one that fits the limit with the members and views of [final].
+    """The trials to export: those in ``numbers``; if it is empty, the best one that fits with the members and views.
 
     Raises:
         NothingToExport: no trial is COMPLETE and feasible, or one of ``numbers`` is not.
@@ -35,8 +35,9 @@ def choose_trials(study: optuna.Study, numbers: Sequence[int], spec: StudySpec) 
         for number in set(numbers) - {trial.number for trial in found}:
             state = outcomes.get(number)
             why = {None: "not there", "complete": "over the limit"}.get(state, f"{state}, not complete")
-            if (of := next((one.user_attrs.get(REPEATS) for one in trials if one.number == number), None)) is not None:
-                why = f"trial {of} again with another seed, and not a candidate"
+            repeated = next((one.user_attrs.get(REPEATS) for one in trials if one.number == number), None)
+            if repeated is not None:
+                why = f"trial {repeated} again with another seed, and not a candidate"
             name = study.study_name
             raise NothingToExport(f"trial {number} of {name!r} is {why}; search report {name} lists the others")
         if len(found) > 1:

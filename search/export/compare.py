@@ -1,6 +1,6 @@
 """``search compare``: compares two exports on the same pictures, with ONNX Runtime and without torch.
 
-One exception: CIFAR's pictures that are not in the cache yet are read by torchvision, which imports torch.
+There is one exception: if CIFAR's pictures are not in the cache yet, torchvision reads them, and imports torch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from search.paths import Runs
 from search.study.gain import wilson_interval
 from search.study.lock import own_study
 from search.study.storage import open_storage, sqlite_file, storage_errors
-from search.study.study import find_study, open_test_split
+from search.study.study import find_study, record_test_use
 from studies.objective import Objective
 from trainer.config import DataConfig
 from trainer.data import Dataset, prepare_data
@@ -42,10 +42,10 @@ COMPARE_VERSION = 1
 BATCH = 64
 LATENCY_BATCHES = (1, 64)
 LATENCY_ROUNDS = 11
-"""Forward passes of each export and batch size, in turns; the median counts."""
+"""Number of forward passes for each export and batch size; the exports take turns, and the median counts."""
 
 TEST = "the test split"
-"""Beginning of ``Comparison.source`` if the pictures are those of a test split; such a comparison is a use of it."""
+"""Beginning of ``Comparison.source`` if the pictures are a test split; such a comparison is a use of that split."""
 
 
 Reader = Callable[[int], NDArray[np.float32]]
@@ -53,7 +53,7 @@ Reader = Callable[[int], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Compared:
-    """One of the two exports."""
+    """The results of one of the two exports."""
 
     path: str
     study: str
@@ -68,7 +68,7 @@ class Compared:
     loss: float
     """Mean cross-entropy on the same pictures."""
     objective: Objective
-    """The objective of its study."""
+    """The objective of the export's study."""
     scores: Scores
     """Scores besides the accuracy, on the same pictures."""
     num_params: int
@@ -144,7 +144,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Images:
+class ComparedPictures:
     """The pictures that both exports classify."""
 
     source: str
@@ -170,7 +170,7 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
         UsageError: a folder is not an export, the classes differ, or there are no pictures to compare on.
         ProofFailed: the files of an export have changed since its proof.
         DataError: pictures cannot be read.
-        HeldError, StorageError: the use cannot be counted: the study is in use, or its database is unavailable.
+        HeldError, StorageError: the use cannot be recorded: the study is in use, or its database is unavailable.
     """
     configs = [read_config(export) for export in (first, second)]
     for export in (first, second):
@@ -182,13 +182,14 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
         Side(export, record, config, open_model(export))
         for export, record, config in zip((first, second), records, configs, strict=True)
     ]
-    asked = _from_folder(data, sides, runs.cache) if data is not None else _built_in(sides, runs.cache)
-    counted_in = _count_use(records, data, url, runs) if url is not None and asked.source.startswith(TEST) else []
+    pictures = _from_folder(data, sides, runs.cache) if data is not None else _built_in(sides, runs.cache)
+    is_test = pictures.source.startswith(TEST)
+    counted_in = _record_use(records, data, url, runs) if url is not None and is_test else []
     right, scores, losses = [], [], []
-    for side, read in zip(sides, asked.read, strict=True):
+    for side, read in zip(sides, pictures.read, strict=True):
         names = side.config.label_names
         number_of = {name: number for number, name in enumerate(names)}
-        labels = np.array([number_of[name] for name in asked.labels])
+        labels = np.array([number_of[name] for name in pictures.labels])
         found = Answers.joined(
             [
                 Answers.of(side.forward(read(start)), labels[start : start + BATCH])
@@ -199,7 +200,7 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
         scores.append(scores_of(found, labels, names))
         losses.append(float(found.losses.mean()))
     only_first, only_second = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
-    latencies = _latencies([side.forward for side in sides], [read(0) for read in asked.read])
+    latencies = _latencies([side.forward for side in sides], [read(0) for read in pictures.read])
     one, other = (
         Compared(
             path=str(side.folder),
@@ -220,12 +221,12 @@ def compare(first: Path, second: Path, *, data: Path | None, runs: Runs, url: UR
     )
     return Comparison(
         exports=(one, other),
-        source=asked.source,
-        n=len(asked.labels),
+        source=pictures.source,
+        n=len(pictures.labels),
         only_first=only_first,
         only_second=only_second,
         p=mcnemar(only_first, only_second),
-        classes=tuple(_classes(configs[0].label_names, asked.labels, right)),
+        classes=tuple(_classes(configs[0].label_names, pictures.labels, right)),
         counted_in=tuple(counted_in),
     )
 
@@ -242,11 +243,11 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
 
 
-def _from_folder(data: Path, sides: Sequence[Side], cache: Path) -> Images:
-    """Pictures of a folder on which neither export was trained, if that is known.
+def _from_folder(data: Path, sides: Sequence[Side], cache: Path) -> ComparedPictures:
+    """The pictures of a folder on which two exports are compared.
 
-    The pictures are the first of these that exists: the test folder; the test split (or else the validation split) that
-    was drawn from the folder for the exports; the val folder; all pictures.
+    The first of these that exists: the pictures of the test folder; those of the test split (without one, of the
+    validation split) that was drawn from the folder for the exports; those of the val folder; all pictures.
     """
     images = _listing(data, [side.record for side in sides]).pictures
     splits = {one.split for one in images}
@@ -269,11 +270,11 @@ def _from_folder(data: Path, sides: Sequence[Side], cache: Path) -> Images:
 
     where = f"the {split} split of {data}" if split else f"{data} (all of it: some may have been trained on)"
     first, second = sides
-    return Images(where, np.array([one.class_name for one in chosen]), (reader(first), reader(second)))
+    return ComparedPictures(where, np.array([one.class_name for one in chosen]), (reader(first), reader(second)))
 
 
 def _listing(data: Path, records: Sequence[ExportRecord]) -> Listing:
-    """List the pictures by an export's label tables, if it has any and the folder has them too; else by folders."""
+    """List the pictures of a folder: by an export's label table if that is in the folder too, else by subfolders."""
     for record in records:
         if record.data.source == "folder":
             config = DataConfig.model_validate({**record.data.config, "path": str(data.resolve())})
@@ -289,7 +290,7 @@ def _held_out(data: Path, record: ExportRecord, cache: Path) -> tuple[str, set[s
     config = DataConfig.model_validate({**record.data.config, "path": str(data.resolve())})
     try:
         found = prepare_data(config, cache)
-    except DataError:  # for example a single class: no export was trained on that
+    except DataError:  # for example a single class: no export was trained on such a folder
         return None
     if found.content_hash != record.data.content_hash:
         return None
@@ -297,7 +298,7 @@ def _held_out(data: Path, record: ExportRecord, cache: Path) -> tuple[str, set[s
     return split, {found.names[index] for index in found.splits[split]}
 
 
-def _built_in(sides: Sequence[Side], cache: Path) -> Images:
+def _built_in(sides: Sequence[Side], cache: Path) -> ComparedPictures:
     """The test split, or else the validation split, of built-in pictures."""
     if any(side.record.data.source == "folder" for side in sides):
         raise UsageError("these exports were trained on a folder of pictures; say which to compare on with --data DIR")
@@ -323,15 +324,15 @@ def _built_in(sides: Sequence[Side], cache: Path) -> Images:
 
     first, second = (reader(*one) for one in zip(sides, sets, splits, strict=True))
     source = f"the {splits[0]} split of {sides[0].record.data.source}"
-    return Images(source, np.array([name for _, name in named[0]]), (first, second))
+    return ComparedPictures(source, np.array([name for _, name in named[0]]), (first, second))
 
 
-def _count_use(records: Sequence[ExportRecord], data: Path | None, url: URL, runs: Runs) -> list[str]:
-    """Count the use of the test split in each export's study, before it begins. Returns the names of the studies."""
+def _record_use(records: Sequence[ExportRecord], data: Path | None, url: URL, runs: Runs) -> list[str]:
+    """Record a use of the test split in each export's study, before it begins. Returns the names of the studies."""
     file = sqlite_file(url)
     if file is not None and not file.exists():
         return []
-    who = hashlib.sha256(json.dumps(sorted(record.identity for record in records)).encode()).hexdigest()
+    both = hashlib.sha256(json.dumps(sorted(record.identity for record in records)).encode()).hexdigest()
     found = []
     for name in sorted({record.study for record in records}):
         with storage_errors(url):
@@ -341,13 +342,13 @@ def _count_use(records: Sequence[ExportRecord], data: Path | None, url: URL, run
                 continue
             if data is None or (spec.data.path is not None and Path(spec.data.path).resolve() == data.resolve()):
                 with own_study(name, url, runs):
-                    open_test_split(study, who, compared=[record.trial for record in records])
+                    record_test_use(study, both, compared=[record.trial for record in records])
                 found.append(name)
     return found
 
 
 def _latencies(forwards: Sequence[Forward], images: Sequence[NDArray[np.float32]]) -> list[dict[str, float]]:
-    """Median milliseconds for each model and batch size, measured in turns so that both have the same conditions."""
+    """Median milliseconds for each export and batch size. The exports take turns, so both have the same conditions."""
     found: list[dict[str, float]] = [{} for _ in forwards]
     for batch in LATENCY_BATCHES:
         asked = [np.ascontiguousarray(np.resize(one, (batch, *one.shape[1:]))) for one in images]

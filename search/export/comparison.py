@@ -20,7 +20,7 @@ CLASSES_SHOWN = 10
 
 
 def text_of_comparison(answer: Comparison) -> Group:
-    """Tables for people; fits 80 columns unless paths are longer."""
+    """Tables for the terminal. They fit 80 columns, unless the names of the exports are longer."""
     from rich.console import Group, RenderableType
     from rich.table import Table
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""The time at which a confirmation ends if its study has limited hours, so that the final training has enough time."""
+"""The time at which a confirmation must end if the study's hours are limited, to leave time for the final training."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from search.plan.schedule import Schedule, pace_of
 from search.study.trial import TrialView
 
 Unconfirmed = Literal["chosen", "measured"]
-"""The step of a confirmation that there was no time for. chosen: no trial was chosen with fresh seeds. measured: the
-chosen one was not measured with further seeds."""
+"""The step of a confirmation for which there was no time. chosen: no trial was chosen with fresh seeds. measured: a
+trial was chosen, but it was not measured with further seeds."""
 
 
 class TimeIsUp(Exception):
-    """The time that is left is needed for the final training and the export."""
+    """The confirmation must end: the rest of the time is needed for the final training and the export."""
 
 
 class Deadline:
@@ -30,16 +30,16 @@ class Deadline:
     def __init__(self, schedule: Schedule | None) -> None:
         self.schedule = schedule
         self.until = math.inf
-        """That time, in seconds since 1970; infinity without a limit."""
-        self._measured: list[float] = []
+        """The time of the deadline, in seconds since 1970; infinity without a limit."""
+        self._step_seconds: list[float] = []
 
-    def measure(self, outcome: Outcome) -> None:
-        """Store the durations of a confirming training's steps."""
-        self._measured += [result.seconds for result in outcome.results]
+    def add_steps(self, outcome: Outcome) -> None:
+        """Note the durations of the steps of one training of the confirmation."""
+        self._step_seconds += [result.seconds for result in outcome.results]
 
     def begin_round(self, complete: Collection[TrialView]) -> None:
-        """Compute the time from the steps measured so far; before the first one, from those of the complete trials."""
-        pace = pace_of(complete, self._measured)
+        """Compute the deadline from the durations of the steps so far; at first, from those of the complete trials."""
+        pace = pace_of(complete, self._step_seconds)
         self.until = math.inf if self.schedule is None or pace is None else self.schedule.final_begins_at(pace)
 
     def lift(self) -> None:
@@ -47,17 +47,17 @@ class Deadline:
         self.until = math.inf
 
     def check(self) -> None:
-        """Raise once the time is over.
+        """Raise if the deadline has passed.
 
         Raises:
-            TimeIsUp: the time is over.
+            TimeIsUp: the deadline has passed.
         """
         if time.time() > self.until:
             raise TimeIsUp
 
 
 def sentence_of(unconfirmed: Unconfirmed, study: str) -> str:
-    """What is exported because the time is over, for the user."""
+    """A sentence for the user: what is exported, because the time is over."""
     match unconfirmed:
         case "chosen":
             what = "the search's best is exported"

@@ -78,7 +78,7 @@ def describe(
         "confirmation": without_times(confirmation) if confirmation else None,
         "fit_on": "folds" if final.ensemble == "folds" else final.fit_on,
         "sees_validation": final.sees_validation,
-        "config": identity(_told(config)),
+        "config": identity(_recorded_config(config)),
         "finetune": final.finetune and identity(final.finetune),
         "teacher": teacher_hash(config),
         "seeds": [training.config.seed for training in stages[0]],
@@ -100,14 +100,14 @@ def describe(
     described = json.loads(json.dumps(described))
     # The identity is computed as if the version were 2, so that an export of an older version has the same identity.
     unchanged = described | {"version": 2}
-    known_by: object = [unchanged, *later_recipe()] if later_recipe() else unchanged
+    identifying: object = [unchanged, *later_recipe()] if later_recipe() else unchanged
     # The journal's hash is not part of the identity: a launch adds lines even if the budget is spent.
-    beside = {"identity": identity_of(known_by), "event_log": digest(retraining.runs.journal(spec.name))}
-    return Description.model_validate(described | beside)
+    hashes = {"identity": identity_of(identifying), "event_log": digest(retraining.runs.journal(spec.name))}
+    return Description.model_validate(described | hashes)
 
 
 def _colour_shift(retraining: Retraining) -> dict[str, object]:
-    """The colour shift of the view fancy_pca; empty without it, so that other exports keep their identities."""
+    """The colour shift of the view fancy_pca; empty without this view, so that other exports keep their identities."""
     if "fancy_pca" not in retraining.spec.final.tta:
         return {}
     from trainer.fancy_pca import draw_fancy_pca
@@ -151,15 +151,15 @@ def _members(
                 "model_args": model_args(training.config, spec.data.image_size),
                 "num_params": own.params,
                 "macs": own.macs,
-                "config": identity(_told(training.config)),
+                "config": identity(_recorded_config(training.config)),
                 "sampled": recipe_of(trial),
             }
         )
     return found
 
 
-def _told(config: TrainConfig) -> TrainConfig:
-    """The candidate as the record shows it: if the teacher is an export, with the name of its folder, not the path."""
+def _recorded_config(config: TrainConfig) -> TrainConfig:
+    """The configuration for the record. If the teacher is an export, its path is replaced by the name of its folder."""
     distill = config.distill
     if distill is None or teacher_hash(config) == distill.teacher:
         return config

@@ -1,4 +1,4 @@
-"""Write the export of a study's best trial, prove it in a clean process, and only then move it into place."""
+"""Writes the export of a study's best trial, has it proven in a clean process, and only then moves it into place."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from search.export.metrics import (
     Export,
     evaluate_once,
     gain_and_noise,
-    report_of,
+    section_of,
     text_of_export,
 )
 from search.export.place import (
@@ -57,14 +57,14 @@ from search.paths import Runs
 from search.plan.prepare import prepare
 from search.plan.schedule import Schedule
 from search.process import log_to
-from search.study.begun import with_kept
+from search.study.begun import with_kept_settings
 from search.study.confirmation import Confirmation
-from search.study.exported import keep_export
+from search.study.exported import store_export
 from search.study.lock import own_study
 from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study
-from search.watch.export_section import keep
+from search.watch.export_section import store_section
 from search.watch.page import show_export
 from search.words import judged_on, trials_in_words
 from search.workers.crew import POLL_SECONDS
@@ -91,7 +91,7 @@ def export_best(
     asked: StudySpec | None = None,
     out: Path | None = None,
     numbers: Sequence[int] = (),
-    aside: bool = False,
+    to_stderr: bool = False,
 ) -> Export:
     """Export the best model of a study.
 
@@ -102,10 +102,10 @@ def export_best(
         url: the storage.
         runs: the runs folder.
         devices: the devices to train on, one for each worker.
-        asked: the present study file, for its [confirm] and [final]. Default: the spec of the last launch.
+        asked: the study file as it is now; only its [confirm] and [final] count. Default: the spec of the last launch.
         out: folder of the export; by default in the runs folder.
-        numbers: the trials to export instead of the best one, several as an ensemble; then nothing is confirmed.
-        aside: whether messages and progress go to stderr.
+        numbers: the trials to export instead of the best one; several become an ensemble. Nothing is confirmed then.
+        to_stderr: whether messages and progress go to stderr.
 
     Raises:
         NothingToExport: no trial is COMPLETE and feasible, or all diverged when they were trained again.
@@ -113,15 +113,15 @@ def export_best(
         LimitError: no candidate fits the limit with the members and views of [final].
         DiskError: there is no room for the export.
         TrainingFailed: a training failed more often than its retries allow.
-        ProofFailed: the export differs from its card; the folder that was not moved into place is kept.
+        ProofFailed: the export differs from its card. Its folder is kept, but not moved into place.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    console = Terminal(quiet=is_quiet(), stderr=aside, highlight=False)
+    console = Terminal(quiet=is_quiet(), stderr=to_stderr, highlight=False)
     with storage_errors(url):
         study, spec = find_study(open_storage(url), study_name)  # before own_study, which makes a folder
     notes: list[str] = []
     if asked is not None:
-        begun = with_kept(asked, spec.model_dump(mode="json"), tables=("confirm",))
+        begun = with_kept_settings(asked, spec.model_dump(mode="json"), tables=("confirm",))
         notes = begun.notes
         spec = spec.model_copy(update={"confirm": begun.spec.confirm, "final": asked.final})
     with (
@@ -156,11 +156,11 @@ def export_owned(
         console: shows progress and messages.
         out: as for ``export_best``.
         numbers: as for ``export_best``.
-        schedule: the time of the whole study. When the rest is needed for the final training, the confirmation ends.
+        schedule: the time of the whole study. The confirmation ends when the final training needs the rest of it.
     """
     study, spec, study_name = owned.study, owned.spec, owned.spec.name
     with _disk_errors((out or runs.export(study_name, 0)).parent), ExitStack() as stack:
-        choose_trials(study, numbers, spec)  # raises if there is none, before the pictures are read
+        choose_trials(study, numbers, spec)  # raises if there is no such trial, before the pictures are read
         if out is not None:
             Place(out.resolve(), is_default=False).check()
         data = prepare(spec, runs, console, lambda: raise_if_stopped(runs, study_name)).data
@@ -176,11 +176,11 @@ def export_owned(
         retraining.tidy(trials)
         figures = sorted((place.target / "plots").glob("*.png"))
 
-        def shown() -> None:
-            keep_export(study, export.kept)
+        def store() -> None:
+            store_export(study, export.result)
             show_export(study, spec, runs.artifacts, text_of_export(export), figures)
 
-        retraining.with_database(shown)
+        retraining.with_database(store)
     return export
 
 
@@ -211,40 +211,41 @@ def _export(place: Place, described: Description, retraining: Retraining, stages
     from search.export.reranked import compare_reranked
     from search.export.selection import select_members
 
-    partial, views = place.begin(), described.model.views_of(data.mean, data.std)
+    unfinished, views = place.begin(), described.model.views_of(data.mean, data.std)
     selection = select_members(retraining, stages[-1], views)
     kept = range(len(stages[0])) if selection is None else [number - 1 for number in selection.members]
     exported = [[stage[number] for number in kept] for stage in stages]
-    whole, plain = _write_models(partial, retraining, views, exported)
+    whole, plain = _write_models(unfinished, retraining, views, exported)
     retraining.raise_if_stopped()
-    logger.debug("written to %s", partial)
-    results = evaluate_once(partial, whole, plain, retraining, described, outcomes)
-    found = write_out_of_fold(partial / OUT_OF_FOLD, whole, retraining)
-    reranked = compare_reranked(partial / RANKS, retraining, stages)
+    logger.debug("written to %s", unfinished)
+    results = evaluate_once(unfinished, whole, plain, retraining, described, outcomes)
+    found = write_out_of_fold(unfinished / OUT_OF_FOLD, whole, retraining)
+    reranked = compare_reranked(unfinished / RANKS, retraining, stages)
     chosen = {"selection": selection, "out_of_fold": found, "rerank": reranked}
     results = results.model_copy(update=gain_and_noise(retraining) | chosen)
-    write_metrics(partial, described.to_json() | results.to_json())  # the proof compares the files with it
-    proof = prove(partial, spec, data, console, retraining.raise_if_stopped)
+    write_metrics(unfinished, described.to_json() | results.to_json())  # the proof compares the files with it
+    proof = prove(unfinished, spec, data, console, retraining.raise_if_stopped)
     logger.debug("proven: %.300s", proof)
     record = ExportRecord.proven(described, results, proof)
-    _show_mistakes(partial, record, whole, retraining)
-    (partial / REFERENCE_LOGITS).unlink()
-    (partial / weights.FILE).chmod(0o644)  # safetensors makes it readable for its owner only
-    _draw(partial, record)
-    write_metrics(partial, record.to_json())
-    write_card(partial / CARD, record)
-    if any(sha256(partial / name) != digest for name, digest in proof.sha256.items()):
-        raise ProofFailed(f"a file in {partial} has changed since it was proven; nothing was put in place")
-    write_sums(partial, but=[UNFINISHED])
-    note = place.finish(partial)
+    _draw_mistakes(unfinished, record, whole, retraining)
+    (unfinished / REFERENCE_LOGITS).unlink()
+    (unfinished / weights.FILE).chmod(0o644)  # safetensors makes it readable for its owner only
+    _draw(unfinished, record)
+    write_metrics(unfinished, record.to_json())
+    write_card(unfinished / CARD, record)
+    if any(sha256(unfinished / name) != digest for name, digest in proof.sha256.items()):
+        raise ProofFailed(f"a file in {unfinished} has changed since it was proven; nothing was put in place")
+    write_sums(unfinished, but=[UNFINISHED])
+    note = place.finish(unfinished)
     if note is not None:
         console.say(note, WARNING)
     logger.debug("moved to %s", place.target)
     return record
 
 
-def _show_mistakes(folder: Path, record: ExportRecord, whole: nn.Module, retraining: Retraining) -> None:
-    """Draw the most confident mistakes for the report and, if the study asks for it, for the export."""
+def _draw_mistakes(folder: Path, record: ExportRecord, whole: nn.Module, retraining: Retraining) -> None:
+    """Draw the most confident mistakes, and write the report's section about the export. The figure stays in the export
+    only if the study asks for it."""
     from search.export.gallery import confident_mistakes
     from search.figures.mistakes import draw_mistakes
 
@@ -255,13 +256,13 @@ def _show_mistakes(folder: Path, record: ExportRecord, whole: nn.Module, retrain
     file.parent.mkdir(exist_ok=True)
     if found:
         draw_mistakes(found, record.data.class_names, file)
-    keep(report_of(record, file.read_bytes() if found else None), retraining.runs, record.study)
+    store_section(section_of(record, file.read_bytes() if found else None), retraining.runs, record.study)
     if found and not record.gallery:
         file.unlink()
 
 
 def _write_models(folder: Path, retraining: Retraining, views: Views, stages: Stages) -> tuple[nn.Module, nn.Module]:
-    """Write the model files. Returns the exported model, and the net in model.safetensors."""
+    """Write the model files. Returns the exported model, and the model in model.safetensors."""
     from search.export.build import build_models, write_graphs
     from trainer.checkpoint import load_checkpoint
 
@@ -274,7 +275,7 @@ def _write_models(folder: Path, retraining: Retraining, views: Views, stages: St
     configs = [training.config for training in stages[0] for _ in training.files]
     whole, plain = build_models(configs, states, views, data.shape)
     weights.write_weights(folder, plain, configs, spec, data)
-    shape, about = data.shape.of_image, weights.about(spec, data)
+    shape, about = data.shape.of_image, weights.metadata(spec, data)
     with show_progress(retraining.console, retraining.raise_if_stopped) as progress:
         write_graphs(folder, whole, shape, spec.final.formats, about, partial(progress, "writing the model, in steps"))
     return whole, plain
@@ -293,7 +294,7 @@ def prove(
         raise_if_stopped: called at least every POLL_SECONDS; its exceptions end the proof.
 
     Raises:
-        ProofFailed: the message has the first difference, or says that memory ran out. The folder stays.
+        ProofFailed: the export differs from its card, or memory ran out; the message says which. The folder stays.
     """
     command = [
         sys.executable,

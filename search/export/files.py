@@ -69,7 +69,7 @@ class ModelConfig(BaseModel):
     label_names: tuple[str, ...]
     """Classes, in the order of the logits."""
     background: Literal["keep", "grabcut"] = "keep"
-    """grabcut: the background is made black before anything else. It has no entry in timm's ``pretrained_cfg``."""
+    """grabcut: the background is made black before anything else. timm's ``pretrained_cfg`` has no key for it."""
 
     @property
     def data_config(self) -> DataConfig:
@@ -112,7 +112,7 @@ def open_model(export: Path) -> Forward:
     onnx = format_of("onnx")
     file = export / onnx.file
     if not file.exists():
-        raise UsageError(f'{file} is missing; export with final.formats = ["onnx"] for this')
+        raise UsageError(f'{file} is missing; export with final.formats = ["onnx"] for this command')
     check_sums(export, [onnx.file])
     try:
         return onnx.open(file).forward

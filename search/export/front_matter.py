@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from search.export.formats import weights
-from search.export.opening import formats
+from search.export.how_to_load import whole_formats
 from search.export.record import ExportRecord
 
 if TYPE_CHECKING:
@@ -15,10 +15,10 @@ TASK = "image-classification"
 
 
 def front_matter(record: ExportRecord) -> str:
-    """The front matter in YAML, between two lines of dashes. It has results only if there is a test split."""
+    """The front matter in YAML, between two lines of dashes. Results are in it only if there is a test split."""
     from huggingface_hub import ModelCardData  # imported here: it takes half a second
 
-    library = next((one.hub_library for one in formats(record)), "pytorch")
+    library = next((one.hub_library for one in whole_formats(record)), "pytorch")
     results = _results(record) if record.evaluation.split == "test" else None
     models = dict.fromkeys(one.architecture for one in record.members) or [record.model.architecture]
     data = ModelCardData(

@@ -19,14 +19,14 @@ MISTAKES = 12
 """Number of mistakes that are shown."""
 
 CELLS = 4
-"""Smallest number of cells along each side of a heat map. In a model for small pictures, the last stage has one."""
+"""Smallest number of cells along each side of a heat map. The last stage of a model for small pictures has only one."""
 
 
 def confident_mistakes(whole: nn.Module, data: Dataset, split: str, logits: NDArray[np.float32]) -> list[Mistake]:
     """The mistakes with the highest probability of the wrong class, the most confident first; at most MISTAKES.
 
     Args:
-        whole: the exported model, in eval mode on the CPU. For an ensemble, a map is the mean over the members.
+        whole: the exported model, in eval mode on the CPU. The heat map of an ensemble is the mean over its members.
         data: the pictures.
         split: the evaluated split.
         logits: [n, classes], the model's logits on the split.
@@ -65,7 +65,7 @@ def layer_cam(model: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> 
     Args:
         model: a model in eval mode.
         images: [n, channels, size, size], normalised.
-        classes: [n], a class for each.
+        classes: [n], a class for each image.
 
     Returns:
         [n, size, size] from 0 to 1; None if the model has no square feature maps, such as a transformer.
@@ -97,11 +97,10 @@ def layer_cam(model: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> 
 
 
 def _last_stage(model: nn.Module, image: torch.Tensor) -> tuple[nn.Module, int] | None:
-    """The last module whose output has at least CELLS cells per side, and the number of its call.
+    """The last module whose output has at least CELLS cells per side, and the number of the call, from 0.
 
-    If no output has that many, it is the last module among those with the most cells.
-
-    The number is needed because a model may call the same module more than once in a forward pass.
+    If no output has so many, it is the last module among those with the most cells. The number of the call is needed
+    because a model may call the same module more than once in a forward pass.
     """
     found: list[tuple[nn.Module, int, int]] = []
     calls = Counter[nn.Module]()

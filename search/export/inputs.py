@@ -17,11 +17,11 @@ TABLES = (".csv", ".tsv")
 
 
 def find_pictures(given: Sequence[Path]) -> list[Path]:
-    """The picture files that the arguments mean, in their order.
+    """The picture files that the arguments of ``search predict`` stand for, in the order of the arguments.
 
-    A folder means all files below it, as the scan of training pictures finds them: through links, sorted by name,
-    without files of operating systems and of this program. A pattern (``"new/*.jpg"``) means the files that it
-    matches, a .csv or .tsv file the pictures that it lists. Any other path is a picture, even if there is no such file.
+    A folder stands for all files below it, as the scan of training pictures finds them: through links, sorted by name,
+    without files of operating systems and of this program. A pattern (``"new/*.jpg"``) stands for the files that match,
+    and a .csv or .tsv file for the pictures that it lists. Any other path is a picture, even if there is no such file.
 
     Raises:
         DataError: a folder, a pattern or a table has no picture, or cannot be read.
@@ -51,7 +51,8 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _listed(table: Path) -> list[Path]:
-    """The pictures of a table: paths relative to the table's folder, or else to the working folder."""
+    """The pictures of a table. Its paths are relative to the table's folder; if there is no such file, to the working
+    folder."""
     header, lines = read_lines(table)
     names = [name.lower() for name in header]
     known = [names.index(name) for name in ("picture", *FILE_COLUMNS) if name in names]
@@ -75,7 +76,7 @@ def _placed(table: Path, cell: str) -> Path:
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample file, as contests give one: the answer gets its ids, its order and its columns."""
+    """A sample file, as contests provide it. The written file gets its ids, its order and its columns."""
 
     path: Path
     header: tuple[str, ...]
@@ -91,7 +92,7 @@ class Sample:
 
         Raises:
             UsageError: there is no such file.
-            DataError: it cannot be read, an id may mean several pictures, or no id means a given picture.
+            DataError: the file cannot be read, an id fits several pictures, or no id fits any given picture.
         """
         if not path.is_file():
             raise UsageError(f"--like {path}: there is no such file")

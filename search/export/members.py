@@ -10,15 +10,15 @@ from search.export.recorded import RecordedSelection
 from studies.objective import Objective, number_of
 
 
-def name_of(record: ExportRecord) -> str:
-    """The models of an export: "resnet10t", "3 x resnet10t", "2 x resnet10t and rexnet_100"."""
+def models_in_words(record: ExportRecord) -> str:
+    """The models of an export in words: "resnet10t", "3 x resnet10t", "2 x resnet10t and rexnet_100"."""
     models = Counter(one.architecture for one in record.members) or Counter(
         {record.model.architecture: record.model.members}
     )
     return " and ".join(f"{number} x {model}" if number > 1 else model for model, number in models.items())
 
 
-def size_of(counted: int, each: Sequence[int], limit: int | None, *, limit_each: bool) -> str:
+def size_in_words(counted: int, each: Sequence[int], limit: int | None, *, limit_each: bool) -> str:
     """The size of an export in words, with the limit and the size of each member.
 
     Args:
@@ -42,9 +42,9 @@ def selection_in_words(selection: RecordedSelection, objective: Objective) -> st
     order = ", ".join(map(str, selection.members))
     values = ", ".join(number_of(value, objective) for value in selection.values)
     return (
-        f"Of {selection.of} trained models, {len(selection.members)} are kept, in this order: {order}. They were "
+        f"{len(selection.members)} of {selection.of} trained models are exported, in this order: {order}. They were "
         "chosen on the validation split by greedy forward selection without replacement (Caruana et al., 2004): first "
-        "the best model, then each time the model with which the ensemble was best. Its value on validation after each "
-        f"choice: {values}. The last value is likely too high, because the same pictures chose the members. Only "
-        "pictures that had no part in a choice measure the ensemble, such as those of a test split."
+        "the best model, then each time the model with which the ensemble was best. The ensemble's value on validation "
+        f"after each choice: {values}. The last value is likely too high, because the same pictures chose the members. "
+        "Only pictures that had no part in a choice measure the ensemble, such as those of a test split."
     )

@@ -1,4 +1,4 @@
-"""Computes the results in metrics.json, with the one evaluation of the exported model, and shows them as text."""
+"""Evaluates the exported model once, computes the results in metrics.json, and puts them into words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from search.console import show_progress
 from search.export.formats import weights
-from search.export.opening import ways
+from search.export.how_to_load import loading_lines
 from search.export.record import (
     DENSE_CLASSES,
     Description,
@@ -36,12 +36,12 @@ from search.export.scores import (
 )
 from search.export.trainings import Outcome
 from search.figures.mistakes import caption
-from search.figures.png import Epoch, confused_pairs, dense
-from search.study.confirmation import Confirmation, confirmed
+from search.figures.png import CurvePoint, confused_pairs, dense
+from search.study.confirmation import Confirmation, confirmation_of
 from search.study.exported import Exported
 from search.study.gain import Gain, gain_of, wilson_interval
 from search.study.noise import Noise, noise_of
-from search.study.study import open_test_split
+from search.study.study import record_test_use
 from search.watch.export_section import ExportSection
 from search.words import count, judged_on, trials_in_words
 from studies.objective import words_of
@@ -89,33 +89,33 @@ def evaluate_once(
 
     split = "test" if len(data.splits["test"]) else "val"
     members = list(whole.members) if isinstance(whole, Ensemble) and described.model.members > 1 else []
-    seen, total = 0, len(data.splits[split]) * (1 + (plain is not whole) + len(members))
+    done, total = 0, len(data.splits[split]) * (1 + (plain is not whole) + len(members))
     total += len(data.splits["val"]) if split != "val" else 0
 
     def evaluate(model: nn.Module, split: str) -> tuple[Metrics, torch.Tensor]:
         def counted(pictures: torch.Tensor) -> torch.Tensor:
-            nonlocal seen
-            seen += len(pictures)
-            progress("evaluating, in pictures", seen, total)
-            answer: torch.Tensor = model(pictures)
-            return answer
+            nonlocal done
+            done += len(pictures)
+            progress("evaluating, in pictures", done, total)
+            logits: torch.Tensor = model(pictures)
+            return logits
 
         logits = predict_logits(counted, data, split, cpu)
         return measure(logits, data.labels[data.splits[split]]), logits
 
     openings = 0
     if split == "test":
-        who = final_model(folder / weights.FILE, described.model.views_of(data.mean, data.std))
-        openings = retraining.with_database(lambda: open_test_split(retraining.study, who, trial=described.trial))
+        model = hash_of_model(folder / weights.FILE, described.model.views_of(data.mean, data.std))
+        openings = retraining.with_database(lambda: record_test_use(retraining.study, model, trial=described.trial))
     with show_progress(retraining.console, retraining.raise_if_stopped) as progress:
         result, logits = evaluate(whole, split)
         alone, plain_logits = (result, logits) if plain is whole else evaluate(plain, split)
         member_accuracies = [evaluate(member, split)[0].accuracy for member in members]
         validation = result if split == "val" else evaluate(whole, "val")[0]
-    _keep_logits(folder, logits, None if plain is whole else plain_logits)
+    _write_logits(folder, logits, None if plain is whole else plain_logits)
     labels, many = data.labels[data.splits[split]], len(data.class_names) > DENSE_CLASSES
     n = len(labels)
-    found = None if spec.confirm.is_off else retraining.with_database(lambda: confirmed(retraining.study, spec))
+    found = None if spec.confirm.is_off else retraining.with_database(lambda: confirmation_of(retraining.study, spec))
     return Results(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         evaluation=Evaluation(
@@ -154,7 +154,7 @@ def gain_and_noise(retraining: Retraining) -> dict[str, str | None]:
     study, spec = retraining.study, retraining.spec
 
     def found() -> tuple[Gain | None, Noise | None]:
-        confirmation = None if spec.confirm.is_off else confirmed(study, spec)
+        confirmation = None if spec.confirm.is_off else confirmation_of(study, spec)
         return gain_of(study, spec, confirmation), noise_of(study, spec, confirmation)
 
     return {
@@ -171,8 +171,8 @@ def _near_duplicates(retraining: Retraining, split: str) -> int | None:
         return len(find_near_duplicates(retraining.data, ("train", "test"), progress))
 
 
-def _keep_logits(folder: Path, whole: torch.Tensor, plain: torch.Tensor | None) -> None:
-    """Write the logits to a file for the proof; ``plain`` is None if it equals ``whole``.
+def _write_logits(folder: Path, whole: torch.Tensor, plain: torch.Tensor | None) -> None:
+    """Write the logits to a file for the proof; ``plain`` is None if the plain model is the whole one.
 
     Logits of 10,000 images and 10,000 classes take 400 MB, so equal ones are written once.
     """
@@ -184,9 +184,9 @@ def _keep_logits(folder: Path, whole: torch.Tensor, plain: torch.Tensor | None) 
         np.savez(folder / REFERENCE_LOGITS, whole=whole.numpy(), plain=plain.numpy())
 
 
-def _history(outcomes: Sequence[Sequence[Outcome]], member: int, last_stage: str) -> tuple[Epoch, ...]:
+def _history(outcomes: Sequence[Sequence[Outcome]], member: int, last_stage: str) -> tuple[CurvePoint, ...]:
     return tuple(
-        Epoch(
+        CurvePoint(
             stage=stage,
             epoch=one.epoch,
             train_loss=one.train_loss,
@@ -214,8 +214,8 @@ class Export:
         return self.record.to_json() | {"path": str(self.path)}
 
     @property
-    def kept(self) -> Exported:
-        """The result as the study keeps it."""
+    def result(self) -> Exported:
+        """The result that the study stores."""
         record, result = self.record, self.record.evaluation
         return Exported(
             trial=record.trial,
@@ -233,7 +233,7 @@ class Export:
 
 
 def _value(record: ExportRecord) -> float | None:
-    """The value of the study's objective in the final evaluation, a loss negated; None for accuracy."""
+    """The value of the study's objective in the final evaluation; a loss is negated. None if that is the accuracy."""
     result, scores = record.evaluation, record.evaluation.scores
     match record.search.objective:
         case "accuracy":
@@ -249,7 +249,7 @@ def _value(record: ExportRecord) -> float | None:
 
 
 def text_of_export(export: Export) -> str:
-    """The output of ``search export-best`` at its end."""
+    """The text that ``search export-best`` writes at its end."""
     record, path = export.record, export.path
     result, model, best = record.evaluation, record.model, record.confirmed
     libraries = [one.library for one in record.proof.formats.values()]
@@ -275,13 +275,13 @@ def text_of_export(export: Export) -> str:
             *gain,
             f"  parameters  {model.num_params:,}, multiply-adds {model.macs:,} ({gflops(model.macs)})",
             f"  proof       {', '.join(libraries)} agree to {record.proof.max_logit_difference:.1e}",
-            "  load it     " + "\n              ".join(ways(record, path)),
+            "  load it     " + "\n              ".join(loading_lines(record, path)),
         ]
     )
 
 
-def report_of(record: ExportRecord, mistakes: bytes | None) -> ExportSection:
-    """What the report shows of an export; ``mistakes`` is a PNG, or None if there was none."""
+def section_of(record: ExportRecord, mistakes: bytes | None) -> ExportSection:
+    """The report's section about an export; ``mistakes`` is a PNG, or None if no picture was mistaken."""
     result, scores = record.evaluation, record.evaluation.scores
     assert scores is not None
     accuracy = Score(value=result.accuracy, interval=result.interval)
@@ -299,6 +299,6 @@ def report_of(record: ExportRecord, mistakes: bytes | None) -> ExportSection:
     )
 
 
-def final_model(weights: Path, views: Views) -> str:
-    """Identity of a final model: the hash of its weights and of the views that it averages."""
+def hash_of_model(weights: Path, views: Views) -> str:
+    """The hash of a final model's weights and of the views that it averages."""
     return hashlib.sha256(json.dumps([sha256(weights), *views.names, *views.colour_shift]).encode()).hexdigest()

@@ -22,7 +22,7 @@ def write_out_of_fold(file: Path, whole: nn.Module, retraining: Retraining) -> R
 
     Returns None, and writes nothing, if no fold models are exported.
 
-    The columns: picture, fold (from 1), label, predicted, and the probability of each class under its name.
+    The columns are picture, fold (from 1), label, predicted, and one for each class, with its probability.
 
     Args:
         file: the CSV to write.

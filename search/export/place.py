@@ -93,12 +93,12 @@ class Place:
     target: Path
     """Absolute."""
     is_default: bool
-    """Whether this is the default folder. If its content is not a complete export, it is moved aside. In a folder
-    that the user chose, the new export is refused instead."""
+    """Whether this is the default folder. If the default folder has other content than a complete export, the content
+    is moved aside. If a folder that the user chose has, the export is refused."""
 
     @property
     def flaw(self) -> str | None:
-        """The reason why the present content cannot be replaced; None if it can, or if there is no content."""
+        """The reason why the present content cannot be replaced; None if it can be, or if there is none."""
         if not self._is_taken():
             return None
         if not self.target.is_dir() or self.target.is_symlink():
@@ -107,10 +107,10 @@ class Place:
         return altered(self.target) or (None if strange is None else f"export-best did not write {strange}")
 
     def check(self) -> None:
-        """Check, before anything is trained, that an export can be put here; first undo a half-done exchange.
+        """Check, before anything is trained, that an export can be put here. A half-done exchange is undone first.
 
         Raises:
-            UsageError: it cannot be put here.
+            UsageError: no export can be put here.
         """
         old = self._beside("old")
         if not self._is_taken() and old.is_dir() and altered(old) is None:  # killed between two moves
@@ -210,7 +210,7 @@ def _discard(folder: Path) -> bool:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two folders in one step. Returns False if the system or the file system cannot do that."""
+    """Exchange two folders in one step. Returns False if the kernel or the file system cannot do that."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False

@@ -1,4 +1,4 @@
-"""Classify pictures with an export: ONNX Runtime, and the preprocessing that config.json describes. No torch."""
+"""Classifies pictures with an export, in ONNX Runtime, with the preprocessing that config.json describes. No torch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from search.console import Terminal, show_progress
 from search.errors import UsageError
 from search.export.answers import (
     DEFAULT_COLUMNS,
-    Answers,
+    AnswerFile,
     Class,
     Classified,
-    JsonAnswers,
-    SampleAnswers,
-    TableAnswers,
+    JsonFile,
+    SampleFile,
+    TableFile,
     Unreadable,
     likeliest,
 )
@@ -45,12 +45,12 @@ TOP = 5
 """Default number of classes per picture."""
 
 BATCH_PIXELS = 16 * 224 * 224
-"""Pixels of the pictures in one forward pass. They determine its memory, and hardly its speed (bench/README.md)."""
+"""Pixels of all pictures in one forward pass. More would take more memory, and hardly be faster (bench/README.md)."""
 
 MOST_PER_BATCH = 64
 
 MOST_THREADS = 8
-"""Most pictures decoded at once. A picture of 24 megapixels takes about 150 MB while it is decoded."""
+"""Largest number of pictures that are decoded in parallel. Decoding one of 24 megapixels takes about 150 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +66,9 @@ class Request:
     columns: str | None = None
     """Columns of a .csv; None: DEFAULT_COLUMNS."""
     like: Path | None = None
-    """Sample file with the ids, the order and the columns of a .csv."""
+    """Sample file, whose ids, order and columns the .csv gets."""
     probabilities: bool = False
-    """Whether the file has the probability of every class."""
+    """Whether the written file has the probability of every class."""
     strict: bool = False
     """Whether a picture that cannot be read ends the command."""
 
@@ -111,7 +111,7 @@ def predict(request: Request) -> Predictions:
     """The most likely classes of each picture.
 
     Raises:
-        UsageError: the folder is not an export, or has no model.onnx; an option needs ``out``.
+        UsageError: the folder is not an export, or has no model.onnx; or an option is only for a file.
         ProofFailed: a file of the export has changed since the proof.
         DataError: no picture can be read, or ``strict`` is on and one cannot; the message lists them.
     """
@@ -130,7 +130,7 @@ def predict(request: Request) -> Predictions:
 
 
 def predict_into(out: Path, request: Request) -> Written:
-    """Write the classes of each picture into a file. After a kill at any instant, the file is whole or not there.
+    """Write the classes of each picture into a file. If the process is killed, the file is complete or not there.
 
     Raises:
         UsageError, ProofFailed, DataError: as for ``predict``; or the options do not fit the file.
@@ -143,16 +143,14 @@ def predict_into(out: Path, request: Request) -> Written:
     found = find_pictures(request.given)
     # The file of an earlier call may lie in the folder of the pictures.
     pictures: Sequence[Path] = [one for one in found if one.name != out.name or one.resolve() != out.resolve()]
-    answers: Answers
+    answers: AnswerFile
     if out.suffix.lower() == ".json":
-        answers = JsonAnswers(
-            config.label_names, len(config.label_names) if request.probabilities else request.top or TOP
-        )
+        answers = JsonFile(config.label_names, len(config.label_names) if request.probabilities else request.top or TOP)
     elif request.like is not None:
         sample = Sample.read(request.like, pictures)
-        answers, pictures = SampleAnswers(config.label_names, sample), sample.pictures
+        answers, pictures = SampleFile(config.label_names, sample), sample.pictures
     else:
-        answers = TableAnswers(config.label_names, request.columns or DEFAULT_COLUMNS, each=request.probabilities)
+        answers = TableFile(config.label_names, request.columns or DEFAULT_COLUMNS, each=request.probabilities)
     try:
         with written_aside(out) as file:
             answers.begin(file)
@@ -188,7 +186,7 @@ def _classify(
         request: the arguments, for the export and ``strict``.
         config: the export's configuration.
         pictures: the files of the pictures.
-        take: called with each answer.
+        take: called with the answer for each picture.
 
     Returns:
         The pictures that cannot be read.
@@ -216,7 +214,7 @@ def _classify(
 
 
 def _answers(forward: Forward, config: ModelConfig, pictures: Sequence[Path]) -> Generator[Classified]:
-    """The answers in the order of the pictures. Memory holds two batches of pictures, whatever their number."""
+    """The answers in the order of the pictures. At most two batches of pictures are in memory."""
     preprocessing = config.pretrained_cfg
     data = config.data_config
     size = max(1, min(MOST_PER_BATCH, BATCH_PIXELS // data.image_size**2))
@@ -253,7 +251,7 @@ def _lines(bad: Sequence[Unreadable]) -> list[str]:
 
 
 def warning_of(bad: Sequence[Unreadable], like: Path | None) -> str:
-    """The pictures that cannot be read, in words; ``like`` is the sample file with rows for them, if there is one."""
+    """A warning that lists the pictures that cannot be read; ``like`` is the sample file, if one was given."""
     kept = "" if like is None else f", and keep their values in {like}"
     return f"{count(len(bad), 'picture')} cannot be read{kept}:{as_lines(_lines(bad))}"
 

@@ -4,14 +4,14 @@ Each file is loaded by its stock library, through the ``open`` of its format, wh
 Other code of this program only reads the pictures, and loads weights that no stock library can load (those of an
 ensemble, or of a family that stock timm does not have). The proof checks:
 
-- The model has the parameters and multiply-adds of the card, and is within the limit.
-- Each format gives the accuracy of the card on the same split, and the logits of the exporting process.
+- The model has the parameters and multiply-adds that the card says, and is within the limit.
+- Each format gives the card's accuracy on the same split, and the logits of the exporting process.
 - ``search predict`` reads pictures as they were read for the training.
 - If the pictures are files, a stranger (a user who has only timm and config.json) reads them in the same way. Pictures
   that a plain convert("RGB") reads differently, because of EXIF or depth, are counted.
 
-Stdout has lines of JSON: the progress, [stage, done, total], then the answer. A difference is one sentence on stderr,
-and exit code 9.
+Stdout has lines of JSON: the progress, [stage, done, total], then the answer. If the export differs from its card, a
+sentence on stderr says how, and the exit code is 9.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from search.export.files import ModelConfig, read_images
 from search.export.formats import weights
 from search.export.formats.format import Forward, Opened
 from search.export.formats.table import FORMAT_NAMES, format_of
-from search.export.load import with_load
+from search.export.machine_load import with_load
 from search.process import leave_after
 from trainer.background import without_background
 from trainer.config import DataConfig
@@ -59,14 +59,14 @@ MAX_RELATIVE_DIFFERENCE = 1e-5
 epochs had a logit of 311, and a difference of 1.7e-4 between two libraries."""
 
 MAX_ROUNDING_RATIO = 2.0
-"""Above these two bounds: the largest difference, as a multiple of the model's own rounding. That is the difference
-between its logits in fp32 and in fp64, and each of the two libraries may be off by as much. An EfficientNet after 6
-steps had a logit of 130; fp32 changed its logits by 4e-2, and two libraries differed by 3e-2."""
+"""A difference above both bounds is allowed up to this multiple of the model's own rounding, which is the difference
+between its logits in fp32 and in fp64. Each of the two compared libraries may be off by so much. An EfficientNet after
+6 steps had a logit of 130; fp32 changed its logits by 4e-2, and two libraries differed by 3e-2."""
 
 STRANGER_TOLERANCE = 0.005
 """Largest difference between a stranger's accuracy on the raw files and the card's, besides the pictures that a plain
-convert("RGB") reads differently (16-bit, EXIF-rotated). The other pictures agree, or nearly agree if their sides are
-of more than 64:1."""
+convert("RGB") reads differently (16-bit, EXIF-rotated). The other pictures agree; those with a side more than 64
+times as long as the other only nearly."""
 
 STRANGER_LEVELS = 2.0
 """Largest mean difference, in levels of 255, between a picture as a stranger reads it and as the cache has it."""
@@ -134,7 +134,7 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
     params, macs = _recount(card, model, preprocessing["input_size"], is_whole=is_whole)
     if card.get("members"):
         _recount_members(card, folder, data, preprocessing["input_size"])
-    _same("class names", config["label_names"], list(data.class_names))
+    _check_equal("class names", config["label_names"], list(data.class_names))
 
     indices = data.splits[evaluation["split"]]
     labels = data.labels[indices]
@@ -169,7 +169,7 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
         logits, expected = through(forward, cached), reference["plain" if plain and "plain" in reference else "whole"]
         difference = compare_logits(name, logits, expected, partial(_rounding, plain_model, cached, len(indices)))
         accuracy = float((logits.argmax(1) == labels).mean())
-        _same(f"accuracy through {name}", accuracy, evaluation["plain_accuracy" if plain else "accuracy"])
+        _check_equal(f"accuracy through {name}", accuracy, evaluation["plain_accuracy" if plain else "accuracy"])
         answer["formats"][file] = {"library": name, "accuracy": accuracy, "max_logit_difference": difference}
     answer["max_logit_difference"] = max(one["max_logit_difference"] for one in answer["formats"].values())
 
@@ -192,7 +192,7 @@ def prove(folder: Path, data_config: DataConfig, data: Dataset, *, tell: Tell = 
 def _compared_by_a_stranger(
     accuracy: float, expected: float, data: Dataset, indices: NDArray[np.int64]
 ) -> dict[str, Any]:
-    """The part of the answer about the raw files. Raises Difference if their accuracy is not the expected one."""
+    """The part of the answer about the raw files. Raises Difference if the accuracy on them is not the expected one."""
     misread = Counter(why for index in indices if (why := data.misread.get(data.names[index])))
     if abs(accuracy - expected) > STRANGER_TOLERANCE + misread.total() / len(indices):
         raise Difference(
@@ -244,8 +244,8 @@ def _as_a_stranger(
 def _open_formats(
     folder: Path, card: dict[str, Any], data: Dataset
 ) -> tuple[Any, bool, Any, dict[str, tuple[str, Forward]]]:
-    """The model to count, whether it computes the views, the model of model.safetensors, and for each library its file
-    and a function for logits."""
+    """The model whose parameters are counted; whether it computes the views; the model of model.safetensors; and for
+    each library, the file that it opens and a function for the logits."""
     recorded = [format_of(name) for name in FORMAT_NAMES if name in card["formats"]]
     if gone := next((one.file for one in recorded if not (folder / one.file).exists()), None):
         raise Difference(f"{gone} is not there, although metrics.json lists its format")
@@ -256,7 +256,7 @@ def _open_formats(
         plain = weights.open_weights(folder)
         return plain.model, is_ensemble, plain.model, {weights.LIBRARY: (weights.FILE, plain.forward)} | forwards
     plain = _built_by_this_program(folder, card, data)
-    forwards["this program"] = weights.FILE, plain.forward  # last: the first one is used for the raw files
+    forwards["this program"] = weights.FILE, plain.forward  # the last one, because the first reads the raw files
     whole = next((found.model for found in opened.values() if found.model is not None), None)
     counted = (plain.model, is_ensemble) if whole is None else (whole, True)
     return *counted, plain.model, forwards
@@ -289,12 +289,12 @@ def compare_logits(name: str, found: Pictures, expected: Pictures, rounding: Cal
 
     Args:
         name: the library.
-        found: its logits.
-        expected: those of the exporting process.
-        rounding: measures what fp32 changes in the logits of the model; called only if the fixed bounds are exceeded.
+        found: the library's logits.
+        expected: the logits of the exporting process.
+        rounding: measures how much fp32 changes the model's logits; called only if the fixed bounds are exceeded.
 
     Raises:
-        Difference: it is larger than rounding explains.
+        Difference: the difference is larger than rounding explains.
     """
     difference = float(np.abs(found - expected).max())
     allowed = max(MAX_LOGIT_DIFFERENCE, MAX_RELATIVE_DIFFERENCE * float(np.abs(expected).max()))
@@ -321,11 +321,11 @@ def _recount(card: dict[str, Any], model: Any, shape: list[int], *, is_whole: bo
     recorded, limit = card["model"], card["limit"]
     if not is_whole:
         macs *= 1 + len(recorded["views"])  # model.safetensors computes no views; the other formats do
-    _same("parameters", params, recorded["num_params"])
-    _same("multiply-adds", macs, recorded["macs"])
+    _check_equal("parameters", params, recorded["num_params"])
+    _check_equal("multiply-adds", macs, recorded["macs"])
     if not (limit["each"] and card.get("members")):  # for several trials, _recount_members compares
         parts = recorded["members"] if limit["each"] else 1
-        _within("the model", params // parts, macs // parts, limit)
+        _check_limit("the model", params // parts, macs // parts, limit)
     return params, macs
 
 
@@ -335,24 +335,24 @@ def _recount_members(card: dict[str, Any], folder: Path, data: Dataset, shape: l
     for recorded, member in zip(card["members"], ensemble.members, strict=True):
         params, macs = _counted(member, shape)
         macs *= 1 + len(card["model"]["views"])
-        _same(f"parameters of trial {recorded['trial']}", params, recorded["num_params"])
-        _same(f"multiply-adds of trial {recorded['trial']}", macs, recorded["macs"])
+        _check_equal(f"parameters of trial {recorded['trial']}", params, recorded["num_params"])
+        _check_equal(f"multiply-adds of trial {recorded['trial']}", macs, recorded["macs"])
         if card["limit"]["each"]:
-            _within(f"trial {recorded['trial']}", params, macs, card["limit"])
+            _check_limit(f"trial {recorded['trial']}", params, macs, card["limit"])
 
 
 def _counted(model: Any, shape: list[int]) -> tuple[int, int]:
     """Parameters of a model, and its multiply-adds for one picture."""
-    # torch counts no attention of the CPU's fused kernel; the plain one consists of counted products.
+    # torch does not count attention in the CPU's fused kernel; the plain kernel consists of products that it counts.
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model(torch.zeros(1, *shape))
     return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2
 
 
-def _within(who: str, params: int, macs: int, limit: dict[str, Any]) -> None:
+def _check_limit(name: str, params: int, macs: int, limit: dict[str, Any]) -> None:
     for what, counted, most in (("parameters", params, limit["params"]), ("multiply-adds", macs, limit["macs"])):
         if most is not None and counted > most:
-            raise Difference(f"{who} has {counted:,} {what}, over the limit of {most:,}")
+            raise Difference(f"{name} has {counted:,} {what}, over the limit of {most:,}")
 
 
 def _latencies(forwards: dict[str, tuple[str, Forward]], pictures: Pictures, tell: Tell) -> dict[str, dict[str, float]]:
@@ -385,7 +385,7 @@ def _hardware() -> str:
     return f"{name}, {cores} core{'s' if cores > 1 else ''}"
 
 
-def _same(what: str, found: object, expected: object) -> None:
+def _check_equal(what: str, found: object, expected: object) -> None:
     if found != expected:
         raise Difference(f"{what}: {found} in the export, {expected} in its card")
 

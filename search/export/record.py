@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, field_serializer
 
 from search.errors import UsageError
-from search.export.load import Load
+from search.export.machine_load import Load
 from search.export.recorded import (
     Recorded,
     RecordedData,
@@ -29,9 +29,9 @@ from search.export.recorded import (
     RecordedSelection,
 )
 from search.figures.confusion import table_of
-from search.figures.png import Confused, Epoch
+from search.figures.png import Confused, CurvePoint
 from search.study.confirmation import Confirmation
-from search.study.finalists import Candidate
+from search.study.finalists import Finalist
 from studies.objective import words_of
 from trainer.values import Json
 
@@ -67,7 +67,7 @@ class Description(Recorded):
     teacher: str | None
     """SHA-256 of the teacher's weights, or its name in timm; None without distillation."""
     seeds: tuple[int, ...]
-    """The seed of each training; ``selection`` says which are exported, if that is not all."""
+    """The seed of each training. If not all models are exported, ``selection`` says which are."""
     sampled: Mapping[str, Json]
     data: RecordedData
     versions: Mapping[str, str]
@@ -75,7 +75,7 @@ class Description(Recorded):
     commit: str | None
     """Commit of this program; None if it does not run from its repository."""
     members: tuple[RecordedMember, ...] = Field((), exclude_if=lambda members: not members)
-    """The members, if they are of several trials; else empty."""
+    """The members, if they belong to several trials; else empty."""
     rerank_settings: Mapping[str, Json] | None = Field(None, exclude_if=lambda settings: settings is None)
     """The [final.rerank] table; None without it."""
     gallery: bool = Field(False, exclude_if=lambda gallery: not gallery)
@@ -83,8 +83,8 @@ class Description(Recorded):
     license: str | None = Field(None, exclude_if=lambda license: license is None)
     """The licence of the model: ``final.license``; None if the study states none."""
     unconfirmed: Literal["chosen", "measured"] | None = Field(None, exclude_if=lambda unconfirmed: unconfirmed is None)
-    """The step that the hours of the study left no time for: to choose the trial with fresh seeds, or to measure the
-    chosen trial with further seeds; None if there was time for both."""
+    """The step for which the hours of the study left no time: "chosen": to choose the trial with fresh seeds;
+    "measured": to measure the chosen trial with further seeds. None if there was time for both."""
     identity: str
     """SHA-256 of all of the above. If it has not changed, the study is not exported again."""
     event_log: str | None
@@ -118,7 +118,7 @@ class Description(Recorded):
                 return ""
 
     @property
-    def confirmed(self) -> Candidate | None:
+    def confirmed(self) -> Finalist | None:
         """The exported trial among the confirmed candidates; None if it was not confirmed, or there are several."""
         return None if self.confirmation is None or self.members else self.confirmation.candidate(self.trial)
 
@@ -145,7 +145,7 @@ class Score(Recorded):
 
     @property
     def in_brief(self) -> str:
-        """The same for a narrow column: "97.12% (96.00 to 98.01)"."""
+        """``in_words`` for a narrow column: "97.12% (96.00 to 98.01)"."""
         if self.interval is None:
             return f"{self.value:.2%}"
         low, high = (f"{100 * end:.2f}" for end in self.interval)
@@ -161,9 +161,9 @@ class ClassScore(Recorded):
     predicted: int
     """Number of pictures that were classified as the class."""
     precision: Score | None
-    """Precision: share of correct ones among the pictures classified as the class; None if it was never predicted."""
+    """Share of the pictures classified as the class that belong to it; None if the class was never predicted."""
     recall: Score | None
-    """Recall: share of correct ones among the pictures of the class; None if it has no pictures."""
+    """Share of the class's pictures that were classified as the class; None if it has no pictures."""
     f1: float | None
     """Harmonic mean of precision and recall; None if the class has no picture and was never predicted."""
 
@@ -218,7 +218,7 @@ class Evaluation(Recorded):
 
     @property
     def table(self) -> NDArray[np.int64]:
-        """[k, 3]: the rows of ``confusion_table``, also if the record has ``confusion`` instead."""
+        """[k, 3]: the rows of ``confusion_table``. If the record has ``confusion``, they are computed from it."""
         if self.confusion_table is not None:
             return np.array(self.confusion_table, np.int64).reshape(-1, 3)
         return table_of(np.array(self.confusion or (), np.int64))
@@ -252,7 +252,7 @@ class Results(Recorded):
     created: str
     evaluation: Evaluation
     validation: Validation
-    histories: tuple[tuple[Epoch, ...], ...]
+    histories: tuple[tuple[CurvePoint, ...], ...]
     """The epochs of each member, in all stages."""
     measured_on_this_machine: Measured
     selection: RecordedSelection | None = Field(None, exclude_if=lambda selection: selection is None)
@@ -312,7 +312,7 @@ class ExportRecord(Results, Description):
 
     @property
     def measured_on(self) -> str:
-        """The split of the accuracy, and what the model was trained on if that is not the training split."""
+        """The split on which the accuracy was measured; also the training pictures, if not the training split."""
         split = "test" if self.evaluation.split == "test" else "validation"
         if split == "validation" and self.sees_validation:
             return f"on the {split} split, which it was trained on"
@@ -325,8 +325,8 @@ class ExportRecord(Results, Description):
     @classmethod
     def proven(cls, described: Description, results: Results, answer: ProofAnswer) -> Self:
         """Build the record of an export from its description, its results and the answer of the proof."""
-        times = {"hardware": answer.hardware, "latency_ms": answer.latency_ms, "load": answer.load}
-        measured = results.measured_on_this_machine.model_copy(update=times)
+        machine = {"hardware": answer.hardware, "latency_ms": answer.latency_ms, "load": answer.load}
+        measured = results.measured_on_this_machine.model_copy(update=machine)
         parts = dict(described) | dict(results) | {"measured_on_this_machine": measured, "proof": dict(answer)}
         return cls.model_validate(parts)
 
@@ -335,7 +335,7 @@ class ExportRecord(Results, Description):
         """Read the record of an export.
 
         Raises:
-            UsageError: metrics.json is missing, or has another shape.
+            UsageError: metrics.json is missing, or does not have the shape of this version.
         """
         file = folder / METRICS
         try:

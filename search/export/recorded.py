@@ -1,4 +1,4 @@
-"""Types of the parts of metrics.json, as frozen values. Most of them are known before anything is trained."""
+"""Types of the parts of metrics.json, as frozen values. Most of their values are known before anything is trained."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Recorded(BaseModel):
 
 
 class RecordedFancyPca(Recorded):
-    """The colour shift of the view fancy_pca, see ``trainer.fancy_pca``. Channels are 0 to 1."""
+    """The colour shift of the view fancy_pca, see ``trainer.fancy_pca``. Channels have values from 0 to 1."""
 
     axes: tuple[tuple[float, ...], ...]
     variances: tuple[float, ...]
     draws: tuple[float, ...]
     shift: tuple[float, ...]
-    """What is added to each channel."""
+    """Value that is added to each channel."""
 
 
 class RecordedModel(Recorded):
@@ -77,7 +77,7 @@ class RecordedSearch(Recorded):
     """Seconds of training, summed over all workers."""
     objective: Objective = Field("accuracy", exclude_if=lambda objective: objective == "accuracy")
     value: float | None = Field(None, exclude_if=lambda value: value is None)
-    """Value of another objective; a loss is negated."""
+    """Value of an objective other than the accuracy; a loss is negated."""
 
     @property
     def in_words(self) -> str:
@@ -109,7 +109,7 @@ class RecordedMember(Recorded):
 
     trial: int
     value: float
-    """Value of its trial in the search; a loss is negated."""
+    """Value of the trial in the search; a loss is negated."""
     seed: int
     architecture: str
     model_args: Mapping[str, Json]
@@ -117,7 +117,7 @@ class RecordedMember(Recorded):
     macs: int
     """Multiply-adds for one picture, of all views together."""
     config: Mapping[str, Json]
-    """Its [train] table."""
+    """The [train] table of the member."""
     sampled: Mapping[str, Json]
 
 
@@ -173,7 +173,8 @@ class RecordedRerank(Recorded):
 
 
 class RecordedOutOfFold(Recorded):
-    """The fold models on the pictures of the training and validation splits, each on those it was not trained on."""
+    """Results of the fold models on the training and validation splits. The model that was not trained on a picture
+    classifies it."""
 
     n: int
     """Number of pictures."""

@@ -24,12 +24,13 @@ from trainer.models import build_model
 
 
 def compare_reranked(figure: Path, retraining: Retraining, trained: list[list[Training]]) -> RecordedRerank | None:
-    """Compare the two last trainings on the validation split, and draw the ranks; None without [final.rerank].
+    """Compare the two trainings of the last stage on the validation split, and draw the ranks. None without
+    [final.rerank].
 
     Args:
-        figure: PNG for the heat map.
+        figure: file for the heat map, a PNG.
         retraining: the export's trainings.
-        trained: its stages; the last one has the reranked training, then the plain one.
+        trained: the stages; the last one has the reranked training, then the plain one.
     """
     rerank, data = retraining.spec.final.rerank, retraining.data
     if rerank is None:

@@ -1,4 +1,4 @@
-"""The trainings for an export: the best candidates with fresh seeds, then the final training of the chosen one."""
+"""The trainings for an export: the best candidates are trained with fresh seeds, then the winner for the last time."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from search.plan.schedule import Schedule
 from search.policy.race import cost
 from search.study.confirmation import (
     Confirmation,
-    Kept,
+    ConfirmationPlan,
     begin,
     candidates,
-    confirmed,
+    confirmation_of,
     final_seed,
     missing,
-    planned,
+    plan_of,
     record,
 )
 from search.study.marks import own_trials
@@ -86,14 +86,15 @@ class Retraining:
         self.owned, self.study, self.spec, self.runs, self.data = owned, owned.study, owned.spec, runs, data
         self.devices, self.console, self.deadline = devices, console, Deadline(schedule)
         self.unconfirmed: Unconfirmed | None = None
-        """The step of the confirmation that there was no time for; None if there was time for all."""
+        """The step of the confirmation for which there was no time; None if there was time for all steps."""
         self.raise_if_stopped = partial(raise_if_stopped, runs, self.spec.name)
         """Called between the steps of the export."""
         self.confirming: list[Training] = []
+        """All trainings that the confirmation may need."""
         self.first_seed = 0
         """Number of the first member's seed. After a confirmation, it is the first seed that measured the winner."""
         self.unrecorded: deque[tuple[int, int, float | None, float]] = deque()
-        """Results of confirming trainings that are not in the database yet: the arguments of ``record``."""
+        """Results of the confirmation that are not in the database yet: the arguments of ``record``."""
         self.outage = Outage(console.say)
         self.queue: TrainingQueue | None = None
 
@@ -121,9 +122,9 @@ class Retraining:
             time.sleep(POLL_SECONDS)
         return answers[-1]
 
-    def _keep_up(self) -> None:
-        """Raise after a stop request and after the deadline of the confirmation. Check the study's lock, which a
-        database server loses in a restart, and record results."""
+    def _each_turn(self) -> None:
+        """Raise if the export was asked to stop, or if the confirmation's time is over. Check the study's lock, which
+        a database server loses in a restart, and record results."""
         self.raise_if_stopped()
         self.deadline.check()
         self.outage.with_database(self.owned.check, self._record)
@@ -137,14 +138,14 @@ class Retraining:
     # -- the choice of the trials
 
     def choose(self, numbers: Sequence[int] = ()) -> tuple[list[FrozenTrial], Confirmation | None]:
-        """Choose the trials to export: ``numbers``, or else the winner of the confirmation, which is completed first.
+        """Choose the trials to export: those in ``numbers``; if it is empty, the winner of the confirmation.
 
         Returns:
-            The trials; and the confirmation, or None if there is none or there was no time to complete it.
+            The trials, and the confirmation; None instead of it if there is none, or was no time to complete it.
         """
         if not numbers and not self.spec.confirm.is_off and (trial := self._confirm()) is not None:
-            return [trial], None  # unconfirmed, because the time is over
-        found = None if self.spec.confirm.is_off else confirmed(self.study, self.spec)
+            return [trial], None  # not confirmed, because the time is over
+        found = None if self.spec.confirm.is_off else confirmation_of(self.study, self.spec)
         if numbers or found is None:
             return choose_trials(self.study, numbers, self.spec), found
         self.console.say(found.sentence)
@@ -160,19 +161,19 @@ class Retraining:
         """Train the best candidates again, round by round, and then the winner with the seeds that measure it.
 
         Returns:
-            None if the confirmation is complete; else the trial to export unconfirmed, because the time is over.
+            None if the confirmation is complete. If the time is over before that, the trial to export unconfirmed.
         """
         self.with_database(lambda: begin(self.study, self.spec, len(self.devices)))
-        plan = planned(self.study, self.spec)
+        plan = plan_of(self.study, self.spec)
         chosen = candidates(self.study, self.spec, plan.race)
         self._say_plan(plan, chosen)
         seeds = range(plan.first_report + plan.report_seeds)
-        self.confirming = [self._confirming(trial, number) for trial in chosen for number in seeds]
+        self.confirming = [self._confirming_training(trial, number) for trial in chosen for number in seeds]
         while todo := missing(self.study, self.spec):
             is_report = todo[0][1] >= plan.first_report
             self.deadline.begin_round([view_of(trial) for trial in exportable(own_trials(self.study), self.spec)])
             try:
-                self._train_confirming("measuring the winner" if is_report else "confirming", todo)
+                self._train_round("measuring the winner" if is_report else "confirming", todo)
             except TimeIsUp:
                 self.deadline.lift()
                 self._end_workers()
@@ -182,25 +183,26 @@ class Retraining:
         self.first_seed = plan.first_report if plan.report_seeds else 0
         return None
 
-    def _train_confirming(self, stage: str, todo: list[tuple[FrozenTrial, int]]) -> None:
+    def _train_round(self, stage: str, todo: list[tuple[FrozenTrial, int]]) -> None:
+        """Train each of these trials with its seed, given by number, and record the results."""
         self.deadline.check()
-        trainings = {self._confirming(*one).label: one for one in todo}
-        with closing(self._outcomes(stage, [self._confirming(*one) for one in todo])) as outcomes:
+        trainings = {self._confirming_training(*one).label: one for one in todo}
+        with closing(self._outcomes(stage, [self._confirming_training(*one) for one in todo])) as outcomes:
             for outcome in outcomes:
                 trial, number = trainings[outcome.training.label]
                 value = None if outcome.diverged else value_of(outcome.results[-1], self.spec.search.objective)
-                self.deadline.measure(outcome)
+                self.deadline.add_steps(outcome)
                 self.unrecorded.append((trial.number, number, value, outcome.seconds))
-                self._keep_up()
+                self._each_turn()
         self.with_database(self._record)
 
     def _give_up_confirming(self, winner: FrozenTrial | None) -> FrozenTrial:
-        """The trial to export because the time is over: the winner of the race, or else the best of the search."""
+        """The trial to export when the time is over: the winner of the race, or without one the best of the search."""
         self.unconfirmed = "measured" if winner is not None else "chosen"
         self.console.say(sentence_of(self.unconfirmed, self.spec.name), WARNING)
         return winner or choose_trials(self.study, (), self.spec)[0]
 
-    def _say_plan(self, plan: Kept, chosen: list[FrozenTrial]) -> None:
+    def _say_plan(self, plan: ConfirmationPlan, chosen: list[FrozenTrial]) -> None:
         total, done = cost(plan.race, len(chosen)) + plan.report_seeds, len(plan.results)
         parts: list[str] = []
         for one in plan.race:
@@ -218,7 +220,7 @@ class Retraining:
                 f"not confirmed, because they exceed the limit as [final] exports them: trial {', '.join(passed)}"
             )
 
-    def _confirming(self, trial: FrozenTrial, number: int) -> Training:
+    def _confirming_training(self, trial: FrozenTrial, number: int) -> Training:
         config = self.spec.config_for(sampled_settings(trial), final_seed(self.spec, trial.number, number))
         return self._training(trial, f"trial {trial.number}, seed {number + 1}", config, folds=self.spec.data.folds)
 
@@ -228,11 +230,11 @@ class Retraining:
         """The stages of the final training, each with a training for every member.
 
         The members have the seeds that measured the winner of a confirmation, if there are any. These seeds had no part
-        in the choice of the trial, so no member was chosen for its own result. If a member has the same recipe as such
-        a training, it has the same checkpoint and is not trained again.
+        in the choice of the trial, so no member was chosen for its own result. A member may have the same recipe as one
+        of the trainings that measured the winner. Then it has the same checkpoint, and is not trained again.
 
-        With [final.rerank], the last stage has the training of the exported model, and then the plain one that it is
-        compared with. Both have the next seed. With its own seed, the model would get the same epochs a second time.
+        With [final.rerank], the last stage has two trainings: that of the exported model, then the plain one with which
+        it is compared. Both have the next seed. With the seed of the first stage, they would repeat its batches.
 
         Raises:
             ConfigError: the model has no such convolution as [final.rerank] names.
@@ -260,40 +262,40 @@ class Retraining:
         return [first, last] if last else [first]
 
     def train(self, stages: Stages) -> list[list[Outcome]]:
-        """Run the trainings that are not finished yet, on all devices. Returns the outcomes of the models, by stage.
+        """Run the trainings that are not finished yet, on all devices. Returns the outcome of each model, by stage.
 
         Raises:
             DivergedError: one of the trainings diverged.
         """
-        ended = []
+        by_stage = []
         for name, stage in zip(("retraining", self.spec.final.last_stage), stages, strict=False):
             with closing(self._outcomes(name, stage)) as found:
                 outcomes = {outcome.training.label: outcome for outcome in found}
-            ended.append([outcomes[training.label] for training in stage])
-            for outcome in ended[-1]:
+            by_stage.append([outcomes[training.label] for training in stage])
+            for outcome in by_stage[-1]:
                 if outcome.diverged:
                     raise DivergedError(f"{outcome.training.label}: {outcome.diverged}")
         self._end_workers()  # the evaluation and the proof need their memory
-        return [[member for outcome in stage for member in _members_of(outcome)] for stage in ended]
+        return [[member for outcome in stage for member in _members_of(outcome)] for stage in by_stage]
 
     def _outcomes(self, stage: str, trainings: list[Training]) -> Generator[Outcome]:
         """The outcome of each training. Workers are started only for trainings that are not finished on disk."""
         from trainer.checkpoint import load_checkpoint
 
-        left = []
+        unfinished = []
         for training in trainings:
             saved = [one.history for one in map(load_checkpoint, training.files) if one is not None]
             if len(saved) < len(training.files) or not all(history[-1].final for history in saved):
-                left.append(training)
+                unfinished.append(training)
             elif training.folds:
                 ends = [replace(history[-1], seconds=sum(one.seconds for one in history)) for history in saved]
                 means = (over_folds(ends[: number + 1], training.folds) for number in range(training.folds))
                 yield Outcome(training, tuple(means))
             else:
                 yield Outcome(training, saved[0])
-        if left:
+        if unfinished:
             with show_progress(self.console) as progress:
-                yield from self._queue().train(stage, left, progress)
+                yield from self._queue().train(stage, unfinished, progress)
 
     def _queue(self) -> TrainingQueue:
         """The one queue of this export. Its workers stay from stage to stage, because starting one takes seconds."""
@@ -305,7 +307,7 @@ class Retraining:
                 self.data.cache_path,
                 self.spec.faults,
                 say=self.console.say,
-                each_turn=self._keep_up,
+                each_turn=self._each_turn,
             )
             wait_briefly(self.study)
         return self.queue
@@ -326,9 +328,9 @@ class Retraining:
         start: Path | None = None,
         rerank: Rerank | None = None,
     ) -> Training:
-        """A training whose checkpoint is named by a hash of everything that its result depends on.
+        """A training. Its checkpoint is named by a hash of everything that affects the result.
 
-        Many parameters: everything that its result depends on.
+        Many parameters: everything that affects the result.
         """
         teacher = teacher_hash(config)
         parts = [identity_json(config), self.data.fingerprint, folds, fit_on, start and start.parent.name, teacher]
@@ -350,14 +352,14 @@ class Retraining:
     def tidy(self, trials: Sequence[FrozenTrial]) -> None:
         """Remove the checkpoints of confirmed candidates that were not chosen; their results are in the study."""
         if self.unconfirmed is not None:
-            return  # a later export goes on with them
+            return  # a later export completes the confirmation with them
         for training in self.confirming:
             if training.trial not in {trial.number for trial in trials}:
                 shutil.rmtree(training.checkpoint.parent, ignore_errors=True)
 
 
 def _members_of(outcome: Outcome) -> list[Outcome]:
-    """The outcome of each model of a training: of one model, or of one for each fold."""
+    """The outcome of each model of a training. With folds, a training has a model for each fold; else it has one."""
     from trainer.checkpoint import load_checkpoint
 
     if not outcome.training.folds:

@@ -1,4 +1,4 @@
-"""Scores of an export besides its accuracy: over all classes, of each class, of the probabilities. Without torch."""
+"""Scores of an export besides its accuracy: over all classes, for each class, for the probabilities. Without torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from search.study.noise import Z95
 from trainer.scores import ClassCounts
 
 TOP = 5
-"""A picture counts for the top-5 accuracy if its class is among this number of likeliest classes."""
+"""Number of likeliest classes; a picture counts for the top-5 accuracy if its class is one of them."""
 
 BINS = 15
 """Number of bins of the calibration error, of equal width, as in Guo et al., 2017."""
@@ -61,7 +61,7 @@ class Answers:
 
     @classmethod
     def joined(cls, parts: Sequence[Answers]) -> Answers:
-        """The answers of several batches as one."""
+        """Join the answers for several batches of pictures."""
         return cls(
             np.concatenate([part.predicted for part in parts]),
             np.concatenate([part.confidence for part in parts]),
@@ -124,7 +124,7 @@ def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_])
 
     Args:
         confidence: [n], the probability of the likeliest class.
-        right: [n], whether it is the true one.
+        right: [n], whether the likeliest class is the true one.
     """
     gaps = np.bincount(_bins(confidence), weights=right - confidence, minlength=BINS)
     return float(np.abs(gaps).sum() / len(right))
@@ -163,7 +163,7 @@ def _share(value: float, of: int) -> Score | None:
 
 
 SHOWN_CLASSES = 30
-"""Most classes that a card lists. If there are more, it lists those with the lowest F1."""
+"""Largest number of classes that a card lists. If there are more, it lists those with the lowest F1."""
 
 
 def score_rows(scores: Scores | None) -> dict[str, str]:
@@ -185,7 +185,7 @@ def score_rows(scores: Scores | None) -> dict[str, str]:
 
 
 def class_rows(scores: Scores, spell: Callable[[str], str] = str) -> list[list[str]]:
-    """A row for each class, at most SHOWN_CLASSES: name, pictures, predicted, precision, recall, F1."""
+    """A row for each class, at most SHOWN_CLASSES, with CLASS_COLUMNS; ``spell`` writes the name of a class."""
     shown: Sequence[ClassScore] = scores.classes
     if len(shown) > SHOWN_CLASSES:
         shown = sorted(scores.classes, key=lambda one: -1 if one.f1 is None else one.f1)[:SHOWN_CLASSES]
@@ -203,7 +203,7 @@ def class_rows(scores: Scores, spell: Callable[[str], str] = str) -> list[list[s
 
 
 def which_classes(scores: Scores) -> str:
-    """Which classes ``class_rows`` has, in words."""
+    """The line above the table of ``class_rows``: which classes it has."""
     few = len(scores.classes) <= SHOWN_CLASSES
     which = "Each class" if few else f"The {SHOWN_CLASSES} classes with the lowest F1; metrics.json has all"
     return f"{which}, with Wilson's intervals:"
@@ -213,7 +213,7 @@ CLASS_COLUMNS = ("class", "pictures", "predicted", "precision", "recall", "F1")
 
 
 def never_predicted(scores: Scores, spell: Callable[[str], str] = str) -> str:
-    """A sentence that names the classes that have pictures and were never predicted; empty if there are none."""
+    """A sentence with the classes that have pictures but were never predicted; empty if there are none."""
     names = [spell(one.name) for one in scores.classes if one.n and not one.predicted]
     if not names:
         return ""

@@ -31,10 +31,11 @@ def select(
     libraries of models", ICML 2004).
 
     The first member is the model that is best alone. Each further member is the one with which the mean of the
-    probabilities is best. Of equals, the one with the lower cross-entropy is taken, then that with the lower number.
+    probabilities is best. If two models are equal, the one with the lower cross-entropy is taken; if that is equal
+    too, the one with the lower number.
 
     Args:
-        votes: for each member, logarithms of its probabilities [n, classes].
+        votes: for each trained model, logarithms of its probabilities [n, classes].
         labels: [n], the true classes.
         keep: number of members to choose.
         objective: the value to maximize.
@@ -42,20 +43,20 @@ def select(
     chosen: list[int] = []
     values: list[float] = []
     for _ in range(keep):
-        found = {}
+        merits = {}
         for number in range(len(votes)):
             if number not in chosen:
                 together = torch.stack([votes[one] for one in (*chosen, number)])
                 metrics = measure(torch.logsumexp(together, dim=0) - math.log(len(together)), labels)
-                found[number] = value_of(metrics, objective, votes[0].shape[1]), -metrics.loss, -number
-        best = max(found, key=lambda number: found[number])
+                merits[number] = objective_of(metrics, objective, votes[0].shape[1]), -metrics.loss, -number
+        best = max(merits, key=lambda number: merits[number])
         chosen.append(best)
-        values.append(found[best][0])
+        values.append(merits[best][0])
     return RecordedSelection(of=len(votes), members=tuple(number + 1 for number in chosen), values=tuple(values))
 
 
-def value_of(metrics: Metrics, objective: Objective, num_classes: int) -> float:
-    """The value of an objective; a loss is negated."""
+def objective_of(metrics: Metrics, objective: Objective, num_classes: int) -> float:
+    """The value of an objective, from the metrics of an evaluation; a loss is negated."""
     match objective:
         case "accuracy":
             return metrics.accuracy
@@ -70,7 +71,7 @@ def value_of(metrics: Metrics, objective: Objective, num_classes: int) -> float:
 
 
 def select_members(retraining: Retraining, trained: Sequence[Training], views: Views) -> RecordedSelection | None:
-    """Choose among the trained members on the validation split, if [final] keeps fewer than it trains; else None."""
+    """Choose the members on the validation split if [final] exports fewer models than it trains; else None."""
     spec, data = retraining.spec, retraining.data
     if not isinstance(spec.final.ensemble, Selection):
         return None

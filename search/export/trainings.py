@@ -33,7 +33,7 @@ logger = getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One training."""
+    """A training of an export."""
 
     label: str
     """Name in messages, such as "trial 3, seed 1 of 2"."""
@@ -49,9 +49,9 @@ class Training:
     start: Path | None = None
     """Checkpoint whose weights the training begins with."""
     rerank: Rerank | None = None
-    """Filters that are drawn again in these weights."""
+    """Filters that are drawn again in the weights of ``start``."""
     objective: Objective = "accuracy"
-    """The objective; its value is in the message at the end of the training."""
+    """The objective whose value the message at the end of the training gives."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -101,8 +101,8 @@ class TrainingQueue:
         pool: the pool of workers; the caller closes it.
         data: settings for reading the pictures.
         cache: path of the decoded pictures.
-        faults: limits for retries, and for silence.
-        say: called with one line about each event that the user should know.
+        faults: limits for retries, and for the time without a message of a worker.
+        say: called with a line about each event that the user should know.
         each_turn: called at least every POLL_SECONDS; its exceptions end the trainings.
     """
 
@@ -132,7 +132,7 @@ class TrainingQueue:
         Args:
             stage: name of the stage, for messages.
             trainings: the trainings to run.
-            progress: called with (stage and unit, epochs or folds done, their number in all).
+            progress: called with (stage and unit, epochs or folds done, epochs or folds in all).
 
         Raises:
             TrainingFailed: a worker cannot start; the same error ended two trainings in a row; or, once all others
@@ -161,10 +161,10 @@ class TrainingQueue:
                 ended += 1
                 yield outcome
                 mean = sum(result.seconds for result in results) / max(1, len(results))
-                at_once = max(1, min(len(crew.workers), len(trainings) - ended))
-                left = (total - len(results)) * mean / at_once
-                about = f", about {duration(left)} left" if ended < len(trainings) else ""
-                self.say(_line(stage, outcome, ended, len(trainings), about))  # after the caller has stored it
+                parallel = max(1, min(len(crew.workers), len(trainings) - ended))
+                seconds = (total - len(results)) * mean / parallel
+                left = f", about {duration(seconds)} left" if ended < len(trainings) else ""
+                self.say(_line(stage, outcome, ended, len(trainings), left))  # after the caller has stored the outcome
         if self.failed:
             raise self._failed(*self.failed[0])
 
@@ -192,7 +192,7 @@ class TrainingQueue:
                 pass
             case Epoch(result=result):
                 assert state is not None
-                if result.epoch not in state.results:  # a resumed training repeats its old ones
+                if result.epoch not in state.results:  # a resumed training repeats its old results
                     state.results[result.epoch], state.setbacks = result, state.setbacks.after_new_epoch()
                 self.crew.send(worker.number, Answer(go_on=not result.final))
             case Left():
@@ -234,7 +234,7 @@ class TrainingQueue:
                 self.say(words_for(failure, decision, state.training.label, worker.label), WARNING)
                 self.waiting.appendleft(number)
             case "wait":
-                raise DiskError(failure.sentence)  # the same command goes on once there is room
+                raise DiskError(failure.sentence)  # once there is room, the same command goes on
             case "give up" if failure.kind == "diverged":
                 return replace(state.outcome, diverged=failure.sentence)
             case "give up":
@@ -262,7 +262,7 @@ class TrainingQueue:
         return patience(self.faults, own, None, epochs)
 
 
-def _number(outcome: Outcome) -> str:
+def _result_in_words(outcome: Outcome) -> str:
     """The result of a training, and the pictures on which it was measured."""
     training = outcome.training
     value = words_of(value_of(outcome.results[-1], training.objective), training.objective)
@@ -271,5 +271,5 @@ def _number(outcome: Outcome) -> str:
 
 def _line(stage: str, outcome: Outcome, ended: int, number: int, left: str) -> str:
     training = outcome.training
-    result = f"diverged ({outcome.diverged})" if outcome.diverged else _number(outcome)
+    result = f"diverged ({outcome.diverged})" if outcome.diverged else _result_in_words(outcome)
     return f"{stage}: {training.label}: {result}; {ended} of {count(number, 'training')} done{left}"

@@ -52,7 +52,7 @@ def study_figures(
         trials: all trials of the study, in any state.
         spec: the study's spec.
         importances: shares from ``setting_importances``.
-        segments: times of training for each worker; if empty, the trials' own times are shown.
+        segments: the times at which each worker trained; if empty, the trials' own times are shown.
     """
     without_journal = not segments
     segments = segments or segments_of_trials(trials)
@@ -61,7 +61,7 @@ def study_figures(
     views = [view_of(trial) for trial in trials if trial.state.is_finished() or is_paused(trial)]
     figures, name, capital = [], NAMES[spec.search.objective], ValueAxis(spec.search.objective).name
     floor, _ = value_range(complete)
-    below = " Dots on the axis lie below it." if any(trial.values[0] < floor for trial in complete) else ""
+    below = " Dots on the axis have values below it." if any(trial.values[0] < floor for trial in complete) else ""
     if complete:
         caption = (
             f"Validation {name} of the trials in the order in which they were begun. The line is the best so far; "
@@ -129,18 +129,19 @@ def _rungs_of(spec: StudySpec) -> str:
 
 
 PAGE_TRIALS = 200
-"""Most trials drawn as points on the dashboard's study page, which reloads every figure every ten seconds."""
+"""Largest number of trials that are points on the dashboard's study page, which reloads its figures every ten
+seconds."""
 
 PAGE_PRUNED = 30
-"""Most pruned trials, and most paused ones, among the learning curves of the page; the latest are shown."""
+"""Largest number of pruned trials, and of paused ones, among the learning curves of the page; the latest are shown."""
 
 
 def page_figures(
     trials: Sequence[FrozenTrial], spec: StudySpec, importances: Mapping[str, float] | None = None
 ) -> list[Figure]:
-    """The figures of the dashboard's study page. Titles are part of the figures.
+    """The figures of the dashboard's study page, with their titles inside.
 
-    They show the best trials; the learning curves also show the latest pruned and paused ones.
+    The figures show the best trials; the learning curves also show the latest pruned and paused ones.
 
     Args:
         trials: all trials of the study, in any state.

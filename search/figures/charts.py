@@ -1,4 +1,4 @@
-"""The charts. Each function takes all trials of a study and selects those that it draws.
+"""The charts of a study. Each function takes all trials and selects those that it draws.
 
 The charts use only scatters and bars: plotly draws these as SVG, which prints well and needs no WebGL (plotly's own
 parallel coordinates need it). Data are passed as lists, because the dashboard's plotly.js is older than the Python
@@ -66,7 +66,7 @@ def optimization_history(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.F
     figure = new_figure(300)
     cross = {"symbol": "x-thin", "size": 5, "line": line_of(QUIET)}
     circle = cross | {"symbol": "circle-open", "color": QUIET}
-    # Drawn on the axis: they have the low accuracy of an early epoch, which would flatten the other points.
+    # Pruned and paused trials are on the axis: the low accuracy of an early epoch would flatten the other points.
     for name, group, marker in (("pruned", pruned, cross), ("paused", paused, circle)):
         if group or name == "pruned":
             points = points_of(group, ladder, axis.objective) | {"y": [axis.of(floor)] * len(group)}
@@ -147,7 +147,7 @@ def _curve(parts: Sequence[Mapping[int, float]], axis: ValueAxis) -> tuple[list[
 
 
 def _ticks(ladder: Ladder) -> list[int]:
-    """Steps with a tick: the last one of each training, and some before it."""
+    """The steps with a tick: the last step of each training, and some before it."""
     every = max(1, round(ladder.last_step / MOST_TICKS))
     found = []
     for stage, end in enumerate(ladder.steps):

@@ -1,4 +1,5 @@
-"""The confusion matrix of the best trial so far: the file that a worker writes, and that page and checks read."""
+"""The file with the confusion matrix of the best trial so far: a worker writes it, the study's page and checks read
+it."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True)
 class TrialConfusion:
-    """What a trial answered on validation."""
+    """The confusion matrix of a trial on the validation split."""
 
     trial: int
     table: NDArray[np.int64]
@@ -31,7 +32,7 @@ def read_confusion(file: Path) -> TrialConfusion:
 
     Raises:
         OSError: there is no such file, or it cannot be read.
-        ValueError: it is damaged.
+        ValueError: the file is damaged.
     """
     try:
         with file.open("rb") as archive, np.load(archive) as known:  # opened here: numpy leaves a damaged file open

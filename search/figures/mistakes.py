@@ -44,7 +44,8 @@ def _unwritable(class_names: Sequence[str]) -> bool:
 
 
 def draw_mistakes(mistakes: Sequence[Mistake], class_names: Sequence[str], path: Path) -> None:
-    """Draw at least one mistake as a PNG; classes are numbered if no font of this system has all letters of them."""
+    """Draw mistakes, at least one, as a PNG. Classes are numbered if no font of this system has all letters of the
+    names."""
     pyplot = open_pyplot()
     rows = -(-len(mistakes) // PER_ROW)
     figure, grid = pyplot.subplots(

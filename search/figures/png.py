@@ -1,4 +1,4 @@
-"""Figures of an export and of a search's best trial, as PNG: learning curves and confusion matrix."""
+"""Figures of an export and of a search's best trial, as PNG: learning curves and confusion matrices."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ COUNTED_CLASSES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """A point of the learning curves."""
+class CurvePoint:
+    """A point of the learning curves: the results of an epoch."""
 
     stage: str
     """"training", or "finetuning" or "reranking" for the last stage."""
@@ -40,7 +40,7 @@ class Epoch:
     val_loss: float
     val_accuracy: float
     train_accuracy: float | None = None
-    """On augmented pictures, see ``trainer.config.EpochResult``; None in an export of an earlier version."""
+    """Accuracy on augmented pictures, see ``trainer.config.EpochResult``; None in an export of an earlier version."""
     val_macro_f1: float | None = None
     val_balanced_accuracy: float | None = None
 
@@ -58,8 +58,8 @@ CURVE_COLUMNS = (
 )
 
 
-def write_curves(histories: Sequence[Sequence[Epoch]], path: Path) -> None:
-    """Write the learning curves as CSV, a line for each epoch of each member, counted from 1."""
+def write_curves(histories: Sequence[Sequence[CurvePoint]], path: Path) -> None:
+    """Write the learning curves as CSV, with a line for each epoch of each member. Members are counted from 1."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, CURVE_COLUMNS)
         writer.writeheader()
@@ -78,14 +78,14 @@ class Confused:
     """Number of pictures of the true class."""
 
 
-def draw_curves(histories: Sequence[Sequence[Epoch]], path: Path, *, title: str, seen: bool) -> None:
+def draw_curves(histories: Sequence[Sequence[CurvePoint]], path: Path, *, title: str, seen: bool) -> None:
     """Draw losses and accuracy by epoch, a line for each member; a dashed line marks the beginning of a last stage.
 
     Args:
         histories: the epochs of each member.
         path: PNG to write.
         title: title of the figure.
-        seen: whether the validation pictures were trained on; the legend then says so.
+        seen: whether the model was trained on the validation pictures; the legend then says so.
     """
     pyplot = open_pyplot()
     figure, (losses, accuracy) = pyplot.subplots(1, 2, figsize=(9, 3.4), dpi=120)
@@ -121,14 +121,14 @@ def draw_curves(histories: Sequence[Sequence[Epoch]], path: Path, *, title: str,
 def draw_values(
     trainings: Sequence[Mapping[int, float]], path: Path, *, title: str, step: str, objective: Objective
 ) -> None:
-    """Draw the objective's value of a trial after each step, its trainings side by side.
+    """Draw a trial's value of the objective after each step, with the trial's trainings side by side.
 
     Args:
         trainings: step -> value, for each training; a loss is negated. Steps are counted through all trainings.
         path: PNG to write.
         title: title of the figure.
         step: "epoch" or "fold".
-        objective: of the study.
+        objective: the study's objective.
     """
     pyplot = open_pyplot()
     figure, axes = pyplot.subplots(figsize=(4.8, 3.4), dpi=120)
@@ -158,7 +158,7 @@ def dense(table: ArrayLike, classes: int, per_cell: int = 1) -> NDArray[np.int64
 
 
 def draw_confusion(table: ArrayLike, names: Sequence[str], path: Path, *, title: str) -> None:
-    """Draw a confusion matrix: a row for each true class, cells as shares of the row; a cell may sum several classes.
+    """Draw a confusion matrix with a row for each true class. Cells are shares of the row; one may sum several classes.
 
     Args:
         table: [k, 3]: true class, predicted class, pictures.
@@ -210,7 +210,7 @@ def short_name(name: str) -> str:
 def fonts_for(text: str) -> list[str] | None:
     """Font families that together have all letters of a text; None if this system has no such fonts.
 
-    Unicode's Last Resort font, which Matplotlib brings along, does not count: it has a box in place of each letter.
+    Unicode's Last Resort font, which comes with Matplotlib, does not count: it has a box in place of each letter.
     """
     from matplotlib import font_manager, ft2font
 
@@ -221,7 +221,7 @@ def fonts_for(text: str) -> list[str] | None:
     for family, file in [default, *(font for font in installed if "last resort" not in font[0].lower())]:
         if not missing:
             break
-        with contextlib.suppress(OSError, RuntimeError):  # of a font that was removed or is damaged
+        with contextlib.suppress(OSError, RuntimeError):  # the font was removed, or is damaged
             there = missing & set(ft2font.FT2Font(file).get_charmap())
             if there or not families:
                 families.append(family)

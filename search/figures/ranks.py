@@ -1,4 +1,4 @@
-"""The ranks of a layer's feature maps, of an export with [final.rerank]."""
+"""The figure of an export with [final.rerank]: the ranks of a layer's feature maps."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ MARK = "#d1242f"
 
 
 def draw_ranks(ranks: NDArray[np.int64], drawn_again: Sequence[int], path: Path, *, most: int, title: str) -> None:
-    """Draw a heat map: filters on x, pictures on y, brightness is the rank. Marks above it are filters drawn again.
+    """Draw a heat map with filters on x and pictures on y; a bright cell has a high rank. Marks above it show the
+    filters that were drawn again.
 
     Args:
-        ranks: [pictures, filters]
+        ranks: [pictures, filters], the rank of each feature map.
         drawn_again: the filters whose weights were drawn again.
         path: PNG to write.
         most: the largest possible rank.

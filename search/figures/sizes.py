@@ -89,8 +89,7 @@ def frontier_of(complete: Sequence[FrozenTrial], key: str) -> list[FrozenTrial]:
 
 
 def size_keys(spec: StudySpec) -> list[str]:
-    """The attributes of the relevant sizes, parameters first: those that the study limits, or both if it compares
-    models.
-    """
+    """The attributes of the sizes that are drawn, parameters first: the sizes that the study limits, or both if the
+    study compares models."""
     limited = {"num_params": spec.limit.params, "macs": spec.limit.macs}
     return [key for key, limit in limited.items() if limit is not None or "model" in spec.space] or ["num_params"]

@@ -32,7 +32,8 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-se
 
 @dataclass(frozen=True)
 class ValueAxis:
-    """The axis of an objective's values, better ones higher. A loss is not negated; its axis points downwards."""
+    """The axis of an objective's values. Better values are higher: a loss is not negated, but its axis points
+    downwards."""
 
     objective: Objective
 
@@ -63,7 +64,7 @@ TICKS = (".4~%", ".4~g")
 
 
 def value_range(complete: Sequence[FrozenTrial]) -> tuple[float, float]:
-    """The lowest and the highest value of an axis. A few very low values may be outside; they are drawn at its end."""
+    """The lowest and the highest value of an axis. A few very low values may be below it; they are drawn at its end."""
     values = [trial.values[0] for trial in complete] or [0.0, 1.0]
     lower, upper = (float(quartile) for quartile in np.quantile(values, (0.25, 0.75)))
     low, high = min(value for value in values if value >= lower - 3 * (upper - lower)), max(values)
@@ -129,5 +130,6 @@ def points_of(trials: Sequence[FrozenTrial], ladder: Ladder, objective: Objectiv
 
 
 def whole_steps(count: int) -> int | None:
-    """Distance of ticks, if plotly would otherwise put some between whole trials or epochs; else None."""
+    """Distance of the ticks. It is None if there are so many trials or epochs that plotly puts ticks only at whole
+    ones."""
     return 1 if count <= 10 else None

@@ -1,4 +1,4 @@
-"""Times at which each worker trained each trial, and crashes: from the journal, or from the trials' own times."""
+"""The times at which each worker trained each trial, and crashes: from the journal, or from the trials' own times."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from search.policy.ladder import PAUSED_AT
 from search.study.events import Assign, Crash, Epoch, Event, Launch, Pause, Stop, Tell
 
 CRASHED, STOPPED, PAUSED, WENT_ON = "crashed", "stopped", "paused", "went on"
-"""Outcomes of segments after which the trial is unfinished: the worker died, the search was stopped, the trial is
-paused, or it goes on with another training or another process."""
+"""Outcomes of segments after which the trial is unfinished. CRASHED: the worker died. STOPPED: the search was stopped.
+PAUSED: the trial is paused. WENT_ON: the trial goes on with another training or in another process."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Plan of the trainings after a search: those that choose the model, those that measure it, and the final ones."""
+"""The plan of the trainings after a search: to choose the model, to measure it, and to train the exported model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from search.words import count, duration
 from studies import StudySpec
 
 RERANKED = 2
-"""Trainings of [final.rerank] after the final one: with filters drawn again, and without."""
+"""Number of trainings of [final.rerank] after the final one: with filters drawn again, and without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +18,13 @@ class AfterSearch:
     """The trainings of ``search export-best``."""
 
     choosing: int
-    """Trainings of the best candidates with fresh seeds."""
+    """Number of trainings of the best candidates with fresh seeds."""
     measuring: int
-    """Trainings of the winner with further seeds, which alone measure its accuracy."""
+    """Number of trainings of the winner with further seeds, which alone measure its accuracy."""
     final: int
-    """Trainings of the exported model that are not among those which measure it."""
+    """Number of trainings of the exported model, without those that are counted in ``measuring`` already."""
     seconds: float
+    """Duration of all these trainings."""
     last_seconds: float
     """Duration of the final trainings alone, if nothing is confirmed."""
 
@@ -40,15 +41,15 @@ class AfterSearch:
         return f"{self.trainings}: about {duration(self.seconds)}"
 
 
-def after_search(spec: StudySpec, candidates: int, seconds: float, at_once: int) -> AfterSearch:
+def after_search(spec: StudySpec, candidates: int, seconds: float, parallel: int) -> AfterSearch:
     """Plan the trainings after a search.
 
     Args:
         spec: the study.
-        candidates: number of candidates of the search if all are trained to the end. It counts as the number of full
-            trainings if the search has no budget of compute.
-        seconds: duration of a full training, of all folds.
-        at_once: number of trainings at the same time.
+        candidates: number of candidates of the search if all are trained to the end. Without a budget of compute, it
+            stands for the full trainings of the search.
+        seconds: duration of a full training, with all folds.
+        parallel: number of trainings at the same time.
     """
     rounds, measuring = rounds_for(spec.confirm, spec.search.trainings or candidates), report_seeds_of(spec.confirm)
     members, is_same = spec.num_final_trainings, final_is_as_searched(spec)
@@ -56,16 +57,16 @@ def after_search(spec: StudySpec, candidates: int, seconds: float, at_once: int)
     final -= min(final, 1) if rounds and not measuring and is_same else 0  # the winner's first seed is trained already
     again = 0 if spec.final.rerank is None else RERANKED
     stages = costs(rounds, rounds[0].keep) if rounds else []
-    waves = sum(math.ceil(stage / at_once) for stage in (*stages, measuring))
-    # With folds, ``seconds`` are those of all folds. A final training takes as long as one, unless all are exported.
+    waves = sum(math.ceil(stage / parallel) for stage in (*stages, measuring))
+    # With folds, ``seconds`` is the time of all folds. A final training takes the time of one, unless all are exported.
     parts = 1 if spec.final.ensemble == "folds" else max(1, spec.data.folds)
     of_final = seconds * final_epochs(spec) / (spec.train.epochs * parts)
     return AfterSearch(
         choosing=sum(stages),
         measuring=measuring,
         final=final + again,
-        seconds=waves * seconds + (math.ceil(final / at_once) + math.ceil(again / at_once)) * of_final,
-        last_seconds=(math.ceil(members / at_once) + math.ceil(again / at_once)) * of_final,
+        seconds=waves * seconds + (math.ceil(final / parallel) + math.ceil(again / parallel)) * of_final,
+        last_seconds=(math.ceil(members / parallel) + math.ceil(again / parallel)) * of_final,
     )
 
 

@@ -1,4 +1,4 @@
-"""``search check``: what a study means before its launch (bounds, steps, time, disk), and all of its problems."""
+"""``search check``: the meaning of a study before its launch (bounds, steps, time, disk), and all of its problems."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from search.plan.data_warnings import never_predicted, warnings_about
 from search.plan.extras import check_extras
 from search.plan.meaning import Candidates, ChoiceAxis, Estimate, Images, Meaning, RangeAxis
 from search.plan.near_duplicates import draw_pairs
-from search.plan.prepare import Prepared, check_room, pictured_of, prepare, room_needed
+from search.plan.prepare import Prepared, check_room, data_size_of, prepare, room_needed
 from search.plan.preview import check_figure, draw_images
 from search.plan.space import find_bounds, known_recipes
-from search.plan.transfer import within
+from search.plan.transfer import recipes_within
 from search.plan.width import Fitter, SizedWidth
 from search.study.budget import Budget
 from search.study.sampling import build_ladder, first_rung
-from search.study.transfer import recipes_for
+from search.study.transfer import find_transfers
 from search.study.trial import step_of
 from studies import StudySpec
 from studies.final import exported_size
@@ -66,26 +66,26 @@ def check_study(
     duplicates: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Meaning:
-    """Find out what a study means, without the network. Decodes its pictures and trains a few steps on one device.
+    """Find out what a study means, without the network. Decode its pictures and train a few steps on one device.
 
-    Many parameters: those of the command.
+    Many parameters: the options of the command.
 
-    Long: most of it is one value, whose fields are named one by one.
+    Long: most of the function is one value, whose fields are named one by one.
 
     Args:
         spec: the study.
         runs: the runs folder; its cache is filled.
-        devices: the devices of the search, one worker each.
-        url: the database, for the recipes of earlier studies; None: none are looked for.
-        figure: PNG for augmented training pictures; None: none are drawn.
-        duplicates: PNG for near-duplicates across splits; None: there is no search for them.
-        say: called with a line about each drawing.
+        devices: the devices of the search, one for each worker.
+        url: the database with earlier studies, for their recipes; None: without such recipes.
+        figure: PNG for augmented training pictures; None: no such figure is drawn.
+        duplicates: PNG for near-duplicates across splits; None: near-duplicates are not searched for.
+        say: called with a line about each figure.
 
     Raises:
         DataError, DiskError: the pictures or the disk cannot be used; the message also has other problems.
         LimitError: no candidate fits the limit.
         ConfigError: the model, a recipe or the device is impossible, or an extra is not installed.
-        UsageError, StorageError: a PNG cannot be written; the database cannot be read.
+        UsageError, StorageError: a PNG cannot be written, or the database cannot be read.
     """
     for option, file in (("--pictures", figure), ("--duplicates", duplicates)):
         if file is not None:
@@ -102,7 +102,7 @@ def check_study(
     for_checkpoints = room_needed(spec, prepared, len(devices))
     check_room(spec, runs, for_checkpoints)
     speed = measure_speed(candidate, data, devices[0])
-    ladder, candidates = build_ladder(spec), bought_by(spec)
+    ladder, candidates = build_ladder(spec), candidates_for(spec)
     seconds_per_step = (spec.train.epochs if spec.data.folds else 1) * speed.seconds_per_epoch
     seconds_per_trial = ladder.last_step * seconds_per_step
     alone = len({device.visible or device.label for device in devices})  # workers on one GPU share its speed
@@ -125,7 +125,9 @@ def check_study(
         rerank=spec.final.rerank,
         fixed=_fixed(spec, space),
         known=tuple(known_recipes(spec, prepared.left_out)),
-        transferred=tuple(within(spec, space, recipes_for(spec, pictured_of(data), url), fitter) if url else ()),
+        transferred=tuple(
+            recipes_within(spec, space, find_transfers(spec, data_size_of(data), url), fitter) if url else ()
+        ),
         steps_per_epoch=_steps_per_epoch(len(data.splits["train"]), _batch_sizes(spec.train, space.get("batch_size"))),
         estimate=Estimate(
             model=candidate.model,
@@ -145,11 +147,12 @@ def check_study(
     )
 
 
-def bought_by(spec: StudySpec) -> Candidates:
-    """The number of candidates that the budget allows. None is pruned or paused before the first rung.
+def candidates_for(spec: StudySpec) -> Candidates:
+    """The number of candidates that the budget of a study allows.
 
-    A series of trainings costs the sum of its epochs. If one of ``reduction_factor`` candidates goes on from each rung,
-    a candidate costs the epochs up to the first rung, that share of the epochs up to the next one, and so on.
+    A series of trainings costs the sum of its epochs. No candidate costs less than the epochs up to the first rung. If
+    one of ``reduction_factor`` candidates goes on from each rung, a candidate costs on average the epochs up to the
+    first rung, 1 / ``reduction_factor`` of the epochs from there to the next rung, and so on.
     """
     budget, ladder, first = Budget.of(spec), build_ladder(spec), first_rung(spec)
     lengths = [end - begin for begin, end in pairwise((0, *ladder.steps))]  # steps from each rung to the next
@@ -200,7 +203,7 @@ def measure_speed(candidate: TrainConfig, data: Dataset, where: WorkerDevice) ->
 
     train, val = data.splits["train"], data.splits["val"]
     batch_size = min(candidate.batch_size, len(train))
-    # With this rate, training cannot diverge in so few steps; the time does not depend on it.
+    # With this learning rate, training cannot diverge in so few steps. The time does not depend on the rate.
     quick = candidate.model_copy(update={"epochs": 1, "warmup_epochs": 0.0, "lr": 1e-6})
     quick = quick.model_copy(update={"augment_from_epoch": 1, "augment_share": 1.0})
     if _teacher_left_out(candidate) is not None:
@@ -231,7 +234,7 @@ def _near_duplicates(data: Dataset, out: Path | None, say: Callable[[str], None]
 
 
 def _prepare(spec: StudySpec, runs: Runs) -> Prepared:
-    """Like ``prepare``, but an error of the pictures does not hide the problems of limit and recipes."""
+    """Like ``prepare``, but if the pictures cannot be used, the error also has the problems of limit and recipes."""
     check_extras(spec)
     try:
         return prepare(spec, runs, Terminal(stderr=True), download=False)
@@ -244,7 +247,7 @@ def _prepare(spec: StudySpec, runs: Runs) -> Prepared:
 
 
 def _fewest_classes(spec: StudySpec) -> int:
-    """Lower bound of the number of classes, so that only real problems are found; 2 if nothing is known."""
+    """A lower bound of the number of classes, so that problems of the limit are real; 2 if nothing is known."""
     match spec.data.source:
         case "digits" | "cifar10":
             return 10
@@ -315,7 +318,7 @@ def _images_of(
 
 
 def _batch_sizes(train: TrainConfig, axis: BaseDistribution | None) -> list[int]:
-    """Every batch size of the space, or both ends of its range."""
+    """Every batch size of the space; for a range, its two ends."""
     if isinstance(axis, CategoricalDistribution):
         return [int(choice) for choice in axis.choices]  # type: ignore[arg-type]  # StudySpec accepts only integers
     if isinstance(axis, IntDistribution):

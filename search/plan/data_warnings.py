@@ -1,4 +1,4 @@
-"""Warnings about the pictures: each is a sentence with numbers. They stop no search."""
+"""Warnings about the pictures: sentences with numbers, which do not stop a search."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from trainer.errors import printable
 from trainer.pictures import DEPTH, TURNED, read_right
 
 SMALL_VALIDATION = 100
-"""With fewer validation pictures than this, one picture is more than a point of accuracy."""
+"""Smallest number of validation pictures without a warning. With fewer, one picture is more than a point of
+accuracy."""
 
 MASK_NAMES = {"mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "segmentations"}
-"""Folders in which data sets for segmentation and detection have their answers, in lower case."""
+"""Names of folders, in lower case, in which data sets for segmentation and detection have their answers."""
 
 FEWEST_FOLDERS = 5
 """Fewest names of folders inside the classes for which groups are suggested: cat/indoors, cat/outdoors are none."""
@@ -111,7 +112,8 @@ def misread(data: Dataset) -> Iterator[str]:
 
 
 def never_predicted(confusion: Path, class_names: Sequence[str]) -> str | None:
-    """A warning about classes that the best trial so far never predicts; None if it predicts all, or there is none."""
+    """A warning about classes that the best trial so far never predicts; None if there are no such classes, or no
+    trial."""
     try:
         known = read_confusion(confusion)
     except (OSError, ValueError):

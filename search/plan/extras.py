@@ -1,4 +1,5 @@
-"""Optional packages (extras) that a study needs; the addresses of [notify] as services of apprise."""
+"""Checks the optional packages (extras) that a study needs, and turns the addresses of [notify] into services of
+apprise."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ def check_extras(spec: StudySpec) -> None:
     """Check that the extras of a study are installed, before any work begins.
 
     Raises:
-        ConfigError: one is missing, or apprise does not know the service of an address of [notify].
+        ConfigError: an extra is missing, or apprise does not know the service of an address of [notify].
     """
     if spec.track.tensorboard:
         _check_installed("tensorboard", "track.tensorboard = true", "tensorboard")

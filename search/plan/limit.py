@@ -1,4 +1,4 @@
-"""``search limit``: the widest model within a limit; as proof, the size one step wider."""
+"""``search limit``: the widest model within a limit and, as proof, its size one step wider."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ class LimitAnswer:
     width_mult: float | None
     """The requested width, or the widest that fits; None if the model has no width."""
     params: int
+    """Parameters at this width."""
     macs: int
-    """Counts at this width."""
+    """Multiply-adds at this width."""
     fits: bool | None
     """Whether the counts are within the limit; None without a limit."""
     next: SizedWidth | None
-    """The proof: one step wider, over the limit. None if a width was given, or if no wider model exists."""
+    """The proof: the size one step wider, which is over the limit. None if a width was given, or if none is wider."""
 
 
 def answer_limit(model: str, fitter: Fitter, width_mult: float | None = None) -> LimitAnswer:

@@ -1,5 +1,5 @@
-"""The learning-rate range test: train while the rate rises, and find where the loss begins to fall and where it turns
-(Smith, 2015)."""
+"""The learning-rate range test (Smith, 2015): it trains while the rate rises, and finds the rates at which the loss
+begins to fall and turns."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ LOWEST, HIGHEST = 1e-6, 1.0
 """Range of learning rates that are tried, evenly spaced on a logarithmic scale."""
 
 STEPS = 120
-"""Optimizer steps of the test."""
+"""Number of optimizer steps of the test."""
 
 BURN_IN = 20
-"""First steps of the test, with rates up to 1e-5, at which nothing is learned: they give the loss before its fall."""
+"""Number of first steps, with rates up to 1e-5. They learn nothing, and so give the loss before its fall."""
 
 SMOOTHING = 4.0
 """Standard deviation, in steps, of the Gaussian that smooths the loss: a factor of 1.6 in the rate. It is
@@ -79,8 +79,8 @@ def find_lr_range(spec: StudySpec, runs: Runs, device: WorkerDevice, out: Path) 
     """Run the test for a study's fixed recipe and draw it.
 
     Args:
-        spec: the study. Sampled settings take the values of its first known recipe that fits, or else those of
-            [train]; a sampled model is the first that fits, a sampled width is the nearest to [train]'s that fits.
+        spec: the study. Sampled settings have the values of the first known recipe that fits, or else those of
+            [train]. A sampled model is the first that fits; a sampled width is the one nearest to [train]'s that fits.
         runs: the runs folder.
         device: the device to train on.
         out: PNG to write.
@@ -184,7 +184,7 @@ class Curve:
         lrs, losses, smoothed = np.array(self.lrs), np.array(self.losses), np.array(self.smoothed)
         before = losses[:BURN_IN].mean()
         noise = 1.4826 * np.median(np.abs(losses - smoothed))  # a deviation that outliers do not change
-        # The variance of a Gaussian mean of independent losses is theirs divided by 2 sqrt(pi) sigma.
+        # The variance of a Gaussian mean of independent losses is the variance of a loss divided by 2 sqrt(pi) sigma.
         error = noise * math.sqrt(1 / (2 * math.sqrt(math.pi) * SMOOTHING) + 1 / BURN_IN)
         has_fallen = smoothed < before - SURE * error
         begins = next(

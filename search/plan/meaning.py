@@ -1,4 +1,4 @@
-"""The answer of ``search check``: what a study means, as values and as text."""
+"""The answer of ``search check``, the meaning of a study: as values and as text."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from trainer.values import Json
 from trainer.views import View
 
 CLASSES_SHOWN = 12
-"""With more classes than this, the table shows only the smallest, the median and the largest one."""
+"""Largest number of classes that the table shows; of more, it shows the smallest, the median and the largest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,9 @@ class Images:
     path: str | None
     image_size: int
     cache_size: int | None
-    """Size of the cached pictures, from which those of image_size are cut; None if it is the same."""
+    """Size of the cached pictures, from which pictures of ``image_size`` are cut; None if the two sizes are equal."""
     background: str
-    """grabcut: the background is made black; keep: it stays."""
+    """grabcut: the background is made black. keep: the background stays."""
     splits: Mapping[str, int]
     """Number of pictures in each split."""
     classes: Mapping[str, Mapping[str, int]]
@@ -51,7 +51,7 @@ class Images:
     """Files that are left out because they cannot be read."""
     duplicates: tuple[Duplicate, ...]
     near_duplicates: tuple[NearDuplicate, ...] | None
-    """Near-duplicates across splits; None if there was no search for them."""
+    """Near-duplicates across splits; None if they were not searched for."""
     warnings: tuple[str, ...]
     """Warnings about the pictures, a sentence each."""
 
@@ -79,13 +79,13 @@ class Candidates:
     """Approximate number of candidates that a budget allows."""
 
     trained_to_the_end: int
-    """Number if no candidate is pruned or paused."""
+    """Number of candidates if none is pruned or paused."""
     stopped_at_first_rung: int
-    """Number if each candidate is pruned or paused as early as possible."""
+    """Number of candidates if each is pruned or paused as early as possible."""
     first_rung: int
     """Steps (epochs or folds) after which a candidate can first be pruned or paused."""
     paused_at_rungs: int | None = None
-    """Number if the usual share goes on from each rung; None if the pruner does not pause candidates."""
+    """Number of candidates if the usual share goes on from each rung; None if the pruner does not pause candidates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,8 @@ class Meaning:
     widest: SizedWidth | None
     """The widest width that fits the limit; None if the width is not sampled."""
     next: SizedWidth | None
-    """One step wider, over the limit; None if there is none, because the widest possible width fits."""
+    """The size one step wider, which is over the limit; None if the width is not sampled, or if the widest possible
+    width fits."""
     left_out: Mapping[str, str]
     """Model or known recipe ("known.0") that does not fit the limit -> reason."""
     exported: ModelSize
@@ -150,16 +151,16 @@ class Meaning:
     fixed: Mapping[str, Json]
     """Settings of [train] that are neither sampled nor their default."""
     known: tuple[Mapping[str, Value], ...]
-    """Recipes that are tried first."""
+    """The known recipes, which are tried first."""
     transferred: tuple[Transferred, ...]
-    """Recipes of earlier studies that are tried next, as a launch would choose them now."""
+    """Recipes of earlier studies that a launch would choose now. They are tried after the known ones."""
     steps_per_epoch: Mapping[int, int]
     """Batch size -> optimizer steps of an epoch."""
     estimate: Estimate
 
 
 def text_of_check(meaning: Meaning) -> Group:
-    """The output of ``search check``; fits 80 columns unless names are longer."""
+    """The output of ``search check``. It fits 80 columns, unless names are longer."""
     epochs = f"{meaning.epochs} epoch{'s' if meaning.epochs > 1 else ''}"
     models = _num_models(meaning)
     model = f"{models} models" if models > 1 else meaning.model

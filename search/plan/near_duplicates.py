@@ -13,14 +13,14 @@ from trainer.near import NearDuplicate
 
 PAIRS_A_ROW = 4
 MOST_PAIRS = 60
-"""Most pairs that are drawn, the most similar first; all are listed."""
+"""Largest number of pairs that are drawn, the most similar first. The command lists all pairs."""
 
 CELL_PIXELS = 112
 GAP_PIXELS = 4
 
 
 def draw_pairs(data: Dataset, pairs: Sequence[NearDuplicate], out: Path) -> str:
-    """Draw the pairs, each side by side, the most similar first. Returns a sentence about the drawing.
+    """Draw the pairs, each side by side, the most similar first. Returns a sentence about the figure.
 
     Raises:
         UsageError: the file cannot be written.

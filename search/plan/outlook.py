@@ -1,4 +1,4 @@
-"""The plan of a launch with ``--export`` in one line, shown before it begins."""
+"""The plan of a launch with ``--export`` in one line, shown before the search begins."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import time
 
 from search.plan.after import after_search
-from search.plan.check import bought_by
+from search.plan.check import candidates_for
 from search.plan.schedule import Pace, Schedule
 from search.study.sampling import build_ladder
 from search.words import clock_time, count
@@ -16,8 +16,8 @@ def outlook(schedule: Schedule, pace: Pace | None, launched: float) -> str:
     """The plan of a search and of the stages after it.
 
     Args:
-        schedule: the time of the search and of these stages.
-        pace: the speed that earlier launches measured; None before the first launch, when only the budget is known.
+        schedule: the time of the search and of the stages after it.
+        pace: the speed that earlier launches measured; None if none has, so that only the budget is known.
         launched: time of the first launch, in seconds since 1970.
     """
     spec, now = schedule.spec, time.time()
@@ -28,14 +28,14 @@ def outlook(schedule: Schedule, pace: Pace | None, launched: float) -> str:
             "exported; larger --hours go on with the search"
         )
     if pace is not None and hours is not None:
-        left = max(0.0, schedule.search_ends_at(pace) - now) * schedule.at_once
+        left = max(0.0, schedule.search_ends_at(pace) - now) * schedule.parallel
         bought = left / (pace.step_seconds * spec.num_steps)
         budget = bought if budget is None else min(budget, bought)
     limited = spec.model_copy(update={"search": spec.search.model_copy(update={"trainings": budget})})
-    candidates = bought_by(limited)
+    candidates = candidates_for(limited)
     about = candidates.paused_at_rungs or candidates.trained_to_the_end
     complete = math.ceil(about / spec.search.reduction_factor ** len(build_ladder(spec).rungs))
-    after = after_search(spec, candidates.trained_to_the_end, 0.0, schedule.at_once)
+    after = after_search(spec, candidates.trained_to_the_end, 0.0, schedule.parallel)
     words = f"plan: about {count(about, 'candidate')}, {complete:,} complete; then {after.trainings}"
     if hours is None:
         return f"{words}; the export follows when the budget is spent"

@@ -12,7 +12,7 @@ from rich.console import Console
 from search.console import show_progress
 from search.paths import Runs
 from search.plan.space import Bounds, find_bounds, smallest_candidate
-from search.study.transfer import Pictured
+from search.study.transfer import DataSize
 from search.words import megabytes
 from studies import StudySpec
 from studies.axes import TIMM, values_of
@@ -22,10 +22,10 @@ from trainer.errors import ConfigError, DiskError
 from trainer.sums import check_teacher
 
 AUGMENTED = 16
-"""Number of pictures that ``augment`` is tried on: most transforms apply to half of them."""
+"""Number of pictures on which ``augment`` is tried: most transforms apply to half of the pictures."""
 
 CHECKPOINT_BYTES_PER_PARAMETER = 12
-"""fp32 weights and AdamW's two moments; an average of the weights needs 4 bytes more."""
+"""Bytes of the fp32 weights and of AdamW's two moments. An average of the weights needs 4 bytes more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def _check_rerank(spec: StudySpec, shape: Shape, bounds: Bounds) -> None:
     """Check that every model of the space has the convolution that [final.rerank] names.
 
     Raises:
-        ConfigError: a model has none of this name.
+        ConfigError: a model has no convolution of this name.
     """
     if spec.final.rerank is None:
         return
@@ -100,7 +100,8 @@ def _check_augment(spec: StudySpec, data: Dataset) -> tuple[str, ...]:
     """Build the transforms that a study names in ``augment``, and apply them to some of its pictures.
 
     Returns:
-        A sentence for each warning of their library, and for each transform that changes the size of pictures.
+        A sentence for each warning of the transforms' library, and for each transform that changes the size of
+        pictures.
 
     Raises:
         ConfigError: a transform does not exist, or refuses its arguments or these pictures.
@@ -119,11 +120,11 @@ def _check_augment(spec: StudySpec, data: Dataset) -> tuple[str, ...]:
 
 
 def checkpoint_bytes(params: int, workers: int, *, averaged: bool = False, folds: int = 0) -> int:
-    """Bytes of disk for checkpoints: a running trial keeps two for each fold, and writes the next beside them.
+    """Bytes of disk for checkpoints: a running trial has two for each fold, and writes the next one beside them.
 
     Args:
         params: number of parameters of the largest candidate.
-        workers: number of trials that run at once.
+        workers: number of trials that run at the same time.
         averaged: whether candidates keep an average of their weights.
         folds: number of folds; 0 for one validation split.
     """
@@ -149,13 +150,13 @@ def check_room(spec: StudySpec, runs: Runs, needed: int) -> None:
         )
 
 
-def pictured_of(data: Dataset) -> Pictured:
-    """The pictures in numbers, by which the nearest earlier studies are found."""
-    return Pictured(classes=len(data.class_names), image_size=data.shape.image_size, pictures=len(data.splits["train"]))
+def data_size_of(data: Dataset) -> DataSize:
+    """The size of a study's data. By it, the nearest earlier studies are found."""
+    return DataSize(classes=len(data.class_names), image_size=data.shape.image_size, pictures=len(data.splits["train"]))
 
 
-def judged_by(data: Dataset, folds: int) -> int:
-    """Number of pictures that measure a candidate: those of the validation split, or of all folds."""
+def num_judging_pictures(data: Dataset, folds: int) -> int:
+    """Number of pictures on which a candidate is measured: those of the validation split, or of all folds."""
     return len(data.splits["val"]) + (len(data.splits["train"]) if folds else 0)
 
 

@@ -16,7 +16,7 @@ from trainer.data import Dataset
 from trainer.errors import no_room
 
 ROWS, COLUMNS = 6, 9
-"""Size of the grid. The first picture of each row is plain, the others are random augmentations of it."""
+"""Size of the grid. The first picture of each row is plain; the others are random augmentations of the first."""
 
 SHOWN = (
     *("hflip", "vflip", "rotate", "rotations", "shift", "scale", "crop_padding", "random_crop", "random_resized_crop"),
@@ -29,7 +29,7 @@ GAP_PIXELS = 4
 
 
 def check_figure(option: str, file: Path) -> None:
-    """Check that a PNG can be written, before the long computation of its content.
+    """Check that a PNG can be written, before the long computation of what it shows.
 
     Args:
         option: the option that named the file, for the message.
@@ -47,7 +47,7 @@ def check_figure(option: str, file: Path) -> None:
 
 
 def draw_images(spec: StudySpec, data: Dataset, out: Path) -> str:
-    """Draw the grid with the same code that training uses. Returns a sentence about the drawing.
+    """Draw the grid with the same code that training uses. Returns a sentence about the figure.
 
     Raises:
         ConfigError: the augmentation cannot be built.

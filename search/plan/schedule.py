@@ -23,7 +23,7 @@ MACS_PER_CORE = 2e9
 """Multiply-adds per second of one core while pictures are evaluated."""
 
 EVALUATIONS = 6
-"""Number of times that an export and its proof evaluate each picture, with margin for more formats."""
+"""How often an export and its proof evaluate each picture, with a margin for more formats."""
 
 MARGIN = 1.1
 """Factor on the estimated times, because another load on the machine makes them longer."""
@@ -46,11 +46,12 @@ class Pace:
     macs: int = 0
     """Multiply-adds of the largest complete candidate."""
     load: float = field(default_factory=load_factor)
-    """See ``load_factor``. It makes the export longer; measured steps are longer already."""
+    """See ``load_factor``. The estimate of the export is multiplied by it; measured steps contain the load already."""
 
 
 def pace_of(complete: Collection[TrialView], measured: Sequence[float] = ()) -> Pace | None:
-    """The mean duration of the steps ``measured``, or else of those of complete candidates; None without steps."""
+    """The speed by the durations of steps in ``measured``; if it is empty, by the complete candidates. None without
+    steps."""
     steps = measured or [view.seconds / view.epochs for view in complete if view.seconds and view.epochs]
     return Pace(fmean(steps), max((view.macs or 0 for view in complete), default=0)) if steps else None
 
@@ -62,25 +63,25 @@ class Schedule:
     spec: StudySpec
     ends_at: float
     """Planned time of the export, in seconds since 1970; infinity without ``search.hours``."""
-    at_once: int
-    """Number of trainings at once in the last stages."""
+    parallel: int
+    """Number of trainings at the same time in the last stages."""
     pictures: int = 0
     """Number of pictures that the export evaluates."""
 
     def search_ends_at(self, pace: Pace) -> float:
-        """Time at which the search must end, so that all last stages end in time."""
+        """Time at which the search must end, so that all last stages have enough time."""
         return self.ends_at - MARGIN * self.last_stages(pace)
 
     def final_begins_at(self, pace: Pace) -> float:
         """Latest time at which the final training must begin, even if nothing is confirmed."""
-        after = after_search(self.spec, 1, self._training(pace), self.at_once)  # the 1 has no part in last_seconds
+        after = after_search(self.spec, 1, self._training(pace), self.parallel)  # the 1 has no part in last_seconds
         return self.ends_at - MARGIN * (START_SECONDS * pace.load + after.last_seconds + self.export_seconds(pace))
 
     def last_stages(self, pace: Pace) -> float:
         """Seconds of all stages after the search."""
-        # Without a budget of compute, any large number gives the longer race.
+        # Without a budget of compute, a large number stands for it, which gives the longer race.
         trainings = self.spec.search.trainings or math.inf
-        after = after_search(self.spec, math.ceil(min(trainings, 1e6)), self._training(pace), self.at_once)
+        after = after_search(self.spec, math.ceil(min(trainings, 1e6)), self._training(pace), self.parallel)
         return START_SECONDS * pace.load + after.seconds + self.export_seconds(pace)
 
     def export_seconds(self, pace: Pace) -> float:

@@ -1,4 +1,4 @@
-"""The study's space as Optuna distributions; the widest width that fits is its upper bound."""
+"""The study's space as Optuna distributions. The upper bound of the width is the widest width that fits."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ class Bounds:
     """A study's space with exact bounds."""
 
     width: Width | None
-    """The widest width that fits; None if the study does not sample the width, or if the bound depends on the trial."""
+    """The widest width that fits; None if the study does not sample the width, or if this width depends on the
+    trial."""
     most_params: int
     """Parameters of the largest candidate. If the size depends on the trial: the limit, or an approximation."""
     space: dict[str, BaseDistribution]
     known: list[dict[str, Value]]
-    """The known recipes, with the sampled settings as keys."""
+    """The known recipes, given by their sampled settings."""
     left_out: dict[str, str]
     """Model or known recipe ("known.0") that does not fit the limit -> reason."""
 
@@ -45,7 +46,7 @@ class Bounds:
 def find_bounds(spec: StudySpec, num_classes: int, runs: Runs, progress: Progress | None = None) -> Bounds:
     """Find the exact bounds of the space for ``num_classes`` classes.
 
-    Counting all models of timm takes minutes the first time; ``progress`` is called meanwhile.
+    The first count of all models of timm takes minutes; ``progress`` is called in between.
 
     Raises:
         LimitError: no candidate fits, or none fits with the members and views of [final].
@@ -78,7 +79,7 @@ def _check_exported(spec: StudySpec, models: Sequence[str], fitter: Fitter) -> N
     """Check that the smallest candidate of one of the models fits with the members and views of [final].
 
     Raises:
-        LimitError: no model does, so no candidate could be exported.
+        LimitError: no model's smallest candidate fits, so no candidate could be exported.
     """
     if spec.num_members == 1 and not spec.final.tta:
         return
@@ -97,7 +98,7 @@ def _check_exported(spec: StudySpec, models: Sequence[str], fitter: Fitter) -> N
 
 
 def smallest_candidate(spec: StudySpec, model: str) -> TrainConfig:
-    """The candidate of a model with every size setting at its smallest."""
+    """The candidate of a model with the smallest value of every size setting."""
     narrowest, _ = spec.width_range
     sizes: dict[str, Value] = {key: min(values) for key, values in _other_sizes(spec).items()}
     config = spec.config_for(sizes | {"model": model}, spec.seed)
@@ -117,7 +118,7 @@ def check_exported(spec: StudySpec, members: Sequence[ModelSize], name: str = ""
     Args:
         spec: the study, for its limit and its [final].
         members: the size of each member for one view of a picture.
-        name: "resnet10t at width_mult 0.1", for the message.
+        name: name of the model for the message, such as "resnet10t at width_mult 0.1".
 
     Raises:
         LimitError: the export is over the limit.
@@ -140,7 +141,8 @@ def check_exported(spec: StudySpec, members: Sequence[ModelSize], name: str = ""
 
 
 def _most_params(spec: StudySpec, models: list[str], fitter: Fitter) -> int:
-    """Approximate parameters of the largest candidate: every other setting at its largest, and the widest that fits."""
+    """Approximate parameters of the largest candidate: the other size settings have their largest values, and the
+    width is the widest that fits."""
     from trainer.models import count_params  # imports torch and timm, 5 s, and is rarely needed
 
     others = {key: max(values) for key, values in _other_sizes(spec).items()}
@@ -197,8 +199,8 @@ def feasible_models(
         The models that fit; and for each other model, and each known recipe ("known.0") with such a model, the reason.
 
     Raises:
-        LimitError: no model fits. For a study of one model, the message has the largest value of each size setting
-            that would fit.
+        LimitError: no model fits. If the study has one model, the message has the largest value of each size setting
+            with which it would fit.
     """
     fitting: list[str] = []
     models, fits_already, left_out = expand(spec, fitter, progress)
@@ -226,7 +228,7 @@ def known_recipes(spec: StudySpec, left_out: Mapping[str, str]) -> list[dict[str
 
 
 def as_sampled(spec: StudySpec, recipe: Mapping[str, Value], fitter: Fitter) -> dict[str, Value]:
-    """A known recipe with the sampled settings as keys: width_mult becomes a share of the widths that fit.
+    """A known recipe, given by the sampled settings: its width_mult becomes a share of the widths that fit.
 
     Raises:
         ConfigError: the width is out of range, or the recipe lacks a setting that the size depends on.
@@ -246,7 +248,7 @@ def as_sampled(spec: StudySpec, recipe: Mapping[str, Value], fitter: Fitter) -> 
 
 
 def _check_corner(spec: StudySpec, model: str, fitter: Fitter, changed: Mapping[str, Value]) -> None:
-    """Check the narrowest width with every other size setting at its largest, except for those in ``changed``."""
+    """Check the narrowest width with the largest values of the other size settings, except for those in ``changed``."""
     sampled = {key: max(values) for key, values in _other_sizes(spec).items()}
     narrowest, _ = spec.width_range
     config = spec.config_for({**sampled, **changed, "model": model}, 0)
@@ -297,7 +299,8 @@ def _width_axis(axis: Range, width: Width) -> FloatDistribution:
 
 
 def _last_step(axis: Range, high: float) -> float:
-    """The highest of low, low + step, ... that is at most ``high``. Optuna finds it too, but warns in every trial."""
+    """The highest of low, low + step, ... that is at most ``high``. Optuna would find it too, but warn in every
+    trial."""
     if axis.step is None:
         return high
     # Decimal, as in Optuna: with floats, 0.8 + 3 x 0.1 is not on a step.

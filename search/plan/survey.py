@@ -1,4 +1,4 @@
-"""``model = ["timm:*"]``: finds all timm models of a pattern that fit the limit. Their counts are kept in a file."""
+"""``model = ["timm:*"]``: finds the timm models of a pattern that fit the limit. Counts are kept in a file."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Counted:
     """The counts of a timm model for given classes and pictures."""
 
     params: int
-    """0 if the model cannot be built."""
+    """Parameters; 0 if the model cannot be built."""
     macs: int | None = None
-    """None if it was not counted, because the parameters alone are over the limit."""
+    """Multiply-adds; None if they were not counted, because the parameters alone are over the limit."""
     problem: str | None = None
     """Reason why the model cannot be built, counted or trained; None if it can."""
 
@@ -42,11 +42,11 @@ _COUNTED = TypeAdapter(dict[str, Counted])
 def expand(spec: StudySpec, fitter: Fitter, progress: Progress | None) -> tuple[list[str], set[str], dict[str, str]]:
     """The models of a study, with each pattern "timm:..." replaced by the models of timm that fit the limit.
 
-    A model is counted at its own size, and run in training mode, on the meta device.
+    Each model of a pattern is counted at its own size, and tried in training mode, on the meta device.
 
     Returns:
-        The models, each once; those that fit and have no size setting; and the reasons: pattern -> how many of its
-        models are left out, model -> why it cannot be counted or trained.
+        The models, each once; the models among them that fit and have no size setting; and the reasons for what is left
+        out: pattern -> number of its models over the limit, model -> why it cannot be counted or trained.
     """
     choices = list(map(str, values_of("model", spec.train, spec.space)))
     if not any(choice.startswith(TIMM) for choice in choices):
@@ -86,7 +86,8 @@ def _fits(one: Counted, fitter: Fitter) -> bool:
 def _count_all(
     names: list[str], train: TrainConfig, fitter: Fitter, progress: Progress | None
 ) -> Mapping[str, Counted]:
-    """Count the models, or recall their counts. Long at first: 0.3 s each up to 5 million parameters (2 CPU cores)."""
+    """Count the models, or recall their counts. The first count takes 0.3 s for each model up to 5 million parameters
+    (2 CPU cores)."""
     shape, most = fitter.shape, fitter.limit.params
     memory = None if fitter.memory is None else fitter.memory.with_name("timm-models.json")
     settings = train.model_dump(mode="json", include={"model_args", "stem"})

@@ -1,4 +1,4 @@
-"""Recipes of earlier studies in the space of a new one: values outside of it are dropped."""
+"""Recipes of earlier studies in the space of a new study; values outside of the space are dropped."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from studies.axes import Value, recipe_problems
 from trainer.errors import ConfigError, LimitError
 
 
-def within(
+def recipes_within(
     spec: StudySpec, space: Mapping[str, BaseDistribution], chosen: Sequence[Transferred], fitter: Fitter
 ) -> list[Transferred]:
-    """The recipes as the new study can queue them, with the sampled settings as keys. A recipe without any is left out.
+    """The recipes as the new study can queue them, given by sampled settings. A recipe without such a setting is left
+    out.
 
     Args:
         spec: the new study.
-        space: its axes, with exact bounds.
+        space: the axes of the new study, with exact bounds.
         chosen: recipes of earlier studies.
         fitter: finds the widths that fit the new study's limit.
     """

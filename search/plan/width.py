@@ -22,8 +22,8 @@ from trainer.results import macs_in_words
 from trainer.values import Json
 
 WIDTH_STEP = 1e-5
-"""Resolution of widths. The number of parameters is a step function of the width, and its steps are far wider. It never
-falls, except at one width of a ResNet."""
+"""Resolution of widths. The number of parameters is a step function of the width, with far wider steps than this. It
+never falls, except at one width of a ResNet."""
 
 WIDEST = 10.0
 """Largest width that TrainConfig accepts."""
@@ -48,7 +48,7 @@ class Width:
     widest: SizedWidth
     """The widest width that fits."""
     next: SizedWidth | None
-    """One step wider, over the limit; None if even the widest possible width fits."""
+    """The width one step wider, which is over the limit; None if even the widest possible width fits."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ class Fitter:
     def resolve(self, config: TrainConfig, share: float, low: float, high: float | None) -> TrainConfig:
         """The candidate for a sampled share of the feasible widths.
 
-        Size settings that the model's family does not have are set to their defaults: a trial samples them all,
-        because the space is flat.
+        Size settings that the model's family does not have are set to their defaults: a trial samples every size
+        setting of the space, whichever its model is.
 
         Args:
             config: the candidate without its width.
@@ -167,8 +167,8 @@ class Fitter:
                 f"no width of {config.model} fits: at {low:g}, the narrowest, it has {self._in_words(narrowest)}; the "
                 f"limit is {describe_limit(self.limit)}; raise it, or choose a smaller width or model"
             )
-        # Sizes rise with the width, except for one dip. If the sizes just before the dip and at the widest width are
-        # within the limit, all sizes are.
+        # Sizes rise with the width, except for one dip. If the size just before the dip and the size at the widest
+        # width are within the limit, all sizes are.
         fall = dip(config)
         before_dip = [] if fall is None else [math.ceil(fall / WIDTH_STEP) - 1]
         over = [steps for steps in (*before_dip, end) if steps > fitting and is_over(steps)]

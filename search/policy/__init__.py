@@ -1,11 +1,11 @@
 """How a search decides: which candidate goes on at a rung, and which is tried next. It imports Optuna, but no study.
 
 ladder      the rungs of a study: after how many steps candidates are compared
-promotion   which candidates go on from a rung, and which are paused there
-race        which of the best candidates is exported: rounds of trainings with fresh seeds
-model       the sampler "model": which settings are tried next
+promotion   decides which candidates go on from a rung, and which are paused there
+race        decides which of the best candidates is exported: rounds of trainings with fresh seeds
+model       the sampler "model", which decides the settings to try next
 tpe         the sampler "tpe": Optuna's, which remembers trials
-seen        the trials of a study as the sampler sees them
+candidates  the trials of a study as the sampler sees them
 estimate    the estimated end of a candidate, from the rungs that it has reached
 encoding    settings as points of the unit cube
 gp          the Gaussian process

@@ -1,4 +1,5 @@
-"""Settings as points of the unit cube, a coordinate for each setting, and as features to measure distances in."""
+"""Settings as points of the unit cube, with a coordinate for each setting; and as features, between which distances are
+measured."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ Points: TypeAlias = "NDArray[np.float64]"
 
 
 def levels_of(axis: BaseDistribution) -> int:
-    """Number of values of an axis; 0 for a continuous one. Integers on a log axis count as continuous."""
+    """Number of values of an axis; 0 for a continuous axis. Integers on a log axis count as continuous."""
     if isinstance(axis, CategoricalDistribution):
         return len(axis.choices)
     assert isinstance(axis, FloatDistribution | IntDistribution)
@@ -69,7 +70,7 @@ def value_at(axis: BaseDistribution, coordinate: float) -> Setting:
 
 
 def _ends(axis: FloatDistribution | IntDistribution) -> tuple[float, float]:
-    """The values at 0 and 1."""
+    """The values at the coordinates 0 and 1."""
     if levels_of(axis):
         half = (axis.step or 1) / 2
         return axis.low - half, axis.low + (levels_of(axis) - 1) * (axis.step or 1) + half
@@ -82,7 +83,7 @@ class Encoding:
     """The axes of a space, in a fixed order, and the features of its points.
 
     Args:
-        space: setting -> axis; each has more than one value.
+        space: setting -> axis; each axis has more than one value.
     """
 
     def __init__(self, space: Mapping[str, BaseDistribution]) -> None:
@@ -122,7 +123,8 @@ class Encoding:
     def nearby(self, point: Points, number: int, reach: Points, rng: np.random.Generator) -> Points:
         """Random points near ``point``.
 
-        60 % of the settings move a little. Of the settings with few values, 20 % move to any value.
+        Each setting moves a little, with a probability of 60 %. A choice, or a setting with at most four values, moves
+        to any value instead, with a probability of 20 %.
 
         Args:
             point: [number of settings].

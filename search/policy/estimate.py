@@ -11,15 +11,15 @@ LEAST_SLOPE = 0.3
 """Smallest slope of a regression from a rung to the next one."""
 
 FEW = 5
-"""If fewer candidates have reached both rungs, all are assumed to gain the same from one rung to the next."""
+"""If fewer candidates than this have reached both rungs, all are assumed to gain the same from the one to the other."""
 
 UNKNOWN = 0.35
-"""Error of a prediction in that case, as a share of the standard deviation of the values."""
+"""Error of a prediction from fewer than FEW candidates, as a share of the standard deviation of all values."""
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """An estimate for each candidate, in the order of the arguments."""
+    """An estimate for each candidate, in the order of the candidates."""
 
     ends: NDArray[np.float64]
     """The value at the end, measured or estimated; NaN if no rung was reached."""

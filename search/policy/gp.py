@@ -1,7 +1,7 @@
 """A Gaussian process in which each observation has its own noise.
 
-scikit-learn's regressor has no priors on its hyperparameters, which are needed for a dozen observations of seven
-settings.
+scikit-learn's regressor has no priors on its hyperparameters. With a dozen observations of seven settings, priors are
+needed.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Process:
 
 
 def one_thread() -> AbstractContextManager[object]:
-    """Limits linear algebra to one thread, as long as the context lasts.
+    """A context in which linear algebra uses one thread.
 
     For matrices of a few hundred rows, more threads are not faster, and are much slower if other processes use the
     cores: bench/README.md, "The model sampler". The last bits of a result depend on the number of threads.
@@ -100,7 +100,7 @@ def first_theta(settings: int) -> Array:
 
 
 def fitted_theta(observations: Observations, setting_of: NDArray[np.int_], begin: Array, steps: int) -> Array:
-    """Hyperparameters with a high posterior density, by this many steps of L-BFGS-B from ``begin``."""
+    """Hyperparameters with a high posterior density, after ``steps`` steps of L-BFGS-B from ``begin``."""
     settings = len(begin) - 2
     bounds = [(-3.0, 3.0)] * (settings + 1) + [(-9.0, 0.0)]
     options = {"maxiter": steps}

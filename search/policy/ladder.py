@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.words import count
 
 PAUSED_AT, PROMOTED_AT = "paused_at", "promoted_at"
-"""Trial attributes: the step of the last rung at which a trial was paused, and of the last rung that it left."""
+"""Trial attributes: the step of the last rung at which the trial was paused, and of the last rung that it has left."""
 
 REPEATS = "featherweight:repeats"
 """Trial attribute: number of the trial whose settings this trial repeats with another seed. Such a trial is no
@@ -83,7 +83,8 @@ class Ladder:
         return [*parts.values()]
 
     def describe(self, step: str, factor: int) -> str:
-        """The rungs in words; ``step`` is "epoch" or "fold", and one of ``factor`` goes on. Empty without rungs."""
+        """The rungs in words; empty without rungs. ``step`` is "epoch" or "fold"; one of ``factor`` candidates goes
+        on."""
         if not self.rungs:
             return ""
         best = {2: "half", 3: "third", 4: "quarter"}.get(factor, f"1 of {factor}")
@@ -104,11 +105,11 @@ def ladder_for(steps: int, *, anew: bool, factor: int, first: int | None = None,
     bench/README.md, "Rungs".
 
     Args:
-        steps: epochs of a full training, or folds.
+        steps: number of epochs (or folds) of a full training.
         anew: whether each rung has its own training.
         factor: each rung has this many times the steps of the rung before it.
-        first: epochs up to the first rung. Default: 1 / factor^2 of ``steps``. With ``anew``, if that is less than
-            two epochs: 1 / factor of ``steps``. Without ``anew``: at least the epoch after the warm-up.
+        first: epochs up to the first rung. Default: steps / factor^2; with ``anew``, if that is less than two epochs,
+            steps / factor; without ``anew``, at least the epoch after the warm-up.
         warmup: epochs of the warm-up.
     """
     length = first
@@ -126,7 +127,8 @@ def ladder_for(steps: int, *, anew: bool, factor: int, first: int | None = None,
 
 
 def reached(trial: FrozenTrial, ladder: Ladder) -> dict[int, float]:
-    """The value of a trial at each rung that it has reached, by the rung's number from 0; the end is the last number.
+    """Number of a rung, from 0 -> the trial's value there, for the rungs that it has reached. The end has the last
+    number.
 
     If the patience of a training ended it before a rung, its last value counts at that rung.
     """

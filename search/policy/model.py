@@ -16,32 +16,32 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from scipy.stats import qmc
 
+from search.policy.candidates import Candidate, CandidateReader, common_space
 from search.policy.encoding import Encoding, Points, value_at
 from search.policy.estimate import Estimates, estimated_ends
 from search.policy.gp import Observations, Process, first_theta, fitted_theta, one_thread
 from search.policy.ladder import Ladder
 from search.policy.propose import proposed
-from search.policy.seen import Candidate, Seen, common_space
 
 MOST, CHOSEN = 300, 150
-"""The Gaussian process is fitted to all candidates; if there are more than MOST, to CHOSEN of them."""
+"""The Gaussian process is fitted to all candidates, or to CHOSEN of them if there are more than MOST."""
 
 FIT_STEPS = 20
 """Steps of the optimizer that fits the hyperparameters."""
 
 REFIT_EVERY, REFIT_STEPS = 10, 4
-"""With more than ``MOST`` candidates, hyperparameters are fitted only for every tenth trial, by REFIT_STEPS steps from
-the last fitted values."""
+"""With more than MOST candidates, hyperparameters are fitted only for each REFIT_EVERY-th trial, by REFIT_STEPS steps
+from the last fitted values."""
 
 THETA = "model:theta"
-"""Trial attribute, set with more than ``MOST`` candidates: the names of the sampled settings, and the process's
-hyperparameters."""
+"""Trial attribute, set if there are more than MOST candidates: the names of the sampled settings, and the
+hyperparameters that were fitted for the trial."""
 
 RANDOM_EVERY = 3
-"""One of this many candidates is random (bench/README.md, "The model sampler")."""
+"""One of RANDOM_EVERY candidates is random (bench/README.md, "The model sampler")."""
 
 FLOOR = 2.0
-"""Values below median - FLOOR x (best - median) are set to that bound (bench/README.md, "The model sampler")."""
+"""Values below the bound median - FLOOR x (best - median) are raised to it (bench/README.md, "The model sampler")."""
 
 
 class ModelSampler(BaseSampler):
@@ -70,14 +70,14 @@ class ModelSampler(BaseSampler):
         self._startup_trials = startup_trials
         self._ladder = ladder
         self._study: Study | None = None
-        self._seen = Seen(ladder)
+        self._seen = CandidateReader(ladder)
         self._last: tuple[int, list[Candidate]] = (-1, [])
-        """Number of the trial that was asked for last, and the candidates at that time."""
+        """Number of the last trial that the sampler was asked for, and the candidates at that time."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The axes that all other trials have, finished or not, without axes of a single value."""
+        """The axes that all other candidates have in common, without axes of a single value."""
         if study is not self._study:
-            self._study, self._seen = study, Seen(self._ladder)
+            self._study, self._seen = study, CandidateReader(self._ladder)
         candidates = self._seen.candidates(study.get_trials(deepcopy=False), but=trial.number)
         self._last = trial.number, candidates
         return common_space(candidates)
@@ -92,7 +92,7 @@ class ModelSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The settings to try next; empty for a resumed trial that has all its settings already."""
+        """The settings to try next; empty if the trial is resumed and has all its settings already."""
         if search_space.keys() <= trial.params.keys():
             return {}
         with one_thread():
@@ -136,7 +136,8 @@ class ModelSampler(BaseSampler):
     def _theta(
         self, study: Study, trial: FrozenTrial, observations: Observations, encoding: Encoding, *, beyond: bool
     ) -> NDArray[np.float64]:
-        """The hyperparameters: fitted now, or stored with one of the last trials."""
+        """The hyperparameters, fitted now or stored with one of the last trials; ``beyond``: there are more than MOST
+        candidates."""
         names, begin, steps = list(encoding.axes), first_theta(len(encoding.axes)), FIT_STEPS
         if beyond:
             for other in reversed(study.get_trials(deepcopy=False)[: trial.number]):
@@ -158,8 +159,8 @@ def _points(candidates: Sequence[Candidate], encoding: Encoding) -> Points:
 
 
 def _choice(ends: NDArray[np.float64], most: int) -> NDArray[np.int_]:
-    """The candidates for the Gaussian process if there are too many: a third are the best, a third the newest, and a
-    third evenly spaced among the others."""
+    """Choose ``most`` candidates for the Gaussian process: a third are the best, a third the newest, and a third evenly
+    spaced among the others."""
     third = most // 3
     order = np.argsort(-np.nan_to_num(ends, nan=-math.inf), kind="stable")
     taken = np.zeros(len(ends), bool)

@@ -1,8 +1,10 @@
-"""Which candidates go on from a rung, and which are paused there: asynchronous successive halving with promotion.
+"""Decides which candidates go on from a rung, and which are paused there: asynchronous successive halving with
+promotion.
 
-The promotion type of ASHA: Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, algorithm 2.
-A candidate that has reached a rung goes on once it is in the best 1 / factor of all that have reached it. No worker
-waits for other candidates, and no candidate is lost: a paused one goes on when later ones turn out to be worse.
+This is the promotion type of ASHA: Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020,
+algorithm 2. A candidate that has reached a rung goes on once it is in the best 1 / factor of all that have reached it.
+No worker waits for other candidates, and no candidate is lost: a paused candidate goes on if later ones turn out to be
+worse.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Promotion:
 
         Args:
             number: the candidate.
-            step: the step of the rung. If the patience of a training ended it before the rung: its last step.
+            step: the step of the rung. If ``patience`` ended the training before the rung: the last step.
             value: the value of the candidate there.
 
         Returns:
@@ -50,7 +52,7 @@ class Promotion:
         return place is not None and place < self._places(rung, at_least=0)
 
     def complete(self, number: int, value: float) -> None:
-        """Record that a candidate has reached its end, and so all rungs."""
+        """Record that a candidate has reached its end, and with it all rungs."""
         for rung in range(len(self._arrived)):
             self._note(number, rung, value)
 
@@ -82,10 +84,11 @@ class Promotion:
         self.waiting.pop(number, None)
 
     def next(self, at_least: int = 0) -> int | None:
-        """The candidate to promote: the best one at the highest rung that has one. None if no candidate may go on.
+        """The candidate to promote: the best that may go on, at the highest rung with such a candidate; None without
+        one.
 
         Args:
-            at_least: number of candidates that may go on at each rung, however few have reached it.
+            at_least: number of candidates that may go on from each rung, even if few have reached the rung.
         """
         return next(iter(self._may_go_on(at_least)), None)
 
@@ -94,7 +97,7 @@ class Promotion:
         return len(self._may_go_on(at_least))
 
     def order(self) -> list[int]:
-        """The paused candidates, the one most likely to be promoted first."""
+        """Numbers of the paused candidates; the one most likely to be promoted comes first."""
         return [
             number
             for rung in reversed(range(len(self._alive)))

@@ -1,4 +1,4 @@
-"""Which point to try next: the highest expected improvement over random points and points near the best."""
+"""The point to try next: the one with the highest expected improvement among random points and points near the best."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def proposed(encoding: Encoding, points: Points, process: Process, rng: np.rando
 
     Args:
         encoding: the encoding of the space.
-        points: [number, number of settings]: the candidates, those without a value included.
-        process: the Gaussian process fitted to them.
+        points: [number, number of settings]: the candidates, including those without a value.
+        process: the Gaussian process that was fitted to these candidates.
         rng: source of random numbers.
     """
     means = process.mean(encoding.features(points))

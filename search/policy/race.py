@@ -1,6 +1,6 @@
 """A race: the best candidates are trained again with fresh seeds; the worse ones leave, the others get more seeds.
 
-It is sequential halving on few candidates: Karnin, Koren and Somekh, "Almost Optimal Exploration in Multi-Armed
+A race is sequential halving on few candidates: Karnin, Koren and Somekh, "Almost Optimal Exploration in Multi-Armed
 Bandits", ICML 2013, with rounds that were chosen by simulation (bench/README.md, "The race").
 """
 
@@ -19,7 +19,7 @@ class Round:
     """A round of a race."""
 
     keep: int
-    """Number of candidates that take part: the best ones so far."""
+    """Number of candidates that take part: the best so far."""
     seeds: int
     """Number of fresh seeds that each of them has after this round."""
 
@@ -33,10 +33,11 @@ LONG: Rounds = (Round(4, 1), Round(2, 3))
 """The race after a longer search; it takes 8 trainings."""
 
 REPORT_SEEDS = 2
-"""Further seeds that measure the winner of a race."""
+"""Number of further seeds that measure the winner of a race."""
 
 FIXED = Round(5, 3)
-"""The only round if a study file names ``top`` or ``seeds``; what the file does not name is taken from here."""
+"""The only round if a study file names ``top`` or ``seeds``. If the file names only one of them, the other is from
+here."""
 
 LONG_FROM = 30
 """Searches of at least this many full trainings have the longer race."""
@@ -51,7 +52,7 @@ class Entrant:
     """The candidate's value in the search, which counts in the mean like the value of a seed; None if the candidate was
     not completed."""
     size: int
-    """Number of parameters. Of two candidates with the same score, the smaller one ranks higher."""
+    """Number of parameters. If two candidates have the same score, the smaller one ranks higher."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Standing:
     """A race as it is now."""
 
     alive: tuple[int, ...]
-    """Numbers of the candidates that are left, best first; after the race the first one has the best value."""
+    """Numbers of the candidates that are left. After the race they are ranked, the best first."""
     todo: tuple[tuple[int, int], ...]
     """The trainings of the present round that have no result yet, as (candidate, number of the seed from 0). Empty
     after the race."""
@@ -128,4 +129,4 @@ def _score(results: Mapping[int, float | None], seeds: int, claim: float | None)
     fresh = [value for seed, value in sorted(results.items()) if seed < seeds and value is not None]
     if not fresh:
         return -math.inf
-    return round(fmean(fresh if claim is None else [*fresh, claim]), 9)  # else equal results could differ in a last bit
+    return round(fmean(fresh if claim is None else [*fresh, claim]), 9)  # equal results could differ in the last bit

@@ -2,16 +2,16 @@
 
 launch       from a study to a running search
 stop         `search stop`: asks a search to end, and ends paused trials
-elastic      `search gpus`: GPUs added to a running search, and taken away
+elastic      `search gpus`: adds GPUs to a running search, and takes GPUs away
 coordinator  the loop: assign, answer, resume, pause, stop
 trials       the trials of the study: ask, report, prune, tell
-rungs        which trials go on at a rung, are paused there, are promoted
+rungs        decides which trials go on at a rung, pauses the others, promotes paused ones
 allowance    the number of trials that the budget and the time allow to begin or to go on
 quota        the disk space that checkpoints may take
 clock        the time of a launch, and the part of it that is reserved for the export
 queued       what the search queues: known recipes, and the repeat that measures the noise
 others       trials that other programs have queued or finished
 assignment   the assignment of a trial to a worker
-moment       the search at one moment, for its observers; the line about a trial that has ended
-records      what coordinator and trials keep in memory: trials in progress, their ends, unstored messages
+moment       snapshots of a search for its observers; the line about a trial that has ended
+records      what coordinator and trials keep in memory: trials in progress, ends of trials, unstored events
 """

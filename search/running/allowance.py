@@ -11,14 +11,14 @@ from search.study.budget import Budget, Spent
 
 @dataclass(frozen=True)
 class Allowance:
-    """The number of trials that may begin or go on now. Promotions come first."""
+    """The numbers of trials that may begin, and that may be promoted. Promotions come first."""
 
     candidates: int
-    """Largest number of new candidates."""
+    """Largest number of candidates that may begin."""
     promotions: int
-    """Number of paused trials that may go on."""
+    """Largest number of paused trials that may go on."""
     at_least: int
-    """Number of trials that may go on at each rung, however few have reached it."""
+    """Number of trials that may go on from each rung, even if few trials have reached the rung."""
 
     @property
     def total(self) -> int:
@@ -27,10 +27,10 @@ class Allowance:
 
 
 def allowance_of(budget: Budget, spent: Spent, committed: int, rungs: Rungs, clock: Clock, *, idle: bool) -> Allowance:
-    """The trials that the budget and the time allow.
+    """The numbers of trials that the budget and the time allow.
 
-    Once no candidate may begin, the best one at each rung may go on, however few have reached it. When a budget of
-    compute is spent, no trial is promoted either, unless no candidate is complete: the best one is trained to its end.
+    Once no candidate may begin, the best trial at each rung may go on, even if few have reached the rung. When a budget
+    of compute is spent, no trial is promoted either; but if no candidate is complete, the best is trained to its end.
     If time is reserved for an export, a candidate begins only if it could be trained to its end before that time.
 
     Args:
@@ -41,7 +41,7 @@ def allowance_of(budget: Budget, spent: Spent, committed: int, rungs: Rungs, clo
         clock: the time of the launch.
         idle: whether no trial is in progress.
     """
-    if clock.is_over:
+    if clock.hours_are_over:
         return Allowance(0, 0, 1)
     candidates = budget.candidates_left(spent, committed) if clock.allows(rungs.ladder.last_step) else 0
     at_least = 0 if candidates else 1

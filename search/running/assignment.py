@@ -31,7 +31,7 @@ def assignment_of(progress: Progress, spec: StudySpec, ladder: Ladder, runs: Run
 
 
 def _width_share(trial: Trial, spec: StudySpec) -> WidthShare | None:
-    """The share of widths from which the worker finds the width; None if no other sampled setting changes the size."""
+    """The share from which the worker finds the width; None if no setting but the width changes the model's size."""
     if not spec.sizes_vary:
         return None
     low, high = spec.width_range

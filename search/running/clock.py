@@ -11,7 +11,8 @@ from search.plan.schedule import Pace, Schedule
 from search.study.trial import TrialView
 
 MEASURED_STEPS = 64
-"""The pace of the search is the mean duration of this many last steps, because the load of a machine changes."""
+"""Number of latest steps whose mean duration is the pace of the search. Older ones do not count, because the load of a
+machine changes."""
 
 
 class Clock:
@@ -21,12 +22,12 @@ class Clock:
         hours: ``search.hours``; None: no limit.
         schedule: the time of the whole study, if the launch goes on to the export. Then ``hours`` count from the first
             launch, and time for the last stages is reserved.
-        is_up: whether an earlier launch has found that the search's part of the time is over.
+        search_is_over: whether an earlier launch has stored that the search's part of the time is over.
     """
 
-    def __init__(self, hours: float | None, schedule: Schedule | None = None, *, is_up: bool = False) -> None:
+    def __init__(self, hours: float | None, schedule: Schedule | None = None, *, search_is_over: bool = False) -> None:
         self._ends = None if hours is None else time.monotonic() + hours * 3600
-        self.schedule, self.is_up = schedule, is_up
+        self.schedule, self.search_is_over = schedule, search_is_over
         self._steps: deque[float] = deque(maxlen=MEASURED_STEPS)
         self._macs = 0
         self.slowest = 0.0
@@ -38,8 +39,8 @@ class Clock:
         return Pace(sum(self._steps) / len(self._steps), self._macs) if self._steps else None
 
     @property
-    def is_over(self) -> bool:
-        """Whether the hours of a launch without an export are over."""
+    def hours_are_over(self) -> bool:
+        """Whether the hours of this launch are over; False if the launch goes on to an export."""
         return self.schedule is None and self._ends is not None and time.monotonic() >= self._ends
 
     @property
@@ -51,27 +52,28 @@ class Clock:
             return None
         return max(0.0, self.schedule.search_ends_at(pace) - time.time())
 
-    def measure(self, seconds: float) -> None:
-        """Store the duration of a step."""
+    def add_step(self, seconds: float) -> None:
+        """Note the duration of a step."""
         self._steps.append(seconds)
         self.slowest = max(self.slowest, seconds)
 
     def note_end(self, view: TrialView) -> None:
-        """Store the multiply-adds of a trial if they are the most of all complete ones: the export evaluates them."""
+        """Note the multiply-adds of a trial that has ended. The largest complete model determines how long the export's
+        evaluation may take."""
         if view.state == "COMPLETE" and view.macs:
             self._macs = max(self._macs, view.macs)
 
     def adopt(self, views: Iterable[TrialView]) -> None:
-        """Store the speed of the trials that earlier launches have finished."""
+        """Note the speed of the trials that earlier launches have finished."""
         for view in views:
             if view.epochs and view.seconds:
                 self._steps.append(view.seconds / view.epochs)
 
     def allows(self, steps: int) -> bool:
-        """Whether this many steps of one candidate end before the time for the last stages begins."""
+        """Whether one candidate can take this many steps before the time of the last stages begins."""
         if self.schedule is None:
             return True
-        if self.is_up:
+        if self.search_is_over:
             return False
         pace = self.pace
         if pace is None:

@@ -1,6 +1,6 @@
 """The coordinator: the one process that owns a study. ask -> assign -> report, prune -> tell.
 
-Optuna stores the state of each trial. The coordinator also knows its worker, and its failures so far:
+Optuna stores the state of each trial. The coordinator also knows the trial's worker and failures:
 
     WAITING --ask--> RUNNING --last epoch--> COMPLETE
                      RUNNING --pruner, loss not finite, or too large for the memory--> PRUNED
@@ -33,7 +33,7 @@ from search.plan.space import Bounds
 from search.running.clock import Clock
 from search.running.moment import SECONDS_A_WORKER, line_of, problems_of, snapshot_of
 from search.running.quota import Quota
-from search.running.records import Changed, Ending, Said
+from search.running.records import Ending, PendingEvent, ResultChanged
 from search.running.trials import Trials
 from search.study import events
 from search.study.marks import FOREIGN_REASON
@@ -57,7 +57,7 @@ from trainer.errors import DiskError
 class Coordinator:
     """Runs one study on a pool of workers until its budget is spent, or until it is told to stop.
 
-    Many parameters: what a search consists of.
+    Many parameters: the parts of a search.
 
     Args:
         owned: the study.
@@ -75,30 +75,30 @@ class Coordinator:
         self.owned, self.spec, self.known, self.runs, self.cache = owned, owned.spec, bounds.known, runs, cache
         self.pool, self.audience, self.say, self.clock = pool, audience, audience.say, clock
         self.room_needed = room_needed(self.spec, bounds, len(pool.devices))
-        """Bytes for all checkpoints, existing ones included; after a full disk, the search waits for this much room."""
+        """Bytes that all checkpoints need, existing ones included. On a full disk, the search waits for this room."""
         self.crew, self.trials = Crew(pool, self.spec.faults, self.say), Trials(owned, bounds.space, runs, clock)
         self.journal = self.trials.journal
         self.quota = Quota(runs, self.spec, self.trials.rungs, self.say)
-        self.stopping = self.killed = self.told_to_stop = self.out_of_time = False
-        """``told_to_stop``: whether the user was told that the search stops, or need not be told."""
+        self.stopping = self.killed = self.stop_announced = self.out_of_time = False
+        """``stop_announced``: whether the user knows that the search stops, or need not be told."""
         self.deadline = math.inf
         self.outage = Outage(self.say)
-        self.backlog: deque[Said] = deque()
+        self.backlog: deque[PendingEvent] = deque()
         """Events of workers that are not stored in the database yet."""
         self.no_room: str | None = None
         self.last_failure: str | None = None
         self.fatal: BaseException | None = None
         self.each_turn: Callable[[], object] = lambda: None
-        """Called in each turn; may change the workers."""
+        """Called in each turn. It may add workers or drain them."""
         self._shown = -math.inf
         """Time of the last snapshot for the audience."""
-        self.assign_seconds, self._may_assign = POLL_SECONDS, False
-        """After how long a turn gives work to no further worker; whether the next turn goes on with it."""
+        self.assign_seconds, self._more_to_assign = POLL_SECONDS, False
+        """Time in a turn after which no further worker gets work; whether the next turn goes on with that."""
 
     # -- from outside
 
     def stop(self, grace_seconds: float = math.inf) -> None:
-        """Let every worker finish its epoch, for at most ``grace_seconds``; a second call ends the search at once.
+        """Let every worker finish its epoch, for at most ``grace_seconds``. A second call ends the search immediately.
 
         Safe in a signal handler.
         """
@@ -107,11 +107,11 @@ class Coordinator:
         self.deadline = min(self.deadline, time.monotonic() + grace_seconds)
 
     def run(self) -> bool:
-        """Search. Returns True once the budget is spent or the time is up; False if the search was told to stop.
+        """Search. Returns True if the budget is spent or the time is up; False if the search was told to stop.
 
         Raises:
             TrainingFailed: workers cannot start, or the same error ended two trials in a row.
-            DiskError: checkpoints cannot be written although there is room; the trials go on with the next launch.
+            DiskError: checkpoints cannot be written although there is room. The next launch goes on with the trials.
             HeldError, StudyChanged: another process took over the study or deleted it.
             StorageError: an outage of the database lasted longer than ``faults.storage_minutes``.
         """
@@ -119,7 +119,7 @@ class Coordinator:
             self._search()
         except BaseException as error:
             self.fatal = self.fatal or error
-            self.journal.lost = isinstance(error, HeldError | StudyChanged)
+            self.journal.is_taken_over = isinstance(error, HeldError | StudyChanged)
             raise
         finally:
             late = self.killed or time.monotonic() >= self.deadline
@@ -157,31 +157,31 @@ class Coordinator:
         self.crew.start(self._left_to_do())
 
     def step(self) -> bool:
-        """One turn: waiting events, idle workers, new messages. Returns False once there is nothing left to do."""
+        """One turn: handle events, give work to idle workers, read messages. Returns False if nothing is left to do."""
         if self.runs.stop_requested(self.spec.name) and not self.stopping:
             self.stop()
         self.each_turn()
         if self.clock.must_end and not self.stopping and self.trials.spent.complete:
-            self.out_of_time = self.told_to_stop = True
+            self.out_of_time = self.stop_announced = True
             self.stop(self.spec.faults.grace_seconds)
         checks = (self.owned.check, partial(check_writable, self.trials.study))
-        # Another attempt to reach a vanished server could take longer than the grace.
+        # Another attempt to reach a vanished server could last beyond the deadline.
         too_late = self.outage.is_on and time.monotonic() + ANSWER_SECONDS + CONNECT_SECONDS > self.deadline
-        steps = (self.trials.complete_asking, self._catch_up, self._assign, self._finish_off, self._tell_of_others)
+        steps = (self.trials.complete_asking, self._catch_up, self._assign, self._fail_surplus, self._tell_of_others)
         minutes = self.spec.faults.storage_minutes
         with looking_once(self.trials.study):  # what other programs change meanwhile is seen in the next turn
             if too_late or not self.outage.with_database(*checks, *steps, most_minutes=minutes):
                 self._go_on_without_storage()
-        if self.killed or time.monotonic() >= self.deadline or not self._worth_waiting():
+        if self.killed or time.monotonic() >= self.deadline or not self._goes_on():
             return False
-        if self.stopping and not self.told_to_stop and not self.fatal:
+        if self.stopping and not self.stop_announced and not self.fatal:
             self.say("finishing the epoch; Ctrl-C again to stop now")
-            self.told_to_stop = True
+            self.stop_announced = True
         self.quota.keep()
         self._show()
-        waits = self.outage.is_on or not self._may_assign
+        waits = self.outage.is_on or not self._more_to_assign
         for worker, event in self.crew.events(POLL_SECONDS if waits else 0.0, self._patience):
-            self.backlog.append(Said(worker, event))
+            self.backlog.append(PendingEvent(worker, event))
         return True
 
     def _show(self) -> None:
@@ -199,7 +199,7 @@ class Coordinator:
     # -- the database, which may be unavailable
 
     def _catch_up(self) -> None:
-        while self.backlog:  # an event that fails halfway stays first, and is handled again from its start
+        while self.backlog:  # an event whose handling fails stays first, and is handled again from the start
             try:
                 self._handle(self.backlog[0])
             except UpdateFinishedTrialError:
@@ -209,21 +209,21 @@ class Coordinator:
                 self.backlog.popleft()
 
     def _go_on_without_storage(self) -> None:
-        """Let workers train on, up to a rung. Their epochs are decided once the database is back."""
-        for said in self.backlog:
-            if said.can_go_on(self.trials.rungs.on_the_way):
-                self._answer(said, go_on=not (self.stopping or self.crew.workers[said.worker].drained))
+        """Let workers train on, up to a rung. Decisions about their epochs follow when the database is back."""
+        for pending in self.backlog:
+            if pending.can_go_on(self.trials.rungs.within_training):
+                self._answer(pending, go_on=not (self.stopping or self.crew.workers[pending.worker].drained))
 
-    def _answer(self, said: Said, *, go_on: bool) -> None:
-        if not said.answered:
-            said.answered = True
-            self.crew.send(said.worker, Answer(go_on=go_on))
+    def _answer(self, pending: PendingEvent, *, go_on: bool) -> None:
+        if not pending.answered:
+            pending.answered = True
+            self.crew.send(pending.worker, Answer(go_on=go_on))
 
     # -- trials
 
     def _assign(self) -> None:
-        """Give idle workers something to do. A candidate can take long to ask for; messages are read meanwhile."""
-        begun, self._may_assign = time.monotonic(), False
+        """Give idle workers trials. Asking for a candidate can take long, so the turn may end before all have one."""
+        begun, self._more_to_assign = time.monotonic(), False
         if self.no_room and self._has_room():
             self.say("there is room on the disk; going on")
             self.no_room = None
@@ -237,24 +237,24 @@ class Coordinator:
             self.crew.send(worker.number, self.trials.assignment(trial, self.cache))
             self.journal.append(events.Assign(trial=trial, worker=worker.label, attempt=progress.attempts))
             if time.monotonic() - begun > self.assign_seconds:
-                self._may_assign = True
+                self._more_to_assign = True
                 break
 
     def _tell_of_others(self) -> None:
-        """Tell the user, once, of trials that other programs have finished or queued with impossible values."""
+        """Tell the user, once, about trials that other programs have finished or queued with impossible values."""
         while (others := self.trials.others).refused:
             self.say(line_of(self.trials.finished[others.refused.popleft()], self.trials), WARNING)
         if others.foreign:
             self.say(f"trial {', '.join(map(str, others.foreign))}: {FOREIGN_REASON}", WARNING)
             others.foreign.clear()
 
-    def _finish_off(self) -> None:
+    def _fail_surplus(self) -> None:
         """Once the budget is spent, fail the surplus trials that a broken connection has created."""
         if not (self.stopping or self.crew.training() or self._left_to_do()):
             self.trials.fail_unknown()
 
-    def _worth_waiting(self) -> bool:
-        """Whether work is in progress or left to do."""
+    def _goes_on(self) -> bool:
+        """Whether the search goes on, because work is in progress or left to do."""
         if self.stopping and (self.outage.is_on or self.no_room):
             return self.crew.busy()  # wait only for epochs in progress, because checkpoints hold the results
         if self.backlog or self.crew.training() or self.outage.is_on:
@@ -262,9 +262,9 @@ class Coordinator:
         return not self.stopping and self._left_to_do() > 0
 
     def _left_to_do(self) -> int:
-        """Number of trials left to assign: orphans, paused ones that may be promoted, new ones within the budget.
+        """Number of trials left to assign: orphans, paused trials that may be promoted, candidates that may begin.
 
-        When the time for the last stages has begun, orphans do not go on, unless no candidate is complete.
+        When the time of the last stages has begun, orphans do not go on, unless no candidate is complete.
         """
         orphans = len(self.trials.orphans) if self.clock.allows(0) or not self.trials.spent.complete else 0
         return orphans + self.trials.allowance.total
@@ -279,21 +279,21 @@ class Coordinator:
 
     # -- events of workers
 
-    def _trains(self, worker: Worker) -> bool:
+    def _has_unfinished_trial(self, worker: Worker) -> bool:
         """Whether a worker has a trial that is not finished."""
         return worker.trial in self.trials.progress
 
-    def _handle(self, said: Said) -> None:
-        """Handle an event of a worker; repeated from the start if an outage of the database begins halfway."""
-        worker, event = self.crew.workers[said.worker], said.event
+    def _handle(self, pending: PendingEvent) -> None:
+        """Handle an event of a worker. If an outage of the database begins halfway, this is repeated from the start."""
+        worker, event = self.crew.workers[pending.worker], pending.event
         match event:
             case Started():
-                if self._trains(worker):  # not if another program has finished the trial
-                    self.trials.counted(event)
+                if self._has_unfinished_trial(worker):  # not if another program has finished the trial
+                    self.trials.store_size(event)
             case Epoch():
                 worker.memory_bytes = event.memory_bytes
-                go_on = self._trains(worker) and self._on_epoch(worker, event.trial, event.result)
-                self._answer(said, go_on=go_on)
+                go_on = self._has_unfinished_trial(worker) and self._on_epoch(worker, event.trial, event.result)
+                self._answer(pending, go_on=go_on)
             case Failed():
                 failure = event.failure
                 if failure.is_crash:
@@ -310,11 +310,11 @@ class Coordinator:
                 assert_never(event)
 
     def _on_epoch(self, worker: Worker, trial: int, result: EpochResult) -> bool:
-        """Report an epoch and ask the pruner. Returns whether the worker shall go on."""
+        """Report an epoch and apply the decision about the trial. Returns whether the worker shall go on."""
         worker.epoch = result
         try:
             verdict = self.trials.report(trial, result)
-        except Changed as change:
+        except ResultChanged as change:
             self._on_failure(worker, Failure(kind="changed", sentence=str(change)))
             return False
         match verdict:
@@ -326,7 +326,7 @@ class Coordinator:
         return verdict == "go on" and not (self.stopping or worker.drained)
 
     def _release(self, worker: Worker) -> None:
-        """Mark a worker as free. An unfinished trial is paused, or goes on with another worker or the next launch."""
+        """Mark a worker as free. An unfinished trial is paused, or goes on with another worker or launch."""
         if worker.trial is not None and self.trials.release(worker.trial):
             self.say(self.trials.rungs.line_of(worker.trial))
             self.quota.due = True
@@ -346,17 +346,17 @@ class Coordinator:
     def _on_failure(self, worker: Worker, failure: Failure) -> None:
         """Apply the failure policy to a worker's trial, unless it has finished or is about to be paused."""
         trial = worker.trial
-        if trial is None or (progress := self.trials.progress.get(trial)) is None or progress.waits:
+        if trial is None or (progress := self.trials.progress.get(trial)) is None or progress.is_held:
             return
         has_room = failure.kind != "disk" or self._has_room()  # a look at all checkpoints
         decision = decide(failure, progress.setbacks, self.spec.faults, has_room=has_room)
         self.trials.record_failure(trial, worker.label, failure, decision)
         match decision.verdict:
             case "again":
-                self.trials.go_on(trial, decision)
+                self.trials.store_setbacks(trial, decision)
                 self.say(words_for(failure, decision, f"trial {trial}", worker.label), WARNING)
             case "wait":
-                self.trials.go_on(trial, decision)
+                self.trials.store_setbacks(trial, decision)
                 if self.no_room is None:
                     self.say(f"paused: {failure.sentence}; the search goes on by itself when there is room", WARNING)
                 self.no_room = failure.sentence

@@ -1,4 +1,5 @@
-"""``search gpus``: the GPUs of a running search, and their change. The command's side, and the search's.
+"""``search gpus``: lists and changes the GPUs of a running search. This module has both the command and its counterpart
+in the search.
 
 Requests and answers are files in the runs folder, so they reach a process on any machine that shares the folder.
 """
@@ -42,7 +43,7 @@ class Request(FrozenModel):
     add: str | None = None
     """GPUs to add, in the form of ``--gpus``."""
     drain: str | None = None
-    """GPUs to take away, as they are listed, or as ``--gpus`` names them."""
+    """GPUs to take away, by the labels that the command lists, or as ``--gpus`` names them."""
 
 
 class Reply(FrozenModel):
@@ -53,7 +54,7 @@ class Reply(FrozenModel):
     added: tuple[str, ...] = ()
     drained: tuple[str, ...] = ()
     error: str | None = None
-    """Why nothing was changed."""
+    """The reason why nothing was changed; None if there was no error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,23 +66,23 @@ class Gpus:
     """The GPUs that the search uses from now on."""
     added: tuple[str, ...]
     drained: tuple[str, ...]
-    """Those that finish their epochs and are free then."""
+    """The GPUs that are taken away; each is free once its workers have finished their epochs."""
 
 
 def change_gpus(name: str, url: URL, runs: Runs, request: Request, *, tell: Callable[[str], None]) -> Gpus:
-    """Change the GPUs of a running search until it ends; without a change, only list them.
+    """Change the GPUs of a running search until it ends. If the request has no change, list them.
 
     Args:
         name: name of the study.
-        url: URL of its storage.
+        url: URL of the storage.
         runs: the runs folder.
         request: the change.
         tell: called with a line that names the process to wait for.
 
     Raises:
         StorageError: there is no such database.
-        UsageError: there is no such study; it is not searched, or in another runs folder; it is being exported; or the
-            change is impossible, for a reason that the message gives.
+        UsageError: there is no such study; the study is not searched, or not in this runs folder; the study is
+            exported; or the change is impossible, for the reason in the message.
     """
     owner = owner_here(name, url, runs)
     if owner is None:
@@ -94,7 +95,7 @@ def change_gpus(name: str, url: URL, runs: Runs, request: Request, *, tell: Call
     deadline = time.monotonic() + ANSWER_SECONDS
     while (values := recall(answered, "ask again")) is None:
         if time.monotonic() > deadline or owner_of(name, url, runs) != owner:
-            with contextlib.suppress(FileNotFoundError):  # else it was taken just now
+            with contextlib.suppress(FileNotFoundError):  # the search may have taken the request just now
                 asked.unlink()
                 raise UsageError(f"{owner} does not answer; an export or a stopping search keeps its GPUs")
         time.sleep(POLL_SECONDS)
@@ -118,8 +119,8 @@ class Elastic:
 
     Args:
         coordinator: the search.
-        devices: the devices that it has, one for each GPU.
-        held: their locks.
+        devices: the devices of the search, one for each GPU.
+        held: the locks of these devices.
         bounds: the study's search space, for the room that checkpoints need.
     """
 
@@ -128,9 +129,9 @@ class Elastic:
     ) -> None:
         self._search, self._held, self._bounds = coordinator, held, bounds
         self.devices = list(devices)
-        """Those in use, one for each GPU."""
+        """The devices in use, one for each GPU."""
         self._leaving: list[WorkerDevice] = []
-        """Those whose workers finish their epochs."""
+        """The drained devices, whose workers still finish their epochs."""
 
     def turn(self) -> None:
         """Answer requests, and release the GPUs whose workers have ended. To be called in each turn of the search."""
@@ -159,7 +160,7 @@ class Elastic:
 
         Raises:
             UsageError: a GPU cannot be added or drained, or none would be left.
-            DeviceHeld: another search uses one.
+            DeviceHeld: another search uses one of the GPUs.
         """
         search = self._search
         leaving = [] if request.drain is None else self._named(request.drain)
@@ -201,7 +202,7 @@ class Elastic:
         return found
 
     def _new(self, text: str) -> list[WorkerDevice]:
-        """New devices, with as many threads as those of their kind, and labels that no other device has."""
+        """The devices to add. Each has as many threads as the present ones of its kind, and a label of its own."""
         joining: list[WorkerDevice] = []
         for device in parse_places(text, self._search.spec):
             if device.place != self.devices[0].place:
@@ -231,6 +232,6 @@ class Elastic:
 
 
 def _is_named(device: WorkerDevice, name: str) -> bool:
-    """Whether ``name`` is the label of a device, its number, its UUID or the beginning of that."""
+    """Whether ``name`` is the label of a device, its number, or its UUID or the beginning of its UUID."""
     by_uuid = device.uuid is not None and name.startswith(UUIDS) and device.uuid.startswith(name)
     return bool(name) and (device.label in (name, f"gpu {name}") or by_uuid)

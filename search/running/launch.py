@@ -1,4 +1,4 @@
-"""From a study to a running search: everything that can fail is checked before a worker exists."""
+"""Starts a search from a study. Everything that can fail is checked before a worker exists."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from search.plan.outlook import outlook
 from search.plan.prepare import (
     Prepared,
     check_room,
+    data_size_of,
     images_of,
-    judged_by,
     models_of,
-    pictured_of,
+    num_judging_pictures,
     prepare,
     room_needed,
 )
 from search.plan.schedule import Schedule
-from search.plan.transfer import within
+from search.plan.transfer import recipes_within
 from search.plan.width import Fitter
 from search.process import STOP_SIGNALS, allow_grace, log_to
 from search.running.clock import Clock
 from search.running.coordinator import Coordinator
 from search.running.elastic import Elastic
-from search.study.begun import as_begun, renew
+from search.study.begun import as_begun, begin_trials_anew
 from search.study.budget import Budget
 from search.study.events import Accept, Keep
 from search.study.hours import first_launch, is_time_up, note_time_up
@@ -47,21 +47,21 @@ from search.study.identity import take_folder
 from search.study.journal import Journal
 from search.study.lock import own_study, read_holder
 from search.study.marks import own_trials
-from search.study.noise import note_pictures
+from search.study.noise import store_num_pictures
 from search.study.outage import Outage
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
 from search.study.storage import STORAGE_FAILURES, open_storage, storage_errors
-from search.study.study import another_owner, check_trials, open_study, person_of, uuid_of
-from search.study.transfer import keep_transferred, note_pictured, recipes_of, transferred
+from search.study.study import check_trials, open_study, other_person, person_of, uuid_of
+from search.study.transfer import choose_transfers, keep_transferred, store_data_size, transferred
 from search.study.trial import view_of
-from search.watch.aside import Aside
 from search.watch.event_files import EventFiles
 from search.watch.live import Display
 from search.watch.observers import Observer, Observers, StateFile
 from search.watch.page import StudyPage
 from search.watch.services import open_services
 from search.watch.status import completed
+from search.watch.threaded import ThreadedObserver
 from search.watch.webhook import open_webhook
 from search.words import count
 from search.workers.crew import POLL_SECONDS
@@ -87,13 +87,13 @@ def launch(
 ) -> Snapshot:
     """Search a study, or go on with it, until its budget is spent.
 
-    Many parameters: those of the command.
+    Many parameters: the options of the command.
 
     Args:
         spec: the study.
         url: the storage.
         runs: the runs folder.
-        devices: each gets one worker, a GPU ``search.workers_per_gpu`` workers.
+        devices: the devices to train on. A GPU gets ``search.workers_per_gpu`` workers, any other device gets one.
         overrides: as for ``search.study.begun.as_begun``.
         accept_changes: whether to go on although the fingerprint differs.
         further: observers besides those that the study file names. Each one gets its own thread.
@@ -103,7 +103,7 @@ def launch(
         The search at its end.
 
     Raises:
-        Interrupted: told to stop; the next launch goes on.
+        Interrupted: the search was told to stop; the next launch goes on.
         HeldError, StudyChanged, StorageError, TrainingFailed: as their docstrings say.
         TrainerError: the pictures, the model or the disk cannot be used.
     """
@@ -124,7 +124,7 @@ def launch(
             Journal(runs.journal(spec.name)).append(Accept(differences=changes))
 
         def renewed(study: optuna.Study, was: int) -> None:
-            notes.append(renew(study, runs, was))
+            notes.append(begin_trials_anew(study, runs, was))
 
         content = prepared.data.content_hash
         study = open_study(spec, storage, content, accept_changes=accept_changes, accepted=accepted, renewed=renewed)
@@ -157,18 +157,18 @@ def launch(
 
 
 def take_over(owned: OwnedStudy, prepared: Prepared, storage: RDBStorage, runs: Runs) -> list[str]:
-    """Store the numbers of a study's pictures, for later studies, and choose the recipes of earlier ones, once.
+    """Store the size of a study's data for later studies, and choose, once, the recipes of earlier studies.
 
     Returns:
         Lines for the user about the chosen recipes.
     """
-    study, spec, pictured = owned.study, owned.spec, pictured_of(prepared.data)
-    note_pictures(study, judged_by(prepared.data, spec.data.folds))
-    note_pictured(study, pictured)
+    study, spec, size = owned.study, owned.spec, data_size_of(prepared.data)
+    store_num_pictures(study, num_judging_pictures(prepared.data, spec.data.folds))
+    store_data_size(study, size)
     if not spec.search.transfer or transferred(study) is not None:
         return []
     fitter = Fitter(prepared.data.shape, spec.limit, runs.widths)
-    chosen = within(spec, prepared.space, recipes_of(spec, pictured, storage), fitter)
+    chosen = recipes_within(spec, prepared.space, choose_transfers(spec, size, storage), fitter)
     keep_transferred(study, chosen)
     if not chosen:
         of = f"no earlier study of {person_of(study)} has a recipe for this one"
@@ -206,7 +206,7 @@ def _go_on(coordinator: Coordinator, devices: list[WorkerDevice], then: Then) ->
 
 
 def _finished(coordinator: Coordinator, runs: Runs, devices: list[WorkerDevice], then: Then | None) -> Snapshot:
-    """Call ``then``, if given, and return the state of the search after it."""
+    """Call ``then``, if it is given; return the search as it is after that."""
     if then is not None:
         _go_on(coordinator, devices, then)
     snapshot = replace(coordinator.snapshot(), ends_at=None)
@@ -215,19 +215,19 @@ def _finished(coordinator: Coordinator, runs: Runs, devices: list[WorkerDevice],
     return snapshot
 
 
-def _clock(study: optuna.Study, spec: StudySpec, prepared: Prepared, at_once: int, say: Say | None) -> Clock:
+def _clock(study: optuna.Study, spec: StudySpec, prepared: Prepared, parallel: int, say: Say | None) -> Clock:
     """The time of the launch.
 
-    ``say`` is None if the launch does not go on to an export. Else it gets the plan, in which ``at_once`` is the number
-    of trainings at the same time.
+    ``say`` is None if the launch does not go on to an export. Otherwise it gets the plan, for ``parallel`` trainings at
+    the same time.
     """
     launched, hours = first_launch(study), spec.search.hours
     if say is None:
         return Clock(hours)
     ends_at = math.inf if hours is None else launched + 3600 * hours
     pictures = sum(len(indices) for split, indices in prepared.data.splits.items() if split != "train")
-    schedule = Schedule(spec, ends_at, at_once, pictures)
-    clock = Clock(hours, schedule, is_up=is_time_up(study, hours))
+    schedule = Schedule(spec, ends_at, parallel, pictures)
+    clock = Clock(hours, schedule, search_is_over=is_time_up(study, hours))
     clock.adopt([view_of(trial) for trial in own_trials(study) if trial.state.is_finished()])
     say(outlook(schedule, clock.pace, launched))
     return clock
@@ -241,7 +241,7 @@ def _asked_for(spec: StudySpec, runs: Runs, display: Display, further: Sequence[
     yield from open_services(spec.notify.urls, display.say)
     if spec.track.tensorboard:
         further = [EventFiles(runs.tensorboard(spec.name)), *further]
-    yield from (Aside(observer, display.say) for observer in further)
+    yield from (ThreadedObserver(observer, display.say) for observer in further)
 
 
 def _cautions(prepared: Prepared, spec: StudySpec) -> Iterator[str]:
@@ -254,7 +254,7 @@ def _cautions(prepared: Prepared, spec: StudySpec) -> Iterator[str]:
 
 
 def _whose(study: optuna.Study) -> list[str]:
-    person = another_owner(study)
+    person = other_person(study)
     return [] if person is None else [f"study {study.study_name!r} is {person}'s; for one of your own: --set name=NEW"]
 
 
@@ -285,7 +285,7 @@ def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice
 
 
 def doubts(data: Dataset) -> Iterator[str]:
-    """Problems of the pictures that do not stop a search, one line for each; ``search check`` lists all of them."""
+    """Problems of the pictures that do not stop a search: a line for each kind; ``search check`` lists all problems."""
     if data.bad_files:
         name, reason = data.bad_files[0].name, data.bad_files[0].reason
         yield f"files left out: {len(data.bad_files)}, the first: {name}: {reason}; search check lists them"
@@ -299,8 +299,9 @@ def doubts(data: Dataset) -> Iterator[str]:
 def _signals_to(coordinator: Coordinator) -> Iterator[None]:
     """While the block runs, Ctrl-C, SIGTERM and a closed terminal stop the search.
 
-    After Ctrl-C, the epochs in progress may take any time, because the user can press it a second time. After the other
-    signals, a kill usually follows, so the epochs have only the grace. A second Ctrl-C or SIGTERM stops at once.
+    After Ctrl-C, the epochs in progress may take any time, because the user can press it a second time. The other
+    signals are usually followed by a kill, so the epochs may take ``faults.grace_seconds``. A second Ctrl-C or SIGTERM
+    stops the search immediately.
     """
 
     def stop(number: int, _frame: object) -> None:

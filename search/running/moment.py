@@ -11,7 +11,8 @@ from search.words import duration, judged_on
 from search.workers.crew import Crew
 
 SECONDS_A_WORKER = 0.001
-"""Shortest time between two snapshots, for each worker: a snapshot takes some microseconds for each worker."""
+"""Shortest time between two snapshots, in seconds for each worker, because a snapshot takes longer with more
+workers."""
 
 
 def snapshot_of(trials: Trials, crew: Crew, *, stopping: bool, problems: Sequence[str]) -> Snapshot:
@@ -45,13 +46,13 @@ def snapshot_of(trials: Trials, crew: Crew, *, stopping: bool, problems: Sequenc
 
 
 def problems_of(crew: Crew, outage: float | None, waiting: int, no_room: str | None) -> list[str]:
-    """Obstacles to a search, each with its remedy or with the condition it waits for.
+    """Obstacles to a search, each with its remedy, or with the condition that the search waits for.
 
     Args:
-        crew: its workers.
+        crew: the workers of the search.
         outage: seconds since the outage of the database began; None without an outage.
         waiting: number of messages that are not stored yet.
-        no_room: why the disk has no room; None if it has.
+        no_room: the message about a full disk; None if the disk has room.
     """
     problems = crew.put_aside
     if outage is not None:

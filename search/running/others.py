@@ -19,7 +19,7 @@ from search.study.trial import FAILURE
 
 
 class Others:
-    """Reports trials of other programs to the journal and to the user.
+    """Writes trials of other programs to the journal, and keeps those that the user must be told about.
 
     Args:
         study: the study, owned.
@@ -30,26 +30,26 @@ class Others:
     def __init__(self, study: optuna.Study, marks: Marks, journal: Journal) -> None:
         self.study, self.marks, self.journal = study, marks, journal
         self.refused: deque[int] = deque()
-        """Trials that were queued with impossible values. They have failed, and the user has not been told yet."""
+        """Numbers of trials that were queued with impossible values and have failed. The user has not been told yet."""
         self.foreign: deque[int] = deque()
-        """Trials that another program has finished; the user has not been told of them yet."""
+        """Numbers of trials that another program has finished. The user has not been told yet."""
         self._noted: set[int] = set()
-        """Trials for which the journal has a line."""
+        """Numbers of trials for which the journal has a line."""
 
     def adopt(self, trials: Collection[FrozenTrial]) -> None:
-        """Note the trials that exist at this launch, and those of them that another program has finished."""
+        """Note the trials that exist at this launch, and which of them another program has finished."""
         self.foreign += [one.number for one in trials if is_foreign(one) and one.number not in self.journal.told]
         self._noted |= {frozen.number for frozen in trials}
 
-    def finished(self, below: int, unfinished: Collection[int]) -> list[int]:
-        """Write trials that another program has finished to the journal, once; a replay counts them as failed.
+    def log_finished(self, below: int, unfinished: Collection[int]) -> list[int]:
+        """Write trials that another program has finished to the journal, once. A replay counts them as failed.
 
         Args:
             below: the number of the next candidate; the journal needs a line for each trial before it.
-            unfinished: numbers of the trials that the search has not finished.
+            unfinished: numbers of the trials that are unfinished for the search.
 
         Returns:
-            Their numbers.
+            The numbers of the trials that were written.
         """
         found = []
         for frozen in foreign_trials(self.study):
@@ -76,7 +76,7 @@ class Others:
         number, reason = frozen.number, f"queued{by} with impossible values: {error}"
         self.note_queued(frozen)
         set_attributes(self.study, frozen, {"reason": reason, FAILURE: "user"})
-        self.marks.note_ended(self.study, frozen)
+        self.marks.mark_ended(self.study, frozen)
         self.study.tell(number, state=TrialState.FAIL)
         self.journal.append(events.Tell(trial=number, state="FAIL", value=None, reason=reason))
         self.refused.append(number)

@@ -1,4 +1,4 @@
-"""Records in memory of coordinator and trials: trials in progress, their ends, messages that are not stored yet."""
+"""Records that coordinator and trials keep in memory: trials in progress, ends of trials, events not stored yet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from search.workers.failures import Setbacks
 from search.workers.messages import Epoch
 from trainer.values import Json
 
-KEPT = (
+OWN_ATTRIBUTES = (
     "reason",
     FAILURE,
     "num_params",
@@ -36,13 +36,13 @@ KEPT = (
 """Trial attributes that the search sets. A program that queues a trial may use the same names."""
 
 Verdict: TypeAlias = Literal["go on", "stop", "leave", "complete"]
-"""The decision about a trial after an epoch. stop: the pruner ends the trial. leave: it is at a rung, and its worker
-becomes free."""
+"""The decision about a trial after an epoch. stop: the pruner ends the trial. leave: the trial leaves its worker at a
+rung. complete: the epoch was the last one."""
 
 
 @dataclass
 class Progress:
-    """An unfinished trial, with the facts that Optuna gets only when it has finished."""
+    """An unfinished trial, with values that Optuna gets only when the trial has finished."""
 
     trial: Trial
     reported: dict[int, float]
@@ -54,12 +54,12 @@ class Progress:
     seconds: dict[int, float] = field(default_factory=dict)
     """Duration of each step that was reported to this launch."""
     seconds_before: float = 0.0
-    """Seconds of the trial's trainings that ended in an earlier launch."""
+    """Seconds of training of the trial in earlier launches."""
     images_per_second: float = 0.0
     attempts: int = 0
-    """Number of times this launch has started the trial since its last rung."""
+    """How often this launch has started the trial since its last rung."""
     crashed: int = -1
-    """The last attempt that ended in a crash."""
+    """Number of the last attempt that ended in a crash; -1 if none did."""
     setbacks: Setbacks = field(default_factory=Setbacks)
     stage: int = 0
     """Number of the trial's present training, from 0; 0 if the trial has only one."""
@@ -68,7 +68,7 @@ class Progress:
     promoted_at: int | None = None
     """The step of the last rung that the trial has left; see ``search.policy.ladder``."""
     is_repeat: bool = False
-    """Whether it is a known recipe with another seed, which runs to its end; see ``search.running.queued``."""
+    """Whether the trial is the repeat, see ``search.running.queued``; a repeat runs to its end."""
 
     @classmethod
     def of(cls, frozen: FrozenTrial, trial: Trial, pruned: bool | None, *, several: bool) -> Progress:
@@ -78,7 +78,7 @@ class Progress:
             frozen: the trial.
             trial: the same trial, resumed.
             pruned: the decision about the trial's last step; None if none was made.
-            several: whether the trial has its own training up to each rung.
+            several: whether the trial has several trainings, one for each rung.
         """
         stored = frozen.user_attrs
         return cls(
@@ -117,8 +117,8 @@ class Progress:
         return found
 
     @property
-    def waits(self) -> bool:
-        """Whether the trial is paused at a rung, or will be once its worker is free."""
+    def is_held(self) -> bool:
+        """Whether the trial is paused at a rung, or will be paused once its worker is free."""
         return self.paused_at is not None and self.paused_at != self.promoted_at
 
 
@@ -188,12 +188,12 @@ class Ending:
         return {name: fact for name, fact in {"reason": self.reason, FAILURE: self.failure}.items() if fact}
 
 
-class Changed(Exception):
-    """A repeated epoch gave another result; the message has both results."""
+class ResultChanged(Exception):
+    """An epoch that was trained again gave another result; the message has both results."""
 
 
 @dataclass
-class Said:
+class PendingEvent:
     """An event of a worker that is not stored in the database yet."""
 
     worker: int
@@ -201,10 +201,11 @@ class Said:
     answered: bool = False
 
     def can_go_on(self, rungs: Collection[int]) -> bool:
-        """Whether the worker can go on without the database: after an epoch that is neither the last nor at a rung.
+        """Whether the worker can go on without the database: it can after an epoch that is neither the last nor at a
+        rung.
 
         Args:
-            rungs: epochs of a training after which a decision is needed whether the trial is paused.
+            rungs: epochs of a training after which the search must decide whether the trial is paused.
         """
         event = self.event
         return isinstance(event, Epoch) and not event.result.final and event.result.epoch not in rungs

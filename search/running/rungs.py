@@ -1,6 +1,6 @@
-"""The rungs of a running search: which trials go on at a rung, are paused there, and are promoted later.
+"""The rungs of a running search: decides which trials go on at a rung, pauses the others, and promotes paused ones.
 
-Every step can be repeated, as in ``search.running.trials``. The decision at a rung is stored with the epoch. A trial
+Every write can be repeated, as in ``search.running.trials``. The decision at a rung is stored with the epoch. A trial
 that does not go on is paused once its worker is free; from then on it may be promoted.
 """
 
@@ -36,24 +36,25 @@ class Rungs:
         self.standings = standings_of(spec, [])
         self.ladder = self.standings.ladder
         self.paused: dict[int, Progress] = {}
-        """Number -> paused trial."""
+        """Number of a paused trial -> the trial."""
         self.paused_steps: Counter[int] = Counter()
         """Last step -> number of paused trials."""
         self._promoting: Promote | None = None
-        """The promotion that is being stored. It is still set in the next turn only if an outage interrupted it."""
+        """The promotion that is being stored. If this is still set in the next turn, an outage has interrupted it."""
 
     def adopt(self, trials: Iterable[FrozenTrial]) -> None:
-        """Take over the standings that the last launch left."""
+        """Compute the standings from the trials that the last launch left."""
         self.standings = standings_of(self.spec, trials)
 
     @property
     def pauses(self) -> bool:
-        """Whether trials are paused at rungs; if not, one of Optuna's pruners decides."""
+        """Whether trials are paused at rungs. If not, one of Optuna's pruners decides about them."""
         return self.spec.search.pruner == "promote"
 
     @property
-    def on_the_way(self) -> tuple[int, ...]:
-        """The epochs (or folds) of a training after which there is a rung; none if each rung has its own training."""
+    def within_training(self) -> tuple[int, ...]:
+        """The epochs (or folds) within a training after which there is a rung; none if each rung has its own
+        training."""
         return () if self.ladder.anew else self.ladder.rungs
 
     def step_of(self, progress: Progress, epoch: int) -> int:
@@ -61,12 +62,12 @@ class Rungs:
         return self.ladder.begins_at(progress.stage) + epoch
 
     def epochs_of(self, progress: Progress) -> int:
-        """Epochs (or folds) of a trial's present training, up to its end."""
+        """Number of epochs (or folds) of a trial's present training."""
         return self.ladder.epochs_of(progress.stage)
 
     def left_of(self, progress: Progress) -> int:
-        """Most steps that a trial in progress still needs up to the next rung, or its end; a repeat up to its end."""
-        if progress.waits:
+        """Most steps that a trial in progress still needs to its next rung or its end; for a repeat, to its end."""
+        if progress.is_held:
             return 0
         if progress.is_repeat:
             return self.ladder.last_step - progress.step
@@ -76,9 +77,9 @@ class Rungs:
     def is_resumable(self, progress: Progress) -> bool:
         """Whether the checkpoint of a trial is of use when the trial goes on.
 
-        Without separate trainings it always is. With them, it is while the trial is in the middle of one.
+        If each rung has its own training, it is of use only in the middle of a training. Otherwise it always is.
         """
-        between = not progress.waits and progress.step > self.ladder.begins_at(progress.stage)
+        between = not progress.is_held and progress.step > self.ladder.begins_at(progress.stage)
         return between or not self.ladder.anew
 
     def rung_at(self, progress: Progress, step: int, *, last: bool) -> int | None:
@@ -87,7 +88,7 @@ class Rungs:
         Args:
             progress: the trial.
             step: the step of the epoch.
-            last: whether the epoch is the last one of its training, perhaps because of its patience.
+            last: whether the epoch is the last one of its training (``patience`` may end a training early).
         """
         if self.ladder.anew:
             return self.ladder.steps[progress.stage] if last and progress.stage < len(self.ladder.rungs) else None
@@ -100,7 +101,7 @@ class Rungs:
             progress: the trial.
             rung: the step of the rung.
             value: the trial's value there.
-            allowed: whether enough compute and enough time are left for a trial that goes on.
+            allowed: whether enough compute and enough time are left for the trial to go on.
 
         Returns:
             Whether the trial is paused, and whether that is only because no compute or no time is left.
@@ -114,11 +115,11 @@ class Rungs:
         if not goes_on:
             progress.paused_at = rung
         elif self.ladder.anew:
-            self.place(progress, rung)
+            self.leave_rung(progress, rung)
         return not goes_on, is_among_the_best and not allowed
 
-    def place(self, progress: Progress, promoted_at: int | None) -> None:
-        """Store the last rung that a trial has left, which decides its present training."""
+    def leave_rung(self, progress: Progress, promoted_at: int | None) -> None:
+        """Note the last rung that a trial has left. It determines the present training of the trial."""
         progress.promoted_at = promoted_at
         progress.stage = self.ladder.stage_after(promoted_at or 0) if self.ladder.anew else 0
         progress.attempts, progress.crashed = 0, -1  # counted up to the next rung
@@ -128,7 +129,7 @@ class Rungs:
         number, step = progress.trial.number, progress.paused_at
         assert step is not None
         self.journal.append(Pause(trial=number, step=step))
-        self.wait(progress)
+        self.count_paused(progress)
 
     def line_of(self, number: int) -> str:
         """One line for a log about a paused trial."""
@@ -137,7 +138,7 @@ class Rungs:
         where = words_of_pause(progress.paused_at, self.ladder, step_of(self.spec))
         return f"trial {number} {where}, {words_of(progress.reported[progress.step], self.spec.search.objective)}"
 
-    def wait(self, progress: Progress) -> None:
+    def count_paused(self, progress: Progress) -> None:
         """Count a trial as paused."""
         assert progress.paused_at is not None
         self.paused[progress.trial.number] = progress
@@ -154,11 +155,11 @@ class Rungs:
         return 0 if number is None else self.steps_beyond(self.paused[number].paused_at or 0)
 
     def steps_beyond(self, rung: int) -> int:
-        """Number of steps from the rung at this step to the next one, or to the end."""
+        """Number of steps from the rung at step ``rung`` to the next rung, or to the end."""
         return self.ladder.next_step(rung) - rung
 
     def promote(self, at_least: int) -> Progress | None:
-        """Promote a paused trial, from the highest rung with a trial that may go on; None if there is none."""
+        """Promote a paused trial at the highest rung from which one may go on. Returns None if there is none."""
         number = self.standings.next(at_least)
         if self._promoting is None and number is not None:
             step = self.paused[number].paused_at
@@ -167,13 +168,14 @@ class Rungs:
         return self.complete_promoting()
 
     def complete_promoting(self) -> Progress | None:
-        """Store a promotion, perhaps one that an outage interrupted. Returns the trial, which no worker has yet."""
+        """Store the promotion in ``_promoting``, which an outage may have interrupted. Returns the trial, still
+        without a worker; None if there is no promotion."""
         if self._promoting is None:
             return None
         event, progress = self._promoting, self.paused.get(self._promoting.trial)
         if progress is not None:  # it is None if another program has finished the trial
             progress.trial.set_user_attr(PROMOTED_AT, event.step)
-            self.place(progress, event.step)
+            self.leave_rung(progress, event.step)
             self.journal.append(event)
             self._no_longer_paused(event.trial)
             self.standings.go(event.trial)
@@ -181,7 +183,7 @@ class Rungs:
         return progress
 
     def order(self) -> list[int]:
-        """The paused trials that have a checkpoint, the one most likely to be promoted first."""
+        """Numbers of the paused trials that have a checkpoint; the one most likely to be promoted comes first."""
         return [] if self.ladder.anew else self.standings.order()
 
     def end(self, number: int, value: float | None, *, diverged: bool = False) -> None:

@@ -46,15 +46,15 @@ def stop_search(name: str, url: URL, runs: Runs, *, finish: bool, tell: Callable
 
     Args:
         name: name of the study.
-        url: URL of its storage.
+        url: URL of the storage.
         runs: the runs folder.
-        finish: whether to end the study's paused trials after that.
+        finish: whether to end the study's paused trials once the process has stopped.
         tell: called with a line that names the process to wait for.
 
     Raises:
         StorageError: there is no such database.
-        UsageError: there is no such study, or it is searched in another runs folder.
-        HeldError: with ``finish``, another process has become the owner of the study.
+        UsageError: there is no such study, or the study is searched in another runs folder.
+        HeldError: ``finish`` is on, and another process has taken the study meanwhile.
     """
     with storage_errors(url):
         owner = owner_here(name, url, runs)
@@ -97,7 +97,7 @@ def _finish_paused(name: str, url: URL, runs: Runs) -> int:
             check_lock()
             reason = f"ended while it was paused after {step_of(spec)} {trial.user_attrs[PAUSED_AT]}"
             set_attributes(study, trial, {"reason": reason})
-            marks.note_ended(study, trial)
+            marks.mark_ended(study, trial)
             study.tell(trial.number, state=TrialState.PRUNED)
             value = trial.intermediate_values[max(trial.intermediate_values)]
             journal.append(events.Tell(trial=trial.number, state="PRUNED", value=value, reason=reason))

@@ -1,6 +1,6 @@
 """The trials of a study during a search: asks for, resumes, reports and tells trials. The only writer to Optuna.
 
-Every step can be repeated: if the database did not acknowledge it, it is repeated later, and first checks what was
+Every write can be repeated: if the database did not acknowledge it, it is repeated later, after a check of what was
 stored. The journal gets a line after each acknowledgement.
 """
 
@@ -21,23 +21,23 @@ from search.running.assignment import assignment_of
 from search.running.clock import Clock
 from search.running.others import Others
 from search.running.queued import Queued
-from search.running.records import KEPT, Changed, Ending, InProgress, Progress, Verdict
+from search.running.records import OWN_ATTRIBUTES, Ending, InProgress, Progress, ResultChanged, Verdict
 from search.running.rungs import Rungs
 from search.study import events
-from search.study.begun import note_versions, other_versions
+from search.study.begun import other_versions, store_versions
 from search.study.budget import Budget, Spent
 from search.study.ended import Ended
 from search.study.journal import Journal
 from search.study.marks import FOREIGN_REASON, Marks, is_foreign, own_trials
-from search.study.memory import read_anew, together, unfinished_numbers
+from search.study.memory import one_transaction, read_anew, unfinished_numbers
 from search.study.owned import OwnedStudy
 from search.study.sampling import (
-    impossible,
-    make_own,
     new_trial,
+    reset_foreign,
     resume_trial,
     set_attributes,
     undo_prune_query,
+    why_impossible,
 )
 from search.study.storage import backend_of
 from search.study.study import UUID, check_trials
@@ -52,8 +52,8 @@ from trainer.values import Json
 logger = logging.getLogger(__name__)
 
 REPEAT_TOLERANCE = 0.05
-"""Largest difference between the value of a repeated epoch and the reported one; for a loss above 1, as a share of the
-loss. Other hardware rounds differently, but a trial with other results must not go on under its number."""
+"""Largest difference between the value of an epoch that is trained again and the reported value; for a loss above 1, a
+share of the loss. Other hardware rounds differently, but a trial with other results must not go on under its number."""
 
 
 class Trials:
@@ -79,13 +79,13 @@ class Trials:
         self.others = Others(self.study, self.marks, self.journal)
         self.queued = Queued(self.study, self.spec, self.journal)
         self.asking = False
-        """Whether a candidate is being asked for. It is still set in the next turn only if an outage interrupted it."""
+        """Whether a candidate is being asked for; still set in the next turn if an outage has interrupted that."""
         self.finished: dict[int, TrialView] = {}
         self.ended = Ended()
-        """Figures of the finished trials."""
+        """Totals over the finished trials."""
         self.rungs = Rungs(self.spec, self.journal)
         self.progress = InProgress(self.rungs.left_of)
-        """Number -> trial that a worker trains, or that goes on when a worker is free."""
+        """Number of a trial -> the trial, if a worker trains it, or if it goes on when a worker is free."""
         self.clock = clock or Clock(self.spec.search.hours)
 
     @property
@@ -96,9 +96,8 @@ class Trials:
 
     @property
     def slowest(self) -> float:
-        """Seconds of the slowest step of this launch, or of the mean step of the slowest ended trial if that is more.
-
-        0 if neither is known.
+        """The larger of two durations in seconds: the slowest step of this launch, and the mean step of the slowest
+        trial that has ended. 0 if neither is known.
         """
         return max(self.clock.slowest, self.ended.slowest)
 
@@ -119,15 +118,15 @@ class Trials:
             self.orphans.appendleft(progress.trial.number)
 
     def adopt(self) -> list[str]:
-        """Take over the trials that the last launch left: finished ones count, RUNNING ones are paused or orphans.
+        """Take over the trials that the last launch left. Finished trials count; RUNNING trials are paused, or orphans.
 
         Returns:
-            Lines for the user: packages whose versions have changed (unfinished trials store that as a warning), and
-            trials for which the journal lacks more than one step.
+            Lines for the user, about packages whose versions have changed (unfinished trials store that as a warning),
+            and about differences between database and journal.
         """
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-            if not self.marks.is_asked(frozen) and impossible(frozen, self.space) is None:
-                frozen = make_own(self.study, frozen, KEPT)  # before it is written to the journal
+            if not self.marks.is_asked(frozen) and why_impossible(frozen, self.space) is None:
+                frozen = reset_foreign(self.study, frozen, OWN_ATTRIBUTES)  # before it is written to the journal
             if (frozen.number, frozen.last_step) not in self.journal.decided:
                 undo_prune_query(self.study, frozen)
         trials = self.study.get_trials(deepcopy=False)
@@ -152,7 +151,7 @@ class Trials:
         unfinished = (*self.progress.values(), *self.rungs.paused.values())
         for progress in unfinished if others else ():
             progress.trial.set_user_attr("warning", f"begun with other versions: {others}")
-        note_versions(self.study)
+        store_versions(self.study)
         notes = [f"other versions than at the last launch: {others}; that may change results"] if others else []
         return [*notes, *gap.sentences()]
 
@@ -160,7 +159,7 @@ class Trials:
         """The next trial to train: an orphan, else a promoted trial, else a new candidate.
 
         A new candidate is drawn by a sampler whose seed depends on the trial's number alone. None if no trial may
-        begin, or if another program queued the candidate with impossible values: it has failed.
+        begin, or if another program queued the candidate with impossible values, so that it has failed.
         """
         allowance = self.allowance
         if not self.orphans and allowance.promotions:
@@ -174,11 +173,11 @@ class Trials:
         return self.orphans.popleft() if self.orphans else None
 
     def complete_asking(self) -> None:
-        """Make an orphan of the trial that was being promoted or asked for when an outage began.
+        """Make an orphan of the trial that was being promoted or asked for, perhaps when an outage began.
 
-        No worker has it. In the database it is RUNNING, perhaps without some of its settings. These are drawn now,
-        before a later result is stored, because the sampler would learn from that result. If the database created two
-        trials, because the reply for the first one was lost, the first is resumed: a replay has the same order.
+        No worker has the trial. In the database it is RUNNING, perhaps without some of its settings. These are drawn
+        now, before a later result is stored, because the sampler would learn from that result. If the database created
+        two trials, because its reply for the first was lost, the first is resumed, so that a replay has the same order.
         """
         self._put_first(self.rungs.complete_promoting())
         if self.asking:
@@ -196,30 +195,30 @@ class Trials:
         """The assignment of a trial; ``cache`` is the path of the decoded pictures."""
         return assignment_of(self.progress[number], self.spec, self.rungs.ladder, self.runs, cache)
 
-    def counted(self, started: Started) -> None:
-        """Store a trial's size, and its excess over the limit (negative if it is within) as constraints."""
+    def store_size(self, started: Started) -> None:
+        """Store a trial's size, and, as constraints, its excess over the limit (not positive if it is within)."""
         trial = self.progress[started.trial].trial
         if "macs" in self._frozen(trial).user_attrs and trial.number in self.journal.started:
-            return  # it is resumed
+            return  # the trial is resumed
         constraints = excesses(ModelSize(params=started.num_params, macs=started.macs), self.spec.limit)
         stored = self._frozen(trial).constraints
         for name, excess in constraints.items():
-            if name not in stored:  # else Optuna warns
+            if name not in stored:  # Optuna would warn
                 trial.set_constraint(name, excess)
         sizes: dict[str, Json] = {"sizes": dict(started.sizes)} if self.spec.sizes_vary else {}
         set_attributes(self.study, trial, sizes | {"num_params": started.num_params, "macs": started.macs})
         self.journal.append(events.Started(trial=trial.number, constraints=constraints))
 
     def report(self, number: int, result: EpochResult) -> Verdict:
-        """Report an epoch and decide about it. A resumed trial reports its old epochs a second time.
+        """Report an epoch and decide about the trial. A resumed trial reports its old epochs a second time.
 
         Raises:
-            Changed: the result differs from the one reported before.
+            ResultChanged: the result differs from the one reported before.
         """
         progress, value = self.progress[number], value_of(result, self.objective)
         trial, step = progress.trial, self.rungs.step_of(progress, result.epoch)
         progress.seconds[step] = result.seconds
-        self.clock.measure(result.seconds)
+        self.clock.add_step(result.seconds)
         progress.images_per_second = result.images_per_second
         if step not in progress.reported:
             trial.report(value, step)
@@ -228,7 +227,9 @@ class Trials:
             progress.setbacks = progress.setbacks.after_new_epoch()
         elif abs(value - (was := progress.reported[step])) > REPEAT_TOLERANCE * max(1.0, abs(was)):
             before, now = (words_of(one, self.objective) for one in (was, value))
-            raise Changed(f"{step_of(self.spec)} {step} was {before} before an interruption and is {now} trained again")
+            raise ResultChanged(
+                f"{step_of(self.spec)} {step} was {before} before an interruption and is {now} trained again"
+            )
         elif step < progress.step:
             return "go on"  # reported and decided before the interruption
         rung = self.rungs.rung_at(progress, step, last=result.final)
@@ -249,7 +250,7 @@ class Trials:
     def _decide(
         self, progress: Progress, step: int, value: float, rung: int | None, *, last: bool
     ) -> tuple[bool | None, bool]:
-        """Whether a trial is pruned or paused, None if that was not decided; and ``too_late`` for the journal."""
+        """Whether a trial is pruned or paused (None if neither was decided), and ``too_late`` for the journal."""
         if rung is not None:
             others = self.committed - self.rungs.left_of(progress)
             in_time = self.clock.allows(self.rungs.steps_beyond(rung))
@@ -269,30 +270,30 @@ class Trials:
             return False
         if not self.rungs.is_resumable(progress):
             self._forget(number)  # its next training begins anew
-        if progress.waits:
+        if progress.is_held:
             del self.progress[number]
             self.rungs.pause(progress)
         else:
             self.orphans.appendleft(number)
-        return progress.waits
+        return progress.is_held
 
     def finish(self, number: int, device: str, ending: Ending) -> TrialView:
         """Tell Optuna how a trial ended; nothing can be added to it after that.
 
         Raises:
-            UpdateFinishedTrialError: another program has finished it, see ``lose_foreign``.
+            UpdateFinishedTrialError: another program has finished the trial, see ``lose_foreign``.
         """
         progress = self.progress[number]
         trial, frozen = progress.trial, self._frozen(progress.trial)
         if is_foreign(frozen):
             raise UpdateFinishedTrialError(FOREIGN_REASON)
-        if not frozen.state.is_finished():  # else the database stored it, but its reply was lost
+        if not frozen.state.is_finished():  # if it is, the end was stored before, but the reply was lost
             facts = progress.facts | {"device": device} | ending.facts
             if not progress.seconds and not progress.reported and ending.state != TrialState.COMPLETE:
                 facts[FAILED_UNDER] = settings_hash(self.spec)
-            with together(self.study):
+            with one_transaction(self.study):
                 set_attributes(self.study, trial, facts)
-                self.marks.note_ended(self.study, frozen)
+                self.marks.mark_ended(self.study, frozen)
             self.study.tell(trial, ending.value, ending.state)
             frozen = self._frozen(trial)
         state, value = ending.state.name, frozen.value
@@ -310,7 +311,7 @@ class Trials:
     def fail_unknown(self) -> None:
         """Fail the surplus trials that a broken connection has created; they were never trained."""
         for frozen in self._unknown():
-            self.marks.note_ended(self.study, frozen)
+            self.marks.mark_ended(self.study, frozen)
             self.study.tell(frozen.number, state=TrialState.FAIL)
             self.journal.append(events.Tell(trial=frozen.number, state="FAIL", value=None, reason="created twice"))
 
@@ -318,13 +319,13 @@ class Trials:
         """Log a failure of a trial and the decision about it. A crash gets a journal line, once for each attempt."""
         progress = self.progress[number]
         logger.debug("trial %d: %s (%s): %s", number, failure.kind, failure.sentence, decision.verdict)
-        if failure.is_crash and progress.crashed < progress.attempts:  # else the line was written before an outage
+        if failure.is_crash and progress.crashed < progress.attempts:  # otherwise the line was written before an outage
             progress.crashed = progress.attempts
             reason = failure.sentence.splitlines()[0]
             self.journal.append(events.Crash(trial=number, worker=worker, kind=failure.kind, reason=reason))
 
-    def go_on(self, number: int, decision: Decision) -> None:
-        """Store the setbacks of a trial so far in the database, for later launches too."""
+    def store_setbacks(self, number: int, decision: Decision) -> None:
+        """Store the setbacks of a trial that goes on, in memory and, for later launches, in the database."""
         progress, setbacks = self.progress[number], decision.setbacks
         for name in ("micro_batches", "streamed", "device_errors"):
             if getattr(setbacks, name) != getattr(progress.setbacks, name):
@@ -339,24 +340,23 @@ class Trials:
         return [frozen for frozen in found if frozen.state == TrialState.RUNNING]
 
     def _resume(self, frozen: FrozenTrial) -> None:
-        """Make an orphan of a RUNNING trial; one that another program queued with impossible values fails instead.
+        """Make a RUNNING trial an orphan, or count it as paused; if another program queued impossible values, fail it.
 
         Raises:
-            StudyChanged: in a trial of another program, a setting has an axis that Optuna cannot combine with its
-                axis in the study.
+            StudyChanged: another program's trial has an axis that Optuna cannot combine with the study's axis.
         """
         try:
             if not self.marks.is_asked(frozen):
-                frozen = read_anew(self.study, frozen)  # another program may have changed it
-                if (reason := impossible(frozen, self.space)) is not None:
+                frozen = read_anew(self.study, frozen)  # another program may have changed the trial
+                if (reason := why_impossible(frozen, self.space)) is not None:
                     self._end(self.others.refuse(frozen, reason))
                     return
-                frozen = make_own(self.study, frozen, KEPT)
+                frozen = reset_foreign(self.study, frozen, OWN_ATTRIBUTES)
                 self.others.note_queued(frozen)
-            self.marks.note_asked(self.study, frozen)
+            self.marks.mark_asked(self.study, frozen)
             trial = resume_trial(self.study, self.spec, frozen, self.space)
         except UpdateFinishedTrialError:
-            return  # another program has finished it; the next turn reports that
+            return  # another program has finished the trial; the next turn reports that
         except ValueError:
             check_trials(self.spec, backend_of(self.study), self.space)  # a foreign trial may have another axis
             raise
@@ -364,9 +364,9 @@ class Trials:
             self.journal.append(events.Ask(trial=trial.number, params=trial.params))
         pruned = self.journal.decided.get((frozen.number, frozen.last_step or 0))
         progress = Progress.of(frozen, trial, pruned, several=self.rungs.ladder.anew)
-        self.rungs.place(progress, frozen.user_attrs.get(PROMOTED_AT))
-        if progress.waits:
-            self.rungs.wait(progress)
+        self.rungs.leave_rung(progress, frozen.user_attrs.get(PROMOTED_AT))
+        if progress.is_held:
+            self.rungs.count_paused(progress)
         else:
             self.progress[frozen.number] = progress
             self.orphans.append(frozen.number)
@@ -378,10 +378,10 @@ class Trials:
             below: the number of the next candidate; the journal needs a line for each trial before it.
 
         Returns:
-            Whether one of them was being trained.
+            Whether one of them was unfinished for the search.
         """
         unfinished = self.progress.keys() | self.rungs.paused.keys()
-        lost = self.others.finished(below, unfinished)
+        lost = self.others.log_finished(below, unfinished)
         for number in lost:
             self.progress.pop(number, None)
             self.rungs.end(number, None)

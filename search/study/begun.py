@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from search.errors import StudyChanged
 from search.paths import Runs
 from search.study.events import Recipe
-from search.study.journal import Journal, installed
+from search.study.journal import Journal, installed_versions
 from search.study.sampling import begin_anew
 from search.study.study import SPEC, VERSIONS, differences, stored_spec
 from studies import StudySpec
@@ -25,14 +25,14 @@ KEPT = {
     "search": ("trials", "trainings", "sampler", "startup_trials", "pruner", "min_epochs", "reduction_factor"),
     "confirm": ("top", "seeds", "report_seeds"),
 }
-"""Settings that a study keeps unless its file names them: a later default applies to new studies only. search.hours is
-missing here, because it limits a single launch."""
+"""Settings that a study keeps unless its file names them: a later default is for new studies only. search.hours is not
+among them, because it limits a single launch."""
 
 SAME_AS_NONE = {"min_epochs": 1}
-"""Setting -> its default in earlier versions, which meant what the present default, None, means."""
+"""Setting -> its default in earlier versions, which had the meaning of the present default, None."""
 
 SHOWN_DIFFERENCES = 3
-"""Most differences between a study's first text and the present one that are listed; the others are only counted."""
+"""Number of differences between the texts of a study file that are listed; the others are only counted."""
 
 
 Tables: TypeAlias = "dict[str, dict[str, object]]"
@@ -46,19 +46,20 @@ class Begun:
 
     spec: StudySpec
     kept: dict[str, object]
-    """Setting ("search.pruner") -> stored value, for settings that the file omits and whose defaults have changed."""
+    """Setting, such as "search.pruner" -> kept value. The file does not name these settings, and the value is not the
+    present default."""
     notes: list[str]
-    """Lines for the user: the kept settings, or the differences from the present text."""
+    """Lines for the user: the kept settings, or the differences from the present text of the study file."""
 
 
 def as_begun(asked: StudySpec, storage: RDBStorage, overrides: Sequence[str] | None) -> Begun:
-    """The spec that a launch searches: the one asked for, with the settings that the stored study keeps.
+    """The spec that a launch searches: the study file, with the settings that the stored study keeps.
 
     Args:
         asked: the study file with the overrides.
         storage: the storage of the study, which need not exist yet.
-        overrides: "key=value" settings if ``asked`` is a study file of this program: an existing study then continues
-            with the text it was begun with. None if ``asked`` is the user's own file, whose present text counts.
+        overrides: "key=value" settings if ``asked`` is a study file of this program; an existing study goes on with the
+            text it was begun with. None if ``asked`` is the user's own file, whose present text counts.
 
     Raises:
         ConfigError: an override contradicts the text that the study was begun with.
@@ -74,14 +75,14 @@ def as_begun(asked: StudySpec, storage: RDBStorage, overrides: Sequence[str] | N
         if spec is not None:
             return Begun(spec, {}, _difference_to_today(spec, asked))
     if asked.data.path is None:  # --data and --labels need not be repeated
-        known = stored.get("data", {})
-        remembered = {"path": known.get("path"), "labels": asked.data.labels or known.get("labels")}
-        asked = asked.model_copy(update={"data": asked.data.model_copy(update=remembered)})
-    return with_kept(asked, stored)
+        before = stored.get("data", {})
+        places = {"path": before.get("path"), "labels": asked.data.labels or before.get("labels")}
+        asked = asked.model_copy(update={"data": asked.data.model_copy(update=places)})
+    return with_kept_settings(asked, stored)
 
 
-def with_kept(asked: StudySpec, stored: Tables, tables: Sequence[str] = tuple(KEPT)) -> Begun:
-    """The study file, with the kept values of settings that it does not name.
+def with_kept_settings(asked: StudySpec, stored: Tables, tables: Sequence[str] = tuple(KEPT)) -> Begun:
+    """The study file with the stored values of the settings in KEPT that it does not name.
 
     Args:
         asked: the study file.
@@ -141,21 +142,21 @@ def _difference_to_today(spec: StudySpec, asked: StudySpec) -> list[str]:
 
 
 def other_versions(study: optuna.Study) -> str:
-    """Packages whose versions have changed since the study's last launch, with both versions; "" if there are none."""
-    now, before = installed(), study.user_attrs.get(VERSIONS, {})
+    """The packages whose versions have changed since the study's last launch, in words; "" if there are none."""
+    now, before = installed_versions(), study.user_attrs.get(VERSIONS, {})
     return ", ".join(f"{name} {was} -> {now[name]}" for name, was in before.items() if now.get(name, was) != was)
 
 
-def note_versions(study: optuna.Study) -> None:
+def store_versions(study: optuna.Study) -> None:
     """Store the versions of the installed packages for the next launch."""
-    if study.user_attrs.get(VERSIONS) != installed():
-        study.set_user_attr(VERSIONS, installed())
+    if study.user_attrs.get(VERSIONS) != installed_versions():
+        study.set_user_attr(VERSIONS, installed_versions())
 
 
-def renew(study: optuna.Study, runs: Runs, was: int) -> str:
+def begin_trials_anew(study: optuna.Study, runs: Runs, was: int) -> str:
     """Begin unfinished trials anew after a change of recipe, because the same settings may now give another result.
 
-    This can be repeated: the study's new recipe version is stored only after it.
+    The call can be repeated: the study's new recipe version is stored only after it.
 
     Args:
         study: the study, owned.

@@ -1,4 +1,4 @@
-"""The budget of a search: its limits, the spent part, and whether another candidate may begin."""
+"""The budget of a search: its limits, the part that is spent, and whether another candidate may begin."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Spent:
     epochs: int = 0
     """Steps (epochs or folds) of all trials, those in progress included."""
     trainings: float = 0.0
-    """``epochs`` in full trainings."""
+    """``epochs`` as a number of full trainings."""
     begun: int = 0
     """Number of candidates: trials in any state but WAITING."""
     finished: int = 0
@@ -40,7 +40,7 @@ class Spent:
 
     @classmethod
     def of(cls, trials: Sequence[FrozenTrial], spec: StudySpec) -> Spent:
-        """The spent part by the search's own trials."""
+        """The part that the search's own trials have spent."""
         begun = [trial for trial in trials if trial.state != TrialState.WAITING]
         failed_under = [trial.user_attrs.get(FAILED_UNDER) for trial in begun]
         epochs = sum(max(trial.intermediate_values, default=0) for trial in begun)
@@ -56,7 +56,7 @@ class Spent:
 
     @classmethod
     def so_far(cls, ended: Ended, running: int, steps: int, spec: StudySpec, paused: Mapping[int, int]) -> Spent:
-        """The spent part during a search.
+        """The part that is spent at a moment of a search.
 
         Args:
             ended: the trials that have ended.
@@ -94,7 +94,7 @@ class Budget:
     """The limits of a search."""
 
     trainings: float | None
-    """Compute, in full trainings; None: no limit."""
+    """Largest compute, in full trainings; None: no limit."""
     trials: int | None
     """Largest number of candidates; None: no limit."""
     hours: float | None
@@ -116,9 +116,9 @@ class Budget:
     def candidates_left(self, spent: Spent, committed_epochs: int = 0) -> int:
         """Largest number of further candidates that may begin, if each takes one step.
 
-        A budget of E epochs has at most E candidates. Candidates that end before their first epoch cost nothing, and a
-        search must end even if all of them do. Trials in progress go on, so at most one full training more than the
-        budget is spent.
+        A budget of E epochs has at most E candidates, because candidates that end before their first epoch cost
+        nothing, and a search must end even if all candidates do. Trials in progress go on, so at most one full training
+        more than the budget is spent.
 
         Args:
             spent: the spent part.

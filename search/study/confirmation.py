@@ -1,9 +1,9 @@
-"""The confirmation: the best trials of a search are trained again with fresh seeds, and the winner once more.
+"""The confirmation: the best trials of a search are trained again with fresh seeds, and the winner with further ones.
 
 The best of many noisy values is an over-estimate. So the best candidates race with seeds that the search has not used
 (``search.policy.race``), and the accuracy of the winner is the mean over further seeds, which had no part in the
-choice. Each result is stored in the study's attributes as soon as it is known, because Optuna adds nothing to finished
-trials. So an interrupted confirmation goes on where it stopped.
+choice. Each result is stored as soon as it is known, so an interrupted confirmation goes on where it stopped. Results
+are in an attribute of the study, because Optuna adds nothing to finished trials.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pydantic import ValidationError, model_validator
 
 from search.policy.race import Entrant, Round, Rounds, Standing, cost, report_seeds_of, rounds_for, standing
 from search.study.budget import Spent
-from search.study.finalists import TEST, Candidate, choose, pooled_deviation, ties
-from search.study.lock import owner_name
+from search.study.finalists import TEST, Finalist, choose, pooled_deviation, ties
+from search.study.lock import process_name
 from search.study.marks import own_trials
 from search.study.sampling import seed_of
 from search.study.study import FINGERPRINT
@@ -35,19 +35,20 @@ from trainer.config import RECIPE_VERSION
 from trainer.values import FrozenModel, Json
 
 CONFIRM = "featherweight:confirm"
-"""Study attribute that holds the confirmation, see ``Kept``."""
+"""Study attribute that holds the confirmation, see ``ConfirmationPlan``."""
 
 
 def final_seed(spec: StudySpec, trial: int, number: int) -> int:
-    """The seed of a trial's confirming or final training ``number``, from 0. No training of the search used it.
+    """A fresh seed of a trial: the one with this ``number``, from 0. No training of the search has used it.
 
-    Confirming and final trainings share their seeds, so with the same recipe they are the same training.
+    The trainings of the confirmation and the final trainings have the same fresh seeds. So two of them with the same
+    recipe and number are the same training.
     """
     return seed_of(spec.seed, trial, purpose=3 + number)
 
 
 class Result(FrozenModel):
-    """The result of one confirming training."""
+    """The result of one training of the confirmation."""
 
     trial: int
     seed: int
@@ -57,21 +58,21 @@ class Result(FrozenModel):
     seconds: float
 
 
-class Kept(FrozenModel):
-    """Content of the study attribute CONFIRM."""
+class ConfirmationPlan(FrozenModel):
+    """The plan of a confirmation, and the results so far: the content of the study attribute CONFIRM."""
 
     of: str
     """Identity of recipe and pictures, see ``_identity``."""
     workers: int
-    """Number of trainings at once, for the estimate of the time left."""
+    """Number of trainings in parallel, for the estimate of the time left."""
     rounds: tuple[tuple[int, int], ...]
-    """Numbers of candidates and of seeds of each round, as they were when the confirmation began."""
+    """For each round, the number of candidates and the number of seeds, as they were when the confirmation began."""
     report_seeds: int = 0
     """Number of further seeds of the winner."""
     final: Final | None = None
     """The [final] with which the candidates had to fit the limit; None if an earlier version began the confirmation."""
     by: str = ""
-    """Name of the confirming process, see ``owner_name``."""
+    """Name of the process that trains the candidates, see ``process_name``."""
     results: tuple[Result, ...]
 
     @model_validator(mode="before")
@@ -99,18 +100,20 @@ class Confirmation:
     """The confirmation of a study as it is now."""
 
     trainings: int
+    """Number of trainings in all."""
     done: int
+    """Number of finished trainings."""
     seconds: float = 0.0
-    """Duration of the trainings that are done, added up."""
+    """Sum of the durations of the finished trainings."""
     eta_seconds: float | None = None
-    """Estimated time until all are done; None unless the study's owner is running them."""
-    candidates: tuple[Candidate, ...]
+    """Estimated time until all trainings are finished; None if the study's owner is not running them."""
+    candidates: tuple[Finalist, ...]
     """Candidates, best first."""
     winner: int | None
-    """Number of the chosen trial; None before all trainings are done, and if all candidates diverged."""
+    """Number of the chosen trial; None before all trainings are finished, and if all candidates diverged."""
     estimate: float | None
-    """Mean value of the winner over the seeds that had no part in the choice; without such seeds, over those that
-    had. None before they are all known."""
+    """Mean value of the winner over the seeds that had no part in the choice; if there are none, over all its seeds.
+    None before all these values are known."""
     raw_best: float
     """Value of the best trial in the search."""
     test: str | None
@@ -118,14 +121,14 @@ class Confirmation:
     sentence: str
     """The confirmation in one line."""
     objective: Objective = "accuracy"
-    """The study's objective, whose values these are; a loss is negated."""
+    """The study's objective; all values here are its values, a loss negated."""
 
-    def candidate(self, trial: int | None) -> Candidate | None:
+    def candidate(self, trial: int | None) -> Finalist | None:
         """The candidate with this trial number; None if there is none."""
         return next((one for one in self.candidates if one.trial == trial), None)
 
     def to_json(self) -> dict[str, Json]:
-        """The documented shape in ``search status --json``; metrics.json leaves out the two times."""
+        """The shape that is documented for ``search status --json``; metrics.json leaves out the two times."""
         values = asdict(self) | {"candidates": [one.to_json() for one in self.candidates]}
         if self.objective == "accuracy":  # earlier versions had no such key, and identities must not change
             del values["objective"]
@@ -133,15 +136,16 @@ class Confirmation:
 
 
 def trainings_of(study: optuna.Study, spec: StudySpec) -> float:
-    """Full trainings of a study's search: its budget of compute, or without one the compute spent."""
+    """The compute of a study's search in full trainings: its budget; without a budget of compute, what it has spent."""
     return spec.search.trainings or Spent.of(own_trials(study), spec).trainings
 
 
 def candidates(study: optuna.Study, spec: StudySpec, rounds: Rounds) -> list[FrozenTrial]:
-    """The trials to train again, the one with the best prospects first. Their exports, with [final], fit the limit.
+    """The trials to confirm, the one with the best prospects first. Each fits the limit with the members and views of
+    [final].
 
-    They are the best complete ones. If these are too few for the first round, others follow: those with the most
-    steps, and among them the best.
+    They are the best complete trials. If these are too few for the first round, unfinished trials follow: those with
+    the most steps first, and among these the best.
     """
     most = rounds[0].keep if rounds else 0
     trials = own_trials(study)
@@ -150,7 +154,7 @@ def candidates(study: optuna.Study, spec: StudySpec, rounds: Rounds) -> list[Fro
 
 
 def _unfinished(trials: list[FrozenTrial], spec: StudySpec) -> list[FrozenTrial]:
-    """Feasible trials that are paused, or that the pruner ended, those with most steps first."""
+    """Feasible trials that are paused, or that the pruner has ended; those with the most steps first."""
 
     def fits_export(trial: FrozenTrial) -> bool:
         _, counted = exported_size([size_of(trial)] * spec.num_members, spec.final)
@@ -162,57 +166,56 @@ def _unfinished(trials: list[FrozenTrial], spec: StudySpec) -> list[FrozenTrial]
     return sorted(feasible, key=lambda one: (-views[one.number].epochs, *rank(views[one.number].value, 0, one.number)))
 
 
-def planned(study: optuna.Study, spec: StudySpec, workers: int = 1) -> Kept:
+def plan_of(study: optuna.Study, spec: StudySpec, workers: int = 1) -> ConfirmationPlan:
     """The confirmation as a study's spec asks for it now, with the results so far.
 
     Args:
         study: the study.
         spec: its spec, for its ``confirm`` and ``final``.
-        workers: number of trainings at once, for the estimate of the time left.
+        workers: number of trainings in parallel, for the estimate of the time left.
     """
     rounds = rounds_for(spec.confirm, trainings_of(study, spec))
-    return Kept(
+    return ConfirmationPlan(
         of=_identity(study),
         workers=workers,
         rounds=tuple((one.keep, one.seeds) for one in rounds),
         report_seeds=report_seeds_of(spec.confirm),
         final=spec.final,
-        by=owner_name(),
+        by=process_name(),
         results=_results(study),
     )
 
 
 def missing(study: optuna.Study, spec: StudySpec) -> list[tuple[FrozenTrial, int]]:
-    """The trainings that can be done now, as (trial, number of the seed): those of the present round of the race, or
-    those of its winner. Empty after the last one. Seed 0 of every candidate comes first."""
-    kept = planned(study, spec)
-    chosen = {trial.number: trial for trial in candidates(study, spec, kept.race)}
-    race = _standing(list(chosen.values()), kept)
+    """The trainings that can begin now, as (trial, number of the seed): those of the present round of the race, or
+    after the race those that measure the winner; empty after these. Seed 0 of every candidate comes first."""
+    plan = plan_of(study, spec)
+    chosen = {trial.number: trial for trial in candidates(study, spec, plan.race)}
+    race = _standing(list(chosen.values()), plan)
     todo = [*race.todo]
-    if not todo and (winner := _winner(list(chosen.values()), kept, race)) is not None:
-        done = {one.seed for one in kept.results if one.trial == winner}
-        numbers = range(kept.first_report, kept.first_report + kept.report_seeds)
+    if not todo and (winner := _winner(list(chosen.values()), plan, race)) is not None:
+        done = {one.seed for one in plan.results if one.trial == winner}
+        numbers = range(plan.first_report, plan.first_report + plan.report_seeds)
         todo = [(winner, number) for number in numbers if number not in done]
     return [(chosen[number], seed) for number, seed in todo]
 
 
 def begin(study: optuna.Study, spec: StudySpec, workers: int = 1) -> None:
-    """Store the rounds of the confirmation, because the study file may have changed since the launch.
-
-    To be called before ``record``.
+    """Store the plan of the confirmation, before its first training. It is made now, because the study file may have
+    changed since the launch.
 
     Args:
         study: the study, owned.
         spec: the study's spec, for its ``confirm`` and ``final``.
-        workers: number of trainings at once, for the estimate of the time left.
+        workers: number of trainings in parallel, for the estimate of the time left.
     """
-    kept = planned(study, spec, workers)
-    if _kept(study) != kept:
-        _keep(study, kept)
+    plan = plan_of(study, spec, workers)
+    if _stored_plan(study) != plan:
+        _store_plan(study, plan)
 
 
 def record(study: optuna.Study, trial: int, number: int, accuracy: float | None, seconds: float) -> None:
-    """Store the result of one confirming training. A result that is stored twice counts once.
+    """Store the result of one training of the confirmation. A result that is stored twice counts once.
 
     Args:
         study: the study, owned; ``begin`` was called before.
@@ -221,44 +224,44 @@ def record(study: optuna.Study, trial: int, number: int, accuracy: float | None,
         accuracy: value of the objective; None if the training diverged.
         seconds: duration of the training.
     """
-    kept = _kept(study)
-    assert kept is not None
+    plan = _stored_plan(study)
+    assert plan is not None
     result = Result(trial=trial, seed=number, accuracy=accuracy, seconds=round(seconds, 3))
     others = [one for one in _results(study) if (one.trial, one.seed) != (trial, number)]
-    _keep(study, kept.model_copy(update={"results": (*others, result)}))
+    _store_plan(study, plan.model_copy(update={"results": (*others, result)}))
 
 
-def confirmed(study: optuna.Study, spec: StudySpec, *, owner: str | None = None) -> Confirmation | None:
+def confirmation_of(study: optuna.Study, spec: StudySpec, *, owner: str | None = None) -> Confirmation | None:
     """The confirmation of a study as it is now; None if it is off or has no result yet.
 
     Args:
         study: the study.
         spec: the study's spec. Its ``confirm`` and ``final`` are those stored by ``begin``.
-        owner: the present owner of the study, as ``owner_of`` names it. The time left is estimated only if this owner
-            began the confirmation, and so runs it now. If a search is the owner, no confirmation runs, although a new
-            candidate of the search may still have to be confirmed.
+        owner: the process that owns the study now, as ``owner_of`` names it. The time left is estimated only if this
+            process began the confirmation, and so runs it now. While a search owns the study, no confirmation runs,
+            although a candidate may still have to be confirmed.
     """
-    kept = _kept(study)
-    if kept is None:
+    plan = _stored_plan(study)
+    if plan is None:
         return None
-    spec = spec.model_copy(update={"final": kept.final or spec.final})
-    chosen = candidates(study, spec, kept.race)
-    kept = kept.model_copy(update={"results": _counting(chosen, kept, _results(study))})
-    if not kept.results:
+    spec = spec.model_copy(update={"final": plan.final or spec.final})
+    chosen = candidates(study, spec, plan.race)
+    plan = plan.model_copy(update={"results": _counting(chosen, plan, _results(study))})
+    if not plan.results:
         return None
-    race = _standing(chosen, kept)
-    number = _winner(chosen, kept, race)
-    found = [_candidate(trial, kept, is_winner=trial.number == number) for trial in chosen]
+    race = _standing(chosen, plan)
+    number = _winner(chosen, plan, race)
+    found = [_candidate(trial, plan, is_winner=trial.number == number) for trial in chosen]
     spread = pooled_deviation(found)
     tied = (
-        set() if race.todo else ties([one for one in found if one.trial in race.alive or len(kept.rounds) == 1], spread)
+        set() if race.todo else ties([one for one in found if one.trial in race.alive or len(plan.rounds) == 1], spread)
     )
-    total, done = cost(kept.race, len(chosen)) + kept.report_seeds, len(kept.results)
+    total, done = cost(plan.race, len(chosen)) + plan.report_seeds, len(plan.results)
     winner = next((one for one in found if one.trial == number), None)
-    is_over = not race.todo and (winner is None or len(winner.reported) == kept.report_seeds)
-    seconds = sum(result.seconds for result in kept.results)
-    goes_on = not is_over and owner is not None and owner.partition(" since ")[0] == kept.by
-    eta_seconds = seconds / done * (total - done) / kept.workers
+    is_over = not race.todo and (winner is None or len(winner.reported) == plan.report_seeds)
+    seconds = sum(result.seconds for result in plan.results)
+    goes_on = not is_over and owner is not None and owner.partition(" since ")[0] == plan.by
+    eta_seconds = seconds / done * (total - done) / plan.workers
     known = [one for one in found if one.accuracies] if spread is not None else []
     errors = {one.trial: (spread or 0.0) / math.sqrt(one.seeds) for one in known}
     order = sorted(
@@ -281,48 +284,48 @@ def confirmed(study: optuna.Study, spec: StudySpec, *, owner: str | None = None)
     return replace(confirmation, sentence=_sentence(confirmation, spec))
 
 
-def _counting(chosen: list[FrozenTrial], kept: Kept, results: tuple[Result, ...]) -> tuple[Result, ...]:
-    """The results that count: of these candidates, and with seeds that the plan has."""
-    numbers, last = {trial.number for trial in chosen}, kept.first_report + kept.report_seeds
+def _counting(chosen: list[FrozenTrial], plan: ConfirmationPlan, results: tuple[Result, ...]) -> tuple[Result, ...]:
+    """The results that count: those of these candidates, with seeds of the plan."""
+    numbers, last = {trial.number for trial in chosen}, plan.first_report + plan.report_seeds
     return tuple(one for one in results if one.trial in numbers and one.seed < last)
 
 
-def _standing(chosen: list[FrozenTrial], kept: Kept) -> Standing:
+def _standing(chosen: list[FrozenTrial], plan: ConfirmationPlan) -> Standing:
     """How the race between these trials stands."""
     results: dict[int, dict[int, float | None]] = {}
-    for one in kept.results:
+    for one in plan.results:
         results.setdefault(one.trial, {})[one.seed] = one.accuracy
-    is_race = len(kept.rounds) > 1
+    is_race = len(plan.rounds) > 1
     entrants = [
         Entrant(trial.number, trial.values[0] if is_race and trial.values else None, size_of(trial).params)
         for trial in chosen
     ]
-    return standing(entrants, kept.race, results)
+    return standing(entrants, plan.race, results)
 
 
-def _winner(chosen: list[FrozenTrial], kept: Kept, race: Standing) -> int | None:
+def _winner(chosen: list[FrozenTrial], plan: ConfirmationPlan, race: Standing) -> int | None:
     """Number of the winner; None before the end of the race, and if all candidates diverged."""
     if race.todo or not race.alive:
         return None
-    if len(kept.rounds) > 1:
+    if len(plan.rounds) > 1:
         return race.alive[0]
-    # One round, with the same number of seeds for each candidate: the smallest of those that are tied wins.
-    found = [_candidate(trial, kept) for trial in chosen]
+    # There is one round, with the same number of seeds for each candidate. Of the tied ones, the smallest wins.
+    found = [_candidate(trial, plan) for trial in chosen]
     best = choose(found, ties(found, pooled_deviation(found)))
     return None if best is None else best.trial
 
 
-def _candidate(trial: FrozenTrial, kept: Kept, *, is_winner: bool = False) -> Candidate:
-    results = sorted((one for one in kept.results if one.trial == trial.number), key=lambda one: one.seed)
+def _candidate(trial: FrozenTrial, plan: ConfirmationPlan, *, is_winner: bool = False) -> Finalist:
+    results = sorted((one for one in plan.results if one.trial == trial.number), key=lambda one: one.seed)
     values = [(one.seed, one.accuracy) for one in results if one.accuracy is not None]
     view = view_of(trial)
-    return Candidate(
+    return Finalist(
         trial=trial.number,
         num_params=trial.user_attrs["num_params"],
         search_accuracy=view.value or 0.0,
         complete=bool(trial.values),
-        accuracies=tuple(value for seed, value in values if seed < kept.first_report),
-        reported=tuple(value for seed, value in values if seed >= kept.first_report) if is_winner else (),
+        accuracies=tuple(value for seed, value in values if seed < plan.first_report),
+        reported=tuple(value for seed, value in values if seed >= plan.first_report) if is_winner else (),
         diverged=len(results) - len(values),
     )
 
@@ -347,25 +350,25 @@ def _sentence(found: Confirmation, spec: StudySpec) -> str:
 
 
 def _identity(study: optuna.Study) -> str:
-    """Identity of recipe and pictures. Results with another identity are not used."""
+    """Identity of recipe and pictures, from the fingerprint. Results with another identity are not used."""
     of = study.user_attrs.get(FINGERPRINT)
     if of is not None:  # an export trains with this program's recipe, even before the study's next launch
         of = of | {"recipe_version": RECIPE_VERSION}
     return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _kept(study: optuna.Study) -> Kept | None:
-    """The value of CONFIRM; None if it is missing or unreadable: the trainings are then done again."""
+def _stored_plan(study: optuna.Study) -> ConfirmationPlan | None:
+    """The stored plan; None if it is missing or unreadable. The trainings are then done again."""
     try:
-        return Kept.model_validate(study.user_attrs.get(CONFIRM))
+        return ConfirmationPlan.model_validate(study.user_attrs.get(CONFIRM))
     except ValidationError:
         return None
 
 
-def _keep(study: optuna.Study, kept: Kept) -> None:
-    study.set_user_attr(CONFIRM, kept.model_dump(mode="json"))
+def _store_plan(study: optuna.Study, plan: ConfirmationPlan) -> None:
+    study.set_user_attr(CONFIRM, plan.model_dump(mode="json"))
 
 
 def _results(study: optuna.Study) -> tuple[Result, ...]:
-    kept = _kept(study)
-    return kept.results if kept is not None and kept.of == _identity(study) else ()
+    plan = _stored_plan(study)
+    return plan.results if plan is not None and plan.of == _identity(study) else ()

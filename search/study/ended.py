@@ -1,4 +1,4 @@
-"""Figures of the trials that have ended. Each trial is added as it ends, so no trial is read again for them."""
+"""Totals over the trials that have ended. Each trial is added when it ends, so that no trial is read again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """Figures of all trials that have ended; ``plus`` returns those with a further trial."""
+    """Totals over all trials that have ended; ``plus`` returns the totals with a further trial."""
 
     best: TrialView | None = None
     """The best feasible completed trial, ranked as in ``search.study.trial.best_of``."""
@@ -26,6 +26,7 @@ class Ended:
     failed_under: Mapping[str, int] = field(default_factory=dict)
     """``settings_hash`` of the study -> number of trials that failed under it before their first epoch."""
     seconds: float = 0.0
+    """Seconds of training."""
     timed_steps: int = 0
     """Steps of the trials whose durations are in ``seconds``."""
     slowest: float = 0.0
@@ -33,14 +34,14 @@ class Ended:
 
     @classmethod
     def of(cls, views: Iterable[TrialView]) -> Ended:
-        """The figures of these trials."""
+        """The totals over these trials."""
         ended = cls()
         for view in views:
             ended = ended.plus(view)
         return ended
 
     def plus(self, view: TrialView) -> Ended:
-        """The figures with a further trial."""
+        """The totals with a further trial."""
         under = view.failed_under
         return replace(
             self,

@@ -3,20 +3,20 @@
     launch    uuid, spec, space, versions  a coordinator begins, or goes on; uuid is the UUID of the study
     accept    differences                  changes since the study was begun, which the user accepted
     keep      settings                     settings that the study file does not name -> the kept values
-    recipe    was, now, anew               a later version of the trainer's recipe; trials that begin anew
-    enqueue   params, repeats              a recipe is queued; repeats, the trial that is trained again with another
+    recipe    was, now, anew               the versions of the trainer's recipe; trials that begin anew
+    enqueue   params, repeats              a recipe is queued; repeats: the trial that the recipe repeats with another
                                            seed, or null
     ask       trial, params                a candidate has all its settings
     assign    trial, worker, attempt       a worker has the trial; attempts from 1
     started   trial, constraints           the model is counted; its size relative to the limit
-    epoch     trial, step, value, pruned   reported and decided; pruned is null if no pruner was asked. At a rung of
-                                           the pruner "promote": pruned, whether the trial is paused there;
-                                           too_late, whether that is only because the compute or the time is spent
-    pause     trial, step                  the trial is paused at a rung: its worker is free
+    epoch     trial, step, value, pruned   a result was reported and decided; pruned is null if no pruner was asked. At
+                                           a rung of the pruner "promote", pruned says whether the trial is paused, and
+                                           too_late whether that is only because the compute or the time is spent
+    pause     trial, step                  the trial is paused at a rung, and its worker is free
     promote   trial, step, at_least        the trial goes on from its rung; at_least as in Promotion.next, or null
                                            if it is unknown
     crash     trial, worker, kind, reason  the training failed; kinds in search/errors.py
-    tell      trial, state, value, reason, failure  finished; failure is the kind, see search/errors.py
+    tell      trial, state, value, reason, failure  the trial has finished; failure: its kind, see search/errors.py
     stop      reason                       the coordinator ends
 
 A kill can leave one step in the database that is missing from the journal. If a launch finds more than one missing
@@ -54,10 +54,10 @@ Words = Annotated[
 """A text that may contain the name of a file; bytes of the name that are not UTF-8 are escaped."""
 
 REMEMBERED = (PAUSED_AT, PROMOTED_AT, REPEATS, FAILURE)
-"""Trial attributes on which decisions about other trials depend."""
+"""Trial attributes that decisions about other trials depend on."""
 
 Setting: TypeAlias = bool | int | float | str | None
-"""A value of a sampled setting; only another program can have chosen None."""
+"""A value of a sampled setting. None occurs only if another program has chosen it."""
 
 _SUM = re.compile(rb'(?P<said>.*), "crc32": "(?P<crc32>[0-9a-f]{8})"\}', re.DOTALL)
 
@@ -156,7 +156,7 @@ class Keep(_Line):
 
 
 class Recipe(_Line):
-    """A later version of the trainer's recipe."""
+    """The trainer's recipe has another version than at the last launch."""
 
     event: Literal["recipe"] = "recipe"
     was: int
@@ -255,8 +255,8 @@ class Stop(_Line):
     reason: Words
 
 
-class Later(_Line):
-    """A line that only a later version of this program can read."""
+class OfLaterVersion(_Line):
+    """A line of a kind that this version does not know; a later version has written it."""
 
     event: str
 
@@ -276,7 +276,7 @@ Event: TypeAlias = (
     | Crash
     | Tell
     | Stop
-    | Later
+    | OfLaterVersion
 )
 
 _Known = Annotated[
@@ -299,7 +299,7 @@ def axes_of(space: Mapping[str, Mapping[str, Json]]) -> dict[str, BaseDistributi
 
 
 def as_json(axes: Mapping[str, BaseDistribution]) -> dict[str, Any]:
-    """Axes in the form of a line."""
+    """Axes in the form of a journal's line."""
     return {name: json.loads(distribution_to_json(axis)) for name, axis in axes.items()}
 
 
@@ -313,7 +313,7 @@ def line_of(event: Event, above: int) -> tuple[bytes, int]:
     return said + f', "crc32": "{crc32:08x}"}}\n'.encode(), crc32
 
 
-def sum_at_the_end(content: bytes) -> int:
+def last_checksum(content: bytes) -> int:
     """The checksum of a journal's last line, given the last TAIL_BYTES of the journal; 0 if the line has none."""
     found = _SUM.fullmatch(content[:-1])
     return int(found["crc32"], 16) if found else 0
@@ -343,7 +343,7 @@ def read_line(line: bytes, above: int | None) -> tuple[Event, int | None]:
     except ValidationError as error:
         if error.errors()[0]["type"] != "union_tag_invalid":
             raise
-    return Later.model_validate_json(said, extra="ignore"), crc32
+    return OfLaterVersion.model_validate_json(said, extra="ignore"), crc32
 
 
 def _read(line: bytes, how: dict[str, Any]) -> Event:

@@ -33,9 +33,9 @@ class Exported(FrozenModel):
     fit_on: str
     """Splits that the model was trained on, as in ``final.fit_on``."""
     objective: Objective = "accuracy"
-    """The objective of its study."""
+    """The objective of the study."""
     value: float | None = None
-    """The value of another objective on the same pictures, a loss negated; None for accuracy."""
+    """Value of the objective on the same pictures, a loss negated; None if the objective is the accuracy."""
 
     @property
     def is_tested(self) -> bool:
@@ -56,25 +56,25 @@ class Exported(FrozenModel):
         which = trials_in_words(self.trials or (self.trial,))
         chosen_by = "" if self.value is None else f"{words_of(self.value, self.objective)} and accuracy "
         return (
-            f"{which}, {chosen_by}{self.accuracy:.2%} on the test split{on}, n = {self.n:,} (95 % "
-            f"interval {low:.2%} to {high:.2%}), {self.num_params:,} parameters"
+            f"{which}, {chosen_by}{self.accuracy:.2%} on the {'test' if self.is_tested else 'validation'} split{on}, "
+            f"n = {self.n:,} (95 % interval {low:.2%} to {high:.2%}), {self.num_params:,} parameters"
         )
 
 
-def keep_export(study: optuna.Study, exported: Exported) -> None:
+def store_export(study: optuna.Study, exported: Exported) -> None:
     """Store the result of an export in its study, which this process owns; it replaces that of an earlier export."""
     study.set_user_attr(EXPORTED, exported.model_dump(mode="json"))
 
 
 def last_export(study: optuna.Study) -> Exported | None:
-    """The last export of a study; None if there is none, or if what is stored is not one."""
+    """The last export of a study; None if there is none, or if this version cannot read what is stored."""
     try:
         return Exported.model_validate(study.user_attrs.get(EXPORTED))
     except ValidationError:
         return None
 
 
-def tested(study: optuna.Study) -> Exported | None:
-    """The last export of a study, if its accuracy is that of a test split."""
+def tested_export(study: optuna.Study) -> Exported | None:
+    """The last export of a study; None if there is none, or if its accuracy is not that of a test split."""
     found = last_export(study)
     return found if found is not None and found.is_tested else None

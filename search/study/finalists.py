@@ -1,4 +1,4 @@
-"""The finalists of a search: the candidates that are trained again, their results, ties, and the choice."""
+"""The candidates of a confirmation: their results with fresh seeds, the ties between them, and the choice."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ TEST = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
+class Finalist:
     """A trial and the results of its trainings with fresh seeds."""
 
     trial: int
     num_params: int
     search_accuracy: float
-    """Value of the study's objective in the search, at its last step there."""
+    """Value of the study's objective in the search, at the trial's last step there."""
     complete: bool = True
-    """Whether the search trained it to its end."""
+    """Whether the search trained the trial to its end."""
     accuracies: tuple[float, ...]
-    """Value of each seed that had a part in the choice and is known so far."""
+    """The values known so far, one for each seed that has a part in the choice."""
     reported: tuple[float, ...] = ()
-    """Value of each seed that had no part in the choice; only the winner has such seeds."""
+    """The values known so far, one for each seed that has no part in the choice; only the winner has such seeds."""
     diverged: int = 0
-    """Number of trainings that diverged; a candidate with one is never chosen."""
+    """Number of trainings that diverged. If it is not 0, the candidate is never chosen."""
     standard_error: float | None = None
     """Standard error of ``best_mean``, from the pooled deviation over seeds; None if no candidate has two results."""
     tied: bool = False
-    """Whether the test finds no difference between its mean and the best one, see TEST."""
+    """Whether the test finds no difference between the candidate's mean and the best one, see TEST."""
 
     @property
     def mean(self) -> float | None:
@@ -49,7 +49,7 @@ class Candidate:
 
     @property
     def best_mean(self) -> float | None:
-        """The mean that is reported: over the seeds that had no part in the choice if there are any, else ``mean``."""
+        """The mean to report: over the seeds that have no part in the choice; if there are none, ``mean``."""
         return fmean(self.reported) if self.reported else self.mean
 
     @property
@@ -65,7 +65,7 @@ class Candidate:
     def to_json(self) -> dict[str, Json]:
         """All fields, and ``mean``. ``complete`` is left out if it is true, ``reported`` if it is empty.
 
-        Otherwise the exports of earlier versions would have another identity.
+        With these keys, the exports of earlier versions would have another identity.
         """
         values: dict[str, Json] = asdict(self) | {"accuracies": list(self.accuracies), "mean": self.mean}
         del values["complete"], values["reported"]
@@ -73,12 +73,12 @@ class Candidate:
         return values | ({"reported": list(self.reported)} if self.reported else {})
 
 
-def seeds_of(one: Candidate) -> tuple[float, ...]:
+def seeds_of(one: Finalist) -> tuple[float, ...]:
     """The values of a candidate's fresh seeds."""
     return (*one.accuracies, *one.reported)
 
 
-def pooled_deviation(found: Sequence[Candidate]) -> float | None:
+def pooled_deviation(found: Sequence[Finalist]) -> float | None:
     """Standard deviation over seeds, pooled over the candidates; None if no candidate has two results.
 
     It is pooled because three values of one candidate give a poor estimate, and candidates have similar deviations.
@@ -90,11 +90,12 @@ def pooled_deviation(found: Sequence[Candidate]) -> float | None:
     return math.sqrt(sum((len(values) - 1) * stdev(values) ** 2 for values in repeated) / freedom)
 
 
-def ties(found: Sequence[Candidate], spread: float | None) -> set[int]:
-    """The best candidate, and those for which the test finds no difference between its mean and theirs; see TEST.
+def ties(found: Sequence[Finalist], spread: float | None) -> set[int]:
+    """Trial numbers of the best candidate, and of those whose means the test cannot distinguish from its mean; see
+    TEST.
 
     The test covers the randomness of the seeds on these validation pictures, not that of the choice of pictures. With
-    one seed each no test is possible, and only equal results are tied.
+    one seed for each candidate no test is possible, and only equal results are tied.
     """
     sound = [one for one in found if not one.diverged and one.mean is not None]
     if not sound:
@@ -112,7 +113,7 @@ def ties(found: Sequence[Candidate], spread: float | None) -> set[int]:
     return tied
 
 
-def choose(found: Sequence[Candidate], tied: set[int]) -> Candidate | None:
+def choose(found: Sequence[Finalist], tied: set[int]) -> Finalist | None:
     """The winner: among the candidates tied with the best, the one with the fewest parameters; None if all diverged."""
     among = [one for one in found if one.trial in tied]
     return min(among, key=lambda one: (one.num_params, *rank(one.mean, 0, one.trial)), default=None)

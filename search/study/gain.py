@@ -10,8 +10,8 @@ from optuna.trial import FrozenTrial
 
 from search.study.budget import Spent
 from search.study.confirmation import Confirmation
-from search.study.finalists import Candidate
-from search.study.noise import PICTURES, Z95, Noise, first_known, noise_of
+from search.study.finalists import Finalist
+from search.study.noise import NUM_PICTURES, Z95, Noise, first_known, noise_of
 from search.study.trial import best_of
 from search.words import count
 from studies import StudySpec
@@ -32,15 +32,15 @@ class Gain:
     interval: tuple[float, float] | None
     """95 % interval of the difference; None if it is not known, see ``gain_of``."""
     pictures: int
-    """Number of pictures that measure a candidate."""
+    """Number of pictures on which a candidate is measured."""
     seeds: int
-    """Number of fresh seeds whose mean ``best_value`` is; 0: it is the value in the search, the highest of many."""
+    """Number of fresh seeds in the mean ``best_value``; 0: it is the value in the search, the highest of many."""
     known_seeds: int = 0
-    """Number of fresh seeds in ``known_value``; 0: it is the value from the search."""
+    """Number of fresh seeds in the mean ``known_value``; 0: it is the value in the search."""
     trainings: float
     """Cost of the search in full trainings."""
     noise: Noise | None = None
-    """The noise, in whose unit the difference is given too; None if it is not known."""
+    """The noise; the difference is also given in its unit, sigma. None if it is not known."""
 
     @property
     def sentence(self) -> str:
@@ -73,7 +73,8 @@ class Gain:
         return f" ({self.noise.in_sigma(difference)}{': tied within noise' if tied else ''})"
 
     def _number(self, difference: float) -> str:
-        """A difference in percentage points; a difference of losses, where less is better, is not scaled."""
+        """A difference in percentage points. A difference of losses keeps its unit; its sign shows the change of the
+        loss."""
         return f"{-difference:+.4f}" if self.objective == "loss" else f"{difference * 100:+.2f}"
 
 
@@ -91,7 +92,7 @@ def gain_of(study: optuna.Study, spec: StudySpec, confirmation: Confirmation | N
     Returns:
         None if the first known recipe was not trained to its end, or if the number of pictures is not known.
     """
-    trials, pictures = study.get_trials(deepcopy=False), study.user_attrs.get(PICTURES)
+    trials, pictures = study.get_trials(deepcopy=False), study.user_attrs.get(NUM_PICTURES)
     known, best = first_known(trials), best_of(trials, spec.limit)
     if known is None or best is None or not isinstance(pictures, int):
         return None
@@ -138,7 +139,7 @@ def _newcombe(one: float, other: float, n: int) -> tuple[float, float]:
 def paired_interval(both: int, only_one: int, only_other: int, n: int) -> tuple[float, float]:
     """95 % interval of the difference between two accuracies on the same pictures.
 
-    Newcombe's for paired proportions (Statistics in Medicine 17, 1998, page 2635, method 10).
+    The interval is Newcombe's for paired proportions (Statistics in Medicine 17, 1998, page 2635, method 10).
 
     Args:
         both: number of pictures that both classified correctly.
@@ -160,8 +161,9 @@ def paired_interval(both: int, only_one: int, only_other: int, n: int) -> tuple[
     return difference - distance(one - low, other_high - other), difference + distance(high - one, other - other_low)
 
 
-def _value(trial: FrozenTrial, confirmed: Candidate | None) -> tuple[float, float, int]:
-    """A trial's value, its standard error over seeds, and the number of seeds; 0 and 0 without a confirmation."""
+def _value(trial: FrozenTrial, confirmed: Finalist | None) -> tuple[float, float, int]:
+    """A trial's value, the value's standard error over seeds, and the number of seeds; both 0 without a
+    confirmation."""
     if confirmed is not None and confirmed.best_mean is not None:
         return confirmed.best_mean, confirmed.standard_error or 0.0, confirmed.seeds
     assert trial.value is not None

@@ -1,4 +1,4 @@
-"""The hours of a study that is launched with --export: when they began, and whether the search's part is over."""
+"""The hours of a study that is launched with --export: when they began, and whether the part for the search is over."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ LAUNCHED = "featherweight:launched"
 """Study attribute: the time of the first launch, in seconds since 1970."""
 
 TIME_UP = "featherweight:time_up"
-"""Study attribute: the ``search.hours`` whose part for the search is over."""
+"""Study attribute: the value of ``search.hours`` whose part for the search is over."""
 
 
 def first_launch(study: optuna.Study) -> float:
     """The time of a study's first launch, in seconds since 1970; stored if it is not known yet.
 
-    For a study that an earlier version began, it is the start of its first trial.
+    If an earlier version began the study, it is the start of the first trial.
     """
     found = study.user_attrs.get(LAUNCHED)
     if isinstance(found, int | float):

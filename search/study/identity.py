@@ -12,7 +12,7 @@ from sqlalchemy import and_, select
 
 from search.errors import ReplayFailed, StudyChanged
 from search.paths import Runs
-from search.study.journal import cut_torn_line, read_journal, searched_by
+from search.study.journal import cut_torn_line, read_journal, study_uuid_of
 from search.study.storage import backend_of, is_same_file
 from search.study.study import UUID
 
@@ -21,8 +21,8 @@ def take_folder(runs: Runs, study: str, uuid: str | None) -> list[str]:
     """Prepare a study's folder: move the files of another study of the same name aside, and this study's files back.
 
     The other study was deleted, or is in another database; its files come back when it is searched again. A damaged
-    journal is moved aside too; the new journal begins with the content of the database. Called by the study's owner,
-    before anything else is written to the folder.
+    journal is moved aside too; the new journal begins with the content of the database. The process that owns the study
+    calls this before it writes anything else to the folder.
 
     Args:
         runs: the runs folder.
@@ -47,12 +47,13 @@ def take_folder(runs: Runs, study: str, uuid: str | None) -> list[str]:
 
 
 def _checked(runs: Runs, study: str, notes: list[str]) -> str | None:
-    """The UUID of the study that the journal in a folder belongs to. A damaged journal is moved aside first."""
+    """The UUID of the study that a folder's journal belongs to. If the journal is damaged, move it aside and return
+    None."""
     path = runs.journal(study)
     if cut_torn_line(path):
         notes.append("the last line of the journal was incomplete, as after a crash, and was removed")
     try:
-        return searched_by(read_journal(path))
+        return study_uuid_of(read_journal(path))
     except (ReplayFailed, ValueError):
         aside = runs.damaged_journal(study, datetime.now())
         path.replace(aside)
@@ -61,7 +62,7 @@ def _checked(runs: Runs, study: str, notes: list[str]) -> str | None:
 
 
 def identify(study: optuna.Study) -> Callable[[], None]:
-    """Remember the study's UUID, because the study may be deleted, and another one made under the same name.
+    """Remember the study's UUID, because the study may be deleted and another one created under the same name.
 
     Returns:
         A function to call before each write. It raises StudyChanged if the study was deleted or replaced.
@@ -87,9 +88,9 @@ def identify(study: optuna.Study) -> Callable[[], None]:
     gone = StudyChanged(
         f"study {study.study_name!r} was deleted or replaced while it was in use; launch it again for a new one"
     )
-    model, kept = models.StudyModel, models.StudyUserAttributeModel
-    attribute = and_(kept.study_id == model.study_id, kept.key == UUID)
-    stored = select(kept.value_json).select_from(model).outerjoin(kept, attribute)
+    model, attributes = models.StudyModel, models.StudyUserAttributeModel
+    is_uuid = and_(attributes.study_id == model.study_id, attributes.key == UUID)
+    stored = select(attributes.value_json).select_from(model).outerjoin(attributes, is_uuid)
     stored = stored.where(model.study_id == study._study_id)
     before = uuid()
     return still_there

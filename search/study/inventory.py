@@ -1,4 +1,4 @@
-"""The studies of a database: ``search studies`` lists them, ``search delete`` deletes one."""
+"""The studies of a database: a list of them for ``search studies``, the deletion of one for ``search delete``."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ class Listed:
 
     name: str
     owner: str | None
-    """Name of the person who began it; None for studies of other programs, and of versions that stored no owner."""
+    """Name of the person who began the study; None if it is of another program, or of a version that stored no name."""
     state: State
     held_by: str | None
-    """The process that uses it now."""
+    """The process that uses the study now; None if none does."""
     budget: Budget | None
-    """None if its settings cannot be read."""
+    """None if the study's settings cannot be read."""
     spent: Spent | None
-    """None if its settings cannot be read."""
+    """None if the study's settings cannot be read."""
     finished: int
     """Number of finished trials."""
     best: float | None
     """Value of the best trial; a loss is negated."""
     objective: Objective | None
-    """The study's objective, of which ``best`` is a value; None if its settings cannot be read."""
+    """The study's objective; ``best`` is its value. None if the study's settings cannot be read."""
     last_change: str | None
-    """Local time at which its last trial began or ended, ISO 8601; None before the first trial."""
+    """Local time at which a trial last began or ended, ISO 8601; None before the first trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Deleted:
     study: str
     deleted: bool
     trials: int
-    """Number of its trials."""
+    """Number of trials that the study had."""
 
 
 def list_studies(url: URL, runs: Runs) -> tuple[Listed, ...]:
@@ -130,18 +130,20 @@ class Found:
 
     name: str
     uuid: str | None
-    owner: str | None
+    person: str | None
+    """Name of the person who began the study; None if it was not stored."""
     trials: int
+    """Number of trials."""
 
     @property
     def question(self) -> str:
         """The question to the user before the study is deleted."""
-        whose = "" if self.owner is None else f" of {self.owner}"
+        whose = "" if self.person is None else f" of {self.person}"
         return f"delete study {self.name!r}{whose} with its {self.trials} trials, its journal and its checkpoints?"
 
 
 def find_to_delete(name: str, url: URL) -> Found:
-    """The study of this name.
+    """Find the study to delete.
 
     Raises:
         StorageError: the database cannot be reached or read.
@@ -158,7 +160,7 @@ def find_to_delete(name: str, url: URL) -> Found:
         if SPEC not in study.user_attrs or not STUDY_NAME.fullmatch(name):
             raise UsageError(f"study {name!r} was made by another program; delete it with optuna delete-study")
         trials = len(study.get_trials(deepcopy=False))
-        return Found(name=name, uuid=uuid_of(name, storage), owner=person_of(study), trials=trials)
+        return Found(name=name, uuid=uuid_of(name, storage), person=person_of(study), trials=trials)
 
 
 def delete_study(found: Found, url: URL, runs: Runs) -> None:
@@ -195,9 +197,9 @@ def _remove_files(name: str, artifacts: Sequence[str], runs: Runs) -> None:
     for artifact in artifacts:
         with contextlib.suppress(ValueError, FileNotFoundError):
             (runs.artifacts / str(uuid.UUID(artifact))).unlink()
-    kept = (runs.lock(name), runs.holder(name), runs.earlier(name, "any").parent)
+    staying = (runs.lock(name), runs.holder(name), runs.earlier(name, "any").parent)
     for path in runs.study(name).iterdir():
-        if path in kept:
+        if path in staying:
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""The journal: an append-only log of a search. Each line is written after the database has acknowledged its step.
+"""The journal: an append-only log of a search. A line is written after the database has acknowledged the step.
 
 Each line is a JSON object; search/study/events.py describes them.
 """
@@ -38,9 +38,9 @@ from search.study.events import (
     Started,
     Tell,
     as_json,
+    last_checksum,
     line_of,
     read_line,
-    sum_at_the_end,
 )
 from search.study.marks import is_foreign
 from search.study.sampling import QUEUED
@@ -56,12 +56,12 @@ PACKAGES = (*DECIDING, "torch", "torchvision", "timm", "albumentations", "opencv
 """DECIDING, and the packages whose versions decide the result of a training."""
 
 
-OfTrial: TypeAlias = Enqueue | Ask | Started | Epoch | Pause | Promote | Tell
+TrialEvent: TypeAlias = Enqueue | Ask | Started | Epoch | Pause | Promote | Tell
 """The lines that can be rebuilt from a trial in the database."""
 
 
-def installed() -> dict[str, str]:
-    """The versions that a search runs with."""
+def installed_versions() -> dict[str, str]:
+    """The installed versions of PACKAGES."""
     return {name: version(name) for name in PACKAGES}
 
 
@@ -74,7 +74,7 @@ class Gap:
     less: list[int]
     """Numbers of the trials with steps that only the journal has: the database is, or comes from, an older copy."""
     others: list[int]
-    """Those of ``less`` that the database lacks, or has with other settings."""
+    """Numbers of the trials in ``less`` that the database does not have, or has with other settings."""
 
     def sentences(self) -> list[str]:
         """Sentences for the user, each with its consequence."""
@@ -93,15 +93,16 @@ class Gap:
 
 
 class Journal:
-    """Appends to a study's journal. A full disk delays the lines, but never the search.
+    """A study's journal, to append lines. A full disk delays the lines, but never the search.
 
-    Only the study's owner may make one, because it removes an incomplete last line, which a crash leaves.
+    Only the process that owns the study may create this object, because it removes an incomplete last line, which a
+    crash leaves.
 
     Args:
         path: the file.
 
     Raises:
-        ReplayFailed: it is damaged.
+        ReplayFailed: the journal is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -110,7 +111,7 @@ class Journal:
         self.path = path
         cut_torn_line(path)
         self._late: list[Event] = []
-        self.lost = False
+        self.is_taken_over = False
         """Whether another process owns the study; then nothing is written."""
         self.asked: dict[int, dict[str, Any]] = {}
         """Trial -> its settings in the journal."""
@@ -131,7 +132,7 @@ class Journal:
         The line goes to the current end of the file. So a process that no longer owns the study, and has not noticed
         it yet, does not overwrite lines of the new owner.
         """
-        if self.lost:
+        if self.is_taken_over:
             return
         told = event.model_dump(exclude={"at", "event"}, exclude_unset=True)
         logger.debug("%s %.300s", event.event, told)  # a launch has the whole study file
@@ -140,7 +141,7 @@ class Journal:
         with contextlib.suppress(OSError), self.path.open("a+b", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - TAIL_BYTES))
-            lines, above = b"", sum_at_the_end(file.read())
+            lines, above = b"", last_checksum(file.read())
             for late in self._late:
                 line, above = line_of(late, above)
                 lines += line
@@ -177,11 +178,11 @@ class Journal:
     def begin(
         self, spec: StudySpec, space: dict[str, BaseDistribution], trials: Sequence[FrozenTrial], uuid: str | None
     ) -> Gap:
-        """Write the line of a launch, and what the database has and the journal lacks.
+        """Write the line of a launch, and the steps that the database has and the journal lacks.
 
-        One missing step gets its line; if there are more, the present state of all trials is written.
-
-        If the journal has steps that the database lacks, the database is an older copy; the journal then follows it.
+        A single missing step gets its line. If there are more, the line of the launch gets the present state of all
+        trials. It also gets it if the journal has steps that the database lacks, because the database is then an older
+        copy, which the journal follows.
 
         Args:
             spec: the study's spec.
@@ -195,7 +196,7 @@ class Journal:
         known = read_journal(self.path)
         since = known[_since_recipe(known) :]
         # Whether this is the first launch after a change of recipe. The trials that begin anew then have fewer epochs
-        # in the database than in the journal, so nothing is lost, and the launch writes all trials down.
+        # in the database than in the journal. So these epochs are not lost, and the launch writes all trials down.
         begins_anew = len(since) < len(known) and not any(isinstance(line, Launch) for line in since)
         told = _since_history(known if begins_anew else since)
         missing = _missing(told, trials, space)
@@ -204,7 +205,7 @@ class Journal:
             uuid=uuid,
             spec=spec.model_dump(mode="json", exclude={"notify"}),  # a webhook's address is a secret
             space=as_json(space),
-            versions=installed(),
+            versions=installed_versions(),
         )
         foreign = {trial.number for trial in trials if is_foreign(trial)}
         more = sorted({event.trial for event in missing if not isinstance(event, Enqueue)} - foreign)
@@ -241,7 +242,7 @@ def cut_torn_line(path: Path) -> bool:
 
 
 def read_journal(path: Path) -> list[Event]:
-    """The events of a journal, without an incomplete last line, which a crash leaves.
+    """The events of a journal. An incomplete last line, which a crash leaves, is left out.
 
     Raises:
         ReplayFailed: another line is damaged.
@@ -266,7 +267,7 @@ def read_journal(path: Path) -> list[Event]:
     return events
 
 
-def searched_by(events: Sequence[Event]) -> str | None:
+def study_uuid_of(events: Sequence[Event]) -> str | None:
     """The UUID of the study that a journal belongs to; None if no launch names one.
 
     Raises:
@@ -281,7 +282,7 @@ def digest(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
-def _lines_of(number: int, trial: FrozenTrial, space: dict[str, BaseDistribution]) -> Iterator[OfTrial]:
+def _lines_of(number: int, trial: FrozenTrial, space: dict[str, BaseDistribution]) -> Iterator[TrialEvent]:
     """The lines that a journal should have for a trial in the database."""
     recipe = trial.system_attrs.get(QUEUED)
     if isinstance(recipe, dict):
@@ -306,7 +307,7 @@ def _lines_of(number: int, trial: FrozenTrial, space: dict[str, BaseDistribution
 
 def _missing(
     known: Sequence[Event], trials: Sequence[FrozenTrial], space: dict[str, BaseDistribution]
-) -> list[OfTrial]:
+) -> list[TrialEvent]:
     """The lines that a journal should have for these trials and lacks."""
     there = Counter(map(_step, known))
     for line in known:
@@ -333,7 +334,7 @@ def _lost(
             continue
         trial = trials[event.trial] if event.trial < len(trials) else None
         if trial is not None and is_foreign(trial):
-            continue  # another program has finished it, so its lines do not matter
+            continue  # another program has finished the trial, so its lines do not matter
         match event:
             case _ if trial is None:
                 lost.append(event)

@@ -1,4 +1,4 @@
-"""One process at a time owns a study. The lock ends with its process, and others can ask who the owner is."""
+"""One process at a time owns a study, by a lock that ends with the process. Others can ask which process that is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from search.errors import HeldError, StorageError
 from search.paths import Runs
 from search.study import postgres
 from search.study.storage import open_storage, sqlite_file, storage_errors
-from search.study.study import owner_in_database
+from search.study.study import other_person_in_database
 from trainer.errors import no_room
 from trainer.kept import write_whole
 
@@ -32,13 +32,13 @@ LOCK_PATIENCE_SECONDS = 1.0
 def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
     """Own the study while the block runs, by a lock that ends with the process.
 
-    The lock is a file lock beside a SQLite file, or an advisory lock in Postgres. The study's folder is locked too:
-    studies of the same name in two databases share it. Its lock also keeps other launches with this runs folder out
-    while a Postgres lock is lost.
+    The lock is a file lock beside a SQLite file, or an advisory lock in Postgres. The study's folder is locked too,
+    because studies of the same name in two databases share it. The folder's lock also keeps other launches with this
+    runs folder out while a Postgres lock is lost.
 
     Yields:
-        A function to call before each write. If the Postgres server was restarted, the lock is lost, and the function
-        takes it again. It raises HeldError if another process was faster.
+        A function to call before each write. If a restart of the Postgres server has lost the lock, the function takes
+        it again, or raises HeldError if another process was faster.
 
     Raises:
         HeldError: another process owns the study; the message says which one, and since when.
@@ -53,10 +53,10 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
                 stack.enter_context(_file_lock(runs.lock(name), name, holder, LOCK_PATIENCE_SECONDS))
                 still_owner = stack.enter_context(_lock(name, url, holder, patience_seconds=LOCK_PATIENCE_SECONDS))
             except HeldError as held:
-                raise HeldError(name, held.owner, _another_owner(name, url)) from None
-            runs.stop_request(name).unlink(missing_ok=True)  # it was meant for an earlier process
-            shutil.rmtree(runs.gpu_requests(name), ignore_errors=True)  # these too
-            owner = f"{owner_name()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
+                raise HeldError(name, held.owner, _other_person(name, url)) from None
+            runs.stop_request(name).unlink(missing_ok=True)  # the request was meant for an earlier process
+            shutil.rmtree(runs.gpu_requests(name), ignore_errors=True)  # so were these
+            owner = f"{process_name()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
             write_whole(holder, owner.encode(), durable=False)
         except OSError as error:
             if full := no_room(error, runs.root):
@@ -72,23 +72,23 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
                 holder.unlink(missing_ok=True)
 
 
-def _another_owner(name: str, url: URL) -> str | None:
+def _other_person(name: str, url: URL) -> str | None:
     with contextlib.suppress(StorageError, OSError), storage_errors(url):
         storage = open_storage(url)
         try:
-            return owner_in_database(name, storage)
+            return other_person_in_database(name, storage)
         finally:
             storage.engine.dispose()
     return None
 
 
-def owner_name() -> str:
+def process_name() -> str:
     """Name of this process as the owner of a study."""
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def owner_of(name: str, url: URL, runs: Runs) -> str | None:
-    """The present owner of the study, in words; None if there is none."""
+    """The process that owns the study, in words; None if none does."""
     try:
         with _lock(name, url, runs.holder(name), patience_seconds=0):
             return None
@@ -128,7 +128,7 @@ def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iter
         deadline = time.monotonic() + patience_seconds
         while not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
             if time.monotonic() >= deadline:
-                connection.close()  # so that the next check does not take it for a connection with the lock
+                connection.close()  # otherwise the next check would take this for a connection with the lock
                 raise HeldError(name, owner or read_holder(holder))
             time.sleep(0.1)
         connection.commit()  # the lock belongs to the session, not to the transaction
@@ -154,9 +154,9 @@ def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iter
 
 
 def read_holder(holder: Path) -> str:
-    """The name that the owner wrote into a file; "another process" if the file is missing or empty.
+    """The name that the owner wrote into its file; "another process" if the file is missing or empty.
 
-    It is missing if the owner is on another machine, or has only just begun.
+    The file is missing if the owner is on another machine, or has only just begun.
     """
     try:
         said = holder.read_text(encoding="utf-8", errors="replace")

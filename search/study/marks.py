@@ -1,8 +1,8 @@
-"""Which finished trials are the search's own: other programs may add, copy or finish trials in the same database.
+"""Marks that show which finished trials are the search's own. Other programs may add, copy or finish trials, too.
 
-A trial is marked when the search asks for it, and a second time just before its end is stored (Optuna adds nothing to a
-finished trial). If a trial is finished without the second mark, the search sees a failed trial in its place. So
-samplers, pruners, rankings and figures never learn from it.
+A trial is marked when the search asks Optuna for it, and a second time just before its end is stored (afterwards,
+Optuna adds nothing to a trial). If a trial is finished without the second mark, the search sees a failed trial in its
+place. So samplers, pruners, rankings and figures never learn from it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ENDED = "/ended"
 """The suffix that the mark gets before a trial's end is stored."""
 
 BEFORE = "featherweight:marked_since"
-"""Study attribute: see ``Before``."""
+"""Study attribute: see ``BeforeMarks``."""
 
 FOREIGN = "featherweight:foreign"
 """Attribute of the failed trial that stands in for a trial that is not the search's own."""
@@ -36,13 +36,13 @@ FOREIGN = "featherweight:foreign"
 FOREIGN_REASON = "finished by another program; its value is not used"
 
 
-class Before(FrozenModel):
+class BeforeMarks(FrozenModel):
     """The trials that were finished before trials were marked; they count as the search's own."""
 
     trials: int = Field(ge=0)
-    """Number of trials at that time."""
+    """Number of trials when marks began."""
     without: tuple[int, ...] = ()
-    """Numbers of the trials at that time that were not finished, or not trained by a worker."""
+    """Numbers of those trials that do not count: they were not finished, or not trained by a worker."""
 
 
 @dataclass(frozen=True)
@@ -50,54 +50,56 @@ class Marks:
     """The marks of one study."""
 
     uuid: str | None
-    before: Before | None
-    """None if the study is older than marks and no launch has stored this yet. Then its workers' trials count."""
+    before: BeforeMarks | None
+    """None if the study is older than marks, and no launch has stored this yet. Then all trials count that a worker has
+    trained."""
 
-    def note_asked(self, study: optuna.Study, trial: FrozenTrial) -> None:
+    def mark_asked(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Mark a trial that the search has asked for, unless it is marked already."""
-        if trial.user_attrs.get(MARK) != self.asked(trial.number):
-            set_attributes(study, trial, {MARK: self.asked(trial.number)})
+        if trial.user_attrs.get(MARK) != self.mark_of(trial.number):
+            set_attributes(study, trial, {MARK: self.mark_of(trial.number)})
 
-    def note_ended(self, study: optuna.Study, trial: FrozenTrial) -> None:
+    def mark_ended(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Mark a trial whose end is about to be stored."""
-        set_attributes(study, trial, {MARK: self.asked(trial.number) + ENDED})
+        set_attributes(study, trial, {MARK: self.mark_of(trial.number) + ENDED})
 
     @classmethod
     def of(cls, study: optuna.Study, uuid: str | None) -> Marks:
         """The marks of a study with this UUID."""
         try:
-            before = Before.model_validate(study.user_attrs.get(BEFORE))
+            before = BeforeMarks.model_validate(study.user_attrs.get(BEFORE))
         except ValidationError:
             before = None
         return cls(uuid, before)
 
     def is_own(self, trial: FrozenTrial) -> bool:
         """Whether only the search can have finished a trial; True while it is not finished."""
-        if not trial.state.is_finished() or trial.user_attrs.get(MARK) == self.asked(trial.number) + ENDED:
+        if not trial.state.is_finished() or trial.user_attrs.get(MARK) == self.mark_of(trial.number) + ENDED:
             return True
         if self.before is None:
             return _is_trained(trial)
         return trial.number < self.before.trials and trial.number not in self.before.without
 
     def is_asked(self, trial: FrozenTrial) -> bool:
-        """Whether the search has asked for an unfinished trial; also True if it asked before there were marks."""
+        """Whether the search has asked for an unfinished trial. Also True if it did so before there were marks."""
         without = () if self.before is None else self.before.without  # unfinished before there were marks
-        asked = self.asked(trial.number)  # with ENDED: killed before the end was stored
+        asked = self.mark_of(trial.number)  # with ENDED: killed before the end was stored
         return trial.user_attrs.get(MARK) in (asked, asked + ENDED) or trial.number in without
 
-    def seen(self, trial: FrozenTrial) -> FrozenTrial:
-        """The trial as a search sees it: the trial itself, or a failed one in its place."""
+    def as_seen(self, trial: FrozenTrial) -> FrozenTrial:
+        """The trial as the search sees it: the trial itself if it is the search's own, else a failed one in its
+        place."""
         return trial if self.is_own(trial) else _stand_in(trial)
 
-    def asked(self, number: int) -> str:
+    def mark_of(self, number: int) -> str:
         """The mark of a trial that was asked for."""
         return f"{self.uuid}/{number}"
 
 
 class MarkedStorage(_CachedStorage):
-    """Optuna's storage, as far as a search sees it: stand-ins for the trials of one study that are not its own.
+    """Optuna's storage as a search sees it: trials of its study that are not its own are replaced by stand-ins.
 
-    Samplers and pruners read trials in several ways, and all of these call this storage.
+    Samplers and pruners read trials in several ways, and all of these ways call this storage.
     """
 
     def __init__(self, backend: RDBStorage, study_id: int, marks: Marks) -> None:
@@ -106,32 +108,33 @@ class MarkedStorage(_CachedStorage):
 
     def _add_trials_to_cache(self, study_id: int, trials: list[FrozenTrial]) -> None:
         if study_id == self._study_id:
-            trials = [self._marks.seen(trial) for trial in trials]
+            trials = [self._marks.as_seen(trial) for trial in trials]
         super()._add_trials_to_cache(study_id, trials)
 
 
 def with_marks(study: optuna.Study, uuid: str | None, *, in_memory: bool = False) -> optuna.Study:
-    """The study with stand-ins for the trials that are not its own.
+    """The study with stand-ins for the trials that are not the search's own.
 
     Args:
-        study: as Optuna opened it.
+        study: the study as Optuna opened it.
         uuid: the study's UUID.
-        in_memory: keep its trials in memory, see ``RememberingStorage``; else each access reads the unfinished trials.
+        in_memory: whether its trials are kept in memory, see ``RememberingStorage``. If not, each access reads the
+            unfinished trials.
     """
     backend, number, marks = backend_of(study), study._study_id, Marks.of(study, uuid)
     storage: BaseStorage = MarkedStorage(backend, number, marks)
     if in_memory:
-        storage = RememberingStorage(backend, number, marks.seen)
+        storage = RememberingStorage(backend, number, marks.as_seen)
     return optuna.load_study(study_name=study.study_name, storage=storage, sampler=study.sampler, pruner=study.pruner)
 
 
 def mark_those_before(study: optuna.Study) -> None:
-    """For a study without marks: count all trials that a worker has trained as the search's own. Done once."""
+    """Store, once, that the trials that a worker has trained before there were marks are the search's own."""
     if BEFORE in study.user_attrs:
         return
     trials = study.get_trials(deepcopy=False)
     without = [trial.number for trial in trials if not (trial.state.is_finished() and _is_trained(trial))]
-    study.set_user_attr(BEFORE, Before(trials=len(trials), without=tuple(without)).model_dump(mode="json"))
+    study.set_user_attr(BEFORE, BeforeMarks(trials=len(trials), without=tuple(without)).model_dump(mode="json"))
 
 
 def is_foreign(trial: FrozenTrial) -> bool:

@@ -1,7 +1,7 @@
 """The trials of a study in memory, for the process that owns it. All writes go to the database first.
 
 Optuna's own cache reads every unfinished trial anew at each access. A search with n workers has n unfinished trials,
-and accesses the trials about ten times for each trial.
+and reads all trials about ten times in the course of each trial.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _KEYS: dict[type[Any], tuple[str, str]] = {
     models.TrialSystemAttributeModel: ("trial_id", "key"),
     models.TrialIntermediateValueModel: ("trial_id", "step"),
 }
-"""Table of a trial's facts -> its key."""
+"""Table of values or attributes of trials -> the columns of its key."""
 
 
 class RememberingStorage(_CachedStorage):
@@ -43,18 +43,18 @@ class RememberingStorage(_CachedStorage):
     write nevertheless. A trial whose state has changed is read anew for its times. Finished trials never change.
 
     Each access to all trials finds those that other programs have added, begun or finished, by the number of trials in
-    each state. A change by another program to an unfinished trial is seen when that trial is next read. Attributes of
+    each state. If another program changes an unfinished trial, that is seen when the trial is next read. Attributes of
     the study are always read from the database, because they show whether it is still the same study.
 
     Args:
         backend: the database.
         study_id: Optuna's number of the study.
-        seen: called once for each trial that is read; returns the trial that takes its place in the memory.
+        as_seen: called once for each trial that is read; returns the trial that takes its place in the memory.
     """
 
-    def __init__(self, backend: RDBStorage, study_id: int, seen: Callable[[FrozenTrial], FrozenTrial]) -> None:
+    def __init__(self, backend: RDBStorage, study_id: int, as_seen: Callable[[FrozenTrial], FrozenTrial]) -> None:
         super().__init__(backend)
-        self._study_id, self._seen = study_id, seen
+        self._study_id, self._as_seen = study_id, as_seen
         self._studies[study_id] = _StudyInfo()
         self._trials = self._studies[study_id].trials
         """Number -> trial, in the order of the numbers."""
@@ -68,10 +68,10 @@ class RememberingStorage(_CachedStorage):
         """Whether the memory is known to equal the database, apart from ``_stale``."""
         self._stale: set[int] = set()
         """Optuna's ids of the trials to read anew."""
-        self._once = self._seen_once = False
+        self._look_once = self._has_looked = False
         """Whether ``looking_once`` is active, and whether the database has been read inside it."""
         self._group: list[tuple[type[Any], dict[str, Any]]] | None = None
-        """Rows that are stored together at the end of ``together``; None outside of it."""
+        """Rows that are stored at the end of ``one_transaction``; None outside of it."""
         self._compatible: set[tuple[str, str]] = set()
         """(setting, axis) that Optuna has compared with the axis of other trials and accepted."""
         self._statements = {model: _upsert(model, backend.engine.dialect.name) for model in _KEYS}
@@ -92,19 +92,19 @@ class RememberingStorage(_CachedStorage):
     @contextmanager
     def looking_once(self) -> Iterator[None]:
         """In this context, only the first access to all trials looks for changes by other programs."""
-        self._once, self._seen_once = True, False
+        self._look_once, self._has_looked = True, False
         try:
             yield
         finally:
-            self._once = False
+            self._look_once = False
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Store all writes to unfinished trials in this context in one transaction, at its end.
+    def one_transaction(self) -> Iterator[None]:
+        """Store all writes to unfinished trials in this context in one transaction, at the end of the context.
 
-        Reads in the context see them already. After an error, all unfinished trials are read anew.
+        Reads inside the context see the writes already. After an error, all unfinished trials are read anew.
         """
-        if self._group is not None:  # inside another one
+        if self._group is not None:  # inside another such context
             yield
             return
         self._group = []
@@ -121,32 +121,32 @@ class RememberingStorage(_CachedStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """As Optuna's. Without ``deepcopy`` it returns the trials of the memory; later writes do not change them."""
+        """As Optuna's. Without ``deepcopy``, the trials are those of the memory; later writes do not change them."""
         if study_id != self._study_id:
             return super().get_all_trials(study_id, deepcopy, states)
-        self._look()
+        self._refresh()
         trials = list(self._trials.values())
         if states is not None:
             trials = [trial for trial in trials if trial.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """As Optuna's. For an unfinished trial it returns a copy, because Optuna's ``Trial`` changes it."""
+        """As Optuna's. An unfinished trial is copied, because Optuna's ``Trial`` changes it."""
         if not self._whole or trial_id in self._stale:
-            self._look()
-        trial = self._known(trial_id)
+            self._refresh()
+        trial = self._in_memory(trial_id)
         if trial is None:
             return super().get_trial(trial_id)
         return trial if trial.state.is_finished() else _copy(trial)
 
     def stand_ins(self) -> list[FrozenTrial]:
         """The trials for which ``seen`` has returned another one, by number: those others."""
-        self._look()
+        self._refresh()
         return [self._trials[number] for number in sorted(self._stand_ins)]
 
     def unfinished(self) -> Set[int]:
         """The numbers of the unfinished trials."""
-        self._look()
+        self._refresh()
         return self._unfinished.keys()
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:
@@ -168,7 +168,7 @@ class RememberingStorage(_CachedStorage):
     ) -> None:
         """As Optuna's."""
         axis = distribution_to_json(distribution)
-        trial = self._known(trial_id)
+        trial = self._in_memory(trial_id)
         with self._writing():
             if trial is None or param_name in trial.params or (param_name, axis) not in self._compatible:
                 super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
@@ -246,36 +246,36 @@ class RememberingStorage(_CachedStorage):
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except BaseException:  # the database may have stored it nevertheless
-            self._whole = self._seen_once = False
+        except BaseException:  # the database may have stored the write nevertheless
+            self._whole = self._has_looked = False
             raise
 
-    def _known(self, trial_id: int) -> FrozenTrial | None:
+    def _in_memory(self, trial_id: int) -> FrozenTrial | None:
         study_id, number = self._trial_id_to_study_id_and_number.get(trial_id, (None, -1))
         return self._trials[number] if study_id == self._study_id else None
 
     def _change(self, trial_id: int) -> FrozenTrial | None:
         """Replace a trial by a copy that may be changed, because callers may hold the trial itself."""
-        trial = self._known(trial_id)
+        trial = self._in_memory(trial_id)
         if trial is None:
             return None
         changed = self._trials[trial.number] = _copy(trial)
         return changed
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         """Make the memory equal to the database."""
         if self._whole and self._stale:
             self._read(self._stale)
-        if self._whole and self._once and self._seen_once:
+        if self._whole and self._look_once and self._has_looked:
             return
         if not self._whole or not self._is_complete():
             self._read({self._trials[number]._trial_id for number in self._unfinished})
-        self._seen_once = True
+        self._has_looked = True
 
     def _is_complete(self) -> bool:
         """Whether the memory has all trials of the database, in the same states.
 
-        Three numbers are compared, of the trials from the first unfinished one on: WAITING, RUNNING, and in any state.
+        Three numbers of trials are compared, from the first unfinished trial on: WAITING, RUNNING, and in any state.
         Equal numbers mean equal states, because a trial only goes from WAITING to RUNNING to finished.
         """
         first = next(iter(self._unfinished), len(self._trials))
@@ -299,7 +299,7 @@ class RememberingStorage(_CachedStorage):
             return
         last = next(reversed(self._trials), -1)
         between = any(trial.number < last and trial.number not in self._trials for trial in trials)
-        shown = [self._seen(trial) for trial in trials]
+        shown = [self._as_seen(trial) for trial in trials]
         self._stand_ins |= {trial.number for trial, seen in zip(trials, shown, strict=True) if seen is not trial}
         super()._add_trials_to_cache(study_id, shown)
         for trial in trials:
@@ -308,13 +308,13 @@ class RememberingStorage(_CachedStorage):
             else:
                 self._unfinished[trial.number] = None
             (self._waiting.add if trial.state == TrialState.WAITING else self._waiting.discard)(trial.number)
-        if between:  # another program added it just before this process added one
+        if between:  # another program added a trial just before this process added one
             ordered, unfinished = sorted(self._trials.items()), sorted(self._unfinished)
             self._trials.clear()
             self._trials.update(ordered)
             self._unfinished = dict.fromkeys(unfinished)
         if next(reversed(self._trials), -1) >= len(self._trials):  # another program has added one that is not read yet
-            self._seen_once = False
+            self._has_looked = False
 
 
 @contextmanager
@@ -323,7 +323,7 @@ def below_optuna(study: optuna.Study, trial: FrozenTrial) -> Iterator[Connection
     try:
         with backend_of(study).engine.begin() as connection:
             yield connection
-    finally:  # after a failure too: the database may have stored it nevertheless
+    finally:  # after a failure too: the database may have stored the change nevertheless
         _forget(study, trial)
 
 
@@ -335,7 +335,7 @@ def read_anew(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
 
 @contextmanager
 def looking_once(study: optuna.Study) -> Iterator[None]:
-    """As ``RememberingStorage.looking_once``; with other storages each access reads."""
+    """As ``RememberingStorage.looking_once``. Other storages read the database at each access."""
     with study._storage.looking_once() if isinstance(study._storage, RememberingStorage) else nullcontext():
         yield
 
@@ -348,14 +348,14 @@ def unfinished_numbers(study: optuna.Study) -> Set[int]:
 
 
 @contextmanager
-def together(study: optuna.Study) -> Iterator[None]:
-    """As ``RememberingStorage.together``; with other storages each write is a transaction of its own."""
-    with study._storage.together() if isinstance(study._storage, RememberingStorage) else nullcontext():
+def one_transaction(study: optuna.Study) -> Iterator[None]:
+    """As ``RememberingStorage.one_transaction``. Other storages make a transaction of each write."""
+    with study._storage.one_transaction() if isinstance(study._storage, RememberingStorage) else nullcontext():
         yield
 
 
 def _upsert(model: type[Any], dialect: str) -> Insert:
-    """A statement that stores rows of a trial's table over those of the same key."""
+    """A statement that stores rows of a table; rows with the same key are replaced."""
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
     names = [column.name for column in model.__table__.columns if not column.primary_key]
     statement = insert(model)

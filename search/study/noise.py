@@ -21,8 +21,9 @@ from studies import StudySpec
 from studies.objective import Objective, spread_of
 from trainer.values import Json
 
-PICTURES = "featherweight:pictures"
-"""Study attribute: number of pictures that measure a candidate, those of the validation split or of all folds."""
+NUM_PICTURES = "featherweight:pictures"
+"""Study attribute: number of pictures on which a candidate is measured: those of the validation split, or of all
+folds."""
 
 KNOWN = "known"
 """Trial attribute: number of the known recipe that was queued, from 0."""
@@ -31,8 +32,9 @@ Z95 = 1.959964
 """97.5 % quantile of the normal distribution, for an interval of 95 %."""
 
 BINOMIAL = 3
-"""Degrees of freedom of the binomial variance. In two studies, sigma from two seeds was off by factors of 1.09 and
-1.17 with it, and of 1.51 and 2.40 without it (16 and 27 good recipes; bench/README.md, "The noise of a training")."""
+"""Degrees of freedom that the binomial variance counts for. In two studies, sigma from two seeds was off by factors of
+1.09 and 1.17 with this variance, and of 1.51 and 2.40 without it (16 and 27 good recipes; bench/README.md, "The noise
+of a training")."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +56,13 @@ class Noise:
     objective: Objective
 
     def is_tied(self, difference: float, one: int = 1, other: int = 1) -> bool:
-        """Whether a difference of two means is within noise: chance alone exceeds it with a probability of 5 %.
+        """Whether a difference of two means is within noise: with a probability of at least 5 %, chance alone exceeds
+        it.
 
         Args:
             difference: the difference of the means, in the unit of the objective.
-            one: number of trainings of the one mean.
-            other: number of trainings of the other.
+            one: number of trainings in the first mean.
+            other: number of trainings in the second.
         """
         return abs(difference) <= Z95 * self.sigma * math.sqrt(1 / one + 1 / other) + 1e-12
 
@@ -91,7 +94,8 @@ def noise_of(study: optuna.Study, spec: StudySpec, confirmation: Confirmation | 
     """The noise of one training, as far as it is known now.
 
     Repeated trainings are those of the first known recipe and its repeat, and of the confirmed candidates with fresh
-    seeds; ``sigma_of`` pools them. The search's own values of the confirmed do not count, because they were chosen.
+    seeds; ``sigma_of`` pools them. The values of the confirmed candidates in the search do not count, because these
+    candidates were chosen for them.
 
     Args:
         study: the study.
@@ -101,7 +105,7 @@ def noise_of(study: optuna.Study, spec: StudySpec, confirmation: Confirmation | 
     Returns:
         None if no trial is complete, or if nothing was repeated and the objective has no binomial error.
     """
-    trials, pictures = own_trials(study), study.user_attrs.get(PICTURES)
+    trials, pictures = own_trials(study), study.user_attrs.get(NUM_PICTURES)
     complete = ranked(trials, spec.limit)
     if not complete:
         return None
@@ -132,7 +136,7 @@ def sigma_of(groups: Sequence[Sequence[float]], share: float, pictures: int | No
     """Standard deviation of one training, pooled over groups of trainings with the same settings.
 
     The binomial variance of the validation split, share (1 - share) / pictures, counts like ``BINOMIAL`` further
-    seeds. So two trainings that happen to be equal do not make it 0, and it is known before any repetition.
+    seeds. So sigma is not 0 if two trainings happen to be equal, and it is known before any repetition.
 
     Args:
         groups: values of trainings with the same settings, at least two in each group.
@@ -150,7 +154,8 @@ def sigma_of(groups: Sequence[Sequence[float]], share: float, pictures: int | No
 
 
 def _repeated(trials: Sequence[FrozenTrial]) -> list[tuple[int, tuple[float, ...]]]:
-    """The value of the first known recipe and of its repeat, with the number of its trial; empty without a repeat."""
+    """The number of the first known recipe's trial, with the values of this trial and of its repeat; empty without
+    one."""
     known = first_known(trials)
     again = [
         trial.values[0]
@@ -170,11 +175,11 @@ def first_known(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
 
 
 def has_repeat(study: optuna.Study) -> bool:
-    """Whether the study was begun by a version that repeats the first known recipe; earlier studies go on as begun."""
+    """Whether the study was begun by a version of this program that repeats the first known recipe."""
     return study.user_attrs.get(HAS_REPEAT) is True
 
 
-def note_pictures(study: optuna.Study, pictures: int) -> None:
-    """Store the number of pictures that measure a candidate."""
-    if study.user_attrs.get(PICTURES) != pictures:
-        study.set_user_attr(PICTURES, pictures)
+def store_num_pictures(study: optuna.Study, pictures: int) -> None:
+    """Store the number of pictures on which a candidate is measured."""
+    if study.user_attrs.get(NUM_PICTURES) != pictures:
+        study.set_user_attr(NUM_PICTURES, pictures)

@@ -16,7 +16,8 @@ RETRY_SECONDS = 2.0
 
 
 class Outage:
-    """Keeps track of an outage of the database. After a failure, the caller repeats all steps, from the first.
+    """Tracks an outage of the database. If ``with_database`` returns False, the caller passes all its steps again
+    later.
 
     Args:
         say: called with a sentence when an outage begins and when it ends.
@@ -41,7 +42,7 @@ class Outage:
         """Run steps that need the database. Returns False if the database cannot be reached now.
 
         Args:
-            steps: called in order; each must be safe to repeat.
+            steps: functions that are called in this order; each must be safe to repeat.
             most_minutes: longest outage to wait for.
 
         Raises:
@@ -54,7 +55,7 @@ class Outage:
             for step in steps:
                 step()
         except STORAGE_FAILURES as error:
-            self._tried = time.monotonic()  # only now: the attempt itself may take as long as the pause
+            self._tried = time.monotonic()  # measured now, because the attempt itself may take as long as the pause
             if not is_outage(error) or self.seconds > 60 * most_minutes:
                 raise
             if self._since is None:

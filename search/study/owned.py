@@ -1,4 +1,4 @@
-"""A study that this process owns: Optuna's study, its spec, and the check before each write."""
+"""A study that this process owns: Optuna's study, the study's spec, and the check before each write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Connections to a Postgres server with a time limit on every answer: a table may be locked, or the server may hang."""
+"""Connections to a Postgres server with a time limit for every answer, because a table may be locked or the server
+hang."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ANSWER_SECONDS, CONNECT_SECONDS = 5, 5
-"""Longest wait in seconds for the server's first answer, and then for it to accept the connection."""
+"""Longest time in which the server must acknowledge data, and longest time in which it must accept a connection."""
 
 KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 """Client and server each close the connection after 10 s of silence and 3 unanswered probes, one every 5 s."""
@@ -76,7 +77,8 @@ def hurry(connection: Any) -> None:
 
 @cache
 def _patient() -> Any:
-    """The driver's connection class with a time limit. Made on first use, because psycopg belongs to an extra."""
+    """The driver's connection class with a time limit. The class is made on first use, because psycopg is in an
+    extra."""
     import psycopg
     from psycopg.errors import _WaitTimeout  # a subclass of OperationalError without a public name
 

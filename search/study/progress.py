@@ -32,11 +32,11 @@ class WorkerView:
     """Name of the device as the worker found it; "starting" until then."""
     trial: int | None = None
     attempt: int = 1
-    """Number of times this launch has started the trial since its last rung, this time included."""
+    """How often this launch has started the trial since its last rung, the present start included."""
     epoch: int = 0
-    """Finished epochs of the training that the trial is at."""
+    """Finished epochs of the trial's present training."""
     epochs: int = 0
-    """Number of epochs of this training."""
+    """Number of epochs of the trial's present training."""
     val_accuracy: float | None = None
     """Validation accuracy after the last epoch; None if only the database is known and has another objective."""
     value: float | None = None
@@ -49,9 +49,9 @@ class WorkerView:
     memory_bytes: int | None = None
     """Peak memory of the worker: reserved on a GPU, or resident on the CPU."""
     node: str = ""
-    """Name of its machine; empty while the worker waits for one."""
+    """Name of the worker's machine; empty while the worker waits for one."""
     waiting: bool = False
-    """Whether it waits for a device, in the queue of a cluster."""
+    """Whether the worker waits for a device, in the queue of a cluster."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Snapshot:
     spent: Spent
     finished: tuple[TrialView, ...]
     ended: Ended
-    """Figures of the finished trials."""
+    """Totals over the finished trials."""
     workers: tuple[WorkerView, ...]
     eta_seconds: float | None
     ladder: Ladder
@@ -76,10 +76,10 @@ class Snapshot:
     """Bytes that checkpoints take on this machine."""
     checkpoint_quota: float = 0.0
     """Bytes that checkpoints may take on this machine."""
-    owner: str | None = None
+    person: str | None = None
     """Name of the person who began the study; None if unknown."""
     confirmation: Confirmation | None = None
-    """State of the confirmation; None if it is off or not begun."""
+    """The confirmation as it is now; None if it is off, or has no result yet."""
     exported: Exported | None = None
     """The last export, if it has a result on a test split."""
     exported_to: str | None = None
@@ -98,12 +98,13 @@ class Snapshot:
 
     @property
     def best_number(self) -> str:
-        """The value of the best in words: "97.12%", "macro F1 91.30%"; "-" without one."""
+        """The value of the best trial in words: "97.12%", "macro F1 91.30%"; "-" without one."""
         return words_of_best(self.best, self.objective)
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether the best was confirmed, or tested in an export; otherwise only the search's value is known."""
+        """Whether the best trial was confirmed, or tested in an export. If not, only its value in the search is
+        known."""
         return self.exported is not None or (self.confirmation is not None and self.confirmation.winner is not None)
 
     @property
@@ -140,20 +141,20 @@ def eta_seconds(
 ) -> float | None:
     """Seconds until the budget is spent, from measured epochs and from the epochs that trials reach before pruning.
 
-    A budget of compute is divided by the speed. A budget of trials needs the expected length of a trial, which may be
-    pruned or paused.
+    For a budget of compute, the epochs that are left are known. For a budget of trials, they are estimated from the
+    expected length of a trial, which may be pruned or paused.
 
     The share of trials that end after each epoch is estimated as by Kaplan and Meier, 1958: a running trial counts as
     having reached its epoch. Finished trials alone would give too short a time, because pruned ones finish first. A
     paused trial counts as ended: about as many will be promoted as have been promoted so far.
 
-    Many parameters: the live view and ``search status`` get them from different places.
+    Many parameters: the live view and ``search status`` get these values from different places.
 
     Args:
         budget: the study's budget.
         spent: the spent part of the budget.
         ladder: the rungs, with the length of a trial.
-        ended: the finished trials.
+        ended: totals over the finished trials.
         workers: the workers, with their current trials; those that wait for a device do not count.
         paused: last step -> number of paused trials.
         seconds_left: seconds left of a budget in hours; no trial begins after that. None without such a budget.
@@ -167,20 +168,20 @@ def eta_seconds(
         return None
     running = [worker for worker in workers if worker.trial is not None]
     steps = [step_reached(worker, ladder) for worker in running]
-    over, there = Counter(ended.steps), Counter(steps)
+    over, in_progress = Counter(ended.steps), Counter(steps)
     over.update(paused)
-    reached, stay = [0] * (ladder.last_step + 1), [0] * (ladder.last_step + 1)
-    # Of each epoch: the number of trials that have reached it, and the number of those that have ended there.
-    for step, number in [*over.items(), *there.items()]:
+    reached, ended_at = [0] * (ladder.last_step + 1), [0] * (ladder.last_step + 1)
+    # For each epoch: the number of trials that have reached it, and the number of those that have ended there.
+    for step, number in [*over.items(), *in_progress.items()]:
         for epoch in range(min(step, ladder.last_step) + 1):
             reached[epoch] += number
     for step, number in over.items():
-        stay[min(step, ladder.last_step)] += number
-    going_on = [1 - end / max(1, count) for end, count in zip(stay, reached, strict=True)]
+        ended_at[min(step, ladder.last_step)] += number
+    going_on = [1 - end / max(1, count) for end, count in zip(ended_at, reached, strict=True)]
 
     @cache
     def epochs_left(done: int) -> float:
-        """Expected number of further epochs of a trial that has finished ``done`` and goes on."""
+        """Expected number of further epochs of a trial that has finished ``done`` epochs and goes on."""
         expected, chance = 0.0, 1.0
         for epoch in range(done, ladder.last_step):
             chance *= going_on[epoch] if epoch > done else 1.0
@@ -204,13 +205,14 @@ def eta_seconds(
 
 
 def step_reached(worker: WorkerView, ladder: Ladder) -> int:
-    """The last step of a worker's trial. Its present training is recognised by its length."""
+    """The last step of a worker's trial. The length of the present training tells which of its trainings that is."""
     stage = ladder.lengths.index(worker.epochs) if worker.epochs in ladder.lengths else 0
     return ladder.begins_at(stage) + worker.epoch
 
 
 def problems(snapshot: Snapshot) -> list[str]:
-    """Everything that has gone wrong, with its remedy: one sentence each, the newest last."""
+    """A sentence for each thing that has gone wrong, with the remedy: failed trials, silent workers, and
+    ``snapshot.problems``."""
     found = []
     failed = [trial for trial in snapshot.finished if trial.state == "FAIL"]
     for trial in sorted(failed, key=lambda trial: trial.number):

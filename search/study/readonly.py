@@ -21,7 +21,7 @@ class NotReadyError(Exception):
 
 
 class Database:
-    """A storage URL turned into connections that can only read, unless ``writable``.
+    """Opens connections to a database; they can only read it, unless ``writable``.
 
     Its messages about Postgres name neither host nor database: if the password in a URL has an unescaped `@` or `/`,
     pieces of the password are parsed as host and database.
@@ -66,10 +66,10 @@ class Database:
         """The storage, once its tables are complete; raises NotReadyError until then."""
         try:
             # The last table that Optuna creates.
-            begun = sqlalchemy.inspect(self.engine).has_table("alembic_version")
+            has_tables = sqlalchemy.inspect(self.engine).has_table("alembic_version")
         except SQLAlchemyError as error:
             raise self.unreadable(error) from None
-        if not begun:
+        if not has_tables:
             raise NotReadyError(f"{self.name} has no study yet.")
         try:
             return RDBStorage(self.url, engine_kwargs=dict(self.engine_arguments), skip_table_creation=True)

@@ -29,12 +29,14 @@ from trainer.values import Json, validate
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """Result of a replay with the study's own sampler and pruner."""
+    """The result of a replay with the study's own sampler and pruner."""
 
     study: str = ""
     asks: int
+    """Number of candidates whose settings the sampler suggested."""
     same_asks: int
     decisions: int
+    """Number of decisions whether a trial goes on."""
     same_decisions: int
     rebuilt: int
     """Number of trials with steps that the journal lacks; these steps are not judged."""
@@ -54,7 +56,7 @@ class Replay:
 
 @dataclass(frozen=True, kw_only=True)
 class OtherPruner:
-    """The decisions of another pruner on the candidates of a search, in the same order."""
+    """The decisions that another pruner would have made on the candidates of a search, in the same order."""
 
     study: str = ""
     pruner: str
@@ -65,9 +67,9 @@ class OtherPruner:
     """Numbers of the trials that this pruner would have stopped earlier than the search did."""
     stopped_at_the_same_epoch: tuple[int, ...]
     kept: tuple[int, ...]
-    """Numbers of the completed trials that this pruner would have kept too."""
+    """Numbers of the completed trials that this pruner would have kept to their end too."""
     unknown: tuple[int, ...]
-    """Numbers of trials that the search pruned or paused, and that this pruner would not have stopped by that step."""
+    """Numbers of the trials that the search pruned or paused before this pruner would have stopped them."""
     epochs_trained: int
     epochs_saved: int
     best_trial: int | None
@@ -109,7 +111,8 @@ def text_of_replay(answer: Replay | OtherPruner) -> str:
             f"  would have stopped earlier   {_numbers(answer.stopped_earlier)}\n"
             f"  would have kept to the end   {_numbers(answer.kept)}\n"
             f"  stopped at the same epoch    {_numbers(answer.stopped_at_the_same_epoch)}\n"
-            f"  unknown                      {_numbers(answer.unknown)} (stopped by the search, kept by it so far)\n"
+            f"  unknown                      {_numbers(answer.unknown)} (stopped by the search; {answer.pruner} would "
+            "have kept them until then)\n"
             f"  epochs known to be saved     {answer.epochs_saved} of {answer.epochs_trained}\n"
             f"  the best trial               {fate}{_not_judged(answer.rebuilt)}"
         )
@@ -138,7 +141,7 @@ def _fate(best: int | None, stopped: int | None) -> str:
 
 
 def replay(events: list[Event]) -> Replay:
-    """Ask a fresh sampler and a fresh pruner again, each step in the logged order, and compare.
+    """Ask a fresh sampler and a fresh pruner in the order of the journal, and compare their answers with it.
 
     Raises:
         UsageError: the journal has no launch.
@@ -175,7 +178,7 @@ def replay(events: list[Event]) -> Replay:
 
 
 def _rebuilt(events: list[Event]) -> set[int]:
-    """Numbers of the trials with steps that a launch found in the database and not in the journal."""
+    """Numbers of the trials with steps that a launch found only in the database, or only in the journal."""
     return {number for event in events if isinstance(event, Launch) for number in event.rebuilt or ()}
 
 
@@ -189,8 +192,8 @@ def replay_with(events: list[Event], pruner: str) -> OtherPruner:
     """The decisions of another pruner on the same candidates, reported in the same order.
 
     If this pruner would have stopped a trial earlier, it would have saved the epochs after that. Two kinds of trials
-    are not judged. The first is a trial that the search pruned or paused, if this pruner would have kept it so far: its
-    further values are unknown. The second is a trial with steps that the journal lacks.
+    are not judged: trials with steps that the journal lacks; and trials that the search pruned or paused before this
+    pruner would have stopped them, because their further values are unknown.
 
     Raises:
         ConfigError: there is no such pruner.
@@ -266,7 +269,7 @@ class _Played:
         self.trials: dict[int, Trial] = {}
         self.reported: set[tuple[int, int]] = set()
         self.closed: set[int] = set()
-        """Numbers of the trials that the other pruner has ended."""
+        """Numbers of the trials that the other pruner has stopped."""
         self.standings = standings_of(spec, [])
 
     @classmethod
@@ -279,10 +282,10 @@ class _Played:
             played = cls(spec, pruner)
             played.closed = before.closed if before else set()
             played.study.add_trials([trial.restored() for trial in launch.history or ()])
-            there = played.study.get_trials(deepcopy=False)
-            running = [trial for trial in there if trial.state == TrialState.RUNNING]
+            trials = played.study.get_trials(deepcopy=False)
+            running = [trial for trial in trials if trial.state == TrialState.RUNNING]
             played.trials = {trial.number: Trial(played.study, trial._trial_id) for trial in running}
-            played.reported = {(one.number, step) for one in there for step in one.intermediate_values}
+            played.reported = {(one.number, step) for one in trials for step in one.intermediate_values}
         played.spec, played.space = spec, launch.axes
         played.study.pruner = _other_pruner(spec, pruner) if pruner else build_pruner(spec)
         played.standings = standings_of(spec, played.study.get_trials(deepcopy=False))
@@ -298,8 +301,8 @@ class _Played:
         return self.pruner is None and self.spec.search.pruner == "promote"
 
     def take(self, event: Event) -> dict[str, Value] | bool | None:
-        """Replay one event. Returns the answer of sampler or pruner, if one was asked; for a Tell, whether the trial is
-        a repeat."""
+        """Replay one event. Returns the answer of the sampler or pruner if it was asked. For a Tell, returns whether
+        the trial is a repeat."""
         match event:
             case Enqueue():
                 again = {} if event.repeats is None else {REPEATS: event.repeats}
@@ -320,13 +323,13 @@ class _Played:
                 return self._promote(event)
             case Tell() if event.trial not in self.closed:
                 value = event.value if event.state == "COMPLETE" else None
-                if event.trial not in self.trials:  # a broken connection created it, without settings
+                if event.trial not in self.trials:  # a broken connection left this trial, without settings
                     self.trials[event.trial] = Trial(self.study, new_trial(self.study)._trial_id)
                 if event.failure is not None:
                     self.trials[event.trial].set_user_attr(FAILURE, event.failure)
                 is_repeat = REPEATS in self.trials[event.trial].user_attrs
                 if is_repeat:
-                    pass  # it is not compared at rungs
+                    pass  # a repeat is not compared at rungs
                 elif value is None:
                     self.standings.leave(event.trial, diverged=event.failure == "diverged")
                 else:
@@ -346,10 +349,10 @@ class _Played:
 
     def _report(self, event: Epoch) -> bool | None:
         trial = self.trials[event.trial]
-        if (event.trial, event.step) not in self.reported:  # else it was decided again after an interruption
+        if (event.trial, event.step) not in self.reported:  # after an interruption, a result may be decided again
             trial.report(event.value, event.step)
             self.reported.add((event.trial, event.step))
-        if REPEATS in trial.user_attrs:  # it is never pruned, paused or compared
+        if REPEATS in trial.user_attrs:  # a repeat is never pruned, paused or compared
             return None
         if self.pauses:
             return self._at_rung(event, trial)

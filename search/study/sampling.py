@@ -24,7 +24,7 @@ from sqlalchemy import delete
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder, ladder_for
 from search.policy.model import ModelSampler
 from search.policy.tpe import KnownTrials, RememberingTPE
-from search.study.memory import below_optuna, together
+from search.study.memory import below_optuna, one_transaction
 from search.words import short_change, short_json
 from studies import StudySpec
 from studies.axes import Value, numbers_of
@@ -38,7 +38,8 @@ RUNG = "completed_rung_"
 
 
 def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
-    """The study's sampler, seeded for one trial: Optuna stores no random state, so a restart would repeat values."""
+    """The study's sampler, seeded for one trial: Optuna stores no random state, so a new process would repeat
+    values."""
     search, seed = spec.search, seed_of(spec.seed, trial, purpose=1)
     match search.sampler:
         case "tpe":
@@ -47,7 +48,7 @@ def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
             return RandomSampler(seed=seed)
         case "gp":
             return GPSampler(seed=seed, n_startup_trials=search.startup_trials)
-        case "model":  # it uses the study's seed and the trial's number; one object, because it remembers trials
+        case "model":  # it has the study's seed and uses the trial's number; one object, because it remembers trials
             return _model_sampler(seed_of(spec.seed, 0, purpose=1), build_ladder(spec), search.startup_trials)
         case _:
             assert_never(search.sampler)
@@ -64,7 +65,7 @@ def _model_sampler(seed: int, ladder: Ladder, startup_trials: int) -> ModelSampl
 
 
 def build_ladder(spec: StudySpec) -> Ladder:
-    """The rungs at which the study's candidates are compared; none if its pruner does not pause trials."""
+    """The rungs at which the study's candidates are compared; without rungs if its pruner does not pause trials."""
     if spec.search.pruner != "promote":
         return Ladder((spec.num_steps,))
     return ladder_for(
@@ -88,7 +89,7 @@ def first_rung(spec: StudySpec) -> int:
 
 
 def build_pruner(spec: StudySpec) -> BasePruner:
-    """The study's pruner. For "promote" it never prunes, because ``search.policy.promotion`` decides instead."""
+    """The study's pruner. For "promote" it is one that never prunes; ``search.policy.promotion`` decides instead."""
     search, min_epochs = spec.search, spec.search.min_epochs or 1
     match search.pruner:
         case "successive_halving":
@@ -120,7 +121,7 @@ def seed_of(study_seed: int, trial: int, purpose: int = 0) -> int:
 
 
 def new_trial(study: optuna.Study) -> FrozenTrial:
-    """The next trial, RUNNING and without sampled settings: the first WAITING one, or a new one."""
+    """The next trial, RUNNING and without sampled settings: the first WAITING trial, or a new trial."""
     study.sampler = RandomSampler()  # draws nothing here, because no settings are asked for
     number = study.ask().number
     return study.get_trials(deepcopy=False)[number]
@@ -131,7 +132,7 @@ def resume_trial(
 ) -> Trial:
     """Go on with a RUNNING trial. Missing settings get the values that ``study.ask`` would have drawn.
 
-    The sampler is seeded by the trial's number. A setting that was stored before a kill is drawn a second time, and
+    The sampler is seeded by the trial's number. If a setting was stored before a kill, it is drawn a second time and
     the second value is discarded, so that the settings after it get the same random numbers.
     """
     # A trial that has all its settings needs no sampler, and some samplers are slow.
@@ -139,7 +140,7 @@ def resume_trial(
     study.sampler = RandomSampler() if whole else build_sampler(spec, frozen.number)
     trial = Trial(study, frozen._trial_id)  # Optuna has no public way to resume a trial
     stored = dict(frozen.params)
-    with together(study):
+    with one_transaction(study):
         for name, distribution in space.items():
             # ``drawn``: the value was drawn together with others, or queued, so it needs no random number of its own.
             drawn = name in trial.relative_params or name in frozen.system_attrs.get(QUEUED, {})
@@ -151,13 +152,13 @@ def resume_trial(
 
 def set_attributes(study: optuna.Study, trial: FrozenTrial | Trial, attributes: Mapping[str, Json]) -> None:
     """Store attributes of an unfinished trial without a ``Trial``, because making a ``Trial`` asks the sampler."""
-    with together(study):
+    with one_transaction(study):
         for name, value in attributes.items():
             study._storage.set_trial_user_attr(trial._trial_id, name, value)
 
 
-def make_own(study: optuna.Study, frozen: FrozenTrial, attributes: Collection[str]) -> FrozenTrial:
-    """Reset an unfinished trial of another program to a trial with its settings queued.
+def reset_foreign(study: optuna.Study, frozen: FrozenTrial, attributes: Collection[str]) -> FrozenTrial:
+    """Reset an unfinished trial of another program: only its settings stay, queued for the search.
 
     Args:
         study: the study, owned.
@@ -176,8 +177,8 @@ def make_own(study: optuna.Study, frozen: FrozenTrial, attributes: Collection[st
     return study.get_trials(deepcopy=False)[frozen.number]
 
 
-def impossible(frozen: FrozenTrial, space: dict[str, BaseDistribution]) -> str | None:
-    """The reason why a trial with values of another program cannot be trained; None if it can.
+def why_impossible(frozen: FrozenTrial, space: dict[str, BaseDistribution]) -> str | None:
+    """The reason why a trial whose settings another program has chosen cannot be trained; None if it can.
 
     Optuna itself accepts values outside a range, with a warning, and ignores settings that are not sampled.
     """
@@ -200,7 +201,7 @@ def impossible(frozen: FrozenTrial, space: dict[str, BaseDistribution]) -> str |
 
 
 def admits(axis: BaseDistribution | None, value: Value | None) -> bool:
-    """Whether an axis has a value; False without an axis."""
+    """Whether a value is possible on an axis; False without an axis."""
     if axis is None:
         return False
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -232,7 +233,7 @@ def undo_prune_query(study: optuna.Study, frozen: FrozenTrial) -> None:
     """Reset the pruner to its state before it was asked about a trial's last step.
 
     Successive halving stores the rung on the trial before it answers. If it were asked a second time, it would begin
-    at the next rung, and keep a trial that it had pruned.
+    at the next rung, and would not prune a trial that it has pruned.
     """
     pruner = study.pruner
     if frozen.last_step is None:
@@ -245,11 +246,11 @@ def undo_prune_query(study: optuna.Study, frozen: FrozenTrial) -> None:
     rung, first = 0, pruner._min_resource * pruner._reduction_factor**pruner._min_early_stopping_rate
     while first * pruner._reduction_factor**rung < frozen.last_step:
         rung += 1
-    noted = f"{RUNG}{rung}"
-    if noted in frozen.system_attrs:
+    key = f"{RUNG}{rung}"
+    if key in frozen.system_attrs:
         model = models.TrialSystemAttributeModel
         with below_optuna(study, frozen) as connection:
-            connection.execute(delete(model).where(model.trial_id == frozen._trial_id, model.key == noted))
+            connection.execute(delete(model).where(model.trial_id == frozen._trial_id, model.key == key))
 
 
 def begin_anew(study: optuna.Study, frozen: FrozenTrial) -> None:

@@ -14,7 +14,7 @@ from studies import StudySpec
 
 
 def standings_of(spec: StudySpec, trials: Iterable[FrozenTrial]) -> Promotion:
-    """The standings from these trials: the candidates that have reached each rung, and those paused there."""
+    """The standings after these trials: the candidates that have reached each rung, and those paused there."""
     ladder = build_ladder(spec)
     standings = Promotion(ladder, spec.search.reduction_factor)
     for trial in (one for one in trials if REPEATS not in one.user_attrs):

@@ -119,7 +119,7 @@ def _secret(key: str) -> bool:
 
 
 def sqlite_file(url: URL) -> Path | None:
-    """The database file, or None for a server."""
+    """The database file; None if the database is on a server."""
     return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
 
@@ -202,7 +202,7 @@ def storage_errors(url: URL) -> Iterator[None]:
 
 
 def _is_full(folder: Path) -> bool:
-    """Whether a disk has no room or no inode. SQLite cannot make a file beside its own then, but does not say why."""
+    """Whether a disk has no room or no inode. Then SQLite cannot make a file beside its own, and does not say why."""
     try:
         disk = os.statvfs(folder)
     except OSError:
@@ -262,7 +262,7 @@ def check_writable(study: optuna.Study) -> None:
 
 
 def backend_of(study: optuna.Study) -> RDBStorage:
-    """The database of a study, without caches, memory and stand-ins. All code gets the database and its engine here."""
+    """The database of a study, without any cache or stand-in. All code gets the database and its engine from here."""
     backend: RDBStorage = study._storage._backend  # type: ignore[attr-defined]
     return backend
 

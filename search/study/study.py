@@ -1,4 +1,5 @@
-"""Creates and opens the studies of this program: their fingerprint, spec and owner, and uses of the test split."""
+"""Creates and opens the studies of this program. Their attributes hold fingerprint, spec, person, uses of the test
+split."""
 
 from __future__ import annotations
 
@@ -34,17 +35,17 @@ SPEC = "featherweight:study"
 FINGERPRINT = "featherweight:fingerprint"
 UUID = "featherweight:uuid"
 VERSIONS = "featherweight:versions"
-OWNER = "featherweight:owner"
-"""Names of the study attributes that a later launch or an export reads."""
+PERSON = "featherweight:owner"
+"""Study attributes that a later launch or an export reads."""
 
 HAS_REPEAT = "featherweight:repeats_known"
 """Study attribute: true if the study was begun by a version that repeats the first known recipe."""
 
-OWNER_LENGTH = 60
-"""Longest name of an owner, in characters."""
+PERSON_LENGTH = 60
+"""Largest number of characters of a person's name."""
 
 TEST_OPENING = "featherweight:test_opening:"
-"""Prefix of study attributes, one for each use of the test split; the key ends in the hash of the evaluated model."""
+"""Prefix of the study attributes for uses of the test split. The rest of the key is the hash of what was evaluated."""
 
 
 PLACES = ("path", "source", "bad_files", "labels", "test_labels", "columns")
@@ -115,14 +116,14 @@ def check_trials(spec: StudySpec, storage: RDBStorage, space: dict[str, BaseDist
 
 
 def check_rungs(spec: StudySpec, study: optuna.Study) -> None:
-    """Check that a study can go on with its present rungs, because its candidates may have been compared at others.
+    """Check that a study can go on with the rungs of its file: its candidates may have been compared at other rungs.
 
     Raises:
         StudyChanged: trials are paused at other rungs, or steps would be counted differently.
     """
     try:
         before = build_ladder(stored_spec(study.user_attrs.get(SPEC), "", ""))
-    except StudyChanged:  # it is new, or of a version without rungs
+    except StudyChanged:  # the study is new, or of a version without rungs
         return
     now, trials = build_ladder(spec), study.get_trials(deepcopy=False)
     if before == now:
@@ -173,12 +174,12 @@ def open_study(
     accepted: Callable[[list[str]], None] = lambda changes: None,
     renewed: Callable[[optuna.Study, int], None] = lambda study, was: None,
 ) -> optuna.Study:
-    """Create the study, or open it and compare its fingerprint with the present one.
+    """Create the study, or open it and compare its stored fingerprint with the present one.
 
     Args:
         spec: the study.
         storage: the storage of the study.
-        content_hash: hash of its pictures.
+        content_hash: hash of the pictures.
         accept_changes: whether to go on although the fingerprint differs.
         accepted: called with the differences, before the new fingerprint is stored.
         renewed: called with the study and its recipe version if that is older than this program's, before the new
@@ -218,7 +219,7 @@ def open_study(
     if was < RECIPE_VERSION:
         renewed(study, was)
     if begun is None:
-        study.set_user_attr(OWNER, user_name())
+        study.set_user_attr(PERSON, user_name())
         study.set_user_attr(HAS_REPEAT, True)
     if UUID not in study.user_attrs:
         study.set_user_attr(UUID, str(uuid.uuid4()))
@@ -278,10 +279,10 @@ def uuid_of(name: str, storage: RDBStorage) -> str | None:
 
 
 def user_name() -> str:
-    """The user of this process: SEARCH_OWNER, or else the operating system's user."""
+    """The name of this process's user: SEARCH_OWNER, or without it the name in the operating system."""
     named = printable(os.environ.get("SEARCH_OWNER", "").strip())
     if named:
-        return named[:OWNER_LENGTH]
+        return named[:PERSON_LENGTH]
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # the user has no name, for example in a container that runs as a user of the host
@@ -289,41 +290,41 @@ def user_name() -> str:
 
 
 def person_of(study: optuna.Study) -> str | None:
-    """The person who began a study; None if it was not stored."""
-    found = study.user_attrs.get(OWNER)
-    return printable(found)[:OWNER_LENGTH] if isinstance(found, str) and found else None
+    """The person who began a study; None if the name was not stored."""
+    found = study.user_attrs.get(PERSON)
+    return printable(found)[:PERSON_LENGTH] if isinstance(found, str) and found else None
 
 
-def another_owner(study: optuna.Study) -> str | None:
-    """The person who began a study; None if it was not stored, or is the user of this process."""
+def other_person(study: optuna.Study) -> str | None:
+    """The person who began a study, if that is not the user of this process; None also if the name was not stored."""
     person = person_of(study)
     return None if person == user_name() else person
 
 
-def owner_in_database(name: str, storage: RDBStorage) -> str | None:
-    """Like ``another_owner``; None also if there is no such study."""
+def other_person_in_database(name: str, storage: RDBStorage) -> str | None:
+    """As ``other_person``, for the name of a study; None also if there is no such study."""
     if name not in optuna.get_all_study_names(storage):
         return None
-    return another_owner(optuna.load_study(study_name=name, storage=storage))
+    return other_person(optuna.load_study(study_name=name, storage=storage))
 
 
 def _of_another(study: optuna.Study) -> str:
-    person = another_owner(study)
+    person = other_person(study)
     return "" if person is None else f" of {person}"
 
 
-def open_test_split(study: optuna.Study, who: str, **facts: Json) -> int:
+def record_test_use(study: optuna.Study, evaluated: str, **facts: Json) -> int:
     """Record a use of the test split, before it begins.
 
     Args:
         study: the study of the pictures.
-        who: hash of the evaluated model, or of the comparison. A second use with the same hash is not counted.
-        facts: stored with the use.
+        evaluated: hash of the evaluated model, or of the comparison. A second use with the same hash is not counted.
+        facts: values that are stored with the use.
 
     Returns:
         The number of uses so far.
     """
-    name = f"{TEST_OPENING}{who[:16]}"
+    name = f"{TEST_OPENING}{evaluated[:16]}"
     uses = {key for key in study.user_attrs if key.startswith(TEST_OPENING)}
     if name not in uses:
         study.set_user_attr(name, facts | {"at": datetime.now(UTC).isoformat(timespec="seconds")})

@@ -1,4 +1,4 @@
-"""Memory between studies: the best recipes of the same person's earlier studies, tried first in a new one."""
+"""Transfer between studies: a new study first tries the best recipes of the same person's earlier studies."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from studies import StudySpec
 from studies.axes import TIMM, Value, values_of
 from trainer.values import FrozenModel
 
-PICTURED = "featherweight:pictured"
-"""Study attribute: see ``Pictured``."""
+DATA_SIZE = "featherweight:pictured"
+"""Study attribute: see ``DataSize``."""
 
 TRANSFERRED = "featherweight:transferred"
-"""Study attribute: the recipes of earlier studies that the study queues, chosen once. On a trial: the source of its
-recipe, "STUDY/TRIAL"."""
+"""Study attribute: the recipes of earlier studies that the study queues; they are chosen once. Trial attribute: the
+source of the trial's recipe, "STUDY/TRIAL"."""
 
 
-class Pictured(FrozenModel):
-    """The pictures of a study in numbers, by which the nearest earlier studies are found."""
+class DataSize(FrozenModel):
+    """The size of a study's data. By it, the nearest earlier studies are found."""
 
     classes: int
     image_size: int
@@ -38,9 +38,9 @@ class Pictured(FrozenModel):
     pictures: int
     """Number of training pictures."""
 
-    def distance(self, other: Pictured) -> float:
-        """The distance of two studies: the sum of the factors between their numbers, in powers of two. A study with
-        twice the classes is as far away as one with pictures of twice the size, or with twice as many."""
+    def distance(self, other: DataSize) -> float:
+        """The distance of two studies: the sum of the factors between their numbers, as logarithms to base 2. Twice as
+        many classes, sides of twice as many pixels, and twice as many pictures are equally far away."""
         pairs = zip(self.model_dump().values(), other.model_dump().values(), strict=True)
         return sum(abs(math.log2(max(1, one) / max(1, two))) for one, two in pairs)
 
@@ -52,7 +52,8 @@ class Transferred(FrozenModel):
     """Name of the earlier study."""
     trial: int
     recipe: Mapping[str, Value]
-    """Settings of the new study's space, as in a study file. Once stored, it has the sampled settings as keys."""
+    """Settings of the new study's space, as in a study file; as stored by ``keep_transferred``, the sampled
+    settings."""
 
     @property
     def source(self) -> str:
@@ -67,14 +68,14 @@ class _Earlier:
     distance: float
 
 
-def note_pictured(study: optuna.Study, pictured: Pictured) -> None:
-    """Store the numbers of a study's pictures, for later studies."""
-    if study.user_attrs.get(PICTURED) != (values := pictured.model_dump()):
-        study.set_user_attr(PICTURED, values)
+def store_data_size(study: optuna.Study, size: DataSize) -> None:
+    """Store the size of a study's data, for later studies."""
+    if study.user_attrs.get(DATA_SIZE) != (values := size.model_dump()):
+        study.set_user_attr(DATA_SIZE, values)
 
 
-def recipes_for(spec: StudySpec, pictured: Pictured, url: URL) -> list[Transferred]:
-    """The recipes that a study would take over from earlier studies of the database, at most ``search.transfer``.
+def find_transfers(spec: StudySpec, size: DataSize, url: URL) -> list[Transferred]:
+    """Open the database, and choose the recipes that a study would take over; see ``choose_transfers``.
 
     Raises:
         StorageError: the database cannot be reached or read.
@@ -84,18 +85,19 @@ def recipes_for(spec: StudySpec, pictured: Pictured, url: URL) -> list[Transferr
         return []
     with storage_errors(url):
         storage = open_storage(url)
-        return recipes_of(spec, pictured, storage)
+        return choose_transfers(spec, size, storage)
 
 
-def recipes_of(spec: StudySpec, pictured: Pictured, storage: RDBStorage) -> list[Transferred]:
-    """Choose the recipes: the best of the nearest studies, the best one of each study first.
+def choose_transfers(spec: StudySpec, size: DataSize, storage: RDBStorage) -> list[Transferred]:
+    """Choose at most ``search.transfer`` recipes of the nearest earlier studies: first the best recipe of each study,
+    then the second best of each, and so on.
 
     An earlier study counts if the same person began it, if it has a complete trial, and if its best model is of a
     family that the new study trains. A recipe has each setting of the new study's space, sampled or fixed in its study.
 
     Args:
         spec: the new study.
-        pictured: the numbers of its pictures.
+        size: the size of the new study's data.
         storage: the database.
     """
     if not spec.search.transfer:
@@ -116,7 +118,7 @@ def recipes_of(spec: StudySpec, pictured: Pictured, storage: RDBStorage) -> list
             yield Transferred(study=earlier.spec.name, trial=trial.number, recipe=recipe)
 
     found: list[list[Transferred]] = []
-    for earlier in _nearest(spec, pictured, storage):
+    for earlier in _nearest(spec, size, storage):
         if best := list(islice(best_of(earlier), spec.search.transfer)):
             found.append(best)
         if len(found) == spec.search.transfer:
@@ -130,7 +132,7 @@ def recipes_of(spec: StudySpec, pictured: Pictured, storage: RDBStorage) -> list
 
 
 def _value(values: Mapping[str, object], key: str) -> object:
-    """A setting of [train]; None if it is off. A setting of a nested table has a dotted key."""
+    """The value of a setting of [train]; None if its table is off. The key of a setting in a nested table has a dot."""
     table, dot, name = key.partition(".")
     if not dot:
         return values[key]
@@ -138,8 +140,8 @@ def _value(values: Mapping[str, object], key: str) -> object:
     return nested.get(name) if isinstance(nested, Mapping) else None
 
 
-def _nearest(spec: StudySpec, pictured: Pictured, storage: RDBStorage) -> list[_Earlier]:
-    """The other studies of the same person, the nearest first; those whose pictures are not known are the last."""
+def _nearest(spec: StudySpec, size: DataSize, storage: RDBStorage) -> list[_Earlier]:
+    """The other studies of the same person, the nearest first; those whose data size is not known come last."""
     names = optuna.get_all_study_names(storage)
     person: str | None = user_name()
     if spec.name in names:
@@ -153,26 +155,26 @@ def _nearest(spec: StudySpec, pictured: Pictured, storage: RDBStorage) -> list[_
             opened, earlier = find_study(storage, name)
         except (StudyChanged, UsageError):  # of a version that this one cannot read
             continue
-        found.append(_Earlier(opened, earlier, _distance(pictured, study)))
+        found.append(_Earlier(opened, earlier, _distance(size, study)))
     return sorted(found, key=lambda one: (one.distance, one.spec.name))
 
 
-def _distance(pictured: Pictured, study: optuna.Study) -> float:
+def _distance(size: DataSize, study: optuna.Study) -> float:
     try:
-        return pictured.distance(Pictured.model_validate(study.user_attrs.get(PICTURED)))
-    except ValidationError:  # it was last launched by a version that did not store them
+        return size.distance(DataSize.model_validate(study.user_attrs.get(DATA_SIZE)))
+    except ValidationError:  # it was last launched by a version that did not store the size
         return math.inf
 
 
 def keep_transferred(study: optuna.Study, chosen: Collection[Transferred]) -> None:
     """Store the chosen recipes, with the sampled settings as keys, before any of them is queued.
 
-    They are chosen once: at the next launch, after a kill for example, the other studies may have other results.
+    They are chosen once, because at the next launch the other studies may have other results.
     """
     study.set_user_attr(TRANSFERRED, [one.model_dump(mode="json") for one in chosen])
 
 
 def transferred(study: optuna.Study) -> list[Transferred] | None:
-    """The recipes that the study queues; None if they were not chosen yet."""
+    """The stored recipes that the study queues; None if they were not chosen yet."""
     kept = study.user_attrs.get(TRANSFERRED)
     return None if kept is None else [Transferred.model_validate(one) for one in kept]

@@ -53,7 +53,7 @@ class TrialView:
     failed_under: str | None = None
     """``settings_hash`` of the study when the trial failed before its first epoch; None if it did not."""
     repeats: int | None = None
-    """Number of the trial whose settings it repeats with another seed; None if it is a candidate."""
+    """Number of the trial whose settings this one repeats with another seed; None if it is a candidate."""
     feasible: bool = True
     """Whether the model is within the study's limit, which may have been lowered since."""
 
@@ -94,7 +94,7 @@ def settings_hash(spec: StudySpec) -> str:
 
 
 def recipe_of(trial: FrozenTrial) -> dict[str, Value]:
-    """A trial's sampled settings as in a study file: a sampled share of the widths is replaced by the width."""
+    """A trial's sampled settings as a study file has them: the width instead of a sampled share of the widths."""
     recipe = dict(trial.params)
     if recipe.pop(WIDTH_SHARE, None) is not None and "sizes" in trial.user_attrs:
         recipe["width_mult"] = trial.user_attrs["sizes"]["width_mult"]
@@ -102,12 +102,12 @@ def recipe_of(trial: FrozenTrial) -> dict[str, Value]:
 
 
 def rank(value: float | None, num_params: int | None, number: int) -> tuple[float, int, int]:
-    """Sort key of completed trials, best first; on a tie the smaller model, then the older trial."""
+    """Sort key of completed trials, best first; if values are equal, the smaller model, then the older trial."""
     return math.inf if value is None else -value, num_params or 0, number
 
 
 def is_feasible(trial: FrozenTrial, limit: Limit | None = None) -> bool:
-    """Whether a trial's model is within the limit it was trained under and, if given, within the present ``limit``."""
+    """Whether a trial's model is within the limit it was trained under and, if given, within ``limit``."""
     return all(excess <= 0 for excess in trial.constraints.values()) and fits(size_of(trial), limit or Limit())
 
 
@@ -133,7 +133,7 @@ def view_of(trial: FrozenTrial, limit: Limit | None = None) -> TrialView:
 
 
 def ranked(trials: Sequence[FrozenTrial], limit: Limit | None = None) -> list[FrozenTrial]:
-    """Feasible COMPLETE trials, best first, without repeats; on a tie the smaller model, then the older trial.
+    """Feasible COMPLETE trials without repeats, best first; if values are equal, as in ``rank``.
 
     Args:
         trials: trials of one study.
@@ -182,7 +182,7 @@ def sampled_axes(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[str, Ba
 
 
 def latest_axes(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
-    """The axes that the latest trial sampled from."""
+    """The axes of the latest trial's sampled settings; empty before the first trial."""
     latest = max((trial for trial in trials if trial.distributions), key=lambda trial: trial.number, default=None)
     return {} if latest is None else dict(latest.distributions)
 
@@ -227,7 +227,7 @@ def is_paused(trial: FrozenTrial) -> bool:
 
 
 def paused_trials(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """The paused trials, those at the highest rung first, and at each rung the best first."""
+    """The paused trials, from the highest rung to the lowest, and at each rung from the best to the worst."""
     return sorted(
         filter(is_paused, trials), key=lambda trial: (-trial.user_attrs[PAUSED_AT], rank(view_of(trial).value, 0, 0))
     )
@@ -242,7 +242,7 @@ def words_of_pause(paused_at: int, ladder: Ladder, step: str) -> str:
 
 
 def outcome_of(trial: FrozenTrial) -> str:
-    """A trial's state in words; for a PRUNED trial that the pruner did not end, the cause."""
+    """A trial's state in words; if it is PRUNED, but not by the pruner, the cause."""
     if trial.state == TrialState.PRUNED:
         return {"diverged": DIVERGED, "memory": OUT_OF_MEMORY}.get(failure_of(trial) or "", "pruned")
     if is_paused(trial):
@@ -251,7 +251,8 @@ def outcome_of(trial: FrozenTrial) -> str:
 
 
 def states_of(trials: Iterable[FrozenTrial]) -> dict[str, int]:
-    """Number of trials in each of Optuna's states, and in PAUSED if there are any; these do not count as RUNNING."""
+    """Optuna's state -> number of trials. Paused trials are counted under PAUSED, if there are any, and not as
+    RUNNING."""
     found = Counter(view_of(trial).state for trial in trials)
     return {
         name: found[name] for name in (*(state.name for state in TrialState), *(["PAUSED"] if found["PAUSED"] else []))

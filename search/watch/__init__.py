@@ -1,16 +1,16 @@
-"""Displays of a search: terminal, dashboard, report, messages. It reads studies, and writes only a study's page.
+"""Displays of a search: terminal, dashboard, report, messages. This room reads studies, and writes only a study's page.
 
 status     a study as another process sees it: database, state file, JSON
-live       80 columns of a terminal: live view, plain lines, last message
+live       a search in a terminal of 80 columns: live view, plain lines, last message
 table      tables of the live view as plain lines
 observers  observers of a search; none of them can disturb it
-aside      an observer in a thread of its own
+threaded   an observer in a thread of its own
 messenger  messages on a new best and at the end, from a thread
 webhook    messages as JSON POSTs, also in the shapes of chats
 services   messages through apprise
-event_files  TensorBoard's files
+event_files  writes TensorBoard's files
 page       the dashboard's page of a study: note, figures, an export's figures; drawn in another process
-dashboard  serves optuna-dashboard, alone or during a launch; the token
+dashboard  serves optuna-dashboard, alone or during a launch; makes or reads its token
 front      the WSGI application in front of optuna-dashboard: hosts, token, read-only methods, waiting page
 server     waitress, with limits for each client
 report     one HTML page that needs no network

@@ -1,7 +1,7 @@
 """`search dashboard`: optuna-dashboard in the browser. search/watch/front.py decides which requests pass.
 
-Without options it is read-only and reachable from this machine only. Requests from elsewhere, requests through a proxy,
-and changes need a token. Changes are possible from this machine and through a proxy with TLS.
+Without options, the dashboard is read-only and reachable from this machine only. Requests from elsewhere, requests
+through a proxy, and changes need a token. Changes are possible from this machine and through a proxy with TLS.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def serve_dashboard(
     Args:
         storage_url: the database, which need not exist yet.
         host: address to listen on.
-        port: 0 takes a free one.
+        port: port to listen on; 0: any free port.
         allow_hosts: further host names that browsers may use for the dashboard.
         url: the dashboard's address behind a proxy with TLS, "https://HOST".
         token_file: file with the token that browsers must send. Without it, a token is generated if one is needed:
@@ -72,7 +72,7 @@ def serve_dashboard(
     Raises:
         UsageError: the address is not available, the token is too weak, ``url`` is not an https address, or edits
             from other machines are requested without ``url``.
-        StorageError: not a storage URL, or its driver is not installed.
+        StorageError: ``storage_url`` is not a storage URL, or its driver is not installed.
     """
     named = [_host_name(name) for name in allow_hosts]
     beyond = [name for name in (_host_name(host), *named) if not _is_loopback(name)]
@@ -97,7 +97,8 @@ def serve_dashboard(
 
 
 def parse_origin(url: str) -> str:
-    """The address of a proxy as browsers send it in Origin: "https://box.example.org", with the port if it is not 443.
+    """The address of a proxy as browsers send it in the Origin header: "https://box.example.org", with a port if not
+    443.
 
     Raises:
         UsageError: the address has another scheme, a path, or no host name.
@@ -126,7 +127,7 @@ def read_token(file: Path) -> str:
     """The token in a file.
 
     Raises:
-        UsageError: the file has no token, or one that is easy to guess or has characters that URLs or cookies change.
+        UsageError: the file has no token, or its token is easy to guess, or has characters that URLs or cookies change.
     """
     try:
         token = file.read_text().strip()
@@ -149,7 +150,7 @@ def listen(host: str, port: int) -> socket.socket:
     """
     if not 0 <= port <= 65535:
         raise UsageError(f"port {port} does not exist; choose one from 1 to 65535 with --port")
-    # Bound here, because waitress does not end its threads if the port is taken.
+    # The socket is bound here, because waitress does not end its threads if the port is taken.
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except PermissionError:

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
 FLUSH_SECONDS = 10
-"""Longest time until a value is in its file."""
+"""Longest time until a value is written to its file."""
 
 
 class EventFiles:
-    """An observer that writes event files. It may raise or wait for a disk, so only an ``Aside`` may call it.
+    """An observer that writes event files. It may raise or wait for a disk, so only a ``ThreadedObserver`` may call it.
 
     Args:
         folder: the folder in which the folders "trial-0", "trial-1", ... are made.
@@ -30,9 +30,9 @@ class EventFiles:
 
         self._folder, self._open = folder, SummaryWriter
         self._writers: dict[int, SummaryWriter] = {}
-        """Trial in training -> writer of its file."""
+        """Number of a trial in training -> the writer of the trial's file."""
         self._steps: dict[int, int] = {}
-        """Trial -> the last step written for it."""
+        """Number of a trial -> the last step that was written."""
         self._finished: set[int] | None = None
 
     def watch(self, snapshot: Snapshot) -> None:
@@ -40,7 +40,7 @@ class EventFiles:
         for worker in snapshot.workers:
             if worker.trial is not None and worker.value is not None:
                 self._write_epoch(worker.trial, worker, step_reached(worker, snapshot.ladder), snapshot.objective)
-        if self._finished is None:  # those of earlier launches, which have been written if they have a folder
+        if self._finished is None:  # trials of earlier launches have been written if they have a folder
             self._finished = {trial.number for trial in snapshot.finished if self._of(trial.number).exists()}
         for trial in snapshot.finished:
             if trial.number not in self._finished:

@@ -1,7 +1,7 @@
 """The report's section about the last export: its scores, its classes, its most confident mistakes.
 
-The export stores the section's content in the study's folder. The mistakes show the user's own pictures, so an export
-has them only with ``[final] gallery = true``.
+The export stores the section's content in the study's folder. The figure of mistakes shows the user's own pictures, so
+the export itself has it only with ``[final] gallery = true``.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ class ExportSection(FrozenModel):
     measured: str
     """The accuracy in words, with its split and interval."""
     rows: dict[str, str]
-    """Score -> its value in words."""
+    """Name of a score -> its value in words."""
     columns: tuple[str, ...]
     classes: tuple[tuple[str, ...], ...]
     """A row for each class that is shown, in the order of ``columns``."""
     which: str
-    """Which classes are shown, in words."""
+    """The line above the table of classes: which classes are shown."""
     never: str
     """A sentence about the classes that were never predicted; empty if there are none."""
     mistakes: str | None
     """PNG of the most confident mistakes in base64; None if there was no mistake."""
     caption: str = ""
-    """What the picture shows, in words."""
+    """The caption of ``mistakes``."""
 
 
-def keep(content: ExportSection, runs: Runs, study: str) -> None:
+def store_section(content: ExportSection, runs: Runs, study: str) -> None:
     """Store the content of the report's section about an export; it replaces that of an earlier export."""
     write_checked(runs.export_section(study), content.model_dump(mode="json"))
 

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.policy.ladder import PAUSED_AT, reached
 from search.study.budget import Budget, Spent
-from search.study.known import NOTHING_KNOWN, Known
+from search.study.result import NO_RESULT, StudyResult
 from search.study.sampling import build_ladder
 from search.study.transfer import TRANSFERRED
 from search.study.trial import (
@@ -44,23 +44,24 @@ from studies.spec import describe_limit
 RECIPES = 5
 """Number of best trials that are shown, and whose settings are compared with the edges of the space."""
 
-PAUSED = "They wait at a rung. They go on once they are among the best there, or with a larger budget."
+PAUSED = "Paused trials wait at a rung. They go on once they are among the best there, or with a larger budget."
 """Explanation above a list of paused trials."""
 
 PAUSED_ROWS = 20
-"""Most paused trials that are listed."""
+"""Largest number of paused trials that are listed."""
 
 FEW_TRIALS = 10
-"""With fewer completed trials, importance is not computed."""
+"""Smallest number of completed trials from which importance is computed."""
 
 IMPORTANCE_TRIALS = 200
-"""Most completed trials that importance is computed from; the cost grows with the square of their number."""
+"""Largest number of completed trials from which importance is computed; its cost grows with the square of the
+number."""
 
 EDGE = 0.05
 """Share of a range that counts as its edge; on a logarithmic scale if the setting is sampled on one."""
 
 SURE_TRIALS = 30
-"""With fewer completed trials, importance is called a guess."""
+"""Smallest number of completed trials with which importance is not called a guess."""
 
 
 def setting_importances(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[str, float]:
@@ -81,13 +82,13 @@ def setting_importances(trials: Sequence[FrozenTrial], spec: StudySpec) -> dict[
     return {"width_mult" if key == WIDTH_SHARE else key: float(value) for key, value in found.items()}
 
 
-def story(spec: StudySpec, trials: Sequence[FrozenTrial], known: Known = NOTHING_KNOWN) -> str:
+def story(spec: StudySpec, trials: Sequence[FrozenTrial], known: StudyResult = NO_RESULT) -> str:
     """The search in a few sentences: subject, time, result and cost.
 
     Args:
         spec: the study's spec.
-        trials: all of its trials.
-        known: what is known of the result besides its value in the search.
+        trials: all trials of the study.
+        known: the result as far as it is known.
     """
     views = [view_of(trial) for trial in trials if trial.state.is_finished()]
     by_state = {state: [view for view in views if view.state == state] for state in ("COMPLETE", "PRUNED", "FAIL")}
@@ -183,7 +184,9 @@ def findings(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mappin
         )
     failed = sum(trial.state == TrialState.FAIL for trial in trials)
     if failed:
-        found.append(f"{count(failed, 'trial')} failed; the sampler learns nothing from those. Reasons are below.")
+        found.append(
+            f"{count(failed, 'trial')} failed; the sampler learns nothing from failed trials. The reasons are below."
+        )
     return found
 
 
@@ -208,7 +211,7 @@ def _edges(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[Frozen
     best = complete[0]
     for key, axis in sampled_axes(trials, spec).items():
         if key not in best.params or isinstance(axis, CategoricalDistribution):
-            continue  # also if a share of the widths is sampled: then each trial has its own range of widths
+            continue  # width_mult is not in params if a share is sampled: each trial then has its own range of widths
         assert isinstance(axis, FloatDistribution | IntDistribution)
         at = position(axis, best.params[key])
         end = "lower" if at <= EDGE else "upper" if at >= 1 - EDGE else None
@@ -232,7 +235,8 @@ def _edges(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[Frozen
 
 
 def _first_rung(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[FrozenTrial]) -> Iterator[str]:
-    """A sentence: how many trials were pruned at the first rung, and whether the value there predicts the final one."""
+    """A sentence with the number of trials that were pruned at the first rung, and how well values there predict the
+    end."""
     rung = spec.search.min_epochs or 1
     pruned = [view_of(trial) for trial in trials if outcome_of(trial) == "pruned"]
     first = sum(view.epochs <= rung for view in pruned)
@@ -248,7 +252,8 @@ def _first_rung(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[F
 
 
 def _rungs(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[FrozenTrial]) -> Iterator[str]:
-    """A sentence: how many trials are paused at each rung, and whether the first rung predicts the final value."""
+    """A sentence with the number of trials that are paused at each rung, and how well the first rung predicts the
+    end."""
     ladder, step = build_ladder(spec), step_of(spec)
     where = Counter(trial.user_attrs[PAUSED_AT] for trial in paused_trials(trials))
     waits = [
@@ -269,7 +274,7 @@ def _rungs(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[Frozen
 
 
 def _agreement(pairs: Sequence[tuple[float, float]], early_steps: str) -> str:
-    """Sentence about the rank correlation of early and final values, given as (early, final)."""
+    """A sentence about the rank correlation of early and final values, given as pairs (early, final)."""
     if len(pairs) >= 8:  # with fewer, chance alone can produce any correlation
         # The rank of each value, from 0; all are 0 if the values are equal.
         early, final = (np.unique([pair[side] for pair in pairs], return_inverse=True)[1] for side in (0, 1))
@@ -282,7 +287,7 @@ def _agreement(pairs: Sequence[tuple[float, float]], early_steps: str) -> str:
 
 
 def paused_rows(spec: StudySpec, trials: Sequence[FrozenTrial]) -> list[tuple[str, str, str]]:
-    """Number, place and value of each paused trial, those at the highest rung first, and at each rung the best."""
+    """Number, place and value of each paused trial, in the order of ``paused_trials``."""
     ladder, step = build_ladder(spec), step_of(spec)
     return [
         (str(view.number), words_of_pause(trial.user_attrs[PAUSED_AT], ladder, step), value)

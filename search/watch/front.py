@@ -1,7 +1,7 @@
 """The gate between browsers and optuna-dashboard, as one WSGI application.
 
 optuna-dashboard 0.21 has no login, no read-only mode and no check of the Host header: a DELETE request from a foreign
-page removes a study. So this gate checks every request first. It lets only GET and HEAD through, unless edits are
+page removes a study. So this gate checks every request first. It lets only GET and HEAD pass, unless edits are
 allowed. As a second protection, the dashboard's database connection cannot write.
 """
 
@@ -82,7 +82,7 @@ def build_app(
     edits: bool = False,
     origin: str | None = None,
 ) -> DashboardGate:
-    """The gate with the dashboard behind it, as one WSGI application. It connects to the database at the first request.
+    """The gate with the dashboard behind it, as one WSGI application. The first request opens the database.
 
     Args:
         storage_url: the database.
@@ -102,8 +102,8 @@ def build_app(
 class DashboardGate:
     """The WSGI application between browsers and the mounted dashboard.
 
-    It checks in this order: the Host is known; the token is right; the method only reads, or edits are allowed and the
-    Origin is the dashboard's own; the database exists; if the request writes, no study is searched.
+    It checks a request in this order: the Host is known; the token is right; the method only reads, or edits are
+    allowed and the Origin is the dashboard's own; if the request writes, no study is in use; the database exists.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class DashboardGate:
         except ArtifactNotFound:
             return _answer(environ, start, "404 Not Found", "The study has this artifact, but its file is missing.")
         except NotReadyError as error:
-            self._mounted = None  # because the next file often gets the inode of a deleted one
+            self._mounted = None  # a new file often gets the inode of the deleted one
             sentence = str(error)
         except (SQLAlchemyError, StorageInternalError) as error:
             sentence = str(self._database.unreadable(error))
@@ -190,7 +190,7 @@ class DashboardGate:
         return _answer(environ, start, "503 Service Unavailable", sentence, retry)
 
     def _owned(self) -> str | None:
-        """A sentence about a study that is being searched or exported; None if there is none."""
+        """The beginning of a sentence about a study that a process uses; None if there is no such study."""
         if self._runs is None:
             return None
         for name in optuna.get_all_study_names(self._database.open()):
@@ -215,8 +215,8 @@ class DashboardGate:
     def mounted(self) -> WSGIApplication:
         """optuna-dashboard itself, without the gate. Raises NotReadyError until the database exists.
 
-        It is built again if the database file was replaced, because the dashboard caches trials by study id, and SQLite
-        counts ids from 1 in every file.
+        The application is built again if the database file was replaced, because the dashboard caches trials by study
+        id, and SQLite counts ids from 1 in every file.
         """
         with self._lock:
             identity = self._database.identity()

@@ -38,18 +38,18 @@ COLUMNS = 80
 """Width of all output; wider terminals do not get wider bars."""
 
 RECENT_TRIALS = 8
-"""Most finished trials that are shown; a terminal with few rows shows fewer."""
+"""Largest number of finished trials that are shown; a terminal with few rows shows fewer."""
 
 SHOWN_PROBLEMS = 3
 
 SHOWN_WORKERS = 16
-"""Most workers with a row of their own."""
+"""Largest number of workers with a row of their own."""
 
 DRAWN_SECONDS = 1.0
-"""Time between two drawings of the live view; lines for the user that arrive meanwhile appear with the next one."""
+"""Time between two drawings of the live view. Lines for the user appear with the next drawing."""
 
 COLUMN: dict[Objective, str] = NAMES | {"balanced_accuracy": "balanced"}
-"""Objective -> head of its column, of at most eight letters."""
+"""Objective -> head of its column, at most eight letters."""
 
 LOG_SECONDS = 600
 """After this many seconds without a line, a log file gets a progress line."""
@@ -89,7 +89,7 @@ def text_of_snapshot(snapshot: Snapshot, *, rows: int = 40) -> Group:
 
 
 def _results(snapshot: Snapshot) -> list[RenderableType]:
-    """The result: the tested or confirmed value first, then the value from the search."""
+    """The result: first the tested or confirmed value, then the value in the search, then the noise."""
     parts, found = [], snapshot.confirmation
     if snapshot.exported:
         parts.append(_entry("tested", snapshot.exported.sentence, "bold green"))
@@ -152,7 +152,7 @@ def _or_none(value: float | None, form: str) -> str | None:
 
 
 def epochs_done(worker: WorkerView, typical_seconds: float | None) -> float:
-    """Finished epochs plus the share of the current one, estimated from its time and always below 1."""
+    """Finished epochs plus the share of the current epoch, which is estimated from its time and always below 1."""
     seconds = worker.epoch_seconds or typical_seconds
     if not seconds or worker.seconds_since_progress is None or worker.epoch >= worker.epochs:
         return worker.epoch
@@ -199,8 +199,8 @@ def _entry(name: str, words: str, style: str) -> RenderableType:
 class Display:
     """Shows a running search: a live view in a terminal, plain lines elsewhere.
 
-    A terminal that was closed (the end of an ssh session) must not end the search: output to it stops silently. A log
-    file on a full disk gets its lines once there is room. With ``quiet``, only warnings are shown, on stderr.
+    If the terminal is closed (an ssh session ends), the search goes on without output. If a log file is on a full disk,
+    it gets its lines when there is room. With ``quiet``, only warnings are shown, on stderr.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -216,7 +216,7 @@ class Display:
         self._drawn = -math.inf
         self._undrawn: Snapshot | None = None
         self._lines: list[str] = []
-        """Lines that appear above the live view with its next drawing."""
+        """Lines that appear above the live view when it is drawn next."""
 
     def __enter__(self) -> Display:
         if self._live:
@@ -254,7 +254,7 @@ class Display:
             return
         if self._live:
             self._lines.append(without_controls(line))
-        else:  # without room on the disk, Python keeps the line in its buffer, and rich would write it twice
+        else:  # on a full disk, Python keeps the line in its buffer; rich would then write it twice
             self._try(lambda: print(without_controls(line), file=self.console.file, flush=True))
 
     def _draw(self, live: Live, snapshot: Snapshot) -> None:
@@ -288,7 +288,7 @@ def log_line(snapshot: Snapshot) -> str:
 
 
 def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs) -> str:
-    """Last message of ``search launch`` when the budget is spent: how to go on, and how to export the best trial."""
+    """The last message of ``search launch`` if the budget or the time is spent: how to go on and how to export."""
     best, budget, spent = snapshot.best, snapshot.budget, snapshot.spent
     counts = f"{spent.paused:,} paused, " if spent.paused and snapshot.is_spent else ""
     counts += f"{snapshot.count('PRUNED')} pruned, {snapshot.count('FAIL')} failed"
@@ -319,7 +319,7 @@ def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs) -> str:
 def show_status(name: str, url: URL, runs: Runs, *, watch: bool, as_json: bool) -> None:
     """``search status``, with ``--watch`` and ``--json``."""
     if watch:
-        # Ctrl-C ends the watching, not the search.
+        # Ctrl-C ends this command, not the search.
         with contextlib.suppress(Signalled), contextlib.closing(follow(name, url, runs)) as moments:
             if not as_json:
                 show_watched(moments, runs)
@@ -341,8 +341,8 @@ def show_once(snapshot: Snapshot, held_by: str | None, runs: Runs) -> None:
     """``search status``."""
     console = Terminal(highlight=False)
     console.print(text_of_snapshot(snapshot))
-    if snapshot.owner is not None:
-        console.print(f"owner: {snapshot.owner}", style="dim", markup=False)
+    if snapshot.person is not None:
+        console.print(f"owner: {snapshot.person}", style="dim", markup=False)
     taken, quota = snapshot.checkpoint_bytes / 1e9, snapshot.checkpoint_quota / 1e9
     console.print(f"checkpoints: {taken:.2f} of {quota:g} GB", style="dim")
     console.print(ending(snapshot, held_by, runs), style="dim", markup=False, soft_wrap=True)

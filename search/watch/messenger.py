@@ -1,7 +1,7 @@
-"""``[notify]``: a message on a new best, when a search stops, and when it is finished.
+"""``[notify]``: a message on a new best trial, when a search stops, and when it is finished.
 
-Addresses are secrets, because anyone who has one can post. They are stored only in the study file. Messages to the user
-show only a host or the name of a service.
+Addresses are secrets, because anyone who knows one can post to it. They are stored only in the study file. Messages to
+the user show only a host or the name of a service.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class UndeliveredError(Exception):
 
 
 class Messenger:
-    """Delivers from a thread of its own. A newer message of the same kind replaces one that still waits.
+    """Delivers messages from a thread of its own. A newer message replaces one of the same kind that still waits.
 
     Args:
         kind: name of the setting in messages to the user, such as "webhook".
-        to: where messages go, without any secret.
-        deliver: sends one message. It may be slow. Of its errors, only the text of UndeliveredError is shown.
-        say: called with one line if messages are not delivered.
+        to: the receiver, without any secret, for messages to the user.
+        deliver: sends one message, and may be slow. The text of an error is shown only if it is an UndeliveredError.
+        say: called with one line if a message is not delivered.
     """
 
     def __init__(self, kind: str, to: str, deliver: Callable[[Message], None], say: Say) -> None:
@@ -53,7 +53,7 @@ class Messenger:
         self._thread.start()
 
     def watch(self, snapshot: Snapshot) -> None:
-        """Report a new best. The best of an earlier launch does not count as new."""
+        """Report a new best trial. The best trial of an earlier launch does not count as new."""
         best = snapshot.best
         if best is not None and best.number != self._best:
             if self._begun:
@@ -64,7 +64,7 @@ class Messenger:
         self._begun = True
 
     def end(self, snapshot: Snapshot, reason: str | None, seconds: float, *, lost: bool = False) -> None:
-        """Report how the search ended, and wait a moment until the message is sent."""
+        """Report how the search ended, and wait at most END_SECONDS until the message is sent."""
         event = "finished" if reason is None else "stopped"
         text = f"{headline(snapshot)}; {event}"
         text += f", best {snapshot.best_number} (trial {snapshot.best.number})" if snapshot.best else ""

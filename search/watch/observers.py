@@ -25,11 +25,11 @@ PAUSE_SECONDS = 60.0
 
 
 FINISHED_SECONDS, STOPPED_SECONDS = 20.0, 4.0
-"""Longest time for each observer at the end of a search: if the budget is spent, and after a stop request."""
+"""Longest time for each observer at the end of a search: if the budget is spent; and if the search was stopped."""
 
 
 class Audience(Protocol):
-    """The observers of a search, as its coordinator calls them. They must not delay it."""
+    """The observers of a search, as its coordinator calls them. They must not delay the coordinator."""
 
     def watch(self, snapshot: Snapshot) -> None:
         """Called with the current state of the search, at least once a second with up to 1,000 workers."""
@@ -64,13 +64,13 @@ class Observers:
     Args:
         display: the terminal.
         others: the other observers.
-        at_once: returns whether the search must end without any delay.
+        at_once: returns whether the search must end immediately.
     """
 
     def __init__(self, display: Display, others: Sequence[Observer], *, at_once: Callable[[], bool]) -> None:
         self._display, self._at_once = display, at_once
         self._others = dict.fromkeys(others, -math.inf)
-        """Observer -> time before which it is not called."""
+        """Observer -> the time before which it is not called."""
         self._failed: set[str] = set()
         self._last: Snapshot | None = None
 
@@ -128,5 +128,5 @@ class StateFile:
             self._written = time.monotonic()
 
     def end(self, snapshot: Snapshot, reason: str | None, seconds: float, *, lost: bool = False) -> None:
-        """Remove the file: there are no workers any more."""
+        """Remove the file, because the search has no workers any more."""
         self._file.unlink(missing_ok=True)

@@ -1,13 +1,13 @@
 """A study's page in the dashboard, kept up to date during the search: a note, figures, the figures of an export.
 
 Drawing takes seconds, and importing optuna-dashboard takes two more. So a separate process draws. It reads the database
-over a connection that cannot write. It writes the study attributes that the dashboard's own functions would store into
-a file. The coordinator sends lines of JSON to the drawing process:
+over a connection that cannot write. It computes the study attributes that the dashboard's own functions would store,
+and writes them into a file. The coordinator sends lines of JSON to the drawing process:
 
     {"storage", "study", "runs"}   once: the database to read, and the runs folder for the file
-    {"note"}                       draw, with this text of the note; when the drawing is done, the file appears
+    {"note"}                       order to draw, with the text of the note; when it is done, the file appears
 
-The coordinator, the study's only writer, stores the attributes, a few at a time between the answers to its workers.
+The coordinator is the study's only writer. It stores the attributes, a few at a time, between answers to its workers.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from optuna.trial import FrozenTrial
 from sqlalchemy import URL
 
 from search.paths import Runs
-from search.study.confirmation import Confirmation, confirmed
+from search.study.confirmation import Confirmation, confirmation_of
 from search.study.gain import gain_of
-from search.study.lock import owner_name
+from search.study.lock import process_name
 from search.study.marks import own_trials
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
@@ -56,7 +56,7 @@ NEW_BEST_SECONDS = 10.0
 """Time between two updates that each show a new best."""
 
 WRITES = 8
-"""Number of attributes written at a time; each takes one or two milliseconds."""
+"""Number of attributes that are written at a time; each write takes one or two milliseconds."""
 
 NICENESS = 10
 """Niceness of the drawing process, so that it does not take CPU time from training."""
@@ -64,9 +64,9 @@ NICENESS = 10
 EXPORTED = "#### Exported\n\n"
 CONFIRMED = "#### Confirmed with fresh seeds\n\n"
 SEARCHED = "\n\n---\n\n"
-"""Beginnings of the note's parts, in their order: the part of the export, which a later search does not change; that of
-the confirmation; that of the search, last because its value is the least certain. In notes of earlier
-versions, the search's part is the first and has no such beginning."""
+"""Beginnings of the parts of the note, in their order: the export's part, which a later search does not change; the
+confirmation's part; the search's part, which is the last because its value is the least certain. In notes of earlier
+versions, the search's part is the first, and has no such beginning."""
 EXPORTED_BEFORE = "#### Handed over\n\n"  # in notes of earlier versions
 
 
@@ -77,7 +77,7 @@ class StudyPage:
         owned: the study.
         facts: further lines of the note, as (name, words).
         url: URL of the study's storage, for the drawing process.
-        runs: the runs folder, for the attributes and the log of that process.
+        runs: the runs folder, for the files and the log of the drawing process.
     """
 
     name = "the study's page in the dashboard"
@@ -95,7 +95,7 @@ class StudyPage:
         self._waiting: list[tuple[str, Json]] = []
 
     def watch(self, snapshot: Snapshot) -> None:
-        """Write a few attributes of the last update, or order the next update if it is due."""
+        """Store a few attributes of the last update; if there are none, order the next update when it is due."""
         self._take_drawing()
         if self._waiting:
             self._write()
@@ -106,7 +106,7 @@ class StudyPage:
             self._order(snapshot, "is being stopped" if snapshot.stopping else "is being searched")
 
     def end(self, snapshot: Snapshot, reason: str | None, seconds: float, *, lost: bool = False) -> None:
-        """Write a last update, if the page was begun and the drawing is done in time."""
+        """Store a last update, if the page was begun and the drawing is done in time."""
         process = self._process
         if process is None:
             return
@@ -169,7 +169,7 @@ class StudyPage:
             raise RuntimeError(f"it cannot be drawn; see {self._log}")
 
     def _write(self) -> None:
-        self._owned.check()  # here too, because the coordinator checks less often during an outage of the database
+        self._owned.check()  # here too, because during an outage of the database the coordinator checks less often
         for key, value in self._waiting[:WRITES]:
             self._storage.set_study_system_attr(self._study_id, key, value)
         del self._waiting[:WRITES]  # only after the writes, so that writes that failed in an outage are repeated
@@ -214,12 +214,12 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
 
 
 def text_of_paused(rows: Sequence[tuple[str, str, str]]) -> str:
-    """The paused trials in Markdown, after the search's own part of a note; ``rows`` as from ``paused_rows``."""
+    """The paused trials in Markdown, for the end of the note; ``rows`` are from ``paused_rows``."""
     from search.watch.findings import PAUSED, PAUSED_ROWS
 
     if not rows:
         return ""
-    words = f"{PAUSED} This dashboard shows them as RUNNING, because Optuna has no other state for them."
+    words = f"{PAUSED} This dashboard shows them as RUNNING, because Optuna has no state for paused trials."
     lines = [
         "",
         "",
@@ -253,14 +253,14 @@ def show_confirmation(study: optuna.Study, spec: StudySpec) -> None:
     from optuna_dashboard import get_note, save_note
 
     own, exported = _parts(get_note(study))
-    save_note(study, _whole(own, confirmed(study, spec, owner=owner_name()), exported))
+    save_note(study, _whole(own, confirmation_of(study, spec, owner=process_name()), exported))
 
 
 def _parts(note: str) -> tuple[str, str]:
     """The part of a note that the search wrote, and the part that an export wrote."""
     note = note.replace(EXPORTED_BEFORE, EXPORTED)
     exported = note.partition(EXPORTED)[2].partition(CONFIRMED)[0].partition(SEARCHED)[0].rstrip()
-    # Without SEARCHED, the note is of an earlier version, whose first part is the search's, or has only that part.
+    # A note without SEARCHED has only the search's part, or an earlier version wrote it, with that part first.
     before, _, own = note.partition(SEARCHED)
     return own or before.partition(CONFIRMED)[0].partition(EXPORTED)[0].rstrip(), exported
 
@@ -285,7 +285,7 @@ def show_export(study: optuna.Study, spec: StudySpec, artifacts: Path, words: st
 
     _show_files(study, artifacts, figures)
     own, _ = _parts(get_note(study))
-    save_note(study, _whole(own, confirmed(study, spec), f"```\n{words}\n```"))
+    save_note(study, _whole(own, confirmation_of(study, spec), f"```\n{words}\n```"))
 
 
 def _show_files(study: optuna.Study, artifacts: Path, figures: Iterable[Path]) -> None:
@@ -310,7 +310,7 @@ def _axis(axis: Axis) -> str:
 
 
 def main() -> None:
-    """The drawing process. It ends at the end of its input, and so with the coordinator."""
+    """The drawing process. It ends when its input ends, and so when the coordinator ends."""
     os.nice(NICENESS)
     order = json.loads(sys.stdin.readline())
 
@@ -325,7 +325,7 @@ def main() -> None:
     file = runs.page(spec.name)
     for line in sys.stdin:
         shown = storage.get_study_system_attrs(study_id)
-        found = confirmed(study, spec)
+        found = confirmation_of(study, spec)
         drawn = page_attributes(shown, json.loads(line)["note"], found, own_trials(study), spec, runs)
         write_checked(file, {key: drawn[key] for key in drawn if drawn[key] != shown.get(key)}, durable=False)
 
@@ -341,7 +341,7 @@ def page_attributes(
     """The attributes that the dashboard's own functions store when they save a note, figures and artifacts.
 
     Args:
-        shown: the study's current system attributes; an export's part of the note is kept.
+        shown: the study's current system attributes; the export's part of the note stays.
         note: the search's part of the note, in Markdown.
         found: the confirmation, if it was begun.
         trials: all trials of the study, in any state.
@@ -386,7 +386,7 @@ def draw_best(trials: Sequence[FrozenTrial], spec: StudySpec, runs: Runs, folder
         draw_confusion(known.table, known.names, confusion, title=f"{title} on validation")
     except OSError:  # the best trial was trained on another machine, or by an earlier version
         return [curve]
-    except Exception as error:  # of a damaged file, and whatever matplotlib raises
+    except Exception as error:  # the file is damaged, or matplotlib raises
         print(f"the confusion matrix is not drawn: {error}", flush=True)  # to the log
         return [curve]
     return [curve, confusion]

@@ -1,4 +1,4 @@
-"""``search report``: one HTML page about a search, which needs neither a network nor this program."""
+"""``search report``: an HTML page about a search. To read it, neither a network nor this program is needed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from search.figures.timeline import CRASHED, Segment, segments_of_journal
 from search.paths import Runs
 from search.study.budget import Budget, Spent
 from search.study.journal import read_journal
-from search.study.known import NOTHING_KNOWN, Known, known_of
 from search.study.marks import own_trials
+from search.study.result import NO_RESULT, StudyResult, result_of
 from search.study.storage import open_storage, storage_errors
 from search.study.study import find_study
 from search.study.trial import (
@@ -73,8 +73,8 @@ class Report:
     study: str
     story: str
     """The search in a few sentences."""
-    known: Known
-    """What is known of the result besides its value in the search."""
+    known: StudyResult
+    """The result as far as it is known."""
     findings: Sequence[str]
     """Findings, one or two sentences each."""
     budget: Budget
@@ -82,7 +82,7 @@ class Report:
     counts: Mapping[str, int]
     """Optuna's state, or PAUSED -> number of trials."""
     seconds: Mapping[str, float]
-    """State of trials that are finished or paused -> seconds of training."""
+    """State of finished or paused trials -> seconds of training."""
     best: Sequence[TrialView]
     """The best trials, best first."""
     toml: str
@@ -125,7 +125,7 @@ def _facts(view: TrialView) -> dict[str, Json]:
 
 
 def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None) -> Report:
-    """Write the report of a study, running or not. It replaces an earlier report.
+    """Write the report of a study, whether it is searched now or not. The report replaces an earlier one.
 
     Args:
         study_name: name of the study.
@@ -144,7 +144,7 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
         trials = own_trials(study)
     importances = setting_importances(trials, spec)
     segments = segments_of_journal(read_journal(runs.journal(study_name)))
-    known = known_of(study, spec)
+    known = result_of(study, spec)
     page = html_of_report(spec, trials, importances, datetime.now(), segments, known, section(runs, study_name))
     out = out or Path(f"{study_name}-report.html")
     partial = out.with_name(f".{out.name}.partial")
@@ -196,20 +196,20 @@ def html_of_report(
     importances: Mapping[str, float],
     now: datetime,
     segments: Sequence[Segment] = (),
-    known: Known = NOTHING_KNOWN,
+    known: StudyResult = NO_RESULT,
     exported: str = "",
 ) -> str:
-    """The page: about 5 MB, nearly all of it plotly.js.
+    """The page in HTML: about 5 MB, nearly all of it plotly.js.
 
-    Many parameters: database, journal, importances and export are read elsewhere.
+    Many parameters: what is read from database, journal and export.
 
     Args:
         spec: the study's spec.
         trials: all trials of the study, in any state.
-        importances: share of each setting; empty if there are too few trials.
-        now: date on the page.
-        segments: times of training for each worker; if empty, the trials' own times are shown.
-        known: what is known of the result besides its value in the search.
+        importances: share of each setting in the variance of the objective; empty if there are too few trials.
+        now: the time that the page shows.
+        segments: the times at which each worker trained; if empty, the trials' own times are shown.
+        known: the result as far as it is known.
         exported: the section about the last export, in HTML.
     """
     best = ranked(trials, spec.limit)[:RECIPES]
@@ -247,7 +247,7 @@ def html_of_report(
 # -- the parts of the page, in order; all text from outside goes through _text
 
 
-def _header(spec: StudySpec, trials: Sequence[FrozenTrial], now: datetime, known: Known) -> str:
+def _header(spec: StudySpec, trials: Sequence[FrozenTrial], now: datetime, known: StudyResult) -> str:
     best = best_of(trials, spec.limit)
     done, of_what = Budget.of(spec).progress(Spent.of(trials, spec))
     kind, number, params = known.headline(best, spec.search.objective)

@@ -1,8 +1,8 @@
-"""The dashboard's server: waitress, changed so that no client keeps another from being answered.
+"""The dashboard's server: waitress with limits, so that no client can prevent answers to other clients.
 
-By default, waitress stops accepting at 100 connections, closes an idle one after two minutes, and never closes one that
-sends or reads a byte now and then. Here the newest connection is always accepted; if there are too many, the oldest is
-closed.
+By default, waitress stops accepting at 100 connections. It closes an idle connection after two minutes, and never
+closes a connection that sends or reads a byte now and then. This server always accepts the newest connection; if there
+are too many, it closes the oldest.
 """
 
 from __future__ import annotations
@@ -24,26 +24,28 @@ from waitress.wasyncore import dispatcher
 NUM_THREADS = 8
 
 MAX_CONNECTIONS_PER_ADDRESS = 64
-"""Most connections from one address. A browser opens six, a proxy one for each request in progress."""
+"""Largest number of connections from one address. A browser opens six, a proxy one for each request in progress."""
 
 MAX_CONNECTIONS = 192
-"""Most connections in total. Each takes up to three file descriptors, and a process often has only 1,024."""
+"""Largest number of connections. Each takes up to three file descriptors, and a process often has only 1,024."""
 
 PATIENCE_SECONDS = 10.0
-"""Longest time for a client to send a request or to read an answer, plus its bytes / MIN_BYTES_PER_SECOND."""
+"""Longest time for a client to send a request or to read an answer. The time for its bytes, at MIN_BYTES_PER_SECOND, is
+added."""
 
 MIN_BYTES_PER_SECOND = 10_000
 
 IDLE_SECONDS = 75.0
-"""Longest time between an answer and the next request of a connection; longer than nginx keeps one open."""
+"""Longest time between an answer and the next request of a connection; longer than the time that nginx keeps one
+open."""
 
 MAX_HEADER_BYTES = 1 << 15
 
 MAX_BODY_BYTES = 1 << 16
-"""Largest body of a request that only reads and so needs none; waitress would store up to a gigabyte on the disk."""
+"""Largest body of a request that only reads, and so needs no body. By default, waitress stores up to a gigabyte."""
 
 MAX_EDIT_BYTES = 1 << 27
-"""Largest body of a request that may change something: artifacts are sent in a body."""
+"""Largest body of a request that may change studies: artifacts are sent in a body."""
 
 
 class DashboardServer(TcpWSGIServer):  # type: ignore[misc]  # waitress ships no type information
@@ -56,13 +58,13 @@ class DashboardServer(TcpWSGIServer):  # type: ignore[misc]  # waitress ships no
         connections: dict[int, dispatcher],
         may_edit: Callable[[str], bool],
     ) -> None:
-        """Begin to accept; ``run`` answers, until KeyboardInterrupt.
+        """Begin to accept connections; ``run`` answers requests until KeyboardInterrupt.
 
         Args:
             app: the application.
-            listener: bound, of IPv4 or IPv6.
+            listener: a bound socket, of IPv4 or IPv6.
             connections: filled by the server, so that the caller can close all of them.
-            may_edit: whether a Cookie header allows requests of up to MAX_EDIT_BYTES.
+            may_edit: returns whether a Cookie header allows requests of up to MAX_EDIT_BYTES.
         """
         self.may_edit = may_edit
         settings = Adjustments(
@@ -88,7 +90,7 @@ class DashboardServer(TcpWSGIServer):  # type: ignore[misc]  # waitress ships no
         )
 
     def channel_class(self, *arguments: object, **named: object) -> None:
-        """Take an accepted connection. If there are too many, close the oldest one."""
+        """Take an accepted connection. If there are too many connections, close the oldest."""
         newest = _Connection(*arguments, **named)
         others = [one for one in self.active_channels.values() if one is not newest]
         same = [one for one in others if one.addr[0] == newest.addr[0]]
@@ -105,26 +107,26 @@ class DashboardServer(TcpWSGIServer):  # type: ignore[misc]  # waitress ships no
 
 
 def _oldest(connections: Collection[_Connection]) -> _Connection:
-    """The connection to close first: the oldest one, if possible one whose answer is not being made."""
+    """The connection to close first: the oldest, preferably one whose answer is not being made."""
     return min(connections, key=lambda one: (bool(one.requests), one.begun))
 
 
 class _Connection(HTTPChannel):  # type: ignore[misc]
-    """A connection that records when its client began to send or read, and how many bytes since."""
+    """A connection that records when its client began to send or read, and the number of bytes since then."""
 
     begun = 0.0
     """Time at which the connection, its present request, or the answer to it began."""
     moved = 0
-    """Bytes since then."""
+    """Number of bytes since ``begun``."""
     answered = False
-    """Whether an answer has begun and no request since."""
+    """Whether an answer has begun, and no request after it."""
 
     def __init__(self, *arguments: object, **named: object) -> None:
         super().__init__(*arguments, **named)
         self.begun = self.creation_time
 
     def is_late(self, now: float) -> bool:
-        """Whether the client has taken too long: between two requests, or to send one, or to read an answer."""
+        """Whether the client has taken too long: between two requests, to send a request, or to read an answer."""
         if self.total_outbufs_len == 0:
             if self.requests:  # this program is still making the answer
                 return False
@@ -167,7 +169,8 @@ class _Connection(HTTPChannel):  # type: ignore[misc]
 
 
 class _Request(HTTPRequestParser):  # type: ignore[misc]
-    """A request. Its body is stored before the gate checks it, so only a client that may edit can send a large one."""
+    """A request. Its body is stored before the gate checks the request, so only a client that may edit can send a large
+    body."""
 
     def __init__(self, settings: Adjustments, may_edit: Callable[[str], bool]) -> None:
         super().__init__(settings)

@@ -1,4 +1,4 @@
-"""``[notify] urls``: messages through apprise, which knows over a hundred services."""
+"""``[notify] urls``: messages through apprise, which supports over a hundred services."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A search in numbers, from its coordinator, its database and its state file; the JSON of ``search status``.
 
-search/watch/live.py shows it in a terminal.
+search/watch/live.py shows this in a terminal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sqlalchemy import URL
 from search.paths import Runs
 from search.policy.ladder import PROMOTED_AT, Ladder
 from search.study.budget import Budget, Spent
-from search.study.confirmation import confirmed
+from search.study.confirmation import confirmation_of
 from search.study.ended import Ended
 from search.study.exported import last_export
 from search.study.lock import owner_of
@@ -46,14 +46,14 @@ STATE_SECONDS = 1.0
 
 
 class State(BaseModel):
-    """Content of the state file: the facts that the database does not have."""
+    """Content of the state file: values that the database does not have."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     version: Literal[3]
     """STATUS_VERSION."""
     owner: str
-    """Owner of the study, as ``owner_of`` names it while the search runs."""
+    """Name of the process that owns the study, as from ``owner_of`` while the search runs."""
     at: float
     """Time of writing, in seconds since 1970."""
     eta_seconds: float | None
@@ -61,7 +61,7 @@ class State(BaseModel):
     problems: tuple[str, ...]
     workers: tuple[WorkerView, ...]
     ends_at: float | None = None
-    """Planned time of the export, in seconds since 1970; None if the launch does not go on to it."""
+    """Planned time of the export, in seconds since 1970; None if the launch does not go on to an export."""
 
 
 # -- a search as another process sees it
@@ -73,7 +73,7 @@ def write_state(file: Path, snapshot: Snapshot, owner: str) -> None:
     Args:
         file: the state file.
         snapshot: the search as it is now.
-        owner: owner of the study, as ``owner_of`` names it while the search runs.
+        owner: name of the process that owns the study, as from ``owner_of`` while the search runs.
     """
     state = State(
         version=STATUS_VERSION,
@@ -89,7 +89,8 @@ def write_state(file: Path, snapshot: Snapshot, owner: str) -> None:
 
 
 def read_snapshot(name: str, url: URL, runs: Runs) -> tuple[Snapshot, str | None]:
-    """A study from its database, with the workers if this machine searches it, and its owner (None if it has none).
+    """A study from its database, with the workers if it is searched from this runs folder; and the process that owns
+    it, None if none does.
 
     Raises:
         StorageError: the database is missing or cannot be read.
@@ -100,7 +101,7 @@ def read_snapshot(name: str, url: URL, runs: Runs) -> tuple[Snapshot, str | None
 
 
 def follow(name: str, url: URL, runs: Runs) -> Generator[tuple[Snapshot, str | None], None, None]:
-    """Yield ``read_snapshot`` every STATE_SECONDS until the study has no owner any more."""
+    """Yield what ``read_snapshot`` returns, every STATE_SECONDS, until no process owns the study any more."""
     with storage_errors(url):
         study, spec = find_study(open_storage(url), name)
         while True:
@@ -117,10 +118,10 @@ def completed(
     snapshot: Snapshot, study: optuna.Study, spec: StudySpec, runs: Runs, held_by: str | None = None
 ) -> Snapshot:
     """The snapshot completed with the size of the checkpoints, the confirmation, the last export and the noise."""
-    exported, found = last_export(study), confirmed(study, spec, owner=held_by)
+    exported, found = last_export(study), confirmation_of(study, spec, owner=held_by)
     return replace(
         snapshot,
-        owner=person_of(study),
+        person=person_of(study),
         checkpoint_bytes=sum(runs.checkpoints(spec.name).values()),
         checkpoint_quota=spec.faults.checkpoint_gb * 1e9,
         confirmation=found,
@@ -130,14 +131,14 @@ def completed(
     )
 
 
-def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: State | None = None) -> Snapshot:
+def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], state: State | None = None) -> Snapshot:
     """A search as another process sees it: from the trials in its database and, if given, from its state file."""
     finished = tuple(view_of(trial, spec.limit) for trial in trials if trial.state.is_finished())
     ended = Ended.of(finished)
     budget, spent, ladder = Budget.of(spec), Spent.of(trials, spec), build_ladder(spec)
-    if told is not None:
-        aged = time.time() - told.at
-        workers = [replace(w, seconds_since_progress=(w.seconds_since_progress or 0.0) + aged) for w in told.workers]
+    if state is not None:
+        aged = time.time() - state.at
+        workers = [replace(w, seconds_since_progress=(w.seconds_since_progress or 0.0) + aged) for w in state.workers]
         return Snapshot(
             study=spec.name,
             budget=budget,
@@ -145,12 +146,12 @@ def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: State | None =
             finished=finished,
             ended=ended,
             workers=tuple(workers),
-            eta_seconds=told.eta_seconds,
+            eta_seconds=state.eta_seconds,
             ladder=ladder,
             objective=spec.search.objective,
-            stopping=told.stopping,
-            problems=told.problems,
-            ends_at=told.ends_at,
+            stopping=state.stopping,
+            problems=state.problems,
+            ends_at=state.ends_at,
             judged_on=judged_on(spec.data.folds),
         )
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
@@ -162,7 +163,8 @@ def snapshot_of(spec: StudySpec, trials: list[FrozenTrial], told: State | None =
 
 
 def _worker_of(trial: FrozenTrial, ladder: Ladder, objective: Objective) -> WorkerView:
-    """The worker of a trial, from the database alone. It trains the stage after the last rung that the trial left."""
+    """The worker of a trial, from the database alone. The worker trains the stage after the last rung that the trial
+    left."""
     stage = ladder.stage_after(trial.user_attrs.get(PROMOTED_AT) or 0) if ladder.anew else 0
     step, begun = max(trial.intermediate_values, default=0), ladder.begins_at(stage)
     value = trial.intermediate_values[step] if step > begun else None
@@ -176,7 +178,8 @@ def _worker_of(trial: FrozenTrial, ladder: Ladder, objective: Objective) -> Work
 
 
 def read_state(file: Path, held_by: str | None) -> State | None:
-    """The state that the study's owner wrote; None if it is on another machine, of another version, or was killed."""
+    """The state that the study's owner wrote; None if the owner is on another machine, of another version, or was
+    killed."""
     if held_by is None:
         return None
     values = recall(file, "what the workers do is not shown")
@@ -194,7 +197,7 @@ def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Json]:
         "version": STATUS_VERSION,
         "study": snapshot.study,
         "objective": snapshot.objective,
-        "owner": snapshot.owner,
+        "owner": snapshot.person,
         "held_by": held_by,
         "stopping": snapshot.stopping,
         "budget": asdict(snapshot.budget),

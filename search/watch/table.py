@@ -11,7 +11,7 @@ from rich.text import Text
 def table(
     columns: Mapping[str, Sequence[str | Text | None]], *, left: Container[str], gap: int, styles: Sequence[str] = ()
 ) -> Text:
-    """A table as plain lines: rich's own takes many times as long to draw.
+    """A table as plain lines. Rich's own tables take many times as long to draw.
 
     Args:
         columns: head of each column -> its cells; "-" stands for None.

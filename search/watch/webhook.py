@@ -1,4 +1,4 @@
-"""``[notify] webhook``: messages as JSON POSTs, in this program's own shape or in that of a chat."""
+"""``[notify] webhook``: messages as JSON POSTs, in this program's own shape or in the shape of a chat service."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from search.watch.messenger import Message, Messenger, UndeliveredError
 from studies.notify import Notify, WebhookFormat
 
 TIMEOUT_SECONDS = 5
-"""Longest wait for a server to accept the connection, and again for its answer."""
+"""Longest wait for a server to accept the connection, and longest wait for its answer."""
 
 DISCORD_LENGTH = 2000
-"""Most characters of a message's content in Discord."""
+"""Largest number of characters of a message in Discord."""
 
 
 def open_webhook(notify: Notify, say: Say) -> Messenger:
@@ -61,7 +61,7 @@ def post(address: str, form: WebhookFormat, message: Message) -> None:
     """Post one message.
 
     Raises:
-        UndeliveredError: the server does not take it.
+        UndeliveredError: the server does not accept the message.
     """
     headers = {"Content-Type": "application/json", "User-Agent": "featherweight"}
     began = time.monotonic()

@@ -44,31 +44,33 @@ class Worker:
     label: str
     device: str = "starting"
     process: Literal["none", "running", "ended"] = "none"
-    """State of its process. It is "ended" until its Exit has been handled, which may wait for the database."""
+    """State of the worker's process: "ended" until its Exit has been handled, which may wait for the database."""
     placed: Placed | None = None
-    """Node and GPU of its process, or of its last one; None before the first was placed."""
+    """Node and GPU of the worker's process, or of the last one; None before the first was placed."""
     ready: bool = False
+    """Whether the worker's process is ready for work, or is at work."""
     was_ready: bool = False
     """Whether any process of this worker was ever ready."""
     trial: int | None = None
     """Number of the trial in progress, or of an export's training; None without work."""
     attempt: int = 0
-    """Number of times that trial was started, this time included."""
+    """How often the trial was started, the present start included."""
     epoch: EpochResult | None = None
-    """The last finished epoch of that trial."""
+    """The last finished epoch of the trial."""
     busy_since: float | None = None
-    """Time of the last message to or from the worker, while one from it is due; None while it waits for work."""
+    """Time of the last message to or from the worker, while its next message is due; None while none is due."""
     kill_reason: str | None = None
-    """Reason why the crew killed the process; None if it did not."""
+    """Reason why the crew killed the process; None if the crew did not."""
     killed_at: float | None = None
     """Time of the kill; None once the process has exited."""
     memory_bytes: int | None = None
     """Peak memory, from the worker's last epoch."""
     failed_starts: int = 0
+    """Number of processes in a row that ended before they were ready."""
     losses: int = 0
-    """Number of its processes in a row that were lost or preempted before they finished an epoch."""
+    """Number of processes in a row that were lost or preempted before they finished an epoch."""
     lost: bool = False
-    """Whether its process was lost or preempted; False once its Exit has been handled."""
+    """Whether the process was lost or preempted; False once its Exit has been handled."""
     drained: bool = False
     """Whether the device was taken away from the search: the worker finishes its epoch and ends."""
     disabled_reason: str | None = None
@@ -76,7 +78,7 @@ class Worker:
 
     @property
     def silent_seconds(self) -> float:
-        """Seconds since the worker's last progress; 0 while it waits for work."""
+        """Seconds since the last message to or from the worker, while its next message is due; else 0."""
         return 0.0 if self.busy_since is None else time.monotonic() - self.busy_since
 
     @property
@@ -86,12 +88,12 @@ class Worker:
 
     @property
     def waits(self) -> bool:
-        """Whether its process has been asked for and has not begun: a cluster has no device for it yet."""
+        """Whether the worker's process was asked for and has not begun, because a cluster has no device for it yet."""
         return self.device == "waiting"
 
     @property
     def gpu(self) -> tuple[str, str]:
-        """Key of its GPU for counts: node and UUID. If the worker has no GPU: "" and the worker's label."""
+        """Key of the worker's GPU in counts of errors: its node and UUID. Without a GPU: "" and the worker's label."""
         return (self.placed.node, self.placed.gpu) if self.placed and self.placed.gpu else ("", self.label)
 
     @property
@@ -105,7 +107,7 @@ class Worker:
         return self.process == "none" and self.usable
 
     def view(self, epochs: int, objective: Objective) -> WorkerView:
-        """The worker's state for observers; ``epochs`` is the number of epochs of its trial."""
+        """The worker's state for observers; ``epochs`` is the number of epochs of the trial's present training."""
         epoch = self.epoch
         return WorkerView(
             label=self.label,
@@ -147,8 +149,8 @@ class Crew:
 
     Args:
         pool: the pool that runs the processes.
-        faults: limits for restarts, and for silence.
-        say: called with one line about each event that the user should know.
+        faults: limits for restarts, and for the time without a message of a worker.
+        say: called with a line about each event that the user should know.
     """
 
     def __init__(self, pool: Pool, faults: Faults, say: Say) -> None:
@@ -164,7 +166,7 @@ class Crew:
 
     @property
     def put_aside(self) -> list[str]:
-        """A sentence for each device that was put aside."""
+        """A sentence for each worker whose device was put aside."""
         return [
             f"{worker.label} put aside: {worker.disabled_reason}; leave it out of --gpus, or reset it and launch again"
             for worker in self.workers
@@ -172,7 +174,7 @@ class Crew:
         ]
 
     def start(self, number: int) -> None:
-        """Make sure that ``number`` workers run, or all if there are fewer."""
+        """Make sure that the first ``number`` usable workers run, or all of them if there are fewer."""
         for worker in [worker for worker in self.workers if worker.usable][:number]:
             if worker.unused:
                 self._start(worker)
@@ -210,7 +212,7 @@ class Crew:
 
         Args:
             timeout: longest wait, in seconds.
-            patience: gives the seconds of silence after which a training worker counts as hanging.
+            patience: returns the seconds without a message after which a worker that trains counts as hanging.
         """
         for number, event in self.pool.events(timeout):
             worker = self.workers[number]
@@ -243,7 +245,7 @@ class Crew:
                 yield worker.number, self._abandon(worker)
 
     def replace(self, worker: Worker, failure: Failure) -> None:
-        """Give a worker a new process; after too many errors of its device, put the device aside instead."""
+        """Give a worker a new process. If its device has had too many errors, put the device aside instead."""
         if failure.kind == "device":
             self._errors[worker.gpu] += 1
         if self._errors[worker.gpu] >= MOST_DEVICE_ERRORS and not worker.disabled:
@@ -256,7 +258,8 @@ class Crew:
         self._kill(worker, worker.disabled_reason or "was replaced")
 
     def on_exit(self, worker: Worker, *, restart: bool) -> str | None:
-        """Handle the end of a worker's process: start another one. Returns why the search cannot go on, or None."""
+        """Handle the end of a worker's process; start another one if ``restart``. Returns the reason why the search
+        cannot go on, or None."""
         worker.failed_starts += not (worker.ready or worker.kill_reason or worker.lost)
         worker.process, worker.ready, worker.device, worker.kill_reason = "none", False, "starting", None
         worker.lost = False
@@ -265,7 +268,7 @@ class Crew:
             self.say(f"{worker.label} is put aside: {worker.disabled_reason}", WARNING)
         if worker.failed_starts > self.faults.retries and not worker.disabled:
             worker.disabled_reason = "no new process of it can start, see its log"
-            # If another worker has started, this device is at fault; if none ever has, all share the same cause.
+            # If another worker was ever ready, this device is at fault. If none was, all have the same cause.
             if not any(other.usable for other in self.workers) or not any(other.was_ready for other in self.workers):
                 return f"worker {worker.label} cannot start"
             self.say(f"{worker.label} is put aside: {worker.disabled_reason}", WARNING)

@@ -10,13 +10,14 @@ from search.errors import FailureKind
 from studies import Faults
 
 MOST_MICRO_BATCHES = 4
-"""Most parts that a batch is divided into when memory runs out: first two, then four."""
+"""Largest number of parts that a batch is divided into when memory runs out: first two, then four."""
 
 MOST_LOSSES = 10
-"""Number of losses and preemptions in a row, without a new epoch, after which a training or a device is given up."""
+"""Largest number of losses and preemptions in a row, without a new epoch. One more ends a training, or puts a device
+aside."""
 
 MOST_DEVICE_ERRORS = 3
-"""Number of CUDA errors on one device, over all its workers, after which it is put aside."""
+"""Number of CUDA errors on one device, in all its workers, after which the device is put aside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Failure:
 
     @property
     def reason(self) -> str:
-        """The sentence, and below it the log."""
+        """The sentence, and below it the last lines of the log."""
         return f"{self.sentence}\n{self.log}" if self.log else self.sentence
 
     @property
@@ -65,7 +66,7 @@ class Setbacks:
     retries: int = 0
     """Number of retries since the training's last new epoch."""
     losses: int = 0
-    """Number of losses and preemptions of its workers since the training's last new epoch."""
+    """Number of workers that were lost or preempted since the training's last new epoch."""
     device_errors: int = 0
     """Number of CUDA errors in this training."""
     micro_batches: int = 1
@@ -95,20 +96,22 @@ def decide(failure: Failure, setbacks: Setbacks, faults: Faults, *, has_room: bo
         failure: the failure.
         setbacks: the training's failures before this one.
         faults: the study's limits.
-        has_room: whether the disk has room. If it has and writing fails nevertheless, that is a retry.
+        has_room: whether the disk has room. If it has, a checkpoint that cannot be written counts as a retry.
     """
     match failure.kind:
         case "diverged" | "user" | "changed":
             return Decision("give up", setbacks)
-        case "memory" if failure.with_pictures and not setbacks.streamed:  # unlike micro-batches, it changes no result
+        case "memory" if (
+            failure.with_pictures and not setbacks.streamed
+        ):  # unlike micro-batches, streaming changes no result
             return Decision("again", replace(setbacks, streamed=True))
         case "memory":
             if setbacks.micro_batches >= MOST_MICRO_BATCHES:
                 return Decision("give up", setbacks)
             return Decision("again", replace(setbacks, micro_batches=2 * setbacks.micro_batches))
         case "device":
-            # So many errors put a device aside. A training that had so many before this one has failed on more than
-            # one device, or in more than one launch; so the training is at fault.
+            # MOST_DEVICE_ERRORS put a device aside. A training with so many errors before this one has failed on more
+            # than one device, or in more than one launch. So the training is at fault.
             if setbacks.device_errors >= MOST_DEVICE_ERRORS:
                 return Decision("give up", setbacks)
             return Decision("again", replace(setbacks, device_errors=setbacks.device_errors + 1))

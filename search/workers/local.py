@@ -13,7 +13,7 @@ from search.workers.piped import PipedPool, Process, oom_kills, without_secrets
 from search.workers.pool import Exit
 
 STARVED = ("MemoryError", "bad_alloc", "allocate memory", "out of memory")
-"""Texts of libraries which show that memory ran out, in the last lines of a process's log."""
+"""Words of libraries that show, in the last lines of a process's log, that memory ran out."""
 
 
 def worker_command(device: WorkerDevice) -> list[str]:
@@ -29,8 +29,8 @@ class LocalPool(PipedPool):
     def __init__(self, devices: Sequence[WorkerDevice], logs: Sequence[Path]) -> None:
         super().__init__(devices, logs)
         self._oom_explained = 0
-        """The system's count of out-of-memory kills already attributed to a worker; only kills beyond it explain the
-        end of another worker."""
+        """The system's count of out-of-memory kills when a kill was last attributed to a worker. Only later kills can
+        explain the end of another worker."""
 
     def command(self, worker: int) -> tuple[list[str], dict[str, str]]:
         """This interpreter, with the worker's device in its environment."""
@@ -54,7 +54,8 @@ class LocalPool(PipedPool):
         return Exit(code, log_tail, out_of_memory=starved)
 
     def _explain(self, entry: Process) -> bool:
-        """Whether the system has killed a process for lack of memory since this one began. A kill explains one end."""
+        """Whether an out-of-memory kill since the start of this process explains its end. Each kill explains one
+        end."""
         before = max(entry.oom_kills, self._oom_explained)
         if oom_kills() <= before:
             return False

@@ -3,13 +3,13 @@
     coordinator -> worker   Assign   train this candidate
     worker -> coordinator   Placed   the process has begun on a node; its first message
                             Ready    the process has imported everything and opened its device
-                            Started  the candidate is counted, and training begins
-                            Epoch    an epoch is finished, and durable in the checkpoint
+                            Started  the candidate's size is counted, and training begins
+                            Epoch    an epoch is finished, and the checkpoint with it is durable
     coordinator -> worker   Answer   whether to go on after that epoch
     worker -> coordinator   Left     the worker is free again, after the answer "stop" or after the last epoch
                             Failed   the training cannot go on; the worker waits for the next assignment
 
-The reader refuses any other message, and one that lacks a field.
+The reader refuses any other message, and messages that lack a field.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Assign:
     start: str | None = None
     """In an export: path of the checkpoint whose weights the training begins with."""
     rerank: Rerank | None = None
-    """In an export: filters that are drawn again in these weights."""
+    """In an export: filters that are drawn again in the weights of ``start``."""
     type: Literal["assign"] = "assign"
 
 
@@ -79,9 +79,10 @@ class Placed:
     node: str
     """Name of the machine."""
     gpu: str | None
-    """UUID of its GPU, or of a part of one; None on the CPU. Two nodes may number their GPUs alike."""
+    """UUID of the process's GPU, or of a part of a GPU; None on the CPU. It is not a number, because two nodes may
+    number their GPUs alike."""
     kind: Literal["cpu", "cuda"]
-    """The kind of its device, as torch says it."""
+    """The kind of the process's device, in torch's words."""
     versions: str
     """Versions of this program and its packages on the node, see ``search.process.versions``."""
     type: Literal["placed"] = "placed"
@@ -98,7 +99,7 @@ class Ready:
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """A candidate is counted and within the limit."""
+    """The size of a candidate is counted, and within the limit."""
 
     trial: int
     num_params: int
@@ -121,7 +122,7 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class Left:
-    """The worker has ended its training and is free again."""
+    """The worker has ended its training, and is free again."""
 
     trial: int
     type: Literal["left"] = "left"

@@ -1,4 +1,4 @@
-"""Pools of subprocesses: messages are JSON lines over their pipes, whatever the command is."""
+"""The part that all pools of subprocesses share: messages are lines of JSON over pipes, whatever the command is."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class Process:
     unsent: bytes = b""
     """Input for which the pipe has no room yet: a stopped process reads nothing."""
     step: str | None = None
-    """On Slurm: job and step, such as "4711.0"; None while it waits in the queue."""
+    """On Slurm: job and step, such as "4711.0"; None while the request waits in the queue."""
     code: int | None = None
-    """On Slurm: the worker's exit code, as its node has reported it."""
-    silent: bool = False
+    """On Slurm: the worker's exit code, as the node has reported it; None before that."""
+    has_hung_up: bool = False
     """Whether the process has closed its end of the pipe, and so is about to end."""
 
     def printed(self) -> str:
@@ -93,7 +93,7 @@ class PipedPool(ABC):
 
     @abstractmethod
     def exit_of(self, entry: Process, code: int, log_tail: str) -> Exit:
-        """What the end of a process with this exit code means."""
+        """The Exit for the end of a process with this exit code."""
 
     def add(self, device: WorkerDevice, log: Path) -> None:
         """Note the device."""
@@ -154,9 +154,9 @@ class PipedPool(ABC):
                     yield worker, message
             if not chunk:
                 self._selector.unregister(key.fileobj)
-                entry.silent = True
+                entry.has_hung_up = True
         for worker, entry in list(self._processes.items()):
-            if entry.silent and _ends_within(entry.process, timeout):
+            if entry.has_hung_up and _ends_within(entry.process, timeout):
                 code = self._reap(worker)
                 yield worker, self.exit_of(entry, code, self.log_tail(worker))
 
@@ -164,7 +164,7 @@ class PipedPool(ABC):
         """The end of the worker's log, which has the traceback if the worker failed."""
         try:
             said = self._logs[worker].read_text(errors="replace")
-        except OSError:  # it was removed, or it could not be made
+        except OSError:  # the log was removed, or could not be made
             return ""
         return "\n".join(said.splitlines()[-LOG_TAIL_LINES:])
 
@@ -181,7 +181,7 @@ class PipedPool(ABC):
     def abandon(self, worker: int) -> int:
         """Close the process's pipes, and leave it to the system."""
         entry = self._processes.pop(worker)
-        if not entry.silent:
+        if not entry.has_hung_up:
             self._selector.unregister(_pipe(entry.process.stdout))
         self._close_pipes(entry.process)
         return entry.process.pid
@@ -237,7 +237,7 @@ class PipedPool(ABC):
 
 @contextlib.contextmanager
 def opened(log: Path) -> Iterator[IO[bytes]]:
-    """A log to append to. If it cannot be written, the output is dropped: a missing log must not stop the work."""
+    """Open a log to append to. If it cannot be opened, the output is dropped: a missing log must not stop the work."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         file = log.open("ab", buffering=0)
@@ -254,7 +254,8 @@ def without_secrets() -> dict[str, str]:
 
 
 def _oom_counters() -> Iterator[Path]:
-    """Files in which the system counts out-of-memory kills: first this process's own cgroup, then the whole machine."""
+    """Files in which the system counts out-of-memory kills: first those of this process's cgroup, then of the
+    machine."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, group = line.split(":", 2)

@@ -18,15 +18,15 @@ from studies import StudySpec
 
 
 def parse_places(text: str | None, spec: StudySpec) -> list[WorkerDevice]:
-    """One device per worker: those of this machine, see ``parse_devices``, or workers that Slurm places.
+    """The device of each worker: devices of this machine, see ``parse_devices``, or devices that Slurm assigns.
 
     Args:
-        text: "slurm:16" for 16 GPUs, "slurm:cpu:16" for 16 workers on the CPU, "slurm" for all GPUs of the allocation,
-            or else its cores; otherwise as for ``parse_devices``.
+        text: "slurm:16" for 16 GPUs, "slurm:cpu:16" for 16 workers on the CPU, "slurm" for all GPUs of the allocation
+            or, if it has none, for its cores. Any other text is as for ``parse_devices``.
         spec: the study.
 
     Raises:
-        UsageError: the text has another form, Slurm is not there, or as ``parse_devices`` says.
+        UsageError: the text has another form, or there is no srun; and as for ``parse_devices``.
     """
     if text is None or text.partition(":")[0] != "slurm":
         return parse_devices(text)

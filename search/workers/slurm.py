@@ -1,8 +1,8 @@
-"""Workers on a Slurm cluster, each by an ``srun`` of its own: its stdin and stdout are those of the worker.
+"""Workers on a Slurm cluster, each started by its own ``srun``, whose stdin and stdout are those of the worker.
 
-Outside an allocation, each srun is a job, which may wait in the queue for any time. Inside one, it is a step.
-Slurm's end of a job (preemption, scancel, time limit) begins with SIGTERM: the worker finishes its epoch, if
-Slurm's KillWait or GraceTime lets it, and leaves.
+Outside an allocation, each srun is a job, which may wait in the queue for any time. Inside an allocation, it is a step.
+If Slurm ends a job (preemption, scancel, time limit), it first sends SIGTERM: the worker finishes its epoch, if Slurm's
+KillWait or GraceTime is long enough, and ends.
 """
 
 from __future__ import annotations
@@ -37,23 +37,24 @@ ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 os.getppid() == int(sys.argv[1]) or sys.exit(1)
 os.execvp(sys.argv[2], sys.argv[2:])
 """
-"""The Python program that becomes srun and gets SIGTERM when the coordinator ends: a job in the queue is cancelled."""
+"""The Python program that becomes srun. It gets SIGTERM when the coordinator ends, so that a job in the queue is
+cancelled."""
 
 OUT_OF_MEMORY = 253
 """Exit code of srun if Slurm has killed a process of the step for lack of memory, SIG_OOM in Slurm's source."""
 
 QUEUED = "queued and waiting for"
-"""Words of srun once Slurm has accepted the request. If it fails later, the request was cancelled."""
+"""Words of srun once Slurm has accepted the request. If srun fails after them, the request was cancelled."""
 
 CANCELLED, NODE_FAILURE = " CANCELLED AT ", "DUE TO NODE FAILURE"
-"""Words of slurmstepd about the end of a step by Slurm. The reason may follow, such as DUE TO TIME LIMIT."""
+"""Words of slurmstepd if Slurm ends a step. The reason may follow, such as DUE TO TIME LIMIT."""
 
 SIZES = (
     *("SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK", "SLURM_GPUS_PER_SOCKET", "SLURM_TRES_PER_TASK"),
     *("SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM_NTASKS_PER_GPU", "SLURM_NNODES"),
     *("SLURM_JOB_NUM_NODES", "SLURM_CPUS_PER_TASK", "SLURM_CPUS_PER_GPU", "SLURM_MEM_PER_NODE", "SLURM_DISTRIBUTION"),
 )
-"""Variables of an allocation from which srun would take the size of the whole allocation for each worker."""
+"""Environment variables of an allocation. With them, srun would ask for the size of the allocation for each worker."""
 
 _PYTHON = sys.executable
 
@@ -118,7 +119,7 @@ class SlurmPool(PipedPool):
         return Exit(code, log_tail, lost="preempted" if taken else "lost")
 
     def events(self, timeout: float) -> Iterator[tuple[int, FromWorker | Exit]]:
-        """As every pool; processes of scancel that have ended are forgotten."""
+        """As for every pool. Processes of scancel that have ended are forgotten."""
         self._cancels = [process for process in self._cancels if process.poll() is None]
         yield from super().events(timeout)
 
@@ -130,7 +131,7 @@ class SlurmPool(PipedPool):
         entry.process.terminate()  # a step that scancel does not reach ends after Slurm's KillWait
 
     def close(self, patience_seconds: float = 5) -> list[int]:
-        """As every pool; requests that wait in the queue are cancelled at once."""
+        """As for every pool. Requests that wait in the queue are cancelled without patience."""
         for entry in self._processes.values():
             if entry.step is None:
                 self.end(entry)

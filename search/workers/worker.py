@@ -1,12 +1,12 @@
-"""The child process: one device, one trial at a time, every epoch's result sent and answered.
+"""The child process: it trains one trial at a time on one device, and waits for an answer after each epoch.
 
-It imports neither Optuna nor the database. Messages (search/workers/messages.py) come in on stdin and go out on stdout,
-a line of JSON each.
+The module imports neither Optuna nor the database. Messages (search/workers/messages.py) come in on stdin and go out
+on stdout, a line of JSON each.
 
-The end of stdin means that the coordinator is gone: the process exits at once. At most the epoch in progress is lost.
-A stopped or stuck process cannot notice that, so the system is asked to kill it when its parent ends. Signals to the
-whole session (Ctrl-C, a closed terminal) are ignored here; the coordinator handles them. On Slurm, SIGTERM
-announces the end of the job: see ``Preemption``.
+The end of stdin means that the coordinator is gone: the process exits immediately. At most the epoch in progress is
+lost. A stopped or stuck process cannot notice the end of stdin, so the system is asked to kill it when its parent ends.
+Signals to the whole session (Ctrl-C, a closed terminal) are ignored here; the coordinator handles them. On Slurm,
+SIGTERM announces the end of the job: see ``Preemption``.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def main() -> None:
     send(Ready(device=device.name))
     datasets: dict[tuple[str, str], Dataset] = {}
     while True:
-        with preemption.at_any_time():
+        with preemption.may_leave():
             assignment = inbox.get()
         assert isinstance(assignment, Assign), "an answer comes while its epoch waits for it"
         try:
@@ -100,14 +100,14 @@ def main() -> None:
 
 
 class Preemption:
-    """The end of a worker whose cluster takes its device back: after the epoch in progress, if any, else at
-    once."""
+    """The end of a worker whose cluster takes its device back: after the epoch in progress; without one,
+    immediately."""
 
     def __init__(self) -> None:
         self._asked = self._now = False
 
     def watch(self) -> None:
-        """Wait for SIGTERM in a thread. It stays blocked in the processes that load pictures, which get it too."""
+        """Wait for SIGTERM in a thread. Processes that load pictures get the signal too; there it stays blocked."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -120,8 +120,8 @@ class Preemption:
         threading.Thread(target=wait, daemon=True).start()
 
     @contextlib.contextmanager
-    def at_any_time(self) -> Iterator[None]:
-        """While the block runs, the process may end, because it has nothing to finish."""
+    def may_leave(self) -> Iterator[None]:
+        """While the block runs, the process may end immediately, because it has nothing to finish."""
         self._now = True
         if self._asked:
             os._exit(EXIT_PREEMPTED)
@@ -129,8 +129,8 @@ class Preemption:
         self._now = False
 
     def leave_if_asked(self) -> None:
-        """End the process, if the cluster has asked for that. To be called after an epoch."""
-        with self.at_any_time():
+        """End the process if the cluster has asked for that; for a call after an epoch."""
+        with self.may_leave():
             pass
 
 
@@ -188,7 +188,7 @@ def _train(
                 ranks = ranks_at(rerank.layer, before.config, start, data, device, file)
                 again = ranks.lowest(num_drawn_again(ranks.filters, rerank.share))
                 start = drawn_again(config, data.shape, start, rerank.layer, again)
-    torch.set_num_threads(device.num_threads)  # a resumed trial may have set its own
+    torch.set_num_threads(device.num_threads)  # a trial that was resumed before may have set another number
 
     fitter = Fitter(data.shape, limit)
     if width := assignment.width:
@@ -207,7 +207,7 @@ def _train(
         results = fit(config, data, device, checkpoint=checkpoint, micro_batches=micro, start=start)
     for result in results:
         if result.final and not folds and assignment.fit_on is None:
-            _leave_confusion(trial, checkpoint, config, data, device)
+            _write_confusion(trial, checkpoint, config, data, device)
         send(Epoch(trial=trial, result=result, memory_bytes=_peak_memory_bytes()))
         answer = inbox.get()
         assert isinstance(answer, Answer), "nothing is assigned while an epoch waits for its answer"
@@ -217,7 +217,7 @@ def _train(
     send(Left(trial=trial))
 
 
-def _leave_confusion(trial: int, checkpoint: Path, config: TrainConfig, data: Dataset, device: Device) -> None:
+def _write_confusion(trial: int, checkpoint: Path, config: TrainConfig, data: Dataset, device: Device) -> None:
     """Write a finished candidate's confusion matrix on validation beside its checkpoint, for the study's page."""
     from search.figures.confusion import write_confusion
     from trainer.checkpoint import load_checkpoint
@@ -237,7 +237,7 @@ def _leave_confusion(trial: int, checkpoint: Path, config: TrainConfig, data: Da
 
 
 def _peak_memory_bytes() -> int:
-    """Peak memory of this process: reserved on its GPU, or else resident. Its loader processes are not counted."""
+    """Peak memory of this process: reserved on its GPU; without a GPU, resident. Loader processes are not counted."""
     import torch
 
     if torch.cuda.is_available():

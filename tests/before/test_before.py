@@ -34,8 +34,8 @@ from search.paths import Runs
 from search.plan.prepare import find_bounds, prepare
 from search.running.records import Ending
 from search.running.trials import Trials
-from search.study.begun import as_begun, renew
-from search.study.confirmation import confirmed
+from search.study.begun import as_begun, begin_trials_anew
+from search.study.confirmation import confirmation_of
 from search.study.journal import read_journal
 from search.study.owned import OwnedStudy
 from search.study.replay import replay_study
@@ -397,7 +397,10 @@ def go_on_with_another_recipe(storage: RDBStorage, runs: Runs) -> tuple[Trials, 
     _, spec = find_study(storage, "before")
     lines: list[str] = []
     study = open_study(
-        spec, storage, find_content(storage), renewed=lambda study, was: lines.append(renew(study, runs, was))
+        spec,
+        storage,
+        find_content(storage),
+        renewed=lambda study, was: lines.append(begin_trials_anew(study, runs, was)),
     )
     trials = Trials(OwnedStudy(study, spec, lambda: None), find_bounds(spec, 10, runs).space, runs)
     trials.adopt()
@@ -482,9 +485,9 @@ def test_an_exports_trainings_begin_anew_under_another_recipe(
     retraining: Retraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, identity = exported(retraining)
-    assert confirmed(retraining.study, retraining.spec) is not None
+    assert confirmation_of(retraining.study, retraining.spec) is not None
     with_recipe(monkeypatch, RECIPE_VERSION + 1)
-    assert confirmed(retraining.study, retraining.spec) is None, "they were trained by another recipe"
+    assert confirmation_of(retraining.study, retraining.spec) is None, "they were trained by another recipe"
     later_name, later_identity = exported(retraining)
     assert later_name != name
     assert later_identity != identity

@@ -172,7 +172,14 @@ def test_an_export_that_differs_from_its_card_is_not_put_in_place(
     monkeypatch.setattr(search.export.export, "check_limit", lambda *_: [ModelSize(params=1, macs=1)])
     with pytest.raises(ProofFailed) as failure:
         search.export.export.export_best(
-            "small", url, runs, parse_devices("cpu"), asked=spec, out=tmp_path / "wrong", numbers=(number,), aside=True
+            "small",
+            url,
+            runs,
+            parse_devices("cpu"),
+            asked=spec,
+            out=tmp_path / "wrong",
+            numbers=(number,),
+            to_stderr=True,
         )
     assert exit_code_of(failure.value) == 9
     params = exported.digits.metrics["model"]["num_params"]

@@ -94,7 +94,7 @@ def hand_over(
         patch.setattr(proof, "LATENCY_SECONDS", 0.0)
         devices = parse_devices("cpu")
         return search.export.export.export_best(
-            "shapes", url, runs, devices, asked=spec, numbers=range(len(models)), aside=True
+            "shapes", url, runs, devices, asked=spec, numbers=range(len(models)), to_stderr=True
         )
 
 

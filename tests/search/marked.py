@@ -20,4 +20,4 @@ def add_own(study: optuna.Study, trials: Iterable[FrozenTrial]) -> None:
 
 def mark_of(study: optuna.Study, number: int) -> str:
     """The mark of a trial whose end is about to be stored."""
-    return Marks(study.user_attrs.get(UUID), None).asked(number) + ENDED
+    return Marks(study.user_attrs.get(UUID), None).mark_of(number) + ENDED

@@ -31,15 +31,15 @@ from search.figures.catalogue import page_figures, study_figures
 from search.figures.png import draw_values
 from search.housekeeping import _row
 from search.paths import Runs
-from search.study.confirmation import Candidate, Confirmation, confirmed
+from search.study.confirmation import Confirmation, Finalist, confirmation_of
 from search.study.gain import gain_of
 from search.study.inventory import list_studies
 from search.study.journal import read_journal
-from search.study.known import Known
 from search.study.marks import own_trials
-from search.study.noise import note_pictures
+from search.study.noise import store_num_pictures
 from search.study.owned import OwnedStudy
 from search.study.replay import replay
+from search.study.result import StudyResult
 from search.study.storage import open_storage, parse_url
 from search.study.study import find_study, fingerprint
 from search.study.trial import best_of, is_paused
@@ -196,7 +196,7 @@ def searched_by_loss(bench: Bench, **search: Any) -> Any:
     made = spec("loss", **search)
     coordinator = bench.coordinator(ScriptedPool(Trains("loss")), made)
     coordinator.run()
-    note_pictures(coordinator.trials.study, 100)
+    store_num_pictures(coordinator.trials.study, 100)
     return SimpleNamespace(study=coordinator.trials.study, spec=made, coordinator=coordinator, folder=bench.folder)
 
 
@@ -249,7 +249,7 @@ def test_a_gain_in_loss_has_no_points_and_an_interval_of_the_seeds_alone(bench: 
     assert gain.interval is None, "of a loss, the pictures alone tell none"
     assert gain.sentence.startswith("-3.5000 against the first known recipe (trial 0, loss 4.5000); trial 1 counts")
     one, other = (
-        Candidate(trial=trial, num_params=1, search_accuracy=value, accuracies=(value, value), standard_error=0.1)
+        Finalist(trial=trial, num_params=1, search_accuracy=value, accuracies=(value, value), standard_error=0.1)
         for trial, value in ((0, -4.0), (1, -1.5))
     )
     both = Confirmation(
@@ -331,7 +331,7 @@ def test_a_real_search_and_its_confirmation_by_it(
     assert f"{words_of(means[trial.number] or 0.0, objective)} over 1 fresh seed on validation" in found.sentence
     assert f"{number_of(found.raw_best, objective)}" in text_of_confirmation(found)
     assert found.to_json()["objective"] == objective
-    assert confirmed(study, made) == found
+    assert confirmation_of(study, made) == found
     assert json.loads(json.dumps(found.to_json()))["estimate"] == found.estimate
     assert isinstance(found, Confirmation)
     assert find_study(open_storage(parse_url(f"sqlite:///{Runs(bench.folder).database}")), "real")[1] == made
@@ -352,10 +352,10 @@ def test_an_export_tells_its_tested_value_of_it(objective: Objective, value: flo
     values["evaluation"] |= {"loss": 1.5, "scores": scores | {"calibration_bins": 15, "resamples": 1000}}
     values["search"] |= {"val_accuracy": None, "objective": objective, "value": value}
     record = ExportRecord.model_validate(values)
-    kept = Export(record, Path("there")).kept
+    kept = Export(record, Path("there")).result
     assert (kept.objective, kept.value) == (objective, value)
     assert kept.sentence.startswith(f"trial 5, {words} and accuracy 60.93% on the test split")
-    told = Known(exported=kept).headline(None, objective)
+    told = StudyResult(exported=kept).headline(None, objective)
     assert told[:2] == (f"tested {NAMES[objective]}", number_of(value, objective))
     said = text_of_export(Export(record, Path("there")))
     assert words.removeprefix("macro F1 ") in said

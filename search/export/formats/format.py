@@ -42,8 +42,8 @@ class Format:
     loading: str
     """The model card's instructions for loading the file and computing ``logits`` from ``pictures``."""
     write: Callable[[ExportedProgram, Path, Mapping[str, str]], None]
-    """Writes the captured model, for any batch size, to this path, with the metadata from ``weights.about``. The file
-    must not have any path or name of this machine."""
+    """Writes the captured model, for any batch size, to this path, with the metadata from ``weights.metadata``. The
+    file must not contain any path or name of this machine."""
     open: Callable[[Path], Opened]
     """Opens this path with the library alone, as an outsider would; for the proof and ``search predict``. The
     library's exceptions pass through."""

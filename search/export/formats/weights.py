@@ -1,6 +1,6 @@
 """config.json, model.safetensors and class_map.txt in timm's layout. Every export has them.
 
-Stock timm opens them, except those of an ensemble or of a model that stock timm does not have.
+Stock timm opens them, unless they are of an ensemble, or of a model that stock timm does not have.
 """
 
 from __future__ import annotations
@@ -113,17 +113,17 @@ def _preprocessing(spec: StudySpec, data: Dataset) -> dict[str, Json]:
     }
 
 
-def about(spec: StudySpec, data: Dataset) -> dict[str, str]:
+def metadata(spec: StudySpec, data: Dataset) -> dict[str, str]:
     """The metadata of a model file, name -> JSON: all that a reader needs besides the file."""
-    told = {"class_names": list(data.class_names), "size": spec.data.image_size, "channels": spec.data.channels}
-    told |= {name: value for name, value in _preprocessing(spec, data).items() if name != "input_size"}
-    told |= _background(spec)
-    told |= {"study": spec.name, "made_by": f"Featherweight {version('featherweight')}"}
-    return {name: json.dumps(value) for name, value in told.items()}
+    values = {"class_names": list(data.class_names), "size": spec.data.image_size, "channels": spec.data.channels}
+    values |= {name: value for name, value in _preprocessing(spec, data).items() if name != "input_size"}
+    values |= _background(spec)
+    values |= {"study": spec.name, "made_by": f"Featherweight {version('featherweight')}"}
+    return {name: json.dumps(value) for name, value in values.items()}
 
 
 def class_map(names: Sequence[str]) -> bytes:
-    """The class map of these classes. A line break in a name is written as a space, because each line is a class."""
+    """The content of CLASS_MAP. A line break in a name is written as a space, because each line is a class."""
     lines = [" ".join(name.splitlines()) for name in names]
     return "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")  # the bytes of the folder's name
 
@@ -134,7 +134,7 @@ def has_timms_order(names: Sequence[str]) -> bool:
 
     try:
         return sorted(names, key=natural_key) == list(names)
-    except (TypeError, ValueError):  # it cannot sort every name, for example "²": a digit, but not a number
+    except (TypeError, ValueError):  # timm cannot sort every name, for example "²": a digit, but not a number
         return False
 
 

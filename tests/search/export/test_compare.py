@@ -23,7 +23,7 @@ from search.export.comparison import text_of_comparison
 from search.paths import Runs
 from search.study.lock import own_study
 from search.study.storage import open_storage, parse_url
-from search.study.study import SPEC, TEST_OPENING, open_test_split
+from search.study.study import SPEC, TEST_OPENING, record_test_use
 from studies import StudySpec
 from trainer.config import DataConfig
 from trainer.data import prepare_data
@@ -203,7 +203,7 @@ def test_a_look_at_a_studys_test_split_is_counted_in_the_study_once(
     root, url = split, parse_url(f"sqlite:///{tmp_path}/search.db")
     answers = [compare(*exports, data=root, runs=Runs(tmp_path), url=url) for _ in range(2)]
     assert [answer.counted_in for answer in answers] == [("colours",)] * 2
-    assert open_test_split(study, "a final model", trial=1) == 2, "the two comparisons were one look"
+    assert record_test_use(study, "a final model", trial=1) == 2, "the two comparisons were one look"
     elsewhere = compare(*exports, data=root / "test", runs=Runs(tmp_path), url=url)
     assert elsewhere.counted_in == (), "other pictures, as far as anybody can tell"
     nowhere = parse_url(f"sqlite:///{tmp_path}/no.db")

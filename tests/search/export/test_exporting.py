@@ -38,9 +38,9 @@ from search.export.build import write_graphs
 from search.export.card import _choice
 from search.export.choice import choose_trials
 from search.export.deadline import Deadline
-from search.export.description import _told
+from search.export.description import _recorded_config
 from search.export.export import _disk_errors, _export
-from search.export.metrics import Export, evaluate_once, final_model, text_of_export
+from search.export.metrics import Export, evaluate_once, hash_of_model, text_of_export
 from search.export.place import Place
 from search.export.proof import BATCH, Difference, _rounding, compare_logits
 from search.export.record import ExportRecord, ProofAnswer
@@ -50,11 +50,11 @@ from search.options import trial_numbers
 from search.paths import Runs
 from search.plan.prepare import prepare
 from search.plan.schedule import Schedule
-from search.study.confirmation import begin, confirmed, final_seed, missing, record
+from search.study.confirmation import begin, confirmation_of, final_seed, missing, record
 from search.study.gain import paired_interval, wilson_interval
 from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, parse_url
-from search.study.study import UUID, open_test_split
+from search.study.study import UUID, record_test_use
 from search.workers.messages import Assign, FromWorker
 from search.workers.pool import Exit
 from studies import Confirm, Faults, Limit, StudySpec
@@ -71,8 +71,8 @@ def test_each_final_model_is_an_opening_and_a_resumed_export_is_the_same_one(tmp
     others.write_bytes(b"other weights")
     plain, flip, blue = NO_VIEWS, Views(("flip",)), [Views(("fancy_pca",), colour_shift=(0, 0, z)) for z in (0.1, 0.2)]
     models = [(weights, plain), (weights, plain), (weights, flip), (weights, flip), (others, flip)]
-    assert [open_test_split(study, final_model(*model)) for model in models] == [1, 1, 2, 2, 3]
-    assert [open_test_split(study, final_model(weights, views)) for views in blue] == [4, 5]
+    assert [record_test_use(study, hash_of_model(*model)) for model in models] == [1, 1, 2, 2, 3]
+    assert [record_test_use(study, hash_of_model(weights, views)) for views in blue] == [4, 5]
 
 
 @pytest.mark.parametrize(
@@ -175,10 +175,10 @@ def test_of_a_teacher_that_is_an_export_only_its_folders_name_is_told(tmp_path: 
     (folder / "model.safetensors").write_bytes(b"weights")
     for teacher, told in ((str(folder), "big-7"), ("hf-hub:timm/resnet18", "hf-hub:timm/resnet18")):
         config = TrainConfig.model_validate({"distill": {"teacher": teacher}})
-        distill = _told(config).distill
+        distill = _recorded_config(config).distill
         assert distill is not None
         assert distill.teacher == told
-    assert _told(TrainConfig()) == TrainConfig()
+    assert _recorded_config(TrainConfig()) == TrainConfig()
 
 
 @pytest.fixture
@@ -270,7 +270,7 @@ def test_an_export_trains_on_while_the_database_is_away_and_records_everything_o
     with desk.retraining as retraining:
         retraining.choose()
         assert missing(desk.study, spec) == []
-        found = confirmed(desk.study, spec)
+        found = confirmation_of(desk.study, spec)
         assert found is not None
         assert len(found.candidates[0].accuracies) == 3
     assert desk.asked > 3 * EPOCHS, "in each turn"
@@ -412,7 +412,7 @@ def test_a_result_whose_acknowledgement_was_lost_counts_once(spec: StudySpec) ->
     begin(study, spec)
     for _ in range(2):
         record(study, 0, 1, 0.5, 1.0)
-    found = confirmed(study, spec)
+    found = confirmation_of(study, spec)
     assert found is not None
     assert (found.done, found.candidates[0].accuracies) == (1, (0.5,))
 

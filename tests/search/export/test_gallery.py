@@ -19,7 +19,7 @@ from torch import nn
 import search.figures.mistakes
 from search.console import Terminal
 from search.export.card import card
-from search.export.export import _show_mistakes
+from search.export.export import _draw_mistakes
 from search.export.gallery import _last_stage, confident_mistakes, layer_cam
 from search.export.metrics import REFERENCE_LOGITS
 from search.export.place import MISTAKES
@@ -140,7 +140,7 @@ def shown(folder: Path, digits: Dataset, *, gallery: bool) -> tuple[ExportRecord
     spec = StudySpec.model_validate({"name": "digits", "data": {"source": "digits"}, "space": {"lr": [0.1, 0.2]}})
     storage = open_storage(parse_url(f"sqlite:///{folder}/search.db"), create=True)
     owned: Any = OwnedStudy(optuna.create_study(storage=storage), spec, lambda: None)
-    _show_mistakes(export, record, net, Retraining(owned, runs, digits, [], Terminal(file=StringIO())))
+    _draw_mistakes(export, record, net, Retraining(owned, runs, digits, [], Terminal(file=StringIO())))
     storage.remove_session()
     storage.engine.dispose()
     return record, export, runs

@@ -108,7 +108,7 @@ def test_one_candidate_with_one_seed_is_told_in_the_singular_and_folds_are_named
         in words
     )
     assert ": **60.34%** in 5-fold cross-validation. The search's best had claimed 72.91%." in words
-    assert "60.34% in 5-fold cross-validation, 1 seed, of the recipe as searched" in words
+    assert "60.34% in 5-fold cross-validation, 1 seed, with the recipe of the search" in words
     assert "The search claimed 60.06% in 5-fold cross-validation for it." in words
     assert "  confirmed   60.34% in 5-fold cross-validation, 1 fresh seed\n" in last
 

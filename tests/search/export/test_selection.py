@@ -12,7 +12,7 @@ from search.errors import UsageError
 from search.export.card import card
 from search.export.choice import choose_trials
 from search.export.record import ExportRecord
-from search.export.selection import select, value_of
+from search.export.selection import objective_of, select
 from search.plan.after import after_search
 from studies import StudySpec
 from studies.final import exported_size
@@ -50,7 +50,7 @@ def test_what_is_best_is_the_objective_of_the_study(objective: Objective) -> Non
         "balanced_accuracy": balanced_accuracy_score(labels, predicted),
         "loss": logits.log_softmax(1)[np.arange(50), labels].mean().item(),
     }
-    assert value_of(measure(logits, labels), objective, 3) == pytest.approx(expected[objective])
+    assert objective_of(measure(logits, labels), objective, 3) == pytest.approx(expected[objective])
 
 
 def selecting() -> StudySpec:
@@ -85,7 +85,7 @@ def test_the_card_says_that_the_members_were_chosen_on_validation_and_that_this_
     values = recorded()
     values["selection"] = {"of": 3, "members": [3, 1], "values": [0.5, 0.75]}
     words = card(ExportRecord.model_validate(values))
-    assert "Of 3 trained models, 2 are kept, in this order: 3, 1." in words
+    assert "2 of 3 trained models are exported, in this order: 3, 1." in words
     assert "after each choice: 50.00%, 75.00%. The last value is likely too high" in words
     assert f"n = {values['validation']['n']:,}, which chose its members |" in words
     values["evaluation"]["split"] = "val"

@@ -18,7 +18,7 @@ from search.export import proof
 from search.export.files import ModelConfig, read_images
 from search.export.formats import weights
 from search.export.gallery import confident_mistakes
-from search.export.opening import READ, loading, reading
+from search.export.how_to_load import READ, loading_paragraphs, reading_paragraph
 from search.export.proof import Difference, Pictures
 from search.export.record import ExportRecord, Proof
 from trainer.config import DataConfig, Shape, TrainConfig
@@ -96,7 +96,7 @@ def test_the_card_states_them_with_the_line_and_says_nothing_where_there_are_non
     evaluation = SimpleNamespace(n=100, split="test")
     data = SimpleNamespace(channels=1, config={})
     assert "trainer" not in READ  # a stranger has stock libraries alone
-    text = reading(cast(ExportRecord, SimpleNamespace(data=data, evaluation=evaluation, proof=proven)))
+    text = reading_paragraph(cast(ExportRecord, SimpleNamespace(data=data, evaluation=evaluation, proof=proven)))
     assert "reads some of the pictures differently from how they were read for training and evaluation" in text
     assert "with it, the accuracy is 50.00%" in text
     assert (
@@ -106,7 +106,7 @@ def test_the_card_states_them_with_the_line_and_says_nothing_where_there_are_non
     assert '`ImageOps.exif_transpose(Image.open(file)).convert("L")`' in text
     assert f"- 2 of all pictures, 0 of the 100 in the test split, are {DEPTH}" in text
     none = proven.model_copy(update={"misread": {}, "misread_in_all": {}})
-    assert reading(cast(ExportRecord, SimpleNamespace(data=data, evaluation=evaluation, proof=none))) == ""
+    assert reading_paragraph(cast(ExportRecord, SimpleNamespace(data=data, evaluation=evaluation, proof=none))) == ""
 
 
 def test_an_export_of_cropped_pictures_is_read_as_it_was_validated(folder: Path, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_an_export_of_cropped_pictures_is_read_as_it_was_validated(folder: Path,
     spec = spec.model_copy(update={"data": config})
     weights.write_weights(tmp_path, build_model(recipe, data.shape), [recipe], spec, data)
     written = ModelConfig.model_validate_json((tmp_path / "config.json").read_bytes())
-    assert float(json.loads(weights.about(spec, data)["crop_pct"])) == written.pretrained_cfg.crop_pct == 16 / 19
+    assert float(json.loads(weights.metadata(spec, data)["crop_pct"])) == written.pretrained_cfg.crop_pct == 16 / 19
     validated = written.pretrained_cfg.normalised(list(data.images[data.centre]))
     assert np.array_equal(read_images([folder / name for name in data.names], written), validated)
     stated = timm.data.resolve_model_data_config(timm.create_model(f"local-dir:{tmp_path}", pretrained=True))
@@ -175,7 +175,7 @@ def test_an_exports_files_say_that_the_background_is_removed_and_predict_removes
         weights.write_weights(tmp_path / background, build_model(recipe, data.shape), [recipe], chosen, data)
         timm.create_model(f"local-dir:{tmp_path / background}", pretrained=True)
         written[background] = ModelConfig.model_validate_json((tmp_path / background / "config.json").read_bytes())
-        assert ("background" in weights.about(chosen, data)) == (background == "grabcut")
+        assert ("background" in weights.metadata(chosen, data)) == (background == "grabcut")
     read = {name: read_images(files, one) for name, one in written.items()}
     cached = written["keep"].pretrained_cfg.normalised(list(data.images))
     assert np.array_equal(read["grabcut"], cached)
@@ -197,7 +197,7 @@ def test_the_lines_of_the_card_read_pictures_without_their_background(
         proof=proven,
         formats=("onnx",),
     )
-    step, read, _, onnx, *_ = loading(cast(ExportRecord, record))
+    step, read, _, onnx, *_ = loading_paragraphs(cast(ExportRecord, record))
     assert step.startswith("The pictures were read without their background. Each picture needs this step of OpenCV")
     scope: dict[str, Any] = {"about": told | {"mean": STATED["mean"], "std": STATED["std"]}}
     exec(step.partition("```python")[2].removesuffix("```"), scope)
@@ -209,10 +209,10 @@ def test_the_lines_of_the_card_read_pictures_without_their_background(
     for name, pixels in zip(data.names, expected, strict=True):
         assert np.abs(scope["read"](flowers / name) - pixels).max() < 1e-5
     assert 'transform(without_background(Image.open("PICTURE.png")).convert("RGB"))' in read
-    said = reading(cast(ExportRecord, record))
+    said = reading_paragraph(cast(ExportRecord, record))
     assert said.count("without_background(") == len(misread)
     plain = SimpleNamespace(**vars(record) | {"data": SimpleNamespace(**vars(record.data) | {"config": {}})})
-    assert "without_background" not in "".join(loading(cast(ExportRecord, plain)))
+    assert "without_background" not in "".join(loading_paragraphs(cast(ExportRecord, plain)))
 
 
 @pytest.mark.parametrize("model", ["mobilevit_xxs", "resnet10t"])

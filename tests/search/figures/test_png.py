@@ -11,7 +11,7 @@ from PIL import Image
 import search.figures.png
 from search.export.card import _cell
 from search.figures.confusion import table_of
-from search.figures.png import Epoch, draw_confusion, draw_curves, draw_values, numbered, write_curves
+from search.figures.png import CurvePoint, draw_confusion, draw_curves, draw_values, numbered, write_curves
 
 ODD = {
     "a formula": r"$\mathds{R}$",
@@ -74,9 +74,11 @@ def test_a_name_in_the_card_is_no_markup() -> None:
     assert _cell("참새") == "참새"
 
 
-def history(*accuracies: float | None) -> list[Epoch]:
+def history(*accuracies: float | None) -> list[CurvePoint]:
     return [
-        Epoch(stage="training", epoch=epoch, train_loss=1.5, val_loss=0.5, val_accuracy=0.9, train_accuracy=accuracy)
+        CurvePoint(
+            stage="training", epoch=epoch, train_loss=1.5, val_loss=0.5, val_accuracy=0.9, train_accuracy=accuracy
+        )
         for epoch, accuracy in enumerate(accuracies, 1)
     ]
 

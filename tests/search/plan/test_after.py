@@ -20,7 +20,7 @@ RERANK = {"layer": "conv1"}
 
 
 @pytest.mark.parametrize(
-    ("spec", "at_once", "numbers", "seconds"),
+    ("spec", "parallel", "numbers", "seconds"),
     [
         (study(), 1, (5, 2, 0), 70),
         (study(), 2, (5, 2, 0), 10 * (2 + 1 + 1)),
@@ -37,10 +37,10 @@ RERANK = {"layer": "conv1"}
     ],
 )
 def test_each_training_after_the_search_is_planned_once(
-    spec: StudySpec, at_once: int, numbers: tuple[int, int, int], seconds: float
+    spec: StudySpec, parallel: int, numbers: tuple[int, int, int], seconds: float
 ) -> None:
     """A training takes 10 s; the search has no more than 12 of them."""
-    found = after_search(spec, 12, 10.0, at_once)
+    found = after_search(spec, 12, 10.0, parallel)
     assert (found.choosing, found.measuring, found.final) == numbers
     assert found.seconds == seconds
 

@@ -20,7 +20,7 @@ from scripted import Bench, ScriptedPool, trains
 from search.devices import WorkerDevice
 from search.errors import UsageError
 from search.paths import Runs
-from search.plan.check import bought_by, check_study, largest_candidate, measure_speed
+from search.plan.check import candidates_for, check_study, largest_candidate, measure_speed
 from search.plan.meaning import Candidates, Meaning, RangeAxis, text_of_check
 from search.plan.prepare import checkpoint_bytes, prepare, room_needed
 from search.plan.preview import CELL_PIXELS, GAP_PIXELS, draw_images
@@ -155,7 +155,7 @@ def test_what_a_budget_buys_is_said_in_candidates(
     meaning: Meaning, search: dict[str, Any], candidates: tuple[int, int, int], line: str
 ) -> None:
     spec = study(search={"pruner": "successive_halving"} | search, train={"epochs": 9})
-    found = bought_by(spec)
+    found = candidates_for(spec)
     assert (found.trained_to_the_end, found.stopped_at_first_rung, found.first_rung) == candidates
     told = replace(meaning, budget=Budget.of(spec), estimate=replace(meaning.estimate, candidates=found))
     assert line in " ".join(shown(told, 200).split())
@@ -182,7 +182,7 @@ def test_rungs_are_said_and_what_a_budget_buys_with_them(
     meaning: Meaning, train: dict[str, Any], search: dict[str, Any], candidates: tuple[int, ...], words: str
 ) -> None:
     spec = study(search=search | {"pruner": "promote"}, train=train)
-    found = bought_by(spec)
+    found = candidates_for(spec)
     assert candidates == (
         *(found.trained_to_the_end, found.stopped_at_first_rung, found.first_rung, found.paused_at_rungs),
     )

@@ -15,13 +15,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from threadpoolctl import ThreadpoolController
 
 from search.policy import gp, model
+from search.policy.candidates import CandidateReader
 from search.policy.encoding import Encoding, coordinate_of, value_at
 from search.policy.estimate import Estimates, estimated_ends
 from search.policy.gp import Observations, Process, first_theta, fitted_theta
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder
 from search.policy.model import RANDOM_EVERY, THETA, ModelSampler, _choice, _standardised
 from search.policy.propose import proposed
-from search.policy.seen import Seen
 
 NAN = math.nan
 LADDER = Ladder((2, 6, 18))
@@ -326,7 +326,7 @@ def test_infinite_and_undefined_values_count_as_diverged() -> None:
         study.add_trial(ended(random_settings(np.random.default_rng(3)), value))
     odd = {"state": TrialState.RUNNING, "intermediate_values": {2: NAN}}
     study.add_trial(ended(random_settings(np.random.default_rng(4)), None, **odd))
-    (*_, one, two, three) = Seen(LADDER).candidates(study.trials, but=-1)
+    (*_, one, two, three) = CandidateReader(LADDER).candidates(study.trials, but=-1)
     assert one.diverged
     assert two.diverged
     assert not three.is_judged
@@ -447,7 +447,7 @@ def test_a_pruned_candidate_has_diverged_unless_it_ended_where_candidates_are_co
 ) -> None:
     params = random_settings(np.random.default_rng(0))
     trial = ended(params, None, state=TrialState.PRUNED, intermediate_values=values, user_attrs=attributes)
-    (seen,) = Seen(LADDER).candidates([trial], but=7)
+    (seen,) = CandidateReader(LADDER).candidates([trial], but=7)
     assert seen.diverged is diverged
     assert sum(not math.isnan(value) for value in seen.values) == rungs
 
@@ -455,9 +455,9 @@ def test_a_pruned_candidate_has_diverged_unless_it_ended_where_candidates_are_co
 def test_candidates_that_a_pruner_stops_anywhere_are_compared_at_1_3_9_and_so_on() -> None:
     trial = ended(random_settings(np.random.default_rng(0)), None, state=TrialState.PRUNED,
                   intermediate_values={step: step / 10 for step in range(1, 6)})  # fmt: skip
-    (seen,) = Seen(Ladder((20,))).candidates([trial], but=7)
+    (seen,) = CandidateReader(Ladder((20,))).candidates([trial], but=7)
     assert seen.values == pytest.approx((0.1, 0.3, NAN, NAN), nan_ok=True)
-    (alone,) = Seen(None).candidates([trial], but=7)
+    (alone,) = CandidateReader(None).candidates([trial], but=7)
     assert not alone.is_judged
 
 
@@ -469,8 +469,8 @@ def test_blocks_change_no_bit_of_a_covariance() -> None:
 
 
 def test_a_candidate_is_never_its_own_neighbour_however_often_a_study_is_read() -> None:
-    trials, seen = filled(5).get_trials(deepcopy=False), Seen(None)
-    everyone = [one.number for one in Seen(None).candidates(trials, but=-1)]
+    trials, seen = filled(5).get_trials(deepcopy=False), CandidateReader(None)
+    everyone = [one.number for one in CandidateReader(None).candidates(trials, but=-1)]
     for but in (1, 1, 4):
         assert but in everyone
         assert [one.number for one in seen.candidates(trials, but)] == [one for one in everyone if one != but]

@@ -290,7 +290,9 @@ def test_other_package_versions_are_told_once_and_kept_with_the_trials_begun_bef
     first = bench.coordinator(pool, spec_of(trials=2))
     pool.on_epoch = lambda message: first.stop()
     first.run()
-    monkeypatch.setattr(search.study.begun, "installed", lambda: search.study.journal.installed() | {"timm": "9.0"})
+    monkeypatch.setattr(
+        search.study.begun, "installed_versions", lambda: search.study.journal.installed_versions() | {"timm": "9.0"}
+    )
     for _ in range(2):
         again = bench.coordinator(ScriptedPool(trains), spec_of(trials=2))
         again.run()

@@ -88,8 +88,8 @@ class Trains:
             yield Epoch(trial=trial, result=result(number, value, seconds=self.seconds, epochs=9), memory_bytes=1)
 
 
-def schedule(minutes: float, at_once: int = 1, **search_: Any) -> Schedule:
-    return Schedule(spec(**search_), BEGUN + 60 * minutes, at_once)
+def schedule(minutes: float, parallel: int = 1, **search_: Any) -> Schedule:
+    return Schedule(spec(**search_), BEGUN + 60 * minutes, parallel)
 
 
 def test_the_last_stages_take_the_trainings_of_the_race_and_the_export() -> None:
@@ -99,7 +99,7 @@ def test_the_last_stages_take_the_trainings_of_the_race_and_the_export() -> None
     short = MARGIN * (START_SECONDS + (3 + 2 + 2) * 90 + EXPORT_SECONDS)
     assert schedule(60, trainings=8.0).search_ends_at(pace) == pytest.approx(BEGUN + 3600 - short)
     waves = MARGIN * (START_SECONDS + (2 + 1 + 1) * 90 + EXPORT_SECONDS)
-    assert schedule(60, at_once=2, trainings=8.0).search_ends_at(pace) == pytest.approx(BEGUN + 3600 - waves)
+    assert schedule(60, parallel=2, trainings=8.0).search_ends_at(pace) == pytest.approx(BEGUN + 3600 - waves)
     alone = MARGIN * (START_SECONDS + 90 + EXPORT_SECONDS)
     assert schedule(60).final_begins_at(pace) == pytest.approx(BEGUN + 3600 - alone)
     large = Pace(10.0, macs=10**9, load=1.0)
@@ -191,7 +191,7 @@ def test_if_no_candidate_is_complete_the_best_is_trained_to_its_end_although_the
 
     first.audience.watch = stop
     assert first.run() is False
-    coordinator = bench.coordinator(trains.pool, spec(), clock=Clock(1.0, schedule(60), is_up=True))
+    coordinator = bench.coordinator(trains.pool, spec(), clock=Clock(1.0, schedule(60), search_is_over=True))
     assert coordinator.run() is True
     assert coordinator.trials.spent.complete == 1
     begun = len(first.trials.study.get_trials())
@@ -200,7 +200,7 @@ def test_if_no_candidate_is_complete_the_best_is_trained_to_its_end_although_the
 
 def test_a_study_without_a_complete_candidate_in_its_hours_is_told_to_take_more(bench: Bench, watch: Watch) -> None:
     made = spec(hours=0.001)
-    clock = Clock(0.001, Schedule(made, BEGUN + 3.6, 1), is_up=True)
+    clock = Clock(0.001, Schedule(made, BEGUN + 3.6, 1), search_is_over=True)
     coordinator = bench.coordinator(Trains(watch).pool, made, clock=clock)
     assert coordinator.run() is True
     with pytest.raises(NothingToExport, match=r"to its end within 0.001 hours of the first launch; .* --hours 0.002$"):

@@ -19,7 +19,7 @@ from search.errors import StudyChanged, UsageError
 from search.running.quota import Quota
 from search.running.records import Progress
 from search.running.stop import stop_search, text_of_stop
-from search.study.begun import renew
+from search.study.begun import begin_trials_anew
 from search.study.budget import Spent
 from search.study.events import Epoch as EpochLine
 from search.study.events import Event, Pause, Promote
@@ -166,8 +166,8 @@ def test_a_promotion_that_the_database_did_not_acknowledge_is_taken_again_with_t
         place(progress, promoted_at)
 
     monkeypatch.setattr(search.study.outage, "RETRY_SECONDS", 0)
-    place = rungs.place
-    monkeypatch.setattr(rungs, "place", away_once)
+    place = rungs.leave_rung
+    monkeypatch.setattr(rungs, "leave_rung", away_once)
     assert coordinator.run() is True
     assert promoted[0] == promoted[1]
     events = read_journal(coordinator.journal.path)
@@ -598,7 +598,7 @@ def test_under_another_recipe_paused_candidates_begin_anew(bench: Bench, schedul
     paused = [trial.number for trial in study.trials if is_paused(trial)]
     promoted = [trial.number for trial in study.trials if trial.number not in paused]
     assert paused
-    renew(study, coordinator.runs, RECIPE_VERSION - 1)
+    begin_trials_anew(study, coordinator.runs, RECIPE_VERSION - 1)
     for number in paused:
         trial = study.trials[number]
         assert (trial.intermediate_values, is_paused(trial)) == ({}, False)
@@ -617,7 +617,9 @@ def test_a_worker_that_dies_once_its_trial_is_to_pause_costs_the_trial_nothing(b
     killed: list[int] = []
 
     def watch(_: Snapshot) -> None:
-        pausing = [number for number, one in coordinator.trials.progress.items() if one.waits and number not in killed]
+        pausing = [
+            number for number, one in coordinator.trials.progress.items() if one.is_held and number not in killed
+        ]
         if pausing:  # it was answered, and has not left yet
             killed.extend(pausing)
             pool.kill(0)

@@ -23,16 +23,16 @@ from search.export.card import card
 from search.export.choice import choose_trials
 from search.export.record import ExportRecord
 from search.paths import Runs
+from search.policy.candidates import CandidateReader
 from search.policy.ladder import PAUSED_AT, REPEATS
-from search.policy.seen import Seen
 from search.running.coordinator import Coordinator
 from search.study.confirmation import candidates, rounds_for
 from search.study.events import Enqueue, Epoch, Promote
 from search.study.journal import read_journal
-from search.study.known import known_of
 from search.study.marks import own_trials
-from search.study.noise import noise_of, note_pictures
+from search.study.noise import noise_of, store_num_pictures
 from search.study.replay import replay, replay_with
+from search.study.result import result_of
 from search.study.standings import standings_of
 from search.study.study import HAS_REPEAT
 from search.study.trial import best_of, view_of
@@ -105,7 +105,7 @@ def test_the_repeat_runs_to_its_end_with_its_own_seed_and_is_no_candidate(bench:
     assert repeat.number not in coordinator.trials.rungs.standings.waiting
     for standings in (coordinator.trials.rungs.standings, standings_of(settings, study.get_trials())):
         assert all(repeat.number != number for alive in standings._alive for _, number in alive)
-    seen = Seen(coordinator.trials.rungs.ladder).candidates(study.get_trials(deepcopy=False), but=-1)
+    seen = CandidateReader(coordinator.trials.rungs.ladder).candidates(study.get_trials(deepcopy=False), but=-1)
     assert repeat.number not in [one.number for one in seen]
     with pytest.raises(NothingToExport, match=f"trial {repeat.number} .* is trial 0 again with another seed"):
         choose_trials(study, [repeat.number], settings)
@@ -119,7 +119,7 @@ def test_the_repeat_runs_to_its_end_with_its_own_seed_and_is_no_candidate(bench:
 def test_the_noise_comes_from_the_pair_and_the_binomial_error(bench: Bench) -> None:
     coordinator = bench.coordinator(ScriptedPool(trains, 2), spec("constant"))
     coordinator.run()
-    note_pictures(coordinator.trials.study, 400)
+    store_num_pictures(coordinator.trials.study, 400)
     noise = noise_of(coordinator.trials.study, coordinator.spec)
     assert noise is not None
     pair = 0.02**2 / 2
@@ -133,7 +133,7 @@ def test_the_noise_comes_from_the_pair_and_the_binomial_error(bench: Bench) -> N
     shown.print(text_of_snapshot(snapshot))
     assert " ".join(sentence.split()) in " ".join(out.getvalue().split())
     assert as_json(snapshot, held_by=None)["noise"] == noise.to_json()
-    assert f"Noise: {sentence}." in story(settings, own_trials(study), known_of(study, settings))
+    assert f"Noise: {sentence}." in story(settings, own_trials(study), result_of(study, settings))
     assert f"| noise of one training | {sentence} |" in card(
         ExportRecord.model_validate(recorded() | {"noise": sentence})
     )

@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 from search.paths import Runs
 from search.plan.prepare import Prepared
 from search.plan.space import distributions
-from search.plan.transfer import within
+from search.plan.transfer import recipes_within
 from search.plan.width import Fitter
 from search.policy.ladder import REPEATS
 from search.running.launch import take_over
@@ -27,15 +27,15 @@ from search.study.journal import read_journal
 from search.study.owned import OwnedStudy
 from search.study.replay import replay
 from search.study.storage import open_storage, parse_url
-from search.study.study import OWNER, open_study
+from search.study.study import PERSON, open_study
 from search.study.transfer import (
     TRANSFERRED,
-    Pictured,
+    DataSize,
     Transferred,
+    choose_transfers,
+    find_transfers,
     keep_transferred,
-    note_pictured,
-    recipes_for,
-    recipes_of,
+    store_data_size,
     transferred,
 )
 from search.watch.findings import story
@@ -44,7 +44,7 @@ from trainer.config import Shape
 from trainer.values import validate
 
 NUMBERS = (f"n{number}" for number in itertools.count())
-PICTURED = Pictured(classes=10, image_size=16, pictures=1000)
+DATA_SIZE = DataSize(classes=10, image_size=16, pictures=1000)
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
@@ -75,14 +75,14 @@ def spec(name: str, **changes: Any) -> StudySpec:
 
 
 def earlier(
-    url: str, settings: StudySpec, *values: float, pictured: Pictured | None = PICTURED, owner: Any = ""
+    url: str, settings: StudySpec, *values: float, pictured: DataSize | None = DATA_SIZE, owner: Any = ""
 ) -> None:
     """A finished study with a trial of each value; its learning rate is a hundredth of it."""
     study = open_study(settings, open_storage(parse_url(url), create=True), "content")
     if owner != "":
-        study.set_user_attr(OWNER, owner)
+        study.set_user_attr(PERSON, owner)
     if pictured is not None:
-        note_pictured(study, pictured)
+        store_data_size(study, pictured)
     space = distributions(settings, None)
     known = {"lr": 0.01, "batch_size": 64}
     plain = optuna.load_study(study_name=settings.name, storage=parse_url(url).render_as_string(hide_password=False))
@@ -99,7 +99,7 @@ def earlier(
 
 
 def chosen(url: str, settings: StudySpec) -> list[tuple[str, float]]:
-    found = recipes_for(settings, PICTURED, parse_url(url))
+    found = find_transfers(settings, DATA_SIZE, parse_url(url))
     return [(one.source, float(one.recipe["lr"])) for one in found]
 
 
@@ -109,9 +109,9 @@ def new(transfer: int = 3, **changes: Any) -> StudySpec:
 
 
 def test_the_best_of_the_nearest_own_studies_of_the_same_family_are_chosen(url: str) -> None:
-    far = PICTURED.model_copy(update={"classes": 100, "pictures": 50_000})
+    far = DATA_SIZE.model_copy(update={"classes": 100, "pictures": 50_000})
     earlier(url, spec("far"), 0.9, 0.8, pictured=far)
-    earlier(url, spec("near"), 0.3, 0.6, 0.5, pictured=PICTURED.model_copy(update={"pictures": 2000}))
+    earlier(url, spec("near"), 0.3, 0.6, 0.5, pictured=DATA_SIZE.model_copy(update={"pictures": 2000}))
     earlier(url, spec("before"), 0.7, pictured=None)
     earlier(url, spec("others"), 0.99, owner="somebody else")
     earlier(url, spec("nobodys"), 0.98, owner=None)
@@ -136,7 +136,7 @@ def test_a_study_of_unknown_owner_takes_nothing_over_and_a_missing_database_is_n
     earlier(url, spec("near"), 0.3)
     earlier(url, new(), owner=None)
     assert chosen(url, new()) == []
-    assert recipes_for(new(), PICTURED, parse_url(f"sqlite:///{tmp_path}/none.db")) == []
+    assert find_transfers(new(), DATA_SIZE, parse_url(f"sqlite:///{tmp_path}/none.db")) == []
     assert not (tmp_path / "none.db").exists()
 
 
@@ -152,10 +152,10 @@ def test_settings_that_were_fixed_come_along_and_values_outside_the_space_are_dr
     settings = new(space=space, limit={"params": 1_000_000})
     axes = distributions(settings, SimpleNamespace(widest=SimpleNamespace(width_mult=0.5)))  # type: ignore[arg-type]
     fitter = Fitter(Shape(10, 16), settings.limit, tmp_path)
-    taken = within(settings, axes, [Transferred(study="a", trial=1, recipe=recipe)], fitter)
+    taken = recipes_within(settings, axes, [Transferred(study="a", trial=1, recipe=recipe)], fitter)
     assert [dict(one.recipe) for one in taken] == [{"batch_size": 64, "dropout": 0.1}]
     nothing = Transferred(study="a", trial=2, recipe={"lr": 0.5, "optimizer": "adamw"})
-    assert within(settings, axes, [nothing], fitter) == []
+    assert recipes_within(settings, axes, [nothing], fitter) == []
 
 
 def test_a_width_becomes_a_share_of_the_widths_that_fit_or_is_dropped(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_width_becomes_a_share_of_the_widths_that_fit_or_is_dropped(tmp_path: 
     axes = distributions(settings, None)
     fits = Transferred(study="a", trial=1, recipe={"depth_mult": 0.7, "width_mult": 0.35})
     too_wide = Transferred(study="a", trial=2, recipe={"depth_mult": 0.7, "width_mult": 0.9})
-    taken = within(settings, axes, [fits, too_wide], fitter)
+    taken = recipes_within(settings, axes, [fits, too_wide], fitter)
     assert [dict(one.recipe) for one in taken] == [
         {"depth_mult": 0.7, "width_share": pytest.approx(0.5)},
         {"depth_mult": 0.7},
@@ -175,7 +175,7 @@ def test_a_width_becomes_a_share_of_the_widths_that_fit_or_is_dropped(tmp_path: 
 def test_a_recipe_has_the_fixed_settings_of_its_study(url: str) -> None:
     fixed = spec("near", train={"batch_size": 16}, space={"lr": {"low": 1e-4, "high": 1e-1, "log": True}})
     earlier(url, fixed, 0.6)
-    (one,) = recipes_for(new(1), PICTURED, parse_url(url))
+    (one,) = find_transfers(new(1), DATA_SIZE, parse_url(url))
     assert dict(one.recipe) == {"lr": 0.006, "batch_size": 16}
 
 
@@ -262,5 +262,5 @@ def test_without_any_earlier_study_a_launch_says_so(bench: Bench, url: str) -> N
     assert len(said) == 1
     assert said[0].startswith("search.transfer = 2: no earlier study of ")
     assert begin(bench, new(0), url)[1] == []
-    assert recipes_of(new(0), PICTURED, open_storage(parse_url(url))) == []
+    assert choose_transfers(new(0), DATA_SIZE, open_storage(parse_url(url))) == []
     assert make_url(url).drivername

@@ -17,13 +17,13 @@ from search.export.choice import choose_trials
 from search.study.confirmation import (
     CONFIRM,
     begin,
-    confirmed,
+    confirmation_of,
     final_seed,
     missing,
     record,
 )
-from search.study.finalists import Candidate, choose, pooled_deviation, ties
-from search.study.lock import owner_name
+from search.study.finalists import Finalist, choose, pooled_deviation, ties
+from search.study.lock import process_name
 from search.study.sampling import seed_of
 from search.study.storage import open_storage, parse_url
 from search.study.study import FINGERPRINT, open_study
@@ -55,8 +55,8 @@ def study(tmp_path: Path) -> Iterator[optuna.Study]:
     storage.engine.dispose()
 
 
-def candidate(trial: int, *accuracies: float, num_params: int = 1000, diverged: int = 0) -> Candidate:
-    return Candidate(trial=trial, num_params=num_params, search_accuracy=0.9, accuracies=accuracies, diverged=diverged)
+def candidate(trial: int, *accuracies: float, num_params: int = 1000, diverged: int = 0) -> Finalist:
+    return Finalist(trial=trial, num_params=num_params, search_accuracy=0.9, accuracies=accuracies, diverged=diverged)
 
 
 def test_the_best_complete_trials_are_confirmed_each_with_one_seed_first(study: optuna.Study) -> None:
@@ -73,7 +73,7 @@ def test_candidates_that_exceed_the_limit_as_they_are_exported_are_not_confirmed
     begin(study, twice)
     record(study, 2, 0, 0.51, 7.0)
     record(study, 1, 0, 0.50, 7.0)
-    found = confirmed(study, spec.model_copy(update={"limit": asked["limit"]}))  # as it was launched
+    found = confirmation_of(study, spec.model_copy(update={"limit": asked["limit"]}))  # as it was launched
     assert found is not None
     assert [one.trial for one in found.candidates] == [2, 1]
     assert [trial.number for trial in choose_trials(study, (), twice)] == [2]
@@ -91,13 +91,13 @@ def test_seeds_are_those_of_no_training_of_the_search() -> None:
 
 def test_a_confirmation_goes_on_where_it_stopped(study: optuna.Study) -> None:
     spec = spec_of(top=2, seeds=2)
-    assert confirmed(study, spec) is None
+    assert confirmation_of(study, spec) is None
     begin(study, spec)
-    assert confirmed(study, spec) is None
+    assert confirmation_of(study, spec) is None
     record(study, 4, 0, 0.51, 7.0)
     again = optuna.load_study(study_name=study.study_name, storage=study._storage)
     assert [(trial.number, seed) for trial, seed in missing(again, spec)] == [(3, 0), (4, 1), (3, 1)]
-    found = confirmed(again, spec, owner=f"{owner_name()} since today")
+    found = confirmation_of(again, spec, owner=f"{process_name()} since today")
     assert found is not None
     assert (found.done, found.trainings, found.winner, found.seconds) == (1, 4, None, 7.0)
     assert found.eta_seconds == 21.0
@@ -110,7 +110,7 @@ def test_nobody_is_said_to_confirm_the_best_while_no_export_does(study: optuna.S
     spec = spec_of(top=2, seeds=2)
     begin(study, spec)
     record(study, 4, 0, 0.51, 7.0)
-    found = confirmed(study, spec, owner=owner)
+    found = confirmation_of(study, spec, owner=owner)
     assert found is not None
     assert found.eta_seconds is None
     assert found.sentence == (
@@ -123,13 +123,13 @@ def test_a_candidate_without_a_result_has_no_error_while_others_have_one(study: 
     begin(study, spec)
     record(study, 4, 0, 0.51, 7.0)
     record(study, 4, 1, 0.53, 7.0)  # another worker still trains trial 3 with its first seed
-    found = confirmed(study, spec)
+    found = confirmation_of(study, spec)
     assert found is not None
     errors = {one.trial: one.standard_error for one in found.candidates}
     assert errors == {4: pytest.approx(0.01), 3: None}
     record(study, 3, 0, None, 7.0)
     record(study, 3, 1, None, 7.0)
-    ended = confirmed(study, spec)
+    ended = confirmation_of(study, spec)
     assert ended is not None
     assert ended.winner == 4
 
@@ -141,7 +141,7 @@ def test_other_pictures_or_another_recipe_void_the_results(study: optuna.Study) 
     changed = spec.model_copy(update={"train": spec.train.model_copy(update={"epochs": 3})})
     reopened = open_study(changed, study._storage, "pictures", accept_changes=True)  # type: ignore[arg-type]
     assert len(missing(reopened, changed)) == 4
-    assert confirmed(reopened, changed) is None
+    assert confirmation_of(reopened, changed) is None
 
 
 @pytest.mark.parametrize("held", [{}, "42", {"of": "another program's"}, {"results": [{"trial": 4}]}])
@@ -150,7 +150,7 @@ def test_an_attribute_that_is_no_confirmation_counts_as_none_and_is_begun_anew(
 ) -> None:
     spec = spec_of(top=2, seeds=2)
     study.set_user_attr(CONFIRM, held)
-    assert confirmed(study, spec) is None
+    assert confirmation_of(study, spec) is None
     assert len(missing(study, spec)) == 4
     begin(study, spec)
     record(study, 4, 0, 0.51, 7.0)
@@ -161,7 +161,7 @@ def test_a_confirmation_says_in_json_what_it_says_in_values(study: optuna.Study)
     spec = spec_of(top=2, seeds=2)
     begin(study, spec)
     record(study, 4, 0, 0.51, 7.0)
-    found = confirmed(study, spec)
+    found = confirmation_of(study, spec)
     assert found is not None
     said = json.loads(json.dumps(found.to_json()))
     keys = "trainings done seconds eta_seconds candidates winner estimate raw_best test sentence"
@@ -195,7 +195,7 @@ def test_the_best_race_and_only_seeds_that_had_no_part_in_it_measure_the_winner(
 
     rounds = race_on(study, SHORT, accuracy)
     assert rounds == [[(4, 0), (3, 0), (2, 0)], [(3, 1), (2, 1)], [(3, 2), (3, 3)]]
-    found = confirmed(study, SHORT)
+    found = confirmation_of(study, SHORT)
     assert found is not None
     assert (found.winner, found.trainings, found.done, found.estimate) == (3, 7, 7, 0.99)
     best = found.candidates[0]
@@ -218,11 +218,11 @@ def test_a_race_that_is_cut_short_after_each_training_ends_as_one_that_is_not(st
         trial, seed = todo[-1]  # the others were in progress, on other workers
         done.append((trial.number, seed))
         record(again, trial.number, seed, accuracy(trial.number, seed), 2.0)
-    cut = confirmed(study, SHORT)
+    cut = confirmation_of(study, SHORT)
     study.set_user_attr(CONFIRM, None)
     rounds = race_on(study, SHORT, accuracy)
     assert sorted(done) == sorted(one for todo in rounds for one in todo)
-    assert cut == confirmed(study, SHORT)
+    assert cut == confirmation_of(study, SHORT)
 
 
 def test_only_the_winner_has_seeds_that_measure_it(study: optuna.Study) -> None:
@@ -231,7 +231,7 @@ def test_only_the_winner_has_seeds_that_measure_it(study: optuna.Study) -> None:
     values: dict[str, Any] = {"params": {"lr": 0.02}, "distributions": study.trials[0].distributions}
     add_own(study, [create_trial(state=TrialState.COMPLETE, value=0.6, user_attrs={"num_params": 9}, **values)])
     race_on(study, SHORT, lambda trial, seed: 0.7 if trial == 6 else 0.5)
-    found = confirmed(study, SHORT)
+    found = confirmation_of(study, SHORT)
     assert found is not None
     assert found.winner == 6
     assert {one.trial: len(one.reported) for one in found.candidates} == {6: 2, 3: 0, 4: 0}
@@ -256,7 +256,7 @@ def test_a_candidate_that_diverges_at_any_time_makes_room_for_the_next(study: op
         return None if trial == 4 and seed == when else 0.5 + trial / 100
 
     rounds = race_on(study, SHORT, accuracy)
-    found = confirmed(study, SHORT)
+    found = confirmation_of(study, SHORT)
     assert found is not None
     assert (found.winner, found.candidate(4).diverged) == (3, 1)  # type: ignore[union-attr]
     assert found.estimate == 0.53
@@ -266,7 +266,7 @@ def test_a_candidate_that_diverges_at_any_time_makes_room_for_the_next(study: op
 
 def test_of_two_that_are_equal_the_smaller_wins(study: optuna.Study) -> None:
     race_on(study, SHORT, lambda trial, seed: 0.9 - trial / 200)  # after two seeds, with its value in the search
-    found = confirmed(study, SHORT)
+    found = confirmation_of(study, SHORT)
     assert found is not None
     assert found.winner == 3
 
@@ -288,7 +288,7 @@ def test_a_search_with_few_complete_trials_lets_others_race(study: optuna.Study)
         add_own(few, [create_trial(**one, params={"lr": 0.01}, distributions={"lr": axis}, user_attrs=attributes)])
     rounds = race_on(few, SHORT, lambda trial, seed: 0.5 + trial / 10)
     assert rounds[0] == [(0, 0), (2, 0), (1, 0)]
-    found = confirmed(few, SHORT)
+    found = confirmation_of(few, SHORT)
     assert found is not None
     assert (found.winner, found.raw_best) == (2, 0.5), "the claim is that of a training to its end"
     assert [one.complete for one in found.candidates] == [False, False, True]
@@ -302,11 +302,11 @@ def test_a_confirmation_that_an_earlier_version_began_counts_on(study: optuna.St
     rounds, _ = stored.pop("rounds"), stored.pop("report_seeds")
     assert rounds == [[2, 1]]
     study.set_user_attr(CONFIRM, stored | {"confirm": {"top": 2, "seeds": 1}})
-    found = confirmed(study, spec)
+    found = confirmation_of(study, spec)
     assert found is not None
     assert (found.trainings, found.done) == (2, 1)
     record(study, 3, 0, 0.5, 1.0)
-    assert confirmed(study, spec).winner == 4  # type: ignore[union-attr]
+    assert confirmation_of(study, spec).winner == 4  # type: ignore[union-attr]
 
 
 def test_fewer_seeds_or_other_candidates_take_what_is_there(study: optuna.Study) -> None:
@@ -316,7 +316,7 @@ def test_fewer_seeds_or_other_candidates_take_what_is_there(study: optuna.Study)
             record(study, trial, seed, 0.5 + trial / 100, 1.0)
     assert missing(study, spec_of(top=2, seeds=2)) == []
     begin(study, spec_of(top=2, seeds=2))
-    found = confirmed(study, spec_of(top=5, seeds=3))
+    found = confirmation_of(study, spec_of(top=5, seeds=3))
     assert found is not None
     assert (found.done, found.trainings) == (4, 4), "as it was begun, whatever the study was launched with"
     assert [len(one.accuracies) for one in found.candidates] == [2, 2]
@@ -329,7 +329,7 @@ def test_the_mean_over_seeds_wins_not_the_best_of_the_search(study: optuna.Study
     for seed, (first, second) in enumerate([(0.50, 0.60), (0.51, 0.61), (0.52, 0.62)]):
         record(study, 4, seed, first, 1.0)
         record(study, 3, seed, second, 1.0)
-    found = confirmed(study, spec)
+    found = confirmation_of(study, spec)
     assert found is not None
     assert (found.winner, found.raw_best) == (3, 0.54)
     assert found.estimate == pytest.approx(0.61)
@@ -373,7 +373,7 @@ def test_a_candidate_that_diverged_once_is_not_chosen(study: optuna.Study) -> No
     begin(study, spec)
     for trial, seed, accuracy in ((4, 0, 0.9), (4, 1, None), (3, 0, 0.5), (3, 1, 0.51)):
         record(study, trial, seed, accuracy, 1.0)
-    found = confirmed(study, spec)
+    found = confirmation_of(study, spec)
     assert found is not None
     assert found.winner == 3
     record(study, 3, 0, None, 1.0)

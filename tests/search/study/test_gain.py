@@ -7,9 +7,9 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from search.study.confirmation import Candidate, Confirmation
+from search.study.confirmation import Confirmation, Finalist
 from search.study.gain import gain_of
-from search.study.noise import noise_of, note_pictures
+from search.study.noise import noise_of, store_num_pictures
 from studies import StudySpec
 
 SPEC = StudySpec.model_validate(
@@ -38,7 +38,7 @@ def study_of(*values: float, known: int | None = 0, state: TrialState = TrialSta
                 user_attrs={"known": known} if number == 0 and known is not None else {},
             )
         )
-    note_pictures(study, 80)
+    store_num_pictures(study, 80)
     return study
 
 
@@ -60,7 +60,7 @@ def test_the_interval_is_newcombes_and_the_cost_is_counted_in_trainings() -> Non
 def test_a_confirmed_trial_counts_with_its_mean_and_its_error_over_seeds_widens_the_interval() -> None:
     study = study_of(0.6, 0.8, 0.7)
     claimed = gain_of(study, SPEC)
-    candidate = Candidate(
+    candidate = Finalist(
         trial=1, num_params=1, search_accuracy=0.8, accuracies=(0.72, 0.80), standard_error=0.05, tied=False
     )
     found = Confirmation(
@@ -113,8 +113,8 @@ def test_a_difference_within_noise_is_told_as_such_and_the_tied_are_named() -> N
 def test_the_seeds_of_a_confirmation_count_and_a_loss_has_no_binomial_error() -> None:
     study = study_of(0.6, 0.8)
     candidates = (
-        Candidate(trial=1, num_params=1, search_accuracy=0.8, accuracies=(0.72, 0.80), reported=(0.7, 0.74)),
-        Candidate(trial=0, num_params=1, search_accuracy=0.6, accuracies=(0.6,)),
+        Finalist(trial=1, num_params=1, search_accuracy=0.8, accuracies=(0.72, 0.80), reported=(0.7, 0.74)),
+        Finalist(trial=0, num_params=1, search_accuracy=0.6, accuracies=(0.6,)),
     )
     found = Confirmation(
         trainings=5, done=5, candidates=candidates, winner=1, estimate=0.72, raw_best=0.8, test=None, sentence=""

@@ -18,7 +18,7 @@ from scripted import Bench, ScriptedPool, epoch, failed, spec_of, states, trains
 from search.paths import Runs
 from search.study.events import Accept, Event
 from search.study.identity import take_folder
-from search.study.journal import Journal, read_journal, searched_by
+from search.study.journal import Journal, read_journal, study_uuid_of
 from search.study.replay import replay, replay_with, text_of_replay
 from search.study.storage import open_storage, parse_url
 from search.study.study import UUID
@@ -107,7 +107,7 @@ def test_what_was_put_aside_comes_back_with_its_study_and_counts_towards_the_quo
     assert second in aside
     assert "are back from" in back
     assert runs.checkpoint("birds", 3).read_text() == runs.confusion("birds").read_text() == first
-    assert searched_by(read_journal(runs.journal("birds"))) == first
+    assert study_uuid_of(read_journal(runs.journal("birds"))) == first
     assert take_folder(runs, "birds", first) == []
     assert runs.keep_to_quota("birds", 0) == [f"earlier/{second}/trials/3"], "what nobody trains, and no more"
     assert runs.checkpoint("birds", 3).exists()

@@ -19,7 +19,7 @@ from search.study.budget import Budget, Spent
 from search.study.inventory import Listed, delete_study, find_to_delete, list_studies
 from search.study.lock import own_study
 from search.study.storage import sqlite_url
-from search.study.study import OWNER, SPEC, person_of, user_name
+from search.study.study import PERSON, SPEC, person_of, user_name
 from trainer.kept import write_checked
 
 
@@ -65,7 +65,7 @@ def test_a_study_keeps_the_name_of_who_began_it(runs: Runs, monkeypatch: pytest.
 @pytest.mark.parametrize("kept", [None, 7, "", ["anna"]])
 def test_the_owner_is_unknown_where_none_was_kept(runs: Runs, kept: object) -> None:
     study = search(runs)
-    study.set_user_attr(OWNER, kept)
+    study.set_user_attr(PERSON, kept)
     assert person_of(study) is None
     assert listed(runs)["scripted"].owner is None
     search(runs, trials=3)

@@ -118,7 +118,7 @@ def test_nobody_cuts_what_others_have_appended(tmp_path: Path) -> None:
     for journal in (winner, loser, winner, winner):
         journal.append(Epoch(trial=0, step=1, value=0.5, pruned=None))
     assert [event.event for event in read_journal(loser.path)] == ["launch"] + ["epoch"] * 4
-    loser.lost = True
+    loser.is_taken_over = True
     loser.append(Stop(reason="told to"))
     assert len(read_journal(loser.path)) == 5
 
@@ -227,7 +227,7 @@ def test_another_pruner_is_judged_only_by_what_was_seen(journal: list[Event], tm
     pruned = [event.trial for event in journal if isinstance(event, Tell) and event.state == "PRUNED"]
     assert cut.unknown == tuple(sorted(pruned))
     assert cut.epochs_saved == 0
-    assert "(stopped by the search, kept by it so far)" in text_of_replay(cut)
+    assert "(stopped by the search; none would have kept them until then)" in text_of_replay(cut)
 
 
 def test_an_unknown_pruner_study_or_form_is_refused(tmp_path: Path) -> None:

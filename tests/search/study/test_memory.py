@@ -28,8 +28,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy import event
 
 from search.study.marks import BEFORE, FOREIGN_REASON, Marks, with_marks
-from search.study.memory import RememberingStorage, looking_once, read_anew, together
-from search.study.sampling import begin_anew, make_own, set_attributes, undo_prune_query
+from search.study.memory import RememberingStorage, looking_once, one_transaction, read_anew
+from search.study.sampling import begin_anew, reset_foreign, set_attributes, undo_prune_query
 from search.study.storage import backend_of, open_storage, parse_url
 from search.study.study import UUID, find_study, open_study
 from studies import StudySpec
@@ -222,7 +222,7 @@ class Operations(RuleBasedStateMachine):
         frozen = self.study.get_trials(deepcopy=False)[trial.number]
 
         def tell() -> None:
-            self.marks.note_ended(self.study, frozen)
+            self.marks.mark_ended(self.study, frozen)
             self.study.tell(trial, 0.75 if state == TrialState.COMPLETE else None, state)
 
         self.take(tell)
@@ -234,7 +234,7 @@ class Operations(RuleBasedStateMachine):
         steps: dict[str, Callable[[], object]] = {
             "anew": lambda: begin_anew(self.study, frozen),
             "undo": lambda: undo_prune_query(self.study, frozen),
-            "own": lambda: make_own(self.study, frozen, ["a"]),
+            "own": lambda: reset_foreign(self.study, frozen, ["a"]),
         }
         self.take(steps[what])
 
@@ -310,7 +310,7 @@ def test_many_looks_are_one_statement_and_many_writes_one_transaction(searched: 
             searched.get_trials(deepcopy=False)
     assert len(statements) == 1
     commits.clear()
-    with together(searched):
+    with one_transaction(searched):
         set_attributes(searched, trial, {"a": 1, "b": [2]})
         for name, axis in SPACE.items():
             trial._suggest(name, axis)
@@ -407,7 +407,7 @@ def test_a_trial_that_another_program_finished_is_never_the_best(searched: optun
     marks = Marks.of(searched, "ours")
     for value in (0.5, 0.75, 0.25):
         trial = searched.ask()
-        marks.note_ended(searched, searched.get_trials()[trial.number])
+        marks.mark_ended(searched, searched.get_trials()[trial.number])
         searched.tell(trial, value)
     with others(searched) as other:
         other.add_trial(create_trial(value=0.99))

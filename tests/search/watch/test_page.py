@@ -27,7 +27,7 @@ from scripted import Bench, ScriptedPool, trains
 
 from search.errors import HeldError, SearchError, StudyChanged
 from search.paths import Runs
-from search.study.confirmation import begin, confirmed, record
+from search.study.confirmation import begin, confirmation_of, record
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
 from search.study.storage import open_storage, parse_url
@@ -395,7 +395,7 @@ def test_what_was_confirmed_is_in_the_note_from_its_first_result_on(
     )
 
     shown = study._storage.get_study_system_attrs(study._study_id)
-    drawn = page_attributes(shown, "new note", confirmed(study, spec), study.get_trials(), spec, runs)
+    drawn = page_attributes(shown, "new note", confirmation_of(study, spec), study.get_trials(), spec, runs)
     for key, value in drawn.items():
         study._storage.set_study_system_attr(study._study_id, key, value)
     assert get_note(study) == note.replace("what the search wrote", "new note"), "it stays when the search goes on"

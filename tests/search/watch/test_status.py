@@ -21,7 +21,7 @@ from rich.console import Console
 from search.paths import DEFAULT_RUNS, Runs
 from search.study.budget import Budget, Spent
 from search.study.ended import Ended
-from search.study.exported import Exported, keep_export
+from search.study.exported import Exported, store_export
 from search.study.progress import Snapshot, WorkerView, eta_seconds, problems
 from search.study.sampling import build_ladder
 from search.study.storage import open_storage, parse_url
@@ -210,7 +210,7 @@ class TestSeenFromOutside:
         storage = open_storage(url, create=True)
         study = open_study(spec_of(trials=6), storage, "content")
         measured = {"n": 60, "accuracy": 0.9, "interval": (0.8, 0.95), "fit_on": "train", "num_params": 9}
-        keep_export(study, Exported(trial=0, folder="exports/birds-0", split=split, **measured))
+        store_export(study, Exported(trial=0, folder="exports/birds-0", split=split, **measured))
         snapshot, _ = read_snapshot("birds", url, runs)
         storage.remove_session()
         storage.engine.dispose()

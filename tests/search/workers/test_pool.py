@@ -67,7 +67,7 @@ def test_a_process_that_has_fallen_silent_and_does_not_end_delays_no_other(
     pool = LocalPool([WorkerDevice("cpu", None, 1)], [tmp_path / "log"])
     pool.start(0)
     begun = time.monotonic()
-    while not pool._processes[0].silent:
+    while not pool._processes[0].has_hung_up:
         assert list(pool.events(0.2)) == []
     assert list(pool.events(0.2)) == []
     assert time.monotonic() - begun < 10

@@ -1,4 +1,4 @@
-"""The load of the machine during a measurement."""
+"""The load of the machine during a measurement: how busy other processes kept it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Load:
     after: float
     """The load average after the measurement."""
     others: float | None
-    """Share of all cores that other processes took during the measurement, 0 to 1; None if it is not known."""
+    """Share of all cores that other processes took during the measurement, from 0 to 1; None if it is not known."""
 
 
 def with_load(measure: Callable[[], T]) -> tuple[T, Load]:
-    """The result of a measurement, and the load of the machine meanwhile."""
+    """The result of a measurement, and the load of the machine during it."""
     before = _average()
     began, busy, own = time.monotonic(), _busy_seconds(), time.process_time()
     found = measure()

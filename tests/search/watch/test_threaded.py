@@ -13,9 +13,9 @@ from needed import required
 
 from search.study.progress import Snapshot, WorkerView
 from search.study.trial import TrialView
-from search.watch import aside
-from search.watch.aside import Aside
+from search.watch import threaded
 from search.watch.event_files import EventFiles
+from search.watch.threaded import ThreadedObserver
 
 
 def snapshot(epoch: int, *finished: TrialView, trial: int = 0) -> Snapshot:
@@ -55,7 +55,7 @@ class Writer:
 
 def test_it_sees_each_epoch_once_in_order_and_the_end() -> None:
     writer, notes = Writer(), list[str]()
-    beside = Aside(writer, lambda line, *_: notes.append(line))
+    beside = ThreadedObserver(writer, lambda line, *_: notes.append(line))
     for epoch in (1, 1, 2, 2, 2, 3):
         beside.watch(snapshot(epoch))
     beside.end(snapshot(3), None, 20)
@@ -64,7 +64,7 @@ def test_it_sees_each_epoch_once_in_order_and_the_end() -> None:
 
 def test_one_that_raises_is_named_once_and_called_again() -> None:
     writer, notes = Writer(raises=True), list[str]()
-    beside = Aside(writer, lambda line, *_: notes.append(line))
+    beside = ThreadedObserver(writer, lambda line, *_: notes.append(line))
     for epoch in (1, 2, 3):
         beside.watch(snapshot(epoch))
     beside.end(snapshot(3), "told to", 20)
@@ -73,14 +73,14 @@ def test_one_that_raises_is_named_once_and_called_again() -> None:
 
 
 def test_one_that_hangs_delays_neither_the_search_nor_for_long_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aside, "END_SECONDS", 0.3)
+    monkeypatch.setattr(threaded, "END_SECONDS", 0.3)
     released, notes = threading.Event(), list[str]()
-    beside = Aside(Writer(waits=released), lambda line, *_: notes.append(line))
+    beside = ThreadedObserver(Writer(waits=released), lambda line, *_: notes.append(line))
     began = time.monotonic()
     for epoch in range(1, 1200):
         beside.watch(snapshot(epoch))
     assert time.monotonic() - began < 10, "the search waits for nothing"
-    assert len(beside._waiting) == aside.MOST_WAITING
+    assert len(beside._waiting) == threaded.MOST_WAITING
     beside.end(snapshot(1200), None, 20)
     assert time.monotonic() - began < 15
     assert notes == ["the tracker did not handle the end of the search within 0.3 s"]
@@ -112,7 +112,7 @@ def hyperparameters(folder: Path) -> dict[str, Any]:
 def test_tensorboard_reads_curves_results_and_settings(tmp_path: Path) -> None:
     required("tensorboard")
     notes: list[str] = []
-    beside = Aside(EventFiles(tmp_path), lambda line, *_: notes.append(line))
+    beside = ThreadedObserver(EventFiles(tmp_path), lambda line, *_: notes.append(line))
     for epoch in (0, 1, 1, 2):
         beside.watch(snapshot(epoch))
     done = trial(0, 0.35, 3)
@@ -143,7 +143,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     required("tensorboard")
     (tmp_path / "tensorboard").write_text("in the way")
     notes: list[str] = []
-    beside = Aside(EventFiles(tmp_path / "tensorboard"), lambda line, *_: notes.append(line))
+    beside = ThreadedObserver(EventFiles(tmp_path / "tensorboard"), lambda line, *_: notes.append(line))
     beside.watch(snapshot(1))
     beside.end(snapshot(1), "", 20)
     (note,) = notes

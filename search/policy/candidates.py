@@ -19,29 +19,30 @@ class Candidate:
 
     number: int
     space: Mapping[str, BaseDistribution]
-    """The candidate's axes; candidates with the same axes share one object."""
+    """The candidate's axes. Candidates with equal axes have the same object."""
     coordinates: Mapping[str, float]
     """Setting -> position of its value on its axis, from 0 to 1."""
     values: tuple[float, ...]
-    """The candidate's value at each rung and at the end; NaN if it was not reached."""
+    """The candidate's value at each rung and at the end; NaN where it has none."""
     diverged: bool
-    """Whether the candidate ended early, but not because others were better."""
+    """Whether the candidate ended early for another reason than a comparison: it diverged, or ran out of memory."""
     is_judged: bool
     """Whether the candidate has a value at any rung or at the end, or diverged."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A trial as it was when it was last read."""
+    """A trial when it was last read."""
 
     trial: FrozenTrial
     """Storages replace the object of a trial that changes, so the same object has the same content."""
     content: tuple[object, ...]
     """Values by which a change of an unfinished trial is noticed."""
     candidate: Candidate | None
+    """None if the trial is no candidate."""
 
 
-class Seen:
+class CandidateReader:
     """Turns trials into candidates, and keeps the candidates of trials that have not changed.
 
     Args:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from exports import recorded
 
-import search.export.load
+import search.export.machine_load
 from search.export.card import card
-from search.export.load import Load, with_load
+from search.export.machine_load import Load, with_load
 from search.export.record import ExportRecord
 
 BUSY = "import time; end = time.process_time() + {seconds}\nwhile time.process_time() < end: pass"
@@ -20,7 +20,7 @@ BUSY = "import time; end = time.process_time() + {seconds}\nwhile time.process_t
 
 def test_the_work_of_others_counts_and_our_own_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's own figures are others' too, so here the file that a system gives says what was worked."""
-    monkeypatch.setattr(search.export.load, "_STAT", stat := tmp_path / "stat")
+    monkeypatch.setattr(search.export.machine_load, "_STAT", stat := tmp_path / "stat")
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     monkeypatch.setattr("os.sysconf", lambda name: 100)
     clock = iter([10.0, 20.0])
@@ -41,7 +41,7 @@ def test_the_systems_own_figures_are_read() -> None:
 
 
 def test_a_system_that_does_not_tell_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search.export.load, "_STAT", tmp_path / "none")
+    monkeypatch.setattr(search.export.machine_load, "_STAT", tmp_path / "none")
     _, load = with_load(lambda: None)
     assert load.others is None
 
@@ -49,7 +49,7 @@ def test_a_system_that_does_not_tell_is_no_error(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("load", "words"),
     [
-        (None, "Whether the machine was quiet was not measured."),
+        (None, "It was not measured whether the machine was quiet."),
         (Load(1.2, 0.9, None), "The system does not report what other processes took; the load average for each core"),
         (Load(1.2, 0.9, 0.1), "The machine was quiet: other processes took 10% of the cores meanwhile (10% at most"),
         (Load(0.2, 0.3, 0.25), "**The machine was not quiet**: other processes took 25% of the cores meanwhile"),

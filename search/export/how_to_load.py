@@ -32,7 +32,7 @@ DEEP = """    image = Image.open(file)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) / 257).round().astype("uint8"))
     image = ImageOps.exif_transpose(image).convert("""
-"""Lines that also read pictures of 16 bits. They replace one line of the reader for ONNX Runtime."""
+"""Lines of Python that also read pictures of 16 bits. They replace one line of the reader for ONNX Runtime."""
 
 
 STEP = """The pictures were read without their background. Each picture needs this step of OpenCV first, before timm's
@@ -48,12 +48,12 @@ from PIL import Image
 """The card's paragraph about GrabCut."""
 
 
-def formats(record: ExportRecord) -> list[Format]:
-    """The formats of an export that hold all of it, views and members included."""
+def whole_formats(record: ExportRecord) -> list[Format]:
+    """The formats whose files hold the whole exported model, views and members included."""
     return [format_of(name) for name in FORMAT_NAMES if name in record.formats]
 
 
-def loading(record: ExportRecord) -> list[str]:
+def loading_paragraphs(record: ExportRecord) -> list[str]:
     """The card's paragraphs and lines of Python that load the export.
 
     For a model with views or members, the file that gives the card's accuracy comes first, and each file has its
@@ -61,7 +61,7 @@ def loading(record: ExportRecord) -> list[str]:
     """
     model, data, result = record.model, record.data, record.evaluation
     read = READ.replace("MODE", "RGB" if data.channels == 3 else "L")
-    whole, plain = [one.loading for one in formats(record)], weights.LOADING
+    whole, plain = [one.loading for one in whole_formats(record)], weights.LOADING
     if DEPTH in record.proof.misread_in_all:
         whole = [one.replace("    image = ImageOps.exif_transpose(Image.open(file)).convert(", DEEP) for one in whole]
     removes = _removes_background(record)
@@ -105,18 +105,18 @@ def _removes_background(record: ExportRecord) -> bool:
 
 
 def _without_background(lines: str) -> str:
-    """The same lines of Python, with the step before each conversion of a picture."""
+    """The same lines of Python, with the removal of the background before each conversion of a picture."""
     return re.sub(r"(?<== )((?:transform\()?)(\S.*?)\.convert\(", r"\1without_background(\2).convert(", lines)
 
 
 def _right(why: str, record: ExportRecord) -> str:
-    """A line of Python that reads the pictures that a plain convert("RGB") reads differently."""
+    """A line of Python that reads pictures that a plain convert("RGB") reads differently, for the reason ``why``."""
     line = read_right(why, record.data.channels)
     return _without_background(f"= {line}").removeprefix("= ") if _removes_background(record) else line
 
 
-def reading(record: ExportRecord) -> str:
-    """How to read the pictures that a plain convert("RGB") reads differently; "" if there are none."""
+def reading_paragraph(record: ExportRecord) -> str:
+    """The paragraph about pictures that a plain convert("RGB") reads differently; "" if there are none."""
     evaluation, proof = record.evaluation, record.proof
     lines = [
         f"- {count:,} of all pictures, {proof.misread.get(why, 0):,} of the {evaluation.n:,} in the {evaluation.split} "
@@ -133,11 +133,11 @@ def reading(record: ExportRecord) -> str:
     return "\n".join([said, "", *lines])
 
 
-def ways(record: ExportRecord, folder: Path) -> list[str]:
+def loading_lines(record: ExportRecord, folder: Path) -> list[str]:
     """A line for each way to load an export, for the terminal; the first gives the accuracy of the export."""
     model, result, card = record.model, record.evaluation, f"see {folder}/README.md"
     timm = f'timm.create_model("local-dir:{folder}", pretrained=True)'
     if model.members == 1 and not model.views:
         return [timm if model.stock_timm else card]
-    lines = [f"{folder / formats(record)[0].file}, {card}: {result.accuracy:.2%}"]
+    lines = [f"{folder / whole_formats(record)[0].file}, {card}: {result.accuracy:.2%}"]
     return [*lines, f"{timm}: {result.plain_accuracy:.2%}, without the views"] if model.stock_timm else lines

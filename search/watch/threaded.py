@@ -1,4 +1,4 @@
-"""An observer in a thread of its own, so that it can neither fail nor slow a search."""
+"""An observer in a thread of its own, so that it can neither disturb nor slow down a search."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from search.study.progress import Snapshot
 from search.watch.observers import Observer
 
 MOST_WAITING = 1000
-"""Most snapshots that wait for a slow observer; if there are more, the oldest are dropped."""
+"""Largest number of snapshots that wait for a slow observer; if there are more, the oldest are dropped."""
 
 END_SECONDS = 6.0
 """Longest wait for an observer when a search ends."""
 
 
-class Aside:
-    """Calls an observer from a thread, in order, once for each epoch that ends and each trial that finishes.
+class ThreadedObserver:
+    """Calls an observer from a thread, with a snapshot for each epoch that ends and each trial that finishes, in order.
 
-    If an observer raises, its first error is reported, and it is called again with the next snapshot. If it hangs, the
-    search ends without it.
+    If the observer raises, its first error is reported, and it is called again with the next snapshot. If the observer
+    hangs, the search ends without it.
     """
 
     def __init__(self, observer: Observer, say: Say) -> None:
@@ -36,7 +36,7 @@ class Aside:
         self._thread.start()
 
     def watch(self, snapshot: Snapshot) -> None:
-        """Let the observer see the snapshot if an epoch or a trial has ended since the last one."""
+        """Pass the snapshot on to the observer if an epoch or a trial has ended since the last snapshot."""
         news = [(worker.trial, worker.epochs, worker.epoch) for worker in snapshot.workers], len(snapshot.finished)
         if news == self._seen:
             return
@@ -46,7 +46,7 @@ class Aside:
             self._news.notify()
 
     def end(self, snapshot: Snapshot, reason: str | None, seconds: float, *, lost: bool = False) -> None:
-        """Let the observer see the end of the search, and wait a moment for it."""
+        """Pass the end of the search on to the observer, and wait at most END_SECONDS for it."""
         patience = min(seconds, END_SECONDS)
         with self._news:
             self._ending = (snapshot, reason, patience, lost)

@@ -1,4 +1,5 @@
-"""The result of a study beyond the value from its search: confirmed with fresh seeds, tested by an export."""
+"""The result of a study: what the confirmation, the export, the gain and the noise say beyond the search's own
+values."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ from dataclasses import dataclass
 import optuna
 from optuna.trial import FrozenTrial
 
-from search.study.confirmation import Confirmation, confirmed
-from search.study.exported import Exported, tested
+from search.study.confirmation import Confirmation, confirmation_of
+from search.study.exported import Exported, tested_export
 from search.study.gain import Gain, gain_of
 from search.study.noise import Noise, noise_of
 from studies import StudySpec
@@ -17,8 +18,8 @@ from trainer.values import Json
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known of a study's result."""
+class StudyResult:
+    """The result of a study, as far as it is known; what is not known is None."""
 
     confirmation: Confirmation | None = None
     exported: Exported | None = None
@@ -29,10 +30,11 @@ class Known:
     """The noise of one training."""
 
     def headline(self, best: FrozenTrial | None, objective: Objective) -> tuple[str, str, int | None]:
-        """The most reliable number of a study: ("tested accuracy" or the like, the number, parameters).
+        """The most reliable number of a study, as (its name, such as "tested accuracy"; the number; parameters).
 
         Args:
-            best: the best trial of the search, for its claim; None if no trial has completed.
+            best: the best trial of the search; its value counts if nothing better is known. None if no trial is
+                complete.
             objective: the objective of the search.
         """
         found, name = self.confirmation, NAMES[objective]
@@ -46,7 +48,7 @@ class Known:
 
     @property
     def sentences(self) -> list[str]:
-        """The test and the confirmation, a sentence each."""
+        """A sentence about the test and one about the confirmation, if they are known."""
         said = [] if self.exported is None else [f"The exported model was tested: {self.exported.sentence}."]
         if self.confirmation is not None:
             words = self.confirmation.sentence
@@ -63,10 +65,10 @@ class Known:
         }
 
 
-NOTHING_KNOWN = Known()
+NO_RESULT = StudyResult()
 
 
-def known_of(study: optuna.Study, spec: StudySpec) -> Known:
-    """What is known of the result of a study now."""
-    found = confirmed(study, spec)
-    return Known(found, tested(study), gain_of(study, spec, found), noise_of(study, spec, found))
+def result_of(study: optuna.Study, spec: StudySpec) -> StudyResult:
+    """The result of a study as it is known now."""
+    found = confirmation_of(study, spec)
+    return StudyResult(found, tested_export(study), gain_of(study, spec, found), noise_of(study, spec, found))
