@@ -120,9 +120,10 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
     if suggestion is not None and suggestion.is_clear and not layout.is_plain:
         raise DataError(f"{root}: labels are in a table, not in the names of folders.\n{suggestion.lines}")
     if needs_train and len(layout.train_classes) == 1:
-        told = suggestion.lines if suggestion else describes_objects(tree)
         one = f"{root}: one class, {layout.train_classes[0].base}, to train on, and a classifier needs two"
-        raise DataError(f"{one}; expected is {EXPECTED_LAYOUT}" + (f"\n{told}" if told else ""))
+        told = suggestion.lines if suggestion else describes_objects(tree)
+        if told:  # else the files are read first, so that all problems are told at once
+            raise DataError(f"{one}; expected is {EXPECTED_LAYOUT}\n{told}")
     if suggestion is not None:
         in_one_line = " ".join(suggestion.lines.split())
         if suggestion.contradicts_folders and not layout.has_splits:
