@@ -412,6 +412,19 @@ class TestTerminal:
             assert "3 of 3 trials finished" not in drawn.getvalue()
         assert "3 of 3 trials finished" in drawn.getvalue()
 
+    def test_a_new_line_brings_the_next_drawing_forward(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        drawn = io.StringIO()
+        monkeypatch.setattr(terminal, "Terminal", lambda **_: Console(file=drawn, force_terminal=True, width=80))
+        monkeypatch.setattr(terminal, "DRAWN_SECONDS", 0)
+        with Display() as display:
+            display.watch(moment("birds", 3, (trial(0),), (training(2, 1),), 40.0))
+            later = moment("birds", 3, (trial(0), trial(1)), (training(2, 2),), 20.0)
+            display.watch(later)
+            assert "2 of 3 trials finished" not in drawn.getvalue()
+            display.say("trial 1 complete")
+            display.watch(later)
+            assert "2 of 3 trials finished" in drawn.getvalue()
+
     def test_a_log_file_on_a_full_disk_gets_its_lines_when_there_is_room(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
