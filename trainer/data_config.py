@@ -17,9 +17,10 @@ class Columns(FrozenModel):
     """Names of the columns of label tables. Needed only if a name differs from the defaults."""
 
     file: str | None = None
-    """Names or ids of the pictures. Default: id, image, image_id, img_path, file, file_name, filename or path."""
+    """Names or ids of the pictures. Default: id, image, image_id, image_name, image_path, img, img_path, file,
+    file_name, filename, file_path, filepath, filepaths or path."""
     label: str | None = None
-    """Classes. Default: label, class or target."""
+    """Classes. Default: label, class, target, labels, class_name, classname, class_id, classid or category."""
     split: str | None = None
     """Splits: train, val, test or other usual names of these. Default: split, if a column of this name has splits."""
     group: str | None = None

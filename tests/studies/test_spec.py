@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -582,3 +583,9 @@ def test_a_file_that_is_no_toml_says_where(tmp_path: Path) -> None:
     (tmp_path / "y.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"cannot read study .*y.toml"):
         studies.load(str(tmp_path / "y.toml"))
+
+
+def test_the_command_that_checks_a_new_study_can_be_pasted(tmp_path: Path) -> None:
+    file = tmp_path / "my study; $x.toml"
+    command = studies.text_of_begun(studies.Begun(file)).partition("then: ")[2]
+    assert shlex.split(command) == ["search", "check", str(file), "--data", "DIR"]

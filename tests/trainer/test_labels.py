@@ -45,6 +45,8 @@ EXPECTED = {f"train/{i:03}.png": "ab"[i % 2] for i in range(6)}
         ("Path,Label", "TRAIN/{i:03}.PNG"),
         ("\ufeffid,label", " {i:03} "),
         ("path,label", "C:\\data\\train\\{i:03}.png"),
+        ("Image_Name,ClassId", "{i:03}.png"),
+        ("filepaths,labels", "train/{i:03}.png"),
     ],
 )
 def test_rows_find_their_pictures_as_people_write_them(tmp_path: Path, header: str, written: str) -> None:
