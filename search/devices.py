@@ -35,8 +35,8 @@ class WorkerDevice:
     """CPU threads of torch in the process."""
     sharing: int = 1
     """Number of workers that share the GPU, this one included."""
-    place: Literal["here", "slurm"] = "here"
-    """here: this machine. slurm: a node that Slurm chooses; ``visible`` is then "any" for a GPU."""
+    place: Literal["here", "slurm", "ray"] = "here"
+    """here: this machine. slurm, ray: a node that Slurm or Ray chooses; ``visible`` is then "any" for a GPU."""
 
     @property
     def uuid(self) -> str | None:

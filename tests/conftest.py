@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import ray_nodes
 from filelock import FileLock
 from needed import missing
 from nullgpu.machine import NotBuildable, build
@@ -61,6 +62,13 @@ def cuda() -> Device:
 def slurm() -> Iterator[Cluster]:
     """A Slurm cluster of two nodes on 127.0.0.1."""
     with slurm_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def ray() -> Iterator[ray_nodes.Cluster]:
+    """A Ray cluster of one node, besides its head."""
+    with ray_nodes.ray_cluster("n1") as cluster:
         yield cluster
 
 

@@ -115,6 +115,11 @@ PROMISES = {
         "test_a_loss_or_preemption_is_no_retry",
         "test_a_job_that_slurm_cancels_is_preempted_and_no_failure",
     ],
+    "[on Ray](cluster.md#when-a-node-ends), a worker": [
+        "test_every_trial_is_what_it_would_have_been_if_nothing_had_ended",
+        "test_a_trainings_files_are_at_home_before_its_epoch_is_heard_and_travel_to_the_next_worker",
+        "test_an_actor_that_is_killed_is_lost_and_its_process_ends_with_it",
+    ],
     "Ctrl-C": [
         "test_a_polite_stop_leaves_the_trial_running_after_a_whole_epoch",
         "test_search_stop_says_when_the_search_has_stopped",

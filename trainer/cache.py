@@ -41,7 +41,7 @@ from trainer.kept import sync_folder
 from trainer.pictures import Reading
 from trainer.scan import Listing, Picture, Source
 
-__all__ = ["BadFile", "Cache", "Progress", "as_lines", "build_cache", "open_cache"]
+__all__ = ["BadFile", "Cache", "Progress", "as_lines", "build_cache", "open_cache", "open_whole"]
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def build_cache(
     final = cache_dir / f"{name}-{config.cached_side}px-{key[:12]}"
     logger.debug("decoded pictures of %s: %s", title, final)
     with suppress(DataError):  # without a lock, because the folder of a finished cache may be read-only
-        return _open_whole(final, progress)
+        return open_whole(final, progress)
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         lock = FileLock(cache_dir / f".{final.name}.lock")
@@ -132,7 +132,7 @@ def build_cache(
             lock.acquire()
         try:
             with suppress(DataError):
-                return _open_whole(final, progress)
+                return open_whole(final, progress)
             if final.exists():
                 warnings.warn(f"the picture cache {final} is damaged; its pictures are decoded again", stacklevel=3)
             # The holder of the lock owns both folders: their files are damaged, or were left by a killed process.
@@ -264,7 +264,7 @@ def _index_crc32(index: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(index, sort_keys=True).encode("ascii"))
 
 
-def _open_whole(path: Path, progress: Progress | None) -> Cache:
+def open_whole(path: Path, progress: Progress | None = None) -> Cache:
     """Open a cache and compare it with its CRC-32s, which takes about a second per GB.
 
     A CRC finds damage by disks and crashes. SHA-256 would take several seconds per GB on processors without support.

@@ -21,7 +21,7 @@ import torch
 from trainer.config import EpochResult, TrainConfig
 from trainer.device import is_out_of_memory
 from trainer.errors import NO_ROOM, CheckpointError, DiskError
-from trainer.kept import sync_folder
+from trainer.kept import move_into_place, previous_of
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -84,10 +84,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             torch.save(values, stream)  # type: ignore[arg-type]  # it only writes
             stream.end()
             os.fsync(stream.file.fileno())
-        if path.exists():
-            path.replace(_previous(path))
-        partial.replace(path)
-        sync_folder(path.parent)
+        move_into_place(partial, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -146,7 +143,7 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
         MemoryError, RuntimeError: out of memory, from Python or from torch; the files stay.
     """
     unread: tuple[Path, str | None] | None = None
-    for candidate in (path, _previous(path)):
+    for candidate in (path, previous_of(path)):
         try:
             found = _read(candidate)
         except FileNotFoundError:
@@ -174,10 +171,6 @@ def _set_aside(path: Path, why: str) -> None:
     except OSError as error:
         raise DiskError(f"{why}; it cannot be set aside: {error.strerror}") from error
     warnings.warn(f"{why}; set aside as {aside.name}, going on from an older one", stacklevel=3)
-
-
-def _previous(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def _read(path: Path) -> Checkpoint:

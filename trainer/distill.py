@@ -22,6 +22,10 @@ from trainer.models import build_model
 from trainer.sums import check_teacher
 from trainer.values import nearest
 
+moved: dict[str, Path] = {}
+"""Teachers that lie elsewhere on this machine: the name in the settings -> the folder. The settings keep the name,
+because a checkpoint is compared with them."""
+
 
 @dataclass(frozen=True)
 class Normalization:
@@ -63,7 +67,7 @@ def open_teacher(settings: Distill, data: Dataset, device: Device) -> Teacher:
     Raises:
         ConfigError: the teacher cannot be loaded, or its classes and their order differ from those of the pictures.
     """
-    folder = Path(settings.teacher).expanduser()
+    folder = moved.get(settings.teacher, Path(settings.teacher).expanduser())
     if (folder / "config.json").exists():
         model, names, wanted = _load_export(folder, data)
         if names != list(data.class_names):

@@ -60,6 +60,19 @@ def written_aside(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
             partial.unlink(missing_ok=True)
 
 
+def move_into_place(partial: Path, path: Path) -> None:
+    """Durably move a finished file to its place. The file that was there is kept as the previous one."""
+    if path.exists():
+        path.replace(previous_of(path))
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def previous_of(path: Path) -> Path:
+    """The file before the last one at this path."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
 def sync_folder(folder: Path) -> None:
     """Make a folder's entries durable, so that a power cut does not undo a move."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -302,7 +302,7 @@ class Retraining:
         if self.queue is None:
             logs = [self.runs.worker_log(self.spec.name, number) for number in range(len(self.devices))]
             self.queue = TrainingQueue(
-                open_pool(self.devices, logs, self.spec),
+                open_pool(self.devices, logs, self.spec, self.data.cache_path),
                 self.spec.data,
                 self.data.cache_path,
                 self.spec.faults,

@@ -66,6 +66,7 @@ from search.watch.webhook import open_webhook
 from search.words import count
 from search.workers.crew import POLL_SECONDS
 from search.workers.places import open_pool
+from search.workers.pool import Pool
 from studies import StudySpec
 from trainer.data import Dataset
 from trainer.kept import write_checked
@@ -141,7 +142,7 @@ def launch(
             others = [StudyPage(owned, _facts(spec, prepared), url, runs), *_asked_for(spec, runs, display, further)]
             clock = _clock(study, spec, prepared, len(devices), None if then is None else display.say)
             observers = Observers(display, others, at_once=lambda: coordinator.killed)
-            pool = open_pool(workers, [runs.worker_log(spec.name, number) for number in range(len(workers))], spec)
+            pool = _pool_of(workers, spec, runs, prepared)
             coordinator = Coordinator(owned, prepared, pool, runs, str(prepared.data.cache_path), observers, clock)
             coordinator.each_turn = (elastic := Elastic(coordinator, devices, held, prepared)).turn
             with observers, _signals_to(coordinator):
@@ -215,6 +216,11 @@ def _finished(coordinator: Coordinator, runs: Runs, devices: list[WorkerDevice],
     return snapshot
 
 
+def _pool_of(workers: list[WorkerDevice], spec: StudySpec, runs: Runs, prepared: Prepared) -> Pool:
+    logs = [runs.worker_log(spec.name, number) for number in range(len(workers))]
+    return open_pool(workers, logs, spec, prepared.data.cache_path)
+
+
 def _clock(study: optuna.Study, spec: StudySpec, prepared: Prepared, parallel: int, say: Say | None) -> Clock:
     """The time of the launch.
 
@@ -276,8 +282,9 @@ def _warn_of_unanswered(display: Display, runs: Runs, spec: StudySpec, prepared:
 def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice]) -> str:
     """The search that is about to begin, in one line."""
     width = f"; width_mult up to {prepared.width.widest.width_mult:g}" if prepared.width else ""
-    here = devices[0].place == "here"
-    where = ", ".join(one.label for one in devices) if here else f"{count(len(devices), 'worker')} of Slurm"
+    place = devices[0].place
+    on_cluster = f"{count(len(devices), 'worker')} of {place.capitalize()}"
+    where = ", ".join(one.label for one in devices) if place == "here" else on_cluster
     return (
         f"{spec.name}: {Budget.of(spec).words} of {', '.join(models_of(spec, prepared))} on {where}; "
         f"{prepared.num_classes} classes, pictures: {images_of(prepared)}{width}"

@@ -275,6 +275,7 @@ class Crew:
         if worker.disabled:
             worker.device = "put aside"
         if worker.drained:
+            self.pool.release(worker.number)
             return None
         if worker.disabled:
             spare = next((other for other in self.workers if other.unused), None)

@@ -59,6 +59,8 @@ class Assign:
     """In an export: the splits to train on, see ``Dataset.trained_on``. None in a search."""
     start: str | None = None
     """In an export: path of the checkpoint whose weights the training begins with."""
+    teacher: str | None = None
+    """Path of the teacher, if it is an export and the worker does not run beside the coordinator."""
     rerank: Rerank | None = None
     """In an export: filters that are drawn again in the weights of ``start``."""
     type: Literal["assign"] = "assign"

@@ -162,17 +162,21 @@ class PipedPool(ABC):
 
     def log_tail(self, worker: int) -> str:
         """The end of the worker's log, which has the traceback if the worker failed."""
-        try:
-            said = self._logs[worker].read_text(errors="replace")
-        except OSError:  # the log was removed, or could not be made
-            return ""
-        return "\n".join(said.splitlines()[-LOG_TAIL_LINES:])
+        return tail_of(self._logs[worker])
+
+    def wait(self, seconds: float) -> None:
+        """Wait until a process has said something, for at most so long. Other threads may use the pool meanwhile."""
+        self._selector.select(seconds)
 
     def kill(self, worker: int) -> None:
         """End the process at once."""
         if worker in self._processes:
             self._processes[worker].killed = True
             self.end(self._processes[worker])
+
+    def release(self, worker: int) -> None:
+        """A device is free once its process has ended."""
+        assert worker not in self._processes, "it has a process"
 
     def end(self, entry: Process) -> None:
         """Send signal 9."""
@@ -246,6 +250,15 @@ def opened(log: Path) -> Iterator[IO[bytes]]:
         file = Path(os.devnull).open("ab", buffering=0)  # noqa: SIM115  # closed below
     with file, contextlib.suppress(OSError):
         yield file
+
+
+def tail_of(log: Path) -> str:
+    """The last lines of a log; "" if it was removed, or could not be made."""
+    try:
+        said = log.read_text(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(said.splitlines()[-LOG_TAIL_LINES:])
 
 
 def without_secrets() -> dict[str, str]:

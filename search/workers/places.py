@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from search.devices import WorkerDevice, parse_devices
 from search.errors import UsageError
@@ -18,36 +19,52 @@ from studies import StudySpec
 
 
 def parse_places(text: str | None, spec: StudySpec) -> list[WorkerDevice]:
-    """The device of each worker: devices of this machine, see ``parse_devices``, or devices that Slurm assigns.
+    """The device of each worker: devices of this machine, see ``parse_devices``, or devices that Slurm or Ray assigns.
+
+    With Ray, this process is connected to the cluster.
 
     Args:
-        text: "slurm:16" for 16 GPUs, "slurm:cpu:16" for 16 workers on the CPU, "slurm" for all GPUs of the allocation
-            or, if it has none, for its cores. Any other text is as for ``parse_devices``.
+        text: "slurm:16" or "ray:16" for 16 GPUs, "slurm:cpu:16" for 16 workers on the CPU, "slurm" for all GPUs of the
+            allocation or, if it has none, for its cores, "ray" for those of the cluster. Any other text is as for
+            ``parse_devices``.
         spec: the study.
 
     Raises:
-        UsageError: the text has another form, or there is no srun; and as for ``parse_devices``.
+        UsageError: the text has another form, or Slurm or the Ray cluster is not there; and as for ``parse_devices``.
     """
-    if text is None or text.partition(":")[0] != "slurm":
+    if text is None or (place := text.partition(":")[0]) not in ("slurm", "ray"):
         return parse_devices(text)
-    form = re.fullmatch(r"slurm(:cpu)?(?::([1-9][0-9]{0,4}))?", text)
+    form = re.fullmatch(r"(?:slurm|ray)(:cpu)?(?::([1-9][0-9]{0,4}))?", text)
     if form is None:
-        raise UsageError(f"--gpus {text}: write slurm:N for N GPUs, slurm:cpu:N for N workers on the CPU, or slurm")
-    if shutil.which("srun") is None:
+        raise UsageError(
+            f"--gpus {text}: write {place}:N for N GPUs, {place}:cpu:N for N workers on the CPU, or {place}"
+        )
+    if place == "slurm" and shutil.which("srun") is None:
         raise UsageError(f"--gpus {text}: there is no srun on this machine; launch on a login node of the cluster")
     if spec.search.workers_per_gpu > 1:
-        raise UsageError(f"--gpus {text}: each worker of Slurm has a GPU of its own; set search.workers_per_gpu = 1")
+        raise UsageError(
+            f"--gpus {text}: each worker of {place.capitalize()} has a GPU of its own; set search.workers_per_gpu = 1"
+        )
+    if place == "ray":
+        from search.workers import ray_cluster
+
+        ray_cluster.connect(text, spec.cluster.address)
     on_cpu, number = form[1] is not None, int(form[2] or 0)
     if number == 0:
-        gpus, cores = _allocated(text)
+        gpus, cores = ray_cluster.size() if place == "ray" else _allocated(text)
         on_cpu = on_cpu or gpus == 0
         number = max(1, cores // spec.cluster.threads) if on_cpu else gpus
     visible = None if on_cpu else "any"
-    return [WorkerDevice(f"slurm:{one}", visible, spec.cluster.threads, place="slurm") for one in range(number)]
+    here: Literal["slurm", "ray"] = "ray" if place == "ray" else "slurm"
+    return [WorkerDevice(f"{place}:{one}", visible, spec.cluster.threads, place=here) for one in range(number)]
 
 
-def open_pool(devices: Sequence[WorkerDevice], logs: Sequence[Path], spec: StudySpec) -> Pool:
-    """The pool for these devices, which are all in one place."""
+def open_pool(devices: Sequence[WorkerDevice], logs: Sequence[Path], spec: StudySpec, cache: Path) -> Pool:
+    """The pool for these devices, which are all in one place. ``cache`` is the folder of the decoded pictures."""
+    if devices and devices[0].place == "ray":
+        from search.workers.ray import RayPool
+
+        return RayPool(devices, logs, cache)
     if devices and devices[0].place == "slurm":
         return SlurmPool(devices, logs, spec.name, spec.cluster.srun)
     return LocalPool(devices, logs)

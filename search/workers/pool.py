@@ -66,6 +66,9 @@ class Pool(Protocol):
     def kill(self, worker: int) -> None:
         """Kill a worker's process; its Exit comes through ``events``. Does nothing if the worker has no process."""
 
+    def release(self, worker: int) -> None:
+        """Give the device of a worker without a process back to its cluster; the worker is not started again."""
+
     def abandon(self, worker: int) -> int:
         """Forget a killed process that does not end. Returns its process id; no Exit follows for it."""
 

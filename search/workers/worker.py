@@ -163,6 +163,7 @@ def _train(
     from trainer.checkpoint import load_checkpoint
     from trainer.config import SIZE_SETTINGS, TrainConfig
     from trainer.data import open_data
+    from trainer.distill import moved
     from trainer.fit import fit, fit_folds
     from trainer.hrank import drawn_again, ranks_at, ranks_file
     from trainer.values import validate
@@ -170,6 +171,8 @@ def _train(
     trial, limit = assignment.trial, assignment.limit
     device = replace(device, keeps_pictures=not assignment.streamed)
     config = validate(TrainConfig, assignment.config, "candidate")
+    if config.distill is not None and assignment.teacher is not None:
+        moved[config.distill.teacher] = Path(assignment.teacher)
     key = (assignment.cache, assignment.data.model_dump_json())
     first_on_these = key not in datasets
     if first_on_these:

@@ -104,6 +104,7 @@ class ScriptedPool:
     """Workers that wait for a device."""
     unkillable: frozenset[int] = frozenset()
     """Workers that no signal ends."""
+    released: list[int] = field(default_factory=list)
     closed: bool = False
     worker: int = -1
     """The worker that plays now, for scripts in which it matters."""
@@ -153,6 +154,9 @@ class ScriptedPool:
         if worker in self._plays:
             ends: Iterator[FromWorker | Exit | None] = iter([Exit(-9, self.log)])
             self._plays[worker] = itertools.repeat(None) if worker in self.unkillable else ends
+
+    def release(self, worker: int) -> None:
+        self.released.append(worker)
 
     def abandon(self, worker: int) -> int:
         del self._plays[worker]

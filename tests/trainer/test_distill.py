@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from trainer.checkpoint import load_checkpoint
 from trainer.config import Distill, Shape, TrainConfig
 from trainer.data import Dataset
 from trainer.device import Device
-from trainer.distill import open_teacher
+from trainer.distill import moved, open_teacher
 from trainer.errors import ConfigError
 from trainer.evaluate import Ensemble, measure, predict_logits
 from trainer.fit import Training, fit
@@ -109,6 +110,20 @@ def test_a_taught_training_resumes_bit_for_bit(digits: Dataset, cpu: Device, tea
     config = SMALL.model_copy(update={"epochs": 2, "mixup": 0.5, "distill": Distill(teacher=str(teacher))})
     straight = list(fit(config, digits, cpu))
     next(fit(config, digits, cpu, checkpoint=tmp_path / "checkpoint"))
+    resumed = list(fit(config, digits, cpu, checkpoint=tmp_path / "checkpoint"))
+    assert [result.train_loss for result in resumed] == [result.train_loss for result in straight]
+
+
+def test_a_taught_training_goes_on_where_its_teacher_has_another_path(
+    digits: Dataset, cpu: Device, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(teacher, tmp_path / "here")
+    distill = Distill(teacher=str(tmp_path / "here"))
+    config = SMALL.model_copy(update={"epochs": 2, "distill": distill})
+    straight = list(fit(config, digits, cpu))
+    next(fit(config, digits, cpu, checkpoint=tmp_path / "checkpoint"))
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.setitem(moved, distill.teacher, tmp_path / "there")
     resumed = list(fit(config, digits, cpu, checkpoint=tmp_path / "checkpoint"))
     assert [result.train_loss for result in resumed] == [result.train_loss for result in straight]
 

@@ -94,6 +94,9 @@ class Puppets:
     def kill(self, worker: int) -> None:
         self.die(worker)
 
+    def release(self, worker: int) -> None:
+        raise AssertionError("none of them is drained")
+
     def abandon(self, worker: int) -> int:
         raise AssertionError("each of them ends when it is killed")
 

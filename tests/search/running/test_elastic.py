@@ -85,6 +85,7 @@ def test_a_drained_gpu_finishes_its_epoch_and_an_added_one_goes_on_with_its_tria
     assert [(line.trial, line.worker) for line in lines] == [(0, "gpu 0"), (0, "gpu 1"), (1, "gpu 1")]
     assert (pool.started, pool.answers[0]) == ([0, 1], False), "the epoch in progress is its last there"
     assert [worker.label for worker in coordinator.crew.present] == ["gpu 1"]
+    assert pool.released == [0], "a cluster may give it to others"
     assert free == [[True, False, True]] * 3, "other programs may use the GPU that was drained"
     assert elastic.devices == GPUS[1:2], "for an export"
     (answer,) = answers

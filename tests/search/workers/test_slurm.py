@@ -132,7 +132,7 @@ def test_workers_in_an_allocation_share_its_nodes_each_with_its_own_gpu_cores_an
     assert [(one.label, one.kind, one.num_threads) for one in devices] == [(f"slurm:{n}", "cuda", 2) for n in range(4)]
     monkeypatch.setattr(sys, "executable", str(program))
     logs = [tmp_path / f"log{number}" for number in range(4)]
-    pool = open_pool(devices, logs, spec)
+    pool = open_pool(devices, logs, spec, tmp_path)
     for worker in range(4):
         pool.start(worker)
     deadline = time.monotonic() + 20

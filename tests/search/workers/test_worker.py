@@ -20,6 +20,7 @@ from search.workers.pool import Exit
 from search.workers.worker import Preemption, _failure_of, _own_gpu, _train
 from studies import Limit
 from studies.final import Rerank
+from trainer import distill
 from trainer.checkpoint import load_checkpoint
 from trainer.config import DataConfig, TrainConfig
 from trainer.data import prepare_data
@@ -83,6 +84,19 @@ def test_a_candidate_whose_settings_contradict_each_other_is_a_mistake_of_the_us
     with pytest.raises(ConfigError, match=r"^candidate:\n  mixup = 0.8 and cutmix = 0.5 are shares") as refused:
         _train(assignment, open_device("cpu", 1), {}, queue.SimpleQueue(), print, Preemption())
     assert _failure_of(refused.value).kind == "user"
+
+
+def test_the_teacher_is_where_the_assignment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = DataConfig(source="digits", image_size=16, test_fraction=0.8)
+    cache = str(prepare_data(data, tmp_path).cache_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/config.json").write_text("it was looked for here")
+    config: dict[str, object] = {"model": "resnet10t", "width_mult": 0.05, "distill": {"teacher": "/elsewhere/teacher"}}
+    assignment = Assign(trial=0, config=config, data=data, cache=cache, checkpoint=str(tmp_path / "c"), limit=Limit())
+    assignment = replace(assignment, teacher=str(tmp_path / "there"))
+    monkeypatch.setattr(distill, "moved", {})
+    with pytest.raises(ConfigError, match=f"distill.teacher {tmp_path}/there"):
+        _train(assignment, open_device("cpu", 1), {}, queue.SimpleQueue(), lambda _: None, Preemption())
 
 
 def test_a_reranked_training_goes_on_after_a_kill_with_the_ranks_that_it_began_with(tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""The connection to a Ray cluster: its address, and its token, without which anyone could run programs on it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from search.errors import UsageError
+
+SETTINGS = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # the pool reports the end of an actor
+}
+"""Environment variables for Ray, which reads them when it is imported."""
+
+PROBE = """
+import logging, sys
+import ray
+ray.init(sys.argv[1], logging_level=logging.CRITICAL, log_to_driver=False)
+print("connected", flush=True)
+"""
+"""A program that connects to a cluster. With a wrong token, Ray itself tries for 20 s and gives no reason, but the
+lines that it prints have it at once."""
+
+REFUSED = "InvalidAuthToken"
+
+
+def connect(text: str, address: str) -> None:
+    """Connect this process to the cluster, unless it is connected.
+
+    Args:
+        text: the text of ``--gpus``, for messages.
+        address: ``cluster.address``; "": that of RAY_ADDRESS, else the cluster of this machine.
+
+    Raises:
+        UsageError: Ray is not installed, there is no token, the cluster cannot be reached, or it takes another token
+            or none.
+    """
+    if find_spec("ray") is None:
+        raise UsageError(f"--gpus {text}: Ray is not installed; pip install 'featherweight[ray]'")
+    address = address or os.environ.get("RAY_ADDRESS", "auto")
+    if "://" in address:
+        raise UsageError(f"--gpus {text}: address {address}: launch on a node of the cluster, with HOST:PORT or auto")
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    if not os.environ.get("RAY_AUTH_TOKEN") and not file.is_file():
+        raise UsageError(
+            f"--gpus {text}: there is no token for Ray, neither in RAY_AUTH_TOKEN nor in {file}; make one with "
+            "ray get-auth-token --generate, copy the file to each node, and start Ray there with RAY_AUTH_MODE=token"
+        )
+    os.environ.update(SETTINGS)
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return
+    without = {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": os.devnull}
+    probes = [_probe(address, os.environ | without), _probe(address, dict(os.environ))]
+    open_to_all, ours = map(_answer, probes)
+    if open_to_all == "connected":
+        raise UsageError(
+            f"--gpus {text}: the cluster {address} asks for no token, so anyone who reaches it can run programs on it; "
+            "start Ray on each node with RAY_AUTH_MODE=token"
+        )
+    if ours == REFUSED:
+        own = "RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else file
+        raise UsageError(f"--gpus {text}: the cluster {address} has another token; copy its token to {own}")
+    if ours != "connected":
+        raise UsageError(f"--gpus {text}: the Ray cluster {address} does not answer: {ours}")
+    _init(address)
+
+
+def size() -> tuple[int, int]:
+    """Number of GPUs and of cores of the nodes that the cluster has now."""
+    import ray
+
+    there = ray.cluster_resources()
+    return int(there.get("GPU", 0)), int(there.get("CPU", 0))
+
+
+def _init(address: str) -> None:
+    """Connect, and undo what Ray does to signals and to unexpected errors."""
+    import logging
+
+    hook, handler = sys.excepthook, signal.getsignal(signal.SIGTERM)
+    import ray
+    import ray._private.worker as printing
+
+    printing._worker_logs_enabled = False  # log_to_driver does not stop what a raylet says about the end of a node
+    ray.init(address, logging_level=logging.CRITICAL, log_to_driver=False)
+    sys.excepthook = hook
+    signal.signal(signal.SIGTERM, handler)
+
+
+def _probe(address: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", PROBE, address],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _answer(probe: subprocess.Popen[str]) -> str:
+    """What a probe has found: "connected", REFUSED, or the last line of its error."""
+    assert probe.stdout is not None
+    last = ""
+    with probe:
+        for line in probe.stdout:
+            last = line.strip() or last
+            found = next((word for word in ("connected", REFUSED) if word in line), None)
+            if found is not None:
+                probe.kill()
+                return found
+    return last
