@@ -3,7 +3,7 @@
     SearchError
     ├── UsageError        2   unknown study, key or device; bounds that contradict each other
     ├── StorageError      3   the database cannot be reached, read or written
-    ├── NothingToExport   6   no trial has completed
+    ├── NothingToExport   6   no trial can be exported
     ├── HeldError         7   another process searches, exports or compares this study
     ├── DeviceHeld        7   another search or export trains on this GPU
     ├── StudyChanged      8   the study file, the data or this program changed since the study was begun, or the study
@@ -59,7 +59,7 @@ class StorageError(SearchError):
 
 
 class NothingToExport(SearchError):
-    """No trial has completed."""
+    """No trial can be exported: none has completed, the named one is not a candidate, or all have diverged."""
 
     exit_code = 6
 

@@ -144,15 +144,15 @@ class Runs:
         return self.study(study) / "handed-over.json"
 
     def trials(self, study: str) -> Path:
-        """Folder with a folder for each running trial."""
+        """Folder with a folder for each unfinished trial."""
         return self.study(study) / "trials"
 
     def trial(self, study: str, trial: int) -> Path:
-        """Folder of a running trial; removed when the trial has finished."""
+        """Folder of an unfinished trial; removed when the trial has finished."""
         return self.trials(study) / str(trial)
 
     def attempt(self, study: str, trial: int) -> Path:
-        """Folder for the files of a running trial's present attempt; after each loss of a worker, it is a new
+        """Folder for the files of an unfinished trial's present attempt; after each loss of a worker, it is a new
         folder."""
         folder = self.trial(study, trial)
         return folder / str(last) if (last := _last_attempt(folder)) else folder
@@ -175,7 +175,7 @@ class Runs:
             aside.rename(folder / str(_last_attempt(folder) + 1))
 
     def checkpoint(self, study: str, trial: int, stage: int = 0) -> Path:
-        """State of a running trial after its last finished epoch; ``stage`` is the number of the trial's training,
+        """State of an unfinished trial after its last finished epoch; ``stage`` is the number of the trial's training,
         from 0."""
         return self.attempt(study, trial) / (f"checkpoint-{stage}" if stage else "checkpoint")
 

@@ -1,6 +1,7 @@
 """StudySpec: what to search, validated.
 
-Every field of a study file is documented with unit and default, here and in studies/axes.py, final.py and notify.py.
+Every field of a study file is documented with unit and default: here, in axes.py, final.py, notify.py and cluster.py,
+and those of [train] and [data] in trainer/config.py and data_config.py.
 
 Long: the fields are validated against each other, in one class.
 """

@@ -26,7 +26,7 @@ from trainer.kept import move_into_place, previous_of
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-_HASH_BYTES = 4
+_CRC_BYTES = 4
 
 _STRETCH_BYTES = 4 << 20
 """Each time this many bytes are written, the system is asked to begin writing them to the disk."""
@@ -94,7 +94,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 class _Stream(io.RawIOBase):
-    """Target of torch.save. The disk begins to write after the first megabytes, while the hash is computed.
+    """Target of torch.save. The disk begins to write after the first megabytes, while the CRC-32 is computed.
 
     ``size`` counts the bytes so far, ``begun`` those that the system was asked to write.
     """
@@ -102,7 +102,7 @@ class _Stream(io.RawIOBase):
     file: BinaryIO
 
     def __init__(self) -> None:
-        self.size = self.begun = self.hash = 0
+        self.size = self.begun = self.crc = 0
         self.error: OSError | None = None
 
     def write(self, part: ReadableBuffer) -> int:
@@ -111,7 +111,7 @@ class _Stream(io.RawIOBase):
         if self.error is None:  # stored for ``end``, because torch.save would raise another error, without an errno
             try:
                 self.file.write(part)
-                self.hash = zlib.crc32(part, self.hash)
+                self.crc = zlib.crc32(part, self.crc)
                 if self.size - self.begun > _STRETCH_BYTES:
                     self._begin()
             except OSError as error:
@@ -125,10 +125,10 @@ class _Stream(io.RawIOBase):
         self.begun = self.size
 
     def end(self) -> None:
-        """Write the hash, or raise the error that an earlier ``write`` stored."""
+        """Write the CRC-32, or raise the error that an earlier ``write`` stored."""
         if self.error is not None:
             raise self.error
-        self.file.write(self.hash.to_bytes(_HASH_BYTES, "little"))
+        self.file.write(self.crc.to_bytes(_CRC_BYTES, "little"))
         self.file.flush()
 
 
@@ -175,9 +175,9 @@ def _set_aside(path: Path, why: str) -> None:
 
 def _read(path: Path) -> Checkpoint:
     content = path.read_bytes()
-    payload = memoryview(content)[:-_HASH_BYTES]
-    if zlib.crc32(payload).to_bytes(_HASH_BYTES, "little") != content[-_HASH_BYTES:]:
-        raise CheckpointError(f"checkpoint {path} is damaged (its hash differs)")
+    payload = memoryview(content)[:-_CRC_BYTES]
+    if zlib.crc32(payload).to_bytes(_CRC_BYTES, "little") != content[-_CRC_BYTES:]:
+        raise CheckpointError(f"checkpoint {path} is damaged (its checksum differs)")
     try:
         values = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         return Checkpoint(

@@ -39,7 +39,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 """Channel statistics of ImageNet, timm's IMAGENET_DEFAULT_MEAN and _STD; a gray channel has their means."""
 
 STATISTICS_PICTURES = 10_000
-"""Most pictures of the training split from which its mean and deviation are computed; they are evenly spaced."""
+"""Largest number of training pictures from which mean and deviation are computed; they are evenly spaced."""
 
 
 @dataclass(frozen=True)

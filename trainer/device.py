@@ -49,8 +49,8 @@ OF_THE_DEVICE = ("CUDA error", "cuDNN error", "CUDNN_STATUS")
 """Texts of other errors of a GPU, of a driver or of NVIDIA's libraries."""
 
 MOST_LOADERS = 8
-"""Most loader processes of one worker: each has torch and the transforms in memory, and takes seconds to start. The
-number was not measured on a machine with a GPU."""
+"""Largest number of loader processes of one worker: each has torch and the transforms in memory, and takes seconds
+to start. The number was not measured on a machine with a GPU."""
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -22,7 +22,7 @@ they keep, and the optimizer makes its state."""
 
 
 class Steps(Protocol):
-    """What is captured: a training's net, its optimizer, and the step."""
+    """What is captured: a training's model, its optimizer, and the step."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -40,7 +40,7 @@ class Replay:
     kernel by kernel, with a warning.
 
     Args:
-        training: the training, whose next step is its first one here.
+        training: the training, before its first step in this process.
         device: a GPU.
         mixes: whether some batches are mixed; they and the others take the same graph.
     """

@@ -24,7 +24,7 @@ from trainer.models import build_model
 from trainer.values import nearest
 
 PICTURES = 500
-"""Most training pictures whose feature maps are taken, evenly spaced; as many as in the paper."""
+"""Largest number of training pictures whose feature maps are taken, evenly spaced; as many as in the paper."""
 
 BATCH = 50
 

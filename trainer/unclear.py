@@ -40,7 +40,7 @@ OBJECT_WORDS = {"annotation", "annotations", "bbox", "boxes", "coco", "instances
 """Words in the name of a JSON file that describes objects in pictures: instances_train2017.json."""
 
 COMPARED = 50
-"""Most files whose bytes are compared before a folder is taken for a copy; they are evenly spaced."""
+"""Largest number of files whose bytes are compared before a folder is taken for a copy; they are evenly spaced."""
 
 
 def unwrapped(folder: Folder) -> Folder:

@@ -5,14 +5,14 @@ place      puts an export in its place: it is made beside the place, then exchan
 choice     the trials that an export is made of
 retrain    the trainings for an export: the best trials once more, then the chosen one
 deadline   the time at which the confirmation ends in a study with limited hours
-trainings  runs these trainings on the workers of a pool
+trainings  runs the trainings for an export on the workers of a pool
 record     the content of metrics.json as frozen values
 recorded   the types of the parts of metrics.json
-description  computes these parts, and the identity of the export
+description  computes the parts that are known before training, and the identity of the export
 metrics    computes the parts that are measured after training
 out_of_fold  the predictions of fold models for the pictures that they were not trained on
 selection  chooses the members of an ensemble if more were trained than are exported
-reranked   the gain of filters that were drawn again over plain retraining
+reranked   the gain over plain retraining if filters were drawn again
 members    the members of an ensemble in words
 gallery    the most confident mistakes, with heat maps of the areas that each decision depends on
 scores     the scores besides the accuracy, with their intervals; without torch

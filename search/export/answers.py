@@ -154,7 +154,7 @@ class SampleFile:
     """A .csv with the ids, the order and the columns of a sample. The row of an unreadable picture is not changed.
 
     Raises:
-        UsageError: the sample has neither one column for the label nor a column for each class.
+        UsageError: the columns after the ids are neither a single one, for the label, nor classes of the model alone.
     """
 
     def __init__(self, names: Sequence[str], sample: Sample) -> None:

@@ -56,8 +56,8 @@ def whole_formats(record: ExportRecord) -> list[Format]:
 def loading_paragraphs(record: ExportRecord) -> list[str]:
     """The card's paragraphs and lines of Python that load the export.
 
-    For a model with views or members, the file that gives the card's accuracy comes first, and each file has its
-    accuracy.
+    For a model with views or members, the file that gives the card's accuracy comes first, and the text says which
+    accuracy each file gives.
     """
     model, data, result = record.model, record.data, record.evaluation
     read = READ.replace("MODE", "RGB" if data.channels == 3 else "L")

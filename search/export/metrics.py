@@ -76,7 +76,7 @@ def evaluate_once(
         plain: the model in model.safetensors; see ``build_models``.
         retraining: the export's trainings.
         described: the part of the record that is known before training.
-        outcomes: the outcome of each training, by stage.
+        outcomes: the outcome of each model's training, by stage.
     """
     import torch
 

@@ -94,7 +94,7 @@ class Place:
     """Absolute."""
     is_default: bool
     """Whether this is the default folder. If the default folder has other content than a complete export, the content
-    is moved aside. If a folder that the user chose has, the export is refused."""
+    is moved aside. If a folder that the user chose has such content, the export is refused."""
 
     @property
     def flaw(self) -> str | None:

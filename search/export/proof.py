@@ -65,8 +65,8 @@ between its logits in fp32 and in fp64. Each of the two compared libraries may b
 
 STRANGER_TOLERANCE = 0.005
 """Largest difference between a stranger's accuracy on the raw files and the card's, besides the pictures that a plain
-convert("RGB") reads differently (16-bit, EXIF-rotated). The other pictures agree; those with a side more than 64
-times as long as the other only nearly."""
+convert("RGB") reads differently (16-bit, EXIF-rotated). All other pictures agree, or nearly agree if one side
+is more than 64 times as long as the other."""
 
 STRANGER_LEVELS = 2.0
 """Largest mean difference, in levels of 255, between a picture as a stranger reads it and as the cache has it."""
@@ -256,7 +256,7 @@ def _open_formats(
         plain = weights.open_weights(folder)
         return plain.model, is_ensemble, plain.model, {weights.LIBRARY: (weights.FILE, plain.forward)} | forwards
     plain = _built_by_this_program(folder, card, data)
-    forwards["this program"] = weights.FILE, plain.forward  # the last one, because the first reads the raw files
+    forwards["this program"] = weights.FILE, plain.forward  # added last: the first also gets the raw files
     whole = next((found.model for found in opened.values() if found.model is not None), None)
     counted = (plain.model, is_ensemble) if whole is None else (whole, True)
     return *counted, plain.model, forwards

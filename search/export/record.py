@@ -312,7 +312,7 @@ class ExportRecord(Results, Description):
 
     @property
     def measured_on(self) -> str:
-        """The split on which the accuracy was measured; also the training pictures, if not the training split."""
+        """The split on which the accuracy was measured and, where it matters, the training pictures, in words."""
         split = "test" if self.evaluation.split == "test" else "validation"
         if split == "validation" and self.sees_validation:
             return f"on the {split} split, which it was trained on"

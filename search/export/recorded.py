@@ -159,7 +159,7 @@ class RecordedRerank(Recorded):
     interval: tuple[float, float]
     """95 % interval of the difference (Newcombe's for paired proportions)."""
     p: float
-    """Probability by McNemar's test, exact and two-sided."""
+    """The p-value of McNemar's test, exact and two-sided."""
 
     @property
     def in_words(self) -> str:

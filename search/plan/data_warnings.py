@@ -23,7 +23,8 @@ MASK_NAMES = {"mask", "masks", "label", "labels", "annotation", "annotations", "
 """Names of folders, in lower case, in which data sets for segmentation and detection have their answers."""
 
 FEWEST_FOLDERS = 5
-"""Fewest names of folders inside the classes for which groups are suggested: cat/indoors, cat/outdoors are none."""
+"""Smallest number of different names of folders inside the classes for which groups are suggested. Fewer names, such as
+indoors and outdoors, are kinds of pictures and no groups."""
 
 HEAVY_IMBALANCE = 10
 """Smallest ratio of the largest class to the smallest that causes a warning about imbalance."""

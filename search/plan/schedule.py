@@ -62,7 +62,7 @@ class Schedule:
 
     spec: StudySpec
     ends_at: float
-    """Planned time of the export, in seconds since 1970; infinity without ``search.hours``."""
+    """Planned end of the export, in seconds since 1970; infinity without ``search.hours``."""
     parallel: int
     """Number of trainings at the same time in the last stages."""
     pictures: int = 0

@@ -23,7 +23,7 @@ PRIOR_LENGTH, PRIOR_VARIANCE, PRIOR_NOISE = (0.0, 1.0), (0.0, 1.0), (np.log(0.01
 standardised values. For the lengths see bench/README.md, "The model sampler"."""
 
 BLOCK = 16_384
-"""Numbers of a block in ``_matern``: three arrays of them take 400 kB."""
+"""Number of values in a block of ``_matern``: three arrays of them take 400 kB."""
 
 JITTER = 1e-6
 """Added to the diagonal of each covariance matrix, which would be singular for equal points."""

@@ -22,7 +22,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 SPACES = 8
-"""Most spaces for which rows are kept. A search has one; a setting that is sampled by itself has its own."""
+"""Largest number of spaces for which rows are kept. A search has one; a setting that is sampled by itself has its
+own."""
 
 
 @dataclass(frozen=True)

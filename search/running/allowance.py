@@ -36,7 +36,7 @@ def allowance_of(budget: Budget, spent: Spent, committed: int, rungs: Rungs, clo
     Args:
         budget: the budget of the search.
         spent: the spent part of the budget.
-        committed: most steps that the trials in progress still need to reach their next rungs.
+        committed: largest number of steps that the trials in progress still need to reach their next rungs.
         rungs: the rungs with the paused trials.
         clock: the time of the launch.
         idle: whether no trial is in progress.

@@ -88,7 +88,7 @@ class Clock:
         return time.time() >= self.schedule.final_begins_at(pace)
 
     def ends_at(self, seconds_left: float | None) -> float | None:
-        """Planned time of the export, in seconds since 1970; None if it is not known, and without an export.
+        """Planned end of the export, in seconds since 1970; None if it is not known, and without an export.
 
         Args:
             seconds_left: estimated time until the search ends.

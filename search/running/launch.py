@@ -158,7 +158,7 @@ def launch(
 
 
 def take_over(owned: OwnedStudy, prepared: Prepared, storage: RDBStorage, runs: Runs) -> list[str]:
-    """Store the size of a study's data for later studies, and choose, once, the recipes of earlier studies.
+    """Take over recipes of earlier studies, chosen once; for later studies, store the size of this study's data.
 
     Returns:
         Lines for the user about the chosen recipes.

@@ -11,8 +11,8 @@ from search.running.rungs import Rungs
 from studies import StudySpec
 
 APART = 100
-"""Between two looks at the checkpoints passes this many times the duration of the first, because a look reads the
-folders of all unfinished trials: 40 ms for 1,000 of them, and more on a network disk."""
+"""Shortest time between two looks at the checkpoints, as a multiple of the duration of the earlier look. A look reads
+the folders of all unfinished trials: 40 ms for 1,000 of them, and more on a network disk."""
 
 
 class Quota:
@@ -33,7 +33,8 @@ class Quota:
         self._next = -math.inf
 
     def keep(self, *, at_once: bool = False) -> None:
-        """Look at the checkpoints if a look is due; without ``at_once``, only if the last one is long enough ago."""
+        """Look at the checkpoints if a trial was paused or has ended since the last look. Without ``at_once``, do so
+        only if that look is long enough ago."""
         begun = time.monotonic()
         if not self.due or (begun < self._next and not at_once):
             return

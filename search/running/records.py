@@ -50,7 +50,8 @@ class Progress:
     asked: int = 0
     """The last step at which the pruner was asked, even if an outage prevented its answer."""
     decided: dict[int, bool] = field(default_factory=dict)
-    """The last decided step -> whether the trial was pruned or paused there. Each step is decided once."""
+    """The last decided step -> whether the trial was pruned or paused there: one entry, or none. Each step is decided
+    once."""
     seconds: dict[int, float] = field(default_factory=dict)
     """Duration of each step that was reported to this launch."""
     seconds_before: float = 0.0
@@ -128,7 +129,7 @@ class InProgress(MutableMapping[int, Progress]):
     The sums are kept, not computed: each message at a rung and each assignment needs them.
 
     Args:
-        left_of: most steps that a trial still needs up to its next rung, or its end.
+        left_of: largest number of steps that a trial still needs up to its next rung, or its end.
     """
 
     def __init__(self, left_of: Callable[[Progress], int]) -> None:
@@ -139,7 +140,7 @@ class InProgress(MutableMapping[int, Progress]):
         self.steps = 0
         """The steps that the trials have reported."""
         self.left = 0
-        """Most steps that they still need up to their next rungs, or their ends."""
+        """Largest number of steps that they still need up to their next rungs, or their ends."""
 
     def changed(self, number: int) -> None:
         """Count a trial anew, because it has reported a step, or was decided about."""

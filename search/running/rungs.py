@@ -66,7 +66,8 @@ class Rungs:
         return self.ladder.epochs_of(progress.stage)
 
     def left_of(self, progress: Progress) -> int:
-        """Most steps that a trial in progress still needs to its next rung or its end; for a repeat, to its end."""
+        """Largest number of steps that a trial in progress still needs to its next rung or its end; for a repeat, to
+        its end."""
         if progress.is_held:
             return 0
         if progress.is_repeat:

@@ -1,4 +1,4 @@
-"""The trials of a study during a search: asks for, resumes, reports and tells trials. The only writer to Optuna.
+"""The trials of a study during a search: asks for, resumes, reports and tells trials.
 
 Every write can be repeated: if the database did not acknowledge it, it is repeated later, after a check of what was
 stored. The journal gets a line after each acknowledgement.
@@ -108,7 +108,7 @@ class Trials:
 
     @property
     def committed(self) -> int:
-        """Most steps that the trials in progress still need to reach their next rungs."""
+        """Largest number of steps that the trials in progress still need to reach their next rungs."""
         return self.progress.left
 
     def _put_first(self, progress: Progress | None) -> None:

@@ -122,7 +122,7 @@ class Budget:
 
         Args:
             spent: the spent part.
-            committed_epochs: most steps that the trials in progress still need.
+            committed_epochs: largest number of steps that the trials in progress still need.
         """
         left = [] if self.trials is None else [self.trials - spent.counted]
         if self.trainings is not None:

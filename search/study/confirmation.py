@@ -236,7 +236,7 @@ def confirmation_of(study: optuna.Study, spec: StudySpec, *, owner: str | None =
 
     Args:
         study: the study.
-        spec: the study's spec. Its ``confirm`` and ``final`` are those stored by ``begin``.
+        spec: the study's spec. Instead of its ``confirm`` and ``final``, those that ``begin`` stored count.
         owner: the process that owns the study now, as ``owner_of`` names it. The time left is estimated only if this
             process began the confirmation, and so runs it now. While a search owns the study, no confirmation runs,
             although a candidate may still have to be confirmed.

@@ -196,7 +196,7 @@ class Journal:
         known = read_journal(self.path)
         since = known[_since_recipe(known) :]
         # Whether this is the first launch after a change of recipe. The trials that begin anew then have fewer epochs
-        # in the database than in the journal. So these epochs are not lost, and the launch writes all trials down.
+        # in the database than in the journal. These epochs do not count as lost; the launch writes all trials down.
         begins_anew = len(since) < len(known) and not any(isinstance(line, Launch) for line in since)
         told = _since_history(known if begins_anew else since)
         missing = _missing(told, trials, space)

@@ -61,7 +61,7 @@ class RememberingStorage(_CachedStorage):
         self._unfinished: dict[int, None] = {}
         """Numbers of the unfinished trials, in order."""
         self._stand_ins: set[int] = set()
-        """Numbers of the trials in whose place the memory has another one, given by ``seen``."""
+        """Numbers of the trials in whose place the memory has another one, given by ``as_seen``."""
         self._waiting: set[int] = set()
         """Numbers of the WAITING trials."""
         self._whole = False
@@ -140,7 +140,7 @@ class RememberingStorage(_CachedStorage):
         return trial if trial.state.is_finished() else _copy(trial)
 
     def stand_ins(self) -> list[FrozenTrial]:
-        """The trials for which ``seen`` has returned another one, by number: those others."""
+        """The trials that ``as_seen`` has put in the place of others, by number."""
         self._refresh()
         return [self._trials[number] for number in sorted(self._stand_ins)]
 

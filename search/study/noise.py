@@ -154,8 +154,8 @@ def sigma_of(groups: Sequence[Sequence[float]], share: float, pictures: int | No
 
 
 def _repeated(trials: Sequence[FrozenTrial]) -> list[tuple[int, tuple[float, ...]]]:
-    """The number of the first known recipe's trial, with the values of this trial and of its repeat; empty without
-    one."""
+    """The number of the first known recipe's trial, with the values of this trial and of its repeat; empty without a
+    repeat."""
     known = first_known(trials)
     again = [
         trial.values[0]

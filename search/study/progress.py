@@ -87,7 +87,7 @@ class Snapshot:
     noise: Noise | None = None
     """The noise of one training; None while the search runs, and if it is not known."""
     ends_at: float | None = None
-    """Planned time of the export, in seconds since 1970; None without ``--export``, and before it is known."""
+    """Planned end of the export, in seconds since 1970; None without ``--export``, and before it is known."""
     judged_on: str = "on validation"
     """The pictures on which a candidate's accuracy is measured, in words, from ``search.words.judged_on``."""
 

@@ -39,7 +39,7 @@ class Replay:
     """Number of decisions whether a trial goes on."""
     same_decisions: int
     rebuilt: int
-    """Number of trials with steps that the journal lacks; these steps are not judged."""
+    """Number of trials with steps that only the database or only the journal had at a launch; not all are judged."""
     first_difference: str | None
     versions: dict[str, list[str]]
     """Package -> [versions that launches recorded, ..., installed version], for packages whose versions differ."""
@@ -192,8 +192,8 @@ def replay_with(events: list[Event], pruner: str) -> OtherPruner:
     """The decisions of another pruner on the same candidates, reported in the same order.
 
     If this pruner would have stopped a trial earlier, it would have saved the epochs after that. Two kinds of trials
-    are not judged: trials with steps that the journal lacks; and trials that the search pruned or paused before this
-    pruner would have stopped them, because their further values are unknown.
+    are not judged: trials with steps that only the database or only the journal had at a launch; and trials that the
+    search pruned or paused before this pruner would have stopped them, because their further values are unknown.
 
     Raises:
         ConfigError: there is no such pruner.

@@ -52,8 +52,8 @@ class Transferred(FrozenModel):
     """Name of the earlier study."""
     trial: int
     recipe: Mapping[str, Value]
-    """Settings of the new study's space, as in a study file; as stored by ``keep_transferred``, the sampled
-    settings."""
+    """Setting of the new study's space -> value. ``choose_transfers`` gives the settings as a study file has them;
+    ``keep_transferred`` stores them as they are sampled."""
 
     @property
     def source(self) -> str:

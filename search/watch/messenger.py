@@ -33,7 +33,7 @@ class UndeliveredError(Exception):
 
 
 class Messenger:
-    """Delivers messages from a thread of its own. A newer message replaces one of the same kind that still waits.
+    """Delivers messages from a thread of its own. A newer message replaces one about the same event that still waits.
 
     Args:
         kind: name of the setting in messages to the user, such as "webhook".

@@ -61,7 +61,7 @@ class State(BaseModel):
     problems: tuple[str, ...]
     workers: tuple[WorkerView, ...]
     ends_at: float | None = None
-    """Planned time of the export, in seconds since 1970; None if the launch does not go on to an export."""
+    """Planned end of the export, in seconds since 1970; None if the launch does not go on to an export."""
 
 
 # -- a search as another process sees it

@@ -314,7 +314,7 @@ class Crew:
         """Give up a killed process that does not end, and its device.
 
         If the process ever runs again, it ends with its current system call. That call may still write a checkpoint
-        while another worker has resumed the training. The file's hash and the previous file limit the damage to one
+        while another worker has resumed the training. The file's CRC-32 and the previous file limit the damage to one
         epoch.
         """
         worker.process, worker.killed_at = "ended", None

@@ -1,4 +1,5 @@
-"""A module for each format: writes its file, opens it with its stock library, describes it to users. Imports no room.
+"""A module for each format: writes its file, opens it with its stock library, describes it to users.
+The modules import nothing else of ``search``.
 
 format   the interface of a format
 table    the list of formats; `studies.final` has their names
