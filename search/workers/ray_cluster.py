@@ -6,10 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 
 from search.errors import UsageError
+
+CONNECT_SECONDS = 60.0
+"""Longest time for a cluster to answer: if nothing listens at an address, Ray itself tries for many minutes."""
 
 SETTINGS = {
     "RAY_AUTH_MODE": "token",
@@ -106,12 +110,18 @@ def _probe(address: str, environment: dict[str, str]) -> subprocess.Popen[str]:
 def _answer(probe: subprocess.Popen[str]) -> str:
     """What a probe has found: "connected", REFUSED, or the last line of its error."""
     assert probe.stdout is not None
-    last = ""
+    last = f"no answer within {CONNECT_SECONDS:g} s"
+    timer = threading.Timer(CONNECT_SECONDS, probe.kill)
+    timer.daemon = True
+    timer.start()
     with probe:
         for line in probe.stdout:
             last = line.strip() or last
             found = next((word for word in ("connected", REFUSED) if word in line), None)
             if found is not None:
                 probe.kill()
-                return found
-    return last
+                break
+        else:
+            found = last
+    timer.cancel()
+    return found
