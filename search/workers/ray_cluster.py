@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def connect(text: str, address: str) -> None:
         return
     without = {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": os.devnull}
     probes = [_probe(address, os.environ | without), _probe(address, dict(os.environ))]
-    open_to_all, ours = map(_answer, probes)
+    ends = time.monotonic() + CONNECT_SECONDS
+    open_to_all, ours = (_answer(probe, ends) for probe in probes)
     if open_to_all == "connected":
         raise UsageError(
             f"--gpus {text}: the cluster {address} asks for no token, so anyone who reaches it can run programs on it; "
@@ -107,11 +109,11 @@ def _probe(address: str, environment: dict[str, str]) -> subprocess.Popen[str]:
     )
 
 
-def _answer(probe: subprocess.Popen[str]) -> str:
-    """What a probe has found: "connected", REFUSED, or the last line of its error."""
+def _answer(probe: subprocess.Popen[str], ends: float) -> str:
+    """What a probe has found until the time ``ends``: "connected", REFUSED, or why there is no connection."""
     assert probe.stdout is not None
-    last = f"no answer within {CONNECT_SECONDS:g} s"
-    timer = threading.Timer(CONNECT_SECONDS, probe.kill)
+    last = "it ended without a word"
+    timer = threading.Timer(max(0.0, ends - time.monotonic()), probe.kill)
     timer.daemon = True
     timer.start()
     with probe:
@@ -124,4 +126,5 @@ def _answer(probe: subprocess.Popen[str]) -> str:
         else:
             found = last
     timer.cancel()
-    return found
+    killed = found == last and probe.returncode == -signal.SIGKILL
+    return f"no answer within {CONNECT_SECONDS:g} s" if killed else found
