@@ -16,6 +16,7 @@ from trainer.unclear import (
     names_of,
     part_of,
     refuse_masks,
+    refuse_masks_beside_pictures,
     refuse_unclear,
     unwrapped,
 )
@@ -131,6 +132,7 @@ def _splits(where: str, splits: Sequence[tuple[str, Folder]], unlabelled: list[F
     labelled = []
     for split, part in parts:
         refuse_masks(where, part.holding)
+        refuse_masks_beside_pictures(where, [part])
         if _is_unlabelled(part, split, classes):
             if split != "test":
                 raise DataError(_without_classes(where, part))

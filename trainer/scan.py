@@ -18,7 +18,7 @@ from trainer.contest import suggest_labels
 from trainer.errors import DataError
 from trainer.labels import read_labels
 from trainer.layout import EXPECTED_LAYOUT, read_layout
-from trainer.tree import File, read_tree
+from trainer.tree import File, Folder, read_tree
 from trainer.unclear import describes_objects, names_of, option_for
 
 __all__ = ["Listing", "Picture", "Source", "scan", "scan_folder"]
@@ -116,7 +116,7 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
             f"{root}: all pictures are in {layout.below.name}; if the folders in it ({names_of(layout.below.holding)}) "
             f"are the {'splits' if layout.has_splits else 'classes'}, use {option_for(layout.below, str(root))}"
         )
-    notices = list(layout.notices)
+    notices = [*_about_links(tree), *layout.notices]
     if suggestion is not None and suggestion.is_clear and not layout.is_plain:
         raise DataError(f"{root}: labels are in a table, not in the names of folders.\n{suggestion.lines}")
     if needs_train and len(layout.train_classes) == 1:
@@ -149,6 +149,16 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
     stamp = json.dumps([str(root), sorted(class_folders), sorted(stamps)])
     own_splits = sorted({split for split, _ in layout.parts})
     return Listing(str(root), pictures, sorted(class_folders), own_splits, stamp, notices)
+
+
+def _about_links(tree: Folder) -> list[str]:
+    """A sentence about links to folders around them, if there are any."""
+    links = tree.links_back
+    if not links:
+        return []
+    what = f"{links[0]} links" if len(links) == 1 else f"{len(links):,} links, the first: {links[0]}, lead"
+    whom = "it is" if len(links) == 1 else "they are"
+    return [f"{what} to a folder that {whom} in; {'it is' if len(links) == 1 else 'they are'} not followed"]
 
 
 def _readable(name: str) -> str:

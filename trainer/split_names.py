@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from trainer.tree import Folder
 
-__all__ = ["UNLABELLED_WORDS", "WRAPPER_WORDS", "split_of", "splits_of", "words_of"]
+__all__ = ["UNLABELLED_WORDS", "WRAPPER_WORDS", "split_of", "splits_of", "words_in_order", "words_of"]
 
 SPLIT_WORDS = {
     "train": (
@@ -43,9 +43,14 @@ def _plain(name: str) -> str:
 WORDS = [(split, _plain(word)) for split, words in SPLIT_WORDS.items() for word in words]
 
 
-def words_of(name: str) -> set[str]:
+def words_in_order(name: str) -> list[str]:
     """The words of a name in lower case: they are separated by ``_``, ``-``, ``.``, a space, or a capital letter."""
-    return set(re.split(r"[-_. ]+", _plain(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))))
+    return re.split(r"[-_. ]+", _plain(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)))
+
+
+def words_of(name: str) -> set[str]:
+    """The words of a name in lower case."""
+    return set(words_in_order(name))
 
 
 def split_of(name: str) -> str | None:

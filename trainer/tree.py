@@ -76,6 +76,8 @@ class Folder:
     """Path relative to the data folder, with slashes; "" for the data folder itself."""
     files: tuple[File, ...]
     folders: tuple[Folder, ...]
+    links_back: tuple[str, ...] = ()
+    """Names of links in it, at any depth, to a folder around them; they are not followed."""
 
     @property
     def base(self) -> str:
@@ -87,6 +89,12 @@ class Folder:
         yield from self.files
         for folder in self.folders:
             yield from folder.walk()
+
+    def tree(self) -> Iterator[Folder]:
+        """The folder and every folder below it."""
+        yield self
+        for folder in self.folders:
+            yield from folder.tree()
 
     @property
     def pictures(self) -> list[File]:
@@ -107,19 +115,23 @@ class Folder:
 def read_tree(root: Path) -> Folder:
     """Read the tree below ``root``, through symbolic links, without files of operating systems and of this program.
 
+    A link to a folder that it is in is not followed: its pictures are those of other folders once more.
+
     Raises:
         DataError: the folder is missing, or a folder below it cannot be listed.
     """
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"the data folder {root} {what}; check --data DIR")
-    return _read(str(root), "", ())
+    around = [folder.stat() for folder in (root, *root.resolve().parents)]
+    return _read(str(root), "", tuple((info.st_dev, info.st_ino) for info in around))
 
 
 def _read(path: str, name: str, above: tuple[tuple[int, int], ...]) -> Folder:
-    """Read a folder. ``above`` has the folders above it, so that a link back to one of them is not followed."""
+    """Read a folder. ``above`` has the folder and those above it: a link back to one of them is not followed."""
     files: list[File] = []
     folders: list[Folder] = []
+    links_back: list[str] = []
     for entry in _entries(path):
         if _is_litter(entry.name):
             continue
@@ -130,11 +142,14 @@ def _read(path: str, name: str, above: tuple[tuple[int, int], ...]) -> Folder:
             info = None
         if info is None or not stat.S_ISDIR(info.st_mode):
             files.append(File(below, Path(entry.path), info))
-        elif (info.st_dev, info.st_ino) not in above and not _is_ours(entry.path):
+        elif (info.st_dev, info.st_ino) in above:
+            links_back.append(below)
+        elif not _is_ours(entry.path):
             folders.append(_read(entry.path, below, (*above, (info.st_dev, info.st_ino))))
     if not name and RUNS_FILES & {file.name for file in files}:  # --runs and --data name the same folder
         folders = [folder for folder in folders if folder.name not in RUNS_NAMES]
-    return Folder(name, tuple(files), tuple(folders))
+    links_back += [link for folder in folders for link in folder.links_back]
+    return Folder(name, tuple(files), tuple(folders), tuple(links_back))
 
 
 def _entries(path: str) -> list[os.DirEntry[str]]:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from trainer.errors import DataError
-from trainer.split_names import WRAPPER_WORDS, split_of, splits_of, words_of
+from trainer.split_names import WRAPPER_WORDS, split_of, splits_of, words_in_order, words_of
 from trainer.tree import File, Folder
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "option_for",
     "part_of",
     "refuse_masks",
+    "refuse_masks_beside_pictures",
     "refuse_unclear",
     "unwrapped",
 ]
@@ -33,8 +34,8 @@ IMAGE_WORDS = WRAPPER_WORDS | {"jpegimages", "jpg", "jpeg", "png"}
 MASK_WORDS = {"annotation", "annotations", "label", "labels", "mask", "masks", "segmentation", "trimaps"}
 """Words that name a folder with the answers of a data set for segmentation or detection."""
 
-MASK_ENDING = re.compile(r"[-_. ](annotation|gt|label|mask|seg|segmentation)s?$", re.IGNORECASE)
-"""Ending of the name of a mask, which the name of its picture does not have: 000_mask.png."""
+MASK_ENDING = re.compile(r"[-_. ](annotation|gt|label|mask|seg|segmentation|superpixel)s?([-_]?\d+)?$", re.IGNORECASE)
+"""Ending of the name of a mask, which the name of its picture does not have: 000_mask.png, 000_mask_1.png."""
 
 OBJECT_WORDS = {"annotation", "annotations", "bbox", "boxes", "coco", "instances", "keypoints"}
 """Words in the name of a JSON file that describes objects in pictures: instances_train2017.json."""
@@ -89,6 +90,7 @@ def refuse_unclear(place: str, where: str, tops: Sequence[Folder], splits: Mappi
     refuse_masks(place, tops)
     for folder in tops:
         refuse_masks(place, folder.holding)
+    refuse_masks_beside_pictures(place, tops)
     if splits:
         _refuse_others(place, [folder for folder in tops if folder.name in splits], others, splits)
     _refuse_shared_names(place, where, tops)
@@ -99,7 +101,7 @@ def refuse_unclear(place: str, where: str, tops: Sequence[Folder], splits: Mappi
                 f"the same pictures; move {folder.base} elsewhere, or use {option_for(unwrapped(folder), where)}; if "
                 f"{folder.base} is a class, put all classes into a folder train: train/CLASS/*"
             )
-    if len(others) > 1 and all(_is_part(folder.base) for folder in others):
+    if len(others) > 1 and _are_parts([folder.base for folder in others]):
         raise DataError(
             f"{place}: {names_of(others)} are names of parts of a data set, not of classes; expected is "
             f"{EXPECTED_LAYOUT}, or a table of labels (data.labels); if they are classes, put them into a folder "
@@ -191,6 +193,26 @@ def refuse_masks(place: str, folders: Sequence[Folder]) -> None:
                 )
 
 
+def refuse_masks_beside_pictures(place: str, folders: Sequence[Folder]) -> None:
+    """Raise if a third of the pictures in a folder, at any depth, have the names of masks of others: X_mask beside X.
+
+    A few such names are accidents: box_label.jpg beside box.jpg.
+    """
+    masks: list[tuple[File, File]] = []
+    for folder in (one for top in folders for one in top.tree() if one.pictures):
+        known = {_stem(file): file for file in folder.pictures}
+        plain = ((file, MASK_ENDING.sub("", _stem(file))) for file in folder.pictures)
+        found = [(file, known[stem]) for file, stem in plain if stem in known and stem != _stem(file)]
+        masks += found if 3 * len(found) >= len(folder.pictures) else []
+    if masks:
+        mask, picture = masks[0]
+        files = f"{len(masks):,} files have the names" if len(masks) > 1 else "1 file has the name"
+        raise DataError(
+            f"{place}: {files} of masks of pictures beside them, as in data for segmentation: {mask.name} beside "
+            f"{picture.base}; move the masks out of the data folder; if they are pictures to train on, rename them"
+        )
+
+
 def describes_objects(tree: Folder) -> str | None:
     """A sentence if files describe objects in the pictures: YOLO's .txt, Pascal VOC's .xml, COCO's .json; else None."""
     stems = {_stem(file) for file in tree.walk() if file.is_picture}
@@ -216,12 +238,23 @@ def _stem(file: File) -> str:
     return file.base.rpartition(".")[0]
 
 
-def _is_part(name: str) -> bool:
-    """Whether a name consists of PART_WORDS and a number or a letter: fold_0, part_A, images_001."""
-    words = re.findall(r"[^\W\d_]+|\d+", " ".join(sorted(words_of(name))))
-    short = [word for word in words if word.isdigit() or len(word) == 1]
-    long = [word for word in words if word not in short]
-    return bool(short and long) and set(long) <= PART_WORDS
+def _are_parts(names: Sequence[str]) -> bool:
+    """Whether names are those of parts: PART_WORDS and a number or a letter (fold_0, part_A, images_001), or names that
+    differ only in the number or letter after one of PART_WORDS (HAM10000_images_part_1 and _2)."""
+    split = [re.findall(r"[^\W\d_]+|\d+", " ".join(words_in_order(name))) for name in names]
+    if all({word for word in words if not _is_short(word)} <= PART_WORDS for words in split):
+        return all(len({_is_short(word) for word in words}) == 2 for words in split)
+    if len({len(words) for words in split}) > 1:
+        return False
+    columns = list(zip(*split, strict=True))
+    differing = [number for number, column in enumerate(columns) if len(set(column)) > 1]
+    if len(differing) != 1 or differing[0] == 0:
+        return False
+    return all(map(_is_short, columns[differing[0]])) and columns[differing[0] - 1][0] in PART_WORDS
+
+
+def _is_short(word: str) -> bool:
+    return word.isdigit() or len(word) == 1
 
 
 def copies_among(tops: Sequence[Folder]) -> dict[str, str]:

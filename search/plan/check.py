@@ -234,20 +234,25 @@ def _near_duplicates(data: Dataset, out: Path | None, say: Callable[[str], None]
 
 
 def _prepare(spec: StudySpec, runs: Runs) -> Prepared:
-    """Like ``prepare``, but if the pictures cannot be used, the error also has the problems of limit and recipes."""
+    """Like ``prepare``, but if the pictures cannot be used, the error also has the problems of limit and recipes.
+
+    If the number of classes is not known, it has the problems of the model alone.
+    """
     check_extras(spec)
     try:
         return prepare(spec, runs, Terminal(stderr=True), download=False)
     except (DataError, DiskError) as error:
+        classes = _classes_of(spec)
         try:
-            find_bounds(spec, _fewest_classes(spec), runs)
+            find_bounds(spec if classes else spec.model_copy(update={"known": ()}), classes or 2, runs)
         except (LimitError, ConfigError) as other:
-            raise type(error)(f"{error}\n{other}") from None
+            if classes or isinstance(other, ConfigError):
+                raise type(error)(f"{error}\n{other}") from None
         raise
 
 
-def _fewest_classes(spec: StudySpec) -> int:
-    """A lower bound of the number of classes, so that problems of the limit are real; 2 if nothing is known."""
+def _classes_of(spec: StudySpec) -> int | None:
+    """The number of classes, or a lower bound, so that problems of the limit are real; None if nothing is known."""
     match spec.data.source:
         case "digits" | "cifar10":
             return 10
@@ -258,11 +263,11 @@ def _fewest_classes(spec: StudySpec) -> int:
         case _:
             assert_never(spec.data.source)
     if spec.data.path is None:
-        return 2
+        return None
     try:
         listing = scan(spec.data)
     except DataError:
-        return 2
+        return None
     return max(2, len({picture.class_name for picture in listing.pictures if picture.split == "train"}))
 
 

@@ -182,7 +182,14 @@ def test_glued_names_without_class_folders_are_never_two_classes(tmp_path: Path)
 
 @pytest.mark.parametrize(
     "names",
-    [("fold_0", "fold_1", "fold_2"), ("part_A", "part_B"), ("images_001/images", "images_002/images"), ("Batch1", "b")],
+    [
+        ("fold_0", "fold_1", "fold_2"),
+        ("part_A", "part_B"),
+        ("images_001/images", "images_002/images"),
+        ("Batch1", "b"),
+        ("HAM10000_images_part_1", "HAM10000_images_part_2"),
+        ("scans part A of B", "scans part B of B"),
+    ],
 )
 def test_numbered_parts_of_a_data_set_are_not_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
     root = make_folder(tmp_path / "parts", dict.fromkeys(names, 2))
@@ -196,7 +203,19 @@ def test_numbered_parts_of_a_data_set_are_not_classes(tmp_path: Path, names: tup
     assert prepare(cure, tmp_path).class_names == tuple(tops)
 
 
-@pytest.mark.parametrize("names", [("class_1", "class_2"), ("0", "1"), ("Type_1", "Type_2"), ("c0", "c1"), ("A", "B")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("class_1", "class_2"),
+        ("0", "1"),
+        ("Type_1", "Type_2"),
+        ("c0", "c1"),
+        ("A", "B"),
+        ("red_part_1", "top_part_1"),
+        ("image of A", "image of B"),
+        ("part_1_dog", "part_2_cat"),
+    ],
+)
 def test_numbered_classes_stay_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
     assert prepare(make_folder(tmp_path / "data", dict.fromkeys(names, 2)), tmp_path).class_names == names
 
@@ -227,6 +246,43 @@ def test_masks_are_never_a_class(tmp_path: Path, counts: dict[str, int], masks: 
     assert f"{masks} holds pictures of the same names as " in (message := problems_of(root, tmp_path))
     assert "so it seems to hold masks" in message
     assert EXPECTED in message
+
+
+def test_parts_with_a_table_are_refused_with_the_lines_for_the_table(tmp_path: Path) -> None:
+    counts = {"HAM10000_images_part_1": 4, "HAM10000_images_part_2": 4}
+    root = make_folder(tmp_path / "skin", counts)
+    rows = ["lesion_id,image_id,dx,age"]
+    for number, file in enumerate(sorted(root.rglob("*.png"))):
+        file.rename(file.with_name(f"ISIC_{number:07}.png"))
+        rows.append(f"HAM_{number // 2},ISIC_{number:07},{'nv' if number % 2 else 'mel'},{30 + number}")
+    (root / "HAM10000_metadata.csv").write_text("\n".join(rows) + "\n")
+    message = problems_of(root, tmp_path)
+    assert "HAM10000_images_part_1 and HAM10000_images_part_2 are names of parts of a data set" in message
+    assert 'labels = "HAM10000_metadata.csv"\n  columns = { file = "image_id", label = "..." }' in message
+    columns = {"file": "image_id", "label": "dx"}
+    data = prepare(root, tmp_path, labels="HAM10000_metadata.csv", columns=columns)
+    assert data.class_names == ("mel", "nv")
+
+
+@pytest.mark.parametrize("splits", [("",), ("train/", "test/")])
+@pytest.mark.parametrize("ending", ["_mask", "_mask_1", "-Segmentation"])
+def test_masks_beside_their_pictures_are_counted_and_refused(
+    tmp_path: Path, splits: tuple[str, ...], ending: str
+) -> None:
+    root = make_folder(tmp_path / "breast", {f"{split}{kind}": 6 for split in splits for kind in ("benign", "normal")})
+    folder = root / splits[0] / "benign"
+    for number in range(2):
+        (folder / f"{number:03}.png").rename(folder / f"{number + 2:03}{ending}.png")
+        if number == 0:  # a single such name may be an accident
+            assert prepare(root, tmp_path).notices == ()
+    name = f"{splits[0]}benign/002{ending}.png"
+    message = problems_of(root, tmp_path)
+    assert f"2 files have the names of masks of pictures beside them, as in data for segmentation: {name}" in message
+    assert "beside 002.png; move the masks out of the data folder" in message
+    for file in folder.glob("*[a-z1]*.png"):
+        if ending in file.name:
+            file.rename(tmp_path / file.name)
+    assert prepare(root, tmp_path).class_names == ("benign", "normal")
 
 
 NAMES = ("000", "001", "002")

@@ -465,8 +465,15 @@ def test_without_pictures_the_sentence_shows_the_layout_and_the_model_is_checked
         check_study(study(data={}), runs, TWO_WORKERS)
     with pytest.raises(DataError, match=r"(?s)none was given.*'rexnet_10' is not a timm model; did you mean rexnet_1"):
         check_study(study(data={}, train={"model": "rexnet_10"}), runs, TWO_WORKERS)
-    with pytest.raises(DataError, match=r"(?s)nowhere does not exist.*no width of resnet10t fits.* 2 classes"):
+    with pytest.raises(DataError, match=r"(?s)nowhere does not exist.*'rexnet_10' is not a timm model"):
+        check_study(study(data={"path": "/nowhere"}, train={"model": "rexnet_10"}), runs, TWO_WORKERS)
+
+
+def test_without_pictures_the_limit_and_recipes_are_not_judged_by_an_invented_number_of_classes(runs: Runs) -> None:
+    with pytest.raises(DataError, match=r"^the data folder /nowhere does not exist; check --data DIR$"):
         check_study(study(data={"path": "/nowhere"}, limit={"params": 9}), runs, TWO_WORKERS)
+    with pytest.raises(DataError, match=r"^the data folder /nowhere does not exist; check --data DIR$"):
+        check_study(study(data={"path": "/nowhere"}, known=[{"width_mult": 2.0}]), runs, TWO_WORKERS)
 
 
 def test_an_impossible_limit_and_recipes_beyond_it_have_their_own_errors(runs: Runs) -> None:
