@@ -22,14 +22,21 @@ __all__ = ["Suggestion", "suggest_labels"]
 class Suggestion:
     """A suggestion to use label tables found in a data folder."""
 
-    lines: str
-    """Lines to add to the study file, with the reason."""
+    reason: str
+    """What was found, and what to do."""
     contradicts_folders: bool
     """Whether pictures of one folder have several labels, so that the folders are not the classes."""
     is_clear: bool = True
     """Whether the column of the classes is known; if not, the table may have none."""
-    has_test: bool = False
-    """Whether one of the tables has the classes of the test split."""
+    settings: str = ""
+    """Lines to add to the study file, each after a line break; "" if there are none."""
+    test_table: str = ""
+    """The table that has the classes of the test split; "" without one."""
+
+    @property
+    def lines(self) -> str:
+        """The reason, and the lines to add to the study file."""
+        return f"{self.reason}:{self.settings}" if self.settings else self.reason
 
 
 def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
@@ -65,9 +72,10 @@ def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
     chosen = found["labels"]
     return Suggestion(
         f"{chosen.name} names {len(chosen.labels):,} of the pictures and their classes; to train on those, add to "
-        f"the study file:{lines}",
+        "the study file",
         any(len(labels) > 1 for labels in labels_of.values()),
-        has_test="test_labels" in found,
+        settings=lines,
+        test_table=found["test_labels"].name if "test_labels" in found else "",
     )
 
 
@@ -152,10 +160,11 @@ def _unclear(file: File, index: FileIndex) -> tuple[int, Suggestion] | None:
         )
     return len(named), Suggestion(
         f"{file.name} names {len(named):,} of the pictures; if one of its columns ({among}) has their classes, add to "
-        f"the study file, with the name of that column as label:\n  [data]\n  labels = {_quoted(file.name)}\n"
-        f'  columns = {{ file = {_quoted(name)}, label = "..." }}',
+        "the study file, with the name of that column as label",
         contradicts_folders=True,
         is_clear=False,
+        settings=f"\n  [data]\n  labels = {_quoted(file.name)}\n"
+        f'  columns = {{ file = {_quoted(name)}, label = "..." }}',
     )
 
 

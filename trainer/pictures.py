@@ -18,16 +18,37 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffI
 from trainer.config import DataConfig
 from trainer.errors import DataError
 
-__all__ = ["DEPTH", "TURNED", "Reading", "centre_of", "crop_mode_of", "mode_of", "read", "read_picture", "read_right"]
+__all__ = [
+    "DEEP",
+    "DEPTH",
+    "TURNED",
+    "Reading",
+    "centre_of",
+    "crop_mode_of",
+    "mode_of",
+    "read",
+    "read_picture",
+    "read_right",
+]
 
 TURNED = "upright only by EXIF"
 DEPTH = "of more than 8 bits"
+UNIT = "of float values from 0 to 1"
+BYTES = "of more than 8 bits with values from 0 to 255"
+SPREAD = "of more than 8 bits with values below 0 or above 65,535"
 """Reasons why a plain ``Image.open(file).convert("RGB")`` reads a picture differently from ``read_picture``."""
 
-READ_RIGHT = {
-    TURNED: 'ImageOps.exif_transpose(Image.open(file)).convert("MODE")',
-    DEPTH: 'Image.fromarray((np.asarray(Image.open(file)) / 257).round().astype("uint8")).convert("MODE")',
+_SCALED = 'Image.fromarray(np.rint({}).astype("uint8")).convert("MODE")'
+_UPRIGHT = "np.asarray(ImageOps.exif_transpose(Image.open(file)), float)"
+DEEP = {
+    DEPTH: _SCALED.format(f"{_UPRIGHT} * (255 / 65535)"),
+    UNIT: _SCALED.format(f"{_UPRIGHT} * 255"),
+    BYTES: _SCALED.format(_UPRIGHT),
+    SPREAD: _SCALED.format(f"((a := {_UPRIGHT}) - a.min()) * (255 / (np.ptp(a) or 1))"),
 }
+"""Reason for each range that is scaled to 8 bits -> a line of code that scales it, with the arithmetic of _upright."""
+
+READ_RIGHT = {TURNED: 'ImageOps.exif_transpose(Image.open(file)).convert("MODE")', **DEEP}
 
 ONE_LARGE_AT_A_TIME = threading.Lock()
 """Lock for very large pictures, about which Pillow would warn: one takes up to 2 GB when decoded."""
@@ -79,7 +100,7 @@ def _margin(side: int, size: int) -> int:
 
 
 def read_right(why: str, channels: int) -> str:
-    """A line of code with Pillow that reads TURNED pictures, or DEPTH pictures of 16 bits, like ``read_picture``."""
+    """A line of code with Pillow that reads pictures that are misread for this reason like ``read_picture``."""
     return READ_RIGHT[why].replace("MODE", "RGB" if channels == 3 else "L")
 
 
@@ -90,7 +111,7 @@ class Reading:
     pixels: NDArray[np.uint8]
     """[S, S, 3] RGB or [S, S, 1] gray, where S is the side of the cached pictures."""
     misread: str
-    """Reason why a plain convert("RGB") reads other pixels: TURNED or DEPTH; "" if it reads the same pixels."""
+    """Reason why a plain convert("RGB") reads other pixels: a key of READ_RIGHT; "" if it reads the same pixels."""
 
 
 def read(source: bytes | Image.Image, config: DataConfig) -> Reading:
@@ -102,10 +123,9 @@ def read(source: bytes | Image.Image, config: DataConfig) -> Reading:
         with ONE_LARGE_AT_A_TIME if most is not None and image.width * image.height > most else nullcontext():
             image.load()  # so that a truncated file raises its error here
             _refuse_unread_depth(image)
-            upright = _upright(image)
+            upright, why = _upright(image)
             pixels = _pixels(upright, config)
             differs = upright is not image and not np.array_equal(_pixels(image, config), pixels)
-        why = DEPTH if _is_deep(image) else TURNED
         return Reading(pixels, why if differs else "")
     except UnidentifiedImageError:
         raise DataError("is not a picture in a format that Pillow knows") from None
@@ -145,27 +165,27 @@ def _refuse_unread_depth(image: Image.Image) -> None:
         raise DataError("is a TIFF of more than 8 bits in which 0 is white; save it with black as 0")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned by its EXIF orientation and scaled to 8 bits; the same object if it needs neither."""
+def _upright(image: Image.Image) -> tuple[Image.Image, str]:
+    """The image turned by its EXIF orientation and scaled to 8 bits, the same object if it needs neither; and why."""
     try:
         turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
     except Exception:  # the EXIF cannot be parsed; the picture is used as it is
         turn = None
     if turn is not None:
         image = image.transpose(turn)
-    if _is_deep(image):
-        values = np.asarray(image, dtype=np.float64)
-        low, high = float(values.min()), float(values.max())
-        if not np.isfinite(high - low):
-            raise DataError("has values that are not finite")
-        full_scales = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-        for full_scale in full_scales:
-            if low >= 0 and high <= full_scale:
-                low, high = 0.0, full_scale
-                break
-        values = (values - low) * (255 / ((high - low) or 1.0))
-        image = Image.fromarray(np.rint(values).astype(np.uint8))
-    return image
+    if not _is_deep(image):
+        return image, TURNED
+    values = np.asarray(image, dtype=np.float64)
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite(high - low):
+        raise DataError("has values that are not finite")
+    why = SPREAD
+    for reason, full_scale in (*([(UNIT, 1.0)] if image.mode == "F" else []), (BYTES, 255.0), (DEPTH, 65535.0)):
+        if low >= 0 and high <= full_scale:
+            why, low, high = reason, 0.0, full_scale
+            break
+    values = (values - low) * (255 / ((high - low) or 1.0))
+    return Image.fromarray(np.rint(values).astype(np.uint8)), why
 
 
 def mode_of(config: DataConfig) -> Literal["RGB", "L"]:

@@ -125,11 +125,13 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
         if told:  # else the files are read first, so that all problems are told at once
             raise DataError(f"{one}; expected is {EXPECTED_LAYOUT}\n{told}")
     if suggestion is not None:
-        in_one_line = " ".join(suggestion.lines.split())
         if suggestion.contradicts_folders and not layout.has_splits:
-            notices.append(f"the folders are taken for the classes, but {in_one_line}")
-        if suggestion.has_test and layout.has_splits and "test" not in dict(layout.parts):
-            notices.append(f"the test pictures have classes in a table: {in_one_line}")
+            notices.append(f"the folders are taken for the classes, but {suggestion.lines}")
+        if suggestion.test_table and layout.has_splits and "test" not in dict(layout.parts):
+            notices.append(
+                f"{suggestion.test_table} has the classes of the test pictures; to use it, and a table for training in "
+                f"place of the folders, add to the study file:{suggestion.settings}"
+            )
     pictures: list[Picture] = []
     class_folders: list[tuple[str, str, str]] = []
     stamps: list[str] = []

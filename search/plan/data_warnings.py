@@ -13,7 +13,7 @@ from search.figures.confusion import read_confusion
 from trainer.config import DataConfig
 from trainer.data import Dataset
 from trainer.errors import printable
-from trainer.pictures import DEPTH, TURNED, read_right
+from trainer.pictures import TURNED, read_right
 
 SMALL_VALIDATION = 100
 """Smallest number of validation pictures without a warning. With fewer, one picture is more than a point of
@@ -100,15 +100,14 @@ def _divided_folders(data: Dataset, config: DataConfig) -> Iterator[str]:
 
 def misread(data: Dataset) -> Iterator[str]:
     """Warnings about pictures that a plain convert("RGB") misreads, with the line of code that reads them right."""
-    told = {
-        TURNED: 'they are trained upright, and a plain Image.open(file).convert("RGB") leaves them turned',
-        DEPTH: 'they are scaled to 8 bits, and a plain Image.open(file).convert("RGB") clips them',
-    }
+    turned = 'they are trained upright, and a plain Image.open(file).convert("RGB") leaves them turned'
+    deep = 'they are scaled to 8 bits, and a plain Image.open(file).convert("RGB") does not scale them'
     for why, count in sorted(Counter(data.misread.values()).items()):
         first = next(name for name, reason in data.misread.items() if reason == why)
         yield (
             f"{_count(count, 'picture')} of {len(data.names):,} {'is' if count == 1 else 'are'} {why}, the first: "
-            f"{first}; {told[why]}; this line reads them right: {read_right(why, data.images.shape[-1])}"
+            f"{first}; {turned if why == TURNED else deep}; this line reads them right: "
+            f"{read_right(why, data.images.shape[-1])}"
         )
 
 

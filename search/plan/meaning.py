@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from search.console import without_controls
 from search.plan.after import AfterSearch
 from search.plan.limit import size_line
 from search.plan.width import SizedWidth
@@ -191,7 +192,7 @@ def _text_of_images(images: Images) -> list[RenderableType]:
     if (near := images.near_duplicates) is not None:
         lines = as_lines([f"{'/'.join(pair.splits)}: {pair.first} ~ {pair.second}" for pair in near])
         parts.append(_warning(f"{len(near)} near-duplicates across splits:{lines}" if near else "no near-duplicates"))
-    parts += [_warning(printable(line)) for line in images.warnings]
+    parts += [_warning(without_controls(line)) for line in images.warnings]
     if not images.splits["test"]:
         parts.append(
             _warning(

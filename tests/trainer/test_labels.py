@@ -466,7 +466,9 @@ def test_the_tables_of_splits_go_before_a_table_of_other_pictures(tmp_path: Path
         assert "Test and Train name splits, and Meta names none; move Meta elsewhere" in message
         assert [line.strip() for line in message.splitlines()[-3:]] == lines
     else:
-        assert prepare(root, tmp_path).notices[-1].endswith(" ".join(lines))
+        sentence, *added = prepare(root, tmp_path).notices[-1].splitlines()
+        assert sentence.startswith("Test.csv has the classes of the test pictures; to use it, and a table for training")
+        assert [line.strip() for line in added] == lines
     data = prepare(root, tmp_path, labels="Train.csv", test_labels="Test.csv")
     assert data.class_names == ("0", "20")
     assert len(data.splits["test"]) == 4

@@ -13,11 +13,11 @@ import pytest
 import timm
 from folders import make_folder, noise, prepare, problems_of, saved, unzipped
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from trainer.config import DataConfig
 from trainer.errors import DataError
-from trainer.pictures import DEPTH, TURNED, read_picture
+from trainer.pictures import BYTES, DEPTH, SPREAD, TURNED, UNIT, read_picture, read_right
 
 SIZE = DataConfig(image_size=16)
 
@@ -204,8 +204,14 @@ MISREAD = {
     "2.webp": (turned_by(2, "WEBP"), TURNED),
     "16.png": (GRAY_GRADIENTS["16-bit gray PNG"], DEPTH),
     "16.tif": (GRAY_GRADIENTS["big-endian 16-bit gray"], DEPTH),
-    "float.tif": (GRAY_GRADIENTS["float 0..1"], DEPTH),
+    "float.tif": (GRAY_GRADIENTS["float 0..1"], UNIT),
+    "float 255.tif": (saved(Image.fromarray(gradient(254, np.float32)), "TIFF"), BYTES),
+    "float 65535.tif": (GRAY_GRADIENTS["float 0..65535"], DEPTH),
+    "below 0.tif": (GRAY_GRADIENTS["float -1..1"], SPREAD),
+    "beyond 16.tif": (saved(Image.fromarray(gradient(227_000, np.int32) + 150), "TIFF"), SPREAD),
+    "one value.tif": (saved(Image.fromarray(np.full((16, 16), 70_000, np.int32)), "TIFF"), SPREAD),
     "16-turned.png": (turned_by(6, "PNG", Image.fromarray(gradient(65535, np.uint16))), DEPTH),
+    "8 of 16-turned.png": (turned_by(6, "PNG", Image.fromarray(gradient(255, np.uint16))), BYTES),
 }
 READ_ALIKE = {
     "upright.jpg": turned_by(1, "JPEG"),
@@ -229,8 +235,12 @@ def test_pictures_that_a_plain_convert_reads_otherwise_are_named_with_the_reason
         with Image.open(root / "cat" / name) as image:
             converted = Image.fromarray(np.asarray(image.convert("RGB" if channels == 3 else "L")))  # without its EXIF
         plain = read_picture(converted, config)
-        same = np.array_equal(plain, data.images[data.names.index(f"cat/{name}")])
-        assert same == (name in READ_ALIKE), name
+        expected = data.images[data.names.index(f"cat/{name}")]
+        assert np.array_equal(plain, expected) == (name in READ_ALIKE), name
+        if name in MISREAD:
+            scope = {"Image": Image, "ImageOps": ImageOps, "np": np, "file": root / "cat" / name}
+            right = eval(read_right(MISREAD[name][1], channels), scope)
+            assert np.array_equal(read_picture(right, config), expected), name
 
 
 def test_reading_a_picture_leaves_the_filters_of_warnings_as_they_were(tmp_path: Path) -> None:

@@ -187,6 +187,13 @@ def test_the_lines_of_the_card_read_pictures_without_their_background(
     misread: dict[str, int], flowers: Path, tmp_path: Path
 ) -> None:
     config = without(flowers)
+    if misread:
+        gray = np.asarray(Image.open(flowers / "rose" / "0.png").convert("L"))
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        for name, values in (("0..1", gray / np.float32(255)), ("wide", gray * np.int32(1000)), ("half", gray / 2)):
+            Image.fromarray(values.astype(values.dtype.str.replace("f8", "f4"))).save(flowers / f"rose/{name}.tif")
+        Image.fromarray(gray.astype(np.uint16) * 257).save(flowers / "rose" / "turned.png", exif=exif)
     data = prepare_data(config, tmp_path / "cache")
     told = {"size": 16, "channels": 3, "crop_pct": 1.0, "crop_mode": "center", "interpolation": "bicubic"}
     proven = SimpleNamespace(misread_in_all=misread, misread=misread, stranger_accuracy=0.5)

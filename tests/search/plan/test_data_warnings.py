@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +172,9 @@ def test_pictures_that_a_plain_convert_reads_otherwise_come_with_the_line_that_r
     Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257).save(folder / "val/b/deep.png")
     assert warnings_of(folder, tmp_path) == [
         "1 picture of 110 is of more than 8 bits, the first: val/b/deep.png; they are scaled to 8 bits, and a plain "
-        'Image.open(file).convert("RGB") clips them; this line reads them right: '
-        'Image.fromarray((np.asarray(Image.open(file)) / 257).round().astype("uint8")).convert("RGB")',
+        'Image.open(file).convert("RGB") does not scale them; this line reads them right: '
+        "Image.fromarray(np.rint(np.asarray(ImageOps.exif_transpose(Image.open(file)), float) * (255 / 65535))"
+        '.astype("uint8")).convert("RGB")',
         "3 pictures of 110 are upright only by EXIF, the first: train/a/turned0.png; they are trained upright, and a "
         'plain Image.open(file).convert("RGB") leaves them turned; this line reads them right: '
         'ImageOps.exif_transpose(Image.open(file)).convert("RGB")',
@@ -202,10 +204,14 @@ def test_check_lists_the_warnings_for_people_and_programs(tmp_path: Path) -> Non
     runs = Runs(tmp_path / "runs")
     runs.root.mkdir()
     folder = make_pictures(tmp_path, {"train/a": 20, "train/b": 20, "val/a": 2, "test/images": 3})
+    for split in ("train", "test"):
+        files = [str(file.relative_to(folder)) for file in sorted((folder / split).glob("*/*"))]
+        (folder / f"{split}.csv").write_text("".join(["path,label\n", *(f"{file},{file[6]}\n" for file in files)]))
     spec = study(data={"path": str(folder), "image_size": 16}, space={"lr": [0.1, 0.2]}, known=[], limit={})
     meaning = check_study(spec, runs, [WorkerDevice("cpu:0", None, 1)])
-    passed_over, lost, small = meaning.pictures.warnings
+    passed_over, table, lost, small = meaning.pictures.warnings
     assert "search predict" in passed_over
+    assert tomllib.loads(table.partition("\n")[2]) == {"data": {"labels": "train.csv", "test_labels": "test.csv"}}
     assert lost.startswith("1 of 2 classes have no validation picture")
     assert small.startswith("2 validation pictures tell")
     console = Console(file=io.StringIO(), width=500)
