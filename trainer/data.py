@@ -27,7 +27,7 @@ from trainer.identity import FIRST_SETTINGS
 from trainer.kept import recall, write_checked
 from trainer.layout import EXPECTED_LAYOUT
 from trainer.pictures import centre_of, read
-from trainer.scan import Listing, Picture, scan
+from trainer.scan import Listing, Picture, folded, scan
 from trainer.splits import UNUSED, draw_folds, draw_splits, group_problems, groups_of
 
 __all__ = ["BadFile", "Dataset", "Duplicate", "Progress", "open_data", "prepare_data"]
@@ -313,7 +313,9 @@ def _find_problems(config: DataConfig, cache: Cache, in_train: Mapping[str, int]
             problems.append(f"{folder}: this class folder has no readable picture; add some or remove it")
         if split != "train" and name not in in_train and readable[split, name]:
             what = "the folder" if config.labels is None else "its rows"
-            problems.append(f"{folder}: this class has no training picture; add some or remove {what}")
+            twins = [one for one in in_train if folded(one) == folded(name)]
+            cure = f"rename it to {twins[0]}" if twins else f"add some or remove {what}"
+            problems.append(f"{folder}: this class has no training picture; {cure}")
     for split in cache.own_splits:
         if split not in cache.splits:
             problems.append(f"the {split} folder has no readable picture; add some or remove it")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from trainer.errors import DataError
-from trainer.split_names import UNLABELLED_WORDS, WRAPPER_WORDS, split_of, splits_of, words_of
+from trainer.split_names import UNLABELLED_WORDS, WRAPPER_WORDS, rest_of, split_of, splits_of, words_of
 from trainer.tree import Folder
 from trainer.unclear import (
     EXPECTED_LAYOUT,
@@ -17,6 +17,7 @@ from trainer.unclear import (
     part_of,
     refuse_masks,
     refuse_masks_beside_pictures,
+    refuse_same_splits,
     refuse_unclear,
     unwrapped,
 )
@@ -115,19 +116,18 @@ def _taken_for_classes(named: Sequence[Folder], others: Sequence[Folder], splits
 def _splits(where: str, splits: Sequence[tuple[str, Folder]], unlabelled: list[Folder], notices: list[str]) -> Layout:
     """The layout of folders that are splits, without unlabelled test pictures."""
     count = Counter(split for split, _ in splits)
-    parts = []
+    training = [folder for split, folder in splits if split == "train"]
+    classes = {one.base for folder in training for one in part_of(folder, "train").holding}
+    known = classes | {rest_of(folder.base) for folder in training}
+    kept = []
     for split, folder in splits:
-        if split == "test" and count["test"] > 1 and not folder.holding:  # "images to predict test" beside test/CLASS
+        is_class = rest_of(folder.base) in known - {""}  # test_real beside train_real; not "images to predict test"
+        if split == "test" and count["test"] > 1 and not folder.holding and not is_class:
             unlabelled = [*unlabelled, folder]
         else:
-            parts.append((split, part_of(folder, split)))
-    count = Counter(split for split, _ in parts)
-    if twice := [part for split, part in parts if count[split] > 1]:
-        raise DataError(
-            f"{where} holds {' and '.join(folder.name for folder in twice)}, which mean the same split; keep one of "
-            f"them; expected is {EXPECTED_LAYOUT}"
-        )
-    classes = {one.base for split, part in parts if split == "train" for one in part.holding}
+            kept.append((split, folder))
+    refuse_same_splits(where, kept)
+    parts = [(split, part_of(folder, split)) for split, folder in kept]
     notices = notices + [_passed_over(folder, where) for folder in unlabelled]
     labelled = []
     for split, part in parts:
@@ -135,7 +135,7 @@ def _splits(where: str, splits: Sequence[tuple[str, Folder]], unlabelled: list[F
         refuse_masks_beside_pictures(where, [part])
         if _is_unlabelled(part, split, classes):
             if split != "test":
-                raise DataError(_without_classes(where, part))
+                raise DataError(_without_classes(where, part, [folder for _, folder in splits]))
             notices.append(_passed_over(part, where))
             continue
         labelled.append((split, part))
@@ -143,11 +143,15 @@ def _splits(where: str, splits: Sequence[tuple[str, Folder]], unlabelled: list[F
     return Layout(labelled, notices)
 
 
-def _without_classes(where: str, part: Folder) -> str:
+def _without_classes(where: str, part: Folder, named: Sequence[Folder]) -> str:
+    as_classes = ""
+    if not any(split_of(folder.base) for folder in named):  # Trainer and Tester, of shoes
+        inside = " and ".join(f"train/{folder.base}" for folder in named)
+        as_classes = f"; the names {names_of(named)} read as splits; if they are the classes, move them to {inside}"
     first = next(file for file in part.walk() if file.is_picture)
     return (
         f"{where}: {part.name} holds pictures ({first.name}) and no class folder, so their classes are not known; "
-        f"expected is {EXPECTED_LAYOUT}"
+        f"expected is {EXPECTED_LAYOUT}{as_classes}"
     )
 
 

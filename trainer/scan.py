@@ -21,7 +21,7 @@ from trainer.layout import EXPECTED_LAYOUT, read_layout
 from trainer.tree import File, Folder, read_tree
 from trainer.unclear import describes_objects, names_of, option_for
 
-__all__ = ["Listing", "Picture", "Source", "scan", "scan_folder"]
+__all__ = ["Listing", "Picture", "Source", "folded", "scan", "scan_folder"]
 
 Source: TypeAlias = bytes | Image.Image
 """The bytes of a picture's file, or the decoded picture."""
@@ -151,6 +151,12 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
     stamp = json.dumps([str(root), sorted(class_folders), sorted(stamps)])
     own_splits = sorted({split for split, _ in layout.parts})
     return Listing(str(root), pictures, sorted(class_folders), own_splits, stamp, notices)
+
+
+def folded(name: str) -> str:
+    """A class's name without what people do not see or see twice: case, spaces, and characters that look alike."""
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(one for one in plain if unicodedata.category(one) not in ("Cf", "Zs"))
 
 
 def _about_links(tree: Folder) -> list[str]:

@@ -9,20 +9,23 @@ from collections.abc import Iterable
 
 from trainer.tree import Folder
 
-__all__ = ["UNLABELLED_WORDS", "WRAPPER_WORDS", "split_of", "splits_of", "words_in_order", "words_of"]
+__all__ = ["UNLABELLED_WORDS", "WRAPPER_WORDS", "rest_of", "split_of", "splits_of", "words_in_order", "words_of"]
 
 SPLIT_WORDS = {
     "train": (
         *("train", "training", "trainieren", "entrenamiento", "treino", "treinamento", "addestramento", "allenamento"),
         *("apprentissage", "entrainement", "egitim", "latih", "обучение", "训练", "訓練", "学習", "훈련", "학습"),
+        *("تدريب", "التدريب", "آموزش", "אימון", "प्रशिक्षण", "εκπαίδευση", "навчання"),
     ),
     "val": (
         *("val", "valid", "validation", "dev", "validierung", "validacion", "validacao", "validazione", "validasi"),
-        *("dogrulama", "валидация", "验证", "驗證", "検証", "검증"),
+        *("dogrulama", "валидация", "验证", "驗證", "検証", "검증", "تحقق", "التحقق", "اعتبارسنجی", "אימות", "सत्यापन"),
+        *("επικύρωση", "валідація"),
     ),
     "test": (
         *("test", "testing", "eval", "evaluation", "holdout", "prueba", "pruebas", "teste", "testes", "uji", "тест"),
-        *("测试", "測試", "テスト", "테스트", "시험"),
+        *("测试", "測試", "テスト", "테스트", "시험", "اختبار", "الاختبار", "آزمون", "בדיקה", "מבחן"),
+        *("परीक्षण", "δοκιμή"),
     ),
 }
 """Split -> words that name it, alone or among other words: seg_train, Test-Set. Accents are left out."""
@@ -66,6 +69,16 @@ def split_of(name: str) -> str | None:
     words = {re.sub(r"(?<=.)(set|[集세]|セット|세트)?\d*$", "", word) for word in words_of(name)}
     found = {split for split, word in WORDS if word in words}
     return found.pop() if len(found) == 1 else None
+
+
+def rest_of(name: str) -> str:
+    """A folder's name without the words of splits.
+
+    >>> rest_of("train_real"), rest_of("TestFake"), rest_of("train2017")
+    ('real', 'Fake', '')
+    """
+    words = re.split(r"[-_. ]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
+    return "_".join(word for word in words if split_of(word) is None)
 
 
 def splits_of(folders: Iterable[Folder]) -> dict[str, str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import filecmp
 import re
 import shlex
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from trainer.errors import DataError
-from trainer.split_names import WRAPPER_WORDS, split_of, splits_of, words_in_order, words_of
+from trainer.split_names import WRAPPER_WORDS, rest_of, split_of, splits_of, words_in_order, words_of
 from trainer.tree import File, Folder
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "part_of",
     "refuse_masks",
     "refuse_masks_beside_pictures",
+    "refuse_same_splits",
     "refuse_unclear",
     "unwrapped",
 ]
@@ -33,6 +34,9 @@ PART_WORDS = {"batch", "chunk", "dataset", "fold", "folds", "part", "set", "shar
 IMAGE_WORDS = WRAPPER_WORDS | {"jpegimages", "jpg", "jpeg", "png"}
 MASK_WORDS = {"annotation", "annotations", "label", "labels", "mask", "masks", "segmentation", "trimaps"}
 """Words that name a folder with the answers of a data set for segmentation or detection."""
+
+NO_CLASS = PART_WORDS | MASK_WORDS | {""}
+"""Words that, beside the word of a split, do not name a class: train_images."""
 
 MASK_ENDING = re.compile(r"[-_. ](annotation|gt|label|mask|seg|segmentation|superpixel)s?([-_]?\d+)?$", re.IGNORECASE)
 """Ending of the name of a mask, which the name of its picture does not have: 000_mask.png, 000_mask_1.png."""
@@ -65,15 +69,45 @@ def part_of(folder: Folder, split: str) -> Folder:
 
 def names_of(folders: Sequence[Folder]) -> str:
     """The last parts of the folders' names, as a list in words."""
-    names = [folder.base for folder in folders]
+    return _listed([folder.base for folder in folders])
+
+
+def _listed(names: Sequence[str]) -> str:
     if len(names) > 4:
         return f"{', '.join(names[:3])} and {len(names) - 3} more"
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
+def refuse_same_splits(where: str, splits: Sequence[tuple[str, Folder]]) -> None:
+    """Raise if several folders are the same split; their other words may be classes (train_real, train_fake)."""
+    same: dict[str, list[Folder]] = defaultdict(list)
+    for split, folder in splits:
+        same[split].append(folder)
+    twice = [folders for folders in same.values() if len(folders) > 1]
+    if not twice:
+        return
+    found = f"{where} holds {', and '.join(f'{names_of(folders)}, which mean the same split' for folders in twice)}"
+    cure = "keep one of them"
+    rests = [[rest_of(folder.base) for folder in folders] for folders in twice]
+    kinds = sorted({rest for one in rests for rest in one})
+    if all(len(set(one)) == len(one) for one in rests) and not any(words_of(kind) <= NO_CLASS for kind in kinds):
+        moved = [f"{split}/{rest}" for split, folder in splits if (rest := rest_of(folder.base)) in kinds]
+        cure = f"if {_listed(kinds)} are the classes, move the folders to {_listed(moved)}"
+        if not all(unwrapped(folder).pictures for folders in twice for folder in folders):
+            cure = f"if {_listed(kinds)} are data sets, keep the folders of one of them, or merge them; {cure}"
+    raise DataError(f"{found}; {cure}; expected is {EXPECTED_LAYOUT}")
+
+
 def option_for(folder: Folder, where: str) -> str:
     """The option that names a folder as the data folder."""
     return f"--data {shlex.quote(f'{where}/{folder.name}')}"
+
+
+def _use_one(parts: Sequence[Folder], where: str) -> str:
+    """A clause to use one of the parts; it names the part with most of the pictures, as others may be test pictures."""
+    count = {part.name: sum(file.is_picture for file in part.walk()) for part in parts}
+    most = [part for part in parts if 2 * count[part.name] > sum(count.values())]
+    return f"use {option_for(unwrapped(most[0]), where)}" if most else "use one of them with --data"
 
 
 def refuse_unclear(place: str, where: str, tops: Sequence[Folder], splits: Mapping[str, str]) -> None:
@@ -96,10 +130,12 @@ def refuse_unclear(place: str, where: str, tops: Sequence[Folder], splits: Mappi
     _refuse_shared_names(place, where, tops)
     for folder in tops:
         if shared := _shared_with_siblings(folder, tops):
+            counts = [sum(file.is_picture for file in one.walk()) for one in (folder, *tops)]
+            use = f", or use {option_for(unwrapped(folder), where)}" if 2 * counts[0] > sum(counts[1:]) else ""
             raise DataError(
                 f"{place}: {folder.base} holds folders of the same names as those beside it ({_some(shared)}), but not "
-                f"the same pictures; move {folder.base} elsewhere, or use {option_for(unwrapped(folder), where)}; if "
-                f"{folder.base} is a class, put all classes into a folder train: train/CLASS/*"
+                f"the same pictures; move {folder.base} elsewhere{use}; if {folder.base} is a class, put all classes "
+                "into a folder train: train/CLASS/*"
             )
     if len(others) > 1 and _are_parts([folder.base for folder in others]):
         raise DataError(
@@ -168,12 +204,12 @@ def _refuse_shared_names(place: str, where: str, tops: Sequence[Folder]) -> None
     if "train" in map(split_of, shared):
         raise DataError(
             f"{found}; if {names_of(parts)} are the classes, the splits must hold them: {shared[0]}/{parts[0].base}/*; "
-            f"if each is a data set, use {option_for(unwrapped(parts[0]), where)}"
+            f"if each is a data set, {_use_one(parts, where)}"
         )
+    rename = f"if {names_of(parts)} are splits, rename them to train, val and test: "
     raise DataError(
-        f"{found}; if those are the classes, expected is {EXPECTED_LAYOUT}, or use one of the parts, "
-        f"{option_for(unwrapped(parts[0]), where)}; if {names_of(parts)} are, put them into a folder train: "
-        "train/CLASS/*"
+        f"{found}; {rename if len(parts) < 4 else ''}expected is {EXPECTED_LAYOUT}; if each is a data set, "
+        f"{_use_one(parts, where)}; if {names_of(parts)} are the classes, put them into a folder train: train/CLASS/*"
     )
 
 

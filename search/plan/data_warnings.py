@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from trainer.config import DataConfig
 from trainer.data import Dataset
 from trainer.errors import printable
 from trainer.pictures import TURNED, read_right
+from trainer.scan import folded
 
 SMALL_VALIDATION = 100
 """Smallest number of validation pictures without a warning. With fewer, one picture is more than a point of
@@ -45,8 +45,7 @@ def _class_names(data: Dataset) -> Iterator[str]:
     """Warnings about classes that may be one class, and about class folders that may hold masks."""
     twins: dict[str, list[str]] = defaultdict(list)
     for name in data.class_names:
-        folded = unicodedata.normalize("NFKC", name).casefold()
-        twins["".join(one for one in folded if unicodedata.category(one) not in ("Cf", "Zs"))].append(name)
+        twins[folded(name)].append(name)
     for names in twins.values():
         if len(names) > 1:
             told = " and ".join(ascii(name) if not name.isprintable() else repr(name) for name in names)

@@ -162,6 +162,12 @@ def test_a_second_copy_is_passed_over_with_a_sentence_only_if_it_is_one(
         (("训练集", "测试集"), ("train", "test")),
         (("data latih", "data uji"), ("train", "test")),
         (("학습", "검증"), ("train", "val")),
+        (("تدريب", "تحقق", "اختبار"), ("train", "val", "test")),
+        (("بيانات التدريب", "بيانات الاختبار"), ("train", "test")),
+        (("آموزش", "اعتبارسنجی", "آزمون"), ("train", "val", "test")),
+        (("אימון", "אימות", "מבחן"), ("train", "val", "test")),
+        (("प्रशिक्षण", "सत्यापन", "परीक्षण"), ("train", "val", "test")),
+        (("Εκπαίδευση", "Επικύρωση", "Δοκιμή"), ("train", "val", "test")),
     ],
 )
 def test_splits_are_recognised_glued_to_a_name_and_in_other_languages(
@@ -223,9 +229,14 @@ def test_numbered_classes_stay_classes(tmp_path: Path, names: tuple[str, ...]) -
 def test_splits_inside_the_classes_and_parts_behind_wrappers_are_refused(tmp_path: Path) -> None:
     inside = make_folder(tmp_path / "inside", {f"{kind}/{split}": 2 for kind in "ab" for split in ("train", "test")})
     assert "if a and b are the classes, the splits must hold them: test/a/*" in problems_of(inside, tmp_path)
-    counts = {f"{domain}/images/{kind}": 2 for domain in ("amazon", "dslr") for kind in ("bag", "cup")}
-    message = problems_of(make_folder(tmp_path / "office", counts), tmp_path)
+    counts = {f"{domain}/images/{kind}": 2 for domain in ("dslr", "amazon") for kind in ("bag", "cup")}
+    root = make_folder(tmp_path / "office", counts)
+    message = problems_of(root, tmp_path)
     assert "amazon and dslr hold no pictures themselves, but the same folders (bag, cup)" in message
+    assert "if each is a data set, use one of them with --data;" in message
+    make_folder(root / "dslr" / "images" / "cup", {"more": 1})  # now it has most of the pictures: no test split has
+    message = problems_of(root, tmp_path)
+    assert suggested(message) == root / "dslr" / "images"
     assert prepare(suggested(message), tmp_path).class_names == ("bag", "cup")
 
 
@@ -246,6 +257,72 @@ def test_masks_are_never_a_class(tmp_path: Path, counts: dict[str, int], masks: 
     assert f"{masks} holds pictures of the same names as " in (message := problems_of(root, tmp_path))
     assert "so it seems to hold masks" in message
     assert EXPECTED in message
+
+
+def test_splits_of_an_unknown_language_are_renamed_and_the_test_pictures_are_not_suggested(tmp_path: Path) -> None:
+    counts = {f"{name}/{kind}": count for name, count in (("ujian", 2), ("pelajaran", 3)) for kind in ("cat", "dog")}
+    root = make_folder(tmp_path / "pets", counts)
+    message = problems_of(root, tmp_path)
+    assert "if pelajaran and ujian are splits, rename them to train, val and test" in message
+    assert suggested(message) == root / "pelajaran"
+    beside = make_folder(tmp_path / "beside", {"cat": 4, "dog": 4, "ujian/cat": 2, "ujian/dog": 2})
+    message = problems_of(beside, tmp_path)
+    assert "ujian holds folders of the same names as those beside it (cat, dog)" in message
+    assert "--data" not in message
+
+
+@pytest.mark.parametrize("test", [("test_fake", "test_real"), ("test_real",), ()])
+@pytest.mark.parametrize("train", [("train_fake", "train_real"), ("train/fake", "train/real")])
+def test_the_words_beside_a_split_may_be_the_classes(
+    tmp_path: Path, train: tuple[str, ...], test: tuple[str, ...]
+) -> None:
+    root = make_folder(tmp_path / "faces", dict.fromkeys([*train, *test], 3))
+    moved = [name for name in (*test, *train) if "_" in name]
+    if "train/fake" in train and len(test) < 2:  # one folder is no pair of classes
+        assert prepare(root, tmp_path).class_names == ("fake", "real")
+        return
+    message = problems_of(root, tmp_path)
+    targets = [name.replace("_", "/") for name in moved]
+    listed = f"{', '.join(targets[:-1])} and {targets[-1]}"
+    assert f"; if fake and real are the classes, move the folders to {listed}; {EXPECTED}" in message
+    assert "keep" not in message
+    for name, target in zip(moved, targets, strict=True):
+        (root / target).parent.mkdir(exist_ok=True)
+        (root / name).rename(root / target)
+    assert prepare(root, tmp_path).class_names == ("fake", "real")
+
+
+def test_two_data_sets_with_splits_are_no_single_split(tmp_path: Path) -> None:
+    names = [f"{which}_{split}/{kind}" for which in "AB" for split in ("train", "test") for kind in ("cat", "dog")]
+    message = problems_of(make_folder(tmp_path / "pets", dict.fromkeys(names, 2)), tmp_path)
+    assert "A_test and B_test, which mean the same split, and A_train and B_train, which mean the same split" in message
+    assert "if A and B are data sets, keep the folders of one of them, or merge them; if A and B are the cl" in message
+    assert "move the folders to test/A, train/A, test/B and train/B" in message
+
+
+def test_classes_whose_names_read_as_splits_are_put_into_train(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "jobs", {"Trainer": 3, "Tester": 3})
+    message = problems_of(root, tmp_path)
+    cure = "the names Tester and Trainer read as splits; if they are the classes, move them to train/Tester and train/"
+    assert cure in message
+    (root / "train").mkdir()
+    for name in ("Trainer", "Tester"):
+        (root / name).rename(root / "train" / name)
+    assert prepare(root, tmp_path).class_names == ("Tester", "Trainer")
+    plain = make_folder(tmp_path / "plain", {"train": 3, "test": 3})
+    assert "read as splits" not in problems_of(plain, tmp_path)
+
+
+@pytest.mark.parametrize(("train", "val"), [("Dog", "dog"), ("Ärger", "ärger"), ("cat 1", "cat1")])
+def test_a_class_of_validation_that_differs_in_case_is_renamed(tmp_path: Path, train: str, val: str) -> None:
+    root = make_folder(tmp_path / "pets", {f"train/{train}": 3, "train/fox": 3, f"val/{val}": 2, "val/fox": 2})
+    make_folder(root, {"val/wolf": 1})
+    message = problems_of(root, tmp_path)
+    assert f"val/{val}: this class has no training picture; rename it to {train}" in message
+    assert "val/wolf: this class has no training picture; add some or remove the folder" in message
+    (root / "val" / val).rename(root / "val" / train)
+    (root / "val" / "wolf").rename(tmp_path / "wolf")
+    assert len(prepare(root, tmp_path).splits["val"]) == 4
 
 
 def test_parts_with_a_table_are_refused_with_the_lines_for_the_table(tmp_path: Path) -> None:
