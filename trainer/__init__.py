@@ -40,6 +40,7 @@ layout        which folders are splits, and which are classes
 split_names   splits by the names of folders
 unclear       folders that are neither splits nor classes: refusals, copies
 labels        label tables
+file_index    files by what a label table writes for them, and the rows of a table
 one_hot       label tables with a column for each class
 contest       label tables that a folder has and the study file does not name
 splits        drawn splits and folds

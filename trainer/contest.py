@@ -10,7 +10,8 @@ from pathlib import Path
 
 from trainer.config import Columns
 from trainer.errors import DataError
-from trainer.labels import FileIndex, Table, read_lines, read_table
+from trainer.file_index import FileIndex, read_lines, tables_in
+from trainer.labels import FILE_COLUMNS, Table, read_table
 from trainer.one_hot import about_one_hot
 from trainer.split_names import split_of
 from trainer.tree import File, Folder
@@ -42,13 +43,9 @@ class Suggestion:
 def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
     """Find tables that have labels for most of their files; None if there are none.
 
-    All CSV and TSV files in the data folder and in its folders are read, except a contest's sample submission.
+    The tables of ``tables_in`` are read.
     """
-    tables = [
-        file
-        for file in (*tree.files, *(file for folder in tree.folders for file in folder.files))
-        if file.name.lower().endswith((".csv", ".tsv")) and "submission" not in file.name.lower()
-    ]
+    tables = tables_in(tree)
     if not tables:
         return None
     index = FileIndex([file for file in tree.walk() if file.is_picture], root)
@@ -61,7 +58,9 @@ def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
     if "labels" not in found:
         training = (file for file in tables if _said_split(file) not in ("val", "test"))
         unclear = [one for file in training if (one := _unclear(file, index)) is not None]
-        return max(unclear, key=lambda one: one[0])[1] if unclear else None
+        if not unclear:
+            return next(filter(None, (_without_zeros(file, index) for file in tables)), None)
+        return max(unclear, key=lambda one: one[0])[1]
     settings = [f"{setting} = {_quoted(found[setting].name)}" for setting in sorted(found)]
     settings += [f"columns = {found['labels'].columns}"] if found["labels"].columns else []
     lines = "".join(f"\n  {line}" for line in ("[data]", *settings))
@@ -154,7 +153,7 @@ def _unclear(file: File, index: FileIndex) -> tuple[int, Suggestion] | None:
         if len(values) > 1 and all(len(one) == 1 for one in values.values()) and len(set.union(*values.values())) > 1:
             return None
     name, among = header[naming[0]], ", ".join(header[number] for number in others)
-    if one_hot := about_one_hot(header, lines):
+    if one_hot := about_one_hot(file.path, header, lines):
         return len(named), Suggestion(
             f"{file.name} names {len(named):,} of the pictures; {one_hot}", True, is_clear=False
         )
@@ -166,6 +165,29 @@ def _unclear(file: File, index: FileIndex) -> tuple[int, Suggestion] | None:
         settings=f"\n  [data]\n  labels = {_quoted(file.name)}\n"
         f'  columns = {{ file = {_quoted(name)}, label = "..." }}',
     )
+
+
+def _without_zeros(file: File, index: FileIndex) -> Suggestion | None:
+    """A suggestion to write ids with leading zeros, if a table's ids name pictures only with them."""
+    try:
+        header, lines = read_lines(file.path)
+    except DataError:
+        return None
+    for number, name in enumerate(header):
+        if name.lower() not in FILE_COLUMNS:
+            continue
+        ids = [row[number] for _, row in lines if number < len(row)]
+        named = [(one, found) for one in ids if (found := index.lacks_zeros(one)) is not None]
+        if named and 2 * len(named) > len(lines):
+            (short, picture), digits = named[0], len(re.sub(r"\.\w+$", "", named[0][1].base))
+            return Suggestion(
+                f"{file.name} names no pictures as it is, because its ids lack leading zeros: {short!r} is perhaps "
+                f"{picture.name}; write them as in the names of the pictures; with pandas: table[{name!r}] = "
+                f"table[{name!r}].astype(str).str.zfill({digits})",
+                contradicts_folders=False,
+                is_clear=False,
+            )
+    return None
 
 
 def _found(index: FileIndex, row: Sequence[str], number: int) -> Sequence[File]:

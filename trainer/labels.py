@@ -6,23 +6,21 @@ file name without its ending. The picture may be in any folder below the data fo
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 import shlex
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from trainer.config import Columns, DataConfig
 from trainer.errors import DataError, as_lines
+from trainer.file_index import FileIndex, composed, naming_column, read_lines, tables_in
 from trainer.one_hot import about_one_hot
 from trainer.split_names import split_of
 from trainer.tree import File, Folder, read_tree
 
-__all__ = ["FileIndex", "LabelledFile", "Labels", "Table", "read_labels", "read_lines", "read_table"]
+__all__ = ["FILE_COLUMNS", "LabelledFile", "Labels", "Table", "read_labels", "read_table"]
 
 FILE_COLUMNS = (
     *("path", "img_path", "file_name", "filename", "file", "image", "image_id", "id"),
@@ -104,6 +102,7 @@ def read_labels(config: DataConfig, root: Path) -> Labels:
     wrong: list[str] = []
     missing: list[tuple[str, str]] = []
     notices: list[str] = []
+    zeros = ""
     for (split, name), path in zip(asked, paths, strict=True):
         table = read_table(path, config.columns or Columns(), files)
         notices += table.notices
@@ -115,6 +114,7 @@ def read_labels(config: DataConfig, root: Path) -> Labels:
                 wrong.append(f"{where}: {row.split!r} names no split; write train, val or test")
             elif not matches:
                 missing.append((f"{where}: {row.file}", "names no file"))
+                zeros = zeros or _about_zeros(row.file, files)
             elif len(matches) > 1:
                 undecided |= {file.name for file in matches}
                 names = " and ".join(file.name for file in matches[:3])
@@ -123,7 +123,7 @@ def read_labels(config: DataConfig, root: Path) -> Labels:
                 unlabelled.append(matches[0])
             else:
                 # One spelling for names that differ only in how accents are stored, as for class folders.
-                label, group = (spelled.setdefault(_composed(text), text) for text in (row.label, row.group))
+                label, group = (spelled.setdefault(composed(text), text) for text in (row.label, row.group))
                 _take(LabelledFile(matches[0], label, own, group), where, found, wrong)
     beside, elsewhere = _without_a_row(tree, {*found, *undecided, *(file.name for file in unlabelled)}, found)
     missing += [(file.name, "no row names it") for file in beside]
@@ -137,8 +137,9 @@ def read_labels(config: DataConfig, root: Path) -> Labels:
         count = f"{len(wrong)} problems" if len(wrong) > 1 else "a problem"
         cure = '; bad_files = "skip" skips rows without a file and files without a row' if missing else ""
         tables = " and ".join(name for _, name in asked)
-        raise DataError(f"{root}: {count} with {tables}{cure}:{as_lines(wrong)}")
-    notices += _passed_over(unlabelled, elsewhere, root)
+        raise DataError(f"{root}: {count} with {tables}{zeros}{cure}:{as_lines(wrong)}")
+    others = [file for file in tables_in(tree) if file.path not in paths]
+    notices += _passed_over(unlabelled, elsewhere, root, others, config)
     return Labels([one for one, _ in found.values()], missing, notices)
 
 
@@ -172,81 +173,41 @@ def _without_a_row(tree: Folder, named: set[str], labelled: Iterable[str]) -> tu
     return beside, elsewhere
 
 
-def _passed_over(unlabelled: list[File], elsewhere: Mapping[str, list[File]], root: Path) -> list[str]:
+def _about_zeros(value: str, files: FileIndex) -> str:
+    found = files.lacks_zeros(value)
+    return f"; ids lack leading zeros: {value!r} is perhaps {found.name}; write ids as in the names" if found else ""
+
+
+def _passed_over(
+    unlabelled: list[File], elsewhere: Mapping[str, list[File]], root: Path, others: Sequence[File], config: DataConfig
+) -> list[str]:
     notices = []
     for files, what in [(unlabelled, "a row without a label")] + [(files, "no row") for files in elsewhere.values()]:
-        if files:
-            folder = files[0].name.rpartition("/")[0]
-            count = "1 picture has" if len(files) == 1 else f"{len(files):,} pictures have"
-            notices.append(
-                f"{count} {what}, the first: {files[0].name}; unlabelled, so not used; an exported model classifies "
-                f"them: search predict EXPORT {shlex.quote(str(root / folder))}"
+        if not files:
+            continue
+        folder = files[0].name.rpartition("/")[0]
+        count = "1 picture has" if len(files) == 1 else f"{len(files):,} pictures have"
+        index = FileIndex(files, root)
+        near = sorted(others, key=lambda one: one.name.split("/")[0] != folder.split("/")[0])
+        if table := next((one.name for one in near if what == "no row" and _names_any(one, index)), None):
+            cure = f"add its rows to {config.labels}, with a column split that says train or val in each row"
+            if config.test_labels is None and split_of(folder.partition("/")[0]) == "test":
+                cure = f"set data.test_labels = {json.dumps(table, ensure_ascii=False)}"
+            then = f"the table {table} names them, and is not used; to use it, {cure}"
+        else:
+            then = (
+                "unlabelled, so not used; an exported model classifies them: search predict EXPORT "
+                f"{shlex.quote(str(root / folder))}"
             )
+        notices.append(f"{count} {what}, the first: {files[0].name}; {then}")
     return notices
 
 
-class FileIndex:
-    """Files by the ends of their paths, with and without the name's ending: "train/a/1.jpg", "a/1.jpg", "1.jpg"."""
-
-    def __init__(self, files: Sequence[File], root: Path) -> None:
-        self._by_key: dict[str, list[File]] = defaultdict(list)
-        self._root = [_folded(part) for part in root.resolve().parts[1:]]
-        for file in files:
-            parts = _folded(file.name).split("/")
-            for start in range(len(parts)):
-                key = "/".join(parts[start:])
-                for one in {key, _stem(key)}:
-                    self._by_key[one].append(file)
-
-    def find(self, value: str, splits: Sequence[str] = ("train",)) -> list[File]:
-        """The file that a row names; several if they fit equally well. Folders of the first split are preferred."""
-        written = _folded(value.replace("\\", "/"))
-        is_absolute = written.startswith("/") or written[1:3] == ":/"
-        parts = [part for part in written.split("/") if part not in ("", ".")]
-        for start in range(len(parts)):
-            # Leading folders may be dropped if the data folder's path ends in them, or if the path is absolute: the
-            # table may be from another machine.
-            if start and not is_absolute and parts[:start] != self._root[-start:]:
-                break
-            if found := self._by_key.get("/".join(parts[start:])):
-                return self._chosen(found, value, "/".join(parts[start:]), splits)
-        return []
-
-    def _chosen(self, found: list[File], value: str, key: str, splits: Sequence[str]) -> list[File]:
-        """The files that fit best, by: whole path, a picture's ending, upper and lower case, the folder's split."""
-        exact = _composed(value).replace("\\", "/").rpartition("/")[2]
-        if len(found) == 1:
-            return found
-        # In the order of their weight. The third sets ``name`` for its own comparison.
-        best: tuple[Callable[[File], bool], ...] = (
-            lambda file: key in (_folded(file.name), _stem(_folded(file.name))),
-            lambda file: file.is_picture,
-            lambda file: exact in (name := _composed(file.name).rpartition("/")[2], _stem(name)),
-            *(partial(_lies_in, split=split) for split in splits),
-        )
-        for fits in best:
-            found = [file for file in found if fits(file)] or found
-        return found
-
-
-def _lies_in(file: File, split: str) -> bool:
-    return any(split_of(part) == split for part in file.name.split("/")[:-1])
-
-
-def _composed(text: str) -> str:
-    """A name as Windows and Linux write it (NFC); macOS separates accents from their letters (NFD)."""
-    return unicodedata.normalize("NFC", text.strip())
-
-
-def _folded(text: str) -> str:
-    """A name in the form in which names are compared: composed, and without regard to case."""
-    return _composed(text).casefold()
-
-
-def _stem(name: str) -> str:
-    """The name without its ending, if it has one."""
-    stem, _, ending = name.rpartition(".")
-    return name if not stem or "/" in ending else stem
+def _names_any(table: File, index: FileIndex) -> bool:
+    try:
+        return naming_column([row for _, row in read_lines(table.path)[1]], index) is not None
+    except DataError:
+        return False
 
 
 def read_table(path: Path, columns: Columns, files: FileIndex) -> Table:
@@ -279,7 +240,7 @@ def read_table(path: Path, columns: Columns, files: FileIndex) -> Table:
                 )
             cure = f'name it: data.columns = {{ {kind} = "NAME" }}'
             if kind == "label":
-                cure = about_one_hot(header, lines) or cure
+                cure = about_one_hot(path, header, lines) or cure
             raise DataError(
                 f"{path} has no column of {kind}s called {', '.join(known)}; it has {_list(header)}; {cure}"
             )
@@ -337,38 +298,3 @@ def _names_files(lines: Sequence[tuple[int, list[str]]], number: int, files: Fil
 
 def _list(header: Sequence[str]) -> str:
     return ", ".join(header[:20]) or "none"
-
-
-def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header of a table, and the rows that are not empty, each with the number of its line.
-
-    Raises:
-        DataError: it is not a CSV or TSV file, or cannot be read.
-    """
-    try:
-        content = path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: the path has a NUL in it
-        why = getattr(error, "strerror", error)
-        raise DataError(f"the table {path} cannot be read: {why}; data.labels is relative to the data folder") from None
-    wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-    try:
-        text = content.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"the table {path} is not text in UTF-8; save it as CSV in UTF-8") from None
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    separator = max("\t,;", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
-    try:
-        lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except csv.Error as error:
-        raise DataError(f"the table {path} is not a CSV or TSV file, line {reader.line_num}: {error}") from None
-    if not lines:
-        raise DataError(f"the table {path} is empty; its first line names the columns")
-    header = [name.strip() for name in lines[0][1]]
-    for line, row in lines[1:]:
-        if any(cell.strip() for cell in row[len(header) :]):
-            raise DataError(
-                f"the table {path} has {len(header)} columns, and line {line} has {len(row)} cells; put a cell that "
-                f"contains {'a tab' if separator == chr(9) else separator} in double quotes"
-            )
-    return header, lines[1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 __all__ = ["about_one_hot"]
 
@@ -10,7 +11,7 @@ ONES, ZEROS = {"1", "1.0", "true"}, {"0", "0.0", "false", ""}
 """Cells that say yes and no, in lower case."""
 
 
-def about_one_hot(header: Sequence[str], lines: Sequence[tuple[int, list[str]]]) -> str | None:
+def about_one_hot(path: Path, header: Sequence[str], lines: Sequence[tuple[int, list[str]]]) -> str | None:
     """A sentence that says how to make one column of labels from columns of 0 and 1; None if there are no such columns.
 
     At least two columns have only ONES and ZEROS, and most rows have a single one.
@@ -30,6 +31,9 @@ def about_one_hot(header: Sequence[str], lines: Sequence[tuple[int, list[str]]])
     columns = f"table[{names}]"
     if len(names) > 3 and chosen == list(range(chosen[0], chosen[-1] + 1)):
         columns = f"table.iloc[:, {chosen[0]}:{chosen[-1] + 1}]"
+    first = next(line for line in path.read_text("utf-8", "replace").splitlines() if line.strip())
+    separator = max("\t,;", key=first.count)
+    asked = "skipinitialspace=True" + (f", sep={separator!r}" if separator != "," else "")
     others = (
         f"; {len(rows) - single:,} of {len(rows):,} rows have several classes or none, so leave these rows out"
         if single < len(rows)
@@ -37,5 +41,7 @@ def about_one_hot(header: Sequence[str], lines: Sequence[tuple[int, list[str]]])
     )
     return (
         f"it has a column of 0 and 1 for each class ({told}), and one column with the names of the classes is needed; "
-        f'with pandas: table["label"] = {columns}.idxmax(axis=1){others}'
+        f"with pandas: table = pandas.read_csv({str(path)!r}, {asked}); "
+        f'table["label"] = {columns}.idxmax(axis=1); '
+        f"table.to_csv({str(path.with_name('labels.csv'))!r}, index=False){others}"
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from search.errors import UsageError
 from trainer.errors import DataError, as_lines
-from trainer.labels import FILE_COLUMNS, FileIndex, read_lines
+from trainer.file_index import FileIndex, read_lines
+from trainer.labels import FILE_COLUMNS
 from trainer.tree import File, read_tree
 
 TABLES = (".csv", ".tsv")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -523,3 +524,60 @@ def test_a_sample_submission_alone_is_no_table_of_labels(tmp_path: Path) -> None
     message = problems_of(root, tmp_path)
     assert "and no class folder, so their classes are not known" in message
     assert "to train on those" not in message
+
+
+def test_tables_of_several_splits_with_spaces_after_commas_come_with_lines_that_work(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "dents", {"train": 6, "valid": 4, "test": 4})
+    for split in ("train", "valid", "test"):
+        rows = "".join(
+            f"{file.name}, {i % 2}, {1 - i % 2}\n" for i, file in enumerate(sorted((root / split).glob("*")))
+        )
+        (root / split / "_classes.csv").write_text(f"filename, Crack, Dent\n{rows}")
+    message = problems_of(root, tmp_path)
+    table = root / "train" / "_classes.csv"
+    assert f'table = pandas.read_csv({str(table)!r}, skipinitialspace=True); table["label"]' in message
+    assert f"table.to_csv({str(table.with_name('labels.csv'))!r}, index=False)" in message
+    for split in ("train", "valid", "test"):
+        one = root / split / "_classes.csv"
+        first, *rest = one.read_text().splitlines()
+        named = [f"{row},{'Crack' if ', 1, 0' in row else 'Dent'}\n" for row in rest]
+        one.write_text("".join([f"{first},label\n", *named]))
+    used = {"labels": "train/_classes.csv"}
+    valid, test = sorted(prepare(root, tmp_path, **used).notices, reverse=True)
+    assert valid == (
+        "4 pictures have no row, the first: valid/000.png; the table valid/_classes.csv names them, and is not used; "
+        "to use it, add its rows to train/_classes.csv, with a column split that says train or val in each row"
+    )
+    assert test.endswith(
+        'the table test/_classes.csv names them, and is not used; to use it, set data.test_labels = "test/_classes.csv"'
+    )
+    assert prepare(root, tmp_path, **used, test_labels="test/_classes.csv").notices == (valid,)
+    shutil.rmtree(root / "valid")
+    assert prepare(root, tmp_path, **used, test_labels="test/_classes.csv").notices == ()
+
+
+def test_the_line_for_a_column_of_each_class_says_the_tables_separator(tmp_path: Path) -> None:
+    root = contest(tmp_path)
+    rows = "".join(f"{i:03};{i % 2};{1 - i % 2}\n" for i in range(6))
+    (root / "train.csv").write_text(f"image_id;a;b\n{rows}")
+    assert "train.csv', skipinitialspace=True, sep=';')" in problems_of(root, tmp_path, labels="train.csv")
+
+
+def test_ids_without_their_leading_zeros_are_said_with_the_cure(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "numbers", {"train": 12, "test": 3})
+    (root / "trainLabels.csv").write_text("id,label\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(1, 12)))
+    message = problems_of(root, tmp_path)
+    assert "trainLabels.csv names no pictures as it is, because its ids lack leading zeros: '1' is perhaps " in message
+    assert message.endswith(
+        "train/001.png; write them as in the names of the pictures; with pandas: table['id'] = "
+        "table['id'].astype(str).str.zfill(3)"
+    )
+    first = problems_of(root, tmp_path, labels="trainLabels.csv").splitlines()[0]
+    assert (
+        "11 problems with trainLabels.csv; ids lack leading zeros: '1' is perhaps train/001.png; write ids as" in first
+    )
+    (root / "trainLabels.csv").write_text("id,label\n" + "".join(f"{i:03},{'ab'[i % 2]}\n" for i in range(12)))
+    assert prepare(root, tmp_path, labels="trainLabels.csv").class_names == ("a", "b")
+    folders = make_folder(tmp_path / "folders", {"cat": 12, "dog": 12})
+    (folders / "sizes.csv").write_text("id,label\n" + "".join(f"{i},{i}\n" for i in range(1, 12)))
+    assert prepare(folders, tmp_path).notices == (), "class folders are read without a word about it"
