@@ -42,6 +42,7 @@ unclear       folders that are neither splits nor classes: refusals, copies
 labels        label tables
 file_index    files by what a label table writes for them, and the rows of a table
 one_hot       label tables with a column for each class
+other_labels  files with labels that are not read: JSON lines, Parquet, tables without names of columns
 contest       label tables that a folder has and the study file does not name
 splits        drawn splits and folds
 near          near-duplicates across splits

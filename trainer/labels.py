@@ -188,10 +188,10 @@ def _passed_over(
         folder = files[0].name.rpartition("/")[0]
         count = "1 picture has" if len(files) == 1 else f"{len(files):,} pictures have"
         index = FileIndex(files, root)
-        near = sorted(others, key=lambda one: one.name.split("/")[0] != folder.split("/")[0])
+        near = sorted(others, key=lambda one: not f"{folder}/".startswith(f"{one.name.rpartition('/')[0]}/"))
         if table := next((one.name for one in near if what == "no row" and _names_any(one, index)), None):
             cure = f"add its rows to {config.labels}, with a column split that says train or val in each row"
-            if config.test_labels is None and split_of(folder.partition("/")[0]) == "test":
+            if config.test_labels is None and "test" in map(split_of, folder.split("/")):
                 cure = f"set data.test_labels = {json.dumps(table, ensure_ascii=False)}"
             then = f"the table {table} names them, and is not used; to use it, {cure}"
         else:

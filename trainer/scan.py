@@ -18,6 +18,7 @@ from trainer.contest import suggest_labels
 from trainer.errors import DataError
 from trainer.labels import read_labels
 from trainer.layout import EXPECTED_LAYOUT, read_layout
+from trainer.other_labels import labels_elsewhere
 from trainer.tree import File, Folder, read_tree
 from trainer.unclear import describes_objects, names_of, option_for
 
@@ -104,11 +105,13 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
             things. If a table seems to have the classes, the message has the settings that read the table.
     """
     tree = read_tree(root)
+    if not tree.holds_pictures and (told := labels_elsewhere(tree, root)):
+        raise DataError(f"{root}: {told}")
     suggestion = suggest_labels(tree, root)
     try:
         layout = read_layout(tree, str(root), needs_train=needs_train)
     except DataError as error:
-        told = suggestion.lines if suggestion else describes_objects(tree)
+        told = suggestion.lines if suggestion else labels_elsewhere(tree, root) or describes_objects(tree)
         raise DataError(f"{error}\n{told}") if told else error from None
     agrees = suggestion is None or not (suggestion.contradicts_folders and suggestion.is_clear)
     if layout.below is not None and agrees:
@@ -121,7 +124,7 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
         raise DataError(f"{root}: labels are in a table, not in the names of folders.\n{suggestion.lines}")
     if needs_train and len(layout.train_classes) == 1:
         one = f"{root}: one class, {layout.train_classes[0].base}, to train on, and a classifier needs two"
-        told = suggestion.lines if suggestion else describes_objects(tree)
+        told = suggestion.lines if suggestion else labels_elsewhere(tree, root) or describes_objects(tree)
         if told:  # else the files are read first, so that all problems are told at once
             raise DataError(f"{one}; expected is {EXPECTED_LAYOUT}\n{told}")
     if suggestion is not None:
