@@ -251,9 +251,9 @@ def test_a_gpu_trains_every_recipe_to_about_the_same_losses(
 def test_the_losses_are_those_of_the_recipe(recipe: str, digits: Dataset) -> None:
     golden = json.loads(GOLDEN.read_text())
     assert golden["recipe_version"] == RECIPE_VERSION, "renew the golden losses: python tests/trainer/test_fit.py"
-    # Other CPUs round otherwise, which optimizers and SAM amplify: by 2.8e-3 between one with AVX-512 and one without
-    # (n = 10 recipes, 2026-11-28). There only coarse changes are caught.
-    tolerance = 1e-4 if golden["cpu"] == this_cpu() else 5e-3
+    # Other CPUs round otherwise, which optimizers and SAM amplify: by 9.8e-3 between the kernels for AVX-512 and those
+    # for AVX (n = 10 recipes, 2026-11-29). There only coarse changes are caught.
+    tolerance = 1e-4 if golden["cpu"] == this_cpu() else 2e-2
     for split, losses in losses_of(recipe, digits).items():
         assert losses == pytest.approx(golden["losses"][recipe][split], rel=tolerance), (
             "the same configuration trains to another result; if that is meant, raise RECIPE_VERSION and renew:"
