@@ -116,6 +116,7 @@ def _answer(probe: subprocess.Popen[str], ends: float) -> str:
     timer = threading.Timer(max(0.0, ends - time.monotonic()), probe.kill)
     timer.daemon = True
     timer.start()
+    found = None
     with probe:
         for line in probe.stdout:
             last = line.strip() or last
@@ -123,8 +124,6 @@ def _answer(probe: subprocess.Popen[str], ends: float) -> str:
             if found is not None:
                 probe.kill()
                 break
-        else:
-            found = last
     timer.cancel()
-    killed = found == last and probe.returncode == -signal.SIGKILL
-    return f"no answer within {CONNECT_SECONDS:g} s" if killed else found
+    timed_out = f"no answer within {CONNECT_SECONDS:g} s" if probe.returncode == -signal.SIGKILL else None
+    return found or timed_out or last
