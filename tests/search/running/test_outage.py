@@ -139,7 +139,7 @@ def test_a_trial_whose_telling_is_cut_short_is_told_to_people_once_and_leaves_no
 
 @pytest.mark.parametrize(
     ("kind", "last", "state"),
-    [("memory", "go_on", "COMPLETE"), ("device", "go_on", "COMPLETE"), ("crash", "finish", "FAIL")],
+    [("memory", "store_setbacks", "COMPLETE"), ("device", "store_setbacks", "COMPLETE"), ("crash", "finish", "FAIL")],
 )
 def test_a_crash_is_in_the_journal_once_although_the_database_goes_away_while_it_is_dealt_with(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str, last: str, state: str
