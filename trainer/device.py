@@ -25,6 +25,14 @@ from trainer.cores import most_threads, num_cores
 from trainer.errors import ConfigError
 from trainer.families import family_of
 
+# On a CPU without AVX-512, oneDNN 3.12 (torch 2.14.1) writes outside its memory in the gradient of strided convolutions
+# with few channels (its kernel brgconv_strided:avx2), which ends the process with "double free or corruption". The
+# kernels for AVX take 1.3 to 1.7 times as long (a step of rexnet_100 and of resnet10t, 64 px, an AMD EPYC, n = 6).
+# oneDNN reads the variable once, before its first operation, so it is set when this module is imported: a process that
+# changed kernels midway would not repeat its results.
+if torch.backends.cpu.get_cpu_capability() == "AVX2":
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")
+
 _MMAP_THRESHOLD_BYTES = 32 * 1024 * 1024  # glibc's own upper bound for it
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
@@ -41,12 +49,6 @@ CUDA_ENVIRONMENT = {
 }
 """Environment of a process that uses CUDA, which reads it at its first call. Sources: docs.nvidia.com/cuda/cublas,
 "Results reproducibility" and "NVIDIA_TF32_OVERRIDE"."""
-
-SAFE_CPU_ISA = {"ONEDNN_MAX_CPU_ISA": "AVX"}
-"""Environment of a process that trains on a CPU without AVX-512. There, oneDNN 3.12 (torch 2.14.1) writes outside its
-memory in the gradient of strided convolutions with few channels (its kernel ``brgconv_strided:avx2``), which ends the
-process with "double free or corruption". The kernels for AVX take 1.3 to 1.7 times as long (one step of rexnet_100 and
-of resnet10t, 64 px, an AMD EPYC, n = 6)."""
 
 OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
 """Texts of errors that mean a lack of memory, of the CPU's allocator, of CUDA, and of cuBLAS and cuDNN."""
@@ -326,10 +328,6 @@ def open_device(kind: str = "cpu", num_threads: int | None = None, sharing: int 
     threads = num_threads or (most_threads(num_cores()) if kind == "cpu" else num_cores())
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)  # otherwise each worker uses one thread per core of the machine
-    if kind == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
-        os.environ |= SAFE_CPU_ISA | dict(
-            os.environ
-        )  # oneDNN reads it before its first operation; the user's own value wins
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     if kind == "cuda":

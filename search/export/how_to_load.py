@@ -11,7 +11,7 @@ from search.export.formats.format import Format
 from search.export.formats.table import FORMAT_NAMES, format_of
 from search.export.record import ExportRecord
 from trainer.background import without_background
-from trainer.pictures import DEEP, read_right
+from trainer.pictures import DEEP, DEPTH, read_right
 
 READ = """How to read a picture, for every format:
 
@@ -28,6 +28,12 @@ pictures = transform(Image.open("PICTURE.png").convert("MODE")).unsqueeze(0)
 ```"""
 
 
+SIXTEEN_BITS = """    image = ImageOps.exif_transpose(Image.open(file))
+    if image.mode[0] in "FI":  # of more than 8 bits
+        image = Image.fromarray(np.rint(np.asarray(image, float) * (255 / 65535)).astype("uint8"))
+    image = image.convert("""
+"""Lines of Python that also read pictures of 16 bits. They replace one line of the reader for ONNX Runtime."""
+
 SCALED = """    image = ImageOps.exif_transpose(Image.open(file))
     if image.mode == "F" or image.mode.startswith("I"):  # of more than 8 bits
         values = np.asarray(image, float)
@@ -36,7 +42,7 @@ SCALED = """    image = ImageOps.exif_transpose(Image.open(file))
         low, high = next(((0, top) for top in tops if low >= 0 and high <= top), (low, high))
         image = Image.fromarray(np.rint((values - low) * (255 / ((high - low) or 1))).astype("uint8"))
     image = image.convert("""
-"""Lines of Python that also read pictures of more than 8 bits. They replace one line of the reader for ONNX Runtime."""
+"""Lines of Python for pictures of several ranges of more than 8 bits, instead of SIXTEEN_BITS."""
 
 
 STEP = """The pictures were read without their background. Each picture needs this step of OpenCV first, before timm's
@@ -66,8 +72,9 @@ def loading_paragraphs(record: ExportRecord) -> list[str]:
     model, data, result = record.model, record.data, record.evaluation
     read = READ.replace("MODE", "RGB" if data.channels == 3 else "L")
     whole, plain = [one.loading for one in whole_formats(record)], weights.LOADING
-    if not DEEP.keys().isdisjoint(record.proof.misread_in_all):
-        whole = [one.replace("    image = ImageOps.exif_transpose(Image.open(file)).convert(", SCALED) for one in whole]
+    if ranges := DEEP.keys() & record.proof.misread_in_all:
+        lines = SIXTEEN_BITS if ranges == {DEPTH} else SCALED
+        whole = [one.replace("    image = ImageOps.exif_transpose(Image.open(file)).convert(", lines) for one in whole]
     removes = _removes_background(record)
     if removes:
         read, *whole = (_without_background(lines) for lines in (read, *whole))
