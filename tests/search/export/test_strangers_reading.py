@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,7 +25,7 @@ from search.export.record import ExportRecord, Proof
 from trainer.config import DataConfig, Shape, TrainConfig
 from trainer.data import Dataset, prepare_data
 from trainer.models import build_model, count
-from trainer.pictures import DEPTH, TURNED, read_right
+from trainer.pictures import BYTES, DEPTH, SPREAD, TURNED, UNIT, read_right
 
 STATED = {"input_size": (3, 16, 16), "crop_pct": 1.0, "crop_mode": "center", "interpolation": "bicubic"}
 STATED |= {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
@@ -182,19 +183,24 @@ def test_an_exports_files_say_that_the_background_is_removed_and_predict_removes
     assert not np.array_equal(read["keep"], cached)
 
 
-@pytest.mark.parametrize("misread", [{}, {DEPTH: 1, TURNED: 1}])
+@pytest.mark.parametrize("ranges", [(), (DEPTH,), (DEPTH, UNIT, BYTES, SPREAD)])
 def test_the_lines_of_the_card_read_pictures_without_their_background(
-    misread: dict[str, int], flowers: Path, tmp_path: Path
+    ranges: tuple[str, ...], flowers: Path, tmp_path: Path
 ) -> None:
     config = without(flowers)
-    if misread:
+    if ranges:
         gray = np.asarray(Image.open(flowers / "rose" / "0.png").convert("L"))
         exif = Image.Exif()
         exif[0x0112] = 6
-        for name, values in (("0..1", gray / np.float32(255)), ("wide", gray * np.int32(1000)), ("half", gray / 2)):
-            Image.fromarray(values.astype(values.dtype.str.replace("f8", "f4"))).save(flowers / f"rose/{name}.tif")
-        Image.fromarray(gray.astype(np.uint16) * 257).save(flowers / "rose" / "turned.png", exif=exif)
+        Image.open(flowers / "rose" / "0.png").rotate(20).save(flowers / "rose" / "turned.jpg", exif=exif)
+        Image.fromarray(gray.astype(np.uint16) * 257).save(flowers / "rose" / "deep.png", exif=exif)
+        floats = (gray / 2).astype(np.float32)
+        deep = {UNIT: gray / np.float32(255), SPREAD: gray * np.int32(1000), BYTES: floats}
+        for i, why in enumerate(ranges[1:]):
+            Image.fromarray(deep[why]).save(flowers / f"rose/{i}.tif")
     data = prepare_data(config, tmp_path / "cache")
+    misread = Counter(data.misread.values())
+    assert misread == ({TURNED: 1} | dict.fromkeys(ranges, 1) if ranges else {})
     told = {"size": 16, "channels": 3, "crop_pct": 1.0, "crop_mode": "center", "interpolation": "bicubic"}
     proven = SimpleNamespace(misread_in_all=misread, misread=misread, stranger_accuracy=0.5)
     record = SimpleNamespace(
