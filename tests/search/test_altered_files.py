@@ -61,7 +61,7 @@ SHAPES = (
     b"\xff",
     b"NaN",
 )
-QUICK, BULK = 40, 1500
+QUICK, BULK = 40, 500
 """Flips and cuts of each kind."""
 
 
