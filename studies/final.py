@@ -57,13 +57,13 @@ class Rerank(FrozenModel):
     """A second training after some filters of a convolution are drawn again: those of the lowest rank.
 
     The rank of each filter's feature maps is taken over at most 500 training pictures (HRank, Lin et al., 2020). The
-    reranked model is exported, whether it gained or not. The card has its gain over a model that was trained on for the
-    same epochs, with the same seed, without new filters.
+    reranked model is exported, whether it gained or not. The card has its gain over a model that was trained further
+    for the same epochs, with the same seed, without new filters.
     """
 
     layer: str
-    """Name of the convolution, for example "layer3.0.conv1"; if there is none of this name, `search check` lists them.
-    The maps are taken after the normalisation and activation that follow it directly."""
+    """Name of the convolution, for example "layer3.0.conv1"; if there is none of this name, `search check` lists all
+    convolutions. The maps are taken after the normalisation and activation that follow it directly."""
     share: float = Field(0.125, ge=0.125, le=0.625)
     """Share of its filters that are drawn again."""
 

@@ -120,7 +120,8 @@ class Faults(FrozenModel):
     """Retries of a trial before it fails. Each finished epoch resets the count. CUDA errors do not count here; they are
     counted for each device."""
     hang_factor: float = Field(10, gt=1)
-    """A worker is killed if an epoch takes this many times its trial's slowest. The trial goes on in a new process."""
+    """A worker is killed if an epoch takes this many times as long as the slowest one of its trial. The trial goes on
+    in a new process."""
     hang_seconds: float = Field(120, gt=0)
     """A worker never counts as hanging before this time in seconds, however short its epochs are."""
     first_epoch_seconds: float = Field(3600, gt=0)

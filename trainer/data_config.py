@@ -33,8 +33,8 @@ class DataConfig(FrozenModel):
     source: Literal["folder", "digits", "cifar10", "cifar100"] = "folder"
     """Where pictures come from: a folder, scikit-learn's built-in digits, or a torchvision data set."""
     path: str | None = None
-    """Folder with the pictures: CLASS/* to be split, or train/CLASS/* with val/ and test/ where they exist; splits
-    may have their other names too (Training, valid, dev, seg_test, eval-set).
+    """Folder with the pictures: CLASS/* to be split, or train/CLASS/* with val/ and test/ where they exist. Other
+    usual names of splits work too (Training, valid, dev, seg_test, eval-set).
     For cifar10 and cifar100 it may also be torchvision's own download folder. Usually given as --data. A relative
     path starts from the folder in which the command runs."""
     labels: str | None = None
@@ -79,8 +79,8 @@ class DataConfig(FrozenModel):
     stratified: bool = True
     """true: each drawn split has the same share of every class. false: splits are drawn without regard to classes."""
     folds: int = Field(0, ge=0)
-    """2 or more: cross-validation; a trial trains once for each fold of the training pictures, and its value is
-    the mean accuracy. 0: one validation split."""
+    """2 or more: cross-validation; a trial trains once for each fold, and its value is the mean over the folds.
+    0: one validation split."""
     split_seed: int = Field(0, ge=0)
     """Seed of the drawn splits, and of the folds."""
     bad_files: Literal["fail", "skip"] = "fail"
