@@ -311,7 +311,7 @@ def fill(study: optuna.Study, spec: StudySpec, running: int, finished: int) -> d
                 rows[models.TrialValueModel].append(of | {"objective": 0, "value": value, "value_type": "FINITE"})
             if number >= finished:
                 stage = ladder.stage_after(one.attributes.get(PROMOTED_AT, 0)) if ladder.anew else 0
-                begun[number] = one.last - ladder.begins_at(stage)
+                begun[number] = one.last - ladder.steps_before(stage)
         for table, values in rows.items():
             connection.execute(insert(table), values)
     return begun
@@ -399,7 +399,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         def turns(seconds: float) -> None:
             until = clock() + seconds
             while clock() < until and clock.used < limit:
-                assert searching.step()
+                assert searching.turn()
 
         turns(options.warm)
         pool.waits.clear()

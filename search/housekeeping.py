@@ -45,7 +45,7 @@ def studies(
     import studies as shipped
 
     if new is not None:
-        print_answer(shipped.begin(new), shipped.text_of_begun, as_json=as_json)
+        print_answer(shipped.write_new_file(new), shipped.text_of_new_file, as_json=as_json)
         return
     folder, url = places(storage, runs)
     print_answer(_all_studies(folder, url), _text_of_studies, as_json=as_json)

@@ -195,7 +195,9 @@ AllowHostOption = Annotated[
 ]
 ProxyOption = Annotated[
     str | None,
-    typer.Option("--url", metavar="https://HOST", help="Address of a proxy with TLS in front of it; needs a token."),
+    typer.Option(
+        "--url", metavar="https://HOST", help="Address of a proxy with TLS before the dashboard; needs a token."
+    ),
 ]
 AllowEditsOption = Annotated[
     bool,

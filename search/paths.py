@@ -160,9 +160,10 @@ class Runs:
     def begin_attempt(self, study: str, trial: int) -> None:
         """Give a trial a new folder, with links to the checkpoints of its last attempt.
 
-        A lost worker may still train on a node that nobody reaches, and write an older checkpoint. A link keeps the
-        file for which it was made, because checkpoints are replaced, not changed. If the disk refuses the links, the
-        trial keeps its folder; then at most the epochs since that older checkpoint are trained again.
+        A lost worker may still train on a node that nobody reaches, and write an older checkpoint into the old folder.
+        That replaces the file there and does not change it, so the links still lead to the newer checkpoints. If the
+        disk refuses the links, the trial keeps its folder; then at most the epochs since the older checkpoint are
+        trained again.
         """
         before, folder = self.attempt(study, trial), self.trial(study, trial)
         with contextlib.suppress(OSError):
@@ -244,6 +245,8 @@ class Runs:
 
     def keep_to_quota(self, study: str, quota: float, waiting: Sequence[int] = ()) -> list[str]:
         """Delete the oldest unused checkpoints until the rest takes at most ``quota`` bytes. Returns their names.
+
+        Checkpoints of earlier exports, and of earlier studies of this name, are unused.
 
         Args:
             study: name of the study.

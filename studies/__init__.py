@@ -33,13 +33,13 @@ __all__ = [
     "Range",
     "Search",
     "StudySpec",
-    "begin",
     "load",
     "names",
     "shipped",
     "template",
-    "text_of_begun",
+    "text_of_new_file",
     "text_of_studies",
+    "write_new_file",
 ]
 
 logger = logging.getLogger(__name__)
@@ -78,13 +78,13 @@ def template() -> str:
 
 
 @dataclass(frozen=True)
-class Begun:
+class NewStudyFile:
     """A new study file."""
 
     written: Path
 
 
-def begin(file: Path) -> Begun:
+def write_new_file(file: Path) -> NewStudyFile:
     """Write the template as a new study file.
 
     Raises:
@@ -101,12 +101,12 @@ def begin(file: Path) -> Begun:
         if full := no_room(error, file):
             raise full from error
         raise ConfigError(f"{file} cannot be written ({error.strerror}); choose another place") from error
-    return Begun(file)
+    return NewStudyFile(file)
 
 
-def text_of_begun(begun: Begun) -> str:
+def text_of_new_file(new: NewStudyFile) -> str:
     """The output of ``search studies --new``."""
-    return f"wrote {begun.written}; edit it, then: search check {shlex.quote(str(begun.written))} --data DIR"
+    return f"wrote {new.written}; edit it, then: search check {shlex.quote(str(new.written))} --data DIR"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,8 +74,8 @@ TOGETHER = (
     ("schedule", "warmup_epochs", "step_epochs"),
     ("class_weights", "class_sampling", "logit_adjustment"),
 )
-"""Settings that rules of TrainConfig check together. A rule that accepts all corners of a space accepts each point of
-it."""
+"""Settings that rules of TrainConfig check together. A rule that accepts all corners of a space (combinations of the
+ends of its ranges) accepts each point of it."""
 
 WIDTH_SHARE = "width_share"
 """Name of the setting that is sampled instead of width_mult if other sampled settings change the size too: a share of

@@ -194,7 +194,7 @@ class Final(FrozenModel):
 
     @property
     def fits_on_validation(self) -> bool:
-        """Whether the validation split is part of the training pictures, so that no split is left to select by."""
+        """Whether the validation split is part of the training pictures, so that no split is left for a choice."""
         match self.fit_on:
             case "train":
                 return False

@@ -14,7 +14,7 @@ from torch import nn
 
 
 class HalfWeights:
-    """The forward pass of a model that has the weights of convolutions and linear layers in the type of autocast.
+    """The forward pass of a model, with the weights of its convolutions and linear layers in the type of autocast.
 
     Args:
         model: the model, on its device.

@@ -232,7 +232,7 @@ class Device:
 
     def executor(self, config: TrainConfig) -> str:
         """The executor of the augmentation, and the reason, in words."""
-        host = "on the host by name, then " if config.augment else ""
+        host = "by the transforms of `augment` on the host, then " if config.augment else ""
         if self.kind == "cuda":
             return f"{host}batched on the GPU: a batch is warped at once"
         return f"{host}by OpenCV on the CPU: a picture at a time is fastest there"

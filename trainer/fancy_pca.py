@@ -26,7 +26,7 @@ class FancyPca:
     draws: tuple[float, ...]
     """The number drawn for each axis."""
     shift: tuple[float, ...]
-    """What is added to each channel: the sum of axis times draw times variance."""
+    """The value that is added to each channel: the sum of axis times draw times variance."""
 
 
 def draw_fancy_pca(data: Dataset, seed: int) -> FancyPca:

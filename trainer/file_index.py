@@ -126,8 +126,8 @@ def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 
 
 def tables_in(tree: Folder) -> list[File]:
-    """CSV and TSV files in the data folder, in the only folder with pictures, and in the folders of both, except a
-    contest's sample submission."""
+    """CSV and TSV files in the data folder, in the only folder with pictures, and in the folders directly inside these
+    two, except a contest's sample submission."""
     tops = {folder.name: folder for folder in (tree, unwrapped(tree))}
     folders = {one.name: one for top in tops.values() for one in (top, *top.folders)}
     return [

@@ -69,7 +69,7 @@ def move_into_place(partial: Path, path: Path) -> None:
 
 
 def previous_of(path: Path) -> Path:
-    """The file before the last one at this path."""
+    """The path of the previous file, which ``move_into_place`` keeps."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 

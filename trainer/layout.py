@@ -38,7 +38,7 @@ class Layout:
     is_plain: bool = True
     """Whether no folder's name contradicts this layout; False for a single folder."""
     below: Folder | None = None
-    """The folder that has this layout, if it is in the only folder with pictures: archive/train/CLASS, data/CLASS."""
+    """The only folder with pictures, if the layout is that of the folders in it: archive/train/CLASS, data/CLASS."""
 
     @property
     def train_classes(self) -> list[Folder]:

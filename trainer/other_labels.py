@@ -60,7 +60,7 @@ def _first_record(file: File) -> dict[str, object]:
 
 def _about_text(file: File, index: FileIndex, root: Path) -> str | None:
     """A sentence about a table without names of columns, in which a column names pictures and the next one is taken
-    for their classes; None if it is none."""
+    for their classes; None if the file is no such table."""
     try:
         with file.path.open(encoding="utf-8") as text:
             lines = [line.strip() for line in islice(text, 100) if line.strip()]

@@ -100,7 +100,7 @@ def _margin(side: int, size: int) -> int:
 
 
 def read_right(why: str, channels: int) -> str:
-    """A line of code with Pillow that reads pictures that are misread for this reason like ``read_picture``."""
+    """A line of code with Pillow for pictures that are misread for this reason; it reads them like ``read_picture``."""
     return READ_RIGHT[why].replace("MODE", "RGB" if channels == 3 else "L")
 
 
@@ -166,7 +166,8 @@ def _refuse_unread_depth(image: Image.Image) -> None:
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, str]:
-    """The image turned by its EXIF orientation and scaled to 8 bits, the same object if it needs neither; and why."""
+    """The image turned by its EXIF orientation and scaled to 8 bits, the same object if it needs neither. Also the
+    reason why a plain convert("RGB") misreads it, if it needs one of them."""
     try:
         turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
     except Exception:  # the EXIF cannot be parsed; the picture is used as it is

@@ -157,7 +157,7 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
 
 
 def folded(name: str) -> str:
-    """A class's name without what people do not see or see twice: case, spaces, and characters that look alike."""
+    """A class's name in a form that is equal for names that look alike: without case, spaces, invisible characters."""
     plain = unicodedata.normalize("NFKC", name).casefold()
     return "".join(one for one in plain if unicodedata.category(one) not in ("Cf", "Zs"))
 

@@ -115,7 +115,7 @@ class Folder:
 def read_tree(root: Path) -> Folder:
     """Read the tree below ``root``, through symbolic links, without files of operating systems and of this program.
 
-    A link to a folder that it is in is not followed: its pictures are those of other folders once more.
+    A link to a folder around it is not followed, because that would read the folder's pictures a second time.
 
     Raises:
         DataError: the folder is missing, or a folder below it cannot be listed.

@@ -65,7 +65,7 @@ class Views:
     std: tuple[float, ...] = ()
     """Mean and standard deviation of each channel, 0 to 1, by which the pictures are normalised."""
     colour_shift: tuple[float, ...] = ()
-    """What fancy_pca adds to each channel, where the channels are 0 to 1; empty without fancy_pca."""
+    """The value that fancy_pca adds to each channel, for channels from 0 to 1; empty without fancy_pca."""
 
 
 NO_VIEWS = Views()

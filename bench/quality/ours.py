@@ -62,8 +62,8 @@ class PromoteSubject:
         capped = len(self._trials) == self._cap
         number = self._promotion.next(at_least=1 if capped else 0)
         if number is not None:
-            rung = self._promotion.waiting[number]
-            self._promotion.go(number)
+            rung = self._promotion.paused[number]
+            self._promotion.promote(number)
             self._trials[number].set_user_attr(PROMOTED_AT, self.ladder.rungs[rung])
             return number
         if capped:
@@ -80,7 +80,7 @@ class PromoteSubject:
         if self._promotion.arrive(number, step, value):
             trial.set_user_attr(PROMOTED_AT, step)
             return True
-        self._promotion.wait(number, step)
+        self._promotion.pause(number, step)
         trial.set_user_attr(PAUSED_AT, step)
         return False
 

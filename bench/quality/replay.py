@@ -158,7 +158,7 @@ class Search:
     def _value(self, candidate: Candidate, step: int) -> float:
         ladder = self.subject.ladder
         stage = sum(rung < step for rung in ladder.rungs) if ladder.anew else 0
-        begun = ladder.begins_at(stage)
+        begun = ladder.steps_before(stage)
         if candidate.curve is None or step == begun + 1:
             length = ladder.lengths[stage] if ladder.anew else self.task.epochs
             seed = int(np.random.SeedSequence((self.seed, candidate.number, stage)).generate_state(1)[0])

@@ -147,7 +147,10 @@ def _caveats(record: ExportRecord) -> str:
             "check --duplicates` lists them."
         )
     if record.fit_on == "train+val":
-        lines.append("It was trained on the training and the validation pictures, so no result chose its epochs.")
+        lines.append(
+            "It was trained on the training and the validation pictures, so no validation result decided when its "
+            "training ended."
+        )
     return " ".join(lines)
 
 
@@ -260,7 +263,7 @@ def _training(record: ExportRecord) -> str:
             f"again, those whose feature maps had the lowest mean rank over {rerank.pictures:,} training pictures "
             "(HRank, Lin et al., 2020), and the whole model was trained once more with the same settings. It is "
             "exported, whether it gained or not: nothing was chosen by the comparison with plain retraining, so its "
-            "interval holds (of these two trainings; other seeds differ)."
+            "interval holds, for these two trainings; other seeds give other results."
         )
     if (distill := TrainConfig.model_validate(record.config).distill) is not None:
         parts.append(f"It also learned from a teacher, `{distill.teacher}`.")
@@ -352,7 +355,7 @@ def _provenance(record: ExportRecord) -> str:
     return (
         f"Made {record.created} with {versions}{commit}.\n"
         f"Search: study `{record.study}`"
-        + (f", event log `{log}` (SHA-256; `search replay` checks it).\n" if log else ".\n")
+        + (f", journal `{log}` (SHA-256; `search replay` checks it).\n" if log else ".\n")
         + f"Seeds: {', '.join(map(str, record.seeds))}.\n"
         f"Pictures: {pictures}; content `{data.content_hash}`, with its splits `{data.fingerprint}`.\n"
         f"Proof: loaded again in a clean process by {libraries}: the same accuracy, logits within "

@@ -68,7 +68,7 @@ def choose_trials(study: optuna.Study, numbers: Sequence[int], spec: StudySpec) 
 
 
 def check_limit(configs: Sequence[TrainConfig], spec: StudySpec, data: Dataset) -> list[ModelSize]:
-    """The size of each member of an export, for one view of a picture.
+    """Check that an export's members fit the limit together. Returns the size of each, for one view of a picture.
 
     Args:
         configs: the configuration of each trial.

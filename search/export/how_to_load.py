@@ -121,13 +121,13 @@ def _without_background(lines: str) -> str:
 
 
 def _right(why: str, record: ExportRecord) -> str:
-    """A line of Python that reads pictures that a plain convert("RGB") reads differently, for the reason ``why``."""
+    """A line of Python for pictures that a plain convert("RGB") misreads for the reason ``why``."""
     line = read_right(why, record.data.channels)
     return _without_background(f"= {line}").removeprefix("= ") if _removes_background(record) else line
 
 
 def reading_paragraph(record: ExportRecord) -> str:
-    """The paragraph about pictures that a plain convert("RGB") reads differently; "" if there are none."""
+    """The paragraph about pictures that a plain convert("RGB") misreads; "" if there are none."""
     evaluation, proof = record.evaluation, record.proof
     lines = [
         f"- {count:,} of all pictures, {proof.misread.get(why, 0):,} of the {evaluation.n:,} in the {evaluation.split} "

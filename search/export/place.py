@@ -91,7 +91,7 @@ class Place:
     """The place of an export."""
 
     target: Path
-    """Absolute."""
+    """The folder of the export, as an absolute path."""
     is_default: bool
     """Whether this is the default folder. If the default folder has other content than a complete export, the content
     is moved aside. If a folder that the user chose has such content, the export is refused."""

@@ -141,7 +141,8 @@ class Retraining:
         """Choose the trials to export: those in ``numbers``; if it is empty, the winner of the confirmation.
 
         Returns:
-            The trials, and the confirmation; None instead of it if there is none, or was no time to complete it.
+            The trials, and the confirmation. The confirmation is None if there is none, or if there was no time to
+            complete it.
         """
         if not numbers and not self.spec.confirm.is_off and (trial := self._confirm()) is not None:
             return [trial], None  # not confirmed, because the time is over

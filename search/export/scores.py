@@ -73,9 +73,10 @@ class Answers:
 def scores_of(answers: Answers, labels: NDArray[np.int64], names: Sequence[str]) -> Scores:
     """The scores of a model on n pictures.
 
-    Intervals of macro F1, balanced accuracy and calibration error are the value +- 1.96 standard errors of a bootstrap
-    over the pictures (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13), with a fixed seed,
-    and cut at 0 and 1. Shares of pictures (recall, precision, top-5) have Wilson's interval.
+    Intervals of macro F1, balanced accuracy and calibration error are the value +- 1.96 standard errors, cut at 0 and
+    1. The standard errors are those of a bootstrap over the pictures, with a fixed seed (Efron and Tibshirani, "An
+    Introduction to the Bootstrap", 1993, chapter 13). Shares of pictures (recall, precision, top-5) have Wilson's
+    interval.
 
     Args:
         answers: the answers of the model.

@@ -23,7 +23,7 @@ from search.figures.style import ValueAxis, value_range
 from search.figures.timeline import CRASHED, PAUSED, STOPPED, WENT_ON, Segment, segments_of_trials
 from search.policy.ladder import PAUSED_AT
 from search.study.sampling import build_ladder
-from search.study.trial import is_paused, ranked, step_of, view_of
+from search.study.trial import is_paused, ranked, step_word, view_of
 from studies import StudySpec
 from studies.objective import NAMES
 
@@ -70,7 +70,7 @@ def study_figures(
         figures.append(Figure("history", "How the search went", caption, optimization_history(trials, spec)))
     if any(view.epochs for view in views):
         caption = (
-            f"Validation {name} after each {step_of(spec)}: the best trial, the rest of the top {TOP} and, faint, "
+            f"Validation {name} after each {step_word(spec)}: the best trial, the rest of the top {TOP} and, faint, "
             f"the trials that were pruned{' or are paused' if paused else ''}.{_rungs_of(spec)}"
         )
         figures.append(Figure("curves", "Learning curves", caption, learning_curves(trials, spec)))
@@ -87,8 +87,8 @@ def study_figures(
         figures.append(Figure("slices", "One setting at a time", caption, slices(trials, spec)))
     if importances:
         caption = (
-            f"Share of each setting, by itself, in how much the {name} of the completed trials varies over the space "
-            f"that was searched (fANOVA, {len(complete)} trials)."
+            f"Share of the variance of the {name} over the searched space that each setting explains by itself "
+            f"(fANOVA, {len(complete)} completed trials)."
         )
         figures.append(Figure("importance", "Which settings mattered", caption, importance_bars(importances)))
     for number, key in enumerate(size_keys(spec)):

@@ -38,7 +38,7 @@ from search.figures.style import (
 from search.figures.timeline import CRASHED, PAUSED, STOPPED, WENT_ON, Segment
 from search.policy.ladder import Ladder
 from search.study.sampling import build_ladder
-from search.study.trial import is_paused, position, ranked, recipe_of, sampled_axes, step_of, view_of
+from search.study.trial import is_paused, position, ranked, recipe_of, sampled_axes, step_word, view_of
 from search.words import duration, show
 from studies import StudySpec
 from studies.objective import NAMES, number_of, words_of
@@ -93,7 +93,7 @@ def learning_curves(trials: Sequence[FrozenTrial], spec: StudySpec) -> go.Figure
     Dotted lines are rungs. If each rung has its own training, the trainings stand side by side, and a curve begins anew
     after each line.
     """
-    ladder, step, axis = build_ladder(spec), step_of(spec), ValueAxis(spec.search.objective)
+    ladder, step, axis = build_ladder(spec), step_word(spec), ValueAxis(spec.search.objective)
     top = [trial for trial in ranked(trials, spec.limit)[:TOP] if trial.intermediate_values]
     figure = new_figure(340)
     # All trials of one kind share one trace with gaps, because the page would take seconds to draw thousands of traces.
@@ -151,7 +151,7 @@ def _ticks(ladder: Ladder) -> list[int]:
     every = max(1, round(ladder.last_step / MOST_TICKS))
     found = []
     for stage, end in enumerate(ladder.steps):
-        found += [*range(end, ladder.begins_at(stage), -every)]
+        found += [*range(end, ladder.steps_before(stage), -every)]
     return sorted(found)
 
 

@@ -130,6 +130,6 @@ def points_of(trials: Sequence[FrozenTrial], ladder: Ladder, objective: Objectiv
 
 
 def whole_steps(count: int) -> int | None:
-    """Distance of the ticks. It is None if there are so many trials or epochs that plotly puts ticks only at whole
-    ones."""
+    """Distance of the ticks of an axis of trials or epochs, of which there are ``count``: 1, so that no tick is at a
+    fraction. None for more than ten, because plotly itself then puts no tick at a fraction."""
     return 1 if count <= 10 else None

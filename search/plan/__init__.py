@@ -8,7 +8,7 @@ width     exact counts, and the widest width that fits
 limit     `search limit`: the widest model within a limit
 check     `search check`: what a study means, and all its problems
 after     plan of the trainings after a search
-schedule  the time that is reserved for these trainings and for the export
+schedule  the time that is reserved for the export
 outlook   the plan of a launch with `--export`, in one line
 meaning   the answer of `search check`, and its text
 extras    checks optional packages and notification addresses that a study's settings need

@@ -46,8 +46,8 @@ def after_search(spec: StudySpec, candidates: int, seconds: float, parallel: int
 
     Args:
         spec: the study.
-        candidates: number of candidates of the search if all are trained to the end. Without a budget of compute, it
-            stands for the full trainings of the search.
+        candidates: number of candidates of the search if all are trained to the end. It decides the length of the race
+            if the study has no budget of compute.
         seconds: duration of a full training, with all folds.
         parallel: number of trainings at the same time.
     """

@@ -30,7 +30,7 @@ from search.plan.width import Fitter, SizedWidth
 from search.study.budget import Budget
 from search.study.sampling import build_ladder, first_rung
 from search.study.transfer import find_transfers
-from search.study.trial import step_of
+from search.study.trial import step_word
 from studies import StudySpec
 from studies.final import exported_size
 from trainer.config import TrainConfig
@@ -111,7 +111,7 @@ def check_study(
         model=spec.train.model,
         epochs=spec.train.epochs,
         budget=Budget.of(spec),
-        rungs=ladder.describe(step_of(spec), spec.search.reduction_factor),
+        rungs=ladder.describe(step_word(spec), spec.search.reduction_factor),
         limit=spec.limit,
         pictures=_images_of(spec, prepared, runs, _near_duplicates(data, duplicates, say), candidate),
         space={key: _axis_of(axis) for key, axis in space.items()},

@@ -13,10 +13,10 @@ from search.words import clock_time, count
 
 
 def outlook(schedule: Schedule, pace: Pace | None, launched: float) -> str:
-    """The plan of a search and of the stages after it.
+    """The plan of a search and of the export after it.
 
     Args:
-        schedule: the time of the search and of the stages after it.
+        schedule: the time of the search and of the export after it.
         pace: the speed that earlier launches measured; None if none has, so that only the budget is known.
         launched: time of the first launch, in seconds since 1970.
     """
@@ -25,7 +25,7 @@ def outlook(schedule: Schedule, pace: Pace | None, launched: float) -> str:
     if hours is not None and now >= schedule.ends_at:
         return (
             f"plan: the {hours:g} hours from the first launch ({clock_time(launched)}) on are over; the best is "
-            "exported; larger --hours go on with the search"
+            "exported; a larger --hours goes on with the search"
         )
     if pace is not None and hours is not None:
         left = max(0.0, schedule.search_ends_at(pace) - now) * schedule.parallel

@@ -113,7 +113,7 @@ def smallest_candidate(spec: StudySpec, model: str) -> TrainConfig:
 
 
 def check_exported(spec: StudySpec, members: Sequence[ModelSize], name: str = "") -> ModelSize:
-    """The size of a whole export: of all members and, for multiply-adds, of all views.
+    """Check that a whole export fits the limit. Returns its size: of all members and, for multiply-adds, of all views.
 
     Args:
         spec: the study, for its limit and its [final].

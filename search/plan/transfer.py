@@ -18,8 +18,8 @@ from trainer.errors import ConfigError, LimitError
 def recipes_within(
     spec: StudySpec, space: Mapping[str, BaseDistribution], chosen: Sequence[Transferred], fitter: Fitter
 ) -> list[Transferred]:
-    """The recipes as the new study can queue them, given by sampled settings. A recipe without such a setting is left
-    out.
+    """The recipes as the new study can queue them: the values of its sampled settings. A recipe without any such value
+    is left out.
 
     Args:
         spec: the new study.

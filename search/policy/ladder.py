@@ -69,7 +69,7 @@ class Ladder:
     def place_of(self, step: int) -> tuple[int, int]:
         """The epoch (or fold) of a step in its training, and the number of epochs (or folds) of that training."""
         stage = self.stage_of(step)
-        return step - self.begins_at(stage), self.epochs_of(stage)
+        return step - self.steps_before(stage), self.epochs_of(stage)
 
     def epochs_of(self, stage: int) -> int:
         """Number of epochs (or folds) of a stage's training."""
@@ -93,8 +93,8 @@ class Ladder:
         how = f"{step}s, each in a separate training" if self.anew else f"of {count(self.last_step, step)}"
         return f"compared after {listed} {how}; the best {best} goes on"
 
-    def begins_at(self, stage: int) -> int:
-        """The step before the first one of a stage's training; 0 if there is only one training."""
+    def steps_before(self, stage: int) -> int:
+        """Number of steps before a stage's training; 0 if there is only one training."""
         return self.steps[stage - 1] if self.anew and stage else 0
 
 
@@ -127,8 +127,8 @@ def ladder_for(steps: int, *, anew: bool, factor: int, first: int | None = None,
 
 
 def reached(trial: FrozenTrial, ladder: Ladder) -> dict[int, float]:
-    """Number of a rung, from 0 -> the trial's value there, for the rungs that it has reached. The end has the last
-    number.
+    """Each rung that a trial has reached, by its number from 0 -> the trial's value there. The end counts as the last
+    rung.
 
     If the patience of a training ended it before a rung, its last value counts at that rung.
     """

@@ -16,7 +16,7 @@ from search.policy.ladder import Ladder
 
 
 class Promotion:
-    """The standings at all rungs. They do not depend on the order in which candidates have reached a rung.
+    """Decides by the standings at all rungs, which do not depend on the order in which candidates have reached a rung.
 
     Args:
         ladder: the rungs.
@@ -29,11 +29,11 @@ class Promotion:
         """For each rung, the candidates that have reached it: number -> -value, infinity if it diverged before it."""
         self._alive: list[list[tuple[float, int]]] = [[] for _ in ladder.rungs]
         """For each rung, the candidates that have reached it and not ended early, as (-value, number), best first."""
-        self.waiting: dict[int, int] = {}
+        self.paused: dict[int, int] = {}
         """Number of a paused candidate -> its rung, from 0."""
         self._ready: dict[int, list[int]] = {}
-        """``at_least`` -> the paused candidates that may go on, until the standings change: each turn of a search asks
-        several times."""
+        """``at_least`` -> the paused candidates that may go on. Kept until the standings change, because a search asks
+        several times in each turn."""
 
     def arrive(self, number: int, step: int, value: float) -> bool:
         """Record that a candidate has reached a rung. A second call changes nothing.
@@ -56,7 +56,7 @@ class Promotion:
         for rung in range(len(self._arrived)):
             self._note(number, rung, value)
 
-    def leave(self, number: int, *, diverged: bool = False) -> None:
+    def end_early(self, number: int, *, diverged: bool = False) -> None:
         """Record that a candidate has ended early. It no longer takes a place among the best.
 
         Args:
@@ -64,7 +64,7 @@ class Promotion:
             diverged: whether the candidate diverged; it then counts as the worst at its next rung.
         """
         self._ready.clear()
-        self.waiting.pop(number, None)
+        self.paused.pop(number, None)
         for rung, (arrived, alive) in enumerate(zip(self._arrived, self._alive, strict=True)):
             if number in arrived:
                 if (place := self._place(rung, number)) is not None:
@@ -73,15 +73,15 @@ class Promotion:
                 arrived[number] = math.inf
                 break
 
-    def wait(self, number: int, step: int) -> None:
+    def pause(self, number: int, step: int) -> None:
         """Record that a candidate is paused at the rung of this step. From now on it may be promoted."""
         self._ready.clear()
-        self.waiting[number] = bisect_left(self.ladder.rungs, step)
+        self.paused[number] = bisect_left(self.ladder.rungs, step)
 
-    def go(self, number: int) -> None:
-        """Record that a candidate is no longer paused."""
+    def promote(self, number: int) -> None:
+        """Record that a paused candidate was promoted."""
         self._ready.clear()
-        self.waiting.pop(number, None)
+        self.paused.pop(number, None)
 
     def next(self, at_least: int = 0) -> int | None:
         """The candidate to promote: the best that may go on, at the highest rung with such a candidate; None without
@@ -102,7 +102,7 @@ class Promotion:
             number
             for rung in reversed(range(len(self._alive)))
             for _, number in self._alive[rung]
-            if self.waiting.get(number) == rung
+            if self.paused.get(number) == rung
         ]
 
     def _may_go_on(self, at_least: int) -> list[int]:
@@ -111,7 +111,7 @@ class Promotion:
                 number
                 for rung in reversed(range(len(self._alive)))
                 for _, number in self._alive[rung][: self._places(rung, at_least)]
-                if self.waiting.get(number) == rung
+                if self.paused.get(number) == rung
             ]
         return self._ready[at_least]
 

@@ -36,8 +36,7 @@ REPORT_SEEDS = 2
 """Number of further seeds that measure the winner of a race."""
 
 FIXED = Round(5, 3)
-"""The only round if a study file names ``top`` or ``seeds``. If the file names only one of them, the other is from
-here."""
+"""The only round if a study file names ``top`` or ``seeds``; it has the default of the one that is not named."""
 
 LONG_FROM = 30
 """Searches of at least this many full trainings have the longer race."""

@@ -1,4 +1,4 @@
-"""Optuna's TPE, with what it computes from each trial kept while the trial does not change.
+"""Optuna's TPE with a cache: what it computes from a trial is kept until the trial changes.
 
 It suggests the same settings, bit for bit, in a quarter of the time (bench/README.md, "Many workers"). Optuna reads the
 settings, axes and values of all trials anew for each suggestion.
@@ -27,8 +27,8 @@ own."""
 
 
 @dataclass(frozen=True)
-class _Known:
-    """What TPE needs of a trial."""
+class _CachedTrial:
+    """The values of a trial that TPE uses."""
 
     trial: FrozenTrial
     """Storages replace the object of a trial that changes, so the same object has the same content."""
@@ -44,11 +44,11 @@ class _Known:
     """The last step of a pruned trial; -1 without one."""
 
 
-class KnownTrials:
-    """The trials of a study as TPE needs them."""
+class TrialCache:
+    """The trials of a study, as the values that TPE uses."""
 
     def __init__(self) -> None:
-        self._known: dict[int, _Known] = {}
+        self._trials: dict[int, _CachedTrial] = {}
         self._spaces: list[dict[str, BaseDistribution]] = []
         self._rows: list[tuple[dict[str, BaseDistribution], _Rows]] = []
 
@@ -75,7 +75,7 @@ class KnownTrials:
             below: number of trials.
             sign: 1 if a higher value is better, -1 if a lower one is.
         """
-        groups: dict[str, list[_Known]] = {"complete": [], "pruned": [], "infeasible": []}
+        groups: dict[str, list[_CachedTrial]] = {"complete": [], "pruned": [], "infeasible": []}
         for known in self._of([trial for trial in trials if trial.state != TrialState.RUNNING], sign):
             groups[known.group].append(known)
         best = heapq.nlargest(below, groups["complete"], key=lambda one: one.value)
@@ -96,16 +96,16 @@ class KnownTrials:
         self._rows.append((space, rows := _Rows()))
         return rows
 
-    def _of(self, trials: Sequence[FrozenTrial], sign: float) -> list[_Known]:
-        known, found = self._known, []
+    def _of(self, trials: Sequence[FrozenTrial], sign: float) -> list[_CachedTrial]:
+        cached, found = self._trials, []
         for trial in trials:
-            one = known.get(trial._number)
+            one = cached.get(trial._number)
             if one is None or one.trial is not trial:
-                one = known[trial._number] = self._read(trial, sign)
+                one = cached[trial._number] = self._read(trial, sign)
             found.append(one)
         return found
 
-    def _read(self, trial: FrozenTrial, sign: float) -> _Known:
+    def _read(self, trial: FrozenTrial, sign: float) -> _CachedTrial:
         space = next((one for one in self._spaces if one == trial.distributions), None)
         if space is None:
             space = dict(trial.distributions)
@@ -118,7 +118,7 @@ class KnownTrials:
             value = -math.inf if math.isnan(last) else sign * last
         excess = _get_infeasible_trial_score(trial)
         group = "infeasible" if excess > 0 else "complete" if trial.state == TrialState.COMPLETE else "pruned"
-        return _Known(trial, space, group, excess, value, step)
+        return _CachedTrial(trial, space, group, excess, value, step)
 
 
 class _Rows:
@@ -144,25 +144,25 @@ class RememberingTPE(TPESampler):
     """TPE for one objective.
 
     Args:
-        known: what earlier suggestions for the same study have read; changed by this sampler.
+        cache: the study's trials that earlier suggestions have read; this sampler adds to it.
         seed: as Optuna's.
         startup_trials: Optuna's ``n_startup_trials``.
     """
 
-    def __init__(self, known: KnownTrials, *, seed: int, startup_trials: int) -> None:
+    def __init__(self, cache: TrialCache, *, seed: int, startup_trials: int) -> None:
         super().__init__(seed=seed, n_startup_trials=startup_trials)
-        self._known_trials = known
+        self._cache = cache
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """As Optuna's."""
-        return self._known_trials.common_space(study._get_trials(deepcopy=False, use_cache=True), _sign(study))
+        return self._cache.common_space(study._get_trials(deepcopy=False, use_cache=True), _sign(study))
 
     def _sample(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         trials = study._get_trials(deepcopy=False, states=states)
         trials = [one for one in trials if one._number != trial._number]
         ended = sum(one.state != TrialState.RUNNING for one in trials)
-        below, above = self._known_trials.split(trials, default_gamma(ended), _sign(study))
+        below, above = self._cache.split(trials, default_gamma(ended), _sign(study))
         good, bad = (
             self._build_parzen_estimator(study, search_space, some, handle_below=some is below)
             for some in (below, above)
@@ -174,7 +174,7 @@ class RememberingTPE(TPESampler):
     def _get_internal_repr(
         self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: Study
     ) -> dict[str, NDArray[Any]]:
-        rows, numbers = self._known_trials.rows(search_space), [trial._number for trial in trials]
+        rows, numbers = self._cache.rows(search_space), [trial._number for trial in trials]
         rows.make_room(max(numbers, default=-1) + 1, len(search_space))
         for number, trial in zip(numbers, trials, strict=True):
             if rows.trials[number] is not trial:

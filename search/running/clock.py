@@ -21,7 +21,7 @@ class Clock:
     Args:
         hours: ``search.hours``; None: no limit.
         schedule: the time of the whole study, if the launch goes on to the export. Then ``hours`` count from the first
-            launch, and time for the last stages is reserved.
+            launch, and time for the export is reserved.
         search_is_over: whether an earlier launch has stored that the search's part of the time is over.
     """
 
@@ -70,7 +70,7 @@ class Clock:
                 self._steps.append(view.seconds / view.epochs)
 
     def allows(self, steps: int) -> bool:
-        """Whether one candidate can take this many steps before the time of the last stages begins."""
+        """Whether one candidate can take this many steps before the time that is reserved for the export begins."""
         if self.schedule is None:
             return True
         if self.search_is_over:
@@ -95,4 +95,4 @@ class Clock:
         """
         if self.schedule is None or seconds_left is None or (pace := self.pace) is None:
             return None
-        return min(time.time() + seconds_left + self.schedule.last_stages(pace), self.schedule.ends_at)
+        return min(time.time() + seconds_left + self.schedule.seconds_after_search(pace), self.schedule.ends_at)

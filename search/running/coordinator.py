@@ -43,7 +43,7 @@ from search.study.owned import OwnedStudy
 from search.study.postgres import ANSWER_SECONDS, CONNECT_SECONDS
 from search.study.progress import Snapshot
 from search.study.storage import check_writable, wait_briefly
-from search.study.trial import OUT_OF_MEMORY, step_of
+from search.study.trial import OUT_OF_MEMORY, step_word
 from search.watch.observers import Audience
 from search.workers.crew import POLL_SECONDS, Crew, Worker, patience
 from search.workers.failures import Failure, decide, words_for
@@ -93,7 +93,7 @@ class Coordinator:
         self._shown = -math.inf
         """Time of the last snapshot for the audience."""
         self.assign_seconds, self._more_to_assign = POLL_SECONDS, False
-        """Time in a turn after which no further worker gets work; whether the next turn goes on with that."""
+        """Seconds of a turn after which no further worker gets a trial; whether workers are left for the next turn."""
 
     # -- from outside
 
@@ -133,7 +133,7 @@ class Coordinator:
     def _search(self) -> None:
         try:
             self.begin()
-            while self.step():
+            while self.turn():
                 pass
         except LookupError:  # Optuna's error for a trial that does not exist
             self.owned.check()
@@ -156,7 +156,7 @@ class Coordinator:
         wait_briefly(self.trials.study)
         self.crew.start(self._left_to_do())
 
-    def step(self) -> bool:
+    def turn(self) -> bool:
         """One turn: handle events, give work to idle workers, read messages. Returns False if nothing is left to do."""
         if self.runs.stop_requested(self.spec.name) and not self.stopping:
             self.stop()
@@ -262,9 +262,10 @@ class Coordinator:
         return not self.stopping and self._left_to_do() > 0
 
     def _left_to_do(self) -> int:
-        """Number of trials left to assign: orphans, paused trials that may be promoted, candidates that may begin.
+        """Number of trials left to assign: orphans (unfinished, not paused, without a worker), paused trials that may
+        be promoted, candidates that may begin.
 
-        When the time of the last stages has begun, orphans do not go on, unless no candidate is complete.
+        When the time that is reserved for the export has begun, orphans do not go on, unless no candidate is complete.
         """
         orphans = len(self.trials.orphans) if self.clock.allows(0) or not self.trials.spent.complete else 0
         return orphans + self.trials.allowance.total
@@ -321,7 +322,7 @@ class Coordinator:
             case "complete":
                 self._finish(worker, Ending(state=TrialState.COMPLETE, value=value_of(result, self.trials.objective)))
             case "stop":
-                reason = f"{self.spec.search.pruner} after {step_of(self.spec)} {result.epoch}"
+                reason = f"{self.spec.search.pruner} after {step_word(self.spec)} {result.epoch}"
                 self._finish(worker, Ending(state=TrialState.PRUNED, reason=reason))
         return verdict == "go on" and not (self.stopping or worker.drained)
 
@@ -346,7 +347,7 @@ class Coordinator:
     def _on_failure(self, worker: Worker, failure: Failure) -> None:
         """Apply the failure policy to a worker's trial, unless it has finished or is about to be paused."""
         trial = worker.trial
-        if trial is None or (progress := self.trials.progress.get(trial)) is None or progress.is_held:
+        if trial is None or (progress := self.trials.progress.get(trial)) is None or progress.waits_at_rung:
             return
         has_room = failure.kind != "disk" or self._has_room()  # a look at all checkpoints
         decision = decide(failure, progress.setbacks, self.spec.faults, has_room=has_room)
@@ -363,7 +364,7 @@ class Coordinator:
             case "give up" if failure.kind == "disk":
                 self._end_with(DiskError(failure.sentence))  # the next launch goes on with the trial
             case "give up" if failure.teaches:
-                # PRUNED keeps the last finite value, from which the sampler learns; it ignores FAIL.
+                # A PRUNED trial keeps its last finite value, from which the sampler learns. The sampler ignores a FAIL.
                 parts = f"{OUT_OF_MEMORY} with {progress.setbacks.micro_batches} micro-batches"
                 reason = parts if failure.kind == "memory" else failure.reason
                 self._finish(worker, Ending(state=TrialState.PRUNED, reason=reason, failure=failure.kind))

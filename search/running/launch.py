@@ -60,7 +60,7 @@ from search.watch.live import Display
 from search.watch.observers import Observer, Observers, StateFile
 from search.watch.page import StudyPage
 from search.watch.services import open_services
-from search.watch.status import completed
+from search.watch.status import with_results
 from search.watch.threaded import ThreadedObserver
 from search.watch.webhook import open_webhook
 from search.words import count
@@ -135,9 +135,9 @@ def launch(
         check_room(spec, runs, room_needed(spec, prepared, len(workers)))
         write_checked(runs.last_study, {"study": spec.name})
         with display:
-            for line in (opening_line(spec, prepared, workers), *take_over(owned, prepared, storage, runs)):
+            for line in (opening_line(spec, prepared, workers), *transfer_recipes(owned, prepared, storage, runs)):
                 display.say(line)
-            for line in [*_cautions(prepared, spec), *_whose(study), *notes]:
+            for line in [*_warnings(prepared, spec), *_whose(study), *notes]:
                 display.say(line, WARNING)
             others = [StudyPage(owned, _facts(spec, prepared), url, runs), *_asked_for(spec, runs, display, further)]
             clock = _clock(study, spec, prepared, len(devices), None if then is None else display.say)
@@ -157,8 +157,8 @@ def launch(
     )
 
 
-def take_over(owned: OwnedStudy, prepared: Prepared, storage: RDBStorage, runs: Runs) -> list[str]:
-    """Take over recipes of earlier studies, chosen once; for later studies, store the size of this study's data.
+def transfer_recipes(owned: OwnedStudy, prepared: Prepared, storage: RDBStorage, runs: Runs) -> list[str]:
+    """Choose recipes of earlier studies to try, once for the study. Store the size of its data, for later studies.
 
     Returns:
         Lines for the user about the chosen recipes.
@@ -212,7 +212,7 @@ def _finished(coordinator: Coordinator, runs: Runs, devices: list[WorkerDevice],
         _go_on(coordinator, devices, then)
     snapshot = replace(coordinator.snapshot(), ends_at=None)
     with contextlib.suppress(*STORAGE_FAILURES):  # an outage no longer matters: all is written
-        snapshot = completed(snapshot, coordinator.owned.study, coordinator.spec, runs)
+        snapshot = with_results(snapshot, coordinator.owned.study, coordinator.spec, runs)
     return snapshot
 
 
@@ -250,11 +250,11 @@ def _asked_for(spec: StudySpec, runs: Runs, display: Display, further: Sequence[
     yield from (ThreadedObserver(observer, display.say) for observer in further)
 
 
-def _cautions(prepared: Prepared, spec: StudySpec) -> Iterator[str]:
+def _warnings(prepared: Prepared, spec: StudySpec) -> Iterator[str]:
     """Warnings about models and pictures before the search, a line each."""
     for name, reason in prepared.left_out.items():
         yield f"left out: {name}: {reason}"
-    yield from doubts(prepared.data)
+    yield from file_warnings(prepared.data)
     yield from warnings_about(prepared.data, spec.data)
     yield from prepared.notes
 
@@ -291,8 +291,8 @@ def opening_line(spec: StudySpec, prepared: Prepared, devices: list[WorkerDevice
     )
 
 
-def doubts(data: Dataset) -> Iterator[str]:
-    """Problems of the pictures that do not stop a search: a line for each kind; ``search check`` lists all problems."""
+def file_warnings(data: Dataset) -> Iterator[str]:
+    """Warnings about unreadable files and duplicates: a line for each kind; ``search check`` lists all of them."""
     if data.bad_files:
         name, reason = data.bad_files[0].name, data.bad_files[0].reason
         yield f"files left out: {len(data.bad_files)}, the first: {name}: {reason}; search check lists them"

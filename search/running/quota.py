@@ -16,7 +16,7 @@ the folders of all unfinished trials: 40 ms for 1,000 of them, and more on a net
 
 
 class Quota:
-    """Deletes checkpoints that nobody trains, the oldest first, then those of paused trials.
+    """Deletes checkpoints of earlier exports and earlier studies, the oldest first, then those of paused trials.
 
     Args:
         runs: the runs folder.

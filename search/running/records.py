@@ -118,7 +118,7 @@ class Progress:
         return found
 
     @property
-    def is_held(self) -> bool:
+    def waits_at_rung(self) -> bool:
         """Whether the trial is paused at a rung, or will be paused once its worker is free."""
         return self.paused_at is not None and self.paused_at != self.promoted_at
 

@@ -17,7 +17,7 @@ from search.study.events import Pause, Promote
 from search.study.journal import Journal
 from search.study.sampling import set_attributes
 from search.study.standings import standings_of
-from search.study.trial import step_of, words_of_pause
+from search.study.trial import step_word, words_of_pause
 from studies import StudySpec
 from studies.objective import words_of
 from trainer.values import Json
@@ -59,7 +59,7 @@ class Rungs:
 
     def step_of(self, progress: Progress, epoch: int) -> int:
         """The step of an epoch of a trial's present training."""
-        return self.ladder.begins_at(progress.stage) + epoch
+        return self.ladder.steps_before(progress.stage) + epoch
 
     def epochs_of(self, progress: Progress) -> int:
         """Number of epochs (or folds) of a trial's present training."""
@@ -68,7 +68,7 @@ class Rungs:
     def left_of(self, progress: Progress) -> int:
         """Largest number of steps that a trial in progress still needs to its next rung or its end; for a repeat, to
         its end."""
-        if progress.is_held:
+        if progress.waits_at_rung:
             return 0
         if progress.is_repeat:
             return self.ladder.last_step - progress.step
@@ -80,7 +80,7 @@ class Rungs:
 
         If each rung has its own training, it is of use only in the middle of a training. Otherwise it always is.
         """
-        between = not progress.is_held and progress.step > self.ladder.begins_at(progress.stage)
+        between = not progress.waits_at_rung and progress.step > self.ladder.steps_before(progress.stage)
         return between or not self.ladder.anew
 
     def rung_at(self, progress: Progress, step: int, *, last: bool) -> int | None:
@@ -136,7 +136,7 @@ class Rungs:
         """One line for a log about a paused trial."""
         progress = self.paused[number]
         assert progress.paused_at is not None
-        where = words_of_pause(progress.paused_at, self.ladder, step_of(self.spec))
+        where = words_of_pause(progress.paused_at, self.ladder, step_word(self.spec))
         return f"trial {number} {where}, {words_of(progress.reported[progress.step], self.spec.search.objective)}"
 
     def count_paused(self, progress: Progress) -> None:
@@ -144,7 +144,7 @@ class Rungs:
         assert progress.paused_at is not None
         self.paused[progress.trial.number] = progress
         self.paused_steps[progress.step] += 1
-        self.standings.wait(progress.trial.number, progress.paused_at)
+        self.standings.pause(progress.trial.number, progress.paused_at)
 
     def promotable(self, at_least: int) -> int:
         """Number of paused trials that may go on now; ``at_least`` as in ``Promotion.next``."""
@@ -179,7 +179,7 @@ class Rungs:
             self.leave_rung(progress, event.step)
             self.journal.append(event)
             self._no_longer_paused(event.trial)
-            self.standings.go(event.trial)
+            self.standings.promote(event.trial)
         self._promoting = None
         return progress
 
@@ -193,7 +193,7 @@ class Rungs:
         if value is not None:
             self.standings.complete(number, value)
         else:
-            self.standings.leave(number, diverged=diverged)
+            self.standings.end_early(number, diverged=diverged)
 
     def _no_longer_paused(self, number: int) -> None:
         if (progress := self.paused.pop(number, None)) is not None:

@@ -21,7 +21,7 @@ from search.study.marks import Marks
 from search.study.sampling import set_attributes
 from search.study.storage import open_storage, storage_errors
 from search.study.study import UUID, find_study, uuid_of
-from search.study.trial import is_paused, latest_axes, step_of
+from search.study.trial import is_paused, latest_axes, step_word
 from search.words import count
 
 STOP_POLL_SECONDS = 0.5
@@ -95,7 +95,7 @@ def _finish_paused(name: str, url: URL, runs: Runs) -> int:
         journal.begin(spec, latest_axes(trials), trials, uuid)
         for trial in paused:
             check_lock()
-            reason = f"ended while it was paused after {step_of(spec)} {trial.user_attrs[PAUSED_AT]}"
+            reason = f"ended while it was paused after {step_word(spec)} {trial.user_attrs[PAUSED_AT]}"
             set_attributes(study, trial, {"reason": reason})
             marks.mark_ended(study, trial)
             study.tell(trial.number, state=TrialState.PRUNED)

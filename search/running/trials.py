@@ -41,7 +41,7 @@ from search.study.sampling import (
 )
 from search.study.storage import backend_of
 from search.study.study import UUID, check_trials
-from search.study.trial import FAILED_UNDER, TrialView, settings_hash, step_of, view_of
+from search.study.trial import FAILED_UNDER, TrialView, settings_hash, step_word, view_of
 from search.workers.failures import Decision, Failure
 from search.workers.messages import Assign, Started
 from studies.objective import value_of, words_of
@@ -75,7 +75,7 @@ class Trials:
         self.marks = Marks.of(self.study, self.uuid)
         self.journal = Journal(runs.journal(self.spec.name))
         self.orphans: deque[int] = deque()
-        """Trials in progress that no worker trains, in the order in which they go on."""
+        """Orphans: trials in progress that no worker trains, in the order in which they go on."""
         self.others = Others(self.study, self.marks, self.journal)
         self.queued = Queued(self.study, self.spec, self.journal)
         self.asking = False
@@ -196,7 +196,7 @@ class Trials:
         return assignment_of(self.progress[number], self.spec, self.rungs.ladder, self.runs, cache)
 
     def store_size(self, started: Started) -> None:
-        """Store a trial's size, and, as constraints, its excess over the limit (not positive if it is within)."""
+        """Store a trial's size and, as constraints, its excess over the limit (0 or less if the model is within it)."""
         trial = self.progress[started.trial].trial
         if "macs" in self._frozen(trial).user_attrs and trial.number in self.journal.started:
             return  # the trial is resumed
@@ -228,7 +228,7 @@ class Trials:
         elif abs(value - (was := progress.reported[step])) > REPEAT_TOLERANCE * max(1.0, abs(was)):
             before, now = (words_of(one, self.objective) for one in (was, value))
             raise ResultChanged(
-                f"{step_of(self.spec)} {step} was {before} before an interruption and is {now} trained again"
+                f"{step_word(self.spec)} {step} was {before} before an interruption and is {now} trained again"
             )
         elif step < progress.step:
             return "go on"  # reported and decided before the interruption
@@ -250,7 +250,7 @@ class Trials:
     def _decide(
         self, progress: Progress, step: int, value: float, rung: int | None, *, last: bool
     ) -> tuple[bool | None, bool]:
-        """Whether a trial is pruned or paused (None if neither was decided), and ``too_late`` for the journal."""
+        """Whether a trial is pruned or paused (None: not decided), and whether only for lack of compute or time."""
         if rung is not None:
             others = self.committed - self.rungs.left_of(progress)
             in_time = self.clock.allows(self.rungs.steps_beyond(rung))
@@ -270,12 +270,12 @@ class Trials:
             return False
         if not self.rungs.is_resumable(progress):
             self._forget(number)  # its next training begins anew
-        if progress.is_held:
+        if progress.waits_at_rung:
             del self.progress[number]
             self.rungs.pause(progress)
         else:
             self.orphans.appendleft(number)
-        return progress.is_held
+        return progress.waits_at_rung
 
     def finish(self, number: int, device: str, ending: Ending) -> TrialView:
         """Tell Optuna how a trial ended; nothing can be added to it after that.
@@ -365,7 +365,7 @@ class Trials:
         pruned = self.journal.decided.get((frozen.number, frozen.last_step or 0))
         progress = Progress.of(frozen, trial, pruned, several=self.rungs.ladder.anew)
         self.rungs.leave_rung(progress, frozen.user_attrs.get(PROMOTED_AT))
-        if progress.is_held:
+        if progress.waits_at_rung:
             self.rungs.count_paused(progress)
         else:
             self.progress[frozen.number] = progress

@@ -73,8 +73,8 @@ class Finalist:
         return values | ({"reported": list(self.reported)} if self.reported else {})
 
 
-def seeds_of(one: Finalist) -> tuple[float, ...]:
-    """The values of a candidate's fresh seeds."""
+def values_of_seeds(one: Finalist) -> tuple[float, ...]:
+    """The values of a candidate with all of its fresh seeds."""
     return (*one.accuracies, *one.reported)
 
 
@@ -83,7 +83,7 @@ def pooled_deviation(found: Sequence[Finalist]) -> float | None:
 
     It is pooled because three values of one candidate give a poor estimate, and candidates have similar deviations.
     """
-    repeated = [values for one in found if len(values := seeds_of(one)) > 1]
+    repeated = [values for one in found if len(values := values_of_seeds(one)) > 1]
     if not repeated:
         return None
     freedom = sum(len(values) - 1 for values in repeated)

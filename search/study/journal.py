@@ -181,8 +181,8 @@ class Journal:
         """Write the line of a launch, and the steps that the database has and the journal lacks.
 
         A single missing step gets its line. If there are more, the line of the launch gets the present state of all
-        trials. It also gets it if the journal has steps that the database lacks, because the database is then an older
-        copy, which the journal follows.
+        trials. If the journal has steps that the database lacks, the database is an older copy. The line of the launch
+        gets all trials then too, so that the journal goes on from the database.
 
         Args:
             spec: the study's spec.

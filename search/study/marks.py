@@ -129,7 +129,7 @@ def with_marks(study: optuna.Study, uuid: str | None, *, in_memory: bool = False
 
 
 def mark_those_before(study: optuna.Study) -> None:
-    """Store, once, that the trials that a worker has trained before there were marks are the search's own."""
+    """Store, once, which trials are older than marks. Those that a worker has trained count as the search's own."""
     if BEFORE in study.user_attrs:
         return
     trials = study.get_trials(deepcopy=False)

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.policy.ladder import REPEATS
 from search.study.confirmation import Confirmation
-from search.study.finalists import seeds_of
+from search.study.finalists import values_of_seeds
 from search.study.marks import own_trials
 from search.study.study import HAS_REPEAT
 from search.study.trial import ranked
@@ -112,7 +112,7 @@ def noise_of(study: optuna.Study, spec: StudySpec, confirmation: Confirmation | 
     best = complete[0].values[0]
     groups = _repeated(trials)
     for one in () if confirmation is None else confirmation.candidates:
-        if len(values := seeds_of(one)) > 1:
+        if len(values := values_of_seeds(one)) > 1:
             groups.append((one.trial, values))
     if spec.search.objective != "accuracy" or not isinstance(pictures, int) or pictures < 1:
         pictures = None

@@ -60,7 +60,7 @@ class Outage:
                 raise
             if self._since is None:
                 self._since = begun
-                words = "the database cannot be reached; training goes on, and what workers report waits in order"
+                words = "the database cannot be reached; training goes on, and reports of workers wait in order"
                 self._say(words, WARNING)
             return False
         if self.is_on:

@@ -207,7 +207,7 @@ def eta_seconds(
 def step_reached(worker: WorkerView, ladder: Ladder) -> int:
     """The last step of a worker's trial. The length of the present training tells which of its trainings that is."""
     stage = ladder.lengths.index(worker.epochs) if worker.epochs in ladder.lengths else 0
-    return ladder.begins_at(stage) + worker.epoch
+    return ladder.steps_before(stage) + worker.epoch
 
 
 def problems(snapshot: Snapshot) -> list[str]:

@@ -127,7 +127,7 @@ def text_of_replay(answer: Replay | OtherPruner) -> str:
 
 
 def _not_judged(rebuilt: int) -> str:
-    return f"\n  not judged: the steps of {rebuilt} trials that this journal lacks" if rebuilt else ""
+    return f"\n  not judged: steps of {rebuilt} trials that the database or the journal lacked" if rebuilt else ""
 
 
 def _numbers(trials: Sequence[int]) -> str:
@@ -318,7 +318,7 @@ class _Played:
                 return self._report(event)
             case Pause():
                 self.trials[event.trial].set_user_attr(PAUSED_AT, event.step)
-                self.standings.wait(event.trial, event.step)
+                self.standings.pause(event.trial, event.step)
             case Promote():
                 return self._promote(event)
             case Tell() if event.trial not in self.closed:
@@ -331,7 +331,7 @@ class _Played:
                 if is_repeat:
                     pass  # a repeat is not compared at rungs
                 elif value is None:
-                    self.standings.leave(event.trial, diverged=event.failure == "diverged")
+                    self.standings.end_early(event.trial, diverged=event.failure == "diverged")
                 else:
                     self.standings.complete(event.trial, value)
                 self.study.tell(self.trials[event.trial], value, TrialState[event.state])
@@ -383,7 +383,7 @@ class _Played:
         """Whether this is the trial to promote; None if ``at_least`` is not known."""
         same = None if event.at_least is None else self.standings.next(event.at_least) == event.trial
         self.trials[event.trial].set_user_attr(PROMOTED_AT, event.step)
-        self.standings.go(event.trial)
+        self.standings.promote(event.trial)
         return same
 
 

@@ -1,5 +1,4 @@
-"""The result of a study: what the confirmation, the export, the gain and the noise say beyond the search's own
-values."""
+"""The result of a study besides the search's own values: confirmation, export, gain and noise."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from sqlalchemy import delete
 
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder, ladder_for
 from search.policy.model import ModelSampler
-from search.policy.tpe import KnownTrials, RememberingTPE
+from search.policy.tpe import RememberingTPE, TrialCache
 from search.study.memory import below_optuna, one_transaction
 from search.words import short_change, short_json
 from studies import StudySpec
@@ -43,7 +43,7 @@ def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
     search, seed = spec.search, seed_of(spec.seed, trial, purpose=1)
     match search.sampler:
         case "tpe":
-            return RememberingTPE(_known_trials(), seed=seed, startup_trials=search.startup_trials)
+            return RememberingTPE(_trial_cache(), seed=seed, startup_trials=search.startup_trials)
         case "random":
             return RandomSampler(seed=seed)
         case "gp":
@@ -55,8 +55,8 @@ def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
 
 
 @lru_cache(maxsize=1)
-def _known_trials() -> KnownTrials:
-    return KnownTrials()
+def _trial_cache() -> TrialCache:
+    return TrialCache()
 
 
 @lru_cache(maxsize=1)
@@ -100,8 +100,9 @@ def build_pruner(spec: StudySpec) -> BasePruner:
                 max_resource=spec.num_steps,
                 reduction_factor=search.reduction_factor,
             )
-            # A sampler sees only the trials of its bracket. Optuna makes the brackets when the pruner is first asked,
-            # which can be after the sampler is asked in a search, and before that in its replay. So they are made now.
+            # Hyperband shows a sampler only the trials of one bracket. Optuna makes the brackets when it first asks the
+            # pruner. In a search, that may be after it has asked the sampler; in the replay, before. So that both have
+            # the same suggestions, the brackets are made now.
             pruner._try_initialization(None)  # type: ignore[arg-type]  # needs no study, because max_resource is known
             return pruner
         case "median":

@@ -24,7 +24,7 @@ def standings_of(spec: StudySpec, trials: Iterable[FrozenTrial]) -> Promotion:
         if trial.state == TrialState.COMPLETE and trial.value is not None:
             standings.complete(trial.number, trial.value)
         elif trial.state in (TrialState.PRUNED, TrialState.FAIL):
-            standings.leave(trial.number, diverged=failure_of(trial) == "diverged")
+            standings.end_early(trial.number, diverged=failure_of(trial) == "diverged")
         elif is_paused(trial):
-            standings.wait(trial.number, trial.user_attrs[PAUSED_AT])
+            standings.pause(trial.number, trial.user_attrs[PAUSED_AT])
     return standings

@@ -23,7 +23,7 @@ from search.errors import StudyChanged, UsageError
 from search.policy.ladder import Ladder
 from search.study.marks import mark_those_before, with_marks
 from search.study.sampling import build_ladder, build_pruner, build_sampler, described_change
-from search.study.trial import is_paused, step_of
+from search.study.trial import is_paused, step_word
 from search.words import count, short_change
 from studies import Range, StudySpec
 from trainer.config import RECIPE_VERSION, TrainConfig
@@ -128,7 +128,7 @@ def check_rungs(spec: StudySpec, study: optuna.Study) -> None:
     now, trials = build_ladder(spec), study.get_trials(deepcopy=False)
     if before == now:
         return
-    step = step_of(spec)
+    step = step_word(spec)
     if (before.anew or now.anew) and any(trial.intermediate_values for trial in trials):
         cure = "give the study another name (--set name=NEW)"
     elif paused := [trial.number for trial in trials if is_paused(trial)]:

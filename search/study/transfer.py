@@ -39,8 +39,8 @@ class DataSize(FrozenModel):
     """Number of training pictures."""
 
     def distance(self, other: DataSize) -> float:
-        """The distance of two studies: the sum of the factors between their numbers, as logarithms to base 2. Twice as
-        many classes, sides of twice as many pixels, and twice as many pictures are equally far away."""
+        """The distance of two studies: the sum of |log2| of the ratios of their numbers. Twice as many classes, sides
+        of twice as many pixels, and twice as many pictures are equally far away."""
         pairs = zip(self.model_dump().values(), other.model_dump().values(), strict=True)
         return sum(abs(math.log2(max(1, one) / max(1, two))) for one, two in pairs)
 
@@ -93,7 +93,8 @@ def choose_transfers(spec: StudySpec, size: DataSize, storage: RDBStorage) -> li
     then the second best of each, and so on.
 
     An earlier study counts if the same person began it, if it has a complete trial, and if its best model is of a
-    family that the new study trains. A recipe has each setting of the new study's space, sampled or fixed in its study.
+    family that the new study trains. A recipe has each setting of the new study's space, whether the
+    earlier study sampled it or not.
 
     Args:
         spec: the new study.

@@ -201,8 +201,8 @@ def position(axis: BaseDistribution, value: Value | None) -> float:
     return (at - low) / (high - low)
 
 
-def step_of(spec: StudySpec) -> str:
-    """Name of the unit after which a trial reports: "epoch" or "fold"."""
+def step_word(spec: StudySpec) -> str:
+    """The word for a step of a trial: "epoch" or "fold"."""
     return "fold" if spec.data.folds else "epoch"
 
 

@@ -30,7 +30,7 @@ from search.study.trial import (
     ranked,
     recipe_of,
     sampled_axes,
-    step_of,
+    step_word,
     view_of,
     words_of_pause,
 )
@@ -101,7 +101,7 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial], known: StudyResult = N
     model = f"one of {len(choices)} models" if isinstance(choices, tuple) else spec.train.model
     length = count(spec.train.epochs, "epoch")
     length = f"{count(spec.data.folds, 'fold')} of {length}" if spec.data.folds else f"{length} of training"
-    rungs = build_ladder(spec).describe(step_of(spec), spec.search.reduction_factor)
+    rungs = build_ladder(spec).describe(step_word(spec), spec.search.reduction_factor)
     sentences = [
         f"The search looked for the best recipe for {model} on {spec.data.source}{place} at "
         f"{spec.data.image_size} px, {limit}, with {length} for each trial."
@@ -243,7 +243,7 @@ def _first_rung(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[F
     if not first:
         return
     which = f"{first} of {len(pruned)} pruned trials" if len(pruned) > 1 else "The only pruned trial"
-    early_steps = count(rung, step_of(spec))
+    early_steps = count(rung, step_word(spec))
     sentence = f"{which} ended at the first rung, after {early_steps} of {spec.num_steps}."
     pairs = [
         (trial.intermediate_values[rung], trial.values[0]) for trial in complete if rung in trial.intermediate_values
@@ -254,7 +254,7 @@ def _first_rung(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[F
 def _rungs(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[FrozenTrial]) -> Iterator[str]:
     """A sentence with the number of trials that are paused at each rung, and how well the first rung predicts the
     end."""
-    ladder, step = build_ladder(spec), step_of(spec)
+    ladder, step = build_ladder(spec), step_word(spec)
     where = Counter(trial.user_attrs[PAUSED_AT] for trial in paused_trials(trials))
     waits = [
         f"{where[rung]} at rung {number} of {len(ladder.rungs)} ({step} {ladder.lengths[number - 1]})"
@@ -288,7 +288,7 @@ def _agreement(pairs: Sequence[tuple[float, float]], early_steps: str) -> str:
 
 def paused_rows(spec: StudySpec, trials: Sequence[FrozenTrial]) -> list[tuple[str, str, str]]:
     """Number, place and value of each paused trial, in the order of ``paused_trials``."""
-    ladder, step = build_ladder(spec), step_of(spec)
+    ladder, step = build_ladder(spec), step_word(spec)
     return [
         (str(view.number), words_of_pause(trial.user_attrs[PAUSED_AT], ladder, step), value)
         for trial in paused_trials(trials)

@@ -346,7 +346,7 @@ def show_once(snapshot: Snapshot, held_by: str | None, runs: Runs) -> None:
         console.print(f"owner: {snapshot.person}", style="dim", markup=False)
     taken, quota = snapshot.checkpoint_bytes / 1e9, snapshot.checkpoint_quota / 1e9
     console.print(f"checkpoints: {taken:.2f} of {quota:g} GB", style="dim")
-    console.print(ending(snapshot, held_by, runs), style="dim", markup=False, soft_wrap=True)
+    console.print(owner_or_next_command(snapshot, held_by, runs), style="dim", markup=False, soft_wrap=True)
 
 
 def show_watched(moments: Iterable[tuple[Snapshot, str | None]], runs: Runs) -> None:
@@ -362,10 +362,10 @@ def show_watched(moments: Iterable[tuple[Snapshot, str | None]], runs: Runs) -> 
                 if moment == 0 or held_by is None:
                     display.say(log_line(snapshot))
                 told = {trial.number for trial in snapshot.finished}
-        display.say(ending(snapshot, held_by, runs))
+        display.say(owner_or_next_command(snapshot, held_by, runs))
 
 
-def ending(snapshot: Snapshot, held_by: str | None, runs: Runs) -> str:
+def owner_or_next_command(snapshot: Snapshot, held_by: str | None, runs: Runs) -> str:
     """The process that uses the study, or the next command if there is none."""
     if held_by:
         return f"in use by {held_by}"

@@ -36,7 +36,7 @@ from search.study.marks import own_trials
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot
 from search.study.sampling import build_ladder
-from search.study.trial import best_of, step_of
+from search.study.trial import best_of, step_word
 from search.watch.live import headline
 from search.words import count, judged_on, show
 from studies import Range, StudySpec
@@ -207,7 +207,7 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
     lines += ["#### What is searched", ""]
     lines += [f"- **{name}**: {words}" for name, words in [*facts, ("limit", describe_limit(spec.limit))]]
     lines += [f"- **space**: {', '.join(f'{key} {_axis(axis)}' for key, axis in spec.space.items())}"]
-    search, step = spec.search, step_of(spec)
+    search, step = spec.search, step_word(spec)
     how = build_ladder(spec).describe(step, search.reduction_factor) or f"{count(spec.num_steps, step)} for each trial"
     lines += [f"- **how**: {search.sampler}, {search.pruner.replace('_', ' ')}, {how}"]
     return "\n".join(lines)
@@ -378,7 +378,7 @@ def draw_best(trials: Sequence[FrozenTrial], spec: StudySpec, runs: Runs, folder
     title = f"{spec.name}, trial {best.number}: {words_of(best.values[0], spec.search.objective)}"
     curve, confusion = folder / "best-curve.png", folder / "best-confusion.png"
     trainings = build_ladder(spec).trainings_of(best.intermediate_values)
-    draw_values(trainings, curve, title=title, step=step_of(spec), objective=spec.search.objective)
+    draw_values(trainings, curve, title=title, step=step_word(spec), objective=spec.search.objective)
     try:
         known = read_confusion(runs.confusion(spec.name))
         if known.trial != best.number:

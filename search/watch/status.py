@@ -89,8 +89,10 @@ def write_state(file: Path, snapshot: Snapshot, owner: str) -> None:
 
 
 def read_snapshot(name: str, url: URL, runs: Runs) -> tuple[Snapshot, str | None]:
-    """A study from its database, with the workers if it is searched from this runs folder; and the process that owns
-    it, None if none does.
+    """Read a study from its database and, if it is searched from this runs folder, its workers from the state file.
+
+    Returns:
+        The study, and the process that owns it; None if no process does.
 
     Raises:
         StorageError: the database is missing or cannot be read.
@@ -108,16 +110,16 @@ def follow(name: str, url: URL, runs: Runs) -> Generator[tuple[Snapshot, str | N
             held_by = owner_of(name, url, runs)  # read before the trials, so that at the end all trials are seen
             trials = own_trials(study)
             snapshot = snapshot_of(spec, trials, read_state(runs.state(name), held_by))
-            yield completed(snapshot, study, spec, runs, held_by), held_by
+            yield with_results(snapshot, study, spec, runs, held_by), held_by
             if held_by is None:
                 return
             time.sleep(STATE_SECONDS)
 
 
-def completed(
+def with_results(
     snapshot: Snapshot, study: optuna.Study, spec: StudySpec, runs: Runs, held_by: str | None = None
 ) -> Snapshot:
-    """The snapshot completed with the size of the checkpoints, the confirmation, the last export and the noise."""
+    """The snapshot with the size of the checkpoints, the confirmation, the last export and the noise added."""
     exported, found = last_export(study), confirmation_of(study, spec, owner=held_by)
     return replace(
         snapshot,
@@ -166,7 +168,7 @@ def _worker_of(trial: FrozenTrial, ladder: Ladder, objective: Objective) -> Work
     """The worker of a trial, from the database alone. The worker trains the stage after the last rung that the trial
     left."""
     stage = ladder.stage_after(trial.user_attrs.get(PROMOTED_AT) or 0) if ladder.anew else 0
-    step, begun = max(trial.intermediate_values, default=0), ladder.begins_at(stage)
+    step, begun = max(trial.intermediate_values, default=0), ladder.steps_before(stage)
     value = trial.intermediate_values[step] if step > begun else None
     return WorkerView(
         trial=trial.number,
@@ -182,7 +184,7 @@ def read_state(file: Path, held_by: str | None) -> State | None:
     killed."""
     if held_by is None:
         return None
-    values = recall(file, "what the workers do is not shown")
+    values = recall(file, "the workers are not shown")
     try:
         state = State.model_validate(values)
     except ValueError:

@@ -24,9 +24,9 @@ def parse_places(text: str | None, spec: StudySpec) -> list[WorkerDevice]:
     With Ray, this process is connected to the cluster.
 
     Args:
-        text: "slurm:16" or "ray:16" for 16 GPUs, "slurm:cpu:16" for 16 workers on the CPU, "slurm" for all GPUs of the
-            allocation or, if it has none, for its cores, "ray" for those of the cluster. Any other text is as for
-            ``parse_devices``.
+        text: "slurm:16" or "ray:16" for 16 GPUs; "slurm:cpu:16" or "ray:cpu:16" for 16 workers on the CPU; "slurm" for
+            all GPUs of the allocation, "ray" for all GPUs of the cluster, or for their cores if they have no GPU. Any
+            other text is as for ``parse_devices``.
         spec: the study.
 
     Raises:

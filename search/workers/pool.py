@@ -22,8 +22,9 @@ class Exit:
     out_of_memory: bool = False
     """Whether the system killed the process for lack of memory."""
     lost: Literal["lost", "preempted"] | None = None
-    """Why the process ended although neither it nor its training is at fault. lost: with its node, or it is unknown
-    how it ended. preempted: the cluster took the device back. None: the process ended by itself or was killed."""
+    """Why the process ended although neither it nor its training is at fault. lost: its node was lost, or it is not
+    known how the process ended. preempted: the cluster took the device back. None: the process ended by itself or was
+    killed."""
 
 
 class Pool(Protocol):
@@ -45,10 +46,10 @@ class Pool(Protocol):
         """Add a worker, which gets the next number and has no process yet. Its output is appended to ``log``."""
 
     def start(self, worker: int) -> None:
-        """Start a process for a worker that has none, without waiting for it. It says ``Placed``, then ``Ready``.
+        """Start a process for a worker that has none, without waiting for it.
 
-        On a cluster, it may wait for any time before it is ``Placed``. Allowed again after the worker's Exit and after
-        ``abandon``.
+        The process says ``Placed``, then ``Ready``. On a cluster, it may wait for any time before it is ``Placed``. The
+        method may be called again after the worker's Exit and after ``abandon``.
         """
 
     def send(self, worker: int, message: ToWorker) -> None:

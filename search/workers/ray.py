@@ -32,11 +32,11 @@ class Actor:
 
     handle: Any
     running: bool = True
-    """Whether it has a process whose Exit has not been told."""
+    """Whether the actor has a process, and the pool has not yet yielded its Exit."""
     placed: bool = False
-    """Whether Ray has found a place for it."""
+    """Whether Ray has found a place for the actor."""
     killed: bool = False
-    """Whether this pool has killed its process."""
+    """Whether this pool has killed the actor's process."""
 
 
 class RayPool:
@@ -58,7 +58,7 @@ class RayPool:
         here = NodeAffinitySchedulingStrategy(self._home, soft=False)
         remote: Any = ray.remote  # its types know no concurrency groups
         self._depot = remote(Depot).options(num_cpus=0, max_concurrency=4, scheduling_strategy=here).remote()
-        # A process says something at any time, and is killed at any time, even while its pictures are fetched.
+        # They run beside ``start`` and ``listen``: a process can be killed even while its pictures are fetched.
         methods = {"send": "send", "kill": "kill", "close": "kill", "pid": "kill"}
         host = type(
             "Host",
@@ -73,7 +73,7 @@ class RayPool:
         self._logs.append(log)
 
     def start(self, worker: int) -> None:
-        """Ask for an actor, unless the worker has kept its one, and for its process."""
+        """Ask Ray for an actor, unless the worker still has one, and the actor for a process."""
         device = self.devices[worker]
         kept = self._actors.pop(worker, None)
         if kept is None:
@@ -93,7 +93,7 @@ class RayPool:
             actor.handle.send.remote(message)
 
     def events(self, timeout: float) -> Iterator[tuple[int, FromWorker | Exit]]:
-        """Take what the actors have answered, and ask those whose processes go on again."""
+        """Take the answers of the actors; call each actor again whose process has not ended."""
         wait = True
         while True:
             try:
@@ -165,7 +165,7 @@ class RayPool:
         answer.future().add_done_callback(lambda future: self._heard.put((worker, actor, future)))
 
     def _end(self, worker: int, actor: Actor, error: BaseException) -> Exit:
-        """What it means that an actor does not answer: it is gone, or it could not start."""
+        """The Exit for an actor that does not answer, because it is gone or could not start."""
         self.release(worker)
         if actor.killed:
             return Exit(-signal.SIGKILL, self.log_tail(worker))
@@ -180,7 +180,7 @@ class RayPool:
 
 
 def _with_whole_paths(given: Assign) -> Assign:
-    """The assignment with paths that another working folder does not change, and with that of the teacher."""
+    """The assignment with absolute paths, and with the path of the teacher if it is an export."""
     start = None if given.start is None else str(Path(given.start).resolve())
     given = replace(given, checkpoint=str(Path(given.checkpoint).resolve()), start=start)
     distill = given.config.get("distill")

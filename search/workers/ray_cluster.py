@@ -28,8 +28,8 @@ import ray
 ray.init(sys.argv[1], logging_level=logging.CRITICAL, log_to_driver=False)
 print("connected", flush=True)
 """
-"""A program that connects to a cluster. With a wrong token, Ray itself tries for 20 s and gives no reason, but the
-lines that it prints have it at once."""
+"""A program that connects to a cluster. With a wrong token, Ray itself tries for 20 s and raises an error without
+a reason, but the lines that it prints have the reason at once."""
 
 REFUSED = "InvalidAuthToken"
 
@@ -42,8 +42,8 @@ def connect(text: str, address: str) -> None:
         address: ``cluster.address``; "": that of RAY_ADDRESS, else the cluster of this machine.
 
     Raises:
-        UsageError: Ray is not installed, there is no token, the cluster cannot be reached, or it takes another token
-            or none.
+        UsageError: Ray is not installed, there is no token, the cluster cannot be reached, or it has another token or
+            asks for none.
     """
     if find_spec("ray") is None:
         raise UsageError(f"--gpus {text}: Ray is not installed; pip install 'featherweight[ray]'")
@@ -110,7 +110,7 @@ def _probe(address: str, environment: dict[str, str]) -> subprocess.Popen[str]:
 
 
 def _answer(probe: subprocess.Popen[str], ends: float) -> str:
-    """What a probe has found until the time ``ends``: "connected", REFUSED, or why there is no connection."""
+    """The finding of a probe until the time ``ends``: "connected", REFUSED, or why there is no connection."""
     assert probe.stdout is not None
     last = "it ended without a word"
     timer = threading.Timer(max(0.0, ends - time.monotonic()), probe.kill)

@@ -1,7 +1,8 @@
 """What runs on the nodes of a Ray cluster: the process of a worker in a local pool, and the files that travel.
 
 Nodes need no disk in common. The decoded pictures travel to a node once, before its first process starts. A training's
-files travel with its assignment, and go home after each epoch, before the coordinator hears of it.
+files travel with its assignment, and go home, to the coordinator's machine, after each epoch, before the coordinator
+hears of it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ UNFINISHED = (".partial", ".previous", ".damaged")
 """Suffixes of files beside a checkpoint that do not go home: home keeps its own previous ones."""
 
 Said: TypeAlias = tuple[list[FromWorker | Exit], bytes]
-"""What a worker said, and what its process has printed meanwhile."""
+"""Messages of a worker, and the output of its process meanwhile."""
 
 
 class Depot:
@@ -102,10 +103,10 @@ class Host:
         self._home: Path | None = None
         """The folder of the present training's files at home; None if nothing travels."""
         self._sent: dict[str, tuple[int, int]] = {}
-        """Name of each of these files that is at home -> its time and size."""
+        """Name of each file of the present training that is at home -> its time and size."""
         self._outbox: list[FromWorker | Exit] = []
         self._failure: Failure | None = None
-        """Why the present training's files could not go home: its end is a failure."""
+        """Why the present training's files could not go home, so that it ends as a failure; None if they could."""
 
     def start(self, cache: str) -> Said:
         """Start the process, once its pictures are here. Returns what it says first."""
@@ -156,7 +157,7 @@ class Host:
 
     def _printed(self) -> bytes:
         text = b""
-        with contextlib.suppress(OSError), self._log.open("rb") as file:  # there was no room for it
+        with contextlib.suppress(OSError), self._log.open("rb") as file:  # without room on the disk, there is no log
             file.seek(self._log_read)
             text = file.read()
         self._log_read += len(text)

@@ -131,7 +131,7 @@ class SlurmPool(PipedPool):
         entry.process.terminate()  # a step that scancel does not reach ends after Slurm's KillWait
 
     def close(self, patience_seconds: float = 5) -> list[int]:
-        """As for every pool. Requests that wait in the queue are cancelled without patience."""
+        """As for every pool. Requests that wait in the queue are cancelled at once."""
         for entry in self._processes.values():
             if entry.step is None:
                 self.end(entry)

@@ -129,7 +129,7 @@ class Preemption:
         self._now = False
 
     def leave_if_asked(self) -> None:
-        """End the process if the cluster has asked for that; for a call after an epoch."""
+        """End the process if the cluster has asked for that. To be called after each epoch."""
         with self.may_leave():
             pass
 

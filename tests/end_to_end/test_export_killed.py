@@ -143,7 +143,7 @@ def test_the_card_of_an_ensemble_hides_nothing(exports: tuple[Ended, Ended]) -> 
     assert f"{params // 2:,} of at most {LIMIT:,} in each of 2 members, {params:,} in all" in card
     assert "Stock timm cannot build an ensemble by name" in card
     assert "which it was trained on" in card
-    assert "so no result chose its epochs" in card
+    assert "so no validation result decided when its training ended" in card
     assert "torch.export.load(" in card
     assert "onnxruntime.InferenceSession" not in card
 

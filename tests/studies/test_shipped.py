@@ -107,7 +107,7 @@ def test_the_template_is_a_study(tmp_path_factory: pytest.TempPathFactory) -> No
 def test_a_new_study_file_that_cannot_be_written_is_one_sentence(name: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("mine")
     with pytest.raises(ConfigError, match=sentence):
-        studies.begin(tmp_path / name)
+        studies.write_new_file(tmp_path / name)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("mine.toml", "mine")]
 
 

@@ -587,5 +587,5 @@ def test_a_file_that_is_no_toml_says_where(tmp_path: Path) -> None:
 
 def test_the_command_that_checks_a_new_study_can_be_pasted(tmp_path: Path) -> None:
     file = tmp_path / "my study; $x.toml"
-    command = studies.text_of_begun(studies.Begun(file)).partition("then: ")[2]
+    command = studies.text_of_new_file(studies.NewStudyFile(file)).partition("then: ")[2]
     assert shlex.split(command) == ["search", "check", str(file), "--data", "DIR"]

@@ -68,7 +68,7 @@ def test_every_choice_comes_with_its_reason(cpu: Device) -> None:
     assert other["memory layout"].endswith("; ReXNet's channels zero-padded to multiples of 8, for the same units")
     assert other["optimizer"] == "nadam, not fused: torch has no such kernel"
     assert other["precision"] == "fp32, as the study says"
-    assert other["augmentation"].startswith("on the host by name, then by OpenCV")
+    assert other["augmentation"].startswith("by the transforms of `augment` on the host, then by OpenCV")
     assert other["loader processes"] == "none: the cores are for the step"
 
 

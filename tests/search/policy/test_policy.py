@@ -36,14 +36,14 @@ def test_the_steps_of_whole_trainings_count_on():
     ladder = Ladder((2, 6, 18), anew=True)
     assert ladder.steps == (2, 8, 26)
     assert [ladder.stage_after(step) for step in (0, 2, 8)] == [0, 1, 2]
-    assert [ladder.begins_at(stage) for stage in range(3)] == [0, 2, 8]
+    assert [ladder.steps_before(stage) for stage in range(3)] == [0, 2, 8]
     assert [ladder.next_step(step) for step in (0, 1, 2, 8, 26)] == [2, 2, 8, 26, 26]
 
 
 def test_one_training_goes_through_all_rungs():
     ladder = Ladder((2, 6, 18))
     assert ladder.steps == (2, 6, 18)
-    assert [ladder.begins_at(stage) for stage in range(3)] == [0, 0, 0]
+    assert [ladder.steps_before(stage) for stage in range(3)] == [0, 0, 0]
 
 
 def test_a_step_has_its_place_in_its_own_training():
@@ -109,7 +109,7 @@ def arrived_and_waiting(values, factor, *, order=None):
     standings = Promotion(Ladder((2, 6)), factor)
     for number in order or range(len(values)):
         standings.arrive(number, 2, values[number])
-        standings.wait(number, 2)
+        standings.pause(number, 2)
     return standings
 
 
@@ -118,9 +118,9 @@ def test_the_best_third_goes_on_and_the_others_wait():
     # Of one or two the best third is nobody; of three it is trial 1, which waits already.
     assert [standings.arrive(number, 2, value) for number, value in enumerate([0.5, 0.6, 0.4])] == [False] * 3
     for number in range(3):
-        standings.wait(number, 2)
+        standings.pause(number, 2)
     assert standings.next() == 1
-    standings.go(1)
+    standings.promote(1)
     assert standings.next() is None
     assert standings.next(at_least=2) == 0
     assert standings.arrive(3, 2, 0.9) is True
@@ -138,7 +138,7 @@ def test_the_deepest_rung_comes_first():
     standings = Promotion(Ladder((2, 6, 18)), factor=1)
     for number, step in ((0, 2), (1, 6)):
         standings.arrive(number, step, 0.5)
-        standings.wait(number, step)
+        standings.pause(number, step)
     assert standings.next() == 1
     assert standings.order() == [1, 0]
 
@@ -150,13 +150,13 @@ def test_equal_values_go_on_in_the_order_of_their_numbers():
 
 def test_who_has_left_holds_no_place_and_still_counts_as_one_that_came():
     standings = arrived_and_waiting([0.9, 0.5], factor=2)
-    standings.leave(0)
+    standings.end_early(0)
     assert standings.next() == 1
 
 
 def test_a_diverged_candidate_is_the_last_of_its_rung():
     standings = arrived_and_waiting([0.5], factor=2)
-    standings.leave(1, diverged=True)
+    standings.end_early(1, diverged=True)
     assert standings.next() == 0
 
 
@@ -192,10 +192,10 @@ def test_the_standings_are_those_of_a_count_from_the_beginning(factor):
             values[number] = round(draw.random(), 1)
             standings.arrive(number, 2, values[number])
         elif number not in gone and draw.random() < 0.7:
-            standings.wait(number, 2)
+            standings.pause(number, 2)
             waiting.add(number)
         else:
-            standings.leave(number)
+            standings.end_early(number)
             gone.add(number)
             waiting.discard(number)
         best = sorted(values.keys() - gone, key=lambda one: (-values[one], one))[: len(values) // factor]
@@ -208,5 +208,5 @@ def test_who_has_left_does_not_go_on():
     standings = Promotion(Ladder((2, 6)), factor=1)
     standings.arrive(0, 2, 0.9)
     standings.arrive(1, 2, 0.5)
-    standings.leave(0)
+    standings.end_early(0)
     assert standings.arrive(0, 2, 0.9) is False

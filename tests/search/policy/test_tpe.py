@@ -13,7 +13,7 @@ from optuna.pruners import HyperbandPruner, _filter_study
 from optuna.samplers import TPESampler
 from optuna.trial import Trial, TrialState
 
-from search.policy.tpe import KnownTrials, RememberingTPE
+from search.policy.tpe import RememberingTPE, TrialCache
 
 SPACE: dict[str, BaseDistribution] = {
     "lr": FloatDistribution(1e-4, 1e-1, log=True),
@@ -59,7 +59,7 @@ def test_it_suggests_bit_for_bit_what_optunas_suggests(direction: str, brackets:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     pruner = HyperbandPruner(min_resource=1, max_resource=9) if brackets else None
     study, draw = optuna.create_study(direction=direction, pruner=pruner), random.Random(0)
-    known, running, space, learned = KnownTrials(), list[Trial](), dict(SPACE), 0
+    known, running, space, learned = TrialCache(), list[Trial](), dict(SPACE), 0
     for number in range(80):
         if number == 50:  # an accepted change of the study file: a further setting, and another axis
             space |= {"dropout": FloatDistribution(0.0, 0.5), "layers": IntDistribution(1, 20)}
@@ -78,10 +78,10 @@ def test_it_suggests_bit_for_bit_what_optunas_suggests(direction: str, brackets:
 
 def test_a_trial_that_has_not_changed_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study, known, read = optuna.create_study(), KnownTrials(), list[int]()
-    reads = KnownTrials._read
+    study, known, read = optuna.create_study(), TrialCache(), list[int]()
+    reads = TrialCache._read
     monkeypatch.setattr(
-        KnownTrials, "_read", lambda self, trial, sign: (read.append(trial.number), reads(self, trial, sign))[1]
+        TrialCache, "_read", lambda self, trial, sign: (read.append(trial.number), reads(self, trial, sign))[1]
     )
     for number in range(12):
         study.sampler = RememberingTPE(known, seed=number, startup_trials=5)

@@ -174,7 +174,7 @@ class Search(RuleBasedStateMachine):
             raise self.failure
 
     def turn(self) -> None:
-        self.on = self.coordinator.step()
+        self.on = self.coordinator.turn()
 
     def busy(self) -> list[int]:
         return [worker for worker, trial in self.pool.trial.items() if trial is not None]
@@ -247,7 +247,7 @@ class Search(RuleBasedStateMachine):
         for trial in self.coordinator.trials.study.get_trials(deepcopy=False):
             for step, value in trial.intermediate_values.items():
                 stage = bisect_left(ladder.steps, step) if ladder.anew else 0
-                number, epochs = step - ladder.begins_at(stage), ladder.lengths[stage if ladder.anew else -1]
+                number, epochs = step - ladder.steps_before(stage), ladder.lengths[stage if ladder.anew else -1]
                 assert value == accuracy(trial.number, number, epochs), "a result was overwritten"
         events = read_journal(self.coordinator.journal.path)
         stops = self.spec.search.pruner != "promote"

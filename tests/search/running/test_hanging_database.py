@@ -78,18 +78,18 @@ def test_while_another_connection_locks_a_table_training_goes_on_and_nothing_is_
     coordinator = searching(url, tmp_path, notes, pool)
     coordinator.begin()
     while len(pool.answers) < 2:
-        coordinator.step()
+        coordinator.turn()
     answered = len(pool.answers)
     with locked(url):
         begun = time.monotonic()
         while len(pool.answers) < answered + 2:
             turn = time.monotonic()
-            coordinator.step()
+            coordinator.turn()
             assert time.monotonic() - turn < 2 * search.study.postgres.TURN_LOCK_SECONDS + 2, "a turn stays short"
             assert time.monotonic() - begun < 60
         assert coordinator.outage.is_on
         assert coordinator.snapshot().problems
-    while coordinator.step():
+    while coordinator.turn():
         pass
     coordinator.crew.close(0)
     engine = backend_of(coordinator.trials.study).engine

@@ -220,7 +220,7 @@ def test_without_hours_nothing_is_kept_back_and_the_planned_end_counts_the_last_
     )
     assert coordinator.run() is True
     assert coordinator.trials.spent.trainings >= 4
-    assert planned[-1] == pytest.approx(watch.now + plan.last_stages(Pace(SECONDS, load=1.0)), abs=9 * SECONDS)
+    assert planned[-1] == pytest.approx(watch.now + plan.seconds_after_search(Pace(SECONDS, load=1.0)), abs=9 * SECONDS)
 
 
 def test_the_hours_count_from_the_first_launch_and_more_of_them_go_on() -> None:
@@ -253,7 +253,7 @@ def test_the_plan_is_told_before_a_launch_and_counts_the_time_once_epochs_are_me
     assert numbers == sorted(numbers, reverse=True)
     assert numbers[0] > numbers[2] > 0
     assert "when the budget is spent" in outlook(Schedule(spec(hours=None), math.inf, 1), None, now)
-    assert "are over; the best is exported; larger --hours" in outlook(replace(whole, ends_at=now - 1), None, now)
+    assert "are over; the best is exported; a larger --hours" in outlook(replace(whole, ends_at=now - 1), None, now)
 
 
 @pytest.mark.postgres

@@ -26,7 +26,7 @@ from search.plan.prepare import checkpoint_bytes, room_needed
 from search.plan.space import find_bounds
 from search.process import STOP_SIGNALS
 from search.running.coordinator import Coordinator
-from search.running.launch import _signals_to, doubts, launch
+from search.running.launch import _signals_to, file_warnings, launch
 from search.running.trials import Trials
 from search.study.lock import own_study
 from search.study.owned import OwnedStudy
@@ -137,8 +137,8 @@ def test_ctrl_c_waits_for_the_epoch_and_the_other_signals_for_the_grace(number: 
 def test_pictures_in_two_splits_and_files_left_out_are_a_line_each_at_launch() -> None:
     pairs = [Duplicate("a.png", "b.png", "across splits"), Duplicate("c.png", "d.png", "across splits")]
     data: Any = SimpleNamespace(bad_files=(BadFile("x.png", "is empty"),), duplicates=tuple(pairs))
-    assert list(doubts(cast(Dataset, data))) == [
+    assert list(file_warnings(cast(Dataset, data))) == [
         "files left out: 1, the first: x.png: is empty; search check lists them",
         "exact duplicates across splits: 2, the first: a.png = b.png; search check lists them",
     ]
-    assert list(doubts(cast(Dataset, SimpleNamespace(bad_files=(), duplicates=())))) == []
+    assert list(file_warnings(cast(Dataset, SimpleNamespace(bad_files=(), duplicates=())))) == []

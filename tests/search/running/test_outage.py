@@ -80,14 +80,14 @@ def test_no_turn_waits_longer_for_a_locked_file_than_one_time_out(
     monkeypatch.setattr(search.study.outage, "RETRY_SECONDS", 0.4)
     coordinator = bench.coordinator(ScriptedPool(trains), spec_of(trials=1))
     coordinator.begin()
-    assert coordinator.step()  # the worker is ready
+    assert coordinator.turn()  # the worker is ready
     with closing(sqlite3.connect(bench.folder / "search.db", isolation_level=None)) as blocker:
         blocker.execute("BEGIN IMMEDIATE")
         begun = time.monotonic()
-        assert coordinator.step()
+        assert coordinator.turn()
         assert 0.5 <= time.monotonic() - begun < 2.4
         begun = time.monotonic()
-        assert coordinator.step()
+        assert coordinator.turn()
         assert time.monotonic() - begun < 0.4, "the pause begins when an attempt has ended"
     assert coordinator.run() is True
     assert states(coordinator.trials.study) == ["COMPLETE"]
@@ -199,11 +199,11 @@ def test_a_database_that_is_away_is_not_tried_once_more_where_that_could_outlast
     coordinator = bench.coordinator(ScriptedPool(silent), check_lock=check_lock)
     coordinator.begin()
     for _ in range(2):
-        assert coordinator.step()
+        assert coordinator.turn()
     assert coordinator.outage.is_on
     before = len(asked)
     coordinator.stop(grace_seconds)
-    coordinator.step()
+    coordinator.turn()
     assert (len(asked) > before) is tried
 
 

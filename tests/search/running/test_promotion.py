@@ -121,7 +121,7 @@ def test_a_paused_candidate_goes_on_under_its_number_with_a_later_launch(bench: 
     coordinator.begin()
     waiting = set(coordinator.trials.rungs.paused)
     assert waiting, "some wait since the first launch"
-    while coordinator.step():
+    while coordinator.turn():
         pass
     trials = coordinator.trials.study.get_trials()
     assert len(trials) == 12
@@ -282,7 +282,7 @@ def test_the_time_of_a_candidate_is_that_of_all_its_trainings_whoever_launched_t
     coordinator = bench.coordinator(ScriptedPool(later_ones_are_worse), spec(schedule, trials=12))
     coordinator.begin()
     waiting = {number: progress.step for number, progress in coordinator.trials.rungs.paused.items()}
-    while coordinator.step():
+    while coordinator.turn():
         pass
     trials = coordinator.trials.study.get_trials()
     each = result(1, 0.5, epochs=9).seconds
@@ -618,7 +618,7 @@ def test_a_worker_that_dies_once_its_trial_is_to_pause_costs_the_trial_nothing(b
 
     def watch(_: Snapshot) -> None:
         pausing = [
-            number for number, one in coordinator.trials.progress.items() if one.is_held and number not in killed
+            number for number, one in coordinator.trials.progress.items() if one.waits_at_rung and number not in killed
         ]
         if pausing:  # it was answered, and has not left yet
             killed.extend(pausing)

@@ -38,7 +38,7 @@ from search.study.study import HAS_REPEAT
 from search.study.trial import best_of, view_of
 from search.watch.findings import story
 from search.watch.live import text_of_snapshot
-from search.watch.status import as_json, completed
+from search.watch.status import as_json, with_results
 from search.workers.messages import Assign, FromWorker
 from search.workers.messages import Epoch as Said
 from search.workers.pool import Exit
@@ -102,7 +102,7 @@ def test_the_repeat_runs_to_its_end_with_its_own_seed_and_is_no_candidate(bench:
     assert (best.number, coordinator.snapshot().best.number) == (0, 0), "the candidate, not its luckier repeat"
     settings = coordinator.spec
     assert repeat.number not in [one.number for one in candidates(study, settings, rounds_for(settings.confirm, 30))]
-    assert repeat.number not in coordinator.trials.rungs.standings.waiting
+    assert repeat.number not in coordinator.trials.rungs.standings.paused
     for standings in (coordinator.trials.rungs.standings, standings_of(settings, study.get_trials())):
         assert all(repeat.number != number for alive in standings._alive for _, number in alive)
     seen = CandidateReader(coordinator.trials.rungs.ladder).candidates(study.get_trials(deepcopy=False), but=-1)
@@ -128,7 +128,7 @@ def test_the_noise_comes_from_the_pair_and_the_binomial_error(bench: Bench) -> N
     sentence = noise.sentence
     assert "from further seeds of trial 0 and the binomial error of 400 pictures" in sentence
     study, settings = coordinator.trials.study, coordinator.spec
-    snapshot = completed(coordinator.snapshot(), study, settings, Runs(bench.folder))
+    snapshot = with_results(coordinator.snapshot(), study, settings, Runs(bench.folder))
     shown = Console(width=200, file=(out := io.StringIO()))
     shown.print(text_of_snapshot(snapshot))
     assert " ".join(sentence.split()) in " ".join(out.getvalue().split())

@@ -21,7 +21,7 @@ from search.plan.space import distributions
 from search.plan.transfer import recipes_within
 from search.plan.width import Fitter
 from search.policy.ladder import REPEATS
-from search.running.launch import take_over
+from search.running.launch import transfer_recipes
 from search.study.events import Enqueue
 from search.study.journal import read_journal
 from search.study.owned import OwnedStudy
@@ -187,7 +187,7 @@ def begin(bench: Bench, settings: StudySpec, url: str) -> tuple[OwnedStudy, list
         class_names=list("0123456789"), splits={"train": range(1000), "val": range(10)}, shape=Shape(10, 16)
     )
     prepared = SimpleNamespace(data=data, space=distributions(settings, None))
-    return owned, take_over(owned, cast(Prepared, prepared), storage, Runs(bench.folder))
+    return owned, transfer_recipes(owned, cast(Prepared, prepared), storage, Runs(bench.folder))
 
 
 def test_they_are_queued_after_the_known_ones_once_and_a_replay_is_whole(bench: Bench, url: str) -> None:

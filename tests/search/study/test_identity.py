@@ -182,7 +182,9 @@ def test_what_a_journal_did_not_witness_is_not_judged_by_its_replay_and_the_rest
         assert (found.asks, found.identical) == (len(own), True)
         assert found.decisions > 4
         assert found.rebuilt > 0
-        assert f"not judged: the steps of {found.rebuilt} trials that this journal lacks" in text_of_replay(found)
+        assert f"not judged: steps of {found.rebuilt} trials that the database or the journal lacked" in text_of_replay(
+            found
+        )
     for name in ("none", "median", "successive_halving"):
         other = replay_with(journals[1], name)
         judged = {*other.kept, *other.unknown, *other.stopped_earlier, *other.stopped_at_the_same_epoch}

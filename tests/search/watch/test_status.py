@@ -30,11 +30,11 @@ from search.study.trial import TrialView
 from search.watch import live as terminal
 from search.watch.live import (
     Display,
-    ending,
     epochs_done,
     headline,
     last_words,
     log_line,
+    owner_or_next_command,
     show_watched,
     text_of_snapshot,
 )
@@ -170,7 +170,7 @@ class TestSeenFromOutside:
         self, study: optuna.Study, tmp_path: Path, text: str
     ) -> None:
         (tmp_path / "state.json").write_text(text)
-        with pytest.warns(UserWarning, match=r"state\.json is damaged.*; what the workers do is not shown"):
+        with pytest.warns(UserWarning, match=r"state\.json is damaged.*; the workers are not shown"):
             damaged = read_state(tmp_path / "state.json", OWNER)
         for state in (damaged, read_state(tmp_path / "nothing.json", OWNER)):
             (worker,) = snapshot_of(spec_of(trials=6), study.get_trials(), state).workers
@@ -288,18 +288,20 @@ class TestTerminal:
 
     def test_what_to_do_next_is_said_at_the_end(self) -> None:
         spent = moment("birds", 1, (trial(0),), (), None)
-        assert ending(spent, None, DEFAULT_RUNS).endswith("export the best: search export-best birds")
-        assert ending(spent, None, Runs(Path("a b"))).endswith("search export-best birds --runs 'a b'")
-        assert ending(moment("birds", 9, (trial(0),), (training(1, 1),), None), None, DEFAULT_RUNS) == (
+        assert owner_or_next_command(spent, None, DEFAULT_RUNS).endswith("export the best: search export-best birds")
+        assert owner_or_next_command(spent, None, Runs(Path("a b"))).endswith("search export-best birds --runs 'a b'")
+        assert owner_or_next_command(moment("birds", 9, (trial(0),), (training(1, 1),), None), None, DEFAULT_RUNS) == (
             "no process searches it, 1 unfinished; to go on, repeat its search launch"
         )
-        assert ending(spent, "process 7", DEFAULT_RUNS) == "in use by process 7"
+        assert owner_or_next_command(spent, "process 7", DEFAULT_RUNS) == "in use by process 7"
         exported = replace(spent, exported_to="exports/birds-0")
-        assert ending(exported, None, DEFAULT_RUNS).endswith("the budget is spent; exported to exports/birds-0")
+        assert owner_or_next_command(exported, None, DEFAULT_RUNS).endswith(
+            "the budget is spent; exported to exports/birds-0"
+        )
 
     def test_a_budget_below_what_is_finished_is_told_one_that_goes_on(self) -> None:
         lowered = moment("birds", 1, tuple(trial(number, 1, "PRUNED") for number in range(3)), (), None)
-        assert ending(lowered, None, DEFAULT_RUNS).endswith("with --trials 6")
+        assert owner_or_next_command(lowered, None, DEFAULT_RUNS).endswith("with --trials 6")
 
     def test_a_budget_of_compute_is_told_in_trainings(self) -> None:
         finished = [trial(0), *(trial(number, 1, "PRUNED") for number in range(1, 7))]
@@ -365,11 +367,11 @@ class TestTerminal:
         going = snapshot_of(series, trials)
         assert "3 candidates, 1 complete, 2 paused" in shown(text_of_snapshot(going))
         assert "2+6+18" in shown(text_of_snapshot(going))
-        assert ending(going, None, DEFAULT_RUNS) == (
+        assert owner_or_next_command(going, None, DEFAULT_RUNS) == (
             "no process searches it, 2 paused; to go on, repeat its search launch"
         )
         spent = replace(going, budget=replace(going.budget, trainings=1.5))
-        assert ending(spent, None, DEFAULT_RUNS).splitlines()[1] == (
+        assert owner_or_next_command(spent, None, DEFAULT_RUNS).splitlines()[1] == (
             "2 paused; a larger budget (--trainings 3) continues them, search stop digits --finish ends them"
         )
         words = last_words(series, spent, DEFAULT_RUNS)
@@ -457,7 +459,7 @@ class TestTerminal:
 
 def test_where_no_trial_has_completed_no_export_is_offered() -> None:
     pruned = trial(0, 1, "PRUNED", value=None)
-    words = ending(moment("birds", 1, (pruned,), (), None), None, Runs(Path("runs")))
+    words = owner_or_next_command(moment("birds", 1, (pruned,), (), None), None, Runs(Path("runs")))
     assert "no trial has completed" in words
     assert "--trials 2" in words
     assert "export-best" not in words
