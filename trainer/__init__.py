@@ -33,6 +33,7 @@ loader        the batches of an epoch, made in this process or in loader process
 data          pictures with labels and splits, and their problems
 cache         the decoded pictures, memory-mapped
 pictures      reads one picture
+formats       files that are no pictures, by their first bytes
 background    a picture without its background
 scan          lists the pictures of a data folder
 tree          the folders and files of a data folder

@@ -17,6 +17,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffI
 
 from trainer.config import DataConfig
 from trainer.errors import DataError
+from trainer.formats import instead
 
 __all__ = [
     "DEEP",
@@ -128,7 +129,8 @@ def read(source: bytes | Image.Image, config: DataConfig) -> Reading:
             differs = upright is not image and not np.array_equal(_pixels(image, config), pixels)
         return Reading(pixels, why if differs else "")
     except UnidentifiedImageError:
-        raise DataError("is not a picture in a format that Pillow knows") from None
+        what = instead(source) if isinstance(source, bytes) else ""
+        raise DataError(f"is not a picture in a format that Pillow knows{what}") from None
     except Image.DecompressionBombError as error:
         raise DataError(f"has too many pixels ({error})") from None
     except DataError:

@@ -150,6 +150,31 @@ def test_pictures_that_cannot_be_used_say_why(monkeypatch: pytest.MonkeyPatch) -
         assert str(error.value).startswith(reason)
 
 
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "a pointer of Git LFS: git lfs pull"),
+        (b"\n<!DOCTYPE html>\n<html><body>404", "a web page"),
+        (b'<?xml version="1.0"?>\n<!-- made by hand -->\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC: convert it to JPEG"),
+        (b"\0\0\0\x14ftypqt  \0\0\0\0", "a video"),
+        (b"\xff\x0a\0\0", "JPEG XL"),
+        (b"\0" * 128 + b"DICM" + b"\0" * 50, "DICOM"),
+        (b"\x93NUMPY\x01\0v\0", "an array of NumPy"),
+        (b"PK\x03\x04\x14\0", "an archive"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"a note", ""),
+    ],
+)
+def test_files_that_are_something_else_are_named_with_the_cure(content: bytes, what: str) -> None:
+    with pytest.raises(DataError) as error:
+        read_picture(content, SIZE)
+    told, _, rest = str(error.value).partition(", but ")
+    assert told == "is not a picture in a format that Pillow knows"
+    assert rest.startswith(what)
+    assert bool(rest) == bool(what)
+
+
 def tiff_of_12_bits(width: int, height: int) -> bytes:
     """A gray TIFF, uncompressed; two pixels take three bytes. Pillow reads such files, but writes none."""
     pixels = b"\x80\x08\x00" * (width * height // 2)
