@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from trainer.errors import DataError
 from trainer.split_names import UNLABELLED_WORDS, WRAPPER_WORDS, rest_of, split_of, splits_of, words_of
-from trainer.tree import Folder
+from trainer.tree import ARCHIVE, Folder
 from trainer.unclear import (
     EXPECTED_LAYOUT,
     copies_among,
@@ -80,6 +80,7 @@ def read_layout(root: Folder, where: str, *, needs_train: bool = True) -> Layout
                 f"{place} holds {names_of(named)}, which {'name splits' if len(named) > 1 else 'names a split'}, and "
                 f"no train folder; expected is {EXPECTED_LAYOUT}; if they are classes, rename them"
             )
+        notices += _archives(root)
         return _splits(where, [(splits[folder.name], folder) for folder in named], unlabelled, notices)
     named = [folder for folder in named if folder in tops]
     if len(tops) == 1 and (inner := unwrapped(tops[0])).holding:
@@ -87,7 +88,7 @@ def read_layout(root: Folder, where: str, *, needs_train: bool = True) -> Layout
         if found.has_splits or len(found.train_classes) > 1:
             return replace(found, is_plain=False, below=inner)
     refuse_unclear(place, where, tops, {folder.name: splits[folder.name] for folder in named})
-    notices += _loose_pictures(root)
+    notices += _loose_pictures(root) + _archives(root)
     if named:
         notices.append(_taken_for_classes(named, [folder for folder in tops if folder not in named], splits))
     if unlabelled:
@@ -139,7 +140,7 @@ def _splits(where: str, splits: Sequence[tuple[str, Folder]], unlabelled: list[F
             notices.append(_passed_over(part, where))
             continue
         labelled.append((split, part))
-        notices += _loose_pictures(part)
+        notices += _loose_pictures(part) + _archives(part)
     return Layout(labelled, notices)
 
 
@@ -186,6 +187,21 @@ def _loose_pictures(folder: Folder) -> list[str]:
     first = "" if len(loose) == 1 else f", the first: {loose[0].name}"
     verb = "is" if len(loose) == 1 else "are"
     return [f"{what} beside the class folders, not in one, and {verb} not used{first}"]
+
+
+def _archives(folder: Folder) -> list[str]:
+    """A sentence about archives beside folders, except those of which a folder has the name."""
+    names = {one.base.lower() for one in folder.folders}
+    stems = [(file, found[1].lower()) for file in folder.files if (found := ARCHIVE.fullmatch(file.base))]
+    packed = [file.name for file, stem in stems if stem not in names]
+    if not packed:
+        return []
+    if len(packed) == 1:
+        return [f"{packed[0]} is an archive, so it is not read; if a class or a split is in it, extract it"]
+    return [
+        f"{len(packed):,} files are archives, so they are not read, the first: {packed[0]}; if classes or splits are "
+        "in them, extract them"
+    ]
 
 
 def _a_class(folders: Sequence[Folder]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trainer.errors import DataError
 
-__all__ = ["File", "Folder", "read_tree"]
+__all__ = ["ARCHIVE", "PICTURE_ENDINGS", "File", "Folder", "read_tree"]
 
 LITTER = frozenset(
     (
@@ -45,6 +45,10 @@ PICTURE_ENDINGS = (
     *(".jxl", ".pbm", ".pcx", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"),
 )
 """Endings that only pictures have. In a class folder, a file with another ending is a picture if Pillow reads it."""
+
+
+ARCHIVE = re.compile(r"(.+?)\.(tar(\.\w+)?|tgz|tbz2?|txz|(zip|7z|rar)(\.\d+)?)", re.IGNORECASE)
+"""Names of archives: the first group is the name without its ending."""
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,40 @@ __all__ = [
 
 EXPECTED_LAYOUT = "CLASS/* or train/CLASS/* (and, if you have them, val/CLASS/* and test/CLASS/*)"
 
-PART_WORDS = {"batch", "chunk", "dataset", "fold", "folds", "part", "set", "shard", "split", "subset"} | WRAPPER_WORDS
+PART_WORDS = WRAPPER_WORDS | {
+    *(
+        "batch",
+        "chunk",
+        "dataset",
+        "ds",
+        "fold",
+        "folder",
+        "folds",
+        "part",
+        "set",
+        "shard",
+        "split",
+        "subset",
+        "volume",
+    ),
+}
 """Words that, with a number or a letter, name a part of a data set: fold_0, part_A, images_001."""
 
-IMAGE_WORDS = WRAPPER_WORDS | {"jpegimages", "jpg", "jpeg", "png"}
-MASK_WORDS = {"annotation", "annotations", "label", "labels", "mask", "masks", "segmentation", "trimaps"}
+CAMERA = re.compile(r"[1-9]\d\d(?=[A-Z_])[A-Z0-9_]{5}")
+"""Names that cameras and telephones give to folders: 100CANON, 101CANON."""
+
+UNNAMED = re.compile(
+    r"(new folder|untitled folder|neuer ordner|nouveau dossier|nueva carpeta|nova pasta|nuova cartella|新建文件夹"
+    r"|新しいフォルダー|새 폴더|новая папка)( ?[(]?\d+[)]?)?",
+    re.IGNORECASE,
+)
+"""Names of folders to which nobody gave a name: New folder (2)."""
+
+IMAGE_WORDS = WRAPPER_WORDS | {"input", "inputs", "jpegimages", "jpg", "jpeg", "original", "originals", "png", "rgb"}
+MASK_WORDS = {
+    *("anno", "annotation", "annotations", "groundtruth", "gt", "label", "labels", "mask", "masks", "matte", "mattes"),
+    *("seg", "segmentation", "segmentations", "target", "targets", "trimaps", "truth"),
+}
 """Words that name a folder with the answers of a data set for segmentation or detection."""
 
 NO_CLASS = PART_WORDS | MASK_WORDS | {""}
@@ -250,13 +279,14 @@ def refuse_masks_beside_pictures(place: str, folders: Sequence[Folder]) -> None:
 
 
 def describes_objects(tree: Folder) -> str | None:
-    """A sentence if files describe objects in the pictures: YOLO's .txt, Pascal VOC's .xml, COCO's .json; else None."""
+    """A sentence if files describe objects in the pictures: YOLO's .txt, Pascal VOC's .xml, labelme's and COCO's .json;
+    else None."""
     stems = {_stem(file) for file in tree.walk() if file.is_picture}
     texts: dict[str, File] = {}
     found = None
     for file in tree.walk():
         ending = file.base.lower().rpartition(".")[2]
-        if ending in ("txt", "xml") and _stem(file) in stems:
+        if ending in ("txt", "xml", "json") and _stem(file) in stems:
             texts.setdefault(_stem(file), file)
         elif ending == "json" and stems and words_of(file.base) & OBJECT_WORDS:
             found = found or file
@@ -275,8 +305,13 @@ def _stem(file: File) -> str:
 
 
 def _are_parts(names: Sequence[str]) -> bool:
-    """Whether names are those of parts: PART_WORDS and a number or a letter (fold_0, part_A, images_001), or names that
-    differ only in the number or letter after one of PART_WORDS (HAM10000_images_part_1 and _2)."""
+    """Whether names are those of parts: PART_WORDS and a number or a letter (fold_0, part_A, images_001), names that
+    differ only in the number or letter after one of PART_WORDS (HAM10000_images_part_1 and _2), or names that no person
+    gave (100CANON and 101CANON, New folder and New folder (2))."""
+    if all(map(UNNAMED.fullmatch, names)) or (
+        all(map(CAMERA.fullmatch, names)) and len({one[3:] for one in names}) == 1
+    ):
+        return True
     split = [re.findall(r"[^\W\d_]+|\d+", " ".join(words_in_order(name))) for name in names]
     if all({word for word in words if not _is_short(word)} <= PART_WORDS for words in split):
         return all(len({_is_short(word) for word in words}) == 2 for words in split)

@@ -195,6 +195,11 @@ def test_glued_names_without_class_folders_are_never_two_classes(tmp_path: Path)
         ("Batch1", "b"),
         ("HAM10000_images_part_1", "HAM10000_images_part_2"),
         ("scans part A of B", "scans part B of B"),
+        ("ds0/img", "ds1/img"),
+        ("100CANON", "101CANON"),
+        ("100APPLE", "102APPLE"),
+        ("New folder", "New folder (2)"),
+        ("Neuer Ordner", "Neuer Ordner (2)"),
     ],
 )
 def test_numbered_parts_of_a_data_set_are_not_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
@@ -220,6 +225,9 @@ def test_numbered_parts_of_a_data_set_are_not_classes(tmp_path: Path, names: tup
         ("red_part_1", "top_part_1"),
         ("image of A", "image of B"),
         ("part_1_dog", "part_2_cat"),
+        ("100_rose", "101_lily"),
+        ("10000001", "10000002"),
+        ("New folder", "cat"),
     ],
 )
 def test_numbered_classes_stay_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
@@ -248,6 +256,10 @@ def test_splits_inside_the_classes_and_parts_behind_wrappers_are_refused(tmp_pat
         ({"COVID/images": 2, "COVID/masks": 2, "Normal/images": 2, "Normal/masks": 2}, "COVID/masks"),
         ({"train/images": 2, "train/masks": 2, "val/images": 2, "val/masks": 2}, "train/masks"),
         ({"archive/JPEGImages": 3, "archive/SegmentationClass": 2}, "archive/SegmentationClass"),
+        ({"images": 3, "gt": 3}, "gt"),
+        ({"original": 3, "GroundTruth": 3}, "GroundTruth"),
+        ({"input": 3, "target": 3}, "target"),
+        ({"train/rgb": 2, "train/seg": 2}, "train/seg"),
     ],
 )
 def test_masks_are_never_a_class(tmp_path: Path, counts: dict[str, int], masks: str) -> None:
@@ -413,3 +425,21 @@ def test_pictures_to_predict_beside_a_test_split_are_passed_over(tmp_path: Path)
     assert data.fingerprint == plain.fingerprint
     assert data.notices[0].startswith("images to test: 2 pictures in no class folder, so unlabelled and not used;")
     assert data.notices[0].endswith(f"search predict EXPORT {shlex.quote(f'{root}/images to test')}")
+
+
+@pytest.mark.parametrize(
+    ("counts", "archives", "told"),
+    [
+        ({"cat": 2, "dog": 2}, ["bird.zip"], "bird.zip is an archive, so it is not read; if a class or a split is in"),
+        ({"train/cat": 2, "train/dog": 2}, ["test.tar.gz"], "test.tar.gz is an archive, so it is not read; "),
+        ({"train/cat": 2, "train/dog": 2}, ["train/bird.7z"], "train/bird.7z is an archive, so it is not read; "),
+        ({"cat": 2, "dog": 2}, ["a.rar", "b.zip.001"], "2 files are archives, so they are not read, the first: a.rar"),
+        ({"cat": 2, "dog": 2}, ["cat.zip", "Dog.tar", "notes.gz"], ""),
+    ],
+)
+def test_archives_that_were_not_extracted_are_told(
+    tmp_path: Path, counts: dict[str, int], archives: list[str], told: str
+) -> None:
+    root = with_files(tmp_path / "pets", counts, dict.fromkeys(archives, "PK"))
+    notices = prepare(root, tmp_path).notices
+    assert [one[: len(told)] for one in notices] == ([told] if told else [])
