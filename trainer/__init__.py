@@ -42,8 +42,9 @@ split_names   splits by the names of folders
 unclear       folders that are neither splits nor classes: refusals, copies
 labels        label tables
 file_index    files by what a label table writes for them, and the rows of a table
+classes       which values of a column may be classes
 one_hot       label tables with a column for each class
-other_labels  files with labels that are not read: JSON lines, Parquet, tables without names of columns
+other_labels  labels that are not read: in other files than tables, in the names of pictures
 contest       label tables that a folder has and the study file does not name
 splits        drawn splits and folds
 near          near-duplicates across splits

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.classes import may_be_classes
 from trainer.config import Columns
 from trainer.errors import DataError
 from trainer.file_index import FileIndex, read_lines, tables_in
@@ -59,7 +60,7 @@ def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
         training = (file for file in tables if _said_split(file) not in ("val", "test"))
         unclear = [one for file in training if (one := _unclear(file, index)) is not None]
         if not unclear:
-            return next(filter(None, (_without_zeros(file, index) for file in tables)), None)
+            return next(filter(None, (_near_missed(file, index) for file in tables)), None)
         return max(unclear, key=lambda one: one[0])[1]
     settings = [f"{setting} = {_quoted(found[setting].name)}" for setting in sorted(found)]
     settings += [f"columns = {found['labels'].columns}"] if found["labels"].columns else []
@@ -98,7 +99,7 @@ def _labelling(file: File, index: FileIndex) -> _Labelling | None:
     table, columns = read
     found = [(index.find(row.file, (own or "train",)), row.label) for row in table.rows if row.label]
     labels = [(files[0], label) for files, label in found if files]
-    if not labels or len(labels) < len(table.rows) / 2:
+    if not labels or len(labels) < len(table.rows) / 2 or not may_be_classes([label for _, label in labels]):
         return None
     is_test = own == "test" if own else all(_said_split(picture) == "test" for picture, _ in labels)
     setting = "test_labels" if is_test else "labels"
@@ -115,12 +116,7 @@ def _read(file: File, index: FileIndex) -> tuple[Table, str] | None:
         header, lines = read_lines(file.path)
     except DataError:
         return None
-    naming = [
-        number
-        for number in range(len(header))
-        if any(number < len(row) and index.find(row[number]) for _, row in lines[:100])
-    ]
-    others = [number for number in range(len(header)) if number not in naming]
+    naming, others = _naming(index, header, lines)
     if len(naming) != 1 or len(others) != 1:  # ambiguous: the column of the classes is not guessed
         return None
     name, label = header[naming[0]], header[others[0]]
@@ -139,8 +135,7 @@ def _unclear(file: File, index: FileIndex) -> tuple[int, Suggestion] | None:
         header, lines = read_lines(file.path)
     except DataError:
         return None
-    naming = [number for number in range(len(header)) if any(_found(index, row, number) for _, row in lines[:100])]
-    others = [number for number in range(len(header)) if number not in naming]
+    naming, others = _naming(index, header, lines)
     if len(naming) != 1 or len(others) < 2 or index.find(header[naming[0]]):
         return None
     named = [(found[0], row) for _, row in lines if (found := _found(index, row, naming[0]))]
@@ -167,8 +162,18 @@ def _unclear(file: File, index: FileIndex) -> tuple[int, Suggestion] | None:
     )
 
 
-def _without_zeros(file: File, index: FileIndex) -> Suggestion | None:
-    """A suggestion to write ids with leading zeros, if a table's ids name pictures only with them."""
+def _naming(
+    index: FileIndex, header: Sequence[str], lines: Sequence[tuple[int, list[str]]]
+) -> tuple[list[int], list[int]]:
+    """The columns whose values name pictures, and the other ones. A column of URLs beside one of files is neither."""
+    naming = [number for number in range(len(header)) if any(_found(index, row, number) for _, row in lines[:100])]
+    others = [number for number in range(len(header)) if number not in naming]
+    plain = [number for number in naming if not any("://" in row[number] for _, row in lines if number < len(row))]
+    return plain or naming, others
+
+
+def _near_missed(file: File, index: FileIndex) -> Suggestion | None:
+    """A suggestion to correct a table whose values name pictures only in another spelling."""
     try:
         header, lines = read_lines(file.path)
     except DataError:
@@ -177,13 +182,13 @@ def _without_zeros(file: File, index: FileIndex) -> Suggestion | None:
         if name.lower() not in FILE_COLUMNS:
             continue
         ids = [row[number] for _, row in lines if number < len(row)]
-        named = [(one, found) for one in ids if (found := index.lacks_zeros(one)) is not None]
-        if named and 2 * len(named) > len(lines):
-            (short, picture), digits = named[0], len(re.sub(r"\.\w+$", "", named[0][1].base))
+        missed = [(one, miss) for one in ids if (miss := index.near_miss(one)) is not None]
+        if missed and 2 * len(missed) > len(lines):
+            written, miss = missed[0]
+            column = f"table[{name!r}]"
             return Suggestion(
-                f"{file.name} names no pictures as it is, because its ids lack leading zeros: {short!r} is perhaps "
-                f"{picture.name}; write them as in the names of the pictures; with pandas: table[{name!r}] = "
-                f"table[{name!r}].astype(str).str.zfill({digits})",
+                f"{file.name} names no pictures as it is, because {miss.why}: {written!r} is perhaps "
+                f"{miss.file.name}; {miss.cure}; with pandas: {column} = {miss.in_pandas.replace('COLUMN', column)}",
                 contradicts_folders=False,
                 is_clear=False,
             )

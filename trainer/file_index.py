@@ -4,18 +4,48 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from urllib.parse import unquote
 
 from trainer.errors import DataError
 from trainer.split_names import split_of
-from trainer.tree import File, Folder
+from trainer.tree import PICTURE_ENDINGS, File, Folder
 from trainer.unclear import unwrapped
 
-__all__ = ["FileIndex", "composed", "naming_column", "read_lines", "tables_in"]
+__all__ = [
+    "FileIndex",
+    "NearMiss",
+    "composed",
+    "files_around",
+    "naming_column",
+    "read_lines",
+    "separator_of",
+    "tables_in",
+]
+
+TABLE = re.compile(r"\.[ct]sv$")
+URL = re.compile(r"[a-z][a-z0-9+.-]+://[^/]*(/[^?#]*)", re.IGNORECASE)
+LABEL_STUDIO = re.compile(r"/data/local-files/\?d=(.+)")
+"""How Label Studio writes a file of its machine."""
+
+
+@dataclass(frozen=True)
+class NearMiss:
+    """A picture that a row may mean, though the row names none."""
+
+    file: File
+    why: str
+    """What is different, as a clause: "ids lack leading zeros"."""
+    cure: str
+    in_pandas: str
+    """Code of pandas that corrects the column COLUMN."""
 
 
 class FileIndex:
@@ -36,22 +66,51 @@ class FileIndex:
 
     def find(self, value: str, splits: Sequence[str] = ("train",)) -> list[File]:
         """The file that a row names; several if they fit equally well. Folders of the first split are preferred."""
-        written = _folded(value.replace("\\", "/"))
-        is_absolute = written.startswith("/") or written[1:3] == ":/"
-        parts = [part for part in written.split("/") if part not in ("", ".")]
-        for start in range(len(parts)):
-            # Leading folders may be dropped if the data folder's path ends in them, or if the path is absolute: the
-            # table may be from another machine.
-            if start and not is_absolute and parts[:start] != self._root[-start:]:
-                break
-            if found := self._by_key.get("/".join(parts[start:])):
-                return self._chosen(found, value, "/".join(parts[start:]), splits)
+        for path in _paths(value):
+            written = _folded(path.replace("\\", "/"))
+            is_elsewhere = written.startswith(("/", "../")) or written[1:3] == ":/"
+            parts = [part for part in written.split("/") if part not in ("", ".", "..")]
+            for start in range(len(parts)):
+                # Leading folders may be dropped if the data folder's path ends in them, or if the path leads out of
+                # the data folder: the table may be from another machine.
+                if start and not is_elsewhere and parts[:start] != self._root[-start:]:
+                    break
+                if found := self._by_key.get("/".join(parts[start:])):
+                    return self._chosen(found, path, "/".join(parts[start:]), splits)
         return []
 
-    def lacks_zeros(self, value: str) -> File | None:
-        """The picture whose name is this number with leading zeros: "1" for 0001.png."""
-        found = self._by_number.get(value.strip())
-        return self._chosen(found, value, value, ("train",))[0] if found else None
+    def near_miss(self, value: str) -> NearMiss | None:
+        """The picture that a row may mean, if it names none, but another spelling of it would; else None."""
+        value = value.strip()
+        if self.find(value):
+            return None
+        if found := self._by_number.get(value):
+            file = self._chosen(found, value, value, ("train",))[0]
+            digits = len(_stem(file.base))
+            correct = f"COLUMN.astype(str).str.zfill({digits})"
+            return NearMiss(file, "ids lack leading zeros", "write ids as in the names", correct)
+        decimal = re.fullmatch(r"(\d+)[.]0*", value)
+        spellings = [
+            (
+                decimal[1] if decimal is not None else "",
+                *("ids are written with a decimal point", "write ids as in the names", "COLUMN.astype(int)"),
+            ),
+            (
+                _stem(value) if value.lower().endswith(PICTURE_ENDINGS) else "",
+                *("files have another ending here", "write names without their ending"),
+                'COLUMN.str.replace(r"[.]\\w+$", "", regex=True)',
+            ),
+            (
+                re.split(r"[/\\]", value)[-1],
+                *("files are in other folders here", "write paths as they are below the data folder, or file names"),
+                r'COLUMN.str.replace(r".*[/\\]", "", regex=True)',
+            ),
+        ]
+        for spelling, why, cure, in_pandas in spellings:
+            pictures = [file for file in self.find(spelling) if file.is_picture] if spelling not in ("", value) else []
+            if len(pictures) == 1:
+                return NearMiss(pictures[0], why, cure, in_pandas)
+        return None
 
     def _chosen(self, found: list[File], value: str, key: str, splits: Sequence[str]) -> list[File]:
         """The files that fit best, by: whole path, a picture's ending, upper and lower case, the folder's split."""
@@ -68,6 +127,16 @@ class FileIndex:
         for fits in best:
             found = [file for file in found if fits(file)] or found
         return found
+
+
+def _paths(value: str) -> Iterator[str]:
+    """What a row may mean: its text as a path, or the path of a URL, with characters written as %20."""
+    yield value
+    path = value
+    if (found := LABEL_STUDIO.fullmatch(value.strip()) or URL.match(value.strip())) is not None:
+        path = found[1]
+    if "%" in path or path != value:
+        yield unquote(path)
 
 
 def _lies_in(file: File, split: str) -> bool:
@@ -106,8 +175,9 @@ def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         text = content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"the table {path} is not text in UTF-8; save it as CSV in UTF-8") from None
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    separator = max("\t,;", key=first.count)
+    separator = separator_of(text)
+    if EXCEL_SEPARATOR.match(text):
+        text = "\n" + text.partition("\n")[2]  # so that lines keep their numbers
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     try:
         lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
@@ -125,17 +195,40 @@ def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return header, lines[1:]
 
 
+EXCEL_SEPARATOR = re.compile(r"\s*sep=(.)\r?\n", re.IGNORECASE)
+"""A first line in which Excel is told the separator of a CSV file."""
+
+
+def separator_of(text: str) -> str:
+    """The separator of a table's cells: of those in its first line, one that cuts most lines into as many cells."""
+    if (said := EXCEL_SEPARATOR.match(text)) is not None:
+        return said[1]
+    some = [line[:10_000] for line in islice(io.StringIO(text), 100) if line.strip()][:20]
+    first = some[0] if some else ""
+
+    def fit(separator: str) -> tuple[bool, int]:
+        rows = csv.reader(some, delimiter=separator, skipinitialspace=True)
+        counts = [len(row) for row in rows]
+        return 2 * counts.count(counts[0]) > len(counts) if counts else False, first.count(separator)
+
+    return max((one for one in "\t,;|" if one in first), key=fit, default=",")
+
+
 def tables_in(tree: Folder) -> list[File]:
-    """CSV and TSV files in the data folder, in the only folder with pictures, and in the folders directly inside these
-    two, except a contest's sample submission."""
-    tops = {folder.name: folder for folder in (tree, unwrapped(tree))}
-    folders = {one.name: one for top in tops.values() for one in (top, *top.folders)}
-    return [
-        file
-        for folder in folders.values()
-        for file in folder.files
-        if file.name.lower().endswith((".csv", ".tsv")) and "submission" not in file.name.lower()
-    ]
+    """The CSV and TSV files of ``files_around``, except a contest's sample submission."""
+    files = files_around(tree)
+    return [one for one in files if TABLE.search(one.name.lower()) and "submission" not in one.name.lower()]
+
+
+def files_around(tree: Folder) -> list[File]:
+    """Files that may say something about the pictures: in the data folder, in each folder inside that holds all
+    pictures, in the folders of these, and below them in folders without pictures."""
+    wraps = [tree, unwrapped(tree)]
+    while (name := wraps[-1].name.rpartition("/")[0]) and name != tree.name:
+        wraps.append(next(one for one in tree.tree() if one.name == name))
+    folders = {one.name: one for top in wraps for one in (top, *top.folders)}
+    folders |= {one.name: one for top in [*folders.values()] if not top.holds_pictures for one in top.tree()}
+    return [file for folder in folders.values() for file in folder.files]
 
 
 def naming_column(rows: Sequence[Sequence[str]], index: FileIndex) -> int | None:

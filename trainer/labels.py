@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.classes import are_measured, decimals_in
 from trainer.config import Columns, DataConfig
 from trainer.errors import DataError, as_lines
 from trainer.file_index import FileIndex, composed, naming_column, read_lines, tables_in
@@ -33,8 +34,8 @@ GROUP_COLUMNS = {
 }
 """Names of columns, in lower case, that often have groups. They are used only if ``columns`` names them."""
 
-MISSING = {"nan", "<na>", "na", "n/a", "null", "none"}
-"""Labels and groups, in lower case, that other programs write for a missing value."""
+MISSING = {"nan", "<na>", "na", "n/a", "null", "none", "?", "-", "--", "missing", "unlabeled", "unlabelled"}
+"""Labels and groups, in lower case, that other programs and people write for a missing value."""
 
 LABEL_COLUMNS = ("label", "class", "target", "labels", "class_name", "classname", "class_id", "classid", "category")
 COLUMNS = {"file": FILE_COLUMNS, "label": LABEL_COLUMNS, "split": ("split",), "group": ("group",)}
@@ -102,7 +103,7 @@ def read_labels(config: DataConfig, root: Path) -> Labels:
     wrong: list[str] = []
     missing: list[tuple[str, str]] = []
     notices: list[str] = []
-    zeros = ""
+    lost: list[str] = []
     for (split, name), path in zip(asked, paths, strict=True):
         table = read_table(path, config.columns or Columns(), files)
         notices += table.notices
@@ -114,7 +115,7 @@ def read_labels(config: DataConfig, root: Path) -> Labels:
                 wrong.append(f"{where}: {row.split!r} names no split; write train, val or test")
             elif not matches:
                 missing.append((f"{where}: {row.file}", "names no file"))
-                zeros = zeros or _about_zeros(row.file, files)
+                lost.append(row.file)
             elif len(matches) > 1:
                 undecided |= {file.name for file in matches}
                 names = " and ".join(file.name for file in matches[:3])
@@ -137,7 +138,8 @@ def read_labels(config: DataConfig, root: Path) -> Labels:
         count = f"{len(wrong)} problems" if len(wrong) > 1 else "a problem"
         cure = '; bad_files = "skip" skips rows without a file and files without a row' if missing else ""
         tables = " and ".join(name for _, name in asked)
-        raise DataError(f"{root}: {count} with {tables}{zeros}{cure}:{as_lines(wrong)}")
+        nearly = _near_miss(lost, files) if len(lost) > len(found) else ""
+        raise DataError(f"{root}: {count} with {tables}{nearly}{cure}:{as_lines(wrong)}")
     others = [file for file in tables_in(tree) if file.path not in paths]
     notices += _passed_over(unlabelled, elsewhere, root, others, config)
     return Labels([one for one, _ in found.values()], missing, notices)
@@ -173,9 +175,11 @@ def _without_a_row(tree: Folder, named: set[str], labelled: Iterable[str]) -> tu
     return beside, elsewhere
 
 
-def _about_zeros(value: str, files: FileIndex) -> str:
-    found = files.lacks_zeros(value)
-    return f"; ids lack leading zeros: {value!r} is perhaps {found.name}; write ids as in the names" if found else ""
+def _near_miss(values: Sequence[str], files: FileIndex) -> str:
+    for value in values[:100]:
+        if (miss := files.near_miss(value)) is not None:
+            return f"; {miss.why}: {value!r} is perhaps {miss.file.name}; {miss.cure}"
+    return ""
 
 
 def _passed_over(
@@ -283,6 +287,12 @@ def _doubts(name: str, columns: Mapping[str, str], header: Sequence[str], rows: 
     for column in columns.values():
         if (count := spelled.count(column.lower())) > 1:
             yield f"{name}: of {count} columns called {column}, the first one is used; rename the others"
+    if are_measured(row.label for row in rows):
+        decimals = decimals_in(row.label for row in rows)
+        yield (
+            f"{name}: {len(decimals):,} different labels are numbers with decimal places, such as {decimals[0]}, and "
+            f"each is taken for a class; to learn ranges, write the range of each into column {columns['label']}"
+        )
     for kind, meaning in (("label", "a class"), ("group", "one group")):
         cells = Counter(str(getattr(row, kind)) for row in rows)
         for cell in sorted(cell for cell in cells if cell.lower() in MISSING):
@@ -297,4 +307,4 @@ def _names_files(lines: Sequence[tuple[int, list[str]]], number: int, files: Fil
 
 
 def _list(header: Sequence[str]) -> str:
-    return ", ".join(header[:20]) or "none"
+    return ", ".join(name or '""' for name in header[:20])

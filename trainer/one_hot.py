@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.file_index import separator_of
+
 __all__ = ["about_one_hot"]
 
 ONES, ZEROS = {"1", "1.0", "true"}, {"0", "0.0", "false", ""}
@@ -31,8 +33,7 @@ def about_one_hot(path: Path, header: Sequence[str], lines: Sequence[tuple[int, 
     columns = f"table[{names}]"
     if len(names) > 3 and chosen == list(range(chosen[0], chosen[-1] + 1)):
         columns = f"table.iloc[:, {chosen[0]}:{chosen[-1] + 1}]"
-    first = next(line for line in path.read_text("utf-8", "replace").splitlines() if line.strip())
-    separator = max("\t,;", key=first.count)
+    separator = separator_of(path.read_text("utf-8", "replace"))
     asked = "skipinitialspace=True" + (f", sep={separator!r}" if separator != "," else "")
     others = (
         f"; {len(rows) - single:,} of {len(rows):,} rows have several classes or none, so leave these rows out"

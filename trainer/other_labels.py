@@ -1,19 +1,34 @@
-"""Labels in files that are not read: JSON lines, Parquet, tables without names of columns; and the cure for each."""
+"""Labels that are not read: in other files than tables, in tables that cannot be read, in the names of pictures; and
+the cure for each."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from trainer.file_index import FileIndex, naming_column
+from trainer.classes import may_be_classes
+from trainer.errors import DataError
+from trainer.file_index import FileIndex, files_around, naming_column, read_lines, separator_of, tables_in
 from trainer.split_names import split_of
-from trainer.tree import File, Folder
+from trainer.tree import ARCHIVE, File, Folder
 
-__all__ = ["labels_elsewhere"]
+__all__ = ["classes_elsewhere", "labels_elsewhere"]
 
 MOST_TEXTS = 20
 """Largest number of text files that are opened, of which 100 lines are read. YOLO has one for each picture."""
+
+MOST_JSON = 50_000_000
+"""Largest size in bytes of a JSON file that is opened."""
+
+SPREADSHEET = re.compile(r"(.+)\.(xlsx?|ods|csv\.gz|csv\.zip|tsv\.gz|tsv\.zip)")
+"""Names of tables that pandas reads and this program does not: the first group is the name without its ending."""
+
+NUMBER = re.compile(r"(.*[^\W\d_].*?)[-_. (]*\d+[)]?")
+"""The name of a picture without its ending, as a word and a number: the first group is the word."""
 
 
 def labels_elsewhere(tree: Folder, root: Path) -> str | None:
@@ -27,14 +42,61 @@ def labels_elsewhere(tree: Folder, root: Path) -> str | None:
                 f'file: for file in pathlib.Path({str(root)!r}).rglob("*.jsonl"): '
                 'pandas.read_json(file, lines=True).to_csv(file.with_suffix(".csv"), index=False)'
             )
-    texts = [
-        file
-        for file in (*tree.files, *(file for folder in tree.folders for file in folder.files))
-        if file.name.lower().endswith(".txt")
-    ]
-    index = FileIndex([file for file in tree.walk() if file.is_picture], root) if texts else None
-    told = (_about_text(file, index, root) for file in texts[:MOST_TEXTS] if index is not None)
-    return next(filter(None, told), None)
+    return next(_about_files(tree, root), None)
+
+
+def _about_files(tree: Folder, root: Path) -> Iterator[str]:
+    """Sentences about text files, tables that cannot be read, JSON files and spreadsheets."""
+    around = files_around(tree)
+    texts = [file for file in around if file.name.lower().endswith(".txt")]
+    texts.sort(key=lambda file: split_of(file.base.rpartition(".")[0]) not in ("train", None))
+    index = FileIndex([file for file in tree.walk() if file.is_picture], root)
+    for file in (*texts[:MOST_TEXTS], *tables_in(tree)[:MOST_TEXTS]):
+        if (told := _about_text(file, index, root)) is not None:
+            yield told
+    for file in tables_in(tree):
+        try:
+            read_lines(file.path)
+        except DataError as error:
+            yield str(error)
+    for file in around:
+        if file.name.lower().endswith(".json") and (told := _about_json(file, index)) is not None:
+            yield told
+    for file in around:
+        if (name := SPREADSHEET.fullmatch(file.base.lower())) is not None:
+            table = file.path.with_name(f"{file.base[: name.end(1)]}.csv")
+            reading = "read_csv" if "sv." in file.base.lower() else "read_excel"
+            tabs = ", sep='\\t'" if ".tsv." in file.base.lower() else ""
+            yield (
+                f"{file.name} may have labels, and only CSV and TSV tables are read; with pandas: "
+                f"pandas.{reading}({str(file.path)!r}{tabs}).to_csv({str(table)!r}, index=False)"
+            )
+
+
+def classes_elsewhere(tree: Folder, root: Path) -> str | None:
+    """A sentence about classes in the names of pictures, or about an archive that may have pictures."""
+    folders = [folder for folder in tree.tree() if folder.pictures]
+    folders.sort(key=lambda folder: (split_of(folder.base) == "train", len(folder.pictures)), reverse=True)
+    # Other folders may only have pictures without classes: test1 beside train.
+    for folder in folders[: all(split_of(one.base) for one in folders[1:])]:
+        stems = [file.base.rpartition(".")[0] for file in folder.pictures]
+        words = [found[1] for stem in stems if (found := NUMBER.fullmatch(stem)) is not None]
+        classes = Counter(words)
+        if len(words) < 0.9 * len(stems) or not 1 < len(classes) <= len(words) / 2 or min(classes.values()) < 2:
+            continue
+        place = root / folder.name if folder.name else root
+        named = ", ".join(sorted(classes)[:3]) + (", ..." if len(classes) > 3 else "")
+        return (
+            f"the names of the pictures in {folder.name or root} seem to begin with their classes ({named}); in "
+            "Python, this line moves each into the folder of its class: for file in "
+            f"list(pathlib.Path({str(place)!r}).glob('*.*')): "
+            "os.renames(file, file.parent / re.sub(r'[-_. (]*\\d+[)]?$', '', file.stem) / file.name)"
+        )
+    packed = [file for file in files_around(tree) if ARCHIVE.fullmatch(file.base)]
+    if packed:
+        more = f", and {len(packed) - 1} more" if packed[1:] else ""
+        return f"archives are not read ({packed[0].name}{more}); if the pictures are in it, extract it"
+    return None
 
 
 def _about_parquet(file: File, root: Path) -> str:
@@ -58,15 +120,37 @@ def _first_record(file: File) -> dict[str, object]:
     return record if isinstance(record, dict) else {}
 
 
+def _about_json(file: File, index: FileIndex) -> str | None:
+    """A sentence about an object in JSON with the class of each picture by its name; None if it is none."""
+    try:
+        if file.path.stat().st_size > MOST_JSON:
+            return None
+        read = json.loads(file.path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(read, dict) or not read or not all(isinstance(one, str | int) for one in read.values()):
+        return None
+    named = [name for name in read if index.find(name)]
+    if len(named) < len(read) / 2 or not may_be_classes([str(read[name]) for name in named]):
+        return None
+    return (
+        f"{file.name} has the classes of {len(named):,} pictures, and only CSV and TSV tables are read; with pandas: "
+        f"pandas.Series(json.load(open({str(file.path)!r}))).rename_axis('file').to_csv("
+        f"{str(file.path.with_suffix('.csv'))!r}, header=['label'])"
+    )
+
+
 def _about_text(file: File, index: FileIndex, root: Path) -> str | None:
     """A sentence about a table without names of columns, in which a column names pictures and the next one is taken
     for their classes; None if the file is no such table."""
     try:
-        with file.path.open(encoding="utf-8") as text:
+        with file.path.open(encoding="utf-8-sig") as text:
             lines = [line.strip() for line in islice(text, 100) if line.strip()]
     except (OSError, ValueError):
         return None
-    separator = max("\t,;", key=lines[0].count) if lines else "\t"
+    separator = separator_of("\n".join(lines))
+    if lines and separator not in lines[0] and len({len(line.split(" ")) for line in lines}) == 1:
+        separator = " "
     rows = [line.split(separator) for line in lines]
     number = naming_column(rows, index)
     if number is None or number + 1 >= min(map(len, rows)):
@@ -74,12 +158,29 @@ def _about_text(file: File, index: FileIndex, root: Path) -> str | None:
     row = next(row for row in rows if index.find(row[number]))
     picture = index.find(row[number], (split_of(file.name.split("/")[0]) or "train",))[0]
     found = f"{file.name} names pictures, such as {picture.name}, and {row[number + 1]!r} seems to be its class"
-    if split_of(file.name.split("/")[0]) is None or not picture.name.endswith(row[number]):
-        return f"{found}; write a line with a name for each column above it, and it is a table of labels (data.labels)"
+    if "/" not in file.name or split_of(file.name.split("/")[0]) is None or not picture.name.endswith(row[number]):
+        return _as_table(file, rows, number, separator, index, found)
     before = f"{root}/{picture.name.removesuffix(row[number])}"
     after = f"{root}/{file.name.split('/')[0]}/"
     return (
         f"{found}; in Python, this line moves each picture into the folder of its class: for line in "
         f"pathlib.Path({str(file.path)!r}).read_text().splitlines(): cells = line.split({separator!r}); "
         f'os.renames({before!r} + cells[{number}], {after!r} + cells[{number + 1}] + "/" + cells[{number}])'
+    )
+
+
+def _as_table(
+    file: File, rows: list[list[str]], number: int, separator: str, index: FileIndex, found: str
+) -> str | None:
+    """How a file becomes a table of labels. None: the values are no classes, or it is a table with names of columns."""
+    if not index.find(rows[0][number]):  # the first line names the columns
+        values = [row[number + 1].strip() for row in rows if index.find(row[number])]
+        is_known = not file.name.lower().endswith(".txt") or not may_be_classes(values)
+        return None if is_known else f"{found}; it is a table of labels: data.labels = {json.dumps(file.name)}"
+    if separator != " ":
+        return f"{found}; write a line with a name for each column above it, and it is a table of labels (data.labels)"
+    return (
+        f"{found}; with pandas, this line makes a table of labels of it (data.labels): pandas.read_csv("
+        f"{str(file.path)!r}, sep=' ', header=None, dtype=str).rename(columns={{{number}: 'file', {number + 1}: "
+        f"'label'}}).to_csv({str(file.path.with_suffix('.csv'))!r}, index=False)"
     )

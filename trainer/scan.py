@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -14,11 +15,11 @@ from typing import TypeAlias
 from PIL import Image
 
 from trainer.config import DataConfig
-from trainer.contest import suggest_labels
+from trainer.contest import Suggestion, suggest_labels
 from trainer.errors import DataError
 from trainer.labels import read_labels
 from trainer.layout import EXPECTED_LAYOUT, read_layout
-from trainer.other_labels import labels_elsewhere
+from trainer.other_labels import classes_elsewhere, labels_elsewhere
 from trainer.tree import File, Folder, read_tree
 from trainer.unclear import describes_objects, names_of, option_for
 
@@ -105,13 +106,13 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
             things. If a table seems to have the classes, the message has the settings that read the table.
     """
     tree = read_tree(root)
-    if not tree.holds_pictures and (told := labels_elsewhere(tree, root)):
+    if not tree.holds_pictures and (told := labels_elsewhere(tree, root) or classes_elsewhere(tree, root)):
         raise DataError(f"{root}: {told}")
     suggestion = suggest_labels(tree, root)
     try:
         layout = read_layout(tree, str(root), needs_train=needs_train)
     except DataError as error:
-        told = suggestion.lines if suggestion else labels_elsewhere(tree, root) or describes_objects(tree)
+        told = _about_labels(suggestion, tree, root)
         raise DataError(f"{error}\n{told}") if told else error from None
     agrees = suggestion is None or not (suggestion.contradicts_folders and suggestion.is_clear)
     if layout.below is not None and agrees:
@@ -124,7 +125,7 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
         raise DataError(f"{root}: labels are in a table, not in the names of folders.\n{suggestion.lines}")
     if needs_train and len(layout.train_classes) == 1:
         one = f"{root}: one class, {layout.train_classes[0].base}, to train on, and a classifier needs two"
-        told = suggestion.lines if suggestion else labels_elsewhere(tree, root) or describes_objects(tree)
+        told = _about_labels(suggestion, tree, root)
         if told:  # else the files are read first, so that all problems are told at once
             raise DataError(f"{one}; expected is {EXPECTED_LAYOUT}\n{told}")
     if suggestion is not None:
@@ -149,17 +150,28 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
                 pictures.append(Picture(file.name, class_name, split, partial(read_file, file.path)))
                 stamps.append(stamp_of(file))
     if not class_folders:
-        raise DataError(f"{root} holds no class folders; expected are CLASS/* or train/CLASS/*, pictures inside")
+        told = _about_labels(suggestion, tree, root)
+        where = f"{root} holds no class folders; expected are CLASS/* or train/CLASS/*, pictures inside"
+        raise DataError(f"{where}\n{told}" if told else where)
     pictures.sort(key=lambda picture: picture.name)
     stamp = json.dumps([str(root), sorted(class_folders), sorted(stamps)])
     own_splits = sorted({split for split, _ in layout.parts})
     return Listing(str(root), pictures, sorted(class_folders), own_splits, stamp, notices)
 
 
+def _about_labels(suggestion: Suggestion | None, tree: Folder, root: Path) -> str | None:
+    """A sentence about the place in which the classes seem to be, if they are not in the names of folders."""
+    if suggestion is not None:
+        return suggestion.lines
+    return labels_elsewhere(tree, root) or describes_objects(tree) or classes_elsewhere(tree, root)
+
+
 def folded(name: str) -> str:
-    """A class's name in a form that is equal for names that look alike: without case, spaces, invisible characters."""
+    """A class's name in a form that is equal for names that look alike: without case, spaces, invisible characters, and
+    zeros that do not change a number (01, 1.0)."""
     plain = unicodedata.normalize("NFKC", name).casefold()
-    return "".join(one for one in plain if unicodedata.category(one) not in ("Cf", "Zs"))
+    seen = "".join(one for one in plain if unicodedata.category(one) not in ("Cf", "Zs"))
+    return re.sub(r"0*(\d+)(\.0*)?", r"\1", seen) if re.fullmatch(r"[-+]?\d+(\.0*)?", seen) else seen
 
 
 def _about_links(tree: Folder) -> list[str]:

@@ -48,6 +48,13 @@ EXPECTED = {f"train/{i:03}.png": "ab"[i % 2] for i in range(6)}
         ("path,label", "C:\\data\\train\\{i:03}.png"),
         ("Image_Name,ClassId", "{i:03}.png"),
         ("filepaths,labels", "train/{i:03}.png"),
+        ("path,label", "../input/contest/train/{i:03}.png"),
+        ("path,label", "..\\train\\{i:03}.png"),
+        ("path,label", "https://example.com/train/00{i}.png?size=big#top"),
+        ("path,label", "s3://bucket/train/{i:03}.png"),
+        ("path,label", "file:///home/me/train/{i:03}.png"),
+        ("image,label", "/data/upload/1/{i:03}%2Epng"),
+        ("image,label", "/data/local-files/?d=train%2F{i:03}.png"),
     ],
 )
 def test_rows_find_their_pictures_as_people_write_them(tmp_path: Path, header: str, written: str) -> None:
@@ -261,7 +268,7 @@ def test_missing_values_as_classes_and_columns_of_one_name_are_said(tmp_path: Pa
     )
 
 
-@pytest.mark.parametrize("code", ["NA", "nan", "None", "null", "N/A", "<NA>", '"NA"'])
+@pytest.mark.parametrize("code", ["NA", "nan", "None", "null", "N/A", "<NA>", '"NA"', "?", "-", "unlabeled"])
 def test_a_label_that_spells_a_missing_value_is_a_class_and_only_an_empty_cell_is_none(
     tmp_path: Path, code: str
 ) -> None:
@@ -567,10 +574,9 @@ def test_ids_without_their_leading_zeros_are_said_with_the_cure(tmp_path: Path) 
     root = make_folder(tmp_path / "numbers", {"train": 12, "test": 3})
     (root / "trainLabels.csv").write_text("id,label\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(1, 12)))
     message = problems_of(root, tmp_path)
-    assert "trainLabels.csv names no pictures as it is, because its ids lack leading zeros: '1' is perhaps " in message
+    assert "trainLabels.csv names no pictures as it is, because ids lack leading zeros: '1' is perhaps " in message
     assert message.endswith(
-        "train/001.png; write them as in the names of the pictures; with pandas: table['id'] = "
-        "table['id'].astype(str).str.zfill(3)"
+        "train/001.png; write ids as in the names; with pandas: table['id'] = table['id'].astype(str).str.zfill(3)"
     )
     first = problems_of(root, tmp_path, labels="trainLabels.csv").splitlines()[0]
     assert (
@@ -581,3 +587,92 @@ def test_ids_without_their_leading_zeros_are_said_with_the_cure(tmp_path: Path) 
     folders = make_folder(tmp_path / "folders", {"cat": 12, "dog": 12})
     (folders / "sizes.csv").write_text("id,label\n" + "".join(f"{i},{i}\n" for i in range(1, 12)))
     assert prepare(folders, tmp_path).notices == (), "class folders are read without a word about it"
+
+
+@pytest.mark.parametrize(
+    ("written", "why", "in_pandas"),
+    [
+        ("{i}.0", "ids are written with a decimal point: '0.0' is perhaps train/0.png; write ids", ".astype(int)"),
+        (
+            "{i}.jpg",
+            "files have another ending here: '0.jpg' is perhaps train/0.png; write",
+            '.str.replace(r"[.]\\w+$"',
+        ),
+        ("set/{i}.png", "files are in other folders here: 'set/0.png' is perhaps train/0.png", '.str.replace(r".*[/'),
+    ],
+)
+def test_names_that_are_nearly_those_of_pictures_are_said_with_the_cure(
+    tmp_path: Path, written: str, why: str, in_pandas: str
+) -> None:
+    root = contest(tmp_path)
+    for file in root.glob("train/*"):
+        file.rename(file.with_name(f"{int(file.stem)}.png"))
+    (root / "t.csv").write_text("id,label\n" + "".join(f"{written.format(i=i)},{'ab'[i % 2]}\n" for i in range(6)))
+    message = problems_of(root, tmp_path)
+    assert f"t.csv names no pictures as it is, because {why}" in message
+    assert f"; with pandas: table['id'] = table['id']{in_pandas}" in message
+    assert f"6 problems with t.csv; {why}" in problems_of(root, tmp_path, labels="t.csv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\nid;label\n000;a\n001;b\n002;a\n003;b\n004;a\n005;b\n",
+        "id|label\n000|a\n001|b\n002|a\n003|b\n004|a\n005|b\n",
+        "id;label;x, y, and z\n000;a;1\n001;b;1\n002;a;1\n003;b;1\n004;a;1\n005;b;1\n",
+    ],
+)
+def test_the_separator_is_the_one_that_cuts_the_lines(tmp_path: Path, text: str) -> None:
+    data = labelled(contest(tmp_path), text, tmp_path)
+    assert classes_of(data) == EXPECTED
+    root = contest(tmp_path / "again")
+    (root / "train.csv").write_text(text.replace("005", "009"))
+    assert f"train.csv line {7 + text.startswith('sep')}: 009: names no file" in problems_of(
+        root, tmp_path, labels="train.csv"
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [
+        ("split", ["train", "train", "test"]),
+        ("partition", ["Training", "Validation"]),
+        ("md5", [f"{i:032x}" for i in range(24)]),
+        ("caption", [f"a photo of thing {i}" for i in range(24)]),
+        ("age", [f"{20 + (i % 12) * 1.25}" for i in range(24)]),
+    ],
+)
+def test_columns_that_are_no_classes_are_not_suggested(tmp_path: Path, column: str, cells: list[str]) -> None:
+    root = make_folder(tmp_path / "data", {"pics": 24})
+    (root / "t.csv").write_text(f"file,{column}\n" + "".join(f"{i:03},{cells[i % len(cells)]}\n" for i in range(24)))
+    assert "t.csv" not in problems_of(root, tmp_path)
+    classes = make_folder(tmp_path / "classes", {"cat": 12, "dog": 12})
+    for i, file in enumerate(sorted(classes.rglob("*.png"))):
+        file.rename(file.with_name(f"{i:03}.png"))
+    shutil.copy(root / "t.csv", classes)
+    assert prepare(classes, tmp_path).notices == ()
+    (root / "t.csv").write_text("file,age\n" + "".join(f"{i:03},{0.5 + i % 3}\n" for i in range(24)))
+    assert '  columns = { file = "file", label = "age" }' in problems_of(root, tmp_path)
+
+
+def test_urls_beside_files_are_not_a_second_column_of_files(tmp_path: Path) -> None:
+    root = contest(tmp_path)
+    rows = "".join(f"{i:03}.png,https://example.com/{i:03}.png,{'ab'[i % 2]}\n" for i in range(6))
+    (root / "t.csv").write_text(f"name,url,species\n{rows}")
+    told = problems_of(root, tmp_path)
+    assert "if one of its columns (species) has their classes" in told or 'label = "species"' in told
+
+
+def test_labels_that_are_many_numbers_are_said(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "data", {"pics": 48})
+    text = "file,label\n" + "".join(f"{i:03},{1.5 + i % 12}\n" for i in range(48))
+    (notice,) = labelled(root, text, tmp_path).notices
+    assert notice.startswith("train.csv: 12 different labels are numbers with decimal places, such as 1.5, and each is")
+
+
+def test_a_test_table_with_decimal_points_is_told_the_name_of_the_class(tmp_path: Path) -> None:
+    root = contest(tmp_path)
+    (root / "train.csv").write_text("id,label\n" + "".join(f"train/{i:03},{i % 2}\n" for i in range(6)))
+    (root / "test.csv").write_text("id,label\n" + "".join(f"test/{i:03},{i % 2}.0\n" for i in range(3)))
+    message = problems_of(root, tmp_path, labels="train.csv", test_labels="test.csv")
+    assert "class 0.0 in test: this class has no training picture; rename it to 0" in message

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,109 @@ def test_a_table_of_training_pictures_without_names_of_columns_is_named(tmp_path
     assert "'a' seems to be its class; write a line with a name for each column above it" in problems_of(root, tmp_path)
     (root / "labels.txt").write_text("file\tlabel\n" + (root / "labels.txt").read_text())
     assert prepare(root, tmp_path, labels="labels.txt").class_names == ("a", "b")
+
+
+def test_tables_without_names_of_columns_and_lists_with_spaces_are_named(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "plain", {"pics": 6})
+    rows = [f"TRAIN,gs://bucket/pics/{i:03}.png,{'ab'[i % 2]}\n" for i in range(6)]
+    (root / "import.csv").write_text("".join(rows))
+    told = problems_of(root, tmp_path)
+    assert "import.csv names pictures, such as pics/000.png, and 'a' seems to be its class; write a line with" in told
+    (root / "import.csv").write_text("".join(["split,file,label\n", *rows]))
+    assert prepare(root, tmp_path, labels="import.csv").class_names == ("a", "b")
+    (root / "import.csv").unlink()
+    (root / "test.txt").write_text("pics/005.png 1\n")
+    (root / "train.txt").write_text("".join(f"pics/{i:03}.png {i % 2}\n" for i in range(5)))
+    told = problems_of(root, tmp_path)
+    assert "train.txt names pictures, such as pics/000.png, and '0' seems to be its class; with pandas, this" in told
+    line = told.partition("(data.labels): ")[2]
+    assert line == (
+        f"pandas.read_csv({str(root / 'train.txt')!r}, sep=' ', header=None, dtype=str)"
+        f".rename(columns={{0: 'file', 1: 'label'}}).to_csv({str(root / 'train.csv')!r}, index=False)"
+    )
+    rows = [line.replace(" ", ",") for line in (root / "train.txt").read_text().splitlines()]  # what pandas writes
+    (root / "train.csv").write_text("\n".join(["file,label", *rows]))
+    (root / "pics" / "005.png").unlink()
+    assert prepare(root, tmp_path, labels="train.csv").class_names == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("t.csv", "file;label\n000.png;Épagneul\n".encode("latin-1"), "t.csv is not text in UTF-8; save it as CSV in"),
+        (
+            "labels.xlsx",
+            b"PK\x03\x04",
+            "labels.xlsx may have labels, and only CSV and TSV tables are read; with pandas: ",
+        ),
+        ("train.csv.zip", b"PK\x03\x04", "pandas.read_csv("),
+        ("labels.json", b'{"000.png": "a", "001.png": "b", "002": "a", "003": "b"}', "has the classes of 4 pictures"),
+        ("sizes.json", b'{"000.png": 1, "001.png": 2, "002": 3, "003": 4}', ""),
+        ("data.zip", b"PK\x03\x04", "archives are not read (data.zip); if the pictures are in it, extract it"),
+        ("captions.csv", b"file,caption\n000,a cat\n001,a dog\n002,cats\n003,dogs\n004,a fox\n", ""),
+    ],
+)
+def test_files_that_may_have_the_labels_are_named(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    root = make_folder(tmp_path / "data", {"pics": 6})
+    (root / name).write_bytes(content)
+    message = problems_of(root, tmp_path)
+    assert "one class, pics, to train on" in message
+    assert told in message
+    assert (name in message) == bool(told)
+
+
+def test_archives_alone_are_named(tmp_path: Path) -> None:
+    root = tmp_path / "shards"
+    root.mkdir()
+    for i in range(3):
+        (root / f"train-{i:06}.tar").write_bytes(b"x")
+    message = problems_of(root, tmp_path)
+    assert message.endswith(
+        "archives are not read (train-000000.tar, and 2 more); if the pictures are in it, extract it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (("train/cat.{}", "train/dog.{}", "test1/{}"), ("cat", "dog")),
+        (("cat_{:03}", "dog_{:03}"), ("cat", "dog")),
+        (("images/great_pyrenees_{}", "images/Birman_{}"), ("Birman", "great_pyrenees")),
+        (("pics/rose ({})", "pics/lily ({})"), ("lily", "rose")),
+    ],
+)
+def test_the_line_for_classes_in_the_names_of_pictures_makes_class_folders(
+    tmp_path: Path, names: tuple[str, ...], classes: tuple[str, ...]
+) -> None:
+    root = tmp_path / "data"
+    plain = make_folder(tmp_path / "plain", {"all": 5 * len(names)})
+    pictures = sorted(plain.rglob("*.png"))
+    for name in names:
+        for i in range(5):
+            (root / name.format(i)).parent.mkdir(parents=True, exist_ok=True)
+            pictures.pop().rename(root / f"{name.format(i)}.png")
+    told = problems_of(root, tmp_path).splitlines()[-1]
+    assert f"seem to begin with their classes ({', '.join(classes)})" in told
+    exec(told.partition("of its class: ")[2], {"os": os, "pathlib": pathlib, "re": re})
+    wrapped = root / names[0].partition("/")[0]
+    data = prepare(wrapped if wrapped.name in ("images", "pics") else root, tmp_path)
+    assert data.class_names == classes
+    assert len(data.names) == 10
+
+
+def test_numbered_pictures_and_pictures_beside_class_folders_have_no_classes_in_their_names(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "data", {"train/cat": 2, "train/dog": 2, "store": 1})
+    for i in range(4):
+        (root / "store" / f"{'xy'[i % 2]}{i}.png").write_bytes(b"x")
+    assert "begin with" not in problems_of(root, tmp_path)
+    flat = make_folder(tmp_path / "flat", {"pics": 8})
+    assert "begin with" not in problems_of(flat, tmp_path)
+
+
+@pytest.mark.parametrize("table", ["data/annotations/train.csv", "data/meta/v1/train.csv", "train.csv"])
+def test_tables_beside_the_only_folder_of_pictures_are_found(tmp_path: Path, table: str) -> None:
+    root = make_folder(tmp_path / "wrapped", {"data/images": 6})
+    (root / table).parent.mkdir(parents=True, exist_ok=True)
+    (root / table).write_text("image,label\n" + "".join(f"{i:03},{'ab'[i % 2]}\n" for i in range(6)))
+    assert problems_of(root, tmp_path).splitlines()[-1] == f'  labels = "{table}"'
+    assert prepare(root, tmp_path, labels=table).class_names == ("a", "b")
