@@ -48,6 +48,7 @@ other_labels  labels that are not read: in other files than tables, in the names
 contest       label tables that a folder has and the study file does not name
 splits        drawn splits and folds
 near          near-duplicates across splits
+named_copies  copies that have related names
 checkpoint    checkpoints of trainings
 kept          small files that are read back, with a checksum
 sums          SHA256SUMS of an export

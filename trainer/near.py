@@ -16,7 +16,7 @@ from PIL import Image
 from trainer.cache import Progress
 from trainer.data import Dataset
 
-__all__ = ["NearDuplicate", "find_near_duplicates"]
+__all__ = ["NearDuplicate", "are_alike", "find_near_duplicates"]
 
 CANDIDATE_BITS = 18
 """Largest number of bits (of 64) in which the hashes of candidates may differ. After a crop of 5 % at a corner, the
@@ -81,6 +81,23 @@ def find_near_duplicates(
                 for one, (likeness, other) in best.items()
             ]
     return sorted(found, key=lambda pair: (-pair.likeness, pair.first))
+
+
+def are_alike(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
+    """Whether two pictures are near-duplicates, mirrored or not, in colour or gray."""
+    ours, theirs = (pixels if pixels.shape[-1] == 1 else _gray(pixels) for pixels in (one, other))
+    whole = [_unit(_small(Image.fromarray(pixels.squeeze()), None)[None])[0] for pixels in (ours, theirs)]
+    if float(np.abs(whole[0]).sum()) == 0:  # a single colour is like nothing
+        return False
+    mirrored = whole[0].reshape(SMALL, SMALL)[:, ::-1].ravel()
+    return any(
+        float(version @ whole[1]) >= PLAUSIBLE and _likeness(ours, theirs, flip=flip) >= SAME
+        for flip, version in ((False, whole[0]), (True, mirrored))
+    )
+
+
+def _gray(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
 
 
 def _hashes(data: Dataset, progress: Progress | None) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from search.figures.confusion import read_confusion
 from trainer.config import DataConfig
 from trainer.data import Dataset
 from trainer.errors import printable
+from trainer.named_copies import find_named_copies
 from trainer.pictures import TURNED, read_right
 from trainer.scan import folded
 
@@ -26,6 +28,9 @@ FEWEST_FOLDERS = 5
 """Smallest number of different names of folders inside the classes for which groups are suggested. Fewer names, such as
 indoors and outdoors, are kinds of pictures and no groups."""
 
+LOOKED_AT = 1000
+"""Largest number of pictures of which it is checked whether they have a single colour; they are evenly spaced."""
+
 HEAVY_IMBALANCE = 10
 """Smallest ratio of the largest class to the smallest that causes a warning about imbalance."""
 
@@ -35,6 +40,8 @@ def warnings_about(data: Dataset, config: DataConfig) -> Iterator[str]:
     yield from data.notices
     yield from misread(data)
     yield from _class_names(data)
+    yield from _single_colour(data)
+    yield from _copies(data)
     yield from _groups(data, config)
     yield from _left_out(data, config)
     yield from _validation(data, config)
@@ -49,16 +56,49 @@ def _class_names(data: Dataset) -> Iterator[str]:
     for names in twins.values():
         if len(names) > 1:
             told = " and ".join(ascii(name) if not name.isprintable() else repr(name) for name in names)
-            yield (
-                f"the classes {told} differ only in case, in spaces, or in characters that look alike or are not "
-                "seen; if they are one class, give them one name"
-            )
+            yield f"the classes {told} {_difference(names)}; if they are one class, give them one name"
     known = {name.casefold(): name for name in data.class_names}
     if (masks := sorted(known.keys() & MASK_NAMES)) and known.keys() & {"image", "images", "img", "imgs"}:
         yield (
             f"the folder {known[masks[0]]} beside a folder of images is taken for a class; if it holds masks or "
             "annotations, move it elsewhere"
         )
+
+
+def _difference(names: Sequence[str]) -> str:
+    if re.fullmatch(r"[-+]?\d+", folded(names[0])):
+        return "are the same number"
+    return "differ only in case, in spaces, or in characters that look alike or are not seen"
+
+
+def _single_colour(data: Dataset) -> Iterator[str]:
+    """A warning about pictures without anything to see, such as a black sign on transparency."""
+    chosen = range(0, len(data.names), -(-len(data.names) // LOOKED_AT))
+    plain = [index for index in chosen if not np.ptp(data.images[index], axis=(0, 1)).any()]
+    if plain:
+        looked = f"{len(chosen):,}" if len(chosen) == len(data.names) else f"{len(chosen):,} that were looked at"
+        yield (
+            f"{_count(len(plain), 'picture')} of {looked} {'has' if len(plain) == 1 else 'have'} a single colour, the "
+            f"first: {data.names[plain[0]]}; transparency is left out, so a black sign on a transparent background is "
+            "black; remove such pictures, or save them on a background"
+        )
+
+
+def _copies(data: Dataset) -> Iterator[str]:
+    """Warnings about copies whose names give them away."""
+    for found in find_named_copies(data):
+        such = f"{found.first} and {found.second}"
+        if found.kind == "classes":
+            yield (
+                f"{found.count:,} of {found.compared:,} pictures that were compared with one of the same name in "
+                f"another class look the same, for example {such}; if they are copies, keep those of one class"
+            )
+        else:
+            yield (
+                f"{found.count:,} of {found.compared:,} pictures that were compared with one of a related name in "
+                f"another split look the same, for example {such}; if they are copies, remove them, or keep them "
+                "together with data.group_by"
+            )
 
 
 def _groups(data: Dataset, config: DataConfig) -> Iterator[str]:

@@ -43,6 +43,9 @@ def test_classes_without_a_validation_picture_are_named(tmp_path: Path) -> None:
         (("cat", "Cat", "dog"), "the classes 'Cat' and 'cat' differ only in case"),
         (("cat", "cat ", "dog"), "the classes 'cat' and 'cat ' differ only in case"),
         (("cat", "cat\u200b", "dog"), "the classes 'cat' and 'cat\\u200b' differ only in case"),
+        (("1", "01", "x"), "the classes '01' and '1' are the same number"),
+        (("2.0", "2", "20"), "the classes '2' and '2.0' are the same number"),
+        (("10", "100", "v1", "v01"), ""),
         (("images", "Masks"), "the folder Masks beside a folder of images is taken for a class"),
         (("masks", "helmets", "c", "c++"), ""),
     ],
@@ -54,6 +57,34 @@ def test_classes_that_may_be_a_mistake_are_named(tmp_path: Path, names: tuple[st
         file.rename(file.with_name(f"m{file.name}"))
     told = [one for one in warnings_about(prepare_data(config, tmp_path / "cache"), config) if "class" in one]
     assert [one[: len(sentence)] for one in told] == ([sentence] if sentence else [])
+
+
+def test_pictures_of_a_single_colour_are_counted(tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "data", {"a": 60, "b": 60})
+    told = "a single colour"
+    assert not [one for one in warnings_of(folder, tmp_path) if told in one]
+    sign = Image.new("RGBA", (40, 40))
+    sign.paste((0, 0, 0, 255), (10, 10, 30, 30))
+    for i, image in enumerate((sign, sign.rotate(45), Image.new("L", (9, 9), 80), Image.new("CMYK", (30, 20)))):
+        image.save(folder / "b" / f"sign{i}.{'tif' if image.mode == 'CMYK' else 'png'}")
+    (sentence,) = [one for one in warnings_of(folder, tmp_path) if told in one]
+    assert sentence.startswith("4 pictures of 124 have a single colour, the first: b/sign0.png; transparency is left")
+
+
+def test_copies_with_related_names_are_told_by_class_and_by_split(tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "data", {"a": 60, "b": 60})
+    assert not [one for one in warnings_of(folder, tmp_path) if "look the same" in one]
+    for file in sorted(folder.glob("a/*")):
+        Image.open(file).resize((50, 50)).save(file.with_name(f"{file.stem}-50x50.png"))
+    (sentence,) = [one for one in warnings_of(folder, tmp_path) if "look the same" in one]
+    assert "compared with one of a related name in another split look the same, for example a/" in sentence
+    assert sentence.endswith("if they are copies, remove them, or keep them together with data.group_by")
+    (folder / "a").rename(folder / "both")
+    for file in sorted(folder.glob("both/*-50x50.png")):
+        (folder / "small").mkdir(exist_ok=True)
+        file.rename(folder / "small" / file.name.replace("-50x50", ""))
+    (sentence,) = [one for one in warnings_of(folder, tmp_path) if "look the same" in one]
+    assert "of the same name in another class look the same, for example both/" in sentence
 
 
 def folders_in_classes(tmp_path: Path, names: str, each: int, **settings: Any) -> list[str]:
