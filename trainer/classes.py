@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from trainer.split_names import split_of
 
-__all__ = ["are_measured", "decimals_in", "may_be_classes"]
+__all__ = ["are_measured", "combined", "decimals_in", "may_be_classes"]
 
 DECIMAL = re.compile(r"[-+]?\d*[.]\d+")
 
@@ -34,3 +34,14 @@ def may_be_classes(values: Sequence[str]) -> bool:
     if are_measured(found) or len(found) > max(2, len(values) / 2):
         return False
     return not all(map(split_of, found))
+
+
+def combined(values: Iterable[str]) -> list[str]:
+    """The different values that are several others together, sorted: "cat,dog", "['cat', 'dog']", "cat|dog"."""
+    parts_of = {value: _parts(value) for value in set(values)}
+    single = {parts[0] for parts in parts_of.values() if len(parts) == 1}
+    return sorted(value for value, parts in parts_of.items() if len(parts) > 1 and single.issuperset(parts))
+
+
+def _parts(value: str) -> list[str]:
+    return [part.strip("'\"") for part in re.split(r"[|,;\s]+", value.strip("[](){} ")) if part] or [value]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.classes import are_measured, decimals_in
+from trainer.classes import are_measured, combined, decimals_in
 from trainer.config import Columns, DataConfig
 from trainer.errors import DataError, as_lines
 from trainer.file_index import FileIndex, composed, naming_column, read_lines, tables_in
@@ -292,6 +292,13 @@ def _doubts(name: str, columns: Mapping[str, str], header: Sequence[str], rows: 
         yield (
             f"{name}: {len(decimals):,} different labels are numbers with decimal places, such as {decimals[0]}, and "
             f"each is taken for a class; to learn ranges, write the range of each into column {columns['label']}"
+        )
+    if several := combined(row.label for row in rows):
+        count = sum(row.label in several for row in rows)
+        yield (
+            f"{name}: {count:,} {'row has' if count == 1 else 'rows have'} several labels, such as {several[0]}, and "
+            "each combination is taken for a class; a classifier gives one class to each picture, so leave such rows "
+            "out, or keep one label of each"
         )
     for kind, meaning in (("label", "a class"), ("group", "one group")):
         cells = Counter(str(getattr(row, kind)) for row in rows)

@@ -88,7 +88,7 @@ def read_layout(root: Folder, where: str, *, needs_train: bool = True) -> Layout
         if found.has_splits or len(found.train_classes) > 1:
             return replace(found, is_plain=False, below=inner)
     refuse_unclear(place, where, tops, {folder.name: splits[folder.name] for folder in named})
-    notices += _loose_pictures(root) + _archives(root)
+    notices += _loose_pictures(root) + _archives(root) + _index(tops)
     if named:
         notices.append(_taken_for_classes(named, [folder for folder in tops if folder not in named], splits))
     if unlabelled:
@@ -140,7 +140,7 @@ def _splits(where: str, splits: Sequence[tuple[str, Folder]], unlabelled: list[F
             notices.append(_passed_over(part, where))
             continue
         labelled.append((split, part))
-        notices += _loose_pictures(part) + _archives(part)
+        notices += _loose_pictures(part) + _archives(part) + _index(part.holding)
     return Layout(labelled, notices)
 
 
@@ -187,6 +187,24 @@ def _loose_pictures(folder: Folder) -> list[str]:
     first = "" if len(loose) == 1 else f", the first: {loose[0].name}"
     verb = "is" if len(loose) == 1 else "are"
     return [f"{what} beside the class folders, not in one, and {verb} not used{first}"]
+
+
+def _index(folders: Sequence[Folder]) -> list[str]:
+    """A sentence if folders are an index by first letters: a/abbey/1.jpg, or 4/f/4f1c.jpg."""
+    if len(folders) < 2 or any(len(folder.base) > 1 or folder.pictures for folder in folders):
+        return []
+    for folder in folders:
+        for inner in folder.holding:
+            letters = (folder.base + inner.base).lower()
+            is_letter = len(inner.base) == 1
+            names = [file.base for file in inner.walk() if file.is_picture] if is_letter else [inner.base]
+            start = letters if is_letter else letters[0]
+            if not all(name.lower().startswith(start) for name in names):
+                return []
+    return [
+        f"{names_of(folders)} seem to be an index, because the names in each of them begin with its letter; if the "
+        "folders in them are the classes, move these up; if the classes are in a table, name it (data.labels)"
+    ]
 
 
 def _archives(folder: Folder) -> list[str]:

@@ -16,7 +16,7 @@ from trainer.file_index import FileIndex, files_around, naming_column, read_line
 from trainer.split_names import split_of
 from trainer.tree import ARCHIVE, File, Folder
 
-__all__ = ["classes_elsewhere", "labels_elsewhere"]
+__all__ = ["classes_elsewhere", "labels_elsewhere", "records_elsewhere"]
 
 MOST_TEXTS = 20
 """Largest number of text files that are opened, of which 100 lines are read. YOLO has one for each picture."""
@@ -27,12 +27,19 @@ MOST_JSON = 50_000_000
 SPREADSHEET = re.compile(r"(.+)\.(xlsx?|ods|csv\.gz|csv\.zip|tsv\.gz|tsv\.zip)")
 """Names of tables that pandas reads and this program does not: the first group is the name without its ending."""
 
+TEXT_ENDINGS = {"", ".csv", ".html", ".json", ".md", ".tsv", ".txt", ".xml", ".yaml", ".yml"}
+
 NUMBER = re.compile(r"(.*[^\W\d_].*?)[-_. (]*\d+[)]?")
 """The name of a picture without its ending, as a word and a number: the first group is the word."""
 
 
 def labels_elsewhere(tree: Folder, root: Path) -> str | None:
     """A sentence about the first file below ``root`` that seems to have labels and is not read, with the cure."""
+    return records_elsewhere(tree, root) or next(_about_files(tree, root), None)
+
+
+def records_elsewhere(tree: Folder, root: Path) -> str | None:
+    """A sentence about the first file of records (Parquet, JSON lines), with the cure."""
     for file in tree.walk():
         if file.name.lower().endswith(".parquet"):
             return _about_parquet(file, root)
@@ -42,7 +49,7 @@ def labels_elsewhere(tree: Folder, root: Path) -> str | None:
                 f'file: for file in pathlib.Path({str(root)!r}).rglob("*.jsonl"): '
                 'pandas.read_json(file, lines=True).to_csv(file.with_suffix(".csv"), index=False)'
             )
-    return next(_about_files(tree, root), None)
+    return None
 
 
 def _about_files(tree: Folder, root: Path) -> Iterator[str]:
@@ -74,29 +81,42 @@ def _about_files(tree: Folder, root: Path) -> Iterator[str]:
 
 
 def classes_elsewhere(tree: Folder, root: Path) -> str | None:
-    """A sentence about classes in the names of pictures, or about an archive that may have pictures."""
+    """A sentence about classes in the names of pictures, or about files that may have pictures in them."""
     folders = [folder for folder in tree.tree() if folder.pictures]
     folders.sort(key=lambda folder: (split_of(folder.base) == "train", len(folder.pictures)), reverse=True)
-    # Other folders may only have pictures without classes: test1 beside train.
-    for folder in folders[: all(split_of(one.base) for one in folders[1:])]:
-        stems = [file.base.rpartition(".")[0] for file in folder.pictures]
-        words = [found[1] for stem in stems if (found := NUMBER.fullmatch(stem)) is not None]
-        classes = Counter(words)
-        if len(words) < 0.9 * len(stems) or not 1 < len(classes) <= len(words) / 2 or min(classes.values()) < 2:
-            continue
-        place = root / folder.name if folder.name else root
-        named = ", ".join(sorted(classes)[:3]) + (", ..." if len(classes) > 3 else "")
-        return (
-            f"the names of the pictures in {folder.name or root} seem to begin with their classes ({named}); in "
-            "Python, this line moves each into the folder of its class: for file in "
-            f"list(pathlib.Path({str(place)!r}).glob('*.*')): "
-            "os.renames(file, file.parent / re.sub(r'[-_. (]*\\d+[)]?$', '', file.stem) / file.name)"
-        )
+    are_alone = folders and all(split_of(one.base) for one in folders[1:])  # test1 beside train: without classes
+    if are_alone and (told := _about_names(folders[0], root)):
+        return told
     packed = [file for file in files_around(tree) if ARCHIVE.fullmatch(file.base)]
     if packed:
         more = f", and {len(packed) - 1} more" if packed[1:] else ""
         return f"archives are not read ({packed[0].name}{more}); if the pictures are in it, extract it"
+    if folders:
+        return None
+    endings = Counter(ending for file in tree.walk() if (ending := file.path.suffix.lower()) not in TEXT_ENDINGS)
+    for ending, count in endings.most_common(1):
+        return (
+            f"no file has the ending of a picture, and {count:,} {'ends' if count == 1 else 'end'} in {ending}; if "
+            "pictures are in them, write each to a file such as train/CLASS/1.png"
+        )
     return None
+
+
+def _about_names(folder: Folder, root: Path) -> str | None:
+    """A sentence about classes in the names of a folder's own pictures, with the cure; None if there are none."""
+    stems = [file.base.rpartition(".")[0] for file in folder.pictures]
+    words = [found[1] for stem in stems if (found := NUMBER.fullmatch(stem)) is not None]
+    classes = Counter(words)
+    if len(words) < 0.9 * len(stems) or not 1 < len(classes) <= len(words) / 2 or min(classes.values()) < 2:
+        return None
+    place = root / folder.name if folder.name else root
+    named = ", ".join(sorted(classes)[:3]) + (", ..." if len(classes) > 3 else "")
+    return (
+        f"the names of the pictures in {folder.name or root} seem to begin with their classes ({named}); in "
+        "Python, this line moves each into the folder of its class: for file in "
+        f"list(pathlib.Path({str(place)!r}).glob('*.*')): "
+        "os.renames(file, file.parent / re.sub(r'[-_. (]*\\d+[)]?$', '', file.stem) / file.name)"
+    )
 
 
 def _about_parquet(file: File, root: Path) -> str:

@@ -19,7 +19,7 @@ from trainer.contest import Suggestion, suggest_labels
 from trainer.errors import DataError
 from trainer.labels import read_labels
 from trainer.layout import EXPECTED_LAYOUT, read_layout
-from trainer.other_labels import classes_elsewhere, labels_elsewhere
+from trainer.other_labels import classes_elsewhere, labels_elsewhere, records_elsewhere
 from trainer.tree import File, Folder, read_tree
 from trainer.unclear import describes_objects, names_of, option_for
 
@@ -106,7 +106,7 @@ def scan_folder(root: Path, *, needs_train: bool = True) -> Listing:
             things. If a table seems to have the classes, the message has the settings that read the table.
     """
     tree = read_tree(root)
-    if not tree.holds_pictures and (told := labels_elsewhere(tree, root) or classes_elsewhere(tree, root)):
+    if not tree.holds_pictures and (told := records_elsewhere(tree, root)):
         raise DataError(f"{root}: {told}")
     suggestion = suggest_labels(tree, root)
     try:

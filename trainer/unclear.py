@@ -201,15 +201,16 @@ def _has_classes(folder: Folder, split: str) -> bool:
 
 
 def _refuse_others(place: str, named: list[Folder], others: Sequence[Folder], splits: Mapping[str, str]) -> None:
-    """Raise if folders beside splits name none, and one of the splits holds class folders.
+    """Raise if folders beside splits name none, and one of the splits, or the only other folder, holds class folders.
 
     A folder "train" with pictures beside "car" and "bus" may be a class.
     """
-    if not any(_has_classes(folder, splits[folder.name]) for folder in named):
+    is_train = len(others) == 1 and not (inner := unwrapped(others[0])).pictures and len(inner.holding) > 1
+    if not is_train and not any(_has_classes(folder, splits[folder.name]) for folder in named):
         return
     if any(splits[folder.name] == "train" for folder in named):
         cure = f"move {names_of(others)} elsewhere"
-    elif len(others) == 1 and len(unwrapped(others[0]).holding) > 1:
+    elif is_train:
         cure = f"rename {others[0].base} to train if it has the training pictures"
     else:
         cure = f"put {names_of(others)} into a folder train: train/CLASS/*"

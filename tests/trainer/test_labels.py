@@ -676,3 +676,22 @@ def test_a_test_table_with_decimal_points_is_told_the_name_of_the_class(tmp_path
     (root / "test.csv").write_text("id,label\n" + "".join(f"test/{i:03},{i % 2}.0\n" for i in range(3)))
     message = problems_of(root, tmp_path, labels="train.csv", test_labels="test.csv")
     assert "class 0.0 in test: this class has no training picture; rename it to 0" in message
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (("cat", "dog", "cat|dog"), "cat|dog"),
+        (("scab", "rot", "scab rot"), "scab rot"),
+        (('"cat,dog"', "cat", "dog"), "cat,dog"),
+        (("\"['cat', 'dog']\"", "['cat']", "['dog']"), "['cat', 'dog']"),
+        (("black cat", "cat", "dog"), ""),
+        (("cat;dog", "fox", "emu"), ""),
+    ],
+)
+def test_labels_that_are_several_others_are_counted(tmp_path: Path, labels: tuple[str, ...], told: str) -> None:
+    root = make_folder(tmp_path / "data", {"pics": 12})
+    text = "file\tlabel\n" + "".join(f"{i:03}\t{labels[i % 3]}\n" for i in range(12))
+    notices = labelled(root, text, tmp_path).notices
+    expected = f"train.csv: 4 rows have several labels, such as {told}, and each combination is taken for a class; "
+    assert [one[: len(expected)] for one in notices] == ([expected] if told else [])

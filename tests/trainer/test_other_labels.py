@@ -176,3 +176,23 @@ def test_tables_beside_the_only_folder_of_pictures_are_found(tmp_path: Path, tab
     (root / table).write_text("image,label\n" + "".join(f"{i:03},{'ab'[i % 2]}\n" for i in range(6)))
     assert problems_of(root, tmp_path).splitlines()[-1] == f'  labels = "{table}"'
     assert prepare(root, tmp_path, labels=table).class_names == ("a", "b")
+
+
+@pytest.mark.parametrize("ending", ["dcm", "arrow", "h5"])
+def test_files_of_other_kinds_alone_are_named_by_their_ending(tmp_path: Path, ending: str) -> None:
+    root = tmp_path / "data"
+    (root / "train").mkdir(parents=True)
+    for i in range(3):
+        (root / "train" / f"{i}.{ending}").write_bytes(b"x")
+    (root / "state.json").write_text("{}")
+    told = problems_of(root, tmp_path).splitlines()[-1]
+    assert told.startswith(f"no file has the ending of a picture, and 3 end in .{ending}; if pictures are in them, ")
+
+
+def test_pictures_without_known_endings_are_pictures_beside_spreadsheets_and_archives(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "data", {"cat": 3, "dog": 3})
+    for i, file in enumerate(sorted(root.rglob("*.png"))):
+        file.rename(file.with_suffix(("", ".png_large")[i % 2]))
+    for name in ("notes.xlsx", "data.zip"):
+        (root / name).write_bytes(b"PK\x03\x04")
+    assert len(prepare(root, tmp_path).names) == 6

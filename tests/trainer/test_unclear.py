@@ -443,3 +443,34 @@ def test_archives_that_were_not_extracted_are_told(
     root = with_files(tmp_path / "pets", counts, dict.fromkeys(archives, "PK"))
     notices = prepare(root, tmp_path).notices
     assert [one[: len(told)] for one in notices] == ([told] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("counts", "index"),
+    [
+        ({"a/abbey": 2, "a/airport": 2, "b/bakery": 2, "B/bar": 1, "c/castle": 2}, "B, a, b and c"),
+        ({"train/a/abbey": 2, "train/b/bakery": 2}, "a and b"),
+        ({"A/A1": 2, "B/cup": 2}, ""),
+        ({"A": 2, "B": 2}, ""),
+        ({"ab/abbey": 2, "ba/bakery": 2}, ""),
+    ],
+)
+def test_an_index_by_first_letters_is_told(tmp_path: Path, counts: dict[str, int], index: str) -> None:
+    notices = prepare(make_folder(tmp_path / "places", counts), tmp_path).notices
+    start = f"{index} seem to be an index, because the names in each of them begin with its letter; if the folders in"
+    assert [one[: len(start)] for one in notices] == ([start] if index else [])
+
+
+def test_an_index_by_the_letters_of_ids_is_told(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "landmarks", {f"{one}/{other}": 2 for one in "0f" for other in "1a"})
+    assert prepare(root, tmp_path).notices == ()
+    for file in root.glob("*/*/*.png"):
+        file.rename(file.with_name(f"{file.parent.parent.name}{file.parent.name}{file.name}"))
+    assert prepare(root, tmp_path).notices[0].startswith("0 and f seem to be an index")
+
+
+@pytest.mark.parametrize("val", ["val_256", "images_evaluation"])
+def test_a_flat_split_beside_a_folder_of_classes_makes_no_two_classes(tmp_path: Path, val: str) -> None:
+    root = make_folder(tmp_path / "places", {"data_256/abbey": 2, "data_256/bar": 2, val: 3})
+    message = problems_of(root, tmp_path)
+    assert f"{val} names a split, and data_256 names none; rename data_256 to train if it has the training" in message
