@@ -448,7 +448,7 @@ def test_archives_that_were_not_extracted_are_told(
 @pytest.mark.parametrize(
     ("counts", "index"),
     [
-        ({"a/abbey": 2, "a/airport": 2, "b/bakery": 2, "B/bar": 1, "c/castle": 2}, "B, a, b and c"),
+        ({"a/abbey": 2, "a/airport": 2, "b/bakery": 2, "B/bar": 2, "c/castle": 2}, "B, a, b and c"),
         ({"train/a/abbey": 2, "train/b/bakery": 2}, "a and b"),
         ({"A/A1": 2, "B/cup": 2}, ""),
         ({"A": 2, "B": 2}, ""),
@@ -462,7 +462,7 @@ def test_an_index_by_first_letters_is_told(tmp_path: Path, counts: dict[str, int
 
 
 def test_an_index_by_the_letters_of_ids_is_told(tmp_path: Path) -> None:
-    root = make_folder(tmp_path / "landmarks", {f"{one}/{other}": 2 for one in "0f" for other in "1a"})
+    root = make_folder(tmp_path / "landmarks", {"0/1": 2, "0/a": 2, "f/c": 2})
     assert prepare(root, tmp_path).notices == ()
     for file in root.glob("*/*/*.png"):
         file.rename(file.with_name(f"{file.parent.parent.name}{file.parent.name}{file.name}"))
