@@ -21,6 +21,7 @@ class Segment:
     """An uninterrupted training of a trial by a worker."""
 
     worker: str
+    """Label of the worker, after the name of its machine if the workers were on several machines."""
     trial: int
     begun: datetime
     """Local time, as in Optuna."""
@@ -41,7 +42,8 @@ def segments_of_journal(events: Iterable[Event]) -> list[Segment]:
     found: list[Segment] = []
     open_by_trial: dict[int, Segment] = {}
     last_of: dict[int, float] = {}
-    last = 0.0
+    last, events = 0.0, list(events)
+    several = len({event.node for event in events if isinstance(event, Assign)} - {""}) > 1
 
     def end(trial: int, at: float, outcome: str, reason: str = "") -> None:
         if (segment := open_by_trial.pop(trial, None)) is not None:
@@ -54,7 +56,8 @@ def segments_of_journal(events: Iterable[Event]) -> list[Segment]:
             case Assign():
                 end(event.trial, last_of.get(event.trial, event.at), WENT_ON)
                 begun = datetime.fromtimestamp(event.at)
-                open_by_trial[event.trial] = Segment(event.worker, event.trial, begun, begun, STOPPED)
+                worker = f"{event.node} {event.worker}" if several and event.node else event.worker
+                open_by_trial[event.trial] = Segment(worker, event.trial, begun, begun, STOPPED)
             case Epoch():
                 last_of[event.trial] = event.at
             case Tell():

@@ -235,7 +235,8 @@ class Coordinator:
             progress.attempts += 1
             worker.trial, worker.attempt, worker.epoch = trial, progress.attempts, None
             self.crew.send(worker.number, self.trials.assignment(trial, self.cache))
-            self.journal.append(events.Assign(trial=trial, worker=worker.label, attempt=progress.attempts))
+            node = worker.placed.node if worker.placed else ""
+            self.journal.append(events.Assign(trial=trial, worker=worker.label, attempt=progress.attempts, node=node))
             if time.monotonic() - begun > self.assign_seconds:
                 self._more_to_assign = True
                 break

@@ -7,7 +7,7 @@
     enqueue   params, repeats              a recipe is queued; repeats: the trial that the recipe repeats with another
                                            seed, or null
     ask       trial, params                a candidate has all its settings
-    assign    trial, worker, attempt       a worker has the trial; attempts from 1
+    assign    trial, worker, attempt, node a worker has the trial; attempts from 1. node: name of the worker's machine
     started   trial, constraints           the model is counted; its size relative to the limit
     epoch     trial, step, value, pruned   a result was reported and decided; pruned is null if no pruner was asked. At
                                            a rung of the pruner "promote", pruned says whether the trial is paused, and
@@ -189,6 +189,8 @@ class Assign(_Line):
     trial: int
     worker: str
     attempt: int
+    node: str = ""
+    """Name of the worker's machine; "" in lines of earlier versions."""
 
 
 class Started(_Line):

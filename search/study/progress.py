@@ -54,6 +54,16 @@ class WorkerView:
     """Whether the worker waits for a device, in the queue of a cluster."""
 
 
+def nodes_in_words(workers: Sequence[WorkerView]) -> str:
+    """The number of workers on each machine; "" if all are on one."""
+    nodes = Counter(worker.node for worker in workers if worker.node and not worker.waiting)
+    if len(nodes) < 2:
+        return ""
+    waiting = sum(worker.waiting for worker in workers)
+    parts = [f"{number:,} on {node}" for node, number in sorted(nodes.items())]
+    return ", ".join([*parts, *([f"{waiting:,} waiting"] if waiting else [])])
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A search at one moment."""

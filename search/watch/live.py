@@ -22,7 +22,7 @@ from sqlalchemy import URL
 from search.console import Terminal, drop_output, tell, without_controls
 from search.paths import Runs
 from search.process import Signalled
-from search.study.progress import Snapshot, WorkerView, problems, typical_epoch_seconds
+from search.study.progress import Snapshot, WorkerView, nodes_in_words, problems, typical_epoch_seconds
 from search.study.trial import TrialView
 from search.watch.status import as_json as shape
 from search.watch.status import follow, read_snapshot
@@ -123,9 +123,12 @@ def headline(snapshot: Snapshot) -> str:
 def _workers(snapshot: Snapshot) -> Text:
     typical = typical_epoch_seconds(snapshot.ended, snapshot.workers)
     objective, workers = COLUMN[snapshot.objective], snapshot.workers[:SHOWN_WORKERS]
+    place: dict[str, list[str | Text | None]] = {"device": [cut(worker.device, 14) or None for worker in workers]}
+    if nodes_in_words(snapshot.workers):
+        place = {"node": ["waiting" if worker.waiting else cut(worker.node, 14) or None for worker in workers]}
     columns: dict[str, list[str | Text | None]] = {
         "worker": [cut(worker.label, 8) or None for worker in workers],
-        "device": [cut(worker.device, 14) or None for worker in workers],
+        **place,
         "trial": [_trial_of(worker) for worker in workers],
         "epoch": [None if worker.trial is None else f"{worker.epoch}/{worker.epochs}" for worker in workers],
         "": [
@@ -139,7 +142,7 @@ def _workers(snapshot: Snapshot) -> Text:
     }
     if not any(columns["worker"]):  # only the database is known, which has no other columns
         columns = {name: columns[name] for name in ("trial", "epoch", "", objective)}
-    return table(columns, left=("", "worker", "device"), gap=1)
+    return table(columns, left=("", "worker", "device", "node"), gap=1)
 
 
 def _trial_of(worker: WorkerView) -> str | None:

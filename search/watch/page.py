@@ -34,7 +34,7 @@ from search.study.gain import gain_of
 from search.study.lock import process_name
 from search.study.marks import own_trials
 from search.study.owned import OwnedStudy
-from search.study.progress import Snapshot
+from search.study.progress import Snapshot, nodes_in_words
 from search.study.sampling import build_ladder
 from search.study.trial import best_of, step_word
 from search.watch.live import headline
@@ -204,6 +204,8 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
         lines += ["", f"Confirm it and export it: `search export-best {spec.name}`", ""]
     lines += ["#### Progress", ""]
     lines += [f"{headline(snapshot).partition(': ')[2]}, at {now:%H:%M %Z on %-d %B %Y}. The study {state}.", ""]
+    if nodes := nodes_in_words(snapshot.workers):
+        lines += [f"Workers: {nodes}.", ""]
     lines += ["#### What is searched", ""]
     lines += [f"- **{name}**: {words}" for name, words in [*facts, ("limit", describe_limit(spec.limit))]]
     lines += [f"- **space**: {', '.join(f'{key} {_axis(axis)}' for key, axis in spec.space.items())}"]

@@ -17,6 +17,7 @@ from scripted import Bench, Script, ScriptedPool, epoch, failed, placed, spec_of
 import search.workers.crew
 from search.devices import WorkerDevice
 from search.errors import TrainingFailed
+from search.study.events import Assign as Assigned
 from search.study.events import Crash
 from search.study.journal import read_journal
 from search.study.progress import Snapshot
@@ -125,7 +126,9 @@ def test_a_loss_or_preemption_is_no_retry(bench: Bench, lost: Literal["lost", "p
     assert coordinator.run() is True
     assert states(coordinator.trials.study) == ["COMPLETE"]
     assert bench.notes.count(f"worker cpu:0 {said}; trial 0 goes on from its last epoch") == 10
-    assert {event.kind for event in read_journal(coordinator.journal.path) if isinstance(event, Crash)} == {lost}
+    told = read_journal(coordinator.journal.path)
+    assert {event.kind for event in told if isinstance(event, Crash)} == {lost}
+    assert {event.node for event in told if isinstance(event, Assigned)} == {"node7"}
 
 
 def test_eleven_losses_in_a_row_without_a_new_epoch_are_too_many(bench: Bench) -> None:

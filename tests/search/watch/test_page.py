@@ -29,7 +29,7 @@ from search.errors import HeldError, SearchError, StudyChanged
 from search.paths import Runs
 from search.study.confirmation import begin, confirmation_of, record
 from search.study.owned import OwnedStudy
-from search.study.progress import Snapshot
+from search.study.progress import Snapshot, WorkerView
 from search.study.storage import open_storage, parse_url
 from search.study.study import open_study
 from search.watch import page as module
@@ -167,6 +167,10 @@ def test_the_note_says_what_is_searched_how_far_it_is_and_how_to_have_the_best(s
         "lr 0.001 to 0.02 (log), width_mult 0.1 to the widest that fits, dropout 0 | 0.2",
     ):
         assert words in note, words
+    assert "Workers" not in note
+    workers = tuple(WorkerView(label=f"ray:{number}", node=f"n{number % 2}") for number in range(3))
+    spread = note_text(spec, FACTS, moment("birds", 20, (), workers, None), "is being searched", now)
+    assert "The study is being searched.\n\nWorkers: 2 on n0, 1 on n1.\n" in spread
     empty = note_text(spec, FACTS, moment("birds", 20, (), (), None), "is being searched", now)
     assert "Best" not in empty
     assert "export-best" not in empty

@@ -33,7 +33,7 @@ from search.figures.charts import (
 from search.figures.sizes import value_against_size
 from search.figures.timeline import segments_of_journal, segments_of_trials
 from search.paths import Runs
-from search.study.events import Assign, Crash
+from search.study.events import Assign, Crash, Tell
 from search.study.journal import Journal
 from search.study.storage import open_storage
 from search.study.study import open_study
@@ -124,6 +124,23 @@ class TestFigures:
         bars, crosses = timeline(segments).data
         assert bars.text[0] == "trial 0 crashed, 10 s: signal 9 &lt;b&gt;"
         assert (crosses.y, crosses.x) == (("gpu 0",), ((BEGAN + timedelta(seconds=11)).isoformat(),))
+
+    @pytest.mark.parametrize(
+        ("nodes", "rows"),
+        [
+            (["n2", "n1", "n2"], ["n1 slurm:1", "n2 slurm:0", "n2 slurm:2"]),
+            (["n1", "n1", "n1"], ["slurm:0", "slurm:1", "slurm:2"]),
+            (["", "n1", "n1"], ["slurm:0", "slurm:1", "slurm:2"]),  # an earlier version wrote no nodes
+        ],
+        ids=["several", "one", "one and unknown"],
+    )
+    def test_the_rows_of_the_timeline_are_grouped_by_machine_if_there_are_several(
+        self, nodes: list[str], rows: list[str]
+    ) -> None:
+        assigned = [Assign(trial=i, worker=f"slurm:{i}", attempt=1, node=node) for i, node in enumerate(nodes)]
+        told = [Tell(trial=i, state="COMPLETE", value=0.1, reason="") for i in range(3)]
+        figure = timeline(segments_of_journal([*assigned, *told]))
+        assert list(figure.layout.yaxis.categoryarray)[::-1] == rows
 
     def test_the_curves_of_a_series_of_trainings_begin_anew_after_each_rung(self, series: StudySpec) -> None:
         trials = [at_rungs(series, 0, 0.5, 0.6, 0.9), at_rungs(series, 1, 0.3), at_rungs(series, 2, 0.4, 0.5)]

@@ -22,7 +22,7 @@ from search.paths import DEFAULT_RUNS, Runs
 from search.study.budget import Budget, Spent
 from search.study.ended import Ended
 from search.study.exported import Exported, store_export
-from search.study.progress import Snapshot, WorkerView, eta_seconds, problems
+from search.study.progress import Snapshot, WorkerView, eta_seconds, nodes_in_words, problems
 from search.study.sampling import build_ladder
 from search.study.storage import open_storage, parse_url
 from search.study.study import open_study
@@ -264,6 +264,20 @@ class TestTerminal:
         for words in ("1999 (2)", "100/300", "100.00%", "123,456", "142.3 GB", "about 100 h 0 min left", "4,997,523"):
             assert words in text, words
         assert "and 2 more: search report a-study-with-a-long-name" in text
+
+    def test_workers_on_several_machines_are_shown_with_their_machines(self) -> None:
+        workers = [training(number, 1, node=f"gpu-node-{number}.cluster") for number in range(2)]
+        workers += [WorkerView(label="slurm:2", device="waiting", epochs=3, node="gpu-node-0.cluster", waiting=True)]
+        lines = shown(text_of_snapshot(moment("birds", 3, (), tuple(workers), None))).splitlines()
+        assert [line.split()[:2] for line in lines[-4:]] == [
+            ["worker", "node"],
+            ["cpu:0", "gpu-node-0.cl…"],
+            ["cpu:0", "gpu-node-1.cl…"],
+            ["slurm:2", "waiting"],
+        ]
+        assert nodes_in_words(workers) == "1 on gpu-node-0.cluster, 1 on gpu-node-1.cluster, 1 waiting"
+        alone = shown(text_of_snapshot(moment("birds", 3, (), (workers[0], workers[2]), None)))
+        assert "gpu-node" not in alone
 
     def test_what_nobody_knows_of_the_workers_has_no_column(self) -> None:
         seen = WorkerView(trial=1, epoch=1, epochs=3, value=0.4)
