@@ -106,7 +106,7 @@ def launch(
     overrides = overrides_of(assignments, data, labels)
     overrides += budget_of(trainings=trainings, trials=trials, hours=hours)
     spec, is_shipped = shipped.load(study, overrides), study in shipped.names()
-    devices = parse_places(gpus, spec)
+    devices = parse_places(gpus, spec.cluster, spec.search.workers_per_gpu)
     folder, url = _places(storage, runs)
 
     from search.pipeline import launch_study
@@ -291,9 +291,6 @@ def export_best(
     runs: RunsOption = DEFAULT_RUNS.root,
 ) -> None:
     """Confirm the best trials, retrain the one that wins, export it, and prove the export."""
-    from search.devices import parse_devices
-
-    devices = parse_devices(gpus)
     folder, url = _places(storage, runs)
 
     from search.export.export import export_best as run
@@ -301,7 +298,7 @@ def export_best(
 
     asked = load_study(study, [], None) if study is not None and study.endswith(".toml") else None
     name = asked.name if asked is not None else study_name(study, folder)
-    export = run(name, url, folder, devices, asked=asked, out=out, numbers=trial_numbers(trial), to_stderr=as_json)
+    export = run(name, url, folder, gpus, asked=asked, out=out, numbers=trial_numbers(trial), to_stderr=as_json)
     _print(export, text_of_export, as_json=as_json)
 
 

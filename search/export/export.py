@@ -70,6 +70,7 @@ from search.words import judged_on, trials_in_words
 from search.workers.crew import POLL_SECONDS
 from search.workers.local import STARVED
 from search.workers.piped import oom_kills, without_secrets
+from search.workers.places import parse_places
 from studies import StudySpec
 from trainer.data import Dataset
 from trainer.errors import DiskError
@@ -86,7 +87,7 @@ def export_best(
     study_name: str,
     url: URL,
     runs: Runs,
-    devices: list[WorkerDevice],
+    gpus: str | None,
     *,
     asked: StudySpec | None = None,
     out: Path | None = None,
@@ -101,14 +102,16 @@ def export_best(
         study_name: the study.
         url: the storage.
         runs: the runs folder.
-        devices: the devices to train on, one for each worker.
-        asked: the study file as it is now; only its [confirm] and [final] count. Default: the spec of the last launch.
+        gpus: the devices to train on, one for each worker, as ``--gpus`` names them.
+        asked: the study file as it is now; only its [confirm], [final] and [cluster] count. Default: the spec of the
+            last launch.
         out: folder of the export; by default in the runs folder.
         numbers: the trials to export instead of the best one; several become an ensemble. Nothing is confirmed then.
         to_stderr: whether messages and progress go to stderr.
 
     Raises:
         NothingToExport: no trial is COMPLETE and feasible, or all diverged when they were trained again.
+        UsageError: there is no such study, or a device cannot be used.
         HeldError: the study is being searched.
         LimitError: no candidate fits the limit with the members and views of [final].
         DiskError: there is no room for the export.
@@ -123,7 +126,8 @@ def export_best(
     if asked is not None:
         begun = with_kept_settings(asked, spec.model_dump(mode="json"), tables=("confirm",))
         notes = begun.notes
-        spec = spec.model_copy(update={"confirm": begun.spec.confirm, "final": asked.final})
+        spec = spec.model_copy(update={"confirm": begun.spec.confirm, "final": asked.final, "cluster": asked.cluster})
+    devices = parse_places(gpus, spec.cluster)
     with (
         own_study(study_name, url, runs) as check_lock,
         log_to(runs.export_log(study_name), console.say),

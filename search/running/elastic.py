@@ -203,8 +203,8 @@ class Elastic:
 
     def _new(self, text: str) -> list[WorkerDevice]:
         """The devices to add. Each has as many threads as the present ones of its kind, and a label of its own."""
-        joining: list[WorkerDevice] = []
-        for device in parse_places(text, self._search.spec):
+        joining, spec = list[WorkerDevice](), self._search.spec
+        for device in parse_places(text, spec.cluster, spec.search.workers_per_gpu):
             if device.place != self.devices[0].place:
                 raise UsageError(f"--add {text}: the search uses {self.devices[0].label}, and a search is in one place")
             threads = next((one.num_threads for one in self.devices if one.kind == device.kind), device.num_threads)

@@ -16,9 +16,10 @@ from search.workers.local import LocalPool
 from search.workers.pool import Pool
 from search.workers.slurm import SlurmPool
 from studies import StudySpec
+from studies.cluster import Cluster
 
 
-def parse_places(text: str | None, spec: StudySpec) -> list[WorkerDevice]:
+def parse_places(text: str | None, cluster: Cluster, workers_per_gpu: int = 1) -> list[WorkerDevice]:
     """The device of each worker: devices of this machine, see ``parse_devices``, or devices that Slurm or Ray assigns.
 
     With Ray, this process is connected to the cluster.
@@ -27,10 +28,12 @@ def parse_places(text: str | None, spec: StudySpec) -> list[WorkerDevice]:
         text: "slurm:16" or "ray:16" for 16 GPUs; "slurm:cpu:16" or "ray:cpu:16" for 16 workers on the CPU; "slurm" for
             all GPUs of the allocation, "ray" for all GPUs of the cluster, or for their cores if they have no GPU. Any
             other text is as for ``parse_devices``.
-        spec: the study.
+        cluster: how the study asks for workers on a cluster.
+        workers_per_gpu: number of workers that will share each GPU.
 
     Raises:
-        UsageError: the text has another form, or Slurm or the Ray cluster is not there; and as for ``parse_devices``.
+        UsageError: the text has another form; Slurm or the Ray cluster is not there; several workers shall share a GPU
+            of a cluster; and as for ``parse_devices``.
     """
     if text is None or (place := text.partition(":")[0]) not in ("slurm", "ray"):
         return parse_devices(text)
@@ -41,22 +44,22 @@ def parse_places(text: str | None, spec: StudySpec) -> list[WorkerDevice]:
         )
     if place == "slurm" and shutil.which("srun") is None:
         raise UsageError(f"--gpus {text}: there is no srun on this machine; launch on a login node of the cluster")
-    if spec.search.workers_per_gpu > 1:
+    if workers_per_gpu > 1:
         raise UsageError(
             f"--gpus {text}: each worker of {place.capitalize()} has a GPU of its own; set search.workers_per_gpu = 1"
         )
     if place == "ray":
         from search.workers import ray_cluster
 
-        ray_cluster.connect(text, spec.cluster.address)
+        ray_cluster.connect(text, cluster.address)
     on_cpu, number = form[1] is not None, int(form[2] or 0)
     if number == 0:
         gpus, cores = ray_cluster.size() if place == "ray" else _allocated(text)
         on_cpu = on_cpu or gpus == 0
-        number = max(1, cores // spec.cluster.threads) if on_cpu else gpus
+        number = max(1, cores // cluster.threads) if on_cpu else gpus
     visible = None if on_cpu else "any"
     here: Literal["slurm", "ray"] = "ray" if place == "ray" else "slurm"
-    return [WorkerDevice(f"{place}:{one}", visible, spec.cluster.threads, place=here) for one in range(number)]
+    return [WorkerDevice(f"{place}:{one}", visible, cluster.threads, place=here) for one in range(number)]
 
 
 def open_pool(devices: Sequence[WorkerDevice], logs: Sequence[Path], spec: StudySpec, cache: Path) -> Pool:

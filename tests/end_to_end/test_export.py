@@ -22,7 +22,6 @@ from stranger import Export, Exported, onnx_logits
 
 import search.export.export
 import search.export.proof
-from search.devices import parse_devices
 from search.errors import ProofFailed, exit_code_of
 from search.paths import Runs
 from search.study.lock import own_study
@@ -175,7 +174,7 @@ def test_an_export_that_differs_from_its_card_is_not_put_in_place(
             "small",
             url,
             runs,
-            parse_devices("cpu"),
+            "cpu",
             asked=spec,
             out=tmp_path / "wrong",
             numbers=(number,),

@@ -19,6 +19,8 @@ import psutil
 import pytest
 import torch
 from exports import recorded
+from marked import add_own
+from needed import required
 from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
@@ -39,7 +41,7 @@ from search.export.card import _choice
 from search.export.choice import choose_trials
 from search.export.deadline import Deadline
 from search.export.description import _recorded_config
-from search.export.export import _disk_errors, _export
+from search.export.export import _disk_errors, _export, export_best
 from search.export.metrics import Export, evaluate_once, hash_of_model, text_of_export
 from search.export.place import Place
 from search.export.proof import BATCH, Difference, _rounding, compare_logits
@@ -50,14 +52,15 @@ from search.options import trial_numbers
 from search.paths import Runs
 from search.plan.prepare import prepare
 from search.plan.schedule import Schedule
-from search.study.confirmation import begin, confirmation_of, final_seed, missing, record
+from search.study.confirmation import begin, confirmation_of, final_seed, missing, plan_of, record
 from search.study.gain import paired_interval, wilson_interval
 from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, parse_url
-from search.study.study import UUID, record_test_use
+from search.study.study import UUID, open_study, record_test_use
 from search.workers.messages import Assign, FromWorker
 from search.workers.pool import Exit
 from studies import Confirm, Faults, Limit, StudySpec
+from studies.cluster import Cluster
 from trainer.config import EpochResult, TrainConfig
 from trainer.data import Dataset, prepare_data
 from trainer.errors import DiskError, LimitError
@@ -277,6 +280,48 @@ def test_an_export_trains_on_while_the_database_is_away_and_records_everything_o
     said = desk.said.getvalue()
     assert said.index("the database cannot be reached; training goes on") < said.index("2 of 3 trainings done")
     assert said.index("3 of 3 trainings done") < said.index("the database is back")
+
+
+@pytest.mark.parametrize("place", ["slurm", "ray"])
+def test_the_trainings_of_an_export_run_on_a_cluster_as_the_study_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Workers may have shared a GPU in the search; on a cluster each has its own."""
+    settings = {"confirm": {"top": 1, "seeds": 2}, "cluster": {"threads": 3}}
+    asked = StudySpec.model_validate(tomllib.loads(tiny_study("tiny", trials=1)) | settings)
+    url, pools = parse_url(f"sqlite:///{tmp_path}/search.db"), list[ScriptedPool]()
+    searched = asked.model_copy(
+        update={"cluster": Cluster(), "search": asked.search.model_copy(update={"workers_per_gpu": 2})}
+    )
+    study = open_study(searched, open_storage(url, create=True), "pictures")
+    values: dict[str, Any] = {"params": {"lr": 0.01}, "distributions": {"lr": FloatDistribution(0.001, 0.02, log=True)}}
+    size = {"num_params": 1, "seconds": 1.0}
+    add_own(study, [create_trial(state=TrialState.COMPLETE, value=0.5, user_attrs=size, **values)])
+
+    def pool_of(devices: list[WorkerDevice], *_: object) -> ScriptedPool:
+        pools.append(made := ScriptedPool(trains, len(devices)))
+        made.devices = devices
+        return made
+
+    def confirmed(*_: object) -> None:
+        raise Interrupted("confirmed")
+
+    if place == "ray":
+        required("ray")
+        monkeypatch.setattr("search.workers.ray_cluster.connect", lambda *_: None)
+        monkeypatch.setattr("search.workers.ray.RayPool", pool_of)
+    else:
+        (tmp_path / "srun").touch(mode=0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setattr(search.workers.places, "SlurmPool", pool_of)
+    monkeypatch.setattr(search.export.export, "_unchanged_or_new", confirmed)
+    with pytest.raises(Interrupted, match="confirmed"):
+        export_best("tiny", url, Runs(tmp_path), f"{place}:2", asked=asked)
+    assert missing(study, asked) == []
+    (pool,) = pools
+    assert len(pool.assigned) == len(plan_of(study, asked).results)
+    assert list(pool.devices) == [WorkerDevice(f"{place}:{number}", "any", 3, place=place) for number in range(2)]
+    assert pool.closed
 
 
 def test_the_exported_model_has_a_seed_that_had_no_part_in_the_choice(

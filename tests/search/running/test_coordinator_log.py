@@ -147,7 +147,7 @@ def test_an_export_logs_why_it_ended(
 
     monkeypatch.setattr(search.export.export, "choose_trials", none)
     with pytest.raises(NothingToExport):
-        export_best("tiny", url, Runs(tmp_path), [])
+        export_best("tiny", url, Runs(tmp_path), "cpu")
     last = lines_of(Runs(tmp_path).export_log("tiny"))[-1]
     assert last[0] == "ERROR"
     assert last[1].endswith(" ends: no trial is complete")

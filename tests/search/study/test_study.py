@@ -213,7 +213,7 @@ def test_a_study_that_another_program_has_given_another_name_is_not_one_of_ours(
     with pytest.raises(UsageError, match=f"study '{name}' was not made by search launch"):
         find_study(storage, name)
     with pytest.raises(UsageError, match="was not made by search launch"):
-        export_best(name, url, Runs(tmp_path / "runs/of/birds"), [])
+        export_best(name, url, Runs(tmp_path / "runs/of/birds"), "cpu")
     assert sorted(tmp_path.rglob("*")) == before
 
 

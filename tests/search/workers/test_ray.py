@@ -21,7 +21,6 @@ from needed import required
 from plays import assignment
 from pools import Said, begin, has, play_program, ray_pool, until
 from ray_nodes import CORES, ROOT, Cluster
-from scripted import spec_of
 
 from search.devices import WorkerDevice
 from search.errors import UsageError
@@ -29,6 +28,7 @@ from search.workers.messages import Answer, Assign, Epoch, Failed, Left, Placed,
 from search.workers.piped import SECRETS
 from search.workers.places import parse_places
 from search.workers.pool import Exit, Pool
+from studies import cluster as of_study
 from trainer.data import Dataset
 
 
@@ -254,24 +254,24 @@ def test_a_missing_or_wrong_token_is_said_at_once_with_the_cure(ray: Cluster, tm
 def test_what_ray_cannot_do_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     for text in ("ray:0", "ray:x", "ray:gpu:2", "ray:cpu:"):
         with pytest.raises(UsageError, match="write ray:N for N GPUs, ray:cpu:N for N workers on the CPU, or ray"):
-            parse_places(text, spec_of())
+            parse_places(text, of_study.Cluster())
     with pytest.raises(UsageError, match="each worker of Ray has a GPU of its own"):
-        parse_places("ray:2", spec_of(workers_per_gpu=2))
+        parse_places("ray:2", of_study.Cluster(), workers_per_gpu=2)
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     with pytest.raises(UsageError, match="launch on a node of the cluster, with HOST:PORT or auto"):
-        parse_places("ray:2", spec_of())
+        parse_places("ray:2", of_study.Cluster())
     monkeypatch.setattr("search.workers.ray_cluster.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"Ray is not installed; pip install 'featherweight\[ray\]'"):
-        parse_places("ray:2", spec_of())
+        parse_places("ray:2", of_study.Cluster())
 
 
 def test_without_a_number_there_is_a_worker_for_each_gpu_or_for_so_many_cores(
     pool: Pool, ray: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wait_for(lambda: len(parse_places("ray", spec_of())) == 2)
-    devices = parse_places("ray", spec_of())
+    wait_for(lambda: len(parse_places("ray", of_study.Cluster())) == 2)
+    devices = parse_places("ray", of_study.Cluster())
     assert [(one.label, one.kind, one.place) for one in devices] == [("ray:0", "cuda", "ray"), ("ray:1", "cuda", "ray")]
-    assert [one.kind for one in parse_places("ray:cpu", spec_of())] == ["cpu"] * (CORES // 4)
+    assert [one.kind for one in parse_places("ray:cpu", of_study.Cluster())] == ["cpu"] * (CORES // 4)
 
 
 # -- the files of the documents

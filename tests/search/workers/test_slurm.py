@@ -17,11 +17,13 @@ from pools import begin, has, slurm_pool, until
 from scripted import spec_of
 from slurm import Cluster
 
+from search.devices import WorkerDevice
 from search.errors import UsageError
 from search.workers.messages import Ready
 from search.workers.piped import SECRETS
 from search.workers.places import open_pool, parse_places
 from search.workers.pool import Exit
+from search.workers.slurm import SlurmPool
 from studies import cluster as of_study
 
 
@@ -79,6 +81,22 @@ def test_an_option_that_srun_refuses_is_a_failed_start_with_its_words(
     pool.close()
 
 
+@pytest.mark.parametrize("script_ends", [False, True], ids=["with the script", "the worker alone"])
+def test_a_worker_that_slurm_kills_for_lack_of_memory_has_run_out_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script_ends: bool
+) -> None:
+    """A program stands in for srun: the cluster of these tests has no cgroups, with which Slurm limits memory."""
+    own_end = 'echo \'{"type": "exit", "code": 137}\'\n' if script_ends else ""
+    srun = tmp_path / "srun"
+    srun.write_text(f'#!/bin/sh\necho \'{{"type": "step", "step": "7.0"}}\'\n{own_end}exit 253\n')
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    pool = SlurmPool([WorkerDevice("slurm:0", None, 1, place="slurm")], [tmp_path / "log"], "plays", [])
+    pool.start(0)
+    assert until(pool, has(Exit)) == [(0, Exit(-signal.SIGKILL, "", out_of_memory=True))]
+    pool.close()
+
+
 def test_a_coordinator_that_is_killed_takes_its_jobs_with_it(tmp_path: Path, slurm: Cluster) -> None:
     program = tmp_path / "program"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).with_name("plays.py")}"\n')
@@ -127,12 +145,11 @@ def test_workers_in_an_allocation_share_its_nodes_each_with_its_own_gpu_cores_an
         monkeypatch.setenv(name, value)
     for secret in SECRETS:
         monkeypatch.setenv(secret, "hunter2")
-    spec = spec_of().model_copy(update={"cluster": of_study.Cluster(threads=2)})
-    devices = parse_places("slurm", spec)
+    devices = parse_places("slurm", of_study.Cluster(threads=2))
     assert [(one.label, one.kind, one.num_threads) for one in devices] == [(f"slurm:{n}", "cuda", 2) for n in range(4)]
     monkeypatch.setattr(sys, "executable", str(program))
     logs = [tmp_path / f"log{number}" for number in range(4)]
-    pool = open_pool(devices, logs, spec, tmp_path)
+    pool = open_pool(devices, logs, spec_of(), tmp_path)
     for worker in range(4):
         pool.start(worker)
     deadline = time.monotonic() + 20
@@ -160,7 +177,7 @@ def test_workers_of_slurm_are_named_by_their_number(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, kinds: set[str], labels: list[str]
 ) -> None:
     _srun(tmp_path, monkeypatch)
-    devices = parse_places(text, spec_of())
+    devices = parse_places(text, of_study.Cluster())
     assert ([one.label for one in devices], {one.kind for one in devices}) == (labels, kinds)
     assert {(one.num_threads, one.place, one.uuid) for one in devices} == {(4, "slurm", None)}
 
@@ -169,15 +186,15 @@ def test_what_slurm_cannot_do_is_said_in_one_sentence(monkeypatch: pytest.Monkey
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="there is no srun on this machine; launch on a login node of the cluster"):
-        parse_places("slurm:2", spec_of())
+        parse_places("slurm:2", of_study.Cluster())
     _srun(tmp_path, monkeypatch)
     for text in ("slurm:0", "slurm:x", "slurm:gpu:2", "slurm2", "slurm:cpu:"):
         with pytest.raises(UsageError):
-            parse_places(text, spec_of())
+            parse_places(text, of_study.Cluster())
     with pytest.raises(UsageError, match=r"this is not an allocation of Slurm; name a number, slurm:16"):
-        parse_places("slurm", spec_of())
+        parse_places("slurm", of_study.Cluster())
     with pytest.raises(UsageError, match=r"set search.workers_per_gpu = 1"):
-        parse_places("slurm:2", spec_of(workers_per_gpu=2))
+        parse_places("slurm:2", of_study.Cluster(), workers_per_gpu=2)
 
 
 def _srun(folder: Path, patch: pytest.MonkeyPatch) -> None:
