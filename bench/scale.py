@@ -36,7 +36,6 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json
-from optuna.samplers import TPESampler
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import event, insert, select
@@ -48,6 +47,7 @@ from search.paths import Runs
 from search.plan.space import Bounds, distributions
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder
 from search.policy.model import ModelSampler
+from search.policy.tpe import RememberingTPE
 from search.process import versions
 from search.running.clock import Clock as LaunchClock
 from search.running.coordinator import Coordinator
@@ -331,7 +331,7 @@ class Spending:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        for sampler in (ModelSampler, TPESampler):
+        for sampler in (ModelSampler, RememberingTPE):
             for name in ("infer_relative_search_space", "sample_relative", "sample_independent"):
                 setattr(sampler, name, self._counted(getattr(sampler, name)))
 

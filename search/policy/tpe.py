@@ -1,115 +1,163 @@
 """Optuna's TPE with a cache: what it computes from a trial is kept until the trial changes.
 
-It suggests the same settings, bit for bit, in a quarter of the time (bench/README.md, "Many workers"). Optuna reads the
+It suggests the same settings, bit for bit, in a part of the time (bench/README.md, "Many workers"). Optuna reads the
 settings, axes and values of all trials anew for each suggestion.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
+from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
 from optuna.samplers._tpe.sampler import _get_infeasible_trial_score, default_gamma
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+
+from search.policy.parzen import KeptMasses, ManyKernels
 
 SPACES = 8
 """Largest number of spaces for which rows are kept. A search has one; a setting that is sampled by itself has its
 own."""
 
+OTHER, RUNNING, COMPLETE, PRUNED, INFEASIBLE = range(5)
+"""The kinds of trials; TPE does not use OTHER, which have failed or wait."""
 
-@dataclass(frozen=True)
-class _CachedTrial:
-    """The values of a trial that TPE uses."""
+VALUES = np.dtype(
+    [
+        ("id", np.uint64),
+        ("reading", int),
+        ("kind", np.int8),
+        ("space", int),
+        ("value", float),
+        ("step", int),
+        ("excess", float),
+    ]
+)
+"""The values of a trial: the identity of its object, the number of the reading, and its kind. If it is complete or
+pruned, also the number of its space; its value, or the last one if it is pruned (the higher, the better); the last step
+of a pruned trial, -1 without one; and the sum of its excesses over limits."""
 
-    trial: FrozenTrial
-    """Storages replace the object of a trial that changes, so the same object has the same content."""
-    space: Mapping[str, BaseDistribution]
-    """Its axes; trials with the same axes share one object."""
-    group: str
-    """"infeasible", "complete" or "pruned"."""
-    excess: float
-    """Sum of its excesses over limits; above 0 it is infeasible."""
-    value: float
-    """The value of a complete trial, or the last one of a pruned trial; the better, the higher. 0 without one."""
-    step: int
-    """The last step of a pruned trial; -1 without one."""
+SettingsOf: TypeAlias = Callable[[FrozenTrial], Mapping[str, Any]]
+
+_number = attrgetter("_number")
 
 
 class TrialCache:
-    """The trials of a study, as the values that TPE uses."""
+    """The trials of a study, as the values that TPE uses.
+
+    Storages replace the object of a trial that changes, so the same object has the same content.
+    """
 
     def __init__(self) -> None:
-        self._trials: dict[int, _CachedTrial] = {}
+        self._values = np.zeros(0, VALUES)
+        self._trials: list[FrozenTrial | None] = []
+        """By number. As long as an object is kept, no other one has its identity."""
+        self._readings = 0
         self._spaces: list[dict[str, BaseDistribution]] = []
-        self._rows: list[tuple[dict[str, BaseDistribution], _Rows]] = []
+        self._rows: list[tuple[dict[str, BaseDistribution], Rows]] = []
+        self._last: tuple[Sequence[FrozenTrial], NDArray[np.int_]] = [], np.empty(0, int)
 
-    def common_space(self, trials: Sequence[FrozenTrial], sign: float) -> dict[str, BaseDistribution]:
+    def numbers(self, trials: Sequence[FrozenTrial], sign: float) -> NDArray[np.int_]:
+        """The numbers of these trials. Those that have changed are read.
+
+        Args:
+            trials: trials by number, in a list that does not change.
+            sign: 1 if a higher value is better, -1 if a lower one is.
+        """
+        if trials == self._last[0]:  # compares the identities of the trials first, so it is fast
+            return self._last[1]
+        numbers = np.fromiter(map(_number, trials), int, len(trials))
+        if (missing := int(numbers.max(initial=-1)) + 1 - len(self._trials)) > 0:
+            missing = max(missing, len(self._trials))  # so that they grow seldom
+            self._values = np.append(self._values, np.zeros(missing, VALUES))
+            self._trials += [None] * missing
+        ids = np.fromiter(map(id, trials), np.uint64, len(trials))
+        for at in np.flatnonzero(self._values["id"][numbers] != ids).tolist():
+            trial, number = trials[at], numbers[at]
+            self._readings += 1
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+                self._values[number] = ids[at], self._readings, *self._read(trial, sign)
+            else:
+                kind = RUNNING if trial.state == TrialState.RUNNING else OTHER
+                self._values[number] = ids[at], self._readings, kind, -1, 0.0, -1, 0.0
+            self._trials[number] = trial
+        self._last = trials, numbers
+        return numbers
+
+    def ended(self, numbers: NDArray[np.int_]) -> NDArray[np.int_]:
+        """Those of the trials that are complete or pruned."""
+        return numbers[self._values["kind"][numbers] > RUNNING]
+
+    def common_space(self, numbers: NDArray[np.int_]) -> dict[str, BaseDistribution]:
         """The axes that all complete and pruned trials have, sorted by name, without axes of a single value."""
-        ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-        found = {id(one.space): one.space for one in self._of(ended, sign)}
-        first, *others = found.values() or [{}]
+        _, first = np.unique(spaces := self._values["space"][self.ended(numbers)], return_index=True)
+        found, *others = [self._spaces[spaces[at]] for at in sorted(first)] or [{}]
         return {
             name: axis
-            for name, axis in sorted(first.items())
+            for name, axis in sorted(found.items())
             if not axis.single() and all(name in other and other[name] == axis for other in others)
         }
 
     def split(
-        self, trials: Sequence[FrozenTrial], below: int, sign: float
-    ) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-        """The best trials, ``below`` of them, and the others, both by number.
+        self, numbers: NDArray[np.int_], gamma: Callable[[int], int]
+    ) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
+        """The numbers of the best trials, and of the others; running ones are among the others.
 
-        Complete trials come first, then pruned ones, those with the most steps first, then infeasible ones.
+        Complete trials come first, then pruned ones, those with the most steps first, then infeasible ones. Of equal
+        trials, the older one is better.
 
         Args:
-            trials: complete, pruned and running trials, by number.
-            below: number of trials.
-            sign: 1 if a higher value is better, -1 if a lower one is.
+            numbers: the trials, by number.
+            gamma: number of complete and pruned trials -> number of the best.
         """
-        groups: dict[str, list[_CachedTrial]] = {"complete": [], "pruned": [], "infeasible": []}
-        for known in self._of([trial for trial in trials if trial.state != TrialState.RUNNING], sign):
-            groups[known.group].append(known)
-        best = heapq.nlargest(below, groups["complete"], key=lambda one: one.value)
-        best += heapq.nlargest(below - len(best), groups["pruned"], key=lambda one: (one.step, one.value))
-        best += heapq.nsmallest(below - len(best), groups["infeasible"], key=lambda one: one.excess)
-        chosen = {one.trial._number for one in best}
-        return (
-            [trial for trial in trials if trial._number in chosen],
-            [trial for trial in trials if trial._number not in chosen],
-        )
+        values = self._values[numbers]
+        numbers, values = numbers[values["kind"] != OTHER], values[values["kind"] != OTHER]
+        left, is_best = gamma(int((values["kind"] != RUNNING).sum())), np.zeros(len(numbers), bool)
+        for kind, keys in ((COMPLETE, ("value",)), (PRUNED, ("value", "step")), (INFEASIBLE, ("excess",))):
+            at = np.flatnonzero(values["kind"] == kind)
+            sign = 1 if kind == INFEASIBLE else -1
+            best = at[np.lexsort([sign * values[key][at] for key in keys])][:left]
+            is_best[best], left = True, left - len(best)
+        return numbers[is_best], numbers[~is_best]
 
-    def rows(self, space: dict[str, BaseDistribution]) -> _Rows:
-        """The rows of a space, kept from earlier suggestions."""
-        for kept, rows in self._rows:
-            if kept == space:
-                return rows
-        self._rows[: max(0, len(self._rows) - SPACES + 1)] = []
-        self._rows.append((space, rows := _Rows()))
+    def rows(self, numbers: NDArray[np.int_], space: dict[str, BaseDistribution], settings: SettingsOf) -> Rows:
+        """The settings of trials in one space.
+
+        Args:
+            numbers: the trials.
+            space: the axes.
+            settings: returns the settings of a trial.
+        """
+        rows = next((rows for kept, rows in self._rows if kept == space), None)
+        if rows is None:
+            self._rows[: max(0, len(self._rows) - SPACES + 1)] = []
+            self._rows.append((space, rows := Rows(len(space))))
+        rows.make_room(len(self._trials))
+        readings = self._values["reading"][numbers]
+        for at in np.flatnonzero(rows.readings[numbers] != readings):
+            number = numbers[at]
+            trial = self._trials[number]
+            assert trial is not None
+            found = settings(trial)
+            rows.readings[number], rows.whole[number] = readings[at], space.keys() <= found.keys()
+            if rows.whole[number]:
+                rows.values[number] = [axis.to_internal_repr(found[name]) for name, axis in space.items()]
         return rows
 
-    def _of(self, trials: Sequence[FrozenTrial], sign: float) -> list[_CachedTrial]:
-        cached, found = self._trials, []
-        for trial in trials:
-            one = cached.get(trial._number)
-            if one is None or one.trial is not trial:
-                one = cached[trial._number] = self._read(trial, sign)
-            found.append(one)
-        return found
-
-    def _read(self, trial: FrozenTrial, sign: float) -> _CachedTrial:
-        space = next((one for one in self._spaces if one == trial.distributions), None)
+    def _read(self, trial: FrozenTrial, sign: float) -> tuple[int, int, float, int, float]:
+        """Kind, space, value, step and excess of a complete or pruned trial."""
+        space = next((at for at, one in enumerate(self._spaces) if one == trial.distributions), None)
         if space is None:
-            space = dict(trial.distributions)
-            self._spaces.append(space)
+            space = len(self._spaces)
+            self._spaces.append(dict(trial.distributions))
         value, step = 0.0, -1
         if trial.state == TrialState.COMPLETE and trial.value is not None:
             value = sign * trial.value
@@ -117,27 +165,27 @@ class TrialCache:
             step, last = max(trial.intermediate_values.items())
             value = -math.inf if math.isnan(last) else sign * last
         excess = _get_infeasible_trial_score(trial)
-        group = "infeasible" if excess > 0 else "complete" if trial.state == TrialState.COMPLETE else "pruned"
-        return _CachedTrial(trial, space, group, excess, value, step)
+        kind = INFEASIBLE if excess > 0 else COMPLETE if trial.state == TrialState.COMPLETE else PRUNED
+        return kind, space, value, step, excess
 
 
-class _Rows:
+class Rows:
     """The settings of trials in one space, as numbers: a row for each trial, by number."""
 
-    def __init__(self) -> None:
-        self.trials: list[FrozenTrial | None] = []
-        self.numbers: NDArray[np.float64] = np.empty((0, 0))
-        self.whole: NDArray[np.bool_] = np.empty(0, bool)
+    def __init__(self, settings: int) -> None:
+        self.readings = np.zeros(0, int)
+        """The reading from which each row is."""
+        self.values = np.zeros((0, settings))
+        self.whole = np.zeros(0, bool)
         """Whether a trial has all settings of the space."""
+        self.masses = KeptMasses()
 
-    def make_room(self, trials: int, settings: int) -> None:
+    def make_room(self, trials: int) -> None:
         """Make room for so many trials."""
-        if trials > len(self.numbers):
-            more = max(trials, 2 * len(self.numbers))
-            numbers, whole = np.zeros((more, settings)), np.zeros(more, bool)
-            numbers[: len(self.numbers)], whole[: len(self.whole)] = self.numbers.reshape(-1, settings), self.whole
-            self.numbers, self.whole = numbers, whole
-            self.trials += [None] * (more - len(self.trials))
+        if (missing := trials - len(self.readings)) > 0:
+            self.readings = np.append(self.readings, np.zeros(missing, int))
+            self.values = np.append(self.values, np.zeros((missing, self.values.shape[1])), axis=0)
+            self.whole = np.append(self.whole, np.zeros(missing, bool))
 
 
 class RememberingTPE(TPESampler):
@@ -155,36 +203,29 @@ class RememberingTPE(TPESampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """As Optuna's."""
-        return self._cache.common_space(study._get_trials(deepcopy=False, use_cache=True), _sign(study))
+        trials = study._get_trials(deepcopy=False, use_cache=True)
+        return self._cache.common_space(self._cache.numbers(trials, _sign(study)))
+
+    def _sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        numbers = self._cache.numbers(study._get_trials(deepcopy=False, use_cache=True), _sign(study))
+        if not search_space or len(self._cache.ended(numbers)) < self._n_startup_trials:
+            return {}
+        return self._sample(study, trial, search_space)
 
     def _sample(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
-        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        trials = study._get_trials(deepcopy=False, states=states)
-        trials = [one for one in trials if one._number != trial._number]
-        ended = sum(one.state != TrialState.RUNNING for one in trials)
-        below, above = self._cache.split(trials, default_gamma(ended), _sign(study))
-        good, bad = (
-            self._build_parzen_estimator(study, search_space, some, handle_below=some is below)
-            for some in (below, above)
-        )
+        cache, parameters = self._cache, self._parzen_estimator_parameters
+        numbers = cache.numbers(study._get_trials(deepcopy=False), _sign(study))
+        parts = cache.split(numbers[numbers != trial._number], default_gamma)
+        rows = cache.rows(np.concatenate(parts), search_space, lambda one: self._get_params(one, study))
+        best, others = (some[rows.whole[some]] for some in parts)
+        values = [dict(zip(search_space, rows.values[some].T, strict=True)) for some in (best, others)]
+        good = _ParzenEstimator(values[0], search_space, parameters)
+        bad = ManyKernels(values[1], search_space, parameters, others, rows.masses)
         samples = good.sample(self._rng.rng, self._n_ei_candidates)
         found = TPESampler._compare(samples, self._compute_acquisition_func(samples, good, bad))
         return {name: axis.to_external_repr(found[name]) for name, axis in search_space.items()}
-
-    def _get_internal_repr(
-        self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: Study
-    ) -> dict[str, NDArray[Any]]:
-        rows, numbers = self._cache.rows(search_space), [trial._number for trial in trials]
-        rows.make_room(max(numbers, default=-1) + 1, len(search_space))
-        for number, trial in zip(numbers, trials, strict=True):
-            if rows.trials[number] is not trial:
-                params = self._get_params(trial, study)
-                rows.trials[number], rows.whole[number] = trial, search_space.keys() <= params.keys()
-                if rows.whole[number]:
-                    rows.numbers[number] = [axis.to_internal_repr(params[name]) for name, axis in search_space.items()]
-        at = np.array(numbers, int)
-        chosen = rows.numbers[at[rows.whole[at]]] if numbers else np.empty((0, len(search_space)))
-        return {name: chosen[:, column] for column, name in enumerate(search_space)}
 
 
 def _sign(study: Study) -> float:

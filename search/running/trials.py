@@ -29,7 +29,7 @@ from search.study.budget import Budget, Spent
 from search.study.ended import Ended
 from search.study.journal import Journal
 from search.study.marks import FOREIGN_REASON, Marks, is_foreign, own_trials
-from search.study.memory import one_transaction, read_anew, unfinished_numbers
+from search.study.memory import is_new, one_transaction, read_anew, unfinished_numbers
 from search.study.owned import OwnedStudy
 from search.study.sampling import (
     new_trial,
@@ -336,7 +336,7 @@ class Trials:
         """RUNNING trials of the database that are not in memory: they were asked for, and the reply was lost."""
         unknown = unfinished_numbers(self.study) - self.progress.keys() - self.rungs.paused.keys()
         trials = self.study.get_trials(deepcopy=False)
-        found = [trials[number] for number in sorted(unknown) if number not in self.finished]
+        found = (trials[number] for number in sorted(unknown) if number not in self.finished)
         return [frozen for frozen in found if frozen.state == TrialState.RUNNING]
 
     def _resume(self, frozen: FrozenTrial) -> None:
@@ -347,7 +347,7 @@ class Trials:
         """
         try:
             if not self.marks.is_asked(frozen):
-                frozen = read_anew(self.study, frozen)  # another program may have changed the trial
+                frozen = frozen if is_new(self.study, frozen) else read_anew(self.study, frozen)
                 if (reason := why_impossible(frozen, self.space)) is not None:
                     self._end(self.others.refuse(frozen, reason))
                     return

@@ -13,7 +13,7 @@ from sqlalchemy import and_, select
 from search.errors import ReplayFailed, StudyChanged
 from search.paths import Runs
 from search.study.journal import cut_torn_line, read_journal, study_uuid_of
-from search.study.storage import backend_of, is_same_file
+from search.study.storage import backend_of, is_same_file, version_of
 from search.study.study import UUID
 
 
@@ -75,9 +75,13 @@ def identify(study: optuna.Study) -> Callable[[], None]:
     def uuid() -> str | None:
         # Reads this attribute alone: the study's page is stored in attributes too, and is long.
         with backend_of(study).engine.connect() as connection:
+            version = version_of(connection)
+            if version is not None and connection.info.get(still_there) == version:
+                return before  # no other connection has changed the file
             row = connection.execute(stored).one_or_none()
-        if row is None:
-            raise gone
+            if row is None:
+                raise gone
+            connection.info[still_there] = version
         return None if row[0] is None else str(json.loads(row[0]))
 
     def still_there() -> None:

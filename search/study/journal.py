@@ -134,8 +134,9 @@ class Journal:
         """
         if self.is_taken_over:
             return
-        told = event.model_dump(exclude={"at", "event"}, exclude_unset=True)
-        logger.debug("%s %.300s", event.event, told)  # a launch has the whole study file
+        if logger.isEnabledFor(logging.DEBUG):
+            told = event.model_dump(exclude={"at", "event"}, exclude_unset=True)
+            logger.debug("%s %.300s", event.event, told)  # a launch has the whole study file
         self._late.append(event)
         self._learn(event)
         with contextlib.suppress(OSError), self.path.open("a+b", buffering=0) as file:

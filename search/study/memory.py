@@ -10,29 +10,18 @@ import copy
 import json
 from collections.abc import Callable, Container, Iterator, Sequence, Set
 from contextlib import contextmanager, nullcontext
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Insert, bindparam, func, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection
 
+from search.study.statements import Row, Statements
 from search.study.storage import backend_of
-
-_KEYS: dict[type[Any], tuple[str, str]] = {
-    models.TrialParamModel: ("trial_id", "param_name"),
-    models.TrialUserAttributeModel: ("trial_id", "key"),
-    models.TrialSystemAttributeModel: ("trial_id", "key"),
-    models.TrialIntermediateValueModel: ("trial_id", "step"),
-}
-"""Table of values or attributes of trials -> the columns of its key."""
 
 
 class RememberingStorage(_CachedStorage):
@@ -40,11 +29,12 @@ class RememberingStorage(_CachedStorage):
 
     A write goes to the database first, and changes the memory once the database has acknowledged it. After a failed
     write, all unfinished trials are read anew before they are returned again, because the database may have stored the
-    write nevertheless. A trial whose state has changed is read anew for its times. Finished trials never change.
+    write nevertheless. Finished trials never change.
 
     Each access to all trials finds those that other programs have added, begun or finished, by the number of trials in
-    each state. If another program changes an unfinished trial, that is seen when the trial is next read. Attributes of
-    the study are always read from the database, because they show whether it is still the same study.
+    each state. A SQLite file says whether another connection has changed it; if none has, the trials are not counted.
+    If another program changes an unfinished trial, that is seen when the trial is next read. Attributes of the study
+    are always read from the database, because they show whether it is still the same study.
 
     Args:
         backend: the database.
@@ -70,20 +60,15 @@ class RememberingStorage(_CachedStorage):
         """Optuna's ids of the trials to read anew."""
         self._look_once = self._has_looked = False
         """Whether ``looking_once`` is active, and whether the database has been read inside it."""
-        self._group: list[tuple[type[Any], dict[str, Any]]] | None = None
+        self._group: list[Row] | None = None
         """Rows that are stored at the end of ``one_transaction``; None outside of it."""
         self._compatible: set[tuple[str, str]] = set()
         """(setting, axis) that Optuna has compared with the axis of other trials and accepted."""
-        self._statements = {model: _upsert(model, backend.engine.dialect.name) for model in _KEYS}
+        self._statements = Statements(backend.engine, study_id)
         self._read_up_to = -1
         """The highest id that was read; there may be new trials above it."""
-        trial = models.TrialModel
-        self._states = select(trial.state).where(trial.trial_id.in_(bindparam("ids", expanding=True)))
-        self._count = select(
-            func.count(),
-            func.count().filter(trial.state == TrialState.WAITING),
-            func.count().filter(trial.state == TrialState.RUNNING),
-        ).where(trial.study_id == study_id, trial.trial_id >= bindparam("first"))
+        self._created = -1
+        """The id of the last trial that this object has created."""
 
     def forget(self, trial_id: int) -> None:
         """Read a trial anew before it is next returned, because it was changed without Optuna."""
@@ -112,7 +97,7 @@ class RememberingStorage(_CachedStorage):
             with self._writing():
                 yield
                 if self._group:
-                    self._send(self._group)
+                    self._statements.store(self._group)
         finally:
             self._group = None
 
@@ -125,9 +110,13 @@ class RememberingStorage(_CachedStorage):
         if study_id != self._study_id:
             return super().get_all_trials(study_id, deepcopy, states)
         self._refresh()
-        trials = list(self._trials.values())
-        if states is not None:
-            trials = [trial for trial in trials if trial.state in states]
+        if states is None:
+            trials = list(self._trials.values())
+        elif any(state in states for state in TrialState if state.is_finished()):
+            trials = [trial for trial in self._trials.values() if trial.state in states]
+        else:
+            numbers = self._unfinished if TrialState.RUNNING in states else sorted(self._waiting)
+            trials = [trial for trial in map(self._trials.__getitem__, numbers) if trial.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
@@ -144,6 +133,10 @@ class RememberingStorage(_CachedStorage):
         self._refresh()
         return [self._trials[number] for number in sorted(self._stand_ins)]
 
+    def is_new(self, trial_id: int) -> bool:
+        """Whether this object has created the trial, and none since. No other program has had time to change it."""
+        return trial_id == self._created and self._whole
+
     def unfinished(self) -> Set[int]:
         """The numbers of the unfinished trials."""
         self._refresh()
@@ -158,9 +151,13 @@ class RememberingStorage(_CachedStorage):
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """As Optuna's."""
         with self._writing():
+            if template_trial is None and study_id == self._study_id:
+                trial = self._statements.create()
+                self._add_trials_to_cache(study_id, [trial])
+                self._created = trial._trial_id
+                return self._created
             trial_id = super().create_new_trial(study_id, template_trial)
-        if template_trial is not None:  # the database may store its values in another form
-            self.forget(trial_id)
+        self.forget(trial_id)  # the database may store its values in another form
         return trial_id
 
     def set_trial_param(
@@ -188,10 +185,20 @@ class RememberingStorage(_CachedStorage):
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """As Optuna's."""
+        trial = self._in_memory(trial_id)
         with self._writing():
-            done = super().set_trial_state_values(trial_id, state, values)
-        self.forget(trial_id)
-        return done
+            if trial is None or not state.is_finished():
+                done = super().set_trial_state_values(trial_id, state, values)
+                self.forget(trial_id)
+                return done
+            ended = self._statements.end(trial_id, state, values)
+        if trial_id in self._stale:
+            return True
+        trial = _copy(trial)
+        trial.state, trial.datetime_complete = state, ended
+        trial.values = None if values is None else [float(value) for value in values]
+        self._add_trials_to_cache(self._study_id, [trial])
+        return True
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """As Optuna's."""
@@ -218,27 +225,11 @@ class RememberingStorage(_CachedStorage):
                 trial.system_attrs[key] = json.loads(json.dumps(value))
 
     def _store(self, model: type[Any], trial_id: int, row: dict[str, Any]) -> None:
+        rows = [(model, {"trial_id": trial_id, **row})]
         if self._group is None:
-            self._send([(model, {"trial_id": trial_id, **row})])
+            self._statements.store(rows)
         else:
-            self._group.append((model, {"trial_id": trial_id, **row}))
-
-    def _send(self, rows: list[tuple[type[Any], dict[str, Any]]]) -> None:
-        """Store rows of unfinished trials in one transaction. Optuna would execute two more statements for each row.
-
-        Raises:
-            UpdateFinishedTrialError: a trial is finished.
-            KeyError: a trial does not exist any more.
-        """
-        ids = {row["trial_id"] for _, row in rows}
-        with self._backend.engine.begin() as connection:
-            states = connection.execute(self._states, {"ids": list(ids)}).scalars().all()
-            if len(states) < len(ids):
-                raise KeyError(models.NOT_FOUND_MSG)
-            if any(state.is_finished() for state in states):
-                raise UpdateFinishedTrialError("a trial has already finished and can not be updated")
-            for model, several in groupby(rows, key=itemgetter(0)):
-                connection.execute(self._statements[model], [row for _, row in several])
+            self._group += rows
 
     # -- the memory
 
@@ -280,10 +271,8 @@ class RememberingStorage(_CachedStorage):
         """
         first = next(iter(self._unfinished), len(self._trials))
         trial_id = self._trials[first]._trial_id if self._unfinished else self._read_up_to + 1
-        with self._backend.engine.connect() as connection:
-            found = connection.execute(self._count, {"first": trial_id}).one()
-        waiting = len(self._waiting)
-        return tuple(found) == (len(self._trials) - first, waiting, len(self._unfinished) - waiting)
+        found, waiting = self._statements.count(trial_id), len(self._waiting)
+        return found in (None, (len(self._trials) - first, waiting, len(self._unfinished) - waiting))
 
     def _read(self, ids: set[int]) -> None:
         """Read these trials, and all trials that are newer than those read before."""
@@ -333,6 +322,11 @@ def read_anew(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
     return study.get_trials(deepcopy=False)[trial.number]
 
 
+def is_new(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """As ``RememberingStorage.is_new``."""
+    return isinstance(study._storage, RememberingStorage) and study._storage.is_new(trial._trial_id)
+
+
 @contextmanager
 def looking_once(study: optuna.Study) -> Iterator[None]:
     """As ``RememberingStorage.looking_once``. Other storages read the database at each access."""
@@ -352,15 +346,6 @@ def one_transaction(study: optuna.Study) -> Iterator[None]:
     """As ``RememberingStorage.one_transaction``. Other storages make a transaction of each write."""
     with study._storage.one_transaction() if isinstance(study._storage, RememberingStorage) else nullcontext():
         yield
-
-
-def _upsert(model: type[Any], dialect: str) -> Insert:
-    """A statement that stores rows of a table; rows with the same key are replaced."""
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    names = [column.name for column in model.__table__.columns if not column.primary_key]
-    statement = insert(model)
-    new = {name: statement.excluded[name] for name in names if name not in _KEYS[model]}
-    return statement.on_conflict_do_update(index_elements=list(_KEYS[model]), set_=new)
 
 
 def _forget(study: optuna.Study, trial: FrozenTrial) -> None:

@@ -6,13 +6,16 @@ import math
 import random
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import HyperbandPruner, _filter_study
-from optuna.samplers import TPESampler
-from optuna.trial import Trial, TrialState
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+import search.policy.parzen
+from search.policy.parzen import KeptMasses
 from search.policy.tpe import RememberingTPE, TrialCache
 
 SPACE: dict[str, BaseDistribution] = {
@@ -87,3 +90,74 @@ def test_a_trial_that_has_not_changed_is_not_read_again(monkeypatch: pytest.Monk
         study.sampler = RememberingTPE(known, seed=number, startup_trials=5)
         study.tell(study.ask(SPACE), number)
     assert read == [*range(11)]
+
+
+WIDE: dict[str, BaseDistribution] = {
+    "lr": FloatDistribution(1e-4, 1e-1, log=True),
+    "decay": FloatDistribution(1e-3, 0.3, log=True),
+    "dropout": FloatDistribution(0.0, 0.5),
+    "smoothing": FloatDistribution(0.0, 0.1),
+    "layers": IntDistribution(1, 9),
+    "width": IntDistribution(1, 64, log=True),
+    "batch": CategoricalDistribution([32, 64, 128]),
+}
+
+
+def drawn(axis: BaseDistribution, draw: random.Random) -> Any:
+    """A value of an axis; often one of its ends."""
+    if isinstance(axis, CategoricalDistribution):
+        return draw.choice(axis.choices)
+    assert isinstance(axis, FloatDistribution | IntDistribution)
+    if draw.random() < 0.1:
+        return draw.choice([axis.low, axis.high])
+    return draw.randint(axis.low, axis.high) if isinstance(axis, IntDistribution) else draw.uniform(axis.low, axis.high)
+
+
+def ended(axes: dict[str, BaseDistribution], draw: random.Random) -> FrozenTrial:
+    """A trial that has ended, with random settings and a random value."""
+    settings = {name: drawn(axis, draw) for name, axis in axes.items()}
+    value = round(draw.random(), 2)
+    if draw.random() < 0.7:
+        steps = dict.fromkeys(range(1, draw.choice([2, 4, 10])), value)
+        return create_trial(
+            state=TrialState.PRUNED, value=value, params=settings, distributions=axes, intermediate_values=steps
+        )
+    return create_trial(value=value, params=settings, distributions=axes)
+
+
+@pytest.mark.parametrize("settings", [list(WIDE), ["lr", "decay", "dropout", "smoothing"], ["lr"], ["batch", "layers"]])
+def test_with_many_trials_too(settings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optuna's error function is another one for more than 2,000 numbers."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    monkeypatch.setattr(search.policy.parzen, "BLOCK", 2_500)
+    axes, draw, known = {name: WIDE[name] for name in settings}, random.Random(0), TrialCache()
+    study = optuna.create_study(direction="maximize", sampler=RandomSampler(seed=0))
+    study.add_trials([ended(axes, draw) for _ in range(490 if len(settings) > 1 else 1_990)])
+    for number in range(20):
+        study.add_trial(ended(axes, draw))
+        study.ask(axes)
+        trial = study.ask()
+        frozen, found = study.trials[trial.number], []
+        for sampler in (TPESampler(seed=number), RememberingTPE(known, seed=number, startup_trials=10)):
+            study._thread_local.cached_all_trials = None
+            found.append(sampler.sample_relative(study, frozen, sampler.infer_relative_search_space(study, frozen)))
+        assert found[0] == found[1]
+        assert found[0].keys() == axes.keys()
+        study.tell(trial, state=TrialState.FAIL)
+
+
+def test_kernels_that_have_not_changed_are_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[int] = []
+    masses = search.policy.parzen._masses
+    monkeypatch.setattr(
+        search.policy.parzen,
+        "_masses",
+        lambda means, *ends: (computed.append(len(means) - search.policy.parzen.FEW), masses(means, *ends))[1],
+    )
+    kept, means = KeptMasses(), np.linspace(0.0, 0.9, 2_500)[:, None]
+    ends = np.array([0.0]), np.array([1.0])
+    for _ in range(2):
+        kept.of(np.arange(2_499), means, np.full_like(means, 0.1), *ends)
+    means = np.insert(means, 2_000, 0.123, axis=0)
+    kept.of(np.arange(2_500), means, np.full_like(means, 0.1), *ends)
+    assert computed == [2_500, 500], "those after the new one have moved to other numbers"

@@ -244,10 +244,11 @@ def test_a_candidate_whose_asking_is_cut_short_is_drawn_before_what_happened_mea
     assert replay(events).identical
 
 
-def test_of_a_candidate_that_was_created_twice_the_first_is_asked_for_first(
+def test_a_candidate_whose_creation_was_not_acknowledged_is_not_created_twice(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Optuna itself tries again when the answer to a creation is lost."""
+    """Optuna itself would try again when the answer to a creation is lost."""
+    monkeypatch.setattr(search.study.outage, "RETRY_SECONDS", 0)
     coordinator = bench.coordinator(ScriptedPool(trains), spec_of(trials=3))
     coordinator.begin()
     dialect = backend_of(coordinator.trials.study).engine.dialect

@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy import event
 
 from search.study.marks import BEFORE, FOREIGN_REASON, Marks, with_marks
-from search.study.memory import RememberingStorage, looking_once, one_transaction, read_anew
+from search.study.memory import RememberingStorage, is_new, looking_once, one_transaction, read_anew
 from search.study.sampling import begin_anew, reset_foreign, set_attributes, undo_prune_query
 from search.study.storage import backend_of, open_storage, parse_url
 from search.study.study import UUID, find_study, open_study
@@ -320,7 +320,66 @@ def test_many_looks_are_one_statement_and_many_writes_one_transaction(searched: 
     compare(searched)
 
 
-def test_after_a_trial_is_told_it_alone_is_read(searched: optuna.Study) -> None:
+@contextmanager
+def statements_of(study: optuna.Study) -> Iterator[list[str]]:
+    """What the database is told in this context: the first word of each statement."""
+    engine, found = backend_of(study).engine, list[str]()
+
+    def note(*what: Any) -> None:
+        found.append(what[2].split()[0])
+
+    event.listen(engine, "before_cursor_execute", note)
+    yield found
+    event.remove(engine, "before_cursor_execute", note)
+
+
+def test_a_trial_is_created_and_ended_without_being_read(searched: optuna.Study) -> None:
+    searched.get_trials()
+    with looking_once(searched):
+        searched.get_trials()
+        with statements_of(searched) as creating:
+            trial = searched.ask()
+        trial.report(0.25, 1)
+        with statements_of(searched) as telling:
+            searched.tell(trial, 0.5)
+            searched.get_trials()
+    assert creating == ["SELECT", "INSERT", "SELECT", "UPDATE"], "the study, the trial, those before it, its number"
+    assert telling == ["UPDATE", "INSERT"], "the state, the value"
+    compare(searched)
+    with pytest.raises(ValueError, match="Cannot tell a FAIL trial"):  # it was not marked, so it has a stand-in
+        searched.tell(trial.number, 0.5)
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        searched._storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [0.75])
+    compare(searched)
+
+
+def test_a_file_that_nobody_else_has_changed_is_not_looked_through(searched: optuna.Study) -> None:
+    for number in range(2):
+        searched.tell(searched.ask(SPACE), 0.5)
+        searched.ask()
+        searched.get_trials()
+        with statements_of(searched) as looking:
+            searched.get_trials()
+        is_file = backend_of(searched).engine.dialect.name == "sqlite"
+        assert looking == ["PRAGMA" if is_file else "SELECT"]
+        with others(searched) as other:
+            other.tell(other.ask(), 0.99)
+        assert len(searched.get_trials()) == 3 * (number + 1)
+        compare(searched)
+
+
+def test_only_the_last_trial_of_our_own_is_new(searched: optuna.Study) -> None:
+    searched.ask()
+    with others(searched) as other:
+        other.enqueue_trial({"lr": 0.01})
+    assert [is_new(searched, trial) for trial in searched.get_trials()] == [True, False]
+    searched.ask()  # the one that another program has queued
+    assert [is_new(searched, trial) for trial in searched.get_trials()] == [True, False]
+    searched.ask()
+    assert [is_new(searched, trial) for trial in searched.get_trials()] == [False, False, True]
+
+
+def test_after_a_trial_is_told_no_other_one_is_read(searched: optuna.Study) -> None:
     for _ in range(3):
         searched.ask()
     searched.tell(0, 0.5)
