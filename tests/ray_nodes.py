@@ -86,6 +86,15 @@ class Cluster:
                     found.append(process)
         return found
 
+    def workers(self, name: str) -> list[psutil.Process]:
+        """Processes of workers on a node."""
+        found = []
+        for process in self.processes(name):
+            with contextlib.suppress(psutil.Error):
+                if "search.workers.worker" in process.cmdline():
+                    found.append(process)
+        return found
+
     def kill_node(self, name: str) -> None:
         """As a power cut does it: nothing of the node is left, and nobody is told."""
         gone = self.processes(name)

@@ -76,23 +76,41 @@ class Cluster:
     def node_of(self, job: str) -> str:
         return self.ask("squeue", "-h", "-j", job, "-o", "%N")
 
+    def workers(self) -> list[psutil.Process]:
+        """Processes of workers that this cluster has placed."""
+        found = []
+        for process in self._processes():
+            with contextlib.suppress(psutil.Error):
+                if process.cmdline()[1:4] == ["-P", "-m", "search.workers.worker"]:
+                    found.append(process)
+        return found
+
+    def _processes(self) -> Iterator[psutil.Process]:
+        """Processes that use this cluster; others of this machine may use another one."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("SLURM_CONF") == self.conf:
+                    yield process
+
     def start_node(self, name: str) -> None:
         self.start(name, "slurmd", "-D", "-N", name, "-f", self.conf)
 
     def kill_node(self, name: str) -> None:
         """As a power cut does it: nothing of the node is left, and nobody is told."""
-        steps = {f"[{job}." for job in self.jobs("R") if self.node_of(job) == name}
         daemon = self.daemons.pop(name)
         daemon.kill()
         daemon.wait()
-        for process in psutil.process_iter(["cmdline"]):
-            words = " ".join(process.info["cmdline"] or [])
-            if words.startswith("slurmstepd") and any(step in words for step in steps):
-                gone = [process, *process.children(recursive=True)]
-                for one in gone:
-                    one.suspend()
-                for one in gone:
-                    one.kill()
+        gone = set[psutil.Process]()
+        for process in self._processes():
+            with contextlib.suppress(psutil.Error):
+                above = process.parents()
+                steps = [number for number, one in enumerate(above) if one.name() == "slurmstepd"]
+                if process.environ().get("SLURMD_NODENAME") == name and steps:
+                    gone |= {process, *above[: steps[0] + 1]}
+        for what in (psutil.Process.suspend, psutil.Process.kill):
+            for process in gone:
+                with contextlib.suppress(psutil.Error):
+                    what(process)
 
     def start(self, name: str, command: str, *words: str) -> None:
         with (self.folder / f"{name}.out").open("ab") as out:
