@@ -22,7 +22,8 @@ HEAD = """# Settings of a study file
 Every table and key that a study file may have. How they work together: [writing a study](writing-a-study.md).
 A key that is left out has its default; a key that is not listed here is an error. On the command line,
 `--set TABLE.KEY=VALUE` sets any of them, for example `--set train.epochs=5`. A yes in the last column
-means that `[space]` may search the setting. `[space]` gives a key of a nested table both names, as in `"sam.rho"`.
+means that `[space]` may search the setting. In `[space]`, the key of a nested table
+is written with the table's name before it, as in `"sam.rho"`.
 The models that have a setting are listed after "Families:"; all others refuse it.
 
 This page is generated from the program: `python -m studies.reference > docs/settings.md`.
