@@ -9,7 +9,7 @@ __all__ = ["instead"]
 INSTEAD = (
     (rb"version https://git-lfs", "a pointer of Git LFS: git lfs pull fetches the picture"),
     (rb"\s*(<!doctype html|<html)", "a web page, as a failed download leaves it: download the picture again"),
-    (rb"(\s*<\?xml[^>]*>)?\s*(<!--.*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg", "SVG: convert it to PNG"),
+    (rb"\s*(<\?xml[^>]*>\s*)?(<!--((?!-->).)*-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg", "SVG: convert it to PNG"),
     (rb"%PDF", "PDF: convert its pages to PNG"),
     (rb".{4}ftyp(hei|hev|mif|msf)", "HEIC: convert it to JPEG, for example with heif-convert"),
     (rb".{4}ftyp", "a video: take pictures out of it, for example with ffmpeg"),

@@ -156,6 +156,8 @@ def test_pictures_that_cannot_be_used_say_why(monkeypatch: pytest.MonkeyPatch) -
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "a pointer of Git LFS: git lfs pull"),
         (b"\n<!DOCTYPE html>\n<html><body>404", "a web page"),
         (b'<?xml version="1.0"?>\n<!-- made by hand -->\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        (b"<!-- a --><!-- b -->\n<svg/>", "SVG"),
+        (b"<!---->" * 1000, ""),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC: convert it to JPEG"),
         (b"\0\0\0\x14ftypqt  \0\0\0\0", "a video"),
         (b"\xff\x0a\0\0", "JPEG XL"),
