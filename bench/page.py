@@ -24,6 +24,7 @@ import psutil
 from dashboard import EPOCHS, SPACE, fill
 
 from search.paths import Runs
+from search.study.owned import OwnedStudy
 from search.study.storage import open_storage, parse_url
 from search.study.study import open_study
 from search.watch import page as module
@@ -51,7 +52,7 @@ def measure(trials: int, updates: int) -> dict[str, list[float]]:
         fill(study, trials)
         study.sampler = optuna.samplers.RandomSampler(seed=0)
         for name in ("report without a page", "report while it is drawn"):
-            page = StudyPage(spec, [], storage, url, runs)
+            page = StudyPage(OwnedStudy(study, spec, lambda: None), [], url, runs)
             done, ordered = 0, 0.0
             while done < updates:
                 trial = study.ask(SPACE)

@@ -69,11 +69,11 @@ class HeldError(SearchError):
 
     exit_code = 7
 
-    def __init__(self, study: str, owner: str, person: str | None = None) -> None:
+    def __init__(self, study: str, owner: str, person: str | None = None, option: str = "") -> None:
         whose = "" if person is None else f", which is {person}'s,"
         own = "" if person is None else ", or search one of your own: --set name=NEW"
         super().__init__(
-            f"study {study!r}{whose} is in use by {owner}; wait for it, or end it: search stop {study}{own}"
+            f"study {study!r}{whose} is in use by {owner}; wait for it, or end it: search stop {study}{option}{own}"
         )
         self.owner = owner
 

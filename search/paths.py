@@ -26,6 +26,10 @@ class Runs:
         """The option with which a command uses this folder: " --runs DIR", or "" for the default."""
         return "" if self == DEFAULT_RUNS else f" --runs {shlex.quote(str(self.root))}"
 
+    def command(self, verb: str, study: str, *options: str) -> str:
+        """A command about a study with this folder, as it is typed: "search stop birds --finish --runs DIR"."""
+        return " ".join(["search", verb, study, *options]) + self.option
+
     @property
     def database(self) -> Path:
         """The default SQLite database."""

@@ -45,10 +45,10 @@ class Launched:
 
         return text_of_export(self.export)
 
-    def to_json(self) -> dict[str, Json]:
+    def to_json(self, runs: Runs) -> dict[str, Json]:
         """The documented shape: the keys of ``search status`` and, in "exported", the answer of ``search
         export-best``."""
-        found = as_json(self.snapshot, held_by=None)
+        found = as_json(self.snapshot, runs, held_by=None)
         return found if self.export is None else found | {"exported": to_json(self.export)}
 
 

@@ -18,6 +18,7 @@ import studies
 import trainer.__main__
 from search import errors
 from search.cli import app
+from search.paths import DEFAULT_RUNS, Runs
 from studies import reference
 from trainer.config import SIZE_SETTINGS, TrainConfig
 
@@ -411,6 +412,14 @@ def test_every_message_of_the_troubleshooting_page_is_one_that_the_program_says(
 
     unsaid = [message for message in messages if not is_said(message)]
     assert unsaid == []
+
+
+def test_every_command_about_a_study_that_is_printed_names_the_runs_folder() -> None:
+    """``Runs.command`` spells such a command. A message that spells one itself has the option right after the name."""
+    spelled = re.compile("search (delete|export-best|gpus|replay|report|status|stop) \0(?!\0)")
+    assert [one for one in sentences() if spelled.search(one)] == []
+    assert Runs(Path("a b")).command("stop", "birds", "--finish") == "search stop birds --finish --runs 'a b'"
+    assert DEFAULT_RUNS.command("stop", "birds") == "search stop birds"
 
 
 def test_the_page_of_settings_is_generated_from_the_fields() -> None:

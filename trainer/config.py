@@ -12,6 +12,7 @@ from trainer.results import EpochResult, ModelSize, Shape
 from trainer.values import FrozenModel
 
 __all__ = [
+    "AUGMENTATIONS",
     "MOST_ROTATIONS",
     "RECIPE_VERSION",
     "SIZE_SETTINGS",
@@ -37,6 +38,12 @@ Optimizer: TypeAlias = Literal["adam", "adamw", "nadam", "sgd", "rmsprop"]
 SizeSetting: TypeAlias = Literal["width_mult", "depth_mult", "initial_chs", "final_chs", "growth"]
 SIZE_SETTINGS: tuple[SizeSetting, ...] = get_args(SizeSetting)
 """Settings of TrainConfig that change a model's size, in the families that have them (trainer/families.py)."""
+
+AUGMENTATIONS = (
+    *("hflip", "vflip", "rotate", "shift", "scale", "crop_padding", "random_crop", "random_resized_crop"),
+    *("erase", "brightness", "augment", "mixup", "cutmix"),
+)
+"""Settings of TrainConfig that each turn an augmentation on. Plain epochs have none of them."""
 
 MOST_ROTATIONS = 4
 """Largest number of rotations that are added up."""
@@ -140,7 +147,8 @@ class TrainConfig(FrozenModel):
     """Decay per step of an exponential moving average of the weights. The average is evaluated and exported instead of
     the weights. In the first steps the decay is (1 + step) / (10 + step) if that is smaller. 0: no average."""
     patience: int | None = Field(None, ge=1)
-    """Epochs without a better validation accuracy after which a training ends. Default: never early."""
+    """Epochs without a better validation accuracy after which a training ends, whatever search.objective is. Default:
+    never early."""
 
     schedule: Literal["constant", "cosine", "step", "milestones", "warm_restarts", "plateau"] = "cosine"
     """Learning rate after the warm-up. constant: it stays. cosine: half a cosine, down to lr_min_ratio. step: it is

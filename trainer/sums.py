@@ -1,8 +1,9 @@
-"""SHA256SUMS, the checksums of an export's files: written, read and compared. Without torch."""
+"""SHA256SUMS, the checksums of an export's files: written, read and compared; checks of a teacher. Without torch."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -69,3 +70,12 @@ def check_teacher(teacher: str) -> None:
             f"distill.teacher {folder}: {altered} is not the file that was proven (its SHA-256 is not that in {SUMS}); "
             "export it again"
         )
+
+
+def background_of_teacher(teacher: str) -> str | None:
+    """The ``data.background`` with which an export was trained; None for the name of a timm model."""
+    try:
+        described = json.loads((Path(teacher).expanduser() / "config.json").read_text(encoding="utf-8"))
+        return str(described.get("background", "keep"))
+    except (OSError, ValueError, AttributeError):  # not an export, or one that ``trainer.distill`` refuses
+        return None

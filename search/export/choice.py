@@ -8,6 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from search.errors import NothingToExport, UsageError
+from search.paths import DEFAULT_RUNS, Runs
 from search.plan.space import check_exported
 from search.plan.width import Fitter
 from search.policy.ladder import REPEATS
@@ -20,8 +21,12 @@ from trainer.config import ModelSize, TrainConfig
 from trainer.data import Dataset
 
 
-def choose_trials(study: optuna.Study, numbers: Sequence[int], spec: StudySpec) -> list[FrozenTrial]:
+def choose_trials(
+    study: optuna.Study, numbers: Sequence[int], spec: StudySpec, runs: Runs = DEFAULT_RUNS
+) -> list[FrozenTrial]:
     """The trials to export: those in ``numbers``; if it is empty, the best one that fits with the members and views.
+
+    ``runs`` is named in the commands of messages.
 
     Raises:
         NothingToExport: no trial is COMPLETE and feasible, or one of ``numbers`` is not.
@@ -39,7 +44,8 @@ def choose_trials(study: optuna.Study, numbers: Sequence[int], spec: StudySpec) 
             if repeated is not None:
                 why = f"trial {repeated} again with another seed, and not a candidate"
             name = study.study_name
-            raise NothingToExport(f"trial {number} of {name!r} is {why}; search report {name} lists the others")
+            lists = runs.command("report", name)
+            raise NothingToExport(f"trial {number} of {name!r} is {why}; {lists} lists the others")
         if len(found) > 1:
             if isinstance(spec.final.ensemble, Selection):
                 raise UsageError(

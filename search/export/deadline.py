@@ -8,6 +8,7 @@ from collections.abc import Collection
 from typing import Literal
 
 from search.export.trainings import Outcome
+from search.paths import Runs
 from search.plan.schedule import Schedule, pace_of
 from search.study.trial import TrialView
 
@@ -56,11 +57,11 @@ class Deadline:
             raise TimeIsUp
 
 
-def sentence_of(unconfirmed: Unconfirmed, study: str) -> str:
+def sentence_of(unconfirmed: Unconfirmed, study: str, runs: Runs) -> str:
     """A sentence for the user: what is exported, because the time is over."""
     match unconfirmed:
         case "chosen":
             what = "the search's best is exported"
         case "measured":
             what = "the race's winner is exported before it was measured"
-    return f"the time is over: {what}, unconfirmed; search export-best {study} later confirms it"
+    return f"the time is over: {what}, unconfirmed; {runs.command('export-best', study)} later confirms it"

@@ -164,7 +164,7 @@ def export_owned(
     """
     study, spec, study_name = owned.study, owned.spec, owned.spec.name
     with _disk_errors((out or runs.export(study_name, 0)).parent), ExitStack() as stack:
-        choose_trials(study, numbers, spec)  # raises if there is no such trial, before the pictures are read
+        choose_trials(study, numbers, spec, runs)  # raises if there is no such trial, before the pictures are read
         if out is not None:
             Place(out.resolve(), is_default=False).check()
         data = prepare(spec, runs, console, lambda: raise_if_stopped(runs, study_name)).data

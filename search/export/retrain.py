@@ -148,7 +148,7 @@ class Retraining:
             return [trial], None  # not confirmed, because the time is over
         found = None if self.spec.confirm.is_off else confirmation_of(self.study, self.spec)
         if numbers or found is None:
-            return choose_trials(self.study, numbers, self.spec), found
+            return choose_trials(self.study, numbers, self.spec, self.runs), found
         self.console.say(found.sentence)
         if found.winner is None:
             raise NothingToExport(
@@ -200,7 +200,7 @@ class Retraining:
     def _give_up_confirming(self, winner: FrozenTrial | None) -> FrozenTrial:
         """The trial to export when the time is over: the winner of the race, or without one the best of the search."""
         self.unconfirmed = "measured" if winner is not None else "chosen"
-        self.console.say(sentence_of(self.unconfirmed, self.spec.name), WARNING)
+        self.console.say(sentence_of(self.unconfirmed, self.spec.name, self.runs), WARNING)
         return winner or choose_trials(self.study, (), self.spec)[0]
 
     def _say_plan(self, plan: ConfirmationPlan, chosen: list[FrozenTrial]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +16,10 @@ from search.study.transfer import DataSize
 from search.words import megabytes
 from studies import StudySpec
 from studies.axes import TIMM, values_of
-from trainer.config import Shape
+from trainer.config import AUGMENTATIONS, Distill, Shape, TrainConfig
 from trainer.data import Dataset, prepare_data
 from trainer.errors import ConfigError, DiskError
-from trainer.sums import check_teacher
+from trainer.sums import background_of_teacher, check_teacher
 
 AUGMENTED = 16
 """Number of pictures on which ``augment`` is tried: most transforms apply to half of the pictures."""
@@ -34,7 +34,7 @@ class Prepared(Bounds):
 
     data: Dataset
     notes: tuple[str, ...] = ()
-    """Sentences about the transforms of ``augment``."""
+    """Sentences about settings that have no effect, transforms of ``augment`` and teachers."""
 
     @property
     def num_classes(self) -> int:
@@ -64,11 +64,54 @@ def prepare(
         check_teacher(spec.train.distill.teacher)
     with show_progress(console, raise_if_stopped) as progress:
         data = prepare_data(spec.data, runs.cache, progress=progress, download=download)
-    notes = (*_check_augment(spec, data), *_about_survey(spec))
+    notes = (*_check_augment(spec, data), *_about_plain_epochs(spec), *_about_teachers(spec), *_about_survey(spec))
     with show_progress(console, raise_if_stopped) as progress:
         bounds = find_bounds(spec, len(data.class_names), runs, progress)
     _check_rerank(spec, data.shape, bounds)
     return Prepared(data=data, notes=notes, **vars(bounds))
+
+
+def _about_plain_epochs(spec: StudySpec) -> Iterator[str]:
+    """A note for each setting that chooses the augmented epochs of a study without augmentation.
+
+    Such a study is not refused, because studies of earlier versions may be so.
+    """
+    if any(any(values_of(key, spec.train, spec.space)) for key in AUGMENTATIONS):
+        return
+    for key in ("augment_from_epoch", "augment_share"):
+        if key in spec.space:
+            yield f"space.{key} has no effect, because the study has no augmentation; add one, such as hflip"
+        elif (value := getattr(spec.train, key)) != TrainConfig.model_fields[key].default:
+            yield f"{key} = {value:g} has no effect, because the study has no augmentation; add one, such as hflip"
+
+
+def _about_teachers(spec: StudySpec) -> Iterator[str]:
+    """A note for each teacher that was trained on pictures with another background than those of the study, and one if
+    the teacher of [final], which only the export opens, cannot be loaded."""
+    own = spec.data.background
+    if spec.final.distill is not None and (problem := _problem_of(spec.final.distill)):
+        yield f"final.{problem}"
+    for table, distill in (("train", spec.train.distill), ("final", spec.final.distill)):
+        background = None if distill is None else background_of_teacher(distill.teacher)
+        if distill is None or background in (None, own):
+            continue
+        seen, shown = ("without", "with") if own == "keep" else ("with", "without")
+        yield (
+            f"{table}.distill.teacher {distill.teacher} was trained on pictures {seen} their background and would see "
+            f'pictures {shown} it; use another teacher, or data.background = "{background}"'
+        )
+
+
+def _problem_of(teacher: Distill) -> str | None:
+    """Why a teacher cannot be loaded, as far as its name and its files' checksums tell; None if it can be."""
+    from trainer.distill import may_download  # imports torch and timm, 5 s, and few studies need it
+
+    try:
+        check_teacher(teacher.teacher)
+        may_download(teacher)
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def _about_survey(spec: StudySpec) -> list[str]:

@@ -168,7 +168,8 @@ class Elastic:
         staying = [device for device in self.devices if device not in leaving]
         if not staying and not joining:
             raise UsageError(
-                f"--drain {request.drain} would leave no GPU; search stop {search.spec.name} ends a search"
+                f"--drain {request.drain} would leave no GPU; "
+                f"{search.runs.command('stop', search.spec.name)} ends a search"
             )
         self._held.hold(joining)
         for device in leaving:

@@ -110,7 +110,7 @@ def launch(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     check_extras(spec)
-    display = Display(quiet=is_quiet())
+    display = Display(runs, quiet=is_quiet())
     log = log_to(runs.coordinator_log(spec.name), say := display.say)
     with own_study(spec.name, url, runs) as check_lock, log, hold_devices(devices, say) as held, storage_errors(url):
         storage = open_storage(url, create=True)
@@ -128,7 +128,9 @@ def launch(
             notes.append(begin_trials_anew(study, runs, was))
 
         content = prepared.data.content_hash
-        study = open_study(spec, storage, content, accept_changes=accept_changes, accepted=accepted, renewed=renewed)
+        study = open_study(
+            spec, storage, content, runs, accept_changes=accept_changes, accepted=accepted, renewed=renewed
+        )
         if begun.kept:
             Journal(runs.journal(spec.name)).append(Keep(settings=begun.kept))
         owned = OwnedStudy(study, spec, check_lock)

@@ -334,7 +334,7 @@ def _sentence(found: Confirmation, spec: StudySpec) -> str:
     if found.done < found.trainings:
         done = f"{found.done} of {found.trainings} trainings done"
         if found.eta_seconds is None:
-            return f"the best are not all confirmed: {done}; search export-best {spec.name} does the others"
+            return f"the best are not all confirmed: {done}; search export-best does the others"
         return f"confirming the best: {done}, about {duration(found.eta_seconds)} left"
     best = found.candidate(found.winner)
     if best is None:

@@ -53,7 +53,7 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
                 stack.enter_context(_file_lock(runs.lock(name), name, holder, LOCK_PATIENCE_SECONDS))
                 still_owner = stack.enter_context(_lock(name, url, holder, patience_seconds=LOCK_PATIENCE_SECONDS))
             except HeldError as held:
-                raise HeldError(name, held.owner, _other_person(name, url)) from None
+                raise HeldError(name, held.owner, _other_person(name, url), runs.option) from None
             runs.stop_request(name).unlink(missing_ok=True)  # the request was meant for an earlier process
             shutil.rmtree(runs.gpu_requests(name), ignore_errors=True)  # so were these
             owner = f"{process_name()} since {datetime.now():%Y-%m-%d %H:%M:%S}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from search.paths import DEFAULT_RUNS, Runs
 from search.policy.ladder import Ladder
 from search.study.budget import Budget, Spent
 from search.study.confirmation import Confirmation
@@ -220,14 +221,14 @@ def step_reached(worker: WorkerView, ladder: Ladder) -> int:
     return ladder.steps_before(stage) + worker.epoch
 
 
-def problems(snapshot: Snapshot) -> list[str]:
+def problems(snapshot: Snapshot, runs: Runs = DEFAULT_RUNS) -> list[str]:
     """A sentence for each thing that has gone wrong, with the remedy: failed trials, silent workers, and
     ``snapshot.problems``."""
     found = []
     failed = [trial for trial in snapshot.finished if trial.state == "FAIL"]
     for trial in sorted(failed, key=lambda trial: trial.number):
         reason = trial.reason.splitlines()[0] if trial.reason else "for no known reason"
-        found.append(f"trial {trial.number} failed: {reason}; {_cure(trial, snapshot.study)}")
+        found.append(f"trial {trial.number} failed: {reason}; {_cure(trial, snapshot.study, runs)}")
     for worker in snapshot.workers:
         silent, epoch = worker.seconds_since_progress or 0.0, worker.epoch_seconds
         if epoch and silent > max(SILENT_SECONDS, SILENT_EPOCHS * epoch):
@@ -238,7 +239,7 @@ def problems(snapshot: Snapshot) -> list[str]:
     return [*found, *snapshot.problems]
 
 
-def _cure(trial: TrialView, study: str) -> str:
+def _cure(trial: TrialView, study: str, runs: Runs) -> str:
     if trial.failure in ("memory", "killed"):
         return "if memory ran out: fewer workers, a smaller batch_size or image_size"
-    return f"full reason: search report {study}"
+    return f"full reason: {runs.command('report', study)}"

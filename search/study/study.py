@@ -20,6 +20,7 @@ from optuna.distributions import (
 from optuna.storages import RDBStorage
 
 from search.errors import StudyChanged, UsageError
+from search.paths import DEFAULT_RUNS, Runs
 from search.policy.ladder import Ladder
 from search.study.marks import mark_those_before, with_marks
 from search.study.sampling import build_ladder, build_pruner, build_sampler, described_change
@@ -115,7 +116,7 @@ def check_trials(spec: StudySpec, storage: RDBStorage, space: dict[str, BaseDist
                 ) from None
 
 
-def check_rungs(spec: StudySpec, study: optuna.Study) -> None:
+def check_rungs(spec: StudySpec, study: optuna.Study, runs: Runs = DEFAULT_RUNS) -> None:
     """Check that a study can go on with the rungs of its file: its candidates may have been compared at other rungs.
 
     Raises:
@@ -133,7 +134,7 @@ def check_rungs(spec: StudySpec, study: optuna.Study) -> None:
         cure = "give the study another name (--set name=NEW)"
     elif paused := [trial.number for trial in trials if is_paused(trial)]:
         numbers = f"{count(len(paused), 'paused trial')} ({', '.join(map(str, paused))})"
-        cure = f"end its {numbers}: search stop {spec.name} --finish"
+        cure = f"end its {numbers}: {runs.command('stop', spec.name, '--finish')}"
     else:
         return
     raise StudyChanged(
@@ -169,6 +170,7 @@ def open_study(
     spec: StudySpec,
     storage: RDBStorage,
     content_hash: str,
+    runs: Runs = DEFAULT_RUNS,
     *,
     accept_changes: bool = False,
     accepted: Callable[[list[str]], None] = lambda changes: None,
@@ -180,6 +182,7 @@ def open_study(
         spec: the study.
         storage: the storage of the study.
         content_hash: hash of the pictures.
+        runs: the runs folder, for the commands in messages.
         accept_changes: whether to go on although the fingerprint differs.
         accepted: called with the differences, before the new fingerprint is stored.
         renewed: called with the study and its recipe version if that is older than this program's, before the new
@@ -213,7 +216,7 @@ def open_study(
             f"study {spec.name!r}{_of_another(study)} was begun with other settings:\n{listed}\n"
             "Undo the change, give the study another name (--set name=NEW), or go on with --accept-changes."
         )
-    check_rungs(spec, study)
+    check_rungs(spec, study, runs)
     if changes:
         accepted(changes)
     if was < RECIPE_VERSION:

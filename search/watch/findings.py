@@ -14,6 +14,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from search.paths import DEFAULT_RUNS, Runs
 from search.policy.ladder import PAUSED_AT, reached
 from search.study.budget import Budget, Spent
 from search.study.result import NO_RESULT, StudyResult
@@ -153,7 +154,9 @@ def story(spec: StudySpec, trials: Sequence[FrozenTrial], known: StudyResult = N
     return " ".join(sentences)
 
 
-def findings(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mapping[str, float]) -> list[str]:
+def findings(
+    spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mapping[str, float], runs: Runs = DEFAULT_RUNS
+) -> list[str]:
     """Facts to know before trusting the result or launching the next search, one or two sentences each."""
     complete = ranked(trials, spec.limit)
     finished = [trial for trial in trials if trial.state.is_finished()]
@@ -170,7 +173,7 @@ def findings(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mappin
     if complete and len(complete) < SURE_TRIALS:
         guess = "the importance of the settings is a guess" if importances else "the importance of settings is left out"
         found.append(f"Only {count(len(complete), 'trial')} completed: {guess}.")
-    found += _rungs(spec, trials, complete) if build_ladder(spec).rungs else _first_rung(spec, trials, complete)
+    found += _rungs(spec, trials, complete, runs) if build_ladder(spec).rungs else _first_rung(spec, trials, complete)
     diverged = [trial for trial in trials if outcome_of(trial) == DIVERGED]
     if diverged:
         rates = sorted(trial.params["lr"] for trial in diverged if "lr" in trial.params)
@@ -251,7 +254,7 @@ def _first_rung(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[F
     yield sentence + _agreement(pairs, early_steps)
 
 
-def _rungs(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[FrozenTrial]) -> Iterator[str]:
+def _rungs(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[FrozenTrial], runs: Runs) -> Iterator[str]:
     """A sentence with the number of trials that are paused at each rung, and how well the first rung predicts the
     end."""
     ladder, step = build_ladder(spec), step_word(spec)
@@ -266,8 +269,8 @@ def _rungs(spec: StudySpec, trials: Sequence[FrozenTrial], complete: list[Frozen
     sentence = f"{spent.paused} of {count(spent.begun, 'candidate')} {verb} paused: {' and '.join(waits)}."
     sentence = sentence if waits else ""
     if waits and budget.is_spent(spent):
-        sentence += f" A larger budget ({budget.larger(spent)}) continues the best of them, search stop {spec.name} "
-        sentence += "--finish ends them."
+        sentence += f" A larger budget ({budget.larger(spent)}) continues the best of them, "
+        sentence += f"{runs.command('stop', spec.name, '--finish')} ends them."
     found = [(at[0], trial.values[0]) for trial in complete if 0 in (at := reached(trial, ladder))]
     if sentence := (sentence + _agreement(found, count(ladder.lengths[0], step))).strip():
         yield sentence

@@ -20,7 +20,7 @@ from rich.text import Text
 from sqlalchemy import URL
 
 from search.console import Terminal, drop_output, tell, without_controls
-from search.paths import Runs
+from search.paths import DEFAULT_RUNS, Runs
 from search.process import Signalled
 from search.study.progress import Snapshot, WorkerView, nodes_in_words, problems, typical_epoch_seconds
 from search.study.trial import TrialView
@@ -56,11 +56,12 @@ LOG_SECONDS = 600
 """After this many seconds without a line, a log file gets a progress line."""
 
 
-def text_of_snapshot(snapshot: Snapshot, *, rows: int = 40) -> Group:
+def text_of_snapshot(snapshot: Snapshot, runs: Runs = DEFAULT_RUNS, *, rows: int = 40) -> Group:
     """A search at one moment: budget, problems, best, workers, last trials.
 
     Args:
         snapshot: the search to show.
+        runs: the runs folder, for the commands in the text.
         rows: height of the terminal; if it is too low, trials are left out first.
     """
     parts: list[RenderableType] = [Text(headline(snapshot), style="bold")]
@@ -68,11 +69,12 @@ def text_of_snapshot(snapshot: Snapshot, *, rows: int = 40) -> Group:
     share = snapshot.budget.share(snapshot.spent)
     bar = ProgressBar(total=1, completed=share, width=COLUMNS, complete_style="cyan", finished_style="green")
     parts.append(Padding(bar, 0))  # a bar alone does not end its line
-    trouble = problems(snapshot)
+    trouble = problems(snapshot, runs)
     for problem in trouble[-SHOWN_PROBLEMS:]:
         parts.append(_entry("problem", problem, "red"))
     if len(trouble) > SHOWN_PROBLEMS:
-        parts.append(_entry("", f"and {len(trouble) - SHOWN_PROBLEMS} more: search report {snapshot.study}", "red"))
+        more = f"and {len(trouble) - SHOWN_PROBLEMS} more: {runs.command('report', snapshot.study)}"
+        parts.append(_entry("", more, "red"))
     if snapshot.stopping:
         parts.append(_entry("", "finishing the epoch; Ctrl-C again to stop now", "yellow"))
     parts += _results(snapshot)
@@ -207,8 +209,8 @@ class Display:
     it gets its lines when there is room. With ``quiet``, only warnings are shown, on stderr.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
+    def __init__(self, runs: Runs = DEFAULT_RUNS, *, quiet: bool = False) -> None:
+        self._runs, self._quiet = runs, quiet
         self.console = Terminal(file=sys.stderr if quiet else sys.stdout, highlight=False)
         self._live = None
         if self.console.is_terminal and not quiet:
@@ -264,7 +266,7 @@ class Display:
     def _draw(self, live: Live, snapshot: Snapshot) -> None:
         self._undrawn = None
         self._try(self._print_lines)
-        self._try(lambda: live.update(text_of_snapshot(snapshot, rows=self.console.height), refresh=True))
+        self._try(lambda: live.update(text_of_snapshot(snapshot, self._runs, rows=self.console.height), refresh=True))
 
     def _print_lines(self) -> None:
         if self._lines:
@@ -315,7 +317,7 @@ def last_words(spec: StudySpec, snapshot: Snapshot, runs: Runs) -> str:
         label = "in the search" if snapshot.is_confirmed else "best"
         words += (
             f"\n{label}: trial {best.number}, {snapshot.best_number} {judged_on(spec.data.folds)}; "
-            f"export it with: search export-best {spec.name}{runs.option}"
+            f"export it with: {runs.command('export-best', spec.name)}"
         )
     return words
 
@@ -330,13 +332,13 @@ def show_status(name: str, url: URL, runs: Runs, *, watch: bool, as_json: bool) 
                 return
             try:
                 for snapshot, held_by in moments:
-                    print(json.dumps(shape(snapshot, held_by=held_by)), flush=True)
+                    print(json.dumps(shape(snapshot, runs, held_by=held_by)), flush=True)
             except BrokenPipeError:  # the reader of the output has ended
                 drop_output(sys.stdout)
         return
     snapshot, held_by = read_snapshot(name, url, runs)
     if as_json:
-        tell(json.dumps(shape(snapshot, held_by=held_by), indent=2))
+        tell(json.dumps(shape(snapshot, runs, held_by=held_by), indent=2))
     else:
         show_once(snapshot, held_by, runs)
 
@@ -344,7 +346,7 @@ def show_status(name: str, url: URL, runs: Runs, *, watch: bool, as_json: bool) 
 def show_once(snapshot: Snapshot, held_by: str | None, runs: Runs) -> None:
     """``search status``."""
     console = Terminal(highlight=False)
-    console.print(text_of_snapshot(snapshot))
+    console.print(text_of_snapshot(snapshot, runs))
     if snapshot.person is not None:
         console.print(f"owner: {snapshot.person}", style="dim", markup=False)
     taken, quota = snapshot.checkpoint_bytes / 1e9, snapshot.checkpoint_quota / 1e9
@@ -354,7 +356,7 @@ def show_once(snapshot: Snapshot, held_by: str | None, runs: Runs) -> None:
 
 def show_watched(moments: Iterable[tuple[Snapshot, str | None]], runs: Runs) -> None:
     """``search status --watch``: follow a search until it ends; in a log file, a line for each trial that finishes."""
-    with Display() as display:
+    with Display(runs) as display:
         told: set[int] = set()
         for moment, (snapshot, held_by) in enumerate(moments):
             display.watch(snapshot)
@@ -373,18 +375,19 @@ def owner_or_next_command(snapshot: Snapshot, held_by: str | None, runs: Runs) -
     if held_by:
         return f"in use by {held_by}"
     larger = snapshot.budget.larger(snapshot.spent)
-    finish = f"search stop {snapshot.study} --finish{runs.option}"
+    finish = runs.command("stop", snapshot.study, "--finish")
     if snapshot.is_spent and snapshot.best is None:
         return (
-            f"no process searches it, the budget is spent and no trial has completed; search report {snapshot.study} "
-            f"shows the reasons; to go on, repeat its search launch with {larger}"
+            "no process searches it, the budget is spent and no trial has completed; "
+            f"{runs.command('report', snapshot.study)} shows the reasons; "
+            f"to go on, repeat its search launch with {larger}"
         )
     if snapshot.is_spent:
         words = "no process searches it, the budget is spent; "
         words += (
             f"exported to {snapshot.exported_to}"
             if snapshot.exported_to
-            else f"export the best: search export-best {snapshot.study}{runs.option}"
+            else f"export the best: {runs.command('export-best', snapshot.study)}"
         )
         if paused := snapshot.spent.paused:
             words += f"\n{paused:,} paused; a larger budget ({larger}) continues them, {finish} ends them"

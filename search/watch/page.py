@@ -131,7 +131,7 @@ class StudyPage:
             self._process = self._start()
         gain = gain_of(self._owned.study, self._spec)
         facts = [*self._facts, *([] if gain is None else [("gain", gain.sentence)])]
-        note = note_text(self._spec, facts, snapshot, state, datetime.now().astimezone())
+        note = note_text(self._spec, facts, snapshot, state, datetime.now().astimezone(), self._runs)
         self._say(self._process, {"note": note})
         self._best = snapshot.best.number if snapshot.best else None
         self._drawing, self._ordered = True, time.monotonic()
@@ -182,7 +182,9 @@ class StudyPage:
             self._write()
 
 
-def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snapshot, state: str, now: datetime) -> str:
+def note_text(
+    spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snapshot, state: str, now: datetime, runs: Runs
+) -> str:
     """The study's note, in Markdown.
 
     Args:
@@ -191,6 +193,7 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
         snapshot: the progress of the search.
         state: predicate for the study, such as "is being searched".
         now: time of the note.
+        runs: the runs folder, for the command that exports the best.
     """
     lines = []
     if (best := snapshot.best) is not None:
@@ -201,7 +204,7 @@ def note_text(spec: StudySpec, facts: Sequence[tuple[str, str]], snapshot: Snaps
             lines += ["This dashboard shows the negated loss, because the study is maximised: higher is better.", ""]
         lines += ["| setting | value |", "| --- | --- |"]
         lines += [f"| {key} | {show(value)} |" for key, value in best.params.items()]
-        lines += ["", f"Confirm it and export it: `search export-best {spec.name}`", ""]
+        lines += ["", f"Confirm it and export it: `{runs.command('export-best', spec.name)}`", ""]
     lines += ["#### Progress", ""]
     lines += [f"{headline(snapshot).partition(': ')[2]}, at {now:%H:%M %Z on %-d %B %Y}. The study {state}.", ""]
     if nodes := nodes_in_words(snapshot.workers):

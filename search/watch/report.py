@@ -19,7 +19,7 @@ from sqlalchemy import URL
 from search.errors import UsageError
 from search.figures.catalogue import Figure, study_figures
 from search.figures.timeline import CRASHED, Segment, segments_of_journal
-from search.paths import Runs
+from search.paths import DEFAULT_RUNS, Runs
 from search.study.budget import Budget, Spent
 from search.study.journal import read_journal
 from search.study.marks import own_trials
@@ -145,7 +145,7 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
     importances = setting_importances(trials, spec)
     segments = segments_of_journal(read_journal(runs.journal(study_name)))
     known = result_of(study, spec)
-    page = html_of_report(spec, trials, importances, datetime.now(), segments, known, section(runs, study_name))
+    page = html_of_report(spec, trials, importances, datetime.now(), segments, known, section(runs, study_name), runs)
     out = out or Path(f"{study_name}-report.html")
     partial = out.with_name(f".{out.name}.partial")
     try:
@@ -163,7 +163,7 @@ def write_report(study_name: str, url: URL, runs: Runs, out: Path | None = None)
         study=spec.name,
         story=story(spec, trials, known),
         known=known,
-        findings=findings(spec, trials, importances),
+        findings=findings(spec, trials, importances, runs),
         budget=Budget.of(spec),
         spent=Spent.of(trials, spec),
         counts=counts,
@@ -198,6 +198,7 @@ def html_of_report(
     segments: Sequence[Segment] = (),
     known: StudyResult = NO_RESULT,
     exported: str = "",
+    runs: Runs = DEFAULT_RUNS,
 ) -> str:
     """The page in HTML: about 5 MB, nearly all of it plotly.js.
 
@@ -211,13 +212,14 @@ def html_of_report(
         segments: the times at which each worker trained; if empty, the trials' own times are shown.
         known: the result as far as it is known.
         exported: the section about the last export, in HTML.
+        runs: the runs folder, for the commands on the page.
     """
     best = ranked(trials, spec.limit)[:RECIPES]
     sections = [
         _header(spec, trials, now, known),
         exported,
-        _findings(spec, trials, importances),
-        _recipes(spec, trials, best),
+        _findings(spec, trials, importances, runs),
+        _recipes(spec, trials, best, runs),
         _paused(spec, trials),
         *(_figure(figure) for figure in study_figures(trials, spec, importances, segments)),
         _failures(trials),
@@ -267,12 +269,12 @@ def _header(spec: StudySpec, trials: Sequence[FrozenTrial], now: datetime, known
     )
 
 
-def _findings(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mapping[str, float]) -> str:
-    lines = findings(spec, trials, importances)
+def _findings(spec: StudySpec, trials: Sequence[FrozenTrial], importances: Mapping[str, float], runs: Runs) -> str:
+    lines = findings(spec, trials, importances, runs)
     return f"<h2>Worth knowing</h2><ul>{''.join(f'<li>{_text(line)}</li>' for line in lines)}</ul>" if lines else ""
 
 
-def _recipes(spec: StudySpec, trials: Sequence[FrozenTrial], best: list[FrozenTrial]) -> str:
+def _recipes(spec: StudySpec, trials: Sequence[FrozenTrial], best: list[FrozenTrial], runs: Runs) -> str:
     if not best:
         return ""
     attributes, objective = [trial.user_attrs for trial in best], spec.search.objective
@@ -298,7 +300,7 @@ def _recipes(spec: StudySpec, trials: Sequence[FrozenTrial], best: list[FrozenTr
             else ""
         )
         + "<p>To confirm the best and export it: "
-        f"<code>search export-best {_text(spec.name)}</code></p>"
+        f"<code>{_text(runs.command('export-best', spec.name))}</code></p>"
     )
 
 

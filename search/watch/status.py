@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import URL
 
-from search.paths import Runs
+from search.paths import DEFAULT_RUNS, Runs
 from search.policy.ladder import PROMOTED_AT, Ladder
 from search.study.budget import Budget, Spent
 from search.study.confirmation import confirmation_of
@@ -193,7 +193,7 @@ def read_state(file: Path, held_by: str | None) -> State | None:
     return state if state.owner == held_by else None
 
 
-def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Json]:
+def as_json(snapshot: Snapshot, runs: Runs = DEFAULT_RUNS, *, held_by: str | None) -> dict[str, Json]:
     """The documented shape of ``search status --json``."""
     return {
         "version": STATUS_VERSION,
@@ -213,6 +213,6 @@ def as_json(snapshot: Snapshot, *, held_by: str | None) -> dict[str, Json]:
         "export": snapshot.exported.model_dump(mode="json") if snapshot.exported else None,
         "noise": snapshot.noise.to_json() if snapshot.noise else None,
         "checkpoints": {"bytes": snapshot.checkpoint_bytes, "quota_bytes": snapshot.checkpoint_quota},
-        "problems": list(problems(snapshot)),
+        "problems": list(problems(snapshot, runs)),
         "finished": [asdict(trial) for trial in snapshot.finished],
     }

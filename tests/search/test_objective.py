@@ -30,7 +30,7 @@ from search.export.retrain import Retraining
 from search.figures.catalogue import page_figures, study_figures
 from search.figures.png import draw_values
 from search.housekeeping import _row
-from search.paths import Runs
+from search.paths import DEFAULT_RUNS, Runs
 from search.study.confirmation import Confirmation, Finalist, confirmation_of
 from search.study.gain import gain_of
 from search.study.inventory import list_studies
@@ -210,7 +210,7 @@ def test_people_read_the_loss_and_no_percent_wherever_they_look(bench: Bench, tm
             console.print(text_of_snapshot(snapshot))
         assert re.search(r"^best +trial \d+, loss 0.5000", capture.get(), re.MULTILINE)
         assert "%" not in capture.get()
-        note = note_text(made, [], snapshot, "is being searched", datetime.now(UTC))
+        note = note_text(made, [], snapshot, "is being searched", datetime.now(UTC), DEFAULT_RUNS)
         assert "#### Best so far: loss 0.5000" in note
         told = as_json(snapshot, held_by=None)
         assert (told["objective"], told["best"]["value"]) == ("loss", pytest.approx(-0.5))  # type: ignore[call-overload, index]

@@ -30,10 +30,11 @@ from search.study.budget import Budget
 from search.study.sampling import build_ladder
 from search.study.storage import parse_url
 from studies import Limit, StudySpec
-from trainer.config import ModelSize, Shape, TrainConfig
+from trainer.config import AUGMENTATIONS, ModelSize, Shape, TrainConfig
 from trainer.data import prepare_data
 from trainer.errors import ConfigError, DataError, DiskError, LimitError
 from trainer.models import count
+from trainer.sums import write_sums
 from trainer.values import to_json, validate
 
 SHAPE = Shape(10, 16)
@@ -289,6 +290,75 @@ def test_the_largest_candidate_lacks_what_its_family_does_not_have(runs: Runs, g
     candidate = largest_candidate(spec, find_bounds(spec, 10, runs).space, Fitter(SHAPE, spec.limit))
     assert (candidate.model, candidate.growth, candidate.width_mult) == ("rexnet_100", 2.0, 1.0)
     assert count(candidate, SHAPE).params < 9_000_000
+
+
+@pytest.mark.parametrize(
+    ("train", "space", "said"),
+    [
+        ({"augment_share": 0.5}, {}, "augment_share = 0.5 has no effect"),
+        ({"augment_from_epoch": 2}, {}, "augment_from_epoch = 2 has no effect"),
+        ({}, {"augment_share": {"low": 0.25, "high": 1.0}}, "space.augment_share has no effect"),
+    ],
+)
+def test_a_choice_of_augmented_epochs_without_any_augmentation_is_noted(
+    train: dict[str, Any], space: dict[str, Any], said: str, runs: Runs
+) -> None:
+    def noted(**more: Any) -> list[str]:
+        values = {"model": "resnet10t", "width_mult": 0.05, "epochs": 3} | train | more.pop("train", {})
+        axes = {"lr": [0.1, 0.2]} | space | more.pop("space", {})
+        spec = study(train=values, space=axes, known=[])
+        return [note for note in prepare(spec, runs, Console(stderr=True)).notes if "has no effect" in note]
+
+    assert noted() == [f"{said}, because the study has no augmentation; add one, such as hflip"]
+    for on in ({"hflip": 0.5}, {"rotate": [5, 10]}, {"augment": ["HorizontalFlip"]}, {"mixup": 0.2}):
+        assert noted(train=on) == []
+    assert noted(space={"hflip": [0.0, 0.5]}) == []
+    assert noted(space={"hflip": [0.0]}) != []
+
+
+def test_the_augmentations_are_all_settings_between_the_flips_and_the_plain_epochs() -> None:
+    fields = list(TrainConfig.model_fields)
+    between = fields[fields.index("hflip") : fields.index("augment_from_epoch")]
+    assert sorted(AUGMENTATIONS) == sorted({*between} - {"rotations", "mix_alpha"}), "those two alone do nothing"
+    for name in AUGMENTATIONS:
+        assert not TrainConfig.model_fields[name].default
+
+
+def test_a_teacher_of_pictures_with_another_background_is_noted(runs: Runs, tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "pictures", {"a": 6, "b": 6})
+    for name, described in {"plain": {}, "cut": {"background": "grabcut"}}.items():
+        (tmp_path / name).mkdir()
+        for file, content in {
+            "config.json": json.dumps(described),
+            "metrics.json": "{}",
+            "model.safetensors": "",
+        }.items():
+            (tmp_path / name / file).write_text(content)
+        write_sums(tmp_path / name)
+
+    def noted(table: str, teacher: str, background: str) -> list[str]:
+        distill = {"distill": {"teacher": str(tmp_path / teacher)}}
+        train = {"model": "resnet10t", "width_mult": 0.05, "epochs": 1}
+        more = {"train": train | distill} if table == "train" else {"train": train, "final": distill}
+        data = {"path": str(folder), "image_size": 16, "background": background}
+        spec = study(data=data, space={"lr": [0.1, 0.2]}, known=[], **more)
+        return list(prepare(spec, runs, Console(stderr=True)).notes)
+
+    for table in ("train", "final"):
+        assert noted(table, "plain", "keep") == noted(table, "cut", "grabcut") == []
+        assert noted(table, "cut", "keep") == [
+            f"{table}.distill.teacher {tmp_path / 'cut'} was trained on pictures without their background and would "
+            'see pictures with it; use another teacher, or data.background = "grabcut"'
+        ]
+        assert noted(table, "plain", "grabcut") == [
+            f"{table}.distill.teacher {tmp_path / 'plain'} was trained on pictures with their background and would "
+            'see pictures without it; use another teacher, or data.background = "keep"'
+        ]
+    (said,) = noted("final", "none", "keep")
+    assert said.startswith(f"final.distill.teacher = '{tmp_path / 'none'}' is neither an export nor a timm model; ")
+    (tmp_path / "cut" / "metrics.json").write_text("{ }")
+    assert noted("final", "cut", "grabcut")[0].startswith("final.distill.teacher ")
+    assert "is not the file that was proven" in noted("final", "cut", "grabcut")[0]
 
 
 def test_the_time_is_that_of_augmented_pictures_also_where_the_first_epochs_are_plain(runs: Runs) -> None:

@@ -114,7 +114,7 @@ def test_nobody_is_said_to_confirm_the_best_while_no_export_does(study: optuna.S
     assert found is not None
     assert found.eta_seconds is None
     assert found.sentence == (
-        "the best are not all confirmed: 1 of 4 trainings done; search export-best confirmed does the others"
+        "the best are not all confirmed: 1 of 4 trainings done; search export-best does the others"
     )
 
 

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Iterator
 from datetime import datetime
 from io import StringIO
+from pathlib import Path
 
 import optuna
 import pytest
@@ -20,6 +21,7 @@ from search.errors import NothingToExport
 from search.export.choice import choose_trials
 from search.figures.catalogue import study_figures
 from search.figures.charts import learning_curves
+from search.paths import DEFAULT_RUNS, Runs
 from search.study.marks import MARK
 from search.study.trial import ranked, view_of
 from search.watch.findings import as_toml, findings, setting_importances, story
@@ -102,6 +104,8 @@ class TestFindings:
             f"{going} A larger budget (--trainings 4) continues the best of them, search stop digits --finish ends "
             "them."
         )
+        (line,) = [line for line in findings(spent, trials, {}, Runs(Path("here"))) if "rung" in line]
+        assert line.endswith("search stop digits --finish --runs here ends them.")
         told = story(series, trials)
         how = "after 2, 6 and 18 epochs, each in a separate training; the best third goes on."
         assert f"Candidates are compared {how}" in told
@@ -172,7 +176,7 @@ class TestFindings:
         console = Console(file=StringIO(), width=80)
         console.print(text_of_snapshot(snapshot))
         assert "best    trial 0, 90.00% in 3-fold cross-validation" in console.file.getvalue()
-        note = note_text(folded, [], snapshot, "is being searched", datetime(2026, 3, 7))
+        note = note_text(folded, [], snapshot, "is being searched", datetime(2026, 3, 7), DEFAULT_RUNS)
         assert "; in 3-fold cross-validation, of one training, in the search." in note
 
 

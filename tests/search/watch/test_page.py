@@ -26,7 +26,7 @@ from PIL import Image
 from scripted import Bench, ScriptedPool, trains
 
 from search.errors import HeldError, SearchError, StudyChanged
-from search.paths import Runs
+from search.paths import DEFAULT_RUNS, Runs
 from search.study.confirmation import begin, confirmation_of, record
 from search.study.owned import OwnedStudy
 from search.study.progress import Snapshot, WorkerView
@@ -154,12 +154,12 @@ def test_the_note_says_what_is_searched_how_far_it_is_and_how_to_have_the_best(s
     study = optuna.create_study(direction="maximize")
     add_own(study, [*many(4), create_trial(state=TrialState.RUNNING, params={}, distributions={})])
     now = datetime(2026, 3, 7, 9, 30, tzinfo=UTC)
-    note = note_text(spec, FACTS, seen(spec, study), "is being searched", now)
+    note = note_text(spec, FACTS, seen(spec, study), "is being searched", now, Runs(Path("a b")))
     for words in (
         "#### Best so far: 53.00%",
         "Trial 3, 200,003 parameters, 9,000,000 multiply-adds (0.018 GFLOPs)",
         "| lr | 0.0013 |",
-        "`search export-best birds`",
+        "`search export-best birds --runs 'a b'`",
         "4 of 20 trials finished, 3 complete, 1 pruned, about 8 min left, at 09:30 UTC on 7 March 2026. "
         "The study is being searched.",
         "- **widest that fits**: width_mult 0.23242",
@@ -169,9 +169,9 @@ def test_the_note_says_what_is_searched_how_far_it_is_and_how_to_have_the_best(s
         assert words in note, words
     assert "Workers" not in note
     workers = tuple(WorkerView(label=f"ray:{number}", node=f"n{number % 2}") for number in range(3))
-    spread = note_text(spec, FACTS, moment("birds", 20, (), workers, None), "is being searched", now)
+    spread = note_text(spec, FACTS, moment("birds", 20, (), workers, None), "is being searched", now, DEFAULT_RUNS)
     assert "The study is being searched.\n\nWorkers: 2 on n0, 1 on n1.\n" in spread
-    empty = note_text(spec, FACTS, moment("birds", 20, (), (), None), "is being searched", now)
+    empty = note_text(spec, FACTS, moment("birds", 20, (), (), None), "is being searched", now, DEFAULT_RUNS)
     assert "Best" not in empty
     assert "export-best" not in empty
 
@@ -181,7 +181,7 @@ def test_the_note_lists_the_paused_trials_and_says_why_the_dashboard_calls_them_
 ) -> None:
     trials = [at_rungs(series, 0, 0.3), at_rungs(series, 1, 0.5, 0.6), at_rungs(series, 2, 0.6, 0.7, 0.9)]
     snapshot = snapshot_of(series, trials)
-    note = note_text(series, FACTS, snapshot, "is being searched", datetime(2026, 3, 7, 9, 30, tzinfo=UTC))
+    note = note_text(series, FACTS, snapshot, "is being searched", datetime(2026, 3, 7, 9, 30, tzinfo=UTC), runs)
     assert "2.0 of 6 full trainings spent, 3 candidates, 1 complete, 2 paused" in note
     how = "compared after 2, 6 and 18 epochs, each in a separate training; the best third"
     assert f"- **how**: model, promote, {how}" in note

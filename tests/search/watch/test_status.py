@@ -135,6 +135,17 @@ class TestProblems:
             "RUNS/studies/birds/logs",
         ]
 
+    def test_commands_name_the_runs_folder(self) -> None:
+        failed = [trial(number, 0, "FAIL", reason="no such layer", value=None) for number in range(9)]
+        seen, here = moment("birds", 9, failed, (), None), Runs(Path("here"))
+        assert problems(seen, here)[0] == (
+            "trial 0 failed: no such layer; full reason: search report birds --runs here"
+        )
+        assert "more: search report birds --runs here" in shown(text_of_snapshot(seen, here))
+        assert as_json(seen, here, held_by=None)["problems"] == problems(seen, here)
+        spent = moment("birds", 1, (trial(0, 1, "PRUNED", value=None),), (), None)
+        assert "search report birds --runs here shows the reasons" in owner_or_next_command(spent, None, here)
+
     def test_long_epochs_are_none(self) -> None:
         slow = training(4, 1, epoch_seconds=600.0, seconds_since_progress=700.0)
         assert problems(moment("birds", 6, (trial(0, 1, "PRUNED"),), (slow,), None)) == []
