@@ -7,6 +7,7 @@ transfer  recipes of earlier studies in the space of a new one
 width     exact counts, and the widest width that fits
 limit     `search limit`: the widest model within a limit
 check     `search check`: what a study means, and all its problems
+speed     the speed of candidates: the largest one of each model trains for a few steps
 after     plan of the trainings after a search
 schedule  the time that is reserved for the export
 outlook   the plan of a launch with `--export`, in one line

@@ -6,7 +6,6 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import assert_never
@@ -25,6 +24,7 @@ from search.plan.near_duplicates import draw_pairs
 from search.plan.prepare import Prepared, check_room, data_size_of, prepare, room_needed
 from search.plan.preview import check_figure, draw_images
 from search.plan.space import find_bounds, known_recipes
+from search.plan.speed import batch_sizes, largest_candidates, measure_speed, teacher_left_out
 from search.plan.transfer import recipes_within
 from search.plan.width import Fitter, SizedWidth
 from search.study.budget import Budget
@@ -39,21 +39,6 @@ from trainer.errors import ConfigError, DataError, DiskError, LimitError
 from trainer.near import NearDuplicate, find_near_duplicates
 from trainer.scan import scan
 from trainer.values import Json
-
-MEASURED_STEPS = 3
-"""Number of training steps that are timed for the estimate, after one warm-up step."""
-
-
-@dataclass(frozen=True)
-class Speed:
-    """The speed of a candidate on a device."""
-
-    device: str
-    """Name of the device as it is shown."""
-    images_per_second: float
-    """Training pictures per second, validation excluded."""
-    seconds_per_epoch: float
-    """Seconds for the whole training and validation splits."""
 
 
 def check_study(
@@ -98,10 +83,12 @@ def check_study(
     if figure is not None:
         say(draw_images(spec, data, figure))
     fitter = Fitter(data.shape, spec.limit, runs.widths)
-    largest = fitter.size(candidate := largest_candidate(spec, space, fitter))
+    timed = largest_candidates(spec, space, fitter)
     for_checkpoints = room_needed(spec, prepared, len(devices))
     check_room(spec, runs, for_checkpoints)
-    speed = measure_speed(candidate, data, devices[0])
+    speeds = {one.model: measure_speed(one, data, devices[0]) for one in timed}
+    candidate = max(timed, key=lambda one: speeds[one.model].seconds_per_epoch)
+    largest, speed = fitter.size(candidate), speeds[candidate.model]
     ladder, candidates = build_ladder(spec), candidates_for(spec)
     seconds_per_step = (spec.train.epochs if spec.data.folds else 1) * speed.seconds_per_epoch
     seconds_per_trial = ladder.last_step * seconds_per_step
@@ -128,13 +115,14 @@ def check_study(
         transferred=tuple(
             recipes_within(spec, space, find_transfers(spec, data_size_of(data), url), fitter) if url else ()
         ),
-        steps_per_epoch=_steps_per_epoch(len(data.splits["train"]), _batch_sizes(spec.train, space.get("batch_size"))),
+        steps_per_epoch=_steps_per_epoch(len(data.splits["train"]), batch_sizes(spec.train, space.get("batch_size"))),
         estimate=Estimate(
             model=candidate.model,
             device=speed.device,
             workers=len(devices),
             workers_per_gpu=len(devices) // alone,
             images_per_second=speed.images_per_second,
+            timed={model: one.images_per_second for model, one in speeds.items()},
             seconds_per_epoch=speed.seconds_per_epoch,
             seconds_per_trial=seconds_per_trial,
             candidates=candidates,
@@ -166,59 +154,6 @@ def candidates_for(spec: StudySpec) -> Candidates:
         stopped_at_first_rung=at_most,
         first_rung=first,
         paused_at_rungs=about if ladder.rungs else None,
-    )
-
-
-def largest_candidate(spec: StudySpec, space: Mapping[str, BaseDistribution], fitter: Fitter) -> TrainConfig:
-    """The widest candidate of the space, with the most augmentation and the smallest batches.
-
-    A setting whose choices are not numbers gets its first choice. If a study samples the model, others may be larger.
-    """
-    sampled: dict[str, object] = {}
-    for key, axis in space.items():
-        if isinstance(axis, CategoricalDistribution):
-            numbers = all(isinstance(choice, int | float) for choice in axis.choices)
-            sampled[key] = max(axis.choices) if numbers else axis.choices[0]  # type: ignore[type-var]
-        elif isinstance(axis, FloatDistribution | IntDistribution):
-            sampled[key] = axis.high
-    if "batch_size" in space:
-        sampled["batch_size"] = min(_batch_sizes(spec.train, space["batch_size"]))
-    config = spec.config_for(sampled, spec.seed)
-    if not spec.sizes_vary:
-        return config
-    return fitter.resolve(config, 1.0, *spec.width_range)
-
-
-def measure_speed(candidate: TrainConfig, data: Dataset, where: WorkerDevice) -> Speed:
-    """Train ``candidate`` for a few real steps, validate one real batch, and scale both up to an epoch.
-
-    A teacher that would have to be downloaded is left out.
-
-    Raises:
-        ConfigError: the model, its augmentation or its precision is impossible on this device.
-    """
-    from trainer.device import open_device
-    from trainer.evaluate import EVALUATION_BATCH
-    from trainer.fit import fit
-
-    train, val = data.splits["train"], data.splits["val"]
-    batch_size = min(candidate.batch_size, len(train))
-    # With this learning rate, training cannot diverge in so few steps. The time does not depend on the rate.
-    quick = candidate.model_copy(update={"epochs": 1, "warmup_epochs": 0.0, "lr": 1e-6})
-    quick = quick.model_copy(update={"augment_from_epoch": 1, "augment_share": 1.0})
-    if _teacher_left_out(candidate) is not None:
-        quick = quick.model_copy(update={"distill": None})
-    device = open_device(where.kind, where.num_threads)
-    for steps, num_val in ((1, 1), (MEASURED_STEPS, EVALUATION_BATCH)):  # the first round warms up
-        sample = {"train": train[: steps * batch_size], "val": val[:num_val], "test": val[:0]}
-        (result,) = fit(quick, replace(data, splits=sample), device)
-    trained = len(sample["train"]) // batch_size * batch_size
-    validation_seconds = result.seconds - trained / result.images_per_second
-    return Speed(
-        device=device.name,
-        images_per_second=result.images_per_second,
-        seconds_per_epoch=len(train) // batch_size * batch_size / result.images_per_second
-        + validation_seconds * len(val) / len(sample["val"]),
     )
 
 
@@ -271,20 +206,6 @@ def _classes_of(spec: StudySpec) -> int | None:
     return max(2, len({picture.class_name for picture in listing.pictures if picture.split == "train"}))
 
 
-def _teacher_left_out(candidate: TrainConfig) -> str | None:
-    """A warning if the teacher would have to be downloaded; else None."""
-    if candidate.distill is None:
-        return None
-    from trainer.distill import may_download
-
-    if not may_download(candidate.distill):
-        return None
-    return (
-        f"distill.teacher {candidate.distill.teacher} was not loaded, as a check never uses the network: its classes "
-        "were not compared, and the time is that of a training without it"
-    )
-
-
 def _fixed(spec: StudySpec, space: Mapping[str, BaseDistribution]) -> dict[str, Json]:
     """The settings of [train] that are neither sampled nor their default."""
     named = spec.train.model_dump(mode="json", exclude_defaults=True)
@@ -316,23 +237,14 @@ def _images_of(
         near_duplicates=near_duplicates,
         warnings=(
             *warnings_about(data, spec.data),
-            *filter(None, [unanswered, _teacher_left_out(candidate)]),
+            *filter(None, [unanswered, teacher_left_out(candidate)]),
             *prepared.notes,
         ),
     )
 
 
-def _batch_sizes(train: TrainConfig, axis: BaseDistribution | None) -> list[int]:
-    """Every batch size of the space; for a range, its two ends."""
-    if isinstance(axis, CategoricalDistribution):
-        return [int(choice) for choice in axis.choices]  # type: ignore[arg-type]  # StudySpec accepts only integers
-    if isinstance(axis, IntDistribution):
-        return [axis.low, axis.high]
-    return [train.batch_size]
-
-
-def _steps_per_epoch(num_train: int, batch_sizes: list[int]) -> dict[int, int]:
-    return {batch_size: num_train // min(batch_size, num_train) for batch_size in batch_sizes}
+def _steps_per_epoch(num_train: int, sizes: list[int]) -> dict[int, int]:
+    return {batch_size: num_train // min(batch_size, num_train) for batch_size in sizes}
 
 
 def _axis_of(axis: BaseDistribution) -> RangeAxis | ChoiceAxis:

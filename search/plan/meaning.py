@@ -91,15 +91,19 @@ class Candidates:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Candidates, time and disk of a search, from the speed of the largest candidate."""
+    """Candidates, time and disk of a search, from the speed of the largest candidate of one model."""
 
     model: str
+    """The model that the times are for: the slowest of those in ``timed``."""
     device: str
     """Name of the device as it is shown."""
     workers: int
     workers_per_gpu: int
     images_per_second: float
     """Training pictures per second, validation excluded."""
+    timed: Mapping[str, float]
+    """Model -> training pictures per second of its largest candidate. If a study has many models, only the one with the
+    most multiply-adds is here."""
     seconds_per_epoch: float
     """Seconds for the whole training and validation splits."""
     seconds_per_trial: float
@@ -133,7 +137,7 @@ class Meaning:
     space: Mapping[str, RangeAxis | ChoiceAxis]
     """Sampled setting -> its axis."""
     largest: SizedWidth
-    """The largest candidate."""
+    """The largest candidate of the model that the estimate is for."""
     widest: SizedWidth | None
     """The widest width that fits the limit; None if the width is not sampled."""
     next: SizedWidth | None
@@ -281,7 +285,7 @@ def _estimate_table(meaning: Meaning) -> Table:
     shorter = "; pruning makes it shorter" if stops and meaning.budget.trainings is None else ""
     early = f" unless it is {'paused' if meaning.rungs else 'pruned'}" if stops else ""
     at_most, as_long = "at most ", ""
-    if _num_models(meaning) > 1:
+    if _num_models(meaning) > len(estimate.timed):
         at_most, as_long = "", f", if each model takes as long as {estimate.model}"
     return _pairs_table(
         {
@@ -290,6 +294,7 @@ def _estimate_table(meaning: Meaning) -> Table:
                 for size, number in meaning.steps_per_epoch.items()
             ),
             "device": f"{estimate.device}, {estimate.images_per_second:,.0f} pictures/s with {_measured(meaning)}",
+            **({"models": _others(estimate)} if len(estimate.timed) > 1 else {}),
             "epoch": f"about {duration(estimate.seconds_per_epoch)}",
             "trial": f"about {duration(estimate.seconds_per_trial)}{early}",
             **({"rungs": meaning.rungs} if meaning.rungs else {}),
@@ -319,7 +324,16 @@ def _num_models(meaning: Meaning) -> int:
 def _measured(meaning: Meaning) -> str:
     """The candidate whose size and speed are told, in words."""
     models, model = _num_models(meaning), meaning.estimate.model
-    return f"{model}, the first of {models} models" if models > 1 else f"the largest {model}"
+    if models == 1:
+        return f"the largest {model}"
+    is_slowest = len(meaning.estimate.timed) == models
+    return f"{model}, {'the slowest' if is_slowest else 'which has the most multiply-adds'} of {models} models"
+
+
+def _others(estimate: Estimate) -> str:
+    """The speed of each model that was timed, and the one that the times are for."""
+    speeds = ", ".join(f"{model} {speed:,.0f}" for model, speed in estimate.timed.items())
+    return f"{speeds} pictures/s; the times below are for {estimate.model}"
 
 
 def _rerank(rerank: Rerank, convolutions: Mapping[str, int]) -> str:

@@ -78,6 +78,25 @@ def expand(spec: StudySpec, fitter: Fitter, progress: Progress | None) -> tuple[
     return list(dict.fromkeys(models)), fixed, left_out
 
 
+def own_sizes(train: TrainConfig, fitter: Fitter) -> dict[str, ModelSize]:
+    """The sizes of the models that ``expand`` counted and that have no size setting."""
+    from trainer.models import size_settings
+
+    return {
+        name: ModelSize(params=one.params, macs=one.macs)
+        for name, one in _recall(*_kept(train, fitter)).items()
+        if one.macs is not None and not size_settings(name)
+    }
+
+
+def _kept(train: TrainConfig, fitter: Fitter) -> tuple[Path | None, str]:
+    """The file of earlier counts, and the key of those for this recipe, these classes and pictures in it."""
+    shape, memory = fitter.shape, fitter.memory
+    settings = train.model_dump(mode="json", include={"model_args", "stem"})
+    question = json.dumps([settings, [shape.num_classes, shape.image_size, shape.channels], version("timm")])
+    return None if memory is None else memory.with_name("timm-models.json"), question
+
+
 def _fits(one: Counted, fitter: Fitter) -> bool:
     size = None if one.macs is None else ModelSize(params=one.params, macs=one.macs)
     return one.problem is None and size is not None and fits(size, fitter.limit)
@@ -88,10 +107,8 @@ def _count_all(
 ) -> Mapping[str, Counted]:
     """Count the models, or recall their counts. The first count takes 0.3 s for each model up to 5 million parameters
     (2 CPU cores)."""
-    shape, most = fitter.shape, fitter.limit.params
-    memory = None if fitter.memory is None else fitter.memory.with_name("timm-models.json")
-    settings = train.model_dump(mode="json", include={"model_args", "stem"})
-    question = json.dumps([settings, [shape.num_classes, shape.image_size, shape.channels], version("timm")])
+    most = fitter.limit.params
+    memory, question = _kept(train, fitter)
     known = _recall(memory, question)
     for number, name in enumerate(names):
         if progress is not None:

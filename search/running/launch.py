@@ -90,6 +90,8 @@ def launch(
 
     Many parameters: the options of the command.
 
+    Long: the steps of a launch in their order, most of them one line.
+
     Args:
         spec: the study.
         url: the storage.

@@ -178,6 +178,8 @@ def open_study(
 ) -> optuna.Study:
     """Create the study, or open it and compare its stored fingerprint with the present one.
 
+    Many parameters: what the launch knows and this room does not.
+
     Args:
         spec: the study.
         storage: the storage of the study.

@@ -116,10 +116,8 @@ class StudyPage:
                 return
             self._wait_for_drawing(deadline)
             if not self._drawing and seconds:
-                state = (
-                    "has spent its budget" if reason is None else "was stopped; to go on, repeat its `search launch`"
-                )
-                self._order(snapshot, state)
+                stopped = "was stopped; to go on, repeat its `search launch`"
+                self._order(snapshot, "has spent its budget" if reason is None else stopped)
                 self._wait_for_drawing(deadline)
         finally:
             process.kill()

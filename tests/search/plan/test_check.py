@@ -20,11 +20,12 @@ from scripted import Bench, ScriptedPool, trains
 from search.devices import WorkerDevice
 from search.errors import UsageError
 from search.paths import Runs
-from search.plan.check import candidates_for, check_study, largest_candidate, measure_speed
+from search.plan.check import candidates_for, check_study
 from search.plan.meaning import Candidates, Meaning, RangeAxis, text_of_check
 from search.plan.prepare import checkpoint_bytes, prepare, room_needed
 from search.plan.preview import CELL_PIXELS, GAP_PIXELS, draw_images
 from search.plan.space import distributions, find_bounds
+from search.plan.speed import MOST_TIMED, largest_candidate, largest_candidates, measure_speed
 from search.plan.width import Fitter
 from search.study.budget import Budget
 from search.study.sampling import build_ladder
@@ -249,14 +250,57 @@ def test_without_a_pruner_nothing_is_said_about_pruning(runs: Runs) -> None:
     assert "prun" not in text
 
 
-def test_with_several_models_the_one_that_was_measured_is_named_and_not_called_the_largest(runs: Runs) -> None:
-    space = {"model": ["test_resnet", "test_vit"], "lr": {"low": 1e-3, "high": 1e-2}}
-    train = {"epochs": 3}
-    text = shown(check_study(study(limit={}, train=train, space=space, known=[]), runs, TWO_WORKERS), 200)
-    assert "\n  test_resnet, the first of 2 models; others may be larger:\n" in text
-    assert "pictures/s with test_resnet, the first of 2 models" in text
-    assert "if each model takes as long as test_resnet" in text
-    assert "at most" not in text
+def test_each_of_a_few_models_is_timed_and_the_plan_is_that_of_the_slowest(runs: Runs) -> None:
+    models = ["wrn-10-1", "wrn-16-2"]
+    space = {"model": models, "lr": {"low": 1e-3, "high": 1e-2}}
+    found = check_study(study(limit={}, train={"epochs": 3}, space=space, known=[]), runs, TWO_WORKERS)
+    estimate, text = found.estimate, shown(found, 200)
+    assert list(estimate.timed) == models
+    assert (estimate.model, estimate.images_per_second) == ("wrn-16-2", estimate.timed["wrn-16-2"])
+    assert estimate.timed["wrn-10-1"] > 2 * estimate.timed["wrn-16-2"]
+    num_train = found.pictures.splits["train"]
+    assert estimate.seconds_per_epoch > 0.9 * num_train / estimate.timed["wrn-16-2"]
+    assert found.largest.params == count(TrainConfig(model="wrn-16-2"), SHAPE).params
+    assert "\n  wrn-16-2, the slowest of 2 models; others may be larger:\n" in text
+    assert "pictures/s with wrn-16-2, the slowest of 2 models" in text
+    speeds = ", ".join(f"{model} {speed:,.0f}" for model, speed in estimate.timed.items())
+    assert f"{speeds} pictures/s; the times below are for wrn-16-2" in text
+    assert "at most about" in text
+
+
+def test_of_many_models_only_the_one_with_the_most_multiply_adds_is_timed(runs: Runs) -> None:
+    models = ["wrn-10-1", "resnet10t", "wrn-16-2", "wrn-10-2", "rexnet_100"]
+    assert len(models) > MOST_TIMED
+    spec = study(limit={}, train={"epochs": 3}, space={"model": models, "lr": {"low": 1e-3, "high": 1e-2}}, known=[])
+    found = check_study(spec, runs, TWO_WORKERS)
+    text = shown(found, 200)
+    most = max(models, key=lambda model: count(TrainConfig(model=model), SHAPE).macs)
+    assert most == "wrn-16-2"
+    assert list(found.estimate.timed) == [found.estimate.model] == [most]
+    assert f"pictures/s with {most}, which has the most multiply-adds of 5 models" in text
+    assert f"if each model takes as long as {most}" in text
+    assert "the times below" not in text
+    assert "at most about" not in text.partition("search  ")[2].partition("\n")[0]
+
+
+def test_the_models_of_a_survey_are_compared_by_their_counts_without_building_them_again(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = {"source": "digits", "image_size": 32}
+    space = {"model": ["timm:test_eff*", "timm:test_conv*"], "lr": {"low": 1e-3, "high": 1e-2}}
+    spec = study(limit={"params": 500_000}, data=data, train={"epochs": 1}, space=space, known=[])
+    axes = find_bounds(spec, 10, runs).space
+    shape = Shape(10, 32)
+    models = axes["model"].choices  # type: ignore[attr-defined]
+    assert len(models) > MOST_TIMED
+    most = max(models, key=lambda model: count(TrainConfig(model=model), shape).macs)
+    built: list[str] = []
+    monkeypatch.setattr(
+        "trainer.models.count", lambda config, shape: built.append(config.model) or count(config, shape)
+    )
+    (timed,) = largest_candidates(spec, axes, Fitter(shape, spec.limit, runs.widths))
+    assert timed.model == most
+    assert set(built) <= {most}
 
 
 def test_a_set_without_a_test_split_is_warned_of(meaning: Meaning) -> None:
@@ -278,7 +322,7 @@ def test_the_time_is_that_of_the_widest_candidate_with_most_augmentation_in_the_
         known=[],
     )
     space = prepare(spec, runs, Console(stderr=True)).space
-    candidate = largest_candidate(spec, space, Fitter(SHAPE, spec.limit))
+    candidate = largest_candidate(spec, space, Fitter(SHAPE, spec.limit), "resnet10t")
     assert (candidate.batch_size, candidate.rotate, candidate.crop_padding, candidate.optimizer) == (8, 20, 2, "sgd")
     assert candidate.width_mult == space["width_mult"].high  # type: ignore[attr-defined]
 
@@ -287,7 +331,7 @@ def test_the_time_is_that_of_the_widest_candidate_with_most_augmentation_in_the_
 def test_the_largest_candidate_lacks_what_its_family_does_not_have(runs: Runs, growth: dict[str, Any]) -> None:
     space = {"model": ["rexnet_100", "resnet10t"]} | growth.get("space", {})
     spec = study(limit={"params": 9_000_000}, space=space, known=[], train=growth.get("train", {}))
-    candidate = largest_candidate(spec, find_bounds(spec, 10, runs).space, Fitter(SHAPE, spec.limit))
+    candidate = largest_candidate(spec, find_bounds(spec, 10, runs).space, Fitter(SHAPE, spec.limit), "rexnet_100")
     assert (candidate.model, candidate.growth, candidate.width_mult) == ("rexnet_100", 2.0, 1.0)
     assert count(candidate, SHAPE).params < 9_000_000
 
@@ -382,7 +426,8 @@ def test_of_several_families_the_time_says_which_one_it_is_of(runs: Runs) -> Non
     known = [{"model": "mobilenetv3_small_050"}, {"model": "rexnet_100"}]
     meaning = check_study(study(limit={"params": 200_000}, space=space, known=known), runs, TWO_WORKERS[:1])
     assert "small: 7 trials of 2 models, 3 epochs each" in shown(meaning)
-    assert "pictures/s with resnet10t, the first of" in shown(meaning)
+    assert meaning.estimate.timed.keys() == {"resnet10t", "rexnet_100"}
+    assert f"pictures/s with {meaning.estimate.model}, the slowest of 2" in shown(meaning, 200)
     assert list(meaning.left_out) == ["mobilenetv3_small_050", "known.0"]
     assert list(meaning.known) == known[1:]
     assert "2 left out because they do not fit:\n  mobilenetv3_small_050: mobilenetv3_small_050 " in shown(meaning)
