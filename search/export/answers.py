@@ -154,7 +154,8 @@ class SampleFile:
     """A .csv with the ids, the order and the columns of a sample. The row of an unreadable picture is not changed.
 
     Raises:
-        UsageError: the columns after the ids are neither a single one, for the label, nor classes of the model alone.
+        UsageError: after the ids, the sample has neither a single column (for the label) nor columns that are all named
+            after classes of the model.
     """
 
     def __init__(self, names: Sequence[str], sample: Sample) -> None:

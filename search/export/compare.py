@@ -246,8 +246,9 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def _from_folder(data: Path, sides: Sequence[Side], cache: Path) -> ComparedPictures:
     """The pictures of a folder on which two exports are compared.
 
-    The first of these that exists: the pictures of the test folder; those of the test split (without one, of the
-    validation split) that was drawn from the folder for the exports; those of the val folder; all pictures.
+    If there is a test folder, its pictures. Else, if an export was trained on this folder, the pictures of the test
+    split that was drawn from it (without a test split, of the validation split). Else those of the val folder, if there
+    is one. Else all pictures.
     """
     images = _listing(data, [side.record for side in sides]).pictures
     splits = {one.split for one in images}

@@ -160,7 +160,7 @@ def export_owned(
         console: shows progress and messages.
         out: as for ``export_best``.
         numbers: as for ``export_best``.
-        schedule: the time of the whole study. The confirmation ends when the final training needs the rest of it.
+        schedule: the time of the whole study. The confirmation ends early enough for the final training.
     """
     study, spec, study_name = owned.study, owned.spec, owned.spec.name
     with _disk_errors((out or runs.export(study_name, 0)).parent), ExitStack() as stack:

@@ -42,7 +42,7 @@ SCALED = """    image = ImageOps.exif_transpose(Image.open(file))
         low, high = next(((0, top) for top in tops if low >= 0 and high <= top), (low, high))
         image = Image.fromarray(np.rint((values - low) * (255 / ((high - low) or 1))).astype("uint8"))
     image = image.convert("""
-"""Lines of Python for pictures of several ranges of more than 8 bits, instead of SIXTEEN_BITS."""
+"""Lines of Python that are used instead of SIXTEEN_BITS if pictures of more than 8 bits have other ranges of values."""
 
 
 STEP = """The pictures were read without their background. Each picture needs this step of OpenCV first, before timm's

@@ -64,9 +64,9 @@ between its logits in fp32 and in fp64. Each of the two compared libraries may b
 6 steps had a logit of 130; fp32 changed its logits by 4e-2, and two libraries differed by 3e-2."""
 
 STRANGER_TOLERANCE = 0.005
-"""Largest difference between a stranger's accuracy on the raw files and the card's, besides the pictures that a plain
-convert("RGB") reads differently (16-bit, EXIF-rotated). All other pictures agree, or nearly agree if one side
-is more than 64 times as long as the other."""
+"""Largest allowed difference between a stranger's accuracy on the raw files and the card's. To it is added the share of
+pictures that a plain convert("RGB") reads differently (16-bit, EXIF-rotated). All other pictures agree, or nearly agree
+if one side is more than 64 times as long as the other."""
 
 STRANGER_LEVELS = 2.0
 """Largest mean difference, in levels of 255, between a picture as a stranger reads it and as the cache has it."""

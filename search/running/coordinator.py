@@ -350,7 +350,7 @@ class Coordinator:
         trial = worker.trial
         if trial is None or (progress := self.trials.progress.get(trial)) is None or progress.waits_at_rung:
             return
-        has_room = failure.kind != "disk" or self._has_room()  # a look at all checkpoints
+        has_room = failure.kind != "disk" or self._has_room()  # slow: it looks at all checkpoints
         decision = decide(failure, progress.setbacks, self.spec.faults, has_room=has_room)
         self.trials.record_failure(trial, worker.label, failure, decision)
         match decision.verdict:

@@ -70,7 +70,7 @@ class Gpus:
 
 
 def change_gpus(name: str, url: URL, runs: Runs, request: Request, *, tell: Callable[[str], None]) -> Gpus:
-    """Change the GPUs of a running search until it ends. If the request has no change, list them.
+    """Change the GPUs of a running search; the next launch does not keep the change. An empty request lists them.
 
     Args:
         name: name of the study.

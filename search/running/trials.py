@@ -173,11 +173,11 @@ class Trials:
         return self.orphans.popleft() if self.orphans else None
 
     def complete_asking(self) -> None:
-        """Make an orphan of the trial that was being promoted or asked for, perhaps when an outage began.
+        """Complete a promotion or the creation of a candidate, perhaps after an outage. The trial becomes an orphan.
 
-        No worker has the trial. In the database it is RUNNING, perhaps without some of its settings. These are drawn
-        now, before a later result is stored, because the sampler would learn from that result. If the database created
-        two trials, because its reply for the first was lost, the first is resumed, so that a replay has the same order.
+        In the database, the trial is RUNNING, perhaps without some of its settings. These are drawn now, before a later
+        result is stored, because the sampler would learn from that result. If a reply of the database was
+        lost, it may have created two trials. The first one is resumed, so that a replay has the same order.
         """
         self._put_first(self.rungs.complete_promoting())
         if self.asking:
@@ -250,7 +250,7 @@ class Trials:
     def _decide(
         self, progress: Progress, step: int, value: float, rung: int | None, *, last: bool
     ) -> tuple[bool | None, bool]:
-        """Whether a trial is pruned or paused (None: not decided), and whether only for lack of compute or time."""
+        """Whether a trial is pruned or paused (None: not decided); whether that is only for lack of compute or time."""
         if rung is not None:
             others = self.committed - self.rungs.left_of(progress)
             in_time = self.clock.allows(self.rungs.steps_beyond(rung))

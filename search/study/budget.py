@@ -116,9 +116,9 @@ class Budget:
     def candidates_left(self, spent: Spent, committed_epochs: int = 0) -> int:
         """Largest number of further candidates that may begin, if each takes one step.
 
-        A budget of E epochs has at most E candidates, because candidates that end before their first epoch cost
-        nothing, and a search must end even if all candidates do. Trials in progress go on, so at most one full training
-        more than the budget is spent.
+        A budget of E epochs has at most E candidates. Candidates that end before their first epoch cost nothing, so
+        without this limit a search with only such candidates would never end. Trials in progress go on, so at most one
+        full training more than the budget is spent.
 
         Args:
             spent: the spent part.

@@ -142,7 +142,8 @@ def _lock(name: str, url: URL, holder: Path, *, patience_seconds: float) -> Iter
             with contextlib.suppress(SQLAlchemyError):
                 connection.close()
             connection = engine.connect()  # raises while the server is unavailable
-            take("a launch from another runs folder, which was faster")  # this folder is locked
+            # Only a launch from another runs folder can be faster, because this process holds its own folder's lock.
+            take("a launch from another runs folder, which was faster")
 
     try:
         with storage_errors(url):

@@ -157,7 +157,7 @@ def eta_seconds(
 
     The share of trials that end after each epoch is estimated as by Kaplan and Meier, 1958: a running trial counts as
     having reached its epoch. Finished trials alone would give too short a time, because pruned ones finish first. A
-    paused trial counts as ended: about as many will be promoted as have been promoted so far.
+    paused trial counts as ended, which assumes that later trials are promoted as often as trials have been so far.
 
     Many parameters: the live view and ``search status`` get these values from different places.
 

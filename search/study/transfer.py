@@ -103,7 +103,7 @@ def choose_transfers(spec: StudySpec, size: DataSize, storage: RDBStorage) -> li
     """
     if not spec.search.transfer:
         return []
-    from trainer.families import kin_of  # imports timm, seconds, and few studies need it
+    from trainer.families import kin_of  # imports timm, which takes seconds; few studies need it
 
     models = {str(one) for one in values_of("model", spec.train, spec.space)}
     kin = {kin_of(model) for model in models if not model.startswith(TIMM)}

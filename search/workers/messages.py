@@ -60,7 +60,7 @@ class Assign:
     start: str | None = None
     """In an export: path of the checkpoint whose weights the training begins with."""
     teacher: str | None = None
-    """Path of the teacher, if it is an export and the worker does not run beside the coordinator."""
+    """On a Ray cluster: path of the teacher, if it is an export. None in other pools, where ``config`` has the path."""
     rerank: Rerank | None = None
     """In an export: filters that are drawn again in the weights of ``start``."""
     type: Literal["assign"] = "assign"

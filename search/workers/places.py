@@ -26,8 +26,8 @@ def parse_places(text: str | None, cluster: Cluster, workers_per_gpu: int = 1) -
 
     Args:
         text: "slurm:16" or "ray:16" for 16 GPUs; "slurm:cpu:16" or "ray:cpu:16" for 16 workers on the CPU; "slurm" for
-            all GPUs of the allocation, "ray" for all GPUs of the cluster, or for their cores if they have no GPU. Any
-            other text is as for ``parse_devices``.
+            all GPUs of the allocation, "ray" for all GPUs of the cluster; if there is no GPU, for workers on all cores.
+            Any other text is as for ``parse_devices``.
         cluster: how the study asks for workers on a cluster.
         workers_per_gpu: number of workers that will share each GPU.
 

@@ -58,7 +58,8 @@ class RayPool:
         here = NodeAffinitySchedulingStrategy(self._home, soft=False)
         remote: Any = ray.remote  # its types know no concurrency groups
         self._depot = remote(Depot).options(num_cpus=0, max_concurrency=4, scheduling_strategy=here).remote()
-        # They run beside ``start`` and ``listen``: a process can be killed even while its pictures are fetched.
+        # Method -> its group of threads. These methods can run while ``start`` or ``listen`` runs: for example, a
+        # process can be killed while its pictures are fetched.
         methods = {"send": "send", "kill": "kill", "close": "kill", "pid": "kill"}
         host = type(
             "Host",

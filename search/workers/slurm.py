@@ -28,8 +28,8 @@ printf '{"type": "step", "step": "%s.%s"}\\n' "$SLURM_JOB_ID" "$SLURM_STEP_ID"
 "$@"
 printf '\\n{"type": "exit", "code": %d}\\n' $?
 """
-"""The shell script that runs a worker on its node. Only its last line says that the worker has ended by itself: if the
-node dies, srun ends with code 0."""
+"""The shell script that runs a worker on its node. Its last line reports that the worker has ended by itself. srun's
+exit code does not tell that: it is 0 also if the node dies."""
 
 WITH_PARENT = """
 import ctypes, os, signal, sys
