@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 
 import psutil
 import pytest
-from desk import STEADY, Answer, Desk, Running
+from desk import Desk, Running
+from on_cluster import Disturbed, EndsInEveryWay
 from optuna.trial import FrozenTrial
 from ray_nodes import Cluster, ray_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-
-LAUNCH = ("launch", "steady.toml", "--gpus", "ray:cpu:1", "--set", "cluster.threads=1", "--trials", "7")
 
 
 @pytest.fixture(scope="module")
@@ -26,27 +25,12 @@ def nodes() -> Iterator[Cluster]:
         yield cluster
 
 
-def node_workers(cluster: Cluster, node: str) -> list[psutil.Process]:
-    """Worker processes on a node."""
-    found = []
-    for process in cluster.processes(node):
-        with contextlib.suppress(psutil.Error):
-            if "search.workers.worker" in process.cmdline():
-                found.append(process)
-    return found
-
-
 @dataclass
-class Disturbed:
-    """A search on a cluster: its worker was killed, its node was drained and killed, and so was the one that joined
-    then, and at last the coordinator."""
+class OnRay(Disturbed):
+    """Its worker was killed, its node was drained and killed, and so was the one that joined then, and at last the
+    coordinator."""
 
-    desk: Desk
-    cluster: Cluster
-    left_behind: list[psutil.Process] = field(default_factory=list)
-    """Processes of workers that were there 10 s after the coordinator was killed."""
-    first: Answer | None = None
-    last: Answer | None = None
+    cluster: Cluster = field(kw_only=True)
 
     def waits(self) -> bool:
         """Whether the search's worker waits for a node."""
@@ -55,10 +39,10 @@ class Disturbed:
 
     def worker_on(self, node: str, running: Running) -> psutil.Process:
         """The worker on a node, after the next epoch that has come from there."""
-        running.until(lambda: node_workers(self.cluster, node))
+        running.until(lambda: self.cluster.workers(node))
         began = time.time()
         running.until(lambda: self.newest_checkpoint() > began)
-        (worker,) = node_workers(self.cluster, node)
+        (worker,) = self.cluster.workers(node)
         return worker
 
     def newest_checkpoint(self) -> float:
@@ -70,12 +54,11 @@ class Disturbed:
 
 
 @pytest.fixture(scope="module")
-def disturbed(fresh_desk: Callable[[str], Desk], nodes: Cluster) -> Iterator[Disturbed]:
+def disturbed(fresh_desk: Callable[[str], Desk], nodes: Cluster) -> Iterator[OnRay]:
     desk = fresh_desk("ray")
-    desk.write("steady.toml", STEADY)
-    search = Disturbed(desk, nodes)
+    search = OnRay(desk, "ray:cpu:1", 7, nodes.environment, cluster=nodes)
     try:
-        running = desk.start(*LAUNCH, **nodes.environment)
+        running = search.launch()
         search.worker_on("n1", running).kill()
         search.worker_on("n1", running).suspend()  # so that its trial does not end meanwhile
         nodes.drain("n1")
@@ -89,23 +72,21 @@ def disturbed(fresh_desk: Callable[[str], Desk], nodes: Cluster) -> Iterator[Dis
         running.send(signal.SIGKILL)
         search.first = running.wait()
         deadline = time.monotonic() + 10
-        while (workers := node_workers(nodes, "n3")) and time.monotonic() < deadline:
+        while (workers := nodes.workers("n3")) and time.monotonic() < deadline:
             time.sleep(0.1)
         search.left_behind = workers
-        search.last = desk.search(*LAUNCH, **nodes.environment)
+        search.last = search.launch().wait()
+        search.export(lambda: nodes.workers("n3"))
         yield search
     finally:
         desk.clear()
 
 
-def test_every_trial_is_what_it_would_have_been_if_nothing_had_ended(
-    disturbed: Disturbed, uninterrupted: list[FrozenTrial]
-) -> None:
-    assert disturbed.last is not None
-    assert disturbed.last.code == 0, disturbed.last
-    trials = disturbed.desk.trials("steady")
-    assert [trial.params for trial in trials] == [trial.params for trial in uninterrupted]
-    assert [trial.intermediate_values for trial in trials] == [one.intermediate_values for one in uninterrupted]
+class TestOnRay(EndsInEveryWay):
+    def test_every_trial_is_what_it_would_have_been_if_nothing_had_ended(
+        self, disturbed: Disturbed, uninterrupted: list[FrozenTrial]
+    ) -> None:
+        self.compare(disturbed, uninterrupted)
 
 
 def test_each_end_of_a_worker_is_told_for_what_it_is(disturbed: Disturbed) -> None:
@@ -114,11 +95,3 @@ def test_each_end_of_a_worker_is_told_for_what_it_is(disturbed: Disturbed) -> No
     assert re.search(r"worker ray:0 ended with signal 9; trial [0-6] goes on from its last epoch", said), said
     assert len(re.findall(r"worker ray:0 was lost with \S+; trial [0-6] goes on from its last epoch", said)) == 2, said
     assert (disturbed.first.err, "raylet" in said) == ("", False), "Ray prints nothing to the terminal"
-
-
-def test_a_killed_coordinator_leaves_no_worker(disturbed: Disturbed) -> None:
-    assert disturbed.left_behind == []
-
-
-def test_the_search_can_be_replayed(disturbed: Disturbed) -> None:
-    assert disturbed.desk.inside("replay", "steady", "--json").json()["identical"]
