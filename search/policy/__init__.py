@@ -5,6 +5,7 @@ promotion   decides which candidates go on from a rung, and which are paused the
 race        decides which of the best candidates is exported: rounds of trainings with fresh seeds
 model       the sampler "model", which decides the settings to try next
 tpe         the sampler "tpe": Optuna's, with a cache of trials
+halving     the pruner "successive_halving": Optuna's, with a cache of values at rungs
 parzen      the density of many trials, for "tpe"
 candidates  the trials of a study as the sampler sees them
 estimate    the estimated end of a candidate, from the rungs that it has reached

@@ -21,6 +21,7 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, Trial
 from sqlalchemy import delete
 
+from search.policy.halving import RUNG, RememberingHalving
 from search.policy.ladder import PAUSED_AT, PROMOTED_AT, Ladder, ladder_for
 from search.policy.model import ModelSampler
 from search.policy.tpe import RememberingTPE, TrialCache
@@ -32,9 +33,6 @@ from trainer.values import Json
 
 QUEUED = "fixed_params"
 """Name of the attribute in which Optuna keeps the values of a trial that was queued."""
-
-RUNG = "completed_rung_"
-"""Prefix of the attributes that successive halving stores on a trial."""
 
 
 def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
@@ -93,7 +91,7 @@ def build_pruner(spec: StudySpec) -> BasePruner:
     search, min_epochs = spec.search, spec.search.min_epochs or 1
     match search.pruner:
         case "successive_halving":
-            return SuccessiveHalvingPruner(min_resource=min_epochs, reduction_factor=search.reduction_factor)
+            return RememberingHalving(min_resource=min_epochs, reduction_factor=search.reduction_factor)
         case "hyperband":
             pruner = HyperbandPruner(
                 min_resource=min_epochs,

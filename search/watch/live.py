@@ -45,9 +45,9 @@ SHOWN_PROBLEMS = 3
 SHOWN_WORKERS = 16
 """Largest number of workers with a row of their own."""
 
-DRAWN_SECONDS, REDRAWN_SECONDS = 1.0, 3.0
-"""Time between two drawings of the live view if there are new lines for the user, and if there are none. With eight
-workers a drawing takes 6 ms of CPU."""
+DRAWN_SECONDS, REDRAWN_SECONDS, DRAWN_APART = 1.0, 3.0, 100
+"""Shortest time between two drawings of the live view if there are new lines for the user, and if there are none; and
+with new lines, as a multiple of the CPU time of the last drawing, up to REDRAWN_SECONDS."""
 
 COLUMN: dict[Objective, str] = NAMES | {"balanced_accuracy": "balanced"}
 """Objective -> head of its column, at most eight letters."""
@@ -219,7 +219,7 @@ class Display:
             self._live = Live(console=self.console, auto_refresh=False, redirect_stderr=to_terminal)
         self._gone = False
         self._said = time.monotonic()
-        self._drawn = -math.inf
+        self._drawn, self._apart = -math.inf, 0.0
         self._undrawn: Snapshot | None = None
         self._lines: list[str] = []
         """Lines that appear above the live view when it is drawn next."""
@@ -246,9 +246,10 @@ class Display:
         now = time.monotonic()
         if self._live:
             self._undrawn = snapshot
-            if now - self._drawn >= (DRAWN_SECONDS if self._lines else REDRAWN_SECONDS):
-                self._drawn = now
+            if now - self._drawn >= max(DRAWN_SECONDS if self._lines else REDRAWN_SECONDS, self._apart):
+                self._drawn, begun = now, time.process_time()
                 self._draw(self._live, snapshot)
+                self._apart = min(REDRAWN_SECONDS, DRAWN_APART * (time.process_time() - begun))
         elif now - self._said > LOG_SECONDS:
             self.say(log_line(snapshot))
 

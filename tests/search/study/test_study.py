@@ -17,7 +17,7 @@ from choices import UNKNOWN, choices_of, with_word
 from filelock import FileLock
 from needed import postgres
 from optuna.distributions import CategoricalDistribution
-from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import GPSampler, RandomSampler
 from optuna.storages import RDBStorage
 from sqlalchemy import URL
@@ -27,6 +27,7 @@ from search.errors import HeldError, StorageError, StudyChanged, UsageError
 from search.export.export import export_best
 from search.paths import Runs
 from search.plan.space import distributions
+from search.policy.halving import RememberingHalving
 from search.policy.model import ModelSampler
 from search.policy.tpe import RememberingTPE
 from search.study.lock import own_study, owner_of
@@ -228,7 +229,7 @@ def test_an_unknown_study_names_the_nearest_one(storage: RDBStorage) -> None:
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("successive_halving", SuccessiveHalvingPruner),
+        ("successive_halving", RememberingHalving),
         ("hyperband", HyperbandPruner),
         ("median", MedianPruner),
         ("none", NopPruner),

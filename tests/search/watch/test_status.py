@@ -443,6 +443,7 @@ class TestTerminal:
         drawn = io.StringIO()
         monkeypatch.setattr(terminal, "Terminal", lambda **_: Console(file=drawn, force_terminal=True, width=80))
         monkeypatch.setattr(terminal, "DRAWN_SECONDS", 0)
+        monkeypatch.setattr(terminal, "DRAWN_APART", 0)
         with Display() as display:
             display.watch(moment("birds", 3, (trial(0),), (training(2, 1),), 40.0))
             later = moment("birds", 3, (trial(0), trial(1)), (training(2, 2),), 20.0)
@@ -450,6 +451,21 @@ class TestTerminal:
             assert "2 of 3 trials finished" not in drawn.getvalue()
             display.say("trial 1 complete")
             display.watch(later)
+            assert "2 of 3 trials finished" in drawn.getvalue()
+
+    def test_drawings_that_take_long_are_further_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        drawn = io.StringIO()
+        monkeypatch.setattr(terminal, "Terminal", lambda **_: Console(file=drawn, force_terminal=True, width=80))
+        monkeypatch.setattr(terminal, "DRAWN_SECONDS", 0)
+        monkeypatch.setattr(terminal, "DRAWN_APART", 1e9)
+        with Display() as display:
+            display.watch(moment("birds", 3, (trial(0),), (training(2, 1),), 40.0))
+            display.say("trial 1 complete")
+            display.watch(moment("birds", 3, (trial(0), trial(1)), (training(2, 2),), 20.0))
+            assert "2 of 3 trials finished" not in drawn.getvalue()
+            later = time.monotonic() + terminal.REDRAWN_SECONDS
+            monkeypatch.setattr(time, "monotonic", lambda: later)
+            display.watch(moment("birds", 3, (trial(0), trial(1)), (training(2, 2),), 20.0))
             assert "2 of 3 trials finished" in drawn.getvalue()
 
     def test_a_log_file_on_a_full_disk_gets_its_lines_when_there_is_room(
