@@ -64,7 +64,8 @@ class Terminal(Console):
         try:
             super().print(*objects, **options)
         except OSError as error:
-            self._buffer.clear()  # rich's buffer; the file's own keeps the text, and is written when there is room
+            # Otherwise rich would print the text again; the file's own buffer keeps it until there is room.
+            self._buffer.clear()
             _on_unwritten(error, self.file)
 
     def say(self, line: str, level: int = logging.INFO, /) -> None:

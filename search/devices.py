@@ -29,7 +29,7 @@ class WorkerDevice:
     label: str
     """Name for the user: "cpu", "cpu:1", "gpu 0", or "gpu 0:1" if workers share a GPU."""
     visible: str | None
-    """CUDA_VISIBLE_DEVICES of the process: the GPU's UUID, by which locks and counts recognise a GPU; None for the
+    """CUDA_VISIBLE_DEVICES of the process: the GPU's UUID, by which a GPU is also locked and counted; None for the
     CPU."""
     num_threads: int
     """CPU threads of torch in the process."""

@@ -89,8 +89,8 @@ class Final(FrozenModel):
     ensemble: int | Selection | Literal["folds"] = 1
     """Number of models that are trained, each with its own seed; their probabilities are averaged. The limit applies to
     all of them together. { of = 10, keep = 6 } trains ten, and exports the six that are best together on the validation
-    split. Their accuracy there is then too high; the test split measures them. "folds" exports the models of all folds
-    of [data] folds, and their predictions for the pictures that each was not trained on, as a CSV."""
+    split. Their accuracy there is then too high; the test split measures them. "folds" exports a model for each
+    fold of data.folds, and the predictions of each for the pictures that it was not trained on, as a CSV."""
     limit_each: bool = False
     """true: the limit applies to each model of an ensemble alone."""
     tta: tuple[str, ...] = ()

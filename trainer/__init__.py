@@ -41,7 +41,7 @@ layout        which folders are splits, and which are classes
 split_names   splits by the names of folders
 unclear       folders that are neither splits nor classes: refusals, copies
 labels        label tables
-file_index    files by what a label table writes for them, and the rows of a table
+file_index    the files that the cells of a label table mean, and the rows of a table
 classes       which values of a column may be classes
 one_hot       label tables with a column for each class
 other_labels  labels that are not read: in other files than tables, in the names of pictures

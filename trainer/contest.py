@@ -50,7 +50,7 @@ def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
     if not tables:
         return None
     index = FileIndex([file for file in tree.walk() if file.is_picture], root)
-    found: dict[str, _Labelling] = {}  # by setting; a table of the split's name first, then the longest
+    found: dict[str, _Labelling] = {}  # setting -> best table: its name has the split, then most labels
     for file in tables:
         if (new := _labelling(file, index)) is not None:
             best = found.get(new.setting)

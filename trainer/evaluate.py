@@ -86,7 +86,8 @@ def shifted(images: torch.Tensor, right: int, down: int) -> torch.Tensor:
 def _uncovering_black(
     pictures: torch.Tensor, views: Views, move: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """Normalised pictures that ``move`` moves; it fills with 0, which is not black after normalisation."""
+    """Apply ``move`` to normalised pictures so that uncovered parts are black; ``move`` alone would fill them with 0,
+    which is another colour after normalisation."""
     black = _channels(views.mean) / _channels(views.std)
     return move(pictures + black) - black
 

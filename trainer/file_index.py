@@ -1,4 +1,4 @@
-"""Files by what a label table writes for them, and the rows of such tables as text."""
+"""The files that the cells of a label table mean, and the rows of such tables as text."""
 
 from __future__ import annotations
 
@@ -200,7 +200,8 @@ EXCEL_SEPARATOR = re.compile(r"\s*sep=(.)\r?\n", re.IGNORECASE)
 
 
 def separator_of(text: str) -> str:
-    """The separator of a table's cells: of those in its first line, one that cuts most lines into as many cells."""
+    """The separator of a table's cells: of those in its first line, one with which most lines have
+    as many cells as the first."""
     if (said := EXCEL_SEPARATOR.match(text)) is not None:
         return said[1]
     some = [line[:10_000] for line in islice(io.StringIO(text), 100) if line.strip()][:20]

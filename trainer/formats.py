@@ -1,4 +1,4 @@
-"""What a file is that Pillow cannot read, from its first bytes, and the cure."""
+"""The formats of files that Pillow cannot read, recognised by their first bytes, and the cure for each."""
 
 from __future__ import annotations
 

@@ -122,7 +122,8 @@ def _splits(where: str, splits: Sequence[tuple[str, Folder]], unlabelled: list[F
     known = classes | {rest_of(folder.base) for folder in training}
     kept = []
     for split, folder in splits:
-        is_class = rest_of(folder.base) in known - {""}  # test_real beside train_real; not "images to predict test"
+        # True for test_real beside train_real, False for "images to predict test".
+        is_class = rest_of(folder.base) in known - {""}
         if split == "test" and count["test"] > 1 and not folder.holding and not is_class:
             unlabelled = [*unlabelled, folder]
         else:

@@ -143,7 +143,7 @@ def _multiply(tensors: Sequence[torch.Tensor], factors: Sequence[torch.Tensor]) 
 
 @lru_cache(maxsize=1)
 def _owners(sizes: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """The number of the vector to which each element of vectors of these sizes belongs. Kept for the next steps: a GPU
+    """For each element of vectors of these sizes, the number of its vector. Kept for the next steps: a GPU
     waits for each copy from the host."""
     return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(device)
 

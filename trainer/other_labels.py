@@ -141,7 +141,7 @@ def _first_record(file: File) -> dict[str, object]:
 
 
 def _about_json(file: File, index: FileIndex) -> str | None:
-    """A sentence about an object in JSON with the class of each picture by its name; None if it is none."""
+    """A sentence about a JSON file that maps names of pictures to classes; None if the file is no such map."""
     try:
         if file.path.stat().st_size > MOST_JSON:
             return None

@@ -78,7 +78,7 @@ COMPARED = 50
 
 
 def unwrapped(folder: Folder) -> Folder:
-    """The folder, or the first one below it that holds pictures itself, several folders with pictures, or a split."""
+    """The first folder, from this one down, that holds pictures itself, several folders with pictures, or a split."""
     while not folder.pictures and len(folder.holding) == 1 and split_of(folder.holding[0].base) is None:
         folder = folder.holding[0]
     return folder
@@ -201,7 +201,7 @@ def _has_classes(folder: Folder, split: str) -> bool:
 
 
 def _refuse_others(place: str, named: list[Folder], others: Sequence[Folder], splits: Mapping[str, str]) -> None:
-    """Raise if folders beside splits name none, and one of the splits, or the only other folder, holds class folders.
+    """Raise if only some folders name splits, and one of these, or the only other folder, holds class folders.
 
     A folder "train" with pictures beside "car" and "bus" may be a class.
     """

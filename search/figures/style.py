@@ -32,8 +32,8 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-se
 
 @dataclass(frozen=True)
 class ValueAxis:
-    """The axis of an objective's values. Better values are higher: a loss is not negated, but its axis points
-    downwards."""
+    """The axis of an objective's values. Better values are drawn higher: a loss is drawn as it was measured, on an
+    axis that points downwards."""
 
     objective: Objective
 
@@ -119,7 +119,7 @@ def line_of(color: str, width: float = 1) -> dict[str, Any]:
 
 
 def points_of(trials: Sequence[FrozenTrial], ladder: Ladder, objective: Objective) -> dict[str, Any]:
-    """Trials in the order of their numbers, each with its sentence as hover text."""
+    """Trials in the order of their numbers, each with a sentence about it as hover text."""
     views = [view_of(trial) for trial in trials]
     return {
         "x": [view.number for view in views],

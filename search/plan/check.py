@@ -187,7 +187,10 @@ def _prepare(spec: StudySpec, runs: Runs) -> Prepared:
 
 
 def _classes_of(spec: StudySpec) -> int | None:
-    """The number of classes, or a lower bound, so that problems of the limit are real; None if nothing is known."""
+    """The number of classes, or a lower bound: a model over the limit with it is over the limit with more classes, too.
+
+    None if nothing is known.
+    """
     match spec.data.source:
         case "digits" | "cifar10":
             return 10

@@ -75,7 +75,7 @@ class Schedule:
 
     def final_begins_at(self, pace: Pace) -> float:
         """Latest time at which the final training must begin, even if nothing is confirmed."""
-        after = after_search(self.spec, 1, self._training(pace), self.parallel)  # the 1 has no part in last_seconds
+        after = after_search(self.spec, 1, self._training(pace), self.parallel)  # last_seconds does not depend on the 1
         return self.ends_at - MARGIN * (START_SECONDS * pace.load + after.last_seconds + self.export_seconds(pace))
 
     def seconds_after_search(self, pace: Pace) -> float:

@@ -25,7 +25,7 @@ from optuna.samplers._tpe.probability_distributions import (
 Array = NDArray[np.float64]
 
 FEW = 2000
-"""Optuna's error function is another one, with other last bits, for arrays of fewer numbers than this."""
+"""For arrays of fewer numbers than this, Optuna computes erf in another way, so that its last bits differ."""
 
 MOST_SETTINGS = 8
 """Largest number of continuous settings that are added up here in the order in which numpy adds them up."""
@@ -60,7 +60,7 @@ class KeptMasses:
         kept = self._kernels[rows]
         changed = ((kept[:, 0] != means) | (kept[:, 1] != widths)).any(axis=1)
         if changed.any():
-            # The prior, whose mean is in the middle, makes the arrays so long that the error function is the same one.
+            # Padded with copies of the prior, so that Optuna computes erf in the same way as for long arrays (FEW).
             padding = np.full(-(-FEW // len(lows)), len(means) - 1)
             at = np.concatenate([np.flatnonzero(changed), padding])
             found = _masses(means[at], widths[at], lows, highs)[: -len(padding)]
@@ -139,7 +139,7 @@ class ManyKernels(_ParzenEstimator):
         for begin in range(0, len(densities), rows):
             block = densities[begin : begin + rows]
             first, rest = of_one[: len(block)], of_others[: len(block)]
-            # numpy adds up the last of four numbers as a + ((b + c) + d).
+            # numpy sums a last axis of four numbers a, b, c and d as a + ((b + c) + d).
             for number in [*range(1, len(axes)), 0]:
                 out = rest if number == 1 else first
                 np.subtract(places[number, begin : begin + rows, None], means[number], out=out)

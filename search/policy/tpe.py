@@ -41,9 +41,9 @@ VALUES = np.dtype(
         ("excess", float),
     ]
 )
-"""The values of a trial: the identity of its object, the number of the reading, and its kind. If it is complete or
-pruned, also the number of its space; its value, or the last one if it is pruned (the higher, the better); the last step
-of a pruned trial, -1 without one; and the sum of its excesses over limits."""
+"""The values of a trial: the identity of its object; "reading", a number that is new each time a trial is read; and its
+kind. If it is complete or pruned, also the number of its space; its value, or the last one if it is pruned (the higher,
+the better); the last step of a pruned trial, -1 without one; and the sum of its excesses over limits."""
 
 SettingsOf: TypeAlias = Callable[[FrozenTrial], Mapping[str, Any]]
 
@@ -174,7 +174,7 @@ class Rows:
 
     def __init__(self, settings: int) -> None:
         self.readings = np.zeros(0, int)
-        """The reading from which each row is."""
+        """The "reading" of the trial (see VALUES) from which each row was made."""
         self.values = np.zeros((0, settings))
         self.whole = np.zeros(0, bool)
         """Whether a trial has all settings of the space."""

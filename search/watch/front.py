@@ -182,7 +182,7 @@ class DashboardGate:
         except ArtifactNotFound:
             return _answer(environ, start, "404 Not Found", "The study has this artifact, but its file is missing.")
         except NotReadyError as error:
-            self._mounted = None  # a new file often gets the inode of the deleted one
+            self._mounted = None  # a new database often has the old one's inode, and would count as the same file
             sentence = str(error)
         except (SQLAlchemyError, StorageInternalError) as error:
             sentence = str(self._database.unreadable(error))

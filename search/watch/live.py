@@ -142,7 +142,7 @@ def _workers(snapshot: Snapshot) -> Text:
         "pictures/s": [_or_none(worker.images_per_second, "{:,.0f}") for worker in workers],
         "memory": [megabytes(worker.memory_bytes) if worker.memory_bytes else None for worker in workers],
     }
-    if not any(columns["worker"]):  # only the database is known, which has no other columns
+    if not any(columns["worker"]):  # from the database alone, which has only these values
         columns = {name: columns[name] for name in ("trial", "epoch", "", objective)}
     return table(columns, left=("", "worker", "device", "node"), gap=1)
 

@@ -53,7 +53,7 @@ class State(BaseModel):
     version: Literal[3]
     """STATUS_VERSION."""
     owner: str
-    """Name of the process that owns the study, as from ``owner_of`` while the search runs."""
+    """Name of the process that owns the study: the same that ``owner_of`` returns while the search runs."""
     at: float
     """Time of writing, in seconds since 1970."""
     eta_seconds: float | None
@@ -73,7 +73,7 @@ def write_state(file: Path, snapshot: Snapshot, owner: str) -> None:
     Args:
         file: the state file.
         snapshot: the search as it is now.
-        owner: name of the process that owns the study, as from ``owner_of`` while the search runs.
+        owner: name of the process that owns the study: the same that ``owner_of`` returns while the search runs.
     """
     state = State(
         version=STATUS_VERSION,
