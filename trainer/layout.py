@@ -165,7 +165,9 @@ def _is_unlabelled(part: Folder, split: str, classes: set[str]) -> bool:
         return False
     known = classes if split != "train" else set()
     return all(
-        one.base not in known and (words_of(one.base) & wrapping or split_of(one.base) == split) for one in inner
+        one.base not in known
+        and (words_of(one.base) & wrapping or words_of(one.base) <= {"all", "classes"} or split_of(one.base) == split)
+        for one in inner
     )
 
 

@@ -98,10 +98,11 @@ class _Names:
             self._anywhere[stem].append(index)
 
     def related(self, index: int) -> list[int]:
-        """Pictures in the same folder whose name this one continues (1 of 1-150x150), and some of the same name."""
+        """Pictures in the same folder whose name this one extends (1 of 1-150x150 and thumb_1); some of its name."""
         folder, stem = self._parts[index]
+        after = re.match(r"[^-_. ()]+[-_. ](.+)", stem)
+        found = list(self._in_folder.get((folder, after[1]), [])) if after is not None else []
         same = self._in_class[self._labels[index], stem][: 2 * PARTNERS] + self._anywhere[stem][: 2 * PARTNERS]
-        found: list[int] = []
         while (before := re.match(r"(.+)[-_. (]", stem)) is not None:
             stem = before[1]
             found += self._in_folder.get((folder, stem), [])

@@ -33,7 +33,9 @@ SPLIT_WORDS = {
 UNLABELLED_WORDS = {"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled"}
 """Words that name a folder of pictures to predict, next to splits: seg_pred."""
 
-WRAPPER_WORDS = {"data", "image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "unknown"}
+WRAPPER_WORDS = {
+    *("data", "image", "images", "img", "imgs", "photo", "photos", "pic", "pics", "picture", "pictures", "unknown"),
+}
 """Words that name a single folder around pictures or around class folders: test/images, train/images/CLASS."""
 
 

@@ -15,7 +15,8 @@ __all__ = ["ARCHIVE", "PICTURE_ENDINGS", "File", "Folder", "read_tree"]
 
 LITTER = frozenset(
     (
-        *("@eadir", "@recently-snapshot", "@recycle", "@sharebin", "@tmp", "#recycle", "#snapshot"),  # NAS
+        *("@__thumb", "@eadir", "@recently-snapshot", "@recycle", "@sharebin", "@tmp", "#recycle"),  # NAS
+        *("#snapshot", "~snapshot"),
         *("$recycle.bin", "desktop.ini", "ehthumbs.db", "ehthumbs_vista.db", "folder.htt"),  # Windows
         *("picasa.ini", "recycled", "recycler", "system volume information", "thumbs.db", "zbthumbnail.info"),
         *("__macosx", "icon\r", "network trash folder", "temporary items", "thevolumesettingsfolder"),  # macOS

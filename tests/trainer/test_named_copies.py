@@ -58,6 +58,8 @@ def test_the_same_pictures_in_two_classes_are_found(tmp_path: Path, tops: tuple[
         "{}/{:03}-150x150.png",
         "{}/{:03}_aug_1.png",
         "{}/{:03} (copy).png",
+        "{}/thumb_{:03}.png",
+        "{}/tn-{:03}.png",
     ],
 )
 def test_copies_of_a_class_that_the_splits_divide_are_found(tmp_path: Path, second: str) -> None:

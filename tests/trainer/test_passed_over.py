@@ -18,6 +18,8 @@ LITTER = [
     "@Recently-Snapshot",
     "#recycle",
     "#snapshot",
+    "~snapshot",
+    "@__thumb",
     "$RECYCLE.BIN",
     "RECYCLER",
     "System Volume Information",
@@ -111,7 +113,9 @@ def test_classes_that_are_called_as_parts_of_a_runs_folder_stay_classes(tmp_path
     assert prepare(root, tmp_path).class_names == ("cache", "devices", "studies")
 
 
-@pytest.mark.parametrize("test", ["test", "Test", "seg_test/seg_test", "test/images", "test/unknown/deep"])
+@pytest.mark.parametrize(
+    "test", ["test", "Test", "seg_test/seg_test", "test/images", "test/unknown/deep", "test/all_classes", "test/pics"]
+)
 def test_an_unlabelled_test_folder_is_passed_over_with_a_sentence(tmp_path: Path, test: str) -> None:
     labelled = make_folder(tmp_path / "pets", {"train/cat": 3, "train/dog": 3})
     plain = prepare(labelled, tmp_path, test_fraction=0.3)
