@@ -12,7 +12,7 @@ __all__ = ["are_measured", "combined", "decimals_in", "may_be_classes"]
 DECIMAL = re.compile(r"[-+]?\d*[.]\d+")
 
 MANY_DECIMALS = 10
-"""Largest number of different numbers with decimal places that are probably classes, such as 0.5, 1.5 and 2.5."""
+"""Up to this many different values with decimal places, such as 0.5, 1.5 and 2.5, are probably classes."""
 
 
 def decimals_in(values: Iterable[str]) -> list[str]:

@@ -50,7 +50,8 @@ def suggest_labels(tree: Folder, root: Path) -> Suggestion | None:
     if not tables:
         return None
     index = FileIndex([file for file in tree.walk() if file.is_picture], root)
-    found: dict[str, _Labelling] = {}  # setting -> best table: its name has the split, then most labels
+    # Setting -> its best table. A table whose name has the split is better; of two equal ones, that with more labels.
+    found: dict[str, _Labelling] = {}
     for file in tables:
         if (new := _labelling(file, index)) is not None:
             best = found.get(new.setting)

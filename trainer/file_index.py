@@ -200,8 +200,8 @@ EXCEL_SEPARATOR = re.compile(r"\s*sep=(.)\r?\n", re.IGNORECASE)
 
 
 def separator_of(text: str) -> str:
-    """The separator of a table's cells: of those in its first line, one with which most lines have
-    as many cells as the first."""
+    """The separator of a table's cells. It is in the first line, and if possible one with which most lines have as many
+    cells as the first line."""
     if (said := EXCEL_SEPARATOR.match(text)) is not None:
         return said[1]
     some = [line[:10_000] for line in islice(io.StringIO(text), 100) if line.strip()][:20]
@@ -222,8 +222,8 @@ def tables_in(tree: Folder) -> list[File]:
 
 
 def files_around(tree: Folder) -> list[File]:
-    """Files that may say something about the pictures: in the data folder, in each folder inside that holds all
-    pictures, in the folders of these, and below them in folders without pictures."""
+    """Files that may say something about the pictures. They are in the data folder, in a wrapper (a folder inside that
+    holds all pictures), or in a folder directly inside one of these; in a folder without pictures, at any depth."""
     wraps = [tree, unwrapped(tree)]
     while (name := wraps[-1].name.rpartition("/")[0]) and name != tree.name:
         wraps.append(next(one for one in tree.tree() if one.name == name))

@@ -98,7 +98,8 @@ class _Names:
             self._anywhere[stem].append(index)
 
     def related(self, index: int) -> list[int]:
-        """Pictures in the same folder whose name this one extends (1 of 1-150x150 and thumb_1); some of its name."""
+        """Pictures in the same folder whose name this one extends (1 of 1-150x150 and thumb_1), and some in any
+        folder that have the same name."""
         folder, stem = self._parts[index]
         after = re.match(r"[^-_. ()]+[-_. ](.+)", stem)
         found = list(self._in_folder.get((folder, after[1]), [])) if after is not None else []

@@ -349,7 +349,7 @@ def copies_among(tops: Sequence[Folder]) -> dict[str, str]:
 
 
 def _shared_with_siblings(folder: Folder, tops: Sequence[Folder]) -> list[str]:
-    """Names of the folders inside that folders beside it have too; none if there is only one."""
+    """Names that folders inside this folder share with folders beside it; none if they share only one."""
     beside = {one.base for one in tops if one is not folder}
     shared = sorted(one.base for one in unwrapped(folder).holding if one.base in beside)
     return shared if len(shared) > 1 else []

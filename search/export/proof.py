@@ -256,7 +256,7 @@ def _open_formats(
         plain = weights.open_weights(folder)
         return plain.model, is_ensemble, plain.model, {weights.LIBRARY: (weights.FILE, plain.forward)} | forwards
     plain = _built_by_this_program(folder, card, data)
-    forwards["this program"] = weights.FILE, plain.forward  # added last: the first also gets the raw files
+    forwards["this program"] = weights.FILE, plain.forward  # last, because the first library also reads the raw files
     whole = next((found.model for found in opened.values() if found.model is not None), None)
     counted = (plain.model, is_ensemble) if whole is None else (whole, True)
     return *counted, plain.model, forwards

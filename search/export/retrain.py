@@ -235,7 +235,8 @@ class Retraining:
         of the trainings that measured the winner. Then it has the same checkpoint, and is not trained again.
 
         With [final.rerank], the last stage has two trainings: that of the exported model, then the plain one with which
-        it is compared. Both have the next seed. With the seed of the first stage, they would repeat its batches.
+        it is compared. Both have the fresh seed that follows that of the first stage. With the same seed, they would
+        repeat its batches.
 
         Raises:
             ConfigError: the model has no such convolution as [final.rerank] names.

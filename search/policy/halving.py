@@ -26,8 +26,8 @@ class RungCache:
     def __init__(self) -> None:
         self._ids = np.zeros(0, np.uint64)
         self._trials: list[FrozenTrial] = []
-        """As long as an object is kept, no other one has its identity. Storages replace the object of a trial that
-        changes."""
+        """The trials that were read. A storage replaces the object of a trial that changes, so a new ``id`` shows a
+        change. The objects are kept, because Python could give the ``id`` of a deleted one to a new one."""
         self._values: list[dict[str, float]] = []
         """For each trial: attribute -> value."""
         self._sorted: defaultdict[str, list[float]] = defaultdict(list)

@@ -108,8 +108,8 @@ def ladder_for(steps: int, *, anew: bool, factor: int, first: int | None = None,
         steps: number of epochs (or folds) of a full training.
         anew: whether each rung has its own training.
         factor: each rung has this many times the steps of the rung before it.
-        first: epochs up to the first rung. Default: steps / factor^2; with ``anew``, if that is less than two epochs,
-            steps / factor; without ``anew``, at least the epoch after the warm-up.
+        first: epochs up to the first rung. Default: steps / factor^2. With ``anew``, it is steps / factor if
+            steps / factor^2 is less than two epochs. Without ``anew``, it is at least the warm-up and one more epoch.
         warmup: epochs of the warm-up.
     """
     length = first

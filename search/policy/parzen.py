@@ -39,7 +39,7 @@ class KeptMasses:
 
     def __init__(self) -> None:
         self._kernels = np.empty((0, 3, 0))
-        """For each trial, and before them for the prior: means, widths and masses in all settings."""
+        """Means, widths and masses [kernel, 3, setting]: row 0 is of the prior, row n + 1 of trial n."""
 
     def of(self, numbers: NDArray[np.int_], means: Array, widths: Array, lows: Array, highs: Array) -> Array:
         """The masses [kernel, setting].

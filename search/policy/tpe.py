@@ -59,7 +59,7 @@ class TrialCache:
     def __init__(self) -> None:
         self._values = np.zeros(0, VALUES)
         self._trials: list[FrozenTrial | None] = []
-        """By number. As long as an object is kept, no other one has its identity."""
+        """By number. The objects are kept, because Python could give the ``id`` of a deleted one to a new one."""
         self._readings = 0
         self._spaces: list[dict[str, BaseDistribution]] = []
         self._rows: list[tuple[dict[str, BaseDistribution], Rows]] = []

@@ -93,7 +93,8 @@ class Coordinator:
         self._shown = -math.inf
         """Time of the last snapshot for the audience."""
         self.assign_seconds, self._more_to_assign = POLL_SECONDS, False
-        """Seconds of a turn after which no further worker gets a trial; whether workers are left for the next turn."""
+        """``assign_seconds``: after this many seconds of a turn, no further worker gets a trial before the next turn.
+        ``_more_to_assign``: whether idle workers were left for the next turn."""
 
     # -- from outside
 

@@ -29,7 +29,7 @@ KEPT = {
 among them, because it limits a single launch."""
 
 SAME_AS_NONE = {"min_epochs": 1}
-"""Setting -> its default in earlier versions, which had the meaning of the present default, None."""
+"""Setting -> its default in earlier versions. It means the same as None, the present default, and is read as None."""
 
 SHOWN_DIFFERENCES = 3
 """Number of differences between the texts of a study file that are listed; the others are only counted."""

@@ -131,7 +131,7 @@ def wilson_interval(hits: float, n: int) -> tuple[float, float]:
 
 
 def _newcombe(one: float, other: float, n: int) -> tuple[float, float]:
-    """Distances from ``one - other`` to the lower and the upper end of its interval; both are shares of ``n``."""
+    """For two shares of ``n``: distances from ``one - other`` to the lower and the upper end of its interval."""
     (low, high), (other_low, other_high) = wilson_interval(one * n, n), wilson_interval(other * n, n)
     return math.hypot(one - low, other_high - other), math.hypot(high - one, other - other_low)
 

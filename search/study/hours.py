@@ -10,7 +10,8 @@ LAUNCHED = "featherweight:launched"
 """Study attribute: the time of the first launch, in seconds since 1970."""
 
 TIME_UP = "featherweight:time_up"
-"""Study attribute: ``search.hours`` when the search's part of the time was over. With a larger value it goes on."""
+"""Study attribute: the value of ``search.hours`` when the search's part of the time was over. If a later launch has a
+larger value, the search goes on."""
 
 
 def first_launch(study: optuna.Study) -> float:

@@ -46,8 +46,9 @@ SHOWN_WORKERS = 16
 """Largest number of workers with a row of their own."""
 
 DRAWN_SECONDS, REDRAWN_SECONDS, DRAWN_APART = 1.0, 3.0, 100
-"""Shortest time between two drawings of the live view if there are new lines for the user, and if there are none; and
-with new lines, as a multiple of the CPU time of the last drawing, up to REDRAWN_SECONDS."""
+"""Shortest time between two drawings of the live view. Without new lines for the user, it is REDRAWN_SECONDS. With new
+lines, it is DRAWN_SECONDS, or DRAWN_APART times the CPU time of the last drawing if that is longer, but at most
+REDRAWN_SECONDS."""
 
 COLUMN: dict[Objective, str] = NAMES | {"balanced_accuracy": "balanced"}
 """Objective -> head of its column, at most eight letters."""
