@@ -216,14 +216,13 @@ def test_a_running_searchs_page_is_drawn_and_goes_with_it(
 
     monkeypatch.setattr(module, "FIRST_SECONDS", 0)
     deadline = time.monotonic() + 60
-    longest = 0.0
+    during_drawing = 0
     while "Best so far: 63.00%" not in get_note(study) or page._waiting:
         assert time.monotonic() < deadline
-        began = time.monotonic()
         page.watch(seen(spec, study))
-        longest = max(longest, time.monotonic() - began)
+        during_drawing += page._drawing
         time.sleep(0.01)
-    assert longest < 0.5, "workers wait for their answers meanwhile"
+    assert during_drawing > 1, "workers would wait for their answers meanwhile"
     shown = Dashboard(f"sqlite:///{runs.database}").study()
     assert "300,000 parameters" in shown["note"]["body"]
     drawn = {figure["id"]: json.loads(figure["graph_object"]) for figure in shown["plotly_graph_objects"]}
