@@ -223,7 +223,8 @@ def tables_in(tree: Folder) -> list[File]:
 
 def files_around(tree: Folder) -> list[File]:
     """Files that may say something about the pictures. They are in the data folder, in a wrapper (a folder inside that
-    holds all pictures), or in a folder directly inside one of these; in a folder without pictures, at any depth."""
+    holds all pictures), or in a folder directly inside one of these. If such a folder holds no pictures, its files at
+    any depth are included."""
     wraps = [tree, unwrapped(tree)]
     while (name := wraps[-1].name.rpartition("/")[0]) and name != tree.name:
         wraps.append(next(one for one in tree.tree() if one.name == name))

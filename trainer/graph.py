@@ -147,7 +147,8 @@ class _Inputs:
 
     Args:
         like: a batch, for shapes and layouts.
-        mixes: whether some batches are mixed. A batch that is not counts as mixed with itself, with the share 1.
+        mixes: whether some batches are mixed. A batch that is not mixed counts as mixed with
+            itself, with the share 1.
     """
 
     def __init__(self, like: Batch, *, mixes: bool) -> None:

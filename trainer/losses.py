@@ -47,7 +47,8 @@ class FocalLoss(nn.Module):
 def count_classes(data: Dataset) -> NDArray[np.int64]:
     """Number of training pictures of each class, [classes]; at least 1, also for a class without pictures.
 
-    A fold has pictures of each class. A validation split on which an export is tuned may lack some classes.
+    Such a class occurs if an export is tuned on the validation split, which may lack some classes. In a fold, it does
+    not occur.
     """
     return np.bincount(data.labels[data.splits["train"]], minlength=data.shape.num_classes).clip(1)
 

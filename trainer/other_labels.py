@@ -84,7 +84,8 @@ def classes_elsewhere(tree: Folder, root: Path) -> str | None:
     """A sentence about classes in the names of pictures, or about files that may have pictures in them."""
     folders = [folder for folder in tree.tree() if folder.pictures]
     folders.sort(key=lambda folder: (split_of(folder.base) == "train", len(folder.pictures)), reverse=True)
-    are_alone = folders and all(split_of(one.base) for one in folders[1:])  # test1 beside train: without classes
+    # Whether all other folders with pictures are splits, such as test1 beside train; their pictures need no class.
+    are_alone = folders and all(split_of(one.base) for one in folders[1:])
     if are_alone and (told := _about_names(folders[0], root)):
         return told
     packed = [file for file in files_around(tree) if ARCHIVE.fullmatch(file.base)]

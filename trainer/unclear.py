@@ -201,7 +201,7 @@ def _has_classes(folder: Folder, split: str) -> bool:
 
 
 def _refuse_others(place: str, named: list[Folder], others: Sequence[Folder], splits: Mapping[str, str]) -> None:
-    """Raise if only some folders name splits, and one of these, or the only other folder, holds class folders.
+    """Raise if only some folders name splits, and class folders are in one of these, or in the only one that does not.
 
     A folder "train" with pictures beside "car" and "bus" may be a class.
     """

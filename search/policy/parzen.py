@@ -28,7 +28,8 @@ FEW = 2000
 """For arrays of fewer numbers than this, Optuna computes erf in another way, so that its last bits differ."""
 
 MOST_SETTINGS = 8
-"""Largest number of continuous settings that are added up here in the order in which numpy adds them up."""
+"""Largest number of continuous settings for which this module adds up densities. With more settings, numpy adds in an
+order that is not repeated here, so Optuna's own code is used."""
 
 BLOCK = 16_384
 """Number of densities that are computed together; they stay in the processor's cache."""

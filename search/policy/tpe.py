@@ -76,7 +76,7 @@ class TrialCache:
             return self._last[1]
         numbers = np.fromiter(map(_number, trials), int, len(trials))
         if (missing := int(numbers.max(initial=-1)) + 1 - len(self._trials)) > 0:
-            missing = max(missing, len(self._trials))  # so that they grow seldom
+            missing = max(missing, len(self._trials))  # at least doubled, so that the arrays grow seldom
             self._values = np.append(self._values, np.zeros(missing, VALUES))
             self._trials += [None] * missing
         ids = np.fromiter(map(id, trials), np.uint64, len(trials))

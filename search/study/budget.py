@@ -117,8 +117,8 @@ class Budget:
         """Largest number of further candidates that may begin, if each takes one step.
 
         A budget of E epochs has at most E candidates. Candidates that end before their first epoch cost nothing, so
-        without this limit a search with only such candidates would never end. Trials in progress go on, so at most one
-        full training more than the budget is spent.
+        without this limit a search with only such candidates would never end. The last candidate begins even if less is
+        left than it needs, so at most one full training more than the budget is spent.
 
         Args:
             spent: the spent part.

@@ -39,7 +39,7 @@ class Replay:
     """Number of decisions whether a trial goes on."""
     same_decisions: int
     rebuilt: int
-    """Number of trials with steps that only the database or only the journal had at a launch; not all are judged."""
+    """Number of trials with steps that only the database or only the journal had at a launch; judged only in part."""
     first_difference: str | None
     versions: dict[str, list[str]]
     """Package -> [versions that launches recorded, ..., installed version], for packages whose versions differ."""
