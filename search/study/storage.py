@@ -142,8 +142,8 @@ def open_storage(url: URL, *, create: bool = False) -> RDBStorage:
         with FileLock(f"{file.resolve()}.lock"), storage_errors(url):
             if file.is_file() and file.stat().st_nlink > 1:
                 raise StorageError(
-                    f"database {file} has another name too (a hard link), by which SQLite would not know that it is "
-                    "open; keep one of the two, or make a symbolic link of the other"
+                    f"database {file} has another name too (a hard link), and SQLite would not notice that it is open "
+                    "under that name; keep one of the two, or make a symbolic link of the other"
                 )
             if not file.exists():  # SQLite would make it readable for all; -wal and -shm get the mode of the file
                 os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
