@@ -133,7 +133,10 @@ def _worst(policies: dict[str, list[Run]]) -> Sheet:
                     f"{worst.value:+.2f} ({task})",
                 )
             )
-    title = "Points of accuracy better than plain TPE, raw choices, policy's budget : TPE's."
+    title = (
+        "Points of accuracy by which the raw choice is better than plain TPE's. "
+        "Budgets: full trainings of the policy : of TPE."
+    )
     head = ("policy", "budgets", "mean", f"runs worse by {MUCH}", "worst run", "worst task's mean")
     return Sheet(title, head, tuple(rows))
 
