@@ -76,7 +76,7 @@ def test_the_log_has_every_line_with_its_level_and_every_decision(bench: Bench) 
     decided = "\n".join(words for level, words in lines if level == "DEBUG")
     for one in (
         "ask {'trial': 0, 'params': {'lr': ",
-        "assign {'trial': 0, 'worker': 'cpu:0', 'attempt': 1}",
+        "assign {'trial': 0, 'worker': 'cpu:0', 'attempt': 1, 'node': 'here'}",
         "trial 1: disk (no room for a checkpoint of 9 bytes in x; free some): wait",
         "trial 2: killed (the worker ended with signal 9): again",
         "trial 2: killed (the worker ended with signal 9): give up",
