@@ -265,6 +265,13 @@ def crowded() -> Snapshot:
     return moment("a-study-with-a-long-name", 2000, tuple(finished), (gpu,) * 4, 360_000.0)
 
 
+def drawn_on(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What the live view draws on a terminal from now on."""
+    drawn = io.StringIO()
+    monkeypatch.setattr(terminal, "Terminal", lambda **_: Console(file=drawn, force_terminal=True, width=80))
+    return drawn
+
+
 class TestTerminal:
     def test_everything_fits_80_columns_and_nothing_but_a_devices_name_is_cut(self) -> None:
         text = shown(text_of_snapshot(crowded()))
@@ -431,8 +438,7 @@ class TestTerminal:
     def test_a_terminal_shows_the_last_state_of_a_search_although_drawings_are_seconds_apart(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        drawn = io.StringIO()
-        monkeypatch.setattr(terminal, "Terminal", lambda **_: Console(file=drawn, force_terminal=True, width=80))
+        drawn = drawn_on(monkeypatch)
         with Display() as display:
             display.watch(moment("birds", 3, (trial(0),), (training(2, 1),), 40.0))
             display.watch(moment("birds", 3, (trial(0), trial(1), trial(2)), (), None))
@@ -440,8 +446,7 @@ class TestTerminal:
         assert "3 of 3 trials finished" in drawn.getvalue()
 
     def test_a_new_line_brings_the_next_drawing_forward(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        drawn = io.StringIO()
-        monkeypatch.setattr(terminal, "Terminal", lambda **_: Console(file=drawn, force_terminal=True, width=80))
+        drawn = drawn_on(monkeypatch)
         monkeypatch.setattr(terminal, "DRAWN_SECONDS", 0)
         monkeypatch.setattr(terminal, "DRAWN_APART", 0)
         with Display() as display:
@@ -454,8 +459,7 @@ class TestTerminal:
             assert "2 of 3 trials finished" in drawn.getvalue()
 
     def test_drawings_that_take_long_are_further_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        drawn = io.StringIO()
-        monkeypatch.setattr(terminal, "Terminal", lambda **_: Console(file=drawn, force_terminal=True, width=80))
+        drawn = drawn_on(monkeypatch)
         monkeypatch.setattr(terminal, "DRAWN_SECONDS", 0)
         monkeypatch.setattr(terminal, "DRAWN_APART", 1e9)
         with Display() as display:
