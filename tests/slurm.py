@@ -42,7 +42,7 @@ SelectTypeParameters=CR_CPU_Memory
 SchedulerType=sched/builtin
 SchedulerParameters=sched_interval=1
 ReturnToService=2
-SlurmdTimeout=5
+SlurmdTimeout=10
 KillWait=2
 MinJobAge=10
 GresTypes=gpu
@@ -120,21 +120,30 @@ class Cluster:
             )
 
     def until_idle(self) -> None:
+        """Wait for both nodes; one that Slurm took out of service, as it does under load, is put back."""
         deadline = time.monotonic() + START_SECONDS
-        while self.ask_quietly("sinfo", "-h", "-o", "%T %D").split() != ["idle", "2"]:
+        while (nodes := self.ask_quietly("sinfo", "-h", "-N", "-o", "%N %T")).split() != ["n1", "idle", "n2", "idle"]:
             if time.monotonic() > deadline:
-                missing(f"Slurm does not start here: {(self.folder / 'ctld.log').read_text()[-500:]}")
+                why = self.ask_quietly("sinfo", "-R")
+                missing(f"Slurm is not idle here: {nodes}\n{why}\n{(self.folder / 'ctld.log').read_text()[-500:]}")
+            for name, state in (line.split() for line in nodes.splitlines()):
+                if "drain" in state or "down" in state:
+                    self.ask_quietly("scontrol", "update", f"NodeName={name}", "State=RESUME")
             time.sleep(0.1)
 
     def ask_quietly(self, *words: str) -> str:
         return subprocess.run(words, env=os.environ | {"SLURM_CONF": self.conf}, capture_output=True, text=True).stdout
 
     def clear(self) -> None:
-        """Cancel all jobs: a play that is abandoned does not notice the end of its input."""
+        """Cancel all jobs, and wait until both nodes are idle.
+
+        A play that is abandoned does not notice the end of its input.
+        """
         while jobs := self.jobs("R,PD,CG"):
             self.ask_quietly("scancel", "--signal=KILL", *(f"{job}.0" for job in jobs))
             self.ask_quietly("scancel", *jobs)
             time.sleep(0.1)
+        self.until_idle()
 
     def close(self) -> None:
         for job in self.ask_quietly("squeue", "-h", "-o", "%i").split():

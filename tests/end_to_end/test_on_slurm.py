@@ -23,6 +23,7 @@ PAGE = Path(__file__).parents[2] / "docs/cluster.md"
 @pytest.fixture(scope="module")
 def disturbed(fresh_desk: Callable[[str], Desk], slurm: Cluster) -> Iterator[Disturbed]:
     """A worker was killed, then a job cancelled, a node, the coordinator."""
+    slurm.clear()
     desk = fresh_desk("slurm")
     search = Disturbed(desk, "slurm:cpu:1", 4, {"SLURM_CONF": slurm.conf})
     try:
@@ -71,6 +72,7 @@ def test_each_end_of_a_worker_is_told_for_what_it_is(disturbed: Disturbed) -> No
 def test_the_sbatch_file_of_the_documents_requeues_itself_and_the_search_goes_on(
     fresh_desk: Callable[[str], Desk], slurm: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    slurm.clear()
     monkeypatch.setenv("PATH", f"{COMMAND.parent}:{os.environ['PATH']}")
     desk = fresh_desk("sbatch")
     desk.write("steady.toml", STEADY)

@@ -27,6 +27,12 @@ from search.workers.slurm import SlurmPool
 from studies import cluster as of_study
 
 
+@pytest.fixture(autouse=True)
+def idle(slurm: Cluster) -> None:
+    """Each test finds both nodes free, whatever the one before it left."""
+    slurm.clear()
+
+
 def wait_for(what: Callable[[], object]) -> None:
     deadline = time.monotonic() + 30
     while not what():
