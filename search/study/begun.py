@@ -1,4 +1,4 @@
-"""How a study goes on under a later version of this program or of its file, and which settings it keeps."""
+"""How a study goes on after this program or its study file has changed, and which settings it keeps."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ KEPT = {
     "search": ("trials", "trainings", "sampler", "startup_trials", "pruner", "min_epochs", "reduction_factor"),
     "confirm": ("top", "seeds", "report_seeds"),
 }
-"""Settings that a study keeps unless its file names them: a later default is for new studies only. search.hours is not
-among them, because it limits a single launch."""
+"""Settings of which a study keeps the stored values, unless its file names them: a default that has changed is for new
+studies only. search.hours is not among them, because it limits a single launch."""
 
 SAME_AS_NONE = {"min_epochs": 1}
-"""Setting -> its default in earlier versions. It means the same as None, the present default, and is read as None."""
+"""Setting -> its default in earlier versions. The present default is None, which means the same; so a stored value that
+equals the earlier default is read as None."""
 
 SHOWN_DIFFERENCES = 3
 """Number of differences between the texts of a study file that are listed; the others are only counted."""
@@ -58,8 +59,9 @@ def as_begun(asked: StudySpec, storage: RDBStorage, overrides: Sequence[str] | N
     Args:
         asked: the study file with the overrides.
         storage: the storage of the study, which need not exist yet.
-        overrides: "key=value" settings if ``asked`` is a study file of this program; an existing study goes on with the
-            text it was begun with. None if ``asked`` is the user's own file, whose present text counts.
+        overrides: the "key=value" settings, if ``asked`` is a study file that comes with this program. An existing
+            study then goes on with the text it was begun with, and these overrides. None if ``asked`` is the user's
+            own file: its present text counts.
 
     Raises:
         ConfigError: an override contradicts the text that the study was begun with.

@@ -136,7 +136,7 @@ class Confirmation:
 
 
 def trainings_of(study: optuna.Study, spec: StudySpec) -> float:
-    """The compute of a study's search in full trainings: its budget; without a budget of compute, what it has spent."""
+    """The compute of a study's search in full trainings: its budget, or what it has spent if it has no such budget."""
     return spec.search.trainings or Spent.of(own_trials(study), spec).trainings
 
 
@@ -187,8 +187,8 @@ def plan_of(study: optuna.Study, spec: StudySpec, workers: int = 1) -> Confirmat
 
 
 def missing(study: optuna.Study, spec: StudySpec) -> list[tuple[FrozenTrial, int]]:
-    """The trainings that can begin now, as (trial, number of the seed): those of the present round of the race, or
-    after the race those that measure the winner; empty after these. Seed 0 of every candidate comes first."""
+    """The trainings that can begin now, as (trial, number of the seed). During the race, they are those of its present
+    round; after it, those that measure the winner; then none. Seed 0 of every candidate comes first."""
     plan = plan_of(study, spec)
     chosen = {trial.number: trial for trial in candidates(study, spec, plan.race)}
     race = _standing(list(chosen.values()), plan)
@@ -236,10 +236,10 @@ def confirmation_of(study: optuna.Study, spec: StudySpec, *, owner: str | None =
 
     Args:
         study: the study.
-        spec: the study's spec. Instead of its ``confirm`` and ``final``, those that ``begin`` stored count.
-        owner: the process that owns the study now, as ``owner_of`` names it. The time left is estimated only if this
-            process began the confirmation, and so runs it now. While a search owns the study, no confirmation runs,
-            although a candidate may still have to be confirmed.
+        spec: the study's spec. Its ``confirm`` and ``final`` are not used, but those that ``begin`` has stored.
+        owner: the process that owns the study now, as ``owner_of`` names it. If this process has begun the
+            confirmation, it runs it now, and the time left is estimated. Any other owner, such as a search, does not
+            run it, even if trainings are missing.
     """
     plan = _stored_plan(study)
     if plan is None:
@@ -352,7 +352,7 @@ def _sentence(found: Confirmation, spec: StudySpec) -> str:
 def _identity(study: optuna.Study) -> str:
     """Identity of recipe and pictures, from the fingerprint. Results with another identity are not used."""
     of = study.user_attrs.get(FINGERPRINT)
-    if of is not None:  # an export trains with this program's recipe, even before the study's next launch
+    if of is not None:  # an export trains with the present recipe, also if the last launch had an older one
         of = of | {"recipe_version": RECIPE_VERSION}
     return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -8,10 +8,10 @@
                                            seed, or null
     ask       trial, params                a candidate has all its settings
     assign    trial, worker, attempt, node a worker has the trial; attempts from 1. node: name of the worker's machine
-    started   trial, constraints           the model is counted; its size relative to the limit
-    epoch     trial, step, value, pruned   a result was reported and decided; pruned is null if no pruner was asked. At
-                                           a rung of the pruner "promote", pruned says whether the trial is paused, and
-                                           too_late whether that is only because the compute or the time is spent
+    started   trial, constraints           the model's parameters are counted; its size relative to the limit
+    epoch     trial, step, value, pruned   a result was stored, with the decision; pruned is null if none was made. At a
+                                           rung of the pruner "promote", pruned is true if the trial is paused there,
+                                           and too_late if it is paused only because the compute or the time is spent
     pause     trial, step                  the trial is paused at a rung, and its worker is free
     promote   trial, step, at_least        the trial goes on from its rung; at_least as in Promotion.next, or null
                                            if it is unknown
@@ -194,7 +194,7 @@ class Assign(_Line):
 
 
 class Started(_Line):
-    """The model of a trial is counted."""
+    """The parameters of a trial's model are counted."""
 
     event: Literal["started"] = "started"
     trial: int
@@ -202,7 +202,7 @@ class Started(_Line):
 
 
 class Epoch(_Line):
-    """The result of an epoch is reported, with the decision whether the trial goes on."""
+    """The result of an epoch is stored, with the decision whether the trial goes on."""
 
     event: Literal["epoch"] = "epoch"
     trial: int

@@ -65,7 +65,7 @@ class Finalist:
     def to_json(self) -> dict[str, Json]:
         """All fields, and ``mean``. ``complete`` is left out if it is true, ``reported`` if it is empty.
 
-        With these keys, the exports of earlier versions would have another identity.
+        Earlier versions had neither key, and the identities of their exports must not change.
         """
         values: dict[str, Json] = asdict(self) | {"accuracies": list(self.accuracies), "mean": self.mean}
         del values["complete"], values["reported"]

@@ -57,10 +57,11 @@ class Gain:
             interval = f"95 % interval {low} to {high}, from {source}; "
         unit = f"{'' if self.objective == 'loss' else ' points'}{self._in_noise}"
         unit += " against" if self.objective == "loss" else " over"
-        whose = f"its mean over {count(self.seeds, 'fresh seed')}" if self.seeds else "its own value, the best of many"
+        seeds = count(self.seeds, "fresh seed")
+        whose = f"its mean over {seeds}" if self.seeds else "its own in the search, the best of many"
         return (
-            f"{self._number(self.best_value - self.known_value)}{unit} {known}; {interval}trial {self.best} "
-            f"counts with {whose}; {cost}"
+            f"{self._number(self.best_value - self.known_value)}{unit} {known}; {interval}the value "
+            f"of trial {self.best} is {whose}; {cost}"
         )
 
     @property
@@ -73,8 +74,8 @@ class Gain:
         return f" ({self.noise.in_sigma(difference)}{': tied within noise' if tied else ''})"
 
     def _number(self, difference: float) -> str:
-        """A difference in percentage points. A difference of losses keeps its unit; its sign shows the change of the
-        loss."""
+        """A difference as text, in percentage points. A difference of losses is in the unit of the loss, and negative
+        if the loss is lower."""
         return f"{-difference:+.4f}" if self.objective == "loss" else f"{difference * 100:+.2f}"
 
 

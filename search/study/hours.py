@@ -10,8 +10,8 @@ LAUNCHED = "featherweight:launched"
 """Study attribute: the time of the first launch, in seconds since 1970."""
 
 TIME_UP = "featherweight:time_up"
-"""Study attribute: the value of ``search.hours`` when the search's part of the time was over. If a later launch has a
-larger value, the search goes on."""
+"""Study attribute: the ``search.hours`` of the launch in which the search's part of the time was over. If a later
+launch has more hours, the search goes on."""
 
 
 def first_launch(study: optuna.Study) -> float:

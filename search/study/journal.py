@@ -72,7 +72,7 @@ class Gap:
     more: list[int]
     """Numbers of the trials with steps that only the database has."""
     less: list[int]
-    """Numbers of the trials with steps that only the journal has: the database is, or comes from, an older copy."""
+    """Numbers of the trials with steps that only the journal has: an older copy of the database was restored."""
     others: list[int]
     """Numbers of the trials in ``less`` that the database does not have, or has with other settings."""
 

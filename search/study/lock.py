@@ -33,8 +33,8 @@ def own_study(name: str, url: URL, runs: Runs) -> Iterator[Callable[[], None]]:
     """Own the study while the block runs, by a lock that ends with the process.
 
     The lock is a file lock beside a SQLite file, or an advisory lock in Postgres. The study's folder is locked too,
-    because studies of the same name in two databases share it. The folder's lock also keeps other launches with this
-    runs folder out while a Postgres lock is lost.
+    because studies of the same name in two databases share it. If a Postgres lock is lost, the folder's lock still
+    keeps out other launches with this runs folder.
 
     Yields:
         A function to call before each write. If a restart of the Postgres server has lost the lock, the function takes

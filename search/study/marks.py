@@ -51,8 +51,8 @@ class Marks:
 
     uuid: str | None
     before: BeforeMarks | None
-    """None if the study is older than marks, and no launch has stored this yet. Then all trials count that a worker has
-    trained."""
+    """None if the study is older than marks, and no launch has stored this yet. Then each trial counts as the search's
+    own if a worker has trained it."""
 
     def mark_asked(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Mark a trial that the search has asked for, unless it is marked already."""

@@ -39,7 +39,7 @@ class RememberingStorage(_CachedStorage):
     Args:
         backend: the database.
         study_id: Optuna's number of the study.
-        as_seen: called once for each trial that is read; returns the trial that takes its place in the memory.
+        as_seen: called with each trial that is read; returns the trial itself, or a stand-in to keep in its place.
     """
 
     def __init__(self, backend: RDBStorage, study_id: int, as_seen: Callable[[FrozenTrial], FrozenTrial]) -> None:
@@ -51,7 +51,7 @@ class RememberingStorage(_CachedStorage):
         self._unfinished: dict[int, None] = {}
         """Numbers of the unfinished trials, in order."""
         self._stand_ins: set[int] = set()
-        """Numbers of the trials in whose place the memory has another one, given by ``as_seen``."""
+        """Numbers of the trials in whose place the memory has a stand-in, see ``as_seen``."""
         self._waiting: set[int] = set()
         """Numbers of the WAITING trials."""
         self._whole = False
@@ -63,7 +63,7 @@ class RememberingStorage(_CachedStorage):
         self._group: list[Row] | None = None
         """Rows that are stored at the end of ``one_transaction``; None outside of it."""
         self._compatible: set[tuple[str, str]] = set()
-        """(setting, axis) that Optuna has compared with the axis of other trials and accepted."""
+        """Pairs (setting, axis) that Optuna has accepted: it has compared the axis with those of other trials."""
         self._statements = Statements(backend.engine, study_id)
         self._read_up_to = -1
         """The highest id that was read; there may be new trials above it."""
@@ -129,12 +129,12 @@ class RememberingStorage(_CachedStorage):
         return trial if trial.state.is_finished() else _copy(trial)
 
     def stand_ins(self) -> list[FrozenTrial]:
-        """The trials that ``as_seen`` has put in the place of others, by number."""
+        """The stand-ins that ``as_seen`` has given, by number."""
         self._refresh()
         return [self._trials[number] for number in sorted(self._stand_ins)]
 
     def is_new(self, trial_id: int) -> bool:
-        """Whether this object has created the trial, and none since. No other program has had time to change it."""
+        """Whether the trial is the last one that this object has created. No other program has changed it so far."""
         return trial_id == self._created and self._whole
 
     def unfinished(self) -> Set[int]:

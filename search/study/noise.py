@@ -32,8 +32,8 @@ Z95 = 1.959964
 """97.5 % quantile of the normal distribution, for an interval of 95 %."""
 
 BINOMIAL = 3
-"""Degrees of freedom that the binomial variance counts for. In two studies, sigma from two seeds was off by factors of
-1.09 and 1.17 with this variance, and of 1.51 and 2.40 without it (16 and 27 good recipes; bench/README.md, "The noise
+"""Number of further seeds that the binomial variance counts for. In two studies (16 and 27 good recipes), sigma from
+two seeds alone was off by factors of 1.51 and 2.40; with this variance, by 1.09 and 1.17 (bench/README.md, "The noise
 of a training")."""
 
 
@@ -56,8 +56,8 @@ class Noise:
     objective: Objective
 
     def is_tied(self, difference: float, one: int = 1, other: int = 1) -> bool:
-        """Whether a difference of two means is within noise: with a probability of at least 5 %, chance alone exceeds
-        it.
+        """Whether a difference of two means is within noise: chance alone gives a larger one with a probability of at
+        least 5 %.
 
         Args:
             difference: the difference of the means, in the unit of the objective.

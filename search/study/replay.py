@@ -193,7 +193,7 @@ def replay_with(events: list[Event], pruner: str) -> OtherPruner:
 
     If this pruner would have stopped a trial earlier, it would have saved the epochs after that. Two kinds of trials
     are not judged: trials with steps that only the database or only the journal had at a launch; and trials that the
-    search pruned or paused before this pruner would have stopped them, because their further values are unknown.
+    search pruned or paused before this pruner would have stopped them, because their later values are unknown.
 
     Raises:
         ConfigError: there is no such pruner.
@@ -201,7 +201,7 @@ def replay_with(events: list[Event], pruner: str) -> OtherPruner:
     """
     if pruner == "promote":
         raise UsageError(
-            "--with pruner=promote: it goes on with trials that others have stopped; their further values are unknown"
+            "--with pruner=promote: it goes on with trials that the search stopped, and their later values are unknown"
         )
     stopped: dict[int, int] = {}
     rebuilt, repeats = _rebuilt(events), set()
@@ -291,7 +291,7 @@ class _Played:
         played.standings = standings_of(spec, played.study.get_trials(deepcopy=False))
         if pruner and played.standings.ladder.anew:
             raise UsageError(
-                "a candidate of this search has a training for each rung, and other pruners do not compare trainings"
+                "candidates of this search have a training for each rung; other pruners compare epochs of one training"
             )
         return played
 

@@ -46,7 +46,7 @@ def build_sampler(spec: StudySpec, trial: int) -> BaseSampler:
             return RandomSampler(seed=seed)
         case "gp":
             return GPSampler(seed=seed, n_startup_trials=search.startup_trials)
-        case "model":  # it has the study's seed and uses the trial's number; one object, because it remembers trials
+        case "model":  # seeded by the study alone; one object for all trials, because it remembers them
             return _model_sampler(seed_of(spec.seed, 0, purpose=1), build_ladder(spec), search.startup_trials)
         case _:
             assert_never(search.sampler)
@@ -98,9 +98,9 @@ def build_pruner(spec: StudySpec) -> BasePruner:
                 max_resource=spec.num_steps,
                 reduction_factor=search.reduction_factor,
             )
-            # Hyperband shows a sampler only the trials of one bracket. Optuna makes the brackets when it first asks the
-            # pruner. In a search, that may be after it has asked the sampler; in the replay, before. So that both have
-            # the same suggestions, the brackets are made now.
+            # Hyperband shows a sampler only the trials of one bracket, and makes the brackets when it is first asked.
+            # In a search, the sampler may be asked before that, and in a replay after it. The brackets are made now,
+            # so that the sampler suggests the same in both.
             pruner._try_initialization(None)  # type: ignore[arg-type]  # needs no study, because max_resource is known
             return pruner
         case "median":

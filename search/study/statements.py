@@ -63,8 +63,8 @@ class Statements:
         ).where(of_study, trial.trial_id >= bindparam("first"))
 
     def count(self, first: int) -> tuple[int, int, int] | None:
-        """The number of trials, of WAITING and of RUNNING ones, from the id ``first`` on. None if no other connection
-        has changed the database since the last call; only SQLite knows that."""
+        """Three numbers, of the trials with the id ``first`` or a higher one: all, WAITING, RUNNING. None if no other
+        connection has changed the database since the last call; only SQLite knows that."""
         with self._engine.connect() as connection:
             version = version_of(connection)
             if version is not None and connection.info.get(self) == version:

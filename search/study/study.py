@@ -111,8 +111,8 @@ def check_trials(spec: StudySpec, storage: RDBStorage, space: dict[str, BaseDist
             except ValueError:
                 was, now = described_change(trial.distributions[name], space[name])
                 raise StudyChanged(
-                    f"study {spec.name!r} has trials with {name} from {was}, and it is {now} now; a range may get "
-                    "other ends, all else needs a new study: give it another name (--set name=NEW)"
+                    f"study {spec.name!r} has trials with {name} from {was}, and now {name} is from {now}; only the "
+                    "ends of a range may change; for any other change, give the study another name (--set name=NEW)"
                 ) from None
 
 
@@ -178,7 +178,7 @@ def open_study(
 ) -> optuna.Study:
     """Create the study, or open it and compare its stored fingerprint with the present one.
 
-    Many parameters: what the launch knows and this room does not.
+    Many parameters: values and functions that only the launch has.
 
     Args:
         spec: the study.
@@ -187,8 +187,8 @@ def open_study(
         runs: the runs folder, for the commands in messages.
         accept_changes: whether to go on although the fingerprint differs.
         accepted: called with the differences, before the new fingerprint is stored.
-        renewed: called with the study and its recipe version if that is older than this program's, before the new
-            version is stored. Trainings with the older recipe must not go on after that.
+        renewed: called with the study and its stored recipe version, if that is older than this program's, before the
+            new version is stored. It must let unfinished trials begin anew.
 
     Raises:
         StudyChanged: the fingerprint differs and ``accept_changes`` is off (the message has a line for each

@@ -52,8 +52,8 @@ class Transferred(FrozenModel):
     """Name of the earlier study."""
     trial: int
     recipe: Mapping[str, Value]
-    """Setting of the new study's space -> value. ``choose_transfers`` gives the settings as a study file has them;
-    ``keep_transferred`` stores them as they are sampled."""
+    """Setting of the new study's space -> value. ``choose_transfers`` gives the settings of a study file. The stored
+    recipe has the settings as they are sampled, for example a share of the widths instead of the width."""
 
     @property
     def source(self) -> str:
@@ -168,7 +168,7 @@ def _distance(size: DataSize, study: optuna.Study) -> float:
 
 
 def keep_transferred(study: optuna.Study, chosen: Collection[Transferred]) -> None:
-    """Store the chosen recipes, with the sampled settings as keys, before any of them is queued.
+    """Store the chosen recipes, which have the settings as they are sampled, before any of them is queued.
 
     They are chosen once, because at the next launch the other studies may have other results.
     """

@@ -221,7 +221,7 @@ def test_a_foreign_trial_that_bars_an_axis_is_said_with_the_cure(bench: Bench) -
     bench.coordinator(ScriptedPool(trains))
     axis = CategoricalDistribution(["slow", "fast"])
     raw(bench).add_trial(finished(params={"lr": "slow"}, distributions={"lr": axis}))
-    with pytest.raises(StudyChanged, match=r"has trials with lr from the choices .* give it another name"):
+    with pytest.raises(StudyChanged, match=r"has trials with lr from the choices .* give the study another name"):
         bench.coordinator(ScriptedPool(trains)).run()
 
 

@@ -52,8 +52,8 @@ def test_the_interval_is_newcombes_and_the_cost_is_counted_in_trainings() -> Non
     assert (low, high) == pytest.approx((0.0576, 0.3318), abs=2e-3)
     assert gain.sentence == (
         "+20.00 points (4.5 sigma) over the first known recipe (trial 0, 60.00%); 95 % interval "
-        f"{low * 100:+.2f} to {high * 100:+.2f}, from 80 pictures; trial 1 counts with its own value, the "
-        "best of many; for 3.0 full trainings"
+        f"{low * 100:+.2f} to {high * 100:+.2f}, from 80 pictures; the value of trial 1 is its own in "
+        "the search, the best of many; for 3.0 full trainings"
     )
 
 
@@ -73,7 +73,7 @@ def test_a_confirmed_trial_counts_with_its_mean_and_its_error_over_seeds_widens_
     assert gain.interval is not None
     assert claimed.interval is not None
     assert gain.interval[1] - gain.interval[0] > claimed.interval[1] - claimed.interval[0] + 0.05
-    assert "counts with its mean over 2 fresh seeds" in gain.sentence
+    assert "the value of trial 1 is its mean over 2 fresh seeds" in gain.sentence
 
 
 def test_nothing_better_is_said_too() -> None:

@@ -128,9 +128,9 @@ def test_accepted_changes_are_the_studys_own_from_then_on(storage: RDBStorage) -
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ("space.lr.log=false", "with lr from numbers 0.0001 to 0.1, log, and it is numbers 0.0001 to 0.1 now"),
+        ("space.lr.log=false", "with lr from numbers 0.0001 to 0.1, log, and now lr is from numbers 0.0001 to 0.1"),
         ('space.optimizer=["adamw","rmsprop"]', r'with optimizer from the choices \["adamw", "sgd"\], and'),
-        ("space.lr=[0.1,0.2]", r"0.1, log, and it is the choices \[0.1, 0.2\] now"),
+        ("space.lr=[0.1,0.2]", r"0.1, log, and now lr is from the choices \[0.1, 0.2\]"),
     ],
 )
 def test_a_change_that_the_trials_there_cannot_live_with_is_a_sentence_with_the_cure(
@@ -176,7 +176,7 @@ def test_a_difference_in_a_long_value_is_shown_where_it_is(storage: RDBStorage) 
     assert len(everything) < 260
     study = open_study(spec_of(), storage, "content")
     study.tell(study.ask({"batch_size": CategoricalDistribution(long)}), 0.5)
-    with pytest.raises(StudyChanged, match=r"129, 7, 130.* and it is the choices \[\.\.\., 128, 129, 130, 131"):
+    with pytest.raises(StudyChanged, match=r"129, 7, 130.* and now .* from the choices \[\.\.\., 128, 129, 130, 131"):
         check_trials(spec_of(), storage, {"batch_size": CategoricalDistribution(short)})
 
 
